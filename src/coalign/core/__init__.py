@@ -1,0 +1,1 @@
+"""Configuration, run folders, event log, progress, errors, catalogue. Imports no torch."""

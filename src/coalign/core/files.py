@@ -1,0 +1,105 @@
+"""Files that are either whole or absent, and row files that survive a kill in the middle of a line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import CoalignError
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it replaces `target`, on any error it is removed.
+
+    Works for a file and for a folder (create it at the yielded path). The temporary name starts with a dot
+    and ends in `.tmp`, so that a reader that globs for results never sees a half-written one.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    path = temporary / target.name
+    try:
+        yield path
+        if path.is_file():
+            _sync(path)
+            path.replace(target)
+        else:
+            if target.exists():
+                shutil.rmtree(target)
+            path.rename(target)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise CoalignError(
+                f"No space left on the disk while writing {target}.",
+                hint="Free some space and run the same command again: nothing half-written was kept.",
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` to `target` atomically (UTF-8)."""
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_rows(target: Path, rows: Iterable[Any]) -> None:
+    """Write rows as JSON Lines, atomically."""
+    with atomic_path(target) as path, path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def append_rows(target: Path, rows: Iterable[Any]) -> None:
+    """Append rows to a JSON Lines file with one write and one sync, so that they appear together or torn at
+    the end, where `read_rows` with `repair` cuts them off."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
+    """Read a JSON Lines file written by this module; an absent file has no rows.
+
+    Args:
+        repair: cut off a torn last line (left by a kill while appending) from the file instead of failing.
+
+    Raises:
+        CoalignError: a line is not JSON and it is not a torn last line.
+    """
+    if not source.exists():
+        return []
+    data = source.read_bytes()
+    if repair and data and not data.endswith(b"\n"):
+        data = data[: data.rfind(b"\n") + 1]
+        with source.open("r+b") as file:
+            file.truncate(len(data))
+    rows = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise CoalignError(f"{source}:{number}: not JSON ({error}); the file was changed.") from error
+    return rows
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,258 @@
+"""Configuration: one dataclass a system; from it the flags, the YAML file, the validation and the docs table.
+
+A system writes a keyword-only dataclass, usually on top of shared groups (`ModelOptions`, `TrainingOptions`, ...),
+and describes every field with `option`. Types carry the constraints::
+
+    @dataclass(kw_only=True)
+    class Config(ModelOptions, TrainingOptions):
+        beta: Positive = option(0.1, "temperature of the implicit reward", source="paper, section 4")
+        reduction: Literal["sum", "mean"] = option("sum", "over response tokens")
+
+`build` validates a mapping against such a class and names the field, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from annotated_types import Ge, Gt, Le
+
+from coalign.core.errors import ConfigError
+from coalign.core.files import write_text
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, source: str = "our choice", group: str | None = None) -> Any:
+    """A dataclass field with its help text and the source of its default.
+
+    Args:
+        default: the default value; a list or dict is copied for each instance.
+        help: one line, shown by `--help` and in the docs table.
+        source: where the default comes from (`paper`, `official code`, `our choice`, ...).
+        group: heading under which `--help` lists the flag; by default the class that declares the field.
+    """
+    metadata = {"help": help, "source": source, "group": group}
+    if isinstance(default, list | dict | set):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(help: str, *, group: str | None = None) -> Any:
+    """A field without a default: the user must give it."""
+    return dataclasses.field(metadata={"help": help, "source": "required", "group": group})
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A field of a configuration class, resolved for flags, docs and messages."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    source: str
+    group: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The allowed values of a `Literal` (also inside `X | None` and `list[X]`), else None."""
+        return _choices(self.type)
+
+    @property
+    def is_flag(self) -> bool:
+        return _strip_optional(self.type) is bool
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(_strip_optional(self.type)) in (list, tuple)
+
+    @property
+    def type_name(self) -> str:
+        return describe_type(self.type)
+
+
+@functools.cache
+def options_of(config_class: type) -> tuple[Option, ...]:
+    """The options of a configuration class in declaration order, own fields before inherited groups."""
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    owner: dict[str, type] = {}
+    for base in reversed(config_class.__mro__):
+        for name in vars(base).get("__annotations__", {}):
+            owner.setdefault(name, base)
+    order = [config_class, *(base for base in config_class.__mro__[1:] if dataclasses.is_dataclass(base))]
+    names = sorted(fields, key=lambda name: order.index(owner[name]))
+    return tuple(_option(fields[name], hints[name], owner[name]) for name in names)
+
+
+def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return Option(
+        name=field.name,
+        type=hint,
+        default=default,
+        help=field.metadata.get("help", ""),
+        source=field.metadata.get("source", ""),
+        group=field.metadata.get("group") or getattr(owner, "__group__", "Method"),
+    )
+
+
+def build(config_class: type[T], values: Mapping[str, Any], *, where: str = "configuration") -> T:
+    """Validate `values` and make the configuration.
+
+    Strings are converted where the type asks for a number or a path, so the same function serves flags and YAML.
+    A `__post_init__` of the class may raise `ValueError` for rules that span fields.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known name), a missing required key, a wrong type or a value
+            out of range; every problem is listed, one a line, as `where: key: found, expected`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {one.name: one for one in options_of(config_class)}
+    problems = [f"{where}: {key}: {_unknown(key, known)}" for key in values if key not in known]
+    problems += [
+        f"{where}: {one.name}: is required ({one.help})"
+        for one in known.values()
+        if one.required and one.name not in values
+    ]
+    clean: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            continue
+        try:
+            clean[key] = TypeAdapter(known[key].type).validate_python(value)
+        except ValidationError:
+            problems.append(f"{where}: {key}: {value!r} is not usable, expected {known[key].type_name}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return config_class(**clean)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Read a YAML configuration file.
+
+    Raises:
+        ConfigError: the file is absent, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: holds a {type(loaded).__name__}, expected a mapping of option names to values.")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain values (paths as strings, tuples as lists), in declaration order."""
+    return {one.name: _plain(getattr(config, one.name)) for one in options_of(type(config))}
+
+
+def to_yaml(config: Any) -> str:
+    """The configuration as YAML that `load_file` and `build` read back."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+
+
+def save(config: Any, path: Path) -> None:
+    """Write `to_yaml` atomically."""
+    write_text(path, to_yaml(config))
+
+
+def describe_type(hint: Any) -> str:
+    """A type in the user's words: `a number above 0`, `one of: sum, mean`."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        base, *constraints = typing.get_args(hint)
+        return " ".join([describe_type(base), *filter(None, (_describe_constraint(one) for one in constraints))])
+    if origin is Literal:
+        return "one of: " + ", ".join(str(value) for value in typing.get_args(hint))
+    if origin in (Union, types.UnionType):
+        return " or ".join("nothing" if arg is type(None) else describe_type(arg) for arg in typing.get_args(hint))
+    if origin in (list, tuple, set, Sequence):
+        return f"a list of: {describe_type(typing.get_args(hint)[0])}"
+    if origin is dict:
+        return "a mapping"
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+    return plain.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _describe_constraint(constraint: Any) -> str:
+    if isinstance(constraint, Gt):
+        return f"above {constraint.gt}"
+    if isinstance(constraint, Ge):
+        return f"of at least {constraint.ge}"
+    if isinstance(constraint, Le):
+        return f"and at most {constraint.le}"
+    return ""
+
+
+def _unknown(key: str, known: Mapping[str, Option]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+    return f"unknown option; {advice}"
+
+
+def _strip_optional(hint: Any) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        return _strip_optional(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        rest = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return _strip_optional(rest[0]) if len(rest) == 1 else hint
+    return hint
+
+
+def _choices(hint: Any) -> tuple[str, ...] | None:
+    base = _strip_optional(hint)
+    if typing.get_origin(base) is Literal:
+        return tuple(str(value) for value in typing.get_args(base))
+    if typing.get_origin(base) in (list, tuple):
+        return _choices(typing.get_args(base)[0])
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list | set):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value

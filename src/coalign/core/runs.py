@@ -1,0 +1,211 @@
+"""Run folders: one folder a run, complete enough to repeat, continue and read it.
+
+    config.yaml        the whole configuration
+    environment.json   versions, hardware, seed, commit, command
+    events.jsonl       what happened: one JSON object a line with `time`, `event` and its fields
+    status.json        method, state (running, done, failed), headline figures
+    artefacts/         what stages produced (JSON Lines, JSON)
+    checkpoints/       training checkpoints
+    model/             the resulting model or adapter in Hugging Face layout, with a model card
+    report.html        the report
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coalign.core import options
+from coalign.core.errors import RunError
+from coalign.core.files import append_rows, read_rows, write_json
+
+PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
+_SECRET = re.compile(r"(^|-)(token|key|secret|password)$", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+class Run:
+    """An open run folder. Make one with `Run.start`, read one with `Run.open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def artefacts(self) -> Path:
+        return self.path / "artefacts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @classmethod
+    def start(cls, path: Path, method: str, config: Any, *, seed: int | None = None) -> Run:
+        """Create the folder, or continue it when it holds the same method and configuration.
+
+        Raises:
+            RunError: the folder belongs to another method or configuration (the differing keys are named), or it
+                holds files of something else.
+        """
+        run = cls(path)
+        if (path / "status.json").exists():
+            run._assert_same(method, config)
+            run.log("resumed")
+            run.set_status(state="running")
+            return run
+        if path.exists() and any(not one.name.startswith(".") for one in path.iterdir()):
+            raise RunError(f"{path} holds files but is not a run folder.", hint="Give an empty or a new folder.")
+        run.artefacts.mkdir(parents=True, exist_ok=True)
+        options.save(config, path / "config.yaml")
+        write_json(path / "environment.json", environment(seed))
+        write_json(path / "status.json", {"method": method, "state": "running", "started": _now()})
+        run.log("started", method=method)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open an existing run for reading.
+
+        Raises:
+            RunError: `path` is not a run folder.
+        """
+        if not (path / "status.json").exists():
+            raise RunError(f"{path} is not a run folder.", hint="`coalign runs` lists the runs under ./runs.")
+        return cls(path)
+
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+
+    def set_status(self, **fields: Any) -> None:
+        """Merge fields into `status.json` (`state`, `headline`, `figures`, ...)."""
+        write_json(self.path / "status.json", {**self.status(), **fields, "updated": _now()})
+
+    def config(self) -> dict[str, Any]:
+        return options.load_file(self.path / "config.yaml")
+
+    def environment(self) -> dict[str, Any]:
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append an event to `events.jsonl`."""
+        append_rows(self.path / "events.jsonl", [{"time": round(time.time(), 3), "event": event, **fields}])
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        rows = read_rows(self.path / "events.jsonl", repair=True)
+        return [row for row in rows if event is None or row["event"] == event]
+
+    def _assert_same(self, method: str, config: Any) -> None:
+        status = self.status()
+        if status["method"] != method:
+            raise RunError(f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out.")
+        old, new = self.config(), options.to_dict(config)
+        differing = [key for key in new if old.get(key) != new[key] and key not in getattr(config, "__may_change__", ())]
+        if differing:
+            lines = [f"  {key}: {old.get(key)!r} there, {new[key]!r} now" for key in differing]
+            raise RunError(
+                f"{self.path} was started with another configuration:\n" + "\n".join(lines),
+                hint="Run with the same options to continue it, or give another --out.",
+            )
+
+
+def new_run_path(method: str, root: Path = Path("runs")) -> Path:
+    """A fresh `runs/<method>-<date>-<n>`."""
+    stem = f"{method}-{datetime.now(UTC).strftime('%Y%m%d')}"
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return root / f"{stem}-{number}"
+
+
+def list_runs(root: Path) -> Iterator[Run]:
+    """The runs directly under `root`, oldest first."""
+    if not root.is_dir():
+        return
+    folders = [path for path in root.iterdir() if (path / "status.json").exists()]
+    for path in sorted(folders, key=lambda one: (one / "status.json").stat().st_mtime):
+        yield Run(path)
+
+
+def load_config(run: Run, config_class: type[T]) -> T:
+    """The configuration of a run as an instance of its class."""
+    return options.build(config_class, run.config(), where=str(run.path / "config.yaml"))
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """What a run depends on besides its configuration. Holds no secrets: flags that look like one are masked."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "seed": seed,
+        "command": _masked(sys.argv),
+        "started": _now(),
+    }
+
+
+def _masked(argv: list[str]) -> list[str]:
+    masked, hide = [], False
+    for one in argv:
+        name, equals, _ = one.partition("=")
+        if hide:
+            masked.append("***")
+            hide = False
+        elif one.startswith("--") and _SECRET.search(name[2:]):
+            masked.append(f"{name}=***" if equals else name)
+            hide = not equals
+        else:
+            masked.append(one)
+    return masked
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, when coalign runs from a checkout."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+__all__ = ["Run", "environment", "list_runs", "load_config", "new_run_path"]

@@ -1,0 +1,1 @@
+"""Making, filtering, selecting and mixing data."""

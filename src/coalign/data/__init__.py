@@ -1,0 +1,1 @@
+"""Records, readers and writers, chat templates, tokenisation, the data check."""

@@ -1,0 +1,1 @@
+"""Alignment at inference time."""

@@ -1,0 +1,1 @@
+"""Metrics, statistics, judges, tournaments, protocols."""

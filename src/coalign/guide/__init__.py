@@ -1,0 +1,1 @@
+"""The surveys as a queryable catalogue and an advisor."""

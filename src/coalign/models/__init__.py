@@ -1,0 +1,1 @@
+"""Loading, adapters, the scoring engine (response log-probabilities) and the generation back ends."""

@@ -1,0 +1,138 @@
+"""What the two engines take and return. Any back end, trainer, judge, loop or decoder knows only these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from coalign.data.records import Messages
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Tokenised prompts with one or more responses each: the input of the scoring engine.
+
+    Attributes:
+        prompt_ids: P prompts, token ids each (chat template and generation prompt included).
+        response_ids: B responses, token ids each (end-of-turn included), grouped by prompt.
+        prompt_index: [B] the prompt of each response, non-decreasing.
+        trained: [B] for each response a mask over its tokens, None when every token counts.
+    """
+
+    prompt_ids: list[list[int]]
+    response_ids: list[list[int]]
+    prompt_index: list[int]
+    trained: list[list[bool]] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.prompt_index) != len(self.response_ids):
+            raise ValueError(f"{len(self.response_ids)} responses but {len(self.prompt_index)} prompt indices")
+        if any(later < earlier for earlier, later in zip(self.prompt_index, self.prompt_index[1:], strict=False)):
+            raise ValueError("prompt_index must be non-decreasing: group the responses by prompt")
+        if any(not ids for ids in self.response_ids):
+            raise ValueError("a response has no tokens")
+
+
+@dataclass(frozen=True)
+class ResponseLogps:
+    """Ragged log-probabilities: the output of the scoring engine.
+
+    Attributes:
+        token_logps: [N] natural-log probability of every counted response token, response after response.
+        lengths: [B] counted tokens of each response (int64), sum N.
+        prompt_index: [B] the prompt of each response.
+    """
+
+    token_logps: Tensor
+    lengths: Tensor
+    prompt_index: Tensor
+
+    @property
+    def segment_ids(self) -> Tensor:
+        """[N] the response of each token."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return torch.repeat_interleave(rows, self.lengths)
+
+    def sums(self) -> Tensor:
+        """[B] log-probability of each response: the sum over its counted tokens."""
+        zeros = self.token_logps.new_zeros(len(self.lengths))
+        return zeros.index_add(0, self.segment_ids, self.token_logps)
+
+    def means(self) -> Tensor:
+        """[B] length-normalised log-probability; a response without counted tokens gives 0."""
+        return self.sums() / self.lengths.clamp(min=1)
+
+    def split(self) -> tuple[Tensor, ...]:
+        """B tensors of token log-probabilities."""
+        return torch.split(self.token_logps, self.lengths.tolist())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode.
+
+    `temperature=0` is greedy. `n` samples a prompt; sample k of prompt i draws from its own random stream, so what
+    it says does not depend on which prompts share its batch. A stop string ends a sample and is not part of it.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    n: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sample.
+
+    Attributes:
+        text: decoded, without special tokens and without the stop string.
+        token_ids: the sampled tokens, the end-of-turn token included when it was sampled.
+        finish_reason: `stop` (end-of-turn or stop string) or `length`.
+        logprobs: for each sampled token its log-probability under the undistorted distribution (temperature 1, no
+            truncation), when asked for.
+    """
+
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] = "stop"
+    logprobs: list[float] | None = None
+
+
+OnBatch = Callable[[dict[int, list[Generation]]], None]
+
+
+class Generator(Protocol):
+    """A generation back end."""
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        """Sample `sampling.n` responses to every prompt.
+
+        Args:
+            prompts: chat messages (rendered through the model's template with the generation prompt) or plain text
+                (taken as it is).
+            done: indices that need no work (a resumed run); their entry in the result is empty. A batch is worked
+                on whole when any of its prompts is missing, so that numbers do not depend on where a run was cut.
+            on_batch: called after every batch with {prompt index: samples}; a loop persists rows here.
+            label: text of the progress bar.
+
+        Returns:
+            For each prompt its samples, in order.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Pure loss functions and learning from fixed feedback."""

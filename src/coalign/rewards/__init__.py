@@ -1,0 +1,1 @@
+"""Reward models, transforms, ensembles, verifiers, policy-gradient learning."""

@@ -1,0 +1,1 @@
+"""The loop engine and the systems that make their own data."""

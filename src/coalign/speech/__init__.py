@@ -1,0 +1,1 @@
+"""Alignment of sound with text."""

@@ -1,0 +1,1 @@
+"""Alignment of table structure with text."""

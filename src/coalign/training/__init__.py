@@ -1,0 +1,1 @@
+"""One trainer over every objective: accumulation, checkpoints, distributed launch."""

@@ -1,0 +1,159 @@
+"""What an objective is: a pure function on log-probabilities and a small declaration of what it needs.
+
+The trainer reads the declaration, collates what is needed, scores it once with the scoring engine, calls the
+function, and does reduction, accumulation and logging for every objective alike. A new objective is one file::
+
+    @dataclass(kw_only=True)
+    class Constants:
+        beta: Positive = option(0.1, "inverse temperature of the implicit reward", source="DPO paper, section 6")
+
+    @objective("dpo", data="preference", reference=True, constants=Constants)
+    def dpo(batch: ScoredBatch, constants: Constants) -> Losses:
+        '''DPO, equation 7.'''
+        chosen, rejected = batch.pairs()
+        ...
+        return Losses(losses, {"reward_margin": margin})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from coalign.core.errors import ConfigError
+from coalign.data.records import Kind
+from coalign.models.types import ResponseLogps
+
+Normalisation = Literal["records", "tokens"]
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A batch of R records with B responses in all, scored. Built by the trainer, read by objectives.
+
+    Attributes:
+        policy: log-probabilities under the model in training, with gradient.
+        reference: the same under the frozen reference, without gradient; None unless the objective declares it.
+        record_index: [B] the record of each response, non-decreasing, 0..R-1.
+        values: [B] what the record says of the response: a ranking's score, a preference's 1 (chosen) and 0
+            (rejected) or its scores where it has them, feedback's 1 and 0; NaN where nothing is said.
+        extras: further tensors that an objective asked for by `columns`: name to [R] or [B].
+    """
+
+    policy: ResponseLogps
+    reference: ResponseLogps | None
+    record_index: Tensor
+    values: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def n_records(self) -> int:
+        return int(self.record_index[-1]) + 1
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """([R], [R]) rows of the chosen and of the rejected response of each record, to index [B] tensors with.
+
+        Raises:
+            ValueError: a record does not have exactly two responses.
+        """
+        if len(self.record_index) != 2 * self.n_records:
+            raise ValueError(f"{len(self.record_index)} responses for {self.n_records} records, expected pairs")
+        rows = torch.arange(self.n_records, device=self.record_index.device) * 2
+        return rows, rows + 1
+
+    def groups(self) -> list[Tensor]:
+        """R index tensors: the rows of each record's responses."""
+        counts = torch.bincount(self.record_index, minlength=self.n_records).tolist()
+        rows = torch.arange(len(self.record_index), device=self.record_index.device)
+        return list(torch.split(rows, counts))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective returns.
+
+    Attributes:
+        losses: [R] one loss a record, not reduced. Under `normalise="records"` the step's loss is their mean over
+            all records of the optimizer step (all micro-batches, all processes); under `"tokens"` it is their sum
+            divided by the counted response tokens of the step.
+        metrics: name to [R] or [B] values without gradient, averaged over the logging interval. Common names:
+            `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`.
+    """
+
+    losses: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoConstants:
+    """For objectives without constants."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective and what it needs.
+
+    Attributes:
+        name: the field's name in lower case with underscores (`dpo`, `ln_dpo`, `simpo`).
+        data: the kind of record it learns from.
+        reference: it compares with a frozen reference model.
+        normalise: see `Losses.losses`.
+        constants: dataclass of its constants (options with sources); an instance is passed to `loss`.
+        columns: names in `Record.extra` that it needs as tensors in `ScoredBatch.extras`.
+        loss: the function.
+        equation: the loss in LaTeX, for the docs and `--objective-help`.
+        when: one line: when to choose it.
+    """
+
+    name: str
+    data: Kind
+    reference: bool
+    normalise: Normalisation
+    constants: type
+    columns: tuple[str, ...]
+    loss: Callable[[ScoredBatch, Any], Losses]
+    equation: str = ""
+    when: str = ""
+
+
+_OBJECTIVES: dict[str, Objective] = {}
+
+
+def objective(
+    name: str,
+    *,
+    data: Kind,
+    reference: bool,
+    constants: type = NoConstants,
+    normalise: Normalisation = "records",
+    columns: tuple[str, ...] = (),
+    equation: str = "",
+    when: str = "",
+) -> Callable[[Callable[[ScoredBatch, Any], Losses]], Callable[[ScoredBatch, Any], Losses]]:
+    """Register a function as the objective `name`. See `Objective` for the arguments."""
+
+    def register(loss: Callable[[ScoredBatch, Any], Losses]) -> Callable[[ScoredBatch, Any], Losses]:
+        _OBJECTIVES[name] = Objective(name, data, reference, normalise, constants, columns, loss, equation, when)
+        return loss
+
+    return register
+
+
+def get_objective(name: str) -> Objective:
+    """The registered objective `name` (its module must have been imported).
+
+    Raises:
+        ConfigError: there is none; the known ones are listed.
+    """
+    if name not in _OBJECTIVES:
+        raise ConfigError(f"objective: {name!r} is unknown, expected one of: {', '.join(sorted(_OBJECTIVES))}")
+    return _OBJECTIVES[name]
+
+
+def all_objectives() -> dict[str, Objective]:
+    """Every registered objective by name."""
+    return dict(sorted(_OBJECTIVES.items()))

@@ -1,0 +1,1 @@
+"""Alignment of video with text."""
