@@ -70,9 +70,7 @@ class DataError(CoalignError):
 
     shown = 10
 
-    def __init__(
-        self, message: str, problems: Sequence[RecordProblem] = (), hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, problems: Sequence[RecordProblem] = (), hint: str | None = None) -> None:
         super().__init__(message, hint)
         self.problems = tuple(problems)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from coalign.core.errors import CoalignError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk or quota."""
 
 
 @contextlib.contextmanager
@@ -21,27 +25,29 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Works for a file and for a folder (create it at the yielded path). The temporary name starts with a dot
     and ends in `.tmp`, so that a reader that globs for results never sees a half-written one.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
-    path = temporary / target.name
-    try:
-        yield path
-        if path.is_file():
-            _sync(path)
-            path.replace(target)
-        else:
-            if target.exists():
-                shutil.rmtree(target)
-            path.rename(target)
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            raise CoalignError(
-                f"No space left on the disk while writing {target}.",
-                hint="Free some space and run the same command again: nothing half-written was kept.",
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _clear_when_full(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        path = temporary / target.name
+        try:
+            yield path
+            if path.is_file():
+                _sync(path)
+                path.replace(target)
+            elif not path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "nothing was written", str(target))
+            else:
+                if target.exists():
+                    target.rename(temporary / f"{target.name}.old")
+                path.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what killed writers left under `folder`. Only for a folder in which no other process writes."""
+    for path in list(folder.rglob(".*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -63,14 +69,23 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
 
 
 def append_rows(target: Path, rows: Iterable[Any]) -> None:
-    """Append rows to a JSON Lines file with one write and one sync, so that they appear together or torn at
-    the end, where `read_rows` with `repair` cuts them off."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("ab") as file:
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    """Append rows to a JSON Lines file with one write and one sync.
+
+    A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
+    that fails leaves the file as it was.
+    """
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    with _clear_when_full(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("a+b", buffering=0) as file:
+            end = _end_of_last_line(file)
+            file.truncate(end)
+            try:
+                _write_all(file, data)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
 
 def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
@@ -87,8 +102,7 @@ def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
     data = source.read_bytes()
     if repair and data and not data.endswith(b"\n"):
         data = data[: data.rfind(b"\n") + 1]
-        with source.open("r+b") as file:
-            file.truncate(len(data))
+        os.truncate(source, len(data))
     rows = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
@@ -98,6 +112,36 @@ def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
         except ValueError as error:
             raise CoalignError(f"{source}:{number}: not JSON ({error}); the file was changed.") from error
     return rows
+
+
+@contextlib.contextmanager
+def _clear_when_full(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise CoalignError(
+                f"No space left on the disk while writing {target}.",
+                hint="Free some space and run the same command again: nothing half-written was kept.",
+            ) from error
+        raise
+
+
+def _end_of_last_line(file: IO[bytes]) -> int:
+    """The size of the file without a torn last line."""
+    end = size = file.seek(0, os.SEEK_END)
+    tail = b""
+    while end > 0 and b"\n" not in tail:
+        start = max(0, end - 4096)
+        file.seek(start)
+        tail = file.read(end - start)
+        end = start
+    return min(size, end + tail.rfind(b"\n") + 1)
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,6 @@ and describes every field with `option`. Types carry the constraints::
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import types
 import typing
@@ -22,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_text
+from coalign.core.names import suggest
 
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -117,43 +117,65 @@ def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
         default=default,
         help=field.metadata.get("help", ""),
         source=field.metadata.get("source", ""),
-        group=field.metadata.get("group") or getattr(owner, "__group__", "Method"),
+        group=field.metadata.get("group") or vars(owner).get("__group__", "Method"),
     )
 
 
-def build(config_class: type[T], values: Mapping[str, Any], *, where: str = "configuration") -> T:
+def build(
+    config_class: type[T],
+    values: Mapping[str, Any],
+    *,
+    where: str = "configuration",
+    places: Mapping[str, str] | None = None,
+) -> T:
     """Validate `values` and make the configuration.
 
     Strings are converted where the type asks for a number or a path, so the same function serves flags and YAML.
     A `__post_init__` of the class may raise `ValueError` for rules that span fields.
 
+    Args:
+        places: how to call single keys in messages (`--beta`); by default `where: key`.
+
     Raises:
         ConfigError: an unknown key (with the nearest known name), a missing required key, a wrong type or a value
             out of range; every problem is listed, one a line, as `where: key: found, expected`.
     """
-    from pydantic import TypeAdapter, ValidationError
-
+    places = places or {}
     known = {one.name: one for one in options_of(config_class)}
-    problems = [f"{where}: {key}: {_unknown(key, known)}" for key in values if key not in known]
+    clean: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in values.items():
+        place = places.get(key, f"{where}: {key}")
+        if key not in known:
+            advice = suggest(key, known, "Known: " + ", ".join(known))
+            problems.append(f"{place}: is not an option. {advice}")
+            continue
+        try:
+            clean[key] = _convert(known[key].type, value)
+        except ValueError:
+            problems.append(f"{place}: {value!r} is not usable, expected {known[key].type_name}")
     problems += [
-        f"{where}: {one.name}: is required ({one.help})"
+        f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
         for one in known.values()
         if one.required and one.name not in values
     ]
-    clean: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            continue
-        try:
-            clean[key] = TypeAdapter(known[key].type).validate_python(value)
-        except ValidationError:
-            problems.append(f"{where}: {key}: {value!r} is not usable, expected {known[key].type_name}")
     if problems:
         raise ConfigError("\n".join(problems))
     try:
         return config_class(**clean)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    if isinstance(value, bool) and _strip_optional(hint) in (int, float):
+        raise ValueError("true and false are not numbers")
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -175,7 +197,9 @@ def load_file(path: Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: holds a {type(loaded).__name__}, expected a mapping of option names to values.")
+        raise ConfigError(
+            f"{path}: holds a {type(loaded).__name__}, expected a mapping of option names to values."
+        )
     return {str(key).replace("-", "_"): value for key, value in loaded.items()}
 
 
@@ -201,11 +225,16 @@ def describe_type(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *constraints = typing.get_args(hint)
-        return " ".join([describe_type(base), *filter(None, (_describe_constraint(one) for one in constraints))])
+        limits = " and ".join(filter(None, (_describe_constraint(one) for one in constraints)))
+        return f"{describe_type(base)} {limits}".rstrip()
     if origin is Literal:
         return "one of: " + ", ".join(str(value) for value in typing.get_args(hint))
     if origin in (Union, types.UnionType):
-        return " or ".join("nothing" if arg is type(None) else describe_type(arg) for arg in typing.get_args(hint))
+        return " or ".join(
+            "nothing" if arg is type(None) else describe_type(arg) for arg in typing.get_args(hint)
+        )
+    if origin is tuple and Ellipsis not in typing.get_args(hint):
+        return "values: " + ", ".join(describe_type(one) for one in typing.get_args(hint))
     if origin in (list, tuple, set, Sequence):
         return f"a list of: {describe_type(typing.get_args(hint)[0])}"
     if origin is dict:
@@ -219,15 +248,11 @@ def _describe_constraint(constraint: Any) -> str:
         return f"above {constraint.gt}"
     if isinstance(constraint, Ge):
         return f"of at least {constraint.ge}"
+    if isinstance(constraint, Lt):
+        return f"below {constraint.lt}"
     if isinstance(constraint, Le):
-        return f"and at most {constraint.le}"
+        return f"at most {constraint.le}"
     return ""
-
-
-def _unknown(key: str, known: Mapping[str, Option]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
-    return f"unknown option; {advice}"
 
 
 def _strip_optional(hint: Any) -> Any:

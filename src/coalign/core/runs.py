@@ -1,17 +1,18 @@
 """Run folders: one folder a run, complete enough to repeat, continue and read it.
 
-    config.yaml        the whole configuration
-    environment.json   versions, hardware, seed, commit, command
-    events.jsonl       what happened: one JSON object a line with `time`, `event` and its fields
-    status.json        method, state (running, done, failed), headline figures
-    artefacts/         what stages produced (JSON Lines, JSON)
-    checkpoints/       training checkpoints
-    model/             the resulting model or adapter in Hugging Face layout, with a model card
-    report.html        the report
+config.yaml        the whole configuration
+environment.json   versions, hardware, seed, commit, command
+events.jsonl       what happened: one JSON object a line with `time`, `event` and its fields
+status.json        method, state (running, interrupted, done, failed), headline figures
+artefacts/         what stages produced (JSON Lines, JSON)
+checkpoints/       training checkpoints
+model/             the resulting model or adapter in Hugging Face layout, with a model card
+report.html        the report
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -27,10 +28,13 @@ from typing import Any, TypeVar
 
 from coalign.core import options
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, read_rows, write_json
+from coalign.core.files import append_rows, read_rows, remove_stale, write_json
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
-_SECRET = re.compile(r"(^|-)(token|key|secret|password)$", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"(^|[-_])(token|key|secret|password)$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"(?<=://)[^/@\s]+(?=@)|\b(hf_|sk-)[\w-]{8,}")
+_UNFINISHED_START = {"artefacts", "config.yaml", "environment.json"}
+_LOCKS: dict[Path, int] = {}
 
 T = TypeVar("T")
 
@@ -61,19 +65,32 @@ class Run:
     def start(cls, path: Path, method: str, config: Any, *, seed: int | None = None) -> Run:
         """Create the folder, or continue it when it holds the same method and configuration.
 
+        Under a launcher (`torchrun`, `accelerate launch`) the first process does this and writes status and events;
+        the others wait for it.
+
         Raises:
-            RunError: the folder belongs to another method or configuration (the differing keys are named), or it
-                holds files of something else.
+            RunError: the folder belongs to another method or configuration (the differing keys are named), it
+                holds files of something else, or another process is working in it.
         """
         run = cls(path)
+        if _is_follower():
+            _wait_for(path / "status.json")
+            return run
         if (path / "status.json").exists():
             run._assert_same(method, config)
+            _lock(path)
+            remove_stale(path)
             run.log("resumed")
             run.set_status(state="running")
             return run
-        if path.exists() and any(not one.name.startswith(".") for one in path.iterdir()):
-            raise RunError(f"{path} holds files but is not a run folder.", hint="Give an empty or a new folder.")
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file, not a folder.", hint="Give an empty or a new folder.")
+        if path.exists() and not _UNFINISHED_START.issuperset(_visible(path)):
+            raise RunError(
+                f"{path} holds files but is not a run folder.", hint="Give an empty or a new folder."
+            )
         run.artefacts.mkdir(parents=True, exist_ok=True)
+        _lock(path)
         options.save(config, path / "config.yaml")
         write_json(path / "environment.json", environment(seed))
         write_json(path / "status.json", {"method": method, "state": "running", "started": _now()})
@@ -92,10 +109,26 @@ class Run:
         return cls(path)
 
     def status(self) -> dict[str, Any]:
-        return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        """What `status.json` holds.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        try:
+            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / 'status.json'}: cannot be read ({error}).") from error
+
+    @property
+    def state(self) -> str:
+        """`running`, `interrupted`, `done` or `failed`. A run whose process was killed is interrupted."""
+        state = self.status().get("state", "interrupted")
+        return "interrupted" if state == "running" and not _is_locked(self.path) else state
 
     def set_status(self, **fields: Any) -> None:
         """Merge fields into `status.json` (`state`, `headline`, `figures`, ...)."""
+        if _is_follower():
+            return
         write_json(self.path / "status.json", {**self.status(), **fields, "updated": _now()})
 
     def config(self) -> dict[str, Any]:
@@ -106,6 +139,8 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event to `events.jsonl`."""
+        if _is_follower():
+            return
         append_rows(self.path / "events.jsonl", [{"time": round(time.time(), 3), "event": event, **fields}])
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
@@ -115,9 +150,15 @@ class Run:
     def _assert_same(self, method: str, config: Any) -> None:
         status = self.status()
         if status["method"] != method:
-            raise RunError(f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out.")
+            raise RunError(
+                f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
+            )
         old, new = self.config(), options.to_dict(config)
-        differing = [key for key in new if old.get(key) != new[key] and key not in getattr(config, "__may_change__", ())]
+        differing = [
+            key
+            for key in new
+            if old.get(key) != new[key] and key not in getattr(config, "__may_change__", ())
+        ]
         if differing:
             lines = [f"  {key}: {old.get(key)!r} there, {new[key]!r} now" for key in differing]
             raise RunError(
@@ -171,12 +212,69 @@ def _masked(argv: list[str]) -> list[str]:
         if hide:
             masked.append("***")
             hide = False
-        elif one.startswith("--") and _SECRET.search(name[2:]):
+        elif one.startswith("--") and _SECRET_FLAG.search(name[2:]):
             masked.append(f"{name}=***" if equals else name)
             hide = not equals
         else:
-            masked.append(one)
+            masked.append(_SECRET_VALUE.sub("***", one))
     return masked
+
+
+def _is_follower() -> bool:
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _wait_for(path: Path, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{path} did not appear within {seconds:.0f} s: the first process has not started the run.",
+                hint="Look at the first process's messages. All processes need the same --out.",
+            )
+        time.sleep(0.05)
+
+
+def _visible(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _lock(folder: Path) -> None:
+    """Hold the folder for this process until it ends, however it ends."""
+    if folder.resolve() in _LOCKS:
+        return
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    if not _try_lock(file):
+        os.close(file)
+        raise RunError(f"Another process is working in {folder}.", hint="Wait for it, or give another --out.")
+    _LOCKS[folder.resolve()] = file
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a living process holds the folder."""
+    if folder.resolve() in _LOCKS:
+        return True
+    try:
+        file = os.open(folder / ".lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(file)
+    finally:
+        os.close(file)
+
+
+def _try_lock(file: int) -> bool:
+    """Take the lock; True also where the file system or the platform has none."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 def _processor() -> str:
@@ -200,7 +298,10 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return result.stdout.strip() or None
 
 

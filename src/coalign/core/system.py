@@ -1,8 +1,8 @@
 """What a system is: a module with a configuration, a run and a check, found through the catalogue by its slug.
 
-    Config                                    keyword-only dataclass of options (see core.options)
-    run(config: Config, run: Run) -> None     does the work; writes artefacts, model and report into the run folder
-    check(run: Run, **options) -> Verdict     the paper's headline claim at desk scale
+Config                                    keyword-only dataclass of options (see core.options)
+run(config: Config, run: Run) -> None     does the work; writes artefacts, model and report into the run folder
+check(run: Run, **options) -> Verdict     the paper's headline claim at desk scale
 """
 
 from __future__ import annotations

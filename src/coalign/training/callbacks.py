@@ -1,0 +1,78 @@
+"""What a person sees while a model trains, and what the run folder keeps of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from coalign.core.progress import Progress, progress
+from coalign.core.runs import Run
+
+_SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+
+
+class ProgressBar(TrainerCallback):
+    """A progress bar over optimizer steps with the loss and the reward margin."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._context: Any = None
+        self._bar: Progress | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._context = progress(state.max_steps, self.label, unit="step")
+            self._bar = self._context.__enter__()
+            self._bar.advance(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar:
+            self._bar.advance(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._bar and logs:
+            shown = [f"{word} {logs[name]:.3f}" for name, word in _SHOWN.items() if name in logs]
+            if shown:
+                self._bar.note("  ".join(shown))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the bar, also after an error."""
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+            self._context = self._bar = None
+
+
+class RunEvents(TrainerCallback):
+    """Writes every log line of the trainer into the run's event log."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run = run
+        self.name = name
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            self.run.log("train", stage=self.name, step=state.global_step, **logs)

@@ -1,0 +1,38 @@
+"""Options that every trained system shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """How to train: batches, schedule, checkpoints."""
+
+    __group__ = "Training"
+
+    learning_rate: Positive | None = option(
+        None, "peak learning rate; by default 1e-4 for an adapter and 1e-6 for full fine-tuning"
+    )
+    epochs: Positive = option(1.0, "passes over the training records")
+    max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
+    batch_size: Count = option(8, "records in one forward pass of one process")
+    gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
+        "cosine", "learning-rate schedule"
+    )
+    warmup_ratio: Fraction = option(0.1, "share of the steps with rising learning rate")
+    weight_decay: NonNegative = option(0.0, "AdamW weight decay")
+    max_grad_norm: Positive = option(1.0, "gradient clipping")
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
+    max_length: Count | None = option(2048, "most tokens of prompt and response together")
+    max_prompt_length: Count | None = option(None, "most tokens of the prompt; longer ones lose their beginning")
+    eval_fraction: Fraction = option(0.0, "share of the prompts held out for evaluation")
+    eval_steps: Count | None = option(None, "evaluate every so many steps; by default once an epoch")
+    logging_steps: Count = option(1, "log every so many steps")
+    save_steps: CountOrZero = option(50, "write a checkpoint every so many steps; 0 writes none")
+    report_to: list[Literal["tensorboard", "wandb"]] = option([], "also log to these trackers")
+    seed: int = option(0, "seed of everything random")

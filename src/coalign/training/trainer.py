@@ -1,0 +1,212 @@
+"""One trainer over every objective.
+
+`transformers.Trainer` brings the loop, distribution, callbacks, trackers and resume; this subclass scores a batch
+once with the scoring engine, calls the objective, and normalises its losses in one way: by the records (or response
+tokens) of the whole optimizer step, over all micro-batches and all processes. So the update does not depend on how
+a step is cut into micro-batches or spread over processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from coalign.core.errors import CoalignError
+from coalign.models.scoring import score_responses
+from coalign.training.batches import Batch, Example, collate
+from coalign.training.objective import Losses, Objective, ScoredBatch
+
+COMPLETE = "complete"
+"""Marker file of a checkpoint that was written to its end."""
+
+
+class DivergedError(CoalignError):
+    """The loss became NaN or infinite."""
+
+
+class AlignmentTrainer(Trainer):
+    """Trains a causal language model with any `Objective`.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        objective: what to minimise; `constants` are passed to it.
+        train_examples, eval_examples: encoded records.
+        reference: a frozen model for objectives that compare with one; by default the model under its disabled
+            adapter.
+        args: Hugging Face training arguments.
+        trainer_options: passed to `transformers.Trainer`.
+
+    Raises:
+        ValueError: the objective needs a reference, and there is neither an adapter nor a `reference`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        constants: Any,
+        train_examples: Sequence[Example],
+        args: TrainingArguments,
+        *,
+        eval_examples: Sequence[Example] | None = None,
+        reference: nn.Module | None = None,
+        **trainer_options: Any,
+    ) -> None:
+        if objective.reference and reference is None and not hasattr(model, "disable_adapter"):
+            raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
+        super().__init__(
+            model=model,  # type: ignore[arg-type]
+            args=args,
+            data_collator=collate,  # type: ignore[arg-type]
+            train_dataset=list(train_examples),  # type: ignore[arg-type]
+            eval_dataset=list(eval_examples) if eval_examples else None,  # type: ignore[arg-type]
+            **trainer_options,
+        )
+        self.objective = objective
+        self.constants = constants
+        self.reference = reference
+        if reference is not None:
+            self.reference = reference.to(self.args.device).eval().requires_grad_(False)
+        self.model_accepts_loss_kwargs = True
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Batch]], device: torch.device) -> Tensor:
+        """Records or response tokens of the optimizer step over all processes."""
+        count = sum(sample["batch"].count(self.objective.normalise) for sample in batch_samples)
+        return self.accelerator.reduce(torch.tensor(float(count), device=device), reduction="sum")  # type: ignore[return-value]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Losses]:
+        """This process's share of the step's loss, times the number of processes (DDP averages gradients).
+
+        Raises:
+            DivergedError: the loss is NaN or infinite; a checkpoint of the last good step is written first.
+        """
+        batch: Batch = inputs["batch"]
+        output = self.objective.loss(self.score(model, batch), self.constants)
+        total = output.losses.sum()
+        if not math.isfinite(float(total.detach())):
+            self._stop_diverged(model, batch)
+        if model.training:
+            self._collect(output)
+        if num_items_in_batch is None:
+            num_items_in_batch = batch.count(self.objective.normalise)
+        loss = total / num_items_in_batch * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def score(self, model: nn.Module, batch: Batch) -> ScoredBatch:
+        """The batch's responses under the policy, and under the reference where the objective compares."""
+        reference = None
+        if self.objective.reference:
+            with torch.no_grad(), self._reference_of(model) as frozen:
+                reference = score_responses(frozen, batch.responses)
+        policy = score_responses(model, batch.responses)
+        device = policy.token_logps.device
+        return ScoredBatch(
+            policy=policy,
+            reference=reference,
+            record_index=batch.record_index.to(device),
+            values=batch.values.to(device),
+            extras={name: value.to(device) for name, value in batch.extras.items()},
+        )
+
+    @contextlib.contextmanager
+    def _reference_of(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The reference in evaluation mode: without dropout, whatever mode the policy is in."""
+        if self.reference is not None:
+            yield self.reference
+            return
+        adapted: Any = getattr(model, "module", model)
+        training = model.training
+        model.eval()
+        try:
+            with adapted.disable_adapter():
+                yield model
+        finally:
+            model.train(training)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and metrics over the evaluation records, normalised like training."""
+        loader = self.get_eval_dataloader(eval_dataset)
+        model: Any = self._wrap_model(self.model, training=False)
+        model.eval()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+        with torch.no_grad():
+            for inputs in loader:
+                batch: Batch = self._prepare_inputs(inputs)["batch"]
+                output = self.objective.loss(self.score(model, batch), self.constants)
+                count = batch.count(self.objective.normalise)
+                sums["loss"] += torch.tensor([float(output.losses.sum()), count], dtype=torch.float64)
+                _add(sums, output.metrics)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(sums).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the objective's metrics since the last log."""
+        if "loss" in logs:
+            logs = {**logs, **self._means(self._sums)}
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: Transformers' estimate assumes padded rows."""
+        return 0
+
+    def _collect(self, output: Losses) -> None:
+        _add(self._sums, output.metrics)
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        means = {}
+        for name in sorted(sums):
+            both = sums[name].to(torch.float32 if self.args.device.type == "mps" else torch.float64)
+            total, count = self.accelerator.reduce(both.to(self.args.device), reduction="sum").tolist()  # type: ignore[union-attr]
+            means[name] = total / count if count else float("nan")
+        return means
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Mark the checkpoint once it is whole: a kill while it is written leaves one that is not resumed from."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+            (folder / COMPLETE).touch()
+
+    def _stop_diverged(self, model: nn.Module, batch: Batch) -> None:
+        self._save_checkpoint(model, None)
+        ids = ", ".join(batch.ids[:10]) + (" ..." if len(batch.ids) > 10 else "")
+        raise DivergedError(
+            f"The loss is NaN or infinite after step {self.state.global_step}, in the batch of records {ids}.",
+            hint=f"The last good step is saved under {self.args.output_dir}. Lower the learning rate, or look at "
+            "these records with `coalign data check`.",
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, None if there is none."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+
+
+def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
+    for name, values in metrics.items():
+        clean = values.detach().double()
+        clean = clean[~clean.isnan()]
+        sums[name] = sums[name] + torch.tensor([float(clean.sum()), clean.numel()], dtype=torch.float64)

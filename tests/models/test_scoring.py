@@ -1,0 +1,229 @@
+"""The scoring engine's two paths agree with each other and with Transformers' own numbers."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from coalign.models import shared_prefix
+from coalign.models.scoring import resolve_path, score_responses
+from coalign.models.token_head import token_logps_from_hidden
+from coalign.models.types import Responses
+from tests.models.tiny import ARCHITECTURES, VOCABULARY, float64_norms, make_model
+
+tokens = st.integers(3, VOCABULARY - 1)
+
+
+@st.composite
+def ragged(draw: st.DrawFn, max_prompts: int = 3, max_responses: int = 8) -> Responses:
+    prompts = draw(st.lists(st.lists(tokens, min_size=1, max_size=12), min_size=1, max_size=max_prompts))
+    responses, index = [], []
+    for prompt in range(len(prompts)):
+        for _ in range(draw(st.integers(1, max_responses))):
+            responses.append(draw(st.lists(tokens, min_size=1, max_size=9)))
+            index.append(prompt)
+    return Responses(prompts, responses, index)
+
+
+FIXED = Responses(
+    prompt_ids=[[5, 6, 7, 8], [9], [10, 11, 12]],
+    response_ids=[[20, 21, 22], [23], [24, 25], [26, 27, 28, 29, 30], [31], [32, 33]],
+    prompt_index=[0, 0, 1, 1, 2, 2],
+)
+
+
+def reference_logps(model: nn.Module, responses: Responses) -> torch.Tensor:
+    """One response at a time, straight from the model's logits."""
+    pieces = []
+    for prompt, ids in zip(responses.prompt_index, responses.response_ids, strict=True):
+        before = responses.prompt_ids[prompt]
+        logits = model(input_ids=torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+        pieces.append(logits.log_softmax(-1)[range(len(ids)), ids])
+    return torch.cat(pieces)
+
+
+def gradients(model: nn.Module, responses: Responses, path: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and gradients of a loss that weighs every token differently."""
+    model.zero_grad()
+    logps = score_responses(model, responses, path=path)
+    weights = torch.linspace(-1, 2, len(logps.token_logps), dtype=logps.token_logps.dtype)
+    loss = (weights * logps.token_logps).sum() + (logps.means() ** 2).sum()
+    loss.backward()
+    return loss.detach(), {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }
+
+
+def assert_same_gradients(model: nn.Module, responses: Responses, tolerance: float, floor: float = 1e-4) -> None:
+    loss, packed = gradients(model, responses, "packed")
+    expected, padded = gradients(model, responses, "padded")
+    torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
+    assert packed.keys() == padded.keys()
+    largest = max(one.abs().max() for one in padded.values())
+    for name, gradient in padded.items():
+        # A gradient that is small beside the others (zero up to rounding where one token attends to itself alone)
+        # carries their rounding: it is measured by `floor` times the largest one.
+        scale = gradient.abs().max().clamp(min=floor * largest)
+        assert ((packed[name] - gradient).abs().max() / scale) < tolerance, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("path", ["packed", "padded"])
+def test_values_are_those_of_the_model(architecture: str, path: str) -> None:
+    model = make_model(architecture, dtype=torch.float64)
+    with torch.no_grad():
+        actual = score_responses(model, FIXED, path=path)
+        torch.testing.assert_close(actual.token_logps, reference_logps(model, FIXED), rtol=1e-9, atol=1e-9)
+    assert actual.lengths.tolist() == [3, 1, 2, 5, 1, 2]
+    assert actual.prompt_index.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(responses=ragged())
+def test_packed_gradients_in_float64(architecture: str, responses: Responses) -> None:
+    with float64_norms():
+        assert_same_gradients(make_model(architecture, dtype=torch.float64), responses, 1e-10)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(responses=ragged(max_responses=3))
+def test_packed_gradients_in_float32(architecture: str, responses: Responses) -> None:
+    assert_same_gradients(make_model(architecture, scale=2.0), responses, 1e-5, floor=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
+def test_packed_gradients_with_adapter(architecture: str, checkpointing: bool) -> None:
+    with float64_norms():
+        model = make_model(architecture, dtype=torch.float64)
+        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        if checkpointing:
+            adapted.train()
+            adapted.enable_input_require_grads()
+            adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        assert_same_gradients(adapted, FIXED, 1e-10)
+
+
+def test_full_model_with_gradient_checkpointing() -> None:
+    with float64_norms():
+        model = make_model("llama_tied", dtype=torch.float64).train()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        assert_same_gradients(model, FIXED, 1e-10)
+
+
+def test_disabled_adapter_is_the_base() -> None:
+    model = make_model("llama", dtype=torch.float64)
+    with torch.no_grad():
+        base = score_responses(model, FIXED).token_logps
+        adapted = get_peft_model(
+            model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False), autocast_adapter_dtype=False
+        )
+        changed = score_responses(adapted, FIXED).token_logps
+        with adapted.disable_adapter():
+            again = score_responses(adapted, FIXED).token_logps
+    assert (changed - base).abs().max() > 1e-3
+    torch.testing.assert_close(again, base)
+
+
+@settings(max_examples=10, deadline=None)
+@given(responses=ragged(max_prompts=5, max_responses=3), budget=st.integers(1, 60))
+def test_batches_do_not_change_values(responses: Responses, budget: int) -> None:
+    model = make_model("llama", dtype=torch.float64)
+    seen: list[int] = []
+    with torch.no_grad(), float64_norms():
+        whole = score_responses(model, responses)
+        cut = score_responses(model, responses, batch_tokens=budget, on_batch=seen.append)
+    torch.testing.assert_close(cut.token_logps, whole.token_logps)
+    assert sum(seen) == len(responses.response_ids)
+
+
+def test_sums_means_and_trained_mask() -> None:
+    model = make_model("gpt2", dtype=torch.float64)
+    mask = [[True, False, True], [True], [False, False], [True] * 5, [True], [True, True]]
+    masked = Responses(FIXED.prompt_ids, FIXED.response_ids, FIXED.prompt_index, mask)
+    with torch.no_grad():
+        every = score_responses(model, FIXED).split()
+        some = score_responses(model, masked)
+    assert some.lengths.tolist() == [2, 1, 0, 5, 1, 2]
+    assert some.sums()[0] == pytest.approx(float(every[0][0] + every[0][2]))
+    assert float(some.means()[2]) == 0.0
+    assert some.means()[3] == pytest.approx(float(every[3].mean()))
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "gemma2"])
+def test_models_that_cannot_share_fall_back_once(architecture: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model(architecture)
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        first = score_responses(model, FIXED)
+        score_responses(model, FIXED)
+    assert resolve_path(model, "auto") == "padded"
+    assert sum("cannot share prompts" in record.message for record in caplog.records) == 1
+    torch.testing.assert_close(first.token_logps, reference_logps(model, FIXED), rtol=1e-4, atol=1e-4)
+
+
+def test_sliding_window_shorter_than_the_text_is_padded() -> None:
+    model = make_model("mistral", sliding_window=16, dtype=torch.float64)
+    long = Responses([[5] * 20], [[6, 7, 8], [9]], [0, 0])
+    assert resolve_path(model, "auto", long) == "padded"
+    assert resolve_path(model, "auto", FIXED) == "packed"
+    with torch.no_grad():
+        actual = score_responses(model, long).token_logps
+        torch.testing.assert_close(actual, reference_logps(model, long), rtol=1e-9, atol=1e-9)
+
+
+def test_training_mode_is_kept() -> None:
+    model = make_model("llama").train()
+    score_responses(model, FIXED)
+    assert model.training
+
+
+def test_prompt_is_computed_once() -> None:
+    row = shared_prefix.pack(FIXED)
+    assert row.input_ids.numel() == (4 + 2 + 0) + (1 + 1 + 4) + (3 + 0 + 1)
+    assert row.predictors.numel() == row.targets.numel() == 14
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "index", "message"),
+    [
+        ([[1]], [[]], [0], "no tokens"),
+        ([[1], [2]], [[3], [4]], [1, 0], "non-decreasing"),
+        ([[1]], [[3]], [0, 0], "prompt indices"),
+    ],
+)
+def test_bad_responses(prompts: list, responses: list, index: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Responses(prompts, responses, index)
+
+
+def test_empty_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        score_responses(make_model("llama"), Responses([[]], [[3, 4]], [0]), path="packed")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_token_head(bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coalign.models.token_head.CHUNK_ELEMENTS", 3 * 11)
+    torch.manual_seed(0)
+    hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=not frozen)
+    offset = torch.randn(11, dtype=torch.float64, requires_grad=not frozen) if bias else None
+    targets = torch.randint(0, 11, (8,))
+    inputs = [one for one in (hidden, weight, offset) if one is not None and one.requires_grad]
+
+    def fused(*_: torch.Tensor) -> torch.Tensor:
+        return token_logps_from_hidden(hidden, weight, offset, targets)
+
+    plain = nn.functional.linear(hidden, weight, offset).log_softmax(-1)[range(8), targets]
+    torch.testing.assert_close(fused(), plain)
+    assert torch.autograd.gradcheck(fused, inputs)
