@@ -48,7 +48,9 @@ def reference_logps(model: nn.Module, responses: Responses) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-def gradients(model: nn.Module, responses: Responses, path: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def gradients(
+    model: nn.Module, responses: Responses, path: str
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and gradients of a loss that weighs every token differently."""
     model.zero_grad()
     logps = score_responses(model, responses, path=path)
@@ -60,7 +62,9 @@ def gradients(model: nn.Module, responses: Responses, path: str) -> tuple[torch.
     }
 
 
-def assert_same_gradients(model: nn.Module, responses: Responses, tolerance: float, floor: float = 1e-4) -> None:
+def assert_same_gradients(
+    model: nn.Module, responses: Responses, tolerance: float, floor: float = 1e-4
+) -> None:
     loss, packed = gradients(model, responses, "packed")
     expected, padded = gradients(model, responses, "padded")
     torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
@@ -125,7 +129,9 @@ def test_disabled_adapter_is_the_base() -> None:
     with torch.no_grad():
         base = score_responses(model, FIXED).token_logps
         adapted = get_peft_model(
-            model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False), autocast_adapter_dtype=False
+            model,
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+            autocast_adapter_dtype=False,
         )
         changed = score_responses(adapted, FIXED).token_logps
         with adapted.disable_adapter():

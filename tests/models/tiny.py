@@ -32,7 +32,12 @@ _GPT2 = {
 
 
 def make_model(
-    architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, scale: float = 4.0, **changes: Any
+    architecture: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 4.0,
+    **changes: Any,
 ) -> nn.Module:
     """A random model in evaluation mode; its weights are larger than usual, so that errors show."""
     with warnings.catch_warnings():
@@ -68,7 +73,9 @@ def _make(architecture: str, changes: dict[str, Any]) -> nn.Module:
             return hf.GPT2LMHeadModel(hf.GPT2Config(**{**_GPT2, **changes}))
         case "mamba":
             return hf.MambaForCausalLM(
-                hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, bos_token_id=1, eos_token_id=2)
+                hf.MambaConfig(
+                    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, bos_token_id=1, eos_token_id=2
+                )
             )
     raise ValueError(architecture)
 

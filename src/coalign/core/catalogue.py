@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
@@ -134,12 +135,16 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """Every system, by room in the order of `ROOMS`."""
     text = resources.files("coalign.core").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    rows = (
-        Entry(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-        for row in tomllib.loads(text)["system"]
-    )
+    rows = [_entry(row) for row in tomllib.loads(text)["system"]]
     rooms = list(ROOMS)
     return tuple(sorted(rows, key=lambda entry: rooms.index(entry.room)))
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
+    }
+    return Entry(**fields)
 
 
 def get(slug: str) -> Entry:

@@ -107,6 +107,14 @@ def options_of(config_class: type) -> tuple[Option, ...]:
     return tuple(_option(fields[name], hints[name], owner[name]) for name in names)
 
 
+def groups_of(config_class: type) -> dict[str, list[Option]]:
+    """The options under their headings, headings in the order of first use."""
+    groups: dict[str, list[Option]] = {}
+    for one in options_of(config_class):
+        groups.setdefault(one.group, []).append(one)
+    return groups
+
+
 def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:

@@ -73,7 +73,7 @@ class Run:
                 holds files of something else, or another process is working in it.
         """
         run = cls(path)
-        if _is_follower():
+        if not is_main_process():
             _wait_for(path / "status.json")
             return run
         if (path / "status.json").exists():
@@ -127,7 +127,7 @@ class Run:
 
     def set_status(self, **fields: Any) -> None:
         """Merge fields into `status.json` (`state`, `headline`, `figures`, ...)."""
-        if _is_follower():
+        if not is_main_process():
             return
         write_json(self.path / "status.json", {**self.status(), **fields, "updated": _now()})
 
@@ -139,7 +139,7 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event to `events.jsonl`."""
-        if _is_follower():
+        if not is_main_process():
             return
         append_rows(self.path / "events.jsonl", [{"time": round(time.time(), 3), "event": event, **fields}])
 
@@ -220,8 +220,9 @@ def _masked(argv: list[str]) -> list[str]:
     return masked
 
 
-def _is_follower() -> bool:
-    return os.environ.get("RANK", "0") != "0"
+def is_main_process() -> bool:
+    """Whether this process writes: the only one, or the first under a launcher."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _wait_for(path: Path, seconds: float = 120.0) -> None:

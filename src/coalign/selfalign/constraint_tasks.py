@@ -117,7 +117,9 @@ def measure_responses(
         others = [other for other in groups.get(task.group or "", []) if other != task.id]
         csr, values = [], []
         for k, response in enumerate(row["responses"]):
-            group = [(tasks[other].text, texts[other][k]) for other in others if k < len(texts[other])] or None
+            group = [
+                (tasks[other].text, texts[other][k]) for other in others if k < len(texts[other])
+            ] or None
             total, each = constraint_satisfaction(task.text, response["text"], task.constraints, group)
             if unfinished_as_zero and response["finish_reason"] == "length":
                 total, each = 0.0, [0.0] * len(each)
@@ -162,7 +164,9 @@ def _lonely(tasks: Sequence[ConstraintTask], records: Sequence[Record]) -> list[
         sizes[task.group] = sizes.get(task.group, 0) + 1
     by_id = {record.id: record for record in records}
     return [
-        _problem(by_id[task.id], "group_id", "has no other prompt in its group", "two or more prompts a group")
+        _problem(
+            by_id[task.id], "group_id", "has no other prompt in its group", "two or more prompts a group"
+        )
         for task in tasks
         if any(one.needs_group for one in task.constraints) and (task.group is None or sizes[task.group] < 2)
     ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from coalign.data.records import Messages
+from coalign.models.adapters import has_adapter, merge
 from coalign.models.generation import TransformersGenerator
 from coalign.models.loading import load_model, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.selfalign.loop import Round
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class Prompted(Protocol):
@@ -25,7 +28,12 @@ class Prompted(Protocol):
 
 
 def sample_rows(
-    round: Round, stage: str, tasks: Sequence[Prompted], generator: TransformersGenerator, sampling: Sampling, label: str
+    round: Round,
+    stage: str,
+    tasks: Sequence[Prompted],
+    generator: TransformersGenerator,
+    sampling: Sampling,
+    label: str,
 ) -> list[dict[str, Any]]:
     """Sample responses to every task and keep one row a task in the stage's artefact, in task order at the end.
 
@@ -52,12 +60,12 @@ def sample_rows(
     return [by_id[task.id] for task in tasks]
 
 
-def make_generator(options: ModelOptions, path: Path | None = None) -> TransformersGenerator:
-    """A generator over the model of `options`, or over a trained model saved at `path` (its adapter merged)."""
-    if path is None:
-        return TransformersGenerator(load_model(options, training=False), load_tokenizer(options.model))
-    trained = load_model(options.at(path), training=False, merge=True)
-    return TransformersGenerator(trained, load_tokenizer(str(path)))
+def make_generator(options: ModelOptions) -> TransformersGenerator:
+    """A generator over the model of `options`; an adapter is merged, which makes every token cheaper."""
+    model = load_model(options, training=False)
+    if has_adapter(model):
+        model = merge(cast("PeftModel", model))
+    return TransformersGenerator(model, load_tokenizer(options.model, revision=options.revision))
 
 
 def _row(sample: Generation) -> dict[str, Any]:

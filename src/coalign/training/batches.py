@@ -18,15 +18,13 @@ class Batch:
     """Records of one forward pass.
 
     Attributes:
-        records: the encoded records, in order.
-        ids: their ids, for messages.
+        ids: of the records, in order, for messages.
         responses: all their responses, as the scoring engine takes them.
         record_index: [B] the record of each response.
         values: [B] what the record says of the response (`ScoredBatch.values`).
         extras: [R] or [B] columns that the objective asked for.
     """
 
-    records: list[EncodedRecord]
     ids: list[str]
     responses: Responses
     record_index: Tensor
@@ -36,7 +34,7 @@ class Batch:
     def count(self, unit: Normalisation) -> int:
         """Records, or counted response tokens."""
         if unit == "records":
-            return len(self.records)
+            return len(self.ids)
         if self.responses.trained is not None:
             return sum(map(sum, self.responses.trained))
         return sum(map(len, self.responses.response_ids))
@@ -44,35 +42,42 @@ class Batch:
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: an encoded record, its id and the columns an objective asked for."""
+    """One training example: a record, encoded under one prompt or under several (`Objective.contexts`).
 
-    record: EncodedRecord
+    Attributes:
+        contexts: the encoded record under each prompt; their responses, in order, are the record's rows.
+        id: of the record, for messages.
+        extras: the columns that the objective asked for.
+    """
+
+    contexts: tuple[EncodedRecord, ...]
     id: str
     extras: dict[str, list[float]]
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Batch]:
     """Make a batch: responses grouped by record, values flat; no padding anywhere."""
-    records = [example.record for example in examples]
-    index = [row for row, record in enumerate(records) for _ in record.response_ids]
+    encoded = [one for example in examples for one in example.contexts]
+    owners = [
+        row for row, example in enumerate(examples) for one in example.contexts for _ in one.response_ids
+    ]
     masks = None
-    if any(record.trained is not None for record in records):
+    if any(one.trained is not None for one in encoded):
         masks = [
             mask
-            for record in records
-            for mask in (record.trained or [[True] * len(ids) for ids in record.response_ids])
+            for one in encoded
+            for mask in (one.trained or [[True] * len(ids) for ids in one.response_ids])
         ]
     batch = Batch(
-        records=records,
         ids=[example.id for example in examples],
         responses=Responses(
-            prompt_ids=[record.prompt_ids for record in records],
-            response_ids=[ids for record in records for ids in record.response_ids],
-            prompt_index=index,
+            prompt_ids=[one.prompt_ids for one in encoded],
+            response_ids=[ids for one in encoded for ids in one.response_ids],
+            prompt_index=[index for index, one in enumerate(encoded) for _ in one.response_ids],
             trained=masks,
         ),
-        record_index=torch.tensor(index),
-        values=torch.tensor([value for record in records for value in record.values], dtype=torch.float32),
+        record_index=torch.tensor(owners),
+        values=torch.tensor([value for one in encoded for value in one.values], dtype=torch.float32),
         extras=_extras(examples),
     )
     return {"batch": batch}
@@ -82,5 +87,3 @@ def _extras(examples: Sequence[Example]) -> dict[str, Tensor]:
     names = examples[0].extras.keys()
     columns = {name: [value for example in examples for value in example.extras[name]] for name in names}
     return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
-
-

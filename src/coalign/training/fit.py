@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.core.runs import Run
-from coalign.data.encoding import Encoded, encode_records
+from coalign.core.files import write_json
+from coalign.core.runs import Run, is_main_process
+from coalign.data.encoding import Encoded, EncodedRecord, encode_records
 from coalign.data.records import Record
 from coalign.training.batches import Example
 from coalign.training.callbacks import ProgressBar, RunEvents
@@ -34,6 +37,7 @@ class FitResult:
     Attributes:
         steps: optimizer steps in all, those before a resume included.
         history: one row per log line: `step`, `loss`, the objective's metrics, `eval_...`.
+        before: the same metrics on the evaluation records before training; empty without them.
         seconds: wall time of this process's part.
         truncated: records of which tokens were cut off.
         dropped: records without a response left, with reasons.
@@ -41,6 +45,7 @@ class FitResult:
 
     steps: int
     history: list[dict[str, float]]
+    before: dict[str, float]
     seconds: float
     truncated: int
     dropped: int
@@ -72,7 +77,10 @@ def fit(
     if not train:
         raise DataError(
             "No training record is left after encoding.",
-            [RecordProblem("records", None, "response", str(reason), "at least one token") for reason in encoded.dropped[:3]],
+            [
+                RecordProblem("records", None, "response", str(reason), "at least one token")
+                for reason in encoded.dropped[:3]
+            ],
         )
     folder = run.checkpoints / name
     bar = ProgressBar("Training")
@@ -90,14 +98,23 @@ def fit(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     checkpoint = _resume_point(folder)
+    before = _evaluate_once(trainer, folder / "before.json") if held_out else {}
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bar.close()
-    history = [{key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history]
+    if held_out and not any(
+        row.get("step") == trainer.state.global_step and "eval_loss" in row
+        for row in trainer.state.log_history
+    ):
+        trainer.evaluate()
+    history = [
+        {key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history
+    ]
     return FitResult(
         steps=trainer.state.global_step,
         history=history,
+        before=before,
         seconds=time.monotonic() - started,
         truncated=encoded.n_truncated_prompts + encoded.n_truncated_responses,
         dropped=len(encoded.dropped),
@@ -143,27 +160,57 @@ def training_arguments(
     )
 
 
+def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
+    """Evaluation metrics of the start model; kept in a file, because a resumed run has no start model."""
+    if not path.exists():
+        metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+        trainer.state.log_history.clear()
+        if is_main_process():
+            write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
+        return metrics
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _examples(
     records: Sequence[Record],
     objective: Objective,
     tokenizer: PreTrainedTokenizerBase,
     options: TrainingOptions,
 ) -> tuple[list[Example], Encoded]:
+    contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
+    flat = [one for group in contexts for one in group]
+    owners = [index for index, group in enumerate(contexts) for _ in group]
     encoded = encode_records(
-        records, tokenizer, max_prompt_length=options.max_prompt_length, max_length=options.max_length
+        flat,
+        tokenizer,
+        max_prompt_length=options.max_prompt_length,
+        max_length=options.max_length,
+        label="Tokenising",
     )
-    examples = []
-    for one in encoded.records:
-        record = records[one.record_index]
-        extras = {name: _column(record, name) for name in objective.columns}
-        examples.append(Example(one, record.id, extras))
+    prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
+    if objective.prepare:
+        prepared = objective.prepare(prepared, options.max_length)
+    grouped: dict[int, list[EncodedRecord]] = {}
+    for one in prepared:
+        grouped.setdefault(one.record_index, []).append(one)
+    examples = [
+        Example(
+            tuple(group),
+            records[index].id,
+            {name: _column(records[index], name) for name in objective.columns},
+        )
+        for index, group in grouped.items()
+        if len(group) == len(contexts[index])
+    ]
     return examples, encoded
 
 
 def _column(record: Record, name: str) -> list[float]:
     if name not in record.extra:
         source = record.source
-        problem = RecordProblem(source.file, source.line, name, "is missing", "a number or a list of numbers", source.index)
+        problem = RecordProblem(
+            source.file, source.line, name, "is missing", "a number or a list of numbers", source.index
+        )
         raise DataError(f"The objective needs the column {name!r}.", [problem])
     value = record.extra[name]
     return [float(one) for one in value] if isinstance(value, list | tuple) else [float(value)]
@@ -175,4 +222,3 @@ def _resume_point(folder: Path) -> Path | None:
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
     return last_checkpoint(folder)
-

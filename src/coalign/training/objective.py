@@ -17,18 +17,21 @@ function, and does reduction, accumulation and logging for every objective alike
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from coalign.core.errors import ConfigError
-from coalign.data.records import Kind
+from coalign.data.encoding import EncodedRecord
+from coalign.data.records import Kind, Record
 from coalign.models.types import ResponseLogps
 
 Normalisation = Literal["records", "tokens"]
+Prepare = Callable[[Sequence[EncodedRecord], int | None], list[EncodedRecord]]
+Contexts = Callable[[Any], Sequence[Record]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class ScoredBatch:
         values: [B] what the record says of the response: a ranking's score, a preference's 1 (chosen) and 0
             (rejected) or its scores where it has them, feedback's 1 and 0; NaN where nothing is said.
         extras: further tensors that an objective asked for by `columns`: name to [R] or [B].
+        state: what the objective keeps from step to step; None unless it declares a `state`.
     """
 
     policy: ResponseLogps
@@ -49,6 +53,7 @@ class ScoredBatch:
     record_index: Tensor
     values: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
+    state: ObjectiveState | None = None
 
     @property
     def n_records(self) -> int:
@@ -61,7 +66,9 @@ class ScoredBatch:
             ValueError: a record does not have exactly two responses.
         """
         if len(self.record_index) != 2 * self.n_records:
-            raise ValueError(f"{len(self.record_index)} responses for {self.n_records} records, expected pairs")
+            raise ValueError(
+                f"{len(self.record_index)} responses for {self.n_records} records, expected pairs"
+            )
         rows = torch.arange(self.n_records, device=self.record_index.device) * 2
         return rows, rows + 1
 
@@ -88,6 +95,27 @@ class Losses:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+class ObjectiveState(Protocol):
+    """What an objective keeps from step to step, a running statistic for instance.
+
+    The trainer makes one for each training, passes it in `ScoredBatch.state`, and saves and restores it with every
+    checkpoint. The loss reads it and never changes it.
+    """
+
+    def update(self, batch: ScoredBatch, constants: Any) -> None:
+        """Take in a training batch. Called before the loss of every forward pass in training, without gradient and by
+        all processes together; never in evaluation."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """Everything that a resumed run needs, ready for JSON."""
+        ...
+
+    def load_state_dict(self, values: Mapping[str, float]) -> None:
+        """Take over what `state_dict` gave."""
+        ...
+
+
 @dataclass(frozen=True)
 class NoConstants:
     """For objectives without constants."""
@@ -104,9 +132,14 @@ class Objective:
         normalise: see `Losses.losses`.
         constants: dataclass of its constants (options with sources); an instance is passed to `loss`.
         columns: names in `Record.extra` that it needs as tensors in `ScoredBatch.extras`.
+        prepare: applied once to all encoded records, with the length limit of prompt and response together; may add
+            responses that the objective needs scored.
         loss: the function.
         equation: the loss in LaTeX, for the docs and `--objective-help`.
         when: one line: when to choose it.
+        state: makes its `ObjectiveState`, for objectives that keep something from step to step.
+        contexts: the records under which a record is scored, for objectives that compare one response under several
+            prompts: their responses, in order, are the record's rows of a batch. By default the record itself.
     """
 
     name: str
@@ -118,6 +151,9 @@ class Objective:
     loss: Callable[[ScoredBatch, Any], Losses]
     equation: str = ""
     when: str = ""
+    prepare: Prepare | None = None
+    state: Callable[[], ObjectiveState] | None = None
+    contexts: Contexts | None = None
 
 
 _OBJECTIVES: dict[str, Objective] = {}
@@ -133,11 +169,27 @@ def objective(
     columns: tuple[str, ...] = (),
     equation: str = "",
     when: str = "",
+    prepare: Prepare | None = None,
+    state: Callable[[], ObjectiveState] | None = None,
+    contexts: Contexts | None = None,
 ) -> Callable[[Callable[[ScoredBatch, Any], Losses]], Callable[[ScoredBatch, Any], Losses]]:
     """Register a function as the objective `name`. See `Objective` for the arguments."""
 
     def register(loss: Callable[[ScoredBatch, Any], Losses]) -> Callable[[ScoredBatch, Any], Losses]:
-        _OBJECTIVES[name] = Objective(name, data, reference, normalise, constants, columns, loss, equation, when)
+        _OBJECTIVES[name] = Objective(
+            name,
+            data,
+            reference,
+            normalise,
+            constants,
+            columns,
+            loss,
+            equation,
+            when,
+            prepare,
+            state,
+            contexts,
+        )
         return loss
 
     return register
@@ -150,7 +202,9 @@ def get_objective(name: str) -> Objective:
         ConfigError: there is none; the known ones are listed.
     """
     if name not in _OBJECTIVES:
-        raise ConfigError(f"objective: {name!r} is unknown, expected one of: {', '.join(sorted(_OBJECTIVES))}")
+        raise ConfigError(
+            f"objective: {name!r} is unknown, expected one of: {', '.join(sorted(_OBJECTIVES))}"
+        )
     return _OBJECTIVES[name]
 
 

@@ -29,7 +29,9 @@ class TrainingOptions:
     max_grad_norm: Positive = option(1.0, "gradient clipping")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
     max_length: Count | None = option(2048, "most tokens of prompt and response together")
-    max_prompt_length: Count | None = option(None, "most tokens of the prompt; longer ones lose their beginning")
+    max_prompt_length: Count | None = option(
+        None, "most tokens of the prompt; longer ones lose their beginning"
+    )
     eval_fraction: Fraction = option(0.0, "share of the prompts held out for evaluation")
     eval_steps: Count | None = option(None, "evaluate every so many steps; by default once an epoch")
     logging_steps: Count = option(1, "log every so many steps")

@@ -9,6 +9,7 @@ a step is cut into micro-batches or spread over processes.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,15 +18,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from coalign.core.errors import CoalignError
+from coalign.core.files import write_json
+from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.scoring import score_responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.objective import Losses, Objective, ScoredBatch
 
 COMPLETE = "complete"
 """Marker file of a checkpoint that was written to its end."""
+
+
+OBJECTIVE_STATE = "objective_state.json"
 
 
 class DivergedError(CoalignError):
@@ -60,7 +67,7 @@ class AlignmentTrainer(Trainer):
         reference: nn.Module | None = None,
         **trainer_options: Any,
     ) -> None:
-        if objective.reference and reference is None and not hasattr(model, "disable_adapter"):
+        if objective.reference and reference is None and not has_adapter(model):
             raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
         super().__init__(
             model=model,  # type: ignore[arg-type]
@@ -76,7 +83,13 @@ class AlignmentTrainer(Trainer):
         if reference is not None:
             self.reference = reference.to(self.args.device).eval().requires_grad_(False)
         self.model_accepts_loss_kwargs = True
+        self.objective_state = objective.state() if objective.state else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """An order that depends on the seed and the epoch alone, not on how many processes share it."""
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return EpochShuffle(len(train_dataset if train_dataset is not None else self.train_dataset), seed)  # type: ignore[arg-type]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Batch]], device: torch.device) -> Tensor:
         """Records or response tokens of the optimizer step over all processes."""
@@ -96,7 +109,11 @@ class AlignmentTrainer(Trainer):
             DivergedError: the loss is NaN or infinite; a checkpoint of the last good step is written first.
         """
         batch: Batch = inputs["batch"]
-        output = self.objective.loss(self.score(model, batch), self.constants)
+        scored = self.score(model, batch)
+        if self.objective_state and model.training:
+            with torch.no_grad():
+                self.objective_state.update(scored, self.constants)
+        output = self.objective.loss(scored, self.constants)
         total = output.losses.sum()
         if not math.isfinite(float(total.detach())):
             self._stop_diverged(model, batch)
@@ -121,6 +138,7 @@ class AlignmentTrainer(Trainer):
             record_index=batch.record_index.to(device),
             values=batch.values.to(device),
             extras={name: value.to(device) for name, value in batch.extras.items()},
+            state=self.objective_state,
         )
 
     @contextlib.contextmanager
@@ -129,11 +147,10 @@ class AlignmentTrainer(Trainer):
         if self.reference is not None:
             yield self.reference
             return
-        adapted: Any = getattr(model, "module", model)
         training = model.training
         model.eval()
         try:
-            with adapted.disable_adapter():
+            with disabled_adapter(model):
                 yield model
         finally:
             model.train(training)
@@ -185,7 +202,15 @@ class AlignmentTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+            if self.objective_state:
+                write_json(folder / OBJECTIVE_STATE, self.objective_state.state_dict())
             (folder / COMPLETE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.objective_state:
+            text = (Path(resume_from_checkpoint) / OBJECTIVE_STATE).read_text(encoding="utf-8")
+            self.objective_state.load_state_dict(json.loads(text))
 
     def _stop_diverged(self, model: nn.Module, batch: Batch) -> None:
         self._save_checkpoint(model, None)
@@ -197,12 +222,29 @@ class AlignmentTrainer(Trainer):
         )
 
 
+class EpochShuffle(Sampler[int]):
+    """A permutation of `size` indices for every epoch, drawn from (seed, epoch)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, None if there is none."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 
 
 def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:

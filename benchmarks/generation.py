@@ -1,0 +1,181 @@
+"""Generation speed against `model.generate` of Transformers: same model, same prompts, same batch size.
+
+    python benchmarks/generation.py                    # a random Llama of 30 M parameters
+    python benchmarks/generation.py --model default    # SmolLM2-135M-Instruct
+
+Both sides alternate (A B A B) in one process; the figures are medians over the repetitions. Only tokens up to the end
+of a response count. Transformers gets its prompts sorted by length too, so that padding is not what is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from coalign.models.generation import TransformersGenerator
+from coalign.models.types import Sampling
+
+TOPICS = ("rivers", "the moon", "bread", "chess", "old maps", "bees", "steam engines", "rainbows")
+TASKS = (
+    "Write one sentence about {}.",
+    "Explain {} to a child in at most three sentences, and end with a question.",
+    "List five facts about {}. Use one bullet point for each fact, keep every fact below twelve words, and do not "
+    "repeat a word that another fact starts with.",
+    "You are the editor of a small newspaper. Your readers like short sentences, dry humour and numbers that they can "
+    "check. Write the opening paragraph of an article about {}; it must mention a place, a year and a person, must not "
+    "contain an exclamation mark, and should make the reader want to go on. Then write a headline for it in capital "
+    "letters and a caption for the photograph beside it.",
+)
+CASES = {
+    "greedy, n=1": Sampling(temperature=0.0, n=1),
+    "temperature 1, n=4": Sampling(n=4),
+    "temperature 0.7, top-p 0.9, n=4": Sampling(temperature=0.7, top_p=0.9, n=4),
+    "temperature 1, top-k 50, n=4": Sampling(top_k=50, n=4),
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="tiny", help="`tiny` or anything that coalign loads")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch, both sides")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--case", choices=CASES, help="only this one")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: processor seconds, for busy machines (with --threads 1)",
+    )
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    clock = CLOCKS[args.clock]
+
+    model, tokenizer, prompts = load(args.model, args.prompts, args.device)
+    lengths = [len(one) for one in prompts]
+    print(f"{model.num_parameters() / 1e6:.0f} M parameters on {model.device}, {model.dtype}, ", end="")
+    print(
+        f"{torch.get_num_threads()} threads; {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"
+    )
+    print(f"{'':34}{'coalign':>12}{'generate':>12}{'ratio':>8}   (tokens/s)")
+    for name in [args.case] if args.case else CASES:
+        sampling = Sampling(**{**vars(CASES[name]), "max_new_tokens": args.max_new_tokens})
+        ours, theirs, ratios = compare(
+            lambda seed, one=sampling: run_coalign(
+                model, tokenizer, prompts, one, seed, args.batch_size, clock
+            ),
+            lambda seed, one=sampling: run_transformers(
+                model, tokenizer, prompts, one, seed, args.batch_size, clock
+            ),
+            args.repeat,
+        )
+        print(
+            f"{name:34}{ours:12.0f}{theirs:12.0f}{ratios[0]:8.2f}   [{ratios[1]:.2f}, {ratios[2]:.2f}]",
+            flush=True,
+        )
+
+
+def compare(
+    first: Callable[[int], float], second: Callable[[int], float], repeat: int
+) -> tuple[float, float, tuple[float, float, float]]:
+    """Medians of both, and median, smallest and largest ratio over pairs. A first pair warms up and is not counted."""
+    pairs = [(first(seed), second(seed)) for seed in range(repeat + 1)][1:]
+    ratios = [one / other for one, other in pairs]
+    medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+    return medians[0], medians[1], (statistics.median(ratios), min(ratios), max(ratios))
+
+
+def load(name: str, count: int, device: str) -> tuple[Any, Any, list[list[int]]]:
+    """Model, tokenizer and encoded prompts of ragged length."""
+    from coalign.data.encoding import encode_prompt
+    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.options import ModelOptions
+
+    tokenizer: Any = load_tokenizer("default" if name == "tiny" else name)
+    texts = [TASKS[n % len(TASKS)].format(TOPICS[n // len(TASKS) % len(TOPICS)]) for n in range(count)]
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    if name != "tiny":
+        return load_model(ModelOptions(model=name, device=device), training=False), tokenizer, prompts
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=384, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=6,
+        num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=2, bos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    from coalign.models.devices import pick_device
+
+    return LlamaForCausalLM(config).eval().to(pick_device(device)), tokenizer, prompts
+
+
+def run_coalign(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    rows: int,
+    clock: Callable[[], float],
+) -> float:
+    """Tokens a second."""
+    texts = [tokenizer.decode(ids) for ids in prompts]
+    started = clock()
+    generator = TransformersGenerator(model, tokenizer, batch_size=rows)
+    generator.generate(texts, Sampling(**{**vars(sampling), "seed": seed}))
+    return generator.last_stats.tokens / (clock() - started)
+
+
+@torch.inference_mode()
+def run_transformers(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    rows: int,
+    clock: Callable[[], float],
+) -> float:
+    """Tokens a second."""
+    torch.manual_seed(seed)
+    started = clock()
+    ordered = sorted(prompts, key=len, reverse=True)
+    size = max(1, rows // sampling.n)
+    ends = torch.tensor([model.generation_config.eos_token_id], device=model.device).flatten()
+    tokens = 0
+    for start in range(0, len(ordered), size):
+        batch = tokenizer.pad(
+            {"input_ids": ordered[start : start + size]}, padding_side="left", return_tensors="pt"
+        )
+        choice: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+            choice |= {"top_k": sampling.top_k, "num_return_sequences": sampling.n}
+        output = model.generate(
+            **batch.to(model.device),
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **choice,
+        )
+        new = output[:, batch["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        assert len(texts) == len(new)
+        ended = torch.isin(new, ends)
+        tokens += int((ended.cumsum(-1) - ended.int() == 0).sum())
+    return tokens / (clock() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Pages made from the catalogue, the configuration classes and the packages, when the site is built."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+import mkdocs_gen_files
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gen_nav import api_packages
+
+from coalign.cli.flags import shown
+from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
+from coalign.core.options import Option, groups_of
+from coalign.core.system import load_system, module_name
+
+
+def write(path: str, text: str) -> None:
+    with mkdocs_gen_files.open(path, "w") as file:
+        file.write(text)
+
+
+def systems_page() -> str:
+    """The table of all systems by room."""
+    available = sum(entry.available for entry in entries())
+    intro = (
+        f"{len(entries())} published systems, {available} of them available; the others are planned. Where the "
+        "confidence is below high, parts of the method could not be confirmed from its paper or code and are "
+        "reconstructed: the table says which."
+    )
+    lines = ["# Systems", "", intro]
+    for room, holds in ROOMS.items():
+        lines += ["", f"## {room}", "", f"{holds[0].upper()}{holds[1:]}.", ""]
+        lines += ["| system | claim | needs |", "|---|---|---|"]
+        lines += [systems_row(entry) for entry in entries() if entry.room == room]
+    return "\n".join([*lines, ""])
+
+
+def systems_row(entry: Entry) -> str:
+    name = f"[**{entry.slug}**]({entry.slug}.md)" if entry.available else f"**{entry.slug}**, {entry.status}"
+    paper = f"[{entry.title}]({entry.url}), {entry.year}"
+    ours = f"<br>*Confidence {entry.confidence}.* {entry.reconstruction}" if entry.reconstruction else ""
+    return f"| {name}<br>{paper} | {entry.claim}{ours} | {', '.join(entry.data)} |"
+
+
+def system_page(entry: Entry) -> str:
+    """One available system: what it is, what it needs, its options and its code."""
+    system = load_system(entry.slug)
+    title, _, text = (inspect.getdoc(system) or "").partition("\n\n")
+    verbs = ", ".join(f"*{verb}* ({VERBS[verb]})" for verb in entry.verbs)
+    lines = [
+        f"# {entry.slug}",
+        "",
+        title,
+        "",
+        f"**Paper**: [{entry.title}]({entry.url}) ({entry.year})  ",
+        f"**Claim**: {entry.claim}  ",
+        f"**Does**: {verbs}  ",
+        f"**Data**: {', '.join(f'{kind} ({DATA[kind]})' for kind in entry.data)}  ",
+        f"**Models**: {', '.join(f'{kind} ({MODELS[kind]})' for kind in entry.models)}  ",
+        f"**Confidence**: {entry.confidence}, {CONFIDENCE[entry.confidence]}. {entry.reconstruction}",
+        "",
+        text,
+        "",
+        "## Options",
+        "",
+        "`coalign run " + entry.slug + " --print-config` prints them as YAML.",
+    ]
+    for group, options in groups_of(system.Config).items():
+        lines += [
+            "",
+            f"### {group}",
+            "",
+            "| option | default | meaning | source of the default |",
+            "|---|---|---|---|",
+        ]
+        lines += [option_row(one) for one in options]
+    module = module_name(entry.room, entry.slug)
+    code = [f"::: {module}.{name}\n" for name, value in vars(system).items() if is_own(value, name, module)]
+    return "\n".join([*lines, "", "## Code", "", *code])
+
+
+def is_own(value: object, name: str, module: str) -> bool:
+    """Whether a public function or class was written in `module`, not imported there."""
+    return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module
+
+
+def option_row(one: Option) -> str:
+    default = "required" if one.required else f"`{shown(one.default)}`"
+    cells = (f"`{one.flag}`", default, f"{one.help} ({one.type_name})", one.source)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def api_index(packages: dict[str, list[str]]) -> str:
+    links = [f"- [coalign.{name}]({name}.md)" for name in packages]
+    return "\n".join(["# API", "", "Generated from the docstrings.", "", *links, ""])
+
+
+def api_page(package: str, modules: list[str]) -> str:
+    parts = "\n".join(f"::: coalign.{package}.{name}\n" for name in modules)
+    return f"# coalign.{package}\n\n{parts}"
+
+
+write("systems/index.md", systems_page())
+for one in entries():
+    if one.available:
+        write(f"systems/{one.slug}.md", system_page(one))
+write("api/index.md", api_index(api_packages()))
+for package, modules in api_packages().items():
+    write(f"api/{package}.md", api_page(package, modules))

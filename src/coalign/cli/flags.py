@@ -1,0 +1,183 @@
+"""From a configuration dataclass to command line flags and back to a validated configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coalign.core.options import Option, build, groups_of, load_file, options_of, to_yaml
+
+NOTHING = ("none", "null")
+_PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
+
+Apply = Callable[[Any, Path | None], None]
+
+
+class ConfigCommand(click.Command):
+    """A command whose flags come from a configuration class; `--help` lists them by group.
+
+    Args:
+        config_class: a dataclass of options.
+        apply: what to do with the resulting configuration and `--out`.
+    """
+
+    def __init__(
+        self, name: str, config_class: type, apply: Apply, *, help: str, epilog: str | None = None
+    ) -> None:
+        self.config_class = config_class
+        self.apply = apply
+        params = [flag(one) for one in options_of(config_class)]
+        super().__init__(name, params=[*params, *_general()], help=help, epilog=epilog, callback=self._run)
+
+    def _run(self, out: Path | None, config: Path | None, print_config: bool, **given: Any) -> None:
+        flags = {name: value for name, value in given.items() if value is not None}
+        values = self._values(flags, config)
+        if print_config:
+            click.echo(printed(self.config_class, values, self._places(config, flags)), nl=False)
+            return
+        self.apply(build(self.config_class, values, places=self._places(config, flags)), out)
+
+    def _values(self, flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+        """Flags over file; defaults are filled in by `build`."""
+        known = {one.name: one for one in options_of(self.config_class)}
+        return {
+            **(load_file(file) if file else {}),
+            **{name: parse(known[name], value) for name, value in flags.items()},
+        }
+
+    def _places(self, file: Path | None, flags: Mapping[str, Any]) -> dict[str, str]:
+        """Where the user will find each value that a message speaks of."""
+        places = {one.name: one.flag for one in options_of(self.config_class)}
+        if file:
+            places |= {name: f"{file}: {name}" for name in load_file(file) if name not in flags}
+        return places
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        for group, options in groups_of(self.config_class).items():
+            rows = [records.pop(one.name) for one in options]
+            with formatter.section(group):
+                formatter.write_dl([row for row in rows if row is not None])
+        with formatter.section("General"):
+            formatter.write_dl([record for record in records.values() if record is not None])
+
+
+def flag(one: Option) -> click.Option:
+    """The click option of a configuration option. Its value is None when it is not given."""
+    text = f"{one.help}  [{described(one)}]"
+    if one.is_flag:
+        return click.Option(
+            [one.name, f"{one.flag}/--no-{one.flag[2:]}"], default=None, is_flag=True, help=text
+        )
+    declarations = [one.name, one.flag]
+    return click.Option(
+        declarations, default=None, multiple=one.is_list, metavar=metavar(one), help=text, callback=_given
+    )
+
+
+def described(one: Option) -> str:
+    """Default and limits; the placeholder shows the type and the choices."""
+    limits = "" if one.choices or one.is_flag else _PLAIN.sub("", one.type_name).strip()
+    limits = (
+        limits.removesuffix("or nothing").strip()
+        if one.default is None
+        else limits.replace("nothing", "none")
+    )
+    default = "required" if one.required else f"default: {shown(one.default)}"
+    return f"{default}; {limits}" if limits else default
+
+
+def shown(value: Any) -> str:
+    """A default in the form in which a user would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple | set):
+        return ",".join(map(str, value)) or "empty"
+    return "none" if value is None else str(value)
+
+
+def metavar(one: Option) -> str:
+    if one.choices:
+        text = "[" + "|".join(one.choices) + "]"
+    elif "path" in one.type_name:
+        text = "PATH"
+    elif "whole number" in one.type_name:
+        text = "INT"
+    elif "number" in one.type_name:
+        text = "FLOAT"
+    else:
+        text = "TEXT"
+    return f"{text},..." if one.is_list else text
+
+
+def parse(one: Option, value: Any) -> Any:
+    """A flag's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read."""
+    if isinstance(value, bool):
+        return value
+    if one.is_list:
+        return [part for text in value for part in _parts(text)]
+    if value.lower() in NOTHING and "nothing" in one.type_name:
+        return None
+    if "mapping" in one.type_name:
+        import yaml
+
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def _parts(text: str) -> list[str]:
+    """A text without a comma is one value as it stands (a line break can be a stop string)."""
+    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else [text]
+
+
+def printed(config_class: type, values: Mapping[str, Any], places: Mapping[str, str]) -> str:
+    """The resolved configuration as YAML; required options that are not given are left for the user to fill in."""
+    missing = [one for one in options_of(config_class) if one.required and one.name not in values]
+    if not missing:
+        return to_yaml(build(config_class, values, places=places))
+    names = {one.name for one in missing}
+    rest = dataclasses.make_dataclass(
+        "Rest",
+        [
+            (
+                one.name,
+                one.type,
+                dataclasses.field(default_factory=lambda one=one: one.default, metadata={"help": one.help}),
+            )
+            for one in options_of(config_class)
+            if one.name not in names
+        ],
+        kw_only=True,
+    )
+    gaps = "".join(f"{one.name}:  # required: {one.help}\n" for one in missing)
+    return gaps + to_yaml(build(rest, values, places=places))
+
+
+def _given(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    return None if value == () else value
+
+
+def _general() -> list[click.Option]:
+    return [
+        click.Option(
+            ["--out"],
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Run folder; an existing one is continued.  [default: a new one under ./runs]",
+        ),
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="YAML file of options; flags go before it.",
+        ),
+        click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration and exit."),
+    ]

@@ -1,0 +1,118 @@
+"""The command `coalign`: a group whose commands are imported only when they run."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from coalign import __version__
+from coalign.core.errors import CoalignError
+from coalign.core.files import FULL
+from coalign.core.names import suggest
+
+COMMANDS = {
+    "quickstart": (
+        "coalign.cli.quickstart:quickstart",
+        "Align the default model on this machine and prove it.",
+    ),
+    "run": ("coalign.cli.run:run", "Run a method, or continue a run."),
+    "methods": ("coalign.cli.methods:methods", "List the methods, or explain one."),
+    "objectives": ("coalign.cli.objectives:objectives", "List the training objectives."),
+    "data": ("coalign.cli.data:data", "Check and show data files."),
+    "generate": ("coalign.cli.generate:generate", "Generate responses to a file of prompts."),
+    "chat": ("coalign.cli.chat:chat", "Talk to a model or to a run's result."),
+    "runs": ("coalign.cli.runs:runs", "List the runs."),
+    "report": ("coalign.cli.report:report", "Show or rebuild a run's report."),
+    "reproduce": ("coalign.cli.reproduce:reproduce", "Check a paper's claim at desk scale."),
+    "doctor": ("coalign.cli.doctor:doctor", "Show versions, devices, extras and caches."),
+}
+"""Command to (where it is, one line of help)."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Commands by name, imported when one of them is called. `--help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            advice = suggest(args[0], COMMANDS, "`coalign --help` lists them.")
+            raise click.UsageError(f"No such command: {args[0]!r}. {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="coalign")
+def coalign() -> None:
+    """Bring a model into line with what people want from it, and prove it."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Turns errors that a user can act on into a message and an exit code, without a traceback.
+
+    Exit codes: 0 done, 1 the work could not be done (or the reader of the output went away), 2 wrong usage or
+    configuration, 130 interrupted. `COALIGN_TRACEBACK=1` shows where an error came from.
+    """
+    try:
+        code = coalign.main(
+            args=None if argv is None else list(argv), prog_name="coalign", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except click.exceptions.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (CoalignError, OSError) as error:
+        message = _message(error)
+        if message is None or os.environ.get("COALIGN_TRACEBACK") == "1":
+            raise
+        click.echo(f"Error: {message}", err=True)
+        code = getattr(error, "exit_code", 1)
+    sys.exit(code if type(code) is int else 0)
+
+
+def _message(error: CoalignError | OSError) -> str | None:
+    """What to tell the user; None for an error that is a fault of the code."""
+    if isinstance(error, CoalignError):
+        return str(error)
+    if error.errno in FULL:
+        place = f" while writing {error.filename}" if error.filename else ""
+        return f"No space left on the disk{place}.\nFree some space and run the same command again."
+    if (
+        error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+        and error.filename
+    ):
+        return f"{error.filename}: {error.strerror}."
+    return None
+
+
+if __name__ == "__main__":
+    main()

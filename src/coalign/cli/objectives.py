@@ -1,0 +1,63 @@
+"""`coalign objectives`: the registered training objectives."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import TYPE_CHECKING
+
+import click
+
+from coalign.core.catalogue import select
+from coalign.core.system import load_system
+
+if TYPE_CHECKING:
+    from coalign.training.objective import Objective
+
+
+@click.command()
+@click.argument("name", required=False)
+def objectives(name: str | None) -> None:
+    """List the training objectives, or explain one."""
+    from coalign.training.objective import all_objectives, get_objective
+
+    register_all()
+    if name is not None:
+        click.echo(explained(get_objective(name)))
+        return
+    for one in all_objectives().values():
+        reference = "with reference" if one.reference else "no reference"
+        click.echo(f"  {one.name:<20} {one.data:<14} {reference:<15} {one.when}".rstrip())
+
+
+def explained(one: Objective) -> str:
+    """What an objective learns from, its loss, and its constants."""
+    from coalign.cli.flags import shown
+    from coalign.core.options import options_of
+
+    lines = [
+        one.name,
+        f"  data        {one.data}",
+        f"  reference   {'needed' if one.reference else 'not needed'}",
+        f"  normalised  over {one.normalise}",
+    ]
+    lines += [f"  when        {one.when}"] if one.when else []
+    lines += [f"  loss        {one.equation}"] if one.equation else []
+    summary = (inspect.getdoc(one.loss) or "").partition("\n\n")[0]
+    lines += [f"  source      {summary}"] if summary else []
+    for constant in options_of(one.constants):
+        lines.append(
+            f"    {constant.name:<20} {shown(constant.default):<10} {constant.help} ({constant.source})"
+        )
+    return "\n".join(lines)
+
+
+def register_all() -> None:
+    """Import what registers objectives: the room that holds the losses, and the systems with one of their own."""
+    import coalign.preference as room
+
+    for module in pkgutil.iter_modules(room.__path__, prefix=f"{room.__name__}."):
+        importlib.import_module(module.name)
+    for entry in select(available=True):
+        load_system(entry.slug)

@@ -1,0 +1,112 @@
+"""`coalign run METHOD`: flags from the method's configuration, a run folder around its `run`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coalign.cli.flags import ConfigCommand
+from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
+from coalign.core.errors import ConfigError
+from coalign.core.runs import Run, new_run_path
+from coalign.core.system import load_system
+
+LEARNING = "coalign.preference.learning"
+"""Module whose `learner(name)` gives `Config` and `run` for any registered objective, or raises `ConfigError`."""
+
+
+class Methods(click.Group):
+    """Every method as a subcommand; the method's module is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [entry.slug for entry in entries() if entry.available]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name.startswith("-"):
+            return None
+        return command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(
+            "Methods that can run (`coalign methods` lists all, `coalign objectives` the losses)"
+        ):
+            formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
+
+
+@click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD [OPTIONS]")
+@click.pass_context
+def run(ctx: click.Context) -> None:
+    """Run a method, or continue a run: the same command with the same --out goes on where it stopped.
+
+    METHOD is a system's name (`coalign methods`) or an objective's (`coalign objectives`).
+    `coalign run METHOD --help` shows its options.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def command(method: str) -> click.Command:
+    """The command of a system or of an objective.
+
+    Raises:
+        ConfigError: there is neither, or the system is planned.
+    """
+    entry, implementation = _find(method)
+    name = entry.slug if entry else method
+
+    def apply(config: Any, out: Path | None) -> None:
+        execute(name, implementation, config, out)
+
+    return ConfigCommand(name, implementation.Config, apply, help=_about(entry, implementation))
+
+
+def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Run:
+    """Run a method inside its run folder and keep the folder's status true, whatever happens."""
+    folder = Run.start(out or new_run_path(name), name, config, seed=getattr(config, "seed", None))
+    click.echo(f"Run folder: {folder.path}", err=True)
+    try:
+        implementation.run(config, folder)
+    except KeyboardInterrupt:
+        folder.set_status(state="interrupted")
+        click.echo(
+            f"\nStopped. To continue, give the same options and --out {shlex.quote(str(folder.path))}",
+            err=True,
+        )
+        raise
+    except Exception as error:
+        folder.set_status(state="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    folder.set_status(state="done", error=None)
+    click.echo(f"Done: {folder.path}", err=True)
+    if folder.report.exists():
+        click.echo(f"Report: {folder.report}", err=True)
+    return folder
+
+
+def _find(method: str) -> tuple[Entry | None, Any]:
+    try:
+        entry = get(method)
+    except ConfigError:
+        if importlib.util.find_spec(LEARNING) is None:
+            raise
+        return None, importlib.import_module(LEARNING).learner(method)
+    return entry, load_system(entry.slug)
+
+
+def _about(entry: Entry | None, implementation: Any) -> str:
+    """Text above the options: what it is, the paper and its claim."""
+    summary = (inspect.getdoc(implementation) or "").partition("\n\n")[0]
+    if entry is None:
+        return summary
+    parts = [summary, f"Paper: {entry.title} ({entry.year}), {entry.url}", f"Claim: {entry.claim}"]
+    if entry.reconstruction:
+        parts.append(
+            f"Confidence: {entry.confidence}, {CONFIDENCE[entry.confidence]}. {entry.reconstruction}"
+        )
+    return "\n\n".join(filter(None, parts))

@@ -1,0 +1,186 @@
+"""Progress on standard error: a bar on a terminal, a plain line every ten seconds elsewhere, nothing on request.
+
+`COALIGN_PROGRESS=0` turns it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import Task, TaskID
+    from rich.text import Text
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between plain lines."""
+
+_live: RichProgress | None = None  # the display on the terminal; work inside other work adds its bar to it
+
+
+class Progress(Protocol):
+    """What `progress` yields."""
+
+    def advance(self, count: int = 1) -> None:
+        """Count `count` more units of work as done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the rate (a loss, tokens a second); it replaces the note before."""
+        ...
+
+
+@contextlib.contextmanager
+def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progress]:
+    """Show the progress of the work in the block.
+
+    Args:
+        total: units of work; None when it is not known.
+        label: what is being done.
+        unit: what is counted, in the singular; the rate is shown in units per second.
+    """
+    if os.environ.get("COALIGN_PROGRESS") == "0":
+        yield _Silent()
+    elif sys.stderr.isatty():
+        with _terminal(total, label, unit) as bar:
+            yield bar
+    else:
+        lines = PlainProgress(total, label, unit)
+        yield lines
+        lines.close()
+
+
+class _Silent:
+    def advance(self, count: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class PlainProgress:
+    """Progress as plain lines: for logs and pipes. Work shorter than the interval writes nothing.
+
+    Args:
+        interval: seconds between lines.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        label: str,
+        unit: str,
+        *,
+        interval: float = PLAIN_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._label, self._unit = total, label, unit
+        self._interval, self._clock = interval, clock
+        self._done, self._note = 0, ""
+        self._started = self._written = clock()
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        self._write_when_due()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        self._write_when_due()
+
+    def close(self) -> None:
+        """Write the last line, if any was written before."""
+        if self._written > self._started:
+            self._write()
+
+    def _write_when_due(self) -> None:
+        if self._clock() - self._written >= self._interval:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        seconds = self._written - self._started
+        count = f"{self._done}/{self._total}" if self._total is not None else str(self._done)
+        parts = [f"{self._label}: {count} {plural(self._unit)}"]
+        if self._done:
+            parts.append(rate(self._done / seconds, self._unit))
+        if self._note:
+            parts.append(self._note)
+        if self._total is not None and 0 < self._done < self._total:
+            left = seconds * (self._total - self._done) / self._done
+            parts.append(f"{duration(left)} left")
+        print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _terminal(total: int | None, label: str, unit: str) -> Iterator[Progress]:
+    global _live
+    if _live is not None:
+        yield _add_bar(_live, total, label, unit)
+        return
+    _live = _rich_progress()
+    try:
+        with _live as display:
+            yield _add_bar(display, total, label, unit)
+    finally:
+        _live = None
+
+
+def _rich_progress() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(rate(speed, task.fields["unit"]) if speed else "")
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=Console(stderr=True),
+    )
+
+
+def _add_bar(display: RichProgress, total: int | None, label: str, unit: str) -> Progress:
+    task: TaskID = display.add_task(label, total=total, unit=unit, note="")
+
+    class Bar:
+        def advance(self, count: int = 1) -> None:
+            display.advance(task, count)
+
+        def note(self, text: str) -> None:
+            display.update(task, note=text)
+
+    return Bar()
+
+
+def rate(per_second: float, unit: str) -> str:
+    """`12.3 rows/s`; slower than one a second as `4.5 s/row`."""
+    if per_second >= 1:
+        return (
+            f"{per_second:.3g} {plural(unit)}/s"
+            if per_second < 1000
+            else f"{per_second:.0f} {plural(unit)}/s"
+        )
+    return f"{1 / per_second:.3g} s/{unit}"
+
+
+def plural(unit: str) -> str:
+    return f"{unit}es" if unit.endswith(("ch", "sh", "s", "x")) else f"{unit}s"
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `12:05`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

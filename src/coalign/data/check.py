@@ -1,0 +1,287 @@
+"""What `coalign data check` finds out about records before any model is loaded."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.encoding import Encoded, encode_records, shorten
+from coalign.data.frame import EncodingError, Frame
+from coalign.data.readers import RecordSet
+from coalign.data.records import Feedback, Judgment, Preference, Ranking, Record, responses_of
+from coalign.data.splits import prompt_key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+N_BINS = 12
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long one part of the records is, in `unit`. `bins` are (from, to, count), both ends included."""
+
+    part: str
+    unit: str
+    count: int
+    mean: float
+    median: float
+    p95: int
+    longest: int
+    bins: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A record as the model would see it: the prompt as context, and (name, text) of each response."""
+
+    place: str
+    prompt: str
+    responses: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The findings.
+
+    Attributes:
+        usable: there is at least one good record, and no bad one that would stop a run.
+        duplicates: records that repeat an earlier one exactly.
+        repeated_prompts: records whose prompt an earlier record has, with other responses.
+        identical_responses: records two of whose responses are the same.
+        ties: preferences with equal scores, rankings with responses of equal score.
+        reversed_scores: preferences whose rejected response has the higher score.
+        classes: counts of thumbs up and down, for feedback and judged records that have them.
+        truncated_prompts, truncated_responses, dropped: under the given lengths; None when none were given.
+    """
+
+    source: str
+    kind: str
+    recognised: str
+    usable: bool
+    n_records: int
+    n_bad: int
+    problems: list[RecordProblem]
+    lengths: list[Lengths]
+    duplicates: int
+    repeated_prompts: int
+    empty_prompts: int
+    identical_responses: int
+    ties: int
+    reversed_scores: int
+    classes: dict[str, int] = field(default_factory=dict)
+    max_prompt_length: int | None = None
+    max_length: int | None = None
+    truncated_prompts: int | None = None
+    truncated_responses: int | None = None
+    dropped: list[RecordProblem] | None = None
+    examples: list[Example] = field(default_factory=list)
+    rejects: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def warnings(self) -> list[str]:
+        """What may be meant but often is a mistake, one sentence each."""
+        counts = [
+            (self.duplicates, "Exact duplicates of an earlier record"),
+            (self.identical_responses, "Records with the same response twice, from which nothing is learnt"),
+            (self.reversed_scores, "Records that score the rejected response above the chosen one"),
+            (self.ties, "Records with tied scores"),
+            (
+                self.empty_prompts if self.empty_prompts < self.n_records else 0,
+                "Records with an empty prompt",
+            ),
+            (self.truncated_responses or 0, "Responses that are cut and lose their end of turn"),
+            (len(self.dropped or ()), "Records dropped because their prompt leaves no room for a response"),
+        ]
+        lines = [f"{what}: {number:,}." for number, what in counts if number]
+        for name, number in self.classes.items():
+            if number == 0:
+                lines.append(f"No record is labelled {name}: most objectives on feedback need both.")
+        return lines
+
+
+def check_records(
+    found: RecordSet,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    show: int = 3,
+    skip_bad: bool = False,
+    label: str | None = None,
+) -> Check:
+    """Examine what `scan_records` found.
+
+    Args:
+        tokenizer: measure lengths in tokens and render the examples through its chat template; without one lengths
+            are in words (characters, for scripts without spaces) and examples are as in the file.
+        max_prompt_length, max_length: count what these lengths would cut or drop; they need a tokenizer.
+        show: examples.
+        skip_bad: bad records do not make the data unusable.
+        label: show a progress bar under this name while encoding.
+    """
+    records = found.records
+    problems = list(found.problems)
+    encoded: Encoded | None = None
+    if tokenizer is not None:
+        try:
+            # Uncut first: the histogram shows what is there; what would be cut is counted from the same tokens.
+            encoded = encode_records(records, tokenizer, label=label)
+        except DataError as error:
+            problems += error.problems
+    keys = [prompt_key(record) for record in records]
+    whole = [(key, responses_of(record)) for key, record in zip(keys, records, strict=True)]
+    cut = _cut(encoded, tokenizer, records, max_prompt_length, max_length)
+    return Check(
+        source=found.source,
+        kind=found.kind,
+        recognised=found.recognised,
+        usable=bool(records) and (len(problems) == len(found.problems)) and (skip_bad or not problems),
+        n_records=len(records),
+        n_bad=found.n_bad,
+        problems=problems,
+        lengths=_lengths(records, encoded),
+        duplicates=len(whole) - len(set(whole)),
+        repeated_prompts=len(set(whole)) - len(set(keys)),
+        empty_prompts=sum(not record.prompt for record in records),
+        identical_responses=sum(len(set(one)) < len(one) for one in map(responses_of, records)),
+        ties=sum(map(_is_tied, records)),
+        reversed_scores=sum(map(_is_reversed, records)),
+        classes=_classes(records),
+        max_prompt_length=max_prompt_length,
+        max_length=max_length,
+        examples=_examples(records[:show], tokenizer),
+        rejects=str(found.rejects) if found.rejects else None,
+        **cut,
+    )
+
+
+def _cut(
+    encoded: Encoded | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    records: Sequence[Record],
+    max_prompt_length: int | None,
+    max_length: int | None,
+) -> dict[str, Any]:
+    if encoded is None or tokenizer is None or (max_prompt_length is None and max_length is None):
+        return {}
+    shortened = shorten(encoded.records, records, tokenizer.bos_token_id, max_prompt_length, max_length)
+    return {
+        "truncated_prompts": shortened.n_truncated_prompts,
+        "truncated_responses": shortened.n_truncated_responses,
+        "dropped": shortened.dropped,
+    }
+
+
+def _lengths(records: Sequence[Record], encoded: Encoded | None) -> list[Lengths]:
+    parts: dict[str, list[int]] = {"prompt": []}
+    if encoded is not None:
+        unit = "tokens"
+        for one in encoded.records:
+            parts["prompt"].append(len(one.prompt_ids))
+            for name, ids in zip(_names(records[one.record_index]), one.response_ids, strict=True):
+                parts.setdefault(name, []).append(len(ids))
+    else:
+        texts = [text for record in records for text in (_prompt_text(record), *responses_of(record))]
+        unit = "characters" if sum(map(len, texts)) > 15 * sum(map(_words, texts)) else "words"
+        measure = len if unit == "characters" else _words
+        for record in records:
+            parts["prompt"].append(measure(_prompt_text(record)))
+            for name, text in zip(_names(record), responses_of(record), strict=True):
+                parts.setdefault(name, []).append(measure(text))
+    return [_summary(part, unit, values) for part, values in parts.items() if values]
+
+
+def _summary(part: str, unit: str, values: list[int]) -> Lengths:
+    ordered = sorted(values)
+    p95 = ordered[max(0, -(-95 * len(ordered) // 100) - 1)]
+    return Lengths(
+        part=part,
+        unit=unit,
+        count=len(values),
+        mean=round(statistics.fmean(values), 1),
+        median=statistics.median(values),
+        p95=p95,
+        longest=ordered[-1],
+        bins=_bins(ordered, p95),
+    )
+
+
+def _bins(ordered: Sequence[int], p95: int) -> list[tuple[int, int, int]]:
+    """Equal steps up to a little above the 95th percentile, the long tail in one last bin."""
+    top = max(p95, 1)
+    step = next(size for size in _steps() if size * (N_BINS - 1) > top)
+    counts = Counter(min(value // step, N_BINS - 1) for value in ordered)
+    last = max(counts)
+    return [
+        (index * step, ordered[-1] if index == last else (index + 1) * step - 1, counts[index])
+        for index in range(min(counts), last + 1)
+    ]
+
+
+def _steps() -> Iterable[int]:
+    """1, 2, 5, 10, 20, 50, ..."""
+    power = 1
+    while True:
+        yield from (power, 2 * power, 5 * power)
+        power *= 10
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    """What the responses of a record are called, one name each."""
+    if isinstance(record, Preference):
+        return ("chosen", "rejected")
+    return ("response" if isinstance(record, Ranking) else "completion",) * len(responses_of(record))
+
+
+def _prompt_text(record: Record) -> str:
+    return "\n\n".join(one["content"] for one in record.prompt)
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _is_tied(record: Record) -> bool:
+    if isinstance(record, Ranking):
+        return len(set(record.scores)) < len(record.scores)
+    return isinstance(record, Preference) and None is not record.chosen_score == record.rejected_score
+
+
+def _is_reversed(record: Record) -> bool:
+    if not isinstance(record, Preference) or record.chosen_score is None or record.rejected_score is None:
+        return False
+    return record.chosen_score < record.rejected_score
+
+
+def _classes(records: Sequence[Record]) -> dict[str, int]:
+    labels = [record.label for record in records if isinstance(record, Feedback | Judgment)]
+    given = [label for label in labels if label is not None]
+    return {"true": given.count(True), "false": given.count(False)} if given else {}
+
+
+def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | None) -> list[Example]:
+    frame = Frame(tokenizer) if tokenizer is not None else None
+    examples = []
+    for record in records:
+        source = record.source
+        place = (
+            f"{source.file}:{source.line}" if source.line is not None else f"{source.file}[{source.index}]"
+        )
+        try:
+            prompt, responses = frame.texts(record) if frame else (_turns(record), responses_of(record))
+        except EncodingError:  # already among the problems
+            continue
+        examples.append(Example(place, prompt, list(zip(_names(record), responses, strict=True))))
+    return examples
+
+
+def _turns(record: Record) -> str:
+    return "\n".join(f"{one['role']}: {one['content']}" for one in record.prompt)

@@ -1,0 +1,132 @@
+"""The findings of `coalign data check` in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from coalign.core.errors import RecordProblem
+from coalign.data.check import Check, Example, Lengths
+
+BAR_WIDTH = 40
+SHOWN_PROBLEMS = 20
+SHOWN_CHARACTERS = 600
+
+
+def print_check(check: Check, console: Console) -> None:
+    """Print everything: recognised, counts, lengths, warnings, examples, bad records, verdict."""
+    console.print(Text(check.source, style="bold"), soft_wrap=True)
+    console.print(Text(f"Recognised: {check.recognised}."), soft_wrap=True)
+    console.print()
+    console.print(_counts(check))
+    for lengths in check.lengths:
+        console.print()
+        _print_lengths(lengths, console)
+    for line in check.warnings():
+        console.print(Text.assemble(("\nwarning ", "yellow"), line), soft_wrap=True)
+    if check.examples:
+        marked = "highlighted" if console.color_system else "between ⟦ and ⟧"
+        console.print(Text(f"\nFirst records; what can be trained on is {marked}", style="bold"))
+        for example in check.examples:
+            _print_example(example, console)
+    _print_problems("Bad records", check.problems, console)
+    _print_problems("Dropped for length", check.dropped or [], console)
+    console.print()
+    console.print(_verdict(check), soft_wrap=True)
+
+
+def _counts(check: Check) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    rows: list[tuple[str, int | str]] = [
+        ("usable records", check.n_records),
+        ("bad records", check.n_bad),
+        ("exact duplicates", check.duplicates),
+        ("same prompt, other responses", check.repeated_prompts),
+    ]
+    if check.kind in ("preference", "ranking"):
+        rows += [("identical responses", check.identical_responses), ("tied scores", check.ties)]
+    rows += [
+        (f"labelled {name}", f"{count} ({_share(count, check.classes)})")
+        for name, count in check.classes.items()
+    ]
+    if check.truncated_prompts is not None:
+        limits = {"max prompt length": check.max_prompt_length, "max length": check.max_length}
+        said = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+        rows += [
+            (f"prompts cut ({said})", check.truncated_prompts),
+            (f"responses cut ({said})", check.truncated_responses or 0),
+            (f"dropped ({said})", len(check.dropped or [])),
+        ]
+    for name, value in rows:
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else value)
+    return table
+
+
+def _share(count: int, classes: dict[str, int]) -> str:
+    return f"{count / sum(classes.values()):.0%}"
+
+
+def _print_lengths(lengths: Lengths, console: Console) -> None:
+    said = (
+        f"median {lengths.median:g}, mean {lengths.mean:g}, 95 % {lengths.p95:,}, longest {lengths.longest:,}"
+    )
+    console.print(Text.assemble((f"{lengths.part} ", "bold"), f"{lengths.unit}: {said}"), soft_wrap=True)
+    most = max(count for *_, count in lengths.bins)
+    labels = [f"{start}-{end}" if end > start else str(start) for start, end, _ in lengths.bins]
+    width = max(map(len, labels))
+    for label, (_, _, count) in zip(labels, lengths.bins, strict=True):
+        bar = "█" * max(round(BAR_WIDTH * count / most), 1 if count else 0)
+        console.print(Text.assemble(f"  {label:>{width}} ", (bar, "cyan"), f" {count:,}"))
+
+
+def _print_example(example: Example, console: Console) -> None:
+    console.print(Text(f"\n{example.place}", style="dim"), soft_wrap=True)
+    opening, closing = ("", "") if console.color_system else ("⟦", "⟧")
+    _print_indented(Text(_visible(example.prompt, keep_end=True), style="dim"), console)
+    for name, response in example.responses:
+        trained = f"{opening}{_visible(response)}{closing}"
+        _print_indented(Text.assemble((f"{name}: ", "bold"), (trained, "black on green")), console)
+
+
+def _print_indented(text: Text, console: Console) -> None:
+    console.print(Padding(text, (0, 0, 0, 2), expand=False))
+
+
+def _visible(text: str, *, keep_end: bool = False) -> str:
+    """Text without control characters, shortened: a prompt keeps its end, where the response joins."""
+    clean = "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
+    if len(clean) <= SHOWN_CHARACTERS:
+        return clean
+    half = SHOWN_CHARACTERS // 2
+    start, end = (half, half) if keep_end else (SHOWN_CHARACTERS - 60, 60)
+    return f"{clean[:start]} [... {len(clean) - start - end} characters ...] {clean[-end:]}"
+
+
+def _print_problems(title: str, problems: list[RecordProblem], console: Console) -> None:
+    if not problems:
+        return
+    console.print(Text(f"\n{title}", style="bold"))
+    for problem in problems[:SHOWN_PROBLEMS]:
+        console.print(Text(str(problem)), soft_wrap=True)
+    if len(problems) > SHOWN_PROBLEMS:
+        console.print(f"... and {len(problems) - SHOWN_PROBLEMS} more (all with --json)")
+
+
+def _verdict(check: Check) -> Text:
+    bad = f" Bad records: {check.n_bad:,}" if check.n_bad else ""
+    if check.usable:
+        where = f" (in {check.rejects})" if check.rejects else ""
+        left_out = f"{bad}, left out{where}." if bad else ""
+        return Text.assemble(("Usable", "bold green"), f": {check.n_records:,} records.{left_out}")
+    if not check.n_records:
+        return Text.assemble(("Not usable", "bold red"), ": no record can be used.")
+    if not check.n_bad:
+        return Text.assemble(("Not usable", "bold red"), ": this tokenizer cannot encode the records above.")
+    return Text.assemble(
+        ("Not usable", "bold red"),
+        f" as it is.{bad}: correct them, or leave them out with --on-bad-record skip.",
+    )

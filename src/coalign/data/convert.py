@@ -1,0 +1,102 @@
+"""From one kind of record to another, where the meaning is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from coalign.core.errors import DataError
+from coalign.data.records import (
+    Demonstration,
+    Feedback,
+    Judgment,
+    Kind,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Record,
+)
+
+CONVERSIONS: dict[tuple[Kind, Kind], str] = {
+    ("preference", "ranking"): "a ranking of two",
+    ("preference", "feedback"): "thumbs up for the chosen and thumbs down for the rejected response",
+    ("preference", "demonstration"): "the chosen response",
+    ("ranking", "preference"): "the best against the worst response",
+    ("ranking", "demonstration"): "the best response",
+    ("feedback", "demonstration"): "the responses with thumbs up",
+    ("judgment", "feedback"): "the judgment's verdict",
+}
+"""What each conversion keeps, in words. Any kind becomes `prompt` by leaving its responses out."""
+
+
+def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record]:
+    """Records of kind `wanted` from records of kind `found`.
+
+    A record that has no counterpart (a ranking of ties as a preference, thumbs down as a demonstration) is left out;
+    the difference in length says how many.
+
+    Raises:
+        DataError: there is no conversion that keeps the meaning.
+    """
+    if found == wanted:
+        return list(records)
+    if wanted != "prompt" and (found, wanted) not in CONVERSIONS:
+        possible = sorted(target for source, target in CONVERSIONS if source == found)
+        raise DataError(
+            f"{found} records were found, {wanted} records are needed.",
+            hint=f"{found} records can be read as: {', '.join(possible) or 'nothing else'}.",
+        )
+    return [one for record in records for one in _convert(record, wanted)]
+
+
+def _convert(record: Record, wanted: Kind) -> list[Record]:
+    common: dict[str, Any] = {
+        "prompt": record.prompt,
+        "source": record.source,
+        "extra": record.extra,
+        "plain": record.plain,
+    }
+    match record, wanted:
+        case _, "prompt":
+            return [PromptRecord(**common)]
+        case Preference(), "ranking":
+            scores = _scores(record)
+            return [Ranking(**common, responses=(record.chosen, record.rejected), scores=scores)]
+        case Preference(), "feedback":
+            pair = ((record.chosen, True), (record.rejected, False))
+            return [Feedback(**common, completion=text, label=label) for text, label in pair]
+        case Preference(), "demonstration":
+            return [Demonstration(**common, completion=record.chosen)]
+        case Ranking(), "preference":
+            order = sorted(range(len(record.scores)), key=lambda n: -record.scores[n])
+            best, worst = order[0], order[-1]
+            if record.scores[best] == record.scores[worst]:
+                return []
+            return [
+                Preference(
+                    **common,
+                    chosen=record.responses[best],
+                    rejected=record.responses[worst],
+                    chosen_score=record.scores[best],
+                    rejected_score=record.scores[worst],
+                )
+            ]
+        case Ranking(), "demonstration":
+            best = max(range(len(record.scores)), key=lambda n: record.scores[n])
+            return [Demonstration(**common, completion=record.responses[best])]
+        case Feedback(), "demonstration":
+            return [Demonstration(**common, completion=record.completion)] if record.label else []
+        case Judgment(), "feedback":
+            if record.label is None:
+                return []
+            return [Feedback(**common, completion=record.completion, label=record.label)]
+    raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
+
+
+def _scores(record: Preference) -> tuple[float, float]:
+    """A preference's scores where both are there and agree with it, else 1 and 0."""
+    chosen, rejected = record.chosen_score, record.rejected_score
+    if chosen is None or rejected is None or math.isnan(chosen) or math.isnan(rejected) or chosen <= rejected:
+        return 1.0, 0.0
+    return chosen, rejected

@@ -1,0 +1,205 @@
+"""From records to token ids: prompt and response tokenised apart and joined, so that a response's tokens are known.
+
+A templated response is what the chat template adds after the generation prompt: role headers belong to the prompt,
+the end-of-turn token to the response, the line break that some templates (ChatML) put after it to neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.core.progress import progress
+from coalign.data.frame import EncodingError, Frame
+from coalign.data.records import Feedback, Judgment, Messages, Preference, Ranking, Record, responses_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """A record as token ids.
+
+    Attributes:
+        record_index: its position in the records that were given.
+        prompt_ids: the prompt, generation prompt included.
+        response_ids: each response, end-of-turn token included unless it was cut off.
+        trained: for each response a mask over its tokens; None when every token counts.
+        values: what the record says of each response (`ScoredBatch.values`): a ranking's scores, a preference's
+            scores or 1 and 0, feedback's or a judgment's 1 or 0, NaN where nothing is said.
+        truncated: the prompt or a response was cut.
+    """
+
+    record_index: int
+    prompt_ids: list[int]
+    response_ids: list[list[int]]
+    trained: list[list[bool]] | None
+    values: list[float]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Records as token ids, and what had to be cut or left out for length.
+
+    `dropped` names every record that is not in `records`: its prompt leaves no room for a response.
+    """
+
+    records: list[EncodedRecord]
+    n_truncated_prompts: int = 0
+    n_truncated_responses: int = 0
+    dropped: list[RecordProblem] = field(default_factory=list)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, plain: bool = False
+) -> list[int]:
+    """Token ids of a prompt, ready for the response.
+
+    With a chat template: the rendered messages and the generation prompt. `plain`: the contents joined as they are.
+    Messages for a tokenizer without a template: the Anthropic HH form (`\\n\\nHuman: ...\\n\\nAssistant:`). The last
+    two start with the BOS token if the tokenizer adds one. An empty prompt is BOS, or EOS where there is none.
+
+    Raises:
+        DataError: the template refuses the messages (no system role, roles that must alternate, ...).
+    """
+    frame = Frame(tokenizer)
+    try:
+        return frame.ids(frame.prompt(messages, plain))
+    except EncodingError as error:
+        raise DataError(str(error)) from error
+
+
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str, *, plain: bool = False
+) -> list[int]:
+    """Token ids of a response to `messages`, to be put after `encode_prompt` of the same messages.
+
+    Raises:
+        DataError: the template refuses the messages, changes the prompt when the answer is added, or the tokenizer
+            cannot keep prompt and response apart.
+        ModelError: the tokenizer has no EOS token and needs one.
+    """
+    frame = Frame(tokenizer)
+    try:
+        prompt = frame.prompt(messages, plain)
+        text = frame.response(messages, response, plain, prompt)
+        return frame.response_ids(prompt, frame.ids(prompt), text)
+    except EncodingError as error:
+        raise DataError(str(error)) from error
+
+
+def encode_records(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    plain: bool = False,
+    label: str | None = None,
+) -> Encoded:
+    """Encode records.
+
+    Args:
+        max_prompt_length: prompts are cut from the left to this many tokens (a leading BOS is kept).
+        max_length: prompt and response together; responses are cut from the right. A response that is cut has no
+            end-of-turn token. A record whose prompt leaves no room is dropped, and named.
+        plain: records read from plain text are joined as they are although there is a chat template.
+        label: show a progress bar under this name.
+
+    Raises:
+        DataError: records that this tokenizer or its chat template cannot encode, every one named.
+        ModelError: the tokenizer has no end-of-turn or EOS token.
+    """
+    encoded: list[EncodedRecord] = []
+    problems: list[RecordProblem] = []
+    frame = Frame(tokenizer)
+    for index, record in enumerate(_progress(records, label)):
+        try:
+            prompt_ids, response_ids = _encode_record(record, frame, plain)
+        except EncodingError as error:
+            problems.append(_problem(record, error.field, error.problem, error.expected))
+            continue
+        encoded.append(EncodedRecord(index, prompt_ids, response_ids, None, values_of(record), False))
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
+        )
+    return shorten(encoded, records, tokenizer.bos_token_id, max_prompt_length, max_length)
+
+
+def shorten(
+    encoded: Sequence[EncodedRecord],
+    records: Sequence[Record],
+    bos_token_id: Any,
+    max_prompt_length: int | None,
+    max_length: int | None,
+) -> Encoded:
+    """Cut encoded records to the given lengths (see `encode_records`), and count what that took."""
+    kept: list[EncodedRecord] = []
+    dropped: list[RecordProblem] = []
+    n_prompts = n_responses = 0
+    for one in encoded:
+        prompt_ids = _cut_left(one.prompt_ids, max_prompt_length, bos_token_id)
+        room = None if max_length is None else max_length - len(prompt_ids)
+        if room is not None and (room < 0 or (room == 0 and one.response_ids)):
+            problem = f"{len(prompt_ids)} tokens leave no room in max_length {max_length}"
+            expected = "a shorter prompt, or max_prompt_length to cut it"
+            dropped.append(_problem(records[one.record_index], "prompt", problem, expected))
+            continue
+        response_ids = [ids[:room] for ids in one.response_ids]
+        n_cut = sum(len(short) < len(ids) for short, ids in zip(response_ids, one.response_ids, strict=True))
+        cut_prompt = len(prompt_ids) < len(one.prompt_ids)
+        n_prompts += cut_prompt
+        n_responses += n_cut
+        kept.append(
+            replace(one, prompt_ids=prompt_ids, response_ids=response_ids, truncated=cut_prompt or n_cut > 0)
+        )
+    return Encoded(kept, n_prompts, n_responses, dropped)
+
+
+def values_of(record: Record) -> list[float]:
+    """What a record says of each of its responses (see `EncodedRecord.values`)."""
+    match record:
+        case Ranking():
+            return list(record.scores)
+        case Preference():
+            if record.chosen_score is None or record.rejected_score is None:
+                return [1.0, 0.0]
+            return [record.chosen_score, record.rejected_score]
+        case Feedback() | Judgment(label=bool()):
+            return [float(bool(record.label))]
+        case _:
+            return [math.nan] * len(responses_of(record))
+
+
+def _encode_record(record: Record, frame: Frame, plain: bool) -> tuple[list[int], list[list[int]]]:
+    prompt, responses = frame.texts(record, plain)
+    prompt_ids = frame.ids(prompt)
+    return prompt_ids, [frame.response_ids(prompt, prompt_ids, text) for text in responses]
+
+
+def _cut_left(ids: list[int], length: int | None, bos: Any) -> list[int]:
+    if length is None or len(ids) <= length:
+        return ids
+    if bos is not None and ids[0] == bos and length > 1:
+        return [bos, *ids[len(ids) - length + 1 :]]
+    return ids[len(ids) - length :]
+
+
+def _problem(record: Record, name: str, problem: str, expected: str) -> RecordProblem:
+    return RecordProblem(record.source.file, record.source.line, name, problem, expected, record.source.index)
+
+
+def _progress(records: Sequence[Record], label: str | None) -> Iterator[Record]:
+    if label is None:
+        yield from records
+        return
+    with progress(len(records), label, unit="record") as bar:
+        for record in records:
+            yield record
+            bar.advance()

@@ -1,0 +1,156 @@
+"""The text around prompts and responses: chat template, BOS, end of turn; and its tokens, split where they meet."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from coalign.core.errors import ModelError
+from coalign.data.messages import render_transcript
+from coalign.data.records import Messages, Record, responses_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ANSWER = "coalign"  # stands for an answer, to see what a template puts after one
+
+
+class EncodingError(ValueError):
+    """What is wrong with one record under a tokenizer."""
+
+    def __init__(self, field: str, problem: str, expected: str) -> None:
+        super().__init__(f"{field}: {problem}, expected {expected}")
+        self.field = field
+        self.problem = problem
+        self.expected = expected
+
+
+class Frame:
+    """How a tokenizer wants prompts and responses written. Reads the tokenizer once; see `coalign.data.encoding`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @cached_property
+    def bos(self) -> str:
+        """The BOS token when the tokenizer puts one before a text, else nothing."""
+        if self.tokenizer.bos_token_id is None:
+            return ""
+        ids = cast("list[int]", self.tokenizer("a")["input_ids"])
+        return str(self.tokenizer.bos_token) if ids and ids[0] == self.tokenizer.bos_token_id else ""
+
+    @cached_property
+    def eos(self) -> str:
+        if not self.tokenizer.eos_token:
+            raise ModelError(
+                "The tokenizer has no EOS token.",
+                hint="Set `eos_token` in the model's tokenizer_config.json.",
+            )
+        return str(self.tokenizer.eos_token)
+
+    @cached_property
+    def turn_end(self) -> tuple[str, str]:
+        """(what the template puts after an answer, what of it is the response's).
+
+        The response ends with the first special token: the line break after it (ChatML) or an end-of-text token
+        (Phi-3) belongs to no turn. A template that ends a turn without a special token gets EOS.
+        """
+        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+        after = self.render(cast(Messages, chat), generation_prompt=False).rpartition(_ANSWER)[2]
+        added = {one.content for one in self.tokenizer.added_tokens_decoder.values() if one.special}
+        special = added | {str(one) for one in self.tokenizer.all_special_tokens}
+        ends = [(after.index(token), -len(token)) for token in special if token in after]
+        if not ends:
+            return after, after.rstrip() + self.eos
+        start, length = min(ends)
+        return after, after[: start - length]
+
+    def texts(self, record: Record, plain: bool = False) -> tuple[str, list[str]]:
+        """(prompt, responses) of a record, exactly as they are tokenised.
+
+        Text without messages is joined as it is where there is no template, or when `plain` asks for it.
+
+        Raises:
+            EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
+        """
+        plain = record.plain and (plain or not self.tokenizer.chat_template)
+        prompt = self.prompt(record.prompt, plain)
+        return prompt, [self.response(record.prompt, one, plain, prompt) for one in responses_of(record)]
+
+    def prompt(self, messages: Messages, plain: bool) -> str:
+        if plain or not messages:
+            return self.bos + "".join(one["content"] for one in messages) or str(
+                self.tokenizer.bos_token or self.eos
+            )
+        if not self.tokenizer.chat_template:
+            return self.bos + render_transcript(messages)
+        return self.render(messages, generation_prompt=True)
+
+    def response(self, messages: Messages, response: str, plain: bool, prompt: str) -> str:
+        """The text of a response to `messages`, whose text is `prompt`."""
+        if plain or not messages:
+            return response + self.eos
+        if not self.tokenizer.chat_template:
+            return f" {response}{self.eos}"
+        full = self.render([*messages, {"role": "assistant", "content": response}], generation_prompt=False)
+        if not full.startswith(prompt):
+            raise _rewritten(prompt, full)
+        after, kept = self.turn_end
+        return full[len(prompt) :].removesuffix(after) + kept
+
+    def render(self, messages: Messages, *, generation_prompt: bool) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                cast(Any, messages), tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as error:
+            roles = ", ".join(one["role"] for one in messages)
+            problem = f"the chat template refuses these messages ({error.message})"
+            raise EncodingError("prompt", problem, f"a template that takes the roles {roles}") from error
+        return cast(str, text)
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text that holds its own special tokens: adding them again would double the BOS token."""
+        return cast("list[int]", self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def response_ids(self, prompt: str, prompt_ids: list[int], text: str) -> list[int]:
+        """Tokens of a response, such that prompt and response tokens together decode to the whole text.
+
+        Raises:
+            EncodingError: the tokenizer merges the end of the prompt with the start of the response.
+        """
+        ids = self.ids(text)
+        joined = self._decode(prompt_ids + ids)
+        full = prompt + text
+        if joined == full:
+            return ids
+        # Some tokenizers put a space before every text they are given, others change characters: ask the whole text.
+        fast = bool(self.tokenizer.is_fast)
+        whole = self.tokenizer(full, add_special_tokens=False, verbose=False, return_offsets_mapping=fast)
+        whole_ids = cast("list[int]", whole["input_ids"])
+        if joined == self._decode(whole_ids):
+            return ids
+        offsets = cast("list[tuple[int, int]]", whole["offset_mapping"]) if fast else []
+        first = next((row for row, (start, _) in enumerate(offsets) if start >= len(prompt)), None)
+        if first is None or whole_ids[:first] != prompt_ids:
+            problem = "the tokenizer merges its start with the end of the prompt"
+            raise EncodingError("response", problem, "a token boundary between prompt and response")
+        return whole_ids[first:]
+
+    def _decode(self, ids: list[int]) -> str:
+        return cast(
+            str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+
+def _rewritten(prompt: str, full: str) -> EncodingError:
+    pairs = enumerate(zip(full, prompt, strict=False))
+    at = next((place for place, (one, other) in pairs if one != other), min(len(full), len(prompt)))
+    return EncodingError(
+        "prompt",
+        "the chat template changes it when the answer is added "
+        f"({prompt[at : at + 30]!r} becomes {full[at : at + 30]!r})",
+        "a template that only appends, so that prompt and response can be told apart",
+    )

@@ -1,0 +1,140 @@
+"""`read_records`: any supported source as typed records, with every bad one named."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import write_rows
+from coalign.data.columns import recognise
+from coalign.data.parse import parse_row
+from coalign.data.records import Kind, Record, Source
+from coalign.data.rows import Row, iter_rows
+
+OnBadRecord = Literal["fail", "skip"]
+
+_LOOK_AHEAD = 100
+"""Rows from which the kind is recognised."""
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """What was read.
+
+    Attributes:
+        records: the usable ones, in order.
+        kind: their kind.
+        recognised: one sentence: what, and from which columns.
+        problems: everything wrong with the others (several may belong to one record).
+        source: the file, folder or hub id.
+        rejects: where the others were written, when they were.
+    """
+
+    records: list[Record]
+    kind: Kind
+    recognised: str
+    source: str
+    problems: list[RecordProblem] = field(default_factory=list)
+    rejects: Path | None = None
+
+    @property
+    def n_bad(self) -> int:
+        """Records that could not be used."""
+        return len({(one.line, one.index) for one in self.problems})
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def read_records(
+    source: str | Path,
+    *,
+    kind: Kind | None = None,
+    split: str = "train",
+    on_bad_record: OnBadRecord = "fail",
+    rejects: Path | None = None,
+    limit: int | None = None,
+) -> RecordSet:
+    """Read records.
+
+    Args:
+        source: a JSON Lines, JSON, CSV or Parquet file (the first three also as .gz or .zst), a folder written by
+            `datasets`, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
+        kind: what is wanted, when the columns allow more than one; `prompt` takes the prompts of any kind.
+        split: of a data set of the hub or on disk.
+        on_bad_record: `fail` raises with every problem; `skip` leaves bad records out and counts them.
+        rejects: with `skip`, a JSON Lines file for the bad records and their problems; not written when there are none.
+        limit: read only the first rows.
+
+    Raises:
+        DataError: the source cannot be read or recognised, a record is bad (under `fail`), or none is usable.
+    """
+    result = scan_records(
+        source, kind=kind, split=split, rejects=rejects if on_bad_record == "skip" else None, limit=limit
+    )
+    if result.problems and on_bad_record == "fail":
+        total = len(result.records) + result.n_bad
+        raise DataError(
+            f"{result.source}: {result.n_bad} of {total} records cannot be used ({result.kind}).",
+            result.problems,
+            hint="Correct them, or leave them out with --on-bad-record skip (they are counted and can be written to a file).",
+        )
+    if not result.records:
+        raise DataError(f"{result.source}: no record can be used.", result.problems)
+    return result
+
+
+def scan_records(
+    source: str | Path,
+    *,
+    kind: Kind | None = None,
+    split: str = "train",
+    rejects: Path | None = None,
+    limit: int | None = None,
+) -> RecordSet:
+    """As `read_records`, but bad records never raise: they are in `problems`.
+
+    Raises:
+        DataError: the source cannot be read or recognised.
+    """
+    name = "<stdin>" if str(source) == "-" else str(source)
+    rows = itertools.islice(iter_rows(source, split), limit)
+    first = list(itertools.islice(rows, _LOOK_AHEAD))
+    values = [row.value for row in first if row.value is not None]
+    if not values:
+        problems = [row.problem for row in first if row.problem is not None]
+        raise DataError(f"{name}: none of the first {len(first)} rows can be read.", problems)
+    layout = recognise(values, name, kind)
+    records: list[Record] = []
+    problems: list[RecordProblem] = []
+    bad: list[dict[str, Any]] = []
+    for row in itertools.chain(first, rows):
+        parsed = (
+            [row.problem]
+            if row.problem
+            else parse_row(row.value or {}, layout, Source(name, row.line, row.index))
+        )
+        if isinstance(parsed, Record):
+            records.append(parsed)
+        else:
+            problems.extend(parsed)
+            bad.append(_reject(row, parsed))
+    if rejects is not None and bad:
+        write_rows(rejects, bad)
+    return RecordSet(records, layout.kind, layout.recognised, name, problems, rejects if bad else None)
+
+
+def _reject(row: Row, problems: Iterable[RecordProblem]) -> dict[str, Any]:
+    """What the reject file holds of a bad row: the row as it was, and why."""
+    return {
+        "line": row.line,
+        "index": row.index,
+        "row": row.raw if row.value is None else row.value,
+        "problems": [
+            {"field": one.field, "problem": one.problem, "expected": one.expected} for one in problems
+        ],
+    }

@@ -1,0 +1,340 @@
+"""Rows of any file: JSON Lines, JSON, CSV, Parquet, a data set of the hub or on disk. No meaning, only values."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.messages import describe
+
+FORMATS = ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder that datasets saved, a hub id, or -"
+_HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
+_LIST_COLUMNS = frozenset(
+    ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
+)
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it was read.
+
+    Attributes:
+        value: the columns; None where the row could not be read, then `problem` says why.
+        line: 1-based first line; None where the source has no lines.
+        index: 0-based position.
+        raw: the text of a row that could not be read.
+    """
+
+    value: dict[str, Any] | None
+    line: int | None
+    index: int
+    problem: RecordProblem | None = None
+    raw: str = ""
+
+
+def iter_rows(source: str | Path, split: str = "train") -> Iterator[Row]:
+    """The rows of `source` (see `coalign.data.readers.read_records`).
+
+    Raises:
+        DataError: absent, empty, of unknown format, damaged, or binary.
+    """
+    name = str(source)
+    if name == "-":
+        return _json_lines(sys.stdin.buffer.read(), "<stdin>")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _saved_dataset(path, split)
+    if path.is_file():
+        return _file_rows(path, name)
+    if _HUB_ID.match(name) and not _suffix(path):
+        return _hub_rows(name, split)
+    raise DataError(f"{name}: no such file.", hint=f"Readable: {FORMATS}.")
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that tells the format, without that of the compression; empty when it tells none."""
+    suffixes = [one.lower() for one in path.suffixes if one.lower() not in (".gz", ".zst")]
+    known = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+    return suffixes[-1] if suffixes and suffixes[-1] in known else ""
+
+
+def _file_rows(path: Path, name: str) -> Iterator[Row]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+    suffix = _suffix(path)
+    if not suffix:
+        raise DataError(f"{name}: unknown format.", hint=f"Readable: {FORMATS}.")
+    if suffix == ".parquet":
+        return _parquet_rows(path, name)
+    data = _decompress(data, name)
+    if not data.strip():
+        raise DataError(f"{name}: the file is empty.", hint="One record a line is needed.")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{name}: UTF-16 text.", hint="Save it as UTF-8.")
+    if b"\0" in data[:8192]:
+        raise DataError(f"{name}: binary data, not {suffix[1:]} text.", hint=f"Readable: {FORMATS}.")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if suffix == ".csv":
+        return _csv_rows(_decode(data, name), name)
+    if suffix == ".json" and not _is_json_lines(data):
+        return _json_rows(_decode(data, name), name)
+    return _json_lines(data, name)
+
+
+def _decompress(data: bytes, name: str) -> bytes:
+    try:
+        if data[:2] == b"\x1f\x8b":
+            return gzip.decompress(data)
+        if data[:4] == b"\x28\xb5\x2f\xfd":
+            return _unzstd(data)
+    except (EOFError, zlib.error, OSError, ValueError) as error:
+        raise DataError(
+            f"{name}: the compressed data is cut off or damaged ({error}).", hint="Fetch it again."
+        ) from error
+    return data
+
+
+def _unzstd(data: bytes) -> bytes:
+    import zstandard
+
+    pieces = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            pieces.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+        if not frame.eof:
+            raise EOFError("the last frame ends early")
+        data = frame.unused_data
+    return b"".join(pieces)
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        problem = RecordProblem(
+            name, line, f"column {column}", f"byte 0x{data[error.start]:02x}", "UTF-8 text"
+        )
+        raise DataError(f"{name}: not UTF-8.", [problem]) from error
+
+
+def _is_json_lines(data: bytes) -> bool:
+    """Whether a `.json` file in truth holds one object a line: its first line is one, and more follows."""
+    first, _, rest = data.lstrip().partition(b"\n")
+    if not first.startswith(b"{") or not rest.strip():
+        return False
+    try:
+        json.loads(first)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_lines(data: bytes, name: str) -> Iterator[Row]:
+    index = 0
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        yield _json_line(line, name, number, index)
+        index += 1
+    if index == 0:
+        raise DataError(f"{name}: the input is empty.", hint="One JSON object a line is needed.")
+
+
+def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
+    def bad(field: str, problem: str, expected: str) -> Row:
+        text = line.decode("utf-8", errors="replace")
+        return Row(None, number, index, RecordProblem(name, number, field, problem, expected), text)
+
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return bad(f"column {error.start + 1}", f"byte 0x{line[error.start]:02x}", "UTF-8 text")
+    except json.JSONDecodeError as error:
+        return bad(f"column {error.colno}", f"not JSON ({error.msg})", "one JSON object a line")
+    except RecursionError:
+        return bad("column 1", "JSON nested too deeply", "one JSON object a line")
+    if not isinstance(value, dict):
+        return bad("row", describe(value), "a JSON object")
+    return Row(value, number, index)
+
+
+def _json_rows(text: str, name: str) -> Iterator[Row]:
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        problem = RecordProblem(
+            name, error.lineno, f"column {error.colno}", f"not JSON ({error.msg})", "a JSON list"
+        )
+        raise DataError(f"{name}: not valid JSON.", [problem]) from error
+    except RecursionError as error:
+        raise DataError(f"{name}: JSON nested too deeply.") from error
+    rows = whole.get("data") if isinstance(whole, dict) else whole
+    if not isinstance(rows, list):
+        raise DataError(f"{name}: holds {describe(whole)}, expected a list of records or {{'data': [...]}}.")
+    if not rows:
+        raise DataError(f"{name}: the list is empty.", hint="At least one record is needed.")
+    for index, (value, line) in enumerate(
+        zip(rows, _lines_of_items(text, isinstance(whole, dict)), strict=True)
+    ):
+        if isinstance(value, dict):
+            yield Row(value, line, index)
+        else:
+            problem = RecordProblem(name, line, "row", describe(value), "a JSON object")
+            yield Row(None, line, index, problem, json.dumps(value, ensure_ascii=False))
+
+
+def _lines_of_items(text: str, in_data: bool) -> Iterator[int]:
+    """The line on which each item of the list (the whole text, or its `data`) starts. `text` is valid JSON."""
+    decoder = json.JSONDecoder()
+
+    def skip(position: int) -> int:
+        found = _SPACE.match(text, position)
+        return found.end() if found else position
+
+    position = skip(0) + 1
+    start = position
+    while (
+        in_data and text[skip(position)] != "}"
+    ):  # a repeated key counts as json.loads counts it: the last one
+        key, position = decoder.raw_decode(text, skip(position))
+        value_at = skip(skip(position) + 1)
+        if key == "data":
+            start = value_at + 1
+        position = skip(decoder.raw_decode(text, value_at)[1])
+        position += text[position] == ","
+    line, counted, position = 1, 0, start
+    while text[position := skip(position)] != "]":
+        line += text.count("\n", counted, position)
+        counted = position
+        yield line
+        position = skip(decoder.raw_decode(text, position)[1])
+        position += text[position] == ","
+
+
+def _csv_rows(text: str, name: str) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    index, line = 0, 1
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not cells:
+                continue
+            if not header:
+                header = _csv_header(cells, name)
+            elif len(cells) != len(header):
+                problem = RecordProblem(
+                    name, start, "row", f"{len(cells)} cells", f"{len(header)} as in the header"
+                )
+                yield Row(None, start, index, problem, ",".join(cells))
+                index += 1
+            else:
+                value = {key: _csv_value(key, cell) for key, cell in zip(header, cells, strict=True)}
+                yield Row(value, start, index)
+                index += 1
+    except csv.Error as error:
+        problem = RecordProblem(
+            name, line, "row", f"not CSV ({error})", "comma-separated, quoted with double quotes"
+        )
+        raise DataError(f"{name}: not valid CSV.", [problem]) from error
+    if index == 0:
+        raise DataError(f"{name}: only a header, no rows.")
+
+
+def _csv_header(cells: list[str], name: str) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    twice = sorted({one for one in header if header.count(one) > 1})
+    if twice:
+        raise DataError(f"{name}: the column {', '.join(twice)} appears twice in the header.")
+    return header
+
+
+def _csv_value(column: str, cell: str) -> Any:
+    """A cell; lists and messages are written as JSON in their cell."""
+    if not cell.startswith("["):
+        return cell
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        return cell
+    is_messages = bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+    return value if column in _LIST_COLUMNS or is_messages else cell
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows == 0:
+            raise DataError(f"{name}: the file has no rows.")
+        index = 0
+        for batch in file.iter_batches():
+            for value in batch.to_pylist():
+                yield Row(value, None, index)
+                index += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}: not a readable Parquet file ({error}).", hint="Fetch or write it again."
+        ) from error
+
+
+def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
+    if not any((path / one).exists() for one in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        raise DataError(f"{path}: a folder, but not one that datasets saved.", hint=f"Readable: {FORMATS}.")
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(f"{path}: the saved data set cannot be read ({error}).") from error
+    return _dataset_rows(loaded, str(path), split)
+
+
+def _hub_rows(name: str, split: str) -> Iterator[Row]:
+    import datasets
+
+    identifier, _, configuration = name.partition(":")
+    try:
+        loaded = datasets.load_dataset(identifier, configuration or None)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name}: no such file, and no data set of this name could be loaded from the hub ({reason}).",
+            hint="Check the path, the name (owner/name or owner/name:configuration) and the connection.",
+        ) from error
+    return _dataset_rows(loaded, name, split)
+
+
+def _dataset_rows(loaded: Any, name: str, split: str) -> Iterator[Row]:
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(
+                f"{name}: no split {split!r}, only: {', '.join(map(str, loaded))}.", hint="Give a split."
+            )
+        loaded = loaded[split]
+    if len(loaded) == 0:
+        raise DataError(f"{name}: the data set has no rows.")
+    return (Row(dict(value), None, index) for index, value in enumerate(loaded))

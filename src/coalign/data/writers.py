@@ -1,0 +1,115 @@
+"""`write_records`: records as JSON Lines or Parquet, in the column names that TRL and the hub use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import DataError
+from coalign.core.files import atomic_path, write_rows
+from coalign.data.records import (
+    Demonstration,
+    Feedback,
+    Judgment,
+    Messages,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Record,
+)
+
+Form = Literal["standard", "conversational"]
+
+
+def write_records(path: Path, records: Sequence[Record], *, form: Form = "standard") -> None:
+    """Write `records` to `path` (`.jsonl` or `.parquet`), atomically; `read_records` reads them back.
+
+    Args:
+        form: `standard` writes prompts and responses as text, `conversational` as lists of messages.
+            A record without a prompt is text in both. Columns of `Record.extra` are written beside them.
+
+    Raises:
+        DataError: unknown suffix, records of several kinds, or a prompt that text cannot hold (more than one message).
+    """
+    kinds = sorted({type(record).__name__ for record in records})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{path}: records of several kinds ({', '.join(kinds)}).", hint="Write one file a kind."
+        )
+    rows = [to_row(record, form) for record in records]
+    if path.suffix == ".jsonl":
+        write_rows(path, rows)
+    elif path.suffix == ".parquet":
+        _write_parquet(path, rows)
+    else:
+        raise DataError(f"{path}: cannot write this format.", hint="Name it .jsonl or .parquet.")
+
+
+def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
+    """The columns of one record.
+
+    Raises:
+        DataError: `form` is `standard` and the prompt is more than one user message.
+    """
+    form = form if record.prompt else "standard"
+    match record:
+        case Preference():
+            row = {"prompt": _prompt(record, form), "chosen": _reply(record.chosen, form)}
+            row["rejected"] = _reply(record.rejected, form)
+            scores = {"score_chosen": record.chosen_score, "score_rejected": record.rejected_score}
+            row |= {name: score for name, score in scores.items() if score is not None}
+        case Ranking():
+            row = {
+                "prompt": _prompt(record, form),
+                "responses": list(record.responses),
+                "scores": list(record.scores),
+            }
+        case Judgment():
+            row = _completed(record, record.completion, form) | {"judgment": record.judgment}
+            row |= {} if record.label is None else {"label": record.label}
+        case Feedback():
+            row = _completed(record, record.completion, form) | {"label": record.label}
+        case Demonstration():
+            row = _completed(record, record.completion, form)
+        case PromptRecord():
+            row = {"prompt": _prompt(record, form)}
+        case _:
+            raise DataError(f"{type(record).__name__}: not a kind of record that files hold.")
+    return row | {name: value for name, value in record.extra.items() if name not in row}
+
+
+def _completed(record: Record, completion: str, form: Form) -> dict[str, Any]:
+    return {"prompt": _prompt(record, form), "completion": _reply(completion, form)}
+
+
+def _prompt(record: Record, form: Form) -> str | Messages:
+    if form == "conversational":
+        return record.prompt
+    if not record.prompt:
+        return ""
+    if len(record.prompt) > 1 or record.prompt[0]["role"] != "user":
+        raise DataError(
+            f"record {record.id}: its prompt has {len(record.prompt)} messages, which the standard form cannot hold.",
+            hint="Write the conversational form.",
+        )
+    return record.prompt[0]["content"]
+
+
+def _reply(text: str, form: Form) -> str | Messages:
+    return text if form == "standard" else [{"role": "assistant", "content": text}]
+
+
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: a column holds values of different types ({error}).", hint="Write .jsonl instead."
+        ) from error
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

@@ -1,0 +1,164 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) through peft: add, switch off for the reference, merge."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import nn
+
+from coalign.core.errors import ConfigError, ModelError
+from coalign.models.devices import free_memory
+from coalign.models.options import ModelOptions
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+BYTES_PER_TRAINED_WEIGHT = 16
+"""float32 weight, gradient and AdamW's two moments."""
+COMFORT = 0.5
+"""Share of the free memory that these may take; the rest is for activations."""
+
+
+def choose_tuning(options: ModelOptions, parameters: int, device: torch.device) -> Literal["lora", "full"]:
+    """What `tuning: auto` means for a model of this size on this device.
+
+    On a GPU full fine-tuning is chosen when weights, gradients and optimizer (16 bytes a parameter) take at most
+    half of the free memory; otherwise, and always on a CPU or when an `adapter_*` option was set, an adapter.
+    """
+    if options.tuning != "auto":
+        return options.tuning
+    if options.changed_adapter_options():
+        return "lora"
+    fits = parameters * BYTES_PER_TRAINED_WEIGHT <= COMFORT * free_memory(device)
+    return "full" if device.type != "cpu" and fits else "lora"
+
+
+def add_lora(model: PreTrainedModel, options: ModelOptions) -> PeftModel:
+    """Freeze `model` and give it a trainable adapter, initialised so that outputs do not change.
+
+    Raises:
+        ModelError: the model already has an adapter.
+        ConfigError: a target that names no module of the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if has_adapter(model):
+        raise ModelError(
+            "The model already has an adapter.", hint="Load it with training=True, which merges it."
+        )
+    targets = options.adapter_targets
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.adapter_rank,
+        lora_alpha=cast(int, options.adapter_alpha),  # annotated as int by peft, which takes any number
+        lora_dropout=options.adapter_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        revision=options.revision,
+    )
+    try:
+        _assert_targets(model, targets)
+        with quiet_peft():
+            return cast("PeftModel", get_peft_model(model, config))
+    except ValueError as error:
+        raise ConfigError(f"adapter_targets: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Hide two warnings that concern peft, not its user: a renamed attribute, and a default that it corrects."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set", category=UserWarning)
+        yield
+
+
+def _assert_targets(model: nn.Module, targets: list[str]) -> None:
+    """peft ignores a target that matches nothing as long as another one matches."""
+    names = {name for name, _ in model.named_modules()}
+    last = {name.rpartition(".")[2] for name in names}
+    for target in targets:
+        if target != "all-linear" and not any(
+            name == target or name.endswith(f".{target}") for name in names
+        ):
+            known = sorted(one for one in last if one and not one.isdigit())
+            raise ConfigError(
+                f"adapter_targets: no module is named {target!r}, expected some of: {', '.join(known)}"
+            )
+    if "all-linear" in targets and len(targets) > 1:
+        raise ConfigError("adapter_targets: all-linear cannot be combined with module names")
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether peft has put an adapter on `model`, also inside a data-parallel wrapper."""
+    from peft import PeftModel
+
+    return isinstance(_unwrapped(model), PeftModel)
+
+
+@contextlib.contextmanager
+def disabled_adapter(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside the block `model` computes what its base computes: the reference without a second copy.
+
+    Which parameters require gradients is the same after the block as before.
+
+    Raises:
+        ModelError: there is no adapter, so the block would compute the policy itself.
+    """
+    if not has_adapter(model):
+        raise ModelError(
+            "The model has no adapter, so its reference cannot be had by disabling one.",
+            hint="Load a second copy as the reference, or train with tuning: lora.",
+        )
+    inner = cast(Any, _unwrapped(model))
+    trainable = {name: one.requires_grad for name, one in inner.named_parameters()}
+    try:
+        with inner.disable_adapter():
+            yield model
+    finally:
+        for name, one in inner.named_parameters():
+            one.requires_grad_(trainable[name])
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """Add the adapter to the base weights, in place, and return the plain model.
+
+    In float32 outputs agree to rounding; in bfloat16 the merged weights are rounded once more.
+
+    Raises:
+        ModelError: the merged weights are not finite, or there is no adapter.
+    """
+    if not has_adapter(model):
+        raise ModelError("The model has no adapter to merge.")
+    try:
+        merged = cast(Any, model).merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise ModelError(f"The adapter cannot be merged: {error}") from error
+    if hasattr(merged, "peft_config"):  # left by peft; it would make Transformers save an adapter
+        del merged.peft_config
+    merged._hf_peft_config_loaded = False
+    return merged
+
+
+def trainable_summary(model: nn.Module) -> str:
+    """`4.9 M of 139.4 M parameters are trained (3.50 %), adapter of rank 16`."""
+    sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, grad in sizes if grad)
+    text = f"{_millions(trained)} of {_millions(total)} parameters are trained ({trained / total:.2%})"
+    if not has_adapter(model):
+        return text
+    ranks = sorted({config.r for config in cast(Any, _unwrapped(model)).peft_config.values()})
+    return f"{text}, adapter of rank {', '.join(map(str, ranks))}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 100_000 else str(count)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model

@@ -1,0 +1,94 @@
+"""Which device and number format a model gets, and the one line that says so."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from coalign.core.errors import ConfigError
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to work on.
+
+    Args:
+        name: `auto` (CUDA, else MPS, else CPU), `cpu`, `mps`, `cuda` or `cuda:<n>`. Under `accelerate launch` and
+            `torchrun`, `auto` and `cuda` are the GPU of this process (`LOCAL_RANK`).
+
+    Raises:
+        ConfigError: an unknown name, or a device that this machine or this build of PyTorch does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise ConfigError(f"device: {name!r} is not usable, expected one of: auto, cpu, cuda, cuda:<n>, mps")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"device: {name} was asked for, but PyTorch sees no CUDA device.", hint=_cuda_hint()
+            )
+        number = int(index) if index else int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        if number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device: {name} was asked for; there are {torch.cuda.device_count()} CUDA devices."
+            )
+        return torch.device("cuda", number)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device: mps was asked for, but PyTorch sees no Apple GPU.")
+    return torch.device(kind)
+
+
+def pick_dtype(device: torch.device, name: DtypeName = "auto", *, training: bool = False) -> torch.dtype:
+    """The number format of the weights.
+
+    Args:
+        device: where the model will be.
+        name: a format, or `auto`: on CUDA bfloat16 (float16 on GPUs before Ampere); float32 on CPU and MPS. Weights
+            that are trained themselves are always float32, since updates of the size of a learning rate vanish in
+            bfloat16; the trainer computes in bfloat16 by autocast.
+        training: these weights are trained themselves (full fine-tuning; not the base under an adapter).
+
+    Raises:
+        ConfigError: float16 for weights that are trained (their updates underflow) or on a CPU.
+    """
+    if name == "float16" and (training or device.type == "cpu"):
+        why = "weights that are trained" if training else "a CPU"
+        raise ConfigError(f"dtype: float16 is not usable for {why}, expected bfloat16 or float32")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda" or training:
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated: of the GPU, of main memory otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def describe_device(device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """One line for the start of a run: `cpu (2 threads), float32`."""
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        text = f"{device} ({torch.cuda.get_device_name(device)}, {memory:.0f} GiB)"
+    elif device.type == "mps":
+        text = "mps (Apple GPU)"
+    else:
+        threads = torch.get_num_threads()
+        text = f"cpu ({threads} thread{'s' if threads != 1 else ''})"
+    return text if dtype is None else f"{text}, {str(dtype).removeprefix('torch.')}"
+
+
+def _cuda_hint() -> str:
+    if torch.version.cuda is None:
+        return "This PyTorch was built without CUDA: https://pytorch.org/get-started/locally has the builds with it."
+    return "`nvidia-smi` shows whether the driver sees the GPU."

@@ -1,0 +1,200 @@
+"""One token after another: a causal language model's next-token logits for rows that grow, multiply and leave.
+
+The cached path keeps keys and values; the plain path computes every row anew at each step and works for any model.
+`open_rows` takes the cached path where a short probe on the model shows that it agrees with the plain one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from coalign.models.scoring import unwrap
+
+logger = logging.getLogger(__name__)
+
+_cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
+class Rows(Protocol):
+    """Rows of tokens under a model."""
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Begin with left-padded prompts [R, T] and their mask (1: token, 0: padding). Returns logits [R, V]."""
+        ...
+
+    def select(self, index: Tensor) -> None:
+        """Keep, repeat or reorder rows: row i becomes row `index[i]`."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token [R] to every row. Returns logits [R, V] for the next one."""
+        ...
+
+
+def open_rows(model: nn.Module) -> Rows:
+    """Rows on the cached path where the model allows it, else on the plain path (announced once a model)."""
+    bare = unwrap(model)
+    if bare not in _cacheable:
+        _cacheable[bare] = _probe(model)
+    return CachedRows(model) if _cacheable[bare] else PlainRows(model)
+
+
+class CachedRows:
+    """Keys and values of past tokens are kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._call = _Call(model)
+        self._cache = _new_cache(unwrap(model))
+        self._mask = torch.empty(0)
+        self._positions = torch.empty(0)
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        self._mask = mask
+        self._positions = mask.sum(-1, keepdim=True)
+        return self._call(input_ids, mask, _positions(mask), past_key_values=self._cache)
+
+    def select(self, index: Tensor) -> None:
+        self._cache.reorder_cache(index)  # type: ignore[arg-type]
+        self._mask = self._mask[index]
+        self._positions = self._positions[index]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
+        logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self._cache)
+        self._positions = self._positions + 1
+        return logits
+
+
+class PlainRows:
+    """Nothing is kept: every step computes whole rows."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._call = _Call(model)
+        self._ids = torch.empty(0)
+        self._mask = torch.empty(0)
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        self._ids, self._mask = input_ids, mask
+        return self._call(input_ids, mask, _positions(mask))
+
+    def select(self, index: Tensor) -> None:
+        self._ids, self._mask = self._ids[index], self._mask[index]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        ids = torch.cat([self._ids, tokens[:, None]], dim=-1)
+        return self.start(ids, torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=-1))
+
+
+class ReservedLayer(DynamicLayer):
+    """Keys and values of one layer in memory reserved ahead.
+
+    The parent copies all of it at every step to append one token; here that happens once every `RESERVE` steps.
+    """
+
+    RESERVE = 64
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._stores = (key_states[:, :, :0], value_states[:, :, :0])
+        self._length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self._length + key_states.shape[-2]
+        if end > self._stores[0].shape[-2]:
+            self._stores = tuple(self._grown(store, end) for store in self._stores)
+        for store, states in zip(self._stores, (key_states, value_states), strict=True):
+            store[:, :, self._length : end] = states
+        self._length = end
+        return self._show()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        if self.is_initialized:
+            self._stores = tuple(store.index_select(0, beam_idx) for store in self._stores)
+            self._show()
+
+    def _grown(self, store: Tensor, length: int) -> Tensor:
+        rows, heads, _, size = store.shape
+        grown = store.new_empty(rows, heads, length + self.RESERVE, size)
+        grown[:, :, : self._length] = store[:, :, : self._length]
+        return grown
+
+    def _show(self) -> tuple[Tensor, Tensor]:
+        """The part that is filled, where the parent keeps its states."""
+        keys, values = (store[:, :, : self._length] for store in self._stores)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _new_cache(bare: nn.Module) -> DynamicCache:
+    config: Any = bare.config
+    cache = DynamicCache(config=config)
+    cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class _Call:
+    """Calls the model with the arguments that its `forward` takes and gives the logits after the last token."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._takes = inspect.signature(unwrap(model).forward).parameters
+
+    def __call__(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "use_cache": bool(cache)}
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = positions
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        logits = self._model(**inputs, **cache).logits[:, -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _probe(model: nn.Module) -> bool:
+    """Try both paths on two short prompts of different length that are repeated, reordered and continued."""
+    bare: Any = unwrap(model)
+    reason = "its logits differ with a cache"
+    device = next(bare.parameters()).device
+    size = min(bare.config.get_text_config(decoder=True).vocab_size, 1000)
+    ids = torch.randint(0, size, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
+    try:
+        expected, actual = (_probe_logits(kind(model), ids, mask) for kind in (PlainRows, CachedRows))
+        scale = (expected - expected.mean(-1, keepdim=True)).norm()
+        if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
+            return True
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    logger.warning(
+        "%s cannot continue cached rows (%s): every step computes whole rows, which is slow.",
+        type(bare).__name__,
+        reason,
+    )
+    return False
+
+
+def _probe_logits(rows: Rows, ids: Tensor, mask: Tensor) -> Tensor:
+    rows.start(ids, mask)
+    rows.select(torch.tensor([1, 0, 0], device=ids.device))
+    rows.step(ids[0, :3])
+    rows.select(torch.tensor([2, 0], device=ids.device))
+    return rows.step(ids[1, :2])

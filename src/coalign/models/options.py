@@ -1,0 +1,56 @@
+"""Options of every system that loads a language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from coalign.core.options import Count, Fraction, Positive, option
+from coalign.core.options import options_of as _options_of
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """Which model, on what, and how much of it is trained."""
+
+    __group__ = "Model"
+
+    model: str = option(
+        "default", "`default` (SmolLM2-135M-Instruct), a hub id, a model folder or a run folder"
+    )
+    revision: str | None = option(None, "branch, tag or commit on the hub")
+    tuning: Literal["auto", "lora", "full"] = option(
+        "auto",
+        "train an adapter or all weights; auto: all where they fit comfortably on the GPU and no adapter option is set, else an adapter",
+    )
+    adapter_rank: Count = option(16, "rank r of the adapter", source="LoRA paper, section 7.2; peft examples")
+    adapter_alpha: Positive = option(
+        32.0, "the adapter's output is scaled by alpha / r", source="common practice: 2 r"
+    )
+    adapter_dropout: Fraction = option(0.0, "dropout on the adapter's input")
+    adapter_targets: list[str] = option(
+        ["all-linear"],
+        "modules that get an adapter, by name; all-linear: every one but the head",
+        source="QLoRA paper",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto",
+        "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights",
+    )
+    device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = option(
+        "auto", "attention kernel; auto: what Transformers chooses for the model"
+    )
+    trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
+
+    def __post_init__(self) -> None:
+        changed = self.changed_adapter_options()
+        if self.tuning == "full" and changed:
+            raise ValueError(
+                f"{changed[0]} has no effect with tuning: full; leave it out or use tuning: lora"
+            )
+
+    def changed_adapter_options(self) -> list[str]:
+        """The `adapter_*` options that differ from their defaults."""
+        adapter = [one for one in _options_of(ModelOptions) if one.name.startswith("adapter_")]
+        return [one.name for one in adapter if getattr(self, one.name) != one.default]

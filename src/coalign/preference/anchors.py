@@ -1,0 +1,114 @@
+"""Human negatives and self-sampled anchors: what a model says by itself beside an answer that people rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coalign.core.errors import RecordProblem
+from coalign.data.records import Feedback, Preference, Ranking, Record
+from coalign.models.types import Generation, Generator, Sampling
+
+ANCHOR, NEGATIVE = 1.0, 0.0
+"""Scores by which a ranking says which response is a self-sample and which the human negative."""
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """Negatives with their anchors.
+
+    Attributes:
+        records: rankings of the anchors (score 1) and the negative (score 0, last).
+        equal: samples that were left out because they equal the negative: in the loss they would cancel.
+        empty: samples that were left out because they say nothing.
+        unfinished: samples that ran out of tokens. They are kept; many of them mean a larger `max_new_tokens`.
+        dropped: records without an anchor left.
+    """
+
+    records: list[Ranking]
+    equal: int = 0
+    empty: int = 0
+    unfinished: int = 0
+    dropped: list[RecordProblem] = field(default_factory=list)
+
+
+def human_negatives(records: Sequence[Preference | Feedback]) -> list[Feedback]:
+    """The dispreferred answers: the rejected side of pairs (the chosen one is left out), and thumbs-down records.
+
+    Thumbs-up records have none and give none.
+    """
+    negatives = []
+    for record in records:
+        if isinstance(record, Preference):
+            negatives.append(
+                Feedback(
+                    prompt=record.prompt,
+                    completion=record.rejected,
+                    label=False,
+                    source=record.source,
+                    extra=record.extra,
+                    plain=record.plain,
+                )
+            )
+        elif not record.label:
+            negatives.append(record)
+    return negatives
+
+
+def anchor(negatives: Sequence[Feedback], samples: Sequence[Sequence[Generation]]) -> Anchored:
+    """Put the samples of each prompt beside its negative.
+
+    Samples that repeat each other stay: they are draws from a distribution whose mean is wanted.
+
+    Args:
+        samples: for each negative the responses that the model gave to its prompt.
+    """
+    kept: list[Ranking] = []
+    dropped: list[RecordProblem] = []
+    equal = empty = unfinished = 0
+    for record, drawn in zip(negatives, samples, strict=True):
+        spoken = [one for one in drawn if one.text.strip()]
+        anchors = [one for one in spoken if one.text.strip() != record.completion.strip()]
+        empty += len(drawn) - len(spoken)
+        equal += len(spoken) - len(anchors)
+        unfinished += sum(one.finish_reason == "length" for one in anchors)
+        if anchors:
+            kept.append(_ranking(record, [one.text for one in anchors]))
+        else:
+            dropped.append(_without_anchor(record, len(drawn)))
+    return Anchored(kept, equal, empty, unfinished, dropped)
+
+
+def sample_anchors(generator: Generator, negatives: Sequence[Feedback], sampling: Sampling) -> Anchored:
+    """Sample `sampling.n` responses to the prompt of every negative and put them beside it.
+
+    Args:
+        generator: over the model that the anchors stand for: the start model, or the current policy when they are
+            drawn again during training (with another `sampling.seed`).
+    """
+    samples = generator.generate([record.prompt for record in negatives], sampling, label="Sampling anchors")
+    return anchor(negatives, samples)
+
+
+def resampling_due(step: int, *, warmup: int, every: int) -> bool:
+    """Whether anchors are drawn again after optimizer step `step`: at `warmup` and then every `every` steps."""
+    return step >= warmup and (step - warmup) % every == 0
+
+
+def _ranking(record: Feedback, anchors: list[str]) -> Ranking:
+    return Ranking(
+        prompt=record.prompt,
+        responses=(*anchors, record.completion),
+        scores=(*[ANCHOR] * len(anchors), NEGATIVE),
+        source=record.source,
+        extra=record.extra,
+        plain=record.plain,
+    )
+
+
+def _without_anchor(record: Record, drawn: int) -> RecordProblem:
+    source = record.source
+    found = f"none of {drawn} samples is usable"
+    return RecordProblem(
+        source.file, source.line, "prompt", found, "a sample with text that is not the negative", source.index
+    )

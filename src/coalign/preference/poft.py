@@ -1,0 +1,111 @@
+"""PoFT: supervised fine-tuning that lets aligned models vote, softly, on every record.
+
+Preference-Oriented Supervised Fine-Tuning: Favoring Target Model Over Aligned Large Language Models
+(arXiv 2412.12865). The loss asks that the model in training likes a response more than already aligned models do.
+Its gradient is that of fine-tuning, scaled by a coefficient that is large where the aligned models like the record
+and small where they do not, so records of doubtful quality count less.
+
+    coalign run poft --data instructions.jsonl --scorers zephyr-sft,yi-chat
+
+Nothing is sampled and there is no reference copy of the trained model. The aligned models score every record once,
+each under its own tokenizer and chat template; the scores are kept on disk.
+
+Differences from the official code. Its collator averages the trained model's log-probability over prompt, template
+and response, but the aligned models' over the response alone; here both average over the response, as the paper
+says. End-of-turn tokens belong to a chat template, not to the answer, and are left out of both averages; so that the
+model still learns to stop, their negative log-likelihood is added with the weight `end_weight` (our choice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coalign.core.options import NonNegative, Positive, option
+from coalign.models.types import ResponseLogps
+from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS
+from coalign.training.objective import Losses, ScoredBatch, objective
+
+
+def poft_loss(
+    policy_mean_logps: Tensor, aligned_mean_logps: Tensor, *, beta: float = 1.0, gamma: float = 0.0
+) -> Tensor:
+    """[R] `-log sig(beta (s - l) + gamma)`: a Bradley-Terry preference for the trained model over the aligned ones.
+
+    The gradient by s is `-beta * poft_coefficients`. No gradient through l.
+
+    Args:
+        policy_mean_logps: [R] s, log-probability of the response averaged over its tokens, in nats per token.
+        aligned_mean_logps: [R] l, the same under the aligned models, each with its own tokens, averaged over models.
+    """
+    return -F.logsigmoid(_preference_logits(policy_mean_logps, aligned_mean_logps, beta, gamma))
+
+
+def poft_coefficients(
+    policy_mean_logps: Tensor, aligned_mean_logps: Tensor, *, beta: float = 1.0, gamma: float = 0.0
+) -> Tensor:
+    """[R] `sig(-beta (s - l) - gamma)` in (0, 1): how much of the fine-tuning gradient a record keeps."""
+    return torch.sigmoid(-_preference_logits(policy_mean_logps, aligned_mean_logps, beta, gamma))
+
+
+def _preference_logits(policy: Tensor, aligned: Tensor, beta: float, gamma: float) -> Tensor:
+    return beta * (policy - aligned.detach()) + gamma
+
+
+def split_end(logps: ResponseLogps, end_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """([B] mean over the content tokens, [B] sum over the end-of-turn tokens) of each response.
+
+    A response without content tokens has mean 0.
+
+    Args:
+        end_tokens: [B] how many tokens at the end of each response are not content.
+    """
+    lengths = logps.lengths
+    place = torch.arange(len(logps.token_logps), device=lengths.device)
+    first = (lengths.cumsum(0) - lengths)[logps.segment_ids]
+    is_end = place - first >= (lengths - end_tokens)[logps.segment_ids]
+    zero = torch.zeros_like(logps.token_logps)
+    content = replace(logps, token_logps=torch.where(is_end, zero, logps.token_logps)).sums()
+    end = replace(logps, token_logps=torch.where(is_end, logps.token_logps, zero)).sums()
+    return content / (lengths - end_tokens).clamp(min=1), end
+
+
+@dataclass(kw_only=True)
+class PoFTConstants:
+    """Constants of PoFT."""
+
+    beta: Positive = option(1.0, "scale of the difference in nats per token", source="official code")
+    gamma: float = option(0.0, "added to the scaled difference", source="official code")
+    end_weight: NonNegative = option(
+        0.1, "weight of the end-of-turn tokens' negative log-likelihood, so that the model learns to stop"
+    )
+
+
+@objective(
+    "poft",
+    data="demonstration",
+    reference=False,
+    constants=PoFTConstants,
+    columns=(ALIGNED_LOGP, END_TOKENS),
+    equation=r"-\log \sigma\left(\beta \left[\tfrac{1}{|y|} \log \pi_\theta(y|x) - \tfrac{1}{M} \sum_m \tfrac{1}{|y|_m} \log \pi_m(y|x)\right] + \gamma\right)",
+    when="Fine-tuning on demonstrations of mixed quality, with one or more aligned models at hand to weigh them.",
+)
+def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
+    """PoFT (arXiv 2412.12865) and a small likelihood of the end-of-turn tokens."""
+    if len(batch.record_index) != batch.n_records:
+        raise ValueError("PoFT needs records with one response each")
+    aligned = batch.extras[ALIGNED_LOGP]
+    mean_logps, end_logps = split_end(batch.policy, batch.extras[END_TOKENS].long())
+    constants_of = {"beta": constants.beta, "gamma": constants.gamma}
+    losses = poft_loss(mean_logps, aligned, **constants_of) - constants.end_weight * end_logps
+    seen = mean_logps.detach()
+    metrics = {
+        "coefficient": poft_coefficients(seen, aligned, **constants_of),
+        "logps/policy_mean": seen,
+        "logps/aligned_mean": aligned,
+        "rewards/accuracies": (seen > aligned).to(seen.dtype),
+    }
+    return Losses(losses, metrics)

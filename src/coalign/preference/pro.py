@@ -1,0 +1,154 @@
+"""PRO: alignment by plain supervised steps on prompts with n ranked responses.
+
+Preference Ranking Optimization for Human Alignment (arXiv 2306.17492).
+
+    coalign run pro --data rankings.jsonl --model default
+
+Each step of the loss contrasts the best response left with all below it, then drops it; gaps in reward act as
+inverse temperatures, so a reward scale of +-5 makes a very different loss than one of 0 to 1. A supervised term on
+the best response keeps the language. Rankings may have any length, each record its own, and ties.
+
+Differences from the official code: responses end with their own end-of-turn token, and padding never counts (there
+a padded row is trained on one extra EOS). Records are sorted here, so files need not be; an unsorted list would give
+negative temperatures and reward the wrong response. As in the code, and unlike the paper, the supervised term is a
+sum over tokens weighted by `sft_weight (n - 1)^2`. `temperature = "none"` is the paper's plain form; there, tied
+responses are not contrasted with each other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from coalign.core.options import NonNegative, option
+from coalign.preference.listwise import ranking_metrics
+from coalign.preference.supervised import nll_loss
+from coalign.training.objective import Losses, ScoredBatch, objective
+
+Temperature = Literal["reward", "none"]
+
+
+def pro_rank_losses(
+    scores: Tensor, rewards: Tensor, *, temperature: Temperature = "reward", eps: float = 1e-10
+) -> Tensor:
+    """`loss_k = log( eps + exp(s_k m_k) + sum_{i>k} exp(s_i d_ki) ) - s_k m_k` for every step k of a ranking.
+
+    `d_ki = R_k - R_i` is the inverse temperature of a negative, `m_k` the largest of them that of the positive.
+    With temperature `none`, d and m are 1, and responses tied with k are left out; a step without a lower reward
+    is 0.
+
+    Args:
+        scores: [G, n] length-averaged log-probabilities, best response first.
+        rewards: [G, n] non-increasing; constants. Equal ones give temperature 0: a constant loss without gradient.
+        temperature: how rewards act.
+        eps: 1e-10 in the official code, 0 in the paper.
+
+    Returns:
+        [G, n - 1] losses, not reduced.
+    """
+    steps = []
+    for k in range(scores.shape[-1] - 1):
+        gaps = (rewards[:, k, None] - rewards[:, k + 1 :]).to(scores.dtype)
+        if temperature == "reward":
+            positive = scores[:, k] * gaps.amax(dim=-1)
+            negatives = scores[:, k + 1 :] * gaps
+        else:
+            positive = scores[:, k]
+            negatives = scores[:, k + 1 :].masked_fill(gaps <= 0, -torch.inf)
+        terms = [positive[:, None], negatives]
+        if eps > 0:
+            terms.append(torch.full_like(positive, math.log(eps))[:, None])
+        step = torch.logsumexp(torch.cat(terms, dim=-1), dim=-1) - positive
+        steps.append(step if temperature == "reward" else step.masked_fill((gaps <= 0).all(dim=-1), 0))
+    return torch.stack(steps, dim=-1)
+
+
+def pro_loss(
+    policy_logps: Tensor,
+    lengths: Tensor,
+    rewards: Tensor,
+    *,
+    sft_weight: float = 0.05,
+    temperature: Temperature = "reward",
+    eps: float = 1e-10,
+) -> Tensor:
+    """`sum_k loss_k - sft_weight (n - 1)^2 S(y_1)`: the loss of rankings of one length.
+
+    Args:
+        policy_logps: [G, n] log-probabilities S summed over response tokens, best response first.
+        lengths: [G, n] counted response tokens; 0 counts as 1.
+        rewards: [G, n] non-increasing; constants.
+        sft_weight: weight of the best response's summed log-likelihood.
+        temperature, eps: see `pro_rank_losses`.
+
+    Returns:
+        [G] losses, not reduced.
+    """
+    scores = policy_logps / lengths.clamp(min=1)
+    ranking = pro_rank_losses(scores, rewards, temperature=temperature, eps=eps).sum(dim=-1)
+    weight = sft_weight * (policy_logps.shape[-1] - 1) ** 2
+    return ranking + weight * nll_loss(policy_logps[:, 0], lengths[:, 0])
+
+
+@dataclass(kw_only=True)
+class Constants:
+    """Constants of PRO."""
+
+    __group__ = "Objective"
+
+    sft_weight: NonNegative = option(
+        0.05, "weight of the best response's likelihood, times (n - 1)^2", source="official code"
+    )
+    temperature: Temperature = option(
+        "reward",
+        "reward gaps as inverse temperatures, or none: the order alone counts",
+        source="official code",
+    )
+    eps: NonNegative = option(1e-10, "added inside the logarithm", source="official code")
+
+
+@objective(
+    "pro",
+    data="ranking",
+    reference=False,
+    constants=Constants,
+    equation=r"-\sum_{k=1}^{n-1} \log \frac{e^{s_k/T_k^k}}{e^{s_k/T_k^k} + \sum_{i>k} e^{s_i/T_k^i}} - \beta (n-1)^2 \log \pi_\theta(y_1|x), \quad T_k^i = \frac{1}{R_k - R_i},\ T_k^k = \min_{i>k} T_k^i",
+    when="Several responses a prompt with rewards on a known scale; longer rankings help.",
+)
+def pro(batch: ScoredBatch, constants: Constants) -> Losses:
+    """PRO (arXiv 2306.17492) on rankings of mixed lengths.
+
+    Raises:
+        ValueError: a response without a score.
+    """
+    if batch.values.isnan().any():
+        raise ValueError("PRO needs a score for every response of a ranking, found NaN")
+    logps, lengths = batch.policy.sums(), batch.policy.lengths
+    losses = logps.new_zeros(batch.n_records)
+    for records, rows in _sorted_by_length(batch):
+        of_length = pro_loss(
+            logps[rows],
+            lengths[rows],
+            batch.values[rows],
+            sft_weight=constants.sft_weight,
+            temperature=constants.temperature,
+            eps=constants.eps,
+        )
+        losses = losses.index_add(0, records, of_length)
+    return Losses(losses, ranking_metrics(batch, batch.policy.means()))
+
+
+def _sorted_by_length(batch: ScoredBatch) -> list[tuple[Tensor, Tensor]]:
+    """For each ranking length n: ([G] records, [G, n] rows of their responses, best first, ties in file order)."""
+    by_length: dict[int, tuple[list[int], list[Tensor]]] = {}
+    for record, rows in enumerate(batch.groups()):
+        order = torch.sort(batch.values[rows], descending=True, stable=True).indices
+        records, grouped = by_length.setdefault(len(rows), ([], []))
+        records.append(record)
+        grouped.append(rows[order])
+    device = batch.record_index.device
+    return [(torch.tensor(records, device=device), torch.stack(rows)) for records, rows in by_length.values()]

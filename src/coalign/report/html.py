@@ -1,0 +1,197 @@
+"""The report as one HTML file that opens from disk, asks nothing of the network and escapes what models wrote."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from coalign import __version__
+from coalign.core.files import write_json, write_text
+from coalign.report import charts, format
+from coalign.report.model import Estimate, Report, Samples, Timings, effect, from_dict, to_dict
+from coalign.report.svg import x_labels
+from coalign.report.text import INVISIBLE, script_json, visible_html
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def render_html(report: Report) -> str:
+    """The whole page as a string."""
+    style, script = _asset("report.css"), _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=from_dict(to_dict(report)),  # without numbers and characters that cannot be written
+            anchors=_anchors([section.title for section in report.sections]),
+            version=__version__,
+            style=Markup(style),
+            script=Markup(script),
+            policy="; ".join(
+                (
+                    "default-src 'none'",
+                    f"style-src {_hash(style)}",
+                    f"script-src {_hash(script)}",
+                    "img-src data:",
+                    "base-uri 'none'",
+                    "form-action 'none'",
+                )
+            ),
+            invisible=script_json(INVISIBLE),
+        )
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically."""
+    write_text(path, render_html(report))
+    write_json(path.with_suffix(".json"), to_dict(report))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(seen=visible_html, breakable=_breakable)
+    environment.globals.update(
+        charts=charts,
+        number=format.number,
+        difference_texts=format.difference_texts,
+        x_labels=x_labels,
+        effect=effect,
+        zip=zip,
+        change_counts=_change_counts,
+        flatten=flatten,
+        sample_data=_sample_data,
+        tags_of=_tags_of,
+        timing_shares=_timing_shares,
+    )
+    return environment
+
+
+def _breakable(markup: Markup) -> Markup:
+    """Allow a line to break after the dots and underscores of a name."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(markup)))
+
+
+def flatten(items: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as dotted names, values as the text to show."""
+    flat: list[tuple[str, str]] = []
+    for key, value in items.items():
+        if isinstance(value, Mapping) and value:
+            flat += flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append(
+                (
+                    f"{prefix}{key}",
+                    shlex.join(value) if key == "command" and isinstance(value, list) else _shown(value),
+                )
+            )
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "" or value == [] or value == {}:
+        return format.MISSING
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _sample_data(section: Samples) -> Markup:
+    """What the page's script needs of a Samples section; scores come formatted, so that numbers look alike."""
+    rows = [
+        {
+            "prompt": row.prompt,
+            "tags": row.tags,
+            "change": section.change(row),
+            "gain": section.gain(row),
+            "delta": _delta(section, row.outputs[0].score, row.outputs[-1].score),
+            "outputs": [
+                {
+                    "text": output.text,
+                    "score": None if output.score is None else _score(section, output.score),
+                    "checks": [[name, _check(value)] for name, value in output.checks.items()],
+                }
+                for output in row.outputs
+            ],
+        }
+        for row in section.rows
+    ]
+    tags = [tag for tag, _ in _tags_of(section)]
+    return script_json(
+        {"columns": section.columns, "scoreName": section.score_name, "tags": tags, "rows": rows}
+    )
+
+
+def _score(section: Samples, score: float) -> str:
+    return format.number(score, section.unit).replace(".0%", "%")
+
+
+def _delta(section: Samples, first: float | None, last: float | None) -> str | None:
+    if len(section.columns) < 2 or first is None or last is None:
+        return None
+    return format.difference_texts(Estimate(last - first), section.unit)[0].replace(".0 pp", " pp")
+
+
+def _check(value: bool | float | None) -> bool | str | None:
+    return value if value is None or isinstance(value, bool) else format.number(value)
+
+
+def _change_counts(section: Samples) -> Counter[str]:
+    return Counter(section.change(row) for row in section.rows)
+
+
+def _tags_of(section: Samples) -> list[tuple[str, int]]:
+    return sorted(Counter(tag for row in section.rows for tag in dict.fromkeys(row.tags)).items())
+
+
+def _timing_shares(section: Timings) -> list[float]:
+    longest = max((stage.seconds for stage in section.stages), default=0) or 1
+    return [round(100 * stage.seconds / longest, 2) for stage in section.stages]
+
+
+def _anchors(titles: list[str]) -> list[str]:
+    """A readable id for each section, different from all others and from the ids of the page itself."""
+    anchors: list[str] = []
+    taken = {"go-on", "invisible", "main", "summary", "theme", "title", "top"}
+    for title in titles:
+        stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        number = 2
+        anchor = stem
+        while anchor in taken:
+            anchor = f"{stem}-{number}"
+            number += 1
+        anchors.append(anchor)
+        taken.add(anchor)
+    return anchors
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    digest = hashlib.sha256(source.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,219 @@
+"""The README.md of a resulting model: Hugging Face front matter and what a reader of the model must know."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign import __version__
+from coalign.core.files import write_text
+from coalign.report.format import difference_texts, interval_text, number
+from coalign.report.model import Comparison, ComparisonRow, Report, Text, Timings
+from coalign.report.text import visible
+
+Library = Literal["peft", "transformers"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(
+    *,
+    report: Report,
+    base_model: str,
+    library: Library,
+    method_title: str,
+    data: str,
+    config: Mapping[str, Any],
+    summary: str = "",
+    hub_datasets: Sequence[str] = (),
+    license: str | None = None,
+    language: Sequence[str] = (),
+    limitations: Sequence[str] = (),
+) -> str:
+    """The model card as Markdown.
+
+    Args:
+        report: figures, method and paper come from here; its Text sections called Limitations are copied.
+        base_model: hub id or path of the model that was aligned. Only a hub id goes into the front matter.
+        library: `peft` for an adapter, `transformers` for a whole model.
+        method_title: the method's name in words.
+        data: one or two sentences on the data.
+        summary: what the model is, in one or two sentences; by default from the report.
+        license: left out unless known.
+    """
+    parts = [
+        _front_matter(report, base_model, library, hub_datasets, license, language),
+        f"# {_inline(report.title)}",
+        _inline(summary) or _what_it_is(base_model, library, method_title),
+        f"**{report.verdict.outcome.capitalize()}.** {_inline(report.verdict.text)}",
+        f"## Method\n\n{_method(report, method_title)}",
+        f"## Data\n\n{_inline(data)}",
+        _figures(report),
+        f"## How to load\n\n{_fence(_loading(base_model, library), 'python')}",
+        f"## Configuration\n\n{_fence(_yaml(config), 'yaml')}",
+        _limitations(report, limitations),
+        _cost(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_model_card(path: Path, **fields: Any) -> None:
+    """Write `model_card(**fields)` atomically to `path` (usually `model/README.md`)."""
+    write_text(path, model_card(**fields))
+
+
+def _front_matter(
+    report: Report,
+    base_model: str,
+    library: Library,
+    hub_datasets: Sequence[str],
+    license: str | None,
+    language: Sequence[str],
+) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=base_model if _is_hub_id(base_model) else None,
+        library_name=library,
+        tags=["coalign", report.method, *(["lora"] if library == "peft" else [])],
+        pipeline_tag="text-generation",
+        datasets=list(hub_datasets) or None,
+        license=license,
+        language=list(language) or None,
+        base_model_relation=("adapter" if library == "peft" else "finetune")
+        if _is_hub_id(base_model)
+        else None,
+        **_results(report),
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(report: Report) -> dict[str, Any]:
+    """The overall rows of the comparisons as a model index."""
+    from huggingface_hub import EvalResult
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name=visible(section.title),
+            metric_type=_slug(row.name),
+            metric_name=visible(row.name),
+            metric_value=round(row.after.value, 6),
+        )
+        for section in report.sections
+        if isinstance(section, Comparison)
+        for row in section.rows
+        if (row.emphasis or section.scale == "row") and row.after.value is not None
+    ]
+    return {"model_name": visible(report.title), "eval_results": results} if results else {}
+
+
+def _what_it_is(base_model: str, library: Library, method_title: str) -> str:
+    thing = "A LoRA adapter for" if library == "peft" else "A fine-tuned copy of"
+    return f"{thing} {_link(base_model)}, made with {_inline(method_title)}."
+
+
+def _method(report: Report, method_title: str) -> str:
+    paper = f" ([arXiv:{report.arxiv}](https://arxiv.org/abs/{report.arxiv}))" if report.arxiv else ""
+    return f"{_inline(method_title)}{paper}, as `{report.method}` of coalign {__version__}."
+
+
+def _figures(report: Report) -> str:
+    sections = [section for section in report.sections if isinstance(section, Comparison) and section.rows]
+    if not sections:
+        return ""
+    blocks = ["## Figures"]
+    for section in sections:
+        head = ["Measure", "n", *section.names, "Difference", f"{section.level * 100:g}% interval"]
+        rows = [_row(row) for row in section.rows]
+        lines = [_cells(head), "|---|" + "---:|" * (len(head) - 1), *(_cells(row) for row in rows)]
+        note = f"\n\n{_inline(section.note)}" if section.note else ""
+        blocks.append(f"### {_inline(section.title)}{note}\n\n" + "\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _row(row: ComparisonRow) -> list[str]:
+    change = difference_texts(row.difference, row.unit) if row.difference else ("", "")
+    levels = [
+        f"{number(one.value, row.unit)} {interval_text(one, row.unit)}".strip()
+        for one in (row.before, row.after)
+    ]
+    return [row.name, "" if row.n is None else number(row.n, "integer"), *levels, *change]
+
+
+def _loading(base_model: str, library: Library) -> str:
+    if library == "transformers":
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'path = "."  # this folder, or its id on the hub\n'
+            "model = AutoModelForCausalLM.from_pretrained(path)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(path)"
+        )
+    return (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'path = "."  # this folder, or its id on the hub\n'
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base_model)})\n"
+        "model = PeftModel.from_pretrained(base, path)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path)"
+    )
+
+
+def _limitations(report: Report, limitations: Sequence[str]) -> str:
+    copied = [
+        paragraph
+        for section in report.sections
+        if isinstance(section, Text) and section.title.lower() == "limitations"
+        for paragraph in section.paragraphs
+    ]
+    lines = [f"- {_inline(one)}" for one in (*limitations, *copied)]
+    return "## Limitations\n\n" + "\n".join(lines) if lines else ""
+
+
+def _cost(report: Report) -> str:
+    stages = [
+        stage for section in report.sections if isinstance(section, Timings) for stage in section.stages
+    ]
+    if not stages:
+        return ""
+    peaks = [stage.peak_bytes for stage in stages if stage.peak_bytes is not None]
+    memory = f", {number(max(peaks), 'bytes')} of memory at the peak" if peaks else ""
+    return f"## Cost\n\n{number(sum(stage.seconds for stage in stages), 'seconds')}{memory}."
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _fence(text: str, language: str) -> str:
+    """A code block whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_inline(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _inline(text: str) -> str:
+    """Text on one line in which no character is read as Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>#])", r"\\\1", " ".join(visible(text).split()))
+
+
+def _link(base_model: str) -> str:
+    name = _inline(base_model)
+    return f"[{name}](https://huggingface.co/{base_model})" if _is_hub_id(base_model) else name
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -1,0 +1,142 @@
+"""Units of text that verifiers and text metrics count: characters, words, sentences, paragraphs, list items.
+
+Everything is rule-based, deterministic and total: any `str` is accepted, lone surrogates included.
+
+- `normalise`: Unicode NFKC, line ends as `\\n`, white space at both ends removed. Case and punctuation stay.
+- `fold`: `normalise`, typographic quotes and dashes as ASCII, case folded, white-space runs as one space.
+- a word: a run of letters, digits and marks, with apostrophes, hyphens and (between digits) `. , : /` inside:
+  `don't`, `well-known`, `3.14` are one word each. Every Han, Hiragana or Katakana character is a word. Scripts
+  written without spaces otherwise (Thai, Lao, Khmer) count one word a run.
+- a sentence: ends at `. ! ? …` and their CJK, Arabic and Devanagari forms before white space or the end of a line,
+  and at every line break; common English abbreviations, initials and list numbers end none, and neither does an
+  ellipsis or a stop inside closing quotes before a lower-case word. Only stretches with at least one word count.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import regex
+
+_ASCII_MARKS = str.maketrans(
+    {**dict.fromkeys("‘’‚‛ʼ′", "'"), **dict.fromkeys("“”„‟«»″", '"'), **dict.fromkeys("‐‑‒–—−", "-")}
+)
+_CJK = r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
+_WORD = regex.compile(
+    rf"[{_CJK}]|(?:(?![{_CJK}_])[\w])+(?:(?:['’ʼ\-‐‑]|(?<=\d)[.,:/](?=\d))(?:(?![{_CJK}_])[\w])+)*"
+)
+_EDGE_WORD = regex.compile(rf"(?![{_CJK}])\w")
+_GRAPHEME = regex.compile(r"\X")
+_VISIBLE = regex.compile(r"[\p{L}\p{M}\p{N}\p{P}\p{S}]")
+_LIST_MARK = regex.compile(r"^[^\S\n]*(?:[-*+•‣◦–—]|\(?\d{1,3}[.)])[^\S\n]+", regex.MULTILINE)
+_BULLET = regex.compile(r"^[^\S\n]*[-*+•‣◦–—][^\S\n]+\S", regex.MULTILINE)
+_NUMBERED = regex.compile(r"^[^\S\n]*\(?(\d{1,3})[.)][^\S\n]+\S", regex.MULTILINE)
+_PARAGRAPH_BREAK = regex.compile(r"\n[^\S\n]*\n\s*")
+_SENTENCE_END = regex.compile(r"(?<stop>[.!?…]+)[\"'”’»)\]*_]*(?=\s|$)|(?<stop>[。！？؟۔।]+)|\n")
+_ABBREVIATION = regex.compile(
+    r"(?:^|[^\w.])(?:mr|mrs|ms|dr|prof|st|vs|fig|approx|(?:\p{L}\.)+\p{L})$",
+    regex.IGNORECASE,
+)
+_INITIAL = regex.compile(r"(?:^|\s)\p{Lu}$")
+
+
+def normalise(text: str) -> str:
+    """Text in NFKC with `\\n` line ends and no white space at either end."""
+    return unicodedata.normalize("NFKC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def fold(text: str) -> str:
+    """`normalise`, ASCII quotes and dashes, case folded, runs of white space as one space: for comparisons."""
+    plain = unicodedata.normalize("NFKC", normalise(text).translate(_ASCII_MARKS).casefold())
+    return " ".join(plain.split())
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing in the text is visible (white space, control and format characters only)."""
+    return _VISIBLE.search(text) is None
+
+
+def words(text: str) -> list[str]:
+    """The words of `normalise(text)`, in order, case kept."""
+    return _WORD.findall(normalise(text))
+
+
+def folded_words(text: str) -> list[str]:
+    """The words of `fold(text)`: for counting n-grams and overlaps."""
+    return _WORD.findall(fold(text))
+
+
+def count_characters(text: str) -> int:
+    """Characters as a reader sees them (extended grapheme clusters) of the stripped text, inner spaces included."""
+    plain = unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
+    return sum(1 for _ in _GRAPHEME.finditer(plain))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of the text (see the module docstring), list marks and outer white space removed."""
+    plain = _LIST_MARK.sub("", normalise(text))
+    found, start = [], 0
+    for end in _SENTENCE_END.finditer(plain):
+        if _ends_sentence(plain, start, end):
+            found.append(plain[start : end.end()])
+            start = end.end()
+    found.append(plain[start:])
+    return [one.strip() for one in found if _WORD.search(one)]
+
+
+def _ends_sentence(text: str, start: int, end: regex.Match[str]) -> bool:
+    stop = end.group("stop")
+    if stop is None:
+        return True
+    after = text[end.end() : end.end() + 16].lstrip(" \t")
+    if after[:1].islower() and (stop in ("...", "…") or not end.group().endswith(stop)):
+        return False
+    if stop != ".":
+        return True
+    before = text[max(start, end.start() - 24) : end.start()]
+    at_line_end = after[:1] in ("", "\n")
+    return at_line_end or not (_INITIAL.search(before) or _ABBREVIATION.search(before))
+
+
+def paragraphs(text: str) -> list[str]:
+    """Blocks of text separated by at least one blank line."""
+    return [one for one in _PARAGRAPH_BREAK.split(normalise(text)) if not is_blank(one)]
+
+
+def count_bullets(text: str) -> int:
+    """Lines that begin with a bullet mark (`- * + •`, dashes), white space and text."""
+    return len(_BULLET.findall(normalise(text)))
+
+
+def list_numbers(text: str) -> list[int]:
+    """The numbers of the lines that begin like `1.` or `2)`, in order."""
+    return [int(number) for number in _NUMBERED.findall(normalise(text))]
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """All n-grams of a token sequence, in order; none when it is shorter than n."""
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def find_phrases(text: str, phrases: Sequence[str]) -> list[str]:
+    """The folded phrases that occur in the text, in order of occurrence, without overlaps, longest first.
+
+    Compared after `fold`. A phrase is found only as whole words: `art` is not in `party`; edges of a phrase that
+    are not letters or digits (`C++`), or are CJK characters, need no word boundary.
+    """
+    alternatives = sorted({fold(phrase) for phrase in phrases} - {""}, key=lambda one: (-len(one), one))
+    if not alternatives:
+        return []
+    return regex.findall("|".join(_whole(one) for one in alternatives), fold(text))
+
+
+def contains_phrase(text: str, phrase: str) -> bool:
+    """Whether the phrase occurs in the text as whole words, after `fold`."""
+    return bool(find_phrases(text, [phrase]))
+
+
+def _whole(phrase: str) -> str:
+    left = r"(?<!\w)" if _EDGE_WORD.match(phrase[0]) else ""
+    right = r"(?!\w)" if _EDGE_WORD.match(phrase[-1]) else ""
+    return left + regex.escape(phrase, special_only=True) + right

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coalign.core.errors import DataError
+from coalign.core.options import load_file
+from coalign.core.runs import Run
+
+from .conftest import Config
+
+
+def test_flags_over_file_over_defaults(coalign: Callable, method: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: file.jsonl\nbeta: 0.5\nepochs: 9\n")
+    result = coalign("run", "act", "--config", "c.yaml", "--beta", "0.7", "--out", "r")
+    assert result.code == 0, result.err
+    assert method.seen == [Config(data=Path("file.jsonl"), beta=0.7, epochs=9)]
+    assert load_file(tmp_path / "r" / "config.yaml")["beta"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        (["--words", "x,y"], "words", ["x", "y"]),
+        (["--words", "x", "--words", "y, z"], "words", ["x", "y", "z"]),
+        (["--words", "\n"], "words", ["\n"]),
+        (["--no-shuffle"], "shuffle", False),
+        (["--shuffle"], "shuffle", True),
+        (["--limit", "none"], "limit", None),
+        (["--limit", "3"], "limit", 3),
+        (["--reduction", "mean"], "reduction", "mean"),
+        (["--beta=1e-3"], "beta", 0.001),
+        ([], "seed", 7),
+    ],
+)
+def test_every_type_has_its_flag(
+    coalign: Callable, method: Any, argv: list[str], field: str, value: object
+) -> None:
+    result = coalign("run", "act", "--data", "x", *argv)
+    assert result.code == 0, result.err
+    assert getattr(method.seen[0], field) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--data", "x", "--beta", "-1"], "--beta: '-1' is not usable, expected a number above 0"),
+        (
+            ["--data", "x", "--reduction", "max"],
+            "--reduction: 'max' is not usable, expected one of: sum, mean",
+        ),
+        (["--data", "x", "--epochs", "two"], "--epochs: 'two' is not usable"),
+        (["--data", "x", "--epoch", "2"], "No such option '--epoch'. Did you mean '--epochs'?"),
+        ([], "--data: is required (file of pairs)"),
+        (["--config", "bad.yaml"], "bad.yaml: bta: is not an option. Did you mean beta"),
+        (["--config", "worse.yaml"], "worse.yaml: beta: 0 is not usable"),
+        (["--config", "no.yaml"], "no.yaml: no such file"),
+    ],
+)
+def test_bad_values_name_their_place(
+    coalign: Callable, method: Any, tmp_path: Path, argv: list[str], message: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text("bta: 1\n")
+    (tmp_path / "worse.yaml").write_text("data: x\nbeta: 0\n")
+    result = coalign("run", "act", *argv)
+    assert result.code == 2
+    assert message in result.err
+    assert method.seen == []
+    assert not (tmp_path / "runs").exists(), "nothing is left behind"
+
+
+def test_print_config_reads_back(coalign: Callable, method: Any, tmp_path: Path) -> None:
+    result = coalign("run", "act", "--data", "x", "--words", "p,q", "--print-config")
+    (tmp_path / "c.yaml").write_text(result.out)
+    assert coalign("run", "act", "--config", "c.yaml").code == 0
+    assert method.seen == [Config(data=Path("x"), words=["p", "q"])]
+
+
+def test_print_config_leaves_required_options_to_fill_in(
+    coalign: Callable, method: Any, tmp_path: Path
+) -> None:
+    result = coalign("run", "act", "--beta", "2", "--print-config")
+    assert "data:  # required: file of pairs\n" in result.out
+    assert "beta: 2.0\n" in result.out
+    (tmp_path / "c.yaml").write_text(result.out)
+    assert (
+        "c.yaml: data: None is not usable, expected a path" in coalign("run", "act", "--config", "c.yaml").err
+    )
+    assert coalign("run", "act", "--beta", "0", "--print-config").code == 2
+
+
+def test_help_groups_the_options_and_tells_the_paper(coalign: Callable, method: Any) -> None:
+    text = " ".join(coalign("run", "act", "--help").out.split())
+    assert text.index("Method: --data PATH file of pairs [required]") < text.index("Training: --epochs")
+    assert "--reduction [sum|mean] over tokens [default: sum]" in text
+    assert "--shuffle / --no-shuffle mix the data [default: on]" in text
+    assert "arxiv.org/abs/2403.06326" in text
+    assert "Claim:" in text
+    assert "Confidence: medium-low" in text
+    assert "General: --out DIR" in text
+
+
+def test_the_folder_knows_how_the_run_ended(coalign: Callable, method: Any, tmp_path: Path) -> None:
+    done = coalign("run", "act", "--data", "x", "--out", "done")
+    assert "Run folder: done" in done.err
+    assert Run.open(tmp_path / "done").state == "done"
+    assert Run.open(tmp_path / "done").environment()["seed"] == 7
+
+    method.fail = DataError("pairs.jsonl holds no pairs.")
+    failed = coalign("run", "act", "--data", "x", "--out", "failed")
+    assert failed.code == 1
+    assert failed.err.endswith("Error: pairs.jsonl holds no pairs.\n")
+    assert Run.open(tmp_path / "failed").status()["error"] == "DataError: pairs.jsonl holds no pairs."
+
+    method.fail = KeyboardInterrupt()
+    stopped = coalign("run", "act", "--data", "x", "--out", "my run")
+    assert stopped.code == 130
+    assert "--out 'my run'" in stopped.err
+    assert Run.open(tmp_path / "my run").state == "interrupted"
+
+    method.fail = None
+    assert coalign("run", "act", "--data", "x", "--out", "my run").code == 0
+    assert coalign("run", "act", "--data", "y", "--out", "my run").code == 1
+
+
+def test_runs_lists_them(coalign: Callable, method: Any) -> None:
+    assert "No runs under runs." in coalign("runs").out
+    coalign("run", "act", "--data", "x")
+    Path("runs/odd").mkdir()
+    Path("runs/odd/status.json").write_text("{")
+    lines = coalign("runs").out.splitlines()
+    assert lines[0].split() == ["method", "state", "started", "path"]
+    assert lines[1].split()[:2] == ["act", "done"]
+    assert "unreadable" in lines[2]
+
+
+def test_run_alone_lists_what_can_run(coalign: Callable) -> None:
+    result = coalign("run")
+    assert result.code == 0
+    assert "ln-dpo" in result.out
+    assert "cream" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("actt", "Did you mean act"), ("cream", "cream is planned, not yet available")]
+)
+def test_methods_that_cannot_run_say_why(coalign: Callable, name: str, message: str) -> None:
+    result = coalign("run", name)
+    assert result.code != 0
+    assert message in result.err
+    assert "Traceback" not in result.err

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError
+from coalign.core.options import (
+    Count,
+    Fraction,
+    Positive,
+    build,
+    load_file,
+    option,
+    options_of,
+    required,
+    save,
+    to_dict,
+)
+
+
+@dataclass(kw_only=True)
+class Shared:
+    __group__ = "Training"
+
+    epochs: Count = option(3, "passes over the data")
+    names: list[str] = option([], "some names")
+
+
+@dataclass(kw_only=True)
+class Config(Shared):
+    data: Path = required("the file")
+    beta: Positive = option(0.1, "temperature", source="paper")
+    share: Fraction = option(0.5, "a share")
+    reduction: Literal["sum", "mean"] = option("sum", "over tokens")
+    limit: int | None = option(None, "at most so many")
+    window: tuple[int, int] = option((1, 2), "from and to")
+    shuffle: bool = option(True, "mix")
+    epochs: Count = option(1, "passes over the data")
+
+    def __post_init__(self) -> None:
+        if self.window[0] > self.window[1]:
+            raise ValueError("window: the first value must not exceed the second")
+
+
+def option_named(name: str) -> Any:
+    return next(one for one in options_of(Config) if one.name == name)
+
+
+def test_groups_order_and_redeclared_defaults() -> None:
+    names = [one.name for one in options_of(Config)]
+    assert names[:2] == ["data", "beta"]
+    assert set(names[-2:]) == {"epochs", "names"}
+    assert option_named("beta").group == "Method", "a class does not inherit its base's group"
+    assert option_named("epochs").group == "Training"
+    assert option_named("epochs").default == 1
+
+
+def test_types_are_described_in_the_users_words() -> None:
+    assert option_named("share").type_name == "a number of at least 0 and at most 1"
+    assert option_named("reduction").type_name == "one of: sum, mean"
+    assert option_named("limit").type_name == "a whole number or nothing"
+    assert option_named("window").type_name == "values: a whole number, a whole number"
+
+
+def test_build_converts_text() -> None:
+    config = build(
+        Config, {"data": "a.jsonl", "beta": "1e-3", "epochs": "2", "shuffle": "no", "window": ["3", "4"]}
+    )
+    assert config == Config(data=Path("a.jsonl"), beta=0.001, epochs=2, shuffle=False, window=(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beta": 0}, "beta: 0 is not usable, expected a number above 0"),
+        ({"beta": True}, "beta: True is not usable"),
+        ({"beta": math.nan}, "beta: nan is not usable"),
+        ({"epochs": 1.5}, "epochs: 1.5 is not usable, expected a whole number of at least 1"),
+        ({"share": "2"}, "share: '2' is not usable"),
+        ({"reduction": "max"}, "expected one of: sum, mean"),
+        ({"window": [1]}, "window: .1. is not usable"),
+        ({"window": [2, 1]}, "the first value must not exceed the second"),
+        ({"names": "a"}, "expected a list of: text"),
+        ({"bta": 1}, "bta: is not an option. Did you mean beta"),
+        ({"zzz": 1}, "Known: data, beta"),
+    ],
+)
+def test_build_names_the_field_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(Config, {"data": "x", **values})
+    assert caught.value.exit_code == 2
+
+
+def test_build_lists_every_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Config, {"beta": -1, "epochs": 0}, where="c.yaml", places={"beta": "--beta"})
+    lines = str(caught.value).splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["--beta:", "c.yaml:", "c.yaml:"]
+    assert lines[2] == "c.yaml: data: is required (the file)"
+
+
+def test_default_lists_are_not_shared() -> None:
+    one, other = build(Config, {"data": "x"}), build(Config, {"data": "x"})
+    one.names.append("a")
+    assert other.names == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    beta=st.floats(min_value=1e-300, allow_infinity=False),
+    names=st.lists(st.text()),
+    limit=st.none() | st.integers(),
+    reduction=st.sampled_from(["sum", "mean"]),
+    shuffle=st.booleans(),
+)
+def test_yaml_reads_back_what_it_wrote(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "config.yaml"
+    config = Config(data=Path("x y.jsonl"), **values)
+    save(config, path)
+    assert build(Config, load_file(path)) == config
+    assert to_dict(build(Config, load_file(path))) == to_dict(config)
+
+
+def test_file_keys_may_have_dashes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("max-length: 3\n")
+    assert load_file(tmp_path / "c.yaml") == {"max_length": 3}
+
+
+def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("")
+    assert load_file(tmp_path / "c.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a: [", "not valid YAML"), (b"- 1\n", "holds a list"), (b"\xff\xfe\x00", "cannot be read|not valid")],
+)
+def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_file(tmp_path / "c.yaml")
+    assert "c.yaml" in str(caught.value)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_file(tmp_path / "no.yaml")

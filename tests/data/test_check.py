@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from coalign.cli.data import data
+from coalign.core.errors import DataError
+from coalign.data.check import check_records
+from coalign.data.readers import RecordSet, scan_records
+from coalign.data.records import Feedback, Preference, PromptRecord, Ranking
+from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def found(*records):
+    return RecordSet(list(records), "preference", "test", "f.jsonl")
+
+
+def test_counts():
+    pair = Preference(prompt=user("q"), chosen="a", rejected="b")
+    check = check_records(
+        found(
+            pair,
+            pair,
+            Preference(prompt=user("q"), chosen="c", rejected="d"),
+            Preference(
+                prompt=user("r"), chosen="same", rejected="same", chosen_score=1.0, rejected_score=1.0
+            ),
+            Preference(prompt=user("s"), chosen="a", rejected="b", chosen_score=1.0, rejected_score=2.0),
+            Preference(prompt=[], chosen="a", rejected="b"),
+        )
+    )
+    assert (check.duplicates, check.repeated_prompts, check.identical_responses) == (1, 1, 1)
+    assert (check.ties, check.reversed_scores, check.empty_prompts) == (1, 1, 1)
+    assert len(check.warnings()) == 5
+    assert check.usable
+
+
+def test_ties_and_classes():
+    ranking = Ranking(prompt=user("q"), responses=("a", "b", "c"), scores=(1.0, 2.0, 1.0))
+    assert check_records(found(ranking)).ties == 1
+    check = check_records(
+        found(*[Feedback(prompt=user(str(n)), completion="a", label=True) for n in range(3)])
+    )
+    assert check.classes == {"true": 3, "false": 0}
+    assert "No record is labelled false" in check.warnings()[0]
+
+
+def test_lengths_in_words_characters_or_tokens():
+    words = check_records(found(PromptRecord(prompt=user("one two three")), PromptRecord(prompt=user("one"))))
+    (lengths,) = words.lengths
+    assert (lengths.unit, lengths.median, lengths.mean, lengths.longest) == ("words", 2, 2.0, 3)
+    assert [count for *_, count in lengths.bins] == [1, 0, 1]
+    assert (
+        check_records(found(PromptRecord(prompt=user("天空是蓝色的，大海是绿色的，山是灰色的。"))))
+        .lengths[0]
+        .unit
+        == "characters"
+    )
+    tokenizer = byte_tokenizer(CHATML)
+    (tokens,) = check_records(found(PromptRecord(prompt=user("one"))), tokenizer).lengths
+    assert tokens.unit == "tokens"
+
+
+def test_bins_hold_every_value():
+    records = [PromptRecord(prompt=user("w " * n)) for n in [*range(1, 300), 5000]]
+    (lengths,) = check_records(found(*records)).lengths
+    assert sum(count for *_, count in lengths.bins) == 300
+    assert lengths.bins[-1][1] == 5000
+    assert all(
+        end + 1 == start for (_, end, _), (start, _, _) in zip(lengths.bins, lengths.bins[1:], strict=False)
+    )
+
+
+def test_truncation_is_counted_from_tokens():
+    tokenizer = byte_tokenizer(CHATML)
+    pair = Preference(prompt=user("q"), chosen="a", rejected="b " * 50)
+    check = check_records(found(pair), tokenizer, max_length=40)
+    assert (check.truncated_prompts, check.truncated_responses, check.dropped) == (0, 1, [])
+    assert max(one.longest for one in check.lengths) > 40
+    assert check_records(found(pair), tokenizer).truncated_prompts is None
+
+
+def test_template_refusal_makes_it_unusable():
+    system = [{"role": "system", "content": "s"}, *user("q")]
+    check = check_records(found(PromptRecord(prompt=system)), byte_tokenizer(GEMMA), skip_bad=True)
+    assert not check.usable
+    assert "System role not supported" in check.problems[0].problem
+    assert check.examples == []
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+GOOD = {"prompt": "q [bold]x[/bold]", "chosen": "yes\x1b[31m", "rejected": "no"}
+BAD = {"prompt": "q", "chosen": True, "rejected": "no"}
+
+
+def test_cli_prints_everything(tmp_path):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    result = CliRunner().invoke(data, ["check", path])
+    assert result.exit_code == 0
+    assert "preference pairs, from the columns chosen, rejected and prompt" in result.output
+    assert "chosen: ⟦yes\N{REPLACEMENT CHARACTER}[31m⟧" in result.output
+    assert "[bold]x[/bold]" in result.output
+    assert "Usable: 1 records." in result.output
+
+
+def test_cli_fails_on_bad_records_and_skips_on_request(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "a.jsonl", GOOD, BAD)
+    result = CliRunner().invoke(data, ["check", path])
+    assert result.exit_code == 1
+    assert f"{path}:2: chosen: the boolean true, expected text" in result.output
+    assert not list(tmp_path.glob("*.rejects.jsonl"))
+    result = CliRunner().invoke(data, ["check", path, "--on-bad-record", "skip"])
+    assert result.exit_code == 0
+    assert "Usable: 1 records. Bad records: 1, left out (in a.jsonl.rejects.jsonl)." in result.output
+    assert (tmp_path / "a.jsonl.rejects.jsonl").exists()
+
+
+def test_cli_json_is_only_json(tmp_path):
+    path = write(tmp_path / "a.jsonl", GOOD, BAD)
+    result = CliRunner().invoke(data, ["check", path, "--json"])
+    report = json.loads(result.output)
+    assert result.exit_code == 1
+    assert (report["usable"], report["n_records"], report["n_bad"]) == (False, 1, 1)
+    assert report["problems"][0]["line"] == 2
+    result = CliRunner().invoke(data, ["check", str(tmp_path / "absent.jsonl"), "--json"])
+    assert result.exit_code == 1
+    assert "no such file" in json.loads(result.output)["error"]
+
+
+def test_cli_options_work_or_fail(tmp_path):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    for options in (["--max-length", "5"], ["--rejects", "x"]):
+        assert CliRunner().invoke(data, ["check", path, *options]).exit_code == 2
+    result = CliRunner().invoke(data, ["check", path, "--kind", "ranking"])
+    assert isinstance(result.exception, DataError)
+    assert result.exit_code == 1
+
+
+def test_cli_counts_tokens_of_a_model(tmp_path, monkeypatch):
+    loading = pytest.importorskip("coalign.models.loading")
+    monkeypatch.setattr(loading, "load_tokenizer", lambda name: byte_tokenizer(CHATML))
+    path = write(tmp_path / "a.jsonl", {"prompt": "q", "chosen": "yes", "rejected": "no " * 30})
+    result = CliRunner().invoke(data, ["check", path, "--model", "tiny", "--max-length", "40"])
+    assert result.exit_code == 0
+    assert "chosen: ⟦yes<|im_end|>⟧" in result.output
+    assert "tokens: median" in result.output
+    assert "Responses that are cut and lose their end of turn: 1." in result.output
+
+
+def test_checking_without_a_model_imports_no_torch(tmp_path):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    code = (
+        "import sys; from coalign.cli.data import data; data(['check', sys.argv[1]], standalone_mode=False); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, timeout=60)
+
+
+def test_scan_keeps_problems(tmp_path):
+    assert scan_records(write(tmp_path / "a.jsonl", GOOD, BAD)).n_bad == 1

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import pytest
+
+from coalign.core.errors import DataError
+from coalign.data.columns import recognise
+from coalign.data.parse import parse_row
+from coalign.data.records import (
+    Demonstration,
+    Feedback,
+    Judgment,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Source,
+)
+
+SOURCE = Source("f.jsonl", 1)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def parse(row, kind=None):
+    return parse_row(row, recognise([row], "f.jsonl", kind), SOURCE)
+
+
+def problems(row, kind=None):
+    parsed = parse(row, kind)
+    assert isinstance(parsed, list), parsed
+    return [str(one).removeprefix("f.jsonl:1: ") for one in parsed]
+
+
+QA = {"prompt": [user("q")], "completion": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "record"),
+    [
+        ({"prompt": "q"}, PromptRecord(prompt=[user("q")], plain=True)),
+        ({"prompt": [SYSTEM, user("q")]}, PromptRecord(prompt=[SYSTEM, user("q")])),
+        ({"messages": [user("q")]}, PromptRecord(prompt=[user("q")])),
+        ({"prompt": "q", "completion": " a"}, Demonstration(prompt=[user("q")], completion=" a", plain=True)),
+        ({"prompt": [user("q")], "completion": [assistant("a")]}, Demonstration(**QA)),
+        ({"messages": [user("q"), assistant("a")]}, Demonstration(**QA)),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            Demonstration(**QA),
+        ),
+        (
+            {"instruction": "do", "input": "this", "output": "a"},
+            Demonstration(prompt=[user("do\n\nthis")], completion="a"),
+        ),
+        (
+            {"instruction": "do", "input": "", "output": "a"},
+            Demonstration(prompt=[user("do")], completion="a"),
+        ),
+        ({"question": "q", "answer": "a"}, Demonstration(**QA)),
+        ({"text": "once"}, Demonstration(prompt=[], completion="once", plain=True)),
+        (
+            {"system": "be brief", "question": "q", "chosen": "a", "rejected": "b"},
+            Preference(prompt=[SYSTEM, user("q")], chosen="a", rejected="b"),
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            Preference(prompt=[user("q")], chosen="a", rejected="b", plain=True),
+        ),
+        (
+            {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+            Preference(prompt=[user("q")], chosen="a", rejected="b"),
+        ),
+        (  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
+            {
+                "prompt": "q",
+                "chosen": [SYSTEM, user("q"), assistant("a")],
+                "rejected": [SYSTEM, user("q"), assistant("b")],
+                "score_chosen": 9,
+                "score_rejected": 2.5,
+                "messages": [user("q"), assistant("a")],
+            },
+            Preference(
+                prompt=[SYSTEM, user("q")], chosen="a", rejected="b", chosen_score=9.0, rejected_score=2.5
+            ),
+        ),
+        (  # implicit prompt of messages
+            {"chosen": [user("q"), assistant("same")], "rejected": [user("q"), assistant("same")]},
+            Preference(prompt=[user("q")], chosen="same", rejected="same"),
+        ),
+        (  # implicit prompt of text
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True),
+        ),
+        (
+            {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+            Preference(prompt=[user("q")], chosen="a", rejected="b"),
+        ),
+        (
+            {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": "a", "rejected": "b"},
+            Preference(prompt=[user("q")], chosen="a", rejected="b"),
+        ),
+        (
+            {"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]},
+            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(1.0, 2.0), plain=True),
+        ),
+        (
+            {"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]},
+            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
+        ),
+        (  # UltraFeedback
+            {
+                "instruction": "q",
+                "completions": [{"response": "a", "overall_score": 3}, {"response": "b", "overall_score": 4}],
+            },
+            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(3.0, 4.0)),
+        ),
+        ({**QA, "label": True}, Feedback(**QA, label=True)),
+        ({**QA, "label": 0}, Feedback(**QA, label=False)),
+        ({"messages": [user("q"), assistant("a")], "label": "yes"}, Feedback(**QA, label=True)),
+        ({**QA, "judgment": "good"}, Judgment(**QA, judgment="good")),
+        ({**QA, "critique": "bad", "label": False}, Judgment(**QA, judgment="bad", label=False)),
+    ],
+)
+def test_rows_become_records(row, record):
+    assert parse(row) == record
+
+
+def test_unclaimed_columns_are_kept():
+    record = parse({"prompt": "q", "chosen": "a", "rejected": "b", "id": "x7", "group": [1], "none": None})
+    assert record.extra == {"id": "x7", "group": [1]}
+    assert record.id == "x7"
+
+
+def test_other_fields_of_scored_responses_are_kept():
+    completions = [{"response": "a", "score": 1, "model": "m"}, {"response": "b", "score": 2, "model": "n"}]
+    record = parse({"prompt": "q", "completions": completions})
+    assert record.extra == {"response_fields": [{"model": "m"}, {"model": "n"}]}
+
+
+def test_null_judgment_means_nothing_to_say():
+    layout = recognise([{**QA, "judgment": None}, {**QA, "judgment": "bad"}], "f")
+    assert parse_row({**QA, "judgment": None}, layout, SOURCE) == Judgment(**QA, judgment="")
+    assert isinstance(parse_row({**QA, "judgment": ""}, layout, SOURCE), list)
+
+
+def test_prompts_can_be_had_from_any_kind():
+    prompt = PromptRecord(prompt=[user("q")])
+    assert (
+        parse({"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "prompt")
+        == prompt
+    )
+    assert parse({"messages": [user("q"), assistant("a")]}, "prompt") == prompt
+    assert parse({**QA, "label": True}, "prompt") == prompt
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "q", "chosen": True, "rejected": 3}, ["chosen: the boolean true, expected text", "rejected: the number 3, expected text"]),
+        ({"prompt": "q", "chosen": " \n", "rejected": ""}, ["chosen: only white space, expected text", "rejected: empty, expected text"]),
+        ({"prompt": 1, "chosen": "a", "rejected": "b"}, ["prompt: the number 1, expected text"]),
+        ({"prompt": "q", "chosen": "a", "rejected": [assistant("b")]}, ["rejected: a list while chosen is text, expected both as text or both as messages"]),
+        ({"prompt": ""}, ["prompt: empty, expected text"]),
+        ({"prompt": [user("q"), assistant("a")]}, ["prompt: the last message is from the assistant, expected a prompt that ends with the user's turn"]),
+        ({"prompt": [user(" ")]}, ["prompt: the user's last message is empty, expected text"]),
+        ({"prompt": [{"role": "human", "content": "q"}]}, ["prompt: the role of message 1 is the text 'human', expected one of: system, developer, user, assistant, tool"]),
+        ({"prompt": [{"role": "user", "content": None}]}, ["prompt: the content of message 1 is missing, expected text"]),
+        ({"prompt": []}, ["prompt: an empty list, expected at least one message"]),
+        ({"messages": [user("q"), assistant("a")], "label": 2}, ["label: the number 2, expected true or false (also 1 and 0, yes and no)"]),
+        ({"prompt": "q", "responses": ["a"], "scores": [1]}, ["responses: 1 response, expected at least 2"]),
+        ({"prompt": "q", "responses": ["a", ""], "scores": [1, float("nan")]}, ["responses[1]: empty, expected text", "scores[1]: not finite (nan), expected a finite number"]),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, ["scores: 1 values for 2 responses, expected one a response"]),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": [True, "x"]}, ["scores[0]: the boolean true, expected a number"]),
+        ({"prompt": "q", "responses": "ab", "scores": 1}, ["responses: the text 'ab', expected a list of responses", "scores: the number 1, expected a list of numbers, one a response"]),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "inf"}, ["score_chosen: not finite (inf), expected a finite number"]),
+    ],
+)  # fmt: skip
+def test_bad_rows_say_what_and_where(row, expected):
+    assert problems(row) == expected
+
+
+def transcript(*turns):
+    return "".join(f"\n\n{speaker}: {text}" for speaker, text in turns)
+
+
+H, A = "Human", "Assistant"
+
+
+def test_transcript_turns_of_one_speaker_are_one_message():
+    # As four rows of the held-out harmless split: the assistant's turn is written in two pieces.
+    row = {
+        "chosen": transcript((H, "q"), (A, "No.  Human: why?"), (A, "Because.")),
+        "rejected": transcript((H, "q"), (A, "A king.")),
+    }
+    assert parse(row) == Preference(
+        prompt=[user("q")], chosen="No.  Human: why?\n\nBecause.", rejected="A king."
+    )
+
+
+def test_dialogues_that_part_before_the_last_user_turn_are_refused():
+    row = {
+        "chosen": transcript((H, "q"), (A, "a"), (H, "more"), (A, "b")),
+        "rejected": transcript((H, "q"), (A, "other"), (H, "more"), (A, "c")),
+    }
+    (problem,) = problems(row)
+    assert problem.startswith(
+        "chosen: chosen and rejected part at message 2, after which chosen has 3 messages"
+    )
+
+
+def test_transcript_without_a_last_reply():
+    row = {"chosen": transcript((H, "q"), (A, "")), "rejected": transcript((H, "q"), (A, "a"))}
+    assert problems(row) == ["chosen: the last reply is empty, expected text"]
+    row = {"chosen": transcript((H, "q"), (A, "a"), (H, "end")), "rejected": transcript((H, "q"), (A, "a"))}
+    assert "chosen has 2 messages (assistant, user)" in problems(row)[0]
+
+
+def test_prompt_must_be_that_of_the_conversations():
+    row = {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+    assert "do not hold the prompt's last message" in problems(row)[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("prompt chosen", "a preference needs both chosen and rejected, found only chosen"),
+        ("prompt responses", "a ranking needs also scores, rewards or ranks"),
+        (
+            "completion label x",
+            "no known kind of record in the columns completion, label, x: a completion needs also",
+        ),
+        ("foo bar", "no known kind of record in the columns foo, bar"),
+    ],
+)
+def test_unknown_columns(columns, message):
+    with pytest.raises(DataError, match=message) as caught:
+        recognise([dict.fromkeys(columns.split(), "x")], "f")
+    assert "Needed: prompt: prompt or messages; demonstration" in str(caught.value)
+
+
+def test_wanted_kind_that_is_not_there():
+    with pytest.raises(DataError, match="no preference in the columns prompt") as caught:
+        recognise([{"prompt": "q"}], "f", "preference")
+    assert "Needed: preference: chosen + rejected." in str(caught.value)
+
+
+def test_one_odd_row_does_not_change_the_kind():
+    rows = [{"prompt": "q", "completion": "a"}] * 3 + [{"chosen": "a", "rejected": "b"}]
+    layout = recognise(rows, "f")
+    assert layout.kind == "demonstration"
+    assert parse_row(rows[3], layout, SOURCE)[0].field == "prompt"
+
+
+def test_recognised_says_what_and_why():
+    row = {"chosen": transcript((H, "q"), (A, "a")), "rejected": transcript((H, "q"), (A, "b")), "id": 1}
+    assert recognise([row], "f").recognised == (
+        "preference pairs, from the columns chosen and rejected "
+        "(whole dialogues in the Anthropic HH form; the prompt is what both share); kept beside them: id"
+    )

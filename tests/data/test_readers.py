@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+
+import pytest
+import zstandard
+
+from coalign.core.errors import DataError
+from coalign.data.readers import read_records, scan_records
+from coalign.data.records import Feedback, Preference
+
+ROWS = [
+    {"prompt": "one", "chosen": "good", "rejected": "bad"},
+    {"prompt": "two", "chosen": "göod", "rejected": "b\u2028ad"},
+]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def pairs(found):
+    return [(one.prompt[0]["content"], one.chosen, one.rejected) for one in found.records]
+
+
+EXPECTED = [("one", "good", "bad"), ("two", "göod", "b\u2028ad")]
+
+
+def test_json_lines_plain_and_compressed(tmp_path):
+    contents = {
+        "a.jsonl": LINES,
+        "a.jsonl.gz": gzip.compress(LINES),
+        "a.jsonl.zst": zstandard.compress(LINES[:20]) + zstandard.compress(LINES[20:]),
+        "bom.jsonl": b"\xef\xbb\xbf" + LINES,
+        "blank.ndjson": b"\n" + LINES.replace(b"\n", b"\r\n\n"),
+        "lines.json": LINES,
+    }
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert pairs(read_records(path)) == EXPECTED, name
+
+
+def test_json_list_and_data_know_their_lines(tmp_path):
+    path = tmp_path / "a.json"
+    lines = []
+    for whole in (ROWS, {"version": {"data": []}, "data": ROWS, "end": 1}):
+        for indent in (None, 2):
+            path.write_text(json.dumps(whole, indent=indent))
+            found = read_records(path)
+            assert pairs(found) == EXPECTED
+            lines.append([one.source.line for one in found.records])
+    assert lines == [[1, 1], [2, 7], [1, 1], [6, 11]]
+
+
+def test_csv_lines_count_line_breaks_in_cells(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'prompt,completion,label\n"one\nline",yes,true\n\ntwo,no,0\nthree,no\nfour,maybe,perhaps\n'
+    )
+    found = scan_records(path)
+    assert [(one.source.line, one.label) for one in found.records if isinstance(one, Feedback)] == [
+        (2, True),
+        (5, False),
+    ]
+    assert [str(one) for one in found.problems] == [
+        f"{path}:6: row: 2 cells, expected 3 as in the header",
+        f"{path}:7: label: the text 'perhaps', expected true or false (also 1 and 0, yes and no)",
+    ]
+
+
+def test_csv_cells_hold_lists_as_json(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,responses,scores\n[1],"[""a"", ""b""]","[1, 0.5]"\n')
+    (one,) = read_records(path).records
+    assert (one.prompt[0]["content"], one.responses, one.scores) == ("[1]", ("a", "b"), (1.0, 0.5))
+
+
+def test_parquet_and_saved_dataset(tmp_path):
+    import datasets
+
+    dataset = datasets.Dataset.from_list(ROWS)
+    dataset.to_parquet(str(tmp_path / "a.parquet"))
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(
+        str(tmp_path / "splits")
+    )
+    assert pairs(read_records(tmp_path / "a.parquet")) == EXPECTED
+    assert pairs(read_records(tmp_path / "saved")) == EXPECTED
+    assert pairs(read_records(tmp_path / "splits", split="test")) == EXPECTED[:1]
+    with pytest.raises(DataError, match="no split 'eval', only: train, test"):
+        read_records(tmp_path / "splits", split="eval")
+    with pytest.raises(DataError, match="not one that datasets saved"):
+        read_records(tmp_path)
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES + b"{}\n")))
+    found = scan_records("-")
+    assert pairs(found) == EXPECTED
+    assert str(found.problems[0]).startswith("<stdin>:3: ")
+
+
+def test_hub_failure_is_a_clear_error(monkeypatch):
+    import datasets
+
+    def unreachable(*_):
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"owner/name: no such file, and no data set .*Couldn't reach"):
+        read_records("owner/name")
+
+
+def test_hub_configuration_and_split(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(*names):
+        asked.append(names)
+        return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert pairs(read_records("owner/name:main")) == EXPECTED
+    assert asked == [("owner/name", "main")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "the file is empty"),
+        ("a.jsonl", b" \n\n", "the file is empty"),
+        ("a.json", b"[]", "the list is empty"),
+        ("a.json", b'"text"', "expected a list of records"),
+        ("a.json", b'[{"prompt": "a"},\n {"prompt": }]', r"a\.json:2: column 13: not JSON"),
+        ("a.json", b'[{"prompt": "\xff"}]', r"a\.json:1: column 14: byte 0xff, expected UTF-8"),
+        ("a.csv", b"prompt,chosen\n", "only a header"),
+        ("a.csv", b"prompt,prompt\na,b\n", "appears twice"),
+        ("a.csv", b'prompt\n"open\n', "not valid CSV"),
+        ("a.txt", b"hello", "unknown format"),
+        ("a.jsonl", b"\x00\x01\x02garbage\xff" * 10, "binary data"),
+        ("a.jsonl", "{}".encode("utf-16"), "UTF-16"),
+        ("a.jsonl", b"hello\nworld\n", r"none of the first 2 rows can be read"),
+        ("a.parquet", b"PAR1 not really", "not a readable Parquet"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:-12], "cut off or damaged"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:20] + b"xxxx" + gzip.compress(LINES)[24:], "cut off or damaged"),
+        ("a.jsonl.zst", zstandard.compress(LINES * 50)[:-5], "cut off or damaged"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_records(path)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_records(tmp_path / "absent.jsonl")
+
+
+BAD = (
+    LINES
+    + b'{"prompt": "x", "chosen": \n{"prompt": "\xff"}\n[1]\n{"prompt": "y", "chosen": true, "rejected": ""}\n'
+)
+
+
+def test_fail_names_every_bad_record(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(BAD)
+    with pytest.raises(DataError) as caught:
+        read_records(path)
+    assert [str(one) for one in caught.value.problems] == [
+        f"{path}:3: column 27: not JSON (Expecting value), expected one JSON object a line",
+        f"{path}:4: column 13: byte 0xff, expected UTF-8 text",
+        f"{path}:5: row: a list, expected a JSON object",
+        f"{path}:6: chosen: the boolean true, expected text",
+        f"{path}:6: rejected: empty, expected text",
+    ]
+    assert "4 of 6 records" in str(caught.value)
+
+
+def test_skip_counts_and_writes_rejects(tmp_path):
+    path, rejects = tmp_path / "a.jsonl", tmp_path / "rejects.jsonl"
+    path.write_bytes(BAD)
+    found = read_records(path, on_bad_record="skip", rejects=rejects)
+    assert pairs(found) == EXPECTED
+    assert found.n_bad == 4
+    rows = [json.loads(line) for line in rejects.read_text().split("\n") if line]
+    assert [row["line"] for row in rows] == [3, 4, 5, 6]
+    assert rows[0]["row"] == '{"prompt": "x", "chosen": '
+    assert rows[3]["row"] == {"prompt": "y", "chosen": True, "rejected": ""}
+    assert [one["field"] for one in rows[3]["problems"]] == ["chosen", "rejected"]
+
+
+def test_skip_writes_no_file_when_nothing_is_bad(tmp_path):
+    path, rejects = tmp_path / "a.jsonl", tmp_path / "rejects.jsonl"
+    path.write_bytes(LINES)
+    assert read_records(path, on_bad_record="skip", rejects=rejects).rejects is None
+    assert not rejects.exists()
+
+
+def test_skip_with_nothing_left_fails(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "x", "chosen": 1, "rejected": 2}\n')
+    with pytest.raises(DataError, match="no record can be used"):
+        read_records(path, on_bad_record="skip")
+
+
+def test_limit_and_positions(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES)
+    found = read_records(path, limit=1)
+    assert len(found) == 1
+    assert isinstance(found.records[0], Preference)
+    assert (found.records[0].source.line, found.records[0].source.index) == (1, 0)

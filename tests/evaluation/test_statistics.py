@@ -1,0 +1,146 @@
+"""Bootstrap and Wilson intervals: known values, coverage, degenerate input."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.evaluation.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+def test_interval_agrees_with_the_normal_one_on_a_large_sample() -> None:
+    values = np.random.default_rng(1).normal(0.3, 1.0, 400)
+    found = bootstrap_mean(values)
+    half = 1.959964 * values.std() / math.sqrt(400)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert (found.n, found.confidence) == (400, 0.95)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_interval_covers_as_often_as_it_says(confidence: float) -> None:
+    rng = np.random.default_rng(7)
+    before = rng.choice([0, 0.5, 1], size=(400, 50), p=[0.5, 0.3, 0.2])
+    after = np.clip(before + rng.choice([0, 0.5], size=before.shape, p=[0.6, 0.4]), 0, 1)
+    truth = 0.8 * 0.4 * 0.5
+    found = [
+        paired_bootstrap(b, a, n=1000, confidence=confidence) for b, a in zip(before, after, strict=True)
+    ]
+    share = np.mean([one.low <= truth <= one.high for one in found])
+    assert share == pytest.approx(confidence, abs=0.04)
+
+
+def test_p_value_is_as_rare_as_it_says_without_an_effect() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(600, 40))
+    p_values = [bootstrap_mean(one, n=999).p_value for one in values]
+    assert np.mean([p is not None and p < 0.05 for p in p_values]) == pytest.approx(0.05, abs=0.03)
+
+
+def test_p_value_and_interval_agree() -> None:
+    rng = np.random.default_rng(11)
+    for shift in np.linspace(-0.6, 0.6, 25):
+        found = bootstrap_mean(rng.normal(shift, 1, 40), n=4000)
+        assert found.p_value is not None
+        if abs(found.p_value - 0.05) > 0.005:
+            assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_pairing_matters() -> None:
+    spread = np.linspace(0, 100, 30)
+    found = paired_bootstrap(spread, spread + 1 + 0.1 * np.sin(spread))
+    assert 0.9 < found.low < found.high < 1.1
+
+
+def test_one_pair_proves_nothing_and_is_json() -> None:
+    found = paired_bootstrap([0.0], [1.0])
+    assert (found.mean, found.low, found.high, found.p_value) == (1.0, -math.inf, math.inf, 1.0)
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written == {"mean": 1.0, "low": None, "high": None, "p_value": 1.0, "confidence": 0.95, "n": 1}
+
+
+def test_equal_differences() -> None:
+    none = paired_bootstrap([0.5, 0.1, 0.7], [0.5, 0.1, 0.7])
+    assert (none.mean, none.low, none.high, none.p_value) == (0, 0, 0, 1)
+    few = paired_bootstrap([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    assert (few.low, few.high, few.p_value) == (1, 1, 0.25)
+    many = paired_bootstrap([0.0] * 40, [1.0] * 40, n=999)
+    assert many.p_value == pytest.approx(2 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([], [], "before has the shape"),
+        ([1.0], [1.0, 2.0], "before has 1 values and after 2"),
+        ([0.0, float("nan")], [0.0, 0.0], r"before\[1\] is nan"),
+        ([0.0, 0.0], [float("inf"), 0.0], r"after\[0\] is inf"),
+        ([[0.0]], [[0.0]], "expected a list"),
+    ],
+)
+def test_bad_values_are_refused(before: list[float], after: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(before, after)
+
+
+@pytest.mark.parametrize(("n", "confidence"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, float("nan"))])
+def test_bad_settings_are_refused(n: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        bootstrap_mean([0.0, 1.0], n=n, confidence=confidence)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=30), seed=st.integers(0, 99))
+def test_properties_of_the_paired_interval(pairs: list[tuple[float, float]], seed: int) -> None:
+    before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+    found = paired_bootstrap(before, after, n=200, seed=seed)
+    assert found == paired_bootstrap(before, after, n=200, seed=seed)
+    assert found.low <= found.mean <= found.high
+    assert found.p_value is not None
+    assert 0 < found.p_value <= 1
+    swapped = paired_bootstrap(after, before, n=200, seed=seed)
+    assert swapped.mean == pytest.approx(-found.mean)
+    assert swapped.p_value == found.p_value
+    if len(pairs) > 1:
+        scale = max(map(abs, [*before, *after, 1.0]))
+        assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), abs=1e-9 * scale)
+
+
+def test_resampling_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=20)
+    whole = bootstrap_mean(values, n=500)
+    monkeypatch.setattr("coalign.evaluation.statistics._CHUNK", 77)
+    assert bootstrap_mean(values, n=500) == whole
+
+
+def test_wilson_by_hand() -> None:
+    # z = 1.959964, n = 10, share 0.8: centre (0.8 + 0.19207) / 1.38415, half 1.415956 * sqrt(0.016 + 0.0096036).
+    found = wilson_interval(8, 10)
+    assert (found.mean, found.p_value, found.n) == (0.8, None, 10)
+    assert (found.low, found.high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0, 5).low == 0
+    assert wilson_interval(5, 5).high == 1
+    assert isinstance(found, Interval)
+
+
+@given(n=st.integers(1, 1000), share=st.floats(0, 1), confidence=st.floats(0.01, 0.999))
+def test_wilson_stays_in_range(n: int, share: float, confidence: float) -> None:
+    successes = round(share * n)
+    found = wilson_interval(successes, n, confidence=confidence)
+    mirror = wilson_interval(n - successes, n, confidence=confidence)
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+    assert mirror.low == pytest.approx(1 - found.high)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(successes, n)

@@ -1,0 +1,125 @@
+"""Diversity, repetition, length and perplexity: values by hand, invariances, refused input."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.evaluation.text_metrics import (
+    compare_distinct_n,
+    distinct_n,
+    length_summary,
+    perplexity_from_logps,
+    rarefied_distinct_n,
+    repetition_rate,
+)
+
+TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=6).map(" ".join), max_size=5)
+
+
+def test_distinct_n_by_hand() -> None:
+    texts = ["A b a b", "b a"]  # words: a b a b b a; bigrams: ab ba ab | ba
+    assert distinct_n(texts, 1) == pytest.approx(2 / 6)
+    assert distinct_n(texts, 2) == pytest.approx(2 / 4)
+    assert distinct_n(texts, 5) == 0
+    assert distinct_n([], 1) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(words=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), data=st.data())
+def test_rarefaction_is_the_mean_over_all_draws(words: list[str], data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(words)))
+    draws = [len(set(draw)) / size for draw in combinations(words, size)]
+    assert rarefied_distinct_n([" ".join(words)], 1, size) == pytest.approx(sum(draws) / len(draws), rel=1e-9)
+
+
+def test_comparison_is_fair_to_the_longer_corpus() -> None:
+    short, long = ["a b c d e f g h"], ["a b c d e f g h"] * 3
+    assert distinct_n(long, 1) < distinct_n(short, 1)
+    before, after, size = compare_distinct_n(short, long, 1)
+    assert (before, size) == (1.0, 8)
+    assert distinct_n(long, 1) < after < 1
+    assert compare_distinct_n(short, [""], 2) == (0, 0, 0)
+
+
+@given(texts=TEXTS, n=st.integers(1, 3))
+def test_properties_of_distinct_n(texts: list[str], n: int) -> None:
+    value = distinct_n(texts, n)
+    assert 0 <= value <= 1
+    assert distinct_n(texts[::-1], n) == value
+    total = round(sum(max(0, len(text.split()) - n + 1) for text in texts))
+    if total:
+        assert rarefied_distinct_n(texts, n, total) == pytest.approx(value)
+        assert rarefied_distinct_n(texts, n, 1) == pytest.approx(1)
+        sizes = [rarefied_distinct_n(texts, n, size) for size in range(1, total + 1)]
+        assert sizes == sorted(sizes, reverse=True) or max(sizes) - min(sizes) < 1e-9
+        same = compare_distinct_n(texts, texts, n)
+        assert same[0] == same[1] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_rarefaction_refuses_more_than_there_is(size: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 3"):
+        rarefied_distinct_n(["a b c"], 1, size)
+
+
+def test_n_below_one_is_refused() -> None:
+    for call in (lambda: distinct_n(["a"], 0), lambda: repetition_rate(["a"], 0)):
+        with pytest.raises(ValueError, match="n is 0"):
+            call()
+
+
+def test_repetition_rate_by_hand() -> None:
+    assert repetition_rate(["a b a b a b", "a b c"], 2) == pytest.approx((3 / 5 + 0) / 2)
+    assert repetition_rate(["", "a"], 2) == 0
+    with pytest.raises(ValueError, match="no texts"):
+        repetition_rate([])
+
+
+def test_length_summary_by_hand() -> None:
+    found = length_summary([0, 10, 20, 30, 40])
+    assert found["n"] == 5
+    assert (found["mean"], found["median"], found["min"], found["max"]) == (20, 20, 0, 40)
+    assert (found["p10"], found["p90"]) == pytest.approx((4, 36))
+    assert found["std"] == pytest.approx(math.sqrt(250))
+    assert found["empty"] == 1
+    assert length_summary([3])["std"] == 0
+    for bad in ([], [-1]):
+        with pytest.raises(ValueError, match="at least 0"):
+            length_summary(bad)
+
+
+def test_perplexity_weighs_tokens_alike() -> None:
+    # 3 tokens of probability 1/2 and one of 1/16: exp((3 ln 2 + 4 ln 2) / 4) = 2^(7/4).
+    assert perplexity_from_logps([-3 * math.log(2), -4 * math.log(2)], [3, 1]) == pytest.approx(2**1.75)
+    assert perplexity_from_logps([0.0, 0.0], [0, 2]) == 1
+    assert perplexity_from_logps([-1e6], [1]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("logps", "tokens"),
+    [
+        ([-1.0], [1, 2]),
+        ([], []),
+        ([0.0], [0]),
+        ([-1.0], [0]),
+        ([0.1], [1]),
+        ([float("nan")], [1]),
+        ([-math.inf], [1]),
+    ],
+)
+def test_perplexity_refuses(logps: list[float], tokens: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        perplexity_from_logps(logps, tokens)
+
+
+@given(parts=st.lists(st.tuples(st.floats(-50, 0), st.integers(1, 50)), min_size=1, max_size=8))
+def test_perplexity_does_not_depend_on_how_texts_are_split(parts: list[tuple[float, int]]) -> None:
+    logps, tokens = zip(*parts, strict=True)
+    whole = perplexity_from_logps([math.fsum(logps)], [sum(tokens)])
+    assert perplexity_from_logps(logps, tokens) == pytest.approx(whole)
+    assert whole >= 1

@@ -1,0 +1,103 @@
+"""Adapters: what is trained, the reference under a disabled adapter, merging."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from coalign.core.errors import ConfigError, ModelError
+from coalign.models.adapters import add_lora, disabled_adapter, has_adapter, merge, trainable_summary
+from coalign.models.options import ModelOptions
+
+IDS = torch.arange(12).reshape(2, 6)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes)).eval()
+
+
+def disturb(model) -> None:
+    for one in model.parameters():
+        if one.requires_grad:
+            torch.nn.init.normal_(one, std=0.3)
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains(model):
+    before = model(IDS).logits
+    adapted = add_lora(model, ModelOptions(adapter_rank=4))
+    assert torch.equal(adapted(IDS).logits, before)
+    trained = [name for name, one in adapted.named_parameters() if one.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    # 7 linear layers a block: q and o 16x16, k and v 16x8, gate and up 16x32, down 32x16; rank 4
+    expected = 2 * 4 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32))
+    assert sum(one.numel() for one in adapted.parameters() if one.requires_grad) == expected
+    assert trainable_summary(adapted).startswith(f"{expected} of ")
+    assert trainable_summary(adapted).endswith("adapter of rank 4")
+
+
+def test_the_reference_is_the_base_and_gradients_survive(model):
+    before = model(IDS).logits.detach()
+    adapted = add_lora(model, ModelOptions())
+    disturb(adapted)
+    required = [one.requires_grad for one in adapted.parameters()]
+    policy = adapted(IDS).logits
+    with disabled_adapter(adapted), torch.no_grad():
+        reference = adapted(IDS).logits
+    assert torch.equal(reference, before)
+    assert not torch.allclose(policy, reference)
+    assert [one.requires_grad for one in adapted.parameters()] == required
+    assert torch.equal(adapted(IDS).logits, policy)
+    (policy - reference).square().mean().backward()
+    assert all(one.grad is not None for one in adapted.parameters() if one.requires_grad)
+
+
+def test_the_adapter_is_on_again_after_an_error(model):
+    adapted = add_lora(model, ModelOptions())
+    disturb(adapted)
+    policy = adapted(IDS).logits
+    with pytest.raises(RuntimeError, match="stop"), disabled_adapter(adapted):
+        raise RuntimeError("stop")
+    assert torch.equal(adapted(IDS).logits, policy)
+
+
+def test_a_frozen_adapter_stays_frozen(model):
+    adapted = add_lora(model, ModelOptions()).requires_grad_(False)
+    with disabled_adapter(adapted):
+        pass
+    assert not any(one.requires_grad for one in adapted.parameters())
+
+
+def test_there_is_no_reference_without_an_adapter(model):
+    with pytest.raises(ModelError, match="has no adapter"), disabled_adapter(model):
+        pass
+    with pytest.raises(ModelError, match="no adapter to merge"):
+        merge(model)
+
+
+def test_merging_keeps_the_outputs(model):
+    adapted = add_lora(model, ModelOptions())
+    disturb(adapted)
+    policy = adapted(IDS).logits
+    merged = merge(adapted)
+    assert not has_adapter(merged)
+    torch.testing.assert_close(merged(IDS).logits, policy, atol=1e-5, rtol=1e-5)
+    assert has_adapter(add_lora(merged, ModelOptions()))
+
+
+def test_targets_are_checked(model):
+    adapted = add_lora(model, ModelOptions(adapter_targets=["q_proj", "mlp.up_proj"]))
+    names = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    assert all("q_proj" in name or "mlp.up_proj" in name for name in names)
+    with pytest.raises(ModelError, match="already has an adapter"):
+        add_lora(adapted, ModelOptions())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "c_attn"], ["all-linear", "q_proj"], []])
+def test_targets_that_match_nothing_are_refused(model, targets):
+    with pytest.raises(ConfigError, match="adapter_targets"):
+        add_lora(model, ModelOptions(adapter_targets=targets))

@@ -1,0 +1,243 @@
+"""Models and tokenizers are found, and every way to fail says what was wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from coalign.core.errors import ConfigError, ModelError
+from coalign.core.options import build
+from coalign.models import defaults, loading
+from coalign.models.adapters import has_adapter
+from coalign.models.devices import describe_device, pick_device, pick_dtype
+from coalign.models.loading import load_for_training, load_model, load_tokenizer, locate
+from coalign.models.options import ModelOptions
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    for module in (defaults, loading):
+        monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def folder(tmp_path, model) -> Path:
+    model.save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def digits_tokenizer(path: Path, settings: dict[str, str]) -> Path:
+    """A byte-level tokenizer whose file splits digits."""
+    vocabulary = {one: number for number, one in enumerate(["<|end|>", "<|endoftext|>", "a", "Ġ", "ĠĠ", "5"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", "Ġ")]))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<|end|>", "<|endoftext|>"])
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    return path
+
+
+def test_a_folder_loads_with_equal_logits(folder, model):
+    loaded = load_model(str(folder), training=False)
+    ids = torch.arange(10)[None]
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert loaded.dtype == torch.float32
+    assert not loaded.training
+    assert loaded.name_or_path == str(folder.resolve())
+
+
+def test_a_run_folder_means_its_model(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "status.json").write_text('{"state": "running"}')
+    with pytest.raises(ModelError, match=r"has no model.*running"):
+        locate(str(run))
+    folder.rename(run / "model")
+    assert locate(str(run)).path == str((run / "model").resolve())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "does not exist"),
+        ("a/b/c", "does not exist"),
+        ("someone/some-model", r"neither a folder here nor in the hub's cache.*no network"),
+    ],
+)
+def test_what_is_not_there_is_named(name, message):
+    with pytest.raises(ModelError, match=message):
+        load_model(name, training=False)
+    with pytest.raises(ModelError, match=message):
+        load_tokenizer(name)
+
+
+def test_a_folder_without_a_configuration_is_no_model(tmp_path):
+    with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
+        load_model(str(tmp_path), training=False)
+
+
+def test_a_revision_of_a_folder_is_refused(folder):
+    with pytest.raises(ModelError, match="is a folder, so revision 'main'"):
+        load_model(ModelOptions(model=str(folder), revision="main"), training=False)
+    with pytest.raises(ModelError, match="pinned to one revision"):
+        locate("default", "main")
+
+
+def test_an_encoder_is_not_a_causal_model(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is a BertModel, not a causal language model"):
+        load_model(str(tmp_path), training=False)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 1000])
+def test_truncated_weights_are_called_corrupted(folder, keep):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(ModelError, match="weights are corrupted"):
+        load_model(str(folder), training=False)
+
+
+def test_missing_weights_are_not_made_up(folder, model):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing.*layers.1.mlp.up_proj"):
+        load_model(str(folder), training=False)
+
+
+def test_pickled_weights_are_not_read(folder, model):
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        load_model(str(folder), training=False)
+
+
+def test_gated_and_unknown_hub_models_are_told_apart(monkeypatch):
+    from types import SimpleNamespace
+
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from transformers import AutoConfig
+
+    monkeypatch.setattr(loading, "hub_problem", lambda: None)
+    response = SimpleNamespace(headers={}, request=None, status_code=403)
+    cases = [(GatedRepoError, "is gated"), (RepositoryNotFoundError, "nor a model on the hub")]
+    for kind, message in [*cases, (RevisionNotFoundError, "has no revision 'v9'")]:
+
+        def fail(*_, _kind=kind, **__):
+            raise OSError("wrapped") from _kind("no", response=response)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+        with pytest.raises(ModelError, match=message):
+            load_model(ModelOptions(model="someone/some-model", revision="v9"), training=False)
+
+
+def test_the_digit_rule_of_the_tokenizer_file_is_kept(tmp_path):
+    settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    tokenizer = load_tokenizer(str(digits_tokenizer(tmp_path / "digits", settings)))
+    assert tokenizer("a  5").input_ids == [2, 4, 5]
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|end|>"
+
+
+def test_a_missing_pad_token_is_taken_from_the_vocabulary(tmp_path):
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
+    tokenizer = load_tokenizer(str(digits_tokenizer(tmp_path / "one", settings)))
+    assert tokenizer.pad_token == "<|endoftext|>"
+    assert len(tokenizer) == 6
+    settings["eos_token"] = "<|endoftext|>"
+    assert load_tokenizer(str(digits_tokenizer(tmp_path / "two", settings))).pad_token == "<|endoftext|>"
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    folder = digits_tokenizer(tmp_path / "bad", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
+        load_tokenizer(str(folder))
+
+
+def test_training_on_a_cpu_adds_an_adapter_by_default(folder):
+    options = ModelOptions(model=str(folder), adapter_rank=4)
+    assert has_adapter(load_for_training(options))
+    full = load_for_training(ModelOptions(model=str(folder), tuning="full"))
+    assert not has_adapter(full)
+    assert all(one.requires_grad for one in full.parameters())
+
+
+def test_options_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match="adapter_rank has no effect with tuning: full"):
+        build(ModelOptions, {"tuning": "full", "adapter_rank": 4})
+    with pytest.raises(ConfigError, match="tuning: 'some' is not usable, expected one of: auto, lora, full"):
+        build(ModelOptions, {"tuning": "some"})
+
+
+def test_devices_and_formats():
+    cpu = pick_device("cpu")
+    assert pick_dtype(cpu) == torch.float32
+    assert pick_dtype(cpu, "bfloat16", training=True) == torch.bfloat16
+    assert "cpu" in describe_device(cpu, torch.float32)
+    assert "float32" in describe_device(cpu, torch.float32)
+    for name in ("gpu", "cpu:1", "cuda:x", "mps:0"):
+        with pytest.raises(ConfigError, match="is not usable, expected one of"):
+            pick_device(name)
+    with pytest.raises(ConfigError, match="float16 is not usable for a CPU"):
+        pick_dtype(cpu, "float16")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="sees no CUDA device"):
+            pick_device("cuda")
+
+
+def test_gpu_formats(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert pick_dtype(cuda) == torch.bfloat16
+    assert pick_dtype(cuda, training=True) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert pick_dtype(cuda) == torch.float16
+
+
+def test_full_fine_tuning_only_where_it_fits(monkeypatch):
+    from coalign.models import adapters
+
+    cuda, options = torch.device("cuda", 0), ModelOptions()
+    monkeypatch.setattr(adapters, "free_memory", lambda _: 32_000)
+    assert adapters.choose_tuning(options, 1000, cuda) == "full"
+    assert adapters.choose_tuning(options, 1001, cuda) == "lora"
+    assert adapters.choose_tuning(options, 10, torch.device("cpu")) == "lora"
+    assert adapters.choose_tuning(ModelOptions(adapter_rank=4), 10, cuda) == "lora"
+
+
+def test_the_hub_id_of_the_default_is_the_embedded_copy_offline(monkeypatch, folder):
+    monkeypatch.setattr(loading, "default_model_path", lambda kind: folder)
+    monkeypatch.setattr(loading, "_in_hub_cache", lambda *_: False)
+    hub_id = defaults.DEFAULTS["chat"].hub_id
+    assert locate(hub_id).path == str(folder)
+    assert locate("default").name == hub_id
+    monkeypatch.setattr(loading, "hub_problem", lambda: None)
+    assert locate(hub_id).path == hub_id
+    assert locate(hub_id, as_base=True).path == str(folder)

@@ -1,0 +1,155 @@
+"""D2O: the loss over self-samples and a negative, and the sampling of anchors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.core.options import build
+from coalign.data.records import Feedback, Messages, Preference
+from coalign.models.types import Generation, Sampling
+from coalign.preference.anchors import anchor, human_negatives, resampling_due, sample_anchors
+from coalign.preference.d2o import d2o_loss, split_anchors
+from coalign.preference.pairwise import dpo_loss
+from coalign.training.objective import Losses, ScoredBatch, get_objective
+from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+
+
+def run(batch: ScoredBatch, **constants: Any) -> Losses:
+    one = get_objective("d2o")
+    return one.loss(batch, build(one.constants, constants))
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_the_objective_equals_a_loop_over_any_number_of_samples(sizes: list[int], seed: int) -> None:
+    batch = scored_batch([[1.0] * k + [0.0] for k in sizes], seed=seed)
+    losses = run(batch, alpha=0.3, beta=0.2)
+    naive = []
+    for *anchors, negative in naive_records(batch):
+        z = 0.2 / len(anchors) * sum(one["h"] for one in anchors) - 0.3 * negative["h"]
+        naive.append(-math.log(sigmoid(z)))
+    assert losses.losses.tolist() == pytest.approx(naive)
+    torch.testing.assert_close(
+        losses.metrics["rewards/margins"],
+        losses.metrics["rewards/chosen"] - losses.metrics["rewards/rejected"],
+    )
+    assert all(
+        not values.requires_grad and len(values) == len(sizes) for values in losses.metrics.values()
+    )
+
+
+def test_one_sample_and_equal_weights_are_dpo() -> None:
+    anchors, negatives = torch.randn(5).double(), torch.randn(5).double()
+    zeros = torch.zeros(5).double()
+    torch.testing.assert_close(
+        d2o_loss(anchors, negatives, alpha=0.1, beta=0.1),
+        dpo_loss(anchors, negatives, zeros, zeros, beta=0.1),
+    )
+
+
+@given(anchor_ratio=st.floats(-1e6, 1e6), negative_ratio=st.floats(-1e6, 1e6))
+@settings(max_examples=60, deadline=None)
+def test_losses_stay_finite_and_gradients_push_apart(anchor_ratio: float, negative_ratio: float) -> None:
+    ratios = torch.tensor([anchor_ratio, negative_ratio], dtype=torch.float64, requires_grad=True)
+    loss = d2o_loss(ratios[:1], ratios[1:], alpha=0.1, beta=0.1).sum()
+    (gradient,) = torch.autograd.grad(loss, ratios)
+    assert bool(loss.isfinite())
+    assert gradient[0] <= 0 <= gradient[1]
+
+
+def test_gradcheck() -> None:
+    values = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    negative = torch.tensor([False, False, True, False, False, False, True])
+    index = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    assert torch.autograd.gradcheck(
+        lambda x: d2o_loss(*split_anchors(x, negative, index), alpha=0.4, beta=0.2), (values,)
+    )
+
+
+def test_the_order_of_records_and_of_samples_does_not_matter() -> None:
+    batch = scored_batch([[1.0, 1.0, 0.0], [1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    torch.testing.assert_close(run(reordered(batch, [2, 0, 1])).losses, run(batch).losses[[2, 0, 1]])
+    negative_first = scored_batch([[0.0, 1.0, 1.0]], seed=4)
+    (record,) = naive_records(negative_first)
+    z = 0.1 * (record[1]["h"] + record[2]["h"]) / 2 - 0.1 * record[0]["h"]
+    assert run(negative_first).losses.tolist() == pytest.approx([-math.log(sigmoid(z))])
+
+
+def test_the_reference_gets_no_gradient() -> None:
+    batch = scored_batch([[1.0, 0.0]])
+    assert batch.reference is not None
+    frozen = batch.reference.token_logps.requires_grad_(True)
+    run(batch).losses.sum().backward()
+    assert frozen.grad is None
+
+
+@pytest.mark.parametrize("values", [[[1.0, 1.0]], [[0.0, 0.0, 1.0]], [[0.0]], [[1.0, 0.0], [2.0, 3.0]]])
+def test_records_without_one_negative_and_an_anchor_are_refused(values: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="one negative"):
+        run(scored_batch(values))
+
+
+# anchors
+
+
+class Echo:
+    """A generator that says what it is told to say."""
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        self.texts = texts
+        self.asked: list[Any] = []
+
+    def generate(
+        self, prompts: Sequence[Messages | str], sampling: Sampling, **rest: Any
+    ) -> list[list[Generation]]:
+        self.asked = list(prompts)
+        return [[Generation(text) for text in texts[: sampling.n]] for texts in self.texts]
+
+
+def bad(answer: str, prompt: str = "q") -> Feedback:
+    return Feedback(
+        prompt=[{"role": "user", "content": prompt}], completion=answer, label=False, extra={"id": prompt}
+    )
+
+
+def test_negatives_are_rejected_sides_and_thumbs_down() -> None:
+    prompt: Messages = [{"role": "user", "content": "q"}]
+    pair = Preference(prompt=prompt, chosen="good", rejected="bad", extra={"id": 7}, plain=True)
+    negatives = human_negatives([pair, bad("worse"), replace(bad("fine"), label=True)])
+    assert [one.completion for one in negatives] == ["bad", "worse"]
+    assert (negatives[0].extra, negatives[0].plain, negatives[0].label) == ({"id": 7}, True, False)
+
+
+def test_anchors_stand_beside_the_negative_and_everything_left_out_is_counted() -> None:
+    generator = Echo([["fine", "bad", " ", "fine"], ["rude ", "rude", "", "rude"]])
+    negatives = [bad("bad"), bad("rude", "r")]
+    anchored = sample_anchors(generator, negatives, Sampling(n=4))
+    assert generator.asked == [record.prompt for record in negatives]
+    (record,) = anchored.records
+    assert record.responses == ("fine", "fine", "bad")
+    assert record.scores == (1.0, 1.0, 0.0)
+    assert record.extra == {"id": "q"}
+    assert (anchored.equal, anchored.empty, anchored.unfinished) == (4, 2, 0)
+    assert "none of 4 samples" in str(anchored.dropped[0])
+
+
+def test_samples_that_ran_out_of_tokens_are_kept_and_counted() -> None:
+    anchored = anchor([bad("bad")], [[Generation("to be", finish_reason="length"), Generation("yes")]])
+    assert (len(anchored.records[0].responses), anchored.unfinished) == (3, 1)
+
+
+def test_samples_of_other_records_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        anchor([bad("bad")], [])
+
+
+def test_resampling_starts_after_the_warm_up() -> None:
+    assert [step for step in range(12) if resampling_due(step, warmup=3, every=4)] == [3, 7, 11]

@@ -1,0 +1,237 @@
+"""Every objective on ragged batches against a loop over records in plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError
+from coalign.core.options import build, options_of
+from coalign.preference import aft, asft, binary, dpo_insights, listwise, ln_dpo, pairwise, pro, supervised
+from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
+from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+
+MODULES = (aft, asft, binary, listwise, ln_dpo, pairwise, pro, supervised)
+Response = dict[str, float]
+NAN = math.nan
+
+
+def log_odds(a: float) -> float:
+    return a - math.log(1 - math.exp(a))
+
+
+def loss_of_odds(w: Response, r: Response) -> float:
+    return -math.log(sigmoid(log_odds(w["a"]) - log_odds(r["a"])))
+
+
+PAIRED: dict[str, Callable[[Response, Response], float]] = {
+    "dpo": lambda w, r: -math.log(sigmoid(0.1 * (w["h"] - r["h"]))),
+    "cdpo": lambda w, r: (
+        -0.9 * math.log(sigmoid(0.1 * (w["h"] - r["h"]))) - 0.1 * math.log(sigmoid(0.1 * (r["h"] - w["h"])))
+    ),
+    "ipo": lambda w, r: (w["h"] - r["h"] - 5) ** 2,
+    "hinge_ref": lambda w, r: max(0.0, 1 - 0.1 * (w["h"] - r["h"])),
+    "ln_dpo": lambda w, r: -math.log(sigmoid(w["h"] / w["n"] - r["h"] / r["n"])),
+    "cpo": lambda w, r: -math.log(sigmoid(0.1 * (w["S"] - r["S"]))) - w["S"],
+    "simpo": lambda w, r: -math.log(sigmoid(2.0 * (w["a"] - r["a"]) - 1.2)),
+    "orpo": lambda w, r: -w["a"] + 0.1 * loss_of_odds(w, r),
+    "slic_hf": lambda w, r: max(0.0, 1 - w["S"] + r["S"]) - 0.1 * w["S"],
+    "asft": lambda w, r: -2 * w["a"] - math.log(1 - math.exp(r["a"])),
+}
+
+
+def naive_rrhf(record: list[Response]) -> float:
+    hinges = [max(0.0, j["a"] - i["a"]) for i in record for j in record if i["value"] > j["value"]]
+    return sum(hinges) - max(record, key=lambda one: one["value"])["S"]
+
+
+def naive_pro(record: list[Response]) -> float:
+    record = sorted(record, key=lambda one: -one["value"])
+    total = -0.05 * (len(record) - 1) ** 2 * record[0]["S"]
+    for k, best in enumerate(record[:-1]):
+        gaps = [best["value"] - one["value"] for one in record[k + 1 :]]
+        positive = math.exp(best["a"] * max(gaps))
+        negatives = sum(math.exp(one["a"] * gap) for one, gap in zip(record[k + 1 :], gaps, strict=True))
+        total -= math.log(positive / (1e-10 + positive + negatives))
+    return total
+
+
+def naive_aft(record: list[Response]) -> float:
+    pairs = [(i, j) for i in record for j in record if i["value"] > j["value"]]
+    reference = [one for one in record if math.isnan(one["value"])]
+    ranked = [one for one in record if not math.isnan(one["value"])]
+    target = reference[0] if reference else max(ranked, key=lambda one: one["value"]) if pairs else None
+    contrast = math.log1p(sum(math.exp(j["a"] - i["a"]) for i, j in pairs))
+    return contrast - (target["a"] if target else 0.0)
+
+
+LISTED = {"rrhf": naive_rrhf, "pro": naive_pro, "aft": naive_aft}
+
+
+def run(name: str, batch: ScoredBatch, **constants: Any) -> Losses:
+    one = get_objective(name)
+    return one.loss(batch, build(one.constants, constants))
+
+
+def check_metrics(losses: Losses, batch: ScoredBatch) -> None:
+    for name, values in losses.metrics.items():
+        assert values.dim() == 1, name
+        assert len(values) <= len(batch.record_index), name
+        assert not values.requires_grad, name
+
+
+sizes = st.lists(st.integers(2, 8), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@given(n_records=st.integers(1, 6), seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_paired_objectives_equal_a_loop(name: str, n_records: int, seed: int) -> None:
+    batch = scored_batch([[1.0, 0.0]] * n_records, seed=seed, reference=get_objective(name).reference)
+    losses = run(name, batch)
+    assert losses.losses.tolist() == pytest.approx([PAIRED[name](w, r) for w, r in naive_records(batch)])
+    margins = losses.metrics["rewards/chosen"] - losses.metrics["rewards/rejected"]
+    torch.testing.assert_close(losses.metrics["rewards/margins"], margins)
+    assert losses.metrics["rewards/accuracies"].tolist() == (margins > 0).double().tolist()
+    check_metrics(losses, batch)
+
+
+@pytest.mark.parametrize("name", LISTED)
+@given(sizes=sizes, seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_ranked_objectives_equal_a_loop(name: str, sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Few levels: ties are common, and some records are all tied.
+    values = [torch.randint(0, 4, (size,), generator=generator).div(2).tolist() for size in sizes]
+    batch = scored_batch(values, seed=seed, reference=False)
+    losses = run(name, batch)
+    assert losses.losses.tolist() == pytest.approx([LISTED[name](record) for record in naive_records(batch)])
+    check_metrics(losses, batch)
+
+
+def test_aft_imitates_the_reference_solution() -> None:
+    batch = scored_batch([[NAN, 1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], reference=False)
+    losses = run("aft", batch)
+    assert losses.losses.tolist() == pytest.approx([naive_aft(record) for record in naive_records(batch)])
+    assert losses.losses[1] == 0
+    assert losses.metrics["nll"].shape == (2,)
+    assert losses.metrics["rewards/accuracies"][1].isnan()
+
+
+@pytest.mark.parametrize("name", [*PAIRED, *LISTED, "kto"])
+@given(data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_records_does_not_matter(name: str, data: st.DataObject) -> None:
+    shapes = {"kto": [[1.0, NAN], [0.0, NAN], [1.0, NAN]]}
+    ranked = [[1.0, 0.0, 0.5], [0.0, 2.0], [1.0, 1.0, 0.0, 3.0]]
+    values = shapes.get(name, ranked if name in LISTED else [[1.0, 0.0]] * 3)
+    batch = scored_batch(values, seed=data.draw(st.integers(0, 99)), reference=get_objective(name).reference)
+    order = data.draw(st.permutations(range(3)))
+    losses, moved = run(name, batch).losses, run(name, reordered(batch, order)).losses
+    torch.testing.assert_close(moved, losses[list(order)])
+    by_order = torch.autograd.grad(moved.sum(), batch.policy.token_logps, retain_graph=True)[0]
+    torch.testing.assert_close(by_order, torch.autograd.grad(losses.sum(), batch.policy.token_logps)[0])
+
+
+@pytest.mark.parametrize("name", [*PAIRED, *LISTED, "kto", "sft"])
+def test_float32_as_in_training(name: str) -> None:
+    shapes = {"kto": [[1.0, NAN], [0.0, NAN]], "sft": [[NAN], [NAN]]}
+    values = shapes.get(name, [[2.0, 0.0, 1.0], [0.0, 1.0]] if name in LISTED else [[1.0, 0.0]] * 2)
+    single, double = (scored_batch(values, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    losses = run(name, single).losses
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses.double(), run(name, double).losses, rtol=1e-5, atol=1e-6)
+    (gradient,) = torch.autograd.grad(losses.sum(), single.policy.token_logps)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", [*PAIRED, *LISTED, "kto", "sft"])
+def test_an_objective_explains_itself(name: str) -> None:
+    one = get_objective(name)
+    assert one.equation
+    assert one.when
+    assert (one.loss.__doc__ or "").strip()
+    assert one.reference == (name in {"dpo", "cdpo", "ipo", "hinge_ref", "ln_dpo", "kto"})
+    for constant in options_of(one.constants):
+        assert constant.help
+        assert not constant.required
+
+
+def test_the_study_compares_registered_objectives() -> None:
+    for name in dpo_insights.OBJECTIVES:
+        assert isinstance(get_objective(name), Objective)
+
+
+def test_ipo_per_token() -> None:
+    batch = scored_batch([[1.0, 0.0]] * 3)
+    losses = run("ipo", batch, tau=0.5, length_normalised=True)
+    naive = [(w["h"] / w["n"] - r["h"] / r["n"] - 1) ** 2 for w, r in naive_records(batch)]
+    assert losses.losses.tolist() == pytest.approx(naive)
+
+
+def test_cpo_with_an_averaged_likelihood() -> None:
+    batch = scored_batch([[1.0, 0.0]] * 3, reference=False)
+    losses = run("cpo", batch, nll_weight=0.5, nll_reduction="mean", label_smoothing=0.0)
+    naive = [-math.log(sigmoid(0.1 * (w["S"] - r["S"]))) - 0.5 * w["a"] for w, r in naive_records(batch)]
+    assert losses.losses.tolist() == pytest.approx(naive)
+
+
+def test_rrhf_with_its_constants() -> None:
+    batch = scored_batch([[0.0, 1.0, 2.0]], reference=False)
+    losses = run("rrhf", batch, rank_weight=3.0, length_penalty=0.5, sft_reduction="mean")
+    (record,) = naive_records(batch)
+    scores = [one["S"] / math.sqrt(one["n"]) for one in record]
+    hinges = [max(0.0, scores[j] - scores[i]) for i in range(3) for j in range(i)]
+    assert losses.losses.tolist() == pytest.approx([3 * sum(hinges) - record[2]["a"]])
+
+
+def test_sft_sums_tokens() -> None:
+    batch = scored_batch([[NAN], [NAN], [NAN]], reference=False)
+    losses = run("sft", batch)
+    assert get_objective("sft").normalise == "tokens"
+    assert losses.losses.tolist() == pytest.approx([-one["S"] for (one,) in naive_records(batch)])
+
+
+def test_sft_refuses_pairs() -> None:
+    with pytest.raises(ValueError, match="expected one each"):
+        run("sft", scored_batch([[1.0, 0.0]], reference=False))
+
+
+def test_pro_refuses_responses_without_a_score() -> None:
+    with pytest.raises(ValueError, match="found NaN"):
+        run("pro", scored_batch([[1.0, NAN]], reference=False))
+
+
+@pytest.mark.parametrize("name", sorted(PAIRED))
+def test_paired_objectives_refuse_rankings(name: str) -> None:
+    with pytest.raises(ValueError, match="expected pairs"):
+        run(name, scored_batch([[1.0, 0.5, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("name", ["dpo", "ln_dpo", "kto"])
+def test_a_missing_reference_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="no reference log-probabilities"):
+        run(name, scored_batch([[1.0, NAN if name == "kto" else 0.0]], reference=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [
+        ("dpo", {"beta": 0}),
+        ("cdpo", {"label_smoothing": 0.5}),
+        ("cpo", {"label_smoothing": 0.7}),
+        ("cpo", {"nll_reduction": "token_mean"}),
+        ("simpo", {"gamma": -1}),
+        ("pro", {"temperature": "one"}),
+        ("aft", {"constraint": "clip"}),
+    ],
+)
+def test_constants_are_checked(name: str, constants: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(constants))):
+        build(get_objective(name).constants, constants)

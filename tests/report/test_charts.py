@@ -1,0 +1,144 @@
+"""Numbers in words and the geometry of the charts."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.report import charts
+from coalign.report.format import difference_texts, interval_text, number, tick_texts, ticks
+from coalign.report.model import (
+    Chart,
+    Comparison,
+    ComparisonRow,
+    Distribution,
+    Estimate,
+    Series,
+    Values,
+)
+
+FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 6))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.6213, "percent", "62.1%"),
+        (-0.0001, "percent", "0.0%"),
+        (12.345, "number", "12.3"),
+        (-0.5, "number", "−0.500"),
+        (4.0, "number", "4"),
+        (12345.6, "number", "12,346"),
+        (0.00002, "number", "2.0e−5"),
+        (10000, "integer", "10,000"),
+        (4.14, "seconds", "4.1 s"),
+        (59.97, "seconds", "60 s"),
+        (192, "seconds", "3 min 12 s"),
+        (3840, "seconds", "1 h 04 min"),
+        (900, "bytes", "900 B"),
+        (2.31 * 2**30, "bytes", "2.31 GiB"),
+        (float("nan"), "number", "–"),
+        (None, "percent", "–"),
+        ("as it is", "number", "as it is"),
+    ],
+)
+def test_number(value, unit, expected) -> None:
+    assert number(value, unit) == expected
+
+
+def test_differences_share_their_digits() -> None:
+    assert difference_texts(Estimate(0.5, -0.3, 1.2)) == ("+0.5", "[−0.3, +1.2]")
+    assert difference_texts(Estimate(0.021, 0.011, 0.031)) == ("+0.021", "[+0.011, +0.031]")
+    assert difference_texts(Estimate(0.209, 0.168, 0.249), "percent") == ("+20.9 pp", "[+16.8, +24.9]")
+    assert difference_texts(Estimate(0.0)) == ("0", "")
+    assert interval_text(Estimate(12.9, 12.0, 13.8)) == "[12.0, 13.8]"
+
+
+@given(FINITE, FINITE)
+def test_ticks_lie_inside_and_are_evenly_spaced(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    marks = ticks(low, high)
+    margin = (high - low) * 1e-6 + 1e-9
+    assert all(low - margin <= mark <= high + margin for mark in marks)
+    assert len(marks) <= 8
+    assert len(set(tick_texts(marks))) == len(marks)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_tick_texts_stay_short(log: bool) -> None:
+    assert tick_texts([1e-7, 2e-7], log=log) == ["1e−7", "2e−7"]
+    assert tick_texts([2e10, 1e11], log=log) == ["2e10", "1e11"]
+    assert tick_texts([0.0, 0.5, 1.0], "percent") == ["0%", "50%", "100%"]
+    assert tick_texts([-1.0, 0.0, 1.5]) == ["−1.0", "0.0", "1.5"]
+
+
+@given(st.lists(st.one_of(FINITE, st.floats(-1e-12, 1e-12)), min_size=1, max_size=60))
+def test_bins_hold_every_value(values: list[float]) -> None:
+    edges = charts.bin_edges(values)
+    assert edges[0] <= min(values)
+    assert edges[-1] >= max(values)
+    assert len(edges) <= 45
+    if len(edges) > 2:
+        assert sum(charts._shares(values, edges)) == pytest.approx(1)
+
+
+def _paths(svg: str) -> list[list[tuple[float, float]]]:
+    found = re.findall(r'class="series[^"]*" d="([^"]*)"', svg)
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML](\S+) ([\d.\-e]+)", path)] for path in found]
+
+
+def test_line_chart_places_values() -> None:
+    chart = Chart(title="c", series=[Series(name="a", steps=[0, 5, 10], values=[1.0, 2.0, 1.5])])
+    ((first, middle, last),) = _paths(charts.line_chart(chart))
+    assert (first[0], middle[0], last[0]) == (0, 50, 100)
+    assert middle[1] < last[1] < first[1]  # the y axis of SVG points down
+    assert last[1] == pytest.approx((first[1] + middle[1]) / 2, abs=0.01)
+
+
+def test_log_chart_is_even_in_decades_and_counts_what_it_cannot_draw() -> None:
+    chart = Chart(title="c", log=True, series=[Series(name="a", steps=[0, 1, 2, 3], values=[1, 10, 100, 0])])
+    ((one, ten, hundred),) = _paths(charts.line_chart(chart))
+    assert one[1] - ten[1] == pytest.approx(ten[1] - hundred[1], abs=0.01)
+    assert charts.chart_note(chart).startswith("1 value ")
+
+
+def test_gaps_stay_gaps() -> None:
+    values = [1.0, None, float("nan"), 2.0]
+    svg = charts.line_chart(Chart(title="c", series=[Series(name="a", steps=[0, 1, 2, 3], values=values)]))
+    assert re.search(r'd="M[^L"]*M[^L"]*"', svg)
+
+
+def test_a_spike_survives_thinning() -> None:
+    values = [math.sin(step / 50) for step in range(20_000)]
+    values[12_345] = 99.0
+    steps = [float(step) for step in range(20_000)]
+    chart = Chart(title="c", series=[Series(name="a", steps=steps, values=[*values])])
+    (points,) = _paths(charts.line_chart(chart))
+    assert len(points) <= charts.MAX_POINTS
+    assert "99" in charts.line_chart(chart)
+    assert "20,000 points" in charts.chart_note(chart)
+
+
+def test_bars_start_at_zero_also_below_it() -> None:
+    row = ComparisonRow(name="reward", before=Estimate(-2.0), after=Estimate(2.0), unit="number")
+    ((axis, _),) = charts.axes(Comparison(title="c", rows=[row]))
+    bars = re.findall(r'class="bar \w+" x="([\d.]+)%" width="([\d.]+)%"', charts.bars(row, axis, ("a", "b")))
+    (x1, w1), (x2, w2) = [(float(x), float(width)) for x, width in bars]
+    assert x1 + w1 == pytest.approx(axis.at(0), abs=0.01) == pytest.approx(x2, abs=0.01)
+    assert w1 == pytest.approx(w2, abs=0.01)
+
+
+def test_charts_without_values_say_so() -> None:
+    empty = Chart(title="c", series=[Series(name="a", steps=[1], values=[None])])
+    assert "No values" in charts.line_chart(empty)
+    assert "No values" in charts.histogram(Distribution(title="d", x_label="x", samples=[]))
+    missing = [Values(name="a", values=[1.0, None, float("nan"), 2.0])]
+    assert "n = 2 (2 not measured), mean 1.50" in charts.histogram(
+        Distribution(title="d", x_label="x", samples=missing)
+    )
+    one_empty = [Values(name="a", values=[]), Values(name="b", values=[1.0, 2.0])]
+    assert "no values" in charts.histogram(Distribution(title="d", x_label="x", samples=one_empty))

@@ -1,0 +1,184 @@
+"""The page as text: well formed, self-contained, and nothing that a model wrote is read as markup."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.report.html import render_html, write_report
+from coalign.report.model import Comparison, Headline, Report, Samples, Text, from_dict, to_dict
+from coalign.report.text import script_json, visible, visible_html
+from tests.report.example import example_report
+
+HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\"'&amp;{{7*7}}\u2028\u202e\x00\x1b[31m"
+_FIXED = {"kind", "unit", "better", "scale", "outcome", "schema", "arxiv"}
+_VOID = {"meta", "link", "input", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and the text of scripts; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+
+
+def hostile_report() -> Report:
+    """The example with a hostile string in front of every text and every name."""
+
+    def poison(value, key=""):
+        if isinstance(value, dict):
+            if key == "units":
+                return {HOSTILE + name: one for name, one in value.items()}
+            free = key in {"items", "facts", "checks"}
+            return {(HOSTILE + name if free else name): poison(one, name) for name, one in value.items()}
+        if isinstance(value, list):
+            return [poison(one, key) for one in value]
+        return HOSTILE + value if isinstance(value, str) and key not in _FIXED else value
+
+    return from_dict(poison(to_dict(example_report())))
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(render_html(example_report()))
+
+
+def test_ids_are_unique_and_links_and_labels_meet_them(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        target = attributes.get("href") or ""
+        assert not target.startswith("#") or target[1:] in ids
+        assert (attributes.get("aria-labelledby") or ids[0]) in ids
+
+
+def test_sections_with_the_same_title_have_their_own_anchors() -> None:
+    report = example_report()
+    titled = [
+        Text(title=title, paragraphs=[]) for title in ("Summary", "Samples", "Samples data", "¿?", "¿?")
+    ]
+    sections = [report.sections[0], report.sections[0], *titled]
+    html = render_html(Report(title="t", method="m", verdict=report.verdict, sections=sections))
+    ids = [attributes["id"] for _, attributes in Page(html).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert 'id="constraint-satisfaction"' in html
+    assert 'id="constraint-satisfaction-2"' in html
+
+
+def test_nothing_is_loaded(page: Page) -> None:
+    loading = {"src", "srcset", "data", "action", "poster", "background", "xlink:href", "style"}
+    for tag, attributes in page.elements:
+        assert not loading & set(attributes), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "link":
+            assert attributes["href"] == "data:,"
+    policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_hostile_text_adds_no_element() -> None:
+    html = render_html(hostile_report())
+    hostile, clean = Page(html), Page(render_html(example_report()))
+    assert "<img" not in html
+    for tag in ("script", "img", "style", "a", "section", "input"):
+        count = [sum(1 for name, _ in one.elements if name == tag) for one in (hostile, clean)]
+        assert count[0] == count[1], tag
+    assert "\x00" not in html
+    assert "\u202e" not in html
+    assert "\x1b" not in html
+    assert "U+202E" in html
+
+
+def test_embedded_samples_read_back() -> None:
+    report = hostile_report()
+    section = next(one for one in report.sections if isinstance(one, Samples))
+    scripts = Page(render_html(report)).scripts
+    data = [
+        json.loads(text) for attributes, text in scripts if (attributes.get("id") or "").endswith("--data")
+    ]
+    assert [row["prompt"] for row in data[0]["rows"]] == [row.prompt for row in section.rows]
+    assert [row["outputs"][1]["text"] for row in data[0]["rows"]] == [
+        row.outputs[1].text for row in section.rows
+    ]
+
+
+@given(st.text())
+def test_script_json_can_neither_end_the_element_nor_hide(text: str) -> None:
+    written = str(script_json({"value": text}))
+    assert not set(written) & set("<>&\u2028\u2029\u202e\x00")
+    assert json.loads(written) == {"value": text}
+
+
+@given(st.text())
+def test_visible_text_has_no_control_characters(text: str) -> None:
+    for shown in (visible(text), str(visible_html(text))):
+        assert not any(ord(one) < 32 and one not in "\n\t" for one in shown)
+        assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert visible("Grüße, 你好, می‌خواهم") == "Grüße, 你好, می‌خواهم"
+
+
+@pytest.mark.parametrize("outcome", ["improved", "not improved", "mixed", "neutral"])
+def test_a_report_with_nothing_in_it(outcome) -> None:
+    empty = Report(
+        title="Empty",
+        method="m",
+        verdict=Headline(outcome=outcome, text="Nothing was measured."),
+        sections=[Comparison(title="c", rows=[]), Samples(title="s", columns=["A"], rows=[])],
+    )
+    assert outcome.capitalize() in render_html(empty)
+    Page(render_html(empty))
+
+
+def test_reports_need_no_torch() -> None:
+    code = (
+        "import sys, coalign.report.html, coalign.report.terminal, coalign.report.model_card;"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_write_report_writes_page_and_data(tmp_path: Path) -> None:
+    report = example_report(rows=2)
+    write_report(report, tmp_path / "run" / "report.html")
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == render_html(report)
+    assert from_dict(json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))) == report
+    assert sorted(one.name for one in (tmp_path / "run").iterdir()) == ["report.html", "report.json"]
+
+
+def test_lone_surrogates_do_not_stop_a_report(tmp_path: Path) -> None:
+    verdict = Headline(outcome="neutral", text="broken \ud83d emoji")
+    write_report(Report(title="t", method="m", verdict=verdict, sections=[]), tmp_path / "report.html")
+    assert "broken \ufffd emoji" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The report as data: JSON round trip, what is better and what is worse, clear errors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.core.errors import CoalignError
+from coalign.report.model import (
+    Comparison,
+    ComparisonRow,
+    Estimate,
+    Headline,
+    KeyValues,
+    Output,
+    Report,
+    Sample,
+    Samples,
+    Series,
+    TableSection,
+    Text,
+    effect,
+    from_dict,
+    to_dict,
+)
+from tests.report.example import example_report
+
+
+def _report(*sections, **fields) -> Report:
+    return Report(
+        title="t", method="m", verdict=Headline(outcome="neutral", text=""), sections=[*sections], **fields
+    )
+
+
+def test_example_survives_json() -> None:
+    report = example_report()
+    assert from_dict(json.loads(json.dumps(to_dict(report), allow_nan=False))) == report
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_survives_json(text: str) -> None:
+    report = _report(Text(title=text, paragraphs=[text]), facts={text: text})
+    assert from_dict(json.loads(json.dumps(to_dict(report)))) == report
+
+
+def test_what_json_cannot_hold_is_replaced() -> None:
+    items = {"nan": float("nan"), "numpy": np.float32(0.5), "array": np.arange(2), "half": "a\ud800b"}
+    value = to_dict(_report(KeyValues(title="k", items=items)))
+    assert value["sections"][0]["items"] == {"nan": None, "numpy": 0.5, "array": [0, 1], "half": "a\ufffdb"}
+
+
+def test_checks_keep_bool_and_number_apart() -> None:
+    outputs = [Output(text="x", checks={"passed": True, "share": 1.0})]
+    report = _report(Samples(title="s", columns=["A"], rows=[Sample(prompt="p", outputs=outputs)]))
+    checks = from_dict(to_dict(report)).sections[0].rows[0].outputs[0].checks  # type: ignore[union-attr]
+    assert checks["passed"] is True
+    assert isinstance(checks["share"], float)
+
+
+@pytest.mark.parametrize(
+    ("difference", "better", "expected"),
+    [
+        (Estimate(0.2, 0.1, 0.3), "higher", "better"),
+        (Estimate(0.2, 0.1, 0.3), "lower", "worse"),
+        (Estimate(-0.2, -0.3, -0.1), "lower", "better"),
+        (Estimate(0.2, -0.1, 0.5), "higher", "unclear"),
+        (Estimate(0.2, 0.0, 0.5), "higher", "unclear"),
+        (Estimate(0.2), "higher", "unknown"),
+        (Estimate(0.2, 0.1, 0.3), "neither", "unknown"),
+        (None, "higher", "unknown"),
+    ],
+)
+def test_only_an_interval_without_zero_decides(difference, better, expected) -> None:
+    assert effect(difference, better) == expected
+
+
+def test_change_follows_the_direction_of_the_score() -> None:
+    row = Sample(prompt="p", outputs=[Output(text="a", score=0.2), Output(text="b", score=0.7)])
+    unscored = Sample(prompt="p", outputs=[Output(text="a", score=0.2), Output(text="b")])
+    higher = Samples(title="s", columns=["A", "B"], rows=[row, unscored])
+    lower = Samples(title="s", columns=["A", "B"], rows=[row], better="lower")
+    assert (higher.change(row), lower.change(row), higher.change(unscored)) == ("better", "worse", "unknown")
+    assert lower.gain(row) == pytest.approx(-0.5)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 steps but 1 values"):
+        Series(name="loss", steps=[1, 2], values=[0.5])
+    with pytest.raises(ValueError, match="row 0: 1 cells for 2 columns"):
+        TableSection(title="t", columns=["A", "B"], rows=[[1]])
+    rows = [
+        ComparisonRow(name=unit, before=Estimate(1), after=Estimate(1), unit=unit)
+        for unit in ("bytes", "number")
+    ]
+    with pytest.raises(ValueError, match="bytes, number: use scale='row'"):
+        Comparison(title="c", rows=rows)
+    with pytest.raises(ValueError, match="row 0: 1 outputs for 2 columns"):
+        Samples(title="s", columns=["A", "B"], rows=[Sample(prompt="p", outputs=[Output(text="a")])])
+
+
+def test_a_stored_report_that_does_not_fit_names_the_place() -> None:
+    value = to_dict(_report(Text(title="t", paragraphs=["p"])))
+    with pytest.raises(CoalignError, match="schema 99"):
+        from_dict({**value, "schema": 99})
+    with pytest.raises(CoalignError, match=r"sections\[0\]: kind 'essay'"):
+        from_dict({**value, "sections": [{"kind": "essay"}]})
+    with pytest.raises(CoalignError, match=r"sections\[0\] \(text\).paragraphs"):
+        from_dict({**value, "sections": [{"kind": "text", "title": "t", "paragraphs": 3}]})

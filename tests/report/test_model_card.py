@@ -1,0 +1,86 @@
+"""The model card: front matter that the hub reads, figures, and text that stays text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from coalign.report.model_card import model_card, write_model_card
+from tests.report.example import example_report
+
+
+def _card(**changes) -> str:
+    fields = {
+        "report": example_report(rows=3),
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "library": "peft",
+        "method_title": "Alignment with automatic constraint verification (ACT)",
+        "data": "360 prompts with constraints.",
+        "config": {"margin": 0.5, "lora": {"r": 16}},
+    }
+    return model_card(**{**fields, **changes})
+
+
+def test_front_matter_is_read_by_the_hub_client() -> None:
+    data = ModelCard(_card(hub_datasets=["org/prompts"])).data.to_dict()
+    assert data["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert data["library_name"] == "peft"
+    assert data["base_model_relation"] == "adapter"
+    assert data["tags"] == ["coalign", "act", "lora"]
+    assert data["datasets"] == ["org/prompts"]
+    assert "license" not in data
+    metrics = data["model-index"][0]["results"][0]["metrics"]
+    assert {"type": "all_constraints", "value": 0.621, "name": "All constraints"} in metrics
+
+
+def test_a_local_base_model_is_named_but_not_linked() -> None:
+    card = _card(base_model="/models/mine", library="transformers", license="apache-2.0")
+    data = ModelCard(card).data.to_dict()
+    assert "base_model" not in data
+    assert data["license"] == "apache-2.0"
+    assert "/models/mine" in card
+    assert "huggingface.co//models" not in card
+    assert "PeftModel" not in card
+
+
+def test_says_what_a_reader_must_know() -> None:
+    card = _card(limitations=["English only."])
+    for part in (
+        "arXiv:2403.06326",
+        "| All constraints | 464 | 41.2% ",
+        "| +20.9 pp |",
+        "PeftModel.from_pretrained",
+        "- English only.",
+        "- The verifiers see form, not truth",
+        "7 min 32 s",
+    ):
+        assert part in card
+
+
+@pytest.mark.parametrize("library", ["peft", "transformers"])
+def test_the_loading_code_compiles(library: str) -> None:
+    code = _card(library=library, base_model='o"dd/path').split("```python\n")[1].split("\n```")[0]
+    compile(code, "card", "exec")
+
+
+def test_hostile_text_stays_text() -> None:
+    card = _card(data="<script>x</script> | `a` [b](javascript:x)\n# Title", config={"stop": "```\n# out"})
+    assert "<script>" not in card.replace("\\<script\\>", "")
+    assert "\\[b\\](javascript:x) \\# Title" in card
+    assert "````yaml\n" in card
+
+
+def test_write_model_card(tmp_path: Path) -> None:
+    path = tmp_path / "model" / "README.md"
+    write_model_card(
+        path,
+        report=example_report(rows=1),
+        base_model="a/b",
+        library="transformers",
+        method_title="m",
+        data="d",
+        config={},
+    )
+    assert ModelCard.load(path).data.base_model == "a/b"

@@ -1,0 +1,202 @@
+"""The trainer's promises: one normalisation, exact resume, the same step over several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
+from coalign.training.trainer import COMPLETE, AlignmentTrainer, DivergedError, last_checkpoint
+from tests.models.tiny import make_model
+from tests.training.helpers import PAIRS, PAIRS_FREE, TOKENS, arguments, make_examples, pair_loss
+
+
+def adapted(seed: int = 0, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=dropout)
+    return get_peft_model(make_model("llama", scale=1.0), config)
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in model.parameters() if one.requires_grad])
+
+
+def train(
+    objective: Objective, model: nn.Module, folder: Path, count: int = 32, **changes: object
+) -> AlignmentTrainer:
+    trainer = AlignmentTrainer(
+        model, objective, NoConstants(), make_examples(count), arguments(folder, **changes)
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("objective", [PAIRS, PAIRS_FREE, TOKENS], ids=lambda one: one.name)
+def test_accumulation_gives_the_same_update(objective: Objective, tmp_path: Path) -> None:
+    results = []
+    for batch, accumulation in ((8, 1), (1, 8), (2, 4)):
+        model = adapted()
+        trainer = train(
+            objective,
+            model,
+            tmp_path,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        results.append((weights(model), losses))
+    for changed, losses in results[1:]:
+        torch.testing.assert_close(changed, results[0][0], rtol=1e-3, atol=2e-5)
+        assert losses == pytest.approx(results[0][1], rel=1e-5)
+
+
+def test_uneven_last_step_is_normalised_by_its_own_records(tmp_path: Path) -> None:
+    """10 records in steps of 8: the second step has 2 records, in micro-batches of 1 or 8 alike."""
+    results = []
+    for batch, accumulation in ((8, 1), (1, 8)):
+        model = adapted()
+        train(
+            PAIRS_FREE, model, tmp_path, count=10, max_steps=-1, num_train_epochs=1,
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+        results.append(weights(model))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=2e-5)
+
+
+def test_reference_is_the_start_model(tmp_path: Path) -> None:
+    trainer = train(PAIRS, adapted(), tmp_path)
+    first = next(row for row in trainer.state.log_history if "loss" in row)
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_reference_model_equals_the_disabled_adapter(tmp_path: Path) -> None:
+    one, two = adapted(), adapted()
+    train(PAIRS, one, tmp_path)
+    frozen = make_model("llama", scale=1.0)
+    trainer = AlignmentTrainer(
+        two, PAIRS, NoConstants(), make_examples(32), arguments(tmp_path), reference=frozen
+    )
+    trainer.train()
+    torch.testing.assert_close(weights(one), weights(two))
+
+
+def test_full_model_needs_a_reference(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one, or train an adapter"):
+        AlignmentTrainer(make_model("llama"), PAIRS, NoConstants(), make_examples(4), arguments(tmp_path))
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    """Dropout, schedule and data order go on as if nothing had happened."""
+    whole = adapted(dropout=0.2)
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "linear"}
+    train(PAIRS, whole, tmp_path / "a", **options)
+    again = adapted(dropout=0.2)
+    for path in (tmp_path / "a").glob("checkpoint-6"):
+        (path / COMPLETE).unlink()
+    checkpoint = last_checkpoint(tmp_path / "a")
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-3"
+    trainer = AlignmentTrainer(
+        again, PAIRS, NoConstants(), make_examples(32), arguments(tmp_path / "b", **options)
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_half_written_checkpoint_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_evaluation_is_normalised_over_all_records(tmp_path: Path) -> None:
+    model = adapted()
+    examples = make_examples(7, seed=5)
+    trainer = AlignmentTrainer(
+        model, PAIRS_FREE, NoConstants(), make_examples(8), arguments(tmp_path), eval_examples=examples
+    )
+    metrics = trainer.evaluate()
+    singles = []
+    for example in examples:
+        one = AlignmentTrainer(
+            model, PAIRS_FREE, NoConstants(), make_examples(8), arguments(tmp_path), eval_examples=[example]
+        )
+        singles.append(one.evaluate()["eval_loss"])
+    assert metrics["eval_loss"] == pytest.approx(sum(singles) / len(singles), rel=1e-5)
+
+
+def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
+    calls = 0
+
+    def poisoned(batch: ScoredBatch, constants: NoConstants) -> Losses:
+        nonlocal calls
+        calls += 1
+        output = pair_loss(batch, constants)
+        return Losses(output.losses * float("nan")) if calls == 3 else output
+
+    objective = Objective("poisoned", "preference", False, "records", NoConstants, (), poisoned)
+    with pytest.raises(DivergedError, match=r"after step 2, in the batch of records \d+, \d+"):
+        train(objective, adapted(), tmp_path)
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-2"
+
+
+_WORKER = """
+import json, sys, torch
+from pathlib import Path
+from tests.training.test_trainer import adapted, weights, train
+from tests.training.helpers import TOKENS
+torch.set_num_threads(1)
+model = adapted()
+trainer = train(TOKENS, model, Path(sys.argv[1]), per_device_train_batch_size=int(sys.argv[2]))
+if trainer.is_world_process_zero():
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    Path(sys.argv[1], "result.json").write_text(json.dumps({"losses": losses, "weights": weights(model).tolist()}))
+"""
+
+
+def _launch(folder: Path, processes: int, batch: int) -> dict:
+    folder.mkdir()
+    script = folder / "worker.py"
+    script.write_text(_WORKER)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no"]
+    launcher += ["--num_processes", str(processes), "--num_machines", "1", "--dynamo_backend", "no"]
+    if (
+        processes > 1
+    ):  # the launcher's name for "several processes"; the environment below keeps them on the CPU
+        launcher += ["--multi_gpu", "--main_process_port", "0"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.getcwd(),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    result = subprocess.run(
+        [*launcher, str(script), str(folder), str(batch)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """`accelerate launch` with two gloo processes: the same losses and weights as one process."""
+    one = _launch(tmp_path / "one", 1, 4)
+    two = _launch(tmp_path / "two", 2, 2)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(two["weights"]), torch.tensor(one["weights"]), rtol=1e-3, atol=2e-5
+    )
