@@ -24,12 +24,16 @@ TOPICS = ("rivers", "the moon", "bread", "chess", "old maps", "bees", "steam eng
 TASKS = (
     "Write one sentence about {}.",
     "Explain {} to a child in at most three sentences, and end with a question.",
-    "List five facts about {}. Use one bullet point for each fact, keep every fact below twelve words, and do not "
-    "repeat a word that another fact starts with.",
-    "You are the editor of a small newspaper. Your readers like short sentences, dry humour and numbers that they can "
-    "check. Write the opening paragraph of an article about {}; it must mention a place, a year and a person, must not "
-    "contain an exclamation mark, and should make the reader want to go on. Then write a headline for it in capital "
-    "letters and a caption for the photograph beside it.",
+    (
+        "List five facts about {}. Use one bullet point for each fact, keep every fact below twelve words, and do not "
+        "repeat a word that another fact starts with."
+    ),
+    (
+        "You are the editor of a small newspaper. Your readers like short sentences, dry humour and numbers that they can "
+        "check. Write the opening paragraph of an article about {}; it must mention a place, a year and a person, must not "
+        "contain an exclamation mark, and should make the reader want to go on. Then write a headline for it in capital "
+        "letters and a caption for the photograph beside it."
+    ),
 )
 CASES = {
     "greedy, n=1": Sampling(temperature=0.0, n=1),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,8 @@ from coalign.preference.density_ratio import (
 from coalign.preference.running_moments import RunningMoments
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+from tests.preference.fitting import fit_tiny
+from tests.preference.processes import moments_of_two_processes
 
 rewards_lists = st.lists(st.floats(-50, 50), min_size=1, max_size=12)
 
@@ -115,7 +116,9 @@ def test_gradcheck() -> None:
 def test_neither_the_reference_nor_the_shift_nor_the_weights_get_a_gradient() -> None:
     tensors = [torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     policy, reference, delta, weights = tensors
-    bco_loss(bco_rewards(policy, reference, beta=0.1), torch.tensor([1, 0]), delta[0], weights).sum().backward()
+    bco_loss(
+        bco_rewards(policy, reference, beta=0.1), torch.tensor([1, 0]), delta[0], weights
+    ).sum().backward()
     assert policy.grad is not None
     assert [one.grad for one in (reference, delta, weights)] == [None] * 3
 
@@ -192,19 +195,8 @@ def test_the_loss_does_not_change_the_shift() -> None:
     assert batch.state.state_dict() == before
 
 
-def _reduce(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    # the second process has no value at first
-    parts = [[[1.0, 2.0, 6.0], []], [[4.0], [-3.0, 5.0]]]
-    running = RunningMoments()
-    for part in parts:
-        running = running.merge(RunningMoments.of(torch.tensor(part[rank])))
-    Path(folder, f"{rank}.json").write_text(json.dumps(running.state_dict()))
-    dist.destroy_process_group()
-
-
 def test_moments_are_those_of_all_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_reduce, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    torch.multiprocessing.spawn(moments_of_two_processes, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     everything = [1.0, 2.0, 6.0, 4.0, -3.0, 5.0]
     assert found[0] == found[1]
@@ -310,3 +302,30 @@ def test_the_classifier_reads_a_sample_of_each_class() -> None:
 def test_no_records_are_refused() -> None:
     with pytest.raises(DataError, match="no records"):
         with_prob_desirable([], lambda texts: torch.zeros(len(texts), 2), sample_size=2)
+
+
+# training
+
+
+def test_a_resumed_training_goes_on_with_its_shift(tmp_path: Path) -> None:
+    records = feedback([f"question {n}" for n in range(8)], [n % 3 == 0 for n in range(8)])
+    whole = fit_tiny(tmp_path / "whole", records, "bco", max_steps=4, schedule="constant", save_steps=2)
+    fit_tiny(tmp_path / "cut", records, "bco", max_steps=2, schedule="constant", save_steps=2)
+    resumed = fit_tiny(tmp_path / "cut", records, "bco", max_steps=4, schedule="constant", save_steps=2)
+    rows = [[row for row in result.history if "rewards/shift" in row] for result in (whole, resumed)]
+    assert [row["step"] for row in rows[0]] == [1, 2, 3, 4]
+    assert rows[0][-1]["rewards/shift"] != 0
+    for name in ("loss", "rewards/shift"):
+        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-5)
+
+
+def test_training_with_density_ratios(tmp_path: Path) -> None:
+    def embed(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[float(len(text))] for text in texts])
+
+    records = feedback(["short", "a longer one"] * 3, [True, False, True, True, False, False])
+    weighted = with_prob_desirable(records, embed, sample_size=10)
+    result = fit_tiny(tmp_path, weighted, "bco_matched", max_steps=2)
+    assert all(0.5 <= row["density_ratio"] <= 10 for row in result.history if "density_ratio" in row)
+    with pytest.raises(DataError, match="prob_desirable"):
+        fit_tiny(tmp_path / "without", records, "bco_matched", max_steps=1)

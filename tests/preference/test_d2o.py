@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coalign.core.errors import DataError
 from coalign.core.options import build
-from coalign.data.records import Feedback, Messages, Preference
+from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.models.types import Generation, Sampling
 from coalign.preference.anchors import anchor, human_negatives, resampling_due, sample_anchors
 from coalign.preference.d2o import d2o_loss, split_anchors
 from coalign.preference.pairwise import dpo_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+from tests.preference.fitting import fit_tiny
 
 
 def run(batch: ScoredBatch, **constants: Any) -> Losses:
@@ -41,9 +44,7 @@ def test_the_objective_equals_a_loop_over_any_number_of_samples(sizes: list[int]
         losses.metrics["rewards/margins"],
         losses.metrics["rewards/chosen"] - losses.metrics["rewards/rejected"],
     )
-    assert all(
-        not values.requires_grad and len(values) == len(sizes) for values in losses.metrics.values()
-    )
+    assert all(not values.requires_grad and len(values) == len(sizes) for values in losses.metrics.values())
 
 
 def test_one_sample_and_equal_weights_are_dpo() -> None:
@@ -153,3 +154,18 @@ def test_samples_of_other_records_are_refused() -> None:
 
 def test_resampling_starts_after_the_warm_up() -> None:
     assert [step for step in range(12) if resampling_due(step, warmup=3, every=4)] == [3, 7, 11]
+
+
+def test_rankings_from_elsewhere_are_refused(tmp_path: Path) -> None:
+    ranking = Ranking(prompt=[{"role": "user", "content": "q"}], responses=("a", "b"), scores=(3.0, 2.0))
+    with pytest.raises(DataError, match="one negative"):
+        fit_tiny(tmp_path, [ranking], "d2o", max_steps=1)
+
+
+def test_training(tmp_path: Path) -> None:
+    generator = Echo([["fine", "yes"], ["no", "well"], ["good"], ["so"]])
+    anchored = sample_anchors(generator, [bad("rude", f"q{n}") for n in range(4)], Sampling(n=2))
+    result = fit_tiny(tmp_path, anchored.records, "d2o", max_steps=3)
+    margins = [row["rewards/margins"] for row in result.history if "rewards/margins" in row]
+    assert margins[0] == pytest.approx(0, abs=1e-4)
+    assert margins[-1] > margins[0]

@@ -32,6 +32,7 @@ from coalign.preference.poft import poft_coefficients, poft_loss, split_end
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.models.tiny import make_model
 from tests.preference.batches import reordered, scored_batch, sigmoid
+from tests.preference.fitting import fit_tiny
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
 
 # the loss
@@ -109,6 +110,7 @@ def test_the_objective_equals_a_loop() -> None:
     losses = run(batch, beta=2.0, gamma=0.3, end_weight=0.25)
     naive = []
     for tokens, vote, end in zip(batch.policy.split(), aligned, ends, strict=True):
+        tokens = tokens.detach()
         content = tokens[: len(tokens) - end]
         mean = float(content.mean()) if len(content) else 0.0
         naive.append(
@@ -217,3 +219,12 @@ def test_a_response_that_was_cut_has_no_end() -> None:
     records = [demonstration("a long answer"), demonstration("x")]
     prompt = len(encode_prompt(tiny_tokenizer(), records[0].prompt))
     assert count_end_tokens(records, tiny_tokenizer(), max_length=prompt + 4) == [0, 1]
+
+
+def test_training(tmp_path: Path) -> None:
+    records = [demonstration(f"answer {n}", n) for n in range(4)]
+    scored = precompute_scores(records, [Scorer("m", Loader(1))], tiny_tokenizer(), tmp_path, max_length=200)
+    result = fit_tiny(tmp_path, scored.records, "poft", max_steps=3)
+    rows = [row for row in result.history if "coefficient" in row]
+    assert rows[-1]["logps/policy_mean"] > rows[0]["logps/policy_mean"]
+    assert rows[-1]["coefficient"] < rows[0]["coefficient"]

@@ -1,1 +1,1 @@
-"""Small worlds in which a paper's claim can be checked in minutes, and the verdict's rules."""
+"""Small worlds in which a paper's claim can be checked in minutes, and what every check shares."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "chat": ("coalign.cli.chat:chat", "Talk to a model or to a run's result."),
     "runs": ("coalign.cli.runs:runs", "List the runs."),
     "report": ("coalign.cli.report:report", "Show or rebuild a run's report."),
+    "compare": ("coalign.cli.compare:compare", "Compare runs in one report."),
     "reproduce": ("coalign.cli.reproduce:reproduce", "Check a paper's claim at desk scale."),
     "doctor": ("coalign.cli.doctor:doctor", "Show versions, devices, extras and caches."),
 }

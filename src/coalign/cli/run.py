@@ -14,7 +14,7 @@ import click
 from coalign.cli.flags import ConfigCommand
 from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
 from coalign.core.errors import ConfigError
-from coalign.core.runs import Run, new_run_path
+from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
 
 LEARNING = "coalign.preference.learning"
@@ -83,10 +83,23 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
         folder.set_status(state="failed", error=f"{type(error).__name__}: {error}")
         raise
     folder.set_status(state="done", error=None)
+    if is_main_process():
+        _show_end(folder)
+    return folder
+
+
+def _show_end(folder: Run) -> None:
+    """The report on standard output, and where everything is."""
+    if folder.report.with_suffix(".json").exists():
+        from rich.console import Console
+
+        from coalign.report.html import read_report
+        from coalign.report.terminal import print_report
+
+        print_report(read_report(folder.report), Console(highlight=False))
     click.echo(f"Done: {folder.path}", err=True)
     if folder.report.exists():
         click.echo(f"Report: {folder.report}", err=True)
-    return folder
 
 
 def _find(method: str) -> tuple[Entry | None, Any]:

@@ -32,10 +32,15 @@ def plan_batches(
     limit = 0
     for index in sorted(range(len(lengths)), key=lambda one: (-lengths[one], one)):
         if not batches or (len(batches[-1]) + 1) * rows_per_prompt > limit:
-            limit = min(batch_size, batch_tokens // (lengths[index] + sampling.max_new_tokens))
+            limit = most_rows(lengths[index], sampling, batch_tokens, batch_size)
             batches.append([])
         batches[-1].append(index)
     return batches
+
+
+def most_rows(length: int, sampling: Sampling, batch_tokens: int, batch_size: int) -> int:
+    """Rows of prompts of up to `length` tokens that may be decoded together; at least one."""
+    return max(1, min(batch_size, batch_tokens // (length + sampling.max_new_tokens)))
 
 
 def default_batch_tokens(model: nn.Module, device: torch.device) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from coalign.core.errors import DataError, ModelError
 from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
-from coalign.models.batching import default_batch_tokens, plan_batches
+from coalign.models.batching import default_batch_tokens, most_rows, plan_batches
 from coalign.models.decode_state import DecodeState, Row
 from coalign.models.endings import Endings, stop_token_ids
 from coalign.models.incremental import open_rows
@@ -97,7 +97,9 @@ class TransformersGenerator:
         self._batch_tokens = batch_tokens or default_batch_tokens(model, self._device)
         self._batch_size = batch_size or (GPU_ROWS if self._device.type == "cuda" else CPU_ROWS)
         self._fitting_rows: int | None = None
-        self._stop_ids = torch.tensor(stop_token_ids(model, tokenizer), device=self._device)
+        self._stop_ids = torch.tensor(
+            stop_token_ids(unwrap(model), tokenizer), dtype=torch.long, device=self._device
+        )
 
     def generate(
         self,
@@ -182,29 +184,32 @@ class TransformersGenerator:
         """All samples of the prompts of a batch, in as few passes as memory allows."""
         rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
         found: dict[int, list[Generation]] = {index: [] for index in batch}
+        longest = max(len(job.encoded[index]) for index in batch)
+        limit = most_rows(longest, job.sampling, self._batch_tokens, self._batch_size)
         start = 0
         while start < len(rows):
-            limit = min(self._fitting_rows or self._batch_size, len(rows) - start)
-            part = rows[start : start + limit]
+            part = rows[start : start + min(limit, self._fitting_rows or limit)]
             before = (meter.samples, meter.tokens)
             try:
                 generations = self._decode(part, job, meter)
-            except torch.OutOfMemoryError as error:
+            except torch.OutOfMemoryError:
+                generations = None  # what the pass holds is free only after this clause
+            if generations is None:
                 meter.restore(*before)
-                self._halve(len(part), error)
+                self._halve(len(part))
                 continue
             for (index, _), generation in zip(part, generations, strict=True):
                 found[index].append(generation)
-            start += limit
+            start += len(part)
         copies = job.sampling.n // job.rows_per_prompt
         return {index: samples * copies for index, samples in found.items()}
 
-    def _halve(self, rows: int, error: Exception) -> None:
+    def _halve(self, rows: int) -> None:
         if rows == 1:
             raise ModelError(
                 "One sample does not fit into the GPU's memory.",
                 hint="Use a smaller model or data type, shorter prompts, or fewer new tokens.",
-            ) from error
+            )
         self._fitting_rows = rows // 2
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)

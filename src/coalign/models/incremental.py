@@ -20,6 +20,11 @@ from coalign.models.scoring import unwrap
 
 logger = logging.getLogger(__name__)
 
+PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
+"""Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
+SIMILAR = 0.8
+"""Prompts at least so long as the longest share its pass."""
+
 _cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
@@ -52,14 +57,29 @@ class CachedRows:
 
     def __init__(self, model: nn.Module) -> None:
         self._call = _Call(model)
-        self._cache = _new_cache(unwrap(model))
+        self._bare = unwrap(model)
+        self._cache = _new_cache(self._bare)
         self._mask = torch.empty(0)
         self._positions = torch.empty(0)
 
     def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         self._mask = mask
         self._positions = mask.sum(-1, keepdim=True)
-        return self._call(input_ids, mask, _positions(mask), past_key_values=self._cache)
+        if {type(layer) for layer in self._cache.layers} != {ReservedLayer}:
+            return self._call(input_ids, mask, _positions(mask), past_key_values=self._cache)
+        lengths = self._positions.squeeze(1).tolist()
+        logits, caches = [], []
+        for first, last in prefill_passes(lengths, PREFILL_TOKENS.get(mask.device.type, 0)):
+            columns = slice(mask.shape[1] - max(lengths[first:last]), None)
+            ids, part, cache = (
+                input_ids[first:last, columns],
+                mask[first:last, columns],
+                _new_cache(self._bare),
+            )
+            logits.append(self._call(ids, part, _positions(part), past_key_values=cache))
+            caches.append(cache)
+        self._cache = caches[0] if len(caches) == 1 else _joined(caches)
+        return torch.cat(logits)
 
     def select(self, index: Tensor) -> None:
         self._cache.reorder_cache(index)  # type: ignore[arg-type]
@@ -124,6 +144,21 @@ class ReservedLayer(DynamicLayer):
             self._stores = tuple(store.index_select(0, beam_idx) for store in self._stores)
             self._show()
 
+    @classmethod
+    def joined(cls, layers: list[ReservedLayer]) -> ReservedLayer:
+        """One layer with the rows of all, padded on the left."""
+        whole = cls()
+        if not layers[0].is_initialized:  # a layer that uses another's states
+            return whole
+        whole.lazy_initialization(*layers[0]._show())
+        whole._length = max(layer._length for layer in layers)
+        whole._stores = tuple(
+            torch.cat([_padded_left(layer._show()[which], whole._length, cls.RESERVE) for layer in layers])
+            for which in (0, 1)
+        )
+        whole._show()
+        return whole
+
     def _grown(self, store: Tensor, length: int) -> Tensor:
         rows, heads, _, size = store.shape
         grown = store.new_empty(rows, heads, length + self.RESERVE, size)
@@ -142,6 +177,39 @@ def _new_cache(bare: nn.Module) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def _joined(caches: list[DynamicCache]) -> DynamicCache:
+    """One cache with the rows of all."""
+    whole = caches[0]
+    for place in range(len(whole.layers)):
+        whole.layers[place] = ReservedLayer.joined([cache.layers[place] for cache in caches])  # type: ignore[misc]
+        for cache in caches[1:]:
+            cache.layers[place] = ReservedLayer()  # frees its memory before the next layer is joined
+    return whole
+
+
+def _padded_left(states: Tensor, length: int, reserve: int) -> Tensor:
+    """[R, H, length + reserve, D]: masked places must hold numbers, since 0 * NaN is not 0."""
+    return nn.functional.pad(states, (0, 0, length - states.shape[-2], reserve))
+
+
+def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
+    """Runs [first, last) of neighbouring prompts to compute together, so that little of a pass is padding.
+
+    Args:
+        lengths: of the prompts, sorted or nearly so.
+        tokens: a pass with fewer takes the next prompt whatever its length.
+    """
+    starts = [0]
+    longest = shortest = lengths[0]
+    for row, length in enumerate(lengths):
+        low, high = min(shortest, length), max(longest, length)
+        if low < SIMILAR * high and (row - starts[-1]) * longest >= tokens and row:
+            starts.append(row)
+            low = high = length
+        longest, shortest = high, low
+    return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
 
 
 class _Call:

@@ -16,6 +16,7 @@ from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
 from coalign.models.defaults import DEFAULTS, default_model_path, hub_problem
 from coalign.models.devices import pick_device, pick_dtype
 from coalign.models.options import ModelOptions
+from coalign.models.quiet import no_weight_bars
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -250,14 +251,15 @@ def _load_plain(
     if options.attn_implementation != "auto":
         arguments["attn_implementation"] = options.attn_implementation
     try:
-        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
-            place.path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **arguments,
-        )
+        with no_weight_bars():
+            model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+                place.path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **arguments,
+            )
     except SafetensorError as error:
         hint = "Download or write it again: the file is cut off or was changed."
         raise ModelError(f"{place.name}: the weights are corrupted ({error}).", hint=hint) from error

@@ -10,6 +10,7 @@ from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path
 from coalign.models import adapters
 from coalign.models.defaults import disk_errors
+from coalign.models.quiet import no_weight_bars
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,7 +37,7 @@ def save_model(
     if adapters.has_adapter(model) and (merge or not base_name(cast("PeftModel", model))):
         plain = adapters.merge(copy.deepcopy(cast("PeftModel", model)))
         plain.name_or_path = plain.config.name_or_path = ""
-    with atomic_path(path) as temporary, disk_errors(path):
+    with atomic_path(path) as temporary, disk_errors(path), no_weight_bars():
         temporary.mkdir()
         if adapters.has_adapter(plain):
             # peft would ask the hub about the base's vocabulary; embeddings are never part of the adapter

@@ -210,7 +210,7 @@ def _plan(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
 
 def _select(responses: Responses, rows: Sequence[int]) -> Responses:
     """The part of `responses` with these rows (kept together by prompt)."""
-    if len(rows) == len(responses.response_ids):
+    if list(rows) == list(range(len(responses.response_ids))):
         return replace(responses, trained=None)
     prompts: dict[int, int] = {}
     for row in rows:

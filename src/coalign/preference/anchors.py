@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coalign.core.errors import RecordProblem
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Feedback, Preference, Ranking, Record
 from coalign.models.types import Generation, Generator, Sampling
 
@@ -88,6 +89,22 @@ def sample_anchors(generator: Generator, negatives: Sequence[Feedback], sampling
     """
     samples = generator.generate([record.prompt for record in negatives], sampling, label="Sampling anchors")
     return anchor(negatives, samples)
+
+
+def check_anchored(records: Sequence[EncodedRecord], max_length: int | None = None) -> list[EncodedRecord]:
+    """The records as they are, when each holds one negative and at least one anchor.
+
+    Raises:
+        DataError: one does not, as in a ranking that was not made here.
+    """
+    for one in records:
+        if one.values.count(NEGATIVE) != 1 or len(one.values) < 2:
+            raise DataError(
+                f"Record {one.record_index} has the scores {one.values}, needed are one negative (score 0) and at "
+                "least one self-sample (score 1).",
+                hint="Give pairs or thumbs-down records: the self-samples are drawn from the model.",
+            )
+    return list(records)
 
 
 def resampling_due(step: int, *, warmup: int, every: int) -> bool:

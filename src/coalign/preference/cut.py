@@ -28,7 +28,7 @@ from torch import Tensor
 
 from coalign.core.options import NonNegative, option
 from coalign.models.types import ResponseLogps
-from coalign.preference.judgments import judgment_contexts
+from coalign.preference.judgments import align_answers, judgment_contexts
 from coalign.preference.numerics import log1mexp
 from coalign.training.objective import Losses, ScoredBatch, objective
 
@@ -94,6 +94,7 @@ class CUTConstants:
     reference=False,
     constants=CUTConstants,
     contexts=judgment_contexts,
+    prepare=align_answers,
     equation=r"\tfrac12 (L_1 + L_2), \quad L_1 = -\tfrac1N \Big[\sum_{t \notin U} \log p_\theta(y_t|x) + \alpha \sum_{t \in U} \log(1 - p_\theta(y_t|x))\Big], \quad L_2 = -\tfrac1N \sum_t \log p_\theta(y_t|x, j), \quad U = \Big\{t : \tfrac{p_\theta(y_t|x,j)}{p_\theta(y_t|x)} > \lambda\Big\}",
     when="Answers come with written criticism rather than scores or pairs; keep a quarter of fine answers among them.",
 )

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.core.options import Positive, option
-from coalign.preference.anchors import NEGATIVE
+from coalign.preference.anchors import NEGATIVE, check_anchored
 from coalign.training.objective import Losses, ScoredBatch, objective
 
 
@@ -82,6 +82,7 @@ class D2OConstants:
     data="ranking",
     reference=True,
     constants=D2OConstants,
+    prepare=check_anchored,
     equation=r"-\log \sigma\left(\frac{\beta}{K} \sum_{i=1}^{K} \log\frac{\pi_\theta(y_i|x)}{\pi_{ref}(y_i|x)} - \alpha \log\frac{\pi_\theta(y_l|x)}{\pi_{ref}(y_l|x)}\right)",
     when="Only bad answers are labelled, or the chosen answers of pairs are not to be trusted.",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -173,20 +174,24 @@ def relabel(
     """
     draw = random.Random(seed)
     _check_scores(records)
-    indexed = [(record, *_pair_rows(record, draw)) for record in records]
-    consistent = [one for one in indexed if ratings is None or _ratings_agree(*one, ratings)]
-    pairs = [_pair(*one) for one in consistent]
+    means = [None] * len(records) if ratings is None else _rating_means(records, ratings)
+    rows = [_pair_rows(record, draw) for record in records]
+    pairs = [
+        _pair(record, better, worse)
+        for record, (better, worse), mean in zip(records, rows, means, strict=True)
+        if mean is None or mean[better] >= mean[worse]
+    ]
+    inconsistent = len(records) - len(pairs)
     pairs = _rescaled(pairs, scale) if rescale else pairs
     _check_scale(pairs, scale)
     distinct = [pair for pair in pairs if pair.chosen != pair.rejected]
     ranked = [pair for pair in distinct if pair.chosen_score != pair.rejected_score]
     chosen = sorted(draw.sample(range(len(ranked)), round(share * len(ranked))))
-    rows = [row for index in chosen for row in relabel_pair(ranked[index], scale=scale, placement=placement)]
     return Relabelled(
-        rows,
+        [row for index in chosen for row in relabel_pair(ranked[index], scale=scale, placement=placement)],
         ties=len(distinct) - len(ranked),
         identical=len(pairs) - len(distinct),
-        inconsistent=len(indexed) - len(consistent),
+        inconsistent=inconsistent,
         unused=len(ranked) - len(chosen),
     )
 
@@ -219,15 +224,26 @@ def _pair(record: Preference | Ranking, better: int, worse: int) -> Preference:
     )
 
 
-def _ratings_agree(record: Preference | Ranking, better: int, worse: int, column: str) -> bool:
-    values = record.extra.get(column)
-    size = len(_scored(record)[0])
-    if not isinstance(values, list | tuple) or len(values) != size:
-        found = f"{values!r}"
-        problem = _problem(record, column, found, f"a list of {size} entries, one a response")
-        raise DataError(f"The column {column!r} cannot be read.", [problem])
-    means = [sum(one) / len(one) if isinstance(one, list | tuple) else float(one) for one in values]
-    return means[better] >= means[worse]
+def _rating_means(records: Sequence[Preference | Ranking], column: str) -> list[list[float]]:
+    """For each record the average rating of each response.
+
+    Raises:
+        DataError: a record does not have one number or list of numbers a response; every such record is named.
+    """
+    means: list[list[float]] = []
+    problems: list[RecordProblem] = []
+    for record in records:
+        values, size = record.extra.get(column), len(_scored(record)[0])
+        try:
+            if not isinstance(values, list | tuple) or len(values) != size:
+                raise ValueError
+            means.append([fmean(one) if isinstance(one, list | tuple) else float(one) for one in values])
+        except (TypeError, ValueError):  # StatisticsError (an empty list) is a ValueError
+            expected = f"{size} entries, one a response: a number or a list of numbers"
+            problems.append(_problem(record, column, f"holds {values!r}", expected))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} records have no usable ratings.", problems)
+    return means
 
 
 def _rescaled(pairs: Sequence[Preference], scale: Scale) -> list[Preference]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Demonstration, Judgment, Messages, Record
 
 NO_COMPLAINT = ("", "none", "null")
@@ -17,7 +20,33 @@ def is_appropriate(record: Judgment) -> bool:
     """Whether the answer is fine: the verdict says so, or without a verdict the judgment is empty or `None`."""
     if record.label is not None:
         return record.label
-    return record.judgment.strip().lower().rstrip(".") in NO_COMPLAINT
+    return not _says_something(record)
+
+
+def check_judgments(records: Sequence[Judgment]) -> None:
+    """Every criticised record says what is wrong.
+
+    Raises:
+        DataError: records with a negative verdict and no words; every one named.
+    """
+    problems = [
+        RecordProblem(
+            record.source.file,
+            record.source.line,
+            "judgment",
+            "says nothing, but the verdict is negative",
+            "what is wrong with the answer",
+            record.source.index,
+        )
+        for record in records
+        if not is_appropriate(record) and not _says_something(record)
+    ]
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(records)} judgments have a negative verdict without words.",
+            problems,
+            hint="A verdict alone is feedback: learn from it with `bco` or `kto`.",
+        )
 
 
 def judged_prompt(prompt: Messages, judgment: str) -> Messages:
@@ -30,11 +59,35 @@ def judged_prompt(prompt: Messages, judgment: str) -> Messages:
 
 
 def judgment_contexts(record: Judgment) -> tuple[Record, ...]:
-    """The prompts under which an answer is scored: without the judgment, and for a criticised one also with it."""
+    """The prompts under which an answer is scored: without the judgment, and for a criticised one also with it.
+
+    Raises:
+        DataError: see `check_judgments`.
+    """
+    check_judgments([record])
     plain = _demonstration(record, record.prompt)
     if is_appropriate(record):
         return (plain,)
     return (plain, _demonstration(record, judged_prompt(record.prompt, record.judgment)))
+
+
+def align_answers(records: Sequence[EncodedRecord], max_length: int | None = None) -> list[EncodedRecord]:
+    """Cut the answers of each record to the same length under its prompts: the longer prompt leaves less room.
+
+    Args:
+        records: encoded contexts, those of a record with the same `record_index`.
+        max_length: was kept already.
+    """
+    shortest: dict[int, int] = {}
+    for one in records:
+        length = len(one.response_ids[0])
+        shortest[one.record_index] = min(length, shortest.get(one.record_index, length))
+    return [
+        one
+        if len(one.response_ids[0]) == shortest[one.record_index]
+        else replace(one, response_ids=[one.response_ids[0][: shortest[one.record_index]]], truncated=True)
+        for one in records
+    ]
 
 
 def keep_appropriate(records: Sequence[Judgment], ratio: float, *, seed: int = 0) -> list[Judgment]:
@@ -43,6 +96,10 @@ def keep_appropriate(records: Sequence[Judgment], ratio: float, *, seed: int = 0
     size = min(len(fine), round(ratio * (len(records) - len(fine))))
     dropped = set(fine).difference(random.Random(seed).sample(fine, size))
     return [record for row, record in enumerate(records) if row not in dropped]
+
+
+def _says_something(record: Judgment) -> bool:
+    return record.judgment.strip().lower().rstrip(".") not in NO_COMPLAINT
 
 
 def _demonstration(record: Judgment, prompt: Messages) -> Demonstration:

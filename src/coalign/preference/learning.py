@@ -22,11 +22,13 @@ from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.readers import RecordSet, read_records
 from coalign.data.records import Kind, Record
 from coalign.data.splits import split_records
+from coalign.data.usable import assert_contrast, equal_pairs
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.loading import load_for_training, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.saving import save_model
 from coalign.preference.learning_report import write_learning_report
+from coalign.training.examples import prepare_examples
 from coalign.training.fit import FitResult, fit
 from coalign.training.objective import Objective, all_objectives, get_objective
 from coalign.training.options import TrainingOptions
@@ -111,12 +113,14 @@ def read_material(config: LearningOptions, kind: Kind, run: Run | None = None) -
     """Read, convert and split the records; nothing but data is touched.
 
     Raises:
-        DataError: bad records under `on_bad_record: fail`, a kind that cannot be converted, or nothing to train on.
+        DataError: bad records under `on_bad_record: fail`, a kind that cannot be converted, nothing to train on, or
+            nothing that says what is better (labels of one class, ties throughout).
     """
     found = _read(config, config.data, run)
     notes = [f"{config.data}: {found.recognised}", *_skipped(found)]
     records = convert(found.records, found.kind, kind)
     notes += _converted(found, kind, len(records))
+    records = _distinct(records, config, notes)
     if config.eval_data is not None:
         other = _read(config, config.eval_data, run)
         held_out = convert(other.records, other.kind, kind)
@@ -125,19 +129,21 @@ def read_material(config: LearningOptions, kind: Kind, run: Run | None = None) -
             *_skipped(other),
             *_converted(other, kind, len(held_out)),
         ]
+        held_out = _distinct(held_out, config, notes)
     else:
         records, held_out = split_records(records, config.eval_fraction, config.seed)
     if not records:
         raise DataError(
             f"{config.data}: no record is left to train on.", hint="`coalign data check` shows why."
         )
+    assert_contrast(records, kind, config.data)
     return Material(list(records), list(held_out), notes)
 
 
 def learn(config: Any, objective: Objective, run: Run, *, material: Material | None = None) -> FitResult:
     """Train the model of `config` with `objective` and write model, card and report into the run folder.
 
-    The data is read and checked before any weight is loaded.
+    The data is read, checked and encoded before any weight is loaded.
 
     Args:
         config: an instance of a class that has `LearningOptions` and the objective's constants.
@@ -147,14 +153,15 @@ def learn(config: Any, objective: Objective, run: Run, *, material: Material | N
         material = read_material(config, objective.data, run)
     for note in material.notes:
         run.log("data", note=note)
-    model = load_for_training(config)
     tokenizer = load_tokenizer(config.model, revision=config.revision)
+    training = prepare_examples(material.training, objective, tokenizer, config)
+    model = load_for_training(config)
     run.log("model", summary=trainable_summary(model))
     reference = copy.deepcopy(model) if objective.reference and not has_adapter(model) else None
     result = fit(
         model,
         tokenizer,
-        material.training,
+        training,
         objective,
         config,
         config,
@@ -175,6 +182,22 @@ def _read(config: LearningOptions, source: str, run: Run | None) -> RecordSet:
     return read_records(
         source, split=config.split, on_bad_record=config.on_bad_record, rejects=rejects, limit=config.limit
     )
+
+
+def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) -> list[Record]:
+    """The records without pairs of equal responses; these stop the run, or are skipped and noted."""
+    problems = equal_pairs(records)
+    if not problems:
+        return records
+    if config.on_bad_record == "fail":
+        raise DataError(
+            f"{len(problems)} of {len(records)} pairs hold the same response twice.",
+            problems,
+            hint="Correct them, or leave them out with --on-bad-record skip.",
+        )
+    notes.append(f"{len(problems)} pairs of equal responses were skipped; the first: {problems[0]}")
+    bad = {(one.source, one.line, one.index) for one in problems}
+    return [one for one in records if (one.source.file, one.source.line, one.source.index) not in bad]
 
 
 def _skipped(found: RecordSet) -> list[str]:

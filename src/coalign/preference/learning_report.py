@@ -25,6 +25,7 @@ from coalign.report.model import (
 )
 from coalign.report.model_card import write_model_card
 from coalign.training.fit import FitResult
+from coalign.training.monitor import warning_section
 from coalign.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _CHARTS = (
     ("rewards/accuracies", "Pairs in the right order"),
     ("logps/chosen", "Log-probability of the chosen response"),
     ("logps/rejected", "Log-probability of the rejected response"),
+    ("kl/policy_reference", "Log-ratio of policy and reference, nats a response"),
     ("grad_norm", "Gradient norm"),
 )
 _HELD_OUT = (
@@ -84,7 +86,7 @@ def _report(run: Run, config: Any, objective: Objective, material: Material, res
         )
     if result.dropped:
         notes.append(f"{result.dropped} records were left out: their prompt leaves no room for a response.")
-    sections: list[Any] = []
+    sections: list[Any] = [*warning_section(run)]
     before, after = result.before, _last(result.history, "eval_")
     if before and after:
         sections.append(_held_out(before, after, len(material.held_out)))

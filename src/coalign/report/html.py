@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from coalign import __version__
+from coalign.core.errors import CoalignError
 from coalign.core.files import write_json, write_text
 from coalign.report import charts, format
 from coalign.report.model import Estimate, Report, Samples, Timings, effect, from_dict, to_dict
@@ -57,6 +58,21 @@ def write_report(report: Report, path: Path) -> None:
     """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically."""
     write_text(path, render_html(report))
     write_json(path.with_suffix(".json"), to_dict(report))
+
+
+def read_report(path: Path) -> Report:
+    """The report that `write_report` left beside `path` (`report.html` or `report.json`).
+
+    Raises:
+        CoalignError: there is none, or it cannot be read.
+    """
+    file = path.with_suffix(".json")
+    try:
+        return from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CoalignError(f"{file}: no such file.") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise CoalignError(f"{file}: not a report ({error}).") from error
 
 
 @functools.cache

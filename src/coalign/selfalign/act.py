@@ -17,10 +17,15 @@ prompt are ranked once.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.reply_world import SampledReplies, sampled_replies, training_arm, untrained_arm
+from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
+from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path
 from coalign.core.options import Count, Fraction, NonNegative, option, required
@@ -34,6 +39,7 @@ from coalign.models.sampling_options import SamplingOptions
 from coalign.models.saving import save_model
 from coalign.models.types import Sampling
 from coalign.preference.listwise import best_responses, ranking_hinge_loss, ranking_metrics
+from coalign.preference.supervised import sft as sft  # registers the objective that the check compares with
 from coalign.selfalign.constraint_report import compare_runs, write_constraint_report
 from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses, read_tasks, split_tasks
 from coalign.selfalign.loop import Round, Stage, run_rounds
@@ -246,5 +252,42 @@ def _record(row: dict[str, Any]) -> Ranking:
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """The paper's headline effect in a small world; see `coalign.checks`."""
-    raise NotImplementedError
+    """Learning from verified constraints raises their satisfaction in a world of classes and replies.
+
+    ACT is compared with the base model, with training on one random sample of its own, and with training on the best
+    of K samples, over the same steps; the task score is hidden from every arm.
+    """
+    best_of_k, own_sample = "best of 4 samples", "one random sample"
+    arms: dict[str, Callable[[SampledReplies], Measures]] = {
+        "base": untrained_arm,
+        own_sample: training_arm(get_objective("sft"), None, "first"),
+        best_of_k: training_arm(get_objective("sft"), None, "best"),
+        "ACT": training_arm(get_objective("constraint_ranking"), Constants(margin=3.0, ft_weight=3.0), "all"),
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=sampled_replies, arms=arms)
+    over_base = paired_gaps(rows, "satisfaction", "ACT", "base")
+    over_sample = paired_gaps(rows, "satisfaction", "ACT", own_sample)
+    hits = {seed: over_base[seed] >= 0.03 and over_sample[seed] > 0 for seed in over_base}
+    task = mean_of(paired_gaps(rows, "task score", "ACT", "base"))
+    return Verdict(
+        slug="act",
+        outcome=decide(seen=most_seeds(hits) and task >= 0),
+        claim=get("act").claim,
+        rule="Seen: in at least 4 of 5 seeds ACT's satisfaction is above the base model's by 0.03 or more and above "
+        "that of training on one random sample, and the mean task score is not below the base model's. Otherwise not "
+        "seen.",
+        setting="Classes and replies: GRU of 2 layers and width 96, 8 classes, 24 symbols, replies of 8; constraints: "
+        "allowed symbols only, no repetition. 400 prompts, 4 samples each at temperature 0.8; 2 epochs of batches of "
+        "16, Adam 1e-3; margin 3, fine-tuning weight 3. 300 held-out prompts, 4 samples each.",
+        measures=rows,
+        summary={
+            "seeds that hit": sum(hits.values()),
+            "satisfaction, ACT - base": mean_of(over_base),
+            "satisfaction, ACT - one random sample": mean_of(over_sample),
+            "satisfaction, ACT - best of 4 samples": mean_of(
+                paired_gaps(rows, "satisfaction", "ACT", best_of_k)
+            ),
+            "task score, ACT - base": task,
+        },
+        seconds=seconds_spent(run),
+    )

@@ -9,11 +9,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from coalign.core.progress import Progress, progress
 from coalign.core.runs import Run
 
-_SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_SHOWN = {
+    "loss": "loss",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "kl/policy_reference": "log-ratio",
+    "length/response": "length",
+}
 
 
 class ProgressBar(TrainerCallback):
-    """A progress bar over optimizer steps with the loss and the reward margin."""
+    """A progress bar over optimizer steps with the loss and, where there are such, reward margin, accuracy, log-ratio
+    to the reference (nats a response) and length (tokens a response)."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -43,7 +50,7 @@ class ProgressBar(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if self._bar and logs:
-            shown = [f"{word} {logs[name]:.3f}" for name, word in _SHOWN.items() if name in logs]
+            shown = [f"{word} {logs[name]:.3g}" for name, word in _SHOWN.items() if name in logs]
             if shown:
                 self._bar.note("  ".join(shown))
 

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
-from coalign.data.encoding import Encoded, EncodedRecord, encode_records
 from coalign.data.records import Record
-from coalign.training.batches import Example
 from coalign.training.callbacks import ProgressBar, RunEvents
+from coalign.training.examples import Prepared, prepare_examples
+from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
+from coalign.training.plan import Estimate, make_plan, show_plan
 from coalign.training.trainer import COMPLETE, AlignmentTrainer, last_checkpoint
 
 ADAPTER_LEARNING_RATE = 1e-4
@@ -54,17 +54,21 @@ class FitResult:
 def fit(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
+    records: Sequence[Record] | Prepared,
     objective: Objective,
     constants: Any,
     options: TrainingOptions,
     run: Run,
     *,
     name: str = "train",
-    eval_records: Sequence[Record] = (),
+    eval_records: Sequence[Record] | Prepared = (),
     reference: nn.Module | None = None,
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
+    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
+
+    Args:
+        records, eval_records: records, or what `prepare_examples` made of them.
 
     Raises:
         DataError: no record is left after encoding.
@@ -72,32 +76,32 @@ def fit(
     """
     started = time.monotonic()
     set_seed(options.seed)
-    train, encoded = _examples(records, objective, tokenizer, options)
-    held_out, _ = _examples(eval_records, objective, tokenizer, options) if eval_records else ([], None)
-    if not train:
-        raise DataError(
-            "No training record is left after encoding.",
-            [
-                RecordProblem("records", None, "response", str(reason), "at least one token")
-                for reason in encoded.dropped[:3]
-            ],
-        )
+    prepared = _prepared(records, objective, tokenizer, options, "training")
+    held_out = _prepared(eval_records, objective, tokenizer, options, "held-out").examples
     folder = run.checkpoints / name
+    checkpoint = _resume_point(folder)
+    arguments = training_arguments(options, folder, model, n_eval=len(held_out))
+    _share_pad_token(model, tokenizer)
+    monitor = Monitor(run, name)
+    if is_main_process():
+        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        plan = make_plan(objective.name, prepared, len(held_out), options, arguments, model, done=done)
+        show_plan(plan, run, name)
+        monitor.tell(plan_signs(plan, earlier_lengths(run, name)))
     bar = ProgressBar("Training")
     trainer = AlignmentTrainer(
         model,
         objective,
         constants,
-        train,
-        training_arguments(options, folder, model, n_eval=len(held_out)),
+        prepared.examples,
+        arguments,
         eval_examples=held_out,
         reference=reference,
         processing_class=tokenizer,
-        callbacks=[bar, RunEvents(run, name)],
+        callbacks=[bar, RunEvents(run, name), Estimate(run, name), monitor],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    checkpoint = _resume_point(folder)
     before = _evaluate_once(trainer, folder / "before.json") if held_out else {}
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -116,8 +120,8 @@ def fit(
         history=history,
         before=before,
         seconds=time.monotonic() - started,
-        truncated=encoded.n_truncated_prompts + encoded.n_truncated_responses,
-        dropped=len(encoded.dropped),
+        truncated=prepared.truncated_prompts + prepared.truncated_responses,
+        dropped=len(prepared.dropped),
     )
 
 
@@ -140,8 +144,7 @@ def training_arguments(
         warmup_steps=options.warmup_ratio,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **_checkpointing(options.gradient_checkpointing),
         eval_strategy=evaluate,
         eval_steps=options.eval_steps,
         logging_steps=options.logging_steps,
@@ -171,49 +174,33 @@ def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _examples(
-    records: Sequence[Record],
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The arguments for recomputing activations, under the names that the installed Transformers has for them."""
+    new = any(one.name == "activation_checkpointing" for one in fields(TrainingArguments))
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def _prepared(
+    records: Sequence[Record] | Prepared,
     objective: Objective,
     tokenizer: PreTrainedTokenizerBase,
     options: TrainingOptions,
-) -> tuple[list[Example], Encoded]:
-    contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
-    flat = [one for group in contexts for one in group]
-    owners = [index for index, group in enumerate(contexts) for _ in group]
-    encoded = encode_records(
-        flat,
-        tokenizer,
-        max_prompt_length=options.max_prompt_length,
-        max_length=options.max_length,
-        label="Tokenising",
-    )
-    prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
-    if objective.prepare:
-        prepared = objective.prepare(prepared, options.max_length)
-    grouped: dict[int, list[EncodedRecord]] = {}
-    for one in prepared:
-        grouped.setdefault(one.record_index, []).append(one)
-    examples = [
-        Example(
-            tuple(group),
-            records[index].id,
-            {name: _column(records[index], name) for name in objective.columns},
-        )
-        for index, group in grouped.items()
-        if len(group) == len(contexts[index])
-    ]
-    return examples, encoded
+    what: str,
+) -> Prepared:
+    if isinstance(records, Prepared):
+        return records
+    return prepare_examples(records, objective, tokenizer, options, what=what) if records else Prepared([])
 
 
-def _column(record: Record, name: str) -> list[float]:
-    if name not in record.extra:
-        source = record.source
-        problem = RecordProblem(
-            source.file, source.line, name, "is missing", "a number or a list of numbers", source.index
-        )
-        raise DataError(f"The objective needs the column {name!r}.", [problem])
-    value = record.extra[name]
-    return [float(one) for one in value] if isinstance(value, list | tuple) else [float(value)]
+def _share_pad_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model the pad token that was chosen for its tokenizer, which Transformers would do with a warning."""
+    hf_model: Any = model
+    if tokenizer.pad_token_id is None:
+        return
+    hf_model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if getattr(hf_model, "generation_config", None) is not None:
+        hf_model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 def _resume_point(folder: Path) -> Path | None:

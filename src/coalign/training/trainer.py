@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
 from coalign.models.adapters import disabled_adapter, has_adapter
+from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring import score_responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.objective import Losses, Objective, ScoredBatch
@@ -118,7 +120,7 @@ class AlignmentTrainer(Trainer):
         if not math.isfinite(float(total.detach())):
             self._stop_diverged(model, batch)
         if model.training:
-            self._collect(output)
+            self._collect(output, scored)
         if num_items_in_batch is None:
             num_items_in_batch = batch.count(self.objective.normalise)
         loss = total / num_items_in_batch * self.accelerator.num_processes
@@ -166,10 +168,11 @@ class AlignmentTrainer(Trainer):
         with torch.no_grad():
             for inputs in loader:
                 batch: Batch = self._prepare_inputs(inputs)["batch"]
-                output = self.objective.loss(self.score(model, batch), self.constants)
+                scored = self.score(model, batch)
+                output = self.objective.loss(scored, self.constants)
                 count = batch.count(self.objective.normalise)
                 sums["loss"] += torch.tensor([float(output.losses.sum()), count], dtype=torch.float64)
-                _add(sums, output.metrics)
+                _add(sums, {**self._common_metrics(scored), **output.metrics})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(sums).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -186,8 +189,25 @@ class AlignmentTrainer(Trainer):
         """Not estimated: Transformers' estimate assumes padded rows."""
         return 0
 
-    def _collect(self, output: Losses) -> None:
-        _add(self._sums, output.metrics)
+    def _collect(self, output: Losses, scored: ScoredBatch) -> None:
+        _add(self._sums, {**self._common_metrics(scored), **output.metrics})
+
+    def _common_metrics(self, scored: ScoredBatch) -> dict[str, Tensor]:
+        """What is told of every objective, over the responses that the record says something of.
+
+        `length/response`: counted tokens. `kl/policy_reference`: log-probability of a response under the policy minus
+        that under the reference, in nats; its mean estimates the KL divergence only for responses that the policy
+        wrote. `values/all_equal`: whether all responses of a ranking have the same value.
+        """
+        valued = ~scored.values.isnan()
+        rows = valued if bool(valued.any()) else torch.ones_like(valued)
+        metrics = {"length/response": scored.policy.lengths[rows].float()}
+        if scored.reference is not None:
+            log_ratios = scored.policy.sums().detach() - scored.reference.sums().detach()
+            metrics["kl/policy_reference"] = log_ratios[rows]
+        if self.objective.data == "ranking":
+            metrics["values/all_equal"] = _all_equal(scored.values, scored.record_index)
+        return metrics
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         means = {}
@@ -196,6 +216,21 @@ class AlignmentTrainer(Trainer):
             total, count = self.accelerator.reduce(both.to(self.args.device), reduction="sum").tolist()  # type: ignore[union-attr]
             means[name] = total / count if count else float("nan")
         return means
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As Transformers does it, without its progress bar, and without peft asking the hub about the base's
+        vocabulary: embeddings are never part of the adapter."""
+        model: Any = self.model
+        with no_weight_bars():
+            if not has_adapter(model):
+                super()._save(output_dir, state_dict)
+                return
+            if self.args.should_save:
+                folder = output_dir or str(self.args.output_dir)
+                model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(folder)
+                torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Mark the checkpoint once it is whole: a kill while it is written leaves one that is not resumed from."""
@@ -245,6 +280,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, None if there is none."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _all_equal(values: Tensor, record_index: Tensor) -> Tensor:
+    """[R] 1 where the values of a record are all the same, else 0; NaN values say nothing."""
+    size = int(record_index[-1]) + 1
+    ends = [
+        values.new_zeros(size).scatter_reduce(
+            0, record_index, values.nan_to_num(nan=fill), how, include_self=False
+        )
+        for fill, how in ((-torch.inf, "amax"), (torch.inf, "amin"))
+    ]
+    return (ends[0] <= ends[1]).to(values.dtype)
 
 
 def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:

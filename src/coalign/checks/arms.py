@@ -1,0 +1,94 @@
+"""The arms of a check, measured under several seeds: one row an arm and seed, kept as soon as it is known."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from coalign.core.errors import CoalignError
+from coalign.core.files import append_rows, read_rows
+from coalign.core.progress import progress
+from coalign.core.runs import Run
+
+T = TypeVar("T")
+Measures = dict[str, float]
+
+
+def measure_arms(
+    run: Run, *, seeds: int, prepare: Callable[[int], T], arms: Mapping[str, Callable[[T], Measures]]
+) -> list[dict[str, Any]]:
+    """Measure every arm under the seeds 0 .. seeds - 1.
+
+    Rows are appended to `artefacts/measures.jsonl` one by one; those that are there already are not measured again,
+    so a check that was killed goes on. An arm must depend on what `prepare` gives and on nothing else: no random
+    state shared with other arms, no change of the material.
+
+    Args:
+        prepare: makes what the arms of a seed share (world, base model, data); called for a seed with missing rows.
+        arms: name to a function from the material to the metrics.
+
+    Returns:
+        {"arm", "seed", metric: value, ...} by seed, arms in their order.
+
+    Raises:
+        CoalignError: a metric is not a finite number.
+    """
+    path = run.artefacts / "measures.jsonl"
+    done = {(row["seed"], row["arm"]): row for row in read_rows(path, repair=True)}
+    wanted = [(seed, name) for seed in range(seeds) for name in arms]
+    with one_thread(), progress(len(wanted), "Checking", "arm") as bar:
+        bar.advance(sum(key in done for key in wanted))
+        for seed in range(seeds):
+            missing = [name for name in arms if (seed, name) not in done]
+            if not missing:
+                continue
+            bar.note(f"seed {seed}: preparing")
+            with _timed(run, seed, "preparation"):
+                material = prepare(seed)
+            for name in missing:
+                bar.note(f"seed {seed}: {name}")
+                with _timed(run, seed, name):
+                    measures = {key: round(value, 6) for key, value in arms[name](material).items()}
+                row = {"arm": name, "seed": seed, **measures}
+                _assert_finite(row)
+                append_rows(path, [row])
+                done[seed, name] = row
+                bar.advance()
+    return [done[key] for key in wanted]
+
+
+def seconds_spent(run: Run) -> float:
+    """Wall time of all measurements of a check, those before an interruption included."""
+    return round(sum(event["seconds"] for event in run.events("measured")), 1)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Tiny models: more threads cost more than they give, and sums come out alike however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _timed(run: Run, seed: int, what: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    run.log("measured", seed=seed, what=what, seconds=round(time.monotonic() - started, 2))
+
+
+def _assert_finite(row: Mapping[str, Any]) -> None:
+    bad = [name for name, value in row.items() if name != "arm" and not math.isfinite(value)]
+    if bad:
+        raise CoalignError(
+            f"seed {row['seed']}, {row['arm']}: {', '.join(bad)} is not a finite number.",
+            hint="Its training diverged; the rows before it are kept.",
+        )

@@ -1,0 +1,93 @@
+"""Margin rules: pure functions from the rows of a check to its outcome.
+
+A row is {"arm": name, "seed": number, metric: value, ...}. Every rule is written down before the check runs and
+reads nothing but these rows; arms are compared within a seed, because they start from the same model and data.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from coalign.core.verdict import Outcome
+
+Row = Mapping[str, Any]
+
+
+def decide(*, seen: bool, not_seen: bool | None = None) -> Outcome:
+    """`seen`, or `not seen`, or `mixed` where neither holds.
+
+    Args:
+        seen: the effect is there.
+        not_seen: it clearly is not; by default whenever it is not seen.
+
+    Raises:
+        ValueError: both hold, so the rule contradicts itself.
+    """
+    if seen and not_seen:
+        raise ValueError("the rule says both seen and not seen")
+    if seen:
+        return "seen"
+    return "mixed" if not_seen is False else "not seen"
+
+
+def values_of(rows: Iterable[Row], metric: str, arms: str | Sequence[str]) -> dict[int, float]:
+    """Seed to the metric of an arm, or to its mean over several arms (a grid), seeds in ascending order.
+
+    Raises:
+        ValueError: an arm was not measured, or not under every seed of the others.
+    """
+    names = [arms] if isinstance(arms, str) else list(arms)
+    found: dict[str, dict[int, float]] = {name: {} for name in names}
+    for row in rows:
+        if row["arm"] in found:
+            found[row["arm"]][row["seed"]] = float(row[metric])
+    seeds = {seed for by_seed in found.values() for seed in by_seed}
+    for name, by_seed in found.items():
+        if not by_seed or seeds - by_seed.keys():
+            raise ValueError(f"arm {name!r} lacks the seeds {sorted(seeds - by_seed.keys()) or 'of any row'}")
+    return {seed: statistics.fmean(found[name][seed] for name in names) for seed in sorted(seeds)}
+
+
+def paired_gaps(
+    rows: Sequence[Row], metric: str, arms: str | Sequence[str], against: str | Sequence[str]
+) -> dict[int, float]:
+    """Seed to the metric of `arms` minus that of `against`.
+
+    Raises:
+        ValueError: the two sides were not measured under the same seeds.
+    """
+    ours, theirs = values_of(rows, metric, arms), values_of(rows, metric, against)
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"{arms} has the seeds {list(ours)} and {against} {list(theirs)}, expected the same")
+    return {seed: ours[seed] - theirs[seed] for seed in ours}
+
+
+def mean_of(by_seed: Mapping[int, float]) -> float:
+    """Mean over seeds."""
+    return statistics.fmean(by_seed.values())
+
+
+def most_seeds(hits: Mapping[int, bool], share: str = "4/5") -> bool:
+    """Whether at least this share of the seeds hits: of 5 seeds 4, of 3 all, of 10 eight."""
+    return sum(hits.values()) >= math.ceil(Fraction(share) * len(hits))
+
+
+def by_arm(rows: Iterable[Row]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Arm to metric to (mean, standard deviation over seeds); the deviation of one seed is 0."""
+    collected: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for metric, value in row.items():
+            if metric not in ("arm", "seed"):
+                collected.setdefault(row["arm"], {}).setdefault(metric, []).append(value)
+    return {
+        arm: {metric: (statistics.fmean(values), _deviation(values)) for metric, values in metrics.items()}
+        for arm, metrics in collected.items()
+    }
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,114 @@
+"""Training of tiny models: an optimizer around the scoring engine and an objective, nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from coalign.data.encoding import EncodedRecord
+from coalign.models.scoring import score_responses
+from coalign.models.types import ResponseLogps, Responses
+from coalign.training.batches import Batch, Example, collate
+from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
+
+M = TypeVar("M", bound=nn.Module)
+SCORING_TOKENS = 8192
+
+
+def example(
+    prompt: Sequence[int], responses: Sequence[Sequence[int]], values: Sequence[float] | None = None
+) -> Example:
+    """A training example from token ids; `values` as in `ScoredBatch.values`, by default not a number."""
+    record = EncodedRecord(
+        record_index=0,
+        prompt_ids=list(prompt),
+        response_ids=[list(ids) for ids in responses],
+        trained=None,
+        values=list(values) if values is not None else [float("nan")] * len(responses),
+        truncated=False,
+    )
+    return Example(contexts=(record,), id="", extras={})
+
+
+def _likelihood(batch: ScoredBatch, constants: NoConstants) -> Losses:
+    return Losses(-batch.policy.sums())
+
+
+LIKELIHOOD = Objective("likelihood", "demonstration", False, "tokens", NoConstants, (), _likelihood)
+"""Cross-entropy of the responses, for the models that a check starts from."""
+
+
+def trained(
+    model: M,
+    examples: Sequence[Example],
+    objective: Objective,
+    constants: Any = None,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    reference: Sequence[Tensor] | None = None,
+) -> M:
+    """A copy of `model`, trained with Adam at a constant learning rate.
+
+    Args:
+        examples: drawn in permutations, one after the other; a batch may span two.
+        constants: of the objective; its defaults when None.
+        reference: what `reference_logps` gives for `examples`, for objectives with a reference.
+
+    Raises:
+        ValueError: the objective needs a reference and there is none, or it keeps a state (not supported here).
+    """
+    if objective.reference and reference is None:
+        raise ValueError(f"{objective.name} compares with a reference: give its log-probabilities")
+    if objective.state is not None:
+        raise ValueError(f"{objective.name} keeps a state from step to step, which this loop does not have")
+    constants = constants if constants is not None else objective.constants()
+    policy = copy.deepcopy(model).train()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    for rows in _batches(len(examples), steps, batch_size, generator):
+        batch = collate([examples[row] for row in rows])["batch"]
+        fixed = [reference[row] for row in rows] if reference is not None else None
+        losses = objective.loss(score(policy, batch, fixed), constants).losses
+        optimizer.zero_grad()
+        (losses.sum() / batch.count(objective.normalise)).backward()
+        optimizer.step()
+    return policy.eval()
+
+
+def score(model: nn.Module, batch: Batch, reference: Sequence[Tensor] | None = None) -> ScoredBatch:
+    """A batch as objectives read it; `reference` holds the token log-probabilities of each example."""
+    policy = logps(model, batch.responses)
+    frozen = None
+    if reference is not None:
+        frozen = ResponseLogps(torch.cat(list(reference)), policy.lengths, policy.prompt_index)
+    return ScoredBatch(policy, frozen, batch.record_index, batch.values)
+
+
+def reference_logps(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
+    """For each example the token log-probabilities of its responses, one after the other, without gradient."""
+    batch = collate(examples)["batch"]
+    with torch.no_grad():
+        pieces = logps(model, batch.responses, batch_tokens=SCORING_TOKENS).split()
+    counts = torch.bincount(batch.record_index, minlength=len(examples)).tolist()
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    return [torch.cat(pieces[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def logps(model: nn.Module, responses: Responses, *, batch_tokens: int | None = None) -> ResponseLogps:
+    """The scoring engine on the path that every architecture takes; nothing long is shared in these worlds."""
+    return score_responses(model, responses, batch_tokens=batch_tokens, path="padded")
+
+
+def _batches(size: int, steps: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    queue: list[int] = []
+    for _ in range(steps):
+        while len(queue) < batch_size:
+            queue += torch.randperm(size, generator=generator).tolist()
+        yield queue[:batch_size]
+        del queue[:batch_size]

@@ -1,0 +1,111 @@
+"""From records to training examples, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.encoding import EncodedRecord, encode_records
+from coalign.data.records import Record
+from coalign.training.batches import Example
+from coalign.training.objective import Objective
+from coalign.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Examples of an objective, and what the length limits took.
+
+    Attributes:
+        truncated_prompts, truncated_responses: how many were cut.
+        dropped: records whose prompt leaves no room for a response.
+    """
+
+    examples: list[Example]
+    truncated_prompts: int = 0
+    truncated_responses: int = 0
+    dropped: tuple[RecordProblem, ...] = ()
+
+    @property
+    def responses(self) -> int:
+        """Responses that are scored, those that the objective added included."""
+        return sum(len(one.response_ids) for example in self.examples for one in example.contexts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts, each counted once for all its responses: what the scoring engine computes."""
+        return sum(len(one.prompt_ids) for example in self.examples for one in example.contexts)
+
+    @property
+    def response_tokens(self) -> int:
+        """Tokens of the responses."""
+        return sum(
+            len(ids) for example in self.examples for one in example.contexts for ids in one.response_ids
+        )
+
+
+def prepare_examples(
+    records: Sequence[Record],
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainingOptions,
+    *,
+    what: str = "training",
+) -> Prepared:
+    """Encode records as the objective needs them. Needs the tokenizer alone.
+
+    Args:
+        what: how a message calls these records.
+
+    Raises:
+        DataError: a column that the objective needs is missing, a record cannot be encoded, or none is left under
+            the length limits.
+    """
+    contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
+    flat = [one for group in contexts for one in group]
+    owners = [index for index, group in enumerate(contexts) for _ in group]
+    encoded = encode_records(
+        flat,
+        tokenizer,
+        max_prompt_length=options.max_prompt_length,
+        max_length=options.max_length,
+        label="Tokenising",
+    )
+    prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
+    if objective.prepare and prepared:
+        prepared = objective.prepare(prepared, options.max_length)
+    grouped: dict[int, list[EncodedRecord]] = {}
+    for one in prepared:
+        grouped.setdefault(one.record_index, []).append(one)
+    examples = [
+        Example(
+            tuple(group),
+            records[index].id,
+            {name: _column(records[index], name) for name in objective.columns},
+        )
+        for index, group in grouped.items()
+        if len(group) == len(contexts[index])
+    ]
+    if not examples:
+        raise DataError(
+            f"No {what} record is left: the prompts of all {len(records)} leave no room for a response.",
+            encoded.dropped,
+            hint="Raise --max-length, or cut the beginning of prompts with --max-prompt-length.",
+        )
+    return Prepared(
+        examples, encoded.n_truncated_prompts, encoded.n_truncated_responses, tuple(encoded.dropped)
+    )
+
+
+def _column(record: Record, name: str) -> list[float]:
+    if name not in record.extra:
+        source = record.source
+        problem = RecordProblem(
+            source.file, source.line, name, "is missing", "a number or a list of numbers", source.index
+        )
+        raise DataError(f"The objective needs the column {name!r}.", [problem])
+    value = record.extra[name]
+    return [float(one) for one in value] if isinstance(value, list | tuple) else [float(value)]

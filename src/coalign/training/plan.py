@@ -1,0 +1,205 @@
+"""What a training is about to do: told before it starts, and how long it will take once a few steps are measured."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from coalign.core.measure import peak_memory_mb
+from coalign.core.progress import duration
+from coalign.core.runs import Run
+from coalign.models.adapters import has_adapter, trainable_summary
+from coalign.models.devices import describe_device
+from coalign.report.format import number
+from coalign.training.examples import Prepared
+from coalign.training.options import TrainingOptions
+
+MEASURED_STEPS = 5
+MEASURED_SECONDS = 2.0
+"""The estimate is made after so many steps, or so much time, whichever comes first; the first step is left out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training before it starts.
+
+    Attributes:
+        objective: its name.
+        records, held_out: to train and to evaluate on.
+        responses: scored in one pass over the training records.
+        prompt_tokens: each prompt counted once for all its responses.
+        response_tokens: of all responses.
+        truncated: prompts and responses that were cut to the length limits.
+        dropped: records left out because their prompt leaves no room for a response.
+        steps: optimizer steps in all.
+        done: steps that an interrupted run has behind it.
+        batch_size: records of an optimizer step, over accumulation and processes.
+        learning_rate: the peak.
+        learning_rate_from: who chose it.
+        schedule: of the learning rate.
+        device: device and number format.
+        adapter: only an adapter is trained.
+        trained: how many parameters are trained.
+    """
+
+    objective: str
+    records: int
+    held_out: int
+    responses: int
+    prompt_tokens: int
+    response_tokens: int
+    truncated: int
+    dropped: int
+    steps: int
+    done: int
+    batch_size: int
+    learning_rate: float
+    learning_rate_from: str
+    schedule: str
+    device: str
+    adapter: bool
+    trained: str
+
+    @property
+    def response_length(self) -> float:
+        """Mean tokens of a response."""
+        return self.response_tokens / max(self.responses, 1)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Name and text of each line, as shown."""
+        steps = f"{self.steps:,} of {self.batch_size} records"
+        held_out = f", {self.held_out:,} held out" if self.held_out else ""
+        lost = [
+            f"{self.truncated:,} prompts or responses cut" if self.truncated else "",
+            f"{self.dropped:,} records left out: their prompt leaves no room" if self.dropped else "",
+        ]
+        lines = [
+            ("Objective", self.objective),
+            ("Records", f"{self.records:,} to train{held_out}"),
+            (
+                "Tokens",
+                f"{self.prompt_tokens:,} of prompts, {self.response_tokens:,} of {self.responses:,} responses",
+            ),
+            ("Length limits", "; ".join(filter(None, lost))),
+            ("Steps", steps + (f", {self.done:,} done before" if self.done else "")),
+            ("Learning rate", f"{self.learning_rate:g} ({self.learning_rate_from}), {self.schedule}"),
+            ("Parameters", self.trained),
+            ("Device", self.device),
+        ]
+        return [(name, text) for name, text in lines if text]
+
+
+def make_plan(
+    objective: str,
+    prepared: Prepared,
+    held_out: int,
+    options: TrainingOptions,
+    arguments: TrainingArguments,
+    model: nn.Module,
+    *,
+    done: int = 0,
+) -> Plan:
+    """The plan of a training.
+
+    Args:
+        arguments: what the options became, see `training_arguments` of `coalign.training.fit`.
+        done: steps of the checkpoint that is continued.
+    """
+    weight = next(model.parameters())
+    adapter = has_adapter(model)
+    return Plan(
+        objective=objective,
+        records=len(prepared.examples),
+        held_out=held_out,
+        responses=prepared.responses,
+        prompt_tokens=prepared.prompt_tokens,
+        response_tokens=prepared.response_tokens,
+        truncated=prepared.truncated_prompts + prepared.truncated_responses,
+        dropped=len(prepared.dropped),
+        steps=optimizer_steps(len(prepared.examples), arguments),
+        done=done,
+        batch_size=options.batch_size * options.gradient_accumulation * arguments.world_size,
+        learning_rate=arguments.learning_rate,
+        learning_rate_from="given"
+        if options.learning_rate
+        else f"default of {'an adapter' if adapter else 'full fine-tuning'}",
+        schedule=options.schedule,
+        device=describe_device(weight.device, weight.dtype),
+        adapter=adapter,
+        trained=trainable_summary(model),
+    )
+
+
+def optimizer_steps(records: int, arguments: TrainingArguments) -> int:
+    """Steps of the whole training; the last one of an epoch may hold fewer records."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = math.ceil(records / (arguments.per_device_train_batch_size * arguments.world_size))
+    return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))
+
+
+def show_plan(plan: Plan, run: Run, name: str) -> None:
+    """Print the plan to standard error and log it as the event `plan`."""
+    run.log("plan", stage=name, **asdict(plan))
+    print_lines("Plan", plan.lines())
+
+
+def print_lines(title: str, lines: list[tuple[str, str]]) -> None:
+    """A titled list of names and texts on standard error."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for one, text in lines:
+        table.add_row(Text(f"  {one}", "dim"), Text(text))
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(title, "bold"))
+    console.print(table)
+
+
+class Estimate(TrainerCallback):
+    """Tells how long the training will take, measured on its first steps, and what memory they took.
+
+    The first step is not counted: it warms up caches and compiles.
+    """
+
+    def __init__(self, run: Run, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.run = run
+        self.name = name
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._told = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._told or not state.is_world_process_zero:
+            return
+        if self._first is None:
+            self._first = (state.global_step, self._clock())
+            return
+        steps, seconds = state.global_step - self._first[0], self._clock() - self._first[1]
+        if steps < MEASURED_STEPS and seconds < MEASURED_SECONDS:
+            return
+        self._told = True
+        left = seconds / steps * (state.max_steps - state.global_step)
+        peak = peak_bytes(args.device)
+        self.run.log("estimate", stage=self.name, seconds_left=round(left, 1), peak_bytes=peak)
+        text = f"About {duration(left)} left, peak memory {number(peak, 'bytes')}"
+        print(f"{text} (measured on {steps} steps).", file=sys.stderr, flush=True)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory taken so far: on a GPU by tensors, otherwise by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return round(peak_memory_mb() * 2**20)

@@ -1,0 +1,94 @@
+"""Rows are kept one by one; a stopped check goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coalign.checks.arms import measure_arms, seconds_spent
+from coalign.checks.options import CheckOptions
+from coalign.core.errors import CoalignError
+from coalign.core.files import read_rows
+from coalign.core.runs import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.start(tmp_path / "run", "check", CheckOptions())
+
+
+class World:
+    """Counts what is asked of it, and may stop at one arm."""
+
+    def __init__(self, stop_at: tuple[int, str] | None = None) -> None:
+        self.prepared: list[int] = []
+        self.measured: list[tuple[int, str]] = []
+        self.stop_at = stop_at
+
+    def prepare(self, seed: int) -> int:
+        self.prepared.append(seed)
+        return seed
+
+    def measure(self, seed: int, name: str, value: float) -> dict[str, float]:
+        if self.stop_at == (seed, name):
+            raise KeyboardInterrupt
+        self.measured.append((seed, name))
+        return {"gold": value + seed}
+
+    def arms(self):  # noqa: ANN201
+        return {
+            "base": lambda seed: self.measure(seed, "base", 0.25),
+            "ours": lambda seed: self.measure(seed, "ours", 1 / 3),
+        }
+
+
+def test_a_stopped_check_measures_only_what_is_missing(run: Run) -> None:
+    first = World(stop_at=(1, "ours"))
+    with pytest.raises(KeyboardInterrupt):
+        measure_arms(run, seeds=3, prepare=first.prepare, arms=first.arms())
+    with (run.artefacts / "measures.jsonl").open("a") as file:
+        file.write('{"arm": "ours", "se')  # a line torn by a kill
+    second = World()
+    rows = measure_arms(run, seeds=3, prepare=second.prepare, arms=second.arms())
+    assert second.prepared == [1, 2]
+    assert second.measured == [(1, "ours"), (2, "base"), (2, "ours")]
+    undisturbed = World()
+    other = Run.start(run.path.parent / "other", "check", CheckOptions())
+    assert rows == measure_arms(other, seeds=3, prepare=undisturbed.prepare, arms=undisturbed.arms())
+    assert rows[1] == {"arm": "ours", "seed": 0, "gold": 0.333333}
+    assert read_rows(run.artefacts / "measures.jsonl") == rows
+
+
+def test_a_finished_check_prepares_nothing(run: Run) -> None:
+    world = World()
+    rows = measure_arms(run, seeds=1, prepare=world.prepare, arms=world.arms())
+    again = World()
+    assert measure_arms(run, seeds=1, prepare=again.prepare, arms=again.arms()) == rows
+    assert again.prepared == []
+    assert seconds_spent(run) >= 0
+    assert len(run.events("measured")) == 3
+
+
+def test_a_metric_that_is_no_number_stops_the_check(run: Run) -> None:
+    with pytest.raises(CoalignError, match="seed 0, ours: gold is not a finite number"):
+        measure_arms(run, seeds=1, prepare=int, arms={"ours": lambda _: {"gold": float("nan"), "kl": 1.0}})
+    assert read_rows(run.artefacts / "measures.jsonl") == []
+
+
+def test_threads_are_given_back(run: Run) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[int] = []
+    try:
+        measure_arms(
+            run,
+            seeds=1,
+            prepare=lambda _: seen.append(torch.get_num_threads()),
+            arms={"a": lambda _: {"x": 1.0}},
+        )
+        assert seen == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

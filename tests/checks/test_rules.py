@@ -1,0 +1,75 @@
+"""Margin rules on rows made by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.checks.rules import by_arm, decide, mean_of, most_seeds, paired_gaps, values_of
+
+ROWS = [
+    {"arm": "base", "seed": 0, "gold": 0.5},
+    {"arm": "ours", "seed": 0, "gold": 0.7},
+    {"arm": "base", "seed": 1, "gold": 0.6},
+    {"arm": "ours", "seed": 1, "gold": 0.5},
+    {"arm": "other", "seed": 1, "gold": 0.9},
+    {"arm": "other", "seed": 0, "gold": 0.3},
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "not_seen", "outcome"),
+    [
+        (True, None, "seen"),
+        (False, None, "not seen"),
+        (True, False, "seen"),
+        (False, True, "not seen"),
+        (False, False, "mixed"),
+    ],
+)
+def test_decide(seen: bool, not_seen: bool | None, outcome: str) -> None:
+    assert decide(seen=seen, not_seen=not_seen) == outcome
+
+
+def test_a_rule_that_contradicts_itself_is_an_error() -> None:
+    with pytest.raises(ValueError, match="both"):
+        decide(seen=True, not_seen=True)
+
+
+def test_gaps_are_paired_by_seed() -> None:
+    assert paired_gaps(ROWS, "gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
+    assert mean_of(paired_gaps(ROWS, "gold", "ours", "base")) == pytest.approx(0.05)
+
+
+def test_a_grid_is_averaged_within_a_seed() -> None:
+    assert values_of(ROWS, "gold", ["ours", "other"]) == pytest.approx({0: 0.5, 1: 0.7})
+
+
+def test_missing_rows_are_named() -> None:
+    with pytest.raises(ValueError, match="'ours' lacks the seeds \\[1\\]"):
+        values_of(ROWS[:3], "gold", ["base", "ours"])
+    with pytest.raises(ValueError, match="'theirs' lacks"):
+        values_of(ROWS, "gold", "theirs")
+    with pytest.raises(ValueError, match="expected the same"):
+        paired_gaps(ROWS[:3], "gold", "base", "ours")
+
+
+@pytest.mark.parametrize(("seeds", "needed"), [(1, 1), (3, 3), (4, 4), (5, 4), (6, 5), (10, 8)])
+def test_most_seeds(seeds: int, needed: int) -> None:
+    assert most_seeds({seed: seed < needed for seed in range(seeds)})
+    assert not most_seeds({seed: seed < needed - 1 for seed in range(seeds)})
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_one_more_hit_never_hurts(hits: list[bool]) -> None:
+    before = most_seeds(dict(enumerate(hits)))
+    after = most_seeds(dict(enumerate([*hits[1:], True])))
+    assert after or not before or hits[0]
+
+
+def test_by_arm_gives_mean_and_sample_deviation() -> None:
+    table = by_arm(ROWS)
+    assert list(table) == ["base", "ours", "other"]
+    assert table["base"]["gold"] == pytest.approx((0.55, 0.05 * 2**0.5))
+    assert by_arm(ROWS[:1])["base"]["gold"] == (0.5, 0.0)

@@ -1,0 +1,457 @@
+"""The Transformers back end against `model.generate`, against teacher forcing, and against itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from coalign.core.errors import ConfigError, DataError, ModelError
+from coalign.models import generation as module
+from coalign.models import incremental
+from coalign.models.batching import plan_batches
+from coalign.models.endings import Endings, stop_token_ids
+from coalign.models.generation import TransformersGenerator
+from coalign.models.incremental import prefill_passes
+from coalign.models.types import Sampling
+from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer, metaspace_tokenizer
+from tests.models.tiny import float64_norms, make_model
+
+VOCABULARY = len(byte_tokenizer())
+PROMPTS = [
+    "the sky is blue",
+    "a",
+    "the user and the assistant said: the sea is green and the sky is blue",
+    "green?",
+    "said the sea",
+    "the assistant",
+    "is it blue or is it green, the sea",
+]
+
+
+def tiny(architecture="llama", dtype=torch.float64, **changes):
+    sizes = {"vocab_size": VOCABULARY, "eos_token_id": 1, "bos_token_id": 0, **changes}
+    return make_model(architecture, dtype=dtype, **sizes)
+
+
+@pytest.fixture(autouse=True)
+def _exact_norms():
+    with float64_norms():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer(CHATML)
+
+
+def make(model, tokenizer, **options):
+    return TransformersGenerator(model, tokenizer, **options)
+
+
+def ids_of(results):
+    return [[one.token_ids for one in samples] for samples in results]
+
+
+@torch.inference_mode()
+def reference(model, tokenizer, prompt, count):
+    """Greedy tokens of Transformers, one prompt at a time."""
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    ends = stop_token_ids(model, tokenizer)
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=0,
+    )
+    return out[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("gemma", {}),
+        ("gemma2", {"sliding_window": 8}),
+        ("mistral", {"sliding_window": 8}),
+        ("gpt2", {}),
+    ],
+)
+def test_greedy_is_that_of_transformers(architecture, changes, tokenizer):
+    model = tiny(architecture, torch.float32, **changes)
+    results = make(model, tokenizer, batch_size=3).generate(
+        PROMPTS, Sampling(max_new_tokens=24, temperature=0.0)
+    )
+    for prompt, samples in zip(PROMPTS, results, strict=True):
+        assert samples[0].token_ids == reference(model, tokenizer, prompt, 24)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
+def test_prompts_of_other_lengths_are_computed_apart(architecture, tokenizer, monkeypatch):
+    model = tiny(architecture)
+    sampling = Sampling(80, n=2, seed=3, logprobs=True)
+    together = make(model, tokenizer).generate(PROMPTS, sampling)
+    monkeypatch.setitem(incremental.PREFILL_TOKENS, "cpu", 1)
+    apart = make(model, tokenizer).generate(PROMPTS, sampling)
+    assert ids_of(apart) == ids_of(together)
+    for one, other in zip(apart, together, strict=True):
+        torch.testing.assert_close(torch.tensor(one[0].logprobs), torch.tensor(other[0].logprobs))
+
+
+def test_prefill_passes():
+    assert prefill_passes([100, 90, 81, 79, 40, 39, 4], 1) == [(0, 3), (3, 4), (4, 6), (6, 7)]
+    assert prefill_passes([100, 90, 81, 79, 40, 39, 4], 350) == [(0, 4), (4, 7)]
+    assert prefill_passes([5], 0) == [(0, 1)]
+    assert prefill_passes([7, 7, 7], 0) == [(0, 3)]
+
+
+def test_more_steps_than_the_cache_reserves_at_once(tokenizer):
+    model = tiny("llama", torch.float32, eos_token_id=None)
+    count = 2 * incremental.ReservedLayer.RESERVE + 5
+    results = make(model, tokenizer).generate(PROMPTS[:3], Sampling(max_new_tokens=count, temperature=0.0))
+    for prompt, samples in zip(PROMPTS, results, strict=False):
+        assert samples[0].token_ids == reference(model, tokenizer, prompt, count)
+
+
+def test_a_model_without_a_usable_cache_takes_the_plain_path(tokenizer, caplog):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, eos_token_id=1)
+    model = MambaForCausalLM(config).eval()
+    generator = make(model, tokenizer)
+    with caplog.at_level(logging.WARNING):
+        results = generator.generate(PROMPTS[:3], Sampling(max_new_tokens=6, temperature=0.0))
+        generator.generate(PROMPTS[:1], Sampling(max_new_tokens=2, temperature=0.0))
+    assert sum("computes whole rows" in one.message for one in caplog.records) == 1
+    for prompt, samples in zip(PROMPTS, results, strict=False):
+        assert samples[0].token_ids == reference(model, tokenizer, prompt, 6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mistral"])
+def test_both_paths_sample_the_same(architecture, tokenizer, monkeypatch):
+    model = tiny(architecture)
+    sampling = Sampling(max_new_tokens=12, n=3, top_p=0.9, seed=4)
+    cached = ids_of(make(model, tokenizer).generate(PROMPTS, sampling))
+    monkeypatch.setitem(incremental._cacheable, model, False)
+    assert ids_of(make(model, tokenizer).generate(PROMPTS, sampling)) == cached
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(24, n=3, seed=1), Sampling(24, n=2, temperature=0.8, top_p=0.9, top_k=50)]
+)
+def test_samples_do_not_depend_on_the_batch(sampling, tokenizer):
+    model = tiny()
+    one_by_one = make(model, tokenizer, batch_size=1).generate(PROMPTS, sampling)
+    for options in ({"batch_size": 2}, {"batch_size": 5}, {"batch_tokens": 300}, {}):
+        assert ids_of(make(model, tokenizer, **options).generate(PROMPTS, sampling)) == ids_of(one_by_one)
+
+
+def test_seeds_and_samples(tokenizer):
+    model = tiny()
+    generator = make(model, tokenizer)
+    first = generator.generate(PROMPTS[:2], Sampling(16, n=4, seed=1))
+    assert ids_of(generator.generate(PROMPTS[:2], Sampling(16, n=4, seed=1))) == ids_of(first)
+    assert ids_of(generator.generate(PROMPTS[:2], Sampling(16, n=4, seed=2))) != ids_of(first)
+    assert len({tuple(one.token_ids) for one in first[0]}) == 4
+    more = generator.generate(PROMPTS[:2], Sampling(16, n=5, seed=1))
+    assert [samples[:4] for samples in ids_of(more)] == ids_of(first)
+    twice = generator.generate([PROMPTS[0], PROMPTS[0]], Sampling(16, seed=1))
+    assert twice[0] != twice[1]
+    greedy = generator.generate(PROMPTS[:1], Sampling(8, n=3, temperature=0.0))[0]
+    assert len(greedy) == 3
+    assert greedy[0] == greedy[2]
+
+
+def test_a_resumed_run_gives_identical_rows(tokenizer):
+    model = tiny(dtype=torch.float32)
+    sampling = Sampling(12, n=2, logprobs=True)
+    rows: dict[int, Any] = {}
+    whole = make(model, tokenizer, batch_size=6).generate(PROMPTS, sampling, on_batch=rows.update)
+    assert rows == dict(enumerate(whole))
+    rest: dict[int, Any] = {}
+    done = [0, 2, 3]
+    results = make(model, tokenizer, batch_size=6).generate(
+        PROMPTS, sampling, done=done, on_batch=rest.update
+    )
+    assert rest == {index: whole[index] for index in (1, 4, 5, 6)}
+    assert [results[index] for index in done] == [[], [], []]
+    generator = make(model, tokenizer)
+    assert generator.generate(PROMPTS, sampling, done=range(7)) == [[]] * 7
+    assert generator.last_stats.tokens == 0
+
+
+def test_on_batch_sees_every_finished_batch_before_a_failure(tokenizer, monkeypatch):
+    generator = make(tiny(), tokenizer, batch_size=2)
+    seen: dict[int, Any] = {}
+
+    def stop_later(batch):
+        seen.update(batch)
+        if len(seen) >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(PROMPTS, Sampling(4), on_batch=stop_later)
+    whole = make(tiny(), tokenizer, batch_size=2).generate(PROMPTS, Sampling(4), done=seen)
+    assert [index for index, samples in enumerate(whole) if not samples] == sorted(seen)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+def test_logprobs_are_those_of_teacher_forcing(architecture, temperature, tokenizer):
+    model = tiny(architecture)
+    sampling = Sampling(15, temperature=temperature, top_p=0.8, n=2, logprobs=True)
+    for prompt, samples in zip(PROMPTS, make(model, tokenizer).generate(PROMPTS, sampling), strict=True):
+        start = len(tokenizer(prompt)["input_ids"])
+        for one in samples:
+            ids = torch.tensor([tokenizer(prompt)["input_ids"] + one.token_ids])
+            with torch.inference_mode():
+                logps = torch.log_softmax(model(ids).logits[0, start - 1 : -1], -1)
+            expected = logps.gather(1, ids[0, start:, None]).squeeze(1)
+            torch.testing.assert_close(torch.tensor(one.logprobs, dtype=torch.float64), expected)
+    assert make(model, tokenizer).generate(PROMPTS[:1], Sampling(2))[0][0].logprobs is None
+
+
+class Scripted(torch.nn.Module):
+    """A model that says given tokens, whatever it is asked: the script of the prompt's last token."""
+
+    def __init__(self, scripts):
+        super().__init__()
+        self.inner = tiny(dtype=torch.float32)
+        self.config = self.inner.config
+        self.scripts = scripts
+
+    def forward(self, input_ids, attention_mask=None, use_cache=False, past_key_values=None):
+        out = self.inner(input_ids, attention_mask=attention_mask, use_cache=False)
+        for row, ids in enumerate(input_ids.tolist()):
+            start = next(
+                place
+                for place, token in enumerate(ids)
+                if token in self.scripts and attention_mask[row, place]
+            )
+            script = self.scripts[ids[start]]
+            out.logits[row, -1] = 0.0
+            out.logits[row, -1, script[min(len(ids) - start - 1, len(script) - 1)]] = 50.0
+        return out
+
+
+def scripted(tokenizer, *texts):
+    """A generator whose answer to prompt k (`chr(65 + k)`) is texts[k], and those prompts."""
+    prompts = [chr(65 + k) for k in range(len(texts))]
+    scripts = {
+        tokenizer(p)["input_ids"][0]: tokenizer(t)["input_ids"] for p, t in zip(prompts, texts, strict=True)
+    }
+    model = Scripted(scripts)
+    incremental._cacheable[model] = False
+    return make(model, tokenizer), prompts
+
+
+def test_text_is_cut_before_a_stop_text_that_spans_tokens(tokenizer):
+    texts = [
+        "the sea\n\nUser: hi and more",
+        "the sky</s>never",
+        "blue é\n\nUser",
+        "so green that it never ends",
+    ]
+    generator, prompts = scripted(tokenizer, *texts)
+    results = generator.generate(prompts, Sampling(16, temperature=0.0, stop=("\n\nUser:", "\n\nUser")))
+    assert [one[0].text for one in results] == [
+        "the sea",
+        "the sky",
+        "blue é",
+        "so green that it never ends"[: len(results[3][0].text)],
+    ]
+    assert [one[0].finish_reason for one in results] == ["stop", "stop", "stop", "length"]
+    decoded = tokenizer.decode(results[0][0].token_ids)
+    assert decoded.startswith("the sea\n\nUser")
+    assert len(decoded) <= len("the sea\n\nUser:")
+    assert results[1][0].token_ids[-1] == tokenizer.eos_token_id
+    assert len(results[3][0].token_ids) == 16
+
+
+def test_a_late_stop_text_is_found_through_the_window(tokenizer):
+    long = "the sky is blue and the sea is green " * 3
+    generator, prompts = scripted(tokenizer, long + "STOP it", long + "é here")
+    for stop, row in (("STOP", 0), ("é", 1)):
+        one = generator.generate([prompts[row]], Sampling(200, temperature=0.0, stop=(stop,)))[0][0]
+        assert one.text == long
+        assert one.finish_reason == "stop"
+        assert len(one.token_ids) < 100
+
+
+def test_ending_with_the_last_token_is_a_stop(tokenizer):
+    text = "the sky"
+    generator, prompts = scripted(tokenizer, text + "</s>")
+    count = len(tokenizer(text)["input_ids"])
+    assert generator.generate(prompts, Sampling(count + 1, temperature=0.0))[0][0].finish_reason == "stop"
+    assert generator.generate(prompts, Sampling(count, temperature=0.0))[0][0].finish_reason == "length"
+
+
+def test_stop_tokens_come_from_model_tokenizer_and_template(tokenizer):
+    model: Any = tiny()
+    model.generation_config.eos_token_id = [5, 6]
+    im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert stop_token_ids(model, tokenizer) == sorted({5, 6, 1, im_end})
+    assert im_end not in stop_token_ids(model, byte_tokenizer())
+
+
+def test_the_space_before_a_continuation_is_kept():
+    tokenizer = metaspace_tokenizer()
+    prompt, more = tokenizer("the sky")["input_ids"], tokenizer("is blue")["input_ids"]
+    endings = Endings(tokenizer, ())
+    assert endings.text(more) == ("is blue", False)
+    assert endings.text(more, before=prompt[-1]) == (" is blue", False)
+    assert endings.text([tokenizer.eos_token_id, *more], before=prompt[-1])[0] == " is blue"
+    assert endings.text([], before=prompt[-1]) == ("", False)
+
+
+def test_messages_go_through_the_template_and_text_does_not(tokenizer, monkeypatch):
+    seen = []
+    generator = make(tiny(), tokenizer)
+    monkeypatch.setattr(module, "plan_batches", lambda *args: seen.append(args[0]) or [])
+    generator.generate([[{"role": "user", "content": "hi"}], "hi"], Sampling(4))
+    rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert seen == [[len(tokenizer(rendered)["input_ids"]), len(tokenizer("hi")["input_ids"])]]
+    with_bos = make(tiny(), byte_tokenizer(adds_bos=True))
+    assert with_bos._encode(0, "hi") == with_bos._encode(0, "<s>hi")
+    assert with_bos._encode(0, "") == [with_bos.tokenizer.bos_token_id]
+
+
+def test_a_prompt_that_the_template_refuses_is_named():
+    generator = make(tiny(), byte_tokenizer(GEMMA))
+    good, bad = [{"role": "user", "content": "hi"}], [{"role": "system", "content": "hi"}]
+    with pytest.raises(DataError, match=r"prompt 1: .*System role"):
+        generator.generate([good, bad], Sampling(4))
+
+
+def test_a_prompt_without_room_is_named(tokenizer):
+    generator = make(tiny(max_position_embeddings=32), tokenizer)
+    generator.generate(["a"], Sampling(31))
+    with pytest.raises(DataError, match=r"prompt 1 has 40 tokens; .* 32 less max_new_tokens 8 leaves 24"):
+        generator.generate(["a", "?" * 40], Sampling(8))
+
+
+def test_bad_sampling_is_refused_before_any_work(tokenizer):
+    with pytest.raises(ConfigError, match="top_p"):
+        make(tiny(), tokenizer).generate(["a"], Sampling(top_p=2.0))
+
+
+def test_nothing_to_do(tokenizer):
+    assert make(tiny(), tokenizer).generate([], Sampling()) == []
+
+
+def test_modes_of_modules_are_restored(tokenizer):
+    model: Any = tiny().train()
+    model.lm_head.eval()
+    make(model, tokenizer).generate(["a"], Sampling(2))
+    assert model.training
+    assert model.model.training
+    assert not model.lm_head.training
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_adapters_count_and_can_be_disabled(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    from coalign.models.adapters import disabled_adapter
+
+    base = ids_of(make(tiny(), tokenizer).generate(PROMPTS, Sampling(8, n=2)))
+    policy: Any = get_peft_model(
+        tiny(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    policy.double()
+    generator = make(policy, tokenizer)
+    assert ids_of(generator.generate(PROMPTS, Sampling(8, n=2))) != base
+    with disabled_adapter(policy):
+        assert ids_of(generator.generate(PROMPTS, Sampling(8, n=2))) == base
+
+
+def test_it_works_after_the_scoring_engine(tokenizer):
+    from coalign.models.scoring import score_responses
+    from coalign.models.types import Responses
+
+    model = tiny()
+    before = ids_of(make(model, tokenizer).generate(PROMPTS, Sampling(8, n=2)))
+    score_responses(model, Responses([[5, 6], [7]], [[8], [9, 4], [3]], [0, 0, 1]))
+    assert ids_of(make(model, tokenizer).generate(PROMPTS, Sampling(8, n=2))) == before
+
+
+def test_out_of_memory_halves_the_batch(tokenizer, monkeypatch, caplog):
+    model = tiny()
+    expected = ids_of(make(model, tokenizer).generate(PROMPTS, Sampling(6, n=2)))
+    generator = make(model, tokenizer)
+    decode = TransformersGenerator._decode
+
+    def small_memory(self, rows, job, meter):
+        if len(rows) > 4:
+            meter.count(0, 99)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(self, rows, job, meter)
+
+    monkeypatch.setattr(TransformersGenerator, "_decode", small_memory)
+    with caplog.at_level(logging.WARNING):
+        assert ids_of(generator.generate(PROMPTS, Sampling(6, n=2))) == expected
+    assert [one.message for one in caplog.records] == [
+        "Out of GPU memory with 14 samples in a batch: going on with 7.",
+        "Out of GPU memory with 7 samples in a batch: going on with 3.",
+    ]
+    assert generator.last_stats.tokens == sum(len(ids) for samples in expected for ids in samples)
+
+    def no_memory(self, rows, job, meter):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TransformersGenerator, "_decode", no_memory)
+    with pytest.raises(ModelError, match="One sample does not fit"):
+        generator.generate(PROMPTS, Sampling(6, n=2))
+
+
+def test_statistics(tokenizer):
+    generator = make(tiny(), tokenizer)
+    results = generator.generate(PROMPTS, Sampling(9, n=3), done=[2])
+    stats = generator.last_stats
+    assert stats.tokens == sum(
+        len(one.token_ids)
+        for samples in make(tiny(), tokenizer).generate(PROMPTS, Sampling(9, n=3))
+        for one in samples
+    )
+    assert (stats.prompts, stats.samples) == (7, 21)
+    assert stats.prompt_tokens == sum(len(tokenizer(one)["input_ids"]) for one in PROMPTS)
+    assert stats.tokens_per_second > 0
+    assert results[2] == []
+
+
+def test_samples_of_one_prompt_keep_to_the_budget_too(tokenizer, monkeypatch):
+    sizes = []
+    decode = TransformersGenerator._decode
+    monkeypatch.setattr(
+        TransformersGenerator,
+        "_decode",
+        lambda self, part, *rest: sizes.append(len(part)) or decode(self, part, *rest),
+    )
+    whole = make(tiny(), tokenizer).generate(PROMPTS[1:2], Sampling(9, n=8))
+    assert ids_of(
+        make(tiny(), tokenizer, batch_tokens=35).generate(PROMPTS[1:2], Sampling(9, n=8))
+    ) == ids_of(whole)
+    assert sizes == [8, 3, 3, 2]
+
+
+def test_batches_hold_whole_prompts_longest_first_within_both_budgets():
+    lengths = [3, 50, 7, 7, 20, 1]
+    plan = plan_batches(lengths, Sampling(10, n=2), batch_tokens=120, batch_size=6)
+    assert plan == [[1], [4, 2], [3, 0, 5]]
+    assert plan_batches(lengths, Sampling(10, n=9, temperature=0.0), 10**6, 64) == [[1, 4, 2, 3, 0, 5]]
+    assert plan_batches(lengths, Sampling(10, n=9), 10, 1) == [[1], [4], [2], [3], [0], [5]]
+
+
+def test_encoder_decoders_are_refused(tokenizer):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=20)
+    with pytest.raises(ModelError, match="encoder-decoder"):
+        make(T5ForConditionalGeneration(config), tokenizer)

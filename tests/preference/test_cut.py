@@ -1,0 +1,277 @@
+"""CUT: which tokens are criticised, the two contrasts, and the prompts with and without the judgment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.options import build
+from coalign.data.encoding import encode_records
+from coalign.data.records import Judgment, Messages, Source
+from coalign.models.scoring import score_responses
+from coalign.models.types import ResponseLogps, Responses
+from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
+from coalign.preference.judgments import (
+    align_answers,
+    check_judgments,
+    is_appropriate,
+    judged_prompt,
+    judgment_contexts,
+    keep_appropriate,
+)
+from coalign.training.objective import Losses, ScoredBatch, get_objective
+from tests.models.tiny import make_model
+from tests.preference.fitting import fit_tiny
+from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
+
+
+def run(batch: ScoredBatch, **constants: Any) -> Losses:
+    one = get_objective("cut")
+    return one.loss(batch, build(one.constants, constants))
+
+
+def judged_batch(shapes: list[tuple[int, bool]], *, seed: int = 0) -> ScoredBatch:
+    """A record for every (answer length, judged); log-probabilities at random, with gradient."""
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([length for length, judged in shapes for _ in range(1 + judged)])
+    index = torch.tensor([row for row, (_, judged) in enumerate(shapes) for _ in range(1 + judged)])
+    logps = -2 * torch.rand(int(lengths.sum()), generator=draw, dtype=torch.float64)
+    scored = ResponseLogps(logps.requires_grad_(True), lengths, torch.arange(len(lengths)))
+    return ScoredBatch(scored, None, index, torch.full((len(lengths),), torch.nan))
+
+
+def naive_losses(batch: ScoredBatch, threshold: float, alpha: float) -> list[float]:
+    tokens = [[math.exp(one) for one in part.tolist()] for part in batch.policy.split()]
+    losses = []
+    for rows in batch.groups():
+        answers = [tokens[row] for row in rows.tolist()]
+        likelihood = -sum(math.log(p) for p in answers[-1]) / len(answers[-1])
+        if len(answers) == 1:
+            losses.append(likelihood)
+            continue
+        plain, judged = answers
+        contrast = 0.0
+        for p, j in zip(plain, judged, strict=True):
+            contrast -= alpha * math.log(1 - p) if j / p > threshold else math.log(p)
+        losses.append((contrast / len(plain) + likelihood) / 2)
+    return losses
+
+
+shapes = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=5)
+
+
+@given(shapes=shapes, seed=st.integers(0, 999), threshold=st.sampled_from([1.0, 1.2, 3.0]))
+@settings(max_examples=50, deadline=None)
+def test_the_objective_equals_a_loop(shapes: list[tuple[int, bool]], seed: int, threshold: float) -> None:
+    batch = judged_batch(shapes, seed=seed)
+    losses = run(batch, threshold=threshold, unlikelihood_weight=0.5)
+    assert losses.losses.tolist() == pytest.approx(naive_losses(batch, threshold, 0.5))
+    judged = torch.tensor([one for _, one in shapes])
+    assert losses.metrics["inappropriate"].isnan().tolist() == (~judged).tolist()
+    assert all(not values.requires_grad and len(values) == len(shapes) for values in losses.metrics.values())
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    batch = judged_batch([(3, True), (2, False), (4, True)], seed=3)
+    parts = batch.policy.split()
+    order = [3, 4, 0, 1, 2]
+    moved = ScoredBatch(
+        ResponseLogps(torch.cat([parts[row] for row in order]), batch.policy.lengths[order], torch.arange(5)),
+        None,
+        torch.tensor([0, 0, 1, 1, 2]),
+        batch.values,
+    )
+    torch.testing.assert_close(run(moved).losses, run(batch).losses[[2, 0, 1]])
+
+
+def test_gradients_raise_fine_tokens_and_lower_criticised_ones() -> None:
+    plain, judged = [-0.5, -2.0, -1.0], [-0.5, -0.1, -1.5]
+    logps = torch.tensor(plain + judged, dtype=torch.float64, requires_grad=True)
+    batch = ScoredBatch(
+        ResponseLogps(logps, torch.tensor([3, 3]), torch.arange(2)),
+        None,
+        torch.tensor([0, 0]),
+        torch.full((2,), torch.nan),
+    )
+    losses = run(batch, threshold=1.2)
+    (gradient,) = torch.autograd.grad(losses.losses.sum(), logps)
+    assert gradient.sign().tolist() == [-1, 1, -1, -1, -1, -1]
+    assert losses.metrics["inappropriate"].tolist() == pytest.approx([1 / 3])
+
+
+@given(st.lists(st.tuples(st.floats(-1e4, 0), st.floats(-1e4, 0)), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_losses_and_gradients_stay_finite(pairs: list[tuple[float, float]]) -> None:
+    plain = torch.tensor([one for one, _ in pairs], dtype=torch.float64, requires_grad=True)
+    judged = torch.tensor([other for _, other in pairs], dtype=torch.float64)
+    for flags in (inappropriate_tokens(judged, plain, threshold=1.1), torch.ones(len(pairs)).bool()):
+        terms = contrast_token_loss(plain, flags, unlikelihood_weight=1.0)
+        (gradient,) = torch.autograd.grad(terms.sum(), plain)
+        assert bool(terms.isfinite().all())
+        assert bool(gradient.isfinite().all())
+        assert bool((terms[flags] <= -math.log(1e-5) + 1e-9).all())
+
+
+def test_gradcheck() -> None:
+    plain = -torch.rand(5, dtype=torch.float64) - 0.1
+    flags = torch.tensor([True, False, True, True, False])
+    assert torch.autograd.gradcheck(
+        lambda x: contrast_token_loss(x, flags, unlikelihood_weight=0.5), (plain.requires_grad_(True),)
+    )
+
+
+def test_equal_probabilities_criticise_nothing() -> None:
+    logps = torch.tensor([-0.1, -3.0], requires_grad=True)
+    flags = inappropriate_tokens(logps, logps, threshold=1.0)
+    assert flags.tolist() == [False, False]
+    assert not flags.requires_grad
+
+
+def test_what_the_loss_does_not_read_gets_no_gradient() -> None:
+    contrast = torch.tensor([2.0, 5.0], requires_grad=True)
+    loss = cut_loss(contrast, torch.tensor([4.0, 3.0]), torch.tensor([True, False]))
+    assert loss.tolist() == [3.0, 3.0]
+    assert torch.autograd.grad(loss.sum(), contrast)[0].tolist() == [0.5, 0.0]
+
+
+def test_a_threshold_below_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="threshold"):
+        build(get_objective("cut").constants, {"threshold": 0.9})
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    batch = judged_batch([(2, True), (3, False)])
+    with pytest.raises(ValueError, match="one or two prompts"):
+        run(replace(batch, record_index=torch.zeros(3, dtype=torch.long)))
+    with pytest.raises(ValueError, match="same tokens"):
+        run(replace(batch, record_index=torch.tensor([0, 1, 1])))
+
+
+# records
+
+
+def judgment(said: str, label: bool | None = None, prompt: Messages | None = None) -> Judgment:
+    return Judgment(
+        prompt=[{"role": "user", "content": "Name a prime."}] if prompt is None else prompt,
+        completion="Nine.",
+        judgment=said,
+        label=label,
+        source=Source("file.jsonl", 3, 2),
+        extra={"id": "a"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "label", "fine"),
+    [
+        ("Nine is not prime.", None, False),
+        ("", None, True),
+        (" None ", None, True),
+        ("null.", None, True),
+        ("None of this is true.", None, False),
+        ("Nine is not prime.", True, True),
+        ("", False, False),
+    ],
+)
+def test_which_answers_are_fine(said: str, label: bool | None, fine: bool) -> None:
+    assert is_appropriate(judgment(said, label)) is fine
+
+
+def test_a_negative_verdict_needs_words() -> None:
+    check_judgments([judgment("Wrong.", False), judgment("", True), judgment("")])
+    with pytest.raises(DataError, match=r"file\.jsonl:3: judgment"):
+        check_judgments([judgment("None", False)])
+    with pytest.raises(DataError, match="without words"):
+        judgment_contexts(judgment(" ", False))
+
+
+def test_a_criticised_answer_has_two_prompts_and_a_fine_one() -> None:
+    record = judgment("Nine is not prime.")
+    plain, judged = judgment_contexts(record)
+    assert plain.prompt == record.prompt
+    assert judged.prompt[-1]["content"].startswith("Name a prime.")
+    assert judged.prompt[-1]["content"].endswith("Nine is not prime.")
+    assert [one.completion for one in (plain, judged)] == ["Nine.", "Nine."]  # type: ignore[attr-defined]
+    assert plain.source == judged.source == record.source
+    assert plain.extra == judged.extra == record.extra
+    assert record.prompt == [{"role": "user", "content": "Name a prime."}]
+    assert len(judgment_contexts(judgment("None"))) == 1
+
+
+def test_the_judgment_goes_into_the_last_turn_and_braces_stay() -> None:
+    chat: Messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Print {x}"},
+    ]
+    judged = judged_prompt(chat, "Not {y} but {x}.")
+    assert judged[0] == chat[0]
+    assert "Print {x}" in judged[1]["content"]
+    assert "Not {y} but {x}." in judged[1]["content"]
+    assert judged_prompt([], "Bad.")[0]["role"] == "user"
+
+
+@given(flags=st.lists(st.booleans(), max_size=30), ratio=st.floats(0, 2), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_downsampling_keeps_the_criticised_and_a_share_of_the_fine(
+    flags: list[bool], ratio: float, seed: int
+) -> None:
+    records = [judgment("None" if fine else "Wrong.") for fine in flags]
+    kept = keep_appropriate(records, ratio, seed=seed)
+    wrong = flags.count(False)
+    assert sum(not is_appropriate(one) for one in kept) == wrong
+    assert sum(map(is_appropriate, kept)) == min(flags.count(True), round(ratio * wrong))
+    places = [next(row for row, record in enumerate(records) if record is one) for one in kept]
+    assert places == sorted(places)
+
+
+def test_contexts_through_the_scoring_engine() -> None:
+    """Two prompts a record, one response each, scored in one pass: the tokens line up by order."""
+    tokenizer, model = tiny_tokenizer(), make_model("llama", vocab_size=VOCABULARY)
+    records = [judgment("Nine is not prime."), judgment("None")]
+    groups = [judgment_contexts(record) for record in records]
+    encoded = encode_records([one for group in groups for one in group], tokenizer).records
+    responses = Responses(
+        [one.prompt_ids for one in encoded],
+        [one.response_ids[0] for one in encoded],
+        list(range(len(encoded))),
+    )
+    index = torch.tensor([row for row, group in enumerate(groups) for _ in group])
+    batch = ScoredBatch(score_responses(model, responses), None, index, torch.full((3,), torch.nan))
+    losses = run(batch)
+    plain, judged, _ = batch.policy.split()
+    assert not torch.equal(plain, judged)
+    assert losses.losses.tolist() == pytest.approx(naive_losses(batch, 1.2, 0.5), rel=1e-4)
+    losses.losses.mean().backward()
+    assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in model.parameters())
+
+
+def test_answers_that_were_cut_stay_aligned() -> None:
+    tokenizer = tiny_tokenizer()
+    plain, judged = judgment_contexts(judgment("Nine is not prime."))
+    (long,) = encode_records([judged], tokenizer).records
+    limit = len(long.prompt_ids) + 2
+    encoded = encode_records([plain, judged], tokenizer, max_length=limit).records
+    assert [len(one.response_ids[0]) for one in encoded] == [6, 2]
+    aligned = align_answers([replace(one, record_index=0) for one in encoded], limit)
+    assert [one.response_ids[0] for one in aligned] == [encoded[1].response_ids[0]] * 2
+    assert aligned[0].truncated
+    apart = align_answers(encoded, limit)
+    assert apart == encoded
+
+
+def test_training(tmp_path: Path) -> None:
+    records = [judgment("Nine is not prime." if n % 2 else "None") for n in range(6)]
+    # short enough that the answer is cut under the judged prompt
+    judged = encode_records([judgment_contexts(records[1])[1]], tiny_tokenizer()).records[0]
+    result = fit_tiny(tmp_path, records, "cut", max_steps=3, max_length=len(judged.prompt_ids) + 3)
+    losses = [row["loss"] for row in result.history if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert any("inappropriate" in row for row in result.history)
