@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ class World:
         self.measured.append((seed, name))
         return {"gold": value + seed}
 
-    def arms(self):  # noqa: ANN201
+    def arms(self) -> dict[str, Callable[[int], dict[str, float]]]:
         return {
             "base": lambda seed: self.measure(seed, "base", 0.25),
             "ours": lambda seed: self.measure(seed, "ours", 1 / 3),

@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-import coalign.preference.pairwise  # registers dpo
 from coalign.checks.steps import LIKELIHOOD, example, reference_logps, score, trained
 from coalign.checks.tiny_models import TinyGRU, seeded, stream
+from coalign.preference.pairwise import DPOConstants
 from coalign.training.batches import collate
 from coalign.training.objective import get_objective
 
@@ -35,7 +35,7 @@ def test_the_reference_is_aligned_with_every_choice_of_examples(model: TinyGRU) 
     scored = score(model, batch, [reference[row] for row in rows])
     assert scored.reference is not None
     torch.testing.assert_close(scored.policy.sums(), scored.reference.sums())
-    losses = get_objective("dpo").loss(scored, get_objective("dpo").constants()).losses
+    losses = get_objective("dpo").loss(scored, DPOConstants()).losses
     assert losses.tolist() == pytest.approx([math.log(2)] * 2)
 
 

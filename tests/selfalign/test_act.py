@@ -58,6 +58,9 @@ def test_run_leaves_everything(finished: Run) -> None:
     assert "satisfaction" in finished.status()["headline"]
     rows = json.loads((finished.artefacts / "round-1" / "generate.jsonl").read_text().splitlines()[0])
     assert len(rows["responses"]) == 4
+    for stage in ("baseline", "evaluate", "heldout-after"):
+        ids = [json.loads(line)["id"] for line in (finished.artefacts / "round-1" / f"{stage}.jsonl").open()]
+        assert ids == ["p8", "p9", "p10", "p11"]
     rankings = read_records(finished.artefacts / "round-1" / "filter.jsonl")
     assert rankings.kind == "ranking"
     result = comparison(finished)

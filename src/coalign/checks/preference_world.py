@@ -76,7 +76,9 @@ class PreferenceWorld:
             generator=stream(self.seed, "base/order"),
         )
 
-    def responses(self, model: nn.Module, prompts: list[list[int]], n: int, purpose: str) -> list[list[list[int]]]:
+    def responses(
+        self, model: nn.Module, prompts: list[list[int]], n: int, purpose: str
+    ) -> list[list[list[int]]]:
         """`n` responses to every prompt, sampled at temperature 1."""
         generator = stream(self.seed, f"samples/{purpose}")
         return sample(model, prompts, generator, n=n, max_new_tokens=self.max_new_tokens, end=END)
@@ -85,7 +87,10 @@ class PreferenceWorld:
         """[P, n] share of the prompt's letters that a response begins with, place by place."""
         return torch.tensor(
             [
-                [sum(a == b for a, b in zip(prompt[: self.copied], one, strict=False)) / self.copied for one in row]
+                [
+                    sum(a == b for a, b in zip(prompt[: self.copied], one, strict=False)) / self.copied
+                    for one in row
+                ]
                 for prompt, row in zip(prompts, responses, strict=True)
             ]
         )
@@ -114,7 +119,9 @@ class PreferenceWorld:
             for row, prompt in enumerate(prompts)
         ]
 
-    def measure(self, model: nn.Module, reference: nn.Module, n: int = 400, samples: int = 4) -> dict[str, float]:
+    def measure(
+        self, model: nn.Module, reference: nn.Module, n: int = 400, samples: int = 4
+    ) -> dict[str, float]:
         """Samples of `model` on fresh prompts: mean gold, mean length in tokens (the end counted), and the KL
         divergence from `reference` in nats a response."""
         prompts = self.prompts(n, "evaluation")

@@ -58,7 +58,9 @@ class ReplyWorld:
         drawn = torch.randint(self.classes, (n,), generator=stream(self.seed, f"prompts/{purpose}"))
         return (drawn[:, None] + 1).tolist()
 
-    def demonstrations(self, n: int, purpose: str, quality: tuple[float, float] = (0.0, 1.0)) -> list[Example]:
+    def demonstrations(
+        self, n: int, purpose: str, quality: tuple[float, float] = (0.0, 1.0)
+    ) -> list[Example]:
         """`n` prompts with a reply each; the share of good draws is uniform in `quality`, row by row."""
         prompts = self.prompts(n, purpose)
         generator = stream(self.seed, f"replies/{purpose}")
@@ -146,10 +148,10 @@ def untrained_arm(material: SampledReplies) -> Measures:
 
 
 def training_arm(
-    objective: Objective, constants: Any, replies: Literal["all", "best", "first"]
+    objective: Objective, constants: Any, replies: Literal["all", "best", "first"], *, batch_size: int = 16
 ) -> Callable[[SampledReplies], Measures]:
-    """Training for two epochs in batches of 16 at 1e-3 on all replies, the most satisfying or the first of each
-    prompt; prompts in the same order for every arm."""
+    """Training for two epochs at 1e-3 on all replies, the most satisfying or the first of each prompt; prompts in the
+    same order for every arm, `batch_size` of them a step."""
 
     def measure(material: SampledReplies) -> Measures:
         scores = material.world.satisfaction(material.prompts, material.replies)
@@ -157,12 +159,14 @@ def training_arm(
             material.base,
             [
                 _example(prompt, row, values, replies)
-                for prompt, row, values in zip(material.prompts, material.replies, scores.tolist(), strict=True)
+                for prompt, row, values in zip(
+                    material.prompts, material.replies, scores.tolist(), strict=True
+                )
             ],
             objective,
             constants,
-            steps=2 * len(material.prompts) // 16,
-            batch_size=16,
+            steps=2 * len(material.prompts) // batch_size,
+            batch_size=batch_size,
             learning_rate=1e-3,
             generator=stream(material.world.seed, "training/order"),
         )
@@ -171,7 +175,9 @@ def training_arm(
     return measure
 
 
-def satisfaction_and_task(world: ReplyWorld, model: TinyGRU, prompts: int = 300, samples: int = 4) -> Measures:
+def satisfaction_and_task(
+    world: ReplyWorld, model: TinyGRU, prompts: int = 300, samples: int = 4
+) -> Measures:
     """Mean constraint satisfaction and hidden task score of samples on held-out prompts."""
     held_out = world.prompts(prompts, "evaluation")
     replies = world.replies(model, held_out, samples, "evaluation")

@@ -70,7 +70,7 @@ def trained(
         raise ValueError(f"{objective.name} keeps a state from step to step, which this loop does not have")
     constants = constants if constants is not None else objective.constants()
     policy = copy.deepcopy(model).train()
-    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, fused=True)
     for rows in _batches(len(examples), steps, batch_size, generator):
         batch = collate([examples[row] for row in rows])["batch"]
         fixed = [reference[row] for row in rows] if reference is not None else None

@@ -47,7 +47,7 @@ def tiny_transformer(vocabulary: int, width: int, layers: int, heads: int) -> Ll
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=4 * width,
+        intermediate_size=8 * width // 3,  # as many weights as a plain MLP of four times the width
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,

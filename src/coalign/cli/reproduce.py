@@ -112,7 +112,10 @@ def rendered(verdict: Verdict) -> RenderableType:
     for line in verdict.tried:
         facts.add_row("tried", Text(line))
     head = Text.assemble(
-        (verdict.slug, "bold"), "  ", (verdict.outcome, STYLES[verdict.outcome]), f"  ({verdict.seconds:.0f} s)"
+        (verdict.slug, "bold"),
+        "  ",
+        (verdict.outcome, STYLES[verdict.outcome]),
+        f"  ({verdict.seconds:.0f} s)",
     )
     seeds = len({row["seed"] for row in verdict.measures})
     note = Text(f"mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}", "dim")

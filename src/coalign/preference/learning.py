@@ -9,13 +9,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import json
+import math
 import pkgutil
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import DataError
+from coalign.core.files import write_json
 from coalign.core.options import Fraction, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
@@ -24,7 +29,7 @@ from coalign.data.records import Kind, Record
 from coalign.data.splits import split_records
 from coalign.data.usable import assert_contrast, equal_pairs
 from coalign.models.adapters import has_adapter, trainable_summary
-from coalign.models.loading import load_for_training, load_tokenizer
+from coalign.models.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.saving import save_model
 from coalign.preference.learning_report import write_learning_report
@@ -32,6 +37,12 @@ from coalign.training.examples import prepare_examples
 from coalign.training.fit import FitResult, fit
 from coalign.training.objective import Objective, all_objectives, get_objective
 from coalign.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from coalign.report.model import Section
+
+HELD_OUT = 0.05
+"""Share of the prompts that is held out by default."""
 
 
 @dataclass(kw_only=True)
@@ -49,17 +60,26 @@ class DataOptions:
     split: str = option("train", "split of a hub dataset")
     limit: int | None = option(None, "read only so many records")
     on_bad_record: Literal["fail", "skip"] = option(
-        "fail", "stop at bad records, or write them to rejects.jsonl in the run folder and go on"
+        "fail",
+        "stop at bad records, or write them to rejects.jsonl in the run folder (eval_rejects.jsonl those of --eval-data) and go on",
     )
 
 
 @dataclass(kw_only=True)
 class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
-    """Options of every objective. A subclass adds the constants of one."""
+    """Options of every objective. A subclass adds the constants of one.
+
+    Where these constants have a `__post_init__`, the subclass has one that calls both.
+    """
 
     eval_fraction: Fraction = option(
-        0.05, "share of the prompts held out, where --eval-data gives none", group="Data"
+        HELD_OUT, "share of the prompts held out, where --eval-data gives none", group="Data"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_data is not None and self.eval_fraction != HELD_OUT:
+            raise ValueError("eval_fraction has no effect beside eval_data; leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -91,94 +111,184 @@ def learner(name: str) -> SimpleNamespace:
     """
     load_objectives()
     objective = get_objective(name.replace("-", "_"))
+
+    def check(self: Any) -> None:
+        if hasattr(objective.constants, "__post_init__"):
+            objective.constants.__post_init__(self)
+        LearningOptions.__post_init__(self)
+
     config = dataclasses.make_dataclass(
         "Config",
         [],
         bases=(objective.constants, LearningOptions),
         kw_only=True,
-        namespace={"__group__": "Method"},
+        namespace={"__post_init__": check},
     )
-    summary = (objective.loss.__doc__ or "").strip()
     config.__doc__ = f"Options of `coalign run {name}`."
 
     def run(config: Any, run: Run) -> None:
         learn(config, objective, run)
 
+    summary = (objective.loss.__doc__ or "").strip()
     return SimpleNamespace(
         Config=config, run=run, objective=objective, __doc__=f"{summary}\n\n{objective.when}"
     )
 
 
-def read_material(config: LearningOptions, kind: Kind, run: Run | None = None) -> Material:
+def read_material(
+    config: LearningOptions, kind: Kind, run: Run | None = None, *, also: Collection[Kind] = ()
+) -> Material:
     """Read, convert and split the records; nothing but data is touched.
+
+    Args:
+        kind: to convert to.
+        also: further kinds, which are taken as they are.
 
     Raises:
         DataError: bad records under `on_bad_record: fail`, a kind that cannot be converted, nothing to train on, or
             nothing that says what is better (labels of one class, ties throughout).
     """
-    found = _read(config, config.data, run)
-    notes = [f"{config.data}: {found.recognised}", *_skipped(found)]
-    records = convert(found.records, found.kind, kind)
-    notes += _converted(found, kind, len(records))
-    records = _distinct(records, config, notes)
+    notes: list[str] = []
+    records = _usable(config, config.data, kind, also, run, notes)
     if config.eval_data is not None:
-        other = _read(config, config.eval_data, run)
-        held_out = convert(other.records, other.kind, kind)
-        notes += [
-            f"{config.eval_data}: {other.recognised}",
-            *_skipped(other),
-            *_converted(other, kind, len(held_out)),
-        ]
-        held_out = _distinct(held_out, config, notes)
+        held_out = _usable(config, config.eval_data, kind, also, run, notes)
     else:
         records, held_out = split_records(records, config.eval_fraction, config.seed)
-    if not records:
-        raise DataError(
-            f"{config.data}: no record is left to train on.", hint="`coalign data check` shows why."
-        )
-    assert_contrast(records, kind, config.data)
-    return Material(list(records), list(held_out), notes)
+    return Material(records, held_out, notes)
 
 
-def learn(config: Any, objective: Objective, run: Run, *, material: Material | None = None) -> FitResult:
+def learn(
+    config: Any,
+    objective: Objective,
+    run: Run,
+    *,
+    material: Material | None = None,
+    constants: Any = None,
+    sections: Sequence[Section] = (),
+    limitations: Sequence[str] = (),
+) -> FitResult:
     """Train the model of `config` with `objective` and write model, card and report into the run folder.
 
-    The data is read, checked and encoded before any weight is loaded.
+    The data is read, checked and encoded before any weight is loaded. A run whose training was finished is not
+    trained again.
 
     Args:
         config: an instance of a class that has `LearningOptions` and the objective's constants.
         material: records to use in place of those that `config` names (a system that builds its own).
+        constants: of the objective, where `config` does not have them under their own names.
+        sections: put into the report after its figures.
+        limitations: said in the model card.
     """
     if material is None:
         material = read_material(config, objective.data, run)
+    tell(material, run)
+    constants = config if constants is None else constants
+    result = train(config, objective, run, material, constants=constants, folder=run.model)
+    if is_main_process():
+        write_learning_report(
+            run, config, objective, material, result, sections=sections, limitations=limitations
+        )
+    return result
+
+
+def tell(material: Material, run: Run) -> None:
+    """Print and log what became of the data."""
+    if not is_main_process():
+        return
+    print("Data", *(f"  {note}" for note in material.notes), sep="\n", file=sys.stderr, flush=True)
     for note in material.notes:
         run.log("data", note=note)
-    tokenizer = load_tokenizer(config.model, revision=config.revision)
+
+
+def train(
+    config: Any,
+    objective: Objective,
+    run: Run,
+    material: Material,
+    *,
+    constants: Any,
+    folder: Path,
+    name: str = "train",
+    reference_from: ModelOptions | None = None,
+) -> FitResult:
+    """Train the model of `config` and save it in `folder`; what was finished before is read, not done again.
+
+    Args:
+        config: model and training options.
+        name: of this training among those of the run.
+        reference_from: the reference, where it is not the model that training starts from.
+    """
+    done = run.artefacts / f"{name}.json"
+    if done.exists() and folder.exists():
+        return FitResult(**json.loads(done.read_text(encoding="utf-8")))
+    tokenizer = load_tokenizer(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
     training = prepare_examples(material.training, objective, tokenizer, config)
+    held_out = (
+        prepare_examples(material.held_out, objective, tokenizer, config, what="held-out")
+        if material.held_out
+        else ()
+    )
     model = load_for_training(config)
     run.log("model", summary=trainable_summary(model))
-    reference = copy.deepcopy(model) if objective.reference and not has_adapter(model) else None
+    reference = None
+    if objective.reference and reference_from is not None:
+        reference = load_model(reference_from, training=True)
+    elif objective.reference and not has_adapter(model):
+        reference = copy.deepcopy(model)
     result = fit(
         model,
         tokenizer,
         training,
         objective,
-        config,
+        constants,
         config,
         run,
-        eval_records=material.held_out,
+        name=name,
+        eval_records=held_out,
         reference=reference,
     )
+    result = dataclasses.replace(
+        result, history=[_finite(row) for row in result.history], before=_finite(result.before)
+    )
     if is_main_process():
-        save_model(model, tokenizer, run.model)
-        write_learning_report(run, config, objective, material, result)
+        save_model(model, tokenizer, folder)
+        write_json(done, dataclasses.asdict(result))
     return result
+
+
+def _finite(row: dict[str, float]) -> dict[str, float]:
+    """Without the metrics that nothing was measured for (no thumbs-up in a batch)."""
+    return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+def _usable(
+    config: LearningOptions,
+    source: str,
+    kind: Kind,
+    also: Collection[Kind],
+    run: Run | None,
+    notes: list[str],
+) -> list[Record]:
+    """The records of one source that can be learnt from; what happened is added to `notes`."""
+    found = _read(config, source, run)
+    notes += [f"{source}: {found.recognised}", *_skipped(found)]
+    kept: Kind = found.kind if found.kind in also else kind
+    records = convert(found.records, found.kind, kept)
+    notes += _converted(found, kept, len(records))
+    records = _distinct(records, config, notes)
+    if not records:
+        raise DataError(f"{source}: no record is left to learn from.", hint="`coalign data check` shows why.")
+    if kept == kind:
+        assert_contrast(records, kind, source)
+    return records
 
 
 def _read(config: LearningOptions, source: str, run: Run | None) -> RecordSet:
     rejects: Path | None = None
     if config.on_bad_record == "skip" and run is not None:
-        rejects = run.path / "rejects.jsonl"
+        rejects = run.path / ("rejects.jsonl" if source == config.data else "eval_rejects.jsonl")
     return read_records(
         source, split=config.split, on_bad_record=config.on_bad_record, rejects=rejects, limit=config.limit
     )

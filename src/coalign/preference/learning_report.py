@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
@@ -20,6 +21,7 @@ from coalign.report.model import (
     Headline,
     KeyValues,
     Report,
+    Section,
     Series,
     Text,
 )
@@ -50,10 +52,22 @@ _HELD_OUT = (
 
 
 def write_learning_report(
-    run: Run, config: Any, objective: Objective, material: Material, result: FitResult
+    run: Run,
+    config: Any,
+    objective: Objective,
+    material: Material,
+    result: FitResult,
+    *,
+    sections: Sequence[Section] = (),
+    limitations: Sequence[str] = (),
 ) -> Report:
-    """Write `report.html`, the model card and the headline of `status.json`."""
-    report = _report(run, config, objective, material, result)
+    """Write `report.html`, the model card and the headline of `status.json`.
+
+    Args:
+        sections: what a system has to say besides, after the figures; the model card has their paragraphs too.
+        limitations: for the model card.
+    """
+    report = _report(run, config, objective, material, result, sections)
     write_report(report, run.report)
     adapter = run.model / "adapter_config.json"
     base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else config.model
@@ -65,6 +79,7 @@ def write_learning_report(
         method_title=objective.name,
         data=" ".join(one if one.endswith(".") else f"{one}." for one in material.notes),
         config=options.to_dict(config),
+        limitations=limitations,
     )
     run.set_status(
         headline=report.verdict.text, figures=_last(result.history, "eval_") or _last(result.history, "")
@@ -72,7 +87,14 @@ def write_learning_report(
     return report
 
 
-def _report(run: Run, config: Any, objective: Objective, material: Material, result: FitResult) -> Report:
+def _report(
+    run: Run,
+    config: Any,
+    objective: Objective,
+    material: Material,
+    result: FitResult,
+    extra: Sequence[Section],
+) -> Report:
     facts = {
         "Model": str(config.model),
         "Records": f"{len(material.training)} to train, {len(material.held_out)} held out",
@@ -91,6 +113,7 @@ def _report(run: Run, config: Any, objective: Objective, material: Material, res
     if before and after:
         sections.append(_held_out(before, after, len(material.held_out)))
     sections += [
+        *extra,
         Curves(title="Training", charts=_charts(result.history)),
         Text(title="Data", paragraphs=notes),
         KeyValues(title="Configuration", items=options.to_dict(config)),
@@ -118,6 +141,8 @@ def _headline(result: FitResult, before: dict[str, float], after: dict[str, floa
         text = f"{result.steps} steps, last loss {last['loss']:.4f}. Nothing was held out, so nothing is claimed."
         return Headline(outcome="neutral", text=text)
     key = "rewards/accuracies" if "rewards/accuracies" in after else "loss"
+    if key != "loss" and _is_reference(before):
+        return _against_chance(result, after[key])
     change = after[key] - before[key]
     better = change > 0 if key != "loss" else change < 0
     word = "pairs in the right order" if key != "loss" else "loss"
@@ -140,13 +165,32 @@ def _headline(result: FitResult, before: dict[str, float], after: dict[str, floa
     )
 
 
+def _is_reference(before: dict[str, float]) -> bool:
+    """Whether the start model is what rewards are measured against: then every reward is 0, and it orders no pair."""
+    return before.get("rewards/chosen") == 0 == before.get("rewards/rejected")
+
+
+def _against_chance(result: FitResult, accuracy: float) -> Headline:
+    return Headline(
+        outcome="improved" if accuracy > 0.5 else "not improved",
+        text=f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % after {result.steps} "
+        "steps, 50 % by chance. The start model is the reference, so it orders none.",
+        figures=[
+            Figure(
+                label="Held-out pairs in the right order", value=accuracy, unit="percent", note="chance: 50%"
+            )
+        ],
+    )
+
+
 def _held_out(before: dict[str, float], after: dict[str, float], n: int) -> Comparison:
+    unordered = {"rewards/accuracies"} if _is_reference(before) else set()
     rows = [
         ComparisonRow(
             name=title,
-            before=Estimate(before[key]),
+            before=Estimate(None if key in unordered else before[key]),
             after=Estimate(after[key]),
-            difference=Estimate(after[key] - before[key]),
+            difference=None if key in unordered else Estimate(after[key] - before[key]),
             better=better,
             unit=unit,
             n=n,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -27,6 +28,10 @@ from coalign.core.catalogue import get
 from coalign.core.options import Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
+from coalign.preference.binary import kto as kto  # registers objectives that are compared
+from coalign.preference.compared import any_constants, chosen_constants
+from coalign.preference.learning import LearningOptions, learn
+from coalign.preference.listwise import rrhf as rrhf
 from coalign.preference.numerics import mean_logps
 from coalign.preference.pairs import (
     implicit_rewards,
@@ -93,6 +98,30 @@ def ln_dpo(batch: ScoredBatch, constants: Constants) -> Losses:
     )
 
 
+Compared = Literal["ln_dpo", "dpo", "simpo", "ipo", "cpo", "orpo", "rrhf", "slic_hf", "kto"]
+COMPARED = get_args(Compared)
+"""LN-DPO and the objectives that the paper compares it with."""
+AnyConstants = any_constants(COMPARED)
+
+
+@dataclass(kw_only=True)
+class Config(AnyConstants, LearningOptions):
+    """Options of `coalign run ln-dpo`."""
+
+    __group__ = "Method"
+
+    objective: Compared = option("ln_dpo", "what to train: LN-DPO, or an objective that it is compared with")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen_constants(self, self.objective, COMPARED)
+
+
+def run(config: Config, run: Run) -> None:
+    """Train LN-DPO, or another objective with its own constants, on pairs."""
+    learn(config, get_objective(config.objective), run)
+
+
 LENGTH_PANEL = ", labels reward length"
 """Marks the arms of the check's second panel."""
 
@@ -107,7 +136,13 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         return [f"{method} {beta:g}{panel}" for beta in _check_grid(method)]
 
     arms: dict[str, Callable[[Start], Measures]] = {"SFT": untrained_arm}
-    for method, panel in [("DPO", ""), ("LN-DPO", ""), ("SimPO", ""), ("DPO", LENGTH_PANEL), ("LN-DPO", LENGTH_PANEL)]:
+    for method, panel in [
+        ("DPO", ""),
+        ("LN-DPO", ""),
+        ("SimPO", ""),
+        ("DPO", LENGTH_PANEL),
+        ("LN-DPO", LENGTH_PANEL),
+    ]:
         cells = zip(grid(method, panel), _check_grid(method).values(), strict=True)
         name = method.lower().replace("-", "_")
         arms |= {cell: pair_arm(get_objective(name), constants, panel) for cell, constants in cells}
@@ -121,10 +156,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     gold = mean_of(paired_gaps(rows, "gold", grid("LN-DPO"), grid("DPO")))
     longer = paired_gaps(rows, "length", grid("LN-DPO", LENGTH_PANEL), grid("DPO", LENGTH_PANEL))
     reduced = {seed: gap < 0 for seed, gap in shorter.items()}
-    best = {m: max(grid(m), key=lambda arm: mean_of(values_of(rows, "gold", arm))) for m in ("DPO", "LN-DPO", "SimPO")}
+    best = {
+        m: max(grid(m), key=lambda arm: mean_of(values_of(rows, "gold", arm)))
+        for m in ("DPO", "LN-DPO", "SimPO")
+    }
     return Verdict(
         slug="ln-dpo",
-        outcome=decide(seen=most_seeds(reduced) and gold >= -0.02, not_seen=not most_seeds(reduced) or gold < -0.05),
+        outcome=decide(
+            seen=most_seeds(reduced) and gold >= -0.02, not_seen=not most_seeds(reduced) or gold < -0.05
+        ),
         claim=get("ln-dpo").claim,
         rule="Seen: the length over the grid of betas is below DPO's in at least 4 of 5 seeds, and gold over the grid "
         "is at least DPO's - 0.02. Not seen: fewer seeds, or gold lower by more than 0.05. Mixed: between.",

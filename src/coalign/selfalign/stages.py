@@ -57,7 +57,9 @@ def sample_rows(
     done = [index for index, task in enumerate(tasks) if task.id in have]
     generator.generate([task.prompt for task in tasks], sampling, done=done, on_batch=keep, label=label)
     by_id = {row["id"]: row for row in round.read(stage)}
-    return [by_id[task.id] for task in tasks]
+    rows = [by_id[task.id] for task in tasks]
+    round.write(stage, rows)  # batches finish in order of length
+    return rows
 
 
 def make_generator(options: ModelOptions) -> TransformersGenerator:

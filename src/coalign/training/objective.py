@@ -116,7 +116,7 @@ class ObjectiveState(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class NoConstants:
     """For objectives without constants."""
 
