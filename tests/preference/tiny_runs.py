@@ -13,7 +13,7 @@ from coalign.core.runs import Run
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 
-SMALL = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200, "adapter_rank": 2, "device": "cpu"}
+SMALL = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200, "device": "cpu"}
 WORDS = ("sky", "sea", "tree", "sun", "moon", "rain", "road", "bird")
 
 
@@ -22,7 +22,7 @@ def save_tiny_model(folder: Path, *, seed: int = 0, template: str | None = CHATM
     tokenizer = byte_tokenizer(template)
     ids: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
     }
     model: Any = make_model("llama", seed=seed, vocab_size=len(tokenizer), scale=1.0, **ids)

@@ -12,7 +12,8 @@ SETTINGS = {
     "max_new_tokens": 48,
     "learning_rate": 2e-4,
     "epochs": 2.0,
-    "batch_size": 4,
+    "batch_size": 2,
+    "gradient_accumulation": 2,
     "max_length": 256,
     "save_steps": 10,
 }

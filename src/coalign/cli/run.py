@@ -14,6 +14,7 @@ import click
 from coalign.cli.flags import ConfigCommand
 from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
 from coalign.core.errors import ConfigError
+from coalign.core.names import suggest
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
 
@@ -108,8 +109,18 @@ def _find(method: str) -> tuple[Entry | None, Any]:
     except ConfigError:
         if importlib.util.find_spec(LEARNING) is None:
             raise
-        return None, importlib.import_module(LEARNING).learner(method)
+        return None, _objective(method)
     return entry, load_system(entry.slug)
+
+
+def _objective(name: str) -> Any:
+    learning = importlib.import_module(LEARNING)
+    known = [one.replace("_", "-") for one in learning.load_objectives()]
+    if name.replace("_", "-") in known:
+        return learning.learner(name)
+    names = [*(entry.slug for entry in entries()), *known]
+    advice = suggest(name, names, "`coalign methods` and `coalign objectives` list them.")
+    raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")
 
 
 def _about(entry: Entry | None, implementation: Any) -> str:

@@ -66,6 +66,15 @@ def pick_dtype(device: torch.device, name: DtypeName = "auto", *, training: bool
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def decoding_dtype(device: torch.device) -> torch.dtype:
+    """The number format in which text is sampled fastest: bfloat16 on CPUs that multiply it natively (AVX512-BF16, AMX),
+    where decoding takes about half the time of float32; otherwise what `pick_dtype` says."""
+    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in native):
+        return torch.bfloat16
+    return pick_dtype(device)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated: of the GPU, of main memory otherwise."""
     if device.type == "cuda":

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+from transformers import set_seed
+
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.options import Fraction, option, required
@@ -33,12 +35,14 @@ from coalign.models.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.saving import save_model
 from coalign.preference.learning_report import write_learning_report
-from coalign.training.examples import prepare_examples
+from coalign.training.examples import Prepared, prepare_examples
 from coalign.training.fit import FitResult, fit
 from coalign.training.objective import Objective, all_objectives, get_objective
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from coalign.report.model import Section
 
 HELD_OUT = 0.05
@@ -193,11 +197,10 @@ def learn(
 
 def tell(material: Material, run: Run) -> None:
     """Print and log what became of the data."""
-    if not is_main_process():
-        return
-    print("Data", *(f"  {note}" for note in material.notes), sep="\n", file=sys.stderr, flush=True)
     for note in material.notes:
         run.log("data", note=note)
+        if is_main_process():
+            print(f"Data: {note}", file=sys.stderr, flush=True)
 
 
 def train(
@@ -225,11 +228,8 @@ def train(
         config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
     training = prepare_examples(material.training, objective, tokenizer, config)
-    held_out = (
-        prepare_examples(material.held_out, objective, tokenizer, config, what="held-out")
-        if material.held_out
-        else ()
-    )
+    held_out = _prepared_held_out(material, objective, tokenizer, config)
+    set_seed(config.seed)  # the adapter's first weights
     model = load_for_training(config)
     run.log("model", summary=trainable_summary(model))
     reference = None
@@ -256,6 +256,21 @@ def train(
         save_model(model, tokenizer, folder)
         write_json(done, dataclasses.asdict(result))
     return result
+
+
+def _prepared_held_out(
+    material: Material, objective: Objective, tokenizer: PreTrainedTokenizerBase, config: Any
+) -> Prepared | tuple[()]:
+    if not material.held_out:
+        return ()
+    try:
+        return prepare_examples(material.held_out, objective, tokenizer, config, what="held-out")
+    except DataError as error:
+        raise DataError(
+            f"Held-out records: {error.message}",
+            error.problems,
+            hint="Hold out more prompts (--eval-fraction), or none (--eval-fraction 0).",
+        ) from error
 
 
 def _finite(row: dict[str, float]) -> dict[str, float]:

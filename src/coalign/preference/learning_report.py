@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
 from coalign.core.catalogue import entries
 from coalign.core.runs import Run
+from coalign.evaluation.statistics import wilson_interval
 from coalign.report.html import write_report
 from coalign.report.model import (
     Chart,
@@ -20,6 +22,7 @@ from coalign.report.model import (
     Figure,
     Headline,
     KeyValues,
+    Outcome,
     Report,
     Section,
     Series,
@@ -124,7 +127,7 @@ def _report(
         title=f"{objective.name} on {config.model}",
         method=method,
         arxiv=next((entry.arxiv for entry in entries() if entry.slug == method), None),
-        verdict=_headline(result, before, after),
+        verdict=_headline(result, before, after, len(material.held_out)),
         facts=facts,
         sections=sections,
         next_commands=[
@@ -135,14 +138,16 @@ def _report(
     )
 
 
-def _headline(result: FitResult, before: dict[str, float], after: dict[str, float]) -> Headline:
+def _headline(result: FitResult, before: dict[str, float], after: dict[str, float], n: int) -> Headline:
     if not after:
         last = _last(result.history, "")
         text = f"{result.steps} steps, last loss {last['loss']:.4f}. Nothing was held out, so nothing is claimed."
         return Headline(outcome="neutral", text=text)
-    key = "rewards/accuracies" if "rewards/accuracies" in after else "loss"
+    key = "rewards/accuracies"
+    if key not in before or not math.isfinite(after.get(key, math.nan)):
+        key = "loss"
     if key != "loss" and _is_reference(before):
-        return _against_chance(result, after[key])
+        return _against_chance(result, after[key], n)
     change = after[key] - before[key]
     better = change > 0 if key != "loss" else change < 0
     word = "pairs in the right order" if key != "loss" else "loss"
@@ -170,14 +175,22 @@ def _is_reference(before: dict[str, float]) -> bool:
     return before.get("rewards/chosen") == 0 == before.get("rewards/rejected")
 
 
-def _against_chance(result: FitResult, accuracy: float) -> Headline:
+def _against_chance(result: FitResult, accuracy: float, n: int) -> Headline:
+    """The verdict of pairs that the start model cannot order: whether the interval of the accuracy excludes 50 %."""
+    interval = wilson_interval(round(accuracy * n), n)
+    outcome: Outcome = (
+        "improved" if interval.low > 0.5 else "not improved" if interval.high < 0.5 else "neutral"
+    )
     return Headline(
-        outcome="improved" if accuracy > 0.5 else "not improved",
-        text=f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % after {result.steps} "
-        "steps, 50 % by chance. The start model is the reference, so it orders none.",
+        outcome=outcome,
+        text=f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % of {n} after "
+        f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %).",
         figures=[
             Figure(
-                label="Held-out pairs in the right order", value=accuracy, unit="percent", note="chance: 50%"
+                label="Held-out pairs in the right order",
+                value=accuracy,
+                unit="percent",
+                note=f"of {n}; the start model is the reference and orders none",
             )
         ],
     )

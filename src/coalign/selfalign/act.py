@@ -26,6 +26,8 @@ from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.reply_world import SampledReplies, sampled_replies, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
 from coalign.core.catalogue import get
+from transformers import set_seed
+
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path
 from coalign.core.options import Count, Fraction, NonNegative, option, required
@@ -185,6 +187,7 @@ def make_stages(
                 hint="Sample more responses (--samples), or at a higher temperature.",
             )
         options = start(round)
+        set_seed(config.seed)  # the adapter's first weights
         model, tokenizer = (
             load_for_training(options),
             load_tokenizer(options.model, revision=options.revision),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from coalign.data.records import Messages
 from coalign.models.adapters import has_adapter, merge
+from coalign.models.devices import decoding_dtype
 from coalign.models.generation import TransformersGenerator
 from coalign.models.loading import load_model, load_tokenizer
 from coalign.models.options import ModelOptions
@@ -63,10 +64,15 @@ def sample_rows(
 
 
 def make_generator(options: ModelOptions) -> TransformersGenerator:
-    """A generator over the model of `options`; an adapter is merged, which makes every token cheaper."""
+    """A generator over the model of `options`; an adapter is merged, which makes every token cheaper.
+
+    With `dtype: auto` the merged weights are put into the format in which this device samples fastest.
+    """
     model = load_model(options, training=False)
     if has_adapter(model):
         model = merge(cast("PeftModel", model))
+    if options.dtype == "auto":
+        model = model.to(decoding_dtype(next(model.parameters()).device))
     return TransformersGenerator(model, load_tokenizer(options.model, revision=options.revision))
 
 

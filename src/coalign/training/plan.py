@@ -25,6 +25,8 @@ from coalign.training.options import TrainingOptions
 MEASURED_STEPS = 5
 MEASURED_SECONDS = 2.0
 """The estimate is made after so many steps, or so much time, whichever comes first; the first step is left out."""
+WORTH_TELLING = 5.0
+"""Seconds left under which nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ class Estimate(TrainerCallback):
             return
         self._told = True
         left = seconds / steps * (state.max_steps - state.global_step)
+        if left < WORTH_TELLING:
+            return
         peak = peak_bytes(args.device)
         self.run.log("estimate", stage=self.name, seconds_left=round(left, 1), peak_bytes=peak)
         text = f"About {duration(left)} left, peak memory {number(peak, 'bytes')}"
