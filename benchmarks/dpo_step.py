@@ -142,8 +142,10 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     from transformers import TrainingArguments
 
     from coalign.data.encoding import EncodedRecord
+    from coalign.models.adapters import disabled_adapter
     from coalign.preference.learning import load_objectives
     from coalign.training.batches import Example, collate
+    from coalign.training.reference import with_reference
     from coalign.training.trainer import AlignmentTrainer
 
     objective = load_objectives()["dpo"]
@@ -161,16 +163,16 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
         remove_unused_columns=False,
         bf16=False,
     )
-    extra = {"precompute_reference": True} if arguments.precomputed else {}
-    trainer = AlignmentTrainer(model, objective, objective.constants(), list(examples.values()), training, **extra)
+    if arguments.precomputed:
+        with disabled_adapter(model), tempfile.TemporaryDirectory() as folder:
+            scored = with_reference(list(examples.values()), model.eval(), folder=Path(folder))
+        examples = dict(zip(examples, scored, strict=True))
+    trainer = AlignmentTrainer(model, objective, objective.constants(), list(examples.values()), training)
     if arguments.checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.current_gradient_accumulation_steps = 1
     optimizer = optimiser(model)
-    if arguments.precomputed:
-        prepared = {example.id: example for example in trainer.train_dataset}
-        examples = {key: prepared[example.id] for key, example in examples.items()}
 
     def step(batch: list[Pair]) -> float:
         inputs = collate([examples[id(pair)] for pair in batch])

@@ -66,6 +66,12 @@ class ResponseLogps:
         """[B] length-normalised log-probability; a response without counted tokens gives 0."""
         return self.sums() / self.lengths.clamp(min=1)
 
+    def to(self, device: torch.device) -> ResponseLogps:
+        """The same on another device."""
+        return ResponseLogps(
+            self.token_logps.to(device), self.lengths.to(device), self.prompt_index.to(device)
+        )
+
     def split(self) -> tuple[Tensor, ...]:
         """B tensors of token log-probabilities."""
         return torch.split(self.token_logps, self.lengths.tolist())

@@ -235,7 +235,7 @@ def train(
     reference = None
     if objective.reference and reference_from is not None:
         reference = load_model(reference_from, training=True)
-    elif objective.reference and not has_adapter(model):
+    elif objective.reference and not has_adapter(model) and config.reference_logps == "live":
         reference = copy.deepcopy(model)
     result = fit(
         model,
@@ -316,11 +316,11 @@ def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) 
         return records
     if config.on_bad_record == "fail":
         raise DataError(
-            f"{len(problems)} of {len(records)} pairs hold the same response twice.",
+            f"The same response twice in {len(problems)} of {len(records)} pairs.",
             problems,
             hint="Correct them, or leave them out with --on-bad-record skip.",
         )
-    notes.append(f"{len(problems)} pairs of equal responses were skipped; the first: {problems[0]}")
+    notes.append(f"pairs of equal responses that were skipped: {len(problems)}; the first: {problems[0]}")
     bad = {(one.source, one.line, one.index) for one in problems}
     return [one for one in records if (one.source.file, one.source.line, one.source.index) not in bad]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -18,12 +20,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Record
+from coalign.models.adapters import disabled_adapter, has_adapter
+from coalign.training.batches import Example
 from coalign.training.callbacks import ProgressBar, RunEvents
 from coalign.training.examples import Prepared, prepare_examples
 from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
 from coalign.training.plan import Estimate, make_plan, show_plan
+from coalign.training.reference import with_reference
 from coalign.training.trainer import COMPLETE, AlignmentTrainer, last_checkpoint
 
 ADAPTER_LEARNING_RATE = 1e-4
@@ -88,12 +93,16 @@ def fit(
         plan = make_plan(objective.name, prepared, len(held_out), options, arguments, model, done=done)
         show_plan(plan, run, name)
         monitor.tell(plan_signs(plan, earlier_lengths(run, name)))
+    train = prepared.examples
+    if objective.reference and options.reference_logps == "precomputed":
+        train, held_out = _with_reference([train, held_out], model, reference)
+        reference = None
     bar = ProgressBar("Training")
     trainer = AlignmentTrainer(
         model,
         objective,
         constants,
-        prepared.examples,
+        train,
         arguments,
         eval_examples=held_out,
         reference=reference,
@@ -123,6 +132,20 @@ def fit(
         truncated=prepared.truncated_prompts + prepared.truncated_responses,
         dropped=len(prepared.dropped),
     )
+
+
+def _with_reference(
+    parts: Sequence[Sequence[Example]], model: nn.Module, reference: nn.Module | None
+) -> list[list[Example]]:
+    """The examples with reference log-probabilities; the first process computes, the others read its file."""
+    training = model.training
+    adapter = disabled_adapter(model) if reference is None and has_adapter(model) else contextlib.nullcontext()
+    frozen = (reference if reference is not None else model).eval()
+    try:
+        with PartialState().main_process_first(), adapter:
+            return [with_reference(part, frozen) for part in parts]
+    finally:
+        model.train(training)
 
 
 def training_arguments(

@@ -28,6 +28,9 @@ class TrainingOptions:
     weight_decay: NonNegative = option(0.0, "AdamW weight decay")
     max_grad_norm: Positive = option(1.0, "gradient clipping")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
+    reference_logps: Literal["precomputed", "live"] = option(
+        "precomputed", "reference log-probabilities: computed once and kept on disk, or in every step"
+    )
     max_length: Count | None = option(2048, "most tokens of prompt and response together")
     max_prompt_length: Count | None = option(
         None, "most tokens of the prompt; longer ones lose their beginning"

@@ -49,7 +49,7 @@ class AlignmentTrainer(Trainer):
         objective: what to minimise; `constants` are passed to it.
         train_examples, eval_examples: encoded records.
         reference: a frozen model for objectives that compare with one; by default the model under its disabled
-            adapter.
+            adapter. Not asked where the examples carry their reference log-probabilities.
         args: Hugging Face training arguments.
         trainer_options: passed to `transformers.Trainer`.
 
@@ -69,7 +69,9 @@ class AlignmentTrainer(Trainer):
         reference: nn.Module | None = None,
         **trainer_options: Any,
     ) -> None:
-        if objective.reference and reference is None and not has_adapter(model):
+        examples = [*train_examples, *(eval_examples or ())]
+        live = objective.reference and any(one.reference is None for one in examples)
+        if live and reference is None and not has_adapter(model):
             raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
         super().__init__(
             model=model,  # type: ignore[arg-type]
@@ -128,12 +130,14 @@ class AlignmentTrainer(Trainer):
 
     def score(self, model: nn.Module, batch: Batch) -> ScoredBatch:
         """The batch's responses under the policy, and under the reference where the objective compares."""
-        reference = None
-        if self.objective.reference:
+        reference = batch.reference
+        if self.objective.reference and reference is None:
             with torch.no_grad(), self._reference_of(model) as frozen:
                 reference = score_responses(frozen, batch.responses)
         policy = score_responses(model, batch.responses)
         device = policy.token_logps.device
+        if reference is not None:
+            reference = reference.to(device)
         return ScoredBatch(
             policy=policy,
             reference=reference,
