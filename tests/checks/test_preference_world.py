@@ -15,7 +15,7 @@ from coalign.training.objective import get_objective
 
 @pytest.fixture(scope="module")
 def start() -> Start:
-    world = PreferenceWorld(seed=0, label_noise=0.0)
+    world = PreferenceWorld(seed=0, label_noise=0.0, held_out=30)
     base = world.base_model(steps=8)
     pairs = world.pairs(base, n=64)
     return Start(world, base, {"": pairs}, {"": reference_logps(base, pairs)})
@@ -55,7 +55,9 @@ def test_labels_may_reward_length(start: Start) -> None:
 
 def test_panels_share_prompts_and_candidates(start: Start) -> None:
     noisy = dataclasses.replace(start.world, label_noise=0.25)
-    for plain, long in zip(noisy.pairs(start.base, 32), noisy.pairs(start.base, 32, length_reward=1.0), strict=True):
+    for plain, long in zip(
+        noisy.pairs(start.base, 32), noisy.pairs(start.base, 32, length_reward=1.0), strict=True
+    ):
         assert plain.contexts[0].prompt_ids == long.contexts[0].prompt_ids
         assert sorted(plain.contexts[0].response_ids) == sorted(long.contexts[0].response_ids)
 

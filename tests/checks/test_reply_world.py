@@ -67,7 +67,9 @@ def test_everything_follows_from_seed_and_purpose(world: ReplyWorld) -> None:
     assert not torch.equal(world.order, other.order)
     assert world.prompts(50, "a") == same.prompts(50, "a") != world.prompts(50, "b")
     rows, same_rows = world.demonstrations(9, "a"), same.demonstrations(9, "a")
-    assert [one.contexts[0].response_ids for one in rows] == [one.contexts[0].response_ids for one in same_rows]
+    assert [one.contexts[0].response_ids for one in rows] == [
+        one.contexts[0].response_ids for one in same_rows
+    ]
 
 
 @pytest.fixture
@@ -84,7 +86,9 @@ def test_the_base_model_repeats_itself(world: ReplyWorld, material: SampledRepli
     assert world.replies(again, prompts, 2, "x") == world.replies(material.base, prompts, 2, "x")
 
 
-def test_arms_train_on_the_replies_they_name(material: SampledReplies, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_train_on_the_replies_they_name(
+    material: SampledReplies, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from coalign.checks import reply_world
 
     seen = {}

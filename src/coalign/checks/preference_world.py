@@ -34,6 +34,7 @@ class PreferenceWorld:
         longest_tail: letters that may follow the copy; their number is uniform.
         label_noise: standard deviation of the noise on the scores that make preferences.
         max_new_tokens: where a sample is cut.
+        held_out: fresh prompts that models are measured on.
     """
 
     seed: int
@@ -43,6 +44,7 @@ class PreferenceWorld:
     longest_tail: int = 10
     label_noise: float = 0.25
     max_new_tokens: int = 24
+    held_out: int = 400
 
     def prompts(self, n: int, purpose: str) -> list[list[int]]:
         """`n` prompts of three letters and the separator; another purpose draws others."""
@@ -119,15 +121,14 @@ class PreferenceWorld:
             for row, prompt in enumerate(prompts)
         ]
 
-    def measure(
-        self, model: nn.Module, reference: nn.Module, n: int = 400, samples: int = 4
-    ) -> dict[str, float]:
-        """Samples of `model` on fresh prompts: mean gold, mean length in tokens (the end counted), and the KL
+    def measure(self, model: nn.Module, reference: nn.Module, samples: int = 4) -> Measures:
+        """Samples of `model` on the held-out prompts: mean gold, mean length in tokens (the end counted), and the KL
         divergence from `reference` in nats a response."""
-        prompts = self.prompts(n, "evaluation")
+        prompts = self.prompts(self.held_out, "evaluation")
         responses = self.responses(model, prompts, samples, "evaluation")
         flat = [one for row in responses for one in row]
-        scored = Responses(prompts, flat, [index for index in range(n) for _ in range(samples)])
+        owners = [index for index, row in enumerate(responses) for _ in row]
+        scored = Responses(prompts, flat, owners)
         with torch.no_grad():
             ratios = _sums(model, scored) - _sums(reference, scored)
         return {

@@ -9,6 +9,9 @@ import click
 SETTINGS = {
     "prompts": "quickstart",
     "samples": 6,
+    "temperature": 0.8,
+    "margin": 0.5,
+    "ft_weight": 2.0,
     "max_new_tokens": 48,
     "learning_rate": 2e-4,
     "epochs": 2.0,

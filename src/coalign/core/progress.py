@@ -9,10 +9,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import Task, TaskID
     from rich.text import Text
@@ -31,7 +32,7 @@ class Progress(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Show `text` beside the rate (a loss, tokens a second); it replaces the note before."""
+        """Show `text` with the progress (a loss, tokens a second); it replaces the note before."""
         ...
 
 
@@ -140,12 +141,20 @@ def _rich_progress() -> RichProgress:
             speed = task.finished_speed or task.speed
             return Text(rate(speed, task.fields["unit"]) if speed else "")
 
-    return RichProgress(
+    class NotesBelow(RichProgress):
+        """Notes have a line of their own: beside the bar they would push it off a narrow terminal."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if task.fields["note"]:
+                    yield Text(f"  {task.fields['note']}", "dim", no_wrap=True, overflow="ellipsis")
+
+    return NotesBelow(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         RateColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=Console(stderr=True),
     )

@@ -24,7 +24,7 @@ class Verdict:
         measures: rows of the table: [{"arm": ..., "seed": ..., metric: value, ...}].
         summary: the few figures the rule reads.
         tried: what else was tried, for a *not seen*.
-        seconds: wall time.
+        seconds: processor time.
     """
 
     slug: str

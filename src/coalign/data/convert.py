@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ CONVERSIONS: dict[tuple[Kind, Kind], str] = {
     ("ranking", "preference"): "the best against the worst response",
     ("ranking", "demonstration"): "the best response",
     ("feedback", "demonstration"): "the responses with thumbs up",
+    ("feedback", "ranking"): "the distinct responses to one prompt, thumbs up above thumbs down",
     ("judgment", "feedback"): "the judgment's verdict",
 }
 """What each conversion keeps, in words. Any kind becomes `prompt` by leaving its responses out."""
@@ -47,6 +49,8 @@ def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record
             f"{found} records were found, {wanted} records are needed.",
             hint=f"{found} records can be read as: {', '.join(possible) or 'nothing else'}.",
         )
+    if (found, wanted) == ("feedback", "ranking"):
+        return _grouped(records)
     return [one for record in records for one in _convert(record, wanted)]
 
 
@@ -92,6 +96,32 @@ def _convert(record: Record, wanted: Kind) -> list[Record]:
                 return []
             return [Feedback(**common, completion=record.completion, label=record.label)]
     raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
+
+
+def _grouped(records: Sequence[Record]) -> list[Record]:
+    """A ranking of scores 1 and 0 for each prompt with two or more responses; thumbs down wins over up for one text."""
+    groups: dict[str, list[Feedback]] = {}
+    for record in records:
+        if isinstance(record, Feedback):
+            groups.setdefault(json.dumps(record.prompt, sort_keys=True), []).append(record)
+    rankings: list[Record] = []
+    for group in groups.values():
+        labels: dict[str, bool] = {}
+        for record in group:
+            labels[record.completion] = record.label and labels.get(record.completion, True)
+        if len(labels) > 1:
+            first, texts = group[0], sorted(labels, key=lambda text: not labels[text])
+            rankings.append(
+                Ranking(
+                    prompt=first.prompt,
+                    source=first.source,
+                    extra=first.extra,
+                    plain=first.plain,
+                    responses=tuple(texts),
+                    scores=tuple(float(labels[text]) for text in texts),
+                )
+            )
+    return rankings
 
 
 def _scores(record: Preference) -> tuple[float, float]:

@@ -18,17 +18,23 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from coalign.core.errors import DataError, RecordProblem
 from coalign.core.options import NonNegative, Positive, option
+from coalign.core.runs import Run
+from coalign.data.records import Ranking, Record
+from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.listwise import best_responses, ordered_pairs, ranking_metrics
 from coalign.preference.numerics import log1p_sum_exp
 from coalign.preference.supervised import nll_loss
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]
 
@@ -128,3 +134,55 @@ def aft(batch: ScoredBatch, constants: Constants) -> Losses:
     losses = (constants.align_weight * align).index_add(0, records, nll)
     metrics = {"losses/align": align.detach(), "nll": nll.detach(), **ranking_metrics(batch, scores)}
     return Losses(losses, metrics)
+
+
+@dataclass(kw_only=True)
+class Config(Constants, LearningOptions):
+    """Options of `coalign run aft`."""
+
+    __group__ = "Method"
+
+    reference_column: str | None = option(
+        None,
+        "column with the reference solution, which is imitated and not ranked; else the best response is imitated",
+    )
+
+
+def run(config: Config, run: Run) -> None:
+    """Train AFT on rankings; feedback on one prompt counts as a group of right and wrong solutions."""
+    material = read_material(config, "ranking", run)
+    if config.reference_column is not None:
+        column = config.reference_column
+        material = Material(
+            with_reference(material.training, column),
+            with_reference(material.held_out, column),
+            [*material.notes, f"The reference solution is the column {column!r}"],
+        )
+    learn(config, get_objective("aft"), run, material=material)
+
+
+def with_reference(records: Sequence[Record], column: str) -> list[Record]:
+    """The rankings with their reference solution as a further response of score NaN: imitated, not ranked.
+
+    Raises:
+        DataError: records without a text in the column; every one named.
+    """
+    found = [(record, record.extra.get(column)) for record in records if isinstance(record, Ranking)]
+    problems = [
+        RecordProblem(
+            one.source.file,
+            one.source.line,
+            column,
+            f"holds {text!r}",
+            "the reference solution",
+            one.source.index,
+        )
+        for one, text in found
+        if not isinstance(text, str) or not text.strip()
+    ]
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} records have no reference solution.", problems)
+    return [
+        replace(one, responses=(*one.responses, str(text)), scores=(*one.scores, math.nan))
+        for one, text in found
+    ]

@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.core.options import NonNegative, Positive, option
+from coalign.core.runs import Run
+from coalign.preference.learning import LearningOptions, learn
 from coalign.preference.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
 from coalign.preference.pairs import pair_lengths, pair_metrics, policy_pairs
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 
 def asft_align_loss(
@@ -98,3 +100,13 @@ def asft(batch: ScoredBatch, constants: Constants) -> Losses:
     chosen, rejected = batch.pairs()
     means = batch.policy.means()
     return Losses(losses, pair_metrics(batch, means[chosen], means[rejected]))
+
+
+@dataclass(kw_only=True)
+class Config(Constants, LearningOptions):
+    """Options of `coalign run asft`."""
+
+
+def run(config: Config, run: Run) -> None:
+    """Train ASFT on pairs."""
+    learn(config, get_objective("asft"), run)

@@ -6,9 +6,9 @@ the DPO loss, and a shift of the logits by their running mean tightens the bound
 
     coalign run bco --data feedback.jsonl --model default
 
-The objective `bco` weights all records alike. `bco_matched` weights thumbs-down records by the density ratio of
-their prompts (underlying distribution matching, in version 1 of the paper), for data in which the two labels come
-from different mixes of prompts.
+All records are weighted alike. With `--match-prompts` (the objective `bco_matched`) thumbs-down records are weighted
+by the density ratio of their prompts (underlying distribution matching, in version 1 of the paper), for data in which
+the two labels come from different mixes of prompts. Pairs are read as two records each.
 
 Differences from the paper and the official code (TRL). The paper's shift is the midpoint of the two class means, the
 code's the mean over all records; they agree where the classes are balanced. The default is the code's, `shift` also
@@ -27,10 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coalign.core.options import Positive, option
-from coalign.preference.density_ratio import PROB_DESIRABLE, density_ratios
+from coalign.core.options import Count, Positive, option, options_of
+from coalign.core.runs import Run
+from coalign.data.records import Feedback, Record
+from coalign.models.embedding import load_encoder
+from coalign.preference.density_ratio import PROB_DESIRABLE, density_ratios, with_prob_desirable
+from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.running_moments import RunningMoments
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Shift = Literal["pooled", "midpoint", "none"]
 
@@ -100,6 +104,8 @@ class RewardShift:
 class BCOConstants:
     """Constants of BCO."""
 
+    __group__ = "Objective"
+
     beta: Positive = option(
         0.1,
         "inverse temperature of the implicit reward; summed over long answers it saturates: the paper's runs took 0.01",
@@ -115,6 +121,8 @@ class BCOConstants:
 @dataclass(kw_only=True)
 class MatchedBCOConstants(BCOConstants):
     """Constants of BCO with underlying distribution matching."""
+
+    __group__ = "Distribution matching"
 
     min_density_ratio: Positive = option(
         0.5, "smallest weight of an undesirable record", source="official code"
@@ -187,3 +195,66 @@ def _losses(batch: ScoredBatch, constants: BCOConstants, weights: Tensor | None)
     if weights is not None:
         metrics["density_ratio"] = torch.where(labels, torch.nan, weights)
     return Losses(losses, metrics)
+
+
+@dataclass(kw_only=True)
+class Config(MatchedBCOConstants, LearningOptions):
+    """Options of `coalign run bco`."""
+
+    __group__ = "Distribution matching"
+
+    match_prompts: bool = option(
+        False,
+        "weight thumbs-down records so that their prompts match those of thumbs-up",
+        source="paper, version 1",
+    )
+    encoder: str = option("default-encoder", "sentence encoder of the prompts: hub id or folder")
+    prompt_sample_size: Count = option(
+        1024, "records a class on which the prompt classifier is fitted", source="official code"
+    )
+
+    def __post_init__(self) -> None:
+        MatchedBCOConstants.__post_init__(self)
+        LearningOptions.__post_init__(self)
+        names = ("encoder", "prompt_sample_size", "min_density_ratio", "max_density_ratio")
+        changed = [
+            one.name
+            for one in options_of(Config)
+            if one.name in names and getattr(self, one.name) != one.default
+        ]
+        if changed and not self.match_prompts:
+            raise ValueError(f"{changed[0]} has no effect without match_prompts")
+
+
+def run(config: Config, run: Run) -> None:
+    """Train BCO on thumbs-up and thumbs-down records, with density ratios on request."""
+    material = read_material(config, "feedback", run)
+    thumbs_up = sum(isinstance(one, Feedback) and one.label for one in material.training)
+    material.notes.append(
+        f"{thumbs_up} thumbs-up and {len(material.training) - thumbs_up} thumbs-down to train on"
+    )
+    if config.match_prompts:
+        material = _matched(material, config)
+    learn(config, get_objective("bco_matched" if config.match_prompts else "bco"), run, material=material)
+
+
+def _matched(material: Material, config: Config) -> Material:
+    """With the probability that a prompt belongs to a thumbs-up record, by a classifier on the training records."""
+    training = [one for one in material.training if isinstance(one, Feedback)]
+    held_out = [one for one in material.held_out if isinstance(one, Feedback)]
+    encoder = load_encoder(config.encoder, device=config.device)
+    scored = with_prob_desirable(
+        [*training, *held_out],
+        encoder.encode,
+        sample_size=config.prompt_sample_size,
+        seed=config.seed,
+        fitted_on=training,
+    )
+    ratios = density_ratios(
+        torch.tensor([one.extra[PROB_DESIRABLE] for one in scored[: len(training)] if not one.label]),
+        minimum=config.min_density_ratio,
+        maximum=config.max_density_ratio,
+    )
+    note = f"Thumbs-down records weigh between {ratios.min():.2f} and {ratios.max():.2f}, {ratios.mean():.2f} on average"
+    parts: list[Record] = [*scored]
+    return Material(parts[: len(training)], parts[len(training) :], [*material.notes, note])

@@ -26,11 +26,21 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from coalign.core.errors import DataError
 from coalign.core.options import NonNegative, option
+from coalign.core.runs import Run
+from coalign.data.records import Judgment, Record
 from coalign.models.types import ResponseLogps
-from coalign.preference.judgments import align_answers, judgment_contexts
+from coalign.preference.judgments import (
+    align_answers,
+    check_judgments,
+    is_appropriate,
+    judgment_contexts,
+    keep_appropriate,
+)
+from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.numerics import log1mexp
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 SMALLEST_COMPLEMENT = 1e-5
 """`1 - p` is held above this in the unlikelihood."""
@@ -75,6 +85,8 @@ def cut_loss(contrast: Tensor, likelihood: Tensor, judged: Tensor) -> Tensor:
 @dataclass(kw_only=True)
 class CUTConstants:
     """Constants of CUT."""
+
+    __group__ = "Objective"
 
     threshold: Annotated[float, Ge(1)] = option(
         1.2,
@@ -144,3 +156,49 @@ def _record_means(values: Tensor, lengths: Tensor, judged: Tensor) -> Tensor:
     sums = values.new_zeros(len(judged)).index_add(0, index, values)
     counts = torch.bincount(index, minlength=len(judged))
     return sums / counts.clamp(min=1)
+
+
+@dataclass(kw_only=True)
+class Config(CUTConstants, LearningOptions):
+    """Options of `coalign run cut`."""
+
+    __group__ = "Method"
+
+    appropriate_ratio: NonNegative = option(
+        0.25, "fine answers to train on, at most so many for each criticised one", source="official code"
+    )
+
+
+def run(config: Config, run: Run) -> None:
+    """Train CUT on judged answers.
+
+    Raises:
+        DataError: negative verdicts without words, or no answer that is criticised.
+    """
+    material = read_material(config, "judgment", run)
+    check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
+    learn(config, get_objective("cut"), run, material=_mixed(material, config))
+
+
+def _mixed(material: Material, config: Config) -> Material:
+    """All criticised answers and some of the fine ones."""
+    records = [one for one in material.training if isinstance(one, Judgment)]
+    fine = sum(map(is_appropriate, records))
+    criticised = len(records) - fine
+    if not criticised:
+        raise DataError(
+            f"{config.data}: none of {len(records)} answers is criticised, so there is nothing to unlearn.",
+            hint="Give judgments that say what is wrong, or learn from these answers with `sft`.",
+        )
+    mixed: list[Record] = [*keep_appropriate(records, config.appropriate_ratio, seed=config.seed)]
+    kept = len(mixed) - criticised
+    notes = [
+        *material.notes,
+        f"{criticised} criticised answers and {kept} of {fine} fine ones are trained on",
+    ]
+    if kept < 0.25 * criticised:
+        notes.append(
+            "With fewer fine answers than a quarter of the criticised ones training on one's own answers can diverge: "
+            "add answers without complaint, or lower --unlikelihood-weight"
+        )
+    return Material(mixed, material.held_out, notes)

@@ -99,7 +99,12 @@ def fit_classifier(embeddings: Tensor, labels: Tensor, *, penalty: float = 1.0) 
 
 
 def with_prob_desirable(
-    records: Sequence[Feedback], embed: Embed, *, sample_size: int, seed: int = 0
+    records: Sequence[Feedback],
+    embed: Embed,
+    *,
+    sample_size: int,
+    seed: int = 0,
+    fitted_on: Sequence[Feedback] | None = None,
 ) -> list[Feedback]:
     """The records with the column `prob_desirable`: the classifier's probability for each prompt.
 
@@ -108,26 +113,29 @@ def with_prob_desirable(
 
     Args:
         embed: texts to [n, D] embeddings (`SentenceEncoder.encode`).
+        fitted_on: the records to fit on, by default `records`; among `records` may be held-out ones then.
 
     Raises:
         DataError: the records are of one class only.
     """
     texts = [prompt_text(record.prompt) for record in records]
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    source = records if fitted_on is None else fitted_on
+    source_texts = [prompt_text(record.prompt) for record in source]
+    rows = {text: row for row, text in enumerate(dict.fromkeys([*texts, *source_texts]))}
     if not rows:
         raise DataError(
             "There are no records to weight.", hint="Density ratios need thumbs-up and thumbs-down records."
         )
     embeddings = embed(list(rows))
-    order = list(range(len(records)))
+    order = list(range(len(source)))
     random.Random(seed).shuffle(order)
     chosen = [
         index
         for label in (True, False)
-        for index in [one for one in order if records[one].label is label][:sample_size]
+        for index in [one for one in order if source[one].label is label][:sample_size]
     ]
-    labels = torch.tensor([float(records[index].label) for index in chosen])
-    classifier = fit_classifier(embeddings[[rows[texts[index]] for index in chosen]], labels)
+    labels = torch.tensor([float(source[index].label) for index in chosen])
+    classifier = fit_classifier(embeddings[[rows[source_texts[index]] for index in chosen]], labels)
     probabilities = classifier.probabilities(embeddings.cpu()).tolist()
     return [
         replace(record, extra={**record.extra, PROB_DESIRABLE: probabilities[rows[text]]})

@@ -13,6 +13,7 @@ from coalign.core.runs import Run
 from coalign.evaluation.statistics import wilson_interval
 from coalign.report.html import write_report
 from coalign.report.model import (
+    Better,
     Chart,
     Command,
     Comparison,
@@ -27,6 +28,7 @@ from coalign.report.model import (
     Section,
     Series,
     Text,
+    Unit,
 )
 from coalign.report.model_card import write_model_card
 from coalign.training.fit import FitResult
@@ -45,7 +47,7 @@ _CHARTS = (
     ("kl/policy_reference", "Log-ratio of policy and reference, nats a response"),
     ("grad_norm", "Gradient norm"),
 )
-_HELD_OUT = (
+_HELD_OUT: tuple[tuple[str, str, Better, Unit], ...] = (
     ("loss", "Loss", "lower", "number"),
     ("rewards/accuracies", "Pairs in the right order", "higher", "percent"),
     ("rewards/margins", "Reward margin", "higher", "number"),

@@ -18,16 +18,23 @@ model still learns to stop, their negative log-likelihood is added with the weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from coalign.core.options import NonNegative, Positive, option
+from coalign.core.options import Count, NonNegative, Positive, option, required
+from coalign.core.runs import Run
+from coalign.data.records import Demonstration, Record
+from coalign.models.loading import load_model, load_tokenizer, locate
+from coalign.models.options import ModelOptions
 from coalign.models.types import ResponseLogps
-from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS, Scorer, precompute_scores
+from coalign.preference.learning import LearningOptions, Material, learn, read_material
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 
 def poft_loss(
@@ -77,6 +84,8 @@ def split_end(logps: ResponseLogps, end_tokens: Tensor) -> tuple[Tensor, Tensor]
 class PoFTConstants:
     """Constants of PoFT."""
 
+    __group__ = "Objective"
+
     beta: Positive = option(1.0, "scale of the difference in nats per token", source="official code")
     gamma: float = option(0.0, "added to the scaled difference", source="official code")
     end_weight: NonNegative = option(
@@ -109,3 +118,84 @@ def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
         "rewards/accuracies": (seen > aligned).to(seen.dtype),
     }
     return Losses(losses, metrics)
+
+
+@dataclass(kw_only=True)
+class Config(PoFTConstants, LearningOptions):
+    """Options of `coalign run poft`."""
+
+    __group__ = "Method"
+
+    scorers: list[str] = required("aligned models that vote: hub ids (id@revision) or folders")
+    scorer_max_length: Count = option(
+        4096, "tokens of prompt and response that an aligned model reads", source="official code"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
+            raise ValueError("scorers: expected one aligned model or more, each once")
+
+
+def run(config: Config, run: Run) -> None:
+    """Score demonstrations with the aligned models, once, then train PoFT."""
+    material = read_material(config, "demonstration", run)
+    learn(config, get_objective("poft"), run, material=_scored(material, config, run))
+
+
+def make_scorer(name: str, config: Config) -> Scorer:
+    """The aligned model `name` (`id`, `id@revision` or a folder), which is loaded when a score is missing.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    model, _, revision = name.partition("@")
+    place = locate(model, revision or None)
+    options = ModelOptions(
+        model=model,
+        revision=revision or None,
+        dtype=config.dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        tokenizer = load_tokenizer(
+            model, revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+        return load_model(options, training=False), tokenizer
+
+    called = f"{place.name}@{revision}" if revision else place.name
+    return Scorer(called, load, config.scorer_max_length)
+
+
+def _scored(material: Material, config: Config, run: Run) -> Material:
+    """The records with their scores. Scores lie in the run folder as they come: a killed run goes on there."""
+    scorers = [make_scorer(name, config) for name in config.scorers]
+    tokenizer = load_tokenizer(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    notes = list(material.notes)
+
+    def score(records: Sequence[Record]) -> list[Record]:
+        demonstrations = [one for one in records if isinstance(one, Demonstration)]
+        scored = precompute_scores(
+            demonstrations,
+            scorers,
+            tokenizer,
+            run.artefacts / "scores",
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+        )
+        if scored.dropped:
+            notes.append(
+                f"{len(scored.dropped)} records have nothing to score; the first: {scored.dropped[0]}"
+            )
+        values = [one.extra[ALIGNED_LOGP] for one in scored.records]
+        if values:
+            mean, names = sum(values) / len(values), ", ".join(one.name for one in scorers)
+            notes.append(f"{len(values)} records have a mean of {mean:.3f} nats per token under {names}")
+        return [*scored.records]
+
+    return Material(score(material.training), score(material.held_out), notes)

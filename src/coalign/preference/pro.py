@@ -24,10 +24,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from coalign.core.options import NonNegative, option
+from coalign.core.options import NonNegative, Positive, option
+from coalign.core.runs import Run
+from coalign.data.records import Ranking
+from coalign.preference.learning import LearningOptions, learn, read_material
 from coalign.preference.listwise import ranking_metrics
 from coalign.preference.supervised import nll_loss
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Temperature = Literal["reward", "none"]
 
@@ -152,3 +155,21 @@ def _sorted_by_length(batch: ScoredBatch) -> list[tuple[Tensor, Tensor]]:
         grouped.append(rows[order])
     device = batch.record_index.device
     return [(torch.tensor(records, device=device), torch.stack(rows)) for records, rows in by_length.values()]
+
+
+@dataclass(kw_only=True)
+class Config(Constants, LearningOptions):
+    """Options of `coalign run pro`."""
+
+    epochs: Positive = option(2.0, "passes over the training records", source="official code")
+
+
+def run(config: Config, run: Run) -> None:
+    """Train PRO on rankings; pairs count as rankings of two, feedback on one prompt as a ranking of 1 and 0."""
+    material = read_material(config, "ranking", run)
+    scores = [score for record in material.training if isinstance(record, Ranking) for score in record.scores]
+    text = f"Scores lie between {min(scores):g} and {max(scores):g}"
+    if config.temperature == "reward":
+        text += ": their gaps are inverse temperatures, so rescale them, or set --temperature none, if they are wide"
+    material.notes.append(text)
+    learn(config, get_objective("pro"), run, material=material)

@@ -18,10 +18,21 @@ several attributes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
+from coalign.core.errors import DataError
+from coalign.core.files import write_json
 from coalign.core.options import Fraction, Positive, option
+from coalign.core.runs import Run, is_main_process
+from coalign.data.records import Preference, Ranking, Record
+from coalign.models.loading import load_tokenizer
+from coalign.preference.goal_conditioning import Placement, Scale, goal_placement, relabel
+from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.pairwise import CDPOConstants
+from coalign.report.model import Text
+from coalign.training.objective import get_objective
 
 OBJECTIVE = "cdpo"
 """The objective that is trained on the relabelled pairs."""
@@ -31,9 +42,116 @@ OBJECTIVE = "cdpo"
 class RewardAugmentedConstants(CDPOConstants):
     """DPO's constants in the official recipes."""
 
+    __group__ = "Objective"
+
     beta: Positive = option(0.01, "inverse temperature of the implicit reward", source="official recipes")
     label_smoothing: Fraction = option(
         0.0,
         "assumed share of swapped labels, below 0.5; the recipes for Qwen2 and Gemma-2 take 0.3",
         source="official recipes (Mistral)",
+    )
+
+
+@dataclass(kw_only=True)
+class Config(RewardAugmentedConstants, LearningOptions):
+    """Options of `coalign run reward-augmented`."""
+
+    __group__ = "Method"
+
+    lowest: float = option(
+        1.0, "lower end of the scores' scale, named in every goal", source="paper: UltraFeedback"
+    )
+    highest: float = option(10.0, "upper end, the goal at inference", source="paper: UltraFeedback")
+    rescale: bool = option(False, "map the scores of each file on that scale, to one decimal")
+    share: Positive = option(
+        1.0, "share of the pairs that is used; 0.5 is the paper's Half-RA", source="paper"
+    )
+    ratings: str | None = option(
+        None, "column of further ratings, one entry a response; pairs that contradict them are left out"
+    )
+    placement: Literal["auto", "system", "user"] = option(
+        "auto", "where the goal stands; auto: the system message where the chat template shows one"
+    )
+
+    def __post_init__(self) -> None:
+        RewardAugmentedConstants.__post_init__(self)
+        LearningOptions.__post_init__(self)
+        if self.share > 1:
+            raise ValueError(f"share: {self.share} is not usable, expected at most 1")
+        Scale(self.lowest, self.highest)
+
+
+def run(config: Config, run: Run) -> None:
+    """Relabel pairs with scores and train DPO under goals; the report says how to ask for the best replies.
+
+    Raises:
+        DataError: scores are missing or off the scale, or no pair has two different ones.
+    """
+    material = read_material(config, "preference", run, also=["ranking"])
+    tokenizer = load_tokenizer(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    placement: Placement = goal_placement(tokenizer) if config.placement == "auto" else config.placement
+    scale = Scale(config.lowest, config.highest)
+    notes = list(material.notes)
+
+    def relabelled(records: Sequence[Record], name: str, share: float) -> list[Record]:
+        found = relabel(
+            [one for one in records if isinstance(one, Preference | Ranking)],
+            scale=scale,
+            placement=placement,
+            share=share,
+            ratings=config.ratings,
+            rescale=config.rescale,
+            seed=config.seed,
+        )
+        left_out = {key: value for key, value in asdict(found).items() if key != "records" and value}
+        text = f"{len(found.records)} score-conditioned pairs from {len(records)} {name} records"
+        text += "".join(f"; {value} left out: {_LEFT_OUT[key]}" for key, value in left_out.items())
+        notes.append(text)
+        return [*found.records]
+
+    training = relabelled(material.training, "training", config.share)
+    held_out = relabelled(material.held_out, "held-out", 1.0) if material.held_out else []
+    if not training:
+        raise DataError(f"{config.data}: no pair with two different scores is left to train on.")
+    goal = {
+        "placement": placement,
+        **asdict(scale),
+        "goal": scale.highest,
+        "text": scale.goal_text(scale.highest),
+    }
+    if is_main_process():
+        write_json(run.artefacts / "goal.json", goal)
+    learn(
+        config,
+        get_objective(OBJECTIVE),
+        run,
+        material=Material(training, held_out, notes),
+        sections=[_how_to_ask(goal)],
+        limitations=[
+            f"Trained on goals from {scale.lowest:g} to {scale.highest:g} in the {placement} message. Without a goal "
+            f"it is off its training distribution: begin the {placement} message with the text below.",
+            str(goal["text"]),
+        ],
+    )
+
+
+_LEFT_OUT = {
+    "ties": "equal scores",
+    "identical": "equal responses",
+    "inconsistent": "ratings that contradict the scores",
+    "unused": "beyond --share",
+}
+
+
+def _how_to_ask(goal: dict[str, object]) -> Text:
+    where = "as the system message" if goal["placement"] == "system" else "before the user's first message"
+    command = " (`coalign chat RUN --system TEXT`)" if goal["placement"] == "system" else ""
+    return Text(
+        title="How to ask for the best replies",
+        paragraphs=[
+            f"The model writes for a score. Put this text {where}{command}; it is kept in artefacts/goal.json:",
+            str(goal["text"]),
+        ],
     )

@@ -14,7 +14,7 @@ from coalign.core.runs import Run
 from coalign.evaluation.fluency import text_logps
 from coalign.evaluation.statistics import bootstrap_mean, paired_bootstrap
 from coalign.evaluation.text_metrics import compare_distinct_n
-from coalign.models.loading import load_model, load_tokenizer
+from coalign.models.loading import load_model, load_tokenizer, locate
 from coalign.models.options import ModelOptions
 from coalign.report.html import write_report
 from coalign.report.model import (
@@ -156,7 +156,7 @@ def _report(
     rows = {side: last.read(f"heldout-{side}") for side in ("before", "after")}
     entry = get(run.status()["method"])
     return Report(
-        title=f"Constraint alignment of {config.model}",
+        title=f"Constraint alignment of {locate(config.model).name}",
         method=entry.slug,
         arxiv=entry.arxiv,
         verdict=_headline(result),

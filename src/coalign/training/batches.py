@@ -64,14 +64,19 @@ class Example:
         counts = []
         for one in self.contexts:
             masks = one.trained or [None] * len(one.response_ids)
-            counts += [len(ids) if mask is None else sum(mask) for ids, mask in zip(one.response_ids, masks, strict=True)]
+            counts += [
+                len(ids) if mask is None else sum(mask)
+                for ids, mask in zip(one.response_ids, masks, strict=True)
+            ]
         return counts
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Batch]:
     """Make a batch: responses grouped by record, values flat; no padding anywhere."""
     encoded = [one for example in examples for one in example.contexts]
-    owners = [row for row, example in enumerate(examples) for one in example.contexts for _ in one.response_ids]
+    owners = [
+        row for row, example in enumerate(examples) for one in example.contexts for _ in one.response_ids
+    ]
     responses = responses_of_examples(examples)
     batch = Batch(
         ids=[example.id for example in examples],
@@ -89,7 +94,11 @@ def responses_of_examples(examples: Sequence[Example]) -> Responses:
     encoded = [one for example in examples for one in example.contexts]
     masks = None
     if any(one.trained is not None for one in encoded):
-        masks = [mask for one in encoded for mask in (one.trained or [[True] * len(ids) for ids in one.response_ids])]
+        masks = [
+            mask
+            for one in encoded
+            for mask in (one.trained or [[True] * len(ids) for ids in one.response_ids])
+        ]
     return Responses(
         prompt_ids=[one.prompt_ids for one in encoded],
         response_ids=[ids for one in encoded for ids in one.response_ids],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -32,8 +33,8 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             self._context = progress(state.max_steps, self.label, unit="step")
-            self._bar = self._context.__enter__()
-            self._bar.advance(state.global_step)
+            bar = self._bar = self._context.__enter__()
+            bar.advance(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -50,7 +51,9 @@ class ProgressBar(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if self._bar and logs:
-            shown = [f"{word} {logs[name]:.3g}" for name, word in _SHOWN.items() if name in logs]
+            shown = [
+                f"{word} {logs[name]:.3g}" for name, word in _SHOWN.items() if _worth_showing(name, logs)
+            ]
             if shown:
                 self._bar.note("  ".join(shown))
 
@@ -64,6 +67,11 @@ class ProgressBar(TrainerCallback):
         if self._context is not None:
             self._context.__exit__(None, None, None)
             self._context = self._bar = None
+
+
+def _worth_showing(name: str, logs: dict[str, float]) -> bool:
+    """A metric of which a batch says nothing (no pairs, for instance) is NaN; a loss that is NaN is news."""
+    return name in logs and (name == "loss" or math.isfinite(logs[name]))
 
 
 class RunEvents(TrainerCallback):

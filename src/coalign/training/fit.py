@@ -139,7 +139,9 @@ def _with_reference(
 ) -> list[list[Example]]:
     """The examples with reference log-probabilities; the first process computes, the others read its file."""
     training = model.training
-    adapter = disabled_adapter(model) if reference is None and has_adapter(model) else contextlib.nullcontext()
+    adapter = (
+        disabled_adapter(model) if reference is None and has_adapter(model) else contextlib.nullcontext()
+    )
     frozen = (reference if reference is not None else model).eval()
     try:
         with PartialState().main_process_first(), adapter:

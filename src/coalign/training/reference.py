@@ -80,7 +80,9 @@ def _fingerprint(model: nn.Module) -> bytes:
         if "lora_" in name:
             continue
         flat = one.detach().reshape(-1)
-        weights = torch.stack([flat.double().sum(), flat[:: max(1, len(flat) // 4096)].double().square().sum()])
+        weights = torch.stack(
+            [flat.double().sum(), flat[:: max(1, len(flat) // 4096)].double().square().sum()]
+        )
         clean = name.replace("base_model.model.", "").replace(".base_layer", "")
         digest.update(f"{clean} {tuple(one.shape)} {one.dtype} {weights.tolist()}".encode())
     return digest.digest()

@@ -1,0 +1,5 @@
+"""`python -m coalign`, for launchers that take a module (`accelerate launch -m coalign run ...`)."""
+
+from coalign.cli.main import main
+
+main()
