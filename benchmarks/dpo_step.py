@@ -54,12 +54,17 @@ def main() -> None:
             if number >= arguments.warmup:
                 times[name].append(time.perf_counter() - started)
         worst = max(worst, abs(losses["coalign"] - losses["trl"]))
-        print(f"step {number}: " + "  ".join(f"{name} {value:.6f}" for name, value in losses.items()), flush=True)
+        print(
+            f"step {number}: " + "  ".join(f"{name} {value:.6f}" for name, value in losses.items()),
+            flush=True,
+        )
     report(arguments, times, worst, batches)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="default", help="hub id, folder, `default`, or `random-1b`")
     parser.add_argument("--data", help="preference records; random tokens of the recorded lengths without it")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
@@ -67,7 +72,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="steps before, not counted")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--precomputed", action="store_true", help="reference log-probabilities computed beforehand")
+    parser.add_argument(
+        "--precomputed", action="store_true", help="reference log-probabilities computed beforehand"
+    )
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
@@ -110,7 +117,12 @@ def make_base(arguments: argparse.Namespace) -> nn.Module:
     if arguments.model == "random-1b":
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        shape = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
+        shape = {
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 32,
+        }
         config = LlamaConfig(vocab_size=32_000, num_key_value_heads=8, max_position_embeddings=4096, **shape)
         torch.manual_seed(0)
         base: Any = LlamaForCausalLM(config)
@@ -151,8 +163,13 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     objective = load_objectives()["dpo"]
     model = get_peft_model(make_base(arguments), lora())
     set_adapter(model)
-    records = [EncodedRecord(n, one[0], [one[1], one[2]], None, [1.0, 0.0], False) for n, one in enumerate(pairs)]
-    examples = {id(pair): Example((record,), str(n), {}) for n, (pair, record) in enumerate(zip(pairs, records, strict=True))}
+    records = [
+        EncodedRecord(n, one[0], [one[1], one[2]], None, [1.0, 0.0], False) for n, one in enumerate(pairs)
+    ]
+    examples = {
+        id(pair): Example((record,), str(n), {})
+        for n, (pair, record) in enumerate(zip(pairs, records, strict=True))
+    }
     training = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         report_to="none",
@@ -236,10 +253,14 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def report(arguments: argparse.Namespace, times: dict[str, list[float]], worst: float, batches: list[list[Pair]]) -> None:
+def report(
+    arguments: argparse.Namespace, times: dict[str, list[float]], worst: float, batches: list[list[Pair]]
+) -> None:
     counted = batches[arguments.warmup :]
     ratios = [slow / fast for slow, fast in zip(times["trl"], times["coalign"], strict=True)]
-    padded = statistics.mean(2 * len(one) * max(len(p) + max(len(c), len(r)) for p, c, r in one) for one in counted)
+    padded = statistics.mean(
+        2 * len(one) * max(len(p) + max(len(c), len(r)) for p, c, r in one) for one in counted
+    )
     shared = statistics.mean(sum(len(p) + len(c) + len(r) - 2 for p, c, r in one) for one in counted)
     print(f"\ntokens in a step: padded {padded:.0f}, shared and packed {shared:.0f} ({padded / shared:.2f}x)")
     for name, values in times.items():
@@ -271,7 +292,9 @@ def run_one(arguments: argparse.Namespace, batches: list[list[Pair]]) -> None:
         peak = torch.cuda.max_memory_allocated() / 2**20
         print(f"{arguments.only}: peak GPU memory {peak:.0f} MB")
     else:
-        print(f"{arguments.only}: peak memory {spent.peak_mb:.0f} MB, {spent.peak_mb - loaded:.0f} MB above the loaded model")
+        print(
+            f"{arguments.only}: peak memory {spent.peak_mb:.0f} MB, {spent.peak_mb - loaded:.0f} MB above the loaded model"
+        )
 
 
 def resident_mb() -> float:

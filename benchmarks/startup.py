@@ -17,7 +17,9 @@ COMMANDS = (["--help"], ["methods"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
     seconds: dict[str, list[float]] = {" ".join(command): [] for command in COMMANDS}

@@ -69,7 +69,10 @@ def test_run_leaves_everything(finished: Run) -> None:
 
 
 def test_result_loads_and_differs_from_the_base(finished: Run, material: dict[str, Any]) -> None:
-    base, tuned = load_model(material["model"], training=False), load_model(str(finished.path), training=False)
+    base, tuned = (
+        load_model(material["model"], training=False),
+        load_model(str(finished.path), training=False),
+    )
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         assert (base(input_ids=ids).logits - tuned(input_ids=ids).logits).abs().max() > 1e-3
@@ -149,7 +152,9 @@ def test_objective_against_a_loop() -> None:
         ]
         best = max(rows, key=lambda row: (float(values[row]), -row))
         expected.append(sum(pairs, torch.zeros(())) - 2.0 * means[best])
-    torch.testing.assert_close(act.constraint_ranking(batch, constants).losses, torch.stack(expected).double())
+    torch.testing.assert_close(
+        act.constraint_ranking(batch, constants).losses, torch.stack(expected).double()
+    )
 
 
 @pytest.mark.slow
@@ -161,7 +166,9 @@ def test_killed_ten_times(material: dict[str, Any], finished: Run, tmp_path: Pat
     environment = {**os.environ, "COALIGN_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
     draw = random.Random(0)
     for _ in range(10):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(draw.uniform(4, 16))
         process.send_signal(signal.SIGKILL)
         process.wait()

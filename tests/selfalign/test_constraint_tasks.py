@@ -67,7 +67,13 @@ def test_no_held_out_prompt_is_an_error(tmp_path: Path) -> None:
 
 
 def test_measuring(tmp_path: Path) -> None:
-    rows = [{"id": "a", "prompt": "Hi", "constraints": [*SHORT, {"verifier": "must_include", "keywords": ["sun"]}]}]
+    rows = [
+        {
+            "id": "a",
+            "prompt": "Hi",
+            "constraints": [*SHORT, {"verifier": "must_include", "keywords": ["sun"]}],
+        }
+    ]
     tasks = {task.id: task for task in read_tasks(write(tmp_path / "p.jsonl", rows))}
     responses = [
         {"text": "the sun", "finish_reason": "stop"},

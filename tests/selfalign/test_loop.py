@@ -10,7 +10,7 @@ import pytest
 from coalign.core.errors import RunError
 from coalign.core.options import option
 from coalign.core.runs import Run
-from coalign.selfalign.loop import Round, run_rounds, timings
+from coalign.selfalign.loop import Round, Stage, run_rounds, timings
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Run:
 def test_stages_run_in_the_engine_s_order_and_once(run: Run) -> None:
     calls: list[tuple[str, int]] = []
 
-    def stage(name: str):  # noqa: ANN202
+    def stage(name: str) -> Stage:
         return lambda round: calls.append((name, round.number))
 
     stages = {name: stage(name) for name in ("evaluate", "fit", "generate")}

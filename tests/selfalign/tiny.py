@@ -39,7 +39,14 @@ def make_prompts(path: Path, training: int = 8, held_out: int = 4) -> Path:
     for n in range(training + held_out):
         constraints = [{"verifier": "max_characters", "n": 6 + n % 3}, {"verifier": "no_commas"}]
         split = "train" if n < training else "heldout"
-        rows.append({"id": f"p{n}", "prompt": f"Say {n}." + " Please." * (n % 3), "constraints": constraints, "split": split})
+        rows.append(
+            {
+                "id": f"p{n}",
+                "prompt": f"Say {n}." + " Please." * (n % 3),
+                "constraints": constraints,
+                "split": split,
+            }
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -26,7 +26,12 @@ def adapted() -> nn.Module:
 def test_log_ratio_to_the_reference(tmp_path: Path) -> None:
     model, examples = adapted(), make_examples(4)
     trainer = AlignmentTrainer(
-        model, PAIRS, NoConstants(), examples, arguments(tmp_path, per_device_eval_batch_size=2), eval_examples=examples
+        model,
+        PAIRS,
+        NoConstants(),
+        examples,
+        arguments(tmp_path, per_device_eval_batch_size=2),
+        eval_examples=examples,
     )
     before = trainer.evaluate()
     assert before["eval_kl/policy_reference"] == pytest.approx(0.0, abs=1e-5)

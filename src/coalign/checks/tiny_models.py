@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from coalign.models.sampling import sample_tokens
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -44,6 +46,9 @@ class TinyGRU(nn.Module):
 
 def tiny_transformer(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausalLM:
     """A decoder-only transformer (Llama's blocks) with random weights."""
+    # Systems import their check's world: only the check should pay for this import.
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,

@@ -9,9 +9,8 @@ import click
 SETTINGS = {
     "prompts": "quickstart",
     "samples": 6,
-    "temperature": 0.8,
+    "temperature": 0.9,
     "margin": 0.5,
-    "ft_weight": 2.0,
     "max_new_tokens": 48,
     "learning_rate": 2e-4,
     "epochs": 2.0,

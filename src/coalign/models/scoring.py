@@ -153,13 +153,23 @@ def _probe(bare: nn.Module) -> Path:
         tolerance = 5e-2 if next(bare.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
         if torch.allclose(actual, expected, atol=tolerance, rtol=tolerance):
             return "packed"
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+    except (
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        KeyError,
+        IndexError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     finally:
         bare.train(training)
     if config._attn_implementation != before:
         bare.set_attn_implementation(before)  # type: ignore[operator]
-    logger.warning("%s cannot share prompts between responses (%s): scoring one padded row each.", name, reason)
+    logger.warning(
+        "%s cannot share prompts between responses (%s): scoring one padded row each.", name, reason
+    )
     return "padded"
 
 
@@ -224,7 +234,9 @@ def _select(responses: Responses, rows: Sequence[int]) -> Responses:
 
 def _assemble(pieces: list[Tensor], responses: Responses) -> ResponseLogps:
     if not pieces:
-        return ResponseLogps(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+        return ResponseLogps(
+            torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+        )
     device = pieces[0].device
     if responses.trained is not None:
         masks = [torch.tensor(mask, dtype=torch.bool, device=device) for mask in responses.trained]

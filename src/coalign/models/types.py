@@ -30,8 +30,12 @@ class Responses:
 
     def __post_init__(self) -> None:
         if len(self.prompt_index) != len(self.response_ids):
-            raise ValueError(f"{len(self.response_ids)} responses but {len(self.prompt_index)} prompt indices")
-        if any(later < earlier for earlier, later in zip(self.prompt_index, self.prompt_index[1:], strict=False)):
+            raise ValueError(
+                f"{len(self.response_ids)} responses but {len(self.prompt_index)} prompt indices"
+            )
+        if any(
+            later < earlier for earlier, later in zip(self.prompt_index, self.prompt_index[1:], strict=False)
+        ):
             raise ValueError("prompt_index must be non-decreasing: group the responses by prompt")
         if any(not ids for ids in self.response_ids):
             raise ValueError("a response has no tokens")

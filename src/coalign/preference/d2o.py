@@ -10,20 +10,46 @@ Takes thumbs-down records or pairs; of a pair only the rejected side is used.
 
 Reconstruction: there is no official code. The loss is the paper's equation 3 with one model as both references, as in
 the paper's experiments. Drawing the anchors again from the model in training is mentioned, its intervals are not
-given: they are options, off by default. Samples equal to the negative are left out (our choice).
+given: they are options, off by default. With `--resample-every` training is cut into parts, each with anchors of the
+policy at its start, an optimizer and a learning-rate schedule of its own; the reference stays the start model.
+Samples equal to the negative are left out (our choice).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coalign.core.options import Positive, option
-from coalign.preference.anchors import NEGATIVE, check_anchored
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.options import Count, Fraction, NonNegative, Positive, option
+from coalign.core.runs import Run
+from coalign.data.records import Feedback, Messages, Preference, Record
+from coalign.models.options import ModelOptions
+from coalign.models.sampling_options import SamplingOptions
+from coalign.models.types import Generation
+from coalign.preference.anchors import (
+    NEGATIVE,
+    Anchored,
+    anchor,
+    check_anchored,
+    human_negatives,
+    resampling_due,
+)
+from coalign.preference.learning import LearningOptions, Material, read_material, tell, train
+from coalign.preference.learning_report import write_learning_report
+from coalign.selfalign.loop import Round
+from coalign.selfalign.stages import make_generator, sample_rows
+from coalign.training.fit import FitResult
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 
 def d2o_margins(
@@ -73,6 +99,8 @@ def split_anchors(values: Tensor, is_negative: Tensor, record_index: Tensor) -> 
 class D2OConstants:
     """Constants of D2O."""
 
+    __group__ = "Objective"
+
     alpha: Positive = option(0.1, "weight of the human negative", source="paper, section 4")
     beta: Positive = option(0.1, "weight of the mean over self-samples", source="paper, section 4")
 
@@ -101,3 +129,169 @@ def d2o(batch: ScoredBatch, constants: D2OConstants) -> Losses:
         "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
     }
     return Losses(losses, metrics)
+
+
+@dataclass(kw_only=True)
+class Config(D2OConstants, SamplingOptions, LearningOptions):
+    """Options of `coalign run d2o`."""
+
+    __group__ = "Method"
+
+    samples: Count = option(11, "self-samples to every prompt (K)", source="paper, section 4")
+    resample_every: Count | None = option(
+        None, "draw the self-samples again from the model in training every so many steps; by default never"
+    )
+    resample_warmup: Count | None = option(
+        None, "steps before they are drawn again for the first time; by default --resample-every"
+    )
+    temperature: NonNegative = option(1.0, "sampling temperature of the self-samples", group="Sampling")
+    top_p: Fraction = option(1.0, "nucleus of the self-samples", group="Sampling")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resample_warmup is not None and self.resample_every is None:
+            raise ValueError("resample_warmup has no effect without resample_every")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                "temperature 0 gives the same self-sample every time; raise it, or take samples 1"
+            )
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt to sample to; the id changes with the prompt, so that rows of other data are not taken for its own."""
+
+    prompt: Messages
+    position: int
+
+    @property
+    def id(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.prompt, ensure_ascii=False).encode()).hexdigest()
+        return f"{self.position}-{digest[:12]}"
+
+
+def run(config: Config, run: Run) -> None:
+    """Sample the model's own answers, set them against the negatives, train; again where `resample_every` says so.
+
+    Raises:
+        DataError: no negatives, or no usable self-sample to any of them.
+        ConfigError: more than one process: the anchors are sampled by one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("d2o samples in one process.", hint="Start it without a launcher.")
+    material = read_material(config, "feedback", run, also=["preference", "feedback"])
+    negatives, held_out = (_negatives(part) for part in (material.training, material.held_out))
+    if not negatives:
+        raise DataError(
+            f"{config.data}: there is no negative to learn from.", hint="Give pairs or thumbs-down records."
+        )
+    count = f"{len(negatives) + len(held_out)} human negatives, {len(held_out)} of them held out"
+    unused = "thumbs-up records and the chosen sides of pairs are not used"
+    notes = [*material.notes, f"{count}; {unused}"]
+    tell(replace(material, notes=notes), run)
+    anchored = _anchored(Round(run, 1), "held-out", held_out, config, config) if held_out else Anchored([])
+    material = Material([], [*anchored.records], notes)
+    material, results = _train_parts(config, run, negatives, material)
+    write_learning_report(run, config, get_objective("d2o"), material, joined(results))
+
+
+def _train_parts(
+    config: Config, run: Run, negatives: Sequence[Feedback], material: Material
+) -> tuple[Material, list[FitResult]]:
+    """Sample and train, part after part; the material of the last part, with the notes of all, and the results."""
+    parts = segments(config, len(negatives))
+    policy: ModelOptions = config
+    results: list[FitResult] = []
+    for number, steps in enumerate(parts, start=1):
+        round = Round(run, number)
+        anchored = _anchored(round, "samples", negatives, config, policy)
+        if not anchored.records:
+            raise DataError(
+                "No self-sample is usable: all are empty or equal to the negative.", anchored.dropped
+            )
+        note = _told(anchored, number, len(negatives))
+        tell(Material([], [], [note]), run)
+        material = Material([*anchored.records], material.held_out, [*material.notes, note])
+        options: Any = replace(
+            config,
+            model=policy.model,
+            revision=policy.revision,
+            max_steps=steps,
+            seed=config.seed + number - 1,
+        )
+        folder = run.model if number == len(parts) else round.folder / "model"
+        result = train(
+            options,
+            get_objective("d2o"),
+            run,
+            material,
+            constants=config,
+            folder=folder,
+            name=f"train-{number}" if len(parts) > 1 else "train",
+            reference_from=config if number > 1 else None,
+        )
+        results.append(result)
+        policy = replace(config, model=str(folder), revision=None)
+    return material, results
+
+
+def segments(config: Config, n_records: int) -> list[int | None]:
+    """Optimizer steps of each part of training; one part of all steps where nothing is drawn again."""
+    if config.resample_every is None:
+        return [config.max_steps]
+    batches = math.ceil(n_records / config.batch_size)
+    total = config.max_steps or math.ceil(config.epochs * math.ceil(batches / config.gradient_accumulation))
+    warmup = config.resample_warmup or config.resample_every
+    ends = [
+        step for step in range(1, total) if resampling_due(step, warmup=warmup, every=config.resample_every)
+    ]
+    return [end - start for start, end in zip([0, *ends], [*ends, total], strict=True)]
+
+
+def joined(results: Sequence[FitResult]) -> FitResult:
+    """One result of several trainings that follow each other, with steps counted through."""
+    history: list[dict[str, float]] = []
+    done = 0
+    for one in results:
+        history += [{**row, "step": row["step"] + done} for row in one.history]
+        done += one.steps
+    last = results[-1]
+    return FitResult(
+        done, history, results[0].before, sum(one.seconds for one in results), last.truncated, last.dropped
+    )
+
+
+def _negatives(records: Sequence[Record]) -> list[Feedback]:
+    return human_negatives([one for one in records if isinstance(one, Preference | Feedback)])
+
+
+def _anchored(
+    round: Round, stage: str, negatives: Sequence[Feedback], config: Config, policy: ModelOptions
+) -> Anchored:
+    """The negatives with samples of `policy`; the rows lie in the run folder, and a killed run goes on there."""
+    tasks = [_Prompt(one.prompt, position) for position, one in enumerate(negatives)]
+    rows = {row["id"]: row for row in round.read(stage)}
+    if any(task.id not in rows for task in tasks):
+        sampling = config.sampling(n=config.samples, seed=config.seed + round.number - 1)
+        found = sample_rows(
+            round, stage, tasks, make_generator(policy), sampling, "Sampling the model's own answers"
+        )
+        rows = {row["id"]: row for row in found}
+    samples = [
+        [Generation(one["text"], finish_reason=one["finish_reason"]) for one in rows[task.id]["responses"]]
+        for task in tasks
+    ]
+    return anchor(negatives, samples)
+
+
+def _told(anchored: Anchored, number: int, n: int) -> str:
+    text = f"Part {number}: " if number > 1 else ""
+    text += f"{sum(len(one.responses) - 1 for one in anchored.records)} self-samples to {len(anchored.records)} of {n} negatives"
+    left_out = {
+        "equal to the negative": anchored.equal,
+        "empty": anchored.empty,
+    }
+    text += "".join(f"; {count} left out: {why}" for why, count in left_out.items() if count)
+    if anchored.unfinished:
+        text += f"; {anchored.unfinished} ran out of tokens (--max-new-tokens)"
+    return text

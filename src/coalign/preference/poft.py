@@ -32,7 +32,13 @@ from coalign.data.records import Demonstration, Record
 from coalign.models.loading import load_model, load_tokenizer, locate
 from coalign.models.options import ModelOptions
 from coalign.models.types import ResponseLogps
-from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS, Scorer, precompute_scores
+from coalign.preference.aligned_scores import (
+    ALIGNED_LOGP,
+    END_TOKENS,
+    ScoredDemonstrations,
+    Scorer,
+    precompute_scores,
+)
 from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -180,14 +186,7 @@ def _scored(material: Material, config: Config, run: Run) -> Material:
 
     def score(records: Sequence[Record]) -> list[Record]:
         demonstrations = [one for one in records if isinstance(one, Demonstration)]
-        scored = precompute_scores(
-            demonstrations,
-            scorers,
-            tokenizer,
-            run.artefacts / "scores",
-            max_length=config.max_length,
-            max_prompt_length=config.max_prompt_length,
-        )
+        scored = _score(demonstrations, scorers, tokenizer, config, run)
         if scored.dropped:
             notes.append(
                 f"{len(scored.dropped)} records have nothing to score; the first: {scored.dropped[0]}"
@@ -198,4 +197,23 @@ def _scored(material: Material, config: Config, run: Run) -> Material:
             notes.append(f"{len(values)} records have a mean of {mean:.3f} nats per token under {names}")
         return [*scored.records]
 
+    everything = [one for one in (*material.training, *material.held_out) if isinstance(one, Demonstration)]
+    _score(everything, scorers, tokenizer, config, run)  # every model is loaded once, for both parts
     return Material(score(material.training), score(material.held_out), notes)
+
+
+def _score(
+    records: Sequence[Demonstration],
+    scorers: Sequence[Scorer],
+    tokenizer: PreTrainedTokenizerBase,
+    config: Config,
+    run: Run,
+) -> ScoredDemonstrations:
+    return precompute_scores(
+        records,
+        scorers,
+        tokenizer,
+        run.artefacts / "scores",
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+    )

@@ -123,17 +123,17 @@ def run(config: Config, run: Run) -> None:
     }
     if is_main_process():
         write_json(run.artefacts / "goal.json", goal)
+    warning = (
+        f"Trained on goals from {scale.lowest:g} to {scale.highest:g} in the {placement} message; without one the "
+        f"model is off its training distribution. Begin the {placement} message with this text:"
+    )
     learn(
         config,
         get_objective(OBJECTIVE),
         run,
         material=Material(training, held_out, notes),
         sections=[_how_to_ask(goal)],
-        limitations=[
-            f"Trained on goals from {scale.lowest:g} to {scale.highest:g} in the {placement} message. Without a goal "
-            f"it is off its training distribution: begin the {placement} message with the text below.",
-            str(goal["text"]),
-        ],
+        limitations=[warning, str(goal["text"])],
     )
 
 

@@ -41,6 +41,7 @@ from coalign.report.model import (
 from coalign.report.model_card import write_model_card
 from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses
 from coalign.selfalign.loop import STAGES, Round, timings
+from coalign.training.monitor import warning_section
 
 FLUENCY_TOLERANCE = 0.10
 """Perplexity may rise and distinct-2 may fall by this share before the guard speaks."""
@@ -167,6 +168,7 @@ def _report(
             "Seed": str(config.seed),
         },
         sections=[
+            *warning_section(run),
             _comparison(result, len(held_out)),
             _fluency(result),
             Samples(
@@ -205,9 +207,8 @@ def _report(
             Text(
                 title="Limitations",
                 paragraphs=[
-                    "Constraints are checked by programs, which see form and not sense: read the samples. "
-                    "Held-out prompts have other values and topics than the training prompts, but the same kinds of "
-                    "constraint."
+                    "Constraints are checked by programs, which see form and not sense: read the samples.",
+                    "Held-out prompts have other values and topics than the training prompts, but the same kinds of constraint.",
                 ],
             ),
             KeyValues(title="Configuration", items=options.to_dict(config)),
@@ -226,10 +227,8 @@ def _headline(result: dict[str, Any]) -> Headline:
     up = change["low"] is not None and change["low"] > 0
     down = change["high"] is not None and change["high"] < 0
     outcome = "improved" if up and guard else "mixed" if up else "not improved"
-    parts = [
-        f"On held-out prompts the model satisfies {_percent(result['satisfaction']['after']['mean'])} of the "
-        f"constraints, {_percent(result['satisfaction']['before']['mean'])} before."
-    ]
+    after, before = (_percent(result["satisfaction"][side]["mean"]) for side in ("after", "before"))
+    parts = [f"On held-out prompts the model satisfies {after} of the constraints, {before} before."]
     if not up:
         parts.append("The interval of the change holds zero." if not down else "It got worse.")
     parts.append(
