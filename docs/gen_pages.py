@@ -12,9 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gen_nav import api_packages
 
 from coalign.cli.flags import shown
+from coalign.cli.objectives import method_of
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
-from coalign.core.options import Option, groups_of
+from coalign.core.options import Option, groups_of, options_of
 from coalign.core.system import load_system, module_name
+from coalign.preference.learning import load_objectives
+from coalign.training.objective import Objective
 
 
 def write(path: str, text: str) -> None:
@@ -93,6 +96,57 @@ def option_row(one: Option) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def objectives_page() -> str:
+    """Every registered objective: when to choose it, its loss, its constants."""
+    known = load_objectives().values()
+    intro = (
+        "What a model can be trained to. `coalign objectives NAME` prints the same. Notation: *x* prompt, *y* response, "
+        "*y_w* and *y_l* the chosen and the rejected one, *|y|* response tokens, *π_θ* the policy, *π_ref* the reference; "
+        "*a* is a log-probability averaged over the tokens of a response. Prompt tokens never count. Losses are averaged "
+        "over the records of an optimizer step, unless it says tokens."
+    )
+    lines = [
+        "# Objectives",
+        "",
+        intro,
+        "",
+        "| objective | learns from | reference | when |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| [{one.name}](#{one.name}) | {one.data} | {'yes' if one.reference else 'no'} | {one.when} |"
+        for one in known
+    ]
+    return "\n".join([*lines, "", *(objective_section(one) for one in known)])
+
+
+def objective_section(one: Objective) -> str:
+    """One objective. The heading's identifier is its name."""
+    summary = (inspect.getdoc(one.loss) or "").partition("\n\n")[0]
+    reference = "a reference is needed" if one.reference else "no reference is needed"
+    needs = f"Learns from {one.data} records; {reference}; normalised over {one.normalise}."
+    lines = [
+        f"## {one.name} {{ #{one.name} }}",
+        "",
+        summary,
+        "",
+        one.when,
+        "",
+        "```latex",
+        one.equation,
+        "```",
+        "",
+        f"{needs} Run it with `coalign run {method_of(one)}`.",
+        "",
+    ]
+    constants = options_of(one.constants)
+    if constants:
+        lines += ["| constant | default | meaning | source of the default |", "|---|---|---|---|"]
+        lines += [option_row(constant) for constant in constants]
+        lines += [""]
+    return "\n".join(lines)
+
+
 def api_index(packages: dict[str, list[str]]) -> str:
     links = [f"- [coalign.{name}]({name}.md)" for name in packages]
     return "\n".join(["# API", "", "Generated from the docstrings.", "", *links, ""])
@@ -107,6 +161,7 @@ write("systems/index.md", systems_page())
 for one in entries():
     if one.available:
         write(f"systems/{one.slug}.md", system_page(one))
+write("objectives.md", objectives_page())
 write("api/index.md", api_index(api_packages()))
 for package, modules in api_packages().items():
     write(f"api/{package}.md", api_page(package, modules))

@@ -2,6 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from coalign.cli.objectives import method_of
+from coalign.core.options import options_of
+from coalign.preference.learning import load_objectives
+
 
 def test_objectives_are_listed_with_what_they_need(coalign: Callable) -> None:
     rows = {line.split()[0]: line for line in coalign("objectives").out.splitlines()}
@@ -20,3 +26,24 @@ def test_an_unknown_objective_is_refused(coalign: Callable) -> None:
     result = coalign("objectives", "dpoo")
     assert result.code == 2
     assert "expected one of" in result.err
+
+
+@pytest.mark.parametrize("one", load_objectives().values(), ids=lambda one: one.name)
+def test_every_objective_says_what_it_is_for(one) -> None:
+    assert one.equation
+    assert one.when
+    assert one.loss.__doc__
+    assert all(constant.help and constant.source for constant in options_of(one.constants))
+
+
+def test_an_objective_of_a_system_names_its_command() -> None:
+    known = load_objectives()
+    names = {
+        name: method_of(known[name]) for name in ("ln_dpo", "bco_matched", "constraint_ranking", "slic_hf")
+    }
+    assert names == {
+        "ln_dpo": "ln-dpo",
+        "bco_matched": "bco",
+        "constraint_ranking": "act",
+        "slic_hf": "slic-hf",
+    }

@@ -29,7 +29,7 @@ EXPECTED = [("one", "good", "bad"), ("two", "göod", "b\u2028ad")]
 def test_json_lines_plain_and_compressed(tmp_path):
     contents = {
         "a.jsonl": LINES,
-        "a.jsonl.gz": gzip.compress(LINES),
+        "a.jsonl.gz": gzip.compress(LINES, mtime=0),
         "a.jsonl.zst": zstandard.compress(LINES[:20]) + zstandard.compress(LINES[20:]),
         "bom.jsonl": b"\xef\xbb\xbf" + LINES,
         "blank.ndjson": b"\n" + LINES.replace(b"\n", b"\r\n\n"),
@@ -143,8 +143,12 @@ def test_hub_configuration_and_split(monkeypatch):
         ("a.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("a.jsonl", b"hello\nworld\n", r"none of the first 2 rows can be read"),
         ("a.parquet", b"PAR1 not really", "not a readable Parquet"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-12], "cut off or damaged"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:20] + b"xxxx" + gzip.compress(LINES)[24:], "cut off or damaged"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-12], "cut off or damaged"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES, mtime=0)[:20] + b"xxxx" + gzip.compress(LINES, mtime=0)[24:],
+            "cut off or damaged",
+        ),
         ("a.jsonl.zst", zstandard.compress(LINES * 50)[:-5], "cut off or damaged"),
     ],
 )

@@ -220,3 +220,10 @@ def test_training_tells_the_goals_apart(tmp_path: Path) -> None:
     losses = [row["loss"] for row in result.history if "loss" in row]
     assert losses[0] == pytest.approx(0.693, abs=1e-3)
     assert min(losses) < 0.68
+
+
+def test_held_out_pairs_are_rescaled_like_the_training_pairs() -> None:
+    training, held_out = [pair(1.0, 0.0)], [pair(0.5, 0.0)]
+    found = relabel(held_out, rescale=True, range_from=[*training, *held_out])
+    assert [row.extra["goal"] for row in found.records] == [5.5, 1.0]
+    assert [row.extra["goal"] for row in relabel(held_out, rescale=True).records] == [10.0, 1.0]

@@ -62,7 +62,7 @@ def assert_same_weights(one: Run, other: Run) -> None:
         assert torch.equal(value, second[name]), name
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill: nothing catches it."""
 
 
@@ -179,12 +179,12 @@ def test_poft_scores_once_and_goes_on_after_a_kill(
 
     def counted(records: Any, *rest: Any, **more: Any) -> list[float]:
         if len(calls) == 2:
-            raise Killed
+            raise KilledError
         calls.append(len(records))
         return original(records, *rest, **more)
 
     monkeypatch.setattr(aligned_scores, "mean_content_logps", counted)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run_system("poft", poft, tmp_path / "run", **options)
     assert calls == [2, 2]
     monkeypatch.setattr(aligned_scores, "mean_content_logps", original)
@@ -226,13 +226,13 @@ def test_d2o_samples_and_goes_on_after_a_kill(
             append(name, rows)
             calls.append(name)
             if name == "samples":
-                raise Killed
+                raise KilledError
 
         round.append = once
         return original(round, stage, *rest)
 
     monkeypatch.setattr(d2o, "sample_rows", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run_system("d2o", d2o, tmp_path / "run", **options)
     kept = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "samples.jsonl")
     assert 0 < len(kept) < 6
@@ -249,16 +249,16 @@ def test_d2o_draws_again_and_keeps_the_start_as_reference(
     tuning: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = str(write(tmp_path / "bad.jsonl", [{**row, "label": False} for row in feedback()]))
-    options = {**D2O, "data": data, "model": model, "tuning": tuning, "resample_every": 1, "epochs": 2.0}
+    options = {**D2O, "data": data, "model": model, "tuning": tuning, "resample_every": 2, "epochs": 2.0}
+    options["warmup_ratio"] = 0.0
     run = run_system("d2o", d2o, tmp_path / "run", **options)
     report = assert_complete(run)
-    samples = [read_rows(run.artefacts / f"round-{n}" / "samples.jsonl") for n in (1, 2, 3, 4)]
+    samples = [read_rows(run.artefacts / f"round-{n}" / "samples.jsonl") for n in (1, 2)]
     assert samples[0] != samples[1], "another seed, another policy"
     steps = [event["step"] for event in run.events("train") if "loss" in event]
-    assert steps == [1, 1, 1, 1]
-    assert "Part 4: " in json.dumps(report)
-    plans = [event["learning_rate"] for event in run.events("plan")]
-    assert len(plans) == 4
+    assert steps == [1, 2, 1, 2]
+    assert "Part 2: " in json.dumps(report)
+    assert len(run.events("plan")) == 2
     first = {event["stage"]: event for event in reversed(run.events("train")) if "rewards/margins" in event}
     assert first["train-1"]["rewards/margins"] == pytest.approx(0, abs=1e-6)
     assert abs(first["train-2"]["rewards/margins"]) > 1e-6, "the start model is still the reference"
@@ -304,7 +304,7 @@ def test_cut_warns_without_fine_answers_and_refuses_praise(model: str, tmp_path:
     data = str(write(tmp_path / "fine.jsonl", judgments(fine=8)))
     with pytest.raises(DataError, match="nothing to unlearn"):
         run_system("cut", cut, tmp_path / "fine", data=data, model="/nowhere")
-    rows = [{**row, "judgment": "", "label": False} for row in judgments()]
+    rows = [{**row, "label": False} for row in judgments()]
     data = str(write(tmp_path / "mute.jsonl", rows))
     with pytest.raises(DataError, match="negative verdict without words"):
         run_system("cut", cut, tmp_path / "mute", data=data, model="/nowhere")

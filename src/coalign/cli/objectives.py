@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from typing import TYPE_CHECKING
 
 import click
 
-from coalign.core.catalogue import select
-from coalign.core.system import load_system
+from coalign.core.catalogue import entries
 
 if TYPE_CHECKING:
     from coalign.training.objective import Objective
@@ -20,13 +17,14 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 def objectives(name: str | None) -> None:
     """List the training objectives, or explain one."""
-    from coalign.training.objective import all_objectives, get_objective
+    from coalign.preference.learning import load_objectives
+    from coalign.training.objective import get_objective
 
-    register_all()
+    known = load_objectives()
     if name is not None:
-        click.echo(explained(get_objective(name)))
+        click.echo(explained(get_objective(name.replace("-", "_"))))
         return
-    for one in all_objectives().values():
+    for one in known.values():
         reference = "with reference" if one.reference else "no reference"
         click.echo(f"  {one.name:<20} {one.data:<14} {reference:<15} {one.when}".rstrip())
 
@@ -46,6 +44,7 @@ def explained(one: Objective) -> str:
     lines += [f"  loss        {one.equation}"] if one.equation else []
     summary = (inspect.getdoc(one.loss) or "").partition("\n\n")[0]
     lines += [f"  source      {summary}"] if summary else []
+    lines += [f"  run         coalign run {method_of(one)}"]
     for constant in options_of(one.constants):
         lines.append(
             f"    {constant.name:<20} {shown(constant.default):<10} {constant.help} ({constant.source})"
@@ -53,11 +52,7 @@ def explained(one: Objective) -> str:
     return "\n".join(lines)
 
 
-def register_all() -> None:
-    """Import what registers objectives: the room that holds the losses, and the systems with one of their own."""
-    import coalign.preference as room
-
-    for module in pkgutil.iter_modules(room.__path__, prefix=f"{room.__name__}."):
-        importlib.import_module(module.name)
-    for entry in select(available=True):
-        load_system(entry.slug)
+def method_of(one: Objective) -> str:
+    """What `coalign run` calls it: the system in whose file it is, else its own name."""
+    module = one.loss.__module__.rpartition(".")[2].replace("_", "-")
+    return module if any(entry.slug == module for entry in entries()) else one.name.replace("_", "-")

@@ -79,7 +79,7 @@ class _TokenLogps(torch.autograd.Function):
         return (
             grad_hidden if needs[0] else None,
             grad_weight.to(weight.dtype) if needs[1] else None,
-            grad_bias.to(bias.dtype) if needs[2] and grad_bias is not None else None,
+            grad_bias.to(bias.dtype) if needs[2] and grad_bias is not None and bias is not None else None,
             None,
         )
 

@@ -7,7 +7,7 @@ answer stays likely. The answer under the judged prompt is learned as it is, so 
 
     coalign run cut --data judgments.jsonl --model default
 
-Records are prompt, answer and judgment; an answer whose judgment is empty (or `None`, or whose verdict is positive)
+Records are prompt, answer and judgment; an answer whose judgment is null or `None`, or whose verdict is positive,
 is fine and learned by likelihood.
 
 Differences from the official code. It averages over the tokens of a micro-batch, in which the published recipe has

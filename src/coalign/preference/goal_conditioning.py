@@ -156,6 +156,7 @@ def relabel(
     share: float = 1.0,
     ratings: str | None = None,
     rescale: bool = False,
+    range_from: Sequence[Preference | Ranking] | None = None,
     seed: int = 0,
 ) -> Relabelled:
     """Score-conditioned pairs from any preferences with scores: two from each pair (best and another response).
@@ -168,6 +169,8 @@ def relabel(
             pairs whose chosen response has the lower average are left out.
         rescale: map the scores of each file linearly on `scale`, to one decimal. Scores of different judges are not
             on one scale.
+        range_from: the records whose scores give the range of each file for `rescale`, by default `records`; the
+            same for training and held-out records puts both on one scale.
 
     Raises:
         DataError: a score is missing, or lies outside `scale`; every such record is named.
@@ -182,7 +185,7 @@ def relabel(
         if mean is None or mean[better] >= mean[worse]
     ]
     inconsistent = len(records) - len(pairs)
-    pairs = _rescaled(pairs, scale) if rescale else pairs
+    pairs = _rescaled(pairs, scale, records if range_from is None else range_from) if rescale else pairs
     _check_scale(pairs, scale)
     distinct = [pair for pair in pairs if pair.chosen != pair.rejected]
     ranked = [pair for pair in distinct if pair.chosen_score != pair.rejected_score]
@@ -246,10 +249,13 @@ def _rating_means(records: Sequence[Preference | Ranking], column: str) -> list[
     return means
 
 
-def _rescaled(pairs: Sequence[Preference], scale: Scale) -> list[Preference]:
+def _rescaled(
+    pairs: Sequence[Preference], scale: Scale, range_from: Sequence[Preference | Ranking]
+) -> list[Preference]:
     bounds: dict[str, list[float]] = {}
-    for pair in pairs:
-        bounds.setdefault(pair.source.file, []).extend(_scores(pair))
+    for record in range_from:
+        given = [score for score in _scored(record)[1] if score is not None]
+        bounds.setdefault(record.source.file, []).extend(given)
 
     def on_scale(score: float, seen: list[float]) -> float:
         low, high = min(seen), max(seen)

@@ -146,7 +146,7 @@ def read_material(
 
     Args:
         kind: to convert to.
-        also: further kinds, which are taken as they are.
+        also: kinds that are taken as they are, and whose contrast is the caller's to check.
 
     Raises:
         DataError: bad records under `on_bad_record: fail`, a kind that cannot be converted, nothing to train on, or
@@ -295,7 +295,7 @@ def _usable(
     records = _distinct(records, config, notes)
     if not records:
         raise DataError(f"{source}: no record is left to learn from.", hint="`coalign data check` shows why.")
-    if kept == kind:
+    if found.kind not in also:
         assert_contrast(records, kind, source)
     return records
 

@@ -94,6 +94,9 @@ def run(config: Config, run: Run) -> None:
     placement: Placement = goal_placement(tokenizer) if config.placement == "auto" else config.placement
     scale = Scale(config.lowest, config.highest)
     notes = list(material.notes)
+    everything = [
+        one for one in (*material.training, *material.held_out) if isinstance(one, Preference | Ranking)
+    ]
 
     def relabelled(records: Sequence[Record], name: str, share: float) -> list[Record]:
         found = relabel(
@@ -103,6 +106,7 @@ def run(config: Config, run: Run) -> None:
             share=share,
             ratings=config.ratings,
             rescale=config.rescale,
+            range_from=everything,
             seed=config.seed,
         )
         left_out = {key: value for key, value in asdict(found).items() if key != "records" and value}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from torch import nn
+
 from coalign.data.records import Messages
 from coalign.models.adapters import has_adapter, merge
 from coalign.models.devices import decoding_dtype
@@ -72,7 +74,7 @@ def make_generator(options: ModelOptions) -> TransformersGenerator:
     if has_adapter(model):
         model = merge(cast("PeftModel", model))
     if options.dtype == "auto":
-        model = model.to(decoding_dtype(next(model.parameters()).device))
+        model = cast(nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
     return TransformersGenerator(model, load_tokenizer(options.model, revision=options.revision))
 
 

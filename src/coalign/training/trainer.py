@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -166,12 +166,12 @@ class AlignmentTrainer(Trainer):
     ) -> dict[str, float]:
         """Loss and metrics over the evaluation records, normalised like training."""
         loader = self.get_eval_dataloader(eval_dataset)
-        model: Any = self._wrap_model(self.model, training=False)
+        model: Any = self._wrap_model(cast(nn.Module, self.model), training=False)
         model.eval()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
         with torch.no_grad():
             for inputs in loader:
-                batch: Batch = self._prepare_inputs(inputs)["batch"]
+                batch = cast(Batch, self._prepare_inputs(inputs)["batch"])
                 scored = self.score(model, batch)
                 output = self.objective.loss(scored, self.constants)
                 count = batch.count(self.objective.normalise)
