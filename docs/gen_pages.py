@@ -29,7 +29,8 @@ def systems_page() -> str:
     """The table of all systems by room."""
     available = sum(entry.available for entry in entries())
     intro = (
-        f"{len(entries())} published systems, {available} of them available; the others are planned. Where the "
+        f"{len(entries())} published systems, {available} of them can run (a preview has no check of its claim yet); "
+        "the others are planned. Where the "
         "confidence is below high, parts of the method could not be confirmed from its paper or code and are "
         "reconstructed: the table says which."
     )
@@ -42,7 +43,9 @@ def systems_page() -> str:
 
 
 def systems_row(entry: Entry) -> str:
-    name = f"[**{entry.slug}**]({entry.slug}.md)" if entry.available else f"**{entry.slug}**, {entry.status}"
+    name = f"[**{entry.slug}**]({entry.slug}.md)" if entry.available else f"**{entry.slug}**"
+    if not entry.checked:
+        name += f", {entry.status}"
     paper = f"[{entry.title}]({entry.url}), {entry.year}"
     ours = f"<br>*Confidence {entry.confidence}.* {entry.reconstruction}" if entry.reconstruction else ""
     return f"| {name}<br>{paper} | {entry.claim}{ours} | {', '.join(entry.data)} |"

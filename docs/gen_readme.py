@@ -18,8 +18,8 @@ def table() -> str:
     """The systems by room: available ones in bold, planned ones in plain type."""
     available = sum(entry.available for entry in entries())
     intro = (
-        f"{available} of {len(entries())} systems are available (**bold**); the others are planned. In brackets: "
-        "whether [the check](docs/checks.md) of a system's claim at desk scale saw the effect."
+        f"{available} of {len(entries())} systems can run (**bold**); the others are planned. In brackets: whether "
+        "[the check](docs/checks.md) of a system's claim at desk scale saw the effect; a preview has no check yet."
     )
     lines = [
         intro,
@@ -37,6 +37,8 @@ def name(entry: Entry) -> str:
     link = f"[{entry.slug}]({entry.url})"
     if not entry.available:
         return link
+    if not entry.checked:
+        return f"**{link}** (preview)"
     outcome = verdict(entry.slug)
     return f"**{link}** ([{outcome}](docs/results/README.md#{entry.slug}))" if outcome else f"**{link}**"
 

@@ -45,9 +45,11 @@ def listed(found: Sequence[Entry]) -> str:
         if rows:
             lines += ["", f"{room}: {holds}", *(_row(entry) for entry in rows)]
     count = sum(entry.available for entry in found)
-    return "\n".join(
-        [*lines[1:], "", f"{len(found)} methods, {count} available. `coalign methods NAME` explains one."]
+    summary = (
+        f"{len(found)} methods, {count} can run (preview: without a check of the claim yet). "
+        "`coalign methods NAME` explains one."
     )
+    return "\n".join([*lines[1:], "", summary])
 
 
 def _row(entry: Entry) -> str:

@@ -158,8 +158,12 @@ def _wanted(slugs: Sequence[str], everything: bool) -> list[str]:
             "Nothing to check.", hint="Name a system (`coalign methods --available`), or give --all."
         )
     if everything:
-        return [entry.slug for entry in select(available=True)]
-    return list(dict.fromkeys(get(slug).slug for slug in slugs))
+        return [entry.slug for entry in select(available=True) if entry.checked]
+    found = [get(slug) for slug in dict.fromkeys(slugs)]
+    unchecked = [entry.slug for entry in found if entry.available and not entry.checked]
+    if unchecked:
+        raise ConfigError(f"{', '.join(unchecked)}: runs, but has no check of its claim yet.")
+    return list(dict.fromkeys(entry.slug for entry in found))
 
 
 def _assert_takes_data(slug: str, system: Any, config: CheckOptions) -> None:

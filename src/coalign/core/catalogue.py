@@ -92,7 +92,8 @@ class Entry:
         title: the paper's title.
         arxiv: the paper's arXiv identifier.
         room: key of `ROOMS`; the package that holds it.
-        status: `available` or `planned`; everything else that depends on availability reads this field.
+        status: `available`; `preview`, which runs but has no check of its claim yet; or `planned`. Everything else
+            that depends on availability reads this field.
         verbs: keys of `VERBS`; what the system does.
         data: keys of `DATA`; what it needs from the user.
         models: keys of `MODELS`; what it runs on.
@@ -115,6 +116,12 @@ class Entry:
 
     @property
     def available(self) -> bool:
+        """Whether it can run."""
+        return self.status in ("available", "preview")
+
+    @property
+    def checked(self) -> bool:
+        """Whether it has a check of its paper's claim."""
         return self.status == "available"
 
     @property

@@ -27,7 +27,7 @@ def load_system(slug: str) -> ModuleType:
     from coalign.core.catalogue import get
 
     entry = get(slug)
-    if entry.status != "available":
+    if not entry.available:
         raise ConfigError(
             f"{slug} is planned, not yet available.", hint="`coalign methods --available` lists what can run."
         )
