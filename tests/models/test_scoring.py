@@ -192,10 +192,26 @@ def test_training_mode_is_kept() -> None:
     assert model.training
 
 
+def test_gradients_repeat_to_the_last_bit() -> None:
+    """Many responses share a prompt's last position; with several threads their sum must keep its order."""
+    many = Responses([[5, 6, 7]], [[10 + n % 80, 11, 12] for n in range(48)], [0] * 48)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        model = make_model("llama", hidden_size=256, intermediate_size=256)
+        first = gradients(model, many, "packed")[1]
+        for _ in range(5):
+            again = gradients(model, many, "packed")[1]
+            assert all(torch.equal(first[name], again[name]) for name in first)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_prompt_is_computed_once() -> None:
     row = shared_prefix.pack(FIXED)
     assert row.input_ids.numel() == (4 + 2 + 0) + (1 + 1 + 4) + (3 + 0 + 1)
-    assert row.predictors.numel() == row.targets.numel() == 14
+    assert row.targets.numel() == row.rows.numel() == 14
+    assert row.predictors.numel() == 14 - 3, "three prompts of two responses each share their last position"
 
 
 @pytest.mark.parametrize(
@@ -224,12 +240,13 @@ def test_token_head(bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=not frozen)
     offset = torch.randn(11, dtype=torch.float64, requires_grad=not frozen) if bias else None
-    targets = torch.randint(0, 11, (8,))
+    targets = torch.randint(0, 11, (12,))
+    rows = torch.tensor([0, 1, 1, 1, 2, 3, 4, 0, 5, 6, 7, 7])
     inputs = [one for one in (hidden, weight, offset) if one is not None and one.requires_grad]
 
     def fused(*_: torch.Tensor) -> torch.Tensor:
-        return token_logps_from_hidden(hidden, weight, offset, targets)
+        return token_logps_from_hidden(hidden, weight, offset, targets, rows)
 
-    plain = nn.functional.linear(hidden, weight, offset).log_softmax(-1)[range(8), targets]
+    plain = nn.functional.linear(hidden, weight, offset).log_softmax(-1)[rows, targets]
     torch.testing.assert_close(fused(), plain)
     assert torch.autograd.gradcheck(fused, inputs)

@@ -102,9 +102,9 @@ def _packed_logps(model: nn.Module, responses: Responses) -> Tensor:
     head = bare.get_output_embeddings()  # type: ignore[operator]
     with _attention(bare):
         if type(head) is nn.Linear and not _scales_logits(bare):
-            with fused_token_head(head, row.targets):
+            with fused_token_head(head, row.targets, row.rows):
                 return model(**inputs).logits[0, :, 0]
-        return token_logps_from_logits(model(**inputs).logits[0], row.targets)
+        return token_logps_from_logits(model(**inputs).logits[0].index_select(0, row.rows), row.targets)
 
 
 def _padded_logps(model: nn.Module, responses: Responses) -> Tensor:

@@ -42,9 +42,10 @@ class PackedRow:
     Attributes:
         input_ids: [1, T].
         position_ids: [1, T].
-        predictors: [N] positions whose hidden state predicts a response token: for the first token of a response
-            the last token of the prompt, which serves all responses.
+        predictors: [U] positions whose hidden state predicts response tokens, each once and in order; the last token
+            of a prompt predicts the first tokens of all its responses.
         targets: [N] the response tokens.
+        rows: [N] for each target its entry in `predictors`.
         layout: attention layout.
     """
 
@@ -52,6 +53,7 @@ class PackedRow:
     position_ids: Tensor
     predictors: Tensor
     targets: Tensor
+    rows: Tensor
     layout: Layout
 
 
@@ -86,10 +88,12 @@ def pack(responses: Responses, device: torch.device | str = "cpu") -> PackedRow:
             predictors += [prompt_end - 1, *range(body, body + len(ids) - 1)]
         spans.append((start, len(input_ids)))
         masks.append(_group_mask(len(prompt_ids), [len(ids) - 1 for ids in group], device))
+    unique, rows = torch.unique(torch.tensor(predictors, device=device), return_inverse=True)
     return PackedRow(
         input_ids=torch.tensor([input_ids], device=device),
         position_ids=torch.tensor([position_ids], device=device),
-        predictors=torch.tensor(predictors, device=device),
+        predictors=unique,
+        rows=rows,
         targets=torch.tensor([token for ids in responses.response_ids for token in ids], device=device),
         layout=Layout(spans, masks),
     )

@@ -19,60 +19,77 @@ CHUNK_ELEMENTS = 2**24
 """Logits of one chunk: 64 MiB in float32."""
 
 
-def token_logps_from_hidden(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """log softmax(W h + b)[target] for every position.
+def token_logps_from_hidden(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor
+) -> Tensor:
+    """log softmax(W h + b)[target] for every target.
+
+    Several targets may share a row (the first tokens of all responses to a prompt are predicted from one position):
+    its logits are formed once, and its gradient is summed in a fixed order, so that results repeat to the last bit.
 
     Args:
-        hidden: [N, D] final hidden states.
+        hidden: [U, D] final hidden states.
         weight: [V, D] output layer.
         bias: [V] or None.
         targets: [N] token ids.
+        rows: [N] the row of `hidden` that predicts each target.
 
     Returns:
         [N] log-probabilities, float32 (float64 for float64 inputs).
     """
-    return _TokenLogps.apply(hidden, weight, bias, targets)  # type: ignore[no-any-return]
+    return _TokenLogps.apply(hidden, weight, bias, targets, rows)  # type: ignore[no-any-return]
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: Tensor
+    ) -> Tensor:
+        needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         trainable_head = needs_weight or needs_bias
         early = needs_hidden and not trainable_head
         logps = hidden.new_empty(len(targets), dtype=_wide(hidden))
-        jacobian = torch.empty_like(hidden) if early else None
-        for rows in _chunks(len(targets), len(weight)):
-            logits = F.linear(hidden[rows], weight, bias).to(logps.dtype)
+        expected = torch.empty_like(hidden) if early else None
+        for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
+            logits = F.linear(hidden[chunk], weight, bias).to(logps.dtype)
             normaliser = torch.logsumexp(logits, dim=-1)
-            logps[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normaliser
-            if jacobian is not None:
+            local = rows[tokens] - chunk.start
+            logps[tokens] = logits[local, targets[tokens]] - normaliser[local]
+            if expected is not None:
                 probabilities = logits.sub_(normaliser[:, None]).exp_().to(weight.dtype)
-                torch.sub(weight[targets[rows]], probabilities @ weight, out=jacobian[rows])
+                torch.matmul(probabilities, weight, out=expected[chunk])
         ctx.early = early
         if early:
-            ctx.save_for_backward(jacobian)
+            ctx.save_for_backward(expected, weight, targets, rows)
         else:
-            ctx.save_for_backward(hidden, weight, bias, targets)
+            ctx.save_for_backward(hidden, weight, bias, targets, rows)
         return logps
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         if ctx.early:
-            (jacobian,) = ctx.saved_tensors
-            return gradient[:, None].to(jacobian.dtype) * jacobian, None, None, None
-        hidden, weight, bias, targets = ctx.saved_tensors
+            # d logp / d h = W[target] - sum over v of p_v W[v]
+            expected, weight, targets, rows = ctx.saved_tensors
+            weights = gradient.to(expected.dtype)
+            totals = weights.new_zeros(len(expected)).index_add_(0, rows, weights)
+            grad_hidden = -totals[:, None] * expected
+            grad_hidden.index_add_(0, rows, weights[:, None] * weight[targets])
+            return grad_hidden, None, None, None, None
+        hidden, weight, bias, targets, rows = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
         grad_bias = torch.zeros_like(bias, dtype=_wide(bias)) if bias is not None else None
-        for rows in _chunks(len(targets), len(weight)):
-            logits = F.linear(hidden[rows], weight, bias).to(gradient.dtype)
-            # d logp / d logits = onehot(target) - softmax(logits)
-            delta = torch.softmax(logits, dim=-1).mul_(-gradient[rows, None])
-            delta.scatter_add_(1, targets[rows, None], gradient[rows, None])
-            grad_hidden[rows] = delta.to(weight.dtype) @ weight
-            grad_weight.addmm_(delta.T.to(grad_weight.dtype), hidden[rows].to(grad_weight.dtype))
+        for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
+            logits = F.linear(hidden[chunk], weight, bias).to(gradient.dtype)
+            local = rows[tokens] - chunk.start
+            totals = gradient.new_zeros(len(logits)).index_add_(0, local, gradient[tokens])
+            # d logp / d logits = onehot(target) - softmax(logits), summed over the targets of a row
+            delta = torch.softmax(logits, dim=-1).mul_(-totals[:, None])
+            flat = local * delta.shape[1] + targets[tokens]
+            delta.view(-1).index_add_(0, flat, gradient[tokens])
+            grad_hidden[chunk] = delta.to(weight.dtype) @ weight
+            grad_weight.addmm_(delta.T.to(grad_weight.dtype), hidden[chunk].to(grad_weight.dtype))
             if grad_bias is not None:
                 grad_bias += delta.sum(0)
         needs = ctx.needs_input_grad
@@ -81,18 +98,20 @@ class _TokenLogps(torch.autograd.Function):
             grad_weight.to(weight.dtype) if needs[1] else None,
             grad_bias.to(bias.dtype) if needs[2] and grad_bias is not None and bias is not None else None,
             None,
+            None,
         )
 
 
 @contextlib.contextmanager
-def fused_token_head(head: nn.Linear, targets: Tensor) -> Iterator[None]:
-    """While active, `head` maps hidden states [1, N, D] to log-probabilities of `targets` [1, N, 1].
+def fused_token_head(head: nn.Linear, targets: Tensor, rows: Tensor) -> Iterator[None]:
+    """While active, `head` maps hidden states [1, U, D] to log-probabilities of `targets` [1, N, 1].
 
     The model is still called from the outside, so that wrappers around it (DDP, FSDP, PEFT) see a normal forward.
     """
 
     def forward(hidden: Tensor) -> Tensor:
-        return token_logps_from_hidden(hidden.squeeze(0), head.weight, head.bias, targets)[None, :, None]
+        logps = token_logps_from_hidden(hidden.squeeze(0), head.weight, head.bias, targets, rows)
+        return logps[None, :, None]
 
     head.forward = forward  # type: ignore[method-assign]
     try:
@@ -111,7 +130,12 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _chunks(length: int, vocabulary: int) -> Iterator[slice]:
+def _chunks(rows: Tensor, count: int, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the hidden states, and the targets (positions in `rows`) that each slice predicts."""
     size = max(1, CHUNK_ELEMENTS // vocabulary)
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
+    order = torch.argsort(rows, stable=True)
+    bounds = torch.searchsorted(
+        rows[order].contiguous(), torch.arange(0, count + size, size, device=rows.device)
+    ).tolist()
+    for number, start in enumerate(range(0, count, size)):
+        yield slice(start, min(start + size, count)), order[bounds[number] : bounds[number + 1]]
