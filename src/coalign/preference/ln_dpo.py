@@ -9,8 +9,8 @@ are tens to hundreds of times smaller than sums, so beta is larger than DPO's, a
 not compare. The length is that of the response after truncation, end-of-turn token included.
 
 Reconstruction: the paper has no public code, and its grid of betas could not be confirmed; the default is ours.
-Where the labels themselves reward length, averaging magnifies the early end of short rejected answers, and responses
-can grow instead of shrink.
+Where the labels themselves reward length, averaging magnifies the early end of short rejected answers, and the gain in
+length shrinks or turns: the check's second panel shows how much.
 """
 
 from __future__ import annotations
