@@ -9,12 +9,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from coalign.core.errors import ConfigError
 from coalign.models.adapters import disabled_adapter
+from coalign.training.examples import prepare_examples
 from coalign.training.objective import NoConstants
+from coalign.training.options import TrainingOptions
 from coalign.training.reference import with_reference
 from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model
-from tests.training.helpers import PAIRS, arguments, make_examples
+from tests.training.helpers import PAIRS, PAIRS_FREE, arguments, make_examples
 
 
 def adapted(scale: float = 1.0) -> nn.Module:
@@ -75,3 +78,9 @@ def test_full_model_needs_no_second_copy(tmp_path: Path) -> None:
     trainer.train()
     first = next(row for row in trainer.state.log_history if "loss" in row)
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
+
+
+def test_live_reference_is_refused_where_there_is_none() -> None:
+    options = TrainingOptions(reference_logps="live")
+    with pytest.raises(ConfigError, match="test_pairs_free compares with no reference"):
+        prepare_examples([], PAIRS_FREE, None, options)  # pyright: ignore[reportArgumentType]

@@ -37,7 +37,7 @@ def score_responses(
     path: Path = "auto",
     on_batch: Callable[[int], None] | None = None,
 ) -> ResponseLogps:
-    """Log-probabilities of responses given their prompts: the mean over nothing, the sum over nothing, every token.
+    """Log-probability of every token of responses given their prompts; nothing is summed or averaged.
 
     Gradients flow when autograd is on; wrap in `torch.no_grad()` otherwise.
 

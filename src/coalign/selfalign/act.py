@@ -64,9 +64,11 @@ class Constants:
         1.0, "weight of the likelihood of the best response", source="the ranking form of RRHF"
     )
     length_normalised: bool = option(
-        True, "rank mean instead of summed token log-probabilities", source="sheet, A2"
+        True, "rank mean instead of summed token log-probabilities", source="reconstruction"
     )
-    pair_reduction: Literal["sum", "mean"] = option("sum", "over the pairs of a prompt", source="sheet, A3")
+    pair_reduction: Literal["sum", "mean"] = option(
+        "sum", "over the pairs of a prompt", source="reconstruction"
+    )
 
 
 @dataclass(kw_only=True)
@@ -103,7 +105,7 @@ class Config(Constants, ModelOptions, SamplingOptions, TrainingOptions):
     when="rankings whose scores come from verifiers: the margin grows with the gap in satisfaction",
 )
 def constraint_ranking(batch: ScoredBatch, constants: Constants) -> Losses:
-    """Ranking loss A3 plus fine-tuning on the best response A4 (numbering of the reconstruction).
+    """Ranking loss over ordered pairs plus fine-tuning on the best response (our reconstruction).
 
     `batch.values` [B] are satisfaction rates in [0, 1]. One loss a record; the first response wins a tie for the best.
     """

@@ -93,7 +93,7 @@ def measure_responses(
     *,
     unfinished_as_zero: bool = False,
 ) -> list[dict[str, Any]]:
-    """Constraint satisfaction of sampled responses (A1 of the ACT sheet's numbering).
+    """Constraint satisfaction of sampled responses (`rewards.verifiers.constraint_satisfaction`).
 
     Args:
         tasks: by id.

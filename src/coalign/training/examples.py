@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
 from coalign.training.batches import Example
@@ -63,7 +63,12 @@ def prepare_examples(
     Raises:
         DataError: a column that the objective needs is missing, a record cannot be encoded, or none is left under
             the length limits.
+        ConfigError: `reference_logps: live` for an objective that compares with no reference.
     """
+    if options.reference_logps == "live" and not objective.reference:
+        raise ConfigError(
+            f"reference_logps: live has no effect: {objective.name} compares with no reference; leave it out"
+        )
     contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
     flat = [one for group in contexts for one in group]
     owners = [index for index, group in enumerate(contexts) for _ in group]
