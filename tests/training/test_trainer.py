@@ -154,6 +154,7 @@ def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
 _WORKER = """
 import json, sys, torch
 from pathlib import Path
+from coalign.training.processes import end_processes
 from tests.training.test_trainer import adapted, weights, train
 from tests.training.helpers import TOKENS
 torch.set_num_threads(1)
@@ -162,6 +163,7 @@ trainer = train(TOKENS, model, Path(sys.argv[1]), per_device_train_batch_size=in
 if trainer.is_world_process_zero():
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     Path(sys.argv[1], "result.json").write_text(json.dumps({"losses": losses, "weights": weights(model).tolist()}))
+end_processes()
 """
 
 

@@ -86,6 +86,9 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     folder.set_status(state="done", error=None)
     if is_main_process():
         _show_end(folder)
+    from coalign.training.processes import end_processes
+
+    end_processes()
     return folder
 
 

@@ -15,6 +15,12 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "tensorboard": (("tensorboard",), "--report-to tensorboard"),
     "wandb": (("wandb",), "--report-to wandb"),
+    "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
+    "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
+    "vllm": (("vllm",), "generation with vLLM"),
+    "translation": (("defusedxml", "rapidfuzz", "sacrebleu"), "adaptive-mt"),
+    "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
+    "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
 }
 """Extra name to (modules it installs, what it unlocks)."""
 
