@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coalign.report.html import write_report
-from coalign.report.model import Output, Report, Sample, Samples
+from coalign.report.model import Mark, Output, Report, Sample, Samples
 from tests.report.example import example_report
 from tests.report.test_html import HOSTILE, hostile_report
 
@@ -171,6 +171,39 @@ def test_the_policy_stops_what_would_slip_through(browser, tmp_path: Path) -> No
 def test_nothing_scrolls_sideways(browser, tmp_path: Path, width: int, report: Report) -> None:
     _open(browser, report, tmp_path / "report.html", width=width)
     assert _js(browser, "document.documentElement.scrollWidth") <= width
+
+
+def test_marked_text_is_coloured_searched_and_explained(browser, tmp_path: Path) -> None:
+    text = "\U0001f600 tea </script> and more"
+    marks = [
+        Mark(start=2, end=5, name="kept", note="probability 0.9"),
+        Mark(start=6, end=15, name="shifted", note=HOSTILE),
+    ]
+    rows = [Sample(prompt="p", outputs=[Output(text=text, marks=marks), Output(text="plain")])]
+    section = Samples(title="Tokens", columns=["A", "B"], rows=rows, marks={"kept": "good", "shifted": "bad"})
+    report = Report(title="t", method="m", verdict=example_report().verdict, sections=[section])
+    _open(browser, report, tmp_path / "report.html", width=360)
+    assert _js(browser, "[...document.querySelectorAll('.words .m')].map((one) => one.textContent)") == [
+        "tea",
+        "</script>",
+    ]
+    assert _js(browser, "[...document.querySelectorAll('.legend .m')].map((one) => one.textContent)") == [
+        "kept",
+        "shifted",
+    ]
+    assert _js(browser, "document.querySelector('.output .words').textContent") == text
+    browser.execute_script("document.querySelector('.words .m.good').click()")
+    assert _js(browser, "document.querySelector('.mark-note').textContent") == "kept: probability 0.9"
+    browser.execute_script("document.querySelector('.words .m.bad').click()")
+    assert _js(browser, "document.querySelector('.mark-note').textContent").startswith("shifted: </script>")
+    browser.execute_script("document.querySelector('.words .m.bad').click()")
+    assert _js(browser, "document.querySelector('.mark-note').hidden")
+    _set(browser, "text", "and mo")
+    _wait(browser, "document.querySelector('mark') !== null")
+    assert _js(browser, "document.querySelector('mark').textContent") == "and mo"
+    assert _js(browser, "typeof window.pwned") == "undefined"
+    assert _js(browser, "document.documentElement.scrollWidth") <= 360
+    assert browser.get_log("browser") == []
 
 
 def test_long_outputs_fold_and_direction_follows_the_text(browser, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from coalign.report.model import (
     Estimate,
     Headline,
     KeyValues,
+    Mark,
     Output,
     Report,
     Sample,
@@ -100,6 +101,36 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         Comparison(title="c", rows=rows)
     with pytest.raises(ValueError, match="row 0: 1 outputs for 2 columns"):
         Samples(title="s", columns=["A", "B"], rows=[Sample(prompt="p", outputs=[Output(text="a")])])
+
+
+def test_marks_cut_a_text_into_pieces() -> None:
+    text = "a café is open"
+    marks = [Mark(start=2, end=6, name="noun"), Mark(start=10, end=14, name="adjective", note="not closed")]
+    output = Output(text=text, marks=marks)
+    assert output.pieces() == [("a ", None), ("café", marks[0]), (" is ", None), ("open", marks[1])]
+    assert Output(text="plain").pieces() == [("plain", None)]
+    assert Output(text="").pieces() == []
+    section = Samples(
+        title="s",
+        columns=["A"],
+        rows=[Sample(prompt="p", outputs=[output])],
+        marks={"noun": "s0", "adjective": "bad"},
+    )
+    report = _report(section)
+    assert from_dict(to_dict(report)) == report
+
+
+@pytest.mark.parametrize("span", [(0, 0), (3, 2), (-1, 2), (2, 6), (1, 3)])
+def test_marks_that_are_empty_out_of_order_or_outside_are_refused(span: tuple[int, int]) -> None:
+    marks = [Mark(start=0, end=2, name="first"), Mark(start=span[0], end=span[1], name="second")]
+    with pytest.raises(ValueError, match="mark 'second'"):
+        Output(text="abcde", marks=marks)
+
+
+def test_a_mark_needs_a_place_in_the_legend() -> None:
+    row = Sample(prompt="p", outputs=[Output(text="abc", marks=[Mark(start=0, end=1, name="x")])])
+    with pytest.raises(ValueError, match="mark 'x' is not in marks"):
+        Samples(title="s", columns=["A"], rows=[row], marks={"y": "good"})
 
 
 def test_a_stored_report_that_does_not_fit_names_the_place() -> None:

@@ -20,7 +20,7 @@ from coalign import __version__
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json, write_text
 from coalign.report import charts, format
-from coalign.report.model import Estimate, Report, Samples, Timings, effect, from_dict, to_dict
+from coalign.report.model import Estimate, Output, Report, Samples, Timings, effect, from_dict, to_dict
 from coalign.report.svg import x_labels
 from coalign.report.text import INVISIBLE, script_json, visible_html
 
@@ -145,7 +145,7 @@ def _sample_data(section: Samples) -> Markup:
             "delta": _delta(section, row.outputs[0].score, row.outputs[-1].score),
             "outputs": [
                 {
-                    "text": output.text,
+                    **_text_data(section, output),
                     "score": None if output.score is None else _score(section, output.score),
                     "checks": [[name, _check(value)] for name, value in output.checks.items()],
                 }
@@ -156,8 +156,26 @@ def _sample_data(section: Samples) -> Markup:
     ]
     tags = [tag for tag, _ in _tags_of(section)]
     return script_json(
-        {"columns": section.columns, "scoreName": section.score_name, "tags": tags, "rows": rows}
+        {
+            "columns": section.columns,
+            "scoreName": section.score_name,
+            "tags": tags,
+            "marks": [[name, tone] for name, tone in section.marks.items()],
+            "rows": rows,
+        }
     )
+
+
+def _text_data(section: Samples, output: Output) -> dict[str, Any]:
+    """The text, or its pieces where some are marked: [text], or [text, number of the mark's name, note]."""
+    if not output.marks:
+        return {"text": output.text}
+    names = list(section.marks)
+    pieces = [
+        [text] if mark is None else [text, names.index(mark.name), mark.note]
+        for text, mark in output.pieces()
+    ]
+    return {"pieces": pieces}
 
 
 def _score(section: Samples, score: float) -> str:

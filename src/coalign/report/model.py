@@ -22,6 +22,8 @@ Unit = Literal["number", "percent", "integer", "seconds", "bytes"]
 Better = Literal["higher", "lower", "neither"]
 Effect = Literal["better", "worse", "unclear", "unknown"]
 Change = Literal["better", "worse", "same", "unknown"]
+Tone = Literal["good", "bad", "weak", "s0", "s1", "s2", "s3", "s4", "s5"]
+"""How marked text is coloured: by what it means (`weak` is pale), or as the series of a chart."""
 Cell = bool | int | float | str | None
 
 
@@ -165,17 +167,53 @@ class Distribution(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A stretch of an output's text that is set apart: the characters from `start` up to `end`.
+
+    Attributes:
+        name: what it is; a key of the section's `marks`.
+        note: shown when it is pointed at or clicked.
+    """
+
+    start: int
+    end: int
+    name: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """What one system wrote for a prompt.
 
     Attributes:
         score: the number by which a change is called better or worse.
         checks: further named results; a bool is shown as passed or failed.
+        marks: stretches of the text in order, none overlapping another.
     """
 
     text: str
     score: float | None = None
     checks: Mapping[str, bool | float | None] = field(default_factory=dict)
+    marks: Sequence[Mark] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        place = 0
+        for mark in self.marks:
+            if not place <= mark.start < mark.end <= len(self.text):
+                raise ValueError(
+                    f"mark {mark.name!r} [{mark.start}, {mark.end}) is empty, out of order or outside of a text of "
+                    f"{len(self.text)} characters"
+                )
+            place = mark.end
+
+    def pieces(self) -> list[tuple[str, Mark | None]]:
+        """The text in order, cut at its marks; the pieces between them have none."""
+        found: list[tuple[str, Mark | None]] = []
+        place = 0
+        for mark in self.marks:
+            found += [(self.text[place : mark.start], None), (self.text[mark.start : mark.end], mark)]
+            place = mark.end
+        return [(text, mark) for text, mark in [*found, (self.text[place:], None)] if text]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +227,18 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Section):
-    """Outputs side by side. A row changed for the better when its last output scores better than its first."""
+    """Outputs side by side. A row changed for the better when its last output scores better than its first.
+
+    Attributes:
+        marks: the names of marks in the outputs and how each is coloured; they make the legend.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sample]
     score_name: str = "score"
     unit: Unit = "percent"
     better: Better = "higher"
+    marks: Mapping[str, Tone] = field(default_factory=dict)
     kind: Literal["samples"] = "samples"
 
     def __post_init__(self) -> None:
@@ -206,6 +249,11 @@ class Samples(Section):
                 raise ValueError(
                     f"samples {self.title!r}, row {index}: {len(row.outputs)} outputs for {len(self.columns)} columns"
                 )
+            for mark in (one for output in row.outputs for one in output.marks):
+                if mark.name not in self.marks:
+                    raise ValueError(
+                        f"samples {self.title!r}, row {index}: mark {mark.name!r} is not in marks"
+                    )
 
     def gain(self, row: Sample) -> float | None:
         """Score of the last output minus that of the first, signed so that a gain is positive."""

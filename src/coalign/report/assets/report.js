@@ -80,6 +80,9 @@ const CHANGES = { better: "▲", worse: "▼", same: "" };
 
 function startSamples(root) {
   const data = read(root.dataset.source);
+  for (const one of data.rows.flatMap((row) => row.outputs)) {
+    one.text ??= one.pieces.map(([text]) => text).join("");
+  }
   const form = root.querySelector(".tools");
   const list = root.querySelector(".rows");
   const status = root.querySelector(".status");
@@ -118,13 +121,35 @@ function startSamples(root) {
     render();
   }
 
+  // Marked text: pointing at a mark shows what it is, a click keeps its note below the text.
+  function showMarked(words, pieces) {
+    const note = make("p", { class: "mark-note", role: "status", hidden: "" });
+    for (const [text, mark, more] of pieces) {
+      if (mark === undefined) { showText(words, text, pattern); continue; }
+      const [name, tone] = data.marks[mark];
+      const title = more ? `${name}: ${more}` : name;
+      const span = showText(make("span", { class: `m ${tone}`, title }), text, pattern);
+      span.addEventListener("click", () => {
+        const again = note.current === span;
+        note.replaceChildren();
+        note.hidden = again;
+        note.current = again ? null : span;
+        if (!again) showText(note, title);
+      });
+      words.append(span);
+    }
+    return note;
+  }
+
   function output(one, index) {
     const title = make("h3", {}, showText(make("bdi"), data.columns[index]));
     if (one.score !== null) {
       title.append(make("span", {}, showText(make("bdi"), data.scoreName), " ", make("b", {}, one.score)));
     }
-    const words = showText(make("div", { class: "words", dir: "auto" }), one.text, pattern);
+    const words = make("div", { class: "words", dir: "auto" });
     const box = make("div", { class: "output" }, title, words);
+    if (one.pieces) box.append(showMarked(words, one.pieces));
+    else showText(words, one.text, pattern);
     if (one.checks.length) {
       box.append(make("ul", { class: "checks" }, ...one.checks.map(([name, value]) => {
         const label = showText(make("bdi"), name);
