@@ -12,8 +12,8 @@ from PIL import Image
 from selenium import webdriver
 
 from coalign.report.html import write_report
+from tests.browser import CHROMIUM, DRIVER, FLAGS
 from tests.report.example import example_report
-from tests.report.test_browser import CHROMIUM, DRIVER, FLAGS
 
 PICTURES = (
     ("report-light", "summary", 1200, 1150, False),

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from coalign.report.html import write_report
 from coalign.report.model import Mark, Output, Report, Sample, Samples
+from tests.browser import browser as browser
+from tests.browser import js, wait
 from tests.report.example import example_report
 from tests.report.test_html import HOSTILE, hostile_report
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    if not CHROMIUM or not DRIVER:
-        pytest.skip(
-            "no Chromium with chromedriver on PATH (Debian: apt-get install chromium chromium-driver)"
-        )
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def _open(browser, report: Report, path: Path, *, width: int = 1280, dark: bool = False) -> None:
@@ -57,17 +27,6 @@ def _open(browser, report: Report, path: Path, *, width: int = 1280, dark: bool 
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(path.as_uri())
-
-
-def _js(browser, expression: str):
-    return browser.execute_script(f"return {expression}")
-
-
-def _wait(browser, expression: str, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not _js(browser, expression):
-        assert time.monotonic() < end, f"still false: {expression}"
-        time.sleep(0.02)
 
 
 def _set(browser, name: str, value: str) -> None:
@@ -82,13 +41,13 @@ def _set(browser, name: str, value: str) -> None:
 
 
 def _status(browser) -> str:
-    return _js(browser, "document.querySelector('.status').textContent")
+    return js(browser, "document.querySelector('.status').textContent")
 
 
 def test_loads_from_disk_without_errors_or_requests(browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     _open(browser, example_report(), path)
-    assert _js(browser, "document.querySelectorAll('.row').length") == 20
+    assert js(browser, "document.querySelectorAll('.row').length") == 20
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [
@@ -105,26 +64,26 @@ def test_filters_sorts_and_pages(browser, tmp_path: Path) -> None:
 
     browser.execute_script("document.querySelector('[name=next]').click()")
     assert _status(browser) == "21 to 40 of 48 samples"
-    assert _js(browser, "document.querySelector('.row header span').textContent") == "#21"
+    assert js(browser, "document.querySelector('.row header span').textContent") == "#21"
 
     _set(browser, "text", "LIGHTHOUSE")
     count = sum("lighthouse" in row.prompt for row in section.rows)
-    _wait(browser, f"document.querySelectorAll('.row').length === {count}")
+    wait(browser, f"document.querySelectorAll('.row').length === {count}")
     assert _status(browser) == f"1 to {count} of {count} samples (48 in all)"
-    assert _js(browser, "document.querySelector('mark').textContent") == "lighthouse"
+    assert js(browser, "document.querySelector('mark').textContent") == "lighthouse"
 
     _set(browser, "text", "")
     _set(browser, "change", "worse")
     worse = sum(section.change(row) == "worse" for row in section.rows)
     assert worse > 0
-    _wait(browser, f"document.querySelectorAll('.row .delta.worse').length === {worse}")
+    wait(browser, f"document.querySelectorAll('.row .delta.worse').length === {worse}")
 
     _set(browser, "change", "")
     _set(browser, "sort", "loss")
-    _wait(browser, "document.querySelector('.row .delta').classList.contains('worse')")
+    wait(browser, "document.querySelector('.row .delta').classList.contains('worse')")
 
     _set(browser, "text", "no such words (")
-    _wait(browser, "document.querySelectorAll('.row').length === 0")
+    wait(browser, "document.querySelectorAll('.row').length === 0")
     assert _status(browser) == "No sample matches (48 in all)"
 
 
@@ -136,23 +95,23 @@ def test_categories_filter(browser, tmp_path: Path) -> None:
     one = Report(title="t", method="m", verdict=report.verdict, sections=[section])
     _open(browser, one, tmp_path / "report.html")
     _set(browser, "tag", "1")
-    _wait(browser, "document.querySelectorAll('.row').length === 3")
-    assert set(_js(browser, "[...document.querySelectorAll('.tag')].map((tag) => tag.textContent)")) == {
+    wait(browser, "document.querySelectorAll('.row').length === 3")
+    assert set(js(browser, "[...document.querySelectorAll('.tag')].map((tag) => tag.textContent)")) == {
         "tag 1"
     }
-    assert _js(browser, "document.querySelector('[name=change]')") is None
+    assert js(browser, "document.querySelector('[name=change]')") is None
 
 
 def test_hostile_text_is_shown_and_not_run(browser, tmp_path: Path) -> None:
     _open(browser, hostile_report(), tmp_path / "report.html")
     _set(browser, "text", "</script>")
-    _wait(browser, "document.querySelector('mark') !== null")
-    assert _js(browser, "typeof window.pwned") == "undefined"
-    assert _js(browser, "document.querySelectorAll('img, iframe, object, embed').length") == 0
+    wait(browser, "document.querySelector('mark') !== null")
+    assert js(browser, "typeof window.pwned") == "undefined"
+    assert js(browser, "document.querySelectorAll('img, iframe, object, embed').length") == 0
     assert browser.get_log("browser") == []
-    shown = _js(browser, "document.querySelector('.row .prompt').textContent")
+    shown = js(browser, "document.querySelector('.row .prompt').textContent")
     assert shown.startswith(HOSTILE.split("\u2028")[0] + "U+2028U+202EU+0000U+001B[31m")
-    assert _js(browser, "document.title").startswith(HOSTILE.split("\u2028")[0])
+    assert js(browser, "document.title").startswith(HOSTILE.split("\u2028")[0])
 
 
 def test_the_policy_stops_what_would_slip_through(browser, tmp_path: Path) -> None:
@@ -163,14 +122,14 @@ def test_the_policy_stops_what_would_slip_through(browser, tmp_path: Path) -> No
     changed.write_text(path.read_text(encoding="utf-8").replace("</main>", planted), encoding="utf-8")
     browser.get(changed.as_uri())
     browser.execute_script("document.querySelector('main > b').click()")
-    assert _js(browser, "typeof window.pwned") == "undefined"
+    assert js(browser, "typeof window.pwned") == "undefined"
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
 @pytest.mark.parametrize("report", [example_report(), hostile_report()], ids=["example", "hostile"])
 def test_nothing_scrolls_sideways(browser, tmp_path: Path, width: int, report: Report) -> None:
     _open(browser, report, tmp_path / "report.html", width=width)
-    assert _js(browser, "document.documentElement.scrollWidth") <= width
+    assert js(browser, "document.documentElement.scrollWidth") <= width
 
 
 def test_marked_text_is_coloured_searched_and_explained(browser, tmp_path: Path) -> None:
@@ -183,26 +142,26 @@ def test_marked_text_is_coloured_searched_and_explained(browser, tmp_path: Path)
     section = Samples(title="Tokens", columns=["A", "B"], rows=rows, marks={"kept": "good", "shifted": "bad"})
     report = Report(title="t", method="m", verdict=example_report().verdict, sections=[section])
     _open(browser, report, tmp_path / "report.html", width=360)
-    assert _js(browser, "[...document.querySelectorAll('.words .m')].map((one) => one.textContent)") == [
+    assert js(browser, "[...document.querySelectorAll('.words .m')].map((one) => one.textContent)") == [
         "tea",
         "</script>",
     ]
-    assert _js(browser, "[...document.querySelectorAll('.legend .m')].map((one) => one.textContent)") == [
+    assert js(browser, "[...document.querySelectorAll('.legend .m')].map((one) => one.textContent)") == [
         "kept",
         "shifted",
     ]
-    assert _js(browser, "document.querySelector('.output .words').textContent") == text
+    assert js(browser, "document.querySelector('.output .words').textContent") == text
     browser.execute_script("document.querySelector('.words .m.good').click()")
-    assert _js(browser, "document.querySelector('.mark-note').textContent") == "kept: probability 0.9"
+    assert js(browser, "document.querySelector('.mark-note').textContent") == "kept: probability 0.9"
     browser.execute_script("document.querySelector('.words .m.bad').click()")
-    assert _js(browser, "document.querySelector('.mark-note').textContent").startswith("shifted: </script>")
+    assert js(browser, "document.querySelector('.mark-note').textContent").startswith("shifted: </script>")
     browser.execute_script("document.querySelector('.words .m.bad').click()")
-    assert _js(browser, "document.querySelector('.mark-note').hidden")
+    assert js(browser, "document.querySelector('.mark-note').hidden")
     _set(browser, "text", "and mo")
-    _wait(browser, "document.querySelector('mark') !== null")
-    assert _js(browser, "document.querySelector('mark').textContent") == "and mo"
-    assert _js(browser, "typeof window.pwned") == "undefined"
-    assert _js(browser, "document.documentElement.scrollWidth") <= 360
+    wait(browser, "document.querySelector('mark') !== null")
+    assert js(browser, "document.querySelector('mark').textContent") == "and mo"
+    assert js(browser, "typeof window.pwned") == "undefined"
+    assert js(browser, "document.documentElement.scrollWidth") <= 360
     assert browser.get_log("browser") == []
 
 
@@ -212,35 +171,35 @@ def test_long_outputs_fold_and_direction_follows_the_text(browser, tmp_path: Pat
     section = Samples(title="Samples", columns=["Answer"], rows=rows)
     report = Report(title="t", method="m", verdict=example_report().verdict, sections=[section])
     _open(browser, report, tmp_path / "report.html", width=360)
-    assert _js(browser, "document.documentElement.scrollWidth") <= 360
-    assert _js(browser, "document.querySelectorAll('.more').length") == 2
+    assert js(browser, "document.documentElement.scrollWidth") <= 360
+    assert js(browser, "document.querySelectorAll('.more').length") == 2
     browser.execute_script("document.querySelector('.more').click()")
-    assert _js(browser, "document.querySelector('.more').getAttribute('aria-expanded')") == "true"
-    assert _js(browser, "getComputedStyle(document.querySelectorAll('.output .words')[2]).direction") == "rtl"
+    assert js(browser, "document.querySelector('.more').getAttribute('aria-expanded')") == "true"
+    assert js(browser, "getComputedStyle(document.querySelectorAll('.output .words')[2]).direction") == "rtl"
 
 
 def test_dark_mode_follows_the_system_and_the_button(browser, tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     _open(browser, example_report(rows=1), tmp_path / "report.html", dark=True)
-    dark = _js(browser, background)
+    dark = js(browser, background)
     _open(browser, example_report(rows=1), tmp_path / "report.html")
-    light = _js(browser, background)
+    light = js(browser, background)
     assert (light, dark) == ("rgb(255, 255, 255)", "rgb(14, 17, 22)")
     seen = []
     for _ in range(3):
         browser.execute_script("document.getElementById('theme').click()")
-        seen.append((_js(browser, "document.getElementById('theme').textContent"), _js(browser, background)))
+        seen.append((js(browser, "document.getElementById('theme').textContent"), js(browser, background)))
     assert seen == [("Theme: light", light), ("Theme: dark", dark), ("Theme: auto", light)]
 
 
 def test_ten_thousand_samples_stay_usable(browser, tmp_path: Path) -> None:
     _open(browser, example_report(rows=10_000), tmp_path / "report.html")
-    loaded = _js(browser, "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    loaded = js(browser, "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
     assert loaded < 2000
     assert _status(browser) == "1 to 20 of 10,000 samples"
     start = time.monotonic()
     _set(browser, "text", "bakery")
-    _wait(browser, "document.querySelector('.status').textContent.includes('in all')")
+    wait(browser, "document.querySelector('.status').textContent.includes('in all')")
     assert time.monotonic() - start < 2
     browser.execute_script("document.querySelector('[name=next]').click()")
     assert _status(browser).startswith("21 to 40 of ")
@@ -248,10 +207,10 @@ def test_ten_thousand_samples_stay_usable(browser, tmp_path: Path) -> None:
 
 def test_every_control_has_a_name_and_takes_the_focus(browser, tmp_path: Path) -> None:
     _open(browser, example_report(), tmp_path / "report.html")
-    unnamed = _js(
+    unnamed = js(
         browser,
         "[...document.querySelectorAll('input, select, button, a')].filter((one) =>"
         " !(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel).trim()).length",
     )
     assert unnamed == 0
-    assert _js(browser, "[...document.querySelectorAll('[tabindex]')].every((one) => one.tabIndex === 0)")
+    assert js(browser, "[...document.querySelectorAll('[tabindex]')].every((one) => one.tabIndex === 0)")
