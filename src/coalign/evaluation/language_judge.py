@@ -1,0 +1,163 @@
+"""A language model as judge, over any generation back end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import ConfigError
+from coalign.data.records import Messages
+from coalign.evaluation.judge_parsing import Form, Read, read_comparison, read_rating
+from coalign.evaluation.judge_prompts import JudgeTemplate, load_template
+from coalign.evaluation.judge_store import Reply, ReplyStore, ask
+from coalign.evaluation.judging import (
+    Comparison,
+    JudgeItem,
+    Opinion,
+    Orders,
+    Rating,
+    Rubric,
+    Scale,
+)
+from coalign.models.types import Generator, Sampling
+
+MAX_NEW_TOKENS = 512
+"""Room for reasons and a verdict."""
+
+
+class LanguageModelJudge:
+    """A judge that asks a language model and reads its replies.
+
+    Args:
+        generator: any back end.
+        name: what reports call the judge, and part of what replies are kept under.
+        identity: whatever else may change its replies (revision, weights).
+        store: keeps replies; in memory by default.
+        form: how a comparison is answered.
+        explain: ask for reasons before the verdict; without, the verdict is all that is asked for.
+        scale: of scores.
+        template: file of the user's own template, for comparisons or ratings, whichever is asked.
+        sampling: how replies are decoded; greedy by default (temperature 0 in the papers on judging).
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        name: str = "language model",
+        identity: Mapping[str, Any] | None = None,
+        store: ReplyStore | None = None,
+        form: Form = "relation",
+        explain: bool = True,
+        scale: Scale | None = None,
+        template: Path | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        self.name = name
+        self.form: Form = form
+        self.explain = explain
+        self.scale = scale or Scale()
+        self.store = store if store is not None else ReplyStore()
+        self.sampling = sampling or Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0)
+        self._generator = generator
+        self._identity = {"name": name, **(identity or {})}
+        self._file = template
+        self._templates: dict[str, JudgeTemplate] = {}
+
+    def rate(
+        self,
+        items: Sequence[JudgeItem],
+        *,
+        rubric: Rubric | None = None,
+        scale: Scale | None = None,
+        label: str = "Rating",
+    ) -> list[Rating]:
+        """See `coalign.evaluation.judging.Judge.rate`."""
+        scale = scale or self.scale
+        prompts = self.prompts(items, "rate", rubric=rubric, scale=scale)
+        return [
+            _rating(item.id, reply, read_rating(reply.text, scale, truncated=reply.truncated))
+            for item, reply in zip(items, self._ask(prompts, label), strict=True)
+        ]
+
+    def compare(
+        self,
+        items: Sequence[JudgeItem],
+        *,
+        rubric: Rubric | None = None,
+        orders: Orders = "both",
+        label: str = "Comparing",
+    ) -> list[Comparison]:
+        """See `coalign.evaluation.judging.Judge.compare`. Both orders are asked in one batch."""
+        shown = [item for one in items for item in ([one, one.swapped()] if orders == "both" else [one])]
+        replies = self._ask(self.prompts(shown, "pair", rubric=rubric), label)
+        opinions = [self._opinion(reply) for reply in replies]
+        if orders == "given":
+            return [
+                Comparison(id=item.id, opinions=(opinion,))
+                for item, opinion in zip(items, opinions, strict=True)
+            ]
+        return [
+            Comparison(id=item.id, opinions=(opinions[2 * place], opinions[2 * place + 1].mirrored()))
+            for place, item in enumerate(items)
+        ]
+
+    def prompts(
+        self,
+        items: Sequence[JudgeItem],
+        kind: Literal["pair", "rate"],
+        *,
+        rubric: Rubric | None = None,
+        scale: Scale | None = None,
+    ) -> list[Messages]:
+        """What the model is asked about each item, in the order in which its responses stand.
+
+        Raises:
+            ConfigError: the template cannot be filled, or shows no parts where an item has some.
+        """
+        template = self._template(kind)
+        if "parts" not in template.names and any(item.parts for item in items):
+            raise ConfigError(
+                f"{self._file}: the template does not show answers in parts (the variable `parts`).",
+                hint="`coalign judge --print-template pair` shows one that does.",
+            )
+        return [
+            template.render(
+                item, rubric=rubric, scale=scale or self.scale, form=self.form, explain=self.explain
+            )
+            for item in items
+        ]
+
+    def _template(self, kind: Literal["pair", "rate"]) -> JudgeTemplate:
+        if kind not in self._templates:
+            self._templates[kind] = load_template(kind, self._file)
+        return self._templates[kind]
+
+    def _ask(self, prompts: Sequence[Messages], label: str) -> list[Reply]:
+        return ask(
+            self._generator, prompts, self.sampling, store=self.store, identity=self._identity, label=label
+        )
+
+    def _opinion(self, reply: Reply) -> Opinion:
+        read = read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
+        return Opinion(
+            choice=read.choice,
+            failure=read.failure,
+            scores=(read.scores[0], read.scores[1]) if read.scores else None,
+            margin=read.margin,
+            reply=reply.text,
+            prompt_hash=reply.prompt_hash,
+            cost=reply.cost,
+        )
+
+
+def _rating(name: str, reply: Reply, read: Read) -> Rating:
+    return Rating(
+        id=name,
+        score=read.scores[0] if read.scores else None,
+        failure=read.failure,
+        reply=reply.text,
+        prompt_hash=reply.prompt_hash,
+        cost=reply.cost,
+    )

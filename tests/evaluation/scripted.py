@@ -1,0 +1,77 @@
+"""Back ends that answer by a script: judges are tested without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from coalign.data.records import Messages
+from coalign.evaluation.judging import JudgeItem
+from coalign.models.types import Generation, OnBatch, Sampling
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+class ScriptedGenerator:
+    """Answers each prompt by a function of its text, in batches; counts what it was asked.
+
+    Args:
+        answer: text of the prompt to text of the reply.
+        kill_after: raise when so many prompts were answered.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[str], str],
+        *,
+        batch: int = 2,
+        kill_after: int | None = None,
+        finish_reason: str = "stop",
+    ) -> None:
+        self.asked: list[str] = []
+        self._answer, self._batch, self._kill_after = answer, batch, kill_after
+        self._finish_reason = finish_reason
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        missing = [index for index in range(len(prompts)) if index not in set(done)]
+        results: list[list[Generation]] = [[] for _ in prompts]
+        for start in range(0, len(missing), self._batch):
+            if self._kill_after is not None and len(self.asked) >= self._kill_after:
+                raise KilledError
+            batch = {}
+            for index in missing[start : start + self._batch]:
+                prompt = prompts[index]
+                text = prompt if isinstance(prompt, str) else "\n".join(one["content"] for one in prompt)
+                self.asked.append(text)
+                reply = self._answer(text)
+                batch[index] = [
+                    Generation(reply, [0] * len(reply.split()), self._finish_reason)  # type: ignore[arg-type]
+                ] * sampling.n
+                results[index] = batch[index]
+            if on_batch:
+                on_batch(batch)
+        return results
+
+
+def item(first: str, second: str | None = None, *, id: str = "i", question: str = "Why?") -> JudgeItem:
+    responses = (first,) if second is None else (first, second)
+    return JudgeItem(id=id, prompt=[{"role": "user", "content": question}], responses=responses)
+
+
+def shown(prompt: str) -> tuple[str, str]:
+    """The two answers as the shipped template shows them."""
+    found = []
+    for letter in "AB":
+        start = prompt.index(f"<<answer {letter} ")
+        start = prompt.index(">>\n", start) + 3
+        found.append(prompt[start : prompt.index(f"\n<<end of answer {letter} ", start)])
+    return found[0], found[1]
