@@ -176,7 +176,7 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        choices = [one.choice for one in self.opinions if one.choice]
+        choices: list[Choice] = [one.choice for one in self.opinions if one.choice]
         if not choices or len(choices) < len(self.opinions):
             return "failed"
         return choices[0] if len(set(choices)) == 1 else "inconsistent"
