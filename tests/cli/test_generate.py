@@ -112,7 +112,7 @@ def test_bad_options_and_files_are_refused_before_the_model_is_loaded(coalign, p
     out = str(tmp_path / "out.jsonl")
     bad = coalign("generate", "--model", "absent/model", "--prompts", prompts, "--out", out, "--top-p", "2")
     assert bad.code == 2
-    assert "top_p" in bad.err
+    assert "--top-p" in bad.err
     missing = coalign("generate", "--model", "absent/model", "--prompts", "nowhere.jsonl", "--out", out)
     assert missing.code == 1
     assert "nowhere.jsonl" in missing.err

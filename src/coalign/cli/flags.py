@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from coalign.core.options import Option, build, groups_of, load_file, options_of, to_yaml
+from coalign.core.options import Option, build, load_file, options_of, parse_value, to_yaml
 
-NOTHING = ("none", "null")
 _PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
+
+T = TypeVar("T")
 
 Apply = Callable[[Any, Path | None], None]
 
 
-class ConfigCommand(click.Command):
+class Flag(click.Option):
+    """An option with the heading under which `--help` lists it."""
+
+    group = "General"
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists the flags made by `flag` under their headings, and the others as General."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "group", "General"), []).append(record)
+        general = sections.pop("General", [])
+        for name, rows in [*sections.items(), ("General", general)]:
+            with formatter.section(name):
+                formatter.write_dl(rows)
+
+
+class ConfigCommand(GroupedCommand):
     """A command whose flags come from a configuration class; `--help` lists them by group.
 
     Args:
@@ -47,7 +69,7 @@ class ConfigCommand(click.Command):
         known = {one.name: one for one in options_of(self.config_class)}
         return {
             **(load_file(file) if file else {}),
-            **{name: parse(known[name], value) for name, value in flags.items()},
+            **{name: parse_value(known[name], value) for name, value in flags.items()},
         }
 
     def _places(self, file: Path | None, flags: Mapping[str, Any]) -> dict[str, str]:
@@ -57,27 +79,41 @@ class ConfigCommand(click.Command):
             places |= {name: f"{file}: {name}" for name in load_file(file) if name not in flags}
         return places
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
-        for group, options in groups_of(self.config_class).items():
-            rows = [records.pop(one.name) for one in options]
-            with formatter.section(group):
-                formatter.write_dl([row for row in rows if row is not None])
-        with formatter.section("General"):
-            formatter.write_dl([record for record in records.values() if record is not None])
+
+def flags_of(config_class: type, *, leave_out: Container[str] = ()) -> list[click.Option]:
+    """The flags of a group of options."""
+    return [flag(one) for one in options_of(config_class) if one.name not in leave_out]
+
+
+def built(config_class: type[T], given: Mapping[str, Any], **more: Any) -> T:
+    """The options of a class out of a command's parameters (None: not given), validated; `more` are taken as they are.
+
+    Raises:
+        ConfigError: values that cannot be used, by the names of their flags.
+    """
+    known = options_of(config_class)
+    values = {one.name: parse_value(one, given[one.name]) for one in known if given.get(one.name) is not None}
+    return build(
+        config_class, {**values, **more}, where="options", places={one.name: one.flag for one in known}
+    )
 
 
 def flag(one: Option) -> click.Option:
     """The click option of a configuration option. Its value is None when it is not given."""
     text = f"{one.help}  [{described(one)}]"
     if one.is_flag:
-        return click.Option(
-            [one.name, f"{one.flag}/--no-{one.flag[2:]}"], default=None, is_flag=True, help=text
+        made = Flag([one.name, f"{one.flag}/--no-{one.flag[2:]}"], default=None, is_flag=True, help=text)
+    else:
+        made = Flag(
+            [one.name, one.flag],
+            default=None,
+            multiple=one.is_list,
+            metavar=metavar(one),
+            help=text,
+            callback=_given,
         )
-    declarations = [one.name, one.flag]
-    return click.Option(
-        declarations, default=None, multiple=one.is_list, metavar=metavar(one), help=text, callback=_given
-    )
+    made.group = one.group
+    return made
 
 
 def described(one: Option) -> str:
@@ -113,29 +149,6 @@ def metavar(one: Option) -> str:
     else:
         text = "TEXT"
     return f"{text},..." if one.is_list else text
-
-
-def parse(one: Option, value: Any) -> Any:
-    """A flag's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read."""
-    if isinstance(value, bool):
-        return value
-    if one.is_list:
-        return [part for text in value for part in _parts(text)]
-    if value.lower() in NOTHING and "nothing" in one.type_name:
-        return None
-    if "mapping" in one.type_name:
-        import yaml
-
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            return value
-    return value
-
-
-def _parts(text: str) -> list[str]:
-    """A text without a comma is one value as it stands (a line break can be a stop string)."""
-    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else [text]
 
 
 def printed(config_class: type, values: Mapping[str, Any], places: Mapping[str, str]) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import flag, parse
+from coalign.cli.flags import GroupedCommand, built, flags_of
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import build, options_of, to_dict
+from coalign.core.options import options_of, to_dict
+from coalign.models.backend_options import BackendOptions
+from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
     from coalign.models.types import Generation
 
 
-FLAGS = [one for one in options_of(SamplingOptions) if one.name != "stop"]
+ADAPTER_OPTIONS = {
+    one.name for one in options_of(ModelOptions) if one.name.startswith(("adapter_", "tuning"))
+}
+"""Options of training, which a command that only generates does not offer."""
+FLAGS = [
+    *flags_of(ModelOptions, leave_out=ADAPTER_OPTIONS),
+    *flags_of(SamplingOptions, leave_out={"stop"}),
+    *flags_of(BackendOptions),
+]
 
 
-@click.command(params=[flag(one) for one in FLAGS])
-@click.option(
-    "--model", default="default", show_default=True, help="`default`, hub id, model folder or run folder."
-)
-@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.command(cls=GroupedCommand, params=FLAGS)
 @click.option("--prompts", required=True, metavar="FILE|-", help="Prompts in any form that coalign reads.")
 @click.option(
     "--out",
@@ -40,44 +46,57 @@ FLAGS = [one for one in options_of(SamplingOptions) if one.name != "stop"]
 )
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 @click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Decode with this method; given several times, the first goes around the next.",
+)
+@click.option(
+    "--option",
+    "method_values",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of a method; NAME.KEY=VALUE where two methods have it.",
+)
+@click.option(
     "--stop",
     multiple=True,
     help="Text that ends a response (\\n is a line break); may be given several times.",
 )
+@click.option("--prefill", metavar="TEXT", help="Begin every response with this text.")
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses to each prompt."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--logprobs", is_flag=True, help="Also write the log-probability of every sampled token.")
 @click.option(
-    "--plain", is_flag=True, help="Continue plain-text prompts as they are, without the chat template."
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:<n> or mps.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
+    "--top-logprobs",
+    type=click.IntRange(min=0),
+    default=0,
     show_default=True,
+    help="Also write so many of the most probable tokens at every place.",
+)
+@click.option(
+    "--plain", is_flag=True, help="Continue plain-text prompts as they are, without the chat template."
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Most samples in a batch.  [default: by device]"
 )
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model's repository brings.")
 def generate(
-    model: str,
-    revision: str | None,
     prompts: str,
     out: Path,
     overwrite: bool,
+    methods: tuple[str, ...],
+    method_values: tuple[str, ...],
     stop: tuple[str, ...],
+    prefill: str | None,
     samples: int,
     seed: int,
     logprobs: bool,
+    top_logprobs: int,
     plain: bool,
-    device: str,
-    dtype: str,
     batch_size: int | None,
-    trust_remote_code: bool,
     **given: Any,
 ) -> None:
     """Generate responses to a file of prompts.
@@ -87,9 +106,11 @@ def generate(
     """
     from coalign.data.readers import read_records
 
-    flags = {one.name: parse(one, given[one.name]) for one in FLAGS if given[one.name] is not None}
-    flags["stop"] = [one.replace("\\n", "\n").replace("\\t", "\t") for one in stop]
-    options = build(SamplingOptions, flags)
+    stops = [one.replace("\\n", "\n").replace("\\t", "\t") for one in stop]
+    options = built(SamplingOptions, given, stop=stops)
+    which, backend = built(ModelOptions, given), built(BackendOptions, given)
+    assert_usable(which, backend, given)
+    values = key_values(method_values)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists.", hint="Name another file, or replace it with --overwrite.")
     records = read_records(prompts, kind="prompt").records
@@ -97,45 +118,91 @@ def generate(
         raise ConfigError(
             "--plain: the prompts are messages.", hint="Give them as text, or leave --plain out."
         )
+    if plain and prefill is not None:
+        raise ConfigError("--prefill begins an assistant's turn, which --plain has not.")
     settings = {
-        **to_dict(options), "model": model, "revision": revision, "samples": samples, "seed": seed,
-        "logprobs": logprobs, "plain": plain, "dtype": dtype, "batch_size": batch_size,
+        **to_dict(options), **_model_settings(which, backend), "samples": samples, "seed": seed,
+        "logprobs": logprobs, "top_logprobs": top_logprobs, "plain": plain, "prefill": prefill,
+        "methods": list(methods), "options": values, "batch_size": batch_size,
         "prompts": _digest([record.prompt for record in records]),
     }  # fmt: skip
+    if methods:
+        from coalign.decoding.methods import get_method, method_options
+
+        method_options([get_method(one) for one in methods], values)
+    elif values:
+        raise ConfigError(f"--option {next(iter(values))}: options belong to a method; give --method.")
     partial = Partial.open(out, settings)
 
-    from coalign.models.devices import describe_device
-    from coalign.models.generation import TransformersGenerator
-    from coalign.models.loading import load_model, load_tokenizer
-    from coalign.models.options import ModelOptions
+    from coalign.decoding.methods import open_methods
+    from coalign.models.backends import describe_generator
 
-    which = ModelOptions(
-        model=model,
-        revision=revision,
-        device=device,
-        dtype=cast(Any, dtype),
-        trust_remote_code=trust_remote_code,  # type: ignore[arg-type]
-    )
-    tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
-    policy = load_model(which, training=False)
-    click.echo(f"{model} on {describe_device(policy.device, policy.dtype)}", err=True)
+    generator = open_methods(methods, values, which, backend, batch_size=batch_size)
+    click.echo(" over ".join([*methods, describe_generator(generator, which.model)]), err=True)
     if partial.done:
         click.echo(f"Continuing: {len(partial.done)} of {len(records)} prompts are done.", err=True)
-    generator = TransformersGenerator(policy, tokenizer, batch_size=batch_size)
+    tokenizer = getattr(generator, "tokenizer", None)
+    as_text = plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
     generator.generate(
-        [_prompt(record, plain or not tokenizer.chat_template) for record in records],
-        options.sampling(n=samples, seed=seed, logprobs=logprobs),
+        [_prompt(record, as_text, prefill) for record in records],
+        options.sampling(n=samples, seed=seed, logprobs=logprobs, top_logprobs=top_logprobs),
         done=partial.done,
         on_batch=lambda batch: partial.append(row(index, records[index], batch[index]) for index in batch),
     )
     partial.finish()
-    stats = generator.last_stats
-    click.echo(
-        f"{stats.samples} samples, {stats.tokens} tokens in {stats.seconds:.1f} s: "
-        f"{stats.samples_per_second:.2f} samples/s, {stats.tokens_per_second:.0f} tokens/s",
-        err=True,
-    )
+    stats = getattr(generator, "last_stats", None)
+    if stats is not None:
+        click.echo(
+            f"{stats.samples} samples, {stats.tokens} tokens in {stats.seconds:.1f} s: "
+            f"{stats.samples_per_second:.2f} samples/s, {stats.tokens_per_second:.0f} tokens/s",
+            err=True,
+        )
     click.echo(str(out))
+
+
+def assert_usable(which: ModelOptions, backend: BackendOptions, given: Mapping[str, Any]) -> None:
+    """Refuse options of a local model that an endpoint would ignore.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    local = [one for one in options_of(ModelOptions) if given.get(one.name) is not None]
+    if backend.chosen_backend == "endpoint" and local:
+        raise ConfigError(
+            f"{local[0].flag} has no effect with --endpoint: the server has the model.",
+            hint="Name one of the server's models with --endpoint-model.",
+        )
+
+
+def key_values(texts: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as a mapping; a key that is given again makes a list.
+
+    Raises:
+        ConfigError: a text without `=`.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--option: {text!r} is not usable, expected KEY=VALUE.")
+        key = key.strip()
+        if key in found:
+            before = found[key] if isinstance(found[key], list) else [found[key]]
+            found[key] = [*before, value]
+        else:
+            found[key] = value
+    return found
+
+
+def _model_settings(which: ModelOptions, backend: BackendOptions) -> dict[str, Any]:
+    """What decides over the text: a run is continued with the same."""
+    kind = backend.chosen_backend
+    if kind == "endpoint":
+        return {
+            "backend": kind, "endpoint": backend.endpoint, "endpoint_model": backend.endpoint_model,
+            "endpoint_prefill": backend.endpoint_prefill,
+        }  # fmt: skip
+    return {"backend": kind, "model": which.model, "revision": which.revision, "dtype": which.dtype}
 
 
 @dataclass
@@ -186,16 +253,21 @@ def row(index: int, record: Record, samples: Sequence[Generation]) -> dict[str, 
         "prompt": record.prompt,
         "responses": [one.text for one in samples],
         "finish_reasons": [one.finish_reason for one in samples],
-        "tokens": [len(one.token_ids) for one in samples],
+        "tokens": [one.length for one in samples],
     }
     if samples[0].logprobs is not None:
         made["logprobs"] = [one.logprobs for one in samples]
+    if samples[0].top_logprobs is not None:
+        made["token_texts"] = [one.tokens for one in samples]
+        made["top_logprobs"] = [one.top_logprobs for one in samples]
     return made
 
 
-def _prompt(record: Record, plain: bool) -> Messages | str:
-    if record.plain and plain:
+def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:
+    if record.plain and plain and prefill is None:
         return "".join(one["content"] for one in record.prompt)
+    if prefill is not None:
+        return [*record.prompt, {"role": "assistant", "content": prefill}]
     return record.prompt
 
 

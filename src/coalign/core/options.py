@@ -33,6 +33,9 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 
+NOTHING = ("none", "null")
+"""What a command line writes for no value."""
+
 T = TypeVar("T")
 
 
@@ -139,7 +142,8 @@ def build(
     """Validate `values` and make the configuration.
 
     Strings are converted where the type asks for a number or a path, so the same function serves flags and YAML.
-    A `__post_init__` of the class may raise `ValueError` for rules that span fields.
+    A `__post_init__` of the class may raise `ValueError` for rules that span fields; one of a group that is inherited
+    beside others calls the next one (`post_init_of`).
 
     Args:
         places: how to call single keys in messages (`--beta`); by default `where: key`.
@@ -173,6 +177,38 @@ def build(
         return config_class(**clean)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def parse_value(one: Option, value: Any) -> Any:
+    """A command line's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read."""
+    if isinstance(value, list | tuple) and one.is_list:
+        return [part for text in value for part in (_parts(text) if isinstance(text, str) else [text])]
+    if not isinstance(value, str):
+        return value
+    if one.is_list:
+        return _parts(value)
+    if value.lower() in NOTHING and "nothing" in one.type_name:
+        return None
+    if "mapping" in one.type_name:
+        import yaml
+
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def _parts(text: str) -> list[str]:
+    """A text without a comma is one value as it stands (a line break can be a stop string)."""
+    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else [text]
+
+
+def post_init_of(parent: Any) -> None:
+    """Call `__post_init__` of `parent`, a `super()` object, when there is one: groups check their own fields."""
+    check = getattr(parent, "__post_init__", None)
+    if check is not None:
+        check()
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -74,6 +74,22 @@ def encode_prompt(
         raise DataError(str(error)) from error
 
 
+def encode_continued(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """Token ids of messages whose last one is the assistant's and goes on: no end of turn, no generation prompt.
+
+    Without a chat template the Anthropic HH form is used, as in `encode_prompt`.
+
+    Raises:
+        DataError: the template refuses the messages, or writes the start of an answer in another way than one that
+            it asks for.
+    """
+    frame = Frame(tokenizer)
+    try:
+        return frame.ids(frame.continued(messages))
+    except EncodingError as error:
+        raise DataError(str(error)) from error
+
+
 def encode_response(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str, *, plain: bool = False
 ) -> list[int]:

@@ -86,6 +86,29 @@ class Frame:
             return self.bos + render_transcript(messages)
         return self.render(messages, generation_prompt=True)
 
+    def continued(self, messages: Messages) -> str:
+        """The text of messages whose last one, the assistant's, is to be continued: nothing after its content.
+
+        White space that a template strips from the end of the content is put back.
+
+        Raises:
+            EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
+        """
+        before, content = messages[:-1], messages[-1]["content"]
+        if not self.tokenizer.chat_template:
+            begun = f" {content}" if content else ""
+            return self.bos + render_transcript(before) + begun
+        if not content:
+            return self.prompt(before, plain=False)
+        prompt = self.prompt(before, plain=False) if before else ""
+        full = self.render(messages, generation_prompt=False)
+        if not full.startswith(prompt):
+            raise _rewritten(prompt, full)
+        text = full.removesuffix(self.turn_end[0])
+        if text.endswith(content.rstrip()) and not text.endswith(content):
+            text += content[len(content.rstrip()) :]
+        return text
+
     def response(self, messages: Messages, response: str, plain: bool, prompt: str) -> str:
         """The text of a response to `messages`, whose text is `prompt`."""
         if plain or not messages:

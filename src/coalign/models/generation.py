@@ -11,22 +11,22 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from coalign.core.errors import DataError, ModelError
-from coalign.core.progress import Progress, progress
+from coalign.core.progress import Progress, Silent, progress
 from coalign.data.records import Messages
 from coalign.models.batching import default_batch_tokens, most_rows, plan_batches
-from coalign.models.decode_state import DecodeState, Row
+from coalign.models.decode_state import Decoded, DecodeState, Row
 from coalign.models.endings import Endings, stop_token_ids
 from coalign.models.incremental import open_rows
 from coalign.models.sampling import check_sampling
 from coalign.models.scoring import unwrap
-from coalign.models.types import Generation, OnBatch, Sampling
+from coalign.models.types import Generation, OnBatch, Piece, Sampling, is_prefilled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,7 +113,8 @@ class TransformersGenerator:
         """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
 
         `on_batch` gets the prompts that were not done. Messages are written with the chat template; text is taken as
-        it is (after BOS, where the tokenizer puts one), and its continuation keeps a leading space.
+        it is (after BOS, where the tokenizer puts one). The continuation of text or of an assistant's turn keeps a
+        leading space.
 
         Raises:
             ConfigError: a sampling option that cannot be used.
@@ -129,7 +130,7 @@ class TransformersGenerator:
             for batch in plan_batches(list(map(len, encoded)), sampling, self._batch_tokens, self._batch_size)
             if not done.issuperset(batch)
         ]
-        job = _Job(encoded, [isinstance(one, str) for one in prompts], sampling)
+        job = _Job.of(prompts, encoded, sampling)
         results: list[list[Generation]] = [[] for _ in prompts]
         started = time.monotonic()
         total = sum(map(len, plan)) * job.rows_per_prompt
@@ -152,10 +153,34 @@ class TransformersGenerator:
         )
         return results
 
+    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+        """Sample as `generate` does, and yield text as it comes; see `coalign.models.types.Streaming.stream`.
+
+        The prompts are decoded in the same batches. `last_stats` is not touched.
+
+        Raises:
+            As `generate`, when the first piece is asked for.
+        """
+        check_sampling(sampling)
+        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        self._assert_room(encoded, sampling)
+        job = _Job.of(prompts, encoded, sampling)
+        meter = _Meter(Silent())
+        plan = plan_batches(list(map(len, encoded)), sampling, self._batch_tokens, self._batch_size)
+        with _evaluation(self.model):
+            for batch in plan:
+                rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
+                for piece in self._steps(rows, job, meter, streaming=True):
+                    yield piece
+                    for copy in range(1, sampling.n // job.rows_per_prompt):
+                        yield replace(piece, sample=copy)
+
     def _encode(self, index: int, prompt: Messages | str) -> list[int]:
-        from coalign.data.encoding import encode_prompt
+        from coalign.data.encoding import encode_continued, encode_prompt
 
         try:
+            if is_prefilled(prompt):
+                return encode_continued(self.tokenizer, cast("Messages", prompt))
             if not isinstance(prompt, str):
                 return encode_prompt(self.tokenizer, prompt)
             ids = encode_prompt(self.tokenizer, [{"role": "user", "content": prompt}], plain=True)
@@ -214,12 +239,20 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
 
-    @torch.inference_mode()
     def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
+        found = {(one.prompt, one.sample): one.generation for one in self._steps(rows, job, meter)}
+        return [cast(Generation, found[row]) for row in rows]
+
+    @torch.inference_mode()
+    def _steps(
+        self, rows: list[Row], job: _Job, meter: _Meter, *, streaming: bool = False
+    ) -> Iterator[Piece]:
+        """Decode rows together, and yield each whole sample at the end; `streaming`: text as it comes."""
         sampling = job.sampling
         state = DecodeState(rows, sampling, self._device)
         endings = Endings(self.tokenizer, sampling.stop)
+        written = _Written(rows, job, endings)
         forward = open_rows(self.model)
         prompts = list(dict.fromkeys(index for index, _ in rows))
         logits = forward.start(*_left_padded([job.encoded[index] for index in prompts], self._device))
@@ -237,15 +270,16 @@ class TransformersGenerator:
             meter.count(gone, left + gone)
             if not left or step + 1 == sampling.max_new_tokens:
                 break
+            if streaming:
+                yield from written.grown(state.so_far(step))
             keep = state.compact()
             if keep is not None:
                 forward.select(keep)
                 tokens = tokens[keep]
             logits = forward.step(tokens)
         meter.count(left, 0)
-        return [
-            self._generation(row, job, endings, *one) for row, one in zip(rows, state.results(), strict=True)
-        ]
+        for place, one in enumerate(state.results()):
+            yield written.last(place, self._generation(rows[place], job, endings, one))
 
     def _at_stop(self, state: DecodeState, step: int, endings: Endings) -> Tensor:
         """[live] whether a row's text has just come to hold a stop text."""
@@ -257,26 +291,62 @@ class TransformersGenerator:
                 found[row] = endings.text(state.tokens[state.live[row], : step + 1].tolist())[1]
         return torch.tensor(found, device=self._device)
 
-    def _generation(
-        self, row: Row, job: _Job, endings: Endings, ids: list[int], ended: bool, logps: list[float] | None
-    ) -> Generation:
-        before = job.encoded[row[0]][-1] if job.plain[row[0]] else None
-        text, cut = endings.text(ids, before)
-        return Generation(text, ids, "stop" if ended or cut else "length", logps)
+    def _generation(self, row: Row, job: _Job, endings: Endings, one: Decoded) -> Generation:
+        before = job.before(row)
+        text, cut = endings.text(one.ids, before)
+        tops = None
+        if one.tops is not None:
+            tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
+        return Generation(
+            text,
+            one.ids,
+            "stop" if one.ended or cut else "length",
+            one.logps,
+            endings.tokens(one.ids, before) if one.logps is not None else None,
+            tops,
+        )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a call works on: encoded prompts, which of them are plain text, how to sample."""
+    """What a call works on: encoded prompts, which of them the text goes on from, how to sample."""
 
     encoded: list[list[int]]
-    plain: list[bool]
+    continued: list[bool]
     sampling: Sampling
+
+    @classmethod
+    def of(cls, prompts: Sequence[Messages | str], encoded: list[list[int]], sampling: Sampling) -> _Job:
+        continued = [isinstance(one, str) or is_prefilled(one) for one in prompts]
+        return cls(encoded, continued, sampling)
 
     @property
     def rows_per_prompt(self) -> int:
         """Greedy samples are all the same: one is decoded."""
         return self.sampling.n if self.sampling.temperature > 0 else 1
+
+    def before(self, row: Row) -> int | None:
+        """The token that the text of a row goes on from; None where it starts anew."""
+        return self.encoded[row[0]][-1] if self.continued[row[0]] else None
+
+
+class _Written:
+    """What of each row's text was given out already."""
+
+    def __init__(self, rows: list[Row], job: _Job, endings: Endings) -> None:
+        self._rows, self._job, self._endings = rows, job, endings
+        self._lengths = [0] * len(rows)
+
+    def grown(self, so_far: dict[int, list[int]]) -> Iterator[Piece]:
+        """Pieces of the rows that grew: row to its tokens."""
+        for row, ids in so_far.items():
+            text = self._endings.settled(ids, self._job.before(self._rows[row]))
+            if len(text) > self._lengths[row]:
+                yield Piece(*self._rows[row], text[self._lengths[row] :])
+                self._lengths[row] = len(text)
+
+    def last(self, row: int, generation: Generation) -> Piece:
+        return Piece(*self._rows[row], generation.text[self._lengths[row] :], generation)
 
 
 class _Meter:

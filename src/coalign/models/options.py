@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, Fraction, Positive, option
+from coalign.core.options import Count, Fraction, Positive, option, post_init_of
 from coalign.core.options import options_of as _options_of
 
 
@@ -44,6 +44,7 @@ class ModelOptions:
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
 
     def __post_init__(self) -> None:
+        post_init_of(super())
         changed = self.changed_adapter_options()
         if self.tuning == "full" and changed:
             raise ValueError(

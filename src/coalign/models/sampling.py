@@ -34,6 +34,7 @@ def check_sampling(sampling: Sampling) -> None:
         (0 <= sampling.top_p <= 1, "top_p", "between 0 and 1"),
         (sampling.top_k >= 0, "top_k", "at least 0 (0 is off)"),
         (sampling.n >= 1, "n", "at least 1"),
+        (sampling.top_logprobs >= 0, "top_logprobs", "at least 0 (0 is off)"),
         (all(isinstance(one, str) and one for one in sampling.stop), "stop", "texts that are not empty"),
     ]
     problems = [
@@ -98,6 +99,16 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     largest = logits.amax(-1, keepdim=True)
     normaliser = (logits - largest).exp_().sum(-1).log() + largest.squeeze(-1)
     return logits.gather(1, tokens[:, None]).squeeze(1) - normaliser
+
+
+def top_token_logps(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most probable tokens of each row of `logits` [B, V], in falling order.
+
+    Returns:
+        [B, C] token ids; [B, C] their log-probabilities, with C the smaller of `count` and V.
+    """
+    values, ids = logits.topk(min(count, logits.shape[-1]), dim=-1)
+    return ids, values - torch.logsumexp(logits, dim=-1, keepdim=True)
 
 
 def row_uniforms(seed: int, rows: Sequence[tuple[int, int]], count: int) -> Tensor:

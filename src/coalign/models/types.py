@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -87,6 +87,7 @@ class Sampling:
 
     `temperature=0` is greedy. `n` samples a prompt; sample k of prompt i draws from its own random stream, so what
     it says does not depend on which prompts share its batch. A stop string ends a sample and is not part of it.
+    `top_logprobs` asks for so many of the most probable tokens at every sampled one; it brings `logprobs` along.
     """
 
     max_new_tokens: int = 128
@@ -97,6 +98,11 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.logprobs or self.top_logprobs > 0
 
 
 @dataclass(frozen=True)
@@ -109,19 +115,54 @@ class Generation:
         finish_reason: `stop` (end-of-turn or stop string) or `length`.
         logprobs: for each sampled token its log-probability under the undistorted distribution (temperature 1, no
             truncation), when asked for.
+        tokens: with `logprobs`, what each sampled token adds to the text. A part of a character adds nothing, the
+            token that completes it adds all of it; a special token is written as it is (`<|im_end|>`).
+        top_logprobs: for each sampled token the most probable tokens at its place as (text, log-probability), in
+            falling order and under the same distribution as `logprobs`, when asked for.
+        n_tokens: sampled tokens, where a back end knows their number but not their ids; else `len(token_ids)`.
     """
 
     text: str
     token_ids: list[int] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] = "stop"
     logprobs: list[float] | None = None
+    tokens: list[str] | None = None
+    top_logprobs: list[list[tuple[str, float]]] | None = None
+    n_tokens: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Sampled tokens."""
+        return len(self.token_ids) if self.n_tokens is None else self.n_tokens
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a sample grew by while it is made.
+
+    Attributes:
+        prompt: index of the prompt.
+        sample: index of the sample.
+        text: new text, certain to stay: what may yet turn out to be a stop string or half a character is held back.
+        generation: the whole sample, with its last piece; None before.
+    """
+
+    prompt: int
+    sample: int
+    text: str
+    generation: Generation | None = None
 
 
 OnBatch = Callable[[dict[int, list[Generation]]], None]
 
 
+def is_prefilled(prompt: Messages | str) -> bool:
+    """Whether a prompt ends inside the assistant's turn, which is then to be continued."""
+    return not isinstance(prompt, str) and bool(prompt) and prompt[-1]["role"] == "assistant"
+
+
 class Generator(Protocol):
-    """A generation back end."""
+    """A generation back end, or a decoding method over one."""
 
     def generate(
         self,
@@ -136,7 +177,8 @@ class Generator(Protocol):
 
         Args:
             prompts: chat messages (rendered through the model's template with the generation prompt) or plain text
-                (taken as it is).
+                (taken as it is). When the last message is the assistant's, that turn is continued (prefill): no
+                generation prompt, no end of turn, and the text is the continuation alone.
             done: indices that need no work (a resumed run); their entry in the result is empty. A batch is worked
                 on whole when any of its prompts is missing, so that numbers do not depend on where a run was cut.
             on_batch: called after every batch with {prompt index: samples}; a loop persists rows here.
@@ -144,5 +186,16 @@ class Generator(Protocol):
 
         Returns:
             For each prompt its samples, in order.
+        """
+        ...
+
+
+class Streaming(Protocol):
+    """A `Generator` that also gives its text while it is made."""
+
+    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+        """Sample as `generate` does and yield pieces as they come, the last of every sample with the whole of it.
+
+        The texts of a sample's pieces add up to its text. Closing the iterator ends the work.
         """
         ...

@@ -33,6 +33,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Feedback, Messages, Preference, Record
+from coalign.models.backends import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
 from coalign.models.types import Generation
@@ -47,7 +48,7 @@ from coalign.preference.anchors import (
 from coalign.preference.learning import LearningOptions, Material, read_material, tell, train
 from coalign.preference.learning_report import write_learning_report
 from coalign.selfalign.loop import Round
-from coalign.selfalign.stages import make_generator, sample_rows
+from coalign.selfalign.stages import sample_rows
 from coalign.training.fit import FitResult
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -274,7 +275,7 @@ def _anchored(
     if any(task.id not in rows for task in tasks):
         sampling = config.sampling(n=config.samples, seed=config.seed + round.number - 1)
         found = sample_rows(
-            round, stage, tasks, make_generator(policy), sampling, "Sampling the model's own answers"
+            round, stage, tasks, open_generator(policy), sampling, "Sampling the model's own answers"
         )
         rows = {row["id"]: row for row in found}
     samples = [

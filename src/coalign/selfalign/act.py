@@ -35,6 +35,7 @@ from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
 from coalign.models.adapters import trainable_summary
+from coalign.models.backends import open_generator
 from coalign.models.loading import load_for_training, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
@@ -45,7 +46,7 @@ from coalign.preference.listwise import best_responses, ranking_hinge_loss, rank
 from coalign.selfalign.constraint_report import compare_runs, write_constraint_report
 from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses, read_tasks, split_tasks
 from coalign.selfalign.loop import Round, Stage, run_rounds
-from coalign.selfalign.stages import make_generator, sample_rows
+from coalign.selfalign.stages import sample_rows
 from coalign.training.fit import fit
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.options import TrainingOptions
@@ -151,7 +152,7 @@ def make_stages(
 
     def baseline(round: Round) -> None:
         if round.number == 1:
-            generator = make_generator(config)
+            generator = open_generator(config)
             sample_rows(
                 round, "baseline", held_out, generator, evaluation, "Answering held-out prompts (before)"
             )
@@ -164,7 +165,7 @@ def make_stages(
 
     def generate(round: Round) -> None:
         sampling = config.sampling(n=config.samples, seed=config.seed + round.number - 1)
-        sample_rows(round, "generate", training, make_generator(start(round)), sampling, "Sampling responses")
+        sample_rows(round, "generate", training, open_generator(start(round)), sampling, "Sampling responses")
 
     def measure(round: Round) -> None:
         tasks = {task.id: task for task in training}
@@ -209,7 +210,7 @@ def make_stages(
         save_model(model, tokenizer, round.folder / "model")
 
     def evaluate(round: Round) -> None:
-        generator = make_generator(at_folder(config, round.folder / "model"))
+        generator = open_generator(at_folder(config, round.folder / "model"))
         sample_rows(round, "evaluate", held_out, generator, evaluation, "Answering held-out prompts (after)")
         del generator
         first = Round(round.run, 1)

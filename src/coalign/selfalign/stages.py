@@ -1,23 +1,13 @@
-"""Stage parts that several loops share: sampling responses row by row, and loading a round's model."""
+"""Stage parts that several loops share: sampling responses row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
-
-from torch import nn
+from typing import Any, Protocol
 
 from coalign.data.records import Messages
-from coalign.models.adapters import has_adapter, merge
-from coalign.models.devices import decoding_dtype
-from coalign.models.generation import TransformersGenerator
-from coalign.models.loading import load_model, load_tokenizer
-from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, Sampling
+from coalign.models.types import Generation, Generator, Sampling
 from coalign.selfalign.loop import Round
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 class Prompted(Protocol):
@@ -34,7 +24,7 @@ def sample_rows(
     round: Round,
     stage: str,
     tasks: Sequence[Prompted],
-    generator: TransformersGenerator,
+    generator: Generator,
     sampling: Sampling,
     label: str,
 ) -> list[dict[str, Any]]:
@@ -65,18 +55,5 @@ def sample_rows(
     return rows
 
 
-def make_generator(options: ModelOptions) -> TransformersGenerator:
-    """A generator over the model of `options`; an adapter is merged, which makes every token cheaper.
-
-    With `dtype: auto` the merged weights are put into the format in which this device samples fastest.
-    """
-    model = load_model(options, training=False)
-    if has_adapter(model):
-        model = merge(cast("PeftModel", model))
-    if options.dtype == "auto":
-        model = cast(nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
-    return TransformersGenerator(model, load_tokenizer(options.model, revision=options.revision))
-
-
 def _row(sample: Generation) -> dict[str, Any]:
-    return {"text": sample.text, "finish_reason": sample.finish_reason, "tokens": len(sample.token_ids)}
+    return {"text": sample.text, "finish_reason": sample.finish_reason, "tokens": sample.length}

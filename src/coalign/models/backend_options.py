@@ -1,0 +1,67 @@
+"""Options of everything that generates text: which back end does it, and how to reach it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from coalign.core.options import Count, CountOrZero, Positive, option, post_init_of
+from coalign.core.options import options_of as _options_of
+
+
+@dataclass(kw_only=True)
+class BackendOptions:
+    """Where text is generated. The key of an endpoint comes from the environment alone and is never written."""
+
+    __group__ = "Back end"
+
+    backend: Literal["auto", "transformers", "vllm", "endpoint"] = option(
+        "auto", "what generates; auto: the endpoint where --endpoint is given, else transformers"
+    )
+    endpoint: str | None = option(
+        None, "base address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1"
+    )
+    endpoint_model: str | None = option(
+        None, "the model's name on the server; by default the only one that it lists"
+    )
+    endpoint_key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key, if any")
+    endpoint_concurrency: Count = option(8, "requests under way at a time")
+    endpoint_timeout: Positive = option(120.0, "seconds to wait for an answer to one request")
+    endpoint_retries: CountOrZero = option(
+        8, "further tries of a request that failed for a reason that may pass"
+    )
+    endpoint_max_requests: Count | None = option(
+        None, "stop, with what is there kept, before more requests than this are sent"
+    )
+    endpoint_max_tokens: Count | None = option(
+        None, "stop, with what is there kept, once the server counted so many tokens, prompts included"
+    )
+    endpoint_cache: Path | None = option(
+        None, "SQLite file of answers that were paid for; by default endpoint.sqlite in coalign's cache"
+    )
+    endpoint_prefill: Literal["auto", "continue", "vllm", "off"] = option(
+        "auto",
+        "how the server is asked to continue an assistant's turn; continue: a last assistant message is enough; "
+        "vllm: with its continue_final_message; auto: as the server says of itself, else refused; off: refused",
+    )
+
+    def __post_init__(self) -> None:
+        post_init_of(super())
+        changed = self.changed_endpoint_options()
+        if self.chosen_backend != "endpoint" and changed:
+            raise ValueError(f"{changed[0]} has no effect with backend: {self.chosen_backend}; give endpoint")
+        if self.chosen_backend == "endpoint" and not self.endpoint:
+            raise ValueError("backend: endpoint needs the server's address: endpoint")
+
+    @property
+    def chosen_backend(self) -> Literal["transformers", "vllm", "endpoint"]:
+        """The back end, with `auto` decided."""
+        if self.backend != "auto":
+            return self.backend
+        return "endpoint" if self.endpoint else "transformers"
+
+    def changed_endpoint_options(self) -> list[str]:
+        """The `endpoint*` options that differ from their defaults."""
+        ours = [one for one in _options_of(BackendOptions) if one.name.startswith("endpoint")]
+        return [one.name for one in ours if getattr(self, one.name) != one.default]
