@@ -10,6 +10,7 @@ Both are exact within their band. `utterance_segments` turns a loose path into s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def utterance_segments(
     times = path.frames * frame_seconds
     sums = np.concatenate([[0.0], np.cumsum(path.logps, dtype=np.float64)])
     found = []
-    for begin, close in zip(begins[:-1], begins[1:], strict=True):
+    for begin, close in itertools.pairwise(begins):
         start = max(
             times[min(begin + 1, len(times) - 1)] - REACH_SECONDS, (times[begin] + times[begin - 1]) / 2
         )
