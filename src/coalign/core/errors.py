@@ -35,6 +35,14 @@ class ModelError(CoalignError):
     """A model that cannot be found, downloaded, converted or loaded."""
 
 
+class EndpointError(ModelError):
+    """An endpoint that cannot be reached, refuses a request, or answers with something else than was asked for."""
+
+
+class BudgetError(EndpointError):
+    """The budget of requests or tokens is used up. What was done is kept."""
+
+
 class MissingExtraError(CoalignError):
     """An optional dependency that is not installed; the message names the extra."""
 

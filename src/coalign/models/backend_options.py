@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from coalign.core.options import Count, CountOrZero, Positive, option, post_init_of
 from coalign.core.options import options_of as _options_of
+
+
+def assert_address(address: str) -> None:
+    """Refuse what is not the address of a server, and addresses that hold a secret: options are written to files.
+
+    Raises:
+        ValueError: naming what is wrong, without the secret.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("endpoint: expected an address such as http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            f"endpoint: the address of {parts.hostname} holds a user, a password or what follows ? or #; expected "
+            "scheme, host and path alone, with the key in an environment variable (endpoint_key_variable)"
+        )
 
 
 @dataclass(kw_only=True)
@@ -25,7 +41,11 @@ class BackendOptions:
     endpoint_model: str | None = option(
         None, "the model's name on the server; by default the only one that it lists"
     )
-    endpoint_key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key, if any")
+    endpoint_key_variable: str = option(
+        "auto",
+        "environment variable that holds the key; auto: COALIGN_API_KEY if it is set, and OPENAI_API_KEY for "
+        "api.openai.com alone",
+    )
     endpoint_concurrency: Count = option(8, "requests under way at a time")
     endpoint_timeout: Positive = option(120.0, "seconds to wait for an answer to one request")
     endpoint_retries: CountOrZero = option(
@@ -37,8 +57,9 @@ class BackendOptions:
     endpoint_max_tokens: Count | None = option(
         None, "stop, with what is there kept, once the server counted so many tokens, prompts included"
     )
-    endpoint_cache: Path | None = option(
-        None, "SQLite file of answers that were paid for; by default endpoint.sqlite in coalign's cache"
+    endpoint_cache: str = option(
+        "auto",
+        "SQLite file of answers that were paid for; auto: endpoint.sqlite in coalign's cache; off: none",
     )
     endpoint_prefill: Literal["auto", "continue", "vllm", "off"] = option(
         "auto",
@@ -53,6 +74,8 @@ class BackendOptions:
             raise ValueError(f"{changed[0]} has no effect with backend: {self.chosen_backend}; give endpoint")
         if self.chosen_backend == "endpoint" and not self.endpoint:
             raise ValueError("backend: endpoint needs the server's address: endpoint")
+        if self.endpoint:
+            assert_address(self.endpoint)
 
     @property
     def chosen_backend(self) -> Literal["transformers", "vllm", "endpoint"]:

@@ -35,6 +35,14 @@ def open_generator(
     """
     if backend is None:
         backend = options if isinstance(options, BackendOptions) else BackendOptions()
+    if backend.chosen_backend == "endpoint":
+        from coalign.models.endpoint import EndpointGenerator
+
+        return EndpointGenerator(backend)
+    if backend.chosen_backend == "vllm":
+        from coalign.models.vllm_generation import VllmGenerator
+
+        return VllmGenerator(options, max_num_seqs=batch_size)
     return open_transformers(options, batch_size=batch_size)
 
 

@@ -26,7 +26,7 @@ from coalign.models.endings import Endings, stop_token_ids
 from coalign.models.incremental import open_rows
 from coalign.models.sampling import check_sampling
 from coalign.models.scoring import unwrap
-from coalign.models.types import Generation, OnBatch, Piece, Sampling, is_prefilled
+from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CPU_ROWS, GPU_ROWS = 64, 512
-
-
-@dataclass(frozen=True)
-class GenerationStats:
-    """What a call did.
-
-    Attributes:
-        prompts: prompts worked on.
-        samples: responses sampled.
-        prompt_tokens: tokens of those prompts.
-        tokens: tokens sampled.
-        seconds: wall time.
-    """
-
-    prompts: int = 0
-    samples: int = 0
-    prompt_tokens: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def samples_per_second(self) -> float:
-        return self.samples / self.seconds if self.seconds else 0.0
 
 
 class TransformersGenerator:

@@ -153,6 +153,33 @@ class Piece:
     generation: Generation | None = None
 
 
+@dataclass(frozen=True)
+class GenerationStats:
+    """What a call did.
+
+    Attributes:
+        prompts: prompts worked on.
+        samples: responses sampled.
+        prompt_tokens: tokens of those prompts.
+        tokens: tokens sampled.
+        seconds: wall time.
+    """
+
+    prompts: int = 0
+    samples: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
 OnBatch = Callable[[dict[int, list[Generation]]], None]
 
 

@@ -1,0 +1,69 @@
+"""Answers of endpoints that were paid for, in one SQLite file, by the hash of what was asked.
+
+The key is the SHA-256 of a JSON object with the fields that `endpoint_format.answer_key` lists. Any number of threads
+and processes may use a file at once; an answer is on disk before anybody looks at what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import EndpointError
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, made REAL NOT NULL)"
+)
+_WAIT = 60.0  # seconds for another process to finish its write
+
+
+class AnswerCache:
+    """Answers by key.
+
+    Args:
+        path: the file; made with its folder when it is absent.
+
+    Raises:
+        EndpointError: the file is not a database, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(_SCHEMA)
+            self._connection.commit()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The answer that was kept under `key`, None when there is none."""
+        with self._lock, self._explained():
+            row = self._connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, answers: dict[str, dict[str, Any]]) -> None:
+        """Keep answers, all or none. One that is there already stays as it is."""
+        rows = [(key, json.dumps(one, ensure_ascii=False), time.time()) for key, one in answers.items()]
+        with self._lock, self._explained(), self._connection:
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise EndpointError(
+                f"{self.path}: the cache of answers cannot be used ({error}).",
+                hint="Name another file with --endpoint-cache, or turn it off with --endpoint-cache off.",
+            ) from error
