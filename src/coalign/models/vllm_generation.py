@@ -215,6 +215,6 @@ def _stop_ids(base: Location, tokenizer: Any, trust_remote_code: bool) -> list[i
     )
     generation = None
     with contextlib.suppress(OSError):
-        generation = GenerationConfig.from_pretrained(base.path, revision=base.revision)
+        generation = GenerationConfig.from_pretrained(base.path, revision=base.revision or "main")
     holder = cast(Any, SimpleNamespace(config=config, generation_config=generation))
     return stop_token_ids(holder, tokenizer)
