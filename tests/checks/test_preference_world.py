@@ -7,7 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from coalign.checks.preference_world import END, SEPARATOR, PreferenceWorld, Start, pair_arm, untrained_arm
+from coalign.checks.preference_world import (
+    END,
+    SEPARATOR,
+    PreferenceWorld,
+    Start,
+    training_arm,
+    untrained_arm,
+)
 from coalign.checks.steps import reference_logps
 from coalign.preference.pairwise import DPOConstants
 from coalign.training.objective import get_objective
@@ -40,7 +47,7 @@ def test_demonstrations_are_noisy_copies_of_any_length() -> None:
 
 
 def test_without_noise_the_better_response_is_chosen(start: Start) -> None:
-    for pair in start.pairs[""]:
+    for pair in start.panels[""]:
         (record,) = pair.contexts
         chosen, rejected = start.world.gold([record.prompt_ids], [record.response_ids])[0]
         assert chosen >= rejected
@@ -66,12 +73,12 @@ def test_the_start_repeats_itself(start: Start) -> None:
     world = PreferenceWorld(seed=0, label_noise=0.0)
     base = world.base_model(steps=8)
     assert all(torch.equal(a, b) for a, b in zip(base.parameters(), start.base.parameters(), strict=True))
-    assert [one.contexts for one in world.pairs(base, n=64)] == [one.contexts for one in start.pairs[""]]
+    assert [one.contexts for one in world.pairs(base, n=64)] == [one.contexts for one in start.panels[""]]
 
 
 def test_arms_leave_the_start_alone_and_repeat_themselves(start: Start) -> None:
     before = [one.clone() for one in start.base.parameters()]
-    arm = pair_arm(get_objective("dpo"), DPOConstants(beta=0.1), "", steps=5)
+    arm = training_arm(get_objective("dpo"), DPOConstants(beta=0.1), "", steps=5)
     first = arm(start)
     assert first == arm(start)
     assert set(first) == {"gold", "length", "kl"}

@@ -2,12 +2,13 @@
 
 Gold is the share of the three that are right; how the response goes on, and for how long, does not matter. The
 starting model learns from noisy copies of any length, so its samples differ in gold and in length, and preferences
-between two of them come from gold with noise, optionally with a reward for length.
+between them come from gold with noise, optionally with a reward for length. Prompts may be of several classes that
+demonstrations copy more or less rightly; the token that ends a prompt names its class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures
-from coalign.checks.steps import LIKELIHOOD, SCORING_TOKENS, example, logps, reference_logps, trained
+from coalign.checks.steps import LIKELIHOOD, example, frozen_logps, reference_logps, trained
 from coalign.checks.tiny_models import sample, seeded, stream, tiny_transformer
 from coalign.models.types import Responses
-from coalign.training.batches import Example
+from coalign.training.batches import Example, responses_of_examples
 from coalign.training.objective import Objective
 
 END, SEPARATOR, FIRST_LETTER = 0, 1, 2
 
+Samples = list[list[list[int]]]
+"""For each prompt its responses, token ids."""
+
 
 @dataclass(frozen=True)
 class PreferenceWorld:
-    """24 tokens: the end of a response, the end of a prompt, 22 letters.
+    """24 tokens: the end of a response, the end of a prompt, 22 letters; one more for each further class of prompts.
 
     Attributes:
         seed: of everything that is drawn.
-        copy_rate: share of letters that demonstrations copy rightly.
+        copy_rates: for each class of prompts the share of letters that demonstrations copy rightly; the classes take
+            turns.
         longest_tail: letters that may follow the copy; their number is uniform.
         label_noise: standard deviation of the noise on the scores that make preferences.
         max_new_tokens: where a sample is cut.
@@ -40,22 +45,38 @@ class PreferenceWorld:
     seed: int
     vocabulary: int = 24
     copied: int = 3
-    copy_rate: float = 0.62
+    copy_rates: tuple[float, ...] = (0.62,)
     longest_tail: int = 10
     label_noise: float = 0.25
     max_new_tokens: int = 24
     held_out: int = 400
 
-    def prompts(self, n: int, purpose: str) -> list[list[int]]:
-        """`n` prompts of three letters and the separator; another purpose draws others."""
-        letters = self._letters((n, self.copied), stream(self.seed, f"prompts/{purpose}"))
-        return [[*row, SEPARATOR] for row in letters.tolist()]
+    @property
+    def separators(self) -> list[int]:
+        """The token that ends a prompt, for each class."""
+        return [SEPARATOR, *range(self.vocabulary, self.vocabulary + len(self.copy_rates) - 1)]
 
-    def demonstrations(self, n: int, purpose: str) -> list[Example]:
-        """`n` prompts, each with a noisy copy and a tail of random letters."""
+    def prompts(self, n: int, purpose: str) -> list[list[int]]:
+        """`n` prompts of three letters and the separator of their class; another purpose draws others."""
+        letters = self._letters((n, self.copied), stream(self.seed, f"prompts/{purpose}")).tolist()
+        ends = self.separators
+        return [[*row, ends[place % len(ends)]] for place, row in enumerate(letters)]
+
+    def classes(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """The class of each prompt, from 0."""
+        return [self.separators.index(prompt[-1]) for prompt in prompts]
+
+    def demonstrations(self, n: int, purpose: str, rates: Tensor | None = None) -> list[Example]:
+        """`n` prompts, each with a noisy copy and a tail of random letters.
+
+        Args:
+            rates: [n] share of letters that each copies rightly, in place of that of its class.
+        """
         prompts = self.prompts(n, purpose)
         generator = stream(self.seed, f"responses/{purpose}")
-        right = torch.rand(n, self.copied, generator=generator) < self.copy_rate
+        if rates is None:
+            rates = torch.tensor(self.copy_rates)[self.classes(prompts)]
+        right = torch.rand(n, self.copied, generator=generator) < rates[:, None]
         letters = torch.tensor(prompts)[:, : self.copied]
         copies = torch.where(right, letters, self._letters((n, self.copied), generator)).tolist()
         tails = self._letters((n, self.longest_tail), generator).tolist()
@@ -65,11 +86,15 @@ class PreferenceWorld:
             for prompt, copy, tail, length in zip(prompts, copies, tails, lengths, strict=True)
         ]
 
+    def untrained_model(self) -> nn.Module:
+        """A two-layer transformer of width 48 with 4 heads and random weights."""
+        tokens = self.vocabulary + len(self.copy_rates) - 1
+        return seeded(lambda: tiny_transformer(tokens, width=48, layers=2, heads=4), self.seed)
+
     def base_model(self, steps: int = 700) -> nn.Module:
-        """A two-layer transformer of width 48 with 4 heads, trained from scratch on demonstrations."""
-        model = seeded(lambda: tiny_transformer(self.vocabulary, width=48, layers=2, heads=4), self.seed)
+        """The starting model: trained from scratch on demonstrations, each seen once."""
         return trained(
-            model,
+            self.untrained_model(),
             self.demonstrations(steps * 64, "base"),
             LIKELIHOOD,
             steps=steps,
@@ -78,14 +103,12 @@ class PreferenceWorld:
             generator=stream(self.seed, "base/order"),
         )
 
-    def responses(
-        self, model: nn.Module, prompts: list[list[int]], n: int, purpose: str
-    ) -> list[list[list[int]]]:
+    def responses(self, model: nn.Module, prompts: list[list[int]], n: int, purpose: str) -> Samples:
         """`n` responses to every prompt, sampled at temperature 1."""
         generator = stream(self.seed, f"samples/{purpose}")
         return sample(model, prompts, generator, n=n, max_new_tokens=self.max_new_tokens, end=END)
 
-    def gold(self, prompts: list[list[int]], responses: list[list[list[int]]]) -> Tensor:
+    def gold(self, prompts: list[list[int]], responses: Samples) -> Tensor:
         """[P, n] share of the prompt's letters that a response begins with, place by place."""
         return torch.tensor(
             [
@@ -97,10 +120,10 @@ class PreferenceWorld:
             ]
         )
 
-    def pairs(
+    def candidates(
         self, model: nn.Module, n: int = 1200, samples: int = 5, *, length_reward: float = 0.0
-    ) -> list[Example]:
-        """Preference pairs: of `samples` responses to each prompt two at random, the higher score chosen.
+    ) -> Candidates:
+        """`n` prompts with `samples` responses of `model` each, scored by gold and noise.
 
         Args:
             length_reward: added to the score per token of length; 0 for labels that look at gold alone.
@@ -116,29 +139,122 @@ class PreferenceWorld:
         rows = torch.arange(n)
         swap = scores[rows, second] > scores[rows, first]
         chosen, rejected = torch.where(swap, second, first), torch.where(swap, first, second)
-        return [
-            example(prompt, [responses[row][chosen[row]], responses[row][rejected[row]]], [1.0, 0.0])
-            for row, prompt in enumerate(prompts)
-        ]
+        return Candidates(self, prompts, responses, scores, chosen.tolist(), rejected.tolist())
+
+    def pairs(
+        self, model: nn.Module, n: int = 1200, samples: int = 5, *, length_reward: float = 0.0
+    ) -> list[Example]:
+        """Preference pairs: see `candidates` and `Candidates.pairs`."""
+        return self.candidates(model, n, samples, length_reward=length_reward).pairs()
 
     def measure(self, model: nn.Module, reference: nn.Module, samples: int = 4) -> Measures:
-        """Samples of `model` on the held-out prompts: mean gold, mean length in tokens (the end counted), and the KL
-        divergence from `reference` in nats a response."""
+        """Samples of `model` on the held-out prompts: mean gold (also by class of prompts, where there are several),
+        mean length in tokens (the end counted), and the KL divergence from `reference` in nats a response."""
         prompts = self.prompts(self.held_out, "evaluation")
         responses = self.responses(model, prompts, samples, "evaluation")
         flat = [one for row in responses for one in row]
         owners = [index for index, row in enumerate(responses) for _ in row]
         scored = Responses(prompts, flat, owners)
-        with torch.no_grad():
-            ratios = _sums(model, scored) - _sums(reference, scored)
+        ratios = frozen_logps(model, scored).sums() - frozen_logps(reference, scored).sums()
+        gold = self.gold(prompts, responses)
         return {
-            "gold": float(self.gold(prompts, responses).mean()),
+            "gold": float(gold.mean()),
+            **self._by_class(gold, prompts),
             "length": sum(map(len, flat)) / len(flat),
             "kl": float(ratios.mean()),
         }
 
+    def _by_class(self, gold: Tensor, prompts: list[list[int]]) -> Measures:
+        classes = torch.tensor(self.classes(prompts))
+        several = range(len(self.copy_rates)) if len(self.copy_rates) > 1 else ()
+        return {f"gold, class {one}": float(gold[classes == one].mean()) for one in several}
+
     def _letters(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randint(FIRST_LETTER, self.vocabulary, shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Prompts with scored samples, and the records of every kind that can be made of them.
+
+    Attributes:
+        scores: [P, n] what labels come from: gold and noise, higher is better.
+        chosen, rejected: of two samples to each prompt, drawn at random, the places of the better and of the worse.
+    """
+
+    world: PreferenceWorld
+    prompts: list[list[int]]
+    responses: Samples
+    scores: Tensor
+    chosen: list[int]
+    rejected: list[int]
+
+    def pairs(self, *, scored: bool = False) -> list[Example]:
+        """The chosen and the rejected response to each prompt, of values 1 and 0, or their scores."""
+        return [
+            example(
+                prompt,
+                [self.responses[row][better], self.responses[row][worse]],
+                [float(self.scores[row, better]), float(self.scores[row, worse])] if scored else [1.0, 0.0],
+            )
+            for row, (prompt, better, worse) in enumerate(
+                zip(self.prompts, self.chosen, self.rejected, strict=True)
+            )
+        ]
+
+    def rankings(self) -> list[Example]:
+        """All samples to each prompt with their scores."""
+        return [
+            example(prompt, responses, scores)
+            for prompt, responses, scores in zip(
+                self.prompts, self.responses, self.scores.tolist(), strict=True
+            )
+        ]
+
+    def thumbs(
+        self, up: Sequence[int] | None = None, down: Sequence[int] | None = None, **columns: Sequence[float]
+    ) -> list[Example]:
+        """The chosen responses with thumbs up (value 1) and the rejected ones with thumbs down (0), one a record, in
+        random order.
+
+        Args:
+            up, down: for each class of prompts, to how many of them the chosen (the rejected) response is taken; by
+                default to all.
+            columns: name to the value of each prompt.
+        """
+        taken = [
+            (row, places[row], label)
+            for places, label, counts in ((self.chosen, 1.0, up), (self.rejected, 0.0, down))
+            for row in self._rows(counts)
+        ]
+        order = torch.randperm(len(taken), generator=stream(self.world.seed, "thumbs/order")).tolist()
+        return [
+            example(
+                self.prompts[row],
+                [self.responses[row][place]],
+                [label],
+                **{name: values[row] for name, values in columns.items()},
+            )
+            for row, place, label in (taken[index] for index in order)
+        ]
+
+    def _rows(self, counts: Sequence[int] | None) -> list[int]:
+        """The first prompts of each class, so many; all of them without a number."""
+        classes = self.world.classes(self.prompts)
+        if counts is None:
+            return list(range(len(classes)))
+        rows = [[row for row, one in enumerate(classes) if one == number] for number in range(len(counts))]
+        return [row for found, count in zip(rows, counts, strict=True) for row in found[:count]]
+
+
+def best_only(examples: Sequence[Example]) -> list[Example]:
+    """The examples with the response of the highest value alone."""
+    best = []
+    for one in examples:
+        (record,) = one.contexts
+        place = record.values.index(max(record.values))
+        best.append(example(record.prompt_ids, [record.response_ids[place]]))
+    return best
 
 
 @dataclass(frozen=True)
@@ -147,13 +263,13 @@ class Start:
 
     Attributes:
         base: the starting model, which also is the reference.
-        pairs: panel to its preference pairs; panels differ in how labels value length.
-        reference: panel to the log-probabilities of its pairs under `base`.
+        panels: name to records to train on.
+        reference: panel to the log-probabilities of its records under `base`.
     """
 
     world: PreferenceWorld
     base: nn.Module
-    pairs: dict[str, list[Example]]
+    panels: dict[str, list[Example]]
     reference: dict[str, list[Tensor]]
 
 
@@ -162,7 +278,29 @@ def start(seed: int, panels: Mapping[str, float]) -> Start:
     world = PreferenceWorld(seed)
     base = world.base_model()
     pairs = {name: world.pairs(base, length_reward=reward) for name, reward in panels.items()}
-    return Start(world, base, pairs, {name: reference_logps(base, pairs[name]) for name in pairs})
+    return start_with(world, base, pairs, compared=pairs)
+
+
+def start_with(
+    world: PreferenceWorld, base: nn.Module, panels: dict[str, list[Example]], *, compared: Collection[str]
+) -> Start:
+    """A start with any panels; `compared` are those that objectives with a reference learn from."""
+    return Start(world, base, panels, {name: reference_logps(base, panels[name]) for name in compared})
+
+
+def pair_changes(material: Start, model: nn.Module, panel: str) -> Measures:
+    """How the summed log-probabilities of the chosen and of the rejected responses of a panel of pairs changed from
+    the starting model to `model`: means over pairs, in nats."""
+    before = torch.tensor(
+        [float(one.sum()) for one in _response_logps(material.base, material.panels[panel])]
+    )
+    after = torch.tensor([float(one.sum()) for one in _response_logps(model, material.panels[panel])])
+    changes = (after - before).reshape(-1, 2).mean(dim=0)
+    return {"chosen, change": float(changes[0]), "rejected, change": float(changes[1])}
+
+
+def _response_logps(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
+    return frozen_logps(model, responses_of_examples(examples)).split()
 
 
 def untrained_arm(material: Start) -> Measures:
@@ -170,27 +308,35 @@ def untrained_arm(material: Start) -> Measures:
     return material.world.measure(material.base, material.base)
 
 
-def pair_arm(
-    objective: Objective, constants: Any, panel: str, *, steps: int = 300
+def training_arm(
+    objective: Objective,
+    constants: Any,
+    panel: str,
+    *,
+    steps: int = 300,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    measure: Callable[[Start, nn.Module], Measures] | None = None,
 ) -> Callable[[Start], Measures]:
-    """Training on the pairs of a panel in steps of 32 pairs at 3e-4, in the same order for every objective."""
+    """Training from the starting model on the records of a panel, in the same order for every objective.
 
-    def measure(material: Start) -> Measures:
+    Args:
+        constants: of the objective; its defaults when None.
+        measure: of the trained model; by default samples to held-out prompts (`PreferenceWorld.measure`).
+    """
+
+    def arm(material: Start) -> Measures:
         policy = trained(
             material.base,
-            material.pairs[panel],
+            material.panels[panel],
             objective,
             constants,
             steps=steps,
-            batch_size=32,
-            learning_rate=3e-4,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
             generator=stream(material.world.seed, "pairs/order"),
             reference=material.reference[panel] if objective.reference else None,
         )
-        return material.world.measure(policy, material.base)
+        return measure(material, policy) if measure else material.world.measure(policy, material.base)
 
-    return measure
-
-
-def _sums(model: nn.Module, responses: Responses) -> Tensor:
-    return logps(model, responses, batch_tokens=SCORING_TOKENS).sums()
+    return arm

@@ -71,6 +71,16 @@ def mean_of(by_seed: Mapping[int, float]) -> float:
     return statistics.fmean(by_seed.values())
 
 
+def standard_error(by_seed: Mapping[int, float]) -> float:
+    """Standard error of the mean over seeds; 0 for one seed."""
+    return _deviation(list(by_seed.values())) / math.sqrt(len(by_seed))
+
+
+def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:
+    """Whether the mean over seeds is above 0 by more than so many of its standard errors."""
+    return mean_of(gaps) > errors * standard_error(gaps)
+
+
 def most_seeds(hits: Mapping[int, bool], share: str = "4/5") -> bool:
     """Whether at least this share of the seeds hits: of 5 seeds 4, of 3 all, of 10 eight."""
     return sum(hits.values()) >= math.ceil(Fraction(share) * len(hits))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,16 +14,20 @@ from coalign.data.encoding import EncodedRecord
 from coalign.models.scoring import score_responses
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.batches import Batch, Example, collate
-from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
+from coalign.training.objective import Losses, NoConstants, Objective, ObjectiveState, ScoredBatch
 
 M = TypeVar("M", bound=nn.Module)
 SCORING_TOKENS = 8192
 
 
 def example(
-    prompt: Sequence[int], responses: Sequence[Sequence[int]], values: Sequence[float] | None = None
+    prompt: Sequence[int],
+    responses: Sequence[Sequence[int]],
+    values: Sequence[float] | None = None,
+    **columns: float,
 ) -> Example:
-    """A training example from token ids; `values` as in `ScoredBatch.values`, by default not a number."""
+    """A training example from token ids; `values` as in `ScoredBatch.values`, by default not a number. `columns` are
+    what an objective asks for by name."""
     record = EncodedRecord(
         record_index=0,
         prompt_ids=list(prompt),
@@ -31,7 +36,7 @@ def example(
         values=list(values) if values is not None else [float("nan")] * len(responses),
         truncated=False,
     )
-    return Example(contexts=(record,), id="", extras={})
+    return Example(contexts=(record,), id="", extras={name: [value] for name, value in columns.items()})
 
 
 def _likelihood(batch: ScoredBatch, constants: NoConstants) -> Losses:
@@ -53,51 +58,77 @@ def trained(
     learning_rate: float,
     generator: torch.Generator,
     reference: Sequence[Tensor] | None = None,
+    on_step: Callable[[int, M], None] | None = None,
 ) -> M:
     """A copy of `model`, trained with Adam at a constant learning rate.
 
     Args:
-        examples: drawn in permutations, one after the other; a batch may span two.
+        examples: drawn in permutations, one after the other; a batch may span two. As `prepared` makes them, for
+            objectives that add responses.
         constants: of the objective; its defaults when None.
         reference: what `reference_logps` gives for `examples`, for objectives with a reference.
+        on_step: called after every step with its number and the model, which it must leave as it is.
 
     Raises:
-        ValueError: the objective needs a reference and there is none, or it keeps a state (not supported here).
+        ValueError: the objective needs a reference and there is none.
     """
     if objective.reference and reference is None:
         raise ValueError(f"{objective.name} compares with a reference: give its log-probabilities")
-    if objective.state is not None:
-        raise ValueError(f"{objective.name} keeps a state from step to step, which this loop does not have")
     constants = constants if constants is not None else objective.constants()
+    state = objective.state() if objective.state else None
     policy = copy.deepcopy(model).train()
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, fused=True)
-    for rows in _batches(len(examples), steps, batch_size, generator):
+    for number, rows in enumerate(_batches(len(examples), steps, batch_size, generator), start=1):
         batch = collate([examples[row] for row in rows])["batch"]
         fixed = [reference[row] for row in rows] if reference is not None else None
-        losses = objective.loss(score(policy, batch, fixed), constants).losses
+        scored = score(policy, batch, fixed, state)
+        if state is not None:
+            with torch.no_grad():
+                state.update(scored, constants)
+        losses = objective.loss(scored, constants).losses
         optimizer.zero_grad()
         (losses.sum() / batch.count(objective.normalise)).backward()
         optimizer.step()
+        if on_step is not None:
+            on_step(number, policy)
     return policy.eval()
 
 
-def score(model: nn.Module, batch: Batch, reference: Sequence[Tensor] | None = None) -> ScoredBatch:
+def prepared(examples: Sequence[Example], objective: Objective) -> list[Example]:
+    """The examples with the responses that the objective adds to each (`Objective.prepare`)."""
+    if objective.prepare is None:
+        return list(examples)
+    records = objective.prepare([one.contexts[0] for one in examples], None)
+    return [replace(one, contexts=(record,)) for one, record in zip(examples, records, strict=True)]
+
+
+def score(
+    model: nn.Module,
+    batch: Batch,
+    reference: Sequence[Tensor] | None = None,
+    state: ObjectiveState | None = None,
+) -> ScoredBatch:
     """A batch as objectives read it; `reference` holds the token log-probabilities of each example."""
     policy = logps(model, batch.responses)
     frozen = None
     if reference is not None:
         frozen = ResponseLogps(torch.cat(list(reference)), policy.lengths, policy.prompt_index)
-    return ScoredBatch(policy, frozen, batch.record_index, batch.values)
+    return ScoredBatch(policy, frozen, batch.record_index, batch.values, batch.extras, state)
 
 
 def reference_logps(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
     """For each example the token log-probabilities of its responses, one after the other, without gradient."""
     batch = collate(examples)["batch"]
-    with torch.no_grad():
-        pieces = logps(model, batch.responses, batch_tokens=SCORING_TOKENS).split()
+    pieces = frozen_logps(model, batch.responses).split()
     counts = torch.bincount(batch.record_index, minlength=len(examples)).tolist()
     ends = torch.tensor(counts).cumsum(0).tolist()
     return [torch.cat(pieces[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def frozen_logps(model: nn.Module, responses: Responses) -> ResponseLogps:
+    """Log-probabilities of many responses, without gradient."""
+    with torch.no_grad():
+        return logps(model, responses, batch_tokens=SCORING_TOKENS)
 
 
 def logps(model: nn.Module, responses: Responses, *, batch_tokens: int | None = None) -> ResponseLogps:

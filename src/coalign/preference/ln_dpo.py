@@ -22,7 +22,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import Start, pair_arm, start, untrained_arm
+from coalign.checks.preference_world import Start, start, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
 from coalign.core.catalogue import get
 from coalign.core.options import Positive, option
@@ -145,7 +145,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     ]:
         cells = zip(grid(method, panel), _check_grid(method).values(), strict=True)
         name = method.lower().replace("-", "_")
-        arms |= {cell: pair_arm(get_objective(name), constants, panel) for cell, constants in cells}
+        arms |= {cell: training_arm(get_objective(name), constants, panel) for cell, constants in cells}
 
     def prepare(seed: int) -> Start:
         # 0.15 per five tokens.
