@@ -19,21 +19,33 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.preference_world import PreferenceWorld, Start, start_with, training_arm
+from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps
+from coalign.checks.steps import LIKELIHOOD, example, frozen_logps
+from coalign.core.catalogue import get
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking, Record
 from coalign.preference.learning import LearningOptions, Material, learn, read_material
-from coalign.preference.listwise import best_responses, ordered_pairs, ranking_metrics
+from coalign.preference.listwise import (
+    best_responses,
+    ordered_pairs,
+    ranking_accuracies,
+    ranking_metrics,
+)
 from coalign.preference.numerics import log1p_sum_exp
 from coalign.preference.supervised import nll_loss
+from coalign.training.batches import collate, responses_of_examples
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]
@@ -186,3 +198,97 @@ def with_reference(records: Sequence[Record], column: str) -> list[Record]:
         replace(one, responses=(*one.responses, str(text)), scores=(*one.scores, math.nan))
         for one, text in found
     ]
+
+
+CONSTRAINED = ("AFT detached", "AFT boundary 1")
+
+
+def check(run: Run, *, seeds: int = 5) -> Verdict:
+    """Constrained AFT is right more often than fine-tuning alone and keeps the likelihood that the unconstrained loss
+    loses, in a world of copying.
+
+    That the unconstrained loss makes fewer answers right, as the paper says, is not required: wrong copies hold no
+    sensible text to protect.
+    """
+    settings = {"steps": 400, "learning_rate": 5e-4, "measure": _measured}
+
+    def aft_arm(**constants: Any) -> Callable[[Start], Measures]:
+        return training_arm(get_objective("aft"), Constants(**constants), "groups", **settings)
+
+    arms = {
+        "VFT": lambda material: _measured(material, material.base),
+        "VFT continued": aft_arm(align_weight=0.0),
+        "RFT": training_arm(LIKELIHOOD, None, "right", **settings),
+        "AFT unconstrained": aft_arm(constraint="none"),
+        "AFT detached": aft_arm(constraint="detached"),
+        "AFT boundary 1": aft_arm(constraint="boundary", beta=1.0),
+        "AFT boundary 0.15": aft_arm(constraint="boundary"),
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=_start, arms=arms)
+    better = {
+        (metric, arm): paired_gaps(rows, metric, arm, "VFT continued")
+        for metric in ("correct", "A-accuracy")
+        for arm in CONSTRAINED
+    }
+    costs = {arm: paired_gaps(rows, "NLL", "AFT unconstrained", arm) for arm in CONSTRAINED}
+    return Verdict(
+        slug="aft",
+        outcome=decide(
+            seen=all(map(exceeds, better.values())) and all(min(one.values()) > 0 for one in costs.values()),
+            not_seen=min(map(mean_of, (*better.values(), *costs.values()))) <= 0,
+        ),
+        claim=get("aft").claim,
+        rule="Seen: the share of correct samples and the assessment accuracy of AFT, detached and with boundary 1, are "
+        "above those of continued fine-tuning by more than 2 standard errors of the paired gaps, and the negative "
+        "log-likelihood of held-out demonstrations is larger without constraint than with either, in every seed. Not "
+        "seen: one of these gaps is not above 0 in the mean. Mixed: between.",
+        setting="Copying letters: transformer of 2 layers and width 48, fine-tuned for 450 steps on copies with 75 % of "
+        "the letters right (VFT); 1500 questions, each with such a copy as reference solution and 5 of the model's own "
+        "samples, correct if all three letters are. 400 steps of 32 questions, Adam 5e-4. RFT: likelihood of reference "
+        "and correct samples. 400 fresh prompts, 4 samples each; 1000 held-out demonstrations.",
+        measures=rows,
+        summary={
+            **{f"{metric}, {arm} - VFT continued": mean_of(gaps) for (metric, arm), gaps in better.items()},
+            **{f"NLL, unconstrained - {arm}, smallest": min(gaps.values()) for arm, gaps in costs.items()},
+            "correct, AFT detached - RFT": mean_of(paired_gaps(rows, "correct", "AFT detached", "RFT")),
+            "correct, AFT detached - unconstrained": mean_of(
+                paired_gaps(rows, "correct", "AFT detached", "AFT unconstrained")
+            ),
+            "correct, AFT boundary 0.15 - VFT continued": mean_of(
+                paired_gaps(rows, "correct", "AFT boundary 0.15", "VFT continued")
+            ),
+        },
+        seconds=seconds_spent(run),
+    )
+
+
+def _start(seed: int) -> Start:
+    """Questions with a reference solution and the model's own solutions, marked right or wrong; doubles are left out."""
+    world = PreferenceWorld(seed, copy_rates=(0.75,))
+    base = world.base_model(steps=450)
+    groups, right = [], []
+    questions = [one.contexts[0] for one in world.demonstrations(1500, "questions")]
+    samples = world.responses(base, [one.prompt_ids for one in questions], 5, "questions")
+    for question, row in zip(questions, samples, strict=True):
+        (reference,), prompt = question.response_ids, question.prompt_ids
+        distinct = [list(one) for one in dict.fromkeys(map(tuple, row))]
+        marks = [float(gold == 1) for gold in world.gold([prompt], [distinct])[0].tolist()]
+        groups.append(example(prompt, [reference, *distinct], [math.nan, *marks]))
+        correct = [one for one, mark in zip(distinct, marks, strict=True) if mark]
+        right.append(example(prompt, [reference, *correct]))
+    return start_with(world, base, {"groups": groups, "right": right}, compared=())
+
+
+def _measured(material: Start, policy: nn.Module) -> Measures:
+    """Share of correct samples, assessment accuracy on the training groups, held-out likelihood in nats a token."""
+    world = material.world
+    prompts = world.prompts(world.held_out, "evaluation")
+    gold = world.gold(prompts, world.responses(policy, prompts, 4, "evaluation"))
+    batch = collate(material.panels["groups"])["batch"]
+    scores = frozen_logps(policy, batch.responses).means()
+    held_out = responses_of_examples(world.demonstrations(1000, "held-out"))
+    return {
+        "correct": float((gold == 1).float().mean()),
+        "A-accuracy": float(ranking_accuracies(scores, batch.values, batch.record_index).nanmean()),
+        "NLL": -float(frozen_logps(policy, held_out).token_logps.mean()),
+    }
