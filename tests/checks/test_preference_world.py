@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ import torch
 from coalign.checks.preference_world import (
     END,
     SEPARATOR,
+    Candidates,
     PreferenceWorld,
     Start,
+    best_only,
+    pair_changes,
     training_arm,
     untrained_arm,
 )
-from coalign.checks.steps import reference_logps
+from coalign.checks.steps import example, reference_logps
 from coalign.preference.pairwise import DPOConstants
+from coalign.training.batches import Example
 from coalign.training.objective import get_objective
 
 
@@ -87,3 +92,108 @@ def test_arms_leave_the_start_alone_and_repeat_themselves(start: Start) -> None:
     base = untrained_arm(start)
     assert base["kl"] == 0
     assert 1 <= base["length"] <= start.world.max_new_tokens
+
+
+# classes of prompts
+
+
+def test_the_last_token_of_a_prompt_names_its_class() -> None:
+    world = PreferenceWorld(seed=1, copy_rates=(1.0, 0.0))
+    prompts = world.prompts(6, "x")
+    assert [prompt[-1] for prompt in prompts] == [SEPARATOR, 24] * 3
+    assert world.classes(prompts) == [0, 1] * 3
+    one_class = PreferenceWorld(seed=1).prompts(6, "x")
+    assert [prompt[:3] for prompt in prompts] == [prompt[:3] for prompt in one_class]
+    assert world.untrained_model().config.vocab_size == 25
+
+
+def test_demonstrations_copy_at_the_rate_of_their_class_or_of_their_row() -> None:
+    def gold(rows: list[Example]) -> torch.Tensor:
+        records = [row.contexts[0] for row in rows]
+        return world.gold([one.prompt_ids for one in records], [one.response_ids for one in records])[:, 0]
+
+    world = PreferenceWorld(seed=1, copy_rates=(1.0, 0.0))
+    by_class = gold(world.demonstrations(1000, "x"))
+    assert bool((by_class[::2] == 1).all())
+    assert float(by_class[1::2].mean()) == pytest.approx(1 / 22, abs=0.02)
+    by_row = gold(world.demonstrations(1000, "x", torch.arange(1000) / 500 % 1))
+    assert float(by_row[:500].mean()) == pytest.approx(0.5 + 0.5 / 22, abs=0.03)
+
+
+def test_gold_is_told_by_class_where_there_are_several(start: Start) -> None:
+    world = PreferenceWorld(seed=0, copy_rates=(0.9, 0.1), held_out=30)
+    measures = world.measure(world.untrained_model(), world.untrained_model())
+    assert measures["gold"] == pytest.approx((measures["gold, class 0"] + measures["gold, class 1"]) / 2)
+    assert set(start.world.measure(start.base, start.base)) == {"gold", "length", "kl"}
+
+
+# records from candidates
+
+
+@pytest.fixture(scope="module")
+def candidates(start: Start) -> Candidates:
+    world = dataclasses.replace(start.world, copy_rates=(0.62, 0.62))
+    return world.candidates(world.base_model(steps=2), n=40, samples=4)
+
+
+def test_pairs_rankings_and_thumbs_tell_of_the_same_samples(candidates: Candidates) -> None:
+    pairs, scored = candidates.pairs(), candidates.pairs(scored=True)
+    rankings = [one.contexts[0] for one in candidates.rankings()]
+    thumbs = [one.contexts[0] for one in candidates.thumbs()]
+    assert len(thumbs) == 2 * len(pairs) == 80
+    for row, ranking in enumerate(rankings):
+        (pair,), (with_scores,) = pairs[row].contexts, scored[row].contexts
+        assert ranking.values == pytest.approx(candidates.scores[row].tolist())
+        assert with_scores.values[0] >= with_scores.values[1]
+        assert pair.response_ids == with_scores.response_ids
+        for text, score in zip(with_scores.response_ids, with_scores.values, strict=True):
+            assert (text, score) in zip(ranking.response_ids, ranking.values, strict=True)
+        for text, label in zip(pair.response_ids, (1.0, 0.0), strict=True):
+            assert any(
+                (one.prompt_ids, one.response_ids, one.values) == (pair.prompt_ids, [text], [label])
+                for one in thumbs
+            )
+
+
+def test_thumbs_are_shuffled(candidates: Candidates) -> None:
+    labels = [one.contexts[0].values[0] for one in candidates.thumbs()]
+    assert 10 < sum(labels[:40]) < 30
+
+
+def test_thumbs_of_uneven_prompts_carry_their_columns(candidates: Candidates) -> None:
+    column = [float(row) for row in range(40)]
+    thumbs = candidates.thumbs(up=(8, 2), down=(2, 8), prob_desirable=column)
+    found = Counter(
+        (candidates.world.classes([one.contexts[0].prompt_ids])[0], one.contexts[0].values[0])
+        for one in thumbs
+    )
+    assert found == {(0, 1.0): 8, (1, 1.0): 2, (0, 0.0): 2, (1, 0.0): 8}
+    for one in thumbs:
+        (row,) = one.extras["prob_desirable"]
+        assert candidates.prompts[int(row)] == one.contexts[0].prompt_ids
+
+
+def test_best_only_keeps_the_highest_value() -> None:
+    ranking = example([5, 1], [[2], [3], [4]], [0.1, 0.9, 0.9])
+    assert [one.contexts[0].response_ids for one in best_only([ranking])] == [[[3]]]
+
+
+def test_changes_are_those_of_summed_log_probabilities(start: Start) -> None:
+    other = start.world.untrained_model()
+    changes = pair_changes(start, other, "")
+    before, after = start.reference[""], reference_logps(other, start.panels[""])
+    chosen = [len(one.contexts[0].response_ids[0]) for one in start.panels[""]]
+    moved = [
+        float(new[:count].sum() - old[:count].sum())
+        for old, new, count in zip(before, after, chosen, strict=True)
+    ]
+    assert changes["chosen, change"] == pytest.approx(sum(moved) / len(moved), rel=1e-4)
+    unchanged = pair_changes(start, start.base, "")
+    assert unchanged == {"chosen, change": 0.0, "rejected, change": 0.0}
+
+
+def test_an_arm_may_measure_something_else(start: Start) -> None:
+    arm = training_arm(
+        get_objective("dpo"), None, "", steps=1, measure=lambda material, policy: {"n": len(material.panels)}
+    )
+    assert arm(start) == {"n": 1}

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.checks.rules import by_arm, decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.rules import (
+    by_arm,
+    decide,
+    exceeds,
+    mean_of,
+    most_seeds,
+    paired_gaps,
+    standard_error,
+    values_of,
+)
 
 ROWS = [
     {"arm": "base", "seed": 0, "gold": 0.5},
@@ -73,3 +82,22 @@ def test_by_arm_gives_mean_and_sample_deviation() -> None:
     assert list(table) == ["base", "ours", "other"]
     assert table["base"]["gold"] == pytest.approx((0.55, 0.05 * 2**0.5))
     assert by_arm(ROWS[:1])["base"]["gold"] == (0.5, 0.0)
+
+
+def test_standard_errors_by_hand() -> None:
+    gaps = {0: 1.0, 1: 2.0, 2: 3.0, 3: 2.0}
+    assert standard_error(gaps) == pytest.approx((2 / 3) ** 0.5 / 2)
+    assert exceeds(gaps)
+    assert exceeds(gaps, errors=4.8)
+    assert not exceeds(gaps, errors=5.0)
+    assert standard_error({0: 1.0}) == 0.0
+    assert exceeds({0: 0.1})
+    assert not exceeds({0: 0.0, 1: 0.0})
+    assert not exceeds({0: -1.0, 1: -1.0})
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(0, 5))
+def test_not_both_a_gap_and_its_opposite_exceed(gaps: list[float], errors: float) -> None:
+    by_seed = dict(enumerate(gaps))
+    opposite = {seed: -gap for seed, gap in by_seed.items()}
+    assert not (exceeds(by_seed, errors) and exceeds(opposite, errors))

@@ -9,11 +9,12 @@ import math
 import pytest
 import torch
 
-from coalign.checks.steps import LIKELIHOOD, example, reference_logps, score, trained
+from coalign.checks.steps import LIKELIHOOD, example, prepared, reference_logps, score, trained
 from coalign.checks.tiny_models import TinyGRU, seeded, stream
+from coalign.preference.binary import kto as kto  # registers it
 from coalign.preference.pairwise import DPOConstants
 from coalign.training.batches import collate
-from coalign.training.objective import get_objective
+from coalign.training.objective import Losses, NoConstants, ScoredBatch, get_objective
 
 PAIRS = [
     example([1, 2], [[3, 4, 5], [6]], [1.0, 0.0]),
@@ -83,6 +84,67 @@ def test_what_the_loop_cannot_do_is_an_error(model: TinyGRU) -> None:
     settings = {"steps": 1, "batch_size": 1, "learning_rate": 1.0, "generator": stream(0, "")}
     with pytest.raises(ValueError, match="dpo compares with a reference"):
         trained(model, PAIRS, get_objective("dpo"), **settings)
-    stateful = dataclasses.replace(LIKELIHOOD, state=lambda: None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="keeps a state"):
-        trained(model, PAIRS, stateful, **settings)
+
+
+def test_a_state_sees_every_batch_before_its_loss(model: TinyGRU) -> None:
+    class Count:
+        seen = 0
+
+        def update(self, batch: ScoredBatch, constants: object) -> None:
+            assert not torch.is_grad_enabled()
+            self.seen += batch.n_records
+
+    counts: list[int] = []
+
+    def loss(batch: ScoredBatch, constants: NoConstants) -> Losses:
+        assert isinstance(batch.state, Count)
+        counts.append(batch.state.seen)
+        return LIKELIHOOD.loss(batch, constants)
+
+    stateful = dataclasses.replace(LIKELIHOOD, loss=loss, state=Count)  # type: ignore[arg-type]
+    trained(model, PAIRS, stateful, steps=3, batch_size=2, learning_rate=1e-3, generator=stream(0, "order"))
+    assert counts == [2, 4, 6]
+
+
+def test_columns_reach_the_objective(model: TinyGRU) -> None:
+    seen: list[list[float]] = []
+
+    def loss(batch: ScoredBatch, constants: NoConstants) -> Losses:
+        seen.append(sorted(batch.extras["weight"].tolist()))
+        return LIKELIHOOD.loss(batch, constants)
+
+    examples = [example([1], [[2, 3]], weight=0.5), example([2], [[4]], weight=2.0)]
+    weighted = dataclasses.replace(LIKELIHOOD, loss=loss, columns=("weight",))
+    trained(
+        model, examples, weighted, steps=1, batch_size=2, learning_rate=1e-3, generator=stream(0, "order")
+    )
+    assert seen == [[0.5, 2.0]]
+
+
+def test_a_watcher_sees_the_model_after_every_step(model: TinyGRU) -> None:
+    seen: dict[int, float] = {}
+
+    def watch(step: int, policy: TinyGRU) -> None:
+        seen[step] = float(policy.head.bias.detach().sum())
+
+    last = trained(
+        model,
+        PAIRS,
+        LIKELIHOOD,
+        steps=3,
+        batch_size=2,
+        learning_rate=1e-2,
+        generator=stream(0, "order"),
+        on_step=watch,
+    )
+    assert list(seen) == [1, 2, 3]
+    assert len(set(seen.values())) == 3
+    assert seen[3] == float(last.head.bias.detach().sum())
+
+
+def test_prepared_examples_have_the_responses_that_the_objective_adds() -> None:
+    thumbs = [example([1], [[2, 3]], [1.0], weight=1.0), example([4], [[5]], [0.0], weight=2.0)]
+    with_borrowed = prepared(thumbs, get_objective("kto"))
+    assert [one.contexts[0].response_ids for one in with_borrowed] == [[[2, 3], [5]], [[5], [2, 3]]]
+    assert [one.extras for one in with_borrowed] == [{"weight": [1.0]}, {"weight": [2.0]}]
+    assert prepared(thumbs, get_objective("dpo")) == thumbs

@@ -18,7 +18,7 @@ from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.core.verdict import Verdict
-from coalign.preference import ln_dpo
+from coalign.preference import aft, asft, bco, ln_dpo, poft, pro
 from coalign.selfalign import act
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ DPO, LN_DPO, SIMPO = (0.03, 0.1, 0.3), (0.3, 1, 3), (1, 2, 4)
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is missing is an error, not minutes of training."""
-    for world in (preference_world, reply_world):
+    for world in (preference_world, reply_world, poft):
         monkeypatch.delattr(world, "trained")
 
 
@@ -98,6 +98,174 @@ def ln_dpo_rows(shorter: list[float], gold: float) -> list[dict[str, Any]]:
 )
 def test_ln_dpo(shorter: list[float], gold: float, outcome: str, tmp_path: Path) -> None:
     assert verdict_of(ln_dpo, ln_dpo_rows(shorter, gold), tmp_path).outcome == outcome
+
+
+WOBBLE = [0.001, -0.001, 0.002, -0.002, 0.0]
+"""Added to the values of five seeds, so that gaps have a spread."""
+
+
+def rows_of(
+    arms: dict[str, dict[str, float]], by_seed: dict[str, list[float]] | None = None, seeds: int = 5
+) -> list[dict[str, Any]]:
+    """A row an arm and seed; `by_seed` has the values of an arm's first metric in place of the one for all seeds."""
+    rows = []
+    for seed in range(seeds):
+        for arm, metrics in arms.items():
+            row = {"arm": arm, "seed": seed, **metrics}
+            if by_seed and arm in by_seed:
+                row[next(iter(metrics))] = by_seed[arm][seed]
+            rows.append(row)
+    return rows
+
+
+def bco_rows(shift: list[float], gain: float = 0.3, behind: float = 0.02) -> list[dict[str, Any]]:
+    gold = 0.6 + gain
+    arms = {
+        "SFT": {"gold": 0.6},
+        "BCE, no shift": {"gold": gold},
+        "BCO, midpoint": {"gold": gold},
+        "KTO": {"gold": gold},
+        "DPO": {"gold": gold + behind + sum(shift) / 5},
+        "SFT, uneven prompts": {"gold, class 1": 0.4},
+        "BCO, uneven prompts": {"gold, class 1": 0.1},
+        "BCO matched, uneven prompts": {"gold, class 1": 0.2},
+    }
+    for more in bco.FURTHER:
+        arms |= {f"BCO, {more}": {"gold": gold}, f"BCE, no shift, {more}": {"gold": gold}}
+    rows = rows_of(arms)
+    return [*rows, *({"arm": "BCO", "seed": seed, "gold": gold + gap} for seed, gap in enumerate(shift))]
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (bco_rows([0.01] * 5), "seen"),
+        (bco_rows([0.01] * 3 + [0.0, -0.01]), "seen"),
+        (bco_rows([0.01] * 3 + [-0.01] * 2), "not seen"),
+        (bco_rows([0.01, 0.02, 0.03, 0.01, 0.04], gain=-0.02), "not seen"),
+        (bco_rows([0.01] * 5, behind=0.049), "seen"),
+        (bco_rows([0.01] * 5, behind=0.051), "not seen"),
+    ],
+)
+def test_bco(rows: list[dict[str, Any]], outcome: str, tmp_path: Path) -> None:
+    verdict = verdict_of(bco, rows, tmp_path)
+    assert verdict.outcome == outcome
+    assert verdict.summary["uneven prompts: effect of matching"] == "seen"
+    assert "not below in 5 of 5 seeds" in verdict.tried[0]
+
+
+def asft_rows(chosen: list[float], rejected: float = -1.0, dpo: float = -2.0) -> list[dict[str, Any]]:
+    def arm(chosen: float, rejected: float) -> dict[str, float]:
+        return {"chosen, change": chosen, "rejected, change": rejected, "gold": 0.7}
+
+    arms = {
+        "SFT": arm(0, 0),
+        "ASFT": arm(0, rejected),
+        "DPO": arm(dpo, -8.0),
+        "SFT on chosen": arm(1.2, -0.2),
+        "ORPO": arm(1.0, -0.5),
+    }
+    return rows_of(arms, {"ASFT": chosen})
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (asft_rows([1.0] * 5), "seen"),
+        (asft_rows([1.0] * 4 + [-0.01]), "not seen"),
+        (asft_rows([1.0] * 5, dpo=1.0), "not seen"),
+        (asft_rows([1.0] * 5, rejected=-0.1), "mixed"),
+        (asft_rows([1.0] * 5, rejected=0.1), "mixed"),
+    ],
+)
+def test_asft(rows: list[dict[str, Any]], outcome: str, tmp_path: Path) -> None:
+    assert verdict_of(asft, rows, tmp_path).outcome == outcome
+
+
+def pro_rows(longer: list[float], over_sft: list[float]) -> list[dict[str, Any]]:
+    two = [0.75 + gap for gap in over_sft]
+    names = ("SFT", "SFT on the best of 5", "SFT on the better of 2", "PRO, 2 ranked, order alone")
+    arms = {name: {"gold": 0.75} for name in (*names, "PRO, 5 ranked", "PRO, 2 ranked")}
+    five = [gold + gap for gold, gap in zip(two, longer, strict=True)]
+    return rows_of(arms, {"PRO, 2 ranked": two, "PRO, 5 ranked": five})
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (pro_rows([0.01] * 5, [0.1] * 5), "seen"),
+        (pro_rows([0.02] * 4 + [-0.01], [0.1] * 5), "seen"),
+        (pro_rows([0.02] * 3 + [-0.01] * 2, [0.1] * 5), "not seen"),
+        (pro_rows([0.004] * 5, [0.1] * 5), "mixed"),
+        (pro_rows([0.01] * 5, [0.1, -0.1, 0.1, -0.1, 0.02]), "not seen"),
+        (pro_rows([0.01] * 5, [0.1, -0.1, 0.1, 0.02, 0.1]), "mixed"),
+    ],
+)
+def test_pro(rows: list[dict[str, Any]], outcome: str, tmp_path: Path) -> None:
+    assert verdict_of(pro, rows, tmp_path).outcome == outcome
+
+
+def aft_rows(
+    detached: float = 0.1, boundary: float = 0.1, nll: tuple[float, ...] = (0.2,) * 5
+) -> list[dict[str, Any]]:
+    arms = {
+        name: {"NLL": 2.3, "correct": 0.45 + gap, "A-accuracy": 0.8 + gap}
+        for name, gap in {
+            "VFT": 0.0,
+            "VFT continued": 0.0,
+            "RFT": 0.1,
+            "AFT unconstrained": 0.3,
+            "AFT detached": detached,
+            "AFT boundary 1": boundary,
+            "AFT boundary 0.15": 0.0,
+        }.items()
+    }
+    rows = rows_of(arms, {"AFT unconstrained": [2.3 + gap for gap in nll]})
+    for row in rows:
+        if row["arm"] in aft.CONSTRAINED:
+            row["correct"] += WOBBLE[row["seed"]]
+    return rows
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (aft_rows(), "seen"),
+        (aft_rows(detached=0.001), "mixed"),
+        (aft_rows(boundary=-0.01), "not seen"),
+        (aft_rows(nll=(0.2, 0.2, 0.2, 0.2, -0.1)), "mixed"),
+        (aft_rows(nll=(-0.1,) * 5), "not seen"),
+    ],
+)
+def test_aft(rows: list[dict[str, Any]], outcome: str, tmp_path: Path) -> None:
+    assert verdict_of(aft, rows, tmp_path).outcome == outcome
+
+
+def poft_rows(gaps: list[float]) -> list[dict[str, Any]]:
+    rows = []
+    for seed, gap in enumerate(gaps):
+        for arm, gold in (("aligned model", 0.95), ("CE", 0.6), ("PoFT", 0.6 + gap)):
+            golds = {f"gold, {step}": gold for step in poft.EVALUATED}
+            rows.append({"arm": arm, "seed": seed, **golds, "good above bad": 1.0})
+    return rows
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("gaps", "outcome"),
+    [
+        ([0.1, 0.12, 0.09, 0.1, 0.11], "seen"),
+        ([0.1, -0.1, 0.1, 0.05, -0.05], "not seen"),
+        ([0.1, -0.05, 0.1, 0.05, 0.0], "mixed"),
+        ([-0.1] * 5, "not seen"),
+    ],
+)
+def test_poft(gaps: list[float], outcome: str, tmp_path: Path) -> None:
+    assert verdict_of(poft, poft_rows(gaps), tmp_path).outcome == outcome
 
 
 @pytest.mark.usefixtures("no_training")

@@ -300,7 +300,7 @@ def pair_changes(material: Start, model: nn.Module, panel: str) -> Measures:
 
 
 def _response_logps(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
-    return frozen_logps(model, responses_of_examples(examples)).split()
+    return [*frozen_logps(model, responses_of_examples(examples)).split()]
 
 
 def untrained_arm(material: Start) -> Measures:

@@ -19,9 +19,10 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -210,19 +211,16 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     That the unconstrained loss makes fewer answers right, as the paper says, is not required: wrong copies hold no
     sensible text to protect.
     """
-    settings = {"steps": 400, "learning_rate": 5e-4, "measure": _measured}
-
-    def aft_arm(**constants: Any) -> Callable[[Start], Measures]:
-        return training_arm(get_objective("aft"), Constants(**constants), "groups", **settings)
-
+    arm = partial(training_arm, steps=400, learning_rate=5e-4, measure=_measured)
+    on_groups = partial(arm, get_objective("aft"), panel="groups")
     arms = {
         "VFT": lambda material: _measured(material, material.base),
-        "VFT continued": aft_arm(align_weight=0.0),
-        "RFT": training_arm(LIKELIHOOD, None, "right", **settings),
-        "AFT unconstrained": aft_arm(constraint="none"),
-        "AFT detached": aft_arm(constraint="detached"),
-        "AFT boundary 1": aft_arm(constraint="boundary", beta=1.0),
-        "AFT boundary 0.15": aft_arm(constraint="boundary"),
+        "VFT continued": on_groups(Constants(align_weight=0.0)),
+        "RFT": arm(LIKELIHOOD, None, "right"),
+        "AFT unconstrained": on_groups(Constants(constraint="none")),
+        "AFT detached": on_groups(Constants(constraint="detached")),
+        "AFT boundary 1": on_groups(Constants(constraint="boundary", beta=1.0)),
+        "AFT boundary 0.15": on_groups(Constants(constraint="boundary")),
     }
     rows = measure_arms(run, seeds=seeds, prepare=_start, arms=arms)
     better = {
