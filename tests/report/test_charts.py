@@ -106,6 +106,29 @@ def test_log_chart_is_even_in_decades_and_counts_what_it_cannot_draw() -> None:
     assert charts.chart_note(chart).startswith("1 value ")
 
 
+def test_bands_marks_and_a_logarithmic_axis_of_steps() -> None:
+    series = Series(
+        name="a", steps=[1, 10, 100], values=[1.0, 2.0, 3.0], low=[0.5, None, 2.0], high=[1.5, 2.5, 4.0]
+    )
+    svg = charts.line_chart(Chart(title="c", series=[series], x_log=True, marks=True))
+    ((first, middle, last),) = _paths(svg)
+    assert (first[0], middle[0], last[0]) == (0, 50, 100)
+    (band,) = re.findall(r'class="band s0" d="([^"]*)"', svg)
+    assert band.startswith("M0 ")
+    assert band.endswith("Z")
+    assert band.count("L") == 3, "a place without an end is left out"
+    assert svg.split('class="hit"')[0].count("<circle") == 3
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ValueError, match="one end of a band"):
+        Series(name="a", steps=[1], values=[1.0], low=[0.0])
+    with pytest.raises(ValueError, match="2 high"):
+        Series(name="a", steps=[1], values=[1.0], low=[0.0], high=[1.0, 2.0])
+    with pytest.raises(ValueError, match="at or below zero"):
+        Chart(title="c", series=[Series(name="a", steps=[0], values=[1.0])], x_log=True)
+
+
 def test_gaps_stay_gaps() -> None:
     values = [1.0, None, float("nan"), 2.0]
     svg = charts.line_chart(Chart(title="c", series=[Series(name="a", steps=[0, 1, 2, 3], values=values)]))

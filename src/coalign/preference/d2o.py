@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Feedback, Messages, Preference, Record
@@ -51,6 +50,7 @@ from coalign.selfalign.loop import Round
 from coalign.selfalign.stages import sample_rows
 from coalign.training.fit import FitResult
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+from coalign.training.processes import assert_one_process
 
 
 def d2o_margins(
@@ -178,8 +178,7 @@ def run(config: Config, run: Run) -> None:
         DataError: no negatives, or no usable self-sample to any of them.
         ConfigError: more than one process: the anchors are sampled by one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("d2o samples in one process.", hint="Start it without a launcher.")
+    assert_one_process("d2o samples")
     material = read_material(config, "feedback", run, also=["preference", "feedback"])
     negatives, held_out = (_negatives(part) for part in (material.training, material.held_out))
     if not negatives:

@@ -1,23 +1,255 @@
-"""DPO, IPO, KTO and CPO compared: which loss, whether fine-tuning must come first, how many pairs are enough.
+"""Which preference loss, from which start model, with how many pairs: a controlled comparison on your own data.
 
-Insights into Alignment: Evaluating DPO and its Variants Across Multiple Tasks (arXiv 2404.14723).
+Insights into Alignment: Evaluating DPO and its Variants Across Multiple Tasks (arXiv 2404.14723). Every objective is
+trained under three scenarios over a list of data sizes and several seeds, everything else equal, and every model is
+measured on the same held-out material.
 
-    coalign run dpo-insights --data pairs.jsonl --model default
+    coalign run dpo-insights --data pairs.jsonl --model HuggingFaceTB/SmolLM2-135M
+    coalign run dpo-insights --data pairs.jsonl --starts instruction-tuned --sizes 250,1000,4000
 
-A controlled study: every objective from every start point on growing shares of the same pairs, one evaluation. The
-objectives are those of `preference.pairwise` and `preference.binary`; this module only names what is compared. The
-reference is the start point of the alignment stage. KTO learns from single responses: every pair gives it two
-records, so that methods are compared at equal pairs, not at equal steps.
+Scenarios: `fine-tuned` (the pre-trained model, fine-tuned by us, then aligned), `pretrained` (aligned without
+fine-tuning) and `instruction-tuned` (`--instruct-model`, aligned as it is). The reference is the start model in each.
+The compared losses are those of `preference.pairwise` and `preference.binary`. KTO learns from single responses: every
+pair gives it two records, so that methods are compared at equal pairs, not at equal steps. A larger size holds the
+pairs of the smaller ones. One fine-tuned model serves all cells.
+
+Measured are held-out pairs (order by implicit reward and by log-probability, margin), sampled answers (length, KL from
+the start model) and, where files are given, multiple-choice questions and constraints that programs check: the paper's
+thirteen benchmarks are judged by models or need downloads; give those that matter to you as `--questions`.
 
 Reconstruction: the paper has no public code, and its search over constants could not be confirmed; defaults are
 those of common libraries. IPO takes summed log-ratios as in its paper, where tau = 0.1 asks for 5 nats a response;
-averaged (`length_normalised`) the same tau asks for 5 nats a token, which no model reaches, so raise it then.
+averaged (`--constants ipo.length_normalised=true`) the same tau asks for 5 nats a token, which no model reaches, so raise
+it then.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from coalign.core.options import Count, Positive, option
+from coalign.core.runs import Run
+from coalign.data.convert import convert
+from coalign.data.readers import read_records
+from coalign.data.records import Preference, Record
+from coalign.models.loading import load_model, load_tokenizer
+from coalign.models.options import ModelOptions
+from coalign.models.saving import save_model
+from coalign.preference.binary import kto as kto  # registers objectives
+from coalign.preference.examination import MEASURES
+from coalign.preference.grids import combinations, parse_grid
+from coalign.preference.learning import LearningOptions, Material, read_material, tell, train
+from coalign.preference.pairwise import dpo as dpo
+from coalign.preference.studies import (
+    START,
+    Cell,
+    CellOptions,
+    Rows,
+    Study,
+    StudyOptions,
+    assert_possible,
+    read_exam,
+    run_cells,
+    save_best,
+)
+from coalign.preference.study_figures import grouped, spread
+from coalign.preference.study_report import size_sections, write_study_report
+from coalign.preference.supervised import sft as sft
+from coalign.training.objective import NoConstants, get_objective
+from coalign.training.processes import assert_one_process
+
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")
 """The compared objectives, by the names they are registered under."""
+Compared = Literal["dpo", "ipo", "kto", "cpo", "cdpo", "hinge_ref", "simpo", "orpo", "slic_hf"]
 
-START_POINTS = ("fine-tuned", "pretrained", "instruction-tuned")
+StartPoint = Literal["fine-tuned", "pretrained", "instruction-tuned"]
+START_POINTS: tuple[StartPoint, ...] = get_args(StartPoint)
 """Fine-tuned by us and then aligned; aligned without fine-tuning, from a base and from an instruction model."""
+SHARES = (8, 4, 2, 1)
+"""By default an eighth, a quarter, a half and all of the pairs."""
+
+
+@dataclass(kw_only=True)
+class Config(StudyOptions, LearningOptions):
+    """Options of `coalign run dpo-insights`."""
+
+    __group__ = "Method"
+
+    objectives: list[Compared] = option([*OBJECTIVES], "what to compare", source="paper")
+    starts: list[StartPoint] = option([*START_POINTS], "scenarios", source="paper")
+    sizes: list[Count] = option(
+        [], "numbers of pairs; by default an eighth, a quarter, a half and all of the training pairs"
+    )
+    constants: list[str] = option([], "constants in place of their defaults: `ipo.tau=0.5`, `dpo.beta=0.05`")
+    instruct_model: str = option("default", "model of the scenario instruction-tuned, as --model")
+    sft_data: str | None = option(
+        None, "demonstrations for the scenario fine-tuned; by default the chosen responses of the pairs"
+    )
+    sft_epochs: Positive = option(1.0, "passes over them", source="paper: one model for all cells")
+    sft_learning_rate: Positive | None = option(
+        None, "peak learning rate there; by default as --learning-rate"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("objectives", "starts", "sizes"):
+            given = getattr(self, name)
+            if len(given) > len({*given}) or not (given or name == "sizes"):
+                raise ValueError(
+                    f"{name}: {', '.join(map(str, given)) or 'nothing'}; expected each once, at least one"
+                )
+        if self.model == "default" and {*self.starts} != {"instruction-tuned"}:
+            raise ValueError(
+                "the scenarios fine-tuned and pretrained start from a pre-trained model, and the default model is "
+                "instruction-tuned: name one with --model, or give --starts instruction-tuned"
+            )
+        grids = parse_grid(self.constants, self.objectives, where="constants")
+        several = [f"{name}.{key}" for name, grid in grids.items() for key in grid if len(grid[key]) > 1]
+        if several:
+            raise ValueError(
+                f"constants: {several[0]} has several values; `coalign run ln-dpo --study` sweeps settings"
+            )
+        if "fine-tuned" not in self.starts and (self.sft_data, self.sft_epochs, self.sft_learning_rate) != (
+            None,
+            1.0,
+            None,
+        ):
+            raise ValueError("the options of fine-tuning have no effect without the scenario fine-tuned")
+
+
+def run(config: Config, run: Run) -> None:
+    """Train and measure every cell that is missing, and report.
+
+    Raises:
+        DataError: pairs, demonstrations or files to measure on that cannot be used.
+        ConfigError: more pairs asked for than there are, constants out of range, or more than one process.
+    """
+    assert_one_process("dpo-insights samples")
+    material = read_material(config, "preference", run)
+    pairs = [one for one in material.training if isinstance(one, Preference)]
+    exam = read_exam(config, material.held_out)
+    study = Study(config, pairs, start_models(config, run), exam)
+    cells = grid(config, len(pairs))
+    assert_possible(study, cells)
+    tell(material, run)
+    notes = [*material.notes]
+    if "fine-tuned" in config.starts:
+        notes += fine_tune(config, run, pairs)
+    rows = run_cells(run, study, cells)
+    save_best(run, study, rows)
+    write_study_report(
+        run,
+        study,
+        rows,
+        title=f"{', '.join(config.objectives)} from {len(config.starts)} start models",
+        findings=findings(rows, exam.main),
+        sections=size_sections(rows, exam.main),
+        notes=notes,
+    )
+
+
+def grid(config: Config, n_pairs: int) -> list[Cell]:
+    """The trainings: scenario by scenario, size by size, so that a stopped study has whole comparisons."""
+    sizes = config.sizes or sorted({max(1, n_pairs // share) for share in SHARES})
+    settings = {
+        name: combinations(one)[0]
+        for name, one in parse_grid(config.constants, config.objectives, where="constants").items()
+    }
+    return [
+        Cell(objective, start, size, config.seed + seed, settings[objective])
+        for start in config.starts
+        for size in sorted(sizes)
+        for seed in range(config.seeds)
+        for objective in config.objectives
+    ]
+
+
+def start_models(config: Config, run: Run) -> dict[str, ModelOptions]:
+    """Scenario to the model it starts from; the fine-tuned one need not exist yet."""
+    plain = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
+    models = {
+        "fine-tuned": replace(plain, model=str(_fine_tuned(run)), revision=None),
+        "pretrained": plain,
+        "instruction-tuned": replace(plain, model=config.instruct_model, revision=None),
+    }
+    return {name: models[name] for name in config.starts}
+
+
+def fine_tune(config: Config, run: Run, pairs: Sequence[Preference]) -> list[str]:
+    """Make the start model of the scenario fine-tuned, unless it is there; what was learned from, for the report."""
+    records: Sequence[Record] = convert(pairs, "preference", "demonstration")
+    note = f"Fine-tuned on the chosen responses of all {len(records)} training pairs"
+    if config.sft_data is not None:
+        found = read_records(config.sft_data, split=config.split, on_bad_record=config.on_bad_record)
+        records = convert(found.records, found.kind, "demonstration")
+        note = f"Fine-tuned on {len(records)} demonstrations of {config.sft_data}"
+    whole = _fine_tuned(run)
+    if whole.exists():
+        return [note]
+    options = CellOptions(**{one.name: getattr(config, one.name) for one in fields(CellOptions)})
+    options = replace(
+        options,
+        epochs=config.sft_epochs,
+        max_steps=None,
+        learning_rate=config.sft_learning_rate or config.learning_rate,
+        reference_logps="precomputed",
+    )
+    adapted = run.artefacts / "fine-tuning" / "model"
+    train(
+        options,
+        get_objective("sft"),
+        run,
+        Material([*records], [], []),
+        constants=NoConstants(),
+        folder=adapted,
+        name="fine-tuning/train",
+    )
+    model = load_model(replace(start_models(config, run)["fine-tuned"], model=str(adapted)), training=True)
+    save_model(model, load_tokenizer(str(adapted)), whole)
+    return [note]
+
+
+def _fine_tuned(run: Run) -> Path:
+    return run.artefacts / "fine-tuned"
+
+
+def findings(rows: Rows, main: str) -> list[str]:
+    """What the figures say, in sentences: the best of each scenario, more data, the start model."""
+    title, unit = MEASURES[main].title, MEASURES[main].unit
+    by_cell = {
+        key: found
+        for key, group in grouped(rows, lambda row: (row["start"], row["objective"], row["size"])).items()
+        if (found := spread(group, main)) is not None
+    }
+    if not by_cell:
+        return ["No training came to an end: all diverged. Lower --learning-rate."]
+    best = max(by_cell, key=lambda key: by_cell[key].mean)
+    said = [f"Best: {best[1]} from {best[0]} with {best[2]} pairs. {title}: {by_cell[best].text(unit)}."]
+    for start in dict.fromkeys(key[0] for key in by_cell):
+        own = {key: one for key, one in by_cell.items() if key[0] == start}
+        top = max(own, key=lambda key: own[key].mean)
+        before = next(
+            (row.get(main) for row in rows if row["objective"] == START and row["start"] == start), None
+        )
+        said.append(
+            f"From {start}: {top[1]} with {top[2]} pairs is best, {own[top].text(unit)}"
+            + (f" (start model {spread([{main: before}], main).text(unit)})." if before is not None else ".")  # type: ignore[union-attr]
+        )
+        sizes = sorted({key[2] for key in own})
+        means = [statistics.fmean(one.mean for key, one in own.items() if key[2] == size) for size in sizes]
+        if len(sizes) > 1:
+            steps = ", ".join(
+                f"{after - mean:+.3f} from {size} to {larger} pairs"
+                for (size, mean), (larger, after) in zip(
+                    zip(sizes, means, strict=True), zip(sizes[1:], means[1:], strict=True), strict=False
+                )
+            )
+            said.append(f"More data from {start}, mean over the objectives: {steps}.")
+    diverged = sum(row["diverged"] for row in rows)
+    if diverged:
+        said.append(f"{diverged} trainings diverged and have no part in the figures.")
+    return said

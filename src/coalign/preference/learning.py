@@ -213,6 +213,7 @@ def train(
     folder: Path,
     name: str = "train",
     reference_from: ModelOptions | None = None,
+    quiet: bool = False,
 ) -> FitResult:
     """Train the model of `config` and save it in `folder`; what was finished before is read, not done again.
 
@@ -220,6 +221,7 @@ def train(
         config: model and training options.
         name: of this training among those of the run.
         reference_from: the reference, where it is not the model that training starts from.
+        quiet: nothing but a progress bar is shown, for one training of many.
     """
     done = run.artefacts / f"{name}.json"
     if done.exists() and folder.exists():
@@ -248,6 +250,7 @@ def train(
         name=name,
         eval_records=held_out,
         reference=reference,
+        quiet=quiet,
     )
     result = dataclasses.replace(
         result, history=[_finite(row) for row in result.history], before=_finite(result.before)

@@ -3,10 +3,15 @@
 The Hitchhiker's Guide to Human Alignment with *PO (arXiv 2407.15229).
 
     coalign run ln-dpo --data pairs.jsonl --model default
+    coalign run ln-dpo --data pairs.jsonl --study --objectives ln_dpo,dpo,simpo --grid learning_rate=5e-5,1e-4
 
 Each log-ratio to the reference is divided by the length of its own response; nothing else differs from DPO. Averages
 are tens to hundreds of times smaller than sums, so beta is larger than DPO's, and losses of the two at equal beta do
 not compare. The length is that of the response after truncation, end-of-turn token included.
+
+`--study` repeats the paper's question, which objective survives a poor choice of hyper-parameters: every objective is
+trained over its grid under several seeds, and the report shows best, mean, worst and spread, KL from the start model
+and response lengths. Start it from your fine-tuned model.
 
 Reconstruction: the paper has no public code, and its grid of betas could not be confirmed; the default is ours.
 Where the labels themselves reward length, averaging magnifies the early end of short rejected answers, and the gain in
@@ -16,8 +21,8 @@ length shrinks or turns: the check's second panel shows how much.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor
 
@@ -25,12 +30,15 @@ from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.preference_world import Start, start, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
 from coalign.core.catalogue import get
-from coalign.core.options import Positive, option
+from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
+from coalign.data.records import Preference
+from coalign.models.options import ModelOptions
 from coalign.preference.binary import kto as kto  # registers objectives that are compared
 from coalign.preference.compared import any_constants, chosen_constants
-from coalign.preference.learning import LearningOptions, learn
+from coalign.preference.grids import combinations, parse_grid
+from coalign.preference.learning import LearningOptions, learn, read_material, tell
 from coalign.preference.listwise import rrhf as rrhf
 from coalign.preference.numerics import mean_logps
 from coalign.preference.pairs import (
@@ -41,7 +49,19 @@ from coalign.preference.pairs import (
     reference_pairs,
 )
 from coalign.preference.pairwise import DPOConstants, SimPOConstants, logistic_loss
+from coalign.preference.studies import (
+    Cell,
+    Study,
+    StudyOptions,
+    assert_possible,
+    read_exam,
+    run_cells,
+    save_best,
+)
+from coalign.preference.study_figures import sensitivity_findings
+from coalign.preference.study_report import sensitivity_sections, write_study_report
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+from coalign.training.processes import assert_one_process
 
 
 def ln_dpo_loss(
@@ -98,6 +118,18 @@ def ln_dpo(batch: ScoredBatch, constants: Constants) -> Losses:
     )
 
 
+GRIDS: dict[str, dict[str, list[float]]] = {
+    "ln_dpo": {"beta": [0.5, 1.0, 2.0]},
+    "dpo": {"beta": [0.01, 0.1, 0.5]},
+    "simpo": {"beta": [1.0, 2.0, 4.0], "gamma": [0.5, 1.2]},
+    "ipo": {"tau": [0.01, 0.1, 0.5]},
+    "cpo": {"beta": [0.05, 0.1, 0.5]},
+    "orpo": {"odds_weight": [0.1, 0.5, 1.0]},
+    "rrhf": {},
+    "slic_hf": {"delta": [0.5, 1.0, 5.0]},
+    "kto": {"beta": [0.05, 0.1, 0.5]},
+}
+"""What the study varies by default (our choice; the paper's grids could not be confirmed). RRHF has no constant."""
 Compared = Literal["ln_dpo", "dpo", "simpo", "ipo", "cpo", "orpo", "rrhf", "slic_hf", "kto"]
 COMPARED = get_args(Compared)
 """LN-DPO and the objectives that the paper compares it with."""
@@ -105,21 +137,94 @@ AnyConstants = any_constants(COMPARED)
 
 
 @dataclass(kw_only=True)
-class Config(AnyConstants, LearningOptions):
+class Config(AnyConstants, StudyOptions, LearningOptions):
     """Options of `coalign run ln-dpo`."""
 
     __group__ = "Method"
 
     objective: Compared = option("ln_dpo", "what to train: LN-DPO, or an objective that it is compared with")
+    study: bool = option(
+        False, "sweep hyper-parameters of several objectives instead of one training", group="Study"
+    )
+    objectives: list[Compared] = option(["ln_dpo", "dpo", "simpo"], "what the study compares", group="Study")
+    grid: list[str] = option(
+        [],
+        "what it varies in place of its own grid: `dpo.beta=0.05,0.1`, `learning_rate=5e-5,1e-4`",
+        group="Study",
+    )
+    size: Count | None = option(None, "pairs of each training; by default all", group="Study")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen_constants(self, self.objective, COMPARED)
+        if not self.study:
+            changed = [
+                one
+                for one in options_of(cast(Any, type(self)))
+                if one.group == "Study" and getattr(self, one.name) != one.default
+            ]
+            if changed:
+                raise ValueError(f"{changed[0].name} has no effect without study")
+            chosen_constants(self, self.objective, COMPARED)
+            return
+        if self.objective != "ln_dpo":
+            raise ValueError("a study trains --objectives; leave --objective out")
+        given = [one.name for one in options_of(AnyConstants) if getattr(self, one.name) is not None]
+        if given:
+            raise ValueError(f"a study takes {given[0]} from its grid: --grid {given[0]}=...")
+        if not self.objectives or len({*self.objectives}) < len(self.objectives):
+            raise ValueError("objectives: name each once, at least one")
+        self.settings()
+
+    def settings(self) -> dict[str, list[dict[str, Any]]]:
+        """Objective to the combinations of settings that are trained; a setting that is given replaces the default's.
+
+        Raises:
+            ConfigError: a setting that no objective has.
+        """
+        given = parse_grid(self.grid, self.objectives, where="grid")
+        return {name: combinations({**GRIDS[name], **given[name]}) for name in self.objectives}
 
 
 def run(config: Config, run: Run) -> None:
-    """Train LN-DPO, or another objective with its own constants, on pairs."""
-    learn(config, get_objective(config.objective), run)
+    """Train LN-DPO, or another objective with its own constants, on pairs; or sweep over several."""
+    if config.study:
+        sweep(config, run)
+    else:
+        learn(config, get_objective(config.objective), run)
+
+
+def sweep(config: Config, run: Run) -> None:
+    """Train every objective with every setting under every seed, and report how much depends on the choice.
+
+    Raises:
+        DataError: pairs or files to measure on that cannot be used.
+        ConfigError: more pairs asked for than there are, settings out of range, or more than one process.
+    """
+    assert_one_process("the study samples")
+    material = read_material(config, "preference", run)
+    pairs = [one for one in material.training if isinstance(one, Preference)]
+    start = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
+    study = Study(config, pairs, {"start": start}, read_exam(config, material.held_out))
+    size = config.size or len(pairs)
+    cells = [
+        Cell(name, "start", size, config.seed + seed, settings)
+        for name, grid in config.settings().items()
+        for settings in grid
+        for seed in range(config.seeds)
+    ]
+    assert_possible(study, cells)
+    tell(material, run)
+    rows = run_cells(run, study, cells)
+    save_best(run, study, rows)
+    write_study_report(
+        run,
+        study,
+        rows,
+        title=f"Sensitivity of {', '.join(config.objectives)}",
+        findings=sensitivity_findings(rows, study.exam.main),
+        sections=sensitivity_sections(rows, study.exam.main),
+        notes=material.notes,
+    )
 
 
 LENGTH_PANEL = ", labels reward length"

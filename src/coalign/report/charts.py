@@ -101,9 +101,16 @@ def line_chart(chart: Chart) -> Markup:
     points = [(x, y) for one in series for x, y in one if y is not None]
     if not points:
         return Markup('<p class="empty">No values to draw.</p>')
-    x_axis = _span_axis([x for x, _ in points])
-    y_axis = _log_axis([y for _, y in points]) if chart.log else _value_axis([y for _, y in points])
+    bands = [_band(one, chart.log) for one in chart.series]
+    reach = [y for _, y in points] + [end for band in bands for _, *ends in band for end in ends]
+    x_axis = _log_steps_axis([x for x, _ in points]) if chart.x_log else _span_axis([x for x, _ in points])
+    y_axis = _log_axis(reach) if chart.log else _value_axis(reach)
     drawn = [
+        Markup('<path class="band s{}" d="{}"/>').format(index % 6, _outline(one, x_axis, y_axis))
+        for index, one in enumerate(bands)
+        if len(one) > 1
+    ]
+    drawn += [
         Markup('<path class="series s{}" d="{}"/>').format(index % 6, _path(one, x_axis, y_axis))
         for index, one in enumerate(series)
     ]
@@ -112,7 +119,7 @@ def line_chart(chart: Chart) -> Markup:
             index % 6, x_axis.at(x), 100 - y_axis.at(y)
         )
         for index, one in enumerate(series)
-        if len(one) == 1
+        if len(one) == 1 or chart.marks
         for x, y in one
         if y is not None
     ]
@@ -168,6 +175,23 @@ def _drawable(series: Series, log: bool) -> list[Point]:
         )
         thinned += sorted(extremes) or [(points[start][0], None)]
     return thinned
+
+
+def _band(series: Series, log: bool) -> list[tuple[float, float, float]]:
+    """(step, low, high) where both ends can be drawn."""
+    if series.low is None or series.high is None:
+        return []
+    return [
+        (step, low, high)
+        for step, low, high in zip(series.steps, series.low, series.high, strict=True)
+        if low is not None and high is not None and math.isfinite(high - low) and not (log and low <= 0)
+    ]
+
+
+def _outline(band: Sequence[tuple[float, float, float]], x_axis: Axis, y_axis: Axis) -> str:
+    """Along the low ends and back along the high ones."""
+    corners = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
+    return _path(list(corners), x_axis, y_axis) + "Z"
 
 
 def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
@@ -312,6 +336,13 @@ def _ends(estimate: Estimate) -> list[float]:
 def _span_axis(values: Sequence[float]) -> Axis:
     low, high = min(values), max(values)
     return Axis(low, high, tuple(ticks(low, high, 6)))
+
+
+def _log_steps_axis(values: Sequence[float]) -> Axis:
+    """From the lowest to the highest step; the steps themselves are the ticks where they are few."""
+    steps = sorted(set(values))
+    low, high = steps[0], steps[-1]
+    return Axis(low, high, tuple(steps) if len(steps) <= 7 else tuple(steps[:: len(steps) // 6]), log=True)
 
 
 def _value_axis(values: Sequence[float]) -> Axis:

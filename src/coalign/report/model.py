@@ -118,27 +118,46 @@ class Comparison(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """`values[i]` at `steps[i]`; None is a gap."""
+    """`values[i]` at `steps[i]`; None is a gap.
+
+    Attributes:
+        low, high: ends of a band around the line (an interval, a spread over seeds), None where there is none; both
+            or neither.
+    """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.steps) != len(self.values):
-            raise ValueError(
-                f"series {self.name!r} has {len(self.steps)} steps but {len(self.values)} values"
-            )
+        for what, given in (("values", self.values), ("low", self.low), ("high", self.high)):
+            if given is not None and len(self.steps) != len(given):
+                raise ValueError(f"series {self.name!r} has {len(self.steps)} steps but {len(given)} {what}")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"series {self.name!r} has one end of a band, expected both or neither")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Series on one pair of axes."""
+    """Series on one pair of axes.
+
+    Attributes:
+        log: of the values' axis; `x_log` of the other.
+        marks: draw a dot at every point, for few measured points.
+    """
 
     title: str
     series: Sequence[Series]
     x_label: str = "step"
     log: bool = False
+    x_log: bool = False
+    marks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.x_log and any(step <= 0 for one in self.series for step in one.steps):
+            raise ValueError(f"chart {self.title!r} has steps at or below zero on a logarithmic axis")
 
 
 @dataclass(frozen=True, kw_only=True)

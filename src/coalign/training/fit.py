@@ -68,12 +68,14 @@ def fit(
     name: str = "train",
     eval_records: Sequence[Record] | Prepared = (),
     reference: nn.Module | None = None,
+    quiet: bool = False,
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
     Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
 
     Args:
         records, eval_records: records, or what `prepare_examples` made of them.
+        quiet: plan and signs are logged and not printed, for one training of many.
 
     Raises:
         DataError: no record is left after encoding.
@@ -87,12 +89,12 @@ def fit(
     checkpoint = _resume_point(folder)
     arguments = training_arguments(options, folder, model, n_eval=len(held_out))
     _share_pad_token(model, tokenizer)
-    monitor = Monitor(run, name)
+    monitor = Monitor(run, name, quiet=quiet)
     if is_main_process():
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         plan = make_plan(objective.name, prepared, len(held_out), options, arguments, model, done=done)
-        show_plan(plan, run, name)
-        monitor.tell(plan_signs(plan, earlier_lengths(run, name)))
+        show_plan(plan, run, name, quiet=quiet)
+        monitor.tell(plan_signs(plan, [] if quiet else earlier_lengths(run, name)))
     train = prepared.examples
     if objective.reference and options.reference_logps == "precomputed":
         train, held_out = _with_reference([train, held_out], model, reference)
@@ -107,7 +109,7 @@ def fit(
         eval_examples=held_out,
         reference=reference,
         processing_class=tokenizer,
-        callbacks=[bar, RunEvents(run, name), Estimate(run, name), monitor],
+        callbacks=[bar, RunEvents(run, name), monitor, *([] if quiet else [Estimate(run, name)])],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -228,11 +228,12 @@ def _steps(rows: Sequence[Row]) -> float:
 
 
 class Monitor(TrainerCallback):
-    """Warns of every sign once, on standard error and as the event `warning` of the run."""
+    """Warns of every sign once, on standard error (unless `quiet`) and as the event `warning` of the run."""
 
-    def __init__(self, run: Run, name: str) -> None:
+    def __init__(self, run: Run, name: str, *, quiet: bool = False) -> None:
         self.run = run
         self.name = name
+        self.quiet = quiet
         self._told = {event["key"] for event in run.events("warning") if event.get("stage") == name}
         self._first: list[Row] = []
         self._last: deque[Row] = deque(maxlen=LAST_ROWS)
@@ -242,7 +243,8 @@ class Monitor(TrainerCallback):
         for sign in found:
             if sign.key not in self._told:
                 self._told.add(sign.key)
-                print(f"Warning: {sign}", file=sys.stderr, flush=True)
+                if not self.quiet:
+                    print(f"Warning: {sign}", file=sys.stderr, flush=True)
                 self.run.log("warning", stage=self.name, key=sign.key, text=sign.text, advice=sign.advice)
 
     def on_log(

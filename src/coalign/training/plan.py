@@ -148,10 +148,11 @@ def optimizer_steps(records: int, arguments: TrainingArguments) -> int:
     return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))
 
 
-def show_plan(plan: Plan, run: Run, name: str) -> None:
-    """Print the plan to standard error and log it as the event `plan`."""
+def show_plan(plan: Plan, run: Run, name: str, *, quiet: bool = False) -> None:
+    """Print the plan to standard error, unless `quiet`, and log it as the event `plan`."""
     run.log("plan", stage=name, **asdict(plan))
-    print_lines("Plan", plan.lines())
+    if not quiet:
+        print_lines("Plan", plan.lines())
 
 
 def print_lines(title: str, lines: list[tuple[str, str]]) -> None:

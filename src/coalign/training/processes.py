@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+from coalign.core.errors import ConfigError
+
+
+def assert_one_process(what: str) -> None:
+    """Refuse to work under a launcher of several processes.
+
+    Args:
+        what: does and needs one process, for the message (`d2o samples`).
+
+    Raises:
+        ConfigError: there is more than one process.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{what} in one process.", hint="Start it without a launcher.")
 
 
 def end_processes() -> None:

@@ -1,0 +1,337 @@
+"""Studies: cells, resumption, figures, reports, and the two systems that are studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.models.types import Generation, ResponseLogps
+from coalign.preference import dpo_insights, ln_dpo, studies
+from coalign.preference.examination import answer_metrics, pair_metrics
+from coalign.preference.grids import combinations, parse_grid
+from coalign.preference.studies import Cell, best_row, draw
+from coalign.preference.study_figures import charts, line, sensitivity, sensitivity_findings, spread
+from coalign.training.trainer import DivergedError
+from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
+
+MEASURED = {"answers": 3, "answer_tokens": 4, "eval_fraction": 0.25, "max_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def pair_file(tmp_path: Path) -> str:
+    return str(write(tmp_path / "pairs.jsonl", pairs()))
+
+
+def cells_of(run: Run) -> list[dict[str, Any]]:
+    return read_rows(run.artefacts / "cells.jsonl")
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_study_compares_objectives_over_sizes_and_starts(
+    model: str, pair_file: str, tmp_path: Path
+) -> None:
+    questions = [{"question": f"{n}?", "choices": ["blue", "green"], "answer": "B"} for n in range(3)]
+    options = {
+        **MEASURED,
+        "data": pair_file,
+        "model": model,
+        "instruct_model": model,
+        "objectives": ["dpo", "kto"],
+        "starts": ["fine-tuned", "instruction-tuned"],
+        "sizes": [4],
+        "seeds": 1,
+        "questions": str(write(tmp_path / "q.jsonl", questions)),
+    }
+    run = run_system("dpo-insights", dpo_insights, tmp_path / "run", **options)
+    rows = cells_of(run)
+    assert [row["objective"] for row in rows] == ["start", "start", *["dpo", "kto"] * 2]
+    assert {row["start"] for row in rows} == {"fine-tuned", "instruction-tuned"}
+    assert all(row["kl"] == 0 and row["reward_accuracy"] is None for row in rows[:2])
+    assert all(0 <= row["choices"] <= 1 and row["length"] <= 4 for row in rows)
+    assert (run.artefacts / "fine-tuned" / "config.json").exists(), "one whole model for all cells"
+    assert any(run.model.glob("*.safetensors"))
+    assert not list((run.artefacts / "cells").glob("*/model")), "only the best is kept, in the run's model"
+    report = json.loads((run.path / "report.json").read_text())
+    titles = [section["title"] for section in report["sections"]]
+    assert "Held-out pairs in the right order, by implicit reward" in titles
+    assert "From fine-tuned" in titles
+    assert "chosen responses of all" in json.dumps(report)
+    assert report["verdict"]["text"].startswith("Best: ")
+    assert run.status()["figures"]
+    made = (run.artefacts / "cells.jsonl").stat().st_mtime_ns
+    again = run_system("dpo-insights", dpo_insights, tmp_path / "run", **options)
+    assert (again.artefacts / "cells.jsonl").stat().st_mtime_ns == made, "nothing is trained again"
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_killed_study_goes_on_at_the_first_missing_cell(
+    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        **MEASURED,
+        "data": pair_file,
+        "model": model,
+        "study": True,
+        "objectives": ["ln_dpo", "simpo"],
+        "grid": ["beta=1", "simpo.gamma=0.5"],
+        "seeds": 1,
+        "keep": "all",
+    }
+    whole = run_system("ln-dpo", ln_dpo, tmp_path / "whole", **options)
+    assert len(list((whole.artefacts / "cells").glob("*/model"))) == 2
+
+    trained: list[str] = []
+    train, examine = studies.train, studies.examine
+
+    def counted(*rest: Any, **more: Any) -> Any:
+        trained.append(more["name"])
+        return train(*rest, **more)
+
+    def killed(*rest: Any) -> Any:
+        if len(trained) == 2:
+            raise KilledError
+        return examine(*rest)
+
+    monkeypatch.setattr(studies, "train", counted)
+    monkeypatch.setattr(studies, "examine", killed)
+    with pytest.raises(KilledError):
+        run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
+    assert len(cells_of(Run.open(tmp_path / "run"))) == 2, "the start model and one cell"
+    with (tmp_path / "run" / "artefacts" / "cells.jsonl").open("a") as file:
+        file.write('{"id": "torn')
+    monkeypatch.setattr(studies, "examine", examine)
+    run = run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
+    names = [name.split("/")[1] for name in trained]
+    assert (
+        names
+        == [row["id"] for row in cells_of(run)][1:2]
+        + [row["id"] for row in cells_of(run)][2:3]
+        + [row["id"] for row in cells_of(run)][2:]
+    )
+    assert without_times(cells_of(run)) == without_times(cells_of(whole))
+    steps = [event for event in run.events("train") if event.get("stage") == trained[1] and "loss" in event]
+    assert len(steps) == 1, "what was trained before the kill is measured, not trained again"
+
+
+def test_a_training_that_diverges_is_a_row(
+    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = studies.train
+
+    def diverging(options: Any, *rest: Any, **more: Any) -> Any:
+        if options.learning_rate == 1.0:
+            raise DivergedError("The loss is NaN.")
+        return train(options, *rest, **more)
+
+    monkeypatch.setattr(studies, "train", diverging)
+    constraint = {"verifier": "max_words", "n": 3}
+    prompts = [{"prompt": f"Say {n}.", "constraints": [constraint]} for n in range(3)]
+    options = {
+        **MEASURED,
+        "data": pair_file,
+        "model": model,
+        "study": True,
+        "objectives": ["dpo"],
+        "seeds": 1,
+    }
+    options["prompts"] = str(write(tmp_path / "prompts.jsonl", prompts))
+    grid = ["dpo.beta=0.1", "learning_rate=1.0,1e-2"]
+    run = run_system("ln-dpo", ln_dpo, tmp_path / "run", grid=grid, **options)
+    assert [row["diverged"] for row in cells_of(run)] == [False, True, False]
+    text = (run.path / "report.json").read_text()
+    assert "1 trainings diverged" in text
+    assert "Constraints satisfied" in json.loads(text)["verdict"]["text"], "what programs check comes first"
+    assert "dpo-start-6-beta=0.1-learning_rate=1.0-s0" in [event["cell"] for event in run.events("diverged")]
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    model: str, pair_file: str, tmp_path: Path
+) -> None:
+    base = {"data": pair_file, "model": model, "instruct_model": model, "starts": ["pretrained"]}
+    with pytest.raises(ConfigError, match="600 pairs are asked for, 6 are there"):
+        run_system("dpo-insights", dpo_insights, tmp_path / "a", **base, sizes=[600], eval_fraction=0.25)
+    with pytest.raises(DataError, match="needs held-out pairs"):
+        run_system("dpo-insights", dpo_insights, tmp_path / "b", **base, eval_fraction=0.0)
+    with pytest.raises(ConfigError, match="beta"):
+        run_system("dpo-insights", dpo_insights, tmp_path / "c", **base, constants=["dpo.beta=-1"])
+    assert not list(tmp_path.glob("*/artefacts/cells.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "message"),
+    [
+        (dpo_insights, {}, "the default model is instruction-tuned"),
+        (dpo_insights, {"model": "m", "objectives": ["dpo", "dpo"]}, "each once"),
+        (dpo_insights, {"model": "m", "starts": []}, "at least one"),
+        (
+            dpo_insights,
+            {"model": "m", "starts": ["pretrained"], "sft_data": "x"},
+            "no effect without the scenario",
+        ),
+        (dpo_insights, {"model": "m", "constants": ["tau=0.1,0.2"]}, "has several values"),
+        (dpo_insights, {"model": "m", "constants": ["gamma=0.1"]}, "is not a setting of dpo, ipo, kto, cpo"),
+        (ln_dpo, {"seeds": 5}, "seeds has no effect without study"),
+        (ln_dpo, {"grid": ["beta=1"]}, "grid has no effect without study"),
+        (ln_dpo, {"study": True, "beta": 1.0}, "--grid beta="),
+        (ln_dpo, {"study": True, "objective": "dpo"}, "leave --objective out"),
+        (ln_dpo, {"study": True, "objectives": ["dpo", "dpo"]}, "each once"),
+        (ln_dpo, {"study": True, "grid": ["bta=1"]}, "Did you mean beta?"),
+        (ln_dpo, {"study": True, "grid": ["kto.beta=1"]}, "'kto' is not among the objectives"),
+        (ln_dpo, {"study": True, "grid": ["beta="]}, "expected name=value"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(system: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(system.Config, {"data": "x", **options})
+    assert message in str(caught.value)
+
+
+def test_a_configuration_of_a_study_reads_back(tmp_path: Path) -> None:
+    from coalign.core.options import to_dict
+
+    config = build(ln_dpo.Config, {"data": "x", "study": True, "grid": ["beta=1", "2"]})
+    assert build(ln_dpo.Config, to_dict(config)) == config
+    assert config.settings()["dpo"] == [{"beta": 1}, {"beta": 2}]
+
+
+def test_grids() -> None:
+    grid = parse_grid(["beta=0.1,1e-2", "dpo.learning-rate=1e-4", "2e-4"], ["dpo", "simpo"], where="grid")
+    assert grid == {
+        "dpo": {"beta": [0.1, 0.01], "learning_rate": [1e-4, 2e-4]},
+        "simpo": {"beta": [0.1, 0.01]},
+    }
+    assert combinations(grid["dpo"])[:2] == [
+        {"beta": 0.1, "learning_rate": 1e-4},
+        {"beta": 0.1, "learning_rate": 2e-4},
+    ]
+    assert combinations({}) == [{}]
+    flags = parse_grid(["ipo.length_normalised=true,false"], ["ipo"], where="grid")
+    assert flags["ipo"]["length_normalised"] == [True, False]
+
+
+def test_sizes_are_shares_of_the_pairs_by_default() -> None:
+    config = build(dpo_insights.Config, {"data": "x", "starts": ["instruction-tuned"], "seeds": 2, "seed": 7})
+    cells = dpo_insights.grid(config, 80)
+    assert list(dict.fromkeys(cell.size for cell in cells)) == [10, 20, 40, 80]
+    assert {cell.seed for cell in cells} == {7, 8}
+    assert len(cells) == 4 * 4 * 2
+
+
+def test_a_larger_draw_begins_with_the_smaller_one() -> None:
+    many: Any = list(range(20))
+    assert draw(many, 5, 1) == draw(many, 9, 1)[:5]
+    assert draw(many, 20, 1) != draw(many, 20, 2)
+    assert sorted(draw(many, 20, 3)) == many
+
+
+def test_ids_tell_cells_apart() -> None:
+    cells = [
+        Cell("dpo", "a", 1, 0),
+        Cell("dpo", "a", 1, 1),
+        Cell("dpo", "b", 1, 0),
+        Cell("dpo", "a", 2, 0),
+        Cell("dpo", "a", 1, 0, {"beta": 1}),
+        Cell("dpo", "a", 1, 0, {"beta": 2}),
+    ]
+    assert len({one.id for one in cells}) == len(cells)
+
+
+# measures
+
+
+def scored(sums: list[float], lengths: list[int]) -> ResponseLogps:
+    tokens = torch.cat([torch.full((n,), total / n) for total, n in zip(sums, lengths, strict=True)])
+    return ResponseLogps(tokens, torch.tensor(lengths), torch.arange(len(lengths)))
+
+
+def test_pair_metrics_by_hand() -> None:
+    policy, start = (
+        scored([-2.0, -6.0, -9.0, -4.0], [1, 6, 3, 2]),
+        scored([-3.0, -5.0, -10.0, -5.0], [1, 6, 3, 2]),
+    )
+    found = pair_metrics(policy, start)
+    assert found["logp_accuracy"] == 0.5
+    assert found["mean_logp_accuracy"] == 0.0
+    assert found["reward_accuracy"] == 0.5, "the second pair ties: +1 and +1"
+    assert found["margin"] == pytest.approx(1.0)
+    assert found["chosen_logp"] == pytest.approx(1.0)
+    assert pair_metrics(policy, None)["reward_accuracy"] is None
+
+
+def test_answer_metrics_by_hand() -> None:
+    answers = [Generation("a", [1, 2, 3]), Generation("b", [1], finish_reason="length")]
+    found = answer_metrics(answers, torch.tensor([2.0, 1.0]))
+    assert found == {
+        "kl": 1.5,
+        "length": 2.0,
+        "length_median": 2.0,
+        "length_deviation": 1.0,
+        "unfinished": 0.5,
+    }
+
+
+def row(objective: str, value: float | None, *, seed: int = 0, **settings: float) -> dict[str, Any]:
+    measured = {} if value is None else {"reward_accuracy": value, "kl": value, "length": 10 * value}
+    return {
+        "id": f"{objective}{settings}{seed}",
+        "objective": objective,
+        "start": "start",
+        "size": 5,
+        "seed": seed,
+        "settings": settings,
+        "diverged": value is None,
+        **measured,
+    }
+
+
+def test_sensitivity_by_hand() -> None:
+    rows = [
+        row("dpo", 0.5, beta=0.1),
+        row("dpo", 0.7, beta=0.1, seed=1),
+        row("dpo", 0.9, beta=0.5),
+        row("dpo", None, beta=0.5, seed=1),
+        row("simpo", None, beta=1),
+    ]
+    dpo, simpo = sensitivity(rows, "reward_accuracy")
+    assert (dpo["tried"], dpo["diverged"], dpo["settings"]) == (2, 1, "beta 0.5")
+    assert (dpo["best"].mean, dpo["best"].n) == (0.9, 1)
+    assert [dpo["mean"], dpo["worst"], dpo["spread"]] == pytest.approx([0.75, 0.6, 0.3])
+    assert [dpo["mean_length"], dpo["length_spread"]] == pytest.approx([7.5, 3.0])
+    assert simpo == {"objective": "simpo", "tried": 1, "diverged": 1}
+    assert "2 trainings diverged" in sensitivity_findings(rows, "reward_accuracy")[-1]
+    assert "all diverged" in sensitivity_findings(rows[-1:], "reward_accuracy")[0]
+    best = best_row(rows, "reward_accuracy")
+    assert best is not None
+    assert best["id"] == rows[2]["id"]
+
+
+def test_spreads_and_lines() -> None:
+    rows = [row("dpo", 0.5), row("dpo", 0.7, seed=1)]
+    found = spread(rows, "reward_accuracy")
+    assert found is not None
+    assert found.text("percent") == "60.0% ± 14.1%"
+    assert spread(rows, "choices") is None
+    drawn = line("dpo", rows, "reward_accuracy", lambda one: one["size"])
+    assert drawn is not None
+    assert drawn.low == [pytest.approx(0.6 - 0.02**0.5)]
+    many = [line(str(n), rows, "kl", lambda one: one["size"]) for n in range(7)]
+    assert [len(chart.series) for chart in charts("x", many, "pairs")] == [6, 1]
