@@ -20,13 +20,13 @@ from coalign.data.encoding import EncodedRecord, encode_prompt, encode_records
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Preference, Ranking, Record
 from coalign.evaluation.multiple_choice import as_text, choice_accuracy
+from coalign.models.backends import open_generator
 from coalign.models.loading import load_model, load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.scoring import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Generation, ResponseLogps, Responses, Sampling
 from coalign.report.model import Better, Unit
 from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses, read_tasks
-from coalign.selfalign.stages import make_generator
 
 Metrics = dict[str, float | None]
 
@@ -193,7 +193,7 @@ def _in_order(values: Tensor) -> float:
 def _answers(policy: ModelOptions, tokenizer: PreTrainedTokenizerBase, exam: Examination) -> list[Generation]:
     prompts: list[Any] = [_as_given(task, tokenizer) for task in exam.tasks]
     sampling = Sampling(max_new_tokens=exam.max_new_tokens)
-    return [one for (one,) in make_generator(policy).generate(prompts, sampling, label="Answering")]
+    return [one for (one,) in open_generator(policy).generate(prompts, sampling, label="Answering")]
 
 
 def _as_given(task: Task, tokenizer: PreTrainedTokenizerBase) -> Messages | str:
