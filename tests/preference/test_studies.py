@@ -179,9 +179,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("system", "options", "message"),
     [
-        (dpo_insights, {}, "the default model is instruction-tuned"),
+        (dpo_insights, {"starts": ["pretrained"]}, "the default model is instruction-tuned"),
         (dpo_insights, {"model": "m", "objectives": ["dpo", "dpo"]}, "each once"),
-        (dpo_insights, {"model": "m", "starts": []}, "at least one"),
+        (dpo_insights, {"model": "m", "objectives": []}, "at least one"),
         (
             dpo_insights,
             {"model": "m", "starts": ["pretrained"], "sft_data": "x"},
@@ -229,7 +229,9 @@ def test_grids() -> None:
 
 
 def test_sizes_are_shares_of_the_pairs_by_default() -> None:
-    config = build(dpo_insights.Config, {"data": "x", "starts": ["instruction-tuned"], "seeds": 2, "seed": 7})
+    assert build(dpo_insights.Config, {"data": "x", "model": "m"}).starts == [*dpo_insights.START_POINTS]
+    config = build(dpo_insights.Config, {"data": "x", "seeds": 2, "seed": 7})
+    assert config.starts == ["instruction-tuned"]
     cells = dpo_insights.grid(config, 80)
     assert list(dict.fromkeys(cell.size for cell in cells)) == [10, 20, 40, 80]
     assert {cell.seed for cell in cells} == {7, 8}

@@ -5,7 +5,7 @@ trained under three scenarios over a list of data sizes and several seeds, every
 measured on the same held-out material.
 
     coalign run dpo-insights --data pairs.jsonl --model HuggingFaceTB/SmolLM2-135M
-    coalign run dpo-insights --data pairs.jsonl --starts instruction-tuned --sizes 250,1000,4000
+    coalign run dpo-insights --data pairs.jsonl --sizes 250,1000,4000
 
 Scenarios: `fine-tuned` (the pre-trained model, fine-tuned by us, then aligned), `pretrained` (aligned without
 fine-tuning) and `instruction-tuned` (`--instruct-model`, aligned as it is). The reference is the start model in each.
@@ -80,7 +80,11 @@ class Config(StudyOptions, LearningOptions):
     __group__ = "Method"
 
     objectives: list[Compared] = option([*OBJECTIVES], "what to compare", source="paper")
-    starts: list[StartPoint] = option([*START_POINTS], "scenarios", source="paper")
+    starts: list[StartPoint] = option(
+        [],
+        "scenarios; by default all three where --model names a pre-trained model, else instruction-tuned alone",
+        source="paper",
+    )
     sizes: list[Count] = option(
         [], "numbers of pairs; by default an eighth, a quarter, a half and all of the training pairs"
     )
@@ -96,6 +100,8 @@ class Config(StudyOptions, LearningOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.starts:
+            self.starts = ["instruction-tuned"] if self.model == "default" else [*START_POINTS]
         for name in ("objectives", "starts", "sizes"):
             given = getattr(self, name)
             if len(given) > len({*given}) or not (given or name == "sizes"):
@@ -105,7 +111,7 @@ class Config(StudyOptions, LearningOptions):
         if self.model == "default" and {*self.starts} != {"instruction-tuned"}:
             raise ValueError(
                 "the scenarios fine-tuned and pretrained start from a pre-trained model, and the default model is "
-                "instruction-tuned: name one with --model, or give --starts instruction-tuned"
+                "instruction-tuned: name one with --model, or leave --starts out"
             )
         grids = parse_grid(self.constants, self.objectives, where="constants")
         several = [f"{name}.{key}" for name, grid in grids.items() for key in grid if len(grid[key]) > 1]
