@@ -25,6 +25,7 @@ COMMANDS = {
     "objectives": ("coalign.cli.objectives:objectives", "List the training objectives."),
     "data": ("coalign.cli.data:data", "Check and show data files."),
     "generate": ("coalign.cli.generate:generate", "Generate responses to a file of prompts."),
+    "score": ("coalign.cli.score:score", "Score texts with a metric, without a run folder."),
     "chat": ("coalign.cli.chat:chat", "Talk to a model or to a run's result."),
     "runs": ("coalign.cli.runs:runs", "List the runs."),
     "report": ("coalign.cli.report:report", "Show or rebuild a run's report."),

@@ -124,7 +124,7 @@ def load_tokenizer(
         if _lost_steps(loaded, place):
             loaded = PreTrainedTokenizerFast.from_pretrained(place.path, **arguments)
     except (OSError, ValueError, KeyError) as error:
-        raise _explained(error, place, "tokenizer") from error
+        raise explained(error, place, "tokenizer") from error
     tokenizer = cast("PreTrainedTokenizerFast", loaded)
     if tokenizer.pad_token is None:
         vocabulary = tokenizer.get_vocab()
@@ -218,7 +218,7 @@ def _config(place: Location, options: ModelOptions) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(place.path, **_shared(place, options))
     except (OSError, ValueError) as error:
-        raise _explained(error, place, "model") from error
+        raise explained(error, place, "model") from error
     _assert_causal(config, place, options)
     return config
 
@@ -264,7 +264,7 @@ def _load_plain(
         hint = "Download or write it again: the file is cut off or was changed."
         raise ModelError(f"{place.name}: the weights are corrupted ({error}).", hint=hint) from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise _explained(error, place, "model") from error
+        raise explained(error, place, "model") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -303,7 +303,7 @@ def _load_adapter(base: PreTrainedModel, place: Location) -> Any:
         raise ModelError(f"{place.name} does not fit its base {base.name_or_path}: {_line(error)}") from error
 
 
-def _explained(error: Exception, place: Location, what: str) -> CoalignError:
+def explained(error: Exception, place: Location, what: str) -> CoalignError:
     """What a failure of Transformers means to the user."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

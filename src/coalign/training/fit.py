@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,13 +22,14 @@ from coalign.data.records import Record
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.training.batches import Example
 from coalign.training.callbacks import ProgressBar, RunEvents
+from coalign.training.checkpoints import resume_point
 from coalign.training.examples import Prepared, prepare_examples
 from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
 from coalign.training.plan import Estimate, make_plan, show_plan
 from coalign.training.reference import with_reference
-from coalign.training.trainer import COMPLETE, AlignmentTrainer, last_checkpoint
+from coalign.training.trainer import AlignmentTrainer
 
 ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6
@@ -86,7 +86,7 @@ def fit(
     prepared = _prepared(records, objective, tokenizer, options, "training")
     held_out = _prepared(eval_records, objective, tokenizer, options, "held-out").examples
     folder = run.checkpoints / name
-    checkpoint = _resume_point(folder)
+    checkpoint = resume_point(folder)
     arguments = training_arguments(options, folder, model, n_eval=len(held_out))
     _share_pad_token(model, tokenizer)
     monitor = Monitor(run, name, quiet=quiet)
@@ -228,11 +228,3 @@ def _share_pad_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> No
     hf_model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if getattr(hf_model, "generation_config", None) is not None:
         hf_model.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def _resume_point(folder: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones are removed."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
-    return last_checkpoint(folder)

@@ -28,11 +28,10 @@ from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring import score_responses
 from coalign.training.batches import Batch, Example, collate
+from coalign.training.checkpoints import COMPLETE as COMPLETE
+from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints
+from coalign.training.checkpoints import last_checkpoint as last_checkpoint
 from coalign.training.objective import Losses, Objective, ScoredBatch
-
-COMPLETE = "complete"
-"""Marker file of a checkpoint that was written to its end."""
-
 
 OBJECTIVE_STATE = "objective_state.json"
 
@@ -41,7 +40,7 @@ class DivergedError(CoalignError):
     """The loss became NaN or infinite."""
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(WholeCheckpoints, Trainer):
     """Trains a causal language model with any `Objective`.
 
     Args:
@@ -236,14 +235,10 @@ class AlignmentTrainer(Trainer):
                     self.processing_class.save_pretrained(folder)
                 torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Mark the checkpoint once it is whole: a kill while it is written leaves one that is not resumed from."""
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
-            if self.objective_state:
-                write_json(folder / OBJECTIVE_STATE, self.objective_state.state_dict())
-            (folder / COMPLETE).touch()
+    def save_more(self, folder: Path) -> None:
+        """The objective's state, so that a resumed run goes on with it."""
+        if self.objective_state:
+            write_json(folder / OBJECTIVE_STATE, self.objective_state.state_dict())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -259,31 +254,6 @@ class AlignmentTrainer(Trainer):
             hint=f"The last good step is saved under {self.args.output_dir}. Lower the learning rate, or look at "
             "these records with `coalign data check`.",
         )
-
-
-class EpochShuffle(Sampler[int]):
-    """A permutation of `size` indices for every epoch, drawn from (seed, epoch)."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, None if there is none."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _all_equal(values: Tensor, record_index: Tensor) -> Tensor:

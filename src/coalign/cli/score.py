@@ -1,0 +1,99 @@
+"""`coalign score METRIC FILE`: scores of a file's texts as JSON Lines, without a run folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coalign.cli.flags import flag, parse
+from coalign.core.errors import ConfigError
+from coalign.core.files import write_rows
+from coalign.core.names import suggest
+from coalign.core.options import build, options_of
+
+METRICS = {
+    "alignscore": ("coalign.evaluation.alignscore", "How well each claim is supported by its source."),
+}
+"""Metric to its module and one line of help.
+
+The module has `ScoringOptions`, `score(source, options) -> (items, rows)` and `page(items, rows, options) -> Report`.
+"""
+
+
+class Metrics(click.Group):
+    """Every metric as a subcommand; its module is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(METRICS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name.startswith("-"):
+            return None
+        if cmd_name not in METRICS:
+            advice = suggest(cmd_name, METRICS, f"Known: {', '.join(METRICS)}.")
+            raise ConfigError(f"{cmd_name!r} is not a metric. {advice}")
+        return _command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Metrics"):
+            formatter.write_dl([(name, line) for name, (_, line) in METRICS.items()])
+
+
+@click.group(cls=Metrics, subcommand_metavar="METRIC FILE [OPTIONS]")
+def score() -> None:
+    """Score the texts of a file: one JSON row each on standard output, or in --out.
+
+    `coalign score METRIC --help` shows a metric's options. `coalign run METRIC` does the same in a run folder, which
+    can be continued, with a report.
+    """
+
+
+def _command(name: str) -> click.Command:
+    module: Any = importlib.import_module(METRICS[name][0])
+    known = {one.name: one for one in options_of(module.ScoringOptions)}
+
+    def apply(file: str, out: Path | None, html: Path | None, overwrite: bool, **given: Any) -> None:
+        for flag_name, path in (("--out", out), ("--html", html)):
+            if path is not None and path.exists() and not overwrite:
+                raise ConfigError(
+                    f"{flag_name}: {path} exists.", hint="Name another file, or replace it with --overwrite."
+                )
+        values = {key: parse(known[key], value) for key, value in given.items() if value is not None}
+        places = {key: one.flag for key, one in known.items()}
+        config = build(module.ScoringOptions, values, places=places)
+        items, rows = module.score(file, config)
+        _write(rows, out)
+        for problem in getattr(items, "problems", ()):
+            click.echo(f"Skipped: {problem}", err=True)
+        if html is not None:
+            from coalign.report.html import write_report
+
+            write_report(module.page(items, rows, config), html)
+            click.echo(f"Page: {html}", err=True)
+
+    path = click.Path(path_type=Path, dir_okay=False)
+    return click.Command(
+        name,
+        params=[
+            click.Argument(["file"], metavar="FILE|-"),
+            click.Option(["--out"], type=path, metavar="FILE.jsonl", help="Write the rows there."),
+            click.Option(["--html"], type=path, metavar="FILE.html", help="Write a page to read there."),
+            click.Option(["--overwrite"], is_flag=True, help="Replace --out and --html."),
+            *(flag(one) for one in known.values()),
+        ],
+        callback=apply,
+        help=METRICS[name][1],
+    )
+
+
+def _write(rows: list[dict[str, Any]], out: Path | None) -> None:
+    if out is None:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    write_rows(out, rows)
+    click.echo(str(out))

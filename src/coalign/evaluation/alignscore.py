@@ -1,0 +1,256 @@
+"""AlignScore: how well is a text supported by its source, one number in [0, 1] without a reference text.
+
+AlignScore: Evaluating Factual Consistency with a Unified Alignment Function (arXiv 2305.16739).
+
+    coalign score alignscore pairs.jsonl
+    coalign run alignscore --data pairs.jsonl
+    coalign run alignscore --train snli=stanfordnlp/snli --train qqp=qqp.jsonl --data pairs.jsonl
+
+The source is cut into chunks of about 350 words, the claim into sentences. An alignment function scores every chunk
+against every sentence; a sentence counts by its best chunk, the claim by the mean over its sentences. So verbose claims
+are penalised for every sentence that the source does not hold ("Sure!"), and neutral text scores low by design. Scores
+crowd near 0 and 1: choose a threshold on data of your own (the report proposes one where labels are given).
+
+The function is a published checkpoint, one trained here on many tasks at once, or any classifier for natural language
+inference. Where paper and official code differ the code is followed: chunks are counted in whitespace words and hold
+whole sentences, questions and answers are joined instead of rewritten. A pair whose sentence alone exceeds the encoder is
+cut at both texts by itself; the code cuts its whole batch so.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from transformers import set_seed
+
+from coalign.core.files import append_rows, read_rows, write_json, write_rows
+from coalign.core.options import Count, Fraction, option, options_of
+from coalign.core.runs import Run, is_main_process
+from coalign.evaluation.alignment_functions import FunctionOptions, load_function
+from coalign.evaluation.alignment_model import (
+    AlignmentModel,
+    Head,
+    pretrained_encoder,
+    save_alignment_model,
+)
+from coalign.evaluation.alignment_records import AlignmentRecord, read_alignment_records
+from coalign.evaluation.alignment_sources import converter
+from coalign.evaluation.alignment_training import EncoderTraining, Trained, fit_alignment
+from coalign.evaluation.pair_scoring import PairScorer
+from coalign.evaluation.support import SupportScorer as SupportScorer
+from coalign.evaluation.support import score_rows
+from coalign.evaluation.support_report import (
+    summarise,
+    support_report,
+    training_sections,
+    write_support_report,
+)
+from coalign.evaluation.text_pairs import PairSet, read_pairs
+from coalign.models.devices import pick_device
+from coalign.models.loading import load_tokenizer
+from coalign.report.model import Command, Report
+
+Mode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
+
+
+@dataclass(kw_only=True)
+class ScoringOptions:
+    """What is scored, and how."""
+
+    __group__ = "Scoring"
+
+    model: str = option(
+        "alignscore-base",
+        "alignscore-base or -large (published), a .ckpt file, a folder or run of ours, or an NLI classifier (folder or hub id)",
+        source="the paper's are base and large; base for its size",
+    )
+    mode: Mode = option(
+        "nli_sp", "head that scores; with _sp chunks against sentences, else whole texts", source="paper"
+    )
+    words_per_chunk: Count = option(350, "words of the source in one chunk, about", source="official code")
+    language: str = option("english", "of the sentence splitter", source="official code")
+    threshold: Fraction = option(0.5, "sentences below it are shown as not supported; scores do not change")
+    entailment: str | None = option(
+        None, "name or number of the classifier's label that means entailment, where its labels do not say"
+    )
+    tokenizer: str | None = option(None, "of a .ckpt file; by default the one of its width")
+    revision: str | None = option(None, "of the model on the hub")
+    device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
+    batch_tokens: Count | None = option(None, "rows times longest row of a batch; by default by device")
+    context_column: str | None = option(None, "column of the source text; by default context, source, …")
+    claim_column: str | None = option(None, "column of the text to score; by default claim, summary, …")
+    label_column: str | None = option(
+        None, "column of what a person said: a number or true/false; by default label, where there is one"
+    )
+    split: str = option("test", "split of a hub data set")
+    limit: Count | None = option(None, "score only so many rows")
+    on_bad_record: Literal["fail", "skip"] = option("fail", "stop at rows that cannot be used, or count them")
+
+    def function_options(self) -> FunctionOptions:
+        return FunctionOptions(
+            model=self.model,
+            head=cast(Head, self.mode.removesuffix("_sp")),
+            revision=self.revision,
+            entailment=self.entailment,
+            tokenizer=self.tokenizer,
+            device=self.device,
+            batch_tokens=self.batch_tokens,
+        )
+
+    def metric(self, function: PairScorer) -> SupportScorer:
+        splits = self.mode.endswith("_sp")
+        return SupportScorer(function, splits, self.words_per_chunk, self.language)
+
+
+def pairs_of(source: str, options: ScoringOptions) -> PairSet:
+    """The pairs of a file; errors are those of `read_pairs`."""
+    return read_pairs(
+        source,
+        context=options.context_column,
+        claim=options.claim_column,
+        label=options.label_column,
+        split=options.split,
+        on_bad_record=options.on_bad_record,
+        limit=options.limit,
+    )
+
+
+@dataclass(kw_only=True)
+class Config(ScoringOptions, EncoderTraining):
+    """Options of `coalign run alignscore`."""
+
+    __group__ = "Method"
+
+    data: str | None = option(None, "pairs to score: a file, a hub id, a saved data set folder or -")
+    train: list[str] = option(
+        [],
+        "records to train on first: NAME=SOURCE for a public data set's columns, or a file with task, text_a, text_b, …",
+    )
+    encoder: str = option(
+        "FacebookAI/roberta-base", "what to train: an encoder by folder or hub id", source="paper"
+    )
+    max_records: Count = option(500_000, "most records of one training source", source="official code")
+
+    def __post_init__(self) -> None:
+        if self.data is None and not self.train:
+            raise ValueError("give data (pairs to score), train (records to learn from), or both")
+        idle = [one.name for one in options_of(EncoderTraining)] + ["encoder", "max_records"]
+        idle = [] if self.train else idle
+        if self.train:
+            idle += ["model", "entailment", "tokenizer", "revision"]
+        if self.data is None:
+            wanted = {"device", "on_bad_record", "revision"}
+            idle += [one.name for one in options_of(ScoringOptions) if one.name not in wanted]
+        for one in options_of(Config):
+            if one.name in idle and getattr(self, one.name) != one.default:
+                why = "with train" if self.train and one.name in ("model", "entailment") else "here"
+                raise ValueError(f"{one.name} has no effect {why}; leave it out")
+
+
+def run(config: Config, run: Run) -> None:
+    """Train on records, where some are given; score pairs, where some are given; write the report.
+
+    Raises:
+        DataError, ModelError, ConfigError: see `read_pairs`, `read_alignment_records`, `load_function`.
+    """
+    pairs = pairs_of(config.data, config) if config.data is not None else None
+    trained = train(config, run) if config.train else None
+    if not is_main_process():
+        return
+    rows: list[dict[str, Any]] = []
+    if pairs is not None:
+        metric = config.metric(_function(config, run))
+        path = run.artefacts / "scores.jsonl"
+        score_rows(
+            pairs.pairs,
+            metric,
+            done=[row["id"] for row in read_rows(path, repair=True)],
+            on_window=lambda new: append_rows(path, new),
+        )
+        by_id = {row["id"]: row for row in read_rows(path)}
+        rows = [by_id[one.id] for one in pairs.pairs]
+        write_rows(path, rows)
+        write_json(run.artefacts / "results.json", summarise(rows, config.threshold))
+    more = Command(command=f"coalign score alignscore FILE --model {run.path}", purpose="score more texts")
+    write_support_report(
+        run,
+        config,
+        pairs,
+        rows,
+        sections=training_sections(trained) if trained else (),
+        next_commands=[more] if trained else (),
+    )
+
+
+def score(source: str, options: ScoringOptions) -> tuple[PairSet, list[dict[str, Any]]]:
+    """The pairs of a file and a row for each: what `coalign score alignscore` writes.
+
+    Raises:
+        DataError, ModelError, ConfigError: see `read_pairs` and `load_function`.
+    """
+    pairs = pairs_of(source, options)
+    return pairs, score_rows(pairs.pairs, options.metric(load_function(options.function_options())))
+
+
+def page(pairs: PairSet, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:
+    """The page of `coalign score alignscore --html`."""
+    headline, sections = support_report(rows, pairs.pairs, options.threshold)
+    return Report(title="Factual consistency", method="alignscore", verdict=headline, sections=sections)
+
+
+def _function(config: Config, run: Run) -> PairScorer:
+    options = config.function_options()
+    return load_function(replace(options, model=str(run.model)) if config.train else options)
+
+
+def train(config: Config, run: Run) -> Trained:
+    """Train the encoder with three heads on the records of `config.train`, and save it in the run folder.
+
+    What was finished before is read, not done again.
+    """
+    done = run.artefacts / "training.json"
+    if done.exists() and run.model.exists():
+        return Trained(**json.loads(done.read_text(encoding="utf-8")))
+    records = read_training(config, run)
+    held_out = records[: round(config.held_out * len(records))]
+    tokenizer = load_tokenizer(config.encoder)
+    set_seed(config.seed)  # the heads' first weights
+    model = AlignmentModel(pretrained_encoder(config.encoder), masked=config.mlm)
+    model.to(pick_device(config.device))
+    result = fit_alignment(model, tokenizer, records[len(held_out) :], held_out, config, run)
+    if is_main_process():
+        save_alignment_model(model, tokenizer, run.model, max_length=config.max_length)
+        write_json(done, asdict(result))
+    return result
+
+
+def read_training(config: Config, run: Run) -> list[AlignmentRecord]:
+    """The records of every source, mixed; what each gave is logged."""
+    records: list[AlignmentRecord] = []
+    for one in config.train:
+        name, found, source = one.partition("=")
+        known = bool(found) and not Path(one).exists()
+        read = read_alignment_records(
+            source if known else one,
+            most=config.max_records,
+            convert=converter(name) if known else None,
+            on_bad_record=config.on_bad_record,
+            dataset=name if known else Path(one).stem,
+        )
+        tasks = Counter(record.task for record in read.records)
+        note = f"{one}: {len(read.records)} records ({', '.join(f'{n} {task}' for task, n in tasks.items())}) of {read.rows} rows"
+        note += (
+            f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}" if read.problems else ""
+        )
+        run.log("data", note=note)
+        if is_main_process():
+            print(f"Data: {note}", file=sys.stderr, flush=True)
+        records += read.records
+    random.Random(config.seed).shuffle(records)
+    return records

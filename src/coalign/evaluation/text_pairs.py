@@ -1,0 +1,158 @@
+"""Rows that pair a source text with a text that should follow from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.messages import describe
+from coalign.data.rows import Row, iter_rows
+
+CONTEXT_NAMES = ("context", "source", "document", "article", "premise", "passage", "text_a")
+CLAIM_NAMES = ("claim", "summary", "hypothesis", "answer", "response", "generated", "output", "text_b")
+LABEL_NAMES = ("label", "human_score", "consistent")
+_TRUE = ("true", "yes", "consistent", "factual", "supported", "1")
+_FALSE = ("false", "no", "inconsistent", "hallucinated", "unsupported", "0")
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A source text, a claim, and what a person said of the claim where the file has that.
+
+    Attributes:
+        label: a number; higher is better supported. True and false are 1 and 0.
+    """
+
+    id: str
+    context: str
+    claim: str
+    label: float | None = None
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of a file, and the rows that could not be used."""
+
+    pairs: list[TextPair]
+    problems: list[RecordProblem]
+    columns: tuple[str, str, str | None]
+
+
+def read_pairs(
+    source: str,
+    *,
+    context: str | None = None,
+    claim: str | None = None,
+    label: str | None = None,
+    split: str = "test",
+    on_bad_record: Literal["fail", "skip"] = "fail",
+    limit: int | None = None,
+) -> PairSet:
+    """Read pairs from JSON Lines, JSON, CSV, Parquet, a data set of the hub or on disk, or `-`.
+
+    Args:
+        context, claim, label: columns; by default the first known name that the file has (`CONTEXT_NAMES`, ...). A
+            label is optional unless it is named here.
+        on_bad_record: stop at a row without text in either column, with an empty claim or an unreadable label, or
+            leave it out and count it. An empty context is allowed: nothing is then supported by it.
+
+    Raises:
+        DataError: the source cannot be read, has no such columns, or has bad rows under `fail`.
+    """
+    rows = list(itertools.islice(iter_rows(source, split), limit))
+    name = "<stdin>" if source == "-" else source
+    known = {key for row in rows if row.value for key in row.value}
+    columns = (
+        _column(name, known, "context", context, CONTEXT_NAMES),
+        _column(name, known, "claim", claim, CLAIM_NAMES),
+        _optional(name, known, "label", label, LABEL_NAMES),
+    )
+    pairs: list[TextPair] = []
+    problems: list[RecordProblem] = []
+    for row in rows:
+        found = _pair(row, name, columns)
+        if isinstance(found, TextPair):
+            pairs.append(found)
+        else:
+            problems.extend(found)
+    bad = len({(one.line, one.index) for one in problems})
+    if problems and on_bad_record == "fail":
+        raise DataError(
+            f"{name}: {bad} of {len(rows)} rows cannot be used.",
+            problems,
+            hint="Correct them, or leave them out with --on-bad-record skip (they are counted).",
+        )
+    if not pairs:
+        raise DataError(f"{name}: no row can be used.", problems)
+    _assert_distinct(pairs, name)
+    return PairSet(pairs, problems, columns)
+
+
+def _optional(name: str, known: set[str], what: str, given: str | None, usual: tuple[str, ...]) -> str | None:
+    if given is None and not known.intersection(usual):
+        return None
+    return _column(name, known, what, given, usual)
+
+
+def _column(name: str, known: set[str], what: str, given: str | None, usual: tuple[str, ...]) -> str:
+    wanted = usual if given is None else (given,)
+    found = next((one for one in wanted if one in known), None)
+    if found is None:
+        raise DataError(
+            f"{name}: no column for the {what}: found {', '.join(sorted(known)) or 'none'}, expected "
+            f"{' or '.join(wanted)}.",
+            hint=f"Name it with --{what}-column.",
+        )
+    return found
+
+
+def _pair(row: Row, name: str, columns: tuple[str, str, str | None]) -> TextPair | list[RecordProblem]:
+    if row.value is None:
+        return [row.problem] if row.problem else []
+    problems: list[RecordProblem] = []
+    texts = []
+    for column, may_be_empty in ((columns[0], True), (columns[1], False)):
+        value = row.value.get(column)
+        if not isinstance(value, str):
+            problems.append(RecordProblem(name, row.line, column, describe(value), "text", row.index))
+        elif not value.strip() and not may_be_empty:
+            problems.append(RecordProblem(name, row.line, column, "is empty", "a text to score", row.index))
+        else:
+            texts.append(value)
+    label = None
+    if columns[2] is not None:
+        label = _label(row.value, columns[2])
+        if isinstance(label, str):
+            problems.append(
+                RecordProblem(name, row.line, columns[2], label, "a number, or true or false", row.index)
+            )
+    if problems or isinstance(label, str):
+        return problems
+    return TextPair(str(row.value.get("id", row.index)), texts[0], texts[1], label)
+
+
+def _label(value: Mapping[str, Any], column: str) -> float | str | None:
+    found = value.get(column)
+    if found is None or found == "":
+        return None
+    if isinstance(found, str) and found.strip().lower() in (*_TRUE, *_FALSE):
+        return float(found.strip().lower() in _TRUE)
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        return describe(found)
+    return number if number == number and abs(number) != float("inf") else describe(found)
+
+
+def _assert_distinct(pairs: list[TextPair], name: str) -> None:
+    seen: set[str] = set()
+    for one in pairs:
+        if one.id in seen:
+            raise DataError(
+                f"{name}: the id {one.id!r} stands for two rows.",
+                hint="Give every row its own id, or none.",
+            )
+        seen.add(one.id)

@@ -1,0 +1,69 @@
+"""What trainers share about checkpoints and order: only whole checkpoints count, and the order of records depends on
+seed and epoch alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+
+COMPLETE = "complete"
+"""Marker file of a checkpoint that was written to its end."""
+
+
+class WholeCheckpoints:
+    """Part of a `transformers.Trainer`, before it in the bases: marks a checkpoint once it is whole.
+
+    A kill while one is written leaves it without the mark, and it is not resumed from.
+    """
+
+    args: Any
+    state: Any
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.args.should_save:
+            folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+            self.save_more(folder)
+            (folder / COMPLETE).touch()
+
+    def save_more(self, folder: Path) -> None:
+        """Write what a trainer keeps besides, before the mark."""
+
+
+class EpochShuffle(Sampler[int]):
+    """A permutation of `size` indices for every epoch, drawn from (seed, epoch)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, None if there is none."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def resume_point(folder: Path) -> Path | None:
+    """The newest whole checkpoint; half-written ones are removed."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path)
+    return last_checkpoint(folder)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.evaluation.alignment_model import (
+    IGNORED,
+    AlignmentLogits,
+    AlignmentModel,
+    joint_loss,
+    new_encoder,
+)
+from coalign.evaluation.alignment_records import AlignmentRecord
+from coalign.evaluation.alignment_training import (
+    AlignmentData,
+    EncoderTraining,
+    KeyedShuffle,
+    PairCollator,
+    PairTrainer,
+    fit_alignment,
+)
+from coalign.evaluation.pair_scoring import PairEncoder
+from tests.evaluation.encoders import encoder_config, pair_tokenizer
+
+
+def records(n: int = 24) -> list[AlignmentRecord]:
+    draw = random.Random(1)
+    made = []
+    for i in range(n):
+        first = f"the {draw.choice(['red', 'blue'])} box holds {draw.choice(['four', 'five'])} coins ."
+        kind = i % 4
+        if kind == 0:
+            made.append(AlignmentRecord("nli", first, (first,), label=0))
+        elif kind == 1:
+            made.append(AlignmentRecord("nli", first, ("it rains .",), label=1))
+        elif kind == 2:
+            made.append(AlignmentRecord("paraphrase", first, ("the sky is blue .",), label=0))
+        else:
+            made.append(AlignmentRecord("sts", first, (first,), label=5.0))
+    return made
+
+
+def model(seed: int = 0, *, masked: bool = False) -> AlignmentModel:
+    torch.manual_seed(seed)
+    config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return AlignmentModel(new_encoder(config), masked=masked, dropout=0.0)
+
+
+def options(**changes: Any) -> EncoderTraining:
+    return build(
+        EncoderTraining,
+        {"learning_rate": 1e-3, "batch_size": 8, "max_length": 40, "logging_steps": 1, **changes},
+    )
+
+
+def run_in(folder: Path, config: EncoderTraining) -> Run:
+    return Run.start(folder, "alignscore", config, seed=0)
+
+
+def weights(one: AlignmentModel) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in one.parameters()])
+
+
+def fit(folder: Path, **changes: Any) -> tuple[AlignmentModel, Any]:
+    made, config = model(masked=changes.pop("masked", False)), options(**changes)
+    result = fit_alignment(made, pair_tokenizer(), records(), records(8), config, run_in(folder, config))
+    return made, result
+
+
+def test_losses_of_all_heads_fall_and_are_logged(tmp_path: Path) -> None:
+    _, result = fit(tmp_path, epochs=25, masked=True, augmentation=0.0)
+    first, last = result.history[0], [row for row in result.history if "loss" in row][-1]
+    for head in ("bin", "tri", "reg", "mlm"):
+        assert last[f"losses/{head}"] < first[f"losses/{head}"], head
+    evaluated = [row for row in result.history if "eval_accuracy/tri" in row]
+    assert evaluated[-1]["eval_accuracy/tri"] == 1
+    assert len(evaluated) == 25
+    assert result.steps == 75
+
+
+def test_the_update_does_not_depend_on_how_a_step_is_cut(tmp_path: Path) -> None:
+    whole, _ = fit(tmp_path / "a", max_steps=3)
+    cut, _ = fit(tmp_path / "b", max_steps=3, batch_size=2, gradient_accumulation=4)
+    torch.testing.assert_close(weights(whole), weights(cut), atol=2e-6, rtol=1e-4)
+
+
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = fit(tmp_path / "a", epochs=3, save_steps=2)
+
+    step = PairTrainer.training_step
+    count = 0
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "b", epochs=3, save_steps=2)
+    monkeypatch.setattr(PairTrainer, "training_step", step)
+    resumed, result = fit(tmp_path / "b", epochs=3, save_steps=2)
+    assert result.steps == 9
+    torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-7, rtol=1e-5)
+
+
+def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:
+    data = AlignmentData(records(40), seed=3, augmentation=0.3)
+    order = KeyedShuffle(40, 3)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert sorted(first) == list(range(40))
+    assert sorted(second) == list(range(40, 80))
+    assert [data[one] for one in first] == [data[one] for one in first]
+    assert any(data[i] != data[i + 40] for i in range(40)), "another epoch draws again"
+
+
+def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
+    tokenizer = pair_tokenizer()
+    collate = PairCollator(PairEncoder(tokenizer, 40), masked=True)
+    data = AlignmentData(records(), 0, 0.0)
+    batches = [collate([data[i + 24 * epoch] for i in range(24)]) for epoch in range(20)]
+    plain = PairCollator(PairEncoder(tokenizer, 40))([data[i] for i in range(24)])
+    masked = total = hidden = 0
+    for one in batches:
+        labels, ids = one["pair_labels"]["mlm"], one["inputs"]["input_ids"]
+        chosen = labels != IGNORED
+        assert not (plain["inputs"]["attention_mask"][chosen] == 0).any()
+        assert not torch.isin(labels[chosen], torch.tensor(tokenizer.all_special_ids)).any()
+        masked += int(chosen.sum())
+        hidden += int((ids[chosen] == tokenizer.mask_token_id).sum())
+        total += int(one["inputs"]["attention_mask"].sum()) - 4 * 24
+    assert abs(masked / total - 0.15) < 0.02
+    assert abs(hidden / masked - 0.8) < 0.05
+    again = collate([data[i] for i in range(24)])
+    assert torch.equal(again["inputs"]["input_ids"], batches[0]["inputs"]["input_ids"])
+
+
+def test_chance_costs_one_and_a_lone_row_weighs_as_much_as_many() -> None:
+    logits = AlignmentLogits(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 1))
+    labels = {
+        "bin": torch.tensor([1, 0, 1, IGNORED]),
+        "tri": torch.tensor([IGNORED] * 3 + [2]),
+        "reg": torch.full((4,), float(IGNORED)),
+    }
+    assert float(joint_loss(logits, labels).loss) == pytest.approx(2)
+    empty = {name: torch.full_like(value, IGNORED) for name, value in labels.items()}
+    assert float(joint_loss(logits, empty).loss) == 0
+
+
+def test_an_encoder_without_pooler_gets_one() -> None:
+    from transformers import DistilBertConfig
+
+    config = DistilBertConfig(vocab_size=120, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
+    made = AlignmentModel(new_encoder(config))
+    assert made.pooler is not None
+    inputs = pair_tokenizer()("the sky", "is blue", return_tensors="pt")
+    assert made(**inputs).tri.shape == (1, 3)

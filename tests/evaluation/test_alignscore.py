@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coalign.cli.run import execute
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.evaluation import alignscore, support
+from coalign.evaluation.alignment_model import save_alignment_model
+from coalign.evaluation.text_pairs import read_pairs
+from tests.cli.conftest import coalign as coalign
+from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer
+from tests.evaluation.test_alignment_training import records
+
+HOSTILE = "<script>alert(1)</script> The sky is <b>blue</b>. \u202eIt rains."
+ROWS = [
+    {
+        "id": "a",
+        "context": "The sky is blue. It rains.",
+        "claim": "It rains. The grass is green.",
+        "label": 1,
+    },
+    {"id": "b", "context": HOSTILE, "claim": HOSTILE, "label": 0},
+    {"id": "c", "context": "", "claim": "A cat sat on a mat.", "label": True},
+    {"id": "d", "context": "red " * 90, "claim": "The red box holds four coins."},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_alignment_model(alignment_model(), pair_tokenizer(), tmp_path / "tiny", max_length=64)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", ROWS)
+
+
+def run(folder: Path, **options: Any) -> Run:
+    config = build(alignscore.Config, {"device": "cpu", **options})
+    return execute("alignscore", alignscore, config, folder)
+
+
+def test_a_run_scores_and_reports(tmp_path: Path, model: Path, pairs: Path) -> None:
+    found = run(tmp_path / "run", data=str(pairs), model=str(model))
+    rows = read_rows(found.artefacts / "scores.jsonl")
+    assert [row["id"] for row in rows] == ["a", "b", "c", "d"]
+    first = rows[0]
+    assert [one["text"] for one in first["sentences"]] == ["It rains.", "The grass is green."]
+    assert first["score"] == pytest.approx(sum(one["score"] for one in first["sentences"]) / 2)
+    assert rows[3]["truncated"] == 1
+    results = json.loads((found.artefacts / "results.json").read_text())
+    assert results["labelled"] == 3
+    assert results["roc_auc"]["low"] <= results["roc_auc"]["mean"] <= results["roc_auc"]["high"]
+    assert results["claims_with_truncation"] == 1
+    page = found.report.read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "<b>blue" not in page
+    assert "\u202e" not in page
+    assert "did not fit the encoder" in page
+
+
+def test_a_killed_run_goes_on(
+    tmp_path: Path, model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support, "WINDOW", 2)
+    whole = run(tmp_path / "whole", data=str(pairs), model=str(model))
+    keep = alignscore.append_rows
+    calls = 0
+
+    def killed(path: Path, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise KeyboardInterrupt
+        keep(path, rows)
+
+    monkeypatch.setattr(alignscore, "append_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", data=str(pairs), model=str(model))
+    monkeypatch.setattr(alignscore, "append_rows", keep)
+    cut = run(tmp_path / "cut", data=str(pairs), model=str(model))
+    assert read_rows(cut.artefacts / "scores.jsonl") == read_rows(whole.artefacts / "scores.jsonl")
+
+
+def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
+    from coalign.evaluation.alignment_model import new_encoder
+
+    new_encoder(encoder_config()).save_pretrained(tmp_path / "encoder")
+    pair_tokenizer().save_pretrained(tmp_path / "encoder")
+    rows = [
+        {"task": one.task, "text_a": one.text_a, "text_b": list(one.text_b), "orig_label": one.label}
+        for one in records(12)
+    ]
+    native = write(tmp_path / "records.jsonl", rows)
+    snli = write(tmp_path / "snli.jsonl", [{"premise": "it rains", "hypothesis": "it snows", "label": 2}] * 8)
+    options = {
+        "train": [str(native), f"snli={snli}"],
+        "encoder": str(tmp_path / "encoder"),
+        "data": str(pairs),
+        "epochs": 1,
+        "batch_size": 4,
+        "max_length": 40,
+        "held_out": 0.2,
+        "mlm": True,
+    }
+    found = run(tmp_path / "run", **options)
+    assert len(read_rows(found.artefacts / "scores.jsonl")) == 4
+    notes = [one["note"] for one in found.events("data")]
+    assert any("12 records" in note for note in notes)
+    assert any("8 nli" in note for note in notes)
+    weights = (found.model / "model.safetensors").read_bytes()
+    again = run(tmp_path / "run", **options)
+    assert (again.model / "model.safetensors").read_bytes() == weights
+    page = found.report.read_text(encoding="utf-8")
+    assert "Three-way head" in page
+    only = run(tmp_path / "score", data=str(pairs), model=str(tmp_path / "run"))
+    assert read_rows(only.artefacts / "scores.jsonl") == read_rows(found.artefacts / "scores.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give data"),
+        ({"data": "x", "learning_rate": 1e-3}, "learning_rate has no effect"),
+        ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
+        ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(alignscore.Config, options)
+
+
+def test_the_command_writes_rows_and_a_page(
+    tmp_path: Path, model: Path, pairs: Path, coalign: Callable[..., Any]
+) -> None:
+    common = ("score", "alignscore", str(pairs), "--model", str(model), "--device", "cpu")
+    shown = coalign(*common)
+    assert shown.code == 0, shown.err
+    rows = [json.loads(line) for line in shown.out.splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b", "c", "d"]
+    out, page = tmp_path / "scores.jsonl", tmp_path / "page.html"
+    assert coalign(*common, "--out", str(out), "--html", str(page), "--mode", "bin").code == 0
+    assert len(read_rows(out)) == 4
+    assert "Factual consistency" in page.read_text()
+    refused = coalign(*common, "--out", str(out))
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert "not a metric" in coalign("score", "alignscor", "x").err
+
+
+def test_files_of_pairs(tmp_path: Path) -> None:
+    csv = tmp_path / "p.csv"
+    csv.write_text('article,summary,consistent\n"A, b.",C.,yes\nD.,E.,no\n')
+    found = read_pairs(str(csv))
+    assert found.columns == ("article", "summary", "consistent")
+    assert [(one.context, one.claim, one.label) for one in found.pairs] == [
+        ("A, b.", "C.", 1.0),
+        ("D.", "E.", 0.0),
+    ]
+    bad = write(
+        tmp_path / "bad.jsonl",
+        [
+            {"context": "a", "claim": " "},
+            {"context": None, "claim": "b"},
+            {"context": "a", "claim": "b", "label": "maybe"},
+            {"context": "a", "claim": "b"},
+        ],
+    )
+    with pytest.raises(DataError, match="3 of 4 rows") as caught:
+        read_pairs(str(bad))
+    assert f"{bad}:1: claim: is empty, expected a text to score" in str(caught.value)
+    assert f"{bad}:2: context" in str(caught.value)
+    kept = read_pairs(str(bad), on_bad_record="skip")
+    assert (len(kept.pairs), len(kept.problems)) == (1, 3)
+    with pytest.raises(DataError, match="--claim-column"):
+        read_pairs(str(write(tmp_path / "none.jsonl", [{"context": "a", "x": "b"}])))
+    named = read_pairs(str(tmp_path / "none.jsonl"), claim="x", context="context")
+    assert named.pairs[0].claim == "b"
+    with pytest.raises(DataError, match="two rows"):
+        read_pairs(str(write(tmp_path / "twice.jsonl", [ROWS[0], ROWS[0]])))
