@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from coalign.cli.flags import flag, parse
+from coalign.cli.flags import GroupedCommand, built, flags_of
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_rows
 from coalign.core.names import suggest
-from coalign.core.options import build, options_of
 
 METRICS = {
     "alignscore": ("coalign.evaluation.alignscore", "How well each claim is supported by its source."),
@@ -54,7 +53,6 @@ def score() -> None:
 
 def _command(name: str) -> click.Command:
     module: Any = importlib.import_module(METRICS[name][0])
-    known = {one.name: one for one in options_of(module.ScoringOptions)}
 
     def apply(file: str, out: Path | None, html: Path | None, overwrite: bool, **given: Any) -> None:
         for flag_name, path in (("--out", out), ("--html", html)):
@@ -62,9 +60,7 @@ def _command(name: str) -> click.Command:
                 raise ConfigError(
                     f"{flag_name}: {path} exists.", hint="Name another file, or replace it with --overwrite."
                 )
-        values = {key: parse(known[key], value) for key, value in given.items() if value is not None}
-        places = {key: one.flag for key, one in known.items()}
-        config = build(module.ScoringOptions, values, places=places)
+        config = built(module.ScoringOptions, given)
         items, rows = module.score(file, config)
         _write(rows, out)
         for problem in getattr(items, "problems", ()):
@@ -76,14 +72,14 @@ def _command(name: str) -> click.Command:
             click.echo(f"Page: {html}", err=True)
 
     path = click.Path(path_type=Path, dir_okay=False)
-    return click.Command(
+    return GroupedCommand(
         name,
         params=[
             click.Argument(["file"], metavar="FILE|-"),
             click.Option(["--out"], type=path, metavar="FILE.jsonl", help="Write the rows there."),
             click.Option(["--html"], type=path, metavar="FILE.html", help="Write a page to read there."),
             click.Option(["--overwrite"], is_flag=True, help="Replace --out and --html."),
-            *(flag(one) for one in known.values()),
+            *flags_of(module.ScoringOptions),
         ],
         callback=apply,
         help=METRICS[name][1],
