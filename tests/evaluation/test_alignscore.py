@@ -133,7 +133,6 @@ def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give data"),
         ({"data": "x", "learning_rate": 1e-3}, "learning_rate has no effect"),
         ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
         ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
@@ -142,6 +141,11 @@ def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
 def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(alignscore.Config, options)
+
+
+def test_nothing_to_do_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to do"):
+        run(tmp_path / "run")
 
 
 def test_the_command_writes_rows_and_a_page(

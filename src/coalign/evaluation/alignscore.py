@@ -29,6 +29,7 @@ from typing import Any, Literal, cast
 
 from transformers import set_seed
 
+from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.options import Count, Fraction, option, options_of
 from coalign.core.runs import Run, is_main_process
@@ -138,13 +139,11 @@ class Config(ScoringOptions, EncoderTraining):
     max_records: Count = option(500_000, "most records of one training source", source="official code")
 
     def __post_init__(self) -> None:
-        if self.data is None and not self.train:
-            raise ValueError("give data (pairs to score), train (records to learn from), or both")
         idle = [one.name for one in options_of(EncoderTraining)] + ["encoder", "max_records"]
         idle = [] if self.train else idle
         if self.train:
             idle += ["model", "entailment", "tokenizer", "revision"]
-        if self.data is None:
+        if self.data is None and self.train:
             wanted = {"device", "on_bad_record", "revision"}
             idle += [one.name for one in options_of(ScoringOptions) if one.name not in wanted]
         for one in options_of(Config):
@@ -159,6 +158,10 @@ def run(config: Config, run: Run) -> None:
     Raises:
         DataError, ModelError, ConfigError: see `read_pairs`, `read_alignment_records`, `load_function`.
     """
+    if config.data is None and not config.train:
+        raise ConfigError(
+            "There is nothing to do: neither --data (pairs to score) nor --train (records to learn from) is given."
+        )
     pairs = pairs_of(config.data, config) if config.data is not None else None
     trained = train(config, run) if config.train else None
     if not is_main_process():
