@@ -30,6 +30,7 @@ COMMANDS = {
     "runs": ("coalign.cli.runs:runs", "List the runs."),
     "report": ("coalign.cli.report:report", "Show or rebuild a run's report."),
     "compare": ("coalign.cli.compare:compare", "Compare runs in one report."),
+    "ui": ("coalign.cli.ui:ui", "Runs, reports and models in the browser."),
     "reproduce": ("coalign.cli.reproduce:reproduce", "Check a paper's claim at desk scale."),
     "doctor": ("coalign.cli.doctor:doctor", "Show versions, devices, extras and caches."),
 }

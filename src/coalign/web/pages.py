@@ -1,0 +1,53 @@
+"""Server-rendered pages of the workbench: templates with everything that models or files say escaped and visible."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from coalign import __version__
+from coalign.report.format import number
+from coalign.report.html import ASSETS as REPORT_ASSETS
+from coalign.report.html import flatten
+from coalign.report.text import visible_html
+from coalign.web.local import ASSETS
+
+STATIC: dict[str, tuple[Path, str]] = {
+    "report.css": (REPORT_ASSETS / "report.css", "text/css"),
+    "workbench.css": (ASSETS / "workbench.css", "text/css"),
+    "workbench.js": (ASSETS / "workbench.js", "text/javascript"),
+    "play.js": (ASSETS / "play.js", "text/javascript"),
+}
+"""What `/static/NAME` gives: file and media type."""
+
+PLACES = (("/", "Runs"), ("/methods", "Methods"), ("/play", "Side by side"))
+"""Navigation of every page: address and name."""
+
+
+def render(template: str, *, place: str, title: str, **values: Any) -> str:
+    """A page.
+
+    Args:
+        template: name of a template in the assets.
+        place: address of the navigation entry to mark.
+        title: of the document.
+    """
+    page = _environment().get_template(template)
+    return page.render(place=place, places=PLACES, title=title, version=__version__, **values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(seen=visible_html)
+    environment.globals.update(number=number, flatten=flatten)
+    return environment

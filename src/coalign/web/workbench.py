@@ -1,0 +1,183 @@
+"""The workbench: runs, reports, methods and two models side by side, as local pages.
+
+    coalign ui
+
+Everything that a page shows of runs is escaped; reports open in a sandbox of their own. Only names that the listing
+knows are taken, so no request reaches a file outside of the run folders.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.catalogue import ROOMS, entries
+from coalign.core.errors import CoalignError, RunError
+from coalign.core.extras import require
+from coalign.core.runs import Run, list_runs
+from coalign.web.local import local_app
+from coalign.web.pages import STATIC, render
+from coalign.web.playground import Models, Open, as_lines, parse_request
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+SANDBOX = "sandbox allow-scripts allow-popups allow-downloads"
+"""Policy of a run's report: it brings a policy and scripts of its own and must not reach the workbench."""
+EVENTS = 200
+"""Events that a run's page shows."""
+
+
+def workbench(root: Path, models: Sequence[str] = ("default",), *, load: Open | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        root: folder of the run folders.
+        models: further models to generate with, besides those that the runs made: hub ids or folders.
+        load: how a model is loaded, by default with Transformers.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    fastapi = require("fastapi", "serve")
+    responses = require("fastapi.responses", "serve")
+    app = local_app("coalign")
+    playground = Models({}, load)
+
+    def page(template: str, **values: Any) -> Any:
+        return responses.HTMLResponse(render(template, **values))
+
+    def known_models() -> list[dict[str, str]]:
+        """The models that can be asked for, and those of runs that have come since."""
+        made = {run.path.name: str(run.path) for run in _latest(root) if _has_model(run)}
+        playground.names = {**{one: one for one in models}, **made}
+        return [{"name": name, "label": name} for name in playground.names]
+
+    @app.exception_handler(CoalignError)
+    async def failed(request: Any, error: CoalignError) -> Any:
+        status = 404 if isinstance(error, RunError) else 400
+        if request.url.path.startswith("/api/"):
+            return responses.JSONResponse({"error": str(error)}, status)
+        text = render("problem.html.j2", place="", title="Not found", message=str(error))
+        return responses.HTMLResponse(text, status)
+
+    @app.get("/")
+    def runs() -> Any:
+        rows = [run_row(run) for run in _latest(root)]
+        return page("runs.html.j2", place="/", title="Runs", root=str(root), runs=rows)
+
+    @app.get("/api/runs")
+    def run_states() -> Any:
+        return [
+            {key: row[key] for key in ("name", "state", "headline")} for row in map(run_row, _latest(root))
+        ]
+
+    @app.get("/runs/{name}")
+    def run(name: str) -> Any:
+        found = _run(root, name)
+        rows = found.events()
+        return page(
+            "run.html.j2",
+            place="/",
+            title=name,
+            run=run_row(found),
+            events=[_event(row) for row in rows[-EVENTS:]][::-1],
+            more=max(0, len(rows) - EVENTS),
+            options=found.config(),
+        )
+
+    @app.get("/runs/{name}/report")
+    def report(name: str) -> Any:
+        found = _run(root, name)
+        if not found.report.exists():
+            raise RunError(f"{name} has no report yet (its state: {found.state}).")
+        return responses.FileResponse(
+            found.report, media_type="text/html", headers={"content-security-policy": SANDBOX}
+        )
+
+    @app.get("/compare")
+    def compare(run: list[str] = fastapi.Query(default=[])) -> Any:  # noqa: B008  FastAPI's idiom
+        from coalign.report.compare import comparison_report
+        from coalign.report.html import render_html
+
+        if len(run) < 2:
+            raise RunError("Tick at least two runs to compare.")
+        text = render_html(comparison_report([_run(root, name) for name in run]))
+        return responses.HTMLResponse(text, headers={"content-security-policy": SANDBOX})
+
+    @app.get("/methods")
+    def methods() -> Any:
+        return page("methods.html.j2", place="/methods", title="Methods", entries=entries(), rooms=ROOMS)
+
+    @app.get("/play")
+    def play(a: str = "", b: str = "") -> Any:
+        listed = known_models()
+        names = [one["name"] for one in listed]
+        first = a if a in names else names[0]
+        second = b if b in names else names[min(len(models), len(names) - 1)]
+        sides = [{"letter": "A", "model": first}, {"letter": "B", "model": second}]
+        return page("play.html.j2", place="/play", title="Side by side", models=listed, sides=sides)
+
+    async def generate(request: Any) -> Any:
+        asked = parse_request(await request.body())
+        if asked.model not in playground.names:
+            known_models()
+        return responses.StreamingResponse(
+            as_lines(playground.answer(asked)), media_type="application/x-ndjson"
+        )
+
+    app.add_route("/api/generate", generate, methods=["POST"])
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Any:
+        if name not in STATIC:
+            raise RunError(f"{name}: no such file.")
+        file, media_type = STATIC[name]
+        return responses.FileResponse(file, media_type=media_type, headers={"cache-control": "no-cache"})
+
+    return app
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """What the pages say of a run; a damaged folder is `unreadable`."""
+    try:
+        status, state = run.status(), run.state
+    except CoalignError:
+        status, state = {}, "unreadable"
+    return {
+        "name": run.path.name,
+        "path": str(run.path),
+        "method": str(status.get("method", "?")),
+        "state": state,
+        "started": str(status.get("started", "?")),
+        "headline": str(status.get("headline") or status.get("error") or ""),
+        "report": run.report.exists(),
+        "model": _has_model(run),
+    }
+
+
+def _latest(root: Path) -> list[Run]:
+    return list(list_runs(root))[::-1]
+
+
+def _run(root: Path, name: str) -> Run:
+    """The run called `name`, which must be one that the folder lists."""
+    for run in list_runs(root):
+        if run.path.name == name:
+            return run
+    raise RunError(f"{name}: no such run under {root}.")
+
+
+def _has_model(run: Run) -> bool:
+    return (run.model / "config.json").exists() or (run.model / "adapter_config.json").exists()
+
+
+def _event(row: dict[str, Any]) -> dict[str, str]:
+    details = {key: value for key, value in row.items() if key not in ("time", "event")}
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.get("time", 0))),
+        "name": str(row.get("event", "?")),
+        "details": ", ".join(f"{key} {value}" for key, value in details.items()),
+    }

@@ -1,0 +1,211 @@
+"""The workbench: what its pages and its interface answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+from dataclasses import dataclass
+
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+from coalign.cli.ui import ui
+from coalign.core.errors import ModelError
+from coalign.core.options import option
+from coalign.core.runs import Run
+from coalign.models.types import Generation, Piece, Sampling
+from coalign.report.html import write_report
+from coalign.web.workbench import workbench
+from tests.report.example import example_report
+
+HOSTILE = "</td><script>window.pwned = 1</script>\u202e"
+
+
+@dataclass(kw_only=True)
+class Config:
+    beta: float = option(0.1, "beta")
+    note: str = option("", "note")
+
+
+class Echo:
+    """Streams the prompt back, a word a piece."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.closed = False
+
+    def stream(self, prompts: Sequence[Any], sampling: Sampling) -> Iterator[Piece]:
+        text = f"{self.name}: {prompts[0][0]['content']}"
+        try:
+            for word in text.split(" ")[: sampling.max_new_tokens]:
+                yield Piece(0, 0, word + " ")
+            yield Piece(0, 0, "", Generation(text, list(range(5)), "stop"))
+        finally:
+            self.closed = True
+
+
+def make_run(root: Path, name: str, *, headline: str = "", report: bool = True, model: bool = False) -> Run:
+    run = Run.start(root / name, "act", Config(note=HOSTILE), seed=0)
+    run.log("stage", stage="generate", note=HOSTILE)
+    if report:
+        write_report(example_report(rows=2), run.report)
+    if model:
+        run.model.mkdir()
+        (run.model / "config.json").write_text("{}")
+    run.set_status(state="done", headline=headline)
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_run(tmp_path, "first", headline="30 % to 46 %", model=True)
+    make_run(tmp_path, "second", headline=HOSTILE)
+    return tmp_path
+
+
+def client_of(root: Path, load: Any = None) -> TestClient:
+    app = workbench(root, load=load or (lambda name: (Echo(name), True)))
+    return TestClient(app, base_url="http://127.0.0.1:8600", raise_server_exceptions=True)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_runs_are_listed_latest_first_and_escaped(root: Path) -> None:
+    text = client_of(root).get("/").text
+    assert text.index("/runs/second") < text.index("/runs/first")
+    assert "30 % to 46 %" in text
+    assert "<script>window.pwned" not in text
+    assert "&lt;script&gt;" in text
+    assert "U+202E" in text
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    assert "coalign quickstart" in client_of(tmp_path / "none").get("/").text
+
+
+def test_a_damaged_run_is_listed_as_unreadable(root: Path) -> None:
+    (root / "second" / "status.json").write_text("{")
+    client = client_of(root)
+    assert "unreadable" in client.get("/").text
+    states = {row["name"]: row["state"] for row in client.get("/api/runs").json()}
+    assert states == {"first": "done", "second": "unreadable"}
+
+
+def test_a_run_shows_its_events_and_options(root: Path) -> None:
+    text = client_of(root).get("/runs/second").text
+    assert "stage generate" in text
+    assert "beta" in text
+    assert "<script>window.pwned" not in text
+
+
+def test_a_report_opens_in_a_sandbox(root: Path) -> None:
+    answer = client_of(root).get("/runs/first/report")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"].startswith("sandbox ")
+    assert "allow-same-origin" not in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/runs/none", "/runs/none/report", "/runs/..%2f..%2fetc", "/static/..%2fworkbench.py", "/runs/.."],
+)
+def test_nothing_outside_of_the_listing_is_reached(root: Path, path: str) -> None:
+    answer = client_of(root).get(path)
+    assert answer.status_code in (200, 404)
+    if answer.status_code == 200:  # the client itself resolved the dots
+        assert "Run folders under" in answer.text
+
+
+def test_a_run_without_report_says_so(root: Path) -> None:
+    make_run(root, "third", report=False)
+    answer = client_of(root).get("/runs/third/report")
+    assert answer.status_code == 404
+    assert "no report yet" in answer.text
+
+
+def test_runs_are_compared(root: Path) -> None:
+    client = client_of(root)
+    answer = client.get("/compare", params={"run": ["first", "second"]})
+    assert "2 runs compared" in answer.text
+    assert answer.headers["content-security-policy"].startswith("sandbox ")
+    assert client.get("/compare", params={"run": ["first"]}).status_code == 404
+
+
+def test_methods_show_all_systems(root: Path) -> None:
+    text = client_of(root).get("/methods").text
+    assert text.count('class="method') >= 63
+    assert "coalign run act --help" in text
+
+
+def test_both_sides_offer_the_models_of_runs(root: Path) -> None:
+    text = client_of(root).get("/play", params={"b": "first"}).text
+    assert text.count('<option value="default" selected>') == 1
+    assert text.count('<option value="first" selected>') == 1
+    assert "second" not in text, "it has no model"
+
+
+def test_answers_stream_as_lines(root: Path) -> None:
+    client = client_of(root)
+    answer = client.post("/api/generate", json={"model": "first", "prompt": "hello there"})
+    parts = lines(answer.text)
+    assert "".join(part.get("text", "") for part in parts) == f"{root / 'first'}: hello there "
+    assert parts[-1]["done"] is True
+    assert (parts[-1]["tokens"], parts[-1]["finish_reason"]) == (5, "stop")
+
+
+def test_a_model_that_fails_to_load_is_an_error_line(root: Path) -> None:
+    def load(name: str) -> Any:
+        raise ModelError("no weights here")
+
+    answer = client_of(root, load).post("/api/generate", json={"model": "default", "prompt": "x"})
+    assert lines(answer.text)[-1] == {"error": "no weights here"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "expected a JSON object"),
+        (b'{"prompt": "x"}', "model: is required"),
+        (b'{"model": "default", "prompt": " "}', "prompt is empty"),
+        (b'{"model": "default", "prompt": "x", "top_p": 7}', "top_p: 7"),
+        (b'{"model": "default", "prompt": "x", "n": 7}', "n: is not an option"),
+    ],
+)
+def test_bad_requests_are_explained(root: Path, body: bytes, message: str) -> None:
+    answer = client_of(root).post("/api/generate", content=body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_only_listed_models_are_loaded(root: Path) -> None:
+    answer = client_of(root).post("/api/generate", json={"model": "/etc", "prompt": "x"})
+    assert lines(answer.text)[-1] == {"error": "'/etc' is not a model of this page."}
+
+
+def test_the_least_used_model_leaves_memory(root: Path) -> None:
+    make_run(root, "third", model=True)
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(Path(name).name)
+        return Echo(name), True
+
+    client = client_of(root, load)
+    for model in ("default", "first", "default", "third", "default", "first"):
+        client.post("/api/generate", json={"model": model, "prompt": "x"})
+    assert loaded == ["default", "first", "third", "first"]
+
+
+def test_only_loopback() -> None:
+    result = CliRunner().invoke(ui, ["--host", "0.0.0.0"])
+    assert result.exit_code != 0
+    assert "tunnel" in str(result.exception)

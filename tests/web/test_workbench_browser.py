@@ -1,0 +1,102 @@
+"""The workbench in headless Chromium: loads, works by keyboard, shows hostile text and runs none of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("selenium")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from coalign.web.local import address_of, listen
+from coalign.web.workbench import workbench
+from tests.browser import browser as browser
+from tests.browser import js, wait
+from tests.web.test_workbench import HOSTILE, Echo, make_run
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import uvicorn
+
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, "first", headline="30 % to 46 %", model=True)
+    make_run(root, "second", headline=HOSTILE + "x" * 3000 + "مرحبا بالعالم", model=True)
+    server = listen("127.0.0.1", 0)
+    app = workbench(root, load=lambda name: (Echo(Path(name).name), True))
+    running = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [server]}, daemon=True)
+    thread.start()
+    yield address_of(server)
+    running.should_exit = True
+    thread.join(10)
+
+
+def _open(browser, url: str, width: int = 1280) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get_log("browser")
+    browser.get(url)
+
+
+@pytest.mark.parametrize("path", ["/", "/methods", "/play", "/runs/second", "/runs/first/report"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_pages_load_without_errors_and_fit(browser, address: str, path: str, width: int) -> None:
+    _open(browser, address + path, width)
+    assert browser.get_log("browser") == []
+    assert js(browser, "document.documentElement.scrollWidth") <= width
+    assert js(browser, "typeof window.pwned") == "undefined"
+
+
+def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None:
+    _open(browser, address)
+    visible = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).length"
+    assert js(browser, visible) == 2
+    browser.execute_script("document.getElementById('filter').focus()")
+    ActionChains(browser).send_keys("first").perform()
+    wait(browser, f"{visible} === 1")
+    ActionChains(browser).send_keys(Keys.BACKSPACE * 5).perform()
+    wait(browser, f"{visible} === 2")
+    for _ in range(2):
+        assert js(browser, "document.getElementById('compare').disabled")
+        while js(browser, "document.activeElement.name") != "run" or js(
+            browser, "document.activeElement.checked"
+        ):
+            ActionChains(browser).send_keys(Keys.TAB).perform()
+        ActionChains(browser).send_keys(Keys.SPACE).perform()
+    wait(browser, "!document.getElementById('compare').disabled")
+    browser.execute_script("document.getElementById('compare').click()")
+    wait(browser, "document.title.includes('2 runs compared')")
+
+
+def test_two_models_answer_by_keyboard(browser, address: str) -> None:
+    _open(browser, f"{address}/play?a=first&b=second")
+    browser.execute_script("document.querySelector('[name=prompt]').value = arguments[0]", HOSTILE)
+    browser.execute_script("document.querySelector('[name=prompt]').focus()")
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    wait(
+        browser,
+        "[...document.querySelectorAll('.speed')].every((one) => one.textContent.startsWith('5 tokens'))",
+    )
+    answers = js(browser, "[...document.querySelectorAll('.answer')].map((one) => one.textContent.trim())")
+    assert answers == [f"first: {HOSTILE}", f"second: {HOSTILE}"]
+    assert js(browser, "typeof window.pwned") == "undefined"
+    assert browser.get_log("browser") == []
+
+
+def test_every_control_has_a_name(browser, address: str) -> None:
+    for path in ("/", "/methods", "/play", "/runs/first"):
+        _open(browser, address + path)
+        unnamed = js(
+            browser,
+            "[...document.querySelectorAll('input, select, button, a, textarea')].filter((one) =>"
+            " !(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()).length",
+        )
+        assert unnamed == 0, path
