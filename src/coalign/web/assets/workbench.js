@@ -43,7 +43,7 @@
       if (!badge || badge.textContent === run.state) continue;
       badge.textContent = run.state;
       badge.className = `badge state ${run.state}`;
-      row.querySelector(".headline").textContent = run.headline;
+      row.querySelector(".headline > div").textContent = run.headline;
     }
   };
   if (form) setInterval(refresh, 4000);
