@@ -12,6 +12,7 @@ from typing import Any
 
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, build, option, required
+from coalign.data.records import Messages
 from coalign.models.types import Sampling, Streaming
 
 Open = Callable[[str], tuple[Streaming, bool]]
@@ -71,7 +72,7 @@ class Models:
     def _answer(self, request: Request) -> Iterator[dict[str, Any]]:
         yield {"state": "Loading the model …"}
         streaming, chat, busy = self._opened(request.model)
-        prompt = [{"role": "user", "content": request.prompt}] if chat else request.prompt
+        prompt: Messages | str = [{"role": "user", "content": request.prompt}] if chat else request.prompt
         yield {"state": "Waiting for the model …"}
         with busy:
             started = time.monotonic()
