@@ -71,7 +71,7 @@ def resolve_path(model: nn.Module, path: Path, responses: Responses | None = Non
     if path != "auto":
         return path
     bare = unwrap(model)
-    window = _attention_window(bare)
+    window = attention_window(bare)
     if window is not None and responses is not None and _longest(responses) > window:
         return "padded"
     if bare not in _path_of_model:
@@ -173,7 +173,7 @@ def _probe(bare: nn.Module) -> Path:
     return "padded"
 
 
-def _attention_window(bare: nn.Module) -> int | None:
+def attention_window(bare: nn.Module) -> int | None:
     """Tokens that a sliding-window layer sees, None without such layers."""
     config: Any = bare.config.get_text_config()  # type: ignore[operator, union-attr]
     window = getattr(config, "sliding_window", None)
