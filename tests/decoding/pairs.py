@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from coalign.decoding.cached_speakers import MOST_PARTS
 from coalign.decoding.speakers import Chunk, Speaker, Token
 from coalign.models.endings import stop_token_ids
 from coalign.models.growing_text import TokenTexts
@@ -41,7 +42,9 @@ def make_pair(kind: str, seed: int, architecture: str = "llama", **changes: Any)
         if text and set(text) <= set(LETTERS):
             bias[token] = 2.0 if text == " " else 1.0 * text.startswith(" ")
     bias[tokenizer.eos_token_id] = 0.0
-    noise = torch.randn(PLACES, len(tokenizer), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.randn(
+        PLACES, len(tokenizer), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
     def hook(_: Any, __: Any, inputs: dict[str, Any], output: Any) -> Any:
         ids = inputs["input_ids"]
@@ -54,11 +57,14 @@ def make_pair(kind: str, seed: int, architecture: str = "llama", **changes: Any)
     return model, tokenizer
 
 
-@torch.inference_mode()
 def plain_speaker(model: Any, tokenizer: Any, prompt: str, alternatives: int = 0) -> Speaker:
     """Greedy; tokenises and computes prompt and text from the start for every token."""
     stops = stop_token_ids(model, tokenizer)
     special = frozenset(tokenizer.all_special_ids)
+
+    def text_of(token: int) -> str:
+        anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
+        return TokenTexts(tokenizer, anchor, special).push(token) or ""
 
     @torch.inference_mode()
     def speak(text: str, count: int) -> Chunk:
@@ -72,13 +78,13 @@ def plain_speaker(model: Any, tokenizer: Any, prompt: str, alternatives: int = 0
             ids, taken, lowest = [*ids, top], taken + 1, min(lowest, float(probs[top]))
             added = texts.push(top)
             if added is not None:
-                best = probs.topk(alternatives) if alternatives else None
-                others = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-                tokens.append(Token(added, lowest, others))
+                best = probs.topk(alternatives)
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                tokens.append(Token(added, lowest, tuple((text_of(one), prob) for one, prob in pairs)))
                 lowest = 1.0
                 if taken >= count:
                     return Chunk(tuple(tokens))
-            elif taken >= count + 6:
+            elif taken >= count + MOST_PARTS:
                 return Chunk(tuple(tokens))
 
     return speak

@@ -5,7 +5,7 @@ The loop as a method over speakers (see `decoding.speakers`), its record of who 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -275,18 +275,22 @@ def nudged_words(answer: str, nudges: Sequence[str]) -> tuple[int, float]:
     return min(nudged, words), min(nudged / words, 1.0)
 
 
-def shares_by_place(answers: Iterable[Guided], places: int = 20) -> list[float | None]:
-    """Share of nudged characters in each of `places` equal parts of the answers, over all answers; None: no text."""
+def shares_by_place(
+    answers: Iterable[tuple[int, Sequence[tuple[int, int, str]]]], places: int = 20
+) -> list[float | None]:
+    """Share of nudged characters in each of `places` equal parts of the answers, over all answers.
+
+    Args:
+        answers: (number of characters, spans as `Guided.spans` gives them).
+
+    Returns:
+        One share a part; None where no answer has text.
+    """
     nudged, total = [0] * places, [0] * places
-    for one in answers:
-        for place, mine in _by_place(one, places):
-            total[place] += 1
-            nudged[place] += mine
+    for length, spans in answers:
+        for start, end, side in spans:
+            for character in range(start, end):
+                place = character * places // max(length, 1)
+                total[place] += 1
+                nudged[place] += side == NUDGING
     return [n / t if t else None for n, t in zip(nudged, total, strict=True)]
-
-
-def _by_place(answer: Guided, places: int) -> Iterator[tuple[int, bool]]:
-    size = max(len(answer.text), 1)
-    for start, end, side in answer.spans():
-        for character in range(start, end):
-            yield character * places // size, side == NUDGING

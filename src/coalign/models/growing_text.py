@@ -41,9 +41,7 @@ class TextEncoder:
 
     def whole(self, text: str) -> list[int]:
         """The text tokenised from its start."""
-        return cast(
-            "list[int]", self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        )
+        return cast("list[int]", self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def pieces(self, text: str) -> list[int]:
         """The text's words tokenised one by one."""
@@ -122,7 +120,9 @@ class TokenTexts:
         text = self._decode(self._known + self._pending)
         if text.endswith(HALF):
             return None
-        added = text.removeprefix(self._shown) if text.startswith(self._shown) else self._decode(self._pending)
+        added = (
+            text.removeprefix(self._shown) if text.startswith(self._shown) else self._decode(self._pending)
+        )
         self._known = (self._known + self._pending)[-CONTEXT:]
         self._pending = []
         self._shown = self._decode(self._known)

@@ -18,9 +18,7 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
     if "text" in inputs:
         return {"deduplicated": without_repeated_end(inputs["text"])}
     if "answers" in inputs:
-        found = [
-            nudged_words(*one) for one in zip(inputs["answers"], inputs["nudging_words"], strict=True)
-        ]
+        found = [nudged_words(*one) for one in zip(inputs["answers"], inputs["nudging_words"], strict=True)]
         return {
             "mean_num_nudging": fmean(one[0] for one in found),
             "mean_ratio_nudging": fmean(one[1] for one in found),

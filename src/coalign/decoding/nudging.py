@@ -1,0 +1,217 @@
+"""Nudging: a small aligned model puts in words where a large base model is uncertain; nothing is trained.
+
+Nudging: Inference-time Alignment of LLMs via Guided Decoding (arXiv 2410.09300).
+
+    coalign run nudging --prompts prompts.jsonl --model BASE --nudging-model SMALL
+
+The base model writes while its largest next-token probability is at least gamma. Where it is below, the small model
+speaks until the base model is certain again or agrees with the next word. Texts, not tokens, are exchanged, so the two
+may have different tokenizers. The loop, its guards and its order are those of the published code (`decoding.guided`);
+the aligned model decides where the answer ends.
+
+Differences from the published code, none of which changes a greedy answer: both models keep their caches, all words
+of a chunk are put before the base model in one pass, and many answers are written at a time. Lengths are counted in
+tokens of the base model, not of another vendor's tokenizer; a character that takes several tokens is kept whole.
+`--combine` runs the baselines `ensemble` and `proxy-tuning` instead, for models with one vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import ConfigError
+from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, options_of, required
+from coalign.core.runs import Run
+from coalign.decoding.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
+from coalign.decoding.guided_report import write_guided_report
+from coalign.decoding.methods import Method, MethodModels
+from coalign.decoding.mixtures import ENSEMBLE_TOP, PLAIN, PROXY_TOP, ensemble, mix, proxy_tuning
+from coalign.decoding.speakers import Length, Talk
+from coalign.decoding.two_models import TwoModels, open_models
+from coalign.decoding.two_prompts import PromptOptions
+from coalign.models.options import ModelOptions
+from coalign.models.types import Sampling
+
+
+@dataclass(kw_only=True)
+class NudgingOptions(PromptOptions):
+    """The small aligned model and how it steps in."""
+
+    __group__ = "Nudging"
+
+    nudging_model: str = required("small aligned model: a hub id, a model folder, a run folder or `default`")
+    nudging_revision: str | None = option(None, "its branch, tag or commit on the hub")
+    nudging_endpoint: str | None = option(
+        None, "server of the aligned model; --nudging-model is its name there"
+    )
+    gamma: NonNegative = option(
+        0.4,
+        "the base model is uncertain below this probability",
+        source="paper: 0.4 for Llama 2 and OLMo, 0.3 for Gemma 2",
+    )
+    base_chunk_tokens: Count = option(16, "tokens of one turn of the base model", source="official code")
+    nudging_chunk_tokens: Count = option(
+        16, "tokens that the aligned model proposes at a time", source="official code"
+    )
+    max_rounds: Count = option(150, "an answer ends after so many turns", source="official code")
+    nudging_temperature: NonNegative | None = option(
+        None, "temperature of the aligned model; by default that of the base model"
+    )
+    combine: Literal["nudging", "ensemble", "proxy-tuning"] = option(
+        "nudging", "nudging, or a baseline that mixes the models' distributions token by token"
+    )
+    plain_model: str | None = option(
+        None, "the small model before its alignment, for proxy-tuning", source="required by proxy-tuning"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.combine == "proxy-tuning") != (self.plain_model is not None):
+            raise ValueError("combine: proxy-tuning needs plain_model, and nothing else takes it")
+
+
+@dataclass(kw_only=True)
+class Config(NudgingOptions, MethodModels):
+    """Options of `coalign run nudging`."""
+
+    __group__ = "Method"
+
+    prompts: Path = required("file of prompts, in any form that coalign reads")
+    max_new_tokens: Count = option(512, "an answer ends at this length", source="official code")
+    temperature: NonNegative = option(
+        0.0, "divides the logits; 0 takes the most probable token", source="paper"
+    )
+    top_p: Fraction = option(0.9, "sample from the tokens that together reach this", source="official code")
+    top_k: CountOrZero = option(0, "sample from this many most probable tokens; 0 means all")
+    stop: list[str] = option([], "texts that end an answer; they are not part of it")
+    samples: Count = option(1, "answers to each prompt")
+    seed: int = option(0, "of sampling")
+    rows: Count | None = option(None, "answers written at a time; by default as memory allows")
+
+    def __post_init__(self) -> None:
+        NudgingOptions.__post_init__(self)
+        MethodModels.__post_init__(self)
+
+
+def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remote: bool) -> Talk[Guided]:
+    """The method on one answer."""
+    if options.combine != "nudging":
+        choose, sides = (
+            (ensemble, (BASE, NUDGING))
+            if options.combine == "ensemble"
+            else (proxy_tuning, (BASE, NUDGING, PLAIN))
+        )
+        return mix(
+            choose, sides, length, max_length=sampling.max_new_tokens, chunk_tokens=options.base_chunk_tokens
+        )
+    settings = Settings(
+        gamma=options.gamma,
+        base_tokens=options.base_chunk_tokens,
+        nudging_tokens=options.nudging_chunk_tokens,
+        max_length=sampling.max_new_tokens,
+        max_rounds=options.max_rounds,
+        stop=sampling.stop,
+        # A server is paid by the token and the first word is usually the last: few words first, then more.
+        window=1 if remote else 0,
+        window_growth=2,
+    )
+    return guide(settings, length)
+
+
+def make_generator(options: NudgingOptions, models: MethodModels, *, rows: int | None = None) -> TwoModels:
+    """Both models, opened, as one generator."""
+    aligned = {one.name: getattr(models, one.name) for one in options_of(ModelOptions)}
+    aligned |= {"model": options.nudging_model, "revision": options.nudging_revision}
+    opened = open_models(
+        models,
+        models,
+        ModelOptions(**aligned),
+        options.nudging_endpoint,
+        options.nudging_model,
+        options.plain_model,
+    )
+    tops = {"nudging": 0, "ensemble": ENSEMBLE_TOP, "proxy-tuning": PROXY_TOP}
+    temperature = options.nudging_temperature
+    return TwoModels(
+        models=opened,
+        make=partial(make_talk, options),
+        prompts=options,
+        temperatures={} if temperature is None else {NUDGING: temperature},
+        alternatives=tops[options.combine],
+        batch_size=rows,
+    )
+
+
+METHOD = Method(
+    "nudging",
+    "a small aligned model puts in words where the base model is uncertain",
+    NudgingOptions,
+    build=make_generator,
+)
+
+
+def run(config: Config, run: Run) -> None:
+    """Answer every prompt; rows in `artefacts/answers.jsonl`, one as soon as it is there."""
+    from coalign.data.readers import read_records
+
+    records = read_records(str(config.prompts), kind="prompt").records
+    path = run.artefacts / "answers.jsonl"
+    done = {row["index"] for row in read_rows(path, repair=True)}
+    generator = make_generator(config, config, rows=config.rows)
+    run.log("models", what=generator.description)
+    if config.combine != "nudging" and config.stop:
+        raise ConfigError(f"stop: has no effect with combine: {config.combine}.")
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        n=config.samples,
+        seed=config.seed,
+        stop=tuple(config.stop),
+    )
+    generator.write(
+        [record.prompt for record in records],
+        sampling,
+        done=done,
+        on_answer=lambda found: append_rows(
+            path, (answer_row(index, records[index], mine, generator.length) for index, mine in found.items())
+        ),
+        label="Answering",
+    )
+    rows = sorted(read_rows(path), key=lambda row: row["index"])
+    write_rows(path, rows)
+    write_guided_report(run, config, rows)
+
+
+def answer_row(index: int, record: Any, answers: list[Guided], length: Length) -> dict[str, Any]:
+    """What the file holds for one prompt: the first answer in full, further samples beside it."""
+    made = [_answer(one, length) for one in answers]
+    more = {"samples": made[1:]} if len(made) > 1 else {}
+    return {"index": index, "id": record.id, "prompt": record.prompt, **made[0], **more}
+
+
+def _answer(answer: Guided, length: Length) -> dict[str, Any]:
+    """`tokens` and `nudge_tokens` are counted piece by piece, so that they add up; the last nudge, which ends the
+    answer, counts in neither `nudge_words` nor `nudge_tokens`."""
+    words, share = nudged_words(answer.text, answer.nudges)
+    nudges = [length(one) for one in answer.nudges]
+    closing = nudges[-1] if answer.turns and not answer.turns[-1].ended else 0
+    return {
+        "answer": answer.text,
+        "nudges": answer.nudges,
+        "rounds": answer.rounds,
+        "ends": [one.ended for one in answer.turns],
+        "stop_reason": answer.stop_reason,
+        "nudge_words": words,
+        "nudge_ratio": share,
+        "tokens": sum(nudges) + sum(length(one.base) for one in answer.turns),
+        "nudge_tokens": sum(nudges) - closing,
+        "spans": [list(one) for one in answer.spans()],
+    }
+
+
+__all__ = ["METHOD", "Config", "NudgingOptions", "make_generator", "run"]

@@ -1,0 +1,220 @@
+"""`coalign run nudging` on tiny models: a whole run, kill and resume, baselines, remote back ends, wrong options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from functools import partial
+
+import pytest
+
+from coalign.cli.run import execute
+from coalign.core.errors import ConfigError, ModelError
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.decoding import nudging, two_models
+from coalign.decoding.guided import BASE, NUDGING, Guided, Turn
+from coalign.decoding.guided_report import marks_of
+from coalign.decoding.methods import open_methods
+from coalign.decoding.remote_speakers import approximate_length, chunk_of, continued
+from coalign.decoding.two_prompts import PromptOptions, aligned_messages, aligned_prompt, base_prompt
+from coalign.models.generation import TransformersGenerator
+from coalign.models.options import ModelOptions
+from coalign.models.types import Generation, Sampling
+from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
+from tests.decoding.pairs import make_pair
+from tests.preference.tiny_runs import save_tiny_model, write
+
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Why?"},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_model(folder / "base", seed=1, template=None)
+    save_tiny_model(folder / "small", seed=2)
+    write(folder / "prompts.jsonl", [{"prompt": f"the sky is {word}"} for word in ("blue", "green", "here")])
+    return folder
+
+
+def config(folder, **changes):
+    values = {
+        "model": str(folder / "base"),
+        "nudging_model": str(folder / "small"),
+        "prompts": str(folder / "prompts.jsonl"),
+        "max_new_tokens": 16,
+        "gamma": 0.005,
+        "base_chunk_tokens": 5,
+        "nudging_chunk_tokens": 5,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    return build(nudging.Config, {**values, **changes})
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run.artefacts / "answers.jsonl").read_text().splitlines()]
+
+
+def test_a_whole_run(folder, tmp_path):
+    run = execute("nudging", nudging, config(folder), tmp_path / "run")
+    rows = rows_of(run)
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    for row in rows:
+        assert row["answer"].strip() == row["answer"]
+        assert len(row["nudges"]) == len(row["rounds"]) == len(row["ends"])
+        assert 0 <= row["nudge_tokens"] <= row["tokens"]
+        assert "".join(row["answer"][start:end] for start, end, _ in row["spans"]) == row["answer"]
+    assert run.status()["figures"]["answers"] == 3
+    page = run.report.read_text(encoding="utf-8")
+    assert "Where the aligned model spoke" in page
+    assert "Why answers ended" in page
+
+
+def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
+    whole = execute("nudging", nudging, config(folder), tmp_path / "whole")
+    append = nudging.append_rows
+    calls = []
+
+    def killed(path, rows):
+        append(path, rows)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(nudging, "append_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        execute("nudging", nudging, config(folder), tmp_path / "run")
+    monkeypatch.setattr(nudging, "append_rows", append)
+    assert len(rows_of(Run.open(tmp_path / "run"))) == 2
+    resumed = execute("nudging", nudging, config(folder), tmp_path / "run")
+    assert rows_of(resumed) == rows_of(whole)
+
+
+def test_samples_are_drawn_and_all_kept(folder, tmp_path):
+    run = execute("nudging", nudging, config(folder, samples=3, temperature=1.0), tmp_path / "run")
+    (row, *_) = rows_of(run)
+    assert len(row["samples"]) == 2
+    assert len({row["answer"], *(one["answer"] for one in row["samples"])}) > 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"combine": "ensemble"}, {"combine": "proxy-tuning", "plain_model": "small"}]
+)
+def test_baselines(folder, tmp_path, changes):
+    if "plain_model" in changes:
+        changes = {**changes, "plain_model": str(folder / "small")}
+    run = execute("nudging", nudging, config(folder, **changes), tmp_path / "run")
+    assert all(row["tokens"] for row in rows_of(run))
+    assert "Nudged tokens" not in run.report.read_text(encoding="utf-8")
+
+
+class Wrapped:
+    """A local model as a back end that is not known to be local."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.calls = []
+
+    def generate(self, prompts, sampling, **more):
+        self.calls.append((len(prompts), sampling.max_new_tokens))
+        return self.inner.generate(prompts, sampling, **more)
+
+
+def test_remote_models_give_the_answers_of_local_ones(folder):
+    options = config(folder, gamma=0.3)
+    models = {
+        side: TransformersGenerator(*make_pair("words", seed)) for side, seed in ((BASE, 3), (NUDGING, 4))
+    }
+    local = two_models.TwoModels(models, partial(nudging.make_talk, options), options)
+    remote = dataclasses.replace(local, models={side: Wrapped(one) for side, one in models.items()})
+    remote.length = local.length  # by default bytes are counted
+    sampling = Sampling(max_new_tokens=16, temperature=0.0)
+    prompts = [CHAT, "the sky"]
+    found = local.write(prompts, sampling)
+    assert remote.write(prompts, sampling) == found
+    assert sum(len(one.turns) for (one,) in found) > 5
+    assert not remote.local
+    assert "base LlamaForCausalLM" in local.description
+    assert "base Wrapped" in remote.description
+
+
+def test_the_method_by_name(folder):
+    generator = open_methods(
+        ["nudging"],
+        {"nudging-model": str(folder / "small"), "gamma": "0.005"},
+        ModelOptions(model=str(folder / "base"), device="cpu", dtype="float32"),
+    )
+    sampling = Sampling(max_new_tokens=12, temperature=0.0, n=2)
+    seen = {}
+    (first, second) = generator.generate([CHAT, "the sky"], sampling, on_batch=seen.update)
+    assert seen == {0: first, 1: second}
+    assert first[0] == first[1]
+    assert first[0].finish_reason in ("stop", "length")
+    assert generator.generate([CHAT, "the sky"], sampling, done=[0])[0] == []
+    assert generator.generate([], sampling) == []
+    with pytest.raises(ConfigError, match="log-probabilities"):
+        generator.generate([CHAT], Sampling(logprobs=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"gamma": -1}, "gamma"),
+        ({"combine": "proxy-tuning"}, "plain_model"),
+        ({"plain_model": "x"}, "plain_model"),
+        ({"nudging_chunk_tokens": 0}, "nudging_chunk_tokens"),
+    ],
+)
+def test_options_that_cannot_be_used(folder, changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        config(folder, **changes)
+
+
+def test_prompts_of_both_sides():
+    options = PromptOptions()
+    assert base_prompt(CHAT, options) == "Be kind.\nQuestion: Hi\nAnswer: Hello\nQuestion: Why?\nAnswer: "
+    assert base_prompt("Why?", PromptOptions(system="")) == "Question: Why?\nAnswer: "
+    begun = [*CHAT, {"role": "assistant", "content": "Because"}]
+    assert base_prompt(begun, options).endswith("Answer: Because")
+    assert aligned_messages(begun, options)[-1] == {"role": "assistant", "content": "Because"}
+    tokenizer = byte_tokenizer(CHATML)
+    assert aligned_prompt(tokenizer, begun, options).endswith("<|im_start|>assistant\nBecause")
+    folded = aligned_prompt(byte_tokenizer(GEMMA), CHAT, options)
+    assert "<|start|>user\nBe kind.\nQuestion: Hi<|eot|>" in folded
+
+
+def test_chunks_of_samples():
+    sample = Generation(
+        "héy",
+        finish_reason="stop",
+        logprobs=[-0.1, -0.5, -0.2, -0.3, 0.0],
+        tokens=["h", "", "é", "y", "<|im_end|>"],
+        top_logprobs=[[("h", -0.1)], [("?", -0.4)], [("é", -0.2)], [("y", -0.3)], [("<|im_end|>", 0.0)]],
+    )
+    chunk = chunk_of(sample)
+    assert [one.text for one in chunk.tokens] == ["h", "é", "y"]
+    assert chunk.stopped
+    assert chunk.tokens[1].top_prob == pytest.approx(math.exp(-0.4))
+    with pytest.raises(ModelError, match="no log-probabilities"):
+        chunk_of(Generation("x"))
+    assert continued("p", "x") == "px"
+    assert continued(CHAT, "") == CHAT
+    assert continued([*CHAT, {"role": "assistant", "content": "a"}], "b")[-1]["content"] == "ab"
+    assert approximate_length("12345") == 2
+
+
+def test_marks_tell_the_closing_words_apart():
+    answer = Guided("a b c", (Turn("a ", "b"), Turn(" c")), "nudging_model_stop")
+    row = {**nudging.answer_row(0, type("R", (), {"id": "x", "prompt": []}), [answer], len)}
+    assert [(one.start, one.end, one.name) for one in marks_of(row)] == [
+        (0, 2, "aligned model"),
+        (3, 5, "aligned model, end of the answer"),
+    ]
+    assert (row["tokens"], row["nudge_tokens"]) == (5, 2)
