@@ -46,7 +46,7 @@ def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progr
         unit: what is counted, in the singular; the rate is shown in units per second.
     """
     if os.environ.get("COALIGN_PROGRESS") == "0":
-        yield Silent()
+        yield _Silent()
     elif sys.stderr.isatty():
         with _terminal(total, label, unit) as bar:
             yield bar
@@ -56,9 +56,7 @@ def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progr
         lines.close()
 
 
-class Silent:
-    """Progress that nobody sees."""
-
+class _Silent:
     def advance(self, count: int = 1) -> None: ...
 
     def note(self, text: str) -> None: ...

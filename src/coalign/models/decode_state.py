@@ -84,11 +84,6 @@ class DecodeState:
         self._n_ended = 0
         return keep
 
-    def so_far(self, step: int) -> dict[int, list[int]]:
-        """Tokens of the rows that go on, up to and with `step`."""
-        going = self.live[~self._ended].tolist()
-        return dict(zip(going, self.tokens[going, : step + 1].tolist(), strict=True))
-
     def results(self) -> list[Decoded]:
         """For every row what was sampled."""
         lengths = self._lengths.tolist()

@@ -11,14 +11,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from coalign.core.errors import DataError, ModelError
-from coalign.core.progress import Progress, Silent, progress
+from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
 from coalign.models.batching import default_batch_tokens, most_rows, plan_batches
 from coalign.models.decode_state import Decoded, DecodeState, Row
@@ -48,6 +48,8 @@ class TransformersGenerator:
 
     Attributes:
         last_stats: figures of the last call of `generate`.
+        device, batch_tokens, batch_size: where it decodes, and the limits of a batch.
+        stop_ids: tokens that end a response.
     """
 
     def __init__(
@@ -66,13 +68,11 @@ class TransformersGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.last_stats = GenerationStats()
-        self._device = next(model.parameters()).device
-        self._batch_tokens = batch_tokens or default_batch_tokens(model, self._device)
-        self._batch_size = batch_size or (GPU_ROWS if self._device.type == "cuda" else CPU_ROWS)
+        self.device = next(model.parameters()).device
+        self.batch_tokens = batch_tokens or default_batch_tokens(model, self.device)
+        self.batch_size = batch_size or (GPU_ROWS if self.device.type == "cuda" else CPU_ROWS)
         self._fitting_rows: int | None = None
-        self._stop_ids = torch.tensor(
-            stop_token_ids(unwrap(model), tokenizer), dtype=torch.long, device=self._device
-        )
+        self.stop_ids = stop_token_ids(unwrap(model), tokenizer)
 
     def generate(
         self,
@@ -100,14 +100,14 @@ class TransformersGenerator:
         done = set(done)
         plan = [
             batch
-            for batch in plan_batches(list(map(len, encoded)), sampling, self._batch_tokens, self._batch_size)
+            for batch in plan_batches(list(map(len, encoded)), sampling, self.batch_tokens, self.batch_size)
             if not done.issuperset(batch)
         ]
         job = _Job.of(prompts, encoded, sampling)
         results: list[list[Generation]] = [[] for _ in prompts]
         started = time.monotonic()
         total = sum(map(len, plan)) * job.rows_per_prompt
-        with _evaluation(self.model), progress(total, label, unit="sample") as bar:
+        with evaluation(self.model), progress(total, label, unit="sample") as bar:
             meter = _Meter(bar)
             for batch in plan:
                 samples = self._work_on(batch, job, meter)
@@ -129,24 +129,39 @@ class TransformersGenerator:
     def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
         """Sample as `generate` does, and yield text as it comes; see `coalign.models.types.Streaming.stream`.
 
-        The prompts are decoded in the same batches. `last_stats` is not touched.
+        Prompts join as others end, so numbers may differ from those of `generate` in the last bits. `last_stats` is
+        not touched.
 
         Raises:
             As `generate`, when the first piece is asked for.
         """
+        from coalign.models.decode_loop import DecodeLoop, Decoding
+
         check_sampling(sampling)
         encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
         self._assert_room(encoded, sampling)
         job = _Job.of(prompts, encoded, sampling)
-        meter = _Meter(Silent())
-        plan = plan_batches(list(map(len, encoded)), sampling, self._batch_tokens, self._batch_size)
-        with _evaluation(self.model):
-            for batch in plan:
-                rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
-                for piece in self._steps(rows, job, meter, streaming=True):
-                    yield piece
-                    for copy in range(1, sampling.n // job.rows_per_prompt):
-                        yield replace(piece, sample=copy)
+        loop = DecodeLoop(self)
+        loop.add(
+            Decoding(ids, sampling, goes_on=job.continued[index], streaming=True, prompt=index)
+            for index, ids in enumerate(encoded)
+        )
+        while not loop.is_idle:
+            yield from (piece for _, piece in loop.step())
+
+    def encode(self, prompt: Messages | str) -> list[int]:
+        """The tokens of a prompt.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        return self._encode(0, prompt)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None when the model does not say."""
+        config: Any = unwrap(self.model).config
+        return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
     def _encode(self, index: int, prompt: Messages | str) -> list[int]:
         from coalign.data.encoding import encode_continued, encode_prompt
@@ -163,8 +178,7 @@ class TransformersGenerator:
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids  # the text brought its own
 
     def _assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
-        config: Any = unwrap(self.model).config
-        context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        context = self.context
         if not context:
             return
         room = context - sampling.max_new_tokens
@@ -183,7 +197,7 @@ class TransformersGenerator:
         rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
         found: dict[int, list[Generation]] = {index: [] for index in batch}
         longest = max(len(job.encoded[index]) for index in batch)
-        limit = most_rows(longest, job.sampling, self._batch_tokens, self._batch_size)
+        limit = most_rows(longest, job.sampling, self.batch_tokens, self.batch_size)
         start = 0
         while start < len(rows):
             part = rows[start : start + min(limit, self._fitting_rows or limit)]
@@ -212,47 +226,40 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
 
+    @torch.inference_mode()
     def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
-        found = {(one.prompt, one.sample): one.generation for one in self._steps(rows, job, meter)}
-        return [cast(Generation, found[row]) for row in rows]
-
-    @torch.inference_mode()
-    def _steps(
-        self, rows: list[Row], job: _Job, meter: _Meter, *, streaming: bool = False
-    ) -> Iterator[Piece]:
-        """Decode rows together, and yield each whole sample at the end; `streaming`: text as it comes."""
         sampling = job.sampling
-        state = DecodeState(rows, sampling, self._device)
+        state = DecodeState(rows, sampling, self.device)
         endings = Endings(self.tokenizer, sampling.stop)
-        written = _Written(rows, job, endings)
+        stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
         forward = open_rows(self.model)
         prompts = list(dict.fromkeys(index for index, _ in rows))
-        logits = forward.start(*_left_padded([job.encoded[index] for index in prompts], self._device))
+        logits = forward.start(*left_padded([job.encoded[index] for index in prompts], self.device))
         if len(prompts) < len(rows):
             place = {prompt: position for position, prompt in enumerate(prompts)}
-            index = torch.tensor([place[prompt] for prompt, _ in rows], device=self._device)
+            index = torch.tensor([place[prompt] for prompt, _ in rows], device=self.device)
             forward.select(index)
             logits = logits[index]
         for step in range(sampling.max_new_tokens):
             tokens = state.draw(step, logits)
-            ended = torch.isin(tokens, self._stop_ids)
+            ended = torch.isin(tokens, stop_ids)
             if sampling.stop:
                 ended |= self._at_stop(state, step, endings)
             gone, left = state.end(step, ended)
             meter.count(gone, left + gone)
             if not left or step + 1 == sampling.max_new_tokens:
                 break
-            if streaming:
-                yield from written.grown(state.so_far(step))
             keep = state.compact()
             if keep is not None:
                 forward.select(keep)
                 tokens = tokens[keep]
             logits = forward.step(tokens)
         meter.count(left, 0)
-        for place, one in enumerate(state.results()):
-            yield written.last(place, self._generation(rows[place], job, endings, one))
+        return [
+            generation_of(one, endings, job.before(row))
+            for row, one in zip(rows, state.results(), strict=True)
+        ]
 
     def _at_stop(self, state: DecodeState, step: int, endings: Endings) -> Tensor:
         """[live] whether a row's text has just come to hold a stop text."""
@@ -262,22 +269,23 @@ class TransformersGenerator:
             if found[row] and step + 1 > endings.window:
                 # The window may begin inside a character or drop a leading space: the whole text decides.
                 found[row] = endings.text(state.tokens[state.live[row], : step + 1].tolist())[1]
-        return torch.tensor(found, device=self._device)
+        return torch.tensor(found, device=self.device)
 
-    def _generation(self, row: Row, job: _Job, endings: Endings, one: Decoded) -> Generation:
-        before = job.before(row)
-        text, cut = endings.text(one.ids, before)
-        tops = None
-        if one.tops is not None:
-            tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
-        return Generation(
-            text,
-            one.ids,
-            "stop" if one.ended or cut else "length",
-            one.logps,
-            endings.tokens(one.ids, before) if one.logps is not None else None,
-            tops,
-        )
+
+def generation_of(one: Decoded, endings: Endings, before: int | None) -> Generation:
+    """The sample that was decoded; `before`: see `Endings.text`."""
+    text, cut = endings.text(one.ids, before)
+    tops = None
+    if one.tops is not None:
+        tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
+    return Generation(
+        text,
+        one.ids,
+        "stop" if one.ended or cut else "length",
+        one.logps,
+        endings.tokens(one.ids, before) if one.logps is not None else None,
+        tops,
+    )
 
 
 @dataclass(frozen=True)
@@ -303,25 +311,6 @@ class _Job:
         return self.encoded[row[0]][-1] if self.continued[row[0]] else None
 
 
-class _Written:
-    """What of each row's text was given out already."""
-
-    def __init__(self, rows: list[Row], job: _Job, endings: Endings) -> None:
-        self._rows, self._job, self._endings = rows, job, endings
-        self._lengths = [0] * len(rows)
-
-    def grown(self, so_far: dict[int, list[int]]) -> Iterator[Piece]:
-        """Pieces of the rows that grew: row to its tokens."""
-        for row, ids in so_far.items():
-            text = self._endings.settled(ids, self._job.before(self._rows[row]))
-            if len(text) > self._lengths[row]:
-                yield Piece(*self._rows[row], text[self._lengths[row] :])
-                self._lengths[row] = len(text)
-
-    def last(self, row: int, generation: Generation) -> Piece:
-        return Piece(*self._rows[row], generation.text[self._lengths[row] :], generation)
-
-
 class _Meter:
     """Counts samples and tokens, and shows them."""
 
@@ -344,7 +333,7 @@ class _Meter:
         self.samples, self.tokens = samples, tokens
 
 
-def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """[P, T] token ids and mask. Padding is masked, so its id (0) does not matter."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=device)
@@ -353,7 +342,7 @@ def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor
 
 
 @contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the block; afterwards every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()

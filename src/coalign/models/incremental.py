@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,15 @@ class Rows(Protocol):
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token [R] to every row. Returns logits [R, V] for the next one."""
+        ...
+
+    @property
+    def can_join(self) -> bool:
+        """Whether rows that began later can be added."""
+        ...
+
+    def join(self, others: Rows) -> None:
+        """Add the rows of `others`, which are of the same kind and not used again, after these."""
         ...
 
 
@@ -86,6 +95,16 @@ class CachedRows:
         self._mask = self._mask[index]
         self._positions = self._positions[index]
 
+    @property
+    def can_join(self) -> bool:
+        return {type(layer) for layer in self._cache.layers} == {ReservedLayer}
+
+    def join(self, others: Rows) -> None:
+        assert isinstance(others, CachedRows)
+        self._cache = _joined([_trimmed(rows._cache, rows._mask) for rows in (self, others)])
+        self._mask = _stacked_right([_without_padding(rows._mask) for rows in (self, others)])
+        self._positions = torch.cat([self._positions, others._positions])
+
     def step(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
         logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self._cache)
@@ -107,6 +126,14 @@ class PlainRows:
 
     def select(self, index: Tensor) -> None:
         self._ids, self._mask = self._ids[index], self._mask[index]
+
+    can_join = True
+
+    def join(self, others: Rows) -> None:
+        assert isinstance(others, PlainRows)
+        ids = [one._ids[:, one._ids.shape[1] - _width(one._mask) :] for one in (self, others)]
+        masks = [_without_padding(one._mask) for one in (self, others)]
+        self._ids, self._mask = _stacked_right(ids), _stacked_right(masks)
 
     def step(self, tokens: Tensor) -> Tensor:
         ids = torch.cat([self._ids, tokens[:, None]], dim=-1)
@@ -159,6 +186,13 @@ class ReservedLayer(DynamicLayer):
         whole._show()
         return whole
 
+    def trim(self, count: int) -> None:
+        """Drop the first `count` places of every row."""
+        if self.is_initialized and count:
+            self._stores = tuple(store[:, :, count:] for store in self._stores)
+            self._length -= count
+            self._show()
+
     def _grown(self, store: Tensor, length: int) -> Tensor:
         rows, heads, _, size = store.shape
         grown = store.new_empty(rows, heads, length + self.RESERVE, size)
@@ -187,6 +221,28 @@ def _joined(caches: list[DynamicCache]) -> DynamicCache:
         for cache in caches[1:]:
             cache.layers[place] = ReservedLayer()  # frees its memory before the next layer is joined
     return whole
+
+
+def _trimmed(cache: DynamicCache, mask: Tensor) -> DynamicCache:
+    """`cache` without the places at the left that are padding in every row."""
+    for layer in cache.layers:
+        cast(ReservedLayer, layer).trim(mask.shape[1] - _width(mask))
+    return cache
+
+
+def _width(mask: Tensor) -> int:
+    """Places that some row fills, of a mask [R, T] that is padded on the left."""
+    return int(mask.sum(-1).max())
+
+
+def _without_padding(mask: Tensor) -> Tensor:
+    return mask[:, mask.shape[1] - _width(mask) :]
+
+
+def _stacked_right(tensors: list[Tensor]) -> Tensor:
+    """Rows of all [R, T], with zeros at the left of the shorter ones."""
+    width = max(one.shape[1] for one in tensors)
+    return torch.cat([nn.functional.pad(one, (width - one.shape[1], 0)) for one in tensors])
 
 
 def _padded_left(states: Tensor, length: int, reserve: int) -> Tensor:

@@ -119,9 +119,13 @@ def row_uniforms(seed: int, rows: Sequence[tuple[int, int]], count: int) -> Tens
     """
     streams = np.empty((len(rows), count))
     for row, (prompt, sample) in enumerate(rows):
-        key = np.random.SeedSequence([seed % 2**64, prompt, sample])
-        np.random.Generator(np.random.Philox(key)).random(out=streams[row])
+        stream_of(seed, prompt, sample).random(out=streams[row])
     return torch.from_numpy(streams)
+
+
+def stream_of(seed: int, prompt: int, sample: int) -> np.random.Generator:
+    """The random numbers of one sample of one prompt."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64, prompt, sample])))
 
 
 def _cutoffs(probabilities: Tensor, top_k: int, top_p: float) -> Tensor | None:
