@@ -116,13 +116,16 @@ def test_cancelled_requests_leave(tokenizer):
 
 def test_places_that_are_padding_everywhere_are_dropped(tokenizer):
     generator = TransformersGenerator(tiny(eos_token_id=None), tokenizer)
+    generator.stop_ids = []
     loop = DecodeLoop(generator)
+    begun = loop.step()
+    assert begun == []
     long = Decoding(generator.encode("the sea is green " * 8), Sampling(2))
     short = Decoding(generator.encode("a"), Sampling(40))
     loop.add([long, short])
     for _ in range(4):
         loop.step()
-    assert rows_of(loop)._mask.shape[1] > 50
+    assert rows_of(loop)._mask.shape[1] > 30
     loop.add([Decoding(generator.encode("b"), Sampling(40))])
     loop.step()
     assert rows_of(loop)._mask.shape[1] < 12

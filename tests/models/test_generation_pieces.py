@@ -128,7 +128,13 @@ def test_pieces_add_up_to_what_generate_gives(make_tokenizer, sampling):
         for number, sample in enumerate(samples):
             own = [one for one in pieces if (one.prompt, one.sample) == (index, number)]
             assert "".join(one.text for one in own) == sample.text
-            assert [one.generation for one in own] == [None] * (len(own) - 1) + [sample]
+            assert [one.generation is None for one in own] == [True] * (len(own) - 1) + [False]
+            whole = own[-1].generation
+            assert (whole.text, whole.token_ids, whole.tokens) == (
+                sample.text,
+                sample.token_ids,
+                sample.tokens,
+            )
 
 
 def test_what_may_become_a_stop_text_is_held_back(tokenizer):
