@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from coalign.core.errors import ConfigError
 from coalign.core.options import Option, build, load_file, options_of, parse_value, to_yaml
+
+if TYPE_CHECKING:
+    from coalign.models.backend_options import BackendOptions
 
 _PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
 
@@ -96,6 +100,42 @@ def built(config_class: type[T], given: Mapping[str, Any], **more: Any) -> T:
     return build(
         config_class, {**values, **more}, where="options", places={one.name: one.flag for one in known}
     )
+
+
+def assert_endpoint_alone(backend: BackendOptions, given: Mapping[str, Any]) -> None:
+    """Refuse options of a local model that an endpoint would ignore.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    from coalign.models.options import ModelOptions
+
+    local = [one for one in options_of(ModelOptions) if given.get(one.name) is not None]
+    if backend.chosen_backend == "endpoint" and local:
+        raise ConfigError(
+            f"{local[0].flag} has no effect with --endpoint: the server has the model.",
+            hint="Name one of the server's models with --endpoint-model.",
+        )
+
+
+def key_values(texts: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as a mapping; a key that is given again makes a list.
+
+    Raises:
+        ConfigError: a text without `=`.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--option: {text!r} is not usable, expected KEY=VALUE.")
+        key = key.strip()
+        if key in found:
+            before = found[key] if isinstance(found[key], list) else [found[key]]
+            found[key] = [*before, value]
+        else:
+            found[key] = value
+    return found
 
 
 def flag(one: Option) -> click.Option:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import GroupedCommand, built, flags_of
+from coalign.cli.flags import GroupedCommand, assert_endpoint_alone, built, flags_of, key_values
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import options_of, to_dict
@@ -109,7 +109,7 @@ def generate(
     stops = [one.replace("\\n", "\n").replace("\\t", "\t") for one in stop]
     options = built(SamplingOptions, given, stop=stops)
     which, backend = built(ModelOptions, given), built(BackendOptions, given)
-    assert_usable(which, backend, given)
+    assert_endpoint_alone(backend, given)
     values = key_values(method_values)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists.", hint="Name another file, or replace it with --overwrite.")
@@ -158,40 +158,6 @@ def generate(
             err=True,
         )
     click.echo(str(out))
-
-
-def assert_usable(which: ModelOptions, backend: BackendOptions, given: Mapping[str, Any]) -> None:
-    """Refuse options of a local model that an endpoint would ignore.
-
-    Raises:
-        ConfigError: one of them is given.
-    """
-    local = [one for one in options_of(ModelOptions) if given.get(one.name) is not None]
-    if backend.chosen_backend == "endpoint" and local:
-        raise ConfigError(
-            f"{local[0].flag} has no effect with --endpoint: the server has the model.",
-            hint="Name one of the server's models with --endpoint-model.",
-        )
-
-
-def key_values(texts: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` texts as a mapping; a key that is given again makes a list.
-
-    Raises:
-        ConfigError: a text without `=`.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--option: {text!r} is not usable, expected KEY=VALUE.")
-        key = key.strip()
-        if key in found:
-            before = found[key] if isinstance(found[key], list) else [found[key]]
-            found[key] = [*before, value]
-        else:
-            found[key] = value
-    return found
 
 
 def _model_settings(which: ModelOptions, backend: BackendOptions) -> dict[str, Any]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": ("coalign.cli.generate:generate", "Generate responses to a file of prompts."),
     "score": ("coalign.cli.score:score", "Score texts with a metric, without a run folder."),
     "chat": ("coalign.cli.chat:chat", "Talk to a model or to a run's result."),
+    "serve": ("coalign.cli.serve:serve", "Serve a model or a decoding method to OpenAI clients."),
     "runs": ("coalign.cli.runs:runs", "List the runs."),
     "report": ("coalign.cli.report:report", "Show or rebuild a run's report."),
     "compare": ("coalign.cli.compare:compare", "Compare runs in one report."),

@@ -1,0 +1,268 @@
+"""Requests and answers in the form of OpenAI's API: chat completions and completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coalign.models.types import Generation, Sampling
+
+MOST_SAMPLES = 128
+"""Largest `n`."""
+MOST_TOP_LOGPROBS = 100
+DEFAULT_TOKENS = 1024
+"""New tokens where a request names no limit and the context leaves room for them."""
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "min_p": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "store": (False,),
+    "add_generation_prompt": (True, False),
+    "continue_final_message": (True, False),
+}
+"""Fields of the API that are not supported, and the values at which they would do nothing; None is always one."""
+ABOUT_THE_CALLER = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key"}
+
+
+class ApiError(Exception):
+    """An error as the API reports it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    """What both kinds of request share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=100)
+    top_p: float = Field(1.0, ge=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    n: int = Field(1, ge=1, le=MOST_SAMPLES)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    def stops(self) -> tuple[str, ...]:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(one for one in stop if one)
+
+    def sampling(self, room: int | None, seed: int, *, logprobs: bool, top_logprobs: int) -> Sampling:
+        """As the back ends take it; `room`: tokens that the model's context leaves, None where it has no end."""
+        limit = getattr(self, "max_completion_tokens", None) or self.max_tokens
+        if limit is None:
+            limit = DEFAULT_TOKENS if room is None else max(min(DEFAULT_TOKENS, room), 1)
+        return Sampling(
+            max_new_tokens=limit,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            n=self.n,
+            seed=seed,
+            stop=self.stops(),
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+        )
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`. A last message of the assistant is continued."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
+
+    def prompts(self) -> list[Any]:
+        return [[{"role": one.role, "content": one.text} for one in self.messages]]
+
+    def wanted_logprobs(self) -> tuple[bool, int]:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
+        return self.logprobs, self.top_logprobs
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str]
+    logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
+
+    def prompts(self) -> list[Any]:
+        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        if not prompts or len(prompts) > MOST_SAMPLES:
+            raise ApiError(
+                400, f"prompt: {len(prompts)} texts, expected 1 to {MOST_SAMPLES}.", param="prompt"
+            )
+        return prompts
+
+    def wanted_logprobs(self) -> tuple[bool, int]:
+        return self.logprobs is not None, self.logprobs or 0
+
+
+def parse_request(kind: type[ChatRequest] | type[CompletionRequest], body: Any) -> Any:
+    """The request in `body`.
+
+    Raises:
+        ApiError: what cannot be used or is not supported, by the name of its field.
+    """
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body is not a JSON object.")
+    for name, harmless in WITHOUT_EFFECT.items():
+        value = body.get(name)
+        if value is not None and value not in harmless:
+            raise ApiError(400, f"{name} is not supported here.", param=name, code="unsupported_parameter")
+    drop = {*WITHOUT_EFFECT, *ABOUT_THE_CALLER}
+    given = {name: value for name, value in body.items() if name not in drop and value is not None}
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = ".".join(map(str, first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        message = f"{param}: is not a field that is known here." if unknown else f"{param}: {first['msg']}."
+        code = "unsupported_parameter" if unknown else None
+        raise ApiError(
+            400, message, param=str(first["loc"][0]) if first["loc"] else None, code=code
+        ) from error
+
+
+class Format:
+    """Builds the answers to one request.
+
+    Args:
+        chat: chat completions, else completions.
+        model: name to report.
+    """
+
+    def __init__(self, *, chat: bool, model: str) -> None:
+        self.chat = chat
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def answer(self, samples: list[Generation], usage: dict[str, int]) -> dict[str, Any]:
+        """The whole answer; `samples` in the order of prompts and samples."""
+        choices = []
+        for index, one in enumerate(samples):
+            text = (
+                {"message": {"role": "assistant", "content": one.text}} if self.chat else {"text": one.text}
+            )
+            choices.append(self._choice(index, text, one.finish_reason, self._logprobs(one)))
+        return {**self._head, "object": self._object(""), "choices": choices, "usage": usage}
+
+    def begin(self, index: int) -> dict[str, Any]:
+        """The first event of a chat's choice."""
+        return self._event([self._choice(index, {"delta": {"role": "assistant", "content": ""}}, None, None)])
+
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        """An event with new text."""
+        return self._event([self._choice(index, self._delta(text), None, None)])
+
+    def end(self, index: int, text: str, one: Generation) -> dict[str, Any]:
+        """The last event of a choice: its last text, why it ended, and the log-probabilities of all its tokens."""
+        return self._event([self._choice(index, self._delta(text), one.finish_reason, self._logprobs(one))])
+
+    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+        return {**self._event([]), "usage": usage}
+
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head, "object": self._object(".chunk" if self.chat else ""), "choices": choices}
+
+    def _object(self, suffix: str) -> str:
+        return f"chat.completion{suffix}" if self.chat else "text_completion"
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
+
+    def _choice(self, index: int, text: dict[str, Any], finish: str | None, logprobs: Any) -> dict[str, Any]:
+        return {"index": index, **text, "logprobs": logprobs, "finish_reason": finish}
+
+    def _logprobs(self, one: Generation) -> dict[str, Any] | None:
+        if one.logprobs is None or one.tokens is None:
+            return None
+        tops = one.top_logprobs or [[] for _ in one.tokens]
+        if self.chat:
+            content = [
+                {**_token(text, logp), "top_logprobs": [_token(*other) for other in top]}
+                for text, logp, top in zip(one.tokens, one.logprobs, tops, strict=True)
+            ]
+            return {"content": content, "refusal": None}
+        offsets = [sum(map(len, one.tokens[:place])) for place in range(len(one.tokens))]
+        return {
+            "tokens": one.tokens,
+            "token_logprobs": one.logprobs,
+            "top_logprobs": [_by_text(top) for top in tops] if one.top_logprobs is not None else None,
+            "text_offset": offsets,
+        }
+
+
+def _token(text: str, logp: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logp, "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def _by_text(top: list[tuple[str, float]]) -> dict[str, float]:
+    """Alternatives by text; of two tokens with the same text the more probable one."""
+    found: dict[str, float] = {}
+    for text, logp in top:
+        found.setdefault(text, logp)
+    return found

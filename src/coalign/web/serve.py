@@ -1,0 +1,318 @@
+"""A model, a run's result or a decoding method behind an OpenAI-compatible server on this machine.
+
+`/v1/models`, `/v1/chat/completions` and `/v1/completions`, with streaming, n, stop, seed, log-probabilities and
+prefill (a last message of the assistant is continued). Fields that would be ignored are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.core.extras import require
+from coalign.models.generation import TransformersGenerator
+from coalign.models.sampling import check_sampling
+from coalign.models.types import Generation, Generator, Piece, Sampling
+from coalign.web.batching import Work, Worker, open_worker
+from coalign.web.local import local_app
+from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+
+KEY_VARIABLE = "COALIGN_SERVE_KEY"
+"""Environment variable of the key that clients must send."""
+MOST_BYTES = 4 * 2**20
+"""Largest body of a request."""
+MOST_WAITING = 512
+"""Prompts under way or waiting; beyond it a client is told to come back."""
+LOOK_EVERY = 0.5
+"""Seconds after which the server looks whether a client is still there."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        name: the model's name for clients.
+        generator: what answers.
+        key: what clients must send, None: nothing.
+    """
+
+    name: str
+    generator: Generator
+    key: str | None = None
+
+
+def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
+    """The application.
+
+    Args:
+        hosts: host names to answer to beside this machine's own; `*` answers to any.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    responses = require("fastapi.responses", "serve")
+    server = _Server(served)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        server.worker.close()
+
+    def answered(status: int, body: Any, headers: dict[str, str] | None = None) -> Any:
+        return responses.JSONResponse(body, status, headers=headers)
+
+    async def refused(_: Any, error: Any) -> Any:
+        return answered(error.status, error.body(), error.headers)
+
+    async def absent(request: Any, _: Any) -> Any:
+        return answered(404, ApiError(404, f"There is no {request.url.path} here.").body())
+
+    async def wrong_verb(request: Any, _: Any) -> Any:
+        message = f"{request.url.path} does not take {request.method}."
+        return answered(405, ApiError(405, message).body())
+
+    async def health(_: Any) -> Any:
+        return answered(200, {"status": "ok", "waiting": server.worker.waiting})
+
+    async def models(request: Any) -> Any:
+        server.admit(request)
+        return answered(200, {"object": "list", "data": [server.listing()]})
+
+    async def model(request: Any) -> Any:
+        server.admit(request)
+        server.assert_model(request.path_params["name"])
+        return answered(200, server.listing())
+
+    async def complete(kind: Any, request: Any) -> Any:
+        server.admit(request)
+        asked = parse_request(kind, await _json(request))
+        works, events = server.submit(asked)
+        form = Format(chat=kind is ChatRequest, model=served.name)
+        if asked.stream:
+            stream = _Stream(works, events, form, asked)
+            # The first event decides whether it is an answer or an error with a status of its own.
+            first = await stream.first()
+            return responses.StreamingResponse(stream.lines(first), media_type="text/event-stream")
+        samples = [one for each in await _gather(works, events, request) for one in each]
+        return answered(200, form.answer(samples, _usage(works, samples)))
+
+    async def chat_completions(request: Any) -> Any:
+        return await complete(ChatRequest, request)
+
+    async def completions(request: Any) -> Any:
+        return await complete(CompletionRequest, request)
+
+    app: Any = local_app("coalign", hosts=hosts, lifespan=lifespan)
+    for error, handler in ((ApiError, refused), (404, absent), (405, wrong_verb)):
+        app.add_exception_handler(error, handler)
+    for path, handler, verb in (
+        ("/health", health, "GET"),
+        ("/v1/models", models, "GET"),
+        ("/v1/models/{name:path}", model, "GET"),
+        ("/v1/chat/completions", chat_completions, "POST"),
+        ("/v1/completions", completions, "POST"),
+    ):
+        app.add_route(path, handler, methods=[verb])
+    return app
+
+
+class _Server:
+    """What the routes share."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.worker: Worker = open_worker(served.generator)
+        self.created = int(time.time())
+
+    def listing(self) -> dict[str, Any]:
+        return {
+            "id": self.served.name, "object": "model", "created": self.created, "owned_by": "coalign",
+            "max_model_len": self.context,
+        }  # fmt: skip
+
+    @property
+    def context(self) -> int | None:
+        generator = self.served.generator
+        return generator.context if isinstance(generator, TransformersGenerator) else None
+
+    def admit(self, request: Any) -> None:
+        """Ask for the key where there is one."""
+        if self.served.key is None:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not hmac.compare_digest(given.encode(), self.served.key.encode()):
+            raise ApiError(401, "The key is missing or wrong.", code="invalid_api_key")
+
+    def assert_model(self, name: str | None) -> None:
+        if name not in (None, self.served.name):
+            message = f"The model {name!r} is not served here; {self.served.name!r} is."
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def submit(self, asked: Any) -> tuple[list[Work], asyncio.Queue[Any]]:
+        """Queue a request's prompts; what comes of them arrives in the queue as (prompt, piece or error)."""
+        self.assert_model(asked.model)
+        prompts = asked.prompts()
+        if self.worker.waiting + len(prompts) > MOST_WAITING:
+            raise ApiError(429, "Too many requests are waiting.", headers={"retry-after": "1"})
+        logprobs, tops = asked.wanted_logprobs()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        works = []
+        for number, prompt in enumerate(prompts):
+            ids = self._encoded(prompt)
+            room = None if self.context is None or not ids else self.context - len(ids)
+            seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
+            sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
+            self._assert_usable(sampling, room, len(ids))
+
+            def tell(outcome: Piece | Exception, number: int = number) -> None:
+                with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                    loop.call_soon_threadsafe(events.put_nowait, (number, outcome))
+
+            works.append(Work(prompt, sampling, asked.seed is not None, asked.stream, tell, ids=ids))
+        self.worker.submit(works)
+        return works, events
+
+    def _encoded(self, prompt: Any) -> list[int]:
+        generator = self.served.generator
+        if not isinstance(generator, TransformersGenerator):
+            return []
+        try:
+            return generator.encode(prompt)
+        except DataError as error:
+            raise ApiError(400, error.message, param="messages") from error
+
+    def _assert_usable(self, sampling: Sampling, room: int | None, length: int) -> None:
+        try:
+            check_sampling(sampling)
+        except ConfigError as error:
+            raise ApiError(400, error.message) from error
+        if room is not None and sampling.max_new_tokens > room:
+            raise ApiError(
+                400,
+                f"The prompt has {length} tokens and max_tokens is {sampling.max_new_tokens}; the model's context "
+                f"has room for {self.context}.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+
+
+async def _json(request: Any) -> Any:
+    """The body, at most `MOST_BYTES` of it."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind != "application/json":
+        raise ApiError(415, f"The body is {kind or 'of no type'}, expected application/json.")
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > MOST_BYTES:
+            raise ApiError(413, f"The body has more than {MOST_BYTES} bytes.")
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not JSON ({error}).") from error
+
+
+async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -> list[list[Generation]]:
+    """All samples of all prompts. Gives up when the client is gone."""
+    found: list[dict[int, Generation]] = [{} for _ in works]
+    missing = sum(work.sampling.n for work in works)
+    try:
+        while missing:
+            try:
+                number, outcome = await asyncio.wait_for(events.get(), LOOK_EVERY)
+            except TimeoutError:
+                if await request.is_disconnected():
+                    raise ApiError(499, "The client is gone.") from None
+                continue
+            if isinstance(outcome, Exception):
+                raise _explained(outcome)
+            if outcome.generation is not None:
+                found[number][outcome.sample] = outcome.generation
+                missing -= 1
+    finally:
+        for work in works:
+            work.cancelled = True
+    return [[samples[place] for place in sorted(samples)] for samples in found]
+
+
+class _Stream:
+    """A request that is answered with server-sent events."""
+
+    def __init__(self, works: list[Work], events: asyncio.Queue[Any], form: Format, asked: Any) -> None:
+        self._works, self._events, self._form = works, events, form
+        self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        self._missing = sum(work.sampling.n for work in works)
+        self._done: list[Generation] = []
+
+    async def first(self) -> tuple[int, Piece]:
+        """The first piece.
+
+        Raises:
+            ApiError: there is none: the request failed.
+        """
+        return self._good(await self._events.get())
+
+    async def lines(self, first: tuple[int, Piece]) -> AsyncIterator[str]:
+        try:
+            if self._form.chat:
+                for index in range(self._missing):
+                    yield _line(self._form.begin(index))
+            event: tuple[int, Piece] | None = first
+            while event is not None:
+                yield _line(self._event(*event))
+                event = self._good(await self._events.get()) if self._missing else None
+            if self._usage:
+                yield _line(self._form.usage(_usage(self._works, self._done)))
+            yield "data: [DONE]\n\n"
+        except ApiError as error:
+            yield _line(error.body())
+        finally:  # the client may have gone
+            for work in self._works:
+                work.cancelled = True
+
+    def _event(self, number: int, piece: Piece) -> dict[str, Any]:
+        index = number * self._works[0].sampling.n + piece.sample
+        if piece.generation is None:
+            return self._form.piece(index, piece.text)
+        self._missing -= 1
+        self._done.append(piece.generation)
+        return self._form.end(index, piece.text, piece.generation)
+
+    def _good(self, event: tuple[int, Piece | Exception]) -> tuple[int, Piece]:
+        number, outcome = event
+        if isinstance(outcome, Exception):
+            raise _explained(outcome)
+        return number, outcome
+
+
+def _line(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _usage(works: list[Work], samples: list[Generation]) -> dict[str, int]:
+    prompt = sum(len(work.ids) for work in works)
+    sampled = sum(one.length for one in samples)
+    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
+
+
+def _explained(error: Exception) -> ApiError:
+    if isinstance(error, DataError | ConfigError):
+        return ApiError(400, str(error))
+    if isinstance(error, CoalignError):
+        return ApiError(500, str(error))
+    return ApiError(500, f"Decoding failed ({type(error).__name__}).")
