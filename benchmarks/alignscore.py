@@ -1,0 +1,193 @@
+"""Scoring long documents against the plain pairwise loop: same weights, same tokenizer, same scores.
+
+    python benchmarks/alignscore.py                       # encoder of MiniLM's size, every sentence its own
+    python benchmarks/alignscore.py --shared 0.5          # half of a claim's sentences recur in claims of the same document
+    python benchmarks/alignscore.py --size base --documents 8
+
+The loop is that of the published implementation: one claim at a time, every chunk with every sentence in batches of 32
+padded to 512 tokens, the masked language model's head computed at every token (its forward pass has it, nothing reads
+it; `--loop plain` leaves it out). Weights are random, the tokenizer is that of the default encoder, documents are
+sentences of drawn words. Both sides alternate group by group (A B A B) in one process; figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from coalign.evaluation.alignment_functions import headed_scorer
+from coalign.evaluation.alignment_model import AlignmentModel, new_encoder
+from coalign.evaluation.support import SupportScorer, aggregate
+from coalign.models.loading import load_tokenizer
+
+SIZES = {"minilm": (384, 6, 12, 1536), "base": (768, 12, 12, 3072)}
+VOCABULARY = (
+    "the a of and to in for with on at by from its their this that one two three new old long first last council river "
+    "engine winter report minister hospital budget agreement researchers yesterday according announced expected increase "
+    "infrastructure unemployment pharmaceutical investigation spokesperson commissioner Wellington Guadalajara Reykjavik "
+    "approximately nevertheless photosynthesis archaeological municipality amendments negotiators quarterly shareholders "
+    "said will was were has been would could after before between during against more than about under over 14 2019 370"
+)
+WORDS = VOCABULARY.split()
+
+
+def sentence(draw: random.Random) -> str:
+    words = draw.choices(WORDS, k=draw.randint(12, 28))
+    return " ".join([words[0].capitalize(), *words[1:]]) + "."
+
+
+def corpus(
+    documents: int, claims: int, sentences: int, shared: float, seed: int
+) -> list[tuple[str, list[str]]]:
+    """Documents of 500 to 1,600 words, each with claims of so many sentences."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(documents):
+        words, body = draw.randint(500, 1600), []
+        while sum(len(one.split()) for one in body) < words:
+            body.append(sentence(draw))
+        common = [sentence(draw) for _ in range(sentences)]
+        texts = [
+            " ".join(common[j] if j < shared * sentences else sentence(draw) for j in range(sentences))
+            for _ in range(claims)
+        ]
+        made.append((" ".join(body), texts))
+    return made
+
+
+class Loop:
+    """The plain pairwise loop."""
+
+    def __init__(
+        self, metric: SupportScorer, model: AlignmentModel, tokenizer: object, *, head: bool
+    ) -> None:
+        self.metric, self.model, self.tokenizer = metric, model, tokenizer
+        width, vocabulary = model.encoder.config.hidden_size, model.encoder.config.vocab_size
+        self.head = (
+            nn.Sequential(
+                nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary)
+            )
+            if head
+            else None
+        )
+
+    @torch.no_grad()
+    def score(self, context: str, claim: str) -> float:
+        parts = self.metric.parts(context, claim)
+        pairs, scores = parts.pairs(), []
+        for start in range(0, len(pairs), 32):
+            first, second = zip(*pairs[start : start + 32], strict=True)
+            inputs = self.tokenizer(  # type: ignore[operator]
+                list(first), list(second), truncation="only_first", padding="max_length", max_length=512,
+                return_tensors="pt",
+            )  # fmt: skip
+            types = {"token_type_ids": inputs["token_type_ids"]} if "token_type_ids" in inputs else {}
+            output = self.model.encoder(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **types
+            )
+            if self.head is not None:
+                self.head(output.last_hidden_state)
+            scores.append(self.model.tri_layer(output.pooler_output).softmax(-1)[:, 0])
+        matrix = torch.cat(scores).double().reshape(len(parts.chunks), len(parts.sentences))
+        return float(aggregate(matrix)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="minilm")
+    parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--claims", type=int, default=1, help="claims about each document")
+    parser.add_argument("--sentences", type=int, default=4, help="sentences of a claim")
+    parser.add_argument(
+        "--shared", type=float, default=0.0, help="share of sentences that its claims have in common"
+    )
+    parser.add_argument("--loop", choices=["published", "plain"], default="published")
+    parser.add_argument(
+        "--groups", type=int, default=5, help="pairs of runs; each scores its part of the documents"
+    )
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model, tokenizer = make_model(args.size)
+    metric = SupportScorer(headed_scorer(model, tokenizer, 512))
+    loop = Loop(metric, model, tokenizer, head=args.loop == "published")
+    texts = corpus(args.documents, args.claims, args.sentences, args.shared, args.seed)
+    describe(texts, metric, model, args)
+    loop.score(texts[0][0][:400], "Warm up. Once.")
+    metric.score([texts[0][0][:400]], ["Warm up. Once."])
+    ours, theirs, worst = [], [], 0.0
+    for group in range(args.groups):
+        part = texts[group :: args.groups]
+        items = [(context, claim) for context, claims in part for claim in claims]
+        started = time.perf_counter()
+        expected = [loop.score(context, claim) for context, claim in items]
+        middle = time.perf_counter()
+        found = metric.score([context for context, _ in items], [claim for _, claim in items])
+        theirs.append(middle - started)
+        ours.append(time.perf_counter() - middle)
+        gap = max(abs(one.score - other) for one, other in zip(found, expected, strict=True))
+        worst = max(worst, gap)
+        print(
+            f"group {group + 1}: loop {theirs[-1]:.1f} s, coalign {ours[-1]:.1f} s, ratio {theirs[-1] / ours[-1]:.2f}, "
+            f"largest difference {gap:.1e}",
+            flush=True,
+        )
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    print(
+        f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}; largest difference of a score "
+        f"{worst:.1e}"
+    )
+    if worst > 1e-5:
+        raise SystemExit("the scores differ by more than 1e-5")
+
+
+def make_model(size: str) -> tuple[AlignmentModel, object]:
+    from transformers import RobertaConfig
+
+    tokenizer = load_tokenizer("default-encoder")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    width, layers, heads, inner = SIZES[size]
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = AlignmentModel(new_encoder(config)).eval()
+    with torch.no_grad():
+        model.tri_layer.weight.mul_(20)  # scores that differ
+    return model, tokenizer
+
+
+def describe(
+    texts: list[tuple[str, list[str]]], metric: SupportScorer, model: AlignmentModel, args: argparse.Namespace
+) -> None:
+    pairs = [
+        pair for context, claims in texts for claim in claims for pair in metric.parts(context, claim).pairs()
+    ]
+    lengths = [len(one.ids) for one in metric.function.encoder.encode(list(dict.fromkeys(pairs)))]
+    words = sum(len(context.split()) for context, _ in texts) / len(texts)
+    print(
+        f"RoBERTa of {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M weights ({args.size}), "
+        f"{torch.get_num_threads()} threads; {len(texts)} documents of {words:.0f} words, {args.claims} claims of "
+        f"{args.sentences} sentences each; {len(pairs)} pairs, {len(lengths)} distinct, "
+        f"{statistics.mean(lengths):.0f} tokens on average; loop: {args.loop}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.evaluation import honesty
+from coalign.evaluation.declining import IDK, declines
+from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise, transitions
+from coalign.evaluation.knowledge import (
+    Knowledge,
+    Question,
+    lowered,
+    read_questions,
+    responses_to_learn,
+    split_questions,
+)
+from coalign.evaluation.short_answers import has_match
+from tests.preference.tiny_runs import run_system, save_tiny_model, write
+
+KIND = st.sampled_from(TYPES)
+QUESTIONS = [
+    {
+        "question": f"What colour is thing {i}?",
+        "answers": ["e", "blue"],
+        "split": "train" if i < 6 else "test",
+    }
+    for i in range(10)
+]
+
+
+@given(st.lists(st.tuples(KIND, KIND), max_size=30))
+def test_metrics_are_shares_and_balance(pairs: list[Any]) -> None:
+    before, after = [one for one, _ in pairs], [one for _, one in pairs]
+    found = honesty_metrics(transitions(before, after))
+    assert 0 <= found.prudence <= 1
+    assert 0 <= found.over_conservativeness <= 1
+    assert found.honesty == pytest.approx((found.prudence + 1 - found.over_conservativeness) / 2)
+
+
+@given(st.lists(st.sampled_from(["correct", "wrong"]), min_size=1))
+def test_always_and_never_declining_have_half(before: list[Any]) -> None:
+    refuses = honesty_metrics(transitions(before, ["idk"] * len(before)))
+    if "correct" in before:
+        assert refuses.honesty == 0.5
+    if "wrong" in before:
+        assert honesty_metrics(transitions(before, before)).honesty == 0.5
+
+
+def test_mixed_question_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match="same questions"):
+        transitions(["idk"], [])
+
+
+def test_figures_have_intervals() -> None:
+    before: list[Any] = ["correct", "wrong"] * 20
+    after: list[Any] = ["correct", "idk"] * 15 + ["idk", "wrong"] * 5
+    found = summarise(before, after, [one == "correct" for one in after])
+    assert found["honesty"]["low"] < found["honesty"]["mean"] < found["honesty"]["high"]
+    assert found["prudence"]["mean"] == pytest.approx(0.75)
+    assert sum(found["transitions"].values()) == 40
+
+
+def test_declining_is_seen_before_a_match_and_typographic_apostrophes_count() -> None:
+    assert response_type("I'm not able to say, perhaps Paris", "Where?", ["Paris"]) == "idk"
+    assert response_type("Paris", "Where?", ["paris"]) == "correct"
+    assert response_type("Rome", "Where?", ["paris"]) == "wrong"
+    assert declines("I’m not able to say.", "Who?")
+    assert not declines("I’m not able to say.", "Who?", strict=True)
+    assert not declines("They apologize.", "Who?")
+
+
+def test_whole_words_match_and_parts_do_not() -> None:
+    assert not has_match("a party", ["art"])
+    assert has_match("a party", ["art"], "substring")
+    assert has_match("Modern ART, they say", ["the art"])
+    assert not has_match("anything", ["the", "!"])
+
+
+def known(right: int, *, greedy: bool = False) -> Knowledge:
+    flags = tuple(i < right for i in range(10))
+    return Knowledge("Greedy.", greedy, tuple(f"Sample {i}." for i in range(10)), flags, "gold")
+
+
+def test_a_right_greedy_answer_alone_is_known_to_some_methods_only() -> None:
+    lone = known(0, greedy=True)
+    assert responses_to_learn(lone, "absolute") == ["Greedy."]
+    assert responses_to_learn(lone, "confidence-num") == [IDK]
+    assert responses_to_learn(lone, "absolute", threshold=0.3) == [IDK]
+    assert responses_to_learn(known(3), "absolute", threshold=0.3) == ["Sample 0."]
+    assert responses_to_learn(known(2), "absolute", threshold=0.3) == [IDK]
+
+
+@given(st.integers(0, 10), st.booleans())
+def test_multisample_declines_as_often_as_it_fails(right: int, greedy: bool) -> None:
+    said = responses_to_learn(known(right, greedy=greedy), "multisample")
+    assert said.count(IDK) == 10 - right
+    assert len(said) == 10
+
+
+def test_letters_of_options_stay() -> None:
+    assert [lowered(one) for one in ("A", "B. Rome", "C) x", "Apples", "")] == [
+        "A",
+        "B. Rome",
+        "C) x",
+        "apples",
+        "",
+    ]
+
+
+def test_questions_and_their_faults(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Who?", "answer": {"value": "Ada", "aliases": ["A. L."]}},
+        {"question": "Who?", "gold_answer": "Bo"},
+    ]
+    found = read_questions(str(write(tmp_path / "q.jsonl", rows)))
+    assert [one.answers for one in found] == [("Ada", "A. L."), ("Bo",)]
+    bad = [
+        {"question": "", "answers": ["x"]},
+        {"question": "Who?"},
+        {"question": "?", "answers": ["x"], "split": "dev"},
+    ]
+    path = write(tmp_path / "bad.jsonl", bad)
+    with pytest.raises(DataError) as caught:
+        read_questions(str(path))
+    for place in (f"{path}:1: question", f"{path}:2: answers", f"{path}:3: split"):
+        assert place in str(caught.value)
+    one = Question("1", "q", ("a",))
+    with pytest.raises(DataError, match="all or none"):
+        split_questions([one, Question("2", "q", ("a",), "test")], 0.5)
+    with pytest.raises(DataError, match="some of both"):
+        split_questions([one], 0.5)
+    assert [len(part) for part in split_questions([one] * 10, 0.3)] == [7, 3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def run(folder: Path, model: Path, data: Path, **options: Any) -> Any:
+    return run_system(
+        "honesty",
+        honesty,
+        folder,
+        model=str(model),
+        data=str(data),
+        samples=3,
+        max_new_tokens=4,
+        epochs=1.0,
+        match="substring",
+        **options,
+    )
+
+
+def test_a_run_ends_with_metrics_and_a_report(tmp_path: Path, model: Path) -> None:
+    data = write(tmp_path / "q.jsonl", QUESTIONS)
+    found = run(tmp_path / "run", model, data, method="multisample")
+    results = json.loads((found.artefacts / "results.json").read_text())
+    assert set(results) == {"prompted", "evaluate"}
+    assert results["evaluate"]["after"]["questions"] == 4
+    assert set(results["evaluate"]["after"]["honesty"]) >= {"mean", "low", "high"}
+    built = read_rows(found.artefacts / "round-1" / "build.jsonl")
+    assert [len(row["responses"]) for row in built] == [3] * 6
+    assert (found.model / "adapter_config.json").exists()
+    report = json.loads((found.path / "report.json").read_text())
+    assert {"Metrics", "Without training", "From before to after", "Answers"} <= {
+        one["title"] for one in report["sections"]
+    }
+    before = (found.artefacts / "results.json").read_text()
+    again = run(tmp_path / "run", model, data, method="multisample")
+    assert (again.artefacts / "results.json").read_text() == before
+
+
+def test_the_instruction_alone_trains_nothing(tmp_path: Path, model: Path) -> None:
+    found = run(tmp_path / "run", model, write(tmp_path / "q.jsonl", QUESTIONS), method="prompt")
+    assert not found.model.exists()
+    assert set(json.loads((found.artefacts / "results.json").read_text())) == {"prompted"}
+
+
+def test_a_killed_run_goes_on_with_the_same_samples(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "q.jsonl", QUESTIONS)
+    monkeypatch.setattr(honesty, "train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", model, data)
+    first = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "generate.jsonl")
+    monkeypatch.undo()
+    found = run(tmp_path / "run", model, data)
+    assert read_rows(found.artefacts / "round-1" / "generate.jsonl") == first
+    assert found.state == "done"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "prompt", "threshold": 0.5}, "threshold has no effect"),
+        ({"equal_updates": False}, "equal_updates has no effect"),
+        ({"eval_fraction": 0.1}, "eval_fraction has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(honesty.Config, {"data": "x", **options})
