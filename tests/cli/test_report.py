@@ -116,6 +116,42 @@ BAD: dict[str, tuple[str, list[dict[str, Any]], list[str], str]] = {
         [],
         "data.jsonl:7: rejected: the same text as the chosen response",
     ),
+    "equal pair as thumbs": (
+        "bco",
+        [*PAIRS, pair(7, chosen="same", rejected="same")],
+        [],
+        "data.jsonl:7: rejected: the same text as the chosen response",
+    ),
+    "equal pair as a ranking": (
+        "aft",
+        [*PAIRS, pair(7, chosen="same", rejected="same")],
+        [],
+        "1 of 7 records set a response against itself",
+    ),
+    "one text with two scores": (
+        "pro",
+        [ranking(1), ranking(2, responses=["a", "b", "a"], scores=[1, 0, 0.5])],
+        [],
+        "data.jsonl:2: responses[2]: the same text as responses[0] with another score, expected one score a text",
+    ),
+    "score beyond 32 bits": (
+        "pro",
+        [ranking(1), ranking(2, scores=[1e300, 0])],
+        [],
+        "data.jsonl:2: scores[0]: too large (1e+300), expected a number of at most 1e+30",
+    ),
+    "one response a prompt": (
+        "pro",
+        [{"prompt": f"q{n}", "completion": "a", "label": bool(n % 2)} for n in range(4)],
+        [],
+        "4 feedback records were read as 0 ranking records: the distinct responses to one prompt",
+    ),
+    "no thumbs up": (
+        "poft",
+        [{"prompt": f"q{n}", "completion": "a", "label": False} for n in range(4)],
+        ["--scorers", "default"],
+        "4 feedback records were read as 0 demonstration records: the responses with thumbs up",
+    ),
     "empty response": ("dpo", [*PAIRS, pair(7, chosen="")], [], "data.jsonl:7: chosen: empty"),
     "white response": ("dpo", [*PAIRS, pair(7, rejected=" \n")], [], "data.jsonl:7: rejected: only white space"),
     "longer than the budget": (
@@ -172,4 +208,4 @@ def test_good_data_gets_as_far_as_the_model(
     result = coalign("run", "dpo", "--data", "data.jsonl", *flags)
     assert result.code == 1
     assert "safetensors" in result.err
-    assert "pairs of equal responses that were skipped: 1; the first: data.jsonl:7" in result.err
+    assert "1 records that set a response against itself were skipped; the first: data.jsonl:7" in result.err

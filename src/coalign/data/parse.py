@@ -35,6 +35,9 @@ from coalign.data.records import (
 _TRUE = frozenset(("true", "yes", "1"))
 _FALSE = frozenset(("false", "no", "0"))
 
+LARGEST = 1e30
+"""Largest score. Losses are computed in 32 bits, which end at 3e38."""
+
 T = TypeVar("T")
 
 
@@ -368,6 +371,8 @@ def _parse_score(value: Any) -> float:
         raise FieldError(describe(value), "a number") from error
     if not math.isfinite(number):
         raise FieldError(f"not finite ({number})", "a finite number")
+    if abs(number) > LARGEST:
+        raise FieldError(f"too large ({number:g})", f"a number of at most {LARGEST:g} in size")
     return number
 
 

@@ -8,20 +8,30 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.data.records import Feedback, Kind, Preference, Ranking, Record
 
 
-def equal_pairs(records: Sequence[Record]) -> list[RecordProblem]:
-    """A problem for every preference between a response and itself."""
-    return [
-        RecordProblem(
-            record.source.file,
-            record.source.line,
-            "rejected",
-            "the same text as the chosen response",
-            "another response",
-            record.source.index,
-        )
-        for record in records
-        if isinstance(record, Preference) and record.chosen == record.rejected
-    ]
+def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
+    """A problem for every record that calls a response better than itself: a preference between equal texts, a
+    ranking that gives one text two scores."""
+    problems = []
+    for record in records:
+        found = _equal(record)
+        if found is not None:
+            source = record.source
+            problems.append(RecordProblem(source.file, source.line, *found, source.index))
+    return problems
+
+
+def _equal(record: Record) -> tuple[str, str, str] | None:
+    """Field, problem and expectation, or None."""
+    if isinstance(record, Preference) and record.chosen == record.rejected:
+        return "rejected", "the same text as the chosen response", "another response"
+    if isinstance(record, Ranking):
+        scores: dict[str, float] = {}
+        for place, (text, score) in enumerate(zip(record.responses, record.scores, strict=True)):
+            if scores.setdefault(text, score) != score:
+                first = record.responses.index(text)
+                field = f"responses[{place}]"
+                return field, f"the same text as responses[{first}] with another score", "one score a text"
+    return None
 
 
 def assert_contrast(records: Sequence[Record], kind: Kind, source: str) -> None:

@@ -29,7 +29,7 @@ from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.readers import RecordSet, read_records
 from coalign.data.records import Kind, Record
 from coalign.data.splits import split_records
-from coalign.data.usable import assert_contrast, equal_pairs
+from coalign.data.usable import assert_contrast, equal_responses
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.options import ModelOptions
@@ -293,11 +293,18 @@ def _usable(
     found = _read(config, source, run)
     notes += [f"{source}: {found.recognised}", *_skipped(found)]
     kept: Kind = found.kind if found.kind in also else kind
-    records = convert(found.records, found.kind, kept)
-    notes += _converted(found, kept, len(records))
-    records = _distinct(records, config, notes)
+    distinct = found.records
+    if kept not in ("demonstration", "prompt"):
+        distinct = _distinct(found.records, config, notes)
+    records = convert(distinct, found.kind, kept)
+    converted = _converted(found.kind, kept, len(distinct), len(records))
     if not records:
-        raise DataError(f"{source}: no record is left to learn from.", hint="`coalign data check` shows why.")
+        why = "".join(f" {note}." for note in converted)
+        raise DataError(
+            f"{source}: no record is left to learn from.{why}",
+            hint="`coalign data check` shows what is there.",
+        )
+    notes += converted
     if found.kind not in also:
         assert_contrast(records, kind, source)
     return records
@@ -313,17 +320,19 @@ def _read(config: LearningOptions, source: str, run: Run | None) -> RecordSet:
 
 
 def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) -> list[Record]:
-    """The records without pairs of equal responses; these stop the run, or are skipped and noted."""
-    problems = equal_pairs(records)
+    """The records that do not set a response against itself; these stop the run, or are skipped and noted."""
+    problems = equal_responses(records)
     if not problems:
         return records
     if config.on_bad_record == "fail":
         raise DataError(
-            f"The same response twice in {len(problems)} of {len(records)} pairs.",
+            f"{len(problems)} of {len(records)} records set a response against itself.",
             problems,
             hint="Correct them, or leave them out with --on-bad-record skip.",
         )
-    notes.append(f"pairs of equal responses that were skipped: {len(problems)}; the first: {problems[0]}")
+    notes.append(
+        f"{len(problems)} records that set a response against itself were skipped; the first: {problems[0]}"
+    )
     bad = {(one.source, one.line, one.index) for one in problems}
     return [one for one in records if (one.source.file, one.source.line, one.source.index) not in bad]
 
@@ -334,8 +343,8 @@ def _skipped(found: RecordSet) -> list[str]:
     return [f"{len(found.problems)} bad records were skipped; the first: {found.problems[0]}"]
 
 
-def _converted(found: RecordSet, kind: Kind, kept: int) -> list[str]:
-    if found.kind == kind:
+def _converted(found: Kind, kind: Kind, before: int, after: int) -> list[str]:
+    if found == kind:
         return []
-    how = CONVERSIONS.get((found.kind, kind), "the prompts alone")
-    return [f"{len(found.records)} {found.kind} records were read as {kept} {kind} records: {how}"]
+    how = CONVERSIONS.get((found, kind), "the prompts alone")
+    return [f"{before} {found} records were read as {after} {kind} records: {how}"]
