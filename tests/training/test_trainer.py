@@ -151,6 +151,29 @@ def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.name == "checkpoint-2"
 
 
+def test_an_infinite_gradient_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+    """The loss is a number; its derivative is not."""
+    calls = 0
+
+    def steep(batch: ScoredBatch, constants: NoConstants) -> Losses:
+        nonlocal calls
+        calls += 1
+        output = pair_loss(batch, constants)
+        cliff = (output.losses - output.losses.detach()).clamp(min=0).sqrt()  # 0, with an infinite slope
+        return Losses(output.losses + cliff) if calls > 4 else output
+
+    objective = Objective("steep", "preference", False, "records", NoConstants, (), steep)
+    model = adapted()
+    with pytest.raises(
+        DivergedError, match=r"A gradient is NaN or infinite after step 2, .* records (\d+, ){3}\d+\."
+    ):
+        train(objective, model, tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    assert bool(weights(model).isfinite().all())
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-2"
+
+
 _WORKER = """
 import json, sys, torch
 from pathlib import Path

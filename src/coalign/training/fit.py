@@ -79,7 +79,7 @@ def fit(
 
     Raises:
         DataError: no record is left after encoding.
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss or a gradient became NaN or infinite.
     """
     started = time.monotonic()
     set_seed(options.seed)

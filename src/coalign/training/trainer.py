@@ -37,7 +37,7 @@ OBJECTIVE_STATE = "objective_state.json"
 
 
 class DivergedError(CoalignError):
-    """The loss became NaN or infinite."""
+    """The loss or a gradient became NaN or infinite."""
 
 
 class AlignmentTrainer(WholeCheckpoints, Trainer):
@@ -88,6 +88,7 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
         self.model_accepts_loss_kwargs = True
         self.objective_state = objective.state() if objective.state else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+        self._step_ids: list[str] = []
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """An order that depends on the seed and the epoch alone, not on how many processes share it."""
@@ -109,9 +110,12 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
         """This process's share of the step's loss, times the number of processes (DDP averages gradients).
 
         Raises:
-            DivergedError: the loss is NaN or infinite; a checkpoint of the last good step is written first.
+            DivergedError: the loss is NaN or infinite (`_get_grad_norm`: or a gradient); a checkpoint of the last good
+                step is written first.
         """
         batch: Batch = inputs["batch"]
+        if model.training:
+            self._step_ids += batch.ids
         scored = self.score(model, batch)
         if self.objective_state and model.training:
             with torch.no_grad():
@@ -119,7 +123,7 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
         output = self.objective.loss(scored, self.constants)
         total = output.losses.sum()
         if not math.isfinite(float(total.detach())):
-            self._stop_diverged(model, batch)
+            self._stop_diverged("The loss", batch.ids)
         if model.training:
             self._collect(output, scored)
         if num_items_in_batch is None:
@@ -246,13 +250,28 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
             text = (Path(resume_from_checkpoint) / OBJECTIVE_STATE).read_text(encoding="utf-8")
             self.objective_state.load_state_dict(json.loads(text))
 
-    def _stop_diverged(self, model: nn.Module, batch: Batch) -> None:
-        self._save_checkpoint(model, None)
-        ids = ", ".join(batch.ids[:10]) + (" ..." if len(batch.ids) > 10 else "")
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
+        them, also where the loss still is a number."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(float(norm)):
+            self._stop_diverged("A gradient", self._step_ids)
+        self._step_ids = []
+        return norm
+
+    def _stop_diverged(self, what: str, ids: Sequence[str]) -> None:
+        """Save the weights as the last step left them, and stop.
+
+        Raises:
+            DivergedError: always.
+        """
+        self._save_checkpoint(self.model, None)  # type: ignore[arg-type]
+        named = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
         raise DivergedError(
-            f"The loss is NaN or infinite after step {self.state.global_step}, in the batch of records {ids}.",
-            hint=f"The last good step is saved under {self.args.output_dir}. Lower the learning rate, or look at "
-            "these records with `coalign data check`.",
+            f"{what} is NaN or infinite after step {self.state.global_step}, in the batch of records {named}.",
+            hint=f"The last good step is saved in {folder}. Lower the learning rate, or look at these records with "
+            "`coalign data check`.",
         )
 
 
