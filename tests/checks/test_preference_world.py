@@ -173,6 +173,18 @@ def test_thumbs_of_uneven_prompts_carry_their_columns(candidates: Candidates) ->
         assert candidates.prompts[int(row)] == one.contexts[0].prompt_ids
 
 
+def test_marks_are_absolute(candidates: Candidates) -> None:
+    records = candidates.marked(0.5, weight=[float(row) for row in range(40)])
+    assert len(records) == 80
+    for number, one in enumerate(records):
+        row = int(one.extras["weight"][0])
+        place = (candidates.chosen if number % 2 == 0 else candidates.rejected)[row]
+        assert one.contexts[0].response_ids == [candidates.responses[row][place]]
+        assert one.contexts[0].values == [float(candidates.scores[row, place] >= 0.5)]
+    labels = [one.contexts[0].values[0] for one in records]
+    assert all(better >= worse for better, worse in zip(labels[::2], labels[1::2], strict=True))
+
+
 def test_best_only_keeps_the_highest_value() -> None:
     ranking = example([5, 1], [[2], [3], [4]], [0.1, 0.9, 0.9])
     assert [one.contexts[0].response_ids for one in best_only([ranking])] == [[[3]]]

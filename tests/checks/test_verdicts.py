@@ -130,8 +130,8 @@ def bco_rows(shift: list[float], gain: float = 0.3, behind: float = 0.02) -> lis
         "BCO, uneven prompts": {"gold, class 1": 0.1},
         "BCO matched, uneven prompts": {"gold, class 1": 0.2},
     }
-    for more in bco.FURTHER:
-        arms |= {f"BCO, {more}": {"gold": gold}, f"BCE, no shift, {more}": {"gold": gold}}
+    arms |= {f"{one}, 32 thumbs a step": {"gold": gold} for one in ("BCO", "BCE, no shift")}
+    arms |= {f"{one}, absolute marks": {"gold, class 1": 0.2} for one in ("BCO", "BCO matched")}
     rows = rows_of(arms)
     return [*rows, *({"arm": "BCO", "seed": seed, "gold": gold + gap} for seed, gap in enumerate(shift))]
 
@@ -153,6 +153,7 @@ def test_bco(rows: list[dict[str, Any]], outcome: str, tmp_path: Path) -> None:
     assert verdict.outcome == outcome
     assert verdict.summary["uneven prompts: effect of matching"] == "seen"
     assert "not below in 5 of 5 seeds" in verdict.tried[0]
+    assert "above in 0 of 5 seeds" in verdict.tried[1]
 
 
 def asft_rows(chosen: list[float], rejected: float = -1.0, dpo: float = -2.0) -> list[dict[str, Any]]:

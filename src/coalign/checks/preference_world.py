@@ -238,6 +238,24 @@ class Candidates:
             for row, place, label in (taken[index] for index in order)
         ]
 
+    def marked(self, bar: float, **columns: Sequence[float]) -> list[Example]:
+        """The two drawn responses to each prompt, one a record: value 1 where the score reaches `bar`, else 0. So a
+        prompt may have two thumbs up, or two down.
+
+        Args:
+            columns: name to the value of each prompt.
+        """
+        return [
+            example(
+                prompt,
+                [self.responses[row][place]],
+                [float(self.scores[row, place] >= bar)],
+                **{name: values[row] for name, values in columns.items()},
+            )
+            for row, prompt in enumerate(self.prompts)
+            for place in (self.chosen[row], self.rejected[row])
+        ]
+
     def _rows(self, counts: Sequence[int] | None) -> list[int]:
         """The first prompts of each class, so many; all of them without a number."""
         classes = self.world.classes(self.prompts)
