@@ -140,6 +140,7 @@ def test_bco_matches_the_prompts(
         (bco, {"encoder": "x"}, "encoder has no effect without match_prompts"),
         (bco, {"max_density_ratio": 3.0}, "max_density_ratio has no effect"),
         (bco, {"match_prompts": True, "min_density_ratio": 20.0}, "is above max_density_ratio"),
+        (aft, {"temperature": 0}, "same solution every time"),
         (poft, {}, "scorers: is required"),
         (poft, {"scorers": ["a", "a"]}, "each once"),
         (poft, {"scorers": []}, "one aligned model or more"),

@@ -9,6 +9,10 @@ log-probabilities puts every correct one above every wrong one, beside the fine-
 solution. Wrong solutions are mostly sensible text, so a constraint keeps the loss from destroying them: `detached`
 stops their gradient, `boundary` pulls back what falls below a boundary. Groups may be binary or ranked, of any size.
 
+Questions with reference solutions (demonstrations; GSM8K's files as they are) go the paper's whole way: fine-tuning,
+sampling, marking by the final answer (`coalign.preference.solutions`), alignment, and the share of held-out questions
+answered rightly before and after. Rankings, pairs and feedback on one prompt are aligned on as they are.
+
 Reconstruction: the paper has no public code, and the threshold of the boundary constraint is our reading:
 `T = 2 s* - 2 beta - s_i`, s* the lowest score ranked above the negative, held constant in the gradient, so that both
 pulls balance at `s* - beta`. A form that only clips differences, `exp(max(s_n - s_p, -tau))`, circulates and is not
@@ -19,6 +23,7 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,12 +37,16 @@ from coalign.checks.preference_world import PreferenceWorld, Start, start_with, 
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps
 from coalign.checks.steps import LIKELIHOOD, example, frozen_logps
 from coalign.core.catalogue import get
-from coalign.core.errors import DataError, RecordProblem
-from coalign.core.options import NonNegative, Positive, option
+from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.options import Count, NonNegative, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.data.records import Ranking, Record
-from coalign.preference.learning import LearningOptions, Material, learn, read_material
+from coalign.data.records import Demonstration, Ranking, Record
+from coalign.models.backends import open_generator
+from coalign.models.sampling_options import SamplingOptions
+from coalign.models.types import Sampling
+from coalign.preference.learning import LearningOptions, Material, learn, read_material, tell, train
+from coalign.preference.learning_report import write_learning_report
 from coalign.preference.listwise import (
     best_responses,
     ordered_pairs,
@@ -45,9 +54,13 @@ from coalign.preference.listwise import (
     ranking_metrics,
 )
 from coalign.preference.numerics import log1p_sum_exp
+from coalign.preference.solutions import Marked, Question, mark, questions_of
 from coalign.preference.supervised import nll_loss
+from coalign.report.model import Comparison, ComparisonRow, Estimate
+from coalign.selfalign.loop import Round
+from coalign.selfalign.stages import sample_rows
 from coalign.training.batches import collate, responses_of_examples
-from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+from coalign.training.objective import Losses, NoConstants, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]
 
@@ -150,20 +163,54 @@ def aft(batch: ScoredBatch, constants: Constants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class Config(Constants, LearningOptions):
+class Config(Constants, SamplingOptions, LearningOptions):
     """Options of `coalign run aft`."""
 
     __group__ = "Method"
 
     reference_column: str | None = option(
         None,
-        "column with the reference solution, which is imitated and not ranked; else the best response is imitated",
+        "of rankings, the column with the reference solution, which is imitated and not ranked; else the best response "
+        "is imitated",
     )
+    answer_column: str | None = option(
+        None,
+        "of demonstrations, the column with the final answer; else it is taken from the reference solution",
+    )
+    vft_epochs: NonNegative = option(
+        1.0,
+        "of demonstrations, passes of plain fine-tuning before solutions are sampled; 0 for a model that was fine-tuned "
+        "already",
+    )
+    samples: Count = option(6, "of demonstrations, solutions sampled to every question")
+    max_new_tokens: Count = option(256, "most tokens of a sampled solution", group="Sampling")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("temperature 0 gives the same solution every time; raise it, or take samples 1")
+
+
+SAMPLING = ("answer_column", "vft_epochs", "samples", *(one.name for one in options_of(SamplingOptions)))
+"""Options that act on demonstrations alone."""
 
 
 def run(config: Config, run: Run) -> None:
-    """Train AFT on rankings; feedback on one prompt counts as a group of right and wrong solutions."""
-    material = read_material(config, "ranking", run)
+    """Train AFT on the model's own solutions to questions with reference solutions, or on given rankings.
+
+    Demonstrations: fine-tune, sample solutions, mark them by their final answers, align. Rankings, pairs and feedback
+    on one prompt (a group of right and wrong solutions) are aligned on as they are.
+
+    Raises:
+        ConfigError: an option that has no effect on such data; more than one process, where solutions are sampled.
+        DataError: a question without a final answer, or none to which right and wrong solutions were sampled.
+    """
+    material = read_material(config, "ranking", run, also=["demonstration"])
+    demonstrations = all(isinstance(one, Demonstration) for one in material.training)
+    _assert_used(config, demonstrations=demonstrations)
+    if demonstrations:
+        _run_on_questions(config, run, material)
+        return
     if config.reference_column is not None:
         column = config.reference_column
         material = Material(
@@ -172,6 +219,107 @@ def run(config: Config, run: Run) -> None:
             [*material.notes, f"The reference solution is the column {column!r}"],
         )
     learn(config, get_objective("aft"), run, material=material)
+
+
+def _assert_used(config: Config, *, demonstrations: bool) -> None:
+    names = ("reference_column",) if demonstrations else SAMPLING
+    defaults = {one.name: one.default for one in options_of(Config)}
+    changed = [name for name in names if getattr(config, name) != defaults[name]]
+    if changed:
+        why = "the completion is the reference solution" if demonstrations else "the responses are given"
+        raise ConfigError(f"{changed[0]} has no effect on such data: {why}; leave it out")
+
+
+def _run_on_questions(config: Config, run: Run, material: Material) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "aft samples in one process.", hint="Start it without a launcher, or give rankings."
+        )
+    questions, held_out = (_questions(part, config) for part in (material.training, material.held_out))
+    tell(material, run)
+    stages = Round(run, 1)
+    start = _fine_tuned(config, run, material, stages)
+    marked = _sampled(
+        config, stages, "samples", questions, start, config.sampling(n=config.samples, seed=config.seed)
+    )
+    if not marked.contrasts:
+        raise DataError(
+            f"No question has right and wrong solutions: {marked.told()}.",
+            hint="Sample more (--samples), or start from a model that is right now and then (--vft-epochs).",
+        )
+    notes = [f"Training: {marked.told()}"]
+    others = Marked()
+    if held_out:
+        others = _sampled(
+            config,
+            stages,
+            "held-out",
+            held_out,
+            start,
+            config.sampling(n=config.samples, seed=config.seed + 1),
+        )
+        notes.append(f"Held out: {others.told()}")
+    tell(Material([], [], notes), run)
+    groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
+    result = train(start, get_objective("aft"), run, groups, constants=config, folder=run.model)
+    final = replace(config, model=str(run.model), revision=None)
+    sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
+    write_learning_report(run, config, get_objective("aft"), groups, result, sections=sections)
+
+
+def _questions(records: Sequence[Record], config: Config) -> list[Question]:
+    demonstrations = [one for one in records if isinstance(one, Demonstration)]
+    return questions_of(demonstrations, config.answer_column)
+
+
+def _fine_tuned(config: Config, run: Run, material: Material, stages: Round) -> Config:
+    """Fine-tune on the reference solutions (VFT): the options with the model that the solutions are sampled from."""
+    if config.vft_epochs == 0:
+        return config
+    folder = stages.folder / "vft"
+    options = replace(config, epochs=config.vft_epochs)
+    train(options, get_objective("sft"), run, material, constants=NoConstants(), folder=folder, name="vft")
+    return replace(config, model=str(folder), revision=None)
+
+
+def _sampled(
+    config: Config,
+    stages: Round,
+    stage: str,
+    questions: Sequence[Question],
+    model: Config,
+    sampling: Sampling,
+) -> Marked:
+    """Solutions of `model`, marked. Their rows lie in the run folder, and a killed run goes on there."""
+    rows = {row["id"]: row for row in stages.read(stage)}
+    if any(one.id not in rows for one in questions):
+        found = sample_rows(stages, stage, questions, open_generator(model), sampling, "Sampling solutions")
+        rows = {row["id"]: row for row in found}
+    return mark(questions, [rows[one.id] for one in questions])
+
+
+def _right_answers(
+    config: Config, stages: Round, questions: Sequence[Question], before: Config, after: Config
+) -> Comparison:
+    """Share of held-out questions that are answered rightly without sampling, before and after alignment."""
+    greedy = config.sampling(temperature=0.0, seed=config.seed)
+    shares = [
+        _sampled(config, stages, stage, questions, model, greedy).accuracy
+        for stage, model in (("answers-before", before), ("answers-after", after))
+    ]
+    row = ComparisonRow(
+        name="Right final answers",
+        before=Estimate(shares[0]),
+        after=Estimate(shares[1]),
+        difference=Estimate(shares[1] - shares[0]),
+        better="higher",
+        unit="percent",
+        n=len(questions),
+    )
+    note = (
+        "Held-out questions, greedy decoding; before: the fine-tuned model that solutions were sampled from."
+    )
+    return Comparison(title="Right answers", note=note, scale="row", rows=[row])
 
 
 def with_reference(records: Sequence[Record], column: str) -> list[Record]:

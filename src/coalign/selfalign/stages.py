@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,6 +20,12 @@ class Prompted(Protocol):
 
     @property
     def prompt(self) -> Messages: ...
+
+
+def row_id(place: int, prompt: Messages) -> str:
+    """An id that changes with the prompt, so that rows kept for other data are not taken for a task's own."""
+    digest = hashlib.sha256(json.dumps(prompt, ensure_ascii=False).encode()).hexdigest()
+    return f"{place}-{digest[:12]}"
 
 
 def sample_rows(
