@@ -2,6 +2,7 @@
 
     python benchmarks/generation.py                    # a random Llama of 30 M parameters
     python benchmarks/generation.py --model default    # SmolLM2-135M-Instruct
+    python benchmarks/generation.py --model default --against loop    # planned batches against prompts that come and go
 
 Both sides alternate (A B A B) in one process; the figures are medians over the repetitions. Only tokens up to the end
 of a response count. Transformers gets its prompts sorted by length too, so that padding is not what is compared.
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from coalign.models.decode_loop import DecodeLoop, Decoding
 from coalign.models.generation import TransformersGenerator
 from coalign.models.types import Sampling
 
@@ -54,6 +56,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch, both sides")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--case", choices=CASES, help="only this one")
+    parser.add_argument(
+        "--against",
+        choices=("generate", "loop"),
+        default="generate",
+        help="loop: the continuous batching that serves requests, on the same prompts",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(
@@ -73,16 +81,15 @@ def main() -> None:
     print(
         f"{torch.get_num_threads()} threads; {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"
     )
-    print(f"{'':34}{'coalign':>12}{'generate':>12}{'ratio':>8}   (tokens/s)")
+    print(f"{'':34}{'coalign':>12}{args.against:>12}{'ratio':>8}   (tokens/s)")
+    other = run_transformers if args.against == "generate" else run_loop
     for name in [args.case] if args.case else CASES:
         sampling = Sampling(**{**vars(CASES[name]), "max_new_tokens": args.max_new_tokens})
         ours, theirs, ratios = compare(
             lambda seed, one=sampling: run_coalign(
                 model, tokenizer, prompts, one, seed, args.batch_size, clock
             ),
-            lambda seed, one=sampling: run_transformers(
-                model, tokenizer, prompts, one, seed, args.batch_size, clock
-            ),
+            lambda seed, one=sampling: other(model, tokenizer, prompts, one, seed, args.batch_size, clock),
             args.repeat,
         )
         print(
@@ -140,6 +147,27 @@ def run_coalign(
     generator = TransformersGenerator(model, tokenizer, batch_size=rows)
     generator.generate(texts, Sampling(**{**vars(sampling), "seed": seed}))
     return generator.last_stats.tokens / (clock() - started)
+
+
+def run_loop(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    rows: int,
+    clock: Callable[[], float],
+) -> float:
+    """Tokens a second of the loop without end; a sample that is done makes room for the next prompt."""
+    started = clock()
+    loop = DecodeLoop(TransformersGenerator(model, tokenizer, batch_size=rows))
+    ordered = sorted(prompts, key=len, reverse=True)
+    one = Sampling(**{**vars(sampling), "seed": seed})
+    loop.add(Decoding(ids, one, prompt=index) for index, ids in enumerate(ordered))
+    tokens = 0
+    while not loop.is_idle:
+        tokens += sum(piece.generation.length for _, piece in loop.step() if piece.generation)
+    return tokens / (clock() - started)
 
 
 @torch.inference_mode()

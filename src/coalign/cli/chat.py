@@ -1,28 +1,49 @@
-"""`coalign chat`: talk to a model or a run's result, alone or beside its base."""
+"""`coalign chat`: talk to a model, a decoding method or an endpoint, alone or beside another."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.core.errors import ConfigError
+from coalign.cli.flags import (
+    ADAPTER_OPTIONS,
+    GroupedCommand,
+    assert_endpoint_alone,
+    built,
+    flags_of,
+    method_values_of,
+    with_methods,
+)
+from coalign.core.errors import CoalignError, ConfigError
+from coalign.models.backend_options import BackendOptions
+from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from coalign.models.types import Generator, Sampling
 
 Write = Callable[[str], None]
 HELP = "/reset forgets the conversation, /exit leaves"
+NARROW = 70
+"""Columns of a terminal below which two answers stand below each other."""
 
 
-@click.command()
-@click.argument("model", metavar="MODEL|RUN", default="default")
-@click.option("--compare", metavar="base|MODEL", help="Answer with a second model too; base: before the run.")
+@click.command(
+    cls=GroupedCommand,
+    params=[*flags_of(ModelOptions, leave_out={*ADAPTER_OPTIONS, "model"}), *flags_of(BackendOptions)],
+)
+@click.argument("model", metavar="[MODEL|RUN]", required=False)
+@click.option(
+    "--compare",
+    metavar="base|MODEL",
+    help="Answer with a second model too; base: before the run, or without the method.",
+)
+@with_methods("--method", "--align")
 @click.option("--system", help="System message; by default the model's own.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option(
@@ -34,25 +55,34 @@ HELP = "/reset forgets the conversation, /exit leaves"
 )
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True)
 def chat(
-    model: str,
+    model: str | None,
     compare: str | None,
+    methods: tuple[str, ...],
+    method_values: tuple[str, ...],
     system: str | None,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
     seed: int,
-    device: str,
+    **given: Any,
 ) -> None:
-    """Talk to a model: `default`, a hub id, a model folder or a run folder.
+    """Talk to a model: `default`, a hub id, a model folder or a run folder; or to an endpoint's.
 
     Reads lines from standard input when that is not a terminal, one message a line.
     """
-    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:
-        sampling |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
-    speakers = load_speakers(model, compare, system, device, seed)
+    given = {**given, "model": model}
+    which, backend = built(ModelOptions, given), built(BackendOptions, given)
+    assert_endpoint_alone(backend, given)
+    values = method_values_of(methods, method_values)
+    speakers = [
+        Speaker(label, generator, system, place, seed)
+        for label, generator, place in open_speakers(which, backend, compare, methods, values)
+    ]
+
+    from coalign.models.types import Sampling
+
+    sampling = Sampling(max_new_tokens, temperature, top_p)
     interactive = sys.stdin.isatty()
     if interactive:
         click.echo(f"{' and '.join(one.label for one in speakers)}. {HELP}.", err=True)
@@ -65,27 +95,71 @@ def chat(
             click.echo("The conversation was forgotten.", err=True)
         elif line.startswith("/"):
             click.echo(f"Unknown command {line.split()[0]}: {HELP}.", err=True)
+        elif line and len(speakers) > 1 and _has_room():
+            _answer_in_columns(speakers, line, sampling)
         elif line:
             _answer(speakers, line, sampling)
 
 
-def _answer(speakers: list[Speaker], line: str, sampling: dict[str, Any]) -> None:
+def _answer(speakers: list[Speaker], line: str, sampling: Sampling) -> None:
     for one in speakers:
         if len(speakers) > 1:
             click.echo(click.style(f"{one.label}:", bold=True))
-        try:
-            one.reply(line, sampling, lambda text: click.echo(text, nl=False))
-        except KeyboardInterrupt:
-            if not sys.stdin.isatty():
-                raise
-            click.echo(" (stopped)", nl=False)
-        except ConfigError as error:  # too long a message should not end a conversation
-            if not sys.stdin.isatty():
-                raise
-            click.echo(str(error), err=True, nl=False)
+        problem = _reply(one, line, sampling, lambda text: click.echo(text, nl=False))
+        if problem:
+            click.echo(problem, err=True, nl=False)
         click.echo()
     if len(speakers) > 1:
         click.echo()
+
+
+def _answer_in_columns(speakers: list[Speaker], line: str, sampling: Sampling) -> None:
+    """Answers side by side, growing as they come."""
+    from rich.console import Console
+    from rich.live import Live
+
+    said = ["" for _ in speakers]
+    with Live(_columns(speakers, said), console=Console(), refresh_per_second=12) as live:
+        live.vertical_overflow = "visible"
+        for place, one in enumerate(speakers):
+
+            def write(text: str, place: int = place) -> None:
+                said[place] += text
+                live.update(_columns(speakers, said))
+
+            write(_reply(one, line, sampling, write) or "")
+
+
+def _columns(speakers: list[Speaker], said: list[str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, expand=True, padding=(0, 2, 1, 0))
+    for one in speakers:
+        table.add_column(Text(one.label, style="bold"), ratio=1, overflow="fold")
+    table.add_row(*(Text(text.strip()) for text in said))
+    return table
+
+
+def _reply(one: Speaker, line: str, sampling: Sampling, write: Write) -> str | None:
+    """Let a speaker answer. In a terminal an error or Ctrl-C does not end the conversation: what to say of it."""
+    try:
+        one.reply(line, sampling, write)
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+        return " (stopped)"
+    except CoalignError as error:
+        if not sys.stdin.isatty():
+            raise
+        return str(error)
+    return None
+
+
+def _has_room() -> bool:
+    import shutil
+
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns >= NARROW
 
 
 def lines(interactive: bool) -> Iterator[str]:
@@ -109,129 +183,156 @@ class Speaker:
     """One model in a conversation, with its own history and random stream.
 
     Attributes:
-        as_base: answer with the adapter switched off.
+        place: gives the context in which the model answers (its adapter switched off).
         seed: of the random stream, which starts again at `reset`.
     """
 
     label: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    generator: Generator
     system: str | None = None
-    as_base: bool = False
+    place: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     seed: int = 0
     messages: list[dict[str, str]] = field(default_factory=list)
     turns: int = 0
 
     def __post_init__(self) -> None:
-        if self.system and not self.tokenizer.chat_template:
+        tokenizer = getattr(self.generator, "tokenizer", None)
+        self._plain = tokenizer is not None and not tokenizer.chat_template
+        if self.system and self._plain:
             raise ConfigError(f"--system: {self.label} has no chat template, so it takes no system message.")
 
     def reset(self) -> None:
         self.messages, self.turns = [], 0
 
-    def reply(self, text: str, sampling: dict[str, Any], write: Write) -> str:
+    def reply(self, text: str, sampling: Sampling, write: Write) -> str:
         """Answer `text`, streaming to `write`, and remember both.
 
         Without a chat template the text is continued as it is, and nothing is remembered. The oldest turns are
         dropped, with a notice, when the conversation does not fit the model's context.
         """
-        import torch
-
-        from coalign.models.adapters import disabled_adapter
-
-        said = [*self.messages, {"role": "user", "content": text}] if self.tokenizer.chat_template else []
-        said, ids = self._fitting(said, text, sampling["max_new_tokens"])
-        inputs = torch.tensor([ids], device=self.model.device)
-        pieces: list[str] = []
-
-        def take(piece: str) -> None:
-            pieces.append(piece)
-            write(piece)
-
-        torch.manual_seed(self.seed + self.turns)
+        said = [] if self._plain else [*self.messages, {"role": "user", "content": text}]
+        said, prompt = self._fitting(said, text, sampling.max_new_tokens)
+        sampling = replace(sampling, seed=self.seed + self.turns)
         self.turns += 1
-        with torch.no_grad(), disabled_adapter(self.model) if self.as_base else contextlib.nullcontext():
-            cast(Any, self.model).generate(
-                inputs=inputs,
-                attention_mask=torch.ones_like(inputs),
-                pad_token_id=self.tokenizer.pad_token_id,
-                streamer=_streamer(self.tokenizer, take),
-                **sampling,
-            )
+        pieces: list[str] = []
+        with self.place():
+            for piece in pieces_of(self.generator, prompt, sampling):
+                pieces.append(piece)
+                write(piece)
         answer = "".join(pieces).strip()
         if said:
             self.messages = [*said, {"role": "assistant", "content": answer}]
         return answer
 
-    def _fitting(
-        self, said: list[dict[str, str]], text: str, room: int
-    ) -> tuple[list[dict[str, str]], list[int]]:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+    def _fitting(self, said: list[dict[str, str]], text: str, room: int) -> tuple[list[dict[str, str]], Any]:
+        from coalign.models.generation import TransformersGenerator
+
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        generator = self.generator
+        limit = generator.context if isinstance(generator, TransformersGenerator) else None
         dropped = 0
         while True:
-            ids = self._ids(said, text)
-            if limit is None or len(ids) + room <= limit:
+            prompt: Any = [*head, *said] if said else text
+            length = generator.encode(prompt) if isinstance(generator, TransformersGenerator) else []
+            if limit is None or len(length) + room <= limit:
                 break
             if len(said) < 3:
                 raise ConfigError(
-                    f"The message has {len(ids)} tokens; with --max-new-tokens {room} the model has room for "
+                    f"The message has {len(length)} tokens; with --max-new-tokens {room} the model has room for "
                     f"{max(limit - room, 0)}."
                 )
             said, dropped = said[2:], dropped + 1
         if dropped:
             click.echo(f"({self.label}: context full, the oldest {dropped} turns were dropped)", err=True)
-        return said, ids
-
-    def _ids(self, said: list[dict[str, str]], text: str) -> list[int]:
-        if not said:
-            return list(self.tokenizer(text)["input_ids"])  # type: ignore[arg-type]
-        head = [{"role": "system", "content": self.system}] if self.system else []
-        rendered = self.tokenizer.apply_chat_template(
-            [*head, *said], add_generation_prompt=True, tokenize=False
-        )
-        return list(self.tokenizer(str(rendered), add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+        return said, prompt
 
 
-def _streamer(tokenizer: PreTrainedTokenizerBase, take: Write) -> Any:
-    from transformers import TextStreamer
+def pieces_of(generator: Any, prompt: Any, sampling: Sampling) -> Iterator[str]:
+    """The text of one sample as it comes; at once where the generator has no streams."""
+    if not hasattr(generator, "stream"):
+        yield generator.generate([prompt], sampling)[0][0].text
+        return
+    for piece in generator.stream([prompt], sampling):
+        if piece.text:
+            yield piece.text
 
-    class Streamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            take(text)
 
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+Opened = tuple[str, Any, Callable[[], contextlib.AbstractContextManager[Any]]]
 
 
-def load_speakers(
-    name: str, compare: str | None, system: str | None, device: str, seed: int = 0
-) -> list[Speaker]:
-    """The model, and the one to compare it with.
+def open_speakers(
+    which: ModelOptions,
+    backend: BackendOptions,
+    compare: str | None,
+    methods: Sequence[str],
+    values: dict[str, Any],
+) -> list[Opened]:
+    """(label, generator, context to answer in) of the model, after those of the one to compare it with.
 
     Raises:
         ConfigError: `--compare base` for a model that has no base: neither an adapter nor the result of a run.
         ModelError: a model cannot be loaded.
     """
-    from coalign.models.adapters import has_adapter
-    from coalign.models.devices import describe_device
+    from coalign.decoding.methods import open_methods
 
-    first = _load(name, device, system, seed)
-    click.echo(f"{name} on {describe_device(first.model.device, first.model.dtype)}", err=True)
+    if compare == "base" and not methods and backend.chosen_backend == "transformers":
+        pair = _base_and_adapter(which)
+        if pair:
+            return pair
+        compare = _base_of_run(which.model)
+        return [_plain(which, compare, "base"), _plain(which, which.model)]
+    if backend.chosen_backend == "endpoint":
+        which = replace(which, model="endpoint")
+    if compare == "base" and not methods:
+        raise ConfigError(
+            f"--compare base: not with --backend {backend.chosen_backend}.", hint="Name a model to load."
+        )
+    generator = open_methods(methods, values, which, backend)
+    label = "+".join([getattr(generator, "description", which.model), *methods])
+    first: Opened = (label, generator, contextlib.nullcontext)
+    _announce(generator, label)
     if compare is None:
         return [first]
-    if compare == "base" and has_adapter(first.model):
-        return [Speaker("base", first.model, first.tokenizer, system, as_base=True, seed=seed), first]
     if compare == "base":
-        return [_load(_base_of_run(name), device, system, seed, label="base"), first]
-    return [_load(compare, device, system, seed), first]
+        plain = open_methods([], {}, which, backend)
+        return [("base", plain, contextlib.nullcontext), first]
+    return [_plain(which, compare), first]
 
 
-def _load(name: str, device: str, system: str | None, seed: int, label: str | None = None) -> Speaker:
-    from coalign.models.loading import load_model, load_tokenizer
-    from coalign.models.options import ModelOptions
+def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
+    """Both sides of an adapter over one copy of the weights; None where there is no adapter."""
+    from coalign.models.adapters import disabled_adapter, has_adapter
+    from coalign.models.generation import TransformersGenerator
+    from coalign.models.loading import load_model, load_tokenizer, locate
 
-    tokenizer = load_tokenizer(name)
-    model = load_model(ModelOptions(model=name, device=device), training=False)
-    return Speaker(label or name, model, tokenizer, system, seed=seed)
+    if not locate(which.model, which.revision).is_adapter:
+        return None
+    model = load_model(which, training=False)
+    assert has_adapter(model)
+    tokenizer = load_tokenizer(
+        which.model, revision=which.revision, trust_remote_code=which.trust_remote_code
+    )
+    generator = TransformersGenerator(model, tokenizer)
+    _announce(generator, which.model)
+    return [
+        ("base", generator, lambda: disabled_adapter(model)),
+        (which.model, generator, contextlib.nullcontext),
+    ]
+
+
+def _plain(which: ModelOptions, name: str, label: str | None = None) -> Opened:
+    from coalign.models.backends import open_transformers
+
+    same = name == which.model
+    generator = open_transformers(replace(which, model=name, revision=which.revision if same else None))
+    _announce(generator, name)
+    return (label or name, generator, contextlib.nullcontext)
+
+
+def _announce(generator: Generator, name: str) -> None:
+    from coalign.models.backends import describe_generator
+
+    click.echo(describe_generator(generator, name), err=True)
 
 
 def _base_of_run(name: str) -> str:

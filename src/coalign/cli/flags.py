@@ -84,6 +84,10 @@ class ConfigCommand(GroupedCommand):
         return places
 
 
+ADAPTER_OPTIONS = frozenset(("tuning", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets"))
+"""Options of training, which a command that only generates does not offer."""
+
+
 def flags_of(config_class: type, *, leave_out: Container[str] = ()) -> list[click.Option]:
     """The flags of a group of options."""
     return [flag(one) for one in options_of(config_class) if one.name not in leave_out]
@@ -136,6 +140,48 @@ def key_values(texts: Sequence[str]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
+
+
+def with_methods(*names: str) -> Callable[[Any], Any]:
+    """A decorator that gives a command the flags of decoding methods: `methods` and `method_values`.
+
+    Args:
+        names: of the flag, such as `--method`.
+    """
+
+    def decorate(command: Any) -> Any:
+        command = click.option(
+            "--option",
+            "method_values",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="An option of a method; METHOD.KEY=VALUE where two methods have it.",
+        )(command)
+        return click.option(
+            *names,
+            "methods",
+            multiple=True,
+            metavar="METHOD",
+            help="Decode with this method; given several times, the first goes around the next.",
+        )(command)
+
+    return decorate
+
+
+def method_values_of(methods: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """The `--option`s, checked against the methods before anything is loaded.
+
+    Raises:
+        ConfigError: an unknown method, an option that none of them has, or options without a method.
+    """
+    values = key_values(texts)
+    if methods:
+        from coalign.decoding.methods import get_method, method_options
+
+        method_options([get_method(one) for one in methods], values)
+    elif values:
+        raise ConfigError(f"--option {next(iter(values))}: options belong to a method; give --method.")
+    return values
 
 
 def flag(one: Option) -> click.Option:

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import GroupedCommand, assert_endpoint_alone, built, flags_of, key_values
+from coalign.cli.flags import (
+    ADAPTER_OPTIONS,
+    GroupedCommand,
+    assert_endpoint_alone,
+    built,
+    flags_of,
+    method_values_of,
+    with_methods,
+)
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import options_of, to_dict
+from coalign.core.options import to_dict
 from coalign.models.backend_options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
@@ -24,10 +32,6 @@ if TYPE_CHECKING:
     from coalign.models.types import Generation
 
 
-ADAPTER_OPTIONS = {
-    one.name for one in options_of(ModelOptions) if one.name.startswith(("adapter_", "tuning"))
-}
-"""Options of training, which a command that only generates does not offer."""
 FLAGS = [
     *flags_of(ModelOptions, leave_out=ADAPTER_OPTIONS),
     *flags_of(SamplingOptions, leave_out={"stop"}),
@@ -45,20 +49,7 @@ FLAGS = [
     help="Written whole, at the end.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    metavar="NAME",
-    help="Decode with this method; given several times, the first goes around the next.",
-)
-@click.option(
-    "--option",
-    "method_values",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An option of a method; NAME.KEY=VALUE where two methods have it.",
-)
+@with_methods("--method", "--align")
 @click.option(
     "--stop",
     multiple=True,
@@ -110,7 +101,7 @@ def generate(
     options = built(SamplingOptions, given, stop=stops)
     which, backend = built(ModelOptions, given), built(BackendOptions, given)
     assert_endpoint_alone(backend, given)
-    values = key_values(method_values)
+    values = method_values_of(methods, method_values)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists.", hint="Name another file, or replace it with --overwrite.")
     records = read_records(prompts, kind="prompt").records
@@ -126,12 +117,6 @@ def generate(
         "methods": list(methods), "options": values, "batch_size": batch_size,
         "prompts": _digest([record.prompt for record in records]),
     }  # fmt: skip
-    if methods:
-        from coalign.decoding.methods import get_method, method_options
-
-        method_options([get_method(one) for one in methods], values)
-    elif values:
-        raise ConfigError(f"--option {next(iter(values))}: options belong to a method; give --method.")
     partial = Partial.open(out, settings)
 
     from coalign.decoding.methods import open_methods

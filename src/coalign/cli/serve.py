@@ -8,9 +8,15 @@ from typing import Any
 
 import click
 
-from coalign.cli.flags import GroupedCommand, assert_endpoint_alone, built, flags_of, key_values
-from coalign.cli.generate import ADAPTER_OPTIONS
-from coalign.core.errors import ConfigError
+from coalign.cli.flags import (
+    ADAPTER_OPTIONS,
+    GroupedCommand,
+    assert_endpoint_alone,
+    built,
+    flags_of,
+    method_values_of,
+    with_methods,
+)
 from coalign.models.backend_options import BackendOptions
 from coalign.models.options import ModelOptions
 
@@ -20,20 +26,7 @@ from coalign.models.options import ModelOptions
     params=[*flags_of(ModelOptions, leave_out={*ADAPTER_OPTIONS, "model"}), *flags_of(BackendOptions)],
 )
 @click.argument("model", metavar="[MODEL|RUN]", required=False)
-@click.option(
-    "--align",
-    "methods",
-    multiple=True,
-    metavar="METHOD",
-    help="Decode with this method; given several times, the first goes around the next.",
-)
-@click.option(
-    "--option",
-    "method_values",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An option of a method; METHOD.KEY=VALUE where two methods have it.",
-)
+@with_methods("--align", "--method")
 @click.option("--name", help="The model's name for clients.  [default: MODEL, and +METHOD]")
 @click.option(
     "--host",
@@ -74,9 +67,7 @@ def serve(
     given = {**given, "model": model}
     which, backend = built(ModelOptions, given), built(BackendOptions, given)
     assert_endpoint_alone(backend, given)
-    values = key_values(method_values)
-    if values and not methods:
-        raise ConfigError(f"--option {next(iter(values))}: options belong to a method; give --align.")
+    values = method_values_of(methods, method_values)
     key = os.environ.get(KEY_VARIABLE) or None
     socket = listen(host, port)
     made = key is None and not is_loopback(host)

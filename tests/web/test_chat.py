@@ -1,0 +1,114 @@
+"""`coalign chat` and `coalign generate` over an endpoint: the same text as over the model itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from rich.console import Console
+
+from coalign.cli.chat import Speaker, _columns, chat
+from coalign.models.generation import TransformersGenerator
+from tests.cli.conftest import coalign  # noqa: F401  a fixture
+from tests.cli.test_generate import model, prompts, rows  # noqa: F401  fixtures
+from tests.data.tokenizers import CHATML, byte_tokenizer
+from tests.models.tiny import make_model
+from tests.web.serving import serving
+
+GREEDY = ["--temperature", "0", "--max-new-tokens", "9"]
+
+
+@pytest.fixture
+def address(model, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
+    tokenizer = byte_tokenizer(CHATML)
+    same = make_model("llama", dtype=torch.float32, vocab_size=len(tokenizer), eos_token_id=1)
+    with serving(TransformersGenerator(same, tokenizer)) as one:
+        yield one
+
+
+def test_chat_over_an_endpoint(model, address):  # noqa: F811
+    local = CliRunner().invoke(
+        chat, [model, "--dtype", "float32", *GREEDY], input="hi\nand then\n", catch_exceptions=False
+    )
+    remote = CliRunner().invoke(
+        chat, ["--endpoint", address, *GREEDY], input="hi\nand then\n", catch_exceptions=False
+    )
+    assert remote.exit_code == 0
+    assert remote.stdout == local.stdout
+    assert f"tiny at {address}" in remote.stderr
+
+
+def test_generate_over_an_endpoint(coalign, model, prompts, address, tmp_path):  # noqa: F811
+    command = ["generate", "--prompts", prompts, "--samples", "2", "--prefill", "the sea", *GREEDY]
+    local, remote = tmp_path / "local.jsonl", tmp_path / "remote.jsonl"
+    assert coalign(*command, "--model", model, "--dtype", "float32", "--out", str(local)).code == 0
+    result = coalign(*command, "--endpoint", address, "--out", str(remote))
+    assert result.code == 0, result.err
+    assert "samples/s" in result.err
+    assert rows(remote) == rows(local)
+    refused = coalign(*command, "--endpoint", address, "--model", model, "--out", str(tmp_path / "x"))
+    assert refused.code == 2
+    assert "--model has no effect with --endpoint" in refused.err
+    partial = coalign(
+        *command, "--endpoint", "http://127.0.0.1:9/v1", "--endpoint-retries", "0", "--out", "x.jsonl"
+    )
+    assert partial.code == 1
+    assert "cannot connect" in partial.err
+
+
+def test_alternatives_in_the_file(coalign, model, prompts, tmp_path):  # noqa: F811
+    out = tmp_path / "out.jsonl"
+    command = ["generate", "--prompts", prompts, "--model", model, "--out", str(out), "--max-new-tokens", "5"]
+    assert coalign(*command, "--top-logprobs", "2").code == 0
+    row = rows(out)[0]
+    assert [len(one) for one in row["top_logprobs"][0]] == [2] * row["tokens"][0]
+    assert len(row["token_texts"][0]) == row["tokens"][0]
+    bad = coalign(*command, "--overwrite", "--option", "a=1")
+    assert "options belong to a method" in bad.err
+    assert "expected KEY=VALUE" in coalign(*command, "--overwrite", "--option", "a").err
+    assert "not a decoding method" in coalign(*command, "--overwrite", "--method", "magic").err
+
+
+def test_two_answers_stand_side_by_side():
+    console = Console(width=60, record=True, file=io.StringIO())
+    speakers = [Speaker(name, generator=None) for name in ("base", "tuned")]  # type: ignore[arg-type]
+    console.print(_columns(speakers, ["one [bold]answer[/bold] " * 3, "another"]))
+    lines = console.export_text().splitlines()
+    assert "base" in lines[0]
+    assert "tuned" in lines[0]
+    first = next(line for line in lines if "another" in line)
+    assert first.index("another") > 25
+    assert "[bold]" in first
+
+
+@pytest.mark.slow
+def test_columns_in_a_terminal(model, tmp_path):  # noqa: F811
+    """A real terminal: both answers come, nothing is left of the markup, Ctrl-D leaves."""
+    other, end = pty.openpty()
+    command = [sys.executable, "-m", "coalign", "chat", model, "--compare", model, *GREEDY]
+    env = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
+    child = subprocess.Popen(
+        command, stdin=end, stdout=end, stderr=subprocess.DEVNULL, env=env, close_fds=True
+    )
+    os.close(end)
+    os.write(other, b"hi\n/exit\n")
+    shown = b""
+    try:
+        while part := os.read(other, 4096):
+            shown += part
+    except OSError:
+        pass  # the terminal is gone when the program ends
+    finally:
+        os.close(other)
+    assert child.wait(60) == 0
+    name = model.rsplit("/", 1)[1]
+    assert shown.decode(errors="replace").count(name) >= 2
+    assert json.dumps("hi")[1:-1] in shown.decode(errors="replace")
