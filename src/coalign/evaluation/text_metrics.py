@@ -6,12 +6,15 @@ Tokens are case-folded words as `coalign.rewards.text_units` defines them, so fi
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from coalign.rewards.text_units import folded_words, ngrams
+
+_ROUGE_WORD = re.compile(r"[^\W_]+")
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -73,6 +76,16 @@ def repetition_rate(texts: Sequence[str], n: int = 4) -> float:
     if not texts:
         raise ValueError("there are no texts, expected at least one")
     return math.fsum(1 - distinct_n([text], n) if _counts([text], n) else 0.0 for text in texts) / len(texts)
+
+
+def rouge_1(prediction: str, reference: str) -> float:
+    """ROUGE-1 F, in [0, 1]: the harmonic mean of unigram precision and recall, counts clipped (Lin 2004).
+
+    Words are runs of letters and digits in lower case, without stemming. Two texts without words give 0.
+    """
+    found, wanted = (Counter(_ROUGE_WORD.findall(text.lower())) for text in (prediction, reference))
+    shared = (found & wanted).total()
+    return 2 * shared / (found.total() + wanted.total()) if shared else 0.0
 
 
 def length_summary(lengths: Sequence[int]) -> dict[str, float]:

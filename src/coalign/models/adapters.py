@@ -115,12 +115,37 @@ def disabled_adapter(model: nn.Module) -> Iterator[nn.Module]:
             hint="Load a second copy as the reference, or train with tuning: lora.",
         )
     inner = cast(Any, _unwrapped(model))
-    trainable = {name: one.requires_grad for name, one in inner.named_parameters()}
-    try:
-        with inner.disable_adapter():
+    with _same_trainable(inner), inner.disable_adapter():
+        yield model
+
+
+@contextlib.contextmanager
+def active_adapter(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """Inside the block `model` computes with its adapter `name`; then with the one before, as trainable as before.
+
+    Raises:
+        ModelError: there is no such adapter.
+    """
+    inner = cast(Any, _unwrapped(model))
+    if not has_adapter(model) or name not in inner.peft_config:
+        raise ModelError(f"The model has no adapter called {name!r}.")
+    before = inner.active_adapter
+    with _same_trainable(inner):
+        inner.set_adapter(name)
+        try:
             yield model
+        finally:
+            inner.set_adapter(before)
+
+
+@contextlib.contextmanager
+def _same_trainable(model: nn.Module) -> Iterator[None]:
+    """Which parameters require gradients is the same after the block as before."""
+    trainable = {name: one.requires_grad for name, one in model.named_parameters()}
+    try:
+        yield
     finally:
-        for name, one in inner.named_parameters():
+        for name, one in model.named_parameters():
             one.requires_grad_(trainable[name])
 
 

@@ -19,6 +19,7 @@ from coalign.models.options import ModelOptions
 from coalign.models.quiet import no_weight_bars
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -201,6 +202,26 @@ def load_for_training(options: ModelOptions) -> PreTrainedModel:
     return cast("PreTrainedModel", add_lora(model, options)) if tuning == "lora" else model
 
 
+def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
+    """The adapter that `options.model` names on its base, to be trained further, and a frozen copy of it called `copy`.
+
+    Raises:
+        ModelError: `options.model` is not an adapter folder, or cannot be loaded.
+    """
+    place = locate(options.model, options.revision)
+    if not place.is_adapter:
+        raise ModelError(f"{place.name} is a whole model, expected an adapter folder.")
+    base = _base_of(place)
+    device = pick_device(options.device)
+    dtype = pick_dtype(device, options.dtype, training=False)
+    plain = _load_plain(base, _config(base, options), options, device, dtype)
+    model = _load_adapter(plain, place, trainable=True)
+    with quiet_peft():
+        model.load_adapter(place.path, adapter_name=copy)
+    model.set_adapter("default")
+    return model
+
+
 def _base_of(place: Location) -> Location:
     config = json.loads(place.adapter_config.read_text(encoding="utf-8"))
     name = config.get("base_model_name_or_path")
@@ -288,7 +309,7 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _load_adapter(base: PreTrainedModel, place: Location) -> Any:
+def _load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = False) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -296,7 +317,7 @@ def _load_adapter(base: PreTrainedModel, place: Location) -> Any:
         raise ModelError(f"{place.name}: adapter_model.safetensors is missing (only safetensors are read).")
     try:
         with quiet_peft():
-            return PeftModel.from_pretrained(base, place.path).eval()
+            return PeftModel.from_pretrained(base, place.path, is_trainable=trainable).eval()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{place.name}: the adapter is corrupted ({error}).") from error
     except (RuntimeError, ValueError) as error:
