@@ -103,9 +103,7 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
     set_seed(config.seed)  # a new adapter's first weights
     student, new_version = _student(config)
     run.log("model", summary=trainable_summary(student))
-    old = load_model(
-        ModelOptions(model=config.old, device=config.device, dtype=config.dtype), training=False
-    ).requires_grad_(False)
+    old = load_model(version_options(config, config.old), training=False).requires_grad_(False)
     bar = ProgressBar("Training")
     callbacks = [bar, RunEvents(run, "train")]
     trainer = _trainer(config, run, student, loss, [_fixed(old), new_version], examples, held_out, callbacks)
@@ -120,6 +118,18 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
         save_model(student, tokenizer, run.model)
         history = [{k: v for k, v in row.items() if k != "epoch"} for row in trainer.state.log_history]
         write_json(done, {"steps": trainer.state.global_step, "history": history, "records": len(examples)})
+
+
+def version_options(config: CompatibilityOptions, model: str) -> ModelOptions:
+    """How to load one of the versions; the revision is the new version's."""
+    return ModelOptions(
+        model=model,
+        revision=config.revision if model == config.model else None,
+        dtype=config.dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def training_history(run: Run) -> dict[str, Any]:
@@ -158,7 +168,9 @@ def _logits(model: nn.Module, given: dict[str, Tensor], context: Any) -> Tensor:
 
 
 def _shared_tokenizer(config: CompatibilityOptions) -> PreTrainedTokenizerBase:
-    old, new = load_tokenizer(config.old), load_tokenizer(config.model, revision=config.revision)
+    trust = config.trust_remote_code
+    old = load_tokenizer(config.old, trust_remote_code=trust)
+    new = load_tokenizer(config.model, revision=config.revision, trust_remote_code=trust)
     if old.get_vocab() != new.get_vocab() or old.chat_template != new.chat_template:
         what = "vocabularies" if old.get_vocab() != new.get_vocab() else "chat templates"
         raise ModelError(

@@ -33,9 +33,8 @@ from coalign.core.options import Count, Fraction, Positive, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.compatibility_report import write_compatibility_report
-from coalign.evaluation.compatibility_training import CompatibilityOptions, train_compatible
+from coalign.evaluation.compatibility_training import CompatibilityOptions, train_compatible, version_options
 from coalign.evaluation.task_answers import Metric, answer_task, read_task
-from coalign.models.options import ModelOptions
 from coalign.training.distillation import TokenLoss
 
 Mask = Literal["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]
@@ -157,7 +156,7 @@ def run(config: Config, run: Run) -> None:
     answers = {
         name: answer_task(
             task,
-            ModelOptions(model=model, device=config.device, dtype=config.dtype),
+            version_options(config, model),
             run.artefacts / f"answers-{name}.jsonl",
             max_new_tokens=config.max_new_tokens,
             label=f"Answering, {name} version",

@@ -1,0 +1,203 @@
+"""MUSCLE: masks and loss, and whole runs on tiny models: choices, adapters continued, kill and resume, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.core.errors import CoalignError, ConfigError, ModelError
+from coalign.evaluation import muscle
+from coalign.evaluation.muscle import compatibility_losses, old_version_mask
+from coalign.models.loading import load_model
+from coalign.models.options import ModelOptions
+from coalign.training.distillation import IGNORED, DistillationTrainer, TokenExample, collate
+from tests.preference.tiny_runs import run_system, save_tiny_model, write
+
+N, V = 6, 5
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.randn(N, V, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+LABELS, ROWS = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0, 0, 0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "mask", ["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]
+)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_a_student_that_equals_both_versions_has_nothing_to_learn(mask: Any, seed: int) -> None:
+    student = logits(seed)
+    losses = compatibility_losses(student, student, student, LABELS, ROWS, temperature=2.0, mask=mask)
+    torch.testing.assert_close(losses, torch.zeros(N, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@given(seed=st.integers(0, 1000), shift=st.floats(-50, 50))
+@settings(max_examples=20, deadline=None)
+def test_losses_are_divergences(seed: int, shift: float) -> None:
+    student, old, new = logits(seed), logits(seed + 1), logits(seed + 2)
+    losses = compatibility_losses(student, old, new, LABELS, ROWS, temperature=2.0)
+    assert bool((losses >= -1e-12).all())
+    moved = compatibility_losses(student + shift, old - shift, new + shift, LABELS, ROWS, temperature=2.0)
+    torch.testing.assert_close(moved, losses)
+
+
+def test_the_sequence_mask_needs_every_token_of_the_row() -> None:
+    student, old = torch.zeros(N, V), torch.zeros(N, V)
+    old[torch.arange(N), LABELS] = 1.0
+    student[1, LABELS[1]] = 5.0  # row 0 has one token that the student knows better
+    assert old_version_mask("token_likelihood", student, old, LABELS, ROWS).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
+    assert (
+        old_version_mask("sequence_likelihood", student, old, LABELS, ROWS).tolist()
+        == [False] * 3 + [True] * 3
+    )
+
+
+def test_no_gradient_reaches_the_versions() -> None:
+    student, old, new = (one.requires_grad_(True) for one in (logits(0), logits(1), logits(2)))
+    compatibility_losses(student, old, new, LABELS, ROWS, temperature=2.0).sum().backward()
+    assert student.grad is not None
+    assert old.grad is None
+    assert new.grad is None
+
+
+def test_the_first_token_and_padding_are_not_learned() -> None:
+    batch = collate([TokenExample([5, 6, 7], [True] * 3), TokenExample([8, 9], [False, True])])
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED, 9, IGNORED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("versions")
+    return save_tiny_model(folder / "old", seed=1), save_tiny_model(folder / "new", seed=2)
+
+
+def task(folder: Path, n: int = 8) -> Path:
+    return write(
+        folder / "test.jsonl",
+        [
+            {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3}
+            for i in range(n)
+        ],
+    )
+
+
+def demonstrations(folder: Path, n: int = 8) -> Path:
+    return write(folder / "train.jsonl", [{"prompt": f"Which, {i}?", "completion": "red"} for i in range(n)])
+
+
+def start(folder: Path, versions: tuple[Path, Path], **options: Any) -> Any:
+    folder.mkdir(exist_ok=True)
+    given = {"old": str(versions[0]), "model": str(versions[1]), "data": str(task(folder)), **options}
+    return run_system("muscle", muscle, folder / "run", **given)
+
+
+def result_of(run: Any) -> dict[str, Any]:
+    return json.loads((run.artefacts / "result.json").read_text())
+
+
+def test_without_training_data_it_reports(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    run = start(tmp_path, versions)
+    result = result_of(run)
+    assert result["metric"] == "choice"
+    assert "compatible" not in result
+    assert not run.model.exists()
+    answers = [json.loads(line) for line in (run.artefacts / "answers-old.jsonl").read_text().splitlines()]
+    assert {row["text"] for row in answers} <= {"red", "blue", *(f"no {i}" for i in range(8))}
+    report = json.loads(run.report.with_suffix(".json").read_text())
+    assert [one["kind"] for one in report["sections"]] == ["comparison", "samples", "key_values"]
+
+
+def test_the_same_version_breaks_nothing(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    result = result_of(start(tmp_path, (versions[0], versions[0])))
+    assert (result["new"]["nfr"], result["new"]["nfr_mc"], result["new"]["pfr"]) == (0, 0, 0)
+
+
+def test_training_pulls_towards_the_old_version(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    data = str(demonstrations(tmp_path))
+    run = start(tmp_path / "a", versions, train_data=data, epochs=3, mask="all_old", adapter_rank=4)
+    history = json.loads((run.artefacts / "training.json").read_text())["history"]
+    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    assert result_of(run)["compatible"]["n"] == 8
+    # its adapter is trained further: the frozen copy is what the new version says, and is not saved
+    further = start(tmp_path / "b", (versions[0], run.model), train_data=data, epochs=1)
+    assert not (further.model / "shipped").exists()
+    assert result_of(further)["compatible"]["n"] == 8
+    weights = [
+        load_model(ModelOptions(model=str(one)), training=False).state_dict()
+        for one in (run.model, further.model)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ModelError, match="adapter_rank has no effect"):
+        start(tmp_path / "c", (versions[0], run.model), train_data=data, adapter_rank=2)
+
+
+def test_a_killed_training_goes_on_to_the_same_adapter(
+    tmp_path: Path, versions: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"train_data": str(demonstrations(tmp_path)), "epochs": 3, "adapter_rank": 4}
+    whole = start(tmp_path / "whole", versions, **options)
+    plain = DistillationTrainer.training_step
+
+    def dies(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", versions, **options)
+    resumed = start(tmp_path / "cut", versions, **options)
+    first, second = (
+        load_model(ModelOptions(model=str(one.model)), training=False).state_dict()
+        for one in (whole, resumed)
+    )
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-5, atol=1e-7)
+
+
+def test_versions_with_different_tokenizers_are_refused(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    other = save_tiny_model(tmp_path / "other", template=None)
+    with pytest.raises(ModelError, match="different chat templates"):
+        start(tmp_path, (other, versions[1]), train_data=str(demonstrations(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eval_steps": 3}, "eval_steps has no effect"),
+        ({"mask": "token_likelihood", "train_data": "x"}, "needs the cross-entropy"),
+        ({"metric": "choice", "margin": 0.1}, "margin has no effect"),
+        ({"mask": "other"}, "mask"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(
+    tmp_path: Path, versions: tuple[Path, Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        start(tmp_path, versions, **options)
+
+
+def test_bad_training_data_is_named(tmp_path: Path, versions: tuple[Path, Path]) -> None:
+    bad = write(tmp_path / "train.jsonl", [{"prompt": "p"}])
+    with pytest.raises(CoalignError, match=r"train\.jsonl"):
+        start(tmp_path, versions, train_data=str(bad))
