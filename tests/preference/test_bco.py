@@ -327,5 +327,10 @@ def test_training_with_density_ratios(tmp_path: Path) -> None:
     weighted = with_prob_desirable(records, embed, sample_size=10)
     result = fit_tiny(tmp_path, weighted, "bco_matched", max_steps=2)
     assert all(0.5 <= row["density_ratio"] <= 10 for row in result.history if "density_ratio" in row)
+    rows = [row for row in result.history if "loss" in row]
+    for row in rows:
+        between = row["rewards/chosen"] - row["rewards/rejected"]
+        assert row["rewards/margins"] == pytest.approx(between, nan_ok=True), "the margin of means"
+    assert any(math.isfinite(row["logps/chosen"]) for row in rows)
     with pytest.raises(DataError, match="prob_desirable"):
         fit_tiny(tmp_path / "without", records, "bco_matched", max_steps=1)

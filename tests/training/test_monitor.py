@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from coalign.checks.steps import example
 from coalign.core.runs import Run
 from coalign.models.options import ModelOptions
+from coalign.training.examples import Prepared
 from coalign.training.monitor import (
     Monitor,
     Sign,
     earlier_lengths,
     learning_rate_high,
+    length_biased,
     length_grows,
     much_cut,
     signs,
@@ -113,6 +116,26 @@ def test_lengths() -> None:
     assert "from 40 to 90 tokens over 3 rounds" in sign.text
     assert much_cut(1, 10) is None
     assert much_cut(2, 10) is not None
+
+
+def test_better_responses_that_are_much_longer_are_told() -> None:
+    assert length_biased((150, 100)) is None
+    assert length_biased((100, 400)) is None
+    assert length_biased(None) is None
+    sign = length_biased((151, 100))
+    assert sign is not None
+    assert "151 tokens on average, the worse ones 100" in str(sign)
+
+
+def test_lengths_of_better_and_worse_responses() -> None:
+    nan = float("nan")
+    pair = example([1], [[2, 3], [4]], [1.0, 0.0])
+    ranking = example([1], [[2], [3] * 9, [4] * 4, [5] * 7], [0.0, 0.2, 1.0, nan])
+    assert Prepared([pair, ranking]).valued_lengths() == (3.0, 1.0)
+    thumbs = [example([1], [[2, 3]], [1.0]), example([1], [[2] * 5, [9] * 9], [0.0, nan])]
+    assert Prepared(thumbs).valued_lengths() == (2.0, 5.0)
+    assert Prepared(thumbs[:1]).valued_lengths() is None
+    assert Prepared([example([1], [[2], [3]], [1.0, 1.0]), example([1], [[2]])]).valued_lengths() is None
 
 
 def test_a_sign_is_told_once_also_after_a_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,10 +207,12 @@ def _losses(batch: ScoredBatch, constants: BCOConstants, weights: Tensor | None)
     rewards, labels = _rewards(batch, constants.beta), batch.values.bool()
     delta = shift.delta(constants.shift)
     losses = bco_loss(rewards, labels, delta, weights)
-    seen = rewards.detach()
+    seen, logps = rewards.detach(), batch.policy.sums().detach()
     metrics = {
         "rewards/chosen": torch.where(labels, seen, torch.nan),
         "rewards/rejected": torch.where(labels, torch.nan, seen),
+        "logps/chosen": torch.where(labels, logps, torch.nan),
+        "logps/rejected": torch.where(labels, torch.nan, logps),
         "rewards/accuracies": ((seen > delta) == labels).to(seen.dtype),
         "rewards/shift": torch.full_like(seen, delta),
     }

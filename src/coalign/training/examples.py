@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -45,6 +47,24 @@ class Prepared:
         return sum(
             len(ids) for example in self.examples for one in example.contexts for ids in one.response_ids
         )
+
+    def valued_lengths(self) -> tuple[float, float] | None:
+        """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
+        responses of value 1 and of value 0 where records have one each; None where nothing is compared."""
+        best, worst = [], []
+        for example in self.examples:
+            for one in example.contexts:
+                valued = [
+                    (value, len(ids))
+                    for value, ids in zip(one.values, one.response_ids, strict=True)
+                    if not math.isnan(value)
+                ]
+                if len(valued) == 1:
+                    (best if valued[0][0] > 0.5 else worst).append(valued[0][1])
+                elif valued and min(valued)[0] < max(valued)[0]:
+                    best.append(max(valued)[1])
+                    worst.append(min(valued)[1])
+        return (statistics.fmean(best), statistics.fmean(worst)) if best and worst else None
 
 
 def prepare_examples(

@@ -31,6 +31,8 @@ SPIKE = 10.0
 """Times the median gradient norm."""
 SPIKES = 3
 LENGTH_GROWTH = 1.5
+LENGTH_BIAS = 1.5
+"""Times as long as the worse responses: above, a model may learn length in place of quality."""
 CUT_SHARE = 0.1
 FIRST_ROWS, LAST_ROWS = 50, 100
 
@@ -77,6 +79,7 @@ def plan_signs(plan: Plan, lengths: Sequence[float] = ()) -> list[Sign]:
         learning_rate_high(plan.learning_rate, adapter=plan.adapter),
         much_cut(plan.truncated, plan.responses),
         length_grows([*lengths, plan.response_length]),
+        length_biased(plan.valued_lengths),
     ]
     return [sign for sign in found if sign is not None]
 
@@ -112,6 +115,23 @@ def length_grows(lengths: Sequence[float]) -> Sign | None:
         "length_grows",
         f"The mean response grew from {lengths[0]:.0f} to {lengths[-1]:.0f} tokens over {len(lengths)} rounds.",
         "Read some: if they only say more of the same, penalise length in the measure or lower --max-new-tokens.",
+    )
+
+
+def length_biased(lengths: tuple[float, float] | None) -> Sign | None:
+    """The better responses are much longer than the worse ones: length alone tells them apart.
+
+    Args:
+        lengths: mean tokens of the better and of the worse responses.
+    """
+    if lengths is None or lengths[0] <= LENGTH_BIAS * lengths[1]:
+        return None
+    return Sign(
+        "length_biased",
+        f"The better responses have {lengths[0]:.0f} tokens on average, the worse ones {lengths[1]:.0f}: the model may "
+        "learn to write more.",
+        "Compare the lengths of samples before and after; balance the data, or take an objective that divides by "
+        "length (ln_dpo, simpo).",
     )
 
 

@@ -48,6 +48,7 @@ class Plan:
         learning_rate_from: who chose it.
         schedule: of the learning rate.
         device: device and number format.
+        valued_lengths: mean tokens of the better and of the worse responses; None where none are compared.
         adapter: only an adapter is trained.
         trained: how many parameters are trained.
     """
@@ -69,6 +70,7 @@ class Plan:
     device: str
     adapter: bool
     trained: str
+    valued_lengths: tuple[float, float] | None = None
 
     @property
     def response_length(self) -> float:
@@ -137,6 +139,7 @@ def make_plan(
         device=describe_device(weight.device, weight.dtype),
         adapter=adapter,
         trained=trainable_summary(model),
+        valued_lengths=prepared.valued_lengths(),
     )
 
 

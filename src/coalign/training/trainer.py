@@ -222,6 +222,9 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
             both = sums[name].to(torch.float32 if self.args.device.type == "mps" else torch.float64)
             total, count = self.accelerator.reduce(both.to(self.args.device), reduction="sum").tolist()  # type: ignore[union-attr]
             means[name] = total / count if count else float("nan")
+        if "rewards/margins" not in means and {"rewards/chosen", "rewards/rejected"} <= means.keys():
+            # Of single responses (thumbs up and down) there is no margin a record, but one between the means.
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
         return means
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
