@@ -130,7 +130,7 @@ class Constants:
         "boundary below the worst better response, nats per token",
         source="attributed to the paper, unconfirmed",
     )
-    align_weight: NonNegative = option(1.0, "weight of the alignment term", source="paper")
+    align_weight: NonNegative = option(1.0, "lambda, weight of the alignment term", source="paper")
 
 
 @objective(
@@ -138,7 +138,7 @@ class Constants:
     data="ranking",
     reference=False,
     constants=Constants,
-    equation=r"-\tfrac{1}{|y^*|}\log \pi_\theta(y^*|x) + \log\left(1 + \sum_{i \succ j} e^{s_j - s_i} \left[+\, e^{T_{ij} - s_j}\right]\right), \quad T_{ij} = 2 s^*_j - 2\beta - s_i",
+    equation=r"-\tfrac{1}{|y^*|}\log \pi_\theta(y^*|x) + \lambda \log\left(1 + \sum_{i \succ j} e^{s_j - s_i} \left[+\, e^{T_{ij} - s_j}\right]\right), \quad T_{ij} = 2 s^*_j - 2\beta - s_i",
     when="Sampled solutions that a program can mark right or wrong, or rankings, beside reference solutions.",
 )
 def aft(batch: ScoredBatch, constants: Constants) -> Losses:

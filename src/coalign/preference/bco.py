@@ -181,7 +181,7 @@ def bco(batch: ScoredBatch, constants: BCOConstants) -> Losses:
     constants=MatchedBCOConstants,
     columns=(PROB_DESIRABLE,),
     equation=r"-\log \sigma(r - \delta) \text{ (desirable)}, \quad -w(x) \log \sigma(-(r - \delta)) \text{ (undesirable)}, \quad w(x) = \mathrm{clip}\left(\frac{p(x)}{1 - p(x)}\right)",
-    when="Thumbs-up and thumbs-down records whose prompts differ between the labels.",
+    when="Thumbs-up and thumbs-down records whose prompts differ between the labels: `coalign run bco --match-prompts`.",
     state=RewardShift,
 )
 def bco_matched(batch: ScoredBatch, constants: MatchedBCOConstants) -> Losses:

@@ -115,7 +115,7 @@ class PoFTConstants:
     reference=False,
     constants=PoFTConstants,
     columns=(ALIGNED_LOGP, END_TOKENS),
-    equation=r"-\log \sigma\left(\beta \left[\tfrac{1}{|y|} \log \pi_\theta(y|x) - \tfrac{1}{M} \sum_m \tfrac{1}{|y|_m} \log \pi_m(y|x)\right] + \gamma\right)",
+    equation=r"-\log \sigma\left(\beta \left[\tfrac{1}{|y|} \log \pi_\theta(y|x) - \tfrac{1}{M} \sum_m \tfrac{1}{|y|_m} \log \pi_m(y|x)\right] + \gamma\right) - w_{end} \log \pi_\theta(\text{end}|x, y)",
     when="Fine-tuning on demonstrations of mixed quality, with one or more aligned models at hand to weigh them.",
 )
 def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:

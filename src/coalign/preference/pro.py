@@ -131,7 +131,7 @@ class Constants:
     data="ranking",
     reference=False,
     constants=Constants,
-    equation=r"-\sum_{k=1}^{n-1} \log \frac{e^{s_k/T_k^k}}{e^{s_k/T_k^k} + \sum_{i>k} e^{s_i/T_k^i}} - \beta (n-1)^2 \log \pi_\theta(y_1|x), \quad T_k^i = \frac{1}{R_k - R_i},\ T_k^k = \min_{i>k} T_k^i",
+    equation=r"-\sum_{k=1}^{n-1} \log \frac{e^{s_k/T_k^k}}{e^{s_k/T_k^k} + \sum_{i>k} e^{s_i/T_k^i}} - w_{sft} (n-1)^2 \log \pi_\theta(y_1|x), \quad T_k^i = \frac{1}{R_k - R_i},\ T_k^k = \min_{i>k} T_k^i",
     when="Several responses a prompt with rewards on a known scale; longer rankings help.",
 )
 def pro(batch: ScoredBatch, constants: Constants) -> Losses:
