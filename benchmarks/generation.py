@@ -62,6 +62,12 @@ def main() -> None:
         default="generate",
         help="loop: the continuous batching that serves requests, on the same prompts",
     )
+    parser.add_argument(
+        "--ends",
+        type=float,
+        default=0.0,
+        help="share of the vocabulary that ends a response of the tiny model, so that lengths vary",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(
@@ -75,7 +81,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     clock = CLOCKS[args.clock]
 
-    model, tokenizer, prompts = load(args.model, args.prompts, args.device)
+    model, tokenizer, prompts = load(args.model, args.prompts, args.device, args.ends)
     lengths = [len(one) for one in prompts]
     print(f"{model.num_parameters() / 1e6:.0f} M parameters on {model.device}, {model.dtype}, ", end="")
     print(
@@ -108,7 +114,7 @@ def compare(
     return medians[0], medians[1], (statistics.median(ratios), min(ratios), max(ratios))
 
 
-def load(name: str, count: int, device: str) -> tuple[Any, Any, list[list[int]]]:
+def load(name: str, count: int, device: str, ends: float) -> tuple[Any, Any, list[list[int]]]:
     """Model, tokenizer and encoded prompts of ragged length."""
     from coalign.data.encoding import encode_prompt
     from coalign.models.loading import load_model, load_tokenizer
@@ -129,7 +135,9 @@ def load(name: str, count: int, device: str) -> tuple[Any, Any, list[list[int]]]
     )  # fmt: skip
     from coalign.models.devices import pick_device
 
-    return LlamaForCausalLM(config).eval().to(pick_device(device)), tokenizer, prompts
+    model = LlamaForCausalLM(config).eval().to(pick_device(device))
+    model.generation_config.eos_token_id = [2, *range(100, 100 + round(ends * config.vocab_size))]
+    return model, tokenizer, prompts
 
 
 def run_coalign(

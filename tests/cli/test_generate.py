@@ -117,3 +117,10 @@ def test_bad_options_and_files_are_refused_before_the_model_is_loaded(coalign, p
     assert missing.code == 1
     assert "nowhere.jsonl" in missing.err
     assert not Path(out).exists()
+
+
+def test_methods_are_listed_with_their_options(coalign):
+    result = coalign("generate", "--list-methods")
+    assert result.code == 0
+    assert "nudging (" in result.out
+    assert "gamma=FLOAT" in result.out

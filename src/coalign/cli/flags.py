@@ -149,7 +149,19 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
         names: of the flag, such as `--method`.
     """
 
+    from coalign.decoding.methods import available_methods
+
+    known = ", ".join(available_methods()) or "none is installed"
+
     def decorate(command: Any) -> Any:
+        command = click.option(
+            "--list-methods",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_list_methods,
+            help="Show the methods with their options and exit.",
+        )(command)
         command = click.option(
             "--option",
             "method_values",
@@ -162,10 +174,29 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
             "methods",
             multiple=True,
             metavar="METHOD",
-            help="Decode with this method; given several times, the first goes around the next.",
+            help=f"Decode with this method ({known}); given several times, the first goes around the next.",
         )(command)
 
     return decorate
+
+
+def _list_methods(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    from coalign.decoding.methods import available_methods, get_method
+
+    formatter = ctx.make_formatter()
+    for method in map(get_method, available_methods()):
+        with formatter.section(f"{method.slug} ({method.summary})"):
+            formatter.write_dl(
+                [
+                    (f"{one.name}={metavar(one)}", f"{one.help}  [{described(one)}]")
+                    for one in options_of(method.options)
+                ]
+                or [("no options", "")]
+            )
+    click.echo(formatter.getvalue().strip())
+    ctx.exit()
 
 
 def method_values_of(methods: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

@@ -17,14 +17,16 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.options import build, options_of, parse_value
 from coalign.models.backend_options import BackendOptions
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generator
+
+if TYPE_CHECKING:
+    from coalign.models.types import Generator
 
 MODULES = {
     "urial": "coalign.decoding.urial",
@@ -38,10 +40,6 @@ MODULES = {
 @dataclass(kw_only=True)
 class MethodModels(ModelOptions, BackendOptions):
     """The model and back end that a command line gave: what a source gets beside its own options."""
-
-
-Build = Callable[[Any, MethodModels], Generator]
-Wrap = Callable[[Any, Generator], Generator]
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ class Method:
     slug: str
     summary: str
     options: type
-    build: Build | None = None
-    wrap: Wrap | None = None
+    build: Callable[[Any, MethodModels], Generator] | None = None
+    wrap: Callable[[Any, Generator], Generator] | None = None
 
     def __post_init__(self) -> None:
         if (self.build is None) == (self.wrap is None):
