@@ -28,10 +28,12 @@ class ScriptedGenerator:
         batch: int = 2,
         kill_after: int | None = None,
         finish_reason: str = "stop",
+        odds: Callable[[str], list[tuple[str, float]]] | None = None,
     ) -> None:
         self.asked: list[str] = []
         self._answer, self._batch, self._kill_after = answer, batch, kill_after
         self._finish_reason = finish_reason
+        self._odds = odds
 
     def generate(
         self,
@@ -53,9 +55,11 @@ class ScriptedGenerator:
                 text = prompt if isinstance(prompt, str) else "\n".join(one["content"] for one in prompt)
                 self.asked.append(text)
                 reply = self._answer(text)
-                batch[index] = [
-                    Generation(reply, [0] * len(reply.split()), self._finish_reason)  # type: ignore[arg-type]
-                ] * sampling.n
+                top = [self._odds(text)] if self._odds else None
+                one = Generation(
+                    reply, finish_reason=self._finish_reason, top_logprobs=top, n_tokens=len(reply.split())
+                )  # type: ignore[arg-type]
+                batch[index] = [one] * sampling.n
                 results[index] = batch[index]
             if on_batch:
                 on_batch(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import read_rows
-from coalign.evaluation.judge_parsing import Form, read_comparison, read_rating
+from coalign.evaluation.judge_parsing import (
+    Form,
+    read_comparison,
+    read_expected_score,
+    read_letter_odds,
+    read_rating,
+)
 from coalign.evaluation.judge_prompts import load_template, mark_of
 from coalign.evaluation.judge_store import Deferred, ReplyStore
 from coalign.evaluation.judging import (
@@ -452,3 +459,44 @@ def test_opinions_are_json(tmp_path: Path) -> None:
 
     found = LanguageModelJudge(ScriptedGenerator(longer_wins)).compare([item("x", "y")])
     assert json.loads(json.dumps(asdict(found[0])))["opinions"][0]["choice"] == "tie"
+
+
+# -- probabilities of the first token -----------------------------------------------------------------------------
+
+
+def test_letter_odds() -> None:
+    top = [("A", math.log(0.5)), (" A", math.log(0.1)), ("B", math.log(0.2)), ("\n", math.log(0.01))]
+    read = read_letter_odds(top)
+    assert read.choice == "first"
+    assert read.margin == pytest.approx(math.log(3))
+    assert read_letter_odds([("C", -0.1), ("B", -3.0), ("A", -4.0)]).choice == "tie"
+    assert read_letter_odds([("B", -0.1), ("x", -5.0)]).margin == pytest.approx(-4.9)
+    assert read_letter_odds([("The", -0.1)]).failure == "malformed"
+    assert read_letter_odds([]).failure == "malformed"
+
+
+def test_expected_scores() -> None:
+    digits = [("1", math.log(0.1)), ("3", math.log(0.3)), ("x", math.log(0.5)), ("7", math.log(0.1))]
+    assert read_expected_score(digits, Scale(low=1, high=5)).scores == pytest.approx((2.5,))
+    assert read_expected_score([("x", -1.0)], Scale(low=1, high=5)).failure == "malformed"
+    judge = LanguageModelJudge(ScriptedGenerator(lambda _: "5"), readout="logprobs")
+    with pytest.raises(ConfigError, match="reads one digit"):
+        judge.rate([item("x")])
+    with pytest.raises(ConfigError, match="reads one letter"):
+        LanguageModelJudge(ScriptedGenerator(lambda _: "5"), readout="logprobs", form="likert")
+    with pytest.raises(ConfigError, match="can be calibrated"):
+        LanguageModelJudge(ScriptedGenerator(lambda _: "5"), calibrate=True)
+
+
+def test_calibration_takes_off_the_preference_for_a_letter() -> None:
+    def odds(prompt: str) -> list[tuple[str, float]]:
+        first, second = shown(prompt)
+        return [("A", 3.0 + len(first) / 10), ("B", len(second) / 10)]
+
+    plain = LanguageModelJudge(ScriptedGenerator(lambda _: "A", odds=odds), readout="logprobs")
+    assert plain.compare([item("x", "longer")])[0].outcome == "inconsistent"
+    fair = LanguageModelJudge(ScriptedGenerator(lambda _: "A", odds=odds), readout="logprobs", calibrate=True)
+    found = fair.compare([item("x", "longer")])[0]
+    assert found.outcome == "second"
+    assert [one.margin for one in found.opinions] == pytest.approx([-0.5, -0.5])
+    assert found.cost.calls == 4

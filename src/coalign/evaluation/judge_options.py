@@ -8,28 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, option
+from coalign.core.options import Count, Fraction, NonNegative, option, post_init_of
+from coalign.models.backend_options import BackendOptions
 
 if TYPE_CHECKING:
     from coalign.core.runs import Run
     from coalign.evaluation.judge_parsing import Form
     from coalign.evaluation.judge_store import ReplyStore
-    from coalign.evaluation.judging import Cost, Judge, Rubric, Scale
+    from coalign.evaluation.judging import Choice, Cost, Judge, JudgeItem, Rubric, Scale
     from coalign.evaluation.language_judge import LanguageModelJudge
     from coalign.models.types import Generator
 
 _OF_MODELS = (
     "judge_template",
     "judge_form",
+    "judge_readout",
+    "judge_calibrate",
     "judge_explain",
     "judge_max_new_tokens",
     "judge_temperature",
     "replies",
+    "backend",
+    "endpoint",
 )
 
 
 @dataclass(kw_only=True)
-class JudgeOptions:
+class JudgeOptions(BackendOptions):
     """Who judges, how it is asked, and what its failures may amount to."""
 
     __group__ = "Judge"
@@ -49,6 +54,14 @@ class JudgeOptions:
     )
     judge_form: Literal["relation", "score", "likert"] = option(
         "relation", "how it compares: one letter, a score for each, or one number from 1 to 5"
+    )
+    judge_readout: Literal["text", "logprobs"] = option(
+        "text",
+        "where the verdict is: in what the model writes, or in the probabilities of its first token (for small models)",
+    )
+    judge_calibrate: bool = option(
+        False,
+        "with judge_readout logprobs: take off what it says of two empty answers, its preference for a letter",
     )
     judge_explain: bool = option(True, "ask for reasons before the verdict")
     judge_max_new_tokens: Count = option(512, "room for reasons and verdict")
@@ -73,8 +86,16 @@ class JudgeOptions:
     price_reply: NonNegative | None = option(None, "price of a million tokens that the judge writes")
 
     def __post_init__(self) -> None:
+        post_init_of(super())
         if self.scale_low >= self.scale_high:
             raise ValueError(f"scale_low {self.scale_low:g} is not below scale_high {self.scale_high:g}")
+        if self.judge_calibrate and self.judge_readout != "logprobs":
+            raise ValueError("judge_calibrate has no effect without judge_readout: logprobs")
+        if self.judge_readout == "logprobs":
+            self._refuse(
+                ("judge_form", "judge_explain", "judge_max_new_tokens", "judge_temperature"),
+                "judge_readout: logprobs",
+            )
         if self.judge != "model":
             self._refuse(_OF_MODELS, f"judge: {self.judge}")
         if self.judge in ("verifiers", "stored"):
@@ -154,11 +175,13 @@ def language_judge(
         load_template("pair", options.judge_template)  # a bad one is found before anything is loaded
     return LanguageModelJudge(
         Deferred(lambda: _open_generator(options)),
-        name=options.model,
+        name=judge_name(options),
         identity=identity_of(options),
         store=store,
         form=form or options.judge_form,
         explain=options.judge_explain,
+        readout=options.judge_readout,
+        calibrate=options.judge_calibrate,
         scale=options.scale,
         template=options.judge_template,
         sampling=Sampling(max_new_tokens=options.judge_max_new_tokens, temperature=options.judge_temperature),
@@ -182,7 +205,7 @@ def stored_judge(path: Path | None) -> Judge:
     from coalign.evaluation.scoring_judges import StoredJudge
 
     found = read_items(str(path))
-    verdicts = [
+    verdicts: list[tuple[JudgeItem, Choice]] = [
         (item, label) for item, labels in zip(found.items, found.labels, strict=True) for label in labels
     ]
     if found.kind != "pairs" or not verdicts:
@@ -193,8 +216,22 @@ def stored_judge(path: Path | None) -> Judge:
     return StoredJudge(verdicts, name=f"verdicts in {path}")
 
 
+def judge_name(options: JudgeOptions) -> str:
+    """What reports call the judge."""
+    if options.judge == "model" and options.chosen_backend == "endpoint":
+        return options.endpoint_model or f"the model at {options.endpoint}"
+    names = {
+        "verifiers": "verifiers",
+        "stored": "stored verdicts",
+        "reward": f"the reward model {options.model}",
+    }
+    return names.get(options.judge, options.model)
+
+
 def identity_of(options: JudgeOptions) -> dict[str, Any]:
-    """What replies depend on besides the request: model, revision, and for a folder the state of its files."""
+    """What replies depend on besides the request: back end, model, revision, and for a folder the state of its files."""
+    if options.chosen_backend == "endpoint":
+        return {"endpoint": options.endpoint, "model": options.endpoint_model}
     from coalign.models.loading import locate
 
     place = locate(options.model, options.revision)
@@ -205,12 +242,12 @@ def identity_of(options: JudgeOptions) -> dict[str, Any]:
         "revision": place.revision,
         "files": [[one.name, one.stat().st_size, int(one.stat().st_mtime)] for one in files],
         "dtype": options.dtype,
+        "backend": options.chosen_backend,
     }
 
 
 def _open_generator(options: JudgeOptions) -> Generator:
-    from coalign.models.generation import TransformersGenerator
-    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.backends import open_generator
     from coalign.models.options import ModelOptions
 
     which = ModelOptions(
@@ -220,10 +257,7 @@ def _open_generator(options: JudgeOptions) -> Generator:
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
     )
-    tokenizer = load_tokenizer(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
-    return TransformersGenerator(load_model(which, training=False), tokenizer)
+    return open_generator(which, options)
 
 
 def _reward_judge(options: JudgeOptions) -> Judge:

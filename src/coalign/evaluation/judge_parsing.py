@@ -7,8 +7,9 @@ Two different verdicts in a reply are no verdict. What a reasoning model thinks 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +85,41 @@ def _comparison(text: str, form: Form, scale: Scale) -> Read | None:
         return None
     margin = (LIKERT.low + LIKERT.high) / 2 - found[0]
     return Read(choice=choice_of(margin), margin=margin)
+
+
+def read_letter_odds(top: Iterable[tuple[str, float]]) -> Read:
+    """The verdict in the probabilities of the first token: the likelier of the letters A, B and C (a tie).
+
+    The margin is log P(A) - log P(B), in nats, over all tokens that are the letter, spaces and quotes aside. A letter
+    that is not among the tokens has at most the probability of the least of them, which stands in for it.
+
+    Args:
+        top: the most probable tokens as (text, log-probability).
+    """
+    tokens = list(top)
+    odds = {letter: _log_sum(tokens, letter) for letter in "ABC"}
+    if odds["A"] == odds["B"] == -math.inf:
+        return Read(failure="malformed")
+    floor = min(value for _, value in tokens)
+    margin = max(odds["A"], floor) - max(odds["B"], floor)
+    return Read(choice="tie" if odds["C"] > max(odds["A"], odds["B"]) else choice_of(margin), margin=margin)
+
+
+def read_expected_score(top: Iterable[tuple[str, float]], scale: Scale) -> Read:
+    """The mean of the whole numbers of the scale under the probabilities of the first token, renormalised over them."""
+    tokens = list(top)
+    scores = range(math.ceil(scale.low), math.floor(scale.high) + 1)
+    weights = {score: math.exp(_log_sum(tokens, str(score))) for score in scores}
+    total = math.fsum(weights.values())
+    if not total:
+        return Read(failure="malformed")
+    return Read(scores=(math.fsum(score * one for score, one in weights.items()) / total,))
+
+
+def _log_sum(tokens: Iterable[tuple[str, float]], text: str) -> float:
+    """Log of the summed probability of the tokens that are `text`, decoration aside."""
+    found = [value for token, value in tokens if _DECORATION.sub("", token) == text]
+    return math.log(math.fsum(map(math.exp, found))) if found else -math.inf
 
 
 def choice_of(margin: float) -> Choice:

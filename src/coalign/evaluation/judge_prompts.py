@@ -47,6 +47,7 @@ class JudgeTemplate:
         scale: Scale | None = None,
         form: str = "relation",
         explain: bool = True,
+        bare: bool = False,
     ) -> Messages:
         """The messages that ask about `item`.
 
@@ -66,6 +67,7 @@ class JudgeTemplate:
             "scale": {"low": _plain(scale.low), "high": _plain(scale.high)},
             "form": form,
             "explain": explain,
+            "bare": bare,
             "mark": mark_of(item),
         }
         blocks = [one for one in _ROLES if one in self._template.blocks]

@@ -9,7 +9,7 @@ from typing import Any
 from coalign.core import options
 from coalign.core.runs import Run
 from coalign.evaluation.judge_items import ItemSet
-from coalign.evaluation.judge_options import JudgeOptions
+from coalign.evaluation.judge_options import JudgeOptions, judge_name
 from coalign.evaluation.judge_prompts import question_text
 from coalign.evaluation.judging import (
     Choice,
@@ -170,10 +170,11 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
         ),
     ]
     if people := results.get("people"):
-        for key, label, unit in (
+        units: tuple[tuple[str, str, Unit], ...] = (
             ("accuracy", "Agreement with people", "percent"),
             ("cohen_kappa", "Cohen's kappa with people", "number"),
-        ):
+        )
+        for key, label, unit in units:
             one = people[key]
             note = _interval_text(one["low"], one["high"], percent=unit == "percent")
             figures.append(Figure(label=label, value=one["mean"], unit=unit, note=note))
@@ -243,8 +244,7 @@ def failure_sections(summary: Summary) -> list[Section]:
         Text(
             title="Replies without a verdict",
             paragraphs=[
-                f"{', '.join(kinds)}. They are counted as failed, not as ties; the replies are in "
-                "artefacts/replies.jsonl and among the pairs below."
+                f"{', '.join(kinds)}. They count as failed, not as ties; every reply is among the pairs below.",
             ],
         )
     ]
@@ -323,15 +323,6 @@ def compared(
         names=names,
         scale="row",
     )
-
-
-def judge_name(config: JudgeOptions) -> str:
-    names = {
-        "verifiers": "verifiers",
-        "stored": "stored verdicts",
-        "reward": f"the reward model {config.model}",
-    }
-    return names.get(config.judge, config.model)
 
 
 def facts(run: Run, found: ItemSet) -> dict[str, str]:

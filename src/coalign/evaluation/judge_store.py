@@ -32,6 +32,7 @@ class Reply:
         finish_reason: `length` where it ran out of tokens.
         tokens: that were written.
         prompt_tokens: of the request, where the back end counts them.
+        top: the most probable first tokens as (text, log-probability), where they were asked for.
         cached: it was in the store.
     """
 
@@ -41,6 +42,7 @@ class Reply:
     finish_reason: str
     tokens: int
     prompt_tokens: int | None = None
+    top: list[tuple[str, float]] | None = None
     cached: bool = False
 
     @property
@@ -89,7 +91,7 @@ class ReplyStore:
     def get(self, key: str, *, cached: bool) -> Reply:
         """The reply under `key`; `cached` is what the caller will call it."""
         row = self._rows[key]
-        fields = ("key", "prompt_hash", "text", "finish_reason", "tokens", "prompt_tokens")
+        fields = ("key", "prompt_hash", "text", "finish_reason", "tokens", "prompt_tokens", "top")
         return Reply(**{name: row[name] for name in fields}, cached=cached)
 
     def add(self, replies: Iterable[Mapping[str, Any]]) -> None:
@@ -108,6 +110,10 @@ class Deferred:
     def __init__(self, make: Callable[[], Generator]) -> None:
         self._make = make
         self._made: Generator | None = None
+
+    @property
+    def made(self) -> Generator | None:
+        return self._made
 
     def generate(
         self,
@@ -153,6 +159,7 @@ def ask(
     before = {keys[order[place]] for place in done}
 
     def keep(batch: dict[int, list[Generation]]) -> None:
+        count = prompt_counter(generator)
         store.add(
             {
                 "key": keys[order[place]],
@@ -160,8 +167,9 @@ def ask(
                 "judge": dict(identity),
                 "text": samples[0].text,
                 "finish_reason": samples[0].finish_reason,
-                "tokens": len(samples[0].token_ids),
-                "prompt_tokens": getattr(samples[0], "prompt_tokens", None),
+                "tokens": samples[0].length,
+                "prompt_tokens": count(prompts[order[place]]) if count else None,
+                "top": samples[0].top_logprobs[0] if samples[0].top_logprobs else None,
             }
             for place, samples in batch.items()
         )
@@ -172,6 +180,15 @@ def ask(
         )
     first = set(rows.values())
     return [store.get(key, cached=key in before or index not in first) for index, key in enumerate(keys)]
+
+
+def prompt_counter(generator: Generator) -> Callable[[Messages], int] | None:
+    """Counts the tokens of a prompt, for a back end that has its tokenizer here."""
+    from coalign.data.encoding import encode_prompt
+
+    made = generator.made if isinstance(generator, Deferred) else generator
+    tokenizer = getattr(made, "tokenizer", None)
+    return None if tokenizer is None else lambda prompt: len(encode_prompt(tokenizer, prompt))
 
 
 def content_hash(value: Any) -> str:

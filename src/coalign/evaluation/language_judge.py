@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.data.records import Messages
-from coalign.evaluation.judge_parsing import Form, Read, read_comparison, read_rating
+from coalign.evaluation.judge_parsing import (
+    Form,
+    Read,
+    choice_of,
+    read_comparison,
+    read_expected_score,
+    read_letter_odds,
+    read_rating,
+)
 from coalign.evaluation.judge_prompts import JudgeTemplate, load_template
 from coalign.evaluation.judge_store import Reply, ReplyStore, ask
 from coalign.evaluation.judging import (
@@ -24,6 +33,12 @@ from coalign.models.types import Generator, Sampling
 
 MAX_NEW_TOKENS = 512
 """Room for reasons and a verdict."""
+TOP_LOGPROBS = 20
+"""First tokens whose probabilities are read; what endpoints give at most."""
+
+Readout = Literal["text", "logprobs"]
+"""Where the verdict is: in what the judge writes, or in the probabilities of the first token of its reply, which suits
+small models that seldom keep to a form."""
 
 
 class LanguageModelJudge:
@@ -36,9 +51,16 @@ class LanguageModelJudge:
         store: keeps replies; in memory by default.
         form: how a comparison is answered.
         explain: ask for reasons before the verdict; without, the verdict is all that is asked for.
+        readout: `logprobs` asks for a bare letter (or, to rate, a whole number from 0 to 9) and reads the probabilities
+            of the first token; there are no reasons then, and comparisons have the form `relation`.
+        calibrate: with `logprobs`, take off what the judge says of two empty answers to the same request, which is
+            its bare preference for a letter; there are no ties then but of equal margins.
         scale: of scores.
         template: file of the user's own template, for comparisons or ratings, whichever is asked.
         sampling: how replies are decoded; greedy by default (temperature 0 in the papers on judging).
+
+    Raises:
+        ConfigError: a form or a scale that the readout cannot have.
     """
 
     def __init__(
@@ -50,6 +72,8 @@ class LanguageModelJudge:
         store: ReplyStore | None = None,
         form: Form = "relation",
         explain: bool = True,
+        readout: Readout = "text",
+        calibrate: bool = False,
         scale: Scale | None = None,
         template: Path | None = None,
         sampling: Sampling | None = None,
@@ -59,7 +83,17 @@ class LanguageModelJudge:
         self.explain = explain
         self.scale = scale or Scale()
         self.store = store if store is not None else ReplyStore()
+        self.readout: Readout = readout
+        self.calibrate = calibrate
         self.sampling = sampling or Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0)
+        if calibrate and readout != "logprobs":
+            raise ConfigError("Only the readout logprobs can be calibrated.")
+        if readout == "logprobs":
+            if form != "relation":
+                raise ConfigError(
+                    f"The readout logprobs reads one letter, so the form {form!r} cannot be had."
+                )
+            self.sampling = Sampling(max_new_tokens=1, temperature=0.0, top_logprobs=TOP_LOGPROBS)
         self._generator = generator
         self._identity = {"name": name, **(identity or {})}
         self._file = template
@@ -75,9 +109,14 @@ class LanguageModelJudge:
     ) -> list[Rating]:
         """See `coalign.evaluation.judging.Judge.rate`."""
         scale = scale or self.scale
+        if self.readout == "logprobs" and not (scale.low >= 0 and scale.high <= 9):
+            raise ConfigError(
+                f"The readout logprobs reads one digit, so a scale from {scale.low:g} to {scale.high:g} cannot be had.",
+                hint="Give a scale within 0 to 9 (--scale-low, --scale-high).",
+            )
         prompts = self.prompts(items, "rate", rubric=rubric, scale=scale)
         return [
-            _rating(item.id, reply, read_rating(reply.text, scale, truncated=reply.truncated))
+            _rating(item.id, reply, self._read_rating(reply, scale))
             for item, reply in zip(items, self._ask(prompts, label), strict=True)
         ]
 
@@ -91,8 +130,13 @@ class LanguageModelJudge:
     ) -> list[Comparison]:
         """See `coalign.evaluation.judging.Judge.compare`. Both orders are asked in one batch."""
         shown = [item for one in items for item in ([one, one.swapped()] if orders == "both" else [one])]
-        replies = self._ask(self.prompts(shown, "pair", rubric=rubric), label)
-        opinions = [self._opinion(reply) for reply in replies]
+        blank = [_emptied(one) for one in items] if self.calibrate else []
+        replies = self._ask(self.prompts([*shown, *blank], "pair", rubric=rubric), label)
+        opinions = [self._opinion(reply) for reply in replies[: len(shown)]]
+        if self.calibrate:
+            per = len(shown) // max(len(items), 1)
+            priors = [self._opinion(reply) for reply in replies[len(shown) :]]
+            opinions = [_calibrated(one, priors[place // per]) for place, one in enumerate(opinions)]
         if orders == "given":
             return [
                 Comparison(id=item.id, opinions=(opinion,))
@@ -124,7 +168,12 @@ class LanguageModelJudge:
             )
         return [
             template.render(
-                item, rubric=rubric, scale=scale or self.scale, form=self.form, explain=self.explain
+                item,
+                rubric=rubric,
+                scale=scale or self.scale,
+                form=self.form,
+                explain=self.explain,
+                bare=self.readout == "logprobs",
             )
             for item in items
         ]
@@ -139,8 +188,18 @@ class LanguageModelJudge:
             self._generator, prompts, self.sampling, store=self.store, identity=self._identity, label=label
         )
 
+    def _read_rating(self, reply: Reply, scale: Scale) -> Read:
+        if self.readout == "logprobs":
+            return read_expected_score(reply.top or [], scale)
+        return read_rating(reply.text, scale, truncated=reply.truncated)
+
+    def _read_comparison(self, reply: Reply) -> Read:
+        if self.readout == "logprobs":
+            return read_letter_odds(reply.top or [])
+        return read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
+
     def _opinion(self, reply: Reply) -> Opinion:
-        read = read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
+        read = self._read_comparison(reply)
         return Opinion(
             choice=read.choice,
             failure=read.failure,
@@ -150,6 +209,19 @@ class LanguageModelJudge:
             prompt_hash=reply.prompt_hash,
             cost=reply.cost,
         )
+
+
+def _emptied(item: JudgeItem) -> JudgeItem:
+    return replace(item, responses=("", ""), parts=tuple(("",) * len(one) for one in item.parts))
+
+
+def _calibrated(opinion: Opinion, prior: Opinion) -> Opinion:
+    """The opinion, in the order shown, less what the judge says of empty answers."""
+    cost = opinion.cost + prior.cost
+    if opinion.margin is None or prior.margin is None:
+        return replace(opinion, choice=None, margin=None, failure=opinion.failure or prior.failure, cost=cost)
+    margin = opinion.margin - prior.margin
+    return replace(opinion, choice=choice_of(margin), margin=margin, cost=cost)
 
 
 def _rating(name: str, reply: Reply, read: Read) -> Rating:

@@ -1,0 +1,5 @@
+"""The command line in this process, as tests of `cli` have it."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import coalign as coalign
