@@ -25,9 +25,7 @@ from coalign.evaluation.judging import (
 from coalign.report.html import write_report
 from coalign.report.model import (
     Command,
-    ComparisonRow,
     Distribution,
-    Estimate,
     Figure,
     Headline,
     KeyValues,
@@ -35,14 +33,10 @@ from coalign.report.model import (
     Report,
     Sample,
     Samples,
-    Section,
     TableSection,
     Text,
     Unit,
     Values,
-)
-from coalign.report.model import (
-    Comparison as ComparedMetrics,
 )
 
 OUTCOMES: tuple[tuple[Outcome, str], ...] = (
@@ -208,7 +202,7 @@ def outcome_table(comparisons: Sequence[Comparison], title: str = "Verdicts") ->
     )
 
 
-def people_sections(people: Mapping[str, Any] | None) -> list[Section]:
+def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
     """Agreement with people, where they judged too."""
     if not people:
         return []
@@ -235,7 +229,7 @@ def people_sections(people: Mapping[str, Any] | None) -> list[Section]:
     ]
 
 
-def failure_sections(summary: Summary) -> list[Section]:
+def failure_sections(summary: Summary) -> list[Text]:
     """What kinds of replies had no verdict."""
     if not summary.failures:
         return []
@@ -304,25 +298,6 @@ def cost_table(config: JudgeOptions, cost: Cost) -> KeyValues:
     }
     price = config.price(cost)
     return KeyValues(title="Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
-
-
-def compared(
-    title: str,
-    rows: Sequence[tuple[str, Estimate, Estimate, Estimate | None, int, Unit]],
-    names: tuple[str, str],
-    note: str = "",
-) -> ComparedMetrics:
-    """Metrics of two ways to judge, side by side."""
-    return ComparedMetrics(
-        title=title,
-        note=note,
-        rows=[
-            ComparisonRow(name=name, before=before, after=after, difference=difference, n=n, unit=unit)
-            for name, before, after, difference, n, unit in rows
-        ],
-        names=names,
-        scale="row",
-    )
 
 
 def facts(run: Run, found: ItemSet) -> dict[str, str]:

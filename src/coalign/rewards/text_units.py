@@ -85,6 +85,23 @@ def sentences(text: str) -> list[str]:
     return [one.strip() for one in found if _WORD.search(one)]
 
 
+def sentence_ends(text: str) -> list[int]:
+    """Where the sentences of a text end, as places in the text as it is; its end is not among them.
+
+    The rules are those of `sentences`. A list mark belongs to its item, so none of these places is inside one.
+    """
+    marks = [one.span() for one in _LIST_MARK.finditer(text)]
+    ends, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        place = end.end()
+        if any(low < place <= high for low, high in marks) or not _ends_sentence(text, start, end):
+            continue
+        start = place
+        if place < len(text):
+            ends.append(place)
+    return ends
+
+
 def _ends_sentence(text: str, start: int, end: regex.Match[str]) -> bool:
     stop = end.group("stop")
     if stop is None:

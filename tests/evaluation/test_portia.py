@@ -1,0 +1,184 @@
+"""PORTIA: stages, costs, rates; a whole run; the plumbing with a scripted judge; the measure of the check."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coalign.checks.answer_world import EMPTY, TOPICS, answer_pairs
+from coalign.core.errors import ConfigError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.evaluation import judge_options, portia
+from coalign.evaluation.judging import Comparison, Opinion, summarise
+from coalign.evaluation.language_judge import LanguageModelJudge
+from coalign.evaluation.order_bias import bias_difference, bias_share, order_values, paired_gain
+from coalign.evaluation.portia import Config, SplitMergeJudge, correction, split_and_merge
+from coalign.report.html import read_report
+from coalign.report.model import Samples
+from tests.evaluation.judge_files import write_rows
+from tests.evaluation.scripted import ScriptedGenerator, item
+
+LONG = "One fact. Two facts. Three facts. Four facts."
+GOOD = "Excellent start. More here. And more. The end."
+
+
+def early_reader(prompt: str) -> str:
+    """Prefers what it reads first, unless it meets the word of quality early in what comes second."""
+    texts = re.findall(r"<<(?:part \d of )?answer ([AB]) \w+>>\n(.*?)\n<<end", prompt, flags=re.DOTALL)
+    read = " ".join(f"{name}:{text}" for name, text in texts)[:120]
+    return "[[A]]" if "A:Excellent" in read else "[[B]]" if "B:Excellent" in read else "[[A]]"
+
+
+def test_plumbing_a_judge_that_reads_only_the_beginning_becomes_consistent() -> None:
+    """By construction: no evidence for the method, only that parts reach the judge in turn."""
+    filler = "Some filler sentence that is long enough. " * 4
+    items = [item(filler + "Nothing else.", GOOD), item(filler + "No.", filler + "No, no.", id="j")]
+    plain = LanguageModelJudge(ScriptedGenerator(early_reader)).compare(items)
+    merged = split_and_merge(LanguageModelJudge(ScriptedGenerator(early_reader)), items)
+    assert [one.outcome for one in plain] == ["inconsistent", "inconsistent"]
+    assert [one.comparison.outcome for one in merged] == ["second", "inconsistent"]
+    assert [one.stage for one in merged] == ["length", "none"]
+
+
+def test_the_second_stage_is_asked_only_where_the_first_did_not_agree() -> None:
+    replies = iter(["[[A]]", "[[B]]", "[[A]]", "[[A]]", "[[C]]", "[[C]]"])
+    generator = ScriptedGenerator(lambda _: next(replies))
+    first = item(
+        "Red fox. Red fox runs. Blue sky. Green sea.", "Red fox. Blue sky. Blue sky shines. Green sea."
+    )
+    second = item("Red. Blue blue blue blue blue. Green.", "Red red red red. Blue. Green. Green tea.", id="j")
+    merged = split_and_merge(LanguageModelJudge(generator), [first, second])
+    assert [one.stage for one in merged] == ["length", "semantic"]
+    assert merged[1].comparison.outcome == "tie"
+    assert merged[1].comparison.cost.calls == 4
+    assert merged[0].comparison.cost.calls == 2
+    assert len(generator.asked) == 6
+    assert "cut into 3 parts" in generator.asked[0]
+
+
+def test_short_answers_are_shown_whole() -> None:
+    generator = ScriptedGenerator(lambda _: "[[A]]")
+    merged = split_and_merge(
+        LanguageModelJudge(generator), [item("One sentence.", LONG), item("", LONG, id="j")]
+    )
+    assert [(one.parts, one.stage) for one in merged] == [(1, "none"), (1, "none")]
+    assert len(generator.asked) == 4
+    assert not any("parts" in one for one in generator.asked)
+    two = split_and_merge(LanguageModelJudge(generator), [item("One. Two.", LONG)])
+    assert two[0].parts == 2
+    assert split_and_merge(LanguageModelJudge(generator), []) == []
+
+
+def test_it_is_a_judge_like_others() -> None:
+    judge = SplitMergeJudge(LanguageModelJudge(ScriptedGenerator(lambda _: "[[C]]"), name="x"), k=2)
+    assert judge.name == "x with 2 aligned parts"
+    assert summarise(judge.compare([item(LONG, GOOD)])).consistency == 1
+    with pytest.raises(ConfigError, match="both orders"):
+        judge.compare([item("a", "b")], orders="given")
+    with pytest.raises(ConfigError, match="at least 1"):
+        split_and_merge(LanguageModelJudge(ScriptedGenerator(lambda _: "")), [], k=0)
+
+
+def test_rates() -> None:
+    found = correction([False, False, True, True], [True, False, False, True])
+    assert found == {"rate_before": 0.5, "rate_after": 0.5, "fixed_coverage": 0.5, "relative_improvement": 0}
+    assert correction([False], [True])["relative_improvement"] is None
+    with pytest.raises(ValueError, match="at least one"):
+        correction([], [])
+
+
+def test_a_run_reports_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    filler = "Some filler sentence that is long enough. " * 4
+    rows = [
+        {"id": "a", "prompt": "Why?", "response_a": filler + "No.", "response_b": GOOD, "label": "B"},
+        {
+            "id": "b",
+            "prompt": "<script>alert(1)</script>",
+            "response_a": filler,
+            "response_b": filler + "Oh.",
+            "label": 0,
+        },
+    ]
+    data = write_rows(tmp_path / "p.jsonl", rows)
+    generator = ScriptedGenerator(early_reader)
+    monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
+    monkeypatch.setattr(judge_options, "identity_of", lambda options: {})
+    config = build(Config, {"data": data})
+    made = Run.start(tmp_path / "run", "portia", config)
+    portia.run(config, made)
+    results = json.loads((made.artefacts / "results.json").read_text())
+    assert (results["rate_before"], results["rate_after"], results["fixed_coverage"]) == (0, 0.5, 0.5)
+    assert results["stages"] == {"length": 1, "semantic": 0, "none": 1}
+    assert results["merged"]["people"]["accuracy"]["mean"] == 0.5
+    verdicts = read_rows(made.artefacts / "verdicts.jsonl")
+    assert verdicts[0]["cuts"]
+    assert verdicts[0]["stage"] == "length"
+    report = read_report(made.report)
+    samples = next(one for one in report.sections if isinstance(one, Samples))
+    assert samples.rows[0].tags == ["length", "fixed"]
+    assert "<script>alert" not in made.report.read_text()
+    asked = len(generator.asked)
+    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)
+    portia.run(config, made)
+    assert len(generator.asked) == asked, "a finished run asks nothing again"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"judge": "reward"}, "never sees the order"),
+        ({"parts": 0}, "at least 1"),
+        ({"judge": "verifiers"}, "never sees"),
+    ],
+)
+def test_options(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(Config, {"data": "x", **values})
+
+
+def test_responses_are_not_pairs(tmp_path: Path) -> None:
+    config = build(Config, {"data": write_rows(tmp_path / "r.jsonl", [{"prompt": "?", "response": "x"}])})
+    with pytest.raises(ConfigError, match="expected pairs"):
+        portia.run(config, Run.start(tmp_path / "run", "portia", config))
+
+
+def compared(d12: float, d21: float) -> Comparison:
+    """Margins for the answer shown first, in either order."""
+    opinions = (
+        Opinion(choice="first" if d12 > 0 else "second", margin=d12),
+        Opinion(choice="second" if d21 > 0 else "first", margin=-d21, swapped=True),
+    )
+    return Comparison(id="x", opinions=opinions)
+
+
+def test_bias_share_tells_place_from_content() -> None:
+    place, content = np.array([order_values(compared(2, 2))]), np.array([order_values(compared(2, -2))])
+    assert place.tolist() == [[4, 0, 0]]
+    assert content.tolist() == [[0, 4, 1]]
+    assert (bias_share(place), bias_share(content)) == (1, 0)
+    found = bias_difference(np.repeat(place, 9, 0), np.repeat(content, 9, 0))
+    assert (found.mean, found.low, found.high) == (-1, -1, -1)
+    assert (paired_gain(np.zeros(20), np.ones(20)).p_value or 1) < 0.001
+    assert (paired_gain(np.zeros(20), np.zeros(20)).p_value or 0) == 1
+    with pytest.raises(ValueError, match="expected 2"):
+        order_values(Comparison(id="x", opinions=(Opinion(choice="tie"),)))
+
+
+def test_the_world_favours_no_place() -> None:
+    pairs = answer_pairs(0, 40)
+    assert pairs == answer_pairs(0, 40)
+    assert pairs != answer_pairs(1, 40)
+    assert 8 < sum(one.better for one in pairs) < 32
+    for one in pairs:
+        full, thin = one.answers[one.better], one.answers[1 - one.better]
+        assert all(each in "".join(TOPICS[one.question]) for each in full.split(". ")[0:1])
+        assert sum(each in thin for each in EMPTY) == 2
+        assert not any(each in full for each in EMPTY)
+    assert all(len(set(one)) == 5 for one in TOPICS.values())

@@ -1,0 +1,58 @@
+"""Splits, consistency over both orders, and correction rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from coalign.evaluation.answer_parts import common_parts, length_cuts, parts_of, semantic_cuts, similarity
+from coalign.evaluation.judge_parsing import LETTERS
+from coalign.evaluation.judging import Comparison, Opinion, summarise
+from coalign.evaluation.portia import correction
+
+
+def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+    match params["op"]:
+        case "split":
+            return _split(inputs["sentences_1"], inputs["sentences_2"], params["k"])
+        case "consistency":
+            return _consistency(inputs["verdict_order_12"], inputs["verdict_order_21"])
+        case "fixed_coverage":
+            return correction(
+                *([bool(one) for one in inputs[f"consistent_{side}"]] for side in ("before", "after"))
+            )
+        case other:
+            raise ValueError(f"op {other!r}")
+
+
+def _split(first: list[str], second: list[str], k: int) -> dict[str, Any]:
+    k = common_parts(first, second, k)
+    cuts = length_cuts(first, k), length_cuts(second, k)
+    parts = [parts_of(side, cut, joint=" ") for side, cut in zip((first, second), cuts, strict=True)]
+    best = semantic_cuts(first, second, k)
+    return {
+        "k_effective": k,
+        "length_cuts_1": cuts[0],
+        "length_cuts_2": cuts[1],
+        "length_parts_1": parts[0],
+        "length_parts_2": parts[1],
+        "length_similarities": [similarity(a, b) for a, b in zip(*parts, strict=True)],
+        "semantic_cuts_1": best.first,
+        "semantic_cuts_2": best.second,
+        "semantic_total": best.total,
+        "semantic_parts_1": parts_of(first, best.first, joint=" "),
+        "semantic_parts_2": parts_of(second, best.second, joint=" "),
+    }
+
+
+def _consistency(forward: list[str], backward: list[str]) -> dict[str, Any]:
+    pairs = [
+        Comparison(id="", opinions=(Opinion(choice=LETTERS[one]), Opinion(choice=LETTERS[other]).mirrored()))
+        for one, other in zip(forward, backward, strict=True)
+    ]
+    numbers = {"first": 1, "second": 2, "tie": 0}
+    return {
+        "consistent": [int(bool(one.consistent)) for one in pairs],
+        "rate": summarise(pairs).consistency,
+        "winner": [numbers.get(one.outcome) for one in pairs],
+    }
