@@ -107,5 +107,6 @@ def _pair(rng: random.Random, question: str) -> AnswerPair:
     full = rng.sample(TOPICS[question], 4)
     thin = [*rng.sample(full, 2), *rng.sample(EMPTY, 2)]
     rng.shuffle(thin)
-    answers = (" ".join(full), " ".join(thin))
-    return AnswerPair(question, answers, 0) if rng.random() < 0.5 else AnswerPair(question, answers[::-1], 1)
+    good, bad = " ".join(full), " ".join(thin)
+    first = rng.random() < 0.5
+    return AnswerPair(question, (good, bad) if first else (bad, good), 0 if first else 1)
