@@ -168,6 +168,7 @@ def align_rows(
     open_window: Callable[[float, float], Window],
     rules: WindowRules = WindowRules(),
     on_row: Callable[[], None] = lambda: None,
+    on_accept: Callable[[Window, Sequence[Aligned]], None] = lambda window, aligned: None,
 ) -> Result:
     """Align rows of text with a recording.
 
@@ -177,6 +178,7 @@ def align_rows(
         duration: of the recording, in seconds.
         open_window: (start, seconds) to the window of the recording.
         on_row: called after each row.
+        on_accept: called with what a window was left with, while its audio is still at hand.
     """
     lengths = [len(row) for row in rows]
     slots = even_times(lengths, speech, duration)
@@ -219,10 +221,10 @@ def align_rows(
                 failures += 1
                 carry, anchor = texts, start
         if accepted:
-            result.aligned += [
-                Aligned(one, start + place.start, start + place.end, place.score)
-                for one, place in zip(accepted.utterances, accepted.segments, strict=True)
-            ]
+            places = zip(accepted.utterances, accepted.segments, strict=True)
+            now = [Aligned(one, start + at.start, start + at.end, at.score) for one, at in places]
+            on_accept(window, now)
+            result.aligned += now
             anchor = start + accepted.segments[-1].end
         if failures >= MAX_FAILURES:
             rest = [Utterance(later, rows[later]) for later in range(index + 1, len(rows))]

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from coalign.core.errors import CoalignError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
+from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio import Samples, is_silent, read_audio
 from coalign.speech.recogniser import Recogniser
 from coalign.training.callbacks import ProgressBar, RunEvents
@@ -201,7 +202,8 @@ def train_recogniser(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with no_weight_bars():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bar.close()
     recogniser.model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -49,5 +50,5 @@ def open_recogniser(options: RecogniserOptions, texts: Sequence[str], seed: int)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SmallCTC(config).to(pick_device(options.device)).eval()
+        model = cast(Any, SmallCTC(config)).to(pick_device(options.device)).eval()
     return Recogniser(model, vocabulary, samples_per_frame=samples_per_frame(model, 16_000))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import CoalignError, DataError, RecordProblem
-from coalign.data.rows import iter_rows
+from coalign.data.rows import Row, iter_rows
 from coalign.speech.audio import AudioError, audio_info
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
@@ -81,15 +81,14 @@ def read_recordings(source: str | Path, *, split: str = "train") -> list[Recordi
 
 
 def _manifest(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
+    bad_rows = problems
     for row in iter_rows(path):
         if row.problem is not None or row.value is None:
             problems += [row.problem] if row.problem else []
             continue
 
-        def bad(
-            field: str, problem: str, expected: str, line: int | None = row.line, at: int = row.index
-        ) -> None:
-            problems.append(RecordProblem(str(path), line, field, problem, expected, at))
+        def bad(field: str, problem: str, expected: str, row: Row = row) -> None:
+            bad_rows.append(RecordProblem(str(path), row.line, field, problem, expected, row.index))
 
         audio_column = next((one for one in AUDIO_COLUMNS if row.value.get(one)), None)
         text_column = next((one for one in TEXT_COLUMNS if row.value.get(one) is not None), None)

@@ -1,0 +1,144 @@
+"""Alignments in the formats of other programs: JSON Lines, Praat TextGrid, SRT, WebVTT, Audacity labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from coalign.core.files import write_text
+
+Format = Literal["jsonl", "textgrid", "srt", "vtt", "audacity"]
+FORMATS = get_args(Format)
+SUFFIXES: dict[str, str] = {
+    "jsonl": ".jsonl",
+    "textgrid": ".TextGrid",
+    "srt": ".srt",
+    "vtt": ".vtt",
+    "audacity": ".labels.txt",
+}
+Utterances = Sequence[Mapping[str, Any]]
+"""Rows `text`, `start`, `end`, `score`, `words` (rows `word`, `start`, `end`, `score`), in order."""
+
+
+def write_alignment(utterances: Utterances, seconds: float, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write `stem` with the suffix of every format; `seconds` is the duration of the recording."""
+    written = []
+    for name in formats:
+        path = stem.with_name(stem.name + SUFFIXES[name])
+        write_text(path, _WRITERS[name](utterances, seconds))
+        written.append(path)
+    return written
+
+
+def jsonl(utterances: Utterances, seconds: float) -> str:
+    """One utterance a line."""
+    return "".join(json.dumps(dict(one), ensure_ascii=False) + "\n" for one in utterances)
+
+
+def audacity(utterances: Utterances, seconds: float) -> str:
+    """Start, end and text, tab-separated: a label track (File > Import > Labels)."""
+    return "".join(f"{one['start']:.6f}\t{one['end']:.6f}\t{_line(one['text'])}\n" for one in utterances)
+
+
+def srt(utterances: Utterances, seconds: float) -> str:
+    """SubRip subtitles."""
+    cues = [
+        f"{number}\n{_clock(one['start'], ',')} --> {_clock(one['end'], ',')}\n{_line(one['text'])}\n"
+        for number, one in enumerate(utterances, start=1)
+    ]
+    return "\n".join(cues)
+
+
+def vtt(utterances: Utterances, seconds: float) -> str:
+    """WebVTT subtitles with the time of every word."""
+    parts = ["WEBVTT\n"]
+    for one in utterances:
+        words = [f"<{_clock(word['start'], '.')}>{_escaped(word['word'])}" for word in one["words"][1:]]
+        first = _escaped(one["words"][0]["word"]) if one["words"] else _escaped(_line(one["text"]))
+        parts.append(
+            f"{_clock(one['start'], '.')} --> {_clock(one['end'], '.')}\n{' '.join([first, *words])}\n"
+        )
+    return "\n".join(parts)
+
+
+def textgrid(utterances: Utterances, seconds: float) -> str:
+    """A Praat TextGrid with the tiers `utterances`, `words` and `scores`; gaps are empty intervals."""
+    spoken = [(one["start"], one["end"], _line(one["text"])) for one in utterances]
+    scores = [(one["start"], one["end"], f"{one['score']:.3f}") for one in utterances]
+    words = [(word["start"], word["end"], word["word"]) for one in utterances for word in one["words"]]
+    tiers = [("utterances", spoken), ("words", words), ("scores", scores)]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {seconds:g}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, intervals) in enumerate(tiers, start=1):
+        filled = _without_gaps(intervals, seconds)
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+            f"        xmax = {seconds:g}",
+            f"        intervals: size = {len(filled)}",
+        ]
+        for index, (start, end, text) in enumerate(filled, start=1):
+            quoted = text.replace('"', '""')
+            lines += [
+                f"        intervals [{index}]:",
+                f"            xmin = {start:g}",
+                f"            xmax = {end:g}",
+                f'            text = "{quoted}"',
+            ]
+    return "\n".join(lines) + "\n"
+
+
+_WRITERS: dict[str, Callable[[Utterances, float], str]] = {
+    "jsonl": jsonl,
+    "textgrid": textgrid,
+    "srt": srt,
+    "vtt": vtt,
+    "audacity": audacity,
+}
+
+
+def _without_gaps(
+    intervals: Sequence[tuple[float, float, str]], seconds: float
+) -> list[tuple[float, float, str]]:
+    """Intervals from 0 to `seconds` without gap or overlap, as Praat wants them: a start gives way to the end before,
+    what has no length is left out."""
+    filled: list[tuple[float, float, str]] = []
+    now = 0.0
+    for start, end, text in sorted(intervals):
+        begin, end = max(start, now), min(end, seconds)
+        if end <= begin:
+            continue
+        if begin > now:
+            filled.append((now, begin, ""))
+        filled.append((begin, end, text))
+        now = end
+    if now < seconds:
+        filled.append((now, seconds, ""))
+    return filled
+
+
+def _clock(seconds: float, point: str) -> str:
+    """`01:02:03,450`."""
+    milliseconds = round(max(seconds, 0.0) * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
