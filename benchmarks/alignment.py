@@ -1,12 +1,14 @@
 """The aligner against ctc-segmentation and a plain NumPy trellis, and an hour of audio in bounded memory.
 
     python benchmarks/alignment.py                # 30 minutes, all three alternate
+    python benchmarks/alignment.py --even         # the same at an even rate of speech
     python benchmarks/alignment.py --minutes 60 --only coalign
     python benchmarks/alignment.py --hour         # an hour of synthesised speech, windows and one pass, peak memory
 
 The first two align synthetic log-probabilities of the right shape (20 ms frames, 32 tokens, 15 tokens a second in
-utterances of 40 with uneven gaps) whose true times are known: speed does not depend on what was said. Sides alternate
-(A B C A B C) in one process; figures are medians. `--hour` needs espeak-ng; it trains a small recogniser first.
+utterances of 40 with uneven gaps) whose true times are known. Sides alternate
+(A B C A B C) in one process; figures are medians. `--hour` needs espeak-ng; it trains a small recogniser first, or
+takes that of `--model`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Segments = list[tuple[float, float, float]]
 
 
 def make_case(
-    minutes: float, seed: int = 0
+    minutes: float, even: bool = False, seed: int = 0
 ) -> tuple[NDArray[np.float32], list[list[int]], list[tuple[float, float]]]:
     """Log-probabilities [T, V], token ids of the utterances, and when each is spoken (first to last token)."""
     rng = np.random.default_rng(seed)
@@ -44,7 +46,7 @@ def make_case(
             break
         places.append(spots)
         texts.append(rng.integers(1, LABELS, 40).tolist())
-        now = int(spots[-1]) + int(rng.exponential(45)) + 10
+        now = int(spots[-1]) + (55 if even else int(rng.exponential(45)) + 10)
     logits = rng.normal(0, 1, (frames, LABELS)).astype(np.float32)
     logits[:, BLANK] += 6
     spots, tokens = np.concatenate(places), np.concatenate(texts)
@@ -118,8 +120,8 @@ def boundary_error(segments: Segments, truth: list[tuple[float, float]]) -> floa
     return 1000 * statistics.fmean(errors)
 
 
-def compare(minutes: float, repeats: int, only: str | None) -> None:
-    logps, texts, truth = make_case(minutes)
+def compare(minutes: float, repeats: int, only: str | None, even: bool) -> None:
+    logps, texts, truth = make_case(minutes, even)
     states = len(ground_truth(texts, BLANK)[0])
     print(f"{minutes:g} minutes: {len(logps)} frames, {states} states, {len(texts)} utterances", flush=True)
     sides = {name: side for name, side in SIDES.items() if only in (None, name)}
@@ -146,7 +148,7 @@ def compare(minutes: float, repeats: int, only: str | None) -> None:
         )
 
 
-def hour(minutes: float) -> None:
+def hour(minutes: float, model: str | None, windows_only: bool) -> None:
     """Align an hour of speech with its text, window by window and in one pass."""
     import soundfile
 
@@ -154,11 +156,17 @@ def hour(minutes: float) -> None:
     from coalign.speech.anchored_windows import WindowRules
     from coalign.speech.audio import SAMPLE_RATE, read_audio
     from coalign.speech.long_alignment import align_recording
+    from coalign.speech.recogniser import load_recogniser
     from coalign.speech.recordings import Recording
 
     with tempfile.TemporaryDirectory() as scratch:
-        material = world.voice_start(0, Path(scratch), random.Random(0))
-        parts = [(read_audio(one.recording.audio), one) for one in material.recordings]
+        rng = random.Random(0)
+        if model is None:
+            material = world.voice_start(0, Path(scratch), rng)
+            recogniser, recordings = material.recogniser, material.recordings
+        else:
+            recogniser, recordings = load_recogniser(model), world.away_recordings(Path(scratch), rng)
+        parts = [(read_audio(one.recording.audio), one) for one in recordings]
         path, rows, times = Path(scratch) / "hour.wav", [], []
         turn, now = 0, 0.0
         with soundfile.SoundFile(str(path), "w", SAMPLE_RATE, 1) as file:
@@ -172,12 +180,12 @@ def hour(minutes: float) -> None:
         del parts
         recording = Recording("hour", path, tuple(rows), now, str(path))
         print(f"{now / 60:.1f} minutes of speech, {len(rows)} lines", flush=True)
-        for whole in (False, True):
+        for whole in (False,) if windows_only else (False, True):
             counted: dict[str, Any] = {"outside": Counter(), "conversions": Counter()}
             start = peak_memory_mb()
             with measure() as spent:
                 found = align_recording(
-                    material.recogniser, recording, [(0.0, now)], WindowRules(), whole=whole, **counted
+                    recogniser, recording, [(0.0, now)], WindowRules(), whole=whole, **counted
                 )
             errors = [
                 abs(one["start"] - times[one["row"]][0]) + abs(one["end"] - times[one["row"]][1])
@@ -199,12 +207,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=None, help="30 by default; 60 with --hour")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=list(SIDES))
+    parser.add_argument("--even", action="store_true", help="pauses of equal length")
     parser.add_argument("--hour", action="store_true")
+    parser.add_argument("--model", help="--hour: folder of a recogniser of English")
+    parser.add_argument("--windows-only", action="store_true", help="--hour: without the one pass")
     arguments = parser.parse_args()
     if arguments.hour:
-        hour(arguments.minutes or 60)
+        hour(arguments.minutes or 60, arguments.model, arguments.windows_only)
     else:
-        compare(arguments.minutes or 30, arguments.repeats, arguments.only)
+        compare(arguments.minutes or 30, arguments.repeats, arguments.only, arguments.even)
 
 
 if __name__ == "__main__":

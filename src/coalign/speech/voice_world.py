@@ -125,10 +125,15 @@ def voice_start(seed: int, folder: Path, rng: random.Random) -> VoiceStart:
         model = SmallCTC(SmallCTCConfig(len(vocabulary), hidden_size=96, channels=96, layers=1))
     recogniser = Recogniser(model, vocabulary)
     home = _spoken(240, HOME, rng)
-    recordings = [_recording(folder / f"{name}.wav", rng) for name in ("one", "two", "three")]
+    recordings = away_recordings(folder, rng)
     held_out = _spoken(30, AWAY, rng)
     trained = trained_copy(recogniser, home, seed, steps=350, learning_rate=3e-3)
     return VoiceStart(seed, trained, recordings, held_out)
+
+
+def away_recordings(folder: Path, rng: random.Random) -> list[Spoken]:
+    """Three recordings of the other voice, written to `folder`."""
+    return [_recording(folder / f"{name}.wav", rng) for name in ("one", "two", "three")]
 
 
 def seed_arm(material: VoiceStart) -> Measures:
