@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from coalign.models.scoring import unwrap
 
@@ -62,20 +62,25 @@ def open_rows(model: nn.Module) -> Rows:
 
 
 class CachedRows:
-    """Keys and values of past tokens are kept."""
+    """Keys and values of past tokens are kept.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        whole: also those that a sliding window has left behind; for texts that are no longer than the window.
+    """
+
+    def __init__(self, model: nn.Module, *, whole: bool = False) -> None:
         self._call = _Call(model)
         self._bare = unwrap(model)
-        self._cache = _new_cache(self._bare)
+        self._kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
+        self.cache = _new_cache(self._bare, self._kinds)
         self._mask = torch.empty(0)
         self._positions = torch.empty(0)
 
     def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         self._mask = mask
         self._positions = mask.sum(-1, keepdim=True)
-        if {type(layer) for layer in self._cache.layers} != {ReservedLayer}:
-            return self._call(input_ids, mask, _positions(mask), past_key_values=self._cache)
+        if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
+            return self._call(input_ids, mask, _positions(mask), past_key_values=self.cache)
         lengths = self._positions.squeeze(1).tolist()
         logits, caches = [], []
         for first, last in prefill_passes(lengths, PREFILL_TOKENS.get(mask.device.type, 0)):
@@ -83,15 +88,15 @@ class CachedRows:
             ids, part, cache = (
                 input_ids[first:last, columns],
                 mask[first:last, columns],
-                _new_cache(self._bare),
+                _new_cache(self._bare, self._kinds),
             )
             logits.append(self._call(ids, part, _positions(part), past_key_values=cache))
             caches.append(cache)
-        self._cache = caches[0] if len(caches) == 1 else _joined(caches)
+        self.cache = caches[0] if len(caches) == 1 else _joined(caches)
         return torch.cat(logits)
 
     def select(self, index: Tensor) -> None:
-        self._cache.reorder_cache(index)  # type: ignore[arg-type]
+        self.cache.reorder_cache(index)  # type: ignore[arg-type]
         self._mask = self._mask[index]
         self._positions = self._positions[index]
 
@@ -107,7 +112,7 @@ class CachedRows:
 
     def step(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self._cache)
+        logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self.cache)
         self._positions = self._positions + 1
         return logits
 
@@ -171,6 +176,25 @@ class ReservedLayer(DynamicLayer):
             self._stores = tuple(store.index_select(0, beam_idx) for store in self._stores)
             self._show()
 
+    def keep_columns(self, rows: Tensor, columns: Tensor, start: int) -> None:
+        """Row i goes on, after its first `start` tokens, with the tokens `columns[i]` of row `rows[i]`, in place.
+
+        Args:
+            rows: [R], no more than there are; row `rows[i]` begins with the same `start` tokens as row i.
+            columns: [R, N] places of tokens, at least `start`.
+        """
+        if not self.is_initialized:
+            return
+        self._length = start + columns.shape[1]
+        stores = []
+        for store in self._stores:
+            moved = store[rows[:, None], :, columns].transpose(1, 2)
+            store = store[: len(rows)]
+            store[:, :, start : self._length] = moved
+            stores.append(store)
+        self._stores = tuple(stores)
+        self._show()
+
     @classmethod
     def joined(cls, layers: list[ReservedLayer]) -> ReservedLayer:
         """One layer with the rows of all, padded on the left."""
@@ -206,10 +230,11 @@ class ReservedLayer(DynamicLayer):
         return keys, values
 
 
-def _new_cache(bare: nn.Module) -> DynamicCache:
+def _new_cache(bare: nn.Module, kinds: tuple[type, ...]) -> DynamicCache:
+    """A cache whose layers of these kinds reserve memory ahead."""
     config: Any = bare.config
     cache = DynamicCache(config=config)
-    cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [ReservedLayer() if type(layer) in kinds else layer for layer in cache.layers]
     return cache
 
 

@@ -1,0 +1,248 @@
+"""Reward models and other sequence classifiers: one number for a prompt and a response."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from coalign.core.errors import ConfigError, ModelError
+from coalign.core.progress import progress
+from coalign.data.encoding import encode_prompt, encode_response
+from coalign.data.messages import render_transcript
+from coalign.data.records import Messages
+from coalign.models.batching import default_batch_tokens
+from coalign.models.devices import DtypeName, pick_device, pick_dtype
+from coalign.models.loading import load_tokenizer, locate
+from coalign.models.quiet import no_weight_bars
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["chat", "pair", "transcript"]
+"""How prompt and response become one input: through the tokenizer's chat template; as the two segments of an encoder;
+or as `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with its tokenizer. Make one with `load_reward_model`.
+
+    Attributes:
+        label: which output is the reward; None for models with one output. With a label the reward is the label's
+            log-probability.
+        format: see `Format`.
+        max_length: tokens of an input; of longer ones the beginning is cut off, counted and said once a call.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    format: Format
+    max_length: int
+    label: int | None = None
+
+    def score(
+        self,
+        prompts: Sequence[Messages | str],
+        responses: Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        show: str | None = None,
+    ) -> list[float]:
+        """Rewards of responses to prompts, one each; inputs of similar length share a batch.
+
+        Args:
+            prompts: [B] conversations, or plain text (one user turn).
+            responses: [B] texts; the response may be unfinished.
+            show: text of a progress bar.
+
+        Raises:
+            DataError: the chat template refuses a conversation.
+            ModelError: a reward that is not a number.
+        """
+        encoded = [self._encode(one, text) for one, text in zip(prompts, responses, strict=True)]
+        cut = sum(len(ids) > self.max_length for ids, _ in encoded)
+        if cut:
+            logger.warning(
+                "%d of %d inputs have more than %d tokens: their beginning is cut off for the reward model.",
+                cut,
+                len(encoded),
+                self.max_length,
+            )
+        inputs = [(ids[-self.max_length :], types[-self.max_length :]) for ids, types in encoded]
+        device = next(self.model.parameters()).device
+        tokens = default_batch_tokens(self.model, device)
+        rewards = torch.zeros(len(inputs))
+        bar = progress(len(inputs), show, "text") if show else contextlib.nullcontext()
+        with torch.inference_mode(), bar as counted:
+            for rows in _batches([len(ids) for ids, _ in inputs], tokens, batch_size):
+                rewards[rows] = self._forward([inputs[row] for row in rows]).cpu()
+                if counted:
+                    counted.advance(len(rows))
+        if not bool(torch.isfinite(rewards).all()):
+            raise ModelError("The reward model gave rewards that are not numbers (NaN or infinite).")
+        return rewards.tolist()
+
+    def _encode(self, prompt: Messages | str, response: str) -> tuple[list[int], list[int]]:
+        """Token ids and segment ids."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = cast(Messages, messages)
+        if self.format == "pair":
+            text = messages[0]["content"] if len(messages) == 1 else render_transcript(messages).strip()
+            made = self.tokenizer(text, response, verbose=False)
+            ids = made["input_ids"]
+            return ids, made.get("token_type_ids", [0] * len(ids))
+        if self.format == "chat":
+            ids = encode_prompt(self.tokenizer, messages) + encode_response(
+                self.tokenizer, messages, response
+            )
+        else:
+            ids = self.tokenizer(f"{render_transcript(messages)} {response}", verbose=False)["input_ids"]
+        return ids, [0] * len(ids)
+
+    def _forward(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+        """[B] rewards."""
+        device = next(self.model.parameters()).device
+        width = max(len(ids) for ids, _ in rows)
+        padding = self._padding([ids for ids, _ in rows])
+        inputs = {
+            "input_ids": torch.tensor([ids + [padding] * (width - len(ids)) for ids, _ in rows]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
+        }
+        if self.format == "pair" and "token_type_ids" in self.tokenizer.model_input_names:
+            inputs["token_type_ids"] = torch.tensor(
+                [types + [0] * (width - len(types)) for _, types in rows]
+            )
+        with _pad_token(self.model, padding):
+            logits = self.model(**{name: one.to(device) for name, one in inputs.items()}).logits.float()
+        return logits[:, 0] if self.label is None else logits.log_softmax(-1)[:, self.label]
+
+    def _padding(self, rows: Sequence[list[int]]) -> int:
+        """The id to pad with. Models that read the reward at the last token find it as the last one that is not
+        padding, so it must be none that occurs: end-of-text tokens often are both. Encoders count positions by it."""
+        if not _reads_last_token(self.model):
+            return self.tokenizer.pad_token_id
+        used = {one for ids in rows for one in ids}
+        return next(one for one in range(len(used) + 1) if one not in used)
+
+
+def load_reward_model(
+    name: str,
+    *,
+    label: str | None = None,
+    format: Format | None = None,
+    device: str = "auto",
+    dtype: DtypeName = "auto",
+    max_length: int | None = None,
+) -> RewardModel:
+    """A sequence-classification model by folder, run folder or hub id. Safetensors only.
+
+    Args:
+        label: name or number of the output that is the reward; needed where there are several.
+        format: by default the chat template where the tokenizer has one, else two segments for an encoder, else a
+            transcript.
+        max_length: by default what the model's positions allow.
+
+    Raises:
+        ModelError: it cannot be found or read, or has no trained classification head.
+        ConfigError: the label is missing or unknown, or the format does not fit.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    place = locate(name)
+    where = {"revision": place.revision, "local_files_only": place.cached_only}
+    tokenizer: Any = load_tokenizer(name)
+    target = pick_device(device)
+    try:
+        with no_weight_bars():
+            model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(
+                place.path,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=pick_dtype(target, dtype),
+                **where,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"{place.name} cannot be loaded as a reward model: {line}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{place.name} is no trained reward model: {', '.join(missing[:3])} would be random.",
+            hint="A reward model is a sequence classifier, such as TRL's RewardTrainer writes.",
+        )
+    return RewardModel(
+        model.to(target).eval(),
+        tokenizer,
+        _format(place.name, model, tokenizer, format),
+        max_length or _longest(model.config, tokenizer),
+        _label(place.name, model.config, label),
+    )
+
+
+def _label(name: str, config: Any, label: str | None) -> int | None:
+    names = {str(text).lower(): int(number) for number, text in config.id2label.items()}
+    listed = ", ".join(f"{number} ({text})" for number, text in config.id2label.items())
+    if label is None:
+        if config.num_labels == 1:
+            return None
+        raise ConfigError(
+            f"{name} has {config.num_labels} outputs: {listed}.", hint="Say which is the reward: label=NAME."
+        )
+    number = names.get(label.lower(), int(label) if label.isdigit() else -1)
+    if config.num_labels == 1 or not 0 <= number < config.num_labels:
+        raise ConfigError(f"{name} has no output {label!r}, expected one of: {listed}")
+    return number
+
+
+def _format(name: str, model: nn.Module, tokenizer: Any, wanted: Format | None) -> Format:
+    encoder = not _reads_last_token(model)
+    if wanted is None:
+        return "chat" if tokenizer.chat_template else "pair" if encoder else "transcript"
+    if wanted == "chat" and not tokenizer.chat_template:
+        raise ConfigError(f"{name}: format=chat needs a chat template, and its tokenizer has none.")
+    if wanted == "pair" and not encoder:
+        raise ConfigError(f"{name}: format=pair is for encoders, and this is a {type(model).__name__}.")
+    return wanted
+
+
+def _reads_last_token(model: nn.Module) -> bool:
+    """Whether the classifier reads the last token: Transformers calls the head of such models `score`."""
+    return hasattr(model, "score")
+
+
+def _longest(config: Any, tokenizer: Any) -> int:
+    text = config.get_text_config(decoder=True)
+    positions = getattr(text, "max_position_embeddings", None) or 1_000_000
+    return min(int(positions), int(tokenizer.model_max_length))
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int, batch_size: int) -> Iterator[list[int]]:
+    """Rows of each batch, longest first."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        if batch and (len(batch) >= batch_size or (len(batch) + 1) * lengths[batch[0]] > batch_tokens):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@contextlib.contextmanager
+def _pad_token(model: nn.Module, token: int) -> Iterator[None]:
+    config: Any = model.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+    holders = {id(one): one for one in (model.config, config)}.values()
+    before = [one.pad_token_id for one in holders]
+    for one in holders:
+        one.pad_token_id = token
+    try:
+        yield
+    finally:
+        for one, old in zip(holders, before, strict=True):
+            one.pad_token_id = old
