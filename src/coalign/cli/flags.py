@@ -265,7 +265,7 @@ def metavar(one: Option) -> str:
         text = "FLOAT"
     else:
         text = "TEXT"
-    return f"{text},..." if one.is_list else text
+    return f"{text},..." if one.is_list and one.split else text
 
 
 def printed(config_class: type, values: Mapping[str, Any], places: Mapping[str, str]) -> str:

@@ -39,7 +39,9 @@ NOTHING = ("none", "null")
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, source: str = "our choice", group: str | None = None) -> Any:
+def option(
+    default: Any, help: str, *, source: str = "our choice", group: str | None = None, split: bool = True
+) -> Any:
     """A dataclass field with its help text and the source of its default.
 
     Args:
@@ -47,8 +49,9 @@ def option(default: Any, help: str, *, source: str = "our choice", group: str | 
         help: one line, shown by `--help` and in the docs table.
         source: where the default comes from (`paper`, `official code`, `our choice`, ...).
         group: heading under which `--help` lists the flag; by default the class that declares the field.
+        split: whether a command line's text for a list is several values where it has commas.
     """
-    metadata = {"help": help, "source": source, "group": group}
+    metadata = {"help": help, "source": source, "group": group, "split": split}
     if isinstance(default, list | dict | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,6 +72,7 @@ class Option:
     help: str
     source: str
     group: str
+    split: bool = True
 
     @property
     def required(self) -> bool:
@@ -129,6 +133,7 @@ def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
         help=field.metadata.get("help", ""),
         source=field.metadata.get("source", ""),
         group=field.metadata.get("group") or vars(owner).get("__group__", "Method"),
+        split=field.metadata.get("split", True),
     )
 
 
@@ -181,6 +186,8 @@ def build(
 
 def parse_value(one: Option, value: Any) -> Any:
     """A command line's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read."""
+    if one.is_list and not one.split:
+        return list(value) if isinstance(value, list | tuple) else [value]
     if isinstance(value, list | tuple) and one.is_list:
         return [part for text in value for part in (_parts(text) if isinstance(text, str) else [text])]
     if not isinstance(value, str):

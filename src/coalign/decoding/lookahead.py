@@ -269,9 +269,7 @@ class _Search:
             one.path.ended = ended
 
     def _judge(self, candidates: list[tuple[int, Candidate]]) -> None:
-        values = self._heuristic(
-            [Extension(prompt, one.seen, one.path.ended) for prompt, one in candidates]
-        )
+        values = self._heuristic([Extension(prompt, one.seen, one.path.ended) for prompt, one in candidates])
         self._cost.judged += len(candidates)
         for (_, one), value in zip(candidates, values, strict=True):
             if not math.isfinite(value):

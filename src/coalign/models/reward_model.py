@@ -115,9 +115,7 @@ class RewardModel:
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
         }
         if self.format == "pair" and "token_type_ids" in self.tokenizer.model_input_names:
-            inputs["token_type_ids"] = torch.tensor(
-                [types + [0] * (width - len(types)) for _, types in rows]
-            )
+            inputs["token_type_ids"] = torch.tensor([types + [0] * (width - len(types)) for _, types in rows])
         with _pad_token(self.model, padding):
             logits = self.model(**{name: one.to(device) for name, one in inputs.items()}).logits.float()
         return logits[:, 0] if self.label is None else logits.log_softmax(-1)[:, self.label]
@@ -236,8 +234,8 @@ def _batches(lengths: Sequence[int], batch_tokens: int, batch_size: int) -> Iter
 
 @contextlib.contextmanager
 def _pad_token(model: nn.Module, token: int) -> Iterator[None]:
-    config: Any = model.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
-    holders = {id(one): one for one in (model.config, config)}.values()
+    whole: Any = model.config
+    holders = list({id(one): one for one in (whole, whole.get_text_config(decoder=True))}.values())
     before = [one.pad_token_id for one in holders]
     for one in holders:
         one.pad_token_id = token

@@ -35,7 +35,9 @@ class Trees(Protocol):
         """One row a prompt, without a tree. Returns the logits [R, V] after each prompt."""
         ...
 
-    def grow(self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]) -> tuple[list[int], Tensor]:
+    def grow(
+        self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]
+    ) -> tuple[list[int], Tensor]:
         """Add N nodes: `tokens[i]` after `parents[i]` (a node or `ROOT`) in row `rows[i]`.
 
         Returns:
@@ -97,7 +99,9 @@ class CachedTrees:
         self._depths = torch.zeros(len(prompts), 0, dtype=torch.long, device=device)
         return logits
 
-    def grow(self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]) -> tuple[list[int], Tensor]:
+    def grow(
+        self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]
+    ) -> tuple[list[int], Tensor]:
         counts = [0] * len(self._owners)
         slots = []
         for row in rows:
@@ -134,7 +138,8 @@ class CachedTrees:
             self._prompt = self._prompt[: len(rows)]
         length = max(map(len, paths))
         # What fills shorter rows up is seen by nobody.
-        columns = torch.tensor([[*path, *[0] * (length - len(path))] for path in paths], device=device)
+        filled = [[*path, *[0] * (length - len(path))] for path in paths]
+        columns = torch.tensor(filled, dtype=torch.long, device=device)
         columns = columns.reshape(len(rows), length)
         same = _common(paths) if rows == list(range(len(rows))) else 0
         start = self._prompt.shape[1]
@@ -192,15 +197,15 @@ class PlainTrees:
         self._paths: list[list[list[int]]] = [[] for _ in prompts]
         return self._logits(self._prompts)
 
-    def grow(self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]) -> tuple[list[int], Tensor]:
+    def grow(
+        self, rows: Sequence[int], parents: Sequence[int], tokens: Sequence[int]
+    ) -> tuple[list[int], Tensor]:
         nodes = []
         for row, parent, token in zip(rows, parents, tokens, strict=True):
             before = self._paths[row][parent] if parent != ROOT else []
             nodes.append(len(self._paths[row]))
             self._paths[row].append([*before, token])
-        texts = [
-            self._prompts[row] + self._paths[row][node] for row, node in zip(rows, nodes, strict=True)
-        ]
+        texts = [self._prompts[row] + self._paths[row][node] for row, node in zip(rows, nodes, strict=True)]
         return nodes, self._logits(texts)
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
@@ -220,9 +225,7 @@ class PlainTrees:
 
 def _common(paths: Sequence[Sequence[int]]) -> int:
     """How many columns are in their place in every row already."""
-    return min(
-        next((place for place, node in enumerate(path) if node != place), len(path)) for path in paths
-    )
+    return min(next((place for place, node in enumerate(path) if node != place), len(path)) for path in paths)
 
 
 def _probe(model: nn.Module) -> bool:

@@ -1,0 +1,227 @@
+"""The search against the rule written out, with every candidate encoded anew."""
+
+from __future__ import annotations
+
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.decoding.lookahead import SearchCost, SearchSettings, rows_of, search, top_tokens
+from coalign.models.token_tree import ROOT, CachedTrees, PlainTrees
+from tests.models.tiny import VOCABULARY, make_model
+
+END = 2
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
+
+
+def rule(model, prompt, heuristic, settings):
+    """The search as the paper states it: no cache, no batch, nothing reused."""
+
+    def logps(ids):
+        return model(input_ids=torch.tensor([prompt + ids])).logits[0, -1].log_softmax(-1).double()
+
+    def best(values):
+        return max(range(len(values)), key=lambda one: (values[one], -one))
+
+    beams, step = [([], 0.0, 0.0, False)], 0
+    while any(not done and len(ids) < settings.max_new_tokens for ids, *_, done in beams):
+        pool = []
+        for ids, total, score, done in beams:
+            if done or len(ids) >= settings.max_new_tokens:
+                pool.append((ids, total, score, done))
+                continue
+            following = logps(ids).tolist()
+            order = sorted(range(VOCABULARY), key=lambda one: (-following[one], one))
+            for token in order[: settings.candidates]:
+                text = [*ids, token]
+                while text[-1] != END and len(text) < min(
+                    len(ids) + 1 + settings.lookahead, settings.max_new_tokens
+                ):
+                    text.append(best(logps(text).tolist()))
+                logp = total + following[token]
+                value = heuristic(text)
+                pool.append(([*ids, token], logp, logp + settings.weight * value, token == END))
+        beams = sorted(pool, key=lambda one: (-one[2], one[0]))[: settings.beams]
+        step += 1
+    return [(ids, total, score) for ids, total, score, _ in beams]
+
+
+def liked(tokens):
+    """Even tokens, and 17."""
+    return sum(one % 2 == 0 for one in tokens) / len(tokens) + (17 in tokens)
+
+
+def found(trees, settings, prompts=PROMPTS, **more):
+    with torch.inference_mode():
+        pools = search(
+            trees,
+            prompts,
+            lambda drafts: [liked(one.tokens) for one in drafts],
+            lambda texts: [ids[-1] == END for ids in texts],
+            settings,
+            **more,
+        )
+    return pools
+
+
+@pytest.mark.parametrize(
+    ("candidates", "beams", "lookahead", "weight"),
+    [(4, 1, 5, 3.0), (3, 3, 4, 3.0), (5, 2, 0, 2.0), (1, 1, 3, 1.0), (4, 2, 1, 100.0), (2, 4, 3, 1.0)],
+)
+def test_the_rule(candidates, beams, lookahead, weight):
+    model = make_model("llama", dtype=torch.float64, scale=2.0)
+    one = SearchSettings(
+        max_new_tokens=8, candidates=candidates, beams=beams, lookahead=lookahead, weight=weight
+    )
+    pools = found(CachedTrees(model), one)
+    with torch.inference_mode():
+        for prompt, pool in zip(PROMPTS, pools, strict=True):
+            expected = rule(model, prompt, liked, one)
+            assert [beam.tokens for beam in pool] == [ids for ids, *_ in expected]
+            assert [beam.score for beam in pool] == pytest.approx([score for *_, score in expected])
+            assert [sum(beam.logps) for beam in pool] == pytest.approx([total for _, total, _ in expected])
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_cached_plain_and_alone_are_the_same(every):
+    model = make_model("gpt2", dtype=torch.float64)
+    one = SearchSettings(max_new_tokens=7, candidates=3, beams=2, lookahead=4, weight=4.0, every=every)
+    cached, plain = found(CachedTrees(model), one), found(PlainTrees(model), one)
+    alone = [found(CachedTrees(model), one, [prompt])[0] for prompt in PROMPTS]
+    for pools in (plain, alone):
+        assert [[beam.tokens for beam in pool] for pool in pools] == [
+            [beam.tokens for beam in pool] for pool in cached
+        ]
+
+
+def test_without_weight_it_is_greedy():
+    model = make_model("llama")
+    pools = found(CachedTrees(model), SearchSettings(max_new_tokens=6, candidates=4, weight=0.0))
+    with torch.inference_mode():
+        for prompt, pool in zip(PROMPTS, pools, strict=True):
+            ids: list[int] = []
+            while len(ids) < 6 and END not in ids:
+                ids.append(int(model(input_ids=torch.tensor([prompt + ids])).logits[0, -1].argmax()))
+            assert pool[0].tokens == ids
+
+
+def test_the_lookahead_of_the_winner_is_computed_once():
+    """With one candidate every step needs one new token."""
+    model = make_model("llama")
+    cost = SearchCost()
+    settings = SearchSettings(max_new_tokens=10, candidates=1, lookahead=4)
+    pool = found(CachedTrees(model), settings, PROMPTS[:1], cost=cost)[0]
+    assert len(pool[0].tokens) == 10
+    assert cost.tokens <= 10
+
+
+class Chain:
+    """Trees over a table of logits after each token."""
+
+    def __init__(self, table):
+        self.table = torch.tensor(table, dtype=torch.float64)
+
+    def start(self, prompts):
+        self.rows = [[] for _ in prompts]
+        return self.table[[one[-1] for one in prompts]]
+
+    def grow(self, rows, parents, tokens):
+        nodes = []
+        for row, parent, token in zip(rows, parents, tokens, strict=True):
+            assert parent == ROOT or parent < len(self.rows[row])
+            nodes.append(len(self.rows[row]))
+            self.rows[row].append(token)
+        return nodes, self.table[list(tokens)]
+
+    def keep(self, rows, paths):
+        self.rows = [[self.rows[row][node] for node in path] for row, path in zip(rows, paths, strict=True)]
+
+
+def test_equal_scores_go_to_the_smaller_tokens():
+    pools = search(
+        Chain([[0.0, 0.0, 0.0]] * 3),
+        [[0]],
+        lambda drafts: [0.0] * len(drafts),
+        lambda texts: [False] * len(texts),
+        SearchSettings(max_new_tokens=2, candidates=2, beams=3, lookahead=1),
+    )
+    assert [beam.tokens for beam in pools[0]] == [[0, 0], [0, 1], [1, 0]]
+
+
+def test_a_finished_beam_stays_and_wins():
+    """Token 2 ends; afterwards everything is improbable."""
+    table = [[0.0, 0.0, 2.0], [-9.0, -9.0, -9.0], [0.0, 0.0, 0.0]]
+    pools = search(
+        Chain(table),
+        [[0]],
+        lambda drafts: [0.0] * len(drafts),
+        lambda texts: [ids[-1] == 2 for ids in texts],
+        SearchSettings(max_new_tokens=5, candidates=3, beams=2, lookahead=2),
+    )
+    assert pools[0][0].tokens == [2]
+    assert pools[0][0].finished
+
+
+def test_a_heuristic_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="nan"):
+        search(
+            Chain([[0.0, 1.0]] * 2),
+            [[0]],
+            lambda drafts: [float("nan")] * len(drafts),
+            lambda texts: [False] * len(texts),
+            SearchSettings(max_new_tokens=2),
+        )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4),
+    st.integers(1, 9),
+)
+def test_top_tokens_are_sorted_by_probability_then_id(rows, count):
+    tops = top_tokens(torch.tensor(rows, dtype=torch.float64), count)
+    for row, top in zip(rows, tops, strict=True):
+        assert top.tokens == sorted(range(6), key=lambda one: (-row[one], one))[:count]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.sampled_from([0.0, 1.0, 20.0]), st.data())
+def test_the_rule_on_random_chains(candidates, beams, lookahead, weight, data):
+    numbers = st.integers(-300, 300)
+    table = [[data.draw(numbers) / 100 + place / 7e4 for place in range(5)] for _ in range(5)]
+    one = SearchSettings(
+        max_new_tokens=5, candidates=candidates, beams=beams, lookahead=lookahead, weight=weight
+    )
+    chain = torch.tensor(table, dtype=torch.float64).log_softmax(-1)
+
+    class Model:
+        def __call__(self, input_ids):
+            return type("Output", (), {"logits": chain[input_ids]})
+
+    def value(tokens):
+        return float(3 in tokens)
+
+    pools = search(
+        Chain(table),
+        [[0]],
+        lambda drafts: [value(each.tokens) for each in drafts],
+        lambda texts: [ids[-1] == END for ids in texts],
+        one,
+    )
+    import tests.decoding.test_lookahead as here
+
+    before, here.VOCABULARY = here.VOCABULARY, 5
+    try:
+        expected = rule(Model(), [0], value, one)
+    finally:
+        here.VOCABULARY = before
+    assert [beam.score for beam in pools[0]] == pytest.approx([score for *_, score in expected])
+
+
+def test_rows_that_fit():
+    one = SearchSettings(max_new_tokens=10, candidates=5, beams=2, lookahead=1)
+    assert rows_of(one, 20, batch_tokens=10_000, batch_size=64) == 6
+    assert rows_of(one, 20, batch_tokens=160, batch_size=64) == 2
+    assert rows_of(one, 20, batch_tokens=10, batch_size=1) == 1
