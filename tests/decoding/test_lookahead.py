@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.decoding.lookahead import SearchCost, SearchSettings, rows_of, search, top_tokens
-from coalign.models.token_tree import ROOT, CachedTrees, PlainTrees
+from coalign.models.token_tree import CachedTrees, PlainTrees
+from tests.decoding.chain import Chain
 from tests.models.tiny import VOCABULARY, make_model
 
 END = 2
@@ -115,28 +115,6 @@ def test_the_lookahead_of_the_winner_is_computed_once():
     pool = found(CachedTrees(model), settings, PROMPTS[:1], cost=cost)[0]
     assert len(pool[0].tokens) == 10
     assert cost.tokens <= 10
-
-
-class Chain:
-    """Trees over a table of logits after each token."""
-
-    def __init__(self, table):
-        self.table = torch.tensor(table, dtype=torch.float64)
-
-    def start(self, prompts):
-        self.rows = [[] for _ in prompts]
-        return self.table[[one[-1] for one in prompts]]
-
-    def grow(self, rows, parents, tokens):
-        nodes = []
-        for row, parent, token in zip(rows, parents, tokens, strict=True):
-            assert parent == ROOT or parent < len(self.rows[row])
-            nodes.append(len(self.rows[row]))
-            self.rows[row].append(token)
-        return nodes, self.table[list(tokens)]
-
-    def keep(self, rows, paths):
-        self.rows = [[self.rows[row][node] for node in path] for row, path in zip(rows, paths, strict=True)]
 
 
 def test_equal_scores_go_to_the_smaller_tokens():

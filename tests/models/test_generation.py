@@ -319,8 +319,8 @@ def test_messages_go_through_the_template_and_text_does_not(tokenizer, monkeypat
     rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert seen == [[len(tokenizer(rendered)["input_ids"]), len(tokenizer("hi")["input_ids"])]]
     with_bos = make(tiny(), byte_tokenizer(adds_bos=True))
-    assert with_bos.encode(0, "hi") == with_bos._encode(0, "<s>hi")
-    assert with_bos.encode(0, "") == [with_bos.tokenizer.bos_token_id]
+    assert with_bos.encode("hi") == with_bos.encode("<s>hi")
+    assert with_bos.encode("") == [with_bos.tokenizer.bos_token_id]
 
 
 def test_a_prompt_that_the_template_refuses_is_named():

@@ -51,6 +51,14 @@ FLAGS = [
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 @with_methods("--method", "--align")
 @click.option(
+    "--reward",
+    "rewards",
+    multiple=True,
+    metavar="NAME:ARGUMENTS@WEIGHT",
+    help="Look for text with this reward: max_words:20, must_include:river,stone@2, model:PATH, judge:CRITERION. May be "
+    "given several times. Without --method the method is deal, on an endpoint or vLLM best-of-n.",
+)
+@click.option(
     "--stop",
     multiple=True,
     help="Text that ends a response (\\n is a line break); may be given several times.",
@@ -80,6 +88,7 @@ def generate(
     overwrite: bool,
     methods: tuple[str, ...],
     method_values: tuple[str, ...],
+    rewards: tuple[str, ...],
     stop: tuple[str, ...],
     prefill: str | None,
     samples: int,
@@ -101,7 +110,9 @@ def generate(
     options = built(SamplingOptions, given, stop=stops)
     which, backend = built(ModelOptions, given), built(BackendOptions, given)
     assert_endpoint_alone(backend, given)
-    values = method_values_of(methods, method_values)
+    if rewards and not methods:
+        methods = ("deal" if backend.chosen_backend == "transformers" else "best-of-n",)
+    values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in rewards)))
     if out.exists() and not overwrite:
         raise ConfigError(f"--out: {out} exists.", hint="Name another file, or replace it with --overwrite.")
     records = read_records(prompts, kind="prompt").records

@@ -182,6 +182,9 @@ class RewardMix:
         weights = [one.weight for one in self.rewards]
         if not any(weights):
             raise ConfigError("The weights of the rewards are all 0.")
+        twice = [name for place, name in enumerate(self.names) if name in self.names[:place]]
+        if twice:
+            raise ConfigError(f"The reward {twice[0]!r} is given twice.", hint="Give it once, with a weight.")
         if self.combine != "sum" and set(weights) != {1.0}:
             raise ConfigError(
                 f"combine: {self.combine} takes the rewards as they are; leave their weights out."

@@ -1,0 +1,123 @@
+"""`coalign run deal` and `coalign generate --reward` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.runs import Run
+from coalign.decoding import deal
+from coalign.decoding.search_generator import SearchGenerator
+from coalign.report.html import read_report
+from tests.cli.conftest import coalign as coalign  # the command line in this process
+from tests.selfalign.tiny import make_model_folder
+
+REWARDS = ["max_words:2@2", "no_commas"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(make_model_folder(tmp_path_factory.mktemp("model") / "m"))
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    rows = [
+        {"id": f"p{n}", "prompt": f"Say {n}.", "constraints": [{"verifier": "max_characters", "n": 5 + n}]}
+        for n in range(4)
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(model, prompts, **changes):
+    values = {
+        "model": model, "prompts": prompts, "reward": REWARDS, "candidates": 4, "lookahead": 2, "max_new_tokens": 6,
+        "best_of": 3, "device": "cpu", "dtype": "float32", **changes,
+    }  # fmt: skip
+    return deal.Config(**values)
+
+
+def work(folder, one):
+    run = Run.start(folder, "deal", one, seed=0)
+    deal.run(one, run)
+    return run
+
+
+def test_a_run_reports_every_way_to_answer(model, prompts, tmp_path):
+    run = work(tmp_path / "run", config(model, prompts, alignment_prompt="Be brief."))
+    report = read_report(run.report)
+    assert [one.title for one in report.sections][:3] == ["Rewards", "Fluency guard", "All ways to answer"]
+    samples = next(one for one in report.sections if one.kind == "samples")
+    assert list(samples.columns) == ["Plain", "Prompted", "Best of 3", "Deal"]
+    rows = [json.loads(line) for line in (run.artefacts / "deal.measured.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["p0", "p1", "p2", "p3"]
+    assert set(rows[0]["values"]) == {"at most 2 words", "no commas"}
+    figures = run.status()["figures"]
+    assert figures["reward_after"] >= figures["reward_before"]
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_answers(model, prompts, tmp_path, monkeypatch):
+    whole = work(tmp_path / "whole", config(model, prompts))
+    search = SearchGenerator._search_batch
+    calls = []
+
+    def killed(self, batch, *rest):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return search(self, batch, *rest)
+
+    monkeypatch.setattr(SearchGenerator, "_batches", lambda self, encoded, sampling: [[0, 1], [2, 3]])
+    monkeypatch.setattr(SearchGenerator, "_search_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path / "cut", config(model, prompts))
+    again = work(tmp_path / "cut", config(model, prompts))
+    assert calls == [[0, 1], [2, 3], [2, 3]]
+    for name in ("plain", "best-of-3", "deal"):
+        file = f"{name}.measured.jsonl"
+        assert (again.artefacts / file).read_text() == (whole.artefacts / file).read_text()
+
+
+def test_the_prompts_own_constraints_are_rewarded_where_nothing_is_named(model, prompts, tmp_path):
+    run = work(tmp_path / "run", config(model, prompts, reward=[], best_of=0, limit=2))
+    rows = [json.loads(line) for line in (run.artefacts / "deal.measured.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert set(rows[0]["values"]) == {"constraints"}
+
+
+def test_what_cannot_be_used_is_said_before_a_model_is_loaded(model, prompts, tmp_path):
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "hi", "id": "a"}\n{"prompt": "ho", "id": "a"}\n')
+    with pytest.raises(DataError, match=r"bare.jsonl:2: id: 'a' occurs twice"):
+        work(tmp_path / "one", config("absent", bare))
+    bare.write_text('{"prompt": "hi"}\n')
+    with pytest.raises(DataError, match=r"bare.jsonl:1: constraints"):
+        work(tmp_path / "two", config("absent", bare, reward=["constraints"]))
+    with pytest.raises(ConfigError, match="no reward"):
+        work(tmp_path / "three", config(model, bare, reward=[]))
+    with pytest.raises(ValueError, match="adapter_rank has no effect"):
+        config(model, prompts, adapter_rank=4)
+
+
+def test_generate_with_a_reward(coalign, model, prompts, tmp_path):
+    out = tmp_path / "out.jsonl"
+    result = coalign(
+        "generate", "--model", model, "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "5",
+        "--reward", "must_include:a,b@2", "--reward", "max_words:3", "--option", "lookahead=2", "--device", "cpu",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "deal" in result.err
+    assert len(out.read_text().splitlines()) == 4
+    best = tmp_path / "best.jsonl"
+    result = coalign(
+        "generate", "--model", model, "--prompts", str(prompts), "--out", str(best), "--max-new-tokens", "5",
+        "--method", "best-of-n", "--reward", "must_include:a,b", "--option", "best_of=2", "--device", "cpu",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    bad = coalign("generate", "--model", model, "--prompts", str(prompts), "--out", str(tmp_path / "x.jsonl"), "--reward", "max_wrods:3")  # fmt: skip
+    assert bad.code != 0
+    assert "Did you mean max_words" in bad.err

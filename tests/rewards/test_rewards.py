@@ -1,0 +1,174 @@
+"""How rewards are written, and how several become one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError
+from coalign.core.options import build
+from coalign.evaluation.judging import Rating
+from coalign.rewards.reward_mix import (
+    ConstraintReward,
+    Draft,
+    JudgeReward,
+    OwnConstraintsReward,
+    RewardMix,
+    Weighted,
+    combine_rewards,
+    standardised,
+)
+from coalign.rewards.reward_specs import RewardOptions, build_rewards, parse_reward
+from coalign.rewards.verifiers import Constraint
+
+
+@pytest.mark.parametrize(
+    ("text", "verifier", "args", "weight"),
+    [
+        ("max_words:20", "max_words", {"n": 20}, 1.0),
+        ("must_include:river,stone@2", "must_include", {"keywords": ["river", "stone"]}, 2.0),
+        ("words_between:low=10,high=20@-.5", "words_between", {"low": 10, "high": 20}, -0.5),
+        ("words_between:10,20", "words_between", {"low": 10, "high": 20}, 1.0),
+        ("starts_with:Dear, Sir: hello", "starts_with", {"phrase": "Dear, Sir: hello"}, 1.0),
+        ("option_list:yes,no,mode=lenient", "option_list", {"options": ["yes", "no"], "mode": "lenient"}, 1.0),
+        ("max_keyword_uses:keyword=a=b,n=2", "max_keyword_uses", {"keyword": "a=b", "n": 2}, 1.0),
+        ("no_commas", "no_commas", {}, 1.0),
+        ('{"verifier": "max_words", "n": 3, "weight": 2}', "max_words", {"n": 3}, 2.0),
+        ({"verifier": "max_words", "args": {"n": 3}, "weight": 2}, "max_words", {"n": 3}, 2.0),
+    ],
+)  # fmt: skip
+def test_verifiers(text, verifier, args, weight):
+    spec = parse_reward(text)
+    assert spec.constraint == Constraint(verifier, args)
+    assert spec.weight == weight
+
+
+def test_models_and_judges():
+    spec = parse_reward("model:some/model,label=toxic@-1")
+    assert (spec.kind, spec.arguments, spec.weight) == ("model", {"path": "some/model", "label": "toxic"}, -1)
+    assert parse_reward({"model": "m", "label": "a", "weight": 3}).arguments == {"path": "m", "label": "a"}
+    spec = parse_reward("judge:is it polite, and short?@0.3")
+    assert (spec.kind, spec.criteria, spec.weight) == ("judge", "is it polite, and short?", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_wrods:20", "Did you mean max_words"),
+        ("max_words", "n: is missing"),
+        ("max_words:x", "'x' is not usable, expected a whole number of at least 1"),
+        ("max_words:0", "expected a whole number of at least 1"),
+        ("no_commas:3", "expected none"),
+        ("model:", "expected the model's path or hub id"),
+        ("model:m,lable=x", "expected one of label="),
+        ("judge:", "expected what to judge by"),
+        ("{", "not JSON"),
+        ({"weight": 2}, "expected a mapping with one of: verifier"),
+        ({"verifier": "max_words", "n": 3, "weight": "much"}, "'much' is not a number"),
+    ],
+)
+def test_mistakes_are_explained(text, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_reward(text)
+    assert message in str(caught.value)
+
+
+def test_options_take_texts_and_mappings():
+    options = build(
+        RewardOptions, {"reward": ["max_words:3@3", {"verifier": "must_include", "keywords": ["sea"]}]}
+    )
+    mix = build_rewards(options)
+    drafts = [Draft(0, "q", "the sea"), Draft(0, "q", "a b c d"), Draft(0, "q", "a b c d sea")]
+    assert mix.names == ["at most 3 words", "includes “sea”"]
+    assert mix(drafts) == [1.0, 0.0, 0.25]
+
+
+def test_what_cannot_be_built():
+    with pytest.raises(ConfigError, match="no reward"):
+        build_rewards(RewardOptions())
+    with pytest.raises(ConfigError, match="all 0"):
+        build_rewards(RewardOptions(reward=["max_words:3@0"]))
+    with pytest.raises(ConfigError, match="leave their weights out"):
+        build_rewards(RewardOptions(reward=["max_words:3@2"], combine="min"))
+    with pytest.raises(ConfigError, match="given twice"):
+        build_rewards(RewardOptions(reward=["max_words:3", "max_words:3@2"]))
+    with pytest.raises(ConfigError, match="coalign run"):
+        build_rewards(RewardOptions(reward=["constraints"]))
+    with pytest.raises(ConfigError, match="judge_model has no effect"):
+        build_rewards(RewardOptions(reward=["max_words:3"], judge_model="x"))
+    with pytest.raises(ConfigError, match="cannot guide a search"):
+        ConstraintReward(Constraint("numeric_order", {"relation": "below"}))
+
+
+def test_all_of_and_one_of():
+    drafts = [Draft(0, "q", "the sea"), Draft(0, "q", "a b c d")]
+    rewards = ["max_words:3", "must_include:sea,sky"]
+    assert build_rewards(RewardOptions(reward=rewards, combine="min"))(drafts) == [0.5, 0.0]
+    assert build_rewards(RewardOptions(reward=rewards, combine="max"))(drafts) == [1.0, 0.0]
+
+
+def test_each_prompt_has_its_own_constraints():
+    reward = OwnConstraintsReward({0: [Constraint("max_words", {"n": 1}), Constraint("no_commas")], 2: []})
+    drafts = [Draft(index, "q", "two words") for index in (0, 1, 2)]
+    assert reward.score(drafts) == [0.5, 0.0, 0.0]
+
+
+def test_a_text_is_asked_for_once():
+    class Counting:
+        name = "counting"
+
+        def __init__(self):
+            self.asked = []
+
+        def score(self, drafts):
+            self.asked.extend(one.text for one in drafts)
+            return [float(len(one.text)) for one in drafts]
+
+    reward = Counting()
+    mix = RewardMix([Weighted(reward)])
+    assert mix([Draft(0, "q", "a"), Draft(0, "q", "bb"), Draft(0, "q", "a")]) == [1.0, 2.0, 1.0]
+    assert mix([Draft(0, "q", "bb"), Draft(1, "q", "bb")]) == [2.0, 2.0]
+    assert reward.asked == ["a", "bb", "bb"]
+    mix.forget()
+    mix([Draft(0, "q", "bb")])
+    assert len(reward.asked) == 4
+
+
+def test_a_judge_without_a_verdict_gives_the_lowest_value_and_is_counted():
+    class Judge:
+        name = "judge"
+
+        def rate(self, items, *, rubric=None, scale=None, label=""):
+            return [
+                Rating(id=item.id, score=None if "bad" in item.responses[0] else scale.high, failure=None)
+                for item in items
+            ]
+
+    reward = JudgeReward(Judge(), "judge", "clarity")  # pyright: ignore[reportArgumentType]
+    assert reward.score([Draft(0, "q", "good"), Draft(0, "q", "bad")]) == [1.0, 0.0]
+    assert (reward.asked, reward.failures) == (2, 1)
+
+
+def test_a_prefilled_beginning_is_valued_too():
+    prompt = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The sea"}]
+    draft = Draft.of(0, prompt, " is wide", True)  # pyright: ignore[reportArgumentType]
+    assert draft.text == "The sea is wide"
+    assert draft.question == "q"
+
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False)
+
+
+@given(st.lists(st.lists(numbers, min_size=2, max_size=2), min_size=1, max_size=6), st.integers(0, 3))
+def test_standardised_columns_have_no_scale(rows, shift):
+    groups = [place % 2 for place in range(len(rows))]
+    scaled = [[one * 8 + shift for one in row] for row in rows]
+    for one, other in zip(standardised(rows, groups), standardised(scaled, groups), strict=True):
+        assert one == pytest.approx(other, abs=1e-4) or max(map(abs, one + other)) < 3
+
+
+@given(st.lists(numbers, min_size=3, max_size=3), st.lists(st.floats(0.1, 5), min_size=3, max_size=3))
+def test_a_mixture_lies_between_its_rewards(values, weights):
+    mixed = combine_rewards([values], weights)[0]
+    assert min(values) - 1e-6 <= mixed <= max(values) + 1e-6

@@ -1,0 +1,65 @@
+"""The search with lookahead over a first-order chain, and the weighted sum of rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from coalign.decoding.lookahead import Beam, Candidate, Extension, SearchSettings, search
+from coalign.rewards.reward_mix import combine_rewards
+from tests.decoding.chain import Chain
+
+
+def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+    if "rewards" in inputs:
+        combined = combine_rewards(inputs["rewards"], params["weights"])
+        return {"combined": combined, "argmax": combined.index(max(combined))}
+    start, end = inputs["start_token"], inputs["eos_token"]
+    keywords = params["heuristic_arg"] if params["heuristic"] == "keyword_coverage" else None
+
+    def coverage(tokens: Sequence[int]) -> float | None:
+        if keywords is None:
+            return None
+        return sum(one in tokens for one in keywords) / len(keywords) if keywords else 0.0
+
+    def value(one: Extension) -> float:
+        found = coverage(one.tokens)
+        if found is not None:
+            return found
+        return float(sum(token != end for token in one.tokens) <= params["heuristic_arg"])
+
+    steps: list[dict[str, Any]] = []
+
+    def trace(prompt: int, step: int, candidates: list[Candidate], kept: list[Beam]) -> None:
+        rows = [
+            {
+                "tokens": [start, *one.tokens],
+                "logp": one.logp,
+                "lookahead": [start, *one.seen],
+                "score": one.score,
+            }
+            for one in candidates
+        ]
+        steps.append({"step": step, "candidates": rows, "kept": [[start, *one.tokens] for one in kept]})
+
+    best = search(
+        Chain(inputs["transition_logits"]),
+        [[start]],
+        lambda extensions: [value(one) for one in extensions],
+        lambda texts: [ids[-1] == end for ids in texts],
+        SearchSettings(
+            max_new_tokens=params["max_steps"],
+            candidates=params["top_k"],
+            beams=params["beam"],
+            lookahead=params["lookahead"],
+            weight=params["lambda"],
+            past_the_end=True,
+        ),
+        trace=trace,
+    )[0][0]
+    return {
+        "best_tokens": [start, *best.tokens],
+        "best_logp": sum(best.logps),
+        "soft_coverage": coverage(best.tokens),
+        "trace": steps,
+    }
