@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any], str, float]] = [
     ("must_include", {"keywords": ["C++"]}, "I like c++.", 1),
     ("must_include", {"keywords": ["don't"]}, "I don’t know", 1),
     ("must_include", {"keywords": ["本"]}, "日本語", 1),
+    ("must_include_stems", {"stems": ["Run", "art"]}, "running a party", 0.5),
     ("must_not_include", {"keywords": ["art", "red"]}, "a red party", 0.5),
     ("starts_with", {"phrase": "Dear all,"}, "“Dear all: hello", 1),
     ("starts_with", {"phrase": "No"}, "Nothing", 0),

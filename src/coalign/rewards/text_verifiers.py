@@ -114,6 +114,15 @@ def must_include(response: str, *, keywords: Texts) -> float:
     return sum(contains_phrase(response, one) for one in keywords) / len(keywords)
 
 
+@verifier(
+    "must_include_stems", classification="response", graded=True, describe="includes words from {stems}"
+)
+def must_include_stems(response: str, *, stems: Texts) -> float:
+    """Share of the stems with which a word begins, so that `run` is found in `running`."""
+    found = folded_words(response)
+    return sum(any(word.startswith(fold(one)) for word in found) for one in stems) / len(stems)
+
+
 @verifier("must_not_include", classification="response", graded=True, describe="does not include {keywords}")
 def must_not_include(response: str, *, keywords: Texts) -> float:
     """Share of the keywords or phrases that do not occur as whole words."""
