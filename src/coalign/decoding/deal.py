@@ -214,9 +214,11 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "soft coverage, DeAL - best of 32": mean_of(paired_gaps(rows, "soft", DEAL, RERANKED_MORE)),
         },
         tried=[
-            "Blocks, the whole lookahead taken at a time: soft coverage "
-            f"{mean_of(paired_gaps(rows, 'soft', blocks, PROMPTED)):+.3f} against greedy decoding, a token's "
-            f"log-probability {mean_of(paired_gaps(rows, 'log-probability', blocks, PROMPTED)):+.3f}."
+            (
+                "Blocks, the whole lookahead taken at a time: soft coverage "
+                f"{mean_of(paired_gaps(rows, 'soft', blocks, PROMPTED)):+.3f} against greedy decoding, a token's "
+                f"log-probability {mean_of(paired_gaps(rows, 'log-probability', blocks, PROMPTED)):+.3f}."
+            )
         ],
         seconds=seconds_spent(run),
     )
