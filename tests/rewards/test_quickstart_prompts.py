@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coalign.rewards.context_verifiers import _FUNCTION_WORDS
+from coalign.rewards.context_verifiers import FUNCTION_WORDS
 from coalign.rewards.text_units import contains_phrase, fold, folded_words
 from coalign.rewards.verifiers import Constraint, constraint_satisfaction, parse_constraints
 
@@ -137,7 +137,7 @@ def test_heldout_values_are_unseen_in_training() -> None:
 
 def test_topics_are_disjoint() -> None:
     content = [
-        {word for row in rows(split) for word in folded_words(row["prompt"])} - _FUNCTION_WORDS
+        {word for row in rows(split) for word in folded_words(row["prompt"])} - FUNCTION_WORDS
         for split in SPLITS
     ]
     assert content[0] & content[1] <= INSTRUCTION_WORDS

@@ -39,7 +39,7 @@ _FUNCTION_WORD_LIST = """
     own same she should so some such than that the their them then there these they this those through to too under
     until up upon us very was we were what when where which while who whom why will with would you your yes
 """
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 
 
 @verifier(
@@ -47,7 +47,7 @@ _FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 )
 def source_overlap(prompt: str, response: str) -> float:
     """Share of the response's content words (English function words left out) that occur in the prompt."""
-    content = [word for word in folded_words(response) if word not in _FUNCTION_WORDS]
+    content = [word for word in folded_words(response) if word not in FUNCTION_WORDS]
     source = set(folded_words(prompt))
     return sum(word in source for word in content) / len(content) if content else 0.0
 

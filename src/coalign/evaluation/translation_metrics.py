@@ -1,0 +1,128 @@
+"""Scores of translations: corpus BLEU, chrF and TER (sacrebleu), term usage, word-level edit similarity, copying."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from coalign.core.extras import require
+
+logger = logging.getLogger(__name__)
+
+EXTRA = "translation"
+BleuTokens = Literal["auto", "flores200", "13a", "zh", "ja-mecab", "intl", "char", "none"]
+
+
+@dataclass(frozen=True)
+class TranslationScores:
+    """Corpus scores.
+
+    Attributes:
+        bleu: 0 to 100; spBLEU where the tokens are flores200.
+        chrf: chrF++ (word order 2), 0 to 100.
+        ter: edits over words of the reference, in percent; lower is better.
+        signatures: how sacrebleu computed each, to be quoted with it.
+    """
+
+    bleu: float
+    chrf: float
+    ter: float
+    signatures: dict[str, str]
+
+
+def corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str], *, tokens: BleuTokens = "auto"
+) -> TranslationScores:
+    """BLEU, chrF++ and TER of a corpus with one reference each.
+
+    Args:
+        tokens: tokeniser of BLEU. `auto`: flores200, whose model sacrebleu fetches once; where that fails, 13a, which is
+            said.
+
+    Raises:
+        MissingExtraError: sacrebleu is not installed.
+        ValueError: no sentence, or different numbers of them.
+    """
+    if not hypotheses or len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} translations for {len(references)} references, expected as many")
+    metrics: Any = require("sacrebleu.metrics", EXTRA)
+    bleu = _bleu(metrics, tokens)
+    chrf, ter = metrics.CHRF(word_order=2), metrics.TER()
+    scores = {
+        name: metric.corpus_score(list(hypotheses), [list(references)]).score
+        for name, metric in (("bleu", bleu), ("chrf", chrf), ("ter", ter))
+    }
+    signatures = {
+        name: str(metric.get_signature()) for name, metric in (("bleu", bleu), ("chrf", chrf), ("ter", ter))
+    }
+    return TranslationScores(**scores, signatures=signatures)
+
+
+def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """chrF++ of each sentence, 0 to 100: for intervals and breakdowns.
+
+    Raises:
+        MissingExtraError: sacrebleu is not installed.
+    """
+    metrics: Any = require("sacrebleu.metrics", EXTRA)
+    chrf = metrics.CHRF(word_order=2)
+    return [
+        chrf.sentence_score(one, [other]).score for one, other in zip(hypotheses, references, strict=True)
+    ]
+
+
+def _bleu(metrics: Any, tokens: BleuTokens) -> Any:
+    if tokens != "auto":
+        return metrics.BLEU(tokenize=tokens)
+    if "flores200" not in _working:
+        _working["flores200"] = _flores_works(metrics)
+    return metrics.BLEU(tokenize="flores200" if _working["flores200"] else "13a")
+
+
+_working: dict[str, bool] = {}
+
+
+def _flores_works(metrics: Any) -> bool:
+    """The tokeniser needs sentencepiece and a model that sacrebleu fetches."""
+    noisy = logging.getLogger("sacrebleu")
+    before = noisy.level
+    noisy.setLevel(logging.CRITICAL)
+    try:
+        metrics.BLEU(tokenize="flores200").corpus_score(["a"], [["a"]])
+        return True
+    except Exception as error:  # whatever the network or the missing library raises
+        logger.warning(
+            "BLEU is computed on 13a tokens: those of flores200 are not to be had here (%s).",
+            " ".join(str(error).split())[:120] or type(error).__name__,
+        )
+        return False
+    finally:
+        noisy.setLevel(before)
+
+
+def edit_similarity(one: str, other: str) -> tuple[int, float]:
+    """Word-level Levenshtein distance, and `1 - distance / words of the longer`; 1 for two empty texts.
+
+    Raises:
+        MissingExtraError: rapidfuzz is not installed.
+    """
+    levenshtein: Any = require("rapidfuzz.distance.Levenshtein", EXTRA)
+    first, second = one.split(), other.split()
+    distance = levenshtein.distance(first, second)
+    longer = max(len(first), len(second))
+    return distance, 1 - distance / longer if longer else 1.0
+
+
+def term_usage(
+    terms: Sequence[tuple[str, str]], hypothesis: str, reference: str
+) -> tuple[int, int, float | None]:
+    """(terms whose target side the reference has, those of them that the translation has, their share).
+
+    Compared as lower-cased substrings. A term that the reference does without is not counted. The share is None where
+    none is counted.
+    """
+    wanted = [target.lower() for _, target in terms if target.lower() in reference.lower()]
+    used = sum(one in hypothesis.lower() for one in wanted)
+    return len(wanted), used, used / len(wanted) if wanted else None
