@@ -34,6 +34,7 @@ BY_ARGUMENT: dict[str, Any] = {
     "high": 3,
     "keywords": ["a", "C++", "漢", "don't"],
     "keyword": "a",
+    "stems": ["a", "漢"],
     "phrase": "a b.",
     "options": ["a", "a b", "!"],
     "keys": ["a"],

@@ -1,0 +1,356 @@
+"""Memory, prompts, terms, batch and interactive translation over a scripted back end."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.core.errors import ConfigError
+from coalign.core.runs import Run
+from coalign.decoding import adaptive_mt
+from coalign.decoding.adaptive_translation import AdaptiveTranslator, TranslationOptions
+from coalign.decoding.translation_files import Sentence, read_sentences
+from coalign.decoding.translation_memory import (
+    KeptEncoder,
+    TranslationMemory,
+    TranslationUnit,
+    matches_in,
+    mine_pairs,
+    terms_in,
+)
+from coalign.decoding.translation_prompts import (
+    Labels,
+    Shot,
+    TranslationRequest,
+    clean_translation,
+    length_limit,
+    read_terms,
+    translation_prompt,
+)
+from coalign.models.types import Generation
+from coalign.report.html import read_report
+
+LABELS = Labels("English", "Spanish")
+PAIRS = [
+    ("wash your hands", "lávese las manos"),
+    ("wash your face", "lávese la cara"),
+    ("the virus spreads", "el virus se propaga"),
+    ("stay at home", "quédese en casa"),
+]
+UNITS = [TranslationUnit(*pair) for pair in PAIRS]
+
+
+class Letters:
+    """Vectors of letter counts."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+
+    def encode(self, texts):
+        self.asked += texts
+        counts = torch.tensor([[text.count(chr(97 + n)) + 0.01 for n in range(26)] for text in texts])
+        return torch.nn.functional.normalize(counts.float(), dim=-1) if texts else torch.zeros(0, 26)
+
+
+class Echo:
+    """Writes the Spanish side of the last example, or `?`; keeps what it was asked."""
+
+    def __init__(self, fail_at=None):
+        self.prompts: list[str] = []
+        self.samplings: list = []
+        self._fail_at = fail_at
+
+    def generate(self, prompts, sampling, *, done=(), on_batch=None, label=""):
+        if self._fail_at is not None and len(self.prompts) >= self._fail_at:
+            raise KeyboardInterrupt
+        self.prompts += prompts
+        self.samplings.append(sampling)
+        made = []
+        for prompt in prompts:
+            text = prompt if isinstance(prompt, str) else prompt[0]["content"]
+            found = [line for line in text.splitlines()[:-1] if line.startswith("Spanish: ")]
+            made.append([Generation(" " + found[-1].removeprefix("Spanish: ") if found else " ?")])
+        return made
+
+
+def memory(**more):
+    return TranslationMemory(list(UNITS), **{"encoder": Letters(), **more})
+
+
+@pytest.mark.parametrize("retrieval", ["embeddings", "edit", "hybrid"])
+def test_the_nearest_entry_comes_first(retrieval):
+    found = memory(retrieval=retrieval).matches("wash your hair", 3)
+    assert found[0].index in (0, 1)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_entries_that_must_not_be_found():
+    whole = memory(retrieval="edit")
+    assert whole.matches("wash your hands", 1)[0].index == 1, "an equal source is no match"
+    assert whole.matches("wash your hands", 1, allow_exact=True)[0].index == 0
+    assert whole.matches("wash your hands", 9, leave_out=1)[0].index == 2
+    assert all(one.score <= 0.5 for one in whole.matches("wash your hands", 9, max_similarity=0.5))
+    assert whole.matches("x", 0) == [] == TranslationMemory(retrieval="edit").matches("x", 3)
+
+
+def test_a_new_entry_is_found_at_once_and_survives(tmp_path):
+    journal, encoder = tmp_path / "memory.jsonl", Letters()
+    first = TranslationMemory(list(UNITS), encoder=encoder, journal=journal)
+    first.matches("cover your mouth", 1)
+    first.add(TranslationUnit("cover your nose", "cúbrase la nariz"))
+    assert first.matches("cover your mouth", 1)[0].index == 4
+    assert encoder.asked.count("wash your hands") == 1, "only new entries are embedded"
+    with journal.open("a") as file:
+        file.write('{"source": "torn')
+    again = TranslationMemory(list(UNITS), encoder=Letters(), journal=journal)
+    assert len(again) == 5
+    assert again.matches("cover your mouth", 1)[0].index == 4
+    first.forget(4)
+    assert len(first) == 4
+    assert first.matches("cover your mouth", 9)[-1].index < 4
+
+
+def test_vectors_are_kept_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
+    texts = [f"sentence {chr(97 + n % 26)} {n}" for n in range(70)]
+    inner = Letters()
+    first = KeptEncoder(inner, "letters").encode(texts)
+    again = KeptEncoder(inner, "letters").encode(texts)
+    assert torch.equal(first, again)
+    assert len(inner.asked) == 70
+    KeptEncoder(inner, "other").encode(texts)
+    assert len(inner.asked) == 140
+
+
+@given(
+    st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3).filter(any), min_size=1, max_size=7),
+    st.integers(1, 7),
+)
+def test_mined_pairs_hold_each_sentences_nearest(rows, count):
+    vectors = torch.tensor(rows, dtype=torch.float64)
+    pairs = mine_pairs(vectors, count)
+    units = torch.nn.functional.normalize(vectors, dim=-1)
+    assert pairs == sorted(pairs, key=lambda one: (-one[0], one[1], one[2]))
+    for index in range(len(rows)):
+        cosines = sorted(
+            (float(units[index] @ units[j]) for j in range(len(rows)) if j != index), reverse=True
+        )
+        found = [one.score for one in matches_in(pairs, index, count)]
+        assert found == pytest.approx(cosines[: len(found)])
+        assert len(found) == min(count, len(rows) - 1)
+
+
+def test_prompts():
+    shots = [Shot("near", "cerca", "mt near", [("a", "b")]), Shot("far", "lejos")]
+    request = TranslationRequest("new", shots, "mt new", [("c", "d"), ("e", "f")])
+    assert translation_prompt(request, LABELS) == (
+        "English: far\nSpanish: lejos\nEnglish: near\nMT: mt near\nTerms: a = b\nSpanish: cerca\n"
+        "English: new\nMT: mt new\nTerms: c = d, e = f\nSpanish:"
+    )
+    assert translation_prompt(request, LABELS, best_last=False).startswith("English: near")
+    assert translation_prompt(TranslationRequest("new"), LABELS) == "English: new\nSpanish:"
+
+
+def test_reading_replies():
+    assert clean_translation("  uno\nEnglish: two", "one") == "uno"
+    assert clean_translation("Hola. Adiós amigos míos, hasta la vista.", "Hello.") == "Hola."
+    assert clean_translation("Hola. Adiós.", "Hello. Bye.") == "Hola. Adiós."
+    assert clean_translation("", "one") == ""
+    assert length_limit(["one two three"], 4) == 12
+    assert length_limit(["洗手" * 5], 4) == 40
+    assert read_terms(
+        "1. virus = virus\n- mask = bata\nno pair\nvirus = virus", "the virus mask", "el virus", 5
+    ) == [("virus", "virus")]
+
+
+def test_terms_occur_as_whole_words_longest_first():
+    glossary = [("art", "arte"), ("hand", "mano"), ("hand wash", "lavado"), ("Art", "ARTE"), ("手", "mano")]
+    assert terms_in(glossary, "A hand wash at the party") == [("hand wash", "lavado")]
+    assert terms_in(glossary, "art by hand") == [("hand", "mano"), ("art", "arte")]
+    assert terms_in(glossary, "art by hand", count=1) == [("hand", "mano")]
+    assert terms_in(glossary, "art by hand", target="el arte") == [("art", "arte")]
+    assert terms_in(glossary, "洗手") == [("手", "mano")]
+
+
+def translator(generator, **options):
+    glossary = options.pop("glossary", [])
+    return AdaptiveTranslator(generator, memory(retrieval="edit"), glossary, TranslationOptions(**options))
+
+
+def test_what_the_model_is_asked():
+    echo = Echo()
+    one = translator(echo, glossary=[("hands", "MANOS")], mt="new").translate(
+        [Sentence("wash your hands now", mt="draft")], 2
+    )[0]
+    assert echo.prompts[0].splitlines()[-4:] == [
+        "English: wash your hands now", "MT: draft", "Terms: hands = MANOS", "Spanish:",
+    ]  # fmt: skip
+    assert "Terms" in echo.prompts[0].split("English: wash your hands now")[0], "the example has the term too"
+    assert one.translation == "lávese las manos"
+    assert one.copied
+    assert echo.samplings[0].stop == ("\n",)
+    assert echo.samplings[0].max_new_tokens == 16
+    with pytest.raises(ConfigError, match="--glossary"):
+        translator(echo, terms="glossary")
+
+
+def test_terms_can_come_from_the_model():
+    class Extracting(Echo):
+        def generate(self, prompts, sampling, **rest):
+            if "Extract" in prompts[0]:
+                self.prompts += prompts
+                return [[Generation("hands = manos\nyour = las\nknife = cuchillo")] for _ in prompts]
+            return super().generate(prompts, sampling, **rest)
+
+    model = Extracting()
+    one = translator(model, terms="matches").translate([Sentence("dirty hands")], 1)[0]
+    assert one.terms == (("hands", "manos"),)
+
+
+def test_random_examples_are_the_same_every_time_and_never_the_sentence_itself():
+    echo = Echo()
+    mine = AdaptiveTranslator(echo, memory(retrieval="edit"), [], TranslationOptions(), own=True)
+    sentences = [Sentence(unit.source, unit.target) for unit in UNITS]
+    first = mine.translate(sentences, 3, drawn=True)
+    assert [one.prompt for one in mine.translate(sentences, 3, drawn=True)] == [one.prompt for one in first]
+    for one, sentence in zip(first, sentences, strict=True):
+        assert one.prompt.count(sentence.source) == 1
+        assert all(math.isnan(score) for _, score in one.matches)
+
+
+@pytest.fixture
+def files(tmp_path):
+    data, base, glossary = tmp_path / "data.tsv", tmp_path / "memory.tsv", tmp_path / "terms.tsv"
+    data.write_text(
+        "wash your hair\tlávese el pelo\nstay at work\tquédese en el trabajo\nthe virus\tel virus\n"
+    )
+    base.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS))
+    glossary.write_text("virus\tvirus\n")
+    return data, base, glossary
+
+
+def work(folder, monkeypatch, generator, **options):
+    monkeypatch.setattr(adaptive_mt, "open_generator", lambda config: generator)
+    config = adaptive_mt.Config(retrieval="edit", bleu_tokens="13a", **options)
+    run = Run.start(folder, "adaptive-mt", config, seed=0)
+    adaptive_mt.run(config, run)
+    return run
+
+
+def test_a_batch_reports_scores_by_matches_and_similarity(files, tmp_path, monkeypatch):
+    data, base, glossary = files
+    run = work(
+        tmp_path / "run", monkeypatch, Echo(), data=[data], memory=[base], glossary=glossary, shots=[0, 1, 2],
+        random_shots=2,
+    )  # fmt: skip
+    report = read_report(run.report)
+    table = report.sections[0]
+    assert [row[0] for row in table.rows] == ["no match", "2 at random", "1 match", "2 matches"]
+    assert report.verdict.outcome in ("improved", "not improved")
+    assert "chrF++ by similarity of the best match" in [one.title for one in report.sections]
+    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["wash your hair", "stay at work", "the virus"]
+    assert rows[2]["terms"] == [["virus", "virus"]]
+    assert (rows[2]["terms_counted"], rows[2]["terms_used"]) == (1, 1)
+    scores = json.loads((run.artefacts / "scores.json").read_text())
+    assert scores["1 match"]["chrf"] > scores["no match"]["chrf"]
+
+
+def test_the_text_is_its_own_memory_where_there_is_none(files, tmp_path, monkeypatch):
+    run = work(tmp_path / "run", monkeypatch, Echo(), data=[files[0]], shots=[1])
+    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+    assert all(row["matches"][0][0] != row["source"] for row in rows)
+
+
+def test_a_text_without_references_is_translated_and_not_scored(files, tmp_path, monkeypatch):
+    text = tmp_path / "new.txt"
+    text.write_text("wash your feet\n")
+    run = work(tmp_path / "run", monkeypatch, Echo(), data=[text], memory=[files[1]], shots=[1])
+    report = read_report(run.report)
+    assert report.verdict.outcome == "neutral"
+    assert "no references" in report.verdict.text
+
+
+def test_references_enter_the_memory_as_they_come(files, tmp_path, monkeypatch):
+    data = tmp_path / "data.tsv"
+    data.write_text("cover your nose\tcúbrase la nariz\ncover your mouth\tcúbrase la boca\n")
+    run = work(tmp_path / "run", monkeypatch, Echo(), data=[data], memory=[files[1]], shots=[1], adapt=True)
+    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+    assert rows[1]["matches"][0][1] == "cúbrase la nariz"
+
+
+def test_a_killed_batch_goes_on(files, tmp_path, monkeypatch):
+    options = {"data": [files[0]], "memory": [files[1]], "shots": [0, 1], "adapt": True}
+    whole = work(tmp_path / "whole", monkeypatch, Echo(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path / "cut", monkeypatch, Echo(fail_at=4), **options)
+    rest = Echo()
+    again = work(tmp_path / "cut", monkeypatch, rest, **options)
+    assert len(rest.prompts) == 2
+    for name in ("no-match.jsonl", "1-match.jsonl"):
+        assert (again.artefacts / name).read_text() == (whole.artefacts / name).read_text()
+
+
+def typing(monkeypatch, text):
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def test_a_translator_corrects_and_the_memory_learns(files, tmp_path, monkeypatch, capsys):
+    new = tmp_path / "new.txt"
+    new.write_text("cover your nose\ncover your mouth\nstay at home now\nwash\n")
+    options = {"data": [new], "memory": [files[1]], "shots": [1], "interactive": True}
+    typing(monkeypatch, "cúbrase la nariz\n\n/quit\n")
+    work(tmp_path / "run", monkeypatch, Echo(), **options)
+    shown = capsys.readouterr().out
+    assert "proposal  cúbrase la nariz" in shown, "the second proposal follows the first correction"
+    typing(monkeypatch, "/skip\n")
+    run = work(tmp_path / "run", monkeypatch, Echo(), **options)
+    again = capsys.readouterr().out
+    assert "cover your nose\n" not in again.split("proposal")[0].split("source")[1]
+    assert "source    stay at home now" in again
+    rows = [json.loads(line) for line in (run.artefacts / "session.jsonl").read_text().splitlines()]
+    assert [row["final"] for row in rows] == ["cúbrase la nariz", "cúbrase la nariz", None]
+    learnt = read_sentences([run.path / "memory.tmx"], ("en", "es"), targets=True)
+    assert [one.source for one in learnt][-2:] == ["cover your nose", "cover your mouth"]
+    assert (run.path / "memory.tsv").read_text().count("\n") == 7
+    assert read_report(run.report).sections[0].title == "Decisions"
+
+
+def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
+    typing(monkeypatch, "wash your feet\nlávese los pies\n\n")
+    options = {"memory": [files[1]], "shots": [1], "interactive": True}
+    work(tmp_path / "run", monkeypatch, Echo(), **options)
+    typing(monkeypatch, "wash your knees\n\n\n")
+    run = work(tmp_path / "run", monkeypatch, Echo(), **options)
+    rows = [json.loads(line) for line in (run.artefacts / "session.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["final"]) for row in rows] == [
+        ("typed-0", "lávese los pies"),
+        ("typed-1", "lávese los pies"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data is required"),
+        ({"interactive": True}, "needs a memory"),
+        ({"data": ["x"], "adapt": True}, "adapt needs a memory"),
+        ({"data": ["x"], "shots": []}, "shots is empty"),
+        ({"data": ["x"], "interactive": True, "adapt": True}, "no effect with interactive"),
+        ({"data": ["x"], "adapter_rank": 3}, "adapter_rank has no effect"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive_mt.Config(**options)
+
+
+def test_drafts_must_be_there(files, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="column mt"):
+        work(tmp_path / "run", monkeypatch, Echo(), data=[files[0]], memory=[files[1]], mt="new")
