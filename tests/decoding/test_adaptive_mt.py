@@ -326,7 +326,7 @@ def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
     typing(monkeypatch, "wash your feet\nlávese los pies\n\n")
     options = {"memory": [files[1]], "shots": [1], "interactive": True}
     work(tmp_path / "run", monkeypatch, Echo(), **options)
-    typing(monkeypatch, "wash your knees\n\n\n")
+    typing(monkeypatch, "now wash your feet\n\n\n")
     run = work(tmp_path / "run", monkeypatch, Echo(), **options)
     rows = [json.loads(line) for line in (run.artefacts / "session.jsonl").read_text().splitlines()]
     assert [(row["id"], row["final"]) for row in rows] == [
@@ -338,8 +338,6 @@ def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "data is required"),
-        ({"interactive": True}, "needs a memory"),
         ({"data": ["x"], "adapt": True}, "adapt needs a memory"),
         ({"data": ["x"], "shots": []}, "shots is empty"),
         ({"data": ["x"], "interactive": True, "adapt": True}, "no effect with interactive"),
@@ -349,6 +347,13 @@ def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(ValueError, match=message):
         adaptive_mt.Config(**options)
+
+
+def test_there_must_be_something_to_work_on(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="needs data: sentences"):
+        work(tmp_path / "one", monkeypatch, Echo())
+    with pytest.raises(ConfigError, match="needs a memory, or data"):
+        work(tmp_path / "two", monkeypatch, Echo(), interactive=True)
 
 
 def test_drafts_must_be_there(files, tmp_path, monkeypatch):

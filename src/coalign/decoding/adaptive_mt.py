@@ -88,10 +88,6 @@ class Config(TranslationOptions, ModelOptions, BackendOptions):
             raise ValueError(f"{(changed or ['tuning'])[0]} has no effect: nothing is trained; leave it out")
         if not self.shots:
             raise ValueError("shots is empty: give a number of matches")
-        if not self.interactive and not self.data:
-            raise ValueError("data is required: sentences to translate (or work with --interactive)")
-        if self.interactive and not (self.memory or self.data):
-            raise ValueError("interactive work needs a memory (an empty file will do), or data")
         if self.interactive and (self.adapt or self.random_shots):
             raise ValueError(
                 "adapt and random_shots have no effect with interactive: corrections are learnt anyway"
@@ -107,6 +103,9 @@ def run(config: Config, run: Run) -> None:
         DataError: files that cannot be used.
         MissingExtraError: the extra `translation` is not installed.
     """
+    if not config.data and not (config.interactive and config.memory):
+        needed = "a memory, or data" if config.interactive else "data: sentences to translate"
+        raise ConfigError(f"adaptive-mt needs {needed}.", hint="Give --data FILE, or --interactive --memory FILE.")
     glossary = read_glossary(config.glossary, config.codes) if config.glossary else []
     if config.interactive:
         _interact(config, run, glossary)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.core.options import Count, CountOrZero, NonNegative, option
+from coalign.core.options import Count, CountOrZero, NonNegative, option, post_init_of
 from coalign.core.progress import Progress, progress
 from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
@@ -51,6 +51,7 @@ class SearchOptions:
     )
 
     def __post_init__(self) -> None:
+        post_init_of(super())
         if self.mode == "block" and self.every != 1:
             raise ValueError("every has no effect with mode: block; leave it out")
         if self.every > self.lookahead + 1:
