@@ -105,7 +105,9 @@ def run(config: Config, run: Run) -> None:
     """
     if not config.data and not (config.interactive and config.memory):
         needed = "a memory, or data" if config.interactive else "data: sentences to translate"
-        raise ConfigError(f"adaptive-mt needs {needed}.", hint="Give --data FILE, or --interactive --memory FILE.")
+        raise ConfigError(
+            f"adaptive-mt needs {needed}.", hint="Give --data FILE, or --interactive --memory FILE."
+        )
     glossary = read_glossary(config.glossary, config.codes) if config.glossary else []
     if config.interactive:
         _interact(config, run, glossary)

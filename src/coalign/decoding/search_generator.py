@@ -16,10 +16,9 @@ from coalign.core.progress import Progress, progress
 from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
 from coalign.decoding.lookahead import Beam, Extension, SearchCost, SearchSettings, rows_of, search
-from coalign.models.endings import Endings, stop_token_ids
-from coalign.models.generation import GenerationStats, TransformersGenerator, evaluation_mode
+from coalign.models.endings import Endings
+from coalign.models.generation import GenerationStats, TransformersGenerator, evaluation
 from coalign.models.sampling import check_sampling
-from coalign.models.scoring import unwrap
 from coalign.models.token_tree import open_trees
 from coalign.models.types import Generation, OnBatch, Sampling, is_prefilled
 from coalign.rewards.reward_mix import Draft, RewardMix
@@ -105,7 +104,6 @@ class SearchGenerator:
         self.tokenizer = base.tokenizer
         self.last_stats = GenerationStats()
         self.last_cost = SearchCost()
-        self._stop_ids = frozenset(stop_token_ids(unwrap(base.model), base.tokenizer))
 
     def generate(
         self,
@@ -144,12 +142,12 @@ class SearchGenerator:
         """As `generate`, with scores and rewards."""
         self._check(sampling)
         given = [self._instructed(one) for one in prompts]
-        encoded = [self.base.encode(index, prompt) for index, prompt in enumerate(given)]
+        encoded = [self.base.encode(prompt, index) for index, prompt in enumerate(given)]
         self.base.assert_room(encoded, sampling)
         done, results = set(done), [list[Found]() for _ in prompts]
         self.last_cost, started = SearchCost(), time.monotonic()
         batches = [one for one in self._batches(encoded, sampling) if not done.issuperset(one)]
-        with evaluation_mode(self.base.model), progress(sum(map(len, batches)), label, "prompt") as bar:
+        with evaluation(self.base.model), progress(sum(map(len, batches)), label, "prompt") as bar:
             while batches:
                 batch = batches.pop(0)
                 pools = self._try(batch, given, encoded, sampling, bar)
@@ -272,6 +270,7 @@ class _Texts:
         sampling: Sampling,
     ) -> None:
         self._owner, self._batch, self._stop = owner, batch, bool(sampling.stop)
+        self._stop_ids = frozenset(owner.base.stop_ids)
         self._prompts = [prompts[index] for index in batch]
         self._before = [
             encoded[index][-1] if isinstance(prompts[index], str) or is_prefilled(prompts[index]) else None
@@ -280,7 +279,7 @@ class _Texts:
         self._endings = Endings(owner.tokenizer, sampling.stop)
 
     def ended(self, sequences: Sequence[Sequence[int]]) -> list[bool]:
-        found = [ids[-1] in self._owner._stop_ids for ids in sequences]
+        found = [ids[-1] in self._stop_ids for ids in sequences]
         if self._stop and sequences:
             window = self._endings.window
             at_stop = self._endings.has_stop([list(ids[-window:]) for ids in sequences])

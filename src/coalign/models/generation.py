@@ -96,7 +96,7 @@ class TransformersGenerator:
         """
         check_sampling(sampling)
         encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
-        self._assert_room(encoded, sampling)
+        self.assert_room(encoded, sampling)
         done = set(done)
         plan = [
             batch
@@ -139,7 +139,7 @@ class TransformersGenerator:
 
         check_sampling(sampling)
         encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
-        self._assert_room(encoded, sampling)
+        self.assert_room(encoded, sampling)
         job = _Job.of(prompts, encoded, sampling)
         loop = DecodeLoop(self)
         loop.add(
@@ -149,13 +149,16 @@ class TransformersGenerator:
         while not loop.is_idle:
             yield from (piece for _, piece in loop.step())
 
-    def encode(self, prompt: Messages | str) -> list[int]:
+    def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
         """The tokens of a prompt.
+
+        Args:
+            index: its number, for messages.
 
         Raises:
             DataError: the template refuses it.
         """
-        return self._encode(0, prompt)
+        return self._encode(index, prompt)
 
     @property
     def context(self) -> int | None:
@@ -177,7 +180,12 @@ class TransformersGenerator:
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids  # the text brought its own
 
-    def _assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
+    def assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
+        """Refuse prompts that leave no room for the response.
+
+        Raises:
+            DataError: it names the first of them and counts the others.
+        """
         context = self.context
         if not context:
             return
