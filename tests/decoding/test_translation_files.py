@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
@@ -71,7 +71,7 @@ def test_xml_that_would_read_other_files_is_refused(tmp_path):
 texts = st.text(min_size=1, max_size=20).map(lambda one: " ".join(one.split())).filter(bool)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
 def test_what_is_written_is_read_again(tmp_path_factory, pairs):
     import re

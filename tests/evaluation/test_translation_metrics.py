@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalign.evaluation.translation_metrics import (
@@ -50,6 +50,7 @@ def test_terms_that_the_reference_does_without_are_not_counted():
 sentences = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6).map(" ".join)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sentences, sentences, sentences)
 def test_edit_distance_is_a_metric(a, b, c):
     def distance(one, other):
