@@ -17,9 +17,10 @@ from coalign.core.errors import DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.models.types import Generation, Sampling
-from coalign.preference.anchors import anchor, human_negatives, resampling_due, sample_anchors
+from coalign.preference.anchors import anchor, human_negatives, sample_anchors
 from coalign.preference.d2o import d2o_loss, split_anchors
 from coalign.preference.pairwise import dpo_loss
+from coalign.preference.parts import due
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny
@@ -153,7 +154,7 @@ def test_samples_of_other_records_are_refused() -> None:
 
 
 def test_resampling_starts_after_the_warm_up() -> None:
-    assert [step for step in range(12) if resampling_due(step, warmup=3, every=4)] == [3, 7, 11]
+    assert [step for step in range(12) if due(step, warmup=3, every=4)] == [3, 7, 11]
 
 
 def test_rankings_from_elsewhere_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
 from coalign.models import generation
-from coalign.preference import aft, aligned_scores, asft, bco, cut, d2o, poft, pro, reward_augmented
+from coalign.preference import aft, aligned_scores, anchors, asft, bco, cut, d2o, poft, pro, reward_augmented
+from coalign.preference.parts import segments
 from tests.data.tokenizers import GEMMA
 from tests.preference.tiny_runs import (
     assert_complete,
@@ -218,7 +219,7 @@ def test_d2o_samples_and_goes_on_after_a_kill(
     assert "12 self-samples to 6 of 6 negatives" in notes(whole)
 
     monkeypatch.setattr(generation, "CPU_ROWS", 4)
-    original, calls = d2o.sample_rows, []
+    original, calls = anchors.sample_rows, []
 
     def killed(round: Any, stage: str, *rest: Any) -> Any:
         append = round.append
@@ -232,12 +233,12 @@ def test_d2o_samples_and_goes_on_after_a_kill(
         round.append = once
         return original(round, stage, *rest)
 
-    monkeypatch.setattr(d2o, "sample_rows", killed)
+    monkeypatch.setattr(anchors, "sample_rows", killed)
     with pytest.raises(KilledError):
         run_system("d2o", d2o, tmp_path / "run", **options)
     kept = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "samples.jsonl")
     assert 0 < len(kept) < 6
-    monkeypatch.setattr(d2o, "sample_rows", original)
+    monkeypatch.setattr(anchors, "sample_rows", original)
     run = run_system("d2o", d2o, tmp_path / "run", **options)
     assert_complete(run)
     rows = read_rows(run.artefacts / "round-1" / "samples.jsonl")
@@ -266,11 +267,10 @@ def test_d2o_draws_again_and_keeps_the_start_as_reference(
 
 
 def test_d2o_parts() -> None:
-    config = build(d2o.Config, {"data": "x", "batch_size": 2, "resample_every": 3, "resample_warmup": 4})
-    assert d2o.segments(config, 20) == [4, 3, 3]
-    assert d2o.segments(build(d2o.Config, {"data": "x"}), 20) == [None]
-    config = build(d2o.Config, {"data": "x", "max_steps": 5, "resample_every": 5})
-    assert d2o.segments(config, 20) == [5]
+    config = build(d2o.Config, {"data": "x", "batch_size": 2})
+    assert segments(config, 20, every=3, warmup=4) == [4, 3, 3]
+    assert segments(config, 20, every=None) == [None]
+    assert segments(build(d2o.Config, {"data": "x", "max_steps": 5}), 20, every=5) == [5]
 
 
 def test_d2o_without_negatives(model: str, tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord
-from coalign.data.records import Feedback, Preference, Ranking, Record
+from coalign.data.records import Feedback, Messages, Preference, Ranking, Record
+from coalign.models.backends import open_generator
+from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Generator, Sampling
+from coalign.selfalign.loop import Round
+from coalign.selfalign.stages import sample_rows
 
 ANCHOR, NEGATIVE = 1.0, 0.0
 """Scores by which a ranking says which response is a self-sample and which the human negative."""
@@ -107,9 +113,49 @@ def check_anchored(records: Sequence[EncodedRecord], max_length: int | None = No
     return list(records)
 
 
-def resampling_due(step: int, *, warmup: int, every: int) -> bool:
-    """Whether anchors are drawn again after optimizer step `step`: at `warmup` and then every `every` steps."""
-    return step >= warmup and (step - warmup) % every == 0
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt to sample to; the id changes with the prompt, so that rows of other data are not taken for its own."""
+
+    prompt: Messages
+    position: int
+
+    @property
+    def id(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.prompt, ensure_ascii=False).encode()).hexdigest()
+        return f"{self.position}-{digest[:12]}"
+
+
+def sampled_anchors(
+    round: Round, stage: str, negatives: Sequence[Feedback], sampling: Sampling, policy: ModelOptions
+) -> Anchored:
+    """The negatives with samples of `policy`; rows lie in the run folder, and a killed run goes on there.
+
+    The model is loaded where a row is missing.
+    """
+    tasks = [_Prompt(one.prompt, position) for position, one in enumerate(negatives)]
+    rows = {row["id"]: row for row in round.read(stage)}
+    if any(task.id not in rows for task in tasks):
+        found = sample_rows(
+            round, stage, tasks, open_generator(policy), sampling, "Sampling the model's own answers"
+        )
+        rows = {row["id"]: row for row in found}
+    samples = [
+        [Generation(one["text"], finish_reason=one["finish_reason"]) for one in rows[task.id]["responses"]]
+        for task in tasks
+    ]
+    return anchor(negatives, samples)
+
+
+def told(anchored: Anchored, n: int) -> str:
+    """How many of `n` negatives have anchors, and what was left out: a note for the plan and the report."""
+    anchors = sum(len(one.responses) - 1 for one in anchored.records)
+    text = f"{anchors} self-samples to {len(anchored.records)} of {n} negatives"
+    left_out = {"equal to the negative": anchored.equal, "empty": anchored.empty}
+    text += "".join(f"; {count} left out: {why}" for why, count in left_out.items() if count)
+    if anchored.unfinished:
+        text += f"; {anchored.unfinished} ran out of tokens (--max-new-tokens)"
+    return text
 
 
 def _ranking(record: Feedback, anchors: list[str]) -> Ranking:

@@ -17,10 +17,7 @@ Samples equal to the negative are left out (our choice).
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,26 +25,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.marked_world import ASCENT, Unlearning, unlearning, unlearning_arm, untouched_arm
+from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.core.catalogue import get
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.data.records import Feedback, Messages, Preference, Record
-from coalign.models.backends import open_generator
+from coalign.core.verdict import Verdict
+from coalign.data.records import Feedback, Preference, Record
 from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
-from coalign.models.types import Generation
 from coalign.preference.anchors import (
     NEGATIVE,
     Anchored,
-    anchor,
     check_anchored,
     human_negatives,
-    resampling_due,
+    sampled_anchors,
+    told,
 )
 from coalign.preference.learning import LearningOptions, Material, read_material, tell, train
 from coalign.preference.learning_report import write_learning_report
+from coalign.preference.pairwise import DPOConstants
+from coalign.preference.parts import joined, segments
 from coalign.selfalign.loop import Round
-from coalign.selfalign.stages import sample_rows
 from coalign.training.fit import FitResult
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
@@ -158,19 +159,6 @@ class Config(D2OConstants, SamplingOptions, LearningOptions):
             )
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A prompt to sample to; the id changes with the prompt, so that rows of other data are not taken for its own."""
-
-    prompt: Messages
-    position: int
-
-    @property
-    def id(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.prompt, ensure_ascii=False).encode()).hexdigest()
-        return f"{self.position}-{digest[:12]}"
-
-
 def run(config: Config, run: Run) -> None:
     """Sample the model's own answers, set them against the negatives, train; again where `resample_every` says so.
 
@@ -189,7 +177,10 @@ def run(config: Config, run: Run) -> None:
     unused = "thumbs-up records and the chosen sides of pairs are not used"
     notes = [*material.notes, f"{count}; {unused}"]
     tell(replace(material, notes=notes), run)
-    anchored = _anchored(Round(run, 1), "held-out", held_out, config, config) if held_out else Anchored([])
+    sampling = config.sampling(n=config.samples, seed=config.seed)
+    anchored = Anchored([])
+    if held_out:
+        anchored = sampled_anchors(Round(run, 1), "held-out", held_out, sampling, config)
     material = Material([], [*anchored.records], notes)
     material, results = _train_parts(config, run, negatives, material)
     write_learning_report(run, config, get_objective("d2o"), material, joined(results))
@@ -199,17 +190,18 @@ def _train_parts(
     config: Config, run: Run, negatives: Sequence[Feedback], material: Material
 ) -> tuple[Material, list[FitResult]]:
     """Sample and train, part after part; the material of the last part, with the notes of all, and the results."""
-    parts = segments(config, len(negatives))
+    parts = segments(config, len(negatives), every=config.resample_every, warmup=config.resample_warmup)
     policy: ModelOptions = config
     results: list[FitResult] = []
     for number, steps in enumerate(parts, start=1):
         round = Round(run, number)
-        anchored = _anchored(round, "samples", negatives, config, policy)
+        sampling = config.sampling(n=config.samples, seed=config.seed + number - 1)
+        anchored = sampled_anchors(round, "samples", negatives, sampling, policy)
         if not anchored.records:
             raise DataError(
                 "No self-sample is usable: all are empty or equal to the negative.", anchored.dropped
             )
-        note = _told(anchored, number, len(negatives))
+        note = (f"Part {number}: " if number > 1 else "") + told(anchored, len(negatives))
         tell(Material([], [], [note]), run)
         material = Material([*anchored.records], material.held_out, [*material.notes, note])
         options: Any = replace(
@@ -235,63 +227,47 @@ def _train_parts(
     return material, results
 
 
-def segments(config: Config, n_records: int) -> list[int | None]:
-    """Optimizer steps of each part of training; one part of all steps where nothing is drawn again."""
-    if config.resample_every is None:
-        return [config.max_steps]
-    batches = math.ceil(n_records / config.batch_size)
-    total = config.max_steps or math.ceil(config.epochs * math.ceil(batches / config.gradient_accumulation))
-    warmup = config.resample_warmup or config.resample_every
-    ends = [
-        step for step in range(1, total) if resampling_due(step, warmup=warmup, every=config.resample_every)
-    ]
-    return [end - start for start, end in zip([0, *ends], [*ends, total], strict=True)]
-
-
-def joined(results: Sequence[FitResult]) -> FitResult:
-    """One result of several trainings that follow each other, with steps counted through."""
-    history: list[dict[str, float]] = []
-    done = 0
-    for one in results:
-        history += [{**row, "step": row["step"] + done} for row in one.history]
-        done += one.steps
-    last = results[-1]
-    return FitResult(
-        done, history, results[0].before, sum(one.seconds for one in results), last.truncated, last.dropped
-    )
-
-
 def _negatives(records: Sequence[Record]) -> list[Feedback]:
     return human_negatives([one for one in records if isinstance(one, Preference | Feedback)])
 
 
-def _anchored(
-    round: Round, stage: str, negatives: Sequence[Feedback], config: Config, policy: ModelOptions
-) -> Anchored:
-    """The negatives with samples of `policy`; the rows lie in the run folder, and a killed run goes on there."""
-    tasks = [_Prompt(one.prompt, position) for position, one in enumerate(negatives)]
-    rows = {row["id"]: row for row in round.read(stage)}
-    if any(task.id not in rows for task in tasks):
-        sampling = config.sampling(n=config.samples, seed=config.seed + round.number - 1)
-        found = sample_rows(
-            round, stage, tasks, open_generator(policy), sampling, "Sampling the model's own answers"
-        )
-        rows = {row["id"]: row for row in found}
-    samples = [
-        [Generation(one["text"], finish_reason=one["finish_reason"]) for one in rows[task.id]["responses"]]
-        for task in tasks
-    ]
-    return anchor(negatives, samples)
-
-
-def _told(anchored: Anchored, number: int, n: int) -> str:
-    text = f"Part {number}: " if number > 1 else ""
-    text += f"{sum(len(one.responses) - 1 for one in anchored.records)} self-samples to {len(anchored.records)} of {n} negatives"
-    left_out = {
-        "equal to the negative": anchored.equal,
-        "empty": anchored.empty,
+def check(run: Run, *, seeds: int = 5) -> Verdict:
+    """D2O removes marked answers as gradient ascent does, and keeps what the model could, in a world of copying."""
+    arms: dict[str, Callable[[Unlearning], Measures]] = {
+        "start": untouched_arm,
+        "gradient ascent": unlearning_arm(ASCENT, None, "bad"),
+        "DPO, one self-sample": unlearning_arm(get_objective("dpo"), DPOConstants(beta=0.1), "pairs"),
+        "D2O": unlearning_arm(get_objective("d2o"), D2OConstants(alpha=0.1, beta=0.1), "anchors"),
     }
-    text += "".join(f"; {count} left out: {why}" for why, count in left_out.items() if count)
-    if anchored.unfinished:
-        text += f"; {anchored.unfinished} ran out of tokens (--max-new-tokens)"
-    return text
+    rows = measure_arms(run, seeds=seeds, prepare=unlearning, arms=arms)
+    start, after = values_of(rows, "marked", "start"), values_of(rows, "marked", "D2O")
+    removed = all(after[seed] < 0.5 * start[seed] for seed in start)
+    nll = paired_gaps(rows, "nll", "D2O", "gradient ascent")
+    lost = paired_gaps(rows, "gold", "start", "D2O")
+    lost_by_ascent = paired_gaps(rows, "gold", "start", "gradient ascent")
+    kept = mean_of(lost) <= 0.15 and mean_of(lost_by_ascent) > 0.4
+    below = all(gap < 0 for gap in nll.values())
+    return Verdict(
+        slug="d2o",
+        outcome=decide(seen=removed and below and kept, not_seen=not removed or not below),
+        claim=get("d2o").claim,
+        rule="Seen: in every seed D2O's share of marked answers is below half the start's and its cross-entropy on held-"
+        "out unmarked answers is below gradient ascent's; and in the mean over seeds D2O loses at most 0.15 of the gold "
+        "of unmarked answers while gradient ascent loses more than 0.4. Not seen: the share is not halved in a seed, or "
+        "the cross-entropy is not below. Mixed: between.",
+        setting="Copying with a mark: transformer of 2 layers and width 48, 4 of 10 answers that it learned begin with "
+        "two tokens that nobody wants. 800 prompts with a marked answer; 5 samples each of the start model as anchors; "
+        "200 steps of 32, Adam 3e-4, alpha = beta = 0.1. 400 fresh prompts, 4 samples each.",
+        measures=rows,
+        summary={
+            "marked, start": mean_of(start),
+            "marked, D2O": mean_of(after),
+            "nll, D2O - gradient ascent": mean_of(nll),
+            "gold lost, D2O": mean_of(lost),
+            "gold lost, gradient ascent": mean_of(lost_by_ascent),
+            "gold, D2O - DPO on one self-sample": mean_of(
+                paired_gaps(rows, "gold", "D2O", "DPO, one self-sample")
+            ),
+        },
+        seconds=seconds_spent(run),
+    )
