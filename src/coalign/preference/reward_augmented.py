@@ -18,19 +18,25 @@ several attributes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.scored_world import ScoredPairs, base_arm, goal_arm, scored_pairs
+from coalign.core.catalogue import get
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.options import Fraction, Positive, option
 from coalign.core.runs import Run, is_main_process
+from coalign.core.verdict import Verdict
 from coalign.data.records import Preference, Ranking, Record
 from coalign.models.loading import load_tokenizer
-from coalign.preference.goal_conditioning import Placement, Scale, goal_placement, relabel
+from coalign.preference.goal_conditioning import Placement, Scale, goal_placement, goal_reward, relabel
 from coalign.preference.learning import LearningOptions, Material, learn, read_material
-from coalign.preference.pairwise import CDPOConstants
+from coalign.preference.pairwise import CDPOConstants, DPOConstants
 from coalign.report.model import Text
 from coalign.training.objective import get_objective
 
@@ -159,3 +165,57 @@ def _how_to_ask(goal: dict[str, object]) -> Text:
             str(goal["text"]),
         ],
     )
+
+
+def check(run: Run, *, seeds: int = 5) -> Verdict:
+    """Under goals good rejected replies are unlearned less than by DPO, and quality follows the goal, in a world of
+    scored replies."""
+    dpo = get_objective("dpo")
+    plain, longer, relabelled, half = (
+        "DPO",
+        "DPO, as many steps",
+        "reward-augmented",
+        "reward-augmented, half",
+    )
+    constants = DPOConstants(beta=0.1)
+    arms: dict[str, Callable[[ScoredPairs], Measures]] = {
+        "base": base_arm,
+        plain: goal_arm(dpo, constants, None),
+        longer: goal_arm(dpo, constants, None, epochs=6),
+        relabelled: goal_arm(dpo, constants, goal_reward),
+        half: goal_arm(dpo, constants, goal_reward, share=0.5),
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=scored_pairs, arms=arms)
+    change = "good rejected, change"
+    over_plain, over_longer = (paired_gaps(rows, change, relabelled, arm) for arm in (plain, longer))
+    kept = {seed: over_plain[seed] > 0 and over_longer[seed] > 0 for seed in over_plain}
+    rise = _of_goals(rows, relabelled, (4, 5)) - _of_goals(rows, relabelled, (0, 2))
+    return Verdict(
+        slug="reward-augmented",
+        outcome=decide(seen=most_seeds(kept) and rise >= 0.1),
+        claim=get("reward-augmented").claim,
+        rule="Seen: in at least 4 of 5 seeds the log-probability of rejected replies of score 4 or more falls less from "
+        "the base model than under DPO, also under DPO with as many steps, the relabelled model asked for the highest "
+        "score; and the mean quality of its samples rises by 0.1 or more from goals 0 and 2 to goals 4 and 5. Otherwise "
+        "not seen. Quality at the highest goal against DPO's has no part in it.",
+        setting="Classes and replies of eight symbols, true scores 0 to 6: GRU of 2 layers and width 96, 12,000 rows, half "
+        "under a score up to 2 off. 1500 pairs of its own samples with true scores; 3 epochs of batches of 32, Adam 1e-3, "
+        "beta 0.1. 300 prompts, 2 samples each at temperature 1.",
+        measures=rows,
+        summary={
+            "seeds in which good rejected replies fall less": sum(kept.values()),
+            "change, reward-augmented - DPO": mean_of(over_plain),
+            "change, reward-augmented - DPO, as many steps": mean_of(over_longer),
+            "quality, goals 4 and 5 - goals 0 and 2": rise,
+            "quality, reward-augmented at goal 6 - DPO": _of_goals(rows, relabelled, (6,))
+            - mean_of(values_of(rows, "quality, no goal", plain)),
+            "quality, reward-augmented at goal 5 - DPO": _of_goals(rows, relabelled, (5,))
+            - mean_of(values_of(rows, "quality, no goal", plain)),
+        },
+        seconds=seconds_spent(run),
+    )
+
+
+def _of_goals(rows: Sequence[dict[str, Any]], arm: str, goals: Sequence[int]) -> float:
+    """Mean quality of an arm's samples over some goals and all seeds."""
+    return fmean(mean_of(values_of(rows, f"quality, goal {goal}", arm)) for goal in goals)
