@@ -151,6 +151,44 @@ def sensitivity(rows: Rows, main: str) -> list[dict[str, Any]]:
     return found
 
 
+def size_findings(rows: Rows, main: str) -> list[str]:
+    """What the figures say, in sentences: the best of each scenario, more data, the start model."""
+    title, unit = MEASURES[main].title, MEASURES[main].unit
+    by_cell = {
+        key: found
+        for key, group in grouped(rows, lambda row: (row["start"], row["objective"], row["size"])).items()
+        if (found := spread(group, main)) is not None
+    }
+    if not by_cell:
+        return ["No training came to an end: all diverged. Lower --learning-rate."]
+    best = max(by_cell, key=lambda key: by_cell[key].mean)
+    said = [f"Best: {best[1]} from {best[0]} with {best[2]} pairs. {title}: {by_cell[best].text(unit)}."]
+    for start in dict.fromkeys(key[0] for key in by_cell):
+        own = {key: one for key, one in by_cell.items() if key[0] == start}
+        top = max(own, key=lambda key: own[key].mean)
+        before = next(
+            (row.get(main) for row in rows if row["objective"] == START and row["start"] == start), None
+        )
+        said.append(
+            f"From {start}: {top[1]} with {top[2]} pairs is best, {own[top].text(unit)}"
+            + (f" (start model {spread([{main: before}], main).text(unit)})." if before is not None else ".")  # type: ignore[union-attr]
+        )
+        sizes = sorted({key[2] for key in own})
+        means = [statistics.fmean(one.mean for key, one in own.items() if key[2] == size) for size in sizes]
+        if len(sizes) > 1:
+            steps = ", ".join(
+                f"{after - mean:+.3f} from {size} to {larger} pairs"
+                for (size, mean), (larger, after) in zip(
+                    zip(sizes, means, strict=True), zip(sizes[1:], means[1:], strict=True), strict=False
+                )
+            )
+            said.append(f"More data from {start}, mean over the objectives: {steps}.")
+    diverged = sum(row["diverged"] for row in rows)
+    if diverged:
+        said.append(f"{diverged} trainings diverged and have no part in the figures.")
+    return said
+
+
 def sensitivity_findings(rows: Rows, main: str) -> list[str]:
     """What a sweep says, in sentences: the best setting, spreads in ascending order, lengths, what diverged."""
     title, unit = MEASURES[main].title, MEASURES[main].unit
