@@ -36,9 +36,9 @@ Step = Callable[[list[Pair]], float]
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    pairs = read_pairs(arguments)
     size = arguments.batch
-    batches = [pairs[n * size : (n + 1) * size] for n in range(arguments.steps + arguments.warmup)]
+    pairs = read_pairs(arguments)[: size * (arguments.steps + arguments.warmup)]
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     if arguments.only:
         run_one(arguments, batches)
         return

@@ -58,7 +58,6 @@ from coalign.preference.studies import (
 )
 from coalign.preference.study_figures import size_findings
 from coalign.preference.study_report import size_sections, write_study_report
-from coalign.preference.supervised import sft as sft
 from coalign.training.objective import get_objective
 from coalign.training.processes import assert_one_process
 
