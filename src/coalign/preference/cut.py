@@ -6,9 +6,14 @@ criticism is visible are the criticised ones: they get an unlikelihood loss unde
 answer stays likely. The answer under the judged prompt is learned as it is, so that judgments take effect.
 
     coalign run cut --data judgments.jsonl --model default
+    coalign run cut --prompts prompts.jsonl --rounds 5 --critic default
 
 Records are prompt, answer and judgment; an answer whose judgment is null or `None`, or whose verdict is positive,
 is fine and learned by likelihood.
+
+With `--prompts` the criticism is of the model's own answers, round after round: each round answers fresh prompts with
+the current model, a critic judges (a language model, or programs that check the prompts' `constraints`), and CUT
+trains on the judged answers. Data, models and criticism of every round stay in the run folder.
 
 Differences from the official code. It averages over the tokens of a micro-batch, in which the published recipe has
 one record; here every record's loss is averaged over its own tokens, which gives that recipe for any batch size. One
@@ -19,7 +24,7 @@ chat template of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -32,12 +37,16 @@ from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.flagged_world import STEPS, Judged, judged, judged_arm, untouched_arm
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
 from coalign.core.catalogue import get
-from coalign.core.errors import DataError
-from coalign.core.options import NonNegative, option
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.options import Count, NonNegative, Option, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Judgment, Record
+from coalign.models.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
+from coalign.preference.critics import CriticOptions
+from coalign.preference.judged_report import write_judged_report
+from coalign.preference.judged_rounds import JudgedLoop, read_judged_prompts, run_judged_rounds
 from coalign.preference.judgments import (
     align_answers,
     check_judgments,
@@ -49,6 +58,7 @@ from coalign.preference.learning import LearningOptions, Material, learn, read_m
 from coalign.preference.numerics import log1mexp
 from coalign.preference.supervised import sft as sft  # registers `sft`, which the check compares with
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+from coalign.training.processes import assert_one_process
 
 SMALLEST_COMPLEMENT = 1e-5
 """`1 - p` is held above this in the unlikelihood."""
@@ -167,25 +177,82 @@ def _record_means(values: Tensor, lengths: Tensor, judged: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class Config(CUTConstants, LearningOptions):
+class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
     """Options of `coalign run cut`."""
 
     __group__ = "Method"
 
+    data: str | None = option(None, "judged answers to learn from; or give --prompts", group="Data")
+    prompts: str | None = option(
+        None, "prompts for rounds of criticism: the model answers, the critic judges, CUT learns"
+    )
+    rounds: Count = option(1, "rounds over the prompts, each with its own share of them", source="paper: 5")
     appropriate_ratio: NonNegative = option(
         0.25, "fine answers to train on, at most so many for each criticised one", source="official code"
     )
+    threshold: Annotated[float, Ge(1)] | None = option(
+        None,
+        "ratio of probabilities above which a token is inappropriate; by default 1.2, in rounds 1.1",
+        source="official code",
+        group="Objective",
+    )
+    unlikelihood_weight: NonNegative | None = option(
+        None,
+        "weight of the unlikelihood of inappropriate tokens; by default 0.5, in rounds 1",
+        source="official code",
+        group="Objective",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_critic()
+        if self.data is not None and self.prompts is not None:
+            raise ValueError("data and prompts exclude each other: judged answers, or prompts to answer")
+        if self.prompts is None:
+            changed = [one for one in _round_options() if getattr(self, one.name) != one.default]
+            if changed:
+                raise ValueError(f"{changed[0].name} has no effect without prompts")
+        elif self.eval_data is not None:
+            raise ValueError("eval_data has no effect with prompts; --eval-fraction of them is held out")
+        if self.threshold is None:
+            self.threshold = 1.2 if self.prompts is None else 1.1
+        if self.unlikelihood_weight is None:
+            self.unlikelihood_weight = 0.5 if self.prompts is None else 1.0
+
+
+def _round_options() -> list[Option]:
+    own = [one for one in options_of(Config) if one.name == "rounds"]
+    return [*own, *options_of(CriticOptions), *options_of(SamplingOptions)]
 
 
 def run(config: Config, run: Run) -> None:
-    """Train CUT on judged answers.
+    """Train CUT on judged answers, or in rounds on the model's own answers.
 
     Raises:
-        DataError: negative verdicts without words, or no answer that is criticised.
+        ConfigError: neither data nor prompts.
+        DataError: negative verdicts without words, no answer that is criticised, or prompts that cannot be judged.
+        CoalignError: the critic gave too few verdicts.
     """
+    if config.prompts is not None:
+        criticise(config, run)
+        return
+    if config.data is None:
+        raise ConfigError("cut needs judged answers (--data) or prompts to answer (--prompts).")
     material = read_material(config, "judgment", run)
     check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
     learn(config, get_objective("cut"), run, material=_mixed(material, config))
+
+
+def criticise(config: Config, run: Run) -> None:
+    """The online form: every round answers its prompts with the current model and learns from what the critic says."""
+    assert_one_process("cut answers prompts")
+    training, held_out = read_judged_prompts(config)
+
+    def mix(records: Sequence[Judgment], seed: int) -> list[Judgment]:
+        return keep_appropriate(records, config.appropriate_ratio, seed=seed)
+
+    loop = JudgedLoop(config, get_objective("cut"), config, training, held_out, mix)
+    write_judged_report(run, loop, run_judged_rounds(run, loop))
 
 
 def _mixed(material: Material, config: Config) -> Material:

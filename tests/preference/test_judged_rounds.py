@@ -1,0 +1,249 @@
+"""Rounds of criticism: critics, the loop of `coalign run cut --prompts`, and its continuation after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.evaluation.judging import JudgeItem, Rating, Rubric, Scale
+from coalign.models import generation
+from coalign.preference import critics, cut, judged_rounds
+from coalign.preference.critics import Answered, ConstraintCritic, Criticism, JudgeCritic, without_verdict
+from coalign.rewards.verifiers import parse_constraints
+from tests.preference.test_system_runs import assert_same_weights
+from tests.preference.tiny_runs import run_system, save_tiny_model, write
+
+ROUNDS: dict[str, Any] = {"rounds": 2, "max_new_tokens": 6, "eval_fraction": 0.25, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def prompts(n: int = 8, **columns: Any) -> list[dict[str, Any]]:
+    row = {
+        "constraints": [
+            {"verifier": "max_words", "n": 1},
+            {"verifier": "must_include", "keywords": ["sky"]},
+        ]
+    }
+    return [{"prompt": f"Say {i}.", **(columns or row)} for i in range(n)]
+
+
+class Judge:
+    """Rates by the answer's length, with a word about it."""
+
+    name = "test"
+
+    def __init__(self, failing: bool = False) -> None:
+        self.failing = failing
+        self.asked: list[Any] = []
+
+    def rate(
+        self,
+        items: Sequence[JudgeItem],
+        *,
+        rubric: Rubric | None = None,
+        scale: Scale | None = None,
+        label: str = "",
+    ) -> list[Rating]:
+        self.asked += [(one.id, rubric, scale) for one in items]
+        if self.failing:
+            return [Rating(id=one.id, score=None, failure="malformed", reply="Hm.") for one in items]
+        return [
+            Rating(id=one.id, score=float(min(len(one.responses[0]), 10)), reply="Too short.\n[[2]]")
+            for one in items
+        ]
+
+    def compare(self, *rest: Any, **more: Any) -> Any:
+        raise AssertionError
+
+
+def answered(text: str, name: str = "a") -> Answered:
+    return Answered(name, [{"role": "user", "content": "Say it."}], text)
+
+
+def test_programs_name_what_is_broken() -> None:
+    constraints = parse_constraints([{"verifier": "max_words", "n": 2}, {"verifier": "max_words", "n": 9}])
+    critic = ConstraintCritic({"a": constraints})
+    fine, broken = critic([answered("two words"), answered("now there are four")])
+    assert fine == Criticism("", True, 1.0)
+    assert broken is not None
+    assert not broken.fine
+    assert broken.score == 0.5
+    assert "at most 2 words" in broken.text
+    assert "9" not in broken.text
+
+
+def test_a_judge_criticises_with_its_reasons() -> None:
+    judge = Judge()
+    rubric = Rubric(criteria="length")
+    critic = JudgeCritic(judge, fine_from=7.0, rubric=rubric)
+    short, long = critic([answered("no"), answered("long enough", "b")])
+    assert short == Criticism("Too short.", False, 2.0)
+    assert long is not None
+    assert long.fine
+    assert judge.asked[0] == ("a", rubric, critics.SCALE)
+    with pytest.raises(CoalignError, match="verdicts are missing"):
+        JudgeCritic(Judge(failing=True), fine_from=7.0)([answered("x")])
+    assert JudgeCritic(Judge(failing=True), fine_from=7.0, max_failures=1.0)([answered("x")]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("It is wrong.\n[[3]]", "It is wrong."),
+        ("[[3]]", ""),
+        ("Bad [[3]] answer.\n**[[3]]**\n", "Bad  answer."),
+        ("", ""),
+    ],
+)
+def test_the_verdict_is_no_part_of_the_criticism(reply: str, words: str) -> None:
+    assert without_verdict(reply) == words
+
+
+def test_rounds_answer_criticise_and_learn(model: str, tmp_path: Path) -> None:
+    data = str(write(tmp_path / "p.jsonl", prompts()))
+    run = run_system("cut", cut, tmp_path / "run", prompts=data, model=model, **ROUNDS)
+    report = run_report(run)
+    assert [section["title"] for section in report["sections"]][:2] == [
+        "Rounds",
+        "Held-out prompts side by side",
+    ]
+    first, second = (run.artefacts / f"round-{n}" for n in (1, 2))
+    asked = [{row["id"] for row in read_rows(folder / "propose.jsonl")} for folder in (first, second)]
+    assert [len(one) for one in asked] == [3, 3]
+    assert not asked[0] & asked[1], "every round has fresh prompts"
+    rows = read_rows(first / "build.jsonl")
+    assert all(
+        row["judgment"].startswith("The reply does not keep to this") for row in rows if not row["fine"]
+    )
+    trained = [json.loads((folder / "model.json").read_text()) for folder in (first, second)]
+    assert trained[0]["model"] == str(first / "model")
+    assert trained[1]["model"] == str(second / "model")
+    assert len(read_rows(first / "baseline.jsonl")) == len(read_rows(second / "evaluate.jsonl")) == 2
+    assert (run.model / "README.md").exists()
+    assert run.status()["figures"].keys() == {"fine_before", "fine_after"}
+    config = build(cut.Config, run.config())
+    assert (config.threshold, config.unlikelihood_weight) == (1.1, 1.0), "the official recipe of rounds"
+
+
+def run_report(run: Run) -> dict[str, Any]:
+    assert run.state == "done"
+    return json.loads((run.path / "report.json").read_text())
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("stage", ["generate", "fit"])
+def test_killed_rounds_go_on(stage: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "CPU_ROWS", 1)
+    data = str(write(tmp_path / "p.jsonl", prompts()))
+    options = {"prompts": data, "model": model, **ROUNDS, "eval_fraction": 0.0}
+    whole = run_system("cut", cut, tmp_path / "whole", **options)
+    calls: list[str] = []
+    sample_rows, train = judged_rounds.sample_rows, judged_rounds.train
+
+    def killed_rows(round: Any, name: str, *rest: Any) -> Any:
+        append = round.append
+
+        def once(stage_name: str, rows: Any) -> None:
+            append(stage_name, rows)
+            calls.append(stage_name)
+            if round.number == 2 and stage == "generate":
+                raise KilledError
+
+        round.append = once
+        return sample_rows(round, name, *rest)
+
+    def killed_train(*rest: Any, **more: Any) -> Any:
+        found = train(*rest, **more)
+        if stage == "fit" and more["name"] == "round-2/train":
+            raise KilledError
+        return found
+
+    monkeypatch.setattr(judged_rounds, "sample_rows", killed_rows)
+    monkeypatch.setattr(judged_rounds, "train", killed_train)
+    with pytest.raises(KilledError):
+        run_system("cut", cut, tmp_path / "run", **options)
+    if stage == "generate":
+        assert len(read_rows(tmp_path / "run" / "artefacts" / "round-2" / "generate.jsonl")) == 1
+    monkeypatch.setattr(judged_rounds, "sample_rows", sample_rows)
+    monkeypatch.setattr(judged_rounds, "train", train)
+    run = run_system("cut", cut, tmp_path / "run", **options)
+    for number in (1, 2):
+        rows = [read_rows(one.artefacts / f"round-{number}" / "build.jsonl") for one in (run, whole)]
+        assert rows[0] == rows[1]
+    assert_same_weights(run, whole)
+    report = run_report(run)
+    assert "Nothing was held out" in report["verdict"]["text"]
+
+
+def test_a_round_without_faults_trains_nothing(model: str, tmp_path: Path) -> None:
+    rows = prompts(4, constraints=[{"verifier": "max_words", "n": 500}])
+    options = {"prompts": str(write(tmp_path / "p.jsonl", rows)), "model": model, **ROUNDS}
+    with pytest.raises(DataError, match="found no fault in any answer"):
+        run_system("cut", cut, tmp_path / "run", **{**options, "rounds": 1})
+
+
+def test_a_language_model_criticises(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge()
+    monkeypatch.setattr(critics, "LanguageModelJudge", lambda *rest, **more: judge)
+    data = str(write(tmp_path / "p.jsonl", prompts(4, topic="none")))
+    options = {**ROUNDS, "rounds": 1, "critic": "http://127.0.0.1:9/v1", "fine_from": 10.0}
+    run = run_system("cut", cut, tmp_path / "run", prompts=data, model=model, **options)
+    (row, *_) = read_rows(run.artefacts / "round-1" / "measure.jsonl")
+    assert (row["judgment"], row["score"]) == ("Too short.", min(len(row["response"]), 10))
+    assert "http://127.0.0.1:9/v1" in json.dumps(run_report(run)["facts"])
+
+
+def test_prompts_that_cannot_be_judged_are_named(model: str, tmp_path: Path) -> None:
+    rows = prompts(4)
+    del rows[2]["constraints"]
+    data = str(write(tmp_path / "p.jsonl", rows))
+    with pytest.raises(DataError, match="1 of 4 prompts") as caught:
+        run_system("cut", cut, tmp_path / "a", prompts=data, model=model, eval_fraction=0.0)
+    assert "p.jsonl:3" in str(caught.value)
+    assert "--critic" in str(caught.value)
+    with pytest.raises(DataError, match="for 9 rounds"):
+        run_system("cut", cut, tmp_path / "b", prompts=data, model=model, rounds=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "a", "prompts": "b"}, "exclude each other"),
+        ({"data": "a", "rounds": 2}, "rounds has no effect without prompts"),
+        ({"data": "a", "critic": "default"}, "critic has no effect without prompts"),
+        ({"data": "a", "temperature": 0.5}, "temperature has no effect without prompts"),
+        ({"prompts": "b", "criteria": "x"}, "no effect without critic"),
+        ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
+        ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
+        ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(cut.Config, options)
+    assert message in str(caught.value)
+
+
+def test_neither_data_nor_prompts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="judged answers"):
+        run_system("cut", cut, tmp_path / "run")
+
+
+def test_offline_training_keeps_its_recipe() -> None:
+    config = build(cut.Config, {"data": "a"})
+    assert (config.threshold, config.unlikelihood_weight) == (1.2, 0.5)
