@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +38,18 @@ FIXED = Responses(
     response_ids=[[20, 21, 22], [23], [24, 25], [26, 27, 28, 29, 30], [31], [32, 33]],
     prompt_index=[0, 0, 1, 1, 2, 2],
 )
+
+
+RANKINGS = Responses(
+    prompt_ids=[[3 + size, 40, 41 + size][: 1 + size % 3] for size in range(2, 9)],
+    response_ids=[
+        [50 + (size * 7 + rank * 3 + place) % 40 for place in range(1 + (rank * size) % 6)]
+        for size in range(2, 9)
+        for rank in range(size)
+    ],
+    prompt_index=[size - 2 for size in range(2, 9) for _ in range(size)],
+)
+"""Rankings of 2 to 8 responses, the first of each of one token."""
 
 
 def reference_logps(model: nn.Module, responses: Responses) -> torch.Tensor:
@@ -103,36 +117,37 @@ def test_packed_gradients_in_float32(architecture: str, responses: Responses) ->
     assert_same_gradients(make_model(architecture, scale=2.0), responses, 1e-5, floor=0.02)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
-def test_packed_gradients_with_adapter(architecture: str, checkpointing: bool) -> None:
-    with float64_norms():
-        model = make_model(architecture, dtype=torch.float64)
-        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
-        if checkpointing:
-            adapted.train()
-            adapted.enable_input_require_grads()
-            adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        assert_same_gradients(adapted, FIXED, 1e-10)
+def with_adapter(model: Any) -> Any:
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def test_full_model_with_gradient_checkpointing() -> None:
-    with float64_norms():
-        model = make_model("llama_tied", dtype=torch.float64).train()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        assert_same_gradients(model, FIXED, 1e-10)
+def with_checkpointing(model: Any) -> Any:
+    model.train()
+    if hasattr(model, "peft_config"):
+        model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "adapter"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "llama_tied"])
+def test_packed_gradients_of_rankings(architecture: str, adapter: bool, checkpointing: bool) -> None:
+    """Loss and every gradient in both precisions, over rankings of 2 to 8 with one-token responses."""
+    for dtype, tolerance, floor in ((torch.float64, 1e-10, 1e-4), (torch.float32, 1e-5, 0.02)):
+        with float64_norms() if dtype == torch.float64 else contextlib.nullcontext():
+            model: Any = make_model(architecture, dtype=dtype, scale=4.0 if dtype == torch.float64 else 2.0)
+            model = with_adapter(model) if adapter else model
+            model = with_checkpointing(model) if checkpointing else model
+            assert_same_gradients(model, RANKINGS, tolerance, floor)
 
 
 def test_disabled_adapter_is_the_base() -> None:
     model = make_model("llama", dtype=torch.float64)
     with torch.no_grad():
         base = score_responses(model, FIXED).token_logps
-        adapted = get_peft_model(
-            model,
-            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
-            autocast_adapter_dtype=False,
-        )
+        adapted = with_adapter(model)
         changed = score_responses(adapted, FIXED).token_logps
         with adapted.disable_adapter():
             again = score_responses(adapted, FIXED).token_logps
