@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from transformers import PreTrainedTokenizerBase
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.preference_world import PreferenceWorld
+from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, share_above
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
 from coalign.checks.steps import LIKELIHOOD, example, frozen_logps, trained
 from coalign.checks.tiny_models import stream
@@ -233,9 +235,15 @@ EVALUATED = (300, 600, 900)
 """Steps after which the check measures."""
 
 
-def check(run: Run, *, seeds: int = 5) -> Verdict:
+def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """On demonstrations of which two in five are bad PoFT learns the good ones better than fine-tuning, in a world of
-    copying."""
+    copying.
+
+    With `data`, prompts and answers in real text: whether the coefficient of PoFT, with the default model as aligned
+    model, tells answers from misplaced ones, without training.
+    """
+    if data is not None:
+        return _check_on_text(run, seeds, data)
     arms = {
         "aligned model": lambda material: {
             f"gold, {step}": _gold(material.world, material.scorer) for step in EVALUATED
@@ -270,6 +278,34 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
                 values_of(rows, "good above bad", "PoFT")
             ),
         },
+        seconds=seconds_spent(run),
+    )
+
+
+def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+    answers = read_answers(data)
+
+    def tell_apart(chosen: list[Demonstration]) -> Measures:
+        records, moved = misplaced(chosen, 0.3)
+        aligned = torch.tensor([row[0] for row in mean_logps(records)])
+        coefficients = poft_coefficients(aligned.mean(), aligned).tolist()
+        return {"AUC": share_above(coefficients[moved:], coefficients[:moved])}
+
+    rows = measure_arms(
+        run, seeds=seeds, prepare=lambda seed: drawn(answers, 40, seed), arms={"default model": tell_apart}
+    )
+    above_chance = {seed: auc - 0.5 for seed, auc in values_of(rows, "AUC", "default model").items()}
+    return Verdict(
+        slug="poft",
+        outcome=decide(seen=exceeds(above_chance), not_seen=not exceeds(above_chance, errors=1.0)),
+        claim=get("poft").claim,
+        rule="Seen: the coefficient ranks answers above misplaced ones: area under the curve above one half by more than "
+        "2 standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the weights of "
+        "records, not of training.",
+        setting=f"{data.name}: 40 answers a seed, 30 % of them given to each other's prompts; aligned model: the default "
+        "model; the trained model likes all records alike.",
+        measures=rows,
+        summary={"AUC, above one half": mean_of(above_chance)},
         seconds=seconds_spent(run),
     )
 

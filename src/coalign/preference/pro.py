@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from coalign.checks.arms import measure_arms, seconds_spent
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.preference_world import (
     PreferenceWorld,
     Start,
@@ -33,14 +34,15 @@ from coalign.checks.preference_world import (
     training_arm,
     untrained_arm,
 )
-from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps
+from coalign.checks.real_text import drawn, mean_logps, read_groups
+from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps, values_of
 from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
 from coalign.preference.learning import LearningOptions, learn, read_material
-from coalign.preference.listwise import ranking_metrics
+from coalign.preference.listwise import ranking_accuracies, ranking_metrics
 from coalign.preference.supervised import nll_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -187,9 +189,15 @@ def run(config: Config, run: Run) -> None:
     learn(config, get_objective("pro"), run, material=material)
 
 
-def check(run: Run, *, seeds: int = 5) -> Verdict:
+def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """PRO learns more from rankings of five than of two, and from two more than fine-tuning on the better one, in a
-    world of copying."""
+    world of copying.
+
+    With `data`, rankings of real text (GSM8K's example_model_solutions.jsonl as it is): whether the score that PRO
+    trains orders them rightly under the default model, without training.
+    """
+    if data is not None:
+        return _check_on_text(run, seeds, data)
     arms = {
         "SFT": untrained_arm,
         "PRO, 5 ranked": training_arm(get_objective("pro"), Constants(), "five"),
@@ -230,6 +238,33 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
                 paired_gaps(rows, "gold", "PRO, 2 ranked", "PRO, 2 ranked, order alone")
             ),
         },
+        seconds=seconds_spent(run),
+    )
+
+
+def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+    groups = read_groups(data)
+
+    def order(chosen: list[Ranking]) -> Measures:
+        scores = torch.tensor([one for row in mean_logps(chosen) for one in row])
+        values = torch.tensor([one for group in chosen for one in group.scores])
+        owners = torch.tensor([row for row, group in enumerate(chosen) for _ in group.scores])
+        return {"in order": float(ranking_accuracies(scores, values, owners).nanmean())}
+
+    rows = measure_arms(
+        run, seeds=seeds, prepare=lambda seed: drawn(groups, 20, seed), arms={"default model": order}
+    )
+    above_chance = {seed: share - 0.5 for seed, share in values_of(rows, "in order", "default model").items()}
+    return Verdict(
+        slug="pro",
+        outcome=decide(seen=exceeds(above_chance), not_seen=not exceeds(above_chance, errors=1.0)),
+        claim=get("pro").claim,
+        rule="Seen: the share of pairs of a better and a worse response that the length-averaged log-probability orders "
+        "rightly is above one half by more than 2 standard errors over the seeds. Not seen: not by more than 1. Mixed: "
+        "between. It speaks of the score that PRO starts from, not of training.",
+        setting=f"{data.name}: 20 rankings a seed, under the default model.",
+        measures=rows,
+        summary={"in order, above one half": mean_of(above_chance)},
         seconds=seconds_spent(run),
     )
 
