@@ -1,6 +1,6 @@
 """Decoding-time methods by name: what `coalign generate --method`, `coalign serve --align` and the library offer.
 
-A method is a module of this room with an attribute `METHOD`. There are two kinds. A *source* makes a generator from
+A method is a module with an attribute `METHOD`, of this room or of the one that trains the model for it. There are two kinds. A *source* makes a generator from
 models of its own (two models that decode together, a search that needs the cache). A *wrapper* goes around any
 generator: it rewrites the prompt, or picks among samples. Wrappers compose, around an endpoint too; a source stands
 innermost::
@@ -33,6 +33,7 @@ MODULES = {
     "nudging": "coalign.decoding.nudging",
     "deal": "coalign.decoding.deal",
     "best-of-n": "coalign.decoding.best_of_n",
+    "reward-augmented": "coalign.preference.reward_augmented",
 }
 """Slug to module. A method is there once its module is."""
 

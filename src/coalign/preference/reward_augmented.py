@@ -5,7 +5,11 @@ two: under the goal of the better score the better response is preferred, under 
 one. The model learns the whole scale instead of unlearning good responses that happened to lose; at inference one
 asks for the highest score.
 
-    coalign run reward-augmented --data scored_pairs.jsonl --model default
+    coalign run reward-augmented --data scored_pairs.jsonl --out runs/goals
+    coalign chat runs/goals --method reward-augmented
+
+The trained model answers for a score: `--method reward-augmented` puts the goal into every prompt (`coalign chat`,
+`generate`, and `serve --align`), by default the highest of the scale that the model was trained with.
 
 The loss is DPO with label smoothing (`cdpo`) on the conditioned prompts; the reference sees the same prompts.
 
@@ -33,8 +37,10 @@ from coalign.core.options import Fraction, Positive, option
 from coalign.core.runs import Run, is_main_process
 from coalign.core.verdict import Verdict
 from coalign.data.records import Preference, Ranking, Record
+from coalign.decoding.methods import Method
 from coalign.models.loading import load_tokenizer
 from coalign.preference.goal_conditioning import Placement, Scale, goal_placement, goal_reward, relabel
+from coalign.preference.goal_generation import GOAL_FILE, GoalOptions, goal_generator
 from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.pairwise import CDPOConstants, DPOConstants
 from coalign.report.model import Text
@@ -132,7 +138,7 @@ def run(config: Config, run: Run) -> None:
         "text": scale.goal_text(scale.highest),
     }
     if is_main_process():
-        write_json(run.artefacts / "goal.json", goal)
+        write_json(run.artefacts / GOAL_FILE, goal)
     warning = (
         f"Trained on goals from {scale.lowest:g} to {scale.highest:g} in the {placement} message; without one the "
         f"model is off its training distribution. Begin the {placement} message with this text:"
@@ -142,9 +148,11 @@ def run(config: Config, run: Run) -> None:
         get_objective(OBJECTIVE),
         run,
         material=Material(training, held_out, notes),
-        sections=[_how_to_ask(goal)],
+        sections=[_how_to_ask(goal, run)],
         limitations=[warning, str(goal["text"])],
     )
+    if is_main_process():
+        write_json(run.model / GOAL_FILE, goal)
 
 
 _LEFT_OUT = {
@@ -155,16 +163,28 @@ _LEFT_OUT = {
 }
 
 
-def _how_to_ask(goal: dict[str, object]) -> Text:
+def _how_to_ask(goal: dict[str, object], run: Run) -> Text:
     where = "as the system message" if goal["placement"] == "system" else "before the user's first message"
-    command = " (`coalign chat RUN --system TEXT`)" if goal["placement"] == "system" else ""
+    told = (
+        f"The model writes for a score. `coalign chat {run.path} --method reward-augmented` asks for the highest, "
+        "and so do `coalign generate` and `coalign serve --align reward-augmented`; the option `goal` asks for "
+        f"another one. Other programs put this text {where}:"
+    )
     return Text(
         title="How to ask for the best replies",
         paragraphs=[
-            f"The model writes for a score. Put this text {where}{command}; it is kept in artefacts/goal.json:",
+            told,
             str(goal["text"]),
         ],
     )
+
+
+METHOD = Method(
+    "reward-augmented",
+    "ask a model that was trained on scores for the highest one",
+    GoalOptions,
+    wrap=goal_generator,
+)
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
