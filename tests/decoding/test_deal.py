@@ -121,3 +121,4 @@ def test_generate_with_a_reward(coalign, model, prompts, tmp_path):
     bad = coalign("generate", "--model", model, "--prompts", str(prompts), "--out", str(tmp_path / "x.jsonl"), "--reward", "max_wrods:3")  # fmt: skip
     assert bad.code != 0
     assert "Did you mean max_words" in bad.err
+    assert not (tmp_path / "x.jsonl.partial").exists(), "a mistake leaves nothing behind"

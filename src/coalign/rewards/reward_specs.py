@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
-from coalign.core.options import option
+from coalign.core.options import option, post_init_of
 from coalign.rewards.reward_mix import (
     Combine,
     ConstraintReward,
@@ -65,6 +65,11 @@ class RewardOptions:
         False, "standardise each reward over the candidates of a step, for rewards of different scale"
     )
     judge_model: str | None = option(None, "model that rates for judge:; by default the one that generates")
+
+    def __post_init__(self) -> None:
+        post_init_of(super())
+        for one in self.reward:
+            parse_reward(one)  # a mistake is found before anything is loaded or written
 
 
 @dataclass(frozen=True)
