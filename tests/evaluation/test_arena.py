@@ -1,0 +1,334 @@
+"""Varco Arena: brackets, ratings, simulation, whole runs, continuation, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.core.files import read_rows
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.evaluation import judge_options, varco_arena
+from coalign.evaluation.arena import Arena, tables_of
+from coalign.evaluation.arena_outputs import Outputs, read_outputs
+from coalign.evaluation.judge_items import read_items
+from coalign.evaluation.ratings import (
+    bootstrap_ratings,
+    bradley_terry,
+    cyclic_share,
+    is_connected,
+    match_probabilities,
+    wins_table,
+)
+from coalign.evaluation.scoring_judges import FunctionJudge, ScoringJudge
+from coalign.evaluation.tournament import bracket, play_bracket, simulate, simulate_tables
+from coalign.evaluation.varco_arena import Config, arena_results, sign_test
+from coalign.report.html import read_report
+from coalign.report.model import Samples
+from tests.evaluation.judge_files import write_rows
+from tests.evaluation.scripted import KilledError, ScriptedGenerator, shown
+
+LENGTH = ScoringJudge(lambda items: [len(one.responses[0]) for one in items], name="length")
+
+
+def outputs(models: int = 5, prompts: int = 4) -> Outputs:
+    """Model k writes k + 1 letters, so higher names are better for a judge of length."""
+    return Outputs(
+        models=tuple(f"m{k}" for k in range(models)),
+        ids=tuple(f"p{x}" for x in range(prompts)),
+        prompts=tuple([{"role": "user", "content": f"Prompt {x}?"}] for x in range(prompts)),  # type: ignore[misc]
+        texts=tuple(tuple("x" * (k + 1) + str(x) for k in range(models)) for x in range(prompts)),
+    )
+
+
+def output_rows(models: int = 4, prompts: int = 3) -> list[dict[str, Any]]:
+    made = outputs(models, prompts)
+    return [
+        {"id": made.ids[x], "prompt": f"Prompt {x}?", "model": made.models[k], "output": made.texts[x][k]}
+        for x in range(prompts)
+        for k in range(models)
+    ]
+
+
+def longer(prompt: str) -> str:
+    first, second = shown(prompt)
+    return "[[A]]" if len(first) > len(second) else "[[B]]"
+
+
+# -- brackets -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.randoms(use_true_random=False))
+def test_a_bracket_has_one_match_less_than_players_and_the_best_wins(players: int, rng: Any) -> None:
+    order = list(range(players))
+    rng.shuffle(order)
+    matches, champion = play_bracket(order, max)
+    assert len(matches) == players - 1
+    assert champion == players - 1
+    losers = [min(first, second) for first, second, _ in matches]
+    assert sorted(losers) == list(range(players - 1)), "everybody else loses exactly once"
+    assert all(one.round <= max(1, int(np.ceil(np.log2(players)))) for one in bracket(players))
+
+
+def test_nobody_plays_alone() -> None:
+    assert bracket(1) == ()
+    with pytest.raises(ValueError, match="at least 1"):
+        bracket(0)
+
+
+def test_rounds_in_batches_play_the_same_matches_as_one_by_one() -> None:
+    made = outputs(7, 3)
+    played = Arena(made, LENGTH).tournaments()
+    assert len(played) == 6 * 3
+    for prompt in range(3):
+        mine = [one for one in played if one.match.prompt == prompt]
+        assert mine[-1].winner == 6
+        losers = {one.match.first + one.match.second - one.winner for one in mine}
+        assert losers == set(range(6))
+    firsts = {tuple(sorted((one.match.first, one.match.second))) for one in played if one.match.round == 1}
+    assert len(firsts) > 3, "prompts have brackets of their own"
+
+
+def test_what_a_prompt_meets_does_not_depend_on_the_others() -> None:
+    few, many = (Arena(outputs(6, n), LENGTH, seed=3).tournaments() for n in (2, 5))
+    assert [one.match for one in few] == [one.match for one in many if one.match.prompt < 2]
+    other = Arena(outputs(6, 2), LENGTH, seed=4).tournaments()
+    assert [one.match for one in few] != [one.match for one in other]
+
+
+def test_places_are_drawn() -> None:
+    judge = FunctionJudge(lambda one: "first", name="first")
+    played = Arena(outputs(4, 60), judge).all_pairs()
+    rates = tables_of(played, outputs(4, 60)).sum(0)
+    assert 0.3 < rates[0, 1] / 60 < 0.7
+    both = Arena(outputs(2, 5), judge, orders="both").tournaments()
+    assert {one.share for one in both} == {0.5}
+
+
+def test_empty_loses_and_equal_ties_without_a_question() -> None:
+    made = Outputs(("a", "b", "c"), ("p",), ([{"role": "user", "content": "?"}],), (("", "x", "x "),))
+    judge = FunctionJudge(lambda one: pytest.fail("asked"), name="none")  # type: ignore[arg-type]
+    played = Arena(made, judge).all_pairs()
+    found = {frozenset((one.match.first, one.match.second)): one for one in played}
+    assert found[frozenset((0, 1))].winner == 1
+    assert found[frozenset((1, 2))].share == 0.5
+    assert {one.how for one in played} == {"empty", "same"}
+
+
+def test_missing_verdicts_count_for_nobody_and_end_the_run_above_the_limit() -> None:
+    judge = FunctionJudge(lambda one: None, name="silent")
+    with pytest.raises(CoalignError, match="verdicts are missing"):
+        Arena(outputs(3, 2), judge).tournaments()
+    played = Arena(outputs(3, 2), judge, max_failures=1).tournaments()
+    assert {one.share for one in played} == {None}
+    assert tables_of(played, outputs(3, 2)).sum() == 0
+
+
+# -- ratings ------------------------------------------------------------------------------------------------------
+
+
+def test_ratings_are_found_again() -> None:
+    truth = np.array([1300.0, 1100, 1000, 900, 700])
+    table = match_probabilities(truth) * 1000
+    np.fill_diagonal(table, 0)
+    assert bradley_terry(table).values == pytest.approx(truth, abs=1e-6)
+    batch = bradley_terry(np.stack([table, table.T])).values
+    assert batch[0] == pytest.approx(truth)
+    assert batch[1] == pytest.approx(2000 - truth)
+
+
+def test_what_is_not_connected_needs_a_penalty() -> None:
+    table = wins_table([(0, 1, 1.0), (0, 1, 1.0)], 2)
+    assert not is_connected(table)
+    with pytest.raises(ValueError, match="run away"):
+        bradley_terry(table)
+    assert np.isfinite(bradley_terry(table, l2=1.0).values).all()
+    assert is_connected(wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3))
+
+
+def test_intervals_are_wider_for_fewer_prompts() -> None:
+    rng = np.random.default_rng(0)
+    tables = simulate_tables(match_probabilities([1100, 1000, 900, 1000]), 1, 200, rng)
+    low, high, penalised = bootstrap_ratings(tables, resamples=200)
+    few_low, few_high, _ = bootstrap_ratings(tables[:20], resamples=200)
+    assert penalised == 0
+    assert np.all(high > low)
+    assert (few_high - few_low).mean() > 2 * (high - low).mean()
+    assert low[0] < 1100 < high[0]
+
+
+def test_cycles() -> None:
+    ring = wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3)
+    line = wins_table([(0, 1, 1.0), (1, 2, 1.0), (0, 2, 1.0)], 3)
+    assert cyclic_share(ring) == (1, 1)
+    assert cyclic_share(line) == (0, 1)
+    assert cyclic_share(wins_table([(0, 1, 1.0)], 3)) == (0, 0)
+
+
+def test_simulated_matches_follow_the_ratings() -> None:
+    chances = match_probabilities([1200, 1000, 1100], 0.8)
+    tables = simulate_tables(chances, 400, 50, np.random.default_rng(1))
+    assert tables.shape == (50, 3, 3)
+    assert (tables.sum((1, 2)) == 800).all()
+    total = tables.sum(0)
+    assert total[0, 1] / (total[0, 1] + total[1, 0]) == pytest.approx(chances[0, 1], abs=0.02)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        match_probabilities([1, 2], 1.5)
+
+
+def test_a_perfect_judge_and_many_prompts_find_the_order() -> None:
+    found = simulate([1400, 1200, 1000, 800], reference=1100, precision=1, prompts=2000, trials=4)
+    assert found.tournament == pytest.approx(np.ones(4))
+    again = simulate([1400, 1200, 1000, 800], reference=1100, precision=1, prompts=2000, trials=4)
+    assert np.array_equal(found.anchored, again.anchored)
+
+
+def test_sign_test() -> None:
+    assert sign_test(5, 0) == 1 / 32
+    assert sign_test(0, 0) == 1
+    assert sign_test(300, 100) < 1e-10
+
+
+# -- files and runs -----------------------------------------------------------------------------------------------
+
+
+def test_outputs_from_one_file_and_from_many(tmp_path: Path) -> None:
+    rows = output_rows()
+    one = read_outputs([write_rows(tmp_path / "all.jsonl", rows)])
+    assert one.models == ("m0", "m1", "m2", "m3")
+    files = []
+    for k in range(2):
+        mine = [{"id": f"p{x}", "prompt": f"Prompt {x}?", "responses": ["x" * (k + 1)]} for x in range(3 - k)]
+        files.append(write_rows(tmp_path / f"model-{k}.jsonl", mine))
+    many = read_outputs(files)
+    assert many.models == ("model-0", "model-1")
+    assert (many.ids, many.incomplete) == (("p0", "p1"), ("p2",))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "?", "output": "x"}], "no column that names the model"),
+        ([{"prompt": "?", "model": "a", "output": "x"}], "needs two models"),
+        ([{"prompt": "?", "model": "a", "output": "x"}] * 2, "a answers '\\?' twice"),
+        ([{"prompt": "?", "model": 3, "output": "x"}], "model: the number 3"),
+        ([{"prompt": "?", "model": "a", "output": True}], "output: the boolean true"),
+        (
+            [{"prompt": "?", "model": "a", "output": "x"}, {"prompt": "!", "model": "b", "output": "x"}],
+            "No prompt",
+        ),
+    ],
+)
+def test_outputs_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_outputs([write_rows(tmp_path / "o.jsonl", rows)])
+
+
+def arena(monkeypatch: pytest.MonkeyPatch, generator: ScriptedGenerator, folder: Path, **values: Any) -> Run:
+    monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
+    monkeypatch.setattr(judge_options, "identity_of", lambda options: {})
+    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)
+    config = build(Config, {"resamples": 50, **values})
+    made = Run.start(folder, "varco-arena", config)
+    varco_arena.run(config, made)
+    return made
+
+
+def test_a_run_ranks_and_shows_every_match(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = output_rows()
+    rows[3]["output"] = "<img src=x onerror=alert(1)>" * 3
+    data = [write_rows(tmp_path / "o.jsonl", rows)]
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"m0": 1, "m1": 2, "m2": 3, "m3": 4}))
+    made = arena(
+        monkeypatch,
+        ScriptedGenerator(longer),
+        tmp_path / "run",
+        data=data,
+        reference="m1",
+        ground_truth=truth,
+    )
+    results = json.loads((made.artefacts / "results.json").read_text())
+    assert next(row["model"] for row in results["leaderboard"]) == "m3"
+    assert results["matches"] == 9
+    assert results["penalty"] == 1
+    assert results["anchored"]["win_rates"]["m3"] == 1
+    assert results["ground_truth"]["models"] == 4
+    matches = read_rows(made.artefacts / "matches.jsonl")
+    assert {one["decided_by"] for one in matches} == {"judge"}
+    assert read_items(str(made.artefacts / "matches.jsonl")).kind == "pairs"
+    report = read_report(made.report)
+    samples = next(one for one in report.sections if isinstance(one, Samples))
+    assert len(samples.rows) == 9
+    assert "round 1" in samples.rows[0].tags
+    assert "<img src=x" not in made.report.read_text()
+
+
+def test_a_killed_run_asks_only_for_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = [write_rows(tmp_path / "o.jsonl", output_rows())]
+    killed, rest = ScriptedGenerator(longer, kill_after=4), ScriptedGenerator(longer)
+    with pytest.raises(KilledError):
+        arena(monkeypatch, killed, tmp_path / "run", data=data)
+    made = arena(monkeypatch, rest, tmp_path / "run", data=data)
+    assert len(killed.asked) + len(rest.asked) == 9
+    whole = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "whole", data=data)
+    assert read_rows(made.artefacts / "matches.jsonl") == read_rows(whole.artefacts / "matches.jsonl")
+
+
+def test_stored_verdicts_rate_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = [write_rows(tmp_path / "o.jsonl", output_rows(3, 2))]
+    verdicts = [
+        {"prompt": "Prompt 0?", "response_a": "x0", "response_b": "xx0", "label": "second"},
+        {"prompt": "Prompt 0?", "response_a": "xxx0", "response_b": "xx0", "label": "first"},
+        {"prompt": "Prompt 1?", "response_a": "xx1", "response_b": "x1", "label": "tie"},
+    ]
+    path = write_rows(tmp_path / "v.jsonl", verdicts)
+    common = {"data": data, "judge": "stored", "stored_verdicts": path}
+    made = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", schedule="all", **common)
+    results = json.loads((made.artefacts / "results.json").read_text())
+    assert [row["model"] for row in results["leaderboard"]] == ["m2", "m1", "m0"]
+    assert results["without_verdict"] == 3
+    with pytest.raises(CoalignError, match="missing"):
+        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "bracket", **common)
+
+
+def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {"mode": "simulation", "sim_trials": 20, "sim_prompts": [30], "sim_precision": [1.0]}
+    made = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", **values)
+    results = json.loads((made.artefacts / "results.json").read_text())
+    assert results["settings"][0]["tournament"] > 0.5
+    assert "nearer" in made.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "data is needed"),
+        ({"mode": "simulation", "data": ["x"]}, "have no effect with mode: simulation"),
+        ({"data": ["x"], "sim_ratings": [1.0]}, "needs two ratings"),
+    ],
+)
+def test_options(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(Config, values)
+
+
+def test_a_penalty_of_nothing_must_be_possible() -> None:
+    made = outputs(3, 2)
+    played = Arena(made, LENGTH).tournaments()
+    config = build(Config, {"data": ["x"], "penalty": 0, "resamples": 10})
+    with pytest.raises(ConfigError, match="no finite ratings"):
+        arena_results(played, made, config)
+
+
+def test_an_unknown_reference_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = [write_rows(tmp_path / "o.jsonl", output_rows())]
+    with pytest.raises(ConfigError, match="reference: 'm9' is none of m0"):
+        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", data=data, reference="m9")
