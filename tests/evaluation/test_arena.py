@@ -310,7 +310,6 @@ def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "data is needed"),
         ({"mode": "simulation", "data": ["x"]}, "have no effect with mode: simulation"),
         ({"data": ["x"], "sim_ratings": [1.0]}, "needs two ratings"),
     ],
@@ -326,6 +325,11 @@ def test_a_penalty_of_nothing_must_be_possible() -> None:
     config = build(Config, {"data": ["x"], "penalty": 0, "resamples": 10})
     with pytest.raises(ConfigError, match="no finite ratings"):
         arena_results(played, made, config)
+
+
+def test_an_arena_needs_outputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data is needed"):
+        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run")
 
 
 def test_an_unknown_reference_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

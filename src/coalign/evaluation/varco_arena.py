@@ -95,8 +95,6 @@ class Config(JudgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode == "arena" and not self.data:
-            raise ValueError("data is needed: files of outputs (or mode: simulation)")
         if self.mode == "simulation" and (self.data or self.reference or self.ground_truth):
             raise ValueError("data, reference and ground_truth have no effect with mode: simulation")
         if len(self.sim_ratings) < 2:
@@ -117,6 +115,8 @@ def run(config: Config, run: Run) -> None:
         write_json(run.artefacts / "results.json", results)
         write_simulation_report(run, config, results)
         return
+    if not config.data:
+        raise ConfigError("data is needed: files of outputs (or mode: simulation).", hint="Give --data.")
     outputs = read_outputs(config.data, model_column=config.model_column)
     if config.reference is not None and config.reference not in outputs.models:
         raise ConfigError(f"reference: {config.reference!r} is none of {', '.join(outputs.models)}.")
