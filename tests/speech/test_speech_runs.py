@@ -187,5 +187,5 @@ def test_alignment_of_what_cannot_be_aligned(tmp_path: Path) -> None:
     config = alignment_config(tmp_path, data=str(folder))
     with pytest.raises(CoalignError, match="No recording can be used: 1 x silent"):
         pseudo_forced_alignment.run(config, Run.start(tmp_path / "b", "pseudo-forced-alignment", config))
-    with pytest.raises(ConfigError, match="expected embed, link or none"):
+    with pytest.raises(ConfigError, match="expected one of: embed, link, none"):
         alignment_config(tmp_path, page_sound="loud")

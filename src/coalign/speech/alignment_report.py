@@ -139,7 +139,7 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
         KeyValues(title="Environment", items=run.environment()),
     ]
     report = Report(
-        title=f"{len(rows)} recordings aligned with their text",
+        title=f"{len(rows)} recording{'s' * (len(rows) != 1)} aligned with text",
         method="pseudo-forced-alignment",
         arxiv=get("pseudo-forced-alignment").arxiv,
         facts={"Model": config.model, "Data": str(config.data), "Rounds": str(config.rounds)},

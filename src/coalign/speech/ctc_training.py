@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,9 @@ class CTCTrainingOptions:
     max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
     batch_size: Count = option(16, "clips in one forward pass")
     gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
-    schedule: str = option("linear", "learning-rate schedule, as Transformers names it")
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
+        "linear", "learning-rate schedule"
+    )
     warmup_ratio: Fraction = option(0.1, "share of the steps with rising learning rate")
     weight_decay: NonNegative = option(0.0, "AdamW weight decay")
     max_grad_norm: Positive = option(5.0, "gradient clipping")
@@ -183,7 +185,7 @@ def train_recogniser(
     if not kept:
         raise CoalignError(f"No clip is left to train on: {_reasons(left_out) or 'there was none'}.")
     if left_out:
-        run.log("clips left out", stage=name, **{"reasons": dict(left_out)})
+        run.log("clips left out", stage=name, reasons=dict(left_out))
     folder = run.checkpoints / name
     for path in folder.glob("checkpoint-*"):
         if not (path / COMPLETE).exists():

@@ -21,7 +21,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
@@ -107,11 +107,9 @@ class Config(Windows, RecogniserOptions, CTCTrainingOptions):
         None, "clips with true transcripts to measure the recogniser on, every round"
     )
     formats: list[Format] = option(["jsonl", "textgrid", "srt", "vtt", "audacity"], "files to write")
-    page_sound: str = option("embed", "sound of the pages: `embed`, `link`, or `none` for no pages")
-
-    def __post_init__(self) -> None:
-        if self.page_sound not in ("embed", "link", "none"):
-            raise ValueError(f"page_sound: {self.page_sound!r} is not usable, expected embed, link or none")
+    page_sound: Literal["embed", "link", "none"] = option(
+        "embed", "sound of the pages: inside, linked, or no pages at all"
+    )
 
 
 def run(config: Config, run: Run) -> None:
@@ -127,7 +125,7 @@ def run(config: Config, run: Run) -> None:
             hint="Train one on clips: coalign run awp --data clips/ --model small --start-step 600",
         )
     recordings = read_recordings(config.data, split=config.split)
-    found = usable(recordings, lambda one: _why_not(one))
+    found = usable(recordings, _why_not)
     stretches = read_speech(config.speech) if config.speech else {}
     run.log("data", recordings=len(recordings), left_out=dict(found.left_out))
     rounds = run_rounds(run, make_stages(config, found.recordings, stretches), rounds=config.rounds + 1)
