@@ -101,7 +101,7 @@ def generate(
 ) -> None:
     """Generate responses to a file of prompts.
 
-    One row a prompt: id, prompt, responses, finish_reasons, tokens. The same command continues after an
+    One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say). The same command continues after an
     interruption; finished rows wait in FILE.jsonl.partial.
     """
     from coalign.data.readers import read_records
@@ -215,7 +215,7 @@ def row(index: int, record: Record, samples: Sequence[Generation]) -> dict[str, 
         "prompt": record.prompt,
         "responses": [one.text for one in samples],
         "finish_reasons": [one.finish_reason for one in samples],
-        "tokens": [one.length for one in samples],
+        "tokens": [one.length or None for one in samples],
     }
     if samples[0].logprobs is not None:
         made["logprobs"] = [one.logprobs for one in samples]

@@ -132,7 +132,7 @@ class Generation:
 
     @property
     def length(self) -> int:
-        """Sampled tokens."""
+        """Sampled tokens; 0 where the back end does not say (an endpoint that counts several samples together)."""
         return len(self.token_ids) if self.n_tokens is None else self.n_tokens
 
 
