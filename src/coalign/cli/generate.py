@@ -101,8 +101,8 @@ def generate(
 ) -> None:
     """Generate responses to a file of prompts.
 
-    One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say). The same command continues after an
-    interruption; finished rows wait in FILE.jsonl.partial.
+    One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say). The same
+    command continues after an interruption; finished rows wait in FILE.jsonl.partial.
     """
     from coalign.data.readers import read_records
 
