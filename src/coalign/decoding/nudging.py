@@ -22,17 +22,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.checks.addition_world import make_world
+from coalign.checks.arms import measure_arms, seconds_spent
+from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, options_of, required
 from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
 from coalign.decoding.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
+from coalign.decoding.guided_arms import alone, ensembled, nudged
 from coalign.decoding.guided_report import write_guided_report
 from coalign.decoding.methods import Method, MethodModels
 from coalign.decoding.mixtures import ENSEMBLE_TOP, PLAIN, PROXY_TOP, ensemble, mix, proxy_tuning
 from coalign.decoding.speakers import Length, Talk
 from coalign.decoding.two_models import TwoModels, open_models
 from coalign.decoding.two_prompts import PromptOptions
+from coalign.evaluation.statistics import mcnemar
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 
@@ -214,4 +221,55 @@ def _answer(answer: Guided, length: Length) -> dict[str, Any]:
     }
 
 
-__all__ = ["METHOD", "Config", "NudgingOptions", "make_generator", "run"]
+def check(run: Run, *, seeds: int = 5) -> Verdict:
+    """A base model that can add, nudged by a small one that knows how answers look, beats both, in a world of sums."""
+    arms = {
+        "base": partial(alone, "base"),
+        "aligned": partial(alone, "aligned"),
+        "nudged": nudged,
+        "ensemble": ensembled,
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=make_world, arms=arms)
+    accuracy = {arm: values_of(rows, "accuracy", arm) for arm in arms}
+    better = "base" if mean_of(accuracy["base"]) >= mean_of(accuracy["aligned"]) else "aligned"
+    gaps = {
+        seed: accuracy["nudged"][seed] - max(accuracy["base"][seed], accuracy["aligned"][seed])
+        for seed in accuracy["nudged"]
+    }
+    won, lost = (
+        round(sum(values_of(rows, f"{what} against {better}", "nudged").values())) for what in ("won", "lost")
+    )
+    p = mcnemar(won, lost)
+    ratio = mean_of(values_of(rows, "nudge ratio", "nudged"))
+    unsure, sure = (
+        mean_of(values_of(rows, f"models differ, {where}", "nudged")) for where in ("below 0.3", "above 0.8")
+    )
+    hits = {seed: gap >= 0.05 for seed, gap in gaps.items()}
+    return Verdict(
+        slug="nudging",
+        outcome=decide(seen=most_seeds(hits) and p < 0.05 and ratio < 0.5),
+        claim=get("nudging").claim,
+        rule="Seen: the nudged answers' accuracy is above that of both models alone by 0.05 or more in at least 4 of 5 "
+        "seeds, McNemar's exact test against the better of the two (by mean accuracy), pooled over seeds, gives p < "
+        "0.05, and the mean share of nudged words is below 0.5. Otherwise not seen.",
+        setting="Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96 on "
+        "documents, half of them solutions in 8 x 3 x 3 x 5 ways of writing, half with unrelated text after the question. "
+        "Aligned: 2 layers and width 32 on answers in one way of writing, 500 steps against 700. One vocabulary of words. "
+        "300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number is what follows \"The answer "
+        'is", else its last number.',
+        measures=rows,
+        summary={
+            "seeds that hit": sum(hits.values()),
+            "accuracy, nudged - better of both": mean_of(gaps),
+            "better alone": better,
+            "pooled p": p,
+            "nudged words": ratio,
+            "accuracy, nudged - ensemble": mean_of(paired_gaps(rows, "accuracy", "nudged", "ensemble")),
+            "models differ where the base is below 0.3": unsure,
+            "models differ where the base is above 0.8": sure,
+        },
+        seconds=seconds_spent(run),
+    )
+
+
+__all__ = ["METHOD", "Config", "NudgingOptions", "check", "make_generator", "run"]

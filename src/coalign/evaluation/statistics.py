@@ -121,6 +121,21 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
     return Interval(share, low, high, None, confidence, n)
 
 
+def mcnemar(won: int, lost: int) -> float:
+    """Two-sided p-value of McNemar's exact test: how often one side alone was right, and the other.
+
+    1 where the two never differ.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if won < 0 or lost < 0:
+        raise ValueError(f"counts are {won} and {lost}, expected none below 0")
+    n = won + lost
+    tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
 def _resampled_means(
     data: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:

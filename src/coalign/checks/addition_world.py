@@ -1,0 +1,168 @@
+"""Sums of two numbers of two digits, worked out in words, and two language models that know different halves of it.
+
+The *base* model reads documents: a sum is followed by its solution, in one of many ways of writing, or, as often, by
+text that has nothing to do with it. It learns to add and never what an answer should look like. The *aligned* model is
+much smaller and reads questions with answers in one way of writing; it learns that and is too small to add reliably.
+Both have one vocabulary of words, digits and signs; a word brings its space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coalign.checks.tiny_models import seeded, stream, tiny_transformer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+END = "<end>"
+STARTS = ("Sure .", "Well ,", "Look :", "Note that", "First ,", "We see", "Easy :", "Now")
+CARRIES = ("carry", "keep", "hold")
+JOINS = ("then", "next", "and")
+CLOSINGS = ("The answer is", "So we get", "Together that makes", "Hence the sum equals", "In total")
+CHATTER = (
+    "the boats come home before the rain", "she paints small birds on old paper", "a train leaves the town at dawn",
+    "nobody knows who built that long wall", "he sold his green bicycle to my aunt", "winter bread needs salt and time",
+    "our cat sleeps under the warm oven", "they sing about rivers and lost keys",
+)  # fmt: skip
+ANSWER = re.compile(r"The answer is((?: ?\d)+)")
+NUMBERS = re.compile(r"\d(?: ?\d)*")
+PAD_TOKEN = "<pad>"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A question: two numbers from 10 to 99."""
+
+    one: int
+    other: int
+
+    @property
+    def prompt(self) -> str:
+        return f"Q : {spaced(self.one)} + {spaced(self.other)} ?\nA :"
+
+    @property
+    def total(self) -> int:
+        return self.one + self.other
+
+
+def spaced(number: int) -> str:
+    """Digits one by one: `1 3 2`."""
+    return " ".join(str(number))
+
+
+def worked(question: Sum, start: str, carry: str, join: str, closing: str) -> str:
+    """A solution, as it stands after the prompt."""
+    (a, b), (c, d) = divmod(question.one, 10), divmod(question.other, 10)
+    ones, tens = b + d, a + c + (b + d) // 10
+    return (
+        f" {start} {b} + {d} = {spaced(ones)} {carry} {ones // 10} {join} {a} + {c} + {ones // 10} = {spaced(tens)} ."
+        f" {closing} {spaced(question.total)} ."
+    )
+
+
+def answer_of(text: str) -> int | None:
+    """The number after `The answer is`, else the last number in the text; None where there is no number."""
+    found = ANSWER.findall(text) or NUMBERS.findall(text)
+    return int(found[-1].replace(" ", "")) if found else None
+
+
+@dataclass(frozen=True)
+class AdditionWorld:
+    """What the arms of a seed share."""
+
+    base: LlamaForCausalLM
+    aligned: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    questions: tuple[Sum, ...]
+
+
+def make_world(
+    seed: int, *, questions: int = 300, base_steps: int = 700, aligned_steps: int = 500
+) -> AdditionWorld:
+    """Both models, trained, and held-out questions."""
+    tokenizer = make_tokenizer()
+    order = torch.randperm(8100, generator=stream(seed, "questions")).tolist()
+    sums = [Sum(10 + place // 90, 10 + place % 90) for place in order]
+    held_out, known = tuple(sums[:questions]), sums[questions:]
+    draw = stream(seed, "documents")
+    documents = [_document(known, draw) for _ in range(20_000)]
+    answers = [one.prompt + worked(one, "Sure .", "carry", "then", "The answer is") for one in known]
+    base = seeded(lambda: tiny_transformer(len(tokenizer), 96, 3, 4), 2 * seed)
+    aligned = seeded(lambda: tiny_transformer(len(tokenizer), 32, 2, 2), 2 * seed + 1)
+    for model in (base, aligned):
+        end: int = tokenizer.eos_token_id  # type: ignore[assignment]
+        model.config.eos_token_id = end
+        model.generation_config.eos_token_id = end  # type: ignore[union-attr]
+    train(base, tokenizer, documents, steps=base_steps, generator=stream(seed, "base"))
+    train(aligned, tokenizer, answers, steps=aligned_steps, generator=stream(seed, "aligned"))
+    return AdditionWorld(base, aligned, tokenizer, held_out)
+
+
+def _document(sums: Sequence[Sum], draw: torch.Generator) -> str:
+    def pick(options: Sequence[Any]) -> Any:
+        return options[int(torch.randint(len(options), (1,), generator=draw))]
+
+    question = pick(sums)
+    kind = int(torch.randint(4, (1,), generator=draw))
+    if kind < 2:
+        return question.prompt + worked(question, pick(STARTS), pick(CARRIES), pick(JOINS), pick(CLOSINGS))
+    if kind == 2:  # a list of questions that nobody answers
+        return question.prompt.removesuffix("A :") + pick(sums).prompt.removesuffix("\nA :")
+    return f"{question.prompt} {pick(CHATTER)} {pick(CHATTER)} ."
+
+
+def train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    steps: int,
+    generator: torch.Generator,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+) -> None:
+    """Cross-entropy over whole texts and their end, Adam, learning rate falling to zero."""
+    end: int = tokenizer.eos_token_id  # type: ignore[assignment]
+    rows = [[*ids, end] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]  # type: ignore[union-attr, operator]
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 - step / steps)
+    )
+    model.train()
+    for _ in range(steps):
+        picked = torch.randint(len(rows), (batch_size,), generator=generator).tolist()
+        batch = [rows[row] for row in picked]
+        width = max(map(len, batch))
+        ids = torch.tensor([row + [end] * (width - len(row)) for row in batch])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in batch])
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Words with the space before them, single digits, signs, the line break."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    split = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]|\s"), "isolated")
+    written = " ".join(
+        (*STARTS, *CARRIES, *JOINS, *CLOSINGS, *CHATTER, "Q A : + ? = . ,", *map(str, range(10)))
+    )
+    words = {one for text in (written, f" {written}") for one, _ in split.pre_tokenize_str(text)}
+    # At the start of a text or a line a word stands without a space.
+    words |= {one.lstrip() for one in words} | {f" {one.lstrip()}" for one in words} | {"\n", " "}
+    vocabulary = [PAD_TOKEN, END, *sorted(words - {""})]
+    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(vocabulary)}, unk_token=PAD_TOKEN))
+    inner.pre_tokenizer = split
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD_TOKEN)
