@@ -1,0 +1,250 @@
+"""URIAL: a base model answers like an assistant after a constant prompt with a few restyled examples; no training.
+
+The Unlocking Spell on Base LLMs: Rethinking Alignment via In-Context Learning (arXiv 2312.01552).
+
+    coalign run urial --prompts prompts.jsonl --model BASE
+    coalign run urial --analysis token-shift --prompts prompts.jsonl --model BASE --aligned-model CHAT
+
+Prompting: system text, k examples in a constant style and the conversation, as blocks between fences; the answer ends
+where the model would invent the next query. The texts are our own in the spirit of the published ones; `--style`
+takes others. Token shift: the aligned model answers, both models read the answer, and every position is unshifted,
+marginal or shifted by the rank of its token under the base model.
+
+Differences from the published code: a stop text cuts an answer where it first occurs, not by its characters; the
+divergence of a position is over the whole vocabulary (that over two short lists is `token_shift.list_similarities`);
+a long conversation loses its oldest turns and never the examples; one pass per answer takes the place of one per
+token. `--legacy-spacing` gives the first version's line breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.options import Count, CountOrZero, option, required
+from coalign.core.runs import Run
+from coalign.data.records import Messages
+from coalign.decoding.in_context import (
+    STOPS,
+    Style,
+    clean_answer,
+    conversation_prompt,
+    load_style,
+    prefix_of,
+    turns_of,
+)
+from coalign.decoding.methods import Method, MethodModels
+from coalign.models.generation import TransformersGenerator
+from coalign.models.sampling_options import SamplingOptions
+from coalign.models.types import Generation, Generator, OnBatch, Sampling
+
+
+@dataclass(kw_only=True)
+class UrialOptions:
+    """What stands before a conversation, and how answers are read."""
+
+    __group__ = "Prompt"
+
+    style: str = option(
+        "default",
+        "system text and examples: default, help (no refusal), short, plain, a .json file, or a .txt file that is the whole prefix",
+    )
+    examples: CountOrZero = option(
+        3, "how many examples, from the first; 0: system text alone", source="paper"
+    )
+    shuffle: int | None = option(None, "seed by which the examples are shuffled")
+    keep_inner_fences: bool = option(False, "keep blocks of code in answers; else every fence is deleted")
+    legacy_spacing: bool = option(False, "queries on the line of their fence, as in the first version")
+
+
+@dataclass
+class InContextGenerator:
+    """Any generator of a base model, as an assistant.
+
+    Attributes:
+        inner: the base model.
+        prefix: what stands before every conversation.
+        options: how prompts are written and answers read.
+    """
+
+    inner: Generator
+    prefix: str
+    options: UrialOptions
+
+    @property
+    def description(self) -> str:
+        return f"in-context examples ({self.options.style}) around {getattr(self.inner, 'description', 'a model')}"
+
+    def prompt(self, messages: Messages | str, max_new_tokens: int) -> str:
+        """The whole prompt of a conversation; its oldest turns are left out where the model's context is too short.
+
+        A system message of the conversation stands before its first query.
+        """
+        system, turns = turns_of(messages)
+        if system:
+            turns = [f"{system}\n\n{turns[0]}", *turns[1:]]
+        while True:
+            text = conversation_prompt(self.prefix, turns, legacy_spacing=self.options.legacy_spacing)
+            if len(turns) == 1 or self._fits(text, max_new_tokens):
+                return text
+            turns = turns[2:]
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        """See `coalign.models.types.Generator.generate`; token ids and log-probabilities are those of the raw text."""
+        written = []
+        for index, one in enumerate(prompts):
+            try:
+                written.append(self.prompt(one, sampling.max_new_tokens))
+            except DataError as error:
+                raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
+        stops = tuple(dict.fromkeys((*sampling.stop, *STOPS)))
+
+        def hand_over(found: dict[int, list[Generation]]) -> None:
+            if on_batch:
+                on_batch({index: self._cleaned(mine) for index, mine in found.items()})
+
+        found = self.inner.generate(
+            written, replace(sampling, stop=stops), done=done, on_batch=hand_over, label=label
+        )
+        return [self._cleaned(one) for one in found]
+
+    def _cleaned(self, samples: Sequence[Generation]) -> list[Generation]:
+        keep = self.options.keep_inner_fences
+        return [replace(one, text=clean_answer(one.text, keep_inner_fences=keep)) for one in samples]
+
+    def _fits(self, text: str, max_new_tokens: int) -> bool:
+        if not isinstance(self.inner, TransformersGenerator) or self.inner.context is None:
+            return True
+        return len(self.inner.encode(text)) + max_new_tokens <= self.inner.context
+
+
+def make_prefix(options: UrialOptions) -> str:
+    """The constant text that the options name.
+
+    Raises:
+        ConfigError: no such style or file, or too few examples.
+    """
+    if options.style.endswith(".txt"):
+        if options.examples != 3 or options.shuffle is not None:
+            raise ConfigError("examples, shuffle: have no effect on a .txt file, which is the whole prefix.")
+        try:
+            return Path(options.style).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"style: {options.style}: cannot be read ({error.strerror}).") from error
+    return prefix_of(load_style(options.style, options.examples, options.shuffle))
+
+
+def wrap(options: UrialOptions, inner: Generator) -> InContextGenerator:
+    """The method around a generator."""
+    return InContextGenerator(inner, make_prefix(options), options)
+
+
+METHOD = Method(
+    "urial", "a base model answers as an assistant by in-context examples", UrialOptions, wrap=wrap
+)
+
+
+@dataclass(kw_only=True)
+class Config(UrialOptions, SamplingOptions, MethodModels):
+    """Options of `coalign run urial`."""
+
+    __group__ = "Method"
+
+    prompts: Path = required("file of prompts, in any form that coalign reads")
+    analysis: Literal["answers", "token-shift"] = option(
+        "answers",
+        "answer the prompts, or compare the base model with a model aligned from it, token by token",
+    )
+    aligned_model: str | None = option(
+        None, "for token-shift: the aligned model; a hub id, a model folder, a run folder or `default`"
+    )
+    max_new_tokens: Count = option(
+        512, "most tokens of one answer", source="our choice; official scripts 2048"
+    )
+    temperature: float = option(
+        0.0, "divides the logits; 0 takes the most probable token", source="official code"
+    )
+    compare: bool = option(False, "answer every prompt without system text and examples, too")
+    judge_model: str | None = option(None, "a model that rates the answers by five aspects, 1 to 5")
+    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
+    seed: int = option(0, "of sampling")
+
+    def __post_init__(self) -> None:
+        MethodModels.__post_init__(self)
+        shift = self.analysis == "token-shift"
+        if shift != (self.aligned_model is not None):
+            raise ValueError("analysis: token-shift needs aligned_model, and nothing else takes it")
+        if shift and (self.compare or self.judge_model or self.chosen_backend == "endpoint"):
+            raise ValueError("analysis: token-shift takes no compare, judge_model or endpoint")
+        if self.judge_endpoint and not self.judge_model:
+            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
+
+
+def run(config: Config, run: Run) -> None:
+    """Answer every prompt, or analyse the token shift; rows are kept as soon as they are there."""
+    from coalign.data.readers import read_records
+
+    records = read_records(str(config.prompts), kind="prompt").records
+    if config.analysis == "token-shift":
+        from coalign.decoding.token_shift_run import run_token_shift
+
+        run_token_shift(config, run, records)
+        return
+    from coalign.decoding.in_context_report import write_answers_report
+    from coalign.models.backends import open_generator
+
+    prefix = make_prefix(config)
+    inner = open_generator(config, config)
+    arms = {"answers": prefix, **({"without-examples": ""} if config.compare else {})}
+    for name, text in arms.items():
+        generator = InContextGenerator(inner, text, config)
+        answer_rows(run, name, generator, records, config.sampling(seed=config.seed))
+    write_answers_report(run, config, records, list(arms))
+
+
+def answer_rows(
+    run: Run, name: str, generator: InContextGenerator, records: Sequence[Any], sampling: Sampling
+) -> None:
+    """Fill `artefacts/<name>.jsonl` with one row a prompt, those that are missing."""
+    path = run.artefacts / f"{name}.jsonl"
+    done = {row["index"] for row in read_rows(path, repair=True)}
+
+    def keep(found: dict[int, list[Generation]]) -> None:
+        append_rows(
+            path,
+            [
+                {
+                    "index": index,
+                    "id": records[index].id,
+                    "prompt": records[index].prompt,
+                    "output": mine[0].text,
+                    "generator": f"urial ({generator.options.style})" if generator.prefix else "base model",
+                    "finish_reason": mine[0].finish_reason,
+                    "tokens": mine[0].length,
+                }
+                for index, mine in found.items()
+                if index not in done
+            ],
+        )
+
+    generator.generate(
+        [one.prompt for one in records], sampling, done=done, on_batch=keep, label=f"Answering ({name})"
+    )
+    write_rows(path, sorted(read_rows(path), key=lambda row: row["index"]))
+
+
+__all__ = ["METHOD", "Config", "InContextGenerator", "Style", "UrialOptions", "run", "wrap"]
