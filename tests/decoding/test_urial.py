@@ -1,0 +1,331 @@
+"""`coalign run urial` on tiny models, prompts and answers, and the numbers of the token shift."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.cli.run import execute
+from coalign.core.errors import ConfigError, DataError, ModelError
+from coalign.core.options import build
+from coalign.decoding import in_context_report, token_shift_run, urial
+from coalign.decoding.in_context import (
+    STYLES,
+    Example,
+    Style,
+    clean_answer,
+    conversation_prompt,
+    load_style,
+    prefix_of,
+    turns_of,
+)
+from coalign.decoding.in_context_report import has_list, has_loop
+from coalign.decoding.methods import open_methods
+from coalign.decoding.token_shift import (
+    assert_same_tokens,
+    class_shares,
+    compare_distributions,
+    list_similarities,
+    position_class,
+    position_means,
+    shifted_share,
+    token_shifts,
+)
+from coalign.evaluation.aspects import ASPECTS, overall, rate_aspects
+from coalign.evaluation.judging import JudgeItem, Rating
+from coalign.models.generation import TransformersGenerator
+from coalign.models.options import ModelOptions
+from coalign.models.types import Generation, Sampling
+from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
+from tests.decoding.pairs import make_pair
+from tests.models.tiny import make_model
+from tests.preference.tiny_runs import save_tiny_model, write
+
+CHAT = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Why?"},
+]
+
+
+class Said:
+    """A base model that always writes the same."""
+
+    def __init__(self, text):
+        self.text = text
+        self.seen = []
+
+    def generate(self, prompts, sampling, *, done=(), on_batch=None, label=""):
+        self.seen = [prompts, sampling]
+        found = [[Generation(self.text)] if n not in set(done) else [] for n in range(len(prompts))]
+        if on_batch:
+            on_batch({n: one for n, one in enumerate(found) if one})
+        return found
+
+
+def test_a_prompt_is_prefix_and_conversation():
+    style = Style("Be kind.", (Example("q", "a"),))
+    prefix = prefix_of(style)
+    assert prefix == "# Instruction\n\nBe kind.\n\n# Query:\n```\nq\n```\n\n# Answer:\n```\na\n```"
+    text = conversation_prompt(prefix, ["x"], legacy_spacing=True)
+    assert text.endswith("\n# Query:\n```x```\n\n# Answer:\n```\n")
+    assert prefix_of(Style("", ())) == ""
+    with pytest.raises(ValueError, match="odd"):
+        conversation_prompt("", ["a", "b"])
+
+
+def test_answers_are_read():
+    code = "Sure:\n```python\nx = 1\n```\nDone.\n```\n# Que"
+    assert clean_answer(code) == "Sure:\npython\nx = 1\n\nDone.\n\n# Que"
+    assert clean_answer(code, keep_inner_fences=True) == "Sure:\n```python\nx = 1\n```\nDone."
+    assert clean_answer("a<|endoftext|>b") == "a b"
+    assert clean_answer("") == clean_answer("```", keep_inner_fences=True) == ""
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_the_styles_can_be_used(name):
+    style = load_style(name, 3)
+    assert len(style.examples) == 3
+    assert load_style(name, 3, seed=1).examples != load_style(name, 3, seed=4).examples
+    assert "```" not in "".join(one.query + one.answer for one in style.examples)
+
+
+def test_styles_of_ones_own(tmp_path):
+    path = tmp_path / "style.json"
+    path.write_text(json.dumps({"examples": [{"query": "q", "answer": "a"}]}))
+    assert load_style(str(path)) == Style("", (Example("q", "a"),))
+    with pytest.raises(ConfigError, match="1 examples, 3"):
+        load_style(str(path), 3)
+    path.write_text('{"examples": [{"query": "q"}]}')
+    with pytest.raises(ConfigError, match="answer"):
+        load_style(str(path))
+    path.write_text("[")
+    with pytest.raises(ConfigError, match=r"style\.json"):
+        load_style(str(path))
+    with pytest.raises(ConfigError, match="neither"):
+        load_style("nothing")
+    (tmp_path / "whole.txt").write_text("My prefix\n")
+    assert urial.make_prefix(urial.UrialOptions(style=str(tmp_path / "whole.txt"))) == "My prefix\n"
+    with pytest.raises(ConfigError, match="no effect"):
+        urial.make_prefix(urial.UrialOptions(style=str(tmp_path / "whole.txt"), examples=1))
+
+
+def test_turns_must_alternate():
+    assert turns_of([{"role": "system", "content": "s"}, *CHAT]) == ("s", ["Hi", "Hello", "Why?"])
+    with pytest.raises(DataError, match="expected one to answer"):
+        turns_of(CHAT[:2])
+    with pytest.raises(DataError, match="message 2 is the user's"):
+        turns_of([CHAT[0], CHAT[2]])
+
+
+def test_the_wrapper_around_any_generator():
+    inner = Said("Sure!\n```\n")
+    generator = urial.wrap(urial.UrialOptions(), inner)
+    seen = {}
+    found = generator.generate([CHAT, "Hi"], Sampling(stop=("x",)), done=[1], on_batch=seen.update)
+    assert [one.text for one in found[0]] == ["Sure!"]
+    assert found[1] == []
+    assert seen == {0: found[0]}
+    prompts, sampling = inner.seen
+    assert sampling.stop == ("x", "# Query", "# User")
+    assert prompts[0].startswith("# Instruction")
+    assert prompts[0].endswith("# Query:\n```\nWhy?\n```\n\n# Answer:\n```\n")
+    with pytest.raises(DataError, match="prompt 1"):
+        generator.generate(["a", CHAT[:2]], Sampling())
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_never_the_examples():
+    model, tokenizer = make_pair("bytes", 1, max_position_embeddings=330)
+    generator = urial.InContextGenerator(
+        TransformersGenerator(model, tokenizer), "# Instruction\n\nBe kind.", urial.UrialOptions()
+    )
+    long = [{"role": one["role"], "content": one["content"] * 20} for one in CHAT]
+    text = generator.prompt(long, 20)
+    assert "Hello" not in text
+    assert text.startswith("# Instruction")
+    assert "Why?" in text
+    assert "Hello" in generator.prompt(CHAT, 20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_model(folder / "base", seed=1)
+    save_tiny_model(folder / "chat", seed=2)
+    rows = [{"prompt": f"the sky is {word} </script>"} for word in ("blue", "green")]
+    write(folder / "prompts.jsonl", rows)
+    (folder / "style.txt").write_text("Be kind.\n")
+    return folder
+
+
+def config(folder, **changes):
+    values = {
+        "model": str(folder / "base"),
+        "prompts": str(folder / "prompts.jsonl"),
+        "style": str(folder / "style.txt"),
+        "max_new_tokens": 12,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    return build(urial.Config, {**values, **changes})
+
+
+def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
+    judge = Said("I would give it a 4.\n\nRating: [[4]]")
+    monkeypatch.setattr(in_context_report, "open_generator", lambda *_: judge)
+    run = execute(
+        "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
+    )
+    for name in ("answers", "without-examples"):
+        rows = [json.loads(one) for one in (run.artefacts / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["index"] for row in rows] == [0, 1]
+        assert all({"id", "prompt", "output", "generator"} <= row.keys() for row in rows)
+    page = run.report.read_text(encoding="utf-8")
+    assert "Ratings by aspect" in page
+    assert "</script>" not in page.partition('type="application/json"')[2].partition("</script>")[0]
+    again = execute(
+        "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
+    )
+    assert again.state == "done"
+
+
+def test_token_shift_of_a_pair(folder, tmp_path):
+    options = config(folder, analysis="token-shift", aligned_model=str(folder / "chat"))
+    run = execute("urial", urial, options, tmp_path / "run")
+    summary = json.loads((run.artefacts / "summary.json").read_text())
+    assert sum(summary["shares"].values()) == pytest.approx(1)
+    assert "By position" in run.report.read_text(encoding="utf-8")
+    same = config(folder, analysis="token-shift", aligned_model=str(folder / "base"))
+    rows = [json.loads(one) for one in (run.artefacts / "shifts.jsonl").read_text().splitlines()]
+    assert all(one["position"] == place for row in rows for place, one in enumerate(row["positions"]))
+    assert same.aligned_model
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"analysis": "token-shift"}, "aligned_model"),
+        ({"aligned_model": "x"}, "aligned_model"),
+        ({"analysis": "token-shift", "aligned_model": "x", "compare": True}, "compare"),
+        ({"judge_endpoint": "http://x"}, "judge_model"),
+        ({"temperature": -1}, "temperature"),
+    ],
+)
+def test_options_that_cannot_be_used(folder, changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        config(folder, **changes)
+
+
+def test_the_method_by_name(folder):
+    generator = open_methods(
+        ["urial"],
+        {"style": str(folder / "style.txt")},
+        ModelOptions(model=str(folder / "base"), device="cpu", dtype="float32"),
+    )
+    found = generator.generate([CHAT], Sampling(max_new_tokens=4, temperature=0.0))
+    assert len(found[0]) == 1
+
+
+def test_a_model_against_itself_does_not_shift():
+    model = make_model("llama", dtype=torch.float64)
+    shifts = token_shifts(model, model, [1, 5, 6], [1, 5, 6], [7, 8, 9, 7])
+    assert [one.kl for one in shifts] == pytest.approx([0.0] * 4, abs=1e-12)
+    assert all(one.base_prob == pytest.approx(one.aligned_prob) for one in shifts)
+    assert token_shifts(model, model, [1], [1], []) == []
+
+
+def test_models_with_other_vocabularies_are_refused():
+    with pytest.raises(ModelError, match="97 and 50"):
+        token_shifts(make_model("llama"), make_model("llama", vocab_size=50), [1], [1], [2])
+    with pytest.raises(ModelError, match="different tokenizers"):
+        assert_same_tokens(byte_tokenizer(), metaspace_tokenizer())
+    assert_same_tokens(byte_tokenizer(), byte_tokenizer(CHATML))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 9))
+def test_ranks_and_divergence_are_those_of_their_definitions(seed, length, size):
+    draw = torch.Generator().manual_seed(seed)
+    base, aligned = (torch.randn(length, size, generator=draw, dtype=torch.float64) for _ in range(2))
+    base[:, 1] = base[:, 0]  # equal logits
+    tokens = torch.randint(size, (length,), generator=draw)
+    for place, one in enumerate(compare_distributions(base, aligned, tokens)):
+        order = sorted(range(size), key=lambda n: (-float(base[place, n]), n))
+        assert order[one.rank] == one.token == int(tokens[place])
+        p, q = aligned[place].softmax(0), base[place].softmax(0)
+        assert one.kl == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-9)
+        assert one.base_prob == pytest.approx(float(q[one.token]))
+
+
+def test_classes_and_shares():
+    assert [position_class(n) for n in range(5)] == [
+        "unshifted",
+        "marginal",
+        "marginal",
+        "shifted",
+        "shifted",
+    ]
+    with pytest.raises(ValueError, match="rank"):
+        position_class(-1)
+    logits = torch.eye(8, dtype=torch.float64) * 3
+    answer = compare_distributions(logits, logits, torch.tensor([0, 0, 7, 7, 4, 5, 6, 7]))
+    assert sum(class_shares(answer).values()) == pytest.approx(1)
+    assert class_shares([]) == {"unshifted": 0.0, "marginal": 0.0, "shifted": 0.0}
+    assert position_means([answer, answer[:2]], lambda one: 1.0, at_least=2) == [1.0, 1.0]
+    assert position_means([], lambda one: 1.0) == []
+    assert shifted_share([], 0, 1) == 0.0
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.integers(1, 8))
+def test_a_list_is_most_similar_to_itself(logits, top_k):
+    falling = sorted(logits, reverse=True)
+    candidates = [{"token_id": n, "token": f"t{n}", "logit": one} for n, one in enumerate(falling)]
+    found = list_similarities(candidates, candidates, top_k)
+    assert found["jaccard"] == 1
+    assert found["KL"] == 0
+    assert found["nDCG"] == pytest.approx(1)
+    assert found["position_class"] == "unshifted"
+    assert math.isfinite(found["weighted_sum"])
+
+
+def test_marks_hold_hostile_text():
+    positions = [
+        {"text": "<script>", "class": "shifted", "rank": 7, "base_prob": 0.01, "base_text": "</script>"},
+        {"text": "", "class": "shifted", "rank": 7, "base_prob": 0.01, "base_text": ""},
+        {"text": " a", "class": "unshifted", "rank": 0, "base_prob": 0.9, "base_text": " a"},
+    ]
+    output = token_shift_run.marked(positions)
+    assert output.text == "<script> a"
+    assert [(one.start, one.end) for one in output.marks] == [(0, 8)]
+    assert token_shift_run.marked([]).text == ""
+
+
+def test_form_of_answers():
+    assert has_list("1. a\n2. b")
+    assert not has_list("1. a")
+    assert has_loop("a b c d " * 3)
+    assert not has_loop("a b c d e f g")
+
+
+def test_not_applicable_counts_as_the_best_score_and_is_counted():
+    class Judge:
+        name = "j"
+
+        def rate(self, items, *, rubric=None, scale=None, label=""):
+            return [
+                Rating(id="0", score=3.0),
+                Rating(id="1", score=None, failure="malformed", reply="Score: N/A"),
+                Rating(id="2", score=None, failure="malformed", reply="hm"),
+            ]
+
+    items = [JudgeItem(id=str(n), prompt=[], responses=("x",)) for n in range(3)]
+    found = rate_aspects(Judge(), items)
+    assert set(found) == set(ASPECTS)
+    one = found["depth"]
+    assert (one.scores, one.not_applicable, one.failed, one.mean) == ((3.0, 5, None), 1, 1, 4.0)
+    assert overall(found) == 4.0
