@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ PAIR_COLUMNS = (
 )  # fmt: skip
 """Names under which files hold two responses to compare."""
 LABEL_COLUMNS = ("label", "winner", "human", "human_verdict")
-"""Columns that are read as verdicts of people, beside those that begin with `annotator`."""
+"""Columns that are read as verdicts of people, beside `annotator1`, `annotator2` and so on."""
 _CHOICES: dict[str, Choice] = {
     "1": "first", "first": "first", "a": "first", "model_a": "first", "response_1": "first", "response_a": "first",
     "2": "second", "second": "second", "b": "second", "model_b": "second", "response_2": "second",
@@ -32,6 +33,7 @@ _CHOICES: dict[str, Choice] = {
 }  # fmt: skip
 LABELS_TEXT = "1, A or first; 2, B or second; 0, C or tie"
 _LOOK_AHEAD = 100
+_ANNOTATOR = re.compile(r"annotator[ _]?\d+", re.IGNORECASE)
 
 Kind = Literal["pairs", "responses"]
 
@@ -87,7 +89,7 @@ def read_items(
     Args:
         source: anything that `coalign.data.readers.read_records` reads.
         pair_columns: the columns of the two responses, where their names are not among `PAIR_COLUMNS`.
-        label_columns: columns with verdicts of people; by default those of `LABEL_COLUMNS` and every `annotator...`.
+        label_columns: columns with verdicts of people; by default those of `LABEL_COLUMNS` and every `annotator1`, `annotator2`, ....
             In a file of chosen and rejected responses, chosen is such a verdict.
         on_bad_record: `skip` leaves bad rows out, counted and, with `rejects`, written to a file.
 
@@ -190,7 +192,7 @@ def _find_columns(
     if pair and len(pair) != 2:
         raise DataError(f"{len(pair)} columns of responses were named, expected two.")
     people = tuple(labels) or tuple(
-        name for name in names if name.lower() in LABEL_COLUMNS or name.lower().startswith("annotator")
+        name for name in names if name.lower() in LABEL_COLUMNS or _ANNOTATOR.fullmatch(name)
     )
     common = (people, reference if reference in names else None, rubric if rubric in names else None)
     found = tuple(pair) or next((two for two in PAIR_COLUMNS if set(two) <= set(usual)), ())

@@ -31,7 +31,7 @@ class ItemOptions:
     data: str = required("file of pairs (a prompt, two responses) or of responses (a prompt, one response)")
     pair_columns: list[str] = option([], "names of the two columns of responses, where they are not found")
     label_columns: list[str] = option(
-        [], "columns with verdicts of people; by default label, winner and annotator..."
+        [], "columns with verdicts of people; by default label, winner and annotator1, annotator2, ..."
     )
     reference_column: str = option("reference", "column with an answer that is known to be good, if any")
     rubric_column: str = option("rubric", "column with what to judge a row by, if any")

@@ -1,0 +1,300 @@
+"""Blind comparisons by people: a local page that shows two responses without names and keeps what is said of them.
+
+    coalign annotate pairs.jsonl --out human.jsonl
+
+`human.jsonl` holds preference records (prompt, chosen, rejected) that every preference system reads, and
+`human.verdicts.jsonl` the verdicts with their ties, which `--judge stored --stored-verdicts human.verdicts.jsonl` takes as
+a judge. Both are views of `human.log.jsonl`, to which everything that was said is appended, skips and withdrawn verdicts
+included: a stopped session goes on at the first pair without a verdict. Left and right are drawn by a seed for each pair.
+
+The application can be mounted into another one: `app.mount("/annotate", annotation_app(session))`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from coalign.core.errors import CoalignError, ConfigError, RunError
+from coalign.core.extras import require
+from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.evaluation.judge_items import read_items
+from coalign.evaluation.judge_prompts import question_text
+from coalign.evaluation.judging import Choice, JudgeItem
+from coalign.report.text import INVISIBLE
+from coalign.web.local import ASSETS, local_app
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+Said = Literal["left", "right", "tie", "skip"]
+FILES = {
+    "annotate.js": ("text/javascript", ASSETS / "annotate.js"),
+    "annotate.css": ("text/css", ASSETS / "annotate.css"),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as the page shows it, without a word of where its responses come from."""
+
+    index: int
+    prompt: str
+    left: str
+    right: str
+
+
+class Session:
+    """Pairs, what was said of them so far, and the files that keep it. One process works on a file at a time.
+
+    Args:
+        items: pairs; the same texts a second time are shown once.
+        out: file of preference records, `.jsonl`; rewritten after every verdict, like the verdicts beside it.
+        seed: of left and right.
+        annotator: name kept with every verdict, if any.
+
+    Raises:
+        ConfigError: `out` does not end in .jsonl, or exists without the log of verdicts beside it.
+        RunError: another process works on the file.
+    """
+
+    def __init__(self, items: Sequence[JudgeItem], out: Path, *, seed: int = 0, annotator: str = "") -> None:
+        if out.suffix != ".jsonl":
+            raise ConfigError(f"--out: {out} does not end in .jsonl.")
+        self.out = out
+        self.log = out.with_suffix(".log.jsonl")
+        self.verdicts = out.with_suffix(".verdicts.jsonl")
+        if out.exists() and not self.log.exists():
+            raise ConfigError(
+                f"--out: {out} exists, and {self.log} with its verdicts does not.", hint="Name another file."
+            )
+        distinct = {_key(item): item for item in reversed(items)}
+        self._items = [item for item in items if distinct[_key(item)] is item]
+        self._seed, self._annotator = seed, annotator
+        self._places = {_key(item): place for place, item in enumerate(self._items)}
+        self._writing = threading.Lock()
+        self._file_lock = _locked(self.log)
+        self._said: dict[int, dict[str, Any]] = {}
+        self._order: list[int] = []
+        for row in read_rows(self.log, repair=True):
+            place = self._places.get(row.get("key"))
+            if place is not None:
+                self._take(place, row)
+
+    def close(self) -> None:
+        self._file_lock.release()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def done(self) -> int:
+        return len(self._said)
+
+    def counts(self) -> dict[str, int]:
+        """How many pairs have a preference, a tie, or were skipped."""
+        said = [row["said"] for row in self._said.values()]
+        skipped, ties = said.count("skip"), said.count("tie")
+        return {"preferences": len(said) - skipped - ties, "ties": ties, "skipped": skipped}
+
+    def next_index(self, after: int = -1) -> int | None:
+        """The first pair without a verdict behind `after`, else the first of all; None when there is none."""
+        open_places = [place for place in range(len(self._items)) if place not in self._said]
+        return next((one for one in open_places if one > after), open_places[0] if open_places else None)
+
+    def shown(self, index: int) -> Shown:
+        """The pair as it is shown."""
+        item = self._items[index]
+        left, right = item.responses[::-1] if self._swapped(item) else item.responses
+        return Shown(index, question_text(item.prompt), left, right)
+
+    def say(self, index: int, said: Said) -> None:
+        """Keep a verdict; it is on disk when this returns.
+
+        Raises:
+            ConfigError: no such pair or verdict.
+        """
+        if not 0 <= index < len(self._items) or said not in get_args(Said):
+            raise ConfigError(
+                f"pair {index}, verdict {said!r}: expected a pair of this file and one of {get_args(Said)}"
+            )
+        item = self._items[index]
+        swapped = self._swapped(item)
+        label: Choice | None = None
+        if said in ("left", "right"):
+            label = "first" if (said == "left") != swapped else "second"
+        elif said == "tie":
+            label = "tie"
+        row = {
+            "id": item.id,
+            "key": _key(item),
+            "prompt": item.prompt,
+            "response_a": item.responses[0],
+            "response_b": item.responses[1],
+            "label": label,
+            "said": said,
+            "swapped": swapped,
+            "annotator": self._annotator,
+            "time": round(time.time(), 3),
+        }
+        with self._writing:
+            append_rows(self.log, [row])
+            self._take(index, row)
+            self._write()
+
+    def undo(self) -> int | None:
+        """Withdraw the last verdict; the pair it was on, None where there is none."""
+        with self._writing:
+            if not self._order:
+                return None
+            index = self._order[-1]
+            row = {"key": _key(self._items[index]), "said": "withdrawn", "time": round(time.time(), 3)}
+            append_rows(self.log, [row])
+            self._take(index, row)
+            self._write()
+            return index
+
+    def _take(self, index: int, row: dict[str, Any]) -> None:
+        if index in self._order:
+            self._order.remove(index)
+        if row["said"] == "withdrawn":
+            self._said.pop(index, None)
+        else:
+            self._said[index] = row
+            self._order.append(index)
+
+    def _write(self) -> None:
+        kept = ("id", "prompt", "response_a", "response_b", "label", "annotator")
+        said = [self._said[index] for index in sorted(self._said)]
+        write_rows(self.verdicts, ({name: row[name] for name in kept} for row in said if row["label"]))
+        rows = []
+        for index in sorted(self._said):
+            row = self._said[index]
+            if row["label"] in ("first", "second"):
+                better, worse = row["response_a"], row["response_b"]
+                if row["label"] == "second":
+                    better, worse = worse, better
+                rows.append(_preference(row, better, worse))
+        write_rows(self.out, rows)
+
+    def _swapped(self, item: JudgeItem) -> bool:
+        digest = hashlib.sha256(f"{self._seed}\0{_key(item)}".encode()).digest()
+        return bool(digest[0] & 1)
+
+
+def open_session(
+    pairs: str, out: Path, *, seed: int = 0, annotator: str = "", skip_bad: bool = False
+) -> Session:
+    """A session over a file of pairs (see `judge_items.read_items`).
+
+    Raises:
+        DataError: the file cannot be judged.
+        ConfigError: it holds no pairs.
+    """
+    found = read_items(pairs, on_bad_record="skip" if skip_bad else "fail")
+    if found.kind != "pairs":
+        raise ConfigError(f"{pairs}: {found.recognised}, expected pairs of responses.")
+    return Session(found.items, out, seed=seed, annotator=annotator)
+
+
+def annotation_app(session: Session) -> FastAPI:
+    """The application: a page, its files, and what they ask for.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    responses = require("fastapi.responses", "serve")
+    app = local_app("coalign: annotate")
+
+    def state(index: int | None) -> dict[str, Any]:
+        pair = None
+        if index is not None:
+            shown = session.shown(index)
+            pair = {"index": index, "prompt": shown.prompt, "left": shown.left, "right": shown.right}
+        return {"pair": pair, "total": len(session), "done": session.done, "counts": session.counts()}
+
+    @app.exception_handler(CoalignError)
+    async def failed(request: Any, error: CoalignError) -> Any:
+        return responses.JSONResponse({"error": str(error)}, 404 if isinstance(error, RunError) else 400)
+
+    @app.get("/")
+    def page() -> Any:
+        return responses.FileResponse(ASSETS / "annotate.html.j2", media_type="text/html")
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Any:
+        if name not in FILES:
+            raise RunError(f"{name}: no such file.")
+        media_type, file = FILES[name]
+        return responses.FileResponse(file, media_type=media_type, headers={"cache-control": "no-cache"})
+
+    @app.get("/api/state")
+    def current() -> Any:
+        return {**state(session.next_index()), "invisible": INVISIBLE, "out": str(session.out)}
+
+    async def verdict(request: Any) -> Any:
+        asked = _body(await request.body())
+        session.say(asked["index"], asked["said"])
+        return responses.JSONResponse(state(session.next_index(asked["index"])))
+
+    async def undo(request: Any) -> Any:
+        index = session.undo()
+        return responses.JSONResponse(state(session.next_index() if index is None else index))
+
+    app.add_route("/api/verdict", verdict, methods=["POST"])
+    app.add_route("/api/undo", undo, methods=["POST"])
+    return app
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(data)
+    except ValueError as error:
+        raise ConfigError(f"request: not JSON ({error})") from error
+    if (
+        not isinstance(asked, dict)
+        or type(asked.get("index")) is not int
+        or not isinstance(asked.get("said"), str)
+    ):
+        raise ConfigError("request: expected a JSON object with index and said")
+    return asked
+
+
+def _preference(row: dict[str, Any], chosen: str, rejected: str) -> dict[str, Any]:
+    """A row that preference systems read; a prompt of one message is text."""
+    prompt = row["prompt"]
+    plain = len(prompt) == 1 and prompt[0]["role"] == "user"
+    reply = (lambda text: text) if plain else (lambda text: [{"role": "assistant", "content": text}])
+    return {
+        "id": row["id"],
+        "prompt": prompt[0]["content"] if plain else prompt,
+        "chosen": reply(chosen),
+        "rejected": reply(rejected),
+        "annotator": row["annotator"],
+    }
+
+
+def _key(item: JudgeItem) -> str:
+    """What a verdict belongs to: the texts, whatever the file calls them."""
+    shown = json.dumps([item.prompt, list(item.responses)], ensure_ascii=True)
+    return hashlib.sha256(shown.encode()).hexdigest()[:24]
+
+
+def _locked(path: Path) -> Any:
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{path} is in use by another session.", hint="End it, or name another --out."
+        ) from error
+    return lock
