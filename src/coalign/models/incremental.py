@@ -102,11 +102,11 @@ class CachedRows:
 
     @property
     def can_join(self) -> bool:
-        return {type(layer) for layer in self._cache.layers} == {ReservedLayer}
+        return {type(layer) for layer in self.cache.layers} == {ReservedLayer}
 
     def join(self, others: Rows) -> None:
         assert isinstance(others, CachedRows)
-        self._cache = _joined([_trimmed(rows._cache, rows._mask) for rows in (self, others)])
+        self.cache = _joined([_trimmed(rows.cache, rows._mask) for rows in (self, others)])
         self._mask = _stacked_right([_without_padding(rows._mask) for rows in (self, others)])
         self._positions = torch.cat([self._positions, others._positions])
 
