@@ -21,6 +21,7 @@ from coalign.core.options import option
 from coalign.core.runs import Run
 from coalign.models.types import Generation, Piece, Sampling
 from coalign.report.html import write_report
+from coalign.web.annotate import annotation_app, open_session
 from coalign.web.workbench import workbench
 from tests.report.example import example_report
 
@@ -203,6 +204,24 @@ def test_the_least_used_model_leaves_memory(root: Path) -> None:
     for model in ("default", "first", "default", "third", "default", "first"):
         client.post("/api/generate", json={"model": model, "prompt": "x"})
     assert loaded == ["default", "first", "third", "first"]
+
+
+def test_pairs_are_judged_on_the_same_site(root: Path) -> None:
+    pairs = root / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Which?", "chosen": "one answer", "rejected": "another"}\n')
+    session = open_session(str(pairs), root / "human.jsonl")
+    app = workbench(root, load=lambda name: (Echo(name), True), annotation=annotation_app(session))
+    client = TestClient(app, base_url="http://127.0.0.1:8600")
+    assert "Blind comparison" in client.get("/").text
+    assert client.get("/annotate/").status_code == 200
+    assert "Blind comparison" not in client_of(root).get("/").text
+    session.close()
+
+
+def test_annotation_needs_both_files() -> None:
+    result = CliRunner().invoke(ui, ["--annotate", "pairs.jsonl"])
+    assert result.exit_code != 0
+    assert "go together" in str(result.exception)
 
 
 def test_only_loopback() -> None:

@@ -22,10 +22,25 @@ from coalign.core.errors import ConfigError
     show_default=True,
     help="A model to generate with besides those of the runs; may be given several times.",
 )
+@click.option("--annotate", metavar="PAIRS", help="Pairs to judge blind, as `coalign annotate` takes them.")
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Where the preferences go; with --annotate.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; loopback only.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8600, show_default=True, help="0: a free one.")
 @click.option("--open/--no-open", "browse", default=True, show_default=True, help="Open the browser.")
-def ui(root: Path, models: tuple[str, ...], host: str, port: int, browse: bool) -> None:
+def ui(
+    root: Path,
+    models: tuple[str, ...],
+    annotate: str | None,
+    annotations: Path | None,
+    host: str,
+    port: int,
+    browse: bool,
+) -> None:
     """Show runs, reports and methods in the browser, and try two models side by side.
 
     The pages are for this machine alone. From elsewhere, use a tunnel: ssh -L 8600:localhost:8600 HOST.
@@ -38,9 +53,22 @@ def ui(root: Path, models: tuple[str, ...], host: str, port: int, browse: bool) 
             f"--host: {host} can be reached from other machines; the workbench has no accounts.",
             hint="Leave --host out and use a tunnel: ssh -L 8600:localhost:8600 HOST.",
         )
-    app = workbench(root, models)
+    if (annotate is None) != (annotations is None):
+        raise ConfigError(
+            "--annotate and --annotations go together: pairs to judge, and where to keep what is said."
+        )
+    session = None
+    if annotate is not None and annotations is not None:
+        from coalign.web.annotate import annotation_app, open_session
+
+        session = open_session(annotate, annotations)
+    app = workbench(root, models, annotation=annotation_app(session) if session else None)
     server = listen(host, port)
     click.echo(f"Workbench: {address_of(server)} (Ctrl-C ends it)", err=True)
     if browse:
         click.launch(address_of(server))
-    serve_app(app, server)
+    try:
+        serve_app(app, server)
+    finally:
+        if session:
+            session.close()

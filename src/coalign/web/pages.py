@@ -23,20 +23,24 @@ STATIC: dict[str, tuple[Path, str]] = {
 }
 """What `/static/NAME` gives: file and media type."""
 
-PLACES = (("/", "Runs"), ("/methods", "Methods"), ("/play", "Side by side"))
+Places = tuple[tuple[str, str], ...]
+PLACES: Places = (("/", "Runs"), ("/methods", "Methods"), ("/play", "Side by side"))
 """Navigation of every page: address and name."""
+ANNOTATION = ("/annotate/", "Blind comparison")
+"""Its entry where pairs are to be judged."""
 
 
-def render(template: str, *, place: str, title: str, **values: Any) -> str:
+def render(template: str, *, place: str, title: str, places: Places = PLACES, **values: Any) -> str:
     """A page.
 
     Args:
         template: name of a template in the assets.
         place: address of the navigation entry to mark.
         title: of the document.
+        places: the navigation.
     """
     page = _environment().get_template(template)
-    return page.render(place=place, places=PLACES, title=title, version=__version__, **values)
+    return page.render(place=place, places=places, title=title, version=__version__, **values)
 
 
 @functools.cache

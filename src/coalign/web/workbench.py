@@ -18,7 +18,7 @@ from coalign.core.errors import CoalignError, RunError
 from coalign.core.extras import require
 from coalign.core.runs import Run, list_runs
 from coalign.web.local import local_app
-from coalign.web.pages import STATIC, render
+from coalign.web.pages import ANNOTATION, PLACES, STATIC, render
 from coalign.web.playground import Models, Open, as_lines, parse_request
 
 if TYPE_CHECKING:
@@ -30,13 +30,20 @@ EVENTS = 200
 """Events that a run's page shows."""
 
 
-def workbench(root: Path, models: Sequence[str] = ("default",), *, load: Open | None = None) -> FastAPI:
+def workbench(
+    root: Path,
+    models: Sequence[str] = ("default",),
+    *,
+    load: Open | None = None,
+    annotation: FastAPI | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         root: folder of the run folders.
         models: further models to generate with, besides those that the runs made: hub ids or folders.
         load: how a model is loaded, by default with Transformers.
+        annotation: pages for the blind comparison of pairs (`coalign.web.annotate.annotation_app`).
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
@@ -45,9 +52,13 @@ def workbench(root: Path, models: Sequence[str] = ("default",), *, load: Open | 
     responses = require("fastapi.responses", "serve")
     app = local_app("coalign")
     playground = Models({}, load)
+    places = PLACES
+    if annotation is not None:
+        app.mount(ANNOTATION[0].rstrip("/"), annotation)
+        places = (*PLACES, ANNOTATION)
 
     def page(template: str, **values: Any) -> Any:
-        return responses.HTMLResponse(render(template, **values))
+        return responses.HTMLResponse(render(template, places=places, **values))
 
     def known_models() -> list[dict[str, str]]:
         """The models that can be asked for, and those of runs that have come since."""
