@@ -299,6 +299,17 @@ def test_stored_verdicts_rate_models(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "bracket", **common)
 
 
+def test_verifiers_judge_an_arena(tmp_path: Path) -> None:
+    rows = [{**row, "constraints": [{"verifier": "max_characters", "n": 2}]} for row in output_rows(3, 2)]
+    config = build(
+        Config, {"data": [write_rows(tmp_path / "o.jsonl", rows)], "judge": "verifiers", "resamples": 20}
+    )
+    made = Run.start(tmp_path / "run", "varco-arena", config)
+    varco_arena.run(config, made)
+    board = json.loads((made.artefacts / "results.json").read_text())["leaderboard"]
+    assert board[0]["model"] == "m0", "the only one that keeps to two characters"
+
+
 def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = {"mode": "simulation", "sim_trials": 20, "sim_prompts": [30], "sim_precision": [1.0]}
     made = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", **values)

@@ -157,6 +157,7 @@ class Arena:
             prompt=outputs.prompts[match.prompt],
             responses=(outputs.texts[match.prompt][match.first], outputs.texts[match.prompt][match.second]),
             reference=outputs.references[match.prompt] if outputs.references else None,
+            extra=outputs.extras[match.prompt] if outputs.extras else {},
         )
 
     def _played(self, match: Match, comparison: Comparison | None) -> Played:

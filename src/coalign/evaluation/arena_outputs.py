@@ -29,6 +29,7 @@ class Outputs:
         texts: [prompts][models] outputs.
         incomplete: ids of prompts that some model did not answer; they are left out.
         references: for each prompt an answer known to be good, where the file has one.
+        extras: for each prompt the other columns of its first row (`constraints`).
     """
 
     models: tuple[str, ...]
@@ -37,6 +38,7 @@ class Outputs:
     texts: tuple[tuple[str, ...], ...]
     incomplete: tuple[str, ...] = ()
     references: tuple[str | None, ...] = field(default=())
+    extras: tuple[Mapping[str, Any], ...] = field(default=())
 
 
 def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> Outputs:
@@ -55,6 +57,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
     answers: dict[str, dict[str, str]] = {}
     prompts: dict[str, Messages] = {}
     references: dict[str, str | None] = {}
+    extras: dict[str, Mapping[str, Any]] = {}
     models: dict[str, None] = {}
     for source in sources:
         rows = list(iter_rows(source))
@@ -93,6 +96,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
                 answers[key][model] = text
                 models.setdefault(model)
                 references.setdefault(key, record.extra.get("reference"))
+                extras.setdefault(key, record.extra)
         if problems:
             raise DataError(f"{source}: {len(problems)} rows cannot be used.", problems)
     names = tuple(models)
@@ -113,6 +117,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
         texts=tuple(tuple(answers[key][name] for name in names) for key in whole),
         incomplete=tuple(key for key in answers if len(answers[key]) < len(names)),
         references=tuple(references[key] for key in whole),
+        extras=tuple(extras[key] for key in whole),
     )
 
 
