@@ -8,7 +8,8 @@ the DPO loss, and a shift of the logits by their running mean tightens the bound
 
 All records are weighted alike. With `--match-prompts` (the objective `bco_matched`) thumbs-down records are weighted
 by the density ratio of their prompts (underlying distribution matching, in version 1 of the paper), for data in which
-the two labels come from different mixes of prompts. Pairs are read as two records each.
+the two labels come from different mixes of prompts; in the world of the check it lowers quality, so compare both. Pairs are
+read as two records each.
 
 Differences from the paper and the official code (TRL). The paper's shift is the midpoint of the two class means, the
 code's the mean over all records; they agree where the classes are balanced. The default is the code's, `shift` also
