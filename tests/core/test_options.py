@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
@@ -119,6 +119,7 @@ def test_default_lists_are_not_shared() -> None:
     reduction=st.sampled_from(["sum", "mean"]),
     shuffle=st.booleans(),
 )
+@example(beta=1.0, names=["\x85", "a\u2028b", "\u2029"], limit=None, reduction="sum", shuffle=False)
 def test_yaml_reads_back_what_it_wrote(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
     path = tmp_path_factory.mktemp("yaml") / "config.yaml"
     config = Config(data=Path("x y.jsonl"), **values)

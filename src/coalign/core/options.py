@@ -37,6 +37,8 @@ NOTHING = ("none", "null")
 """What a command line writes for no value."""
 
 T = TypeVar("T")
+_LINE_ENDS = "\x85\u2028\u2029"
+"""Characters that YAML takes for line ends when they are not escaped."""
 
 
 def option(
@@ -263,7 +265,15 @@ def to_yaml(config: Any) -> str:
     """The configuration as YAML that `load_file` and `build` read back."""
     import yaml
 
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+    class Dumper(yaml.SafeDumper):
+        """Escapes Unicode's line ends, which would be read back as spaces."""
+
+    def text(dumper: Any, value: str) -> Any:
+        style = '"' if set(value) & set(_LINE_ENDS) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(to_dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def save(config: Any, path: Path) -> None:
