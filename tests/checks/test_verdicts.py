@@ -24,6 +24,8 @@ from coalign.selfalign import act
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 PUBLISHED = [entry.slug for entry in entries() if (RESULTS / f"{entry.slug}.json").exists()]
+READS_ITEMS = ("deal",)
+"""Checks whose interval is over items, which a published verdict does not hold."""
 DPO, LN_DPO, SIMPO = (0.03, 0.1, 0.3), (0.3, 1, 3), (1, 2, 4)
 
 
@@ -270,7 +272,7 @@ def test_poft(gaps: list[float], outcome: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("slug", PUBLISHED)
+@pytest.mark.parametrize("slug", [slug for slug in PUBLISHED if slug not in READS_ITEMS])
 def test_a_published_verdict_follows_from_its_rows(slug: str, tmp_path: Path) -> None:
     published = json.loads((RESULTS / f"{slug}.json").read_text(encoding="utf-8"))
     verdict = verdict_of(load_system(slug), published["measures"], tmp_path)
