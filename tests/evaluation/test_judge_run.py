@@ -14,7 +14,7 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation import judge_options, judge_run
 from coalign.evaluation.judge_run import Config, majority
-from coalign.models.reward_models import load_reward_model
+from coalign.models.reward_model import load_reward_model
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import pair_rows, save_reward_model, write_rows
@@ -167,18 +167,18 @@ def test_majority() -> None:
 
 def test_rewards_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     model = load_reward_model(save_reward_model(tmp_path / "rm"), device="cpu")
-    prompt = [{"role": "user", "content": "Why?"}]
-    pairs: Any = [(prompt, text) for text in ("a", "a much longer response", "a", "mid size")]
-    together = model.score(pairs)
-    assert together == pytest.approx([model.score([one])[0] for one in pairs], abs=1e-5)
+    prompt: Any = [{"role": "user", "content": "Why?"}]
+    texts = ("a", "a much longer response", "a", "mid size")
+    together = model.score([prompt] * 4, texts)
+    assert together == pytest.approx([model.score([prompt], [one])[0] for one in texts], abs=1e-5)
     assert together[0] == together[2]
-    assert model.score([]) == []
+    assert model.score([], []) == []
 
 
 def test_what_is_no_reward_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has 3 outputs, a reward model has one"):
+    with pytest.raises(ConfigError, match="has 3 outputs: 0"):
         load_reward_model(save_reward_model(tmp_path / "three", outputs=3))
-    with pytest.raises(ModelError, match="not a reward model"):
+    with pytest.raises(ModelError, match="is no trained reward model"):
         load_reward_model(str(make_model_folder(tmp_path / "lm")))
 
 

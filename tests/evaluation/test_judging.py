@@ -416,11 +416,11 @@ def test_scoring_judges_rate_and_compare() -> None:
 
 
 def test_rewards_have_no_scale_and_must_be_numbers() -> None:
-    judge = reward_judge(lambda pairs: [len(text) for _, text in pairs], name="rm")
+    judge = reward_judge(lambda prompts, responses: [len(text) for text in responses], name="rm")
     assert judge.compare([item("aa", "b")])[0].choice == "first"
     with pytest.raises(ConfigError, match="cannot be put on a scale"):
         judge.rate([item("a")], scale=TEN)
-    broken = reward_judge(lambda pairs: [float("nan") for _ in pairs], name="rm")
+    broken = reward_judge(lambda prompts, responses: [float("nan") for _ in responses], name="rm")
     with pytest.raises(CoalignError, match="the score of item i is nan"):
         broken.compare([item("a", "b")])
 

@@ -262,7 +262,7 @@ def _open_generator(options: JudgeOptions) -> Generator:
 
 def _reward_judge(options: JudgeOptions) -> Judge:
     from coalign.evaluation.scoring_judges import reward_judge
-    from coalign.models.reward_models import load_reward_model
+    from coalign.models.reward_model import load_reward_model
 
     model = load_reward_model(
         options.model,

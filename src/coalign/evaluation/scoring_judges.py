@@ -114,16 +114,14 @@ class ScoringJudge:
             raise ConfigError(f"{self.name} scores by its own rule and cannot follow a rubric.")
 
 
-class FunctionJudge:
-    """A judge that is a function of two responses as they are shown: for rules on pairs, and for tests.
+class ComparingJudge:
+    """What judges share that only compare.
 
-    Args:
-        compare: an item to the better one of its responses, by place; it is called for each order.
+    Attributes:
+        name: of the judge.
     """
 
-    def __init__(self, compare: Callable[[JudgeItem], Choice | None], *, name: str) -> None:
-        self.name = name
-        self._compare = compare
+    name: str
 
     def rate(
         self,
@@ -133,12 +131,24 @@ class FunctionJudge:
         scale: Scale | None = None,
         label: str = "Rating",
     ) -> list[Rating]:
-        """Refused: it only compares.
+        """Refused.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(f"{self.name} compares and cannot rate.")
+        raise ConfigError(f"{self.name}: only compares and cannot rate.")
+
+
+class FunctionJudge(ComparingJudge):
+    """A judge that is a function of two responses as they are shown: for rules on pairs, and for tests.
+
+    Args:
+        compare: an item to the better one of its responses, by place; it is called for each order.
+    """
+
+    def __init__(self, compare: Callable[[JudgeItem], Choice | None], *, name: str) -> None:
+        self.name = name
+        self._compare = compare
 
     def compare(
         self,
@@ -164,7 +174,7 @@ class FunctionJudge:
         return Opinion(choice=choice, failure=None if choice else "malformed")
 
 
-class StoredJudge:
+class StoredJudge(ComparingJudge):
     """Verdicts that are already there, of people or of an earlier run, found by prompt and responses.
 
     Args:
@@ -184,21 +194,6 @@ class StoredJudge:
 
     def __len__(self) -> int:
         return len(self._credits)
-
-    def rate(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
-        label: str = "Rating",
-    ) -> list[Rating]:
-        """Refused: only comparisons are stored.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"{self.name} are comparisons and cannot rate.")
 
     def compare(
         self,
@@ -224,16 +219,19 @@ class StoredJudge:
 
 
 def reward_judge(
-    score: Callable[[Sequence[tuple[Messages, str]]], Sequence[float]], *, name: str, tie_margin: float = 0.0
+    score: Callable[[Sequence[Messages], Sequence[str]], Sequence[float]],
+    *,
+    name: str,
+    tie_margin: float = 0.0,
 ) -> ScoringJudge:
     """A reward model as judge.
 
     Args:
-        score: (prompt, response) pairs to one reward each.
+        score: prompts and responses, [B] each, to [B] rewards (`coalign.models.reward_model.RewardModel.score`).
     """
 
     def of_items(items: Sequence[JudgeItem]) -> Sequence[float]:
-        return score([(item.prompt, item.responses[0]) for item in items])
+        return score([item.prompt for item in items], [item.responses[0] for item in items])
 
     return ScoringJudge(of_items, name=name, tie_margin=tie_margin)
 

@@ -58,7 +58,7 @@ class RewardModel:
 
         Args:
             prompts: [B] conversations, or plain text (one user turn).
-            responses: [B] texts; the response may be unfinished.
+            responses: [B] texts; the response may be unfinished. Equal inputs are computed once.
             show: text of a progress bar.
 
         Raises:
@@ -74,7 +74,10 @@ class RewardModel:
                 len(encoded),
                 self.max_length,
             )
-        inputs = [(ids[-self.max_length :], types[-self.max_length :]) for ids, types in encoded]
+        wanted = [
+            (tuple(ids[-self.max_length :]), tuple(types[-self.max_length :])) for ids, types in encoded
+        ]
+        inputs = list(dict.fromkeys(wanted))
         device = next(self.model.parameters()).device
         tokens = default_batch_tokens(self.model, device)
         rewards = torch.zeros(len(inputs))
@@ -86,7 +89,8 @@ class RewardModel:
                     counted.advance(len(rows))
         if not bool(torch.isfinite(rewards).all()):
             raise ModelError("The reward model gave rewards that are not numbers (NaN or infinite).")
-        return rewards.tolist()
+        by_input = dict(zip(inputs, rewards.tolist(), strict=True))
+        return [by_input[one] for one in wanted]
 
     def _encode(self, prompt: Messages | str, response: str) -> tuple[list[int], list[int]]:
         """Token ids and segment ids."""
@@ -105,22 +109,24 @@ class RewardModel:
             ids = self.tokenizer(f"{render_transcript(messages)} {response}", verbose=False)["input_ids"]
         return ids, [0] * len(ids)
 
-    def _forward(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+    def _forward(self, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Tensor:
         """[B] rewards."""
         device = next(self.model.parameters()).device
         width = max(len(ids) for ids, _ in rows)
         padding = self._padding([ids for ids, _ in rows])
         inputs = {
-            "input_ids": torch.tensor([ids + [padding] * (width - len(ids)) for ids, _ in rows]),
+            "input_ids": torch.tensor([[*ids, *[padding] * (width - len(ids))] for ids, _ in rows]),
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
         }
         if self.format == "pair" and "token_type_ids" in self.tokenizer.model_input_names:
-            inputs["token_type_ids"] = torch.tensor([types + [0] * (width - len(types)) for _, types in rows])
+            inputs["token_type_ids"] = torch.tensor(
+                [[*types, *[0] * (width - len(types))] for _, types in rows]
+            )
         with _pad_token(self.model, padding):
             logits = self.model(**{name: one.to(device) for name, one in inputs.items()}).logits.float()
         return logits[:, 0] if self.label is None else logits.log_softmax(-1)[:, self.label]
 
-    def _padding(self, rows: Sequence[list[int]]) -> int:
+    def _padding(self, rows: Sequence[Sequence[int]]) -> int:
         """The id to pad with. Models that read the reward at the last token find it as the last one that is not
         padding, so it must be none that occurs: end-of-text tokens often are both. Encoders count positions by it."""
         if not _reads_last_token(self.model):
@@ -134,9 +140,11 @@ def load_reward_model(
     *,
     label: str | None = None,
     format: Format | None = None,
+    revision: str | None = None,
     device: str = "auto",
     dtype: DtypeName = "auto",
     max_length: int | None = None,
+    trust_remote_code: bool = False,
 ) -> RewardModel:
     """A sequence-classification model by folder, run folder or hub id. Safetensors only.
 
@@ -144,7 +152,9 @@ def load_reward_model(
         label: name or number of the output that is the reward; needed where there are several.
         format: by default the chat template where the tokenizer has one, else two segments for an encoder, else a
             transcript.
+        revision: on the hub.
         max_length: by default what the model's positions allow.
+        trust_remote_code: run Python code that the model's repository brings.
 
     Raises:
         ModelError: it cannot be found or read, or has no trained classification head.
@@ -152,9 +162,13 @@ def load_reward_model(
     """
     from transformers import AutoModelForSequenceClassification
 
-    place = locate(name)
-    where = {"revision": place.revision, "local_files_only": place.cached_only}
-    tokenizer: Any = load_tokenizer(name)
+    place = locate(name, revision)
+    where = {
+        "revision": place.revision,
+        "local_files_only": place.cached_only,
+        "trust_remote_code": trust_remote_code,
+    }
+    tokenizer: Any = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
     target = pick_device(device)
     try:
         with no_weight_bars():
