@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from coalign.checks import preference_world, reply_world
+from coalign.checks.arms import ITEMS
 from coalign.checks.options import CheckOptions
 from coalign.core.catalogue import entries
 from coalign.core.files import append_rows
@@ -24,8 +26,6 @@ from coalign.selfalign import act
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 PUBLISHED = [entry.slug for entry in entries() if (RESULTS / f"{entry.slug}.json").exists()]
-READS_ITEMS = ("deal",)
-"""Checks whose interval is over items, which a published verdict does not hold."""
 DPO, LN_DPO, SIMPO = (0.03, 0.1, 0.3), (0.3, 1, 3), (1, 2, 4)
 
 
@@ -36,10 +36,13 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(world, "trained")
 
 
-def verdict_of(system: ModuleType, rows: list[dict[str, Any]], folder: Path) -> Verdict:
+def verdict_of(
+    system: ModuleType, rows: list[dict[str, Any]], folder: Path, items: Sequence[dict[str, Any]] = ()
+) -> Verdict:
     """The check on rows that are all there, so that nothing is trained."""
     run = Run.start(folder / "run", "check", CheckOptions())
     append_rows(run.artefacts / "measures.jsonl", rows)
+    append_rows(run.artefacts / ITEMS, items)
     return system.check(run, seeds=len({row["seed"] for row in rows}))
 
 
@@ -272,10 +275,10 @@ def test_poft(gaps: list[float], outcome: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("slug", [slug for slug in PUBLISHED if slug not in READS_ITEMS])
+@pytest.mark.parametrize("slug", PUBLISHED)
 def test_a_published_verdict_follows_from_its_rows(slug: str, tmp_path: Path) -> None:
     published = json.loads((RESULTS / f"{slug}.json").read_text(encoding="utf-8"))
-    verdict = verdict_of(load_system(slug), published["measures"], tmp_path)
+    verdict = verdict_of(load_system(slug), published["measures"], tmp_path, published.get("items", []))
     assert verdict.outcome == published["outcome"]
     assert verdict.summary == pytest.approx(published["summary"])
     assert (verdict.rule, verdict.setting, verdict.claim) == tuple(

@@ -17,6 +17,8 @@ from coalign.core.runs import Run
 
 T = TypeVar("T")
 Measures = dict[str, float]
+ITEMS = "items.jsonl"
+"""Artefact with the rows of `keep_items`."""
 
 
 def measure_arms(
@@ -60,6 +62,17 @@ def measure_arms(
                 done[seed, name] = row
                 bar.advance()
     return [done[key] for key in wanted]
+
+
+def keep_items(run: Run, arm: str, seed: int, **values: Any) -> None:
+    """Keep what an arm found item by item, for intervals over items; it is published with the verdict."""
+    append_rows(run.artefacts / ITEMS, [{"arm": arm, "seed": seed, **values}])
+
+
+def kept_items(run: Run, arm: str, seeds: int) -> list[dict[str, Any]]:
+    """What `keep_items` kept of an arm, by seed; the last counts, should an arm have been measured twice."""
+    kept = {row["seed"]: row for row in read_rows(run.artefacts / ITEMS, repair=True) if row["arm"] == arm}
+    return [kept[seed] for seed in range(seeds)]
 
 
 def seconds_spent(run: Run) -> float:

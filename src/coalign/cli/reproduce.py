@@ -14,7 +14,7 @@ from coalign.checks.options import DEFAULT_SEEDS, CheckOptions
 from coalign.core import options
 from coalign.core.catalogue import get, select
 from coalign.core.errors import CoalignError, ConfigError
-from coalign.core.files import write_json
+from coalign.core.files import read_rows, write_json
 from coalign.core.runs import Run, list_runs, new_run_path
 from coalign.core.system import load_system
 from coalign.core.verdict import Verdict
@@ -128,7 +128,10 @@ def publish(verdict: Verdict, run: Run, folder: Path) -> Path:
     versions = {"python": environment["python"], **environment["packages"]}
     kept = {name: version for name, version in versions.items() if version is not None}
     path = folder / f"{verdict.slug}.json"
-    write_json(path, {**asdict(verdict), "versions": kept})
+    from coalign.checks.arms import ITEMS
+
+    items = read_rows(run.artefacts / ITEMS)
+    write_json(path, {**asdict(verdict), **({"items": items} if items else {}), "versions": kept})
     return path
 
 

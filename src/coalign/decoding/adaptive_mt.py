@@ -19,6 +19,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import click
@@ -34,12 +35,14 @@ from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.decoding.adaptive_translation import AdaptiveTranslator, TranslationOptions, open_memory
 from coalign.decoding.translation_files import (
+    Sentence,
     read_glossary,
     read_sentences,
     write_tmx,
     write_tsv,
 )
 from coalign.decoding.translation_likelihood import TranslationTask, by_sentence, measured
+from coalign.decoding.translation_memory import TranslationMemory
 from coalign.decoding.translation_report import write_session_report, write_translation_report
 from coalign.decoding.translation_runs import translate_arms
 from coalign.decoding.translation_session import run_session, typed
@@ -47,6 +50,7 @@ from coalign.evaluation.statistics import paired_bootstrap
 from coalign.evaluation.translation_metrics import BleuTokens
 from coalign.models.backend_options import BackendOptions
 from coalign.models.backends import open_generator, open_transformers
+from coalign.models.generation import TransformersGenerator
 from coalign.models.options import ModelOptions
 
 
@@ -174,19 +178,23 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
             part of coalign.
 
     Raises:
-        CoalignError: no data.
+        CoalignError: no data, and something is not measured yet.
     """
-    if data is None:
-        raise CoalignError(
-            "This check reads English-Spanish sentence pairs of one domain, which are not part of coalign.",
-            hint="Fetch TICO-19 (https://tico-19.github.io) and give it as source, tab, target: --data tico.tsv",
-        )
-    everything = read_sentences([data], ("en", "es"), targets=True)
-    options = TranslationOptions(encoder="default-encoder")
-    memory = open_memory(options, [one.unit for one in everything])
-    generator = open_transformers(ModelOptions(device="cpu", dtype="float32"))
+
+    @cache
+    def material() -> tuple[list[Sentence], TranslationMemory, TransformersGenerator]:
+        if data is None:
+            raise CoalignError(
+                "This check reads English-Spanish sentence pairs of one domain, which are not part of coalign.",
+                hint="Fetch TICO-19 (https://tico-19.github.io) and give it as source, tab, target: --data tico.tsv",
+            )
+        everything = read_sentences([data], ("en", "es"), targets=True)
+        options = TranslationOptions(encoder="default-encoder")
+        memory = open_memory(options, [one.unit for one in everything])
+        return everything, memory, open_transformers(ModelOptions(device="cpu", dtype="float32"))
 
     def prepare(seed: int) -> TranslationTask:
+        everything, memory, generator = material()
         draw = random.Random(f"translation memory {seed}")
         chosen = draw.sample(range(len(everything)), min(CHECK_MEMORY, len(everything)))
         sentences = [everything[one] for one in chosen]

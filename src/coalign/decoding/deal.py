@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
 from coalign.checks.keyword_sets import keyword_sets
 from coalign.checks.rules import decide, mean_of, paired_gaps
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
-from coalign.core.files import append_rows, read_rows
 from coalign.core.options import Count, CountOrZero, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -157,7 +157,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     Best-of-8 by the same reward, at a quarter of the search's tokens, and the search by blocks, at about as many as
     best-of-8, are reported and have no part in the rule.
     """
-    base = open_transformers(ModelOptions(device="cpu"))
+    base = cache(lambda: open_transformers(ModelOptions(device="cpu")))
     options = SearchOptions(candidates=5, beams=1, lookahead=8, reward_weight=10.0)
     greedy = Sampling(max_new_tokens=CHECK_TOKENS, temperature=0.0)
 
@@ -184,7 +184,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(
         run,
         seeds=seeds,
-        prepare=lambda seed: KeywordTask(seed, keyword_sets(seed, CHECK_SETS), base),
+        prepare=lambda seed: KeywordTask(seed, keyword_sets(seed, CHECK_SETS), base()),
         arms=arms,
     )
     change = paired_bootstrap(_coverage(run, PROMPTED, seeds), _coverage(run, DEAL, seeds))
@@ -227,10 +227,7 @@ def _measured(run: Run, name: str, task: KeywordTask, generator: Generator, samp
     texts = [one[0].text for one in generator.generate(task.prompts, sampling, label=name)]
     stems = [Constraint("must_include_stems", {"stems": one}) for one in task.words]
     soft = [one.verify("", text) for one, text in zip(stems, texts, strict=True)]
-    append_rows(
-        run.artefacts / "coverage.jsonl",
-        [{"arm": name, "seed": task.seed, "soft": soft, "words": task.words, "texts": texts}],
-    )
+    keep_items(run, name, task.seed, soft=soft, words=task.words, texts=texts)
     logps = text_logps(task.base.model, task.base.tokenizer, task.prompts, [[text] for text in texts])
     return {
         "soft": sum(soft) / len(soft),
@@ -241,7 +238,4 @@ def _measured(run: Run, name: str, task: KeywordTask, generator: Generator, samp
 
 def _coverage(run: Run, arm: str, seeds: int) -> Sequence[float]:
     """Soft coverage of every set of words, by seed."""
-    kept = {
-        row["seed"]: row["soft"] for row in read_rows(run.artefacts / "coverage.jsonl") if row["arm"] == arm
-    }
-    return [value for seed in range(seeds) for value in kept[seed]]
+    return [value for row in kept_items(run, arm, seeds) for value in row["soft"]]

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from coalign.checks.arms import Measures
-from coalign.core.files import append_rows, read_rows
+from coalign.checks.arms import Measures, keep_items, kept_items
 from coalign.core.runs import Run
 from coalign.decoding.translation_files import Sentence
 from coalign.decoding.translation_prompts import (
@@ -78,20 +77,15 @@ def measured(run: Run, task: TranslationTask, name: str, prompt: Callable[[int],
         for one, place in zip(replies, task.tested, strict=False)
     ]
     similarity = [float(task.vectors[one] @ task.vectors[task.nearest(one)[0]]) for one in task.tested]
-    append_rows(
-        run.artefacts / "sentences.jsonl",
-        [{"arm": name, "seed": task.seed, "nll": nll, "similarity": similarity, "translations": made}],
-    )
+    keep_items(run, name, task.seed, nll=nll, similarity=similarity, translations=made)
     chrf = sentence_chrf(made, references[: len(made)])
     return {"nats per token": sum(nll) / len(nll), "chrF++": sum(chrf) / len(chrf)}
 
 
 def by_sentence(run: Run, arm: str, seeds: int) -> list[dict[str, float]]:
     """Figures of every sentence, by seed."""
-    rows = [row for row in read_rows(run.artefacts / "sentences.jsonl") if row["arm"] == arm]
-    kept = {row["seed"]: row for row in rows}
     return [
         {"nll": nll, "similarity": similarity}
-        for seed in range(seeds)
-        for nll, similarity in zip(kept[seed]["nll"], kept[seed]["similarity"], strict=True)
+        for row in kept_items(run, arm, seeds)
+        for nll, similarity in zip(row["nll"], row["similarity"], strict=True)
     ]

@@ -21,11 +21,11 @@ from typing import Any, Literal
 import numpy as np
 
 from coalign.checks.answer_world import answer_pairs
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
-from coalign.core.files import append_rows, read_rows, write_json, write_rows
+from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -318,7 +318,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 
 def _check_arm(run: Run, seed: int, arm: str) -> Measures:
-    """Judge the pairs of a seed; what each came to is kept in `pairs.jsonl`."""
+    """Judge the pairs of a seed; what each came to is kept."""
     from coalign.evaluation.judge_store import Deferred, ReplyStore
     from coalign.evaluation.language_judge import LanguageModelJudge
     from coalign.models.backends import open_transformers
@@ -357,8 +357,7 @@ def _check_arm(run: Run, seed: int, arm: str) -> Measures:
             for one, item in zip(found, items, strict=True)
         ]
     )
-    rows = [{"seed": seed, "arm": arm, "values": row} for row in values.tolist()]
-    append_rows(run.artefacts / "pairs.jsonl", rows)
+    keep_items(run, arm, seed, values=values.tolist())
     return {
         "consistent": float(values[:, 2].mean()),
         "bias share": bias_share(values),
@@ -373,9 +372,5 @@ def _right(values: OrderValues) -> float:
 
 
 def _pair_values(run: Run, arm: str, seeds: int) -> OrderValues:
-    """[pairs, 4] of all seeds; the last rows of a seed count, should an arm have been measured twice."""
-    rows = read_rows(run.artefacts / "pairs.jsonl")
-    mine = [
-        [one["values"] for one in rows if one["arm"] == arm and one["seed"] == seed] for seed in range(seeds)
-    ]
-    return np.array([row for values in mine for row in values[-PAIRS_A_SEED:]])
+    """[pairs, 4] of all seeds."""
+    return np.array([row for one in kept_items(run, arm, seeds) for row in one["values"]])
