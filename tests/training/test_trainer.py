@@ -13,8 +13,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from coalign.training.checkpoints import COMPLETE, last_checkpoint
 from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
-from coalign.training.trainer import COMPLETE, AlignmentTrainer, DivergedError, last_checkpoint
+from coalign.training.trainer import AlignmentTrainer, DivergedError
 from tests.models.tiny import make_model
 from tests.training.helpers import PAIRS, PAIRS_FREE, TOKENS, arguments, make_examples, pair_loss
 

@@ -103,7 +103,7 @@ def test_equal_pairs_are_shown_once_and_other_verdicts_refused(tmp_path: Path) -
         session.say(7, "left")
     with pytest.raises(ConfigError, match="expected a pair"):
         session.say(0, "middle")  # type: ignore[arg-type]
-    with pytest.raises(RunError, match="in use by another session"):
+    with pytest.raises(RunError, match="in use by another process"):
         Session(items(), tmp_path / "x.jsonl")
     session.close()
 

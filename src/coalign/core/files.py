@@ -10,9 +10,12 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from coalign.core.errors import CoalignError
+from coalign.core.errors import CoalignError, RunError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk or quota."""
@@ -86,6 +89,26 @@ def append_rows(target: Path, rows: Iterable[Any]) -> None:
             except OSError:
                 file.truncate(end)
                 raise
+
+
+def hold_file(path: Path, *, hint: str) -> BaseFileLock:
+    """Hold `path` for this process until it ends or the lock is released; a lock file stands beside it.
+
+    Args:
+        hint: what to do when another process holds it.
+
+    Raises:
+        RunError: another process does.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{path} is in use by another process.", hint=hint) from error
+    return lock
 
 
 def read_rows(source: Path, *, repair: bool = False) -> list[Any]:

@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import RunError
-from coalign.core.files import append_rows, read_rows
+from coalign.core.files import append_rows, hold_file, read_rows
 from coalign.data.records import Messages
 from coalign.evaluation.judging import Cost
 from coalign.models.types import Generation, Generator, OnBatch, Sampling
@@ -68,7 +67,7 @@ class ReplyStore:
         self.path = path
         self._rows: dict[str, dict[str, Any]] = {}
         if path is not None:
-            self._lock = _locked(path)
+            self._lock = hold_file(path, hint="Wait for it, or name another file of replies.")
             self._rows = {row["key"]: row for row in read_rows(path, repair=True)}
 
     def __enter__(self) -> ReplyStore:
@@ -195,17 +194,3 @@ def content_hash(value: Any) -> str:
     """A hash of JSON values, the same for equal ones."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _locked(path: Path) -> Any:
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{path} is in use by another process.", hint="Wait for it, or name another file of replies."
-        ) from error
-    return lock

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio import Samples, is_silent, read_audio
 from coalign.speech.recogniser import Recogniser
 from coalign.training.callbacks import ProgressBar, RunEvents
-from coalign.training.trainer import COMPLETE, DivergedError, last_checkpoint
+from coalign.training.checkpoints import WholeCheckpoints, resume_point
+from coalign.training.trainer import DivergedError
 
 SMALL_LEARNING_RATE = 2e-3
 LARGE_LEARNING_RATE = 1e-4
@@ -111,7 +111,7 @@ def ctc_losses(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     )
 
 
-class CTCTrainer(Trainer):
+class CTCTrainer(WholeCheckpoints, Trainer):
     """`transformers.Trainer` over clips."""
 
     def __init__(
@@ -158,10 +158,6 @@ class CTCTrainer(Trainer):
     def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
         super().log({**logs, **self._figures} if "loss" in logs else logs, *rest, **named)
 
-    def _save_checkpoint(self, *rest: Any, **named: Any) -> None:
-        super()._save_checkpoint(*rest, **named)
-        (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
-
 
 def train_recogniser(
     recogniser: Recogniser,
@@ -187,10 +183,7 @@ def train_recogniser(
     if left_out:
         run.log("clips left out", stage=name, reasons=dict(left_out))
     folder = run.checkpoints / name
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = resume_point(folder)
     if options.freeze_features and hasattr(recogniser.model, "freeze_feature_encoder"):
         cast(Any, recogniser.model).freeze_feature_encoder()
     bar = ProgressBar("Training")

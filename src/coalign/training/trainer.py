@@ -28,9 +28,7 @@ from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring import score_responses
 from coalign.training.batches import Batch, Example, collate
-from coalign.training.checkpoints import COMPLETE as COMPLETE
 from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints
-from coalign.training.checkpoints import last_checkpoint as last_checkpoint
 from coalign.training.objective import Losses, Objective, ScoredBatch
 
 OBJECTIVE_STATE = "objective_state.json"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
-from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.files import append_rows, hold_file, read_rows, write_rows
 from coalign.evaluation.judge_items import read_items
 from coalign.evaluation.judge_prompts import question_text
 from coalign.evaluation.judging import Choice, JudgeItem
@@ -79,7 +79,7 @@ class Session:
         self._seed, self._annotator = seed, annotator
         self._places = {_key(item): place for place, item in enumerate(self._items)}
         self._writing = threading.Lock()
-        self._file_lock = _locked(self.log)
+        self._file_lock = hold_file(self.log, hint="End that session, or name another --out.")
         self._said: dict[int, dict[str, Any]] = {}
         self._order: list[int] = []
         for row in read_rows(self.log, repair=True):
@@ -284,17 +284,3 @@ def _key(item: JudgeItem) -> str:
     """What a verdict belongs to: the texts, whatever the file calls them."""
     shown = json.dumps([item.prompt, list(item.responses)], ensure_ascii=True)
     return hashlib.sha256(shown.encode()).hexdigest()[:24]
-
-
-def _locked(path: Path) -> Any:
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{path} is in use by another session.", hint="End it, or name another --out."
-        ) from error
-    return lock
