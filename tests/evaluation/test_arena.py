@@ -234,7 +234,6 @@ def test_outputs_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]],
 def arena(monkeypatch: pytest.MonkeyPatch, generator: ScriptedGenerator, folder: Path, **values: Any) -> Run:
     monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
     monkeypatch.setattr(judge_options, "identity_of", lambda options: {})
-    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)
     config = build(Config, {"resamples": 50, **values})
     made = Run.start(folder, "varco-arena", config)
     varco_arena.run(config, made)

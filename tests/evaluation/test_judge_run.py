@@ -76,7 +76,6 @@ def test_a_killed_run_goes_on(monkeypatch: pytest.MonkeyPatch, pair_file: str, t
         judge_file(tmp_path / "run", data=pair_file)
     rest = ScriptedGenerator(longer_is_better)
     use(monkeypatch, rest)
-    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)  # a kill ends the lock
     judge_file(tmp_path / "run", data=pair_file)
     assert (len(killed.asked), len(rest.asked)) == (6, 6)
     assert not set(killed.asked) & set(rest.asked)
@@ -90,7 +89,6 @@ def test_too_many_failures_fail_the_run_and_keep_the_replies(
         judge_file(tmp_path / "run", data=pair_file)
     assert len(read_rows(tmp_path / "run" / "artefacts" / "replies.jsonl")) == 12
     use(monkeypatch, ScriptedGenerator(lambda _: pytest.fail("asked again")))
-    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)
     made = judge_file(tmp_path / "run", data=pair_file, max_failures=1)
     assert json.loads((made.artefacts / "results.json").read_text())["failures"] == {"malformed": 12}
 

@@ -125,7 +125,6 @@ def test_a_run_reports_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert samples.rows[0].tags == ["length", "fixed"]
     assert "<script>alert" not in made.report.read_text()
     asked = len(generator.asked)
-    monkeypatch.setattr("coalign.evaluation.judge_store._locked", lambda path: None)
     portia.run(config, made)
     assert len(generator.asked) == asked, "a finished run asks nothing again"
 
