@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from coalign.evaluation.alignment_functions import (
     load_function,
 )
 from coalign.evaluation.alignment_model import load_alignment_model, save_alignment_model
+from coalign.models.first_token import FirstTokenLayer
 from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer, published_layout
 
 PAIRS = [("the sky is blue", "it rains"), ("a cat sat on a mat", "a cat sat")]
@@ -88,6 +90,39 @@ def test_any_nli_classifier_scores_by_its_entailment_label(tmp_path: Path) -> No
         load_function(FunctionOptions(str(tmp_path / "nli"), head="bin"))
     with pytest.raises(ConfigError, match="tokenizer has no effect"):
         load_function(FunctionOptions(str(tmp_path / "nli"), tokenizer="x"))
+
+
+class MeanClassifier(RobertaForSequenceClassification):
+    """A classifier that reads every token."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: object) -> object:
+        hidden = self.roberta(input_ids, attention_mask=attention_mask).last_hidden_state
+        return SimpleNamespace(logits=self.classifier(hidden.mean(1, keepdim=True)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "short"), [(RobertaForSequenceClassification, True), (MeanClassifier, False)]
+)
+def test_the_last_layer_is_cut_short_only_where_the_scores_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, short: bool
+) -> None:
+    torch.manual_seed(0)
+    model = kind(encoder_config(num_labels=2, id2label={0: "entailment", 1: "neutral"})).eval()
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(10)
+    model.save_pretrained(tmp_path / "nli")
+    pair_tokenizer().save_pretrained(tmp_path / "nli")
+    monkeypatch.setattr(
+        "transformers.AutoModelForSequenceClassification.from_pretrained", kind.from_pretrained
+    )
+    found = load_function(FunctionOptions(str(tmp_path / "nli"), device="cpu"))
+    used = found.score.args[0]  # type: ignore[attr-defined]
+    assert isinstance(used.roberta.encoder.layer[-1], FirstTokenLayer) == short
+    inputs = pair_tokenizer()(*PAIRS[0], return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits.softmax(-1)[0, 0]
+    assert found(PAIRS[:1]).scores[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_unclear_labels_are_asked_for() -> None:

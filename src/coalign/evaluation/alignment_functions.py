@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.evaluation.alignment_model import (
@@ -22,6 +23,7 @@ from coalign.evaluation.alignment_model import (
 )
 from coalign.evaluation.pair_scoring import PairScorer
 from coalign.models.devices import pick_device
+from coalign.models.first_token import first_token_view
 from coalign.models.loading import explained, load_tokenizer, locate
 from coalign.models.quiet import no_weight_bars
 from coalign.models.tensor_files import read_tensors
@@ -34,6 +36,11 @@ PUBLISHED = {
 _TOKENIZERS = {768: "FacebookAI/roberta-base", 1024: "FacebookAI/roberta-large"}
 _HEADS = {768: 12, 1024: 16}
 _LONGEST = 512
+_PROBE = [
+    ("Three red boxes stand in the hall, and each of them holds four coins.", "A box is red."),
+    ("Yes.", "No."),
+]
+_ROUNDING = 1e-5
 _ENTAILS = re.compile(r"^(entail(s|ment|ed)?|supports?|supported|aligned|consistent)$", re.IGNORECASE)
 _OTHER = re.compile(
     r"^((non|not)[ _-]?entailment|neutral|contradict(ion|s)?|refutes?|not enough info|unsupported|inconsistent|not[ _-]aligned)$",
@@ -109,11 +116,29 @@ def headed_scorer(
 ) -> PairScorer:
     """Scores under one head of a model that is in memory, on the device where it is."""
 
-    def score(inputs: Mapping[str, Tensor]) -> Tensor:
+    def score(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         return head_scores(model(**inputs), head)
 
+    return _scorer(model, score, tokenizer, max_length, batch_tokens)
+
+
+def _scorer(
+    model: nn.Module,
+    score: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
+    tokenizer: Any,
+    max_length: int,
+    batch_tokens: int | None,
+) -> PairScorer:
+    """Scores of a model, computed on its first token's view where a short probe gives the same ones."""
     device = next(model.parameters()).device
-    return PairScorer(tokenizer, score, device, max_length, batch_tokens)
+    scorer = PairScorer(tokenizer, partial(score, model), device, max_length, batch_tokens)
+    view = first_token_view(model)
+    if view is None:
+        return scorer
+    inputs = scorer.inputs(_PROBE)
+    with torch.inference_mode():
+        same = torch.allclose(score(view, inputs), score(model, inputs), rtol=_ROUNDING, atol=_ROUNDING)
+    return replace(scorer, score=partial(score, view)) if same else scorer
 
 
 def _headed(model: AlignmentModel, tokenizer: Any, max_length: int, options: FunctionOptions) -> PairScorer:
@@ -225,13 +250,13 @@ def _classifier(options: FunctionOptions, tokenizer: Any) -> PairScorer:
     aligned = entailment_label(labels, options.entailment, place.name)
     model = model.to(device).eval()
 
-    def score(inputs: Mapping[str, Tensor]) -> Tensor:
+    def score(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         return model(**inputs).logits.softmax(-1)[:, aligned]
 
     positions = getattr(model.config, "max_position_embeddings", None) or _LONGEST
     offset = 2 if model.config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     longest = min(int(tokenizer.model_max_length), positions - offset)
-    return PairScorer(tokenizer, score, device, longest, options.batch_tokens)
+    return _scorer(model, score, tokenizer, longest, options.batch_tokens)
 
 
 def entailment_label(labels: Mapping[int, str], given: str | None, name: str) -> int:

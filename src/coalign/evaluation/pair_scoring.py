@@ -12,7 +12,9 @@ from torch import Tensor
 from coalign.core.progress import progress
 
 Pair = tuple[str, str]
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 16384}
+Ids = tuple[list[int], list[int]]
+"""Token ids and the type id of each."""
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536, "mps": 16384}
 """Rows times the longest row of a batch. More does not make a CPU faster; its caches are small."""
 
 
@@ -55,7 +57,7 @@ class PairEncoder:
 
     tokenizer: Any
     max_length: int
-    _frame: tuple[list[tuple[int, int]], ...] = field(init=False, repr=False)
+    _frame: tuple[Ids, ...] = field(init=False, repr=False)
     _types: tuple[int, int] = field(init=False, repr=False)
     _ids: dict[str, list[int]] = field(init=False, repr=False, default_factory=dict)
 
@@ -66,7 +68,7 @@ class PairEncoder:
 
     @property
     def special_tokens(self) -> int:
-        return sum(map(len, self._frame))
+        return sum(len(ids) for ids, _ in self._frame)
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """The pairs' token ids; texts are kept tokenised until `forget`."""
@@ -88,15 +90,18 @@ class PairEncoder:
         if cut:
             keep, keep_second = kept_lengths(len(first), len(second), room)
             first, second = first[:keep], second[:keep_second]
-        parts = [
-            self._frame[0],
-            [(one, self._types[0]) for one in first],
-            self._frame[1],
-            [(one, self._types[1]) for one in second],
-            self._frame[2],
-        ]
-        flat = [one for part in parts for one in part]
-        return EncodedPair([one for one, _ in flat], [kind for _, kind in flat], cut)
+        (before, types_before), (between, types_between), (after, types_after) = self._frame
+        return EncodedPair(
+            [*before, *first, *between, *second, *after],
+            [
+                *types_before,
+                *[self._types[0]] * len(first),
+                *types_between,
+                *[self._types[1]] * len(second),
+                *types_after,
+            ],
+            cut,
+        )
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
@@ -116,8 +121,8 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
-def _frame(tokenizer: Any) -> tuple[tuple[list[tuple[int, int]], ...], tuple[int, int]]:
-    """The special tokens before, between and after two texts, each with its type id, and the texts' type ids.
+def _frame(tokenizer: Any) -> tuple[tuple[Ids, ...], tuple[int, int]]:
+    """The special tokens before, between and after two texts with their type ids, and the texts' type ids.
 
     Raises:
         ValueError: the tokenizer puts a pair together in another way.
@@ -135,7 +140,7 @@ def _frame(tokenizer: Any) -> tuple[tuple[list[tuple[int, int]], ...], tuple[int
                 and not set(ids[:start]) & set(first)
             ):
                 pieces = ((0, start), (start + len(first), place), (place + len(second), len(ids)))
-                frame = tuple(list(zip(ids[low:high], types[low:high], strict=True)) for low, high in pieces)
+                frame = tuple((ids[low:high], types[low:high]) for low, high in pieces)
                 return frame, (types[start], types[place])
     raise ValueError("the tokenizer does not keep the tokens of two texts in a pair")
 
@@ -170,6 +175,10 @@ class PairScorer:
         place = {pair: index for index, pair in enumerate(distinct)}
         rows = [place[pair] for pair in pairs]
         return PairScores([values[row] for row in rows], [encoded[row].truncated for row in rows])
+
+    def inputs(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """The model's inputs for pairs as one batch."""
+        return self._inputs(self.encoder.encode(pairs))
 
     def _values(self, encoded: Sequence[EncodedPair], label: str) -> list[float]:
         values = [0.0] * len(encoded)
