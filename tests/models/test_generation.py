@@ -14,6 +14,7 @@ from coalign.models import incremental
 from coalign.models.batching import plan_batches
 from coalign.models.endings import Endings, stop_token_ids
 from coalign.models.generation import TransformersGenerator
+from coalign.models.growing_cache import ReservedLayer
 from coalign.models.incremental import prefill_passes
 from coalign.models.types import Sampling
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer, metaspace_tokenizer
@@ -104,6 +105,46 @@ def test_prompts_of_other_lengths_are_computed_apart(architecture, tokenizer, mo
         torch.testing.assert_close(torch.tensor(one[0].logprobs), torch.tensor(other[0].logprobs))
 
 
+LONG = "the user and the assistant said: the sea is green and the sky is blue, and so it is. "
+SHARING = [LONG + one for one in ("why?", "a", "the sky, the sea and the assistant, all of them", "or?")]
+
+
+@pytest.mark.parametrize("prefill", [1, 256])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "gemma"])
+def test_a_beginning_that_all_prompts_share_is_computed_once(architecture, prefill, tokenizer, monkeypatch):
+    model = tiny(architecture)
+    monkeypatch.setitem(incremental.PREFILL_TOKENS, "cpu", prefill)
+    sampling = Sampling(80, n=2, seed=3, logprobs=True)
+    monkeypatch.setattr(incremental, "SHARED_TOKENS", 10**6)
+    apart = make(model, tokenizer).generate(SHARING, sampling)
+    monkeypatch.setattr(incremental, "SHARED_TOKENS", 64)
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].shape))
+    together = make(model, tokenizer).generate(SHARING, sampling)
+    assert ids_of(together) == ids_of(apart)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(torch.tensor(one[0].logprobs), torch.tensor(other[0].logprobs))
+    assert seen[0][0] == 1
+    longest = len(tokenizer(SHARING[2])["input_ids"])
+    assert max(width for rows, width in seen if rows > 1) <= longest - 20
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [LONG, LONG + " why?"],  # one prompt is the beginning of the other
+        [LONG, LONG],
+        ["x" + LONG, "y" + LONG],  # nothing in common
+        [LONG],
+    ],
+)
+def test_beginnings_at_their_limits(prompts, tokenizer):
+    model = tiny("llama", torch.float32)
+    found = make(model, tokenizer).generate(prompts, Sampling(max_new_tokens=9, temperature=0.0))
+    for prompt, samples in zip(prompts, found, strict=True):
+        assert samples[0].token_ids == reference(model, tokenizer, prompt, 9)
+
+
 def test_prefill_passes():
     assert prefill_passes([100, 90, 81, 79, 40, 39, 4], 1) == [(0, 3), (3, 4), (4, 6), (6, 7)]
     assert prefill_passes([100, 90, 81, 79, 40, 39, 4], 350) == [(0, 4), (4, 7)]
@@ -113,7 +154,7 @@ def test_prefill_passes():
 
 def test_more_steps_than_the_cache_reserves_at_once(tokenizer):
     model = tiny("llama", torch.float32, eos_token_id=None)
-    count = 2 * incremental.ReservedLayer.RESERVE + 5
+    count = 2 * ReservedLayer.RESERVE + 5
     results = make(model, tokenizer).generate(PROMPTS[:3], Sampling(max_new_tokens=count, temperature=0.0))
     for prompt, samples in zip(PROMPTS, results, strict=False):
         assert samples[0].token_ids == reference(model, tokenizer, prompt, count)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from coalign.models.growing_cache import ReservedLayer, joined, move_padding_left, new_cache, repeat, trimmed
 from coalign.models.scoring import unwrap
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
 """Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
 SIMILAR = 0.8
 """Prompts at least so long as the longest share its pass."""
+SHARED_TOKENS = 64
+"""A beginning that all prompts have is computed once where that spares at least so many tokens."""
 
 _cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -66,13 +69,15 @@ class CachedRows:
 
     Args:
         whole: also those that a sliding window has left behind; for texts that are no longer than the window.
+        shared_tokens: as `SHARED_TOKENS`.
     """
 
-    def __init__(self, model: nn.Module, *, whole: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, whole: bool = False, shared_tokens: int | None = None) -> None:
         self._call = _Call(model)
-        self._bare = unwrap(model)
+        self._bare: Any = unwrap(model)
+        self._shared_tokens = SHARED_TOKENS if shared_tokens is None else shared_tokens
         self._kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
-        self.cache = _new_cache(self._bare, self._kinds)
+        self.cache = new_cache(self._bare, self._kinds)
         self._mask = torch.empty(0)
         self._positions = torch.empty(0)
 
@@ -82,18 +87,46 @@ class CachedRows:
         if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
             return self._call(input_ids, mask, _positions(mask), past_key_values=self.cache)
         lengths = self._positions.squeeze(1).tolist()
+        shared = self._shared(input_ids, lengths)
+        beginning = self._beginning(input_ids[:1, input_ids.shape[1] - lengths[0] :][:, :shared])
+        own = [length - shared for length in lengths]
         logits, caches = [], []
-        for first, last in prefill_passes(lengths, PREFILL_TOKENS.get(mask.device.type, 0)):
-            columns = slice(mask.shape[1] - max(lengths[first:last]), None)
-            ids, part, cache = (
-                input_ids[first:last, columns],
-                mask[first:last, columns],
-                _new_cache(self._bare, self._kinds),
-            )
-            logits.append(self._call(ids, part, _positions(part), past_key_values=cache))
+        for first, last in prefill_passes(own, PREFILL_TOKENS.get(mask.device.type, 0)):
+            width = max(own[first:last])
+            ids = input_ids[first:last, mask.shape[1] - width :]
+            missing = width - torch.tensor(own[first:last], device=mask.device)[:, None]
+            part = (torch.arange(width, device=mask.device) >= missing).to(mask.dtype)
+            positions = _positions(part) + shared
+            cache = new_cache(self._bare, self._kinds)
+            if shared:
+                repeat(beginning, cache, len(ids))
+                part = torch.cat([part.new_ones(len(ids), shared), part], dim=-1)
+            logits.append(self._call(ids, part, positions, past_key_values=cache))
+            if shared and bool(missing.any()):
+                move_padding_left(cache, missing, shared)
             caches.append(cache)
-        self.cache = caches[0] if len(caches) == 1 else _joined(caches)
+        self.cache = caches[0] if len(caches) == 1 else joined(caches)
         return torch.cat(logits)
+
+    def _shared(self, input_ids: Tensor, lengths: list[int]) -> int:
+        """Tokens that all prompts begin with, as far as it pays to compute them apart; each keeps one of its own."""
+        simple = getattr(self._bare.config, "_attn_implementation", None) in ("sdpa", "eager")
+        if len(lengths) < 2 or not simple or not self._call.takes_positions:
+            return 0  # other kernels do not read padding between tokens
+        width, most = input_ids.shape[1], min(lengths) - 1
+        begun = torch.stack(
+            [row[width - n : width - n + most] for row, n in zip(input_ids, lengths, strict=True)]
+        )
+        shared = int((begun == begun[0]).all(0).long().cumprod(0).sum())
+        return shared if shared * (len(lengths) - 1) >= self._shared_tokens else 0
+
+    def _beginning(self, ids: Tensor) -> DynamicCache:
+        """The cache after tokens [1, T]."""
+        cache = new_cache(self._bare, self._kinds)
+        if ids.numel():
+            ones = torch.ones_like(ids)
+            self._call(ids, ones, _positions(ones), past_key_values=cache)
+        return cache
 
     def select(self, index: Tensor) -> None:
         self.cache.reorder_cache(index)  # type: ignore[arg-type]
@@ -106,7 +139,9 @@ class CachedRows:
 
     def join(self, others: Rows) -> None:
         assert isinstance(others, CachedRows)
-        self.cache = _joined([_trimmed(rows.cache, rows._mask) for rows in (self, others)])
+        self.cache = joined(
+            [trimmed(rows.cache, rows._mask.shape[1] - _width(rows._mask)) for rows in (self, others)]
+        )
         self._mask = _stacked_right([_without_padding(rows._mask) for rows in (self, others)])
         self._positions = torch.cat([self._positions, others._positions])
 
@@ -145,116 +180,6 @@ class PlainRows:
         return self.start(ids, torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=-1))
 
 
-class ReservedLayer(DynamicLayer):
-    """Keys and values of one layer in memory reserved ahead.
-
-    The parent copies all of it at every step to append one token; here that happens once every `RESERVE` steps.
-    """
-
-    RESERVE = 64
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self._stores = (key_states[:, :, :0], value_states[:, :, :0])
-        self._length = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self._length + key_states.shape[-2]
-        if end > self._stores[0].shape[-2]:
-            self._stores = tuple(self._grown(store, end) for store in self._stores)
-        for store, states in zip(self._stores, (key_states, value_states), strict=True):
-            store[:, :, self._length : end] = states
-        self._length = end
-        return self._show()
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        if self.is_initialized:
-            self._stores = tuple(store.index_select(0, beam_idx) for store in self._stores)
-            self._show()
-
-    def keep_columns(self, rows: Tensor, columns: Tensor, start: int) -> None:
-        """Row i goes on, after its first `start` tokens, with the tokens `columns[i]` of row `rows[i]`, in place.
-
-        Args:
-            rows: [R], no more than there are; row `rows[i]` begins with the same `start` tokens as row i.
-            columns: [R, N] places of tokens, at least `start`.
-        """
-        if not self.is_initialized:
-            return
-        self._length = start + columns.shape[1]
-        stores = []
-        for store in self._stores:
-            moved = store[rows[:, None], :, columns].transpose(1, 2)
-            store = store[: len(rows)]
-            store[:, :, start : self._length] = moved
-            stores.append(store)
-        self._stores = tuple(stores)
-        self._show()
-
-    @classmethod
-    def joined(cls, layers: list[ReservedLayer]) -> ReservedLayer:
-        """One layer with the rows of all, padded on the left."""
-        whole = cls()
-        if not layers[0].is_initialized:  # a layer that uses another's states
-            return whole
-        whole.lazy_initialization(*layers[0]._show())
-        whole._length = max(layer._length for layer in layers)
-        whole._stores = tuple(
-            torch.cat([_padded_left(layer._show()[which], whole._length, cls.RESERVE) for layer in layers])
-            for which in (0, 1)
-        )
-        whole._show()
-        return whole
-
-    def trim(self, count: int) -> None:
-        """Drop the first `count` places of every row."""
-        if self.is_initialized and count:
-            self._stores = tuple(store[:, :, count:] for store in self._stores)
-            self._length -= count
-            self._show()
-
-    def _grown(self, store: Tensor, length: int) -> Tensor:
-        rows, heads, _, size = store.shape
-        grown = store.new_empty(rows, heads, length + self.RESERVE, size)
-        grown[:, :, : self._length] = store[:, :, : self._length]
-        return grown
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        """The part that is filled, where the parent keeps its states."""
-        keys, values = (store[:, :, : self._length] for store in self._stores)
-        self.keys, self.values = keys, values
-        return keys, values
-
-
-def _new_cache(bare: nn.Module, kinds: tuple[type, ...]) -> DynamicCache:
-    """A cache whose layers of these kinds reserve memory ahead."""
-    config: Any = bare.config
-    cache = DynamicCache(config=config)
-    cache.layers = [ReservedLayer() if type(layer) in kinds else layer for layer in cache.layers]
-    return cache
-
-
-def _joined(caches: list[DynamicCache]) -> DynamicCache:
-    """One cache with the rows of all."""
-    whole = caches[0]
-    for place in range(len(whole.layers)):
-        whole.layers[place] = ReservedLayer.joined([cache.layers[place] for cache in caches])  # type: ignore[misc]
-        for cache in caches[1:]:
-            cache.layers[place] = ReservedLayer()  # frees its memory before the next layer is joined
-    return whole
-
-
-def _trimmed(cache: DynamicCache, mask: Tensor) -> DynamicCache:
-    """`cache` without the places at the left that are padding in every row."""
-    for layer in cache.layers:
-        cast(ReservedLayer, layer).trim(mask.shape[1] - _width(mask))
-    return cache
-
-
 def _width(mask: Tensor) -> int:
     """Places that some row fills, of a mask [R, T] that is padded on the left."""
     return int(mask.sum(-1).max())
@@ -268,11 +193,6 @@ def _stacked_right(tensors: list[Tensor]) -> Tensor:
     """Rows of all [R, T], with zeros at the left of the shorter ones."""
     width = max(one.shape[1] for one in tensors)
     return torch.cat([nn.functional.pad(one, (width - one.shape[1], 0)) for one in tensors])
-
-
-def _padded_left(states: Tensor, length: int, reserve: int) -> Tensor:
-    """[R, H, length + reserve, D]: masked places must hold numbers, since 0 * NaN is not 0."""
-    return nn.functional.pad(states, (0, 0, length - states.shape[-2], reserve))
 
 
 def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
@@ -300,9 +220,13 @@ class _Call:
         self._model = model
         self._takes = inspect.signature(unwrap(model).forward).parameters
 
+    @property
+    def takes_positions(self) -> bool:
+        return "position_ids" in self._takes
+
     def __call__(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "use_cache": bool(cache)}
-        if "position_ids" in self._takes:
+        if self.takes_positions:
             inputs["position_ids"] = positions
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
@@ -315,7 +239,8 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 def _probe(model: nn.Module) -> bool:
-    """Try both paths on two short prompts of different length that are repeated, reordered and continued."""
+    """Try both paths on two short prompts of different length, and on two with one beginning, that are repeated,
+    reordered and continued."""
     bare: Any = unwrap(model)
     reason = "its logits differ with a cache"
     device = next(bare.parameters()).device
@@ -323,9 +248,14 @@ def _probe(model: nn.Module) -> bool:
     ids = torch.randint(0, size, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
+    begun = ids.clone()
+    begun[0, 2:4] = begun[1, :2]
     half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
     try:
-        expected, actual = (_probe_logits(kind(model), ids, mask) for kind in (PlainRows, CachedRows))
+        expected, actual = (
+            torch.cat([_probe_logits(make(), one, mask) for one in (ids, begun)])
+            for make in (lambda: PlainRows(model), lambda: CachedRows(model, shared_tokens=1))
+        )
         scale = (expected - expected.mean(-1, keepdim=True)).norm()
         if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
             return True

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from coalign.models.incremental import CachedRows, PlainRows, ReservedLayer
+from coalign.models.growing_cache import ReservedLayer
+from coalign.models.incremental import CachedRows, PlainRows
 from coalign.models.scoring import attention_window, unwrap
 
 logger = logging.getLogger(__name__)
