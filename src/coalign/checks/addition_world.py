@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
+from coalign.checks.word_models import end_with, train_on_texts, word_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-END = "<end>"
 STARTS = ("Sure .", "Well ,", "Look :", "Note that", "First ,", "We see", "Easy :", "Now")
 CARRIES = ("carry", "keep", "hold")
 JOINS = ("then", "next", "and")
@@ -32,7 +32,6 @@ CHATTER = (
 )  # fmt: skip
 ANSWER = re.compile(r"The answer is((?: ?\d)+)")
 NUMBERS = re.compile(r"\d(?: ?\d)*")
-PAD_TOKEN = "<pad>"
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,9 @@ def make_world(
     base = seeded(lambda: tiny_transformer(len(tokenizer), 96, 3, 4), 2 * seed)
     aligned = seeded(lambda: tiny_transformer(len(tokenizer), 32, 2, 2), 2 * seed + 1)
     for model in (base, aligned):
-        end: int = tokenizer.eos_token_id  # type: ignore[assignment]
-        model.config.eos_token_id = end
-        model.generation_config.eos_token_id = end  # type: ignore[union-attr]
-    train(base, tokenizer, documents, steps=base_steps, generator=stream(seed, "base"))
-    train(aligned, tokenizer, answers, steps=aligned_steps, generator=stream(seed, "aligned"))
+        end_with(model, tokenizer)
+    train_on_texts(base, tokenizer, documents, steps=base_steps, generator=stream(seed, "base"))
+    train_on_texts(aligned, tokenizer, answers, steps=aligned_steps, generator=stream(seed, "aligned"))
     return AdditionWorld(base, aligned, tokenizer, held_out)
 
 
@@ -117,52 +114,7 @@ def _document(sums: Sequence[Sum], draw: torch.Generator) -> str:
     return f"{question.prompt} {pick(CHATTER)} {pick(CHATTER)} ."
 
 
-def train(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-    *,
-    steps: int,
-    generator: torch.Generator,
-    batch_size: int = 64,
-    learning_rate: float = 3e-3,
-) -> None:
-    """Cross-entropy over whole texts and their end, Adam, learning rate falling to zero."""
-    end: int = tokenizer.eos_token_id  # type: ignore[assignment]
-    rows = [[*ids, end] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]  # type: ignore[union-attr, operator]
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 - step / steps)
-    )
-    model.train()
-    for _ in range(steps):
-        picked = torch.randint(len(rows), (batch_size,), generator=generator).tolist()
-        batch = [rows[row] for row in picked]
-        width = max(map(len, batch))
-        ids = torch.tensor([row + [end] * (width - len(row)) for row in batch])
-        labels = torch.tensor([row + [-100] * (width - len(row)) for row in batch])
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-
-
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Words with the space before them, single digits, signs, the line break."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    split = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]|\s"), "isolated")
-    written = " ".join(
-        (*STARTS, *CARRIES, *JOINS, *CLOSINGS, *CHATTER, "Q A : + ? = . ,", *map(str, range(10)))
-    )
-    words = {one for text in (written, f" {written}") for one, _ in split.pre_tokenize_str(text)}
-    # At the start of a text or a line a word stands without a space.
-    words |= {one.lstrip() for one in words} | {f" {one.lstrip()}" for one in words} | {"\n", " "}
-    vocabulary = [PAD_TOKEN, END, *sorted(words - {""})]
-    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(vocabulary)}, unk_token=PAD_TOKEN))
-    inner.pre_tokenizer = split
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD_TOKEN)
+    words = (*STARTS, *CARRIES, *JOINS, *CLOSINGS, *CHATTER, "Q A : + ? = . ,", *map(str, range(10)))
+    return word_tokenizer([" ".join(words)])

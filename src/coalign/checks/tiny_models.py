@@ -44,8 +44,10 @@ class TinyGRU(nn.Module):
         return CausalLMOutputWithPast(logits=logits, past_key_values=state if use_cache else None)
 
 
-def tiny_transformer(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausalLM:
-    """A decoder-only transformer (Llama's blocks) with random weights."""
+def tiny_transformer(
+    vocabulary: int, width: int, layers: int, heads: int, *, positions: int = 128
+) -> LlamaForCausalLM:
+    """A decoder-only transformer (Llama's blocks) with random weights; `positions`: its context in tokens."""
     # Systems import their check's world: only the check should pay for this import.
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -56,7 +58,7 @@ def tiny_transformer(vocabulary: int, width: int, layers: int, heads: int) -> Ll
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

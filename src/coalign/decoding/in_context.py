@@ -114,7 +114,8 @@ def turns_of(messages: Messages | str) -> tuple[str, list[str]]:
 
 
 def load_style(name: str, k: int | None = None, seed: int | None = None) -> Style:
-    """System text and examples: `default` (a refusal among them), `help` (without), `short`, `plain` (unstyled answers), or a file.
+    """System text and examples: `default` (a refusal among them), `help` (without), `short`, `brief`
+    (answers of some 40 tokens), `plain` (unstyled answers), or a file.
 
     Args:
         name: a JSON file has `system` (text, may be missing) and `examples`, a list of {"query", "answer"}.
@@ -147,4 +148,4 @@ def load_style(name: str, k: int | None = None, seed: int | None = None) -> Styl
     return Style(system, tuple(examples))
 
 
-STYLES = ("default", "help", "short", "plain")
+STYLES = ("default", "help", "short", "brief", "plain")

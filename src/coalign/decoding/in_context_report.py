@@ -36,6 +36,9 @@ from coalign.report.model import (
 
 NAMES = {"answers": "With examples", "without-examples": "Without"}
 MARKERS = re.compile(r"(^|\n)\s*(\d+[.)]|[-*•])\s")
+OFFERS = re.compile(
+    r"let me know|would you like|tell me|feel free|happy to|i can (help|say|tell)", re.IGNORECASE
+)
 
 
 def form(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -53,6 +56,11 @@ def form(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def has_list(text: str) -> bool:
     """Whether a text has at least two numbered or bulleted lines."""
     return len(MARKERS.findall(text)) >= 2
+
+
+def has_offer(text: str) -> bool:
+    """Whether a text offers further help, in one of the usual phrases."""
+    return bool(OFFERS.search(text))
 
 
 def has_loop(text: str, n: int = 4, times: int = 3) -> bool:

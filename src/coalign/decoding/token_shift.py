@@ -171,11 +171,16 @@ def position_means(
 
 def shifted_share(answers: Iterable[Sequence[Shift]], start: float, end: float) -> float:
     """Share of shifted positions among those in a part of the answers, by place from 0 (first) to 1 (last)."""
+    return place_share(
+        ([one.position_class == "shifted" for one in answer] for answer in answers), start, end
+    )
+
+
+def place_share(answers: Iterable[Sequence[bool]], start: float, end: float) -> float:
+    """Share of marked positions among those at `start <= place / length < end`, over all answers together; 0 where
+    there are none."""
     chosen = [
-        one.position_class == "shifted"
-        for shifts in answers
-        for place, one in enumerate(shifts)
-        if start <= place / len(shifts) < end
+        one for answer in answers for place, one in enumerate(answer) if start <= place / len(answer) < end
     ]
     return fmean(chosen) if chosen else 0.0
 

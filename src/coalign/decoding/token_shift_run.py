@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
+from coalign.data.records import Messages
 from coalign.decoding.in_context import conversation_prompt, turns_of
 from coalign.decoding.token_shift import (
     CLASSES,
@@ -27,9 +28,11 @@ from coalign.decoding.token_shift import (
 )
 from coalign.models.backends import open_transformers
 from coalign.models.endings import stop_token_ids
+from coalign.models.generation import TransformersGenerator
 from coalign.models.growing_text import TokenTexts
 from coalign.models.options import ModelOptions
 from coalign.models.scoring import unwrap
+from coalign.models.types import Generation, Sampling
 from coalign.report.html import write_report
 from coalign.report.model import (
     Chart,
@@ -70,34 +73,59 @@ def run_token_shift(config: Any, run: Run, records: Sequence[Any]) -> None:
     assert_same_tokens(base.tokenizer, aligned.tokenizer)
     path = run.artefacts / "shifts.jsonl"
     done = {row["index"] for row in read_rows(path, repair=True)}
-    stops = frozenset(stop_token_ids(unwrap(aligned.model), aligned.tokenizer))
-    frame = Frame(base.tokenizer)
-    sampling = config.sampling(seed=config.seed)
     with progress(len(records), "Comparing", unit="answer") as bar:
         bar.advance(len(done))
 
-        def keep(found: Mapping[int, Any]) -> None:
-            for index, samples in found.items():
-                if index in done:
-                    continue
-                answer = [one for one in samples[0].token_ids if one not in stops]
-                prompt = frame.ids(frame.bos + plain_prompt(records[index].prompt))
-                shifts = token_shifts(
-                    base.model, aligned.model, prompt, aligned.encode(records[index].prompt), answer
-                )
-                append_rows(path, [_row(index, records[index], shifts, aligned.tokenizer, prompt)])
-                bar.advance()
+        def keep(index: int, prompt: list[int], shifts: list[Shift]) -> None:
+            append_rows(path, [_row(index, records[index], shifts, aligned.tokenizer, prompt)])
+            bar.advance()
 
-        aligned.generate(
+        compare_answers(
+            base,
+            aligned,
             [one.prompt for one in records],
-            sampling if sampling.temperature == 0 else replace(sampling, n=1),
+            config.sampling(seed=config.seed),
             done=done,
-            on_batch=keep,
-            label="Answering",
+            on_answer=keep,
         )
     rows = sorted(read_rows(path), key=lambda row: row["index"])
     write_rows(path, rows)
     write_shift_report(run, config, rows)
+
+
+def compare_answers(
+    base: TransformersGenerator,
+    aligned: TransformersGenerator,
+    prompts: Sequence[Messages | str],
+    sampling: Sampling,
+    *,
+    on_answer: Callable[[int, list[int], list[Shift]], None],
+    done: Iterable[int] = (),
+) -> None:
+    """Answer with the aligned model behind its own template, and read every answer with both.
+
+    The base model reads an answer behind `plain_prompt`, after BOS where its tokenizer puts one. The token that ends
+    an answer is no position of it.
+
+    Args:
+        on_answer: called with the number of a prompt, the base model's prompt (token ids) and the shifts, as soon as
+            they are there.
+        done: prompts to leave out.
+    """
+    skipped = frozenset(done)
+    stops = frozenset(stop_token_ids(unwrap(aligned.model), aligned.tokenizer))
+    frame = Frame(base.tokenizer)
+    behind = [frame.ids(frame.bos + plain_prompt(one)) for one in prompts]
+
+    def keep(found: Mapping[int, Sequence[Generation]]) -> None:
+        for index, samples in found.items():
+            if index not in skipped:
+                answer = [one for one in samples[0].token_ids if one not in stops]
+                prompt = aligned.encode(prompts[index])
+                shifts = token_shifts(base.model, aligned.model, behind[index], prompt, answer)
+                on_answer(index, behind[index], shifts)
+
+    aligned.generate(prompts, replace(sampling, n=1), done=skipped, on_batch=keep, label="Answering")
 
 
 def plain_prompt(messages: Any) -> str:
