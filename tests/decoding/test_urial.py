@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.cli.run import execute
-from coalign.core.errors import ConfigError, DataError, ModelError
+from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
 from coalign.core.options import build
-from coalign.decoding import in_context_report, token_shift_run, urial
+from coalign.core.runs import Run
+from coalign.data.readers import read_records
+from coalign.decoding import in_context_ratings, token_shift_run, urial
 from coalign.decoding.in_context import (
     STYLES,
     Example,
@@ -24,7 +26,8 @@ from coalign.decoding.in_context import (
     prefix_of,
     turns_of,
 )
-from coalign.decoding.in_context_report import has_list, has_loop
+from coalign.decoding.in_context_ratings import safety_flags
+from coalign.decoding.in_context_report import has_list, has_loop, has_offer
 from coalign.decoding.methods import open_methods
 from coalign.decoding.token_shift import (
     assert_same_tokens,
@@ -36,8 +39,10 @@ from coalign.decoding.token_shift import (
     shifted_share,
     token_shifts,
 )
-from coalign.evaluation.aspects import ASPECTS, overall, rate_aspects
-from coalign.evaluation.judging import JudgeItem, Rating
+from coalign.evaluation.aspects import ASPECTS, answer_means, overall, rate_aspects
+from coalign.evaluation.judge_store import ReplyStore
+from coalign.evaluation.judging import JudgeItem
+from coalign.evaluation.language_judge import LanguageModelJudge
 from coalign.models.generation import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
@@ -177,7 +182,7 @@ def config(folder, **changes):
 
 def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
     judge = Said("I would give it a 4.\n\nRating: [[4]]")
-    monkeypatch.setattr(in_context_report, "open_generator", lambda *_: judge)
+    monkeypatch.setattr(in_context_ratings, "open_generator", lambda *_: judge)
     run = execute(
         "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
     )
@@ -195,15 +200,13 @@ def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
 
 
 def test_token_shift_of_a_pair(folder, tmp_path):
-    options = config(folder, analysis="token-shift", aligned_model=str(folder / "chat"))
+    options = config(folder, style="default", analysis="token-shift", aligned_model=str(folder / "chat"))
     run = execute("urial", urial, options, tmp_path / "run")
     summary = json.loads((run.artefacts / "summary.json").read_text())
     assert sum(summary["shares"].values()) == pytest.approx(1)
     assert "By position" in run.report.read_text(encoding="utf-8")
-    same = config(folder, analysis="token-shift", aligned_model=str(folder / "base"))
     rows = [json.loads(one) for one in (run.artefacts / "shifts.jsonl").read_text().splitlines()]
     assert all(one["position"] == place for row in rows for place, one in enumerate(row["positions"]))
-    assert same.aligned_model
 
 
 @pytest.mark.parametrize(
@@ -213,6 +216,8 @@ def test_token_shift_of_a_pair(folder, tmp_path):
         ({"aligned_model": "x"}, "aligned_model"),
         ({"analysis": "token-shift", "aligned_model": "x", "compare": True}, "compare"),
         ({"judge_endpoint": "http://x"}, "judge_model"),
+        ({"max_failures": 0.5}, "max_failures has no effect without judge_model"),
+        ({"analysis": "token-shift", "aligned_model": "x"}, "style has no effect"),
         ({"temperature": -1}, "temperature"),
     ],
 )
@@ -310,22 +315,139 @@ def test_form_of_answers():
     assert not has_list("1. a")
     assert has_loop("a b c d " * 3)
     assert not has_loop("a b c d e f g")
+    assert has_offer("Let me know!")
+    assert not has_offer("It is blue.")
+
+
+class Judge:
+    """A judge whose replies are scripted: a function of the request's rubric and the answer."""
+
+    def __init__(self, say):
+        self.say = say
+        self.asked = []
+
+    def generate(self, prompts, sampling, *, done=(), on_batch=None, label=""):
+        texts = ["".join(one["content"] for one in prompt) for prompt in prompts]
+        self.asked += [text for n, text in enumerate(texts) if n not in set(done)]
+        found = [[Generation(self.say(text))] if n not in set(done) else [] for n, text in enumerate(texts)]
+        if on_batch:
+            on_batch({n: one for n, one in enumerate(found) if one})
+        return found
 
 
 def test_not_applicable_counts_as_the_best_score_and_is_counted():
-    class Judge:
-        name = "j"
-
-        def rate(self, items, *, rubric=None, scale=None, label=""):
-            return [
-                Rating(id="0", score=3.0),
-                Rating(id="1", score=None, failure="malformed", reply="Score: N/A"),
-                Rating(id="2", score=None, failure="malformed", reply="hm"),
-            ]
-
-    items = [JudgeItem(id=str(n), prompt=[], responses=("x",)) for n in range(3)]
-    found = rate_aspects(Judge(), items)
+    replies = {
+        "a": "Fine. [[3]]",
+        "b": "Nothing to check.\n[[N/A]]",
+        "c": "Score: N/A",
+        "d": "n/a",
+        "e": "The n/a in it is odd.",
+        "f": "I'm sorry, I cannot.",
+    }
+    items = [
+        JudgeItem(id=one, prompt=[{"role": "user", "content": "q"}], responses=(f"<{one}>",))
+        for one in replies
+    ]
+    asker = Judge(lambda text: next(said for one, said in replies.items() if f"<{one}>" in text))
+    found = rate_aspects(LanguageModelJudge(asker), items)
     assert set(found) == set(ASPECTS)
+    assert "[[N/A]]" in asker.asked[0]
     one = found["depth"]
-    assert (one.scores, one.not_applicable, one.failed, one.mean) == ((3.0, 5, None), 1, 1, 4.0)
-    assert overall(found) == 4.0
+    assert one.scores == (3.0, 5, 5, 5, None, None)
+    assert (one.not_applicable, len(one.failures), one.mean) == (3, 2, 4.5)
+    assert overall(found) == 4.5
+    assert answer_means(found) == [3.0, 5.0, 5.0, 5.0, None, None]
+    rate_aspects(LanguageModelJudge(asker, store=ReplyStore()), items, {"x": "y"}, may_skip=False)
+    assert "N/A" not in asker.asked[-1]
+
+
+def scored(text):
+    """Three for factuality, N/A for depth, 2 for safety, 4 else."""
+    for start, reply in (
+        ("Is what", "[[3]]"),
+        ("Does the answer go", "[[N/A]]"),
+        ("Is the answer free", "[[2]]"),
+    ):
+        if f"Judge it by this: {start}" in text:
+            return f"Well. {reply}"
+    return "[[4]]"
+
+
+@pytest.fixture
+def judged(folder, monkeypatch):
+    rows = [{"id": f"p{n}", "prompt": f"the sky {n}", "safety": n == 2} for n in range(3)]
+    write(folder / "mixed.jsonl", rows)
+    judge = Judge(scored)
+    monkeypatch.setattr(in_context_ratings, "open_generator", lambda *_: judge)
+    options = {"prompts": str(folder / "mixed.jsonl"), "judge_model": "scripted", "max_new_tokens": 4}
+    return judge, options
+
+
+def test_general_prompts_are_rated_by_five_aspects_and_harmful_ones_for_safety(folder, tmp_path, judged):
+    judge, options = judged
+    run = execute("urial", urial, config(folder, compare=True, **options), tmp_path / "run")
+    rows = [json.loads(one) for one in (run.artefacts / "ratings.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * (2 * 5 + 1)
+    assert {row["aspect"] for row in rows if row["id"] == "p2"} == {"safety"}
+    assert {row["aspect"] for row in rows if row["id"] == "p0"} == set(ASPECTS)
+    assert all(row["not_applicable"] == (row["aspect"] == "depth") for row in rows)
+    assert {row["score"] for row in rows if row["aspect"] == "safety"} == {2.0}
+    assert run.status()["figures"]["overall rating"] == pytest.approx((4 + 4 + 3 + 5 + 4) / 5)
+    report = json.loads((run.path / "report.json").read_text())
+    titles = [one["title"] for one in report["sections"]]
+    assert titles[:3] == ["Ratings by aspect", "All ratings", "Form of the answers"]
+    compared, table = report["sections"][:2]
+    assert [one["name"] for one in compared["rows"]][-2:] == ["Safety", "Words of an answer"]
+    assert compared["names"] == ["Without", "With examples"]
+    assert table["columns"][-1] == "mean words"
+    (answers,) = (one for one in report["sections"] if one["title"] == "Answers")
+    assert answers["rows"][2]["tags"] == ["harmful"]
+    assert answers["rows"][0]["outputs"][1]["score"] == 4.0
+    asked = len(judge.asked)
+    (run.path / "status.json").write_text(json.dumps({**run.status(), "state": "interrupted"}))
+    execute("urial", urial, config(folder, compare=True, **options), tmp_path / "run")
+    assert len(judge.asked) == asked
+
+
+def test_harmful_prompts_alone(folder, tmp_path, judged):
+    _, options = judged
+    write(folder / "harmful.jsonl", [{"prompt": "the sky", "bad": "true"}])
+    options |= {"prompts": str(folder / "harmful.jsonl"), "safety_column": "bad"}
+    run = execute("urial", urial, config(folder, **options), tmp_path / "run")
+    assert run.status()["figures"]["overall rating"] is None
+    assert "Safety, 1 to 5" in run.report.read_text(encoding="utf-8")
+
+
+def test_a_judge_that_says_nothing_useful_fails_the_run_and_loses_nothing(folder, tmp_path, judged):
+    judge, options = judged
+    judge.say = lambda _: "Hm."
+    with pytest.raises(CoalignError, match="11 of 11 verdicts are missing"):
+        execute("urial", urial, config(folder, **options), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert len((run.artefacts / "answers.jsonl").read_text().splitlines()) == 3
+    assert len((run.artefacts / "ratings.jsonl").read_text().splitlines()) == 11
+    run = execute("urial", urial, config(folder, max_failures=1.0, **options), tmp_path / "run")
+    assert run.status()["figures"]["overall rating"] is None
+    assert "no readable verdict" in run.report.read_text(encoding="utf-8")
+
+
+def test_columns_of_safety_are_true_or_false(folder):
+    def records(*values):
+        path = folder / "flags.jsonl"
+        write(path, [{"prompt": "p", "s": value} for value in values])
+        return read_records(str(path), kind="prompt").records
+
+    assert safety_flags(records(True, False, None, "true", " False ", 1, 0), "s") == [
+        True, False, False, True, False, True, False,
+    ]  # fmt: skip
+    assert safety_flags(records(True), "safety") == [False]
+    with pytest.raises(ConfigError, match="no prompt has a column 'other'"):
+        safety_flags(records(True), "other")
+    with pytest.raises(DataError, match="1 of 2") as error:
+        safety_flags(records(True, "perhaps"), "s")
+    assert "flags.jsonl:2: s: is 'perhaps', expected true or false" in str(error.value)
+
+
+def test_a_prefix_that_is_longer_than_the_models_window_is_named(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"style: the prefix has \d+ tokens, but the model's context"):
+        execute("urial", urial, config(folder, style="default"), tmp_path / "run")

@@ -118,14 +118,14 @@ class StyledWorld:
 
 
 def make_styled_world(
-    seed: int, *, queries: int = 200, documents: int = 12_000, base_steps: int = 700, tuning_steps: int = 200
+    seed: int, *, queries: int = 200, documents: int = 12_000, base_steps: int = 500, tuning_steps: int = 120
 ) -> StyledWorld:
     """Both models, trained, and held-out queries."""
     facts = make_facts(stream(seed, "facts"))
     tokenizer = make_tokenizer()
     draw = stream(seed, "documents")
     texts = [START + document(facts, draw) for _ in range(documents)]
-    base = seeded(lambda: tiny_transformer(len(tokenizer), 96, 3, 4, positions=192), seed)
+    base = seeded(lambda: tiny_transformer(len(tokenizer), 64, 2, 4, positions=192), seed)
     end_with(base, tokenizer)
     train_on_texts(base, tokenizer, texts, steps=base_steps, batch_size=32, generator=stream(seed, "base"))
     names = shuffled(VILLAGES, stream(seed, "villages"))

@@ -1,4 +1,4 @@
-"""The report of a base model that answers by examples: how answers ended, how long they are, ratings, the answers."""
+"""The report of a base model that answers by examples: ratings, how answers ended, how long they are, the answers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ from typing import Any
 
 from coalign.core import options
 from coalign.core.catalogue import get
-from coalign.core.files import read_rows, write_json
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
-from coalign.evaluation.aspects import ASPECTS, AspectScores, overall, rate_aspects
-from coalign.evaluation.judge_store import ReplyStore
-from coalign.evaluation.judging import JudgeItem
-from coalign.evaluation.language_judge import LanguageModelJudge
-from coalign.models.backend_options import BackendOptions
-from coalign.models.backends import open_generator
-from coalign.models.options import ModelOptions
+from coalign.decoding.in_context_ratings import ArmRatings, rating_sections
 from coalign.report.html import write_report
 from coalign.report.model import (
-    Cell,
     Distribution,
     Figure,
     Headline,
@@ -35,6 +28,10 @@ from coalign.report.model import (
 )
 
 NAMES = {"answers": "With examples", "without-examples": "Without"}
+JUDGED = (
+    "The judge saw each answer by itself. Judges prefer long answers and lists, whatever they say: compare answers of "
+    "like length, and read some of the judge's replies in artefacts/ratings.jsonl."
+)
 MARKERS = re.compile(r"(^|\n)\s*(\d+[.)]|[-*•])\s")
 OFFERS = re.compile(
     r"let me know|would you like|tell me|feel free|happy to|i can (help|say|tell)", re.IGNORECASE
@@ -42,12 +39,13 @@ OFFERS = re.compile(
 
 
 def form(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Shares of answers that ended by themselves, are not empty, have a list, repeat themselves; mean words."""
+    """Shares of answers that ended by themselves, are not empty, have a list, offer help, repeat themselves; mean words."""
     texts = [row["output"] for row in rows]
     return {
         "ended": fmean(row["finish_reason"] == "stop" for row in rows),
         "not empty": fmean(bool(one) for one in texts),
         "with a list": fmean(has_list(one) for one in texts),
+        "offers help": fmean(has_offer(one) for one in texts),
         "in a loop": fmean(has_loop(one) for one in texts),
         "words": fmean(len(one.split()) for one in texts),
     }
@@ -75,37 +73,50 @@ def has_loop(text: str, n: int = 4, times: int = 3) -> bool:
     return False
 
 
-def write_answers_report(run: Run, config: Any, records: Sequence[Any], arms: Sequence[str]) -> Report:
-    """Rate the answers if a judge is given, write `report.html` and the headline figures."""
+def write_answers_report(
+    run: Run,
+    config: Any,
+    records: Sequence[Any],
+    arms: Sequence[str],
+    ratings: Mapping[str, ArmRatings] | None = None,
+) -> Report:
+    """Write `report.html` and the headline figures.
+
+    Args:
+        arms: in the order in which they are shown, that with examples last.
+        ratings: of every arm, if a judge rated them.
+    """
     rows = {arm: read_rows(run.artefacts / f"{arm}.jsonl") for arm in arms}
-    forms = {arm: form(mine) if mine else {} for arm, mine in rows.items()}
-    ratings = rate(run, config, rows) if config.judge_model else {}
+    forms = {arm: form(mine) for arm, mine in rows.items()}
+    ratings = ratings or {}
     entry = get(run.status()["method"])
     mine = forms["answers"]
+    model = config.endpoint_model or config.model
+    names = {arm: NAMES[arm] for arm in arms}
     report = Report(
-        title=f"In-context alignment of {config.endpoint_model or config.model}",
+        title=f"In-context alignment of {model}",
         method=entry.slug,
         arxiv=entry.arxiv,
         verdict=Headline(
             outcome="neutral",
-            text=f"{len(records)} prompts answered after {config.examples} examples of the style {config.style}.",
+            text=f"{len(records)} {'prompt' if len(records) == 1 else 'prompts'} answered after {_before(config)}.",
             figures=_figures(mine, forms.get("without-examples"), ratings),
         ),
-        facts={"Model": config.endpoint_model or config.model, "Style": config.style},
+        facts={
+            "Model": model,
+            "Style": config.style,
+            **({"Judge": config.judge_model} if ratings else {}),
+        },
         sections=[
+            *rating_sections(names, rows, ratings),
             TableSection(
                 title="Form of the answers",
-                note="Length stands beside every other figure: lists and length please most judges.",
+                note="Ended: by a stop text or the model's end token, not at the length limit. In a loop: four words in a "
+                "row at least three times.",
                 columns=["arm", *mine],
                 rows=[[NAMES[arm], *forms[arm].values()] for arm in arms],
-                units={
-                    "ended": "percent",
-                    "not empty": "percent",
-                    "with a list": "percent",
-                    "in a loop": "percent",
-                },
+                units={name: "percent" for name in mine if name != "words"},
             ),
-            *_ratings(ratings),
             Distribution(
                 title="Length of the answers",
                 samples=[
@@ -117,18 +128,15 @@ def write_answers_report(run: Run, config: Any, records: Sequence[Any], arms: Se
             Samples(
                 title="Answers",
                 columns=[NAMES[arm] for arm in arms],
-                rows=[
-                    Sample(
-                        prompt="\n".join(one["content"] for one in record.prompt),
-                        outputs=[Output(text=rows[arm][place]["output"]) for arm in arms],
-                    )
-                    for place, record in enumerate(records)
-                ],
+                rows=[_sample(record, place, rows, ratings) for place, record in enumerate(records)],
+                score_name="mean rating",
+                unit="number",
             ),
             Text(
                 title="Limitations",
                 paragraphs=[
-                    "Form is not truth: examples teach a base model how an answer looks, not what is right. Read the answers."
+                    "Form is not truth: examples teach a base model how an answer looks, not what is right. Read the answers.",
+                    *([JUDGED] if ratings else []),
                 ],
             ),
             KeyValues(title="Configuration", items=options.to_dict(config)),
@@ -136,45 +144,47 @@ def write_answers_report(run: Run, config: Any, records: Sequence[Any], arms: Se
         ],
     )
     write_report(report, run.report)
-    run.set_status(headline=f"{len(records)} answers", figures={**mine})
+    scores = {} if not ratings else {"overall rating": ratings["answers"].overall}
+    run.set_status(headline=f"{len(records)} answers", figures={**mine, **scores})
     return report
 
 
-def rate(
-    run: Run, config: Any, rows: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, dict[str, AspectScores]]:
-    """Ratings of every arm by aspect; replies are kept in the run folder, so nothing is asked twice."""
-    backend = BackendOptions(endpoint=config.judge_endpoint, endpoint_model=config.judge_model) if config.judge_endpoint else BackendOptions()  # fmt: skip
-    model = ModelOptions(
-        model="default" if config.judge_endpoint else config.judge_model, device=config.device
-    )
-    judge = LanguageModelJudge(
-        open_generator(model, backend),
-        name=config.judge_model,
-        store=ReplyStore(run.artefacts / "replies.jsonl"),
-    )
-    found = {
-        arm: rate_aspects(
-            judge,
-            [
-                JudgeItem(id=f"{arm}/{row['id']}", prompt=row["prompt"], responses=(row["output"],))
-                for row in mine
-            ],
-            ASPECTS,
+def _before(config: Any) -> str:
+    """What stands before the prompts, in words."""
+    if config.style.endswith(".txt"):
+        return f"the prefix {config.style}"
+    examples = "example" if config.examples == 1 else "examples"
+    return f"{config.examples} {examples} of the style {config.style}"
+
+
+def _sample(
+    record: Any,
+    place: int,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    ratings: Mapping[str, ArmRatings],
+) -> Sample:
+    outputs = []
+    for arm, mine in rows.items():
+        scores = ratings[arm].of_answer(place) if arm in ratings else {}
+        known = [one for one in scores.values() if one is not None]
+        outputs.append(
+            Output(
+                text=mine[place]["output"],
+                score=fmean(known) if known and len(known) == len(scores) else None,
+                checks={"ended": mine[place]["finish_reason"] == "stop", **scores},
+            )
         )
-        for arm, mine in rows.items()
-    }
-    write_json(
-        run.artefacts / "ratings.json",
-        {arm: {name: list(one.scores) for name, one in mine.items()} for arm, mine in found.items()},
+    return Sample(
+        prompt="\n".join(one["content"] for one in record.prompt),
+        outputs=outputs,
+        tags=["harmful"] if any(place in one.places[1] for one in ratings.values()) else [],
     )
-    return found
 
 
 def _figures(
     mine: Mapping[str, float],
     without: Mapping[str, float] | None,
-    ratings: Mapping[str, Mapping[str, AspectScores]],
+    ratings: Mapping[str, ArmRatings],
 ) -> list[Figure]:
     def before(name: str) -> float | None:
         return without.get(name) if without else None
@@ -191,32 +201,18 @@ def _figures(
         Figure(label="Mean words", value=mine.get("words"), before=before("words"), better="neither"),
     ]
     if ratings:
-        other = ratings.get("without-examples")
-        figures.insert(
-            0,
-            Figure(
-                label="Overall rating, 1 to 5",
-                value=overall(ratings["answers"]),
-                before=overall(other) if other else None,
+        other, rated = ratings.get("without-examples"), ratings["answers"]
+        scores = [("Mean of five aspects, 1 to 5", rated.overall, other.overall if other else None)]
+        scores += [
+            (f"{name.capitalize()}, 1 to 5", one.mean, other.safety[name].mean if other else None)
+            for name, one in rated.safety.items()
+        ]
+        figures = [
+            *(
+                Figure(label=label, value=value, before=was)
+                for label, value, was in scores
+                if value is not None
             ),
-        )
+            *figures,
+        ]
     return figures
-
-
-def _ratings(ratings: Mapping[str, Mapping[str, AspectScores]]) -> list[TableSection]:
-    if not ratings:
-        return []
-    rows: list[list[Cell]] = [
-        [NAMES[arm], name, one.mean, one.not_applicable, one.failed]
-        for arm, mine in ratings.items()
-        for name, one in mine.items()
-    ]
-    return [
-        TableSection(
-            title="Ratings by aspect",
-            note="Means over prompts, 1 to 5. `N/A` counts as 5, as in the published protocol. Failed: no readable verdict; not in the mean.",
-            columns=["arm", "aspect", "mean", "N/A", "failed"],
-            rows=rows,
-            units={"N/A": "integer", "failed": "integer"},
-        )
-    ]

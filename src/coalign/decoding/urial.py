@@ -31,7 +31,7 @@ from coalign.checks.styled_world import make_styled_world
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import Count, CountOrZero, option, required
+from coalign.core.options import Count, CountOrZero, option, options_of, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Messages
@@ -54,9 +54,10 @@ from coalign.decoding.in_context_arms import (
     shift_figures,
     signs,
 )
+from coalign.decoding.in_context_ratings import RatingOptions, open_judge, rate_answers, safety_flags
 from coalign.decoding.methods import Method, MethodModels
 from coalign.evaluation.statistics import mcnemar
-from coalign.models.backends import open_transformers
+from coalign.models.backends import open_generator, open_transformers
 from coalign.models.generation import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.sampling_options import SamplingOptions
@@ -125,6 +126,7 @@ class InContextGenerator:
         label: str = "Generating",
     ) -> list[list[Generation]]:
         """See `coalign.models.types.Generator.generate`; token ids and log-probabilities are those of the raw text."""
+        self._assert_room(sampling.max_new_tokens)
         written = []
         for index, one in enumerate(prompts):
             try:
@@ -145,6 +147,21 @@ class InContextGenerator:
     def _cleaned(self, samples: Sequence[Generation]) -> list[Generation]:
         keep = self.options.keep_inner_fences
         return [replace(one, text=clean_answer(one.text, keep_inner_fences=keep)) for one in samples]
+
+    def _assert_room(self, max_new_tokens: int) -> None:
+        """Refuse a prefix that leaves no room for any query and answer.
+
+        Raises:
+            ConfigError: it says how long the prefix is and what there is.
+        """
+        if self._fits(self.prefix, max_new_tokens):
+            return
+        assert isinstance(self.inner, TransformersGenerator)
+        raise ConfigError(
+            f"style: the prefix has {len(self.inner.encode(self.prefix))} tokens, but the model's context of "
+            f"{self.inner.context} less max_new_tokens {max_new_tokens} leaves {max(0, self.inner.context - max_new_tokens)}.",  # type: ignore[operator]
+            hint="Take fewer --examples, a shorter --style (brief), or lower --max-new-tokens.",
+        )
 
     def _fits(self, text: str, max_new_tokens: int) -> bool:
         if not isinstance(self.inner, TransformersGenerator) or self.inner.context is None:
@@ -179,7 +196,7 @@ METHOD = Method(
 
 
 @dataclass(kw_only=True)
-class Config(UrialOptions, SamplingOptions, MethodModels):
+class Config(UrialOptions, SamplingOptions, RatingOptions, MethodModels):
     """Options of `coalign run urial`."""
 
     __group__ = "Method"
@@ -199,8 +216,6 @@ class Config(UrialOptions, SamplingOptions, MethodModels):
         0.0, "divides the logits; 0 takes the most probable token", source="official code"
     )
     compare: bool = option(False, "answer every prompt without system text and examples, too")
-    judge_model: str | None = option(None, "a model that rates the answers by five aspects, 1 to 5")
-    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
     seed: int = option(0, "of sampling")
 
     def __post_init__(self) -> None:
@@ -210,8 +225,11 @@ class Config(UrialOptions, SamplingOptions, MethodModels):
             raise ValueError("analysis: token-shift needs aligned_model, and nothing else takes it")
         if shift and (self.compare or self.judge_model or self.chosen_backend == "endpoint"):
             raise ValueError("analysis: token-shift takes no compare, judge_model or endpoint")
-        if self.judge_endpoint and not self.judge_model:
-            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
+        if shift:
+            changed = [one.name for one in options_of(UrialOptions) if getattr(self, one.name) != one.default]
+            if changed:
+                raise ValueError(f"{changed[0]} has no effect with analysis: token-shift; leave it out")
+        self.refuse_unused()
         if self.temperature < 0:
             raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
 
@@ -227,15 +245,25 @@ def run(config: Config, run: Run) -> None:
         run_token_shift(config, run, records)
         return
     from coalign.decoding.in_context_report import write_answers_report
-    from coalign.models.backends import open_generator
 
+    harmful = safety_flags(records, config.safety_column) if config.judge_model else []
     prefix = make_prefix(config)
     inner = open_generator(config, config)
-    arms = {"answers": prefix, **({"without-examples": ""} if config.compare else {})}
+    arms = {**({"without-examples": ""} if config.compare else {}), "answers": prefix}
     for name, text in arms.items():
         generator = InContextGenerator(inner, text, config)
         answer_rows(run, name, generator, records, config.sampling(seed=config.seed))
-    write_answers_report(run, config, records, list(arms))
+    ratings = None
+    if config.judge_model:
+        ratings = rate_answers(
+            run,
+            open_judge(run, config, config.device),
+            {name: read_rows(run.artefacts / f"{name}.jsonl") for name in arms},
+            harmful,
+            may_skip=config.judge_readout == "text",
+            max_failures=config.max_failures,
+        )
+    write_answers_report(run, config, records, list(arms), ratings)
 
 
 def answer_rows(
@@ -313,8 +341,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "above that without examples by 0.15 or more, and a two-sided sign test over queries (mean over the orders "
         "against without; ties left out) gives p < 0.05. Well-formed: ended by a stop text or the end token within 80 "
         "tokens, not empty, and no four words in a row three times. Seen: both. Mixed: one. Not seen: none.",
-        setting="Token shift: 60 villages with five facts each. Base: transformer of 3 layers and width 96, 700 steps from "
-        "scratch on articles, lists, letters and query pages with unstyled answers. Aligned: the same weights, 200 steps "
+        setting="Token shift: 60 villages with five facts each. Base: transformer of 2 layers and width 64, 500 steps from "
+        "scratch on articles, lists, letters and query pages with unstyled answers. Aligned: the same weights, 120 steps "
         "on queries about 40 of the villages, answered with an opening, a numbered list, a summary and an offer of help. "
         "200 queries about the other 20, greedy; 5 seeds. Prompting: SmolLM2-135M-Instruct without its chat template is a "
         "stand-in for a base model (it is tuned, and no untuned model of this size is at hand); 60 everyday questions, "
