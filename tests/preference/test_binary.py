@@ -110,16 +110,38 @@ def encoded(prompt: list[int], response: list[int], trained: list[bool] | None =
 prompts = st.lists(st.integers(0, 3), min_size=2, max_size=12).filter(lambda ids: len(set(ids)) > 1)
 
 
-@given(prompts)
-def test_a_borrowed_response_belongs_to_the_next_other_prompt(ids: list[int]) -> None:
+@given(prompts, st.integers(0, 3))
+def test_a_borrowed_response_belongs_to_another_prompt(ids: list[int], seed: int) -> None:
     records = [encoded([one], [row, 9]) for row, one in enumerate(ids)]
-    for row, record in enumerate(mismatch_responses(records)):
-        following = [(row + step) % len(ids) for step in range(1, len(ids))]
-        expected = next(other for other in following if ids[other] != ids[row])
-        assert record.response_ids == [[row, 9], [expected, 9]]
+    mismatched = mismatch_responses(records, seed=seed)
+    lenders = [record.response_ids[1][0] for record in mismatched]
+    for row, record in enumerate(mismatched):
+        assert ids[lenders[row]] != ids[row]
+        assert record.response_ids == [[row, 9], [lenders[row], 9]]
         assert record.prompt_ids == [ids[row]]
         assert record.values[0] == 1.0
         assert math.isnan(record.values[1])
+    most = max(ids.count(one) for one in ids)
+    if 2 * most <= len(ids):
+        assert sorted(lenders) == [*range(len(ids))], "every response is borrowed once"
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 16, 100])
+def test_of_split_pairs_chosen_and_rejected_responses_are_borrowed_alike(pairs: int) -> None:
+    """A bug: the next record with another prompt always was a chosen response, so KTO's KL was estimated on them."""
+    records = [encoded([row // 2], [row]) for row in range(2 * pairs)]
+    lenders = [record.response_ids[1][0] for record in mismatch_responses(records)]
+    assert sum(lender % 2 for lender in lenders) == pairs
+    chosen_lend_to = [lender % 2 for lender in lenders[::2]]
+    if pairs == 100:
+        assert 30 < sum(chosen_lend_to) < 70, "which of the two a chosen response meets is chance"
+
+
+def test_the_shuffle_is_that_of_the_seed() -> None:
+    records = [encoded([row], [row]) for row in range(20)]
+    assert mismatch_responses(records, seed=1)[0].response_ids == mismatch_responses(records, seed=1)[0].response_ids
+    firsts = {mismatch_responses(records, seed=seed)[0].response_ids[1][0] for seed in range(8)}
+    assert len(firsts) > 2
 
 
 def test_a_borrowed_response_fits_the_length_limit() -> None:

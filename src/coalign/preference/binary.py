@@ -2,12 +2,16 @@
 
 KTO compares with the KL divergence from the reference, estimated on responses that belong to other prompts. A KTO
 batch therefore holds two responses a record: the labelled one (value 1 or 0), and the response of another record,
-scored after this record's prompt, of which nothing is said (value NaN). `mismatch_responses` makes such records;
-it pairs over the whole data set, so a small batch never meets its own response, as in-batch rotation would.
+scored after this record's prompt, of which nothing is said (value NaN). `mismatch_responses` makes such records. It
+shuffles over the whole data set, once: a small batch never meets its own response, as it would where responses are
+rotated inside a batch (TRL, HALOs); the reference's log-probabilities can be computed beforehand; and thumbs up and
+down are borrowed as often as they occur, whatever the order of the file.
 """
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,13 +71,17 @@ def kto_loss(
 
 
 def mismatch_responses(
-    records: Sequence[EncodedRecord], max_length: int | None = None
+    records: Sequence[EncodedRecord], max_length: int | None = None, *, seed: int = 0
 ) -> list[EncodedRecord]:
-    """Give every record, as a second response of value NaN, the response of the next record with another prompt.
+    """Give every record, as a second response of value NaN, a response to another prompt, drawn by a seeded shuffle.
+
+    Every response is borrowed once; only where one prompt has more than half of the records, the others are borrowed
+    more often.
 
     Args:
         records: one response each.
         max_length: tokens of prompt and response together; the borrowed response is cut from the right.
+        seed: of the shuffle; the same records are given the same responses, in a resumed run too.
 
     Raises:
         DataError: all records have the same prompt, so that no response belongs to another one.
@@ -84,18 +92,27 @@ def mismatch_responses(
             f"KTO needs responses to at least two different prompts, found {len(records)} to one.",
             hint="Add records with other prompts, or learn from pairs (`dpo`).",
         )
-    partner = _next_different(prompts)
-    return [_with_borrowed(record, records[partner[row]], max_length) for row, record in enumerate(records)]
+    lenders = _lenders(prompts, seed)
+    return [_with_borrowed(record, records[lenders[row]], max_length) for row, record in enumerate(records)]
 
 
-def _next_different(prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """For each position the next one, around the end, that holds something else."""
-    size = len(prompts)
-    following = [0] * (2 * size)
-    for row in reversed(range(2 * size - 1)):
-        here, after = prompts[row % size], (row + 1) % size
-        following[row] = after if prompts[after] != here else following[row + 1]
-    return following[:size]
+def _lenders(prompts: Sequence[tuple[int, ...]], seed: int) -> list[int]:
+    """For each position another one with another prompt, at random."""
+    shuffled = random.Random(seed).sample(range(len(prompts)), len(prompts))
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for row in shuffled:
+        by_prompt.setdefault(prompts[row], []).append(row)
+    groups = sorted(by_prompt.values(), key=len, reverse=True)
+    order = [row for group in groups for row in group]
+    shift = len(groups[0]) if groups else 0
+    # Every group is contiguous and no longer than the shift, so a shift leads out of it; around the end it leads back
+    # into the first group alone, and only if that one has more than half of the records.
+    others = itertools.cycle(order[shift:])
+    lenders = [0] * len(prompts)
+    for place, row in enumerate(order):
+        lender = order[(place + shift) % len(order)]
+        lenders[row] = lender if prompts[lender] != prompts[row] else next(others)
+    return lenders
 
 
 def _with_borrowed(record: EncodedRecord, other: EncodedRecord, max_length: int | None) -> EncodedRecord:
