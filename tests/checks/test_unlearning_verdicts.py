@@ -12,6 +12,7 @@ from coalign.checks import flagged_world, marked_world, preference_world, scored
 from coalign.checks.options import CheckOptions
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
 from coalign.preference import cut, d2o, dpo_insights, reward_augmented
 
 SEEDS = range(5)
@@ -24,10 +25,14 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(world, "trained")
 
 
-def outcome_of(system: ModuleType, rows: list[dict[str, Any]], folder: Path) -> str:
+def verdict_of(system: ModuleType, rows: list[dict[str, Any]], folder: Path) -> Verdict:
     run = Run.start(folder / "run", "check", CheckOptions())
     append_rows(run.artefacts / "measures.jsonl", rows)
-    return system.check(run, seeds=5).outcome
+    return system.check(run, seeds=5)
+
+
+def outcome_of(system: ModuleType, rows: list[dict[str, Any]], folder: Path) -> str:
+    return verdict_of(system, rows, folder).outcome
 
 
 @pytest.mark.parametrize(
@@ -50,12 +55,19 @@ def test_d2o(
             "gradient ascent": (0.0, 8.0, ascent_gold),
             "DPO, one self-sample": (0.0, 1.9, 0.8),
             "D2O": (marked[seed], nll, gold),
+            "gradient ascent, 100 steps": (0.0, 5.0, 0.5),
+            "D2O, 100 steps": (0.1 if seed else 0.3, 2.0, 0.75),
+            "D2O, 11 anchors": (0.0, 2.0, 0.7),
         }
         rows += [
             {"arm": arm, "seed": seed, "marked": one, "nll": two, "gold": three}
             for arm, (one, two, three) in arms.items()
         ]
-    assert outcome_of(d2o, rows, tmp_path) == outcome
+    verdict = verdict_of(d2o, rows, tmp_path)
+    assert verdict.outcome == outcome
+    assert "half the start's in 4 of 5 seeds; nll, D2O - gradient ascent -3.000" in verdict.tried[0]
+    assert "gold lost, D2O +0.050, gradient ascent +0.300" in verdict.tried[0]
+    assert "marked 0.000, below half the start's in 5 of 5 seeds" in verdict.tried[1]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,11 @@ def test_reward_augmented(changes: list[float], rise: float, outcome: str, tmp_p
             "reward-augmented, half": (-3.0, 0.1),
         }
         rows += [{"arm": arm, "seed": seed, **measures(*one)} for arm, one in arms.items()]
-    assert outcome_of(reward_augmented, rows, tmp_path) == outcome
+        rows[-2]["good rejected, change, goal 5"] = -6.0 if seed == 2 else -4.0
+    verdict = verdict_of(reward_augmented, rows, tmp_path)
+    assert verdict.outcome == outcome
+    assert "both trainings of DPO in 4 of 5 seeds" in verdict.tried[0]
+    assert "reward-augmented - DPO +0.600" in verdict.tried[0]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,9 @@ def test_pairs_differ_in_score() -> None:
 def test_anchors_and_pairs_share_their_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded(lambda: tiny_transformer(26, width=48, layers=2, heads=4), 0)
     monkeypatch.setattr(MarkedWorld, "base_model", lambda self: model)
-    material = marked_world.unlearning(0, prompts=4, samples=2)
+    material = marked_world.unlearning(0, prompts=4, samples=2, more=3)
+    assert [len(one.contexts[0].values) for one in material.panels["more anchors"]] == [4] * 4
+    assert material.reference.keys() == {"anchors", "more anchors", "pairs"}
     for ranking, pair in zip(material.panels["anchors"], material.panels["pairs"], strict=True):
         record = ranking.contexts[0]
         assert record.values == [1.0, 1.0, 0.0]

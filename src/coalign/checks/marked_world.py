@@ -106,8 +106,9 @@ class Unlearning:
 
     Attributes:
         base: the starting model, which also is the reference.
-        panels: `anchors`: rankings of the model's own samples (value 1) and the marked answer (0); `pairs`: the first
-            sample against it; `bad`: the marked answers alone.
+        panels: `anchors`: rankings of the model's own samples (value 1) and the marked answer (0); `more anchors`: of
+            other and more samples; `pairs`: the first of the anchors against the marked answer; `bad`: the marked
+            answers alone.
         reference: panel to the log-probabilities of its records under `base`.
     """
 
@@ -117,26 +118,39 @@ class Unlearning:
     reference: dict[str, list[Tensor]]
 
 
-def unlearning(seed: int, *, prompts: int = 800, samples: int = 5) -> Unlearning:
+def unlearning(seed: int, *, prompts: int = 800, samples: int = 5, more: int = 11) -> Unlearning:
     """World, starting model, its samples and the marked answers of a seed. Samples equal to the marked answer to their
     prompt are left out."""
     world = MarkedWorld(seed)
     base = world.base_model()
     bad = world.answers(prompts, "bad", 1.0)
+    rankings = _anchored(world, base, bad, samples, "anchors")
+    pairs = []
+    for one in rankings:
+        record = one.contexts[0]
+        first, negative = record.response_ids[0], record.response_ids[-1]
+        pairs.append(example(record.prompt_ids, [first, negative], [1.0, 0.0]))
+    panels = {"anchors": rankings, "pairs": pairs, "bad": bad}
+    if more:
+        panels["more anchors"] = _anchored(world, base, bad, more, "more anchors")
+    compared = panels.keys() - {"bad"}
+    return Unlearning(world, base, panels, {name: reference_logps(base, panels[name]) for name in compared})
+
+
+def _anchored(
+    world: MarkedWorld, model: nn.Module, bad: list[Example], samples: int, purpose: str
+) -> list[Example]:
+    """Rankings of `samples` samples of `model` (value 1), without those equal to the bad answer, and that answer (0)."""
     asked = [one.contexts[0].prompt_ids for one in bad]
-    own = world.copying.responses(base, asked, samples, "anchors")
-    rankings, pairs = [], []
+    own = world.copying.responses(model, asked, samples, purpose)
+    rankings = []
     for one, drawn in zip(bad, own, strict=True):
         record = one.contexts[0]
         negative = record.response_ids[0]
         anchors = [answer for answer in drawn if answer != negative]
         if anchors:
             rankings.append(example(record.prompt_ids, [*anchors, negative], [*[1.0] * len(anchors), 0.0]))
-            pairs.append(example(record.prompt_ids, [anchors[0], negative], [1.0, 0.0]))
-    panels = {"anchors": rankings, "pairs": pairs, "bad": bad}
-    return Unlearning(
-        world, base, panels, {name: reference_logps(base, panels[name]) for name in ("anchors", "pairs")}
-    )
+    return rankings
 
 
 def untouched_arm(material: Unlearning) -> Measures:

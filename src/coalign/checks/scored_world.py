@@ -185,12 +185,19 @@ def base_arm(material: ScoredPairs) -> Measures:
 
 def _measured(material: ScoredPairs, model: TinyGRU, goal: int | None) -> Measures:
     """Change of the log-probability of good rejected replies (score 4 or more) against the base model under the
-    prompt that is used at inference, nats a reply; and quality of samples under every goal and under none."""
+    prompt that is used at inference, nats a reply, and for a goal also under the next lower one; and quality of samples
+    under every goal and under none."""
     world = material.world
-    good = [one for one in material.pairs if one.rejected_score >= 4]
-    prompts = [world.prompt(one.cls, goal) for one in good]
-    scored = Responses(prompts, [one.rejected for one in good], list(range(len(good))))
-    change = frozen_logps(model, scored).sums() - frozen_logps(material.base, scored).sums()
-    measures = {"good rejected, change": float(change.mean())}
+    measures = {"good rejected, change": _change(material, model, goal)}
+    if goal is not None:
+        measures[f"good rejected, change, goal {goal - 1}"] = _change(material, model, goal - 1)
     measures |= {f"quality, goal {one}": world.quality(model, one) for one in GOALS}
     return {**measures, "quality, no goal": world.quality(model, None)}
+
+
+def _change(material: ScoredPairs, model: TinyGRU, goal: int | None) -> float:
+    """Mean change of the log-probability of good rejected replies from the base model, nats a reply."""
+    good = [one for one in material.pairs if one.rejected_score >= 4]
+    prompts = [material.world.prompt(one.cls, goal) for one in good]
+    scored = Responses(prompts, [one.rejected for one in good], list(range(len(good))))
+    return float((frozen_logps(model, scored).sums() - frozen_logps(material.base, scored).sums()).mean())

@@ -233,11 +233,17 @@ def _negatives(records: Sequence[Record]) -> list[Feedback]:
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
     """D2O removes marked answers as gradient ascent does, and keeps what the model could, in a world of copying."""
+    constants = D2OConstants(alpha=0.1, beta=0.1)
     arms: dict[str, Callable[[Unlearning], Measures]] = {
         "start": untouched_arm,
         "gradient ascent": unlearning_arm(ASCENT, None, "bad"),
         "DPO, one self-sample": unlearning_arm(get_objective("dpo"), DPOConstants(beta=0.1), "pairs"),
-        "D2O": unlearning_arm(get_objective("d2o"), D2OConstants(alpha=0.1, beta=0.1), "anchors"),
+        "D2O": unlearning_arm(get_objective("d2o"), constants, "anchors"),
+    }
+    arms |= {
+        "gradient ascent, 100 steps": unlearning_arm(ASCENT, None, "bad", steps=100),
+        "D2O, 100 steps": unlearning_arm(get_objective("d2o"), constants, "anchors", steps=100),
+        "D2O, 11 anchors": unlearning_arm(get_objective("d2o"), constants, "more anchors"),
     }
     rows = measure_arms(run, seeds=seeds, prepare=unlearning, arms=arms)
     start, after = values_of(rows, "marked", "start"), values_of(rows, "marked", "D2O")
@@ -269,5 +275,21 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
                 paired_gaps(rows, "gold", "D2O", "DPO, one self-sample")
             ),
         },
+        tried=[
+            _tried(rows, "100 steps in place of 200", "D2O, 100 steps", "gradient ascent, 100 steps"),
+            _tried(rows, "11 anchors in place of 5, others", "D2O, 11 anchors", "gradient ascent"),
+        ],
         seconds=seconds_spent(run),
+    )
+
+
+def _tried(rows: Sequence[dict[str, Any]], what: str, arm: str, ascent: str) -> str:
+    """The figures of the rule for another arm, in words."""
+    start, after = values_of(rows, "marked", "start"), values_of(rows, "marked", arm)
+    halved = sum(after[seed] < 0.5 * start[seed] for seed in start)
+    lost, lost_by_ascent = (mean_of(paired_gaps(rows, "gold", "start", one)) for one in (arm, ascent))
+    nll = mean_of(paired_gaps(rows, "nll", arm, ascent))
+    return (
+        f"{what}: marked {mean_of(after):.3f}, below half the start's in {halved} of {len(start)} seeds; nll, D2O - "
+        f"gradient ascent {nll:+.3f}; gold lost, D2O {lost:+.3f}, gradient ascent {lost_by_ascent:+.3f}."
     )
