@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from coalign.checks import real_text
 from coalign.checks.options import CheckOptions
-from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, read_groups, share_above
+from coalign.checks.real_text import (
+    drawn,
+    mean_logps,
+    misplaced,
+    read_answers,
+    read_groups,
+    share_above,
+    text_logps,
+)
+from coalign.checks.text_training import adapted
 from coalign.core.errors import DataError
 from coalign.core.runs import Run
-from coalign.preference import poft, pro
+from coalign.data.encoding import encode_response
+from coalign.data.records import Demonstration, Judgment, Preference
+from coalign.preference import aft, cut, d2o, poft, pro, reward_augmented
+from coalign.preference.real_text_arms import (
+    GoalText,
+    criticised,
+    negative_measures,
+    negative_text,
+    plainness,
+    quoted_spans,
+    quoted_text,
+)
+from coalign.training.objective import get_objective
 from tests.preference.tiny_runs import save_tiny_model, write
 
 
@@ -79,19 +102,144 @@ def test_prompts_without_room_are_named(tmp_path: Path) -> None:
         mean_logps(read_answers(write(tmp_path / "answers.jsonl", rows)))
 
 
+def pairs(n: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"Say {i}", "chosen": f"I say {i}", "rejected": f"no {i}"} for i in range(n)]
+
+
+def judged(n: int) -> list[dict[str, Any]]:
+    said = ['The word "blue" is wrong.', "Too short.", "$ERROR$", None]
+    return [
+        {"prompt": f"Colour {i}?", "completion": f"It is blue {i}", "judgment": said[i % 4]} for i in range(n)
+    ]
+
+
+ROWS = {
+    pro: solutions(30),
+    poft: [{"prompt": f"p{i}", "completion": f"answer {i}"} for i in range(30)],
+    aft: solutions(75),
+    cut: judged(170),
+    d2o: pairs(25),
+    reward_augmented: pairs(30),
+}
+ARMS = {pro: 1, poft: 1, aft: 2, cut: 2, d2o: 3, reward_augmented: 4}
+
+
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize(
-    ("system", "rows"),
-    [(pro, solutions(30)), (poft, [{"prompt": f"p{i}", "completion": f"answer {i}"} for i in range(30)])],
-    ids=["pro", "poft"],
-)
-def test_a_check_on_given_records(system: ModuleType, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ROWS, ids=lambda one: one.__name__.rpartition(".")[2])
+def test_a_check_on_given_records(system: ModuleType, tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", "check", CheckOptions())
-    data = write(tmp_path / "rows.jsonl", rows)
+    data = write(tmp_path / "rows.jsonl", ROWS[system])
     verdict = system.check(run, seeds=2, data=data)
     assert verdict.outcome in ("seen", "not seen", "mixed")
     assert "rows.jsonl" in verdict.setting
-    (metric,) = set(verdict.measures[0]) - {"arm", "seed"}
-    assert all(0 <= row[metric] <= 1 for row in verdict.measures)
-    assert len(verdict.measures) == 2
+    assert len(verdict.measures) == 2 * ARMS[system]
     assert json.dumps(verdict.summary)
+    shares = ("in order", "AUC", "A-accuracy", "found, quoted", "found, not quoted")
+    assert all(0 <= row[one] <= 1 for row in verdict.measures for one in shares if one in row)
+    again = system.check(run, seeds=2, data=data)
+    assert (again.outcome, again.summary) == (verdict.outcome, verdict.summary)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("system", "rows", "message"),
+    [
+        (pro, pairs(3), "no ranking whose scores differ"),
+        (aft, pairs(3), "no ranking whose scores differ"),
+        (poft, pairs(3), "0 prompts with an answer"),
+        (d2o, judged(4), "no preference pair, found"),
+        (d2o, pairs(3), "3 of 3 records have at most 160 tokens, 20 are needed"),
+        (cut, pairs(3), "no judged answer, found"),
+        (cut, judged(8), "2 of 2 records have at most 320 tokens, 20 are needed"),
+        (reward_augmented, pairs(1), "1 distinct prompts"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_named(
+    system: ModuleType, rows: list[dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    run = Run.start(tmp_path / "run", "check", CheckOptions())
+    with pytest.raises(DataError, match=message):
+        system.check(run, seeds=2, data=write(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.usefixtures("model")
+def test_an_adapter_learns_and_the_default_model_stays_as_it_is() -> None:
+    record = Demonstration(prompt=[{"role": "user", "content": "Hi"}], completion="Good day to you")
+    before = mean_logps([record])
+    learned = adapted([record], get_objective("sft"), None, steps=8, seed=0)
+    assert mean_logps([record], learned)[0][0] > before[0][0]
+    assert mean_logps([record]) == before
+
+
+@pytest.mark.usefixtures("model")
+def test_negatives_of_the_default_model_have_margin_zero() -> None:
+    records = [
+        Preference(prompt=[{"role": "user", "content": f"Say {i}"}], chosen="yes", rejected="no")
+        for i in range(4)
+    ]
+    material = negative_text(records, 0, prompts=4, samples=2)
+    found = negative_measures(material, None, lambda anchors, negatives: anchors - negatives)
+    assert found["margin"] == 0
+    chosen = text_logps(material.pairs)
+    assert [one.completion for one in material.rejected] == ["no"] * 4
+    assert found["nll, chosen"] == pytest.approx(-float(torch.cat([row[0] for row in chosen]).mean()))
+
+
+@pytest.mark.parametrize(
+    ("judgment", "quoted"),
+    [
+        ('The word "blue" is wrong.', ["blue"]),
+        ("The word “blue” is wrong.", ["blue"]),
+        ('"Blue" is wrong.', []),
+        ('It is almost perfect, but "sky is blue" and "sea" are not asked for.', ["sky is blue", "sea"]),
+        ('It is wrong. The correct answer should be "blue".', []),
+        ('Use "is" instead.', []),
+        ('The word "lue" is wrong.', []),
+        ("blue is wrong", []),
+    ],
+)
+def test_quoted_criticism_is_found(judgment: str, quoted: list[str]) -> None:
+    answer = "The sky is blue, so is the sea."
+    assert [answer[start:end] for start, end in quoted_spans(answer, judgment)] == quoted
+
+
+@pytest.mark.usefixtures("model")
+def test_quoted_tokens_cover_the_quotation() -> None:
+    record = Judgment(
+        prompt=[{"role": "user", "content": "Colour?"}],
+        completion="It is blue",
+        judgment='The word "blue" is wrong.',
+    )
+    (material,) = [quoted_text([record, unquoted(record)], 0, training=1, measured=1)]
+    (mask,) = material.masks
+    tokenizer = real_text.open_model(real_text.MODEL)[1]
+    ids = encode_response(tokenizer, record.prompt, record.completion)
+    assert len(mask) == len(ids)
+    said = tokenizer.decode([one for one, inside in zip(ids, mask.tolist(), strict=True) if inside])
+    assert said.strip() == "blue"
+    assert not mask[-1], "the end of turn is not quoted"
+
+
+def unquoted(record: Judgment) -> Judgment:
+    return replace(record, judgment="Wrong.")
+
+
+def test_a_failed_judge_is_no_critic() -> None:
+    prompt: Any = [{"role": "user", "content": "?"}]
+    said = ["Wrong.", "$ERROR$", "None", ""]
+    records = [Judgment(prompt=prompt, completion="a", judgment=one) for one in said]
+    assert [one.judgment for one in criticised(records)] == ["Wrong."]
+
+
+@pytest.mark.parametrize(("text", "score"), [("I am so", 10), ("", 1), ("1 2", 1), ("aaaaa bbbb", 7)])
+def test_short_words_score_high(text: str, score: int) -> None:
+    assert plainness(text) == score
+
+
+def test_good_rejected_replies_are_those_above_the_median() -> None:
+    prompt: Any = [{"role": "user", "content": "?"}]
+    made = [
+        Preference(prompt=prompt, chosen="a", rejected="b", chosen_score=9, rejected_score=score)
+        for score in (1, 4, 8)
+    ]
+    assert [one.rejected_score for one in GoalText(0, [], made).good] == [4, 8]

@@ -139,7 +139,10 @@ def test_of_split_pairs_chosen_and_rejected_responses_are_borrowed_alike(pairs: 
 
 def test_the_shuffle_is_that_of_the_seed() -> None:
     records = [encoded([row], [row]) for row in range(20)]
-    assert mismatch_responses(records, seed=1)[0].response_ids == mismatch_responses(records, seed=1)[0].response_ids
+    assert (
+        mismatch_responses(records, seed=1)[0].response_ids
+        == mismatch_responses(records, seed=1)[0].response_ids
+    )
     firsts = {mismatch_responses(records, seed=seed)[0].response_ids[1][0] for seed in range(8)}
     assert len(firsts) > 2
 

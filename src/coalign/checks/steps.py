@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.data.encoding import EncodedRecord
-from coalign.models.scoring import score_responses
+from coalign.models.scoring import Path, score_responses
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.objective import Losses, NoConstants, Objective, ObjectiveState, ScoredBatch
@@ -59,6 +59,7 @@ def trained(
     generator: torch.Generator,
     reference: Sequence[Tensor] | None = None,
     on_step: Callable[[int, M], None] | None = None,
+    path: Path = "padded",
 ) -> M:
     """A copy of `model`, trained with Adam at a constant learning rate.
 
@@ -68,6 +69,7 @@ def trained(
         constants: of the objective; its defaults when None.
         reference: what `reference_logps` gives for `examples`, for objectives with a reference.
         on_step: called after every step with its number and the model, which it must leave as it is.
+        path: of the scoring engine; the default is the one that every architecture takes.
 
     Raises:
         ValueError: the objective needs a reference and there is none.
@@ -81,7 +83,7 @@ def trained(
     for number, rows in enumerate(_batches(len(examples), steps, batch_size, generator), start=1):
         batch = collate([examples[row] for row in rows])["batch"]
         fixed = [reference[row] for row in rows] if reference is not None else None
-        scored = score(policy, batch, fixed, state)
+        scored = score(policy, batch, fixed, state, path=path)
         if state is not None:
             with torch.no_grad():
                 state.update(scored, constants)
@@ -107,33 +109,37 @@ def score(
     batch: Batch,
     reference: Sequence[Tensor] | None = None,
     state: ObjectiveState | None = None,
+    *,
+    path: Path = "padded",
 ) -> ScoredBatch:
     """A batch as objectives read it; `reference` holds the token log-probabilities of each example."""
-    policy = logps(model, batch.responses)
+    policy = logps(model, batch.responses, path=path)
     frozen = None
     if reference is not None:
         frozen = ResponseLogps(torch.cat(list(reference)), policy.lengths, policy.prompt_index)
     return ScoredBatch(policy, frozen, batch.record_index, batch.values, batch.extras, state)
 
 
-def reference_logps(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
+def reference_logps(model: nn.Module, examples: Sequence[Example], *, path: Path = "padded") -> list[Tensor]:
     """For each example the token log-probabilities of its responses, one after the other, without gradient."""
     batch = collate(examples)["batch"]
-    pieces = frozen_logps(model, batch.responses).split()
+    pieces = frozen_logps(model, batch.responses, path=path).split()
     counts = torch.bincount(batch.record_index, minlength=len(examples)).tolist()
     ends = torch.tensor(counts).cumsum(0).tolist()
     return [torch.cat(pieces[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
-def frozen_logps(model: nn.Module, responses: Responses) -> ResponseLogps:
+def frozen_logps(model: nn.Module, responses: Responses, *, path: Path = "padded") -> ResponseLogps:
     """Log-probabilities of many responses, without gradient."""
     with torch.no_grad():
-        return logps(model, responses, batch_tokens=SCORING_TOKENS)
+        return logps(model, responses, batch_tokens=SCORING_TOKENS, path=path)
 
 
-def logps(model: nn.Module, responses: Responses, *, batch_tokens: int | None = None) -> ResponseLogps:
-    """The scoring engine on the path that every architecture takes; nothing long is shared in these worlds."""
-    return score_responses(model, responses, batch_tokens=batch_tokens, path="padded")
+def logps(
+    model: nn.Module, responses: Responses, *, batch_tokens: int | None = None, path: Path = "padded"
+) -> ResponseLogps:
+    """The scoring engine, by default on the path that every architecture takes; little is shared in small worlds."""
+    return score_responses(model, responses, batch_tokens=batch_tokens, path=path)
 
 
 def _batches(size: int, steps: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

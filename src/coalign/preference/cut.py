@@ -27,15 +27,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from torch import Tensor
+from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.flagged_world import STEPS, Judged, judged, judged_arm, untouched_arm
+from coalign.checks.real_text import read_judgments
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
+from coalign.checks.text_training import adapted
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, NonNegative, Option, option, options_of
@@ -56,6 +59,7 @@ from coalign.preference.judgments import (
 )
 from coalign.preference.learning import LearningOptions, Material, learn, read_material
 from coalign.preference.numerics import log1mexp
+from coalign.preference.real_text_arms import QuotedText, criticised, quoted_measures, quoted_text
 from coalign.preference.supervised import sft as sft  # registers `sft`, which the check compares with
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
@@ -283,9 +287,15 @@ LAST_GOLD = f"gold, {STEPS[-1]} steps"
 """What the check's rule compares."""
 
 
-def check(run: Run, *, seeds: int = 5) -> Verdict:
+def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """Criticised tokens are found by their change in probability, and unlearning them beats likelihood on the same
-    answers, in a world of copying with a judge."""
+    answers, in a world of copying with a judge.
+
+    With `data`, judged answers in real text (CUT's files as they are): whether the judgment raises the probability of
+    what it quotes more than that of the rest of the answer, after a short training of the default model.
+    """
+    if data is not None:
+        return _check_on_text(run, seeds, data)
     objective, likelihood = get_objective("cut"), get_objective("sft")
 
     def contrast(
@@ -332,6 +342,51 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "precision, threshold 3": mean_of(strict),
             "gold, CUT - likelihood": mean_of(gaps),
             "gold, CUT - hindsight": mean_of(paired_gaps(rows, LAST_GOLD, "CUT", "hindsight")),
+        },
+        seconds=seconds_spent(run),
+    )
+
+
+def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+    records = criticised(read_judgments(data))
+    constants = CUTConstants()
+
+    def measured(material: QuotedText, model: nn.Module | None) -> Measures:
+        return quoted_measures(material, model, partial(inappropriate_tokens, threshold=constants.threshold))
+
+    def after_training(material: QuotedText) -> Measures:
+        model = adapted(material.training, get_objective("cut"), constants, steps=40, seed=material.seed)
+        return measured(material, model)
+
+    rows = measure_arms(
+        run,
+        seeds=seeds,
+        prepare=partial(quoted_text, records),
+        arms={"default model": lambda material: measured(material, None), "CUT": after_training},
+    )
+    inside, outside = (values_of(rows, f"log-ratio, {part}", "CUT") for part in ("quoted", "not quoted"))
+    gaps = {seed: inside[seed] - outside[seed] for seed in inside}
+    return Verdict(
+        slug="cut",
+        outcome=decide(seen=exceeds(gaps), not_seen=not exceeds(gaps, errors=1.0)),
+        claim=get("cut").claim,
+        rule="Seen: after training the log-ratio of the probabilities with and without the judgment is larger for tokens "
+        "that the judgment quotes than for the others, in the mean by more than 2 standard errors over the seeds. Not seen: "
+        "not by more than 1. Mixed: between. Words become likelier by being quoted alone: the measure cannot tell that "
+        "from criticism.",
+        setting=f"{data.name}: a seed trains on 40 criticised answers and measures 20 others whose judgments quote them, "
+        "at most 320 tokens each under both prompts. Quoted: what stands in double quotes in the judgment and in the "
+        "answer, not as a better answer. 40 steps of one answer, adapter of rank 16, Adam 3e-4, threshold 1.2, "
+        "unlikelihood weight 0.5.",
+        measures=rows,
+        summary={
+            "log-ratio, quoted - not quoted": mean_of(gaps),
+            "found, quoted - not quoted": mean_of(values_of(rows, "found, quoted", "CUT"))
+            - mean_of(values_of(rows, "found, not quoted", "CUT")),
+            "log-ratio, quoted - not quoted, default model": mean_of(
+                values_of(rows, "log-ratio, quoted", "default model")
+            )
+            - mean_of(values_of(rows, "log-ratio, not quoted", "default model")),
         },
         seconds=seconds_spent(run),
     )

@@ -19,15 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.marked_world import ASCENT, Unlearning, unlearning, unlearning_arm, untouched_arm
-from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.checks.real_text import read_pairs
+from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
+from coalign.checks.text_training import adapted
 from coalign.core.catalogue import get
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
@@ -48,6 +52,7 @@ from coalign.preference.learning import LearningOptions, Material, read_material
 from coalign.preference.learning_report import write_learning_report
 from coalign.preference.pairwise import DPOConstants
 from coalign.preference.parts import joined, segments
+from coalign.preference.real_text_arms import NegativeText, negative_measures, negative_text
 from coalign.selfalign.loop import Round
 from coalign.training.fit import FitResult
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
@@ -231,8 +236,14 @@ def _negatives(records: Sequence[Record]) -> list[Feedback]:
     return human_negatives([one for one in records if isinstance(one, Preference | Feedback)])
 
 
-def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """D2O removes marked answers as gradient ascent does, and keeps what the model could, in a world of copying."""
+def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+    """D2O removes marked answers as gradient ascent does, and keeps what the model could, in a world of copying.
+
+    With `data`, pairs of real text (the Anthropic HH data as it is): margins and the likelihood of the chosen side after
+    a short training of the default model on the rejected side.
+    """
+    if data is not None:
+        return _check_on_text(run, seeds, data)
     constants = D2OConstants(alpha=0.1, beta=0.1)
     arms: dict[str, Callable[[Unlearning], Measures]] = {
         "start": untouched_arm,
@@ -292,4 +303,58 @@ def _tried(rows: Sequence[dict[str, Any]], what: str, arm: str, ascent: str) -> 
     return (
         f"{what}: marked {mean_of(after):.3f}, below half the start's in {halved} of {len(start)} seeds; nll, D2O - "
         f"gradient ascent {nll:+.3f}; gold lost, D2O {lost:+.3f}, gradient ascent {lost_by_ascent:+.3f}."
+    )
+
+
+def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+    pairs, unusable = read_pairs(data)
+    constants = D2OConstants()
+
+    def measured(material: NegativeText, model: nn.Module | None) -> Measures:
+        return negative_measures(
+            material, model, partial(d2o_margins, alpha=constants.alpha, beta=constants.beta)
+        )
+
+    def by_d2o(material: NegativeText) -> Measures:
+        model = adapted(material.rankings, get_objective("d2o"), constants, steps=40, seed=material.seed)
+        return measured(material, model)
+
+    def by_ascent(material: NegativeText) -> Measures:
+        return measured(material, adapted(material.rejected, ASCENT, None, steps=40, seed=material.seed))
+
+    rows = measure_arms(
+        run,
+        seeds=seeds,
+        prepare=partial(negative_text, pairs),
+        arms={
+            "default model": lambda material: measured(material, None),
+            "gradient ascent": by_ascent,
+            "D2O": by_d2o,
+        },
+    )
+    margin = values_of(rows, "margin", "D2O")
+    kept = paired_gaps(rows, "nll, chosen", "gradient ascent", "D2O")
+    return Verdict(
+        slug="d2o",
+        outcome=decide(
+            seen=exceeds(margin) and exceeds(kept),
+            not_seen=not exceeds(margin, errors=1.0) or not exceeds(kept, errors=1.0),
+        ),
+        claim=get("d2o").claim,
+        rule="Seen: after D2O the margin of self-samples over the rejected responses is above 0, and the cross-entropy of "
+        "the chosen responses, which nothing was trained on, is below that after gradient ascent, both by more than 2 "
+        "standard errors over the seeds. Not seen: one of them not by more than 1. Mixed: between. It speaks of margins "
+        "and likelihoods after a short training, not of what the model then says.",
+        setting=f"{data.name} ({unusable} unusable records left out): 20 pairs a seed of at most 160 tokens; 3 samples of "
+        "24 tokens of the default model to each prompt as anchors; 40 steps of one prompt, adapter of rank 16, Adam 3e-4, "
+        "alpha = beta = 0.1.",
+        measures=rows,
+        summary={
+            "margin, D2O": mean_of(margin),
+            "nll of the chosen side, gradient ascent - D2O": mean_of(kept),
+            "nll of the chosen side, D2O - default model": mean_of(
+                paired_gaps(rows, "nll, chosen", "D2O", "default model")
+            ),
+        },
+        seconds=seconds_spent(run),
     )

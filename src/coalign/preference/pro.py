@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.preference_world import (
     PreferenceWorld,
     Start,
@@ -34,7 +34,7 @@ from coalign.checks.preference_world import (
     training_arm,
     untrained_arm,
 )
-from coalign.checks.real_text import drawn, mean_logps, read_groups
+from coalign.checks.real_text import drawn, read_groups
 from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps, values_of
 from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
@@ -42,7 +42,8 @@ from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
 from coalign.preference.learning import LearningOptions, learn, read_material
-from coalign.preference.listwise import ranking_accuracies, ranking_metrics
+from coalign.preference.listwise import ranking_metrics
+from coalign.preference.real_text_arms import share_in_order
 from coalign.preference.supervised import nll_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -245,14 +246,11 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
 def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     groups = read_groups(data)
 
-    def order(chosen: list[Ranking]) -> Measures:
-        scores = torch.tensor([one for row in mean_logps(chosen) for one in row])
-        values = torch.tensor([one for group in chosen for one in group.scores])
-        owners = torch.tensor([row for row, group in enumerate(chosen) for _ in group.scores])
-        return {"in order": float(ranking_accuracies(scores, values, owners).nanmean())}
-
     rows = measure_arms(
-        run, seeds=seeds, prepare=lambda seed: drawn(groups, 20, seed), arms={"default model": order}
+        run,
+        seeds=seeds,
+        prepare=lambda seed: drawn(groups, 20, seed),
+        arms={"default model": lambda chosen: {"in order": share_in_order(chosen)}},
     )
     above_chance = {seed: share - 0.5 for seed, share in values_of(rows, "in order", "default model").items()}
     return Verdict(
