@@ -150,7 +150,7 @@ def test_a_check_on_given_records(system: ModuleType, tmp_path: Path) -> None:
         (d2o, judged(4), "no preference pair, found"),
         (d2o, pairs(3), "3 of 3 records have at most 160 tokens, 20 are needed"),
         (cut, pairs(3), "no judged answer, found"),
-        (cut, judged(8), "2 of 2 records have at most 320 tokens, 20 are needed"),
+        (cut, judged(8), "2 of 2 records have at most 400 tokens, 12 are needed"),
         (reward_augmented, pairs(1), "1 distinct prompts"),
     ],
 )

@@ -374,8 +374,8 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         "that the judgment quotes than for the others, in the mean by more than 2 standard errors over the seeds. Not seen: "
         "not by more than 1. Mixed: between. Words become likelier by being quoted alone: the measure cannot tell that "
         "from criticism.",
-        setting=f"{data.name}: a seed trains on 40 criticised answers and measures 20 others whose judgments quote them, "
-        "at most 320 tokens each under both prompts. Quoted: what stands in double quotes in the judgment and in the "
+        setting=f"{data.name}: a seed trains on 40 criticised answers and measures 12 others whose judgments quote them, "
+        "at most 400 tokens each under both prompts. Quoted: what stands in double quotes in the judgment and in the "
         "answer, not as a better answer. 40 steps of one answer, adapter of rank 16, Adam 3e-4, threshold 1.2, "
         "unlikelihood weight 0.5.",
         measures=rows,

@@ -152,7 +152,7 @@ def criticised(records: Sequence[Judgment]) -> list[Judgment]:
 
 
 def quoted_text(
-    records: Sequence[Judgment], seed: int, *, training: int = 40, measured: int = 20, tokens: int = 320
+    records: Sequence[Judgment], seed: int, *, training: int = 40, measured: int = 12, tokens: int = 400
 ) -> QuotedText:
     """Short criticised answers: those that are quoted to measure on, others to train on.
 
