@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coalign.checks import preference_world, reply_world
+from coalign.checks import mixed_world, preference_world, reply_world
 from coalign.checks.arms import ITEMS
 from coalign.checks.options import CheckOptions
 from coalign.core.catalogue import entries
@@ -32,7 +32,7 @@ DPO, LN_DPO, SIMPO = (0.03, 0.1, 0.3), (0.3, 1, 3), (1, 2, 4)
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is missing is an error, not minutes of training."""
-    for world in (preference_world, reply_world, poft):
+    for world in (mixed_world, preference_world, reply_world):
         monkeypatch.delattr(world, "trained")
 
 
@@ -255,7 +255,7 @@ def poft_rows(gaps: list[float]) -> list[dict[str, Any]]:
     rows = []
     for seed, gap in enumerate(gaps):
         for arm, gold in (("aligned model", 0.95), ("CE", 0.6), ("PoFT", 0.6 + gap)):
-            golds = {f"gold, {step}": gold for step in poft.EVALUATED}
+            golds = {f"gold, {step}": gold for step in mixed_world.EVALUATED}
             rows.append({"arm": arm, "seed": seed, **golds, "good above bad": 1.0})
     return rows
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file as load_tensors
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.models.types import Generation
-from coalign.preference import aft
+from coalign.preference import aft, own_solutions
 from tests.preference.tiny_runs import assert_complete, notes, pairs, run_system, save_tiny_model, write
 
 
@@ -54,7 +54,7 @@ def questions(n: int = 8) -> list[dict[str, Any]]:
 
 def test_aft_samples_and_marks_solutions(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     solver = Solver()
-    monkeypatch.setattr(aft, "open_generator", lambda options: solver)
+    monkeypatch.setattr(own_solutions, "open_generator", lambda options: solver)
     data = str(write(tmp_path / "questions.jsonl", questions()))
     options = {"data": data, "model": model, "samples": 3, "eval_fraction": 0.25, "max_steps": 2}
     run = run_system("aft", aft, tmp_path / "run", **options)
@@ -77,7 +77,7 @@ def test_aft_samples_and_marks_solutions(model: str, tmp_path: Path, monkeypatch
 
 
 def test_aft_from_a_fine_tuned_model(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aft, "open_generator", lambda options: Solver())
+    monkeypatch.setattr(own_solutions, "open_generator", lambda options: Solver())
     data = str(write(tmp_path / "q.jsonl", [{**row, "result": row["completion"][-1]} for row in questions()]))
     options = {"data": data, "model": model, "vft_epochs": 0, "answer_column": "result", "eval_fraction": 0}
     run = run_system("aft", aft, tmp_path / "run", max_steps=1, **options)
@@ -88,7 +88,7 @@ def test_aft_from_a_fine_tuned_model(model: str, tmp_path: Path, monkeypatch: py
 def test_aft_without_a_contrast_says_what_was_sampled(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aft, "open_generator", lambda options: Solver(always="No idea."))
+    monkeypatch.setattr(own_solutions, "open_generator", lambda options: Solver(always="No idea."))
     data = str(write(tmp_path / "q.jsonl", questions()))
     with pytest.raises(DataError, match=r"(?s)0 of 48 sampled .* give no final answer .*--samples"):
         run_system("aft", aft, tmp_path / "run", data=data, model=model, vft_epochs=0, eval_fraction=0)

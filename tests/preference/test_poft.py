@@ -17,8 +17,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from coalign.core.options import build
-from coalign.data.encoding import encode_prompt
+from coalign.data.encoding import EncodedRecord, encode_prompt
 from coalign.data.records import Demonstration
+from coalign.models.scoring import score_responses
 from coalign.models.types import ResponseLogps
 from coalign.preference.aligned_scores import (
     ALIGNED_LOGP,
@@ -27,9 +28,14 @@ from coalign.preference.aligned_scores import (
     count_end_tokens,
     mean_content_logps,
     precompute_scores,
+    split_end,
+    whole_texts,
 )
-from coalign.preference.poft import poft_coefficients, poft_loss, split_end
+from coalign.preference.poft import PoFTConstants, poft_coefficients, poft_loss
+from coalign.training.batches import collate
+from coalign.training.examples import prepare_examples
 from coalign.training.objective import Losses, ScoredBatch, get_objective
+from coalign.training.options import TrainingOptions
 from tests.models.tiny import make_model
 from tests.preference.batches import reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny
@@ -219,6 +225,36 @@ def test_a_response_that_was_cut_has_no_end() -> None:
     records = [demonstration("a long answer"), demonstration("x")]
     prompt = len(encode_prompt(tiny_tokenizer(), records[0].prompt))
     assert count_end_tokens(records, tiny_tokenizer(), max_length=prompt + 4) == [0, 1]
+
+
+def test_whole_texts_score_all_but_the_first_token() -> None:
+    records = [
+        EncodedRecord(0, [1, 2, 3], [[4, 5]], None, [math.nan], False),
+        EncodedRecord(1, [1], [[4]], None, [math.nan], True),
+    ]
+    first, second = whole_texts(records)
+    assert (first.prompt_ids, first.response_ids) == ([1], [[2, 3, 4, 5]])
+    assert (second.prompt_ids, second.response_ids, second.truncated) == ([1], [[4]], True)
+
+
+def test_with_prompt_tokens_the_mean_runs_over_the_whole_text(tmp_path: Path) -> None:
+    records = [demonstration("yes", 0), demonstration("no, never", 1)]
+    scored = precompute_scores(records, [Scorer("m", Loader(1))], tiny_tokenizer(), tmp_path, max_length=200)
+    options = TrainingOptions(max_length=200)
+    example = prepare_examples(scored.records[:1], get_objective("poft_whole"), tiny_tokenizer(), options)
+    batch = collate(example.examples)["batch"]
+    one = ScoredBatch(
+        score_responses(model(), batch.responses), None, batch.record_index, batch.values, batch.extras
+    )
+    ids = encode_prompt(tiny_tokenizer(), records[0].prompt) + tiny_tokenizer()("yes")["input_ids"]
+    with torch.no_grad():
+        logits = model()(input_ids=torch.tensor([ids])).logits[0]
+    logps = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])
+    found = get_objective("poft_whole").loss(one, PoFTConstants()).metrics["logps/policy_mean"]
+    assert float(found) == pytest.approx(float(logps.mean()), rel=1e-4)
+    plain = fit_tiny(tmp_path / "plain", scored.records, "poft", max_steps=1)
+    whole = fit_tiny(tmp_path / "whole", scored.records, "poft_whole", max_steps=1)
+    assert whole.history[0]["logps/policy_mean"] != plain.history[0]["logps/policy_mean"]
 
 
 def test_training(tmp_path: Path) -> None:

@@ -16,7 +16,19 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
 from coalign.models import generation
-from coalign.preference import aft, aligned_scores, anchors, asft, bco, cut, d2o, poft, pro, reward_augmented
+from coalign.preference import (
+    aft,
+    aligned_scores,
+    anchors,
+    asft,
+    bco,
+    cut,
+    d2o,
+    poft,
+    pro,
+    reward_augmented,
+    solutions,
+)
 from coalign.preference.parts import segments
 from tests.data.tokenizers import GEMMA
 from tests.preference.tiny_runs import (
@@ -102,12 +114,12 @@ def test_aft_imitates_the_reference_solution(model: str, tmp_path: Path) -> None
     assert_complete(run_system("aft", aft, tmp_path / "run", **options))
     prompt: Any = [{"role": "user", "content": "?"}]
     record = Ranking(prompt=prompt, responses=("a", "b"), scores=(1.0, 0.0), extra={"solution": "c"})
-    found = aft.with_reference([record], "solution")[0]
+    found = solutions.with_reference([record], "solution")[0]
     assert isinstance(found, Ranking)
     assert found.responses == ("a", "b", "c")
     assert found.scores[2] != found.scores[2]
     with pytest.raises(DataError, match="1 of 1 records have no reference solution"):
-        aft.with_reference([record], "answer")
+        solutions.with_reference([record], "answer")
 
 
 def test_bco_on_feedback_and_on_pairs(model: str, pair_file: str, tmp_path: Path) -> None:

@@ -22,10 +22,7 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -34,22 +31,19 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import PreferenceWorld, Start, start_with, training_arm
+from coalign.checks.preference_world import Start, training_arm
 from coalign.checks.real_text import read_groups, short
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps
-from coalign.checks.steps import LIKELIHOOD, example, frozen_logps
+from coalign.checks.solution_world import solution_groups, solution_measures
+from coalign.checks.steps import LIKELIHOOD, frozen_logps
 from coalign.checks.text_training import adapted
 from coalign.core.catalogue import get
-from coalign.core.errors import ConfigError, DataError, RecordProblem
-from coalign.core.options import Count, NonNegative, Positive, option, options_of
+from coalign.core.errors import ConfigError
+from coalign.core.options import NonNegative, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.data.records import Demonstration, Ranking, Record
-from coalign.models.backends import open_generator
-from coalign.models.sampling_options import SamplingOptions
-from coalign.models.types import Sampling
-from coalign.preference.learning import LearningOptions, Material, learn, read_material, tell, train
-from coalign.preference.learning_report import write_learning_report
+from coalign.data.records import Demonstration, Ranking
+from coalign.preference.learning import Material, learn, read_material
 from coalign.preference.listwise import (
     best_responses,
     ordered_pairs,
@@ -57,14 +51,12 @@ from coalign.preference.listwise import (
     ranking_metrics,
 )
 from coalign.preference.numerics import log1p_sum_exp
+from coalign.preference.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
 from coalign.preference.real_text_arms import share_in_order
-from coalign.preference.solutions import Marked, Question, mark, questions_of
+from coalign.preference.solutions import with_reference
 from coalign.preference.supervised import nll_loss
-from coalign.report.model import Comparison, ComparisonRow, Estimate
-from coalign.selfalign.loop import Round
-from coalign.selfalign.stages import sample_rows
-from coalign.training.batches import collate, responses_of_examples
-from coalign.training.objective import Losses, NoConstants, ScoredBatch, get_objective, objective
+from coalign.training.batches import collate
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]
 
@@ -167,7 +159,7 @@ def aft(batch: ScoredBatch, constants: Constants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class Config(Constants, SamplingOptions, LearningOptions):
+class Config(Constants, SolutionOptions):
     """Options of `coalign run aft`."""
 
     __group__ = "Method"
@@ -177,26 +169,6 @@ class Config(Constants, SamplingOptions, LearningOptions):
         "of rankings, the column with the reference solution, which is imitated and not ranked; else the best response "
         "is imitated",
     )
-    answer_column: str | None = option(
-        None,
-        "of demonstrations, the column with the final answer; else it is taken from the reference solution",
-    )
-    vft_epochs: NonNegative = option(
-        1.0,
-        "of demonstrations, passes of plain fine-tuning before solutions are sampled; 0 for a model that was fine-tuned "
-        "already",
-    )
-    samples: Count = option(6, "of demonstrations, solutions sampled to every question")
-    max_new_tokens: Count = option(256, "most tokens of a sampled solution", group="Sampling")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError("temperature 0 gives the same solution every time; raise it, or take samples 1")
-
-
-SAMPLING = ("answer_column", "vft_epochs", "samples", *(one.name for one in options_of(SamplingOptions)))
-"""Options that act on demonstrations alone."""
 
 
 def run(config: Config, run: Run) -> None:
@@ -213,7 +185,7 @@ def run(config: Config, run: Run) -> None:
     demonstrations = all(isinstance(one, Demonstration) for one in material.training)
     _assert_used(config, demonstrations=demonstrations)
     if demonstrations:
-        _run_on_questions(config, run, material)
+        learn_own_solutions(config, get_objective("aft"), run, material)
         return
     if config.reference_column is not None:
         column = config.reference_column
@@ -226,131 +198,12 @@ def run(config: Config, run: Run) -> None:
 
 
 def _assert_used(config: Config, *, demonstrations: bool) -> None:
-    names = ("reference_column",) if demonstrations else SAMPLING
+    names = ("reference_column",) if demonstrations else OF_QUESTIONS
     defaults = {one.name: one.default for one in options_of(Config)}
     changed = [name for name in names if getattr(config, name) != defaults[name]]
     if changed:
         why = "the completion is the reference solution" if demonstrations else "the responses are given"
         raise ConfigError(f"{changed[0]} has no effect on such data: {why}; leave it out")
-
-
-def _run_on_questions(config: Config, run: Run, material: Material) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "aft samples in one process.", hint="Start it without a launcher, or give rankings."
-        )
-    questions, held_out = (_questions(part, config) for part in (material.training, material.held_out))
-    tell(material, run)
-    stages = Round(run, 1)
-    start = _fine_tuned(config, run, material, stages)
-    marked = _sampled(
-        config, stages, "samples", questions, start, config.sampling(n=config.samples, seed=config.seed)
-    )
-    if not marked.contrasts:
-        raise DataError(
-            f"No question has right and wrong solutions: {marked.told()}.",
-            hint="Sample more (--samples), or start from a model that is right now and then (--vft-epochs).",
-        )
-    notes = [f"Training: {marked.told()}"]
-    others = Marked()
-    if held_out:
-        others = _sampled(
-            config,
-            stages,
-            "held-out",
-            held_out,
-            start,
-            config.sampling(n=config.samples, seed=config.seed + 1),
-        )
-        notes.append(f"Held out: {others.told()}")
-    tell(Material([], [], notes), run)
-    groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
-    result = train(start, get_objective("aft"), run, groups, constants=config, folder=run.model)
-    final = replace(config, model=str(run.model), revision=None)
-    sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
-    write_learning_report(run, config, get_objective("aft"), groups, result, sections=sections)
-
-
-def _questions(records: Sequence[Record], config: Config) -> list[Question]:
-    demonstrations = [one for one in records if isinstance(one, Demonstration)]
-    return questions_of(demonstrations, config.answer_column)
-
-
-def _fine_tuned(config: Config, run: Run, material: Material, stages: Round) -> Config:
-    """Fine-tune on the reference solutions (VFT): the options with the model that the solutions are sampled from."""
-    if config.vft_epochs == 0:
-        return config
-    folder = stages.folder / "vft"
-    options = replace(config, epochs=config.vft_epochs)
-    train(options, get_objective("sft"), run, material, constants=NoConstants(), folder=folder, name="vft")
-    return replace(config, model=str(folder), revision=None)
-
-
-def _sampled(
-    config: Config,
-    stages: Round,
-    stage: str,
-    questions: Sequence[Question],
-    model: Config,
-    sampling: Sampling,
-) -> Marked:
-    """Solutions of `model`, marked. Their rows lie in the run folder, and a killed run goes on there."""
-    rows = {row["id"]: row for row in stages.read(stage)}
-    if any(one.id not in rows for one in questions):
-        found = sample_rows(stages, stage, questions, open_generator(model), sampling, "Sampling solutions")
-        rows = {row["id"]: row for row in found}
-    return mark(questions, [rows[one.id] for one in questions])
-
-
-def _right_answers(
-    config: Config, stages: Round, questions: Sequence[Question], before: Config, after: Config
-) -> Comparison:
-    """Share of held-out questions that are answered rightly without sampling, before and after alignment."""
-    greedy = config.sampling(temperature=0.0, seed=config.seed)
-    shares = [
-        _sampled(config, stages, stage, questions, model, greedy).accuracy
-        for stage, model in (("answers-before", before), ("answers-after", after))
-    ]
-    row = ComparisonRow(
-        name="Right final answers",
-        before=Estimate(shares[0]),
-        after=Estimate(shares[1]),
-        difference=Estimate(shares[1] - shares[0]),
-        better="higher",
-        unit="percent",
-        n=len(questions),
-    )
-    note = (
-        "Held-out questions, greedy decoding; before: the fine-tuned model that solutions were sampled from."
-    )
-    return Comparison(title="Right answers", note=note, scale="row", rows=[row])
-
-
-def with_reference(records: Sequence[Record], column: str) -> list[Record]:
-    """The rankings with their reference solution as a further response of score NaN: imitated, not ranked.
-
-    Raises:
-        DataError: records without a text in the column; every one named.
-    """
-    found = [(record, record.extra.get(column)) for record in records if isinstance(record, Ranking)]
-    problems = [
-        RecordProblem(
-            one.source.file,
-            one.source.line,
-            column,
-            f"holds {text!r}",
-            "the reference solution",
-            one.source.index,
-        )
-        for one, text in found
-        if not isinstance(text, str) or not text.strip()
-    ]
-    if problems:
-        raise DataError(f"{len(problems)} of {len(records)} records have no reference solution.", problems)
-    return [
-        replace(one, responses=(*one.responses, str(text)), scores=(*one.scores, math.nan))
-        for one, text in found
-    ]
 
 
 CONSTRAINED = ("AFT detached", "AFT boundary 1")
@@ -379,7 +232,7 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         "AFT boundary 1": on_groups(Constants(constraint="boundary", beta=1.0)),
         "AFT boundary 0.15": on_groups(Constants(constraint="boundary")),
     }
-    rows = measure_arms(run, seeds=seeds, prepare=_start, arms=arms)
+    rows = measure_arms(run, seeds=seeds, prepare=solution_groups, arms=arms)
     better = {
         (metric, arm): paired_gaps(rows, metric, arm, "VFT continued")
         for metric in ("correct", "A-accuracy")
@@ -417,36 +270,12 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     )
 
 
-def _start(seed: int) -> Start:
-    """Questions with a reference solution and the model's own solutions, marked right or wrong; doubles are left out."""
-    world = PreferenceWorld(seed, copy_rates=(0.75,))
-    base = world.base_model(steps=450)
-    groups, right = [], []
-    questions = [one.contexts[0] for one in world.demonstrations(1500, "questions")]
-    samples = world.responses(base, [one.prompt_ids for one in questions], 5, "questions")
-    for question, row in zip(questions, samples, strict=True):
-        (reference,), prompt = question.response_ids, question.prompt_ids
-        distinct = [list(one) for one in dict.fromkeys(map(tuple, row))]
-        marks = [float(gold == 1) for gold in world.gold([prompt], [distinct])[0].tolist()]
-        groups.append(example(prompt, [reference, *distinct], [math.nan, *marks]))
-        correct = [one for one, mark in zip(distinct, marks, strict=True) if mark]
-        right.append(example(prompt, [reference, *correct]))
-    return start_with(world, base, {"groups": groups, "right": right}, compared=())
-
-
 def _measured(material: Start, policy: nn.Module) -> Measures:
-    """Share of correct samples, assessment accuracy on the training groups, held-out likelihood in nats a token."""
-    world = material.world
-    prompts = world.prompts(world.held_out, "evaluation")
-    gold = world.gold(prompts, world.responses(policy, prompts, 4, "evaluation"))
+    """As `solution_measures`, with the assessment accuracy on the training groups."""
     batch = collate(material.panels["groups"])["batch"]
     scores = frozen_logps(policy, batch.responses).means()
-    held_out = responses_of_examples(world.demonstrations(1000, "held-out"))
-    return {
-        "correct": float((gold == 1).float().mean()),
-        "A-accuracy": float(ranking_accuracies(scores, batch.values, batch.record_index).nanmean()),
-        "NLL": -float(frozen_logps(policy, held_out).token_logps.mean()),
-    }
+    accuracies = ranking_accuracies(scores, batch.values, batch.record_index)
+    return {**solution_measures(material, policy), "A-accuracy": float(accuracies.nanmean())}
 
 
 def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:

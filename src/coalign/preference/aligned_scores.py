@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coalign.core.errors import RecordProblem
 from coalign.core.files import append_rows, read_rows
-from coalign.data.encoding import encode_records
+from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Demonstration
 from coalign.models.scoring import DEFAULT_BATCH_TOKENS, score_responses
-from coalign.models.types import Responses
+from coalign.models.types import ResponseLogps, Responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,6 +116,41 @@ def count_end_tokens(
     for one in encoded.records:
         counts[one.record_index] = _trailing_special(one.response_ids[0], _special_ids(tokenizer))
     return counts
+
+
+def split_end(logps: ResponseLogps, end_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """([B] mean over the content tokens, [B] sum over the end-of-turn tokens) of each response.
+
+    A response without content tokens has mean 0.
+
+    Args:
+        end_tokens: [B] how many tokens at the end of each response are not content.
+    """
+    lengths = logps.lengths
+    place = torch.arange(len(logps.token_logps), device=lengths.device)
+    first = (lengths.cumsum(0) - lengths)[logps.segment_ids]
+    is_end = place - first >= (lengths - end_tokens)[logps.segment_ids]
+    zero = torch.zeros_like(logps.token_logps)
+    content = replace(logps, token_logps=torch.where(is_end, zero, logps.token_logps)).sums()
+    end = replace(logps, token_logps=torch.where(is_end, logps.token_logps, zero)).sums()
+    return content / (lengths - end_tokens).clamp(min=1), end
+
+
+def whole_texts(records: Sequence[EncodedRecord], max_length: int | None = None) -> list[EncodedRecord]:
+    """Make everything but the first token of prompt and response the response, so that a mean runs over both.
+
+    Args:
+        records: one response each.
+        max_length: was kept already.
+    """
+    return [
+        replace(
+            one,
+            prompt_ids=one.prompt_ids[:1],
+            response_ids=[[*one.prompt_ids[1:], *one.response_ids[0]]],
+        )
+        for one in records
+    ]
 
 
 def _scores_of(

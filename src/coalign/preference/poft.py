@@ -12,47 +12,34 @@ each under its own tokenizer and chat template; the scores are kept on disk.
 
 Differences from the official code. Its collator averages the trained model's log-probability over prompt, template
 and response, but the aligned models' over the response alone; here both average over the response, as the paper
-says. End-of-turn tokens belong to a chat template, not to the answer, and are left out of both averages; so that the
+says, and `score_prompt_tokens` is for the code's way. End-of-turn tokens belong to a chat template, not to the answer, and are left out of both averages; so that the
 model still learns to stop, their negative log-likelihood is added with the weight `end_weight` (our choice).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import PreferenceWorld
+from coalign.checks.mixed_world import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
 from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, share_above
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
-from coalign.checks.steps import LIKELIHOOD, example, frozen_logps, trained
-from coalign.checks.tiny_models import stream
+from coalign.checks.steps import LIKELIHOOD
 from coalign.core.catalogue import get
-from coalign.core.options import Count, NonNegative, Positive, option, required
+from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.data.records import Demonstration, Record
-from coalign.models.loading import load_model, load_tokenizer, locate
-from coalign.models.options import ModelOptions
-from coalign.models.types import ResponseLogps, Responses
-from coalign.preference.aligned_scores import (
-    ALIGNED_LOGP,
-    END_TOKENS,
-    ScoredDemonstrations,
-    Scorer,
-    precompute_scores,
-)
-from coalign.preference.learning import LearningOptions, Material, learn, read_material
-from coalign.training.batches import Example
-from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective, objective
+from coalign.data.records import Demonstration
+from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS, split_end, whole_texts
+from coalign.preference.aligned_votes import VoterOptions, with_votes
+from coalign.preference.learning import learn, read_material
+from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 
 def poft_loss(
@@ -78,24 +65,6 @@ def poft_coefficients(
 
 def _preference_logits(policy: Tensor, aligned: Tensor, beta: float, gamma: float) -> Tensor:
     return beta * (policy - aligned.detach()) + gamma
-
-
-def split_end(logps: ResponseLogps, end_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """([B] mean over the content tokens, [B] sum over the end-of-turn tokens) of each response.
-
-    A response without content tokens has mean 0.
-
-    Args:
-        end_tokens: [B] how many tokens at the end of each response are not content.
-    """
-    lengths = logps.lengths
-    place = torch.arange(len(logps.token_logps), device=lengths.device)
-    first = (lengths.cumsum(0) - lengths)[logps.segment_ids]
-    is_end = place - first >= (lengths - end_tokens)[logps.segment_ids]
-    zero = torch.zeros_like(logps.token_logps)
-    content = replace(logps, token_logps=torch.where(is_end, zero, logps.token_logps)).sums()
-    end = replace(logps, token_logps=torch.where(is_end, logps.token_logps, zero)).sums()
-    return content / (lengths - end_tokens).clamp(min=1), end
 
 
 @dataclass(kw_only=True)
@@ -138,101 +107,40 @@ def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
     return Losses(losses, metrics)
 
 
+@objective(
+    "poft_whole",
+    data="demonstration",
+    reference=False,
+    constants=PoFTConstants,
+    columns=(ALIGNED_LOGP, END_TOKENS),
+    prepare=whole_texts,
+    equation=r"\text{as poft, with } \tfrac{1}{|x| + |y|} \log \pi_\theta(x, y) \text{ in place of } \tfrac{1}{|y|} \log \pi_\theta(y|x)",
+    when="To repeat runs of PoFT's official code: `coalign run poft --score-prompt-tokens`.",
+)
+def poft_whole(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
+    """PoFT with the trained model's mean over prompt, template and response, as in the official code; the aligned
+    models' mean runs over the response alone. The first token of the prompt, which nothing predicts, does not count."""
+    return poft(batch, constants)
+
+
 @dataclass(kw_only=True)
-class Config(PoFTConstants, LearningOptions):
+class Config(PoFTConstants, VoterOptions):
     """Options of `coalign run poft`."""
 
     __group__ = "Method"
 
-    scorers: list[str] = required("aligned models that vote: hub ids (id@revision) or folders")
-    scorer_max_length: Count = option(
-        4096, "tokens of prompt and response that an aligned model reads", source="official code"
+    score_prompt_tokens: bool = option(
+        False,
+        "average the trained model's log-probability over prompt and response, as the official code does; by default "
+        "over the response, as the paper says",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
-            raise ValueError("scorers: expected one aligned model or more, each once")
 
 
 def run(config: Config, run: Run) -> None:
     """Score demonstrations with the aligned models, once, then train PoFT."""
-    material = read_material(config, "demonstration", run)
-    learn(config, get_objective("poft"), run, material=_scored(material, config, run))
-
-
-def make_scorer(name: str, config: Config) -> Scorer:
-    """The aligned model `name` (`id`, `id@revision` or a folder), which is loaded when a score is missing.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    model, _, revision = name.partition("@")
-    place = locate(model, revision or None)
-    options = ModelOptions(
-        model=model,
-        revision=revision or None,
-        dtype=config.dtype,
-        device=config.device,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        tokenizer = load_tokenizer(
-            model, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
-        return load_model(options, training=False), tokenizer
-
-    called = f"{place.name}@{revision}" if revision else place.name
-    return Scorer(called, load, config.scorer_max_length)
-
-
-def _scored(material: Material, config: Config, run: Run) -> Material:
-    """The records with their scores. Scores lie in the run folder as they come: a killed run goes on there."""
-    scorers = [make_scorer(name, config) for name in config.scorers]
-    tokenizer = load_tokenizer(
-        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
-    notes = list(material.notes)
-
-    def score(records: Sequence[Record]) -> list[Record]:
-        demonstrations = [one for one in records if isinstance(one, Demonstration)]
-        scored = _score(demonstrations, scorers, tokenizer, config, run)
-        if scored.dropped:
-            notes.append(
-                f"{len(scored.dropped)} records have nothing to score; the first: {scored.dropped[0]}"
-            )
-        values = [one.extra[ALIGNED_LOGP] for one in scored.records]
-        if values:
-            mean, names = sum(values) / len(values), ", ".join(one.name for one in scorers)
-            notes.append(f"{len(values)} records have a mean of {mean:.3f} nats per token under {names}")
-        return [*scored.records]
-
-    everything = [one for one in (*material.training, *material.held_out) if isinstance(one, Demonstration)]
-    _score(everything, scorers, tokenizer, config, run)  # every model is loaded once, for both parts
-    return Material(score(material.training), score(material.held_out), notes)
-
-
-def _score(
-    records: Sequence[Demonstration],
-    scorers: Sequence[Scorer],
-    tokenizer: PreTrainedTokenizerBase,
-    config: Config,
-    run: Run,
-) -> ScoredDemonstrations:
-    return precompute_scores(
-        records,
-        scorers,
-        tokenizer,
-        run.artefacts / "scores",
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-    )
-
-
-EVALUATED = (300, 600, 900)
-"""Steps after which the check measures."""
+    material = with_votes(read_material(config, "demonstration", run), config, run)
+    name = "poft_whole" if config.score_prompt_tokens else "poft"
+    learn(config, get_objective(name), run, material=material)
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -245,13 +153,12 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     if data is not None:
         return _check_on_text(run, seeds, data)
     arms = {
-        "aligned model": lambda material: {
-            f"gold, {step}": _gold(material.world, material.scorer) for step in EVALUATED
-        },
-        "CE": _training_arm(LIKELIHOOD, None),
-        "PoFT": _training_arm(get_objective("poft"), PoFTConstants()),
+        "aligned model": aligned_arm,
+        "CE": mixed_arm(LIKELIHOOD, None, poft_coefficients),
+        "PoFT": mixed_arm(get_objective("poft"), PoFTConstants(), poft_coefficients),
     }
-    rows = measure_arms(run, seeds=seeds, prepare=_material, arms=arms)
+    prepare = partial(mixed_demonstrations, votes=ALIGNED_LOGP, ends=END_TOKENS)
+    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
     last = f"gold, {EVALUATED[-1]}"
     gaps = paired_gaps(rows, last, "PoFT", "CE")
 
@@ -308,82 +215,3 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         summary={"AUC, above one half": mean_of(above_chance)},
         seconds=seconds_spent(run),
     )
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What the arms of a seed share; `good` and `bad` are the demonstrations, with the columns of PoFT."""
-
-    world: PreferenceWorld
-    scorer: nn.Module
-    good: list[Example]
-    bad: list[Example]
-
-
-def _material(seed: int) -> _Material:
-    aligned = PreferenceWorld(seed + 1000, copy_rates=(0.95,))
-    scorer = aligned.base_model(steps=400)
-    world = PreferenceWorld(seed)
-    parts = []
-    for size, rate in ((900, 0.95), (600, 0.05)):
-        examples = world.demonstrations(size, f"records/{rate}", torch.full((size,), rate))
-        votes = _content_logps(scorer, examples).tolist()
-        columns = [{ALIGNED_LOGP: vote, END_TOKENS: 1} for vote in votes]
-        parts.append(
-            [
-                example(record.prompt_ids, record.response_ids, **more)
-                for record, more in zip((one.contexts[0] for one in examples), columns, strict=True)
-            ]
-        )
-    return _Material(world, scorer, *parts)
-
-
-def _training_arm(objective: Objective, constants: Any) -> Callable[[_Material], Measures]:
-    """Training from random weights; gold on the way, and in how many epochs good records had the larger coefficient."""
-
-    def arm(material: _Material) -> Measures:
-        records = [*material.good, *material.bad]
-        ends = {
-            math.ceil(epoch * len(records) / 64) for epoch in range(1, EVALUATED[-1] * 64 // len(records))
-        }
-        measures: Measures = {}
-        ordered: list[bool] = []
-
-        def watch(step: int, model: nn.Module) -> None:
-            if step in EVALUATED:
-                measures[f"gold, {step}"] = _gold(material.world, model)
-            if step in ends:
-                ordered.append(_coefficient(model, material.good) > _coefficient(model, material.bad))
-
-        trained(
-            material.world.untrained_model(),
-            records,
-            objective,
-            constants,
-            steps=EVALUATED[-1],
-            batch_size=64,
-            learning_rate=2e-3,
-            generator=stream(material.world.seed, "records/order"),
-            on_step=watch,
-        )
-        return {**measures, "good above bad": sum(ordered) / len(ordered)}
-
-    return arm
-
-
-def _gold(world: PreferenceWorld, model: nn.Module) -> float:
-    prompts = world.prompts(world.held_out, "evaluation")
-    return float(world.gold(prompts, world.responses(model, prompts, 4, "evaluation")).mean())
-
-
-def _coefficient(model: nn.Module, examples: Sequence[Example]) -> float:
-    """Mean coefficient of the records under the model."""
-    aligned = torch.tensor([one.extras[ALIGNED_LOGP][0] for one in examples])
-    return float(poft_coefficients(_content_logps(model, examples), aligned).mean())
-
-
-def _content_logps(model: nn.Module, examples: Sequence[Example]) -> Tensor:
-    """[R] log-probability of each response without its end, averaged over tokens."""
-    records = [one.contexts[0] for one in examples]
-    prompts, contents = [one.prompt_ids for one in records], [one.response_ids[0][:-1] for one in records]
-    return frozen_logps(model, Responses(prompts, contents, list(range(len(records))))).means()

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.records import Demonstration, Messages, Ranking
+from coalign.data.records import Demonstration, Messages, Ranking, Record
 from coalign.selfalign.stages import row_id
 
 _MARKER = re.compile(r"####|\bA:|\banswer\s*(?:is|:|=)|\\boxed\s*\{", re.IGNORECASE)
@@ -183,3 +183,30 @@ def _group(record: Demonstration, marks: Mapping[str, float]) -> Ranking:
         extra=record.extra,
         plain=record.plain,
     )
+
+
+def with_reference(records: Sequence[Record], column: str) -> list[Record]:
+    """The rankings with their reference solution as a further response of score NaN: imitated, not ranked.
+
+    Raises:
+        DataError: records without a text in the column; every one named.
+    """
+    found = [(record, record.extra.get(column)) for record in records if isinstance(record, Ranking)]
+    problems = [
+        RecordProblem(
+            one.source.file,
+            one.source.line,
+            column,
+            f"holds {text!r}",
+            "the reference solution",
+            one.source.index,
+        )
+        for one, text in found
+        if not isinstance(text, str) or not text.strip()
+    ]
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} records have no reference solution.", problems)
+    return [
+        replace(one, responses=(*one.responses, str(text)), scores=(*one.scores, math.nan))
+        for one, text in found
+    ]
