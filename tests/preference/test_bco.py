@@ -20,13 +20,14 @@ from torch import Tensor
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback
-from coalign.preference.bco import RewardShift, bco_loss, bco_rewards
+from coalign.preference.bco import bco_loss
 from coalign.preference.density_ratio import (
     PROB_DESIRABLE,
     density_ratios,
     fit_classifier,
     with_prob_desirable,
 )
+from coalign.preference.reward_shift import RewardShift, implicit_rewards
 from coalign.preference.running_moments import RunningMoments
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
@@ -109,7 +110,7 @@ def test_gradcheck() -> None:
     policy = torch.randn(4, dtype=torch.float64, requires_grad=True)
     reference = torch.randn(4, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x: bco_loss(bco_rewards(x, reference, beta=0.3), labels, 0.2, weights), (policy,)
+        lambda x: bco_loss(implicit_rewards(x, reference, beta=0.3), labels, 0.2, weights), (policy,)
     )
 
 
@@ -117,7 +118,7 @@ def test_neither_the_reference_nor_the_shift_nor_the_weights_get_a_gradient() ->
     tensors = [torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     policy, reference, delta, weights = tensors
     bco_loss(
-        bco_rewards(policy, reference, beta=0.1), torch.tensor([1, 0]), delta[0], weights
+        implicit_rewards(policy, reference, beta=0.1), torch.tensor([1, 0]), delta[0], weights
     ).sum().backward()
     assert policy.grad is not None
     assert [one.grad for one in (reference, delta, weights)] == [None] * 3

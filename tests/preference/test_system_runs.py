@@ -26,6 +26,7 @@ from coalign.preference import (
     d2o,
     poft,
     pro,
+    prompt_matching,
     reward_augmented,
     solutions,
 )
@@ -138,7 +139,7 @@ def test_bco_matches_the_prompts(
         def encode(self, texts: list[str]) -> torch.Tensor:
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
-    monkeypatch.setattr(bco, "load_encoder", lambda name, device: Encoder())
+    monkeypatch.setattr(prompt_matching, "load_encoder", lambda name, device: Encoder())
     options = {"data": pair_file, "model": model, "match_prompts": True, "eval_fraction": 0.25}
     run = run_system("bco", bco, tmp_path / "run", **options)
     assert_complete(run)

@@ -23,52 +23,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.preference_world import (
-    Candidates,
-    PreferenceWorld,
-    Start,
-    start_with,
-    training_arm,
-    untrained_arm,
-)
+from coalign.checks.preference_world import training_arm, untrained_arm
 from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps
-from coalign.checks.steps import prepared
+from coalign.checks.thumbs_world import even_thumbs, uneven_thumbs
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.data.records import Feedback, Record
-from coalign.models.embedding import load_encoder
+from coalign.data.records import Feedback
 from coalign.preference.binary import kto as kto  # registers what the check compares with
-from coalign.preference.density_ratio import (
-    PROB_DESIRABLE,
-    density_ratios,
-    fit_classifier,
-    with_prob_desirable,
-)
-from coalign.preference.learning import LearningOptions, Material, learn, read_material
+from coalign.preference.density_ratio import PROB_DESIRABLE, density_ratios, fit_classifier
+from coalign.preference.learning import LearningOptions, learn, read_material
 from coalign.preference.pairwise import DPOConstants
-from coalign.preference.running_moments import RunningMoments
-from coalign.training.batches import Example
+from coalign.preference.prompt_matching import with_matched_prompts
+from coalign.preference.reward_shift import RewardShift, Shift, single_rewards
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
-
-Shift = Literal["pooled", "midpoint", "none"]
-
-
-def bco_rewards(policy_logps: Tensor, reference_logps: Tensor, *, beta: float) -> Tensor:
-    """[R] implicit rewards `r = beta (S_policy - S_reference)`; no gradient through the reference.
-
-    Args:
-        policy_logps, reference_logps: [R] log-probabilities summed over response tokens.
-    """
-    return beta * (policy_logps - reference_logps.detach())
 
 
 def bco_loss(
@@ -80,7 +56,7 @@ def bco_loss(
     over the sum of the weights. Either class may be absent.
 
     Args:
-        rewards: [R] see `bco_rewards`.
+        rewards: [R] see `implicit_rewards`.
         labels: [R] true (or 1) for desirable.
         delta: [] the reward shift, a constant.
         weights: [R] weights of undesirable records (`density_ratios`); desirable records always count 1.
@@ -89,38 +65,6 @@ def bco_loss(
     logits = rewards - torch.as_tensor(delta, dtype=rewards.dtype, device=rewards.device).detach()
     losses = F.softplus(torch.where(desirable, -logits, logits))
     return losses if weights is None else torch.where(desirable, losses, weights.detach() * losses)
-
-
-class RewardShift:
-    """The running reward shift: moments of the rewards of both classes over all training batches so far.
-
-    An `ObjectiveState`. A step's own rewards are in its shift. Nothing is forgotten: every record seen counts alike.
-    """
-
-    def __init__(self) -> None:
-        self.desirable = RunningMoments()
-        self.undesirable = RunningMoments()
-
-    def update(self, batch: ScoredBatch, constants: BCOConstants) -> None:
-        labels = batch.values.bool()
-        rewards = _rewards(batch, constants.beta).detach()
-        self.desirable = self.desirable.merge(RunningMoments.of(rewards[labels]))
-        self.undesirable = self.undesirable.merge(RunningMoments.of(rewards[~labels]))
-
-    def delta(self, shift: Shift) -> float:
-        """The shift: mean over all records, midpoint of the class means (the one mean while a class is missing), or 0."""
-        if shift == "none":
-            return 0.0
-        if shift == "midpoint" and self.desirable.count and self.undesirable.count:
-            return (self.desirable.mean + self.undesirable.mean) / 2
-        return self.desirable.merge(self.undesirable).mean
-
-    def state_dict(self) -> dict[str, float]:
-        return self.desirable.state_dict("desirable_") | self.undesirable.state_dict("undesirable_")
-
-    def load_state_dict(self, values: Mapping[str, float]) -> None:
-        self.desirable = RunningMoments.from_state_dict(values, "desirable_")
-        self.undesirable = RunningMoments.from_state_dict(values, "undesirable_")
 
 
 @dataclass(kw_only=True)
@@ -195,17 +139,11 @@ def bco_matched(batch: ScoredBatch, constants: MatchedBCOConstants) -> Losses:
     return _losses(batch, constants, weights)
 
 
-def _rewards(batch: ScoredBatch, beta: float) -> Tensor:
-    if batch.reference is None or len(batch.record_index) != batch.n_records:
-        raise ValueError("BCO needs records with one response each, scored under policy and reference")
-    return bco_rewards(batch.policy.sums(), batch.reference.sums(), beta=beta)
-
-
 def _losses(batch: ScoredBatch, constants: BCOConstants, weights: Tensor | None) -> Losses:
     shift: Any = batch.state
     if not isinstance(shift, RewardShift):
         raise ValueError("BCO needs its running reward shift in ScoredBatch.state")
-    rewards, labels = _rewards(batch, constants.beta), batch.values.bool()
+    rewards, labels = single_rewards(batch, constants.beta), batch.values.bool()
     delta = shift.delta(constants.shift)
     losses = bco_loss(rewards, labels, delta, weights)
     seen, logps = rewards.detach(), batch.policy.sums().detach()
@@ -259,30 +197,16 @@ def run(config: Config, run: Run) -> None:
         f"{thumbs_up} thumbs-up and {len(material.training) - thumbs_up} thumbs-down to train on"
     )
     if config.match_prompts:
-        material = _matched(material, config)
+        material = with_matched_prompts(
+            material,
+            encoder=config.encoder,
+            device=config.device,
+            sample_size=config.prompt_sample_size,
+            minimum=config.min_density_ratio,
+            maximum=config.max_density_ratio,
+            seed=config.seed,
+        )
     learn(config, get_objective("bco_matched" if config.match_prompts else "bco"), run, material=material)
-
-
-def _matched(material: Material, config: Config) -> Material:
-    """With the probability that a prompt belongs to a thumbs-up record, by a classifier on the training records."""
-    training = [one for one in material.training if isinstance(one, Feedback)]
-    held_out = [one for one in material.held_out if isinstance(one, Feedback)]
-    encoder = load_encoder(config.encoder, device=config.device)
-    scored = with_prob_desirable(
-        [*training, *held_out],
-        encoder.encode,
-        sample_size=config.prompt_sample_size,
-        seed=config.seed,
-        fitted_on=training,
-    )
-    ratios = density_ratios(
-        torch.tensor([one.extra[PROB_DESIRABLE] for one in scored[: len(training)] if not one.label]),
-        minimum=config.min_density_ratio,
-        maximum=config.max_density_ratio,
-    )
-    note = f"Thumbs-down records weigh between {ratios.min():.2f} and {ratios.max():.2f}, {ratios.mean():.2f} on average"
-    parts: list[Record] = [*scored]
-    return Material(parts[: len(training)], parts[len(training) :], [*material.notes, note])
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
@@ -316,8 +240,10 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             get_objective("bco_matched"), MatchedBCOConstants(), "marked", steps=150
         ),
     }
-    rows = measure_arms(run, seeds=seeds, prepare=_even_start, arms=main)
-    uneven_rows = measure_arms(run, seeds=seeds, prepare=_uneven_start, arms=uneven)
+    even_start = partial(even_thumbs, compared=get_objective("kto"))
+    uneven_start = partial(uneven_thumbs, column=PROB_DESIRABLE, probabilities=prompt_probabilities)
+    rows = measure_arms(run, seeds=seeds, prepare=even_start, arms=main)
+    uneven_rows = measure_arms(run, seeds=seeds, prepare=uneven_start, arms=uneven)
     gain = paired_gaps(rows, "gold", "BCO", "SFT")
     shift = paired_gaps(rows, "gold", "BCO", "BCE, no shift")
     behind = mean_of(paired_gaps(rows, "gold", "DPO", "BCO"))
@@ -352,6 +278,11 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     )
 
 
+def prompt_probabilities(features: Tensor, labels: Tensor, asked: Tensor) -> list[float]:
+    """For each row of `asked` the probability of label 1, by a classifier of `features` and `labels`."""
+    return fit_classifier(features, labels).probabilities(asked).tolist()
+
+
 def _tried(rows: Sequence[Mapping[str, Any]], uneven_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was tried after the verdict, in words."""
     few = "32 thumbs a step"
@@ -369,42 +300,3 @@ def _tried(rows: Sequence[Mapping[str, Any]], uneven_rows: Sequence[Mapping[str,
             f"{sum(gap > 0 for gap in marked.values())} of {len(marked)} seeds."
         ),
     ]
-
-
-def _even_start(seed: int) -> Start:
-    world = PreferenceWorld(seed)
-    base = world.base_model()
-    candidates = world.candidates(base)
-    thumbs = candidates.thumbs()
-    panels = {
-        "pairs": candidates.pairs(),
-        "thumbs": thumbs,
-        "mismatched thumbs": prepared(thumbs, get_objective("kto")),
-    }
-    return start_with(world, base, panels, compared=panels)
-
-
-def _uneven_start(seed: int) -> Start:
-    """Two classes of prompts: thumbs-up go to the first mostly, thumbs-down to the second."""
-    world = PreferenceWorld(seed, copy_rates=(0.84, 0.39))
-    base = world.base_model()
-    candidates = world.candidates(base, 2000)
-    uneven = partial(candidates.thumbs, (800, 200), (200, 800))
-    panels = {
-        "thumbs": uneven(**_column(candidates, uneven())),
-        "marked": candidates.marked(0.83, **_column(candidates, candidates.marked(0.83))),
-    }
-    return start_with(world, base, panels, compared=panels)
-
-
-def _column(candidates: Candidates, thumbs: Sequence[Example]) -> dict[str, list[float]]:
-    """For each prompt the probability that it belongs to thumbs-up, by a classifier of `thumbs` that sees the class."""
-    records = [one.contexts[0] for one in thumbs]
-    world = candidates.world
-
-    def features(prompts: Sequence[Sequence[int]]) -> Tensor:
-        return F.one_hot(torch.tensor(world.classes(prompts)), len(world.copy_rates))
-
-    labels = torch.tensor([one.values[0] for one in records])
-    classifier = fit_classifier(features([one.prompt_ids for one in records]), labels)
-    return {PROB_DESIRABLE: classifier.probabilities(features(candidates.prompts)).tolist()}

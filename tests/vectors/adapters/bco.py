@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.preference.bco import bco_loss, bco_rewards
+from coalign.preference.bco import bco_loss
 from coalign.preference.density_ratio import density_ratios
+from coalign.preference.reward_shift import implicit_rewards
 from coalign.preference.running_moments import RunningMoments
 from tests.vectors.autograd import gradients_of, tensors
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
     given = tensors(inputs, gradients=["policy_logps"])
-    rewards = bco_rewards(given["policy_logps"], given["ref_logps"], beta=params["beta"])
+    rewards = implicit_rewards(given["policy_logps"], given["ref_logps"], beta=params["beta"])
     weights = None
     if "prob_desirable" in given:
         weights = density_ratios(
