@@ -128,7 +128,11 @@ def test_reward_augmented(changes: list[float], rise: float, outcome: str, tmp_p
             "reward-augmented, half": (-3.0, 0.1),
         }
         rows += [{"arm": arm, "seed": seed, **measures(*one)} for arm, one in arms.items()]
-    assert outcome_of(reward_augmented, rows, tmp_path) == outcome
+        rows[-2]["good rejected, change, goal 5"] = -6.0 if seed == 2 else -4.0
+    verdict = verdict_of(reward_augmented, rows, tmp_path)
+    assert verdict.outcome == outcome
+    assert "both trainings of DPO in 4 of 5 seeds" in verdict.tried[0]
+    assert "reward-augmented - DPO +0.600" in verdict.tried[0]
 
 
 @pytest.mark.parametrize(
