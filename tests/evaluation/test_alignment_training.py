@@ -168,3 +168,9 @@ def test_an_encoder_without_pooler_gets_one() -> None:
     assert made.pooler is not None
     inputs = pair_tokenizer()("the sky", "is blue", return_tensors="pt")
     assert made(**inputs).tri.shape == (1, 3)
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
+    plain, _ = fit(tmp_path / "a", max_steps=2)
+    saved, _ = fit(tmp_path / "b", max_steps=2, gradient_checkpointing=True)
+    torch.testing.assert_close(weights(plain), weights(saved), atol=1e-6, rtol=1e-4)

@@ -103,6 +103,13 @@ class AlignmentModel(nn.Module):
             mlm=self.mlm_head(hidden) if self.mlm_head is not None and self.training else None,
         )
 
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """What Transformers' trainer calls to recompute activations; `gradient_checkpointing_enable` in older versions."""
+        self.encoder.activation_checkpointing_enable(**settings)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        self.encoder.gradient_checkpointing_enable(**settings)
+
 
 def head_scores(logits: AlignmentLogits, head: Head) -> Tensor:
     """[B] alignment under one head: P(aligned) of the three-way head (`nli`) or of the two-way head (`bin`), or the

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -183,20 +183,19 @@ class PairTrainer(WholeCheckpoints, Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Mean loss of every head, and the accuracy of the two classifiers, over the held-out records."""
-        model: Any = self._wrap_model(self.model, training=False)  # type: ignore[arg-type]
+        model: Any = self.model
         model.eval()
         sums = torch.zeros(2, len(HEADS))
         right = torch.zeros(len(HEADS))
         with torch.no_grad():
-            for batch in self.get_eval_dataloader(eval_dataset):
+            for batch in self._own_share(eval_dataset if eval_dataset is not None else self.eval_dataset):
                 prepared: Any = self._prepare_inputs(batch)
                 logits, labels = model(**prepared["inputs"]), prepared["pair_labels"]
                 sums += torch.stack([*joint_sums(logits, labels)]).cpu()
                 for head in CLASSIFIERS:
                     hits = getattr(logits, head).argmax(-1) == labels[head]
                     right[HEADS.index(head)] += int(hits.sum())
-        both: Any = torch.cat([sums, right[None]]).to(self.args.device)
-        both = cast(Tensor, self.accelerator.reduce(both, reduction="sum")).cpu()
+        both = self.over_processes(torch.cat([sums, right[None]]))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in _means(both[:2]).items()}
         for place, head in enumerate(HEADS):
             if head in CLASSIFIERS and both[1, place]:
@@ -205,10 +204,23 @@ class PairTrainer(WholeCheckpoints, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _own_share(self, data: Any) -> DataLoader[Any]:
+        """Batches of this process's part of the records. Accelerate's own split would count some twice to even it out."""
+        mine = range(self.accelerator.process_index, len(data), self.accelerator.num_processes)
+        return DataLoader(
+            Subset(data, mine), self.args.per_device_eval_batch_size, collate_fn=self.data_collator
+        )
+
+    def over_processes(self, values: Tensor) -> Tensor:
+        """The sum over the processes, on the CPU."""
+        summed: Any = self.accelerator.reduce(values.float().to(self.args.device), reduction="sum")
+        return summed.cpu()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the heads' losses since the last log."""
+        """Add the heads' losses since the last log, over all processes."""
         if "loss" in logs:
-            logs = {**logs, **{f"losses/{k}": v for k, v in _means(self._sums).items() if k != "loss"}}
+            means = _means(self.over_processes(self._sums))
+            logs = {**logs, **{f"losses/{k}": v for k, v in means.items() if k != "loss"}}
             self._sums.zero_()
         super().log(logs, start_time)
 
@@ -236,7 +248,7 @@ class Trained:
 
     Attributes:
         history: one row per log line.
-        truncated: pairs of which tokens were cut off, over the steps of this process since the last resume.
+        truncated: pairs of which tokens were cut off, over the steps since the last resume.
     """
 
     steps: int
@@ -290,4 +302,5 @@ def fit_alignment(
         {key: value for key, value in row.items() if key != "epoch" and math.isfinite(value)}
         for row in trainer.state.log_history
     ]
-    return Trained(trainer.state.global_step, history, trainer.truncated)
+    truncated = int(trainer.over_processes(torch.tensor(trainer.truncated)))
+    return Trained(trainer.state.global_step, history, truncated)
