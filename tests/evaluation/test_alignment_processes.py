@@ -96,5 +96,7 @@ def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.Monkey
         for name in expected.keys() - timing:
             assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
     torch.testing.assert_close(other, weights, rtol=1e-3, atol=2e-5)
-    scores = [json.loads((tmp_path / name / "artefacts" / "scores.jsonl").read_text()) for name in ("one", "two")]
+    scores = [
+        json.loads((tmp_path / name / "artefacts" / "scores.jsonl").read_text()) for name in ("one", "two")
+    ]
     assert scores[0]["score"] == pytest.approx(scores[1]["score"], abs=1e-4)

@@ -46,7 +46,9 @@ def write_arena_report(
     )
     figures = [
         Figure(label="Leader", value=first["model"]),
-        Figure(label="Matches", value=results["matches"], unit="integer", note=f"{results['judged']} judged"),
+        Figure(
+            label="Matches", value=results["matches"], unit="integer", note=f"{results['judged']:,} judged"
+        ),
         Figure(label="Ties", value=results["ties"], unit="integer", better="neither"),
         Figure(label="Without a verdict", value=results["without_verdict"], unit="integer", better="lower"),
     ]
