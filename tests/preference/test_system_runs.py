@@ -286,6 +286,21 @@ def test_d2o_parts() -> None:
     assert segments(build(d2o.Config, {"data": "x", "max_steps": 5}), 20, every=5) == [5]
 
 
+def test_d2o_leaves_out_prompts_without_room_before_it_samples(model: str, tmp_path: Path) -> None:
+    """A bug: a prompt beyond the context stopped sampling, and the message named no line of the file."""
+    rows = [*pairs(6), {**pairs(7)[6], "prompt": "long " * 200}]
+    data = str(write(tmp_path / "pairs.jsonl", rows))
+    options = {"data": data, "model": model, "samples": 2, "max_new_tokens": 4, "max_steps": 1}
+    run = run_system("d2o", d2o, tmp_path / "run", **options)
+    assert "6 human negatives" in notes(run)
+    assert "1 negatives are left out: their prompts leave no room" in notes(run)
+    assert "pairs.jsonl:7: prompt:" in notes(run)
+    data = str(write(tmp_path / "long.jsonl", rows[6:]))
+    with pytest.raises(DataError, match="prompts of all 1 negatives leave no room") as caught:
+        run_system("d2o", d2o, tmp_path / "none", **{**options, "data": data, "eval_fraction": 0})
+    assert "long.jsonl:1: prompt:" in str(caught.value)
+
+
 def test_d2o_without_negatives(model: str, tmp_path: Path) -> None:
     data = str(write(tmp_path / "good.jsonl", [{**row, "label": True} for row in feedback()]))
     with pytest.raises(DataError, match="no negative"):

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.encoding import EncodedRecord
+from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Feedback, Messages, Preference, Ranking, Record
 from coalign.models.backends import open_generator
+from coalign.models.loading import load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Generator, Sampling
+from coalign.preference.learning import LearningOptions
 from coalign.selfalign.loop import Round
 from coalign.selfalign.stages import sample_rows
 
@@ -145,6 +147,47 @@ def sampled_anchors(
         for task in tasks
     ]
     return anchor(negatives, samples)
+
+
+def negatives_with_room(
+    config: LearningOptions, negatives: Sequence[Feedback], held_out: Sequence[Feedback]
+) -> tuple[list[Feedback], list[Feedback], list[str]]:
+    """Both parts without the prompts that leave no room for an answer in training, to which nothing needs to be sampled,
+    and notes on what is used and what is not.
+
+    Raises:
+        DataError: no negative is left to train on.
+    """
+    tokenizer = load_tokenizer(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+
+    def with_room(records: Sequence[Feedback]) -> list[Feedback]:
+        encoded = encode_records(
+            records,
+            tokenizer,
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+        )
+        dropped.extend(encoded.dropped)
+        return [records[one.record_index] for one in encoded.records]
+
+    dropped: list[RecordProblem] = []
+    kept = with_room(negatives)
+    if not kept:
+        raise DataError(
+            f"The prompts of all {len(negatives)} negatives leave no room for an answer.",
+            dropped,
+            hint="Raise --max-length, or cut the beginning of prompts with --max-prompt-length.",
+        )
+    others = with_room(held_out)
+    count = f"{len(kept) + len(others)} human negatives, {len(others)} of them held out"
+    notes = [f"{count}; thumbs-up records and the chosen sides of pairs are not used"]
+    if dropped:
+        notes.append(
+            f"{len(dropped)} negatives are left out: their prompts leave no room; the first: {dropped[0]}"
+        )
+    return kept, others, notes
 
 
 def told(anchored: Anchored, n: int) -> str:

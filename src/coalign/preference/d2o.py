@@ -45,6 +45,7 @@ from coalign.preference.anchors import (
     Anchored,
     check_anchored,
     human_negatives,
+    negatives_with_room,
     sampled_anchors,
     told,
 )
@@ -178,9 +179,8 @@ def run(config: Config, run: Run) -> None:
         raise DataError(
             f"{config.data}: there is no negative to learn from.", hint="Give pairs or thumbs-down records."
         )
-    count = f"{len(negatives) + len(held_out)} human negatives, {len(held_out)} of them held out"
-    unused = "thumbs-up records and the chosen sides of pairs are not used"
-    notes = [*material.notes, f"{count}; {unused}"]
+    negatives, held_out, told_of = negatives_with_room(config, negatives, held_out)
+    notes = [*material.notes, *told_of]
     tell(replace(material, notes=notes), run)
     sampling = config.sampling(n=config.samples, seed=config.seed)
     anchored = Anchored([])

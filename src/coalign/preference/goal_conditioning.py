@@ -283,7 +283,11 @@ def _check_scores(records: Sequence[Preference | Ranking]) -> None:
         if None in _scored(record)[1]
     ]
     if problems:
-        raise DataError(f"{len(problems)} of {len(records)} pairs have no scores to aim at.", problems)
+        raise DataError(
+            f"{len(problems)} of {len(records)} pairs have no scores to aim at.",
+            problems,
+            hint="Give each pair chosen_score and rejected_score, or give rankings with scores.",
+        )
 
 
 def _check_scale(pairs: Sequence[Preference], scale: Scale) -> None:
@@ -298,7 +302,7 @@ def _check_scale(pairs: Sequence[Preference], scale: Scale) -> None:
         raise DataError(
             f"{len(problems)} scores lie outside the scale that the goal text names.",
             problems,
-            hint="Name the scale of your scores, or have them rescaled.",
+            hint="Name the scale of your scores (--lowest, --highest), or have them mapped on it (--rescale).",
         )
 
 

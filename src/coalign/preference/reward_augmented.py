@@ -140,9 +140,11 @@ def run(config: Config, run: Run) -> None:
         return [*found.records]
 
     training = relabelled(material.training, "training", config.share)
-    held_out = relabelled(material.held_out, "held-out", 1.0) if material.held_out else []
     if not training:
-        raise DataError(f"{config.data}: no pair with two different scores is left to train on.")
+        raise DataError(
+            f"{config.data}: no pair with two different scores is left to train on.", hint=f"{notes[-1]}."
+        )
+    held_out = relabelled(material.held_out, "held-out", 1.0) if material.held_out else []
     goal = {
         "placement": placement,
         **asdict(scale),
