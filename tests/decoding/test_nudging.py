@@ -22,7 +22,7 @@ from coalign.decoding.two_prompts import PromptOptions, aligned_messages, aligne
 from coalign.models.generation import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
-from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
+from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer, metaspace_tokenizer
 from tests.decoding.pairs import make_pair
 from tests.preference.tiny_runs import save_tiny_model, write
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def config(folder, **changes):
+def config(folder, *, without=(), **changes):
     values = {
         "model": str(folder / "base"),
         "nudging_model": str(folder / "small"),
@@ -55,7 +55,12 @@ def config(folder, **changes):
         "device": "cpu",
         "dtype": "float32",
     }
-    return build(nudging.Config, {**values, **changes})
+    kept = {name: value for name, value in values.items() if name not in without}
+    return build(nudging.Config, {**kept, **changes})
+
+
+OF_NUDGING = ("gamma", "nudging_chunk_tokens")
+"""Options that the baselines refuse."""
 
 
 def rows_of(run):
@@ -110,9 +115,24 @@ def test_samples_are_drawn_and_all_kept(folder, tmp_path):
 def test_baselines(folder, tmp_path, changes):
     if "plain_model" in changes:
         changes = {**changes, "plain_model": str(folder / "small")}
-    run = execute("nudging", nudging, config(folder, **changes), tmp_path / "run")
+    run = execute("nudging", nudging, config(folder, without=OF_NUDGING, **changes), tmp_path / "run")
     assert all(row["tokens"] for row in rows_of(run))
     assert "Nudged tokens" not in run.report.read_text(encoding="utf-8")
+
+
+def test_baselines_refuse_other_tokenizers_and_temperatures(folder, tmp_path):
+    save_tiny_model(folder / "other", seed=3)
+    metaspace_tokenizer().save_pretrained(folder / "other")
+    options = {"combine": "ensemble", "without": OF_NUDGING}
+    with pytest.raises(ModelError, match="different tokenizers"):
+        execute(
+            "nudging",
+            nudging,
+            config(folder, nudging_model=str(folder / "other"), **options),
+            tmp_path / "one",
+        )
+    with pytest.raises(ConfigError, match="temperature: ensemble"):
+        execute("nudging", nudging, config(folder, temperature=1.0, **options), tmp_path / "two")
 
 
 class Wrapped:
@@ -169,6 +189,7 @@ def test_the_method_by_name(folder):
         ({"gamma": -1}, "gamma"),
         ({"combine": "proxy-tuning"}, "plain_model"),
         ({"plain_model": "x"}, "plain_model"),
+        ({"combine": "ensemble"}, "gamma has no effect"),
         ({"nudging_chunk_tokens": 0}, "nudging_chunk_tokens"),
     ],
 )

@@ -37,9 +37,11 @@ from coalign.decoding.guided_report import write_guided_report
 from coalign.decoding.methods import Method, MethodModels
 from coalign.decoding.mixtures import ENSEMBLE_TOP, PLAIN, PROXY_TOP, ensemble, mix, proxy_tuning
 from coalign.decoding.speakers import Length, Talk
+from coalign.decoding.token_shift import assert_same_tokens
 from coalign.decoding.two_models import TwoModels, open_models
 from coalign.decoding.two_prompts import PromptOptions
 from coalign.evaluation.statistics import mcnemar
+from coalign.models.generation import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 
@@ -78,6 +80,11 @@ class NudgingOptions(PromptOptions):
     def __post_init__(self) -> None:
         if (self.combine == "proxy-tuning") != (self.plain_model is not None):
             raise ValueError("combine: proxy-tuning needs plain_model, and nothing else takes it")
+        if self.combine != "nudging":
+            defaults = {one.name: one.default for one in options_of(NudgingOptions)}
+            for name in ("gamma", "nudging_chunk_tokens", "max_rounds", "nudging_temperature"):
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"{name} has no effect with combine: {self.combine}; leave it out")
 
 
 @dataclass(kw_only=True)
@@ -104,8 +111,16 @@ class Config(NudgingOptions, MethodModels):
 
 
 def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remote: bool) -> Talk[Guided]:
-    """The method on one answer."""
+    """The method on one answer.
+
+    Raises:
+        ConfigError: a temperature for a baseline, which takes the most probable token of its mixture.
+    """
     if options.combine != "nudging":
+        if sampling.temperature > 0:
+            raise ConfigError(
+                f"temperature: {options.combine} takes the most probable token of its mixture; expected 0."
+            )
         choose, sides = (
             (ensemble, (BASE, NUDGING))
             if options.combine == "ensemble"
@@ -129,7 +144,11 @@ def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remot
 
 
 def make_generator(options: NudgingOptions, models: MethodModels, *, rows: int | None = None) -> TwoModels:
-    """Both models, opened, as one generator."""
+    """Both models, opened, as one generator.
+
+    Raises:
+        ModelError: a baseline over models on this machine with different tokenizers.
+    """
     aligned = {one.name: getattr(models, one.name) for one in options_of(ModelOptions)}
     aligned |= {"model": options.nudging_model, "revision": options.nudging_revision}
     opened = open_models(
@@ -140,6 +159,12 @@ def make_generator(options: NudgingOptions, models: MethodModels, *, rows: int |
         options.nudging_model,
         options.plain_model,
     )
+    local = [one.tokenizer for one in opened.values() if isinstance(one, TransformersGenerator)]
+    if options.combine != "nudging":
+        for other in local[1:]:
+            assert_same_tokens(
+                local[0], other, hint=f"{options.combine} mixes distributions over one vocabulary."
+            )
     tops = {"nudging": 0, "ensemble": ENSEMBLE_TOP, "proxy-tuning": PROXY_TOP}
     temperature = options.nudging_temperature
     return TwoModels(

@@ -122,16 +122,22 @@ def token_shifts(
     if ours.shape[1] != theirs.shape[1]:
         raise ModelError(
             f"The models' vocabularies have {ours.shape[1]} and {theirs.shape[1]} tokens, expected the same.",
-            hint="Token shift compares a base model with a model aligned from it.",
+            hint=SHIFT_HINT,
         )
     tokens = torch.tensor(answer, device=ours.device)
     return compare_distributions(ours, theirs.to(ours.device), tokens)
 
 
-def assert_same_tokens(base: Any, aligned: Any) -> None:
-    """Tokenizers must agree, or token ids of one model mean something else in the other.
+SHIFT_HINT = "Token shift compares a base model with a model aligned from it."
+
+
+def assert_same_tokens(base: Any, aligned: Any, *, hint: str = SHIFT_HINT) -> None:
+    """Tokenizers must agree, or tokens of one model mean something else in the other.
 
     Tokens that only one side added (chat markers) do not matter.
+
+    Args:
+        hint: of the error: why they must.
 
     Raises:
         ModelError: another vocabulary; the first differing token is named.
@@ -145,7 +151,7 @@ def assert_same_tokens(base: Any, aligned: Any) -> None:
     odd = min(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     raise ModelError(
         f"The models have different tokenizers: {odd!r} is {ours.get(odd)} in one and {theirs.get(odd)} in the other.",
-        hint="Token shift compares a base model with a model aligned from it.",
+        hint=hint,
     )
 
 
