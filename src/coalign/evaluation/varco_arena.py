@@ -15,7 +15,7 @@ a bootstrap over prompts, half a win for a tie whose bracket goes on by a coin, 
 
 from __future__ import annotations
 
-import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,10 @@ from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, Fraction, NonNegative, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.evaluation.agreement import spearman
 from coalign.evaluation.arena import Arena, Played, tables_of
 from coalign.evaluation.arena_outputs import Outputs, read_outputs
+from coalign.evaluation.arena_results import against_truth, anchored_results, match_row
+from coalign.evaluation.arena_trials import read_judged_pairs, trial
 from coalign.evaluation.judge_options import JudgeOptions, make_judge
 from coalign.evaluation.judging import Cost, Orders
 from coalign.evaluation.ratings import (
@@ -138,7 +139,7 @@ def run(config: Config, run: Run) -> None:
         write_rows(run.artefacts / "anchored.jsonl", (match_row(one, outputs) for one in anchored))
         results["anchored"] = anchored_results(anchored, outputs, config.reference, results["leaderboard"])
     if config.ground_truth is not None:
-        results["ground_truth"] = _against_truth(config.ground_truth, results)
+        results["ground_truth"] = against_truth(config.ground_truth, results)
     write_json(run.artefacts / "results.json", results)
     write_arena_report(run, config, outputs, played, results)
 
@@ -200,55 +201,6 @@ def arena_results(played: Sequence[Played], outputs: Outputs, config: Config) ->
     }
 
 
-def win_rates(outcomes: Any) -> Any:
-    """[models] anchored scores: the mean of [models, prompts] outcomes against the reference, a tie being 1/2."""
-    return np.asarray(outcomes, dtype=np.float64).mean(-1)
-
-
-def anchored_results(
-    played: Sequence[Played], outputs: Outputs, reference: str, leaderboard: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Win rates against the reference, and how they rank the models compared with the tournaments."""
-    place = outputs.models.index(reference)
-    shares: dict[str, list[float]] = {}
-    for one in played:
-        if one.share is not None:
-            mine = one.match.second if one.match.first == place else one.match.first
-            share = one.share if one.match.first == mine else 1 - one.share
-            shares.setdefault(outputs.models[mine], []).append(share)
-    rates = {name: float(win_rates(values)) for name, values in shares.items()}
-    ratings = {row["model"]: row["rating"] for row in leaderboard}
-    names = sorted(rates)
-    agreement = (
-        spearman([rates[one] for one in names], [ratings[one] for one in names]) if len(names) > 1 else None
-    )
-    return {
-        "reference": reference,
-        "win_rates": dict(sorted(rates.items(), key=lambda one: -one[1])),
-        "calls": sum(one.comparison.cost.calls for one in played if one.comparison),
-        "spearman_with_tournament": _number(agreement),
-    }
-
-
-def match_row(one: Played, outputs: Outputs) -> dict[str, Any]:
-    """What `matches.jsonl` holds; it is also a file of pairs that `coalign judge` and `coalign annotate` read."""
-    match = one.match
-    return {
-        "id": f"{outputs.ids[match.prompt]}/{match.round}/{outputs.models[match.first]}/{outputs.models[match.second]}",
-        "prompt": outputs.prompts[match.prompt],
-        "response_a": outputs.texts[match.prompt][match.first],
-        "response_b": outputs.texts[match.prompt][match.second],
-        "model_a": outputs.models[match.first],
-        "model_b": outputs.models[match.second],
-        "round": match.round,
-        "share_a": one.share,
-        "goes_on": outputs.models[one.winner],
-        "decided_by": one.how,
-        "outcome": one.comparison.outcome if one.comparison else None,
-        "replies": [each.reply for each in one.comparison.opinions] if one.comparison else [],
-    }
-
-
 def simulation_results(config: Config) -> dict[str, Any]:
     """Median rank correlation with the truth of both ways, setting by setting."""
     rows = []
@@ -276,43 +228,17 @@ def simulation_figures(found: Any) -> dict[str, float]:
     }
 
 
-def _against_truth(path: Path, results: dict[str, Any]) -> dict[str, Any]:
-    try:
-        truth = {
-            str(key): float(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"ground_truth: {path} is no JSON of model to rating ({error}).") from error
-    ratings = {row["model"]: row["rating"] for row in results["leaderboard"]}
-    names = [one for one in ratings if one in truth]
-    if len(names) < 2:
-        raise ConfigError(
-            f"ground_truth: {path} has ratings of {len(names)} of these models, two are needed."
-        )
-    found = {
-        "models": len(names),
-        "spearman": _number(spearman([ratings[n] for n in names], [truth[n] for n in names])),
-    }
-    if anchored := results.get("anchored"):
-        known = [one for one in names if one in anchored["win_rates"]]
-        if len(known) > 1:
-            rates = [anchored["win_rates"][one] for one in known]
-            found["spearman_anchored"] = _number(spearman(rates, [truth[one] for one in known]))
-    return found
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
 CHECK_TRIALS = 60
 
 
-def check(run: Run, *, seeds: int = 5) -> Verdict:
+def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """Tournaments rank simulated models nearer to their true ratings than comparisons with a reference do.
 
-    The paper's first experiment: ratings of Chatbot Arena, a judge of precision 1 or 0.8, 50 to 500 prompts.
+    The paper's first experiment: ratings of Chatbot Arena, a judge of precision 1 or 0.8, 50 to 500 prompts. With `data`
+    its second: brackets drawn from the verdicts of a file in which every pair of models was judged.
     """
+    if data is not None:
+        return _check_on_verdicts(run, seeds, data)
     settings = [(prompts, precision) for prompts in (50, 100, 500) for precision in (1.0, 0.8)]
 
     def arm(prompts: int, precision: float, seed: int) -> Measures:
@@ -371,6 +297,60 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "smallest share of trials": min(shares.values()),
             "sign test, p": p_value,
         },
+        seconds=seconds_spent(run),
+    )
+
+
+PROMPTS_OF_TRIALS = (5, 10, 20)
+TRIALS_OF_SEED = 100
+
+
+def _check_on_verdicts(run: Run, seeds: int, data: Path) -> Verdict:
+    """The paper's second experiment on given verdicts: random brackets and prompts, as many verdicts on both sides."""
+    judged = read_judged_pairs(data)
+    complete = judged.complete()
+    others = [one for one in range(len(judged.shares)) if one not in set(complete)]
+    truth = judged.ratings(others or complete).tolist()
+    sizes = [one for one in PROMPTS_OF_TRIALS if one < len(complete)] or [len(complete)]
+
+    def arm_of(size: int) -> Any:
+        def arm(seed: int) -> Measures:
+            draw = random.Random(f"{seed}/{size}")
+            found = np.array(
+                [trial(judged, draw.sample(complete, size), truth, draw) for _ in range(TRIALS_OF_SEED)]
+            )
+            tournament, anchored = found.T
+            return {
+                "tournament": float(tournament.mean()),
+                "anchored": float(anchored.mean()),
+                "tournament, median": float(np.median(tournament)),
+                "anchored, median": float(np.median(anchored)),
+                "higher": float((tournament > anchored).mean()),
+                "lower": float((tournament < anchored).mean()),
+            }
+
+        return arm
+
+    arms = {f"{size} prompts": arm_of(size) for size in sizes}
+    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: seed, arms=arms)
+    gaps = {
+        name: float(np.mean([row["tournament"] - row["anchored"] for row in rows if row["arm"] == name]))
+        for name in arms
+    }
+    return Verdict(
+        slug="varco-arena",
+        outcome=decide(
+            seen=all(gap > 0.02 for gap in gaps.values()), not_seen=all(g <= 0 for g in gaps.values())
+        ),
+        claim=get("varco-arena").claim,
+        rule=f"Means over {TRIALS_OF_SEED} trials a seed. Seen: the tournament's rank correlation with the truth is above "
+        "the anchored one by more than 0.02 for every number of prompts. Not seen: above it for none. Mixed: between.",
+        setting=f"Verdicts of {data.name}: {len(judged.models)} models, {len(complete)} prompts on which every pair was "
+        f"judged. Truth: Bradley-Terry ratings of the verdicts on {len(others) or 'the same'} other prompts. A trial draws "
+        "prompts and brackets; the anchored arm compares with each model in turn, mean correlation over them. Both spend "
+        "N - 1 verdicts a prompt.",
+        measures=rows,
+        summary={f"gap, {name}": gap for name, gap in gaps.items()},
         seconds=seconds_spent(run),
     )
 

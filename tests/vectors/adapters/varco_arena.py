@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from coalign.evaluation.agreement import spearman
+from coalign.evaluation.arena_results import win_rates
 from coalign.evaluation.ratings import bradley_terry, match_probabilities, wins_table
 from coalign.evaluation.tournament import play_bracket
-from coalign.evaluation.varco_arena import win_rates
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
