@@ -318,6 +318,12 @@ def judgments(n: int = 8, fine: int = 4) -> list[dict[str, Any]]:
     ]
 
 
+def test_cut_without_any_judgment_says_that_null_is_missing(model: str, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "completion": row["rejected"], "judgment": None} for row in pairs()]
+    with pytest.raises(DataError, match="null in every record counts as missing"):
+        run_system("cut", cut, tmp_path / "run", data=str(write(tmp_path / "j.jsonl", rows)), model=model)
+
+
 def test_cut_keeps_some_of_the_fine_answers(model: str, tmp_path: Path) -> None:
     data = str(write(tmp_path / "j.jsonl", judgments()))
     run = run_system("cut", cut, tmp_path / "run", data=data, model=model, eval_fraction=0.0)

@@ -47,7 +47,8 @@ def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record
         possible = sorted(target for source, target in CONVERSIONS if source == found)
         raise DataError(
             f"{found} records were found, {wanted} records are needed.",
-            hint=f"{found} records can be read as: {', '.join(possible) or 'nothing else'}.",
+            hint=f"{found} records can be read as: {', '.join(possible) or 'nothing else'}. "
+            "A column that is null in every record counts as missing.",
         )
     if (found, wanted) == ("feedback", "ranking"):
         return _grouped(records)
