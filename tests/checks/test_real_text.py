@@ -24,6 +24,7 @@ from coalign.checks.real_text import (
 )
 from coalign.checks.text_training import adapted
 from coalign.core.errors import DataError
+from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.data.encoding import encode_response
 from coalign.data.records import Demonstration, Judgment, Preference
@@ -121,6 +122,7 @@ ROWS = {
     d2o: pairs(25),
     reward_augmented: pairs(30),
 }
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "results" / "real-text").glob("*.json"))
 ARMS = {pro: 1, poft: 1, aft: 2, cut: 2, d2o: 3, reward_augmented: 4}
 
 
@@ -138,6 +140,21 @@ def test_a_check_on_given_records(system: ModuleType, tmp_path: Path) -> None:
     assert all(0 <= row[one] <= 1 for row in verdict.measures for one in shares if one in row)
     again = system.check(run, seeds=2, data=data)
     assert (again.outcome, again.summary) == (verdict.outcome, verdict.summary)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda one: one.stem)
+def test_a_published_verdict_on_real_text_follows_from_its_rows(path: Path, tmp_path: Path) -> None:
+    """The data is not here: a stand-in of the same name is read, and nothing is measured on it."""
+    published = json.loads(path.read_text(encoding="utf-8"))
+    (system,) = [one for one in ROWS if one.__name__.endswith(f".{path.stem.replace('-', '_')}")]
+    run = Run.start(tmp_path / "run", "check", CheckOptions())
+    append_rows(run.artefacts / "measures.jsonl", published["measures"])
+    seeds = len({row["seed"] for row in published["measures"]})
+    verdict = system.check(run, seeds=seeds, data=write(tmp_path / "rows.jsonl", ROWS[system]))
+    assert verdict.outcome == published["outcome"]
+    assert verdict.summary == pytest.approx(published["summary"])
+    assert (verdict.rule, verdict.claim) == (published["rule"], published["claim"])
 
 
 @pytest.mark.usefixtures("model")
