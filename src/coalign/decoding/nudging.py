@@ -281,7 +281,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "documents, half of them solutions in 8 x 3 x 3 x 5 ways of writing, half with unrelated text after the question. "
         "Aligned: 2 layers and width 32 on answers in one way of writing, 500 steps against 700. One vocabulary of words. "
         "300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number is what follows \"The answer "
-        'is", else its last number.',
+        'is", else its last number. The base model alone is right on every question, so nothing can be above it by 0.05: this '
+        "world cannot show the effect, and the verdict says nothing about the claim.",
         measures=rows,
         summary={
             "seeds that hit": sum(hits.values()),
