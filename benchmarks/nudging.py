@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,7 +78,10 @@ def main() -> None:
         f"{'':10}{'tokens':>8}{'nudged':>8}{'coalign':>10}{'plain':>10}{'ratio':>8}{'base+small':>12}{'overhead':>10}"
     )
     ratios, overheads, alone = [], [], []
-    for number in range(args.repeat + 1):
+    warm = replace(settings, max_length=8)
+    cached(speakers, warm, length, prompts[:1], 1)
+    plainly(pairs, warm, length, prompts[0])
+    for _ in range(args.repeat):
         for name, prompt in enumerate(prompts):
             ours, answer = timed(clock, lambda p=prompt: cached(speakers, settings, length, [p], 1)[0])
             theirs, plain = timed(clock, lambda p=prompt: plainly(pairs, settings, length, p))
@@ -88,8 +92,6 @@ def main() -> None:
                 timed(clock, lambda s=side, p=prompt, n=tokens: decode(pairs[s], p[s], n))[0]
                 for side in pairs
             )
-            if not number:
-                continue  # warm-up
             ratios.append(theirs / ours)
             overheads.append(ours / both)
             alone.append(ours)
@@ -139,8 +141,6 @@ def cached(
 
 
 def plainly(pairs: Any, settings: Settings, length: Any, prompt: dict[str, str]) -> Guided:
-    from dataclasses import replace
-
     speakers = {side: plain_speaker(*pairs[side], prompt[side]) for side in pairs}
     return hold(guide(replace(settings, window=1), length), speakers)
 

@@ -82,6 +82,12 @@ def assert_same_gradients(
     loss, packed = gradients(model, responses, "packed")
     expected, padded = gradients(model, responses, "padded")
     torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
+    assert_close_gradients(packed, padded, tolerance, floor)
+
+
+def assert_close_gradients(
+    packed: dict[str, torch.Tensor], padded: dict[str, torch.Tensor], tolerance: float, floor: float
+) -> None:
     assert packed.keys() == padded.keys()
     largest = max(one.abs().max() for one in padded.values())
     for name, gradient in padded.items():
@@ -141,6 +147,38 @@ def test_packed_gradients_of_rankings(architecture: str, adapter: bool, checkpoi
             model = with_adapter(model) if adapter else model
             model = with_checkpointing(model) if checkpointing else model
             assert_same_gradients(model, RANKINGS, tolerance, floor)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(responses=ragged())
+def test_values_under_flex_attention(architecture: str, responses: Responses) -> None:
+    model: Any = make_model(architecture, dtype=torch.float64)
+    with torch.no_grad(), float64_norms():
+        expected = score_responses(model, responses, path="padded").token_logps
+        model.set_attn_implementation(shared_prefix.FLEX_NAME)
+        actual = score_responses(model, responses, path="packed").token_logps
+    assert model.config._attn_implementation == shared_prefix.FLEX_NAME
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_flex_attention_without_a_backward_pass_is_not_taken() -> None:
+    model: Any = make_model("llama", dtype=torch.float64)
+    model.set_attn_implementation("flex_attention")
+    score_responses(model, FIXED, path="packed").token_logps.sum().backward()
+    assert model.config._attn_implementation == shared_prefix.NAME
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward pass on CUDA alone")
+def test_gradients_under_flex_attention() -> None:
+    shape = {"hidden_size": 64, "head_dim": 16}
+    model: Any = make_model("llama", scale=2.0, **shape).cuda()
+    expected, padded = gradients(model, RANKINGS, "padded")
+    model.set_attn_implementation("flex_attention")
+    loss, packed = gradients(model, RANKINGS, "packed")
+    assert model.config._attn_implementation == shared_prefix.FLEX_NAME
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    assert_close_gradients(packed, padded, 1e-3, 0.02)
 
 
 def test_disabled_adapter_is_the_base() -> None:

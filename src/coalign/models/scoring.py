@@ -129,8 +129,9 @@ def _attention(bare: nn.Module) -> Iterator[None]:
     """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
     checkpointing runs the layers again in the backward pass, outside this context."""
     config: Any = bare.config
-    if config._attn_implementation != shared_prefix.NAME:
-        bare.set_attn_implementation(shared_prefix.NAME)  # type: ignore[operator]
+    name = shared_prefix.implementation_over(config._attn_implementation, next(bare.parameters()).device)
+    if config._attn_implementation != name:
+        bare.set_attn_implementation(name)  # type: ignore[operator]
     yield
 
 

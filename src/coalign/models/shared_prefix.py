@@ -6,20 +6,37 @@ tokens before it in its own prompt and response, and nothing else; positions of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
 from coalign.models.types import Responses
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 NAME = "coalign_shared_prefix"
 """Attention implementation under which a model accepts a `shared_prefix` layout; without one it is SDPA."""
+FLEX_NAME = "coalign_shared_prefix_flex"
+"""The same over FlexAttention: one kernel a layer that skips the blocks in which nothing is seen."""
+
+
+def implementation_over(current: str, device: torch.device) -> str:
+    """The name of shared-prefix attention for a model that runs under the implementation `current`.
+
+    FlexAttention where the model was loaded with it, but not on a CPU, where it has no backward pass.
+    """
+    wants_flex = current == "flex_attention" and device.type != "cpu"
+    return FLEX_NAME if wants_flex or current == FLEX_NAME else NAME
 
 
 @dataclass(frozen=True)
@@ -28,11 +45,33 @@ class Layout:
 
     Attributes:
         spans: for each prompt group (start, end) in the row.
-        masks: for each group its attention mask [L, L], True where a query (row) sees a key (column).
+        owners: [T] for each token of the row 0 in a prompt, else the number (from 1) of its response in the group.
     """
 
     spans: list[tuple[int, int]]
-    masks: list[Tensor]
+    owners: Tensor
+
+    @cached_property
+    def masks(self) -> list[Tensor]:
+        """For each group its attention mask [L, L], True where a query (row) sees a key (column): causal, the prompt
+        visible to all, each response visible to itself alone."""
+        parts = [self.owners[start:end] for start, end in self.spans]
+        return [((one[:, None] == one[None, :]) | (one[None, :] == 0)).tril_() for one in parts]
+
+    @cached_property
+    def block_mask(self) -> BlockMask:
+        """The same for FlexAttention, over the whole row."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        owners, length = self.owners, len(self.owners)
+        sizes = torch.tensor([end - start for start, end in self.spans])
+        groups = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(owners.device)
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            own = (owners[query] == owners[key]) | (owners[key] == 0)
+            return (query >= key) & (groups[query] == groups[key]) & own
+
+        return create_block_mask(sees, None, None, length, length, device=owners.device)
 
 
 @dataclass(frozen=True)
@@ -69,7 +108,7 @@ def pack(responses: Responses, device: torch.device | str = "cpu") -> PackedRow:
     position_ids: list[int] = []
     predictors: list[int] = []
     spans: list[tuple[int, int]] = []
-    masks: list[Tensor] = []
+    owners: list[int] = []
     by_prompt: dict[int, list[list[int]]] = {}
     for prompt, ids in zip(responses.prompt_index, responses.response_ids, strict=True):
         by_prompt.setdefault(prompt, []).append(ids)
@@ -81,13 +120,14 @@ def pack(responses: Responses, device: torch.device | str = "cpu") -> PackedRow:
         prompt_end = start + len(prompt_ids)
         input_ids += prompt_ids
         position_ids += range(len(prompt_ids))
-        for ids in group:
+        owners += [0] * len(prompt_ids)
+        for owner, ids in enumerate(group, 1):
             body = len(input_ids)
             input_ids += ids[:-1]
             position_ids += range(len(prompt_ids), len(prompt_ids) + len(ids) - 1)
+            owners += [owner] * (len(ids) - 1)
             predictors += [prompt_end - 1, *range(body, body + len(ids) - 1)]
         spans.append((start, len(input_ids)))
-        masks.append(_group_mask(len(prompt_ids), [len(ids) - 1 for ids in group], device))
     unique, rows = torch.unique(torch.tensor(predictors, device=device), return_inverse=True)
     return PackedRow(
         input_ids=torch.tensor([input_ids], device=device),
@@ -95,17 +135,8 @@ def pack(responses: Responses, device: torch.device | str = "cpu") -> PackedRow:
         predictors=unique,
         rows=rows,
         targets=torch.tensor([token for ids in responses.response_ids for token in ids], device=device),
-        layout=Layout(spans, masks),
+        layout=Layout(spans, torch.tensor(owners, device=device)),
     )
-
-
-def _group_mask(prompt_length: int, response_lengths: list[int], device: torch.device | str) -> Tensor:
-    """[L, L] causal, the prompt visible to all, each response visible to itself alone."""
-    owners = torch.repeat_interleave(
-        torch.arange(len(response_lengths) + 1), torch.tensor([prompt_length, *response_lengths])
-    ).to(device)
-    visible = (owners[:, None] == owners[None, :]) | (owners[None, :] == 0)
-    return visible.tril_()
 
 
 def shared_prefix_attention(
@@ -147,5 +178,48 @@ def shared_prefix_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
+def shared_prefix_flex_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    shared_prefix: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The same interface over FlexAttention, for CUDA; on a CPU it has a forward pass alone, and is not compiled.
+
+    Raises:
+        NotImplementedError: attention dropout, soft-capped scores or attention sinks.
+    """
+    if shared_prefix is None:
+        return flex_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    if dropout or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise NotImplementedError("attention dropout, soft-capped attention or attention sinks")
+    attend = _flex_attention(query.is_cuda)
+    output = attend(
+        query,
+        key,
+        value,
+        block_mask=shared_prefix.block_mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+@cache
+def _flex_attention(compiled: bool) -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention  # type: ignore[return-value]
+
+
 AttentionInterface.register(NAME, shared_prefix_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(FLEX_NAME, shared_prefix_flex_attention)
+AttentionMaskInterface.register(FLEX_NAME, flex_attention_mask)
