@@ -15,6 +15,7 @@ from torch import nn
 
 from coalign.training.checkpoints import COMPLETE, last_checkpoint
 from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
+from coalign.training.processes import own_batches
 from coalign.training.trainer import AlignmentTrainer, DivergedError
 from tests.models.tiny import make_model
 from tests.training.helpers import PAIRS, PAIRS_FREE, TOKENS, arguments, make_examples, pair_loss
@@ -180,13 +181,17 @@ import json, sys, torch
 from pathlib import Path
 from coalign.training.processes import end_processes
 from tests.training.test_trainer import adapted, weights, train
-from tests.training.helpers import TOKENS
+from tests.training.helpers import TOKENS, make_examples
 torch.set_num_threads(1)
 model = adapted()
-trainer = train(TOKENS, model, Path(sys.argv[1]), per_device_train_batch_size=int(sys.argv[2]))
+trainer = train(
+    TOKENS, model, Path(sys.argv[1]), per_device_train_batch_size=int(sys.argv[2]), per_device_eval_batch_size=3
+)
+held_out = trainer.evaluate(make_examples(7, seed=1))
 if trainer.is_world_process_zero():
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    Path(sys.argv[1], "result.json").write_text(json.dumps({"losses": losses, "weights": weights(model).tolist()}))
+    result = {"losses": losses, "weights": weights(model).tolist(), "held_out": held_out}
+    Path(sys.argv[1], "result.json").write_text(json.dumps(result))
 end_processes()
 """
 
@@ -203,7 +208,7 @@ def _launch(folder: Path, processes: int, batch: int) -> dict:
         launcher += ["--multi_gpu", "--main_process_port", "0"]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.getcwd(),
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.path.join(os.getcwd(), "src")]),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
@@ -218,11 +223,26 @@ def _launch(folder: Path, processes: int, batch: int) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_processes_share_records_without_repeats(count: int, processes: int) -> None:
+    shares = [
+        list(own_batches(range(count), 3, list, process=process, processes=processes))
+        for process in range(processes)
+    ]
+    assert len({len(batches) for batches in shares}) == 1, "every process makes as many passes"
+    assert sorted(one for share in shares for batch, counts in share if counts for one in batch) == [
+        *range(count)
+    ]
+
+
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     """`accelerate launch` with two gloo processes: the same losses and weights as one process."""
     one = _launch(tmp_path / "one", 1, 4)
     two = _launch(tmp_path / "two", 2, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    # Seven records in batches of three: two for one process, one and one that does not count for the other.
+    assert two["held_out"] == pytest.approx(one["held_out"], rel=1e-4)
     torch.testing.assert_close(
         torch.tensor(two["weights"]), torch.tensor(one["weights"]), rtol=1e-3, atol=2e-5
     )

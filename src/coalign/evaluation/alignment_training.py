@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -23,6 +23,7 @@ from coalign.evaluation.pair_scoring import EncodedPair, PairEncoder, pad
 from coalign.training.callbacks import ProgressBar, RunEvents
 from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints, resume_point
 from coalign.training.fit import training_arguments
+from coalign.training.processes import own_batches
 
 HEADS = ("mlm", "bin", "tri", "reg")
 CLASSIFIERS = ("bin", "tri")
@@ -188,9 +189,17 @@ class PairTrainer(WholeCheckpoints, Trainer):
         sums = torch.zeros(2, len(HEADS))
         right = torch.zeros(len(HEADS))
         with torch.no_grad():
-            for batch in self._own_share(eval_dataset if eval_dataset is not None else self.eval_dataset):
+            for batch, counts in own_batches(
+                cast(Any, eval_dataset if eval_dataset is not None else self.eval_dataset),
+                self.args.per_device_eval_batch_size,
+                self.data_collator,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            ):
                 prepared: Any = self._prepare_inputs(batch)
                 logits, labels = model(**prepared["inputs"]), prepared["pair_labels"]
+                if not counts:
+                    continue
                 sums += torch.stack([*joint_sums(logits, labels)]).cpu()
                 for head in CLASSIFIERS:
                     hits = getattr(logits, head).argmax(-1) == labels[head]
@@ -203,13 +212,6 @@ class PairTrainer(WholeCheckpoints, Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _own_share(self, data: Any) -> DataLoader[Any]:
-        """Batches of this process's part of the records. Accelerate's own split would count some twice to even it out."""
-        mine = range(self.accelerator.process_index, len(data), self.accelerator.num_processes)
-        return DataLoader(
-            Subset(data, mine), self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-        )
 
     def over_processes(self, values: Tensor) -> Tensor:
         """The sum over the processes, on the CPU."""

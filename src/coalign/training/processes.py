@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from coalign.core.errors import ConfigError
 
@@ -29,3 +31,25 @@ def end_processes() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def own_batches(
+    data: Sequence[Any], size: int, collate: Callable[[list[Any]], Any], *, process: int, processes: int
+) -> Iterator[tuple[Any, bool]]:
+    """Batches of one process's share of records, each record in one share.
+
+    Every process gets as many batches, because a forward pass of a sharded model waits for all of them: a process
+    with less to do gets the first record once more.
+
+    Args:
+        data: records; the share are those at `process`, `process + processes`, ...
+        size: records in a batch.
+        process, processes: index of this process, and their number.
+
+    Yields:
+        (batch, whether it counts): a batch that only keeps step does not.
+    """
+    own = range(process, len(data), processes)
+    for start in range(0, -(-len(data) // processes), size):
+        records = [data[index] for index in own[start : start + size]]
+        yield collate(records or [data[0]]), bool(records)

@@ -30,6 +30,7 @@ from coalign.models.scoring import score_responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints
 from coalign.training.objective import Losses, Objective, ScoredBatch
+from coalign.training.processes import own_batches
 
 OBJECTIVE_STATE = "objective_state.json"
 
@@ -166,14 +167,22 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Loss and metrics over the evaluation records, normalised like training."""
-        loader = self.get_eval_dataloader(eval_dataset)
+        data: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
         model: Any = self._wrap_model(cast(nn.Module, self.model), training=False)
         model.eval()
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
         with torch.no_grad():
-            for inputs in loader:
+            for inputs, counts in own_batches(
+                data,
+                self.args.per_device_eval_batch_size,
+                self.data_collator,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            ):
                 batch = cast(Batch, self._prepare_inputs(inputs)["batch"])
                 scored = self.score(model, batch)
+                if not counts:
+                    continue
                 output = self.objective.loss(scored, self.constants)
                 count = batch.count(self.objective.normalise)
                 sums["loss"] += torch.tensor([float(output.losses.sum()), count], dtype=torch.float64)
