@@ -1,8 +1,8 @@
 """Sums of two numbers of two digits, worked out in words, and two language models that know different halves of it.
 
 The *base* model reads documents: a sum is followed by its solution, in one of many ways of writing, or, as often, by
-text that has nothing to do with it. It learns to add and never what an answer should look like. The *aligned* model is
-much smaller and reads questions with answers in one way of writing; it learns that and is too small to add reliably.
+text that has nothing to do with it. It learns to add, but by itself it does not answer. The *aligned* model is much
+smaller and reads questions with answers in one way of writing; it learns that and is too small to add.
 Both have one vocabulary of words, digits and signs; a word brings its space.
 """
 
@@ -26,10 +26,12 @@ CARRIES = ("carry", "keep", "hold")
 JOINS = ("then", "next", "and")
 CLOSINGS = ("The answer is", "So we get", "Together that makes", "Hence the sum equals", "In total")
 CHATTER = (
-    "the boats come home before the rain", "she paints small birds on old paper", "a train leaves the town at dawn",
-    "nobody knows who built that long wall", "he sold his green bicycle to my aunt", "winter bread needs salt and time",
+    "the boats come home before the rain", "the small birds sit on old paper", "our train leaves the town at dawn",
+    "nobody knows who built that long wall", "nobody sold a green bicycle to my aunt", "they say bread needs salt and time",
     "our cat sleeps under the warm oven", "they sing about rivers and lost keys",
 )  # fmt: skip
+"""What stands after a question as often as a solution. It begins with four words and solutions with eight, so a base
+model that always takes the most probable word does not answer."""
 ANSWER = re.compile(r"The answer is((?: ?\d)+)")
 NUMBERS = re.compile(r"\d(?: ?\d)*")
 
@@ -82,7 +84,12 @@ class AdditionWorld:
 
 
 def make_world(
-    seed: int, *, questions: int = 300, base_steps: int = 700, aligned_steps: int = 500
+    seed: int,
+    *,
+    questions: int = 300,
+    documents: int = 20_000,
+    base_steps: int = 700,
+    aligned_steps: int = 500,
 ) -> AdditionWorld:
     """Both models, trained, and held-out questions."""
     tokenizer = make_tokenizer()
@@ -90,13 +97,14 @@ def make_world(
     sums = [Sum(10 + place // 90, 10 + place % 90) for place in order]
     held_out, known = tuple(sums[:questions]), sums[questions:]
     draw = stream(seed, "documents")
-    documents = [_document(known, draw) for _ in range(20_000)]
-    answers = [one.prompt + worked(one, "Sure .", "carry", "then", "The answer is") for one in known]
+    texts = [_document(known, draw) for _ in range(documents)]
+    shown = known[:documents]
+    answers = [one.prompt + worked(one, "Sure .", "carry", "then", "The answer is") for one in shown]
     base = seeded(lambda: tiny_transformer(len(tokenizer), 96, 3, 4), 2 * seed)
-    aligned = seeded(lambda: tiny_transformer(len(tokenizer), 32, 2, 2), 2 * seed + 1)
+    aligned = seeded(lambda: tiny_transformer(len(tokenizer), 32, 1, 2), 2 * seed + 1)
     for model in (base, aligned):
         end_with(model, tokenizer)
-    train_on_texts(base, tokenizer, documents, steps=base_steps, generator=stream(seed, "base"))
+    train_on_texts(base, tokenizer, texts, steps=base_steps, generator=stream(seed, "base"))
     train_on_texts(aligned, tokenizer, answers, steps=aligned_steps, generator=stream(seed, "aligned"))
     return AdditionWorld(base, aligned, tokenizer, held_out)
 
@@ -106,11 +114,8 @@ def _document(sums: Sequence[Sum], draw: torch.Generator) -> str:
         return options[int(torch.randint(len(options), (1,), generator=draw))]
 
     question = pick(sums)
-    kind = int(torch.randint(4, (1,), generator=draw))
-    if kind < 2:
+    if int(torch.randint(2, (1,), generator=draw)):
         return question.prompt + worked(question, pick(STARTS), pick(CARRIES), pick(JOINS), pick(CLOSINGS))
-    if kind == 2:  # a list of questions that nobody answers
-        return question.prompt.removesuffix("A :") + pick(sums).prompt.removesuffix("\nA :")
     return f"{question.prompt} {pick(CHATTER)} {pick(CHATTER)} ."
 
 

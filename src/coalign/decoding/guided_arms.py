@@ -17,11 +17,18 @@ from coalign.models.generation import TransformersGenerator
 from coalign.models.types import Sampling
 
 GAMMA, LONGEST, ROWS = 0.4, 60, 100
+OPENING = " Sure ."
 
 
 def alone(side: Literal["base", "aligned"], world: AdditionWorld) -> Measures:
     """One model's greedy answers."""
     return {"accuracy": fmean(right(world, _greedy(side, world)))}
+
+
+def begun(world: AdditionWorld) -> Measures:
+    """The base model's greedy answers after the words with which the aligned model begins: what it can do once it
+    answers at all."""
+    return {"accuracy": fmean(right(world, _greedy("base", world, OPENING)))}
 
 
 def nudged(world: AdditionWorld) -> Measures:
@@ -109,7 +116,8 @@ def right(world: AdditionWorld, texts: Sequence[str]) -> list[bool]:
     return [answer_of(text) == one.total for text, one in zip(texts, world.questions, strict=True)]
 
 
-def _greedy(side: str, world: AdditionWorld) -> list[str]:
+def _greedy(side: str, world: AdditionWorld, opening: str = "") -> list[str]:
     generator = TransformersGenerator(getattr(world, side), world.tokenizer)
     sampling = Sampling(max_new_tokens=LONGEST, temperature=0.0)
-    return [one[0].text for one in generator.generate([one.prompt for one in world.questions], sampling)]
+    prompts = [one.prompt + opening for one in world.questions]
+    return [one[0].text for one in generator.generate(prompts, sampling)]

@@ -32,7 +32,7 @@ from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, opti
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.decoding.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
-from coalign.decoding.guided_arms import alone, ensembled, nudged
+from coalign.decoding.guided_arms import alone, begun, ensembled, nudged
 from coalign.decoding.guided_report import write_guided_report
 from coalign.decoding.methods import Method, MethodModels
 from coalign.decoding.mixtures import ENSEMBLE_TOP, PLAIN, PROXY_TOP, ensemble, mix, proxy_tuning
@@ -247,9 +247,13 @@ def _answer(answer: Guided, length: Length) -> dict[str, Any]:
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """A base model that can add, nudged by a small one that knows how answers look, beats both, in a world of sums."""
+    """A base model that can add, nudged by a small one that knows how answers look, beats both, in a world of sums.
+
+    The base model with the first words of an answer is reported and has no part in the rule.
+    """
     arms = {
         "base": partial(alone, "base"),
+        "base, answer begun": begun,
         "aligned": partial(alone, "aligned"),
         "nudged": nudged,
         "ensemble": ensembled,
@@ -277,12 +281,13 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         rule="Seen: the nudged answers' accuracy is above that of both models alone by 0.05 or more in at least 4 of 5 "
         "seeds, McNemar's exact test against the better of the two (by mean accuracy), pooled over seeds, gives p < "
         "0.05, and the mean share of nudged words is below 0.5. Otherwise not seen.",
-        setting="Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96 on "
-        "documents, half of them solutions in 8 x 3 x 3 x 5 ways of writing, half with unrelated text after the question. "
-        "Aligned: 2 layers and width 32 on answers in one way of writing, 500 steps against 700. One vocabulary of words. "
-        "300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number is what follows \"The answer "
-        'is", else its last number. The base model alone is right on every question, so nothing can be above it by 0.05: this '
-        "world cannot show the effect, and the verdict says nothing about the claim.",
+        setting="Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96, 700 steps "
+        "on documents in which a question is followed by a solution in one of 8 x 3 x 3 x 5 ways of writing or, as often, by "
+        "unrelated text, which begins with one of 4 words. Aligned: 1 layer and width 32, 500 steps on answers in one way of "
+        "writing. One vocabulary of words. 300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number "
+        'is what follows "The answer is", else its last number. Mended after its first run, under the same rule: there the '
+        "base model answered by itself and was right on every question, and the aligned model (2 layers) on 96 %, so that no "
+        "arm could be better by 0.05.",
         measures=rows,
         summary={
             "seeds that hit": sum(hits.values()),
@@ -291,9 +296,18 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "pooled p": p,
             "nudged words": ratio,
             "accuracy, nudged - ensemble": mean_of(paired_gaps(rows, "accuracy", "nudged", "ensemble")),
+            "accuracy, nudged - base with its answer begun": mean_of(
+                paired_gaps(rows, "accuracy", "nudged", "base, answer begun")
+            ),
             "models differ where the base is below 0.3": unsure,
             "models differ where the base is above 0.8": sure,
         },
+        tried=[
+            (
+                "The world before it was mended, in which the base model answers by itself: accuracy of the base model "
+                "1.000, aligned 0.960, nudged 0.972, ensemble 1.000, with 10 % of the words nudged (not seen)."
+            )
+        ],
         seconds=seconds_spent(run),
     )
 
