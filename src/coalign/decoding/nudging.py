@@ -283,7 +283,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "0.05, and the mean share of nudged words is below 0.5. Otherwise not seen.",
         setting="Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96, 700 steps "
         "on documents in which a question is followed by a solution in one of 8 x 3 x 3 x 5 ways of writing or, as often, by "
-        "unrelated text, which begins with one of 4 words. Aligned: 1 layer and width 32, 500 steps on answers in one way of "
+        "unrelated text, which begins with one of 4 words, so that it never answers by itself. Aligned: 1 layer and width 32, 500 steps on answers in one way of "
         "writing. One vocabulary of words. 300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number "
         'is what follows "The answer is", else its last number. Mended after its first run, under the same rule: there the '
         "base model answered by itself and was right on every question, and the aligned model (2 layers) on 96 %, so that no "
@@ -306,7 +306,11 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             (
                 "The world before it was mended, in which the base model answers by itself: accuracy of the base model "
                 "1.000, aligned 0.960, nudged 0.972, ensemble 1.000, with 10 % of the words nudged (not seen)."
-            )
+            ),
+            (
+                "Proposals of the aligned model of 8, 4 and 2 tokens in place of 16, seed 0: accuracy 0.667, 1.000 and 1.000 "
+                "against 0.500. Where a proposal holds the end of the answer it is taken whole, here with the number."
+            ),
         ],
         seconds=seconds_spent(run),
     )
