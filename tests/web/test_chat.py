@@ -57,9 +57,8 @@ def test_generate_over_an_endpoint(coalign, model, prompts, address, tmp_path): 
     refused = coalign(*command, "--endpoint", address, "--model", model, "--out", str(tmp_path / "x"))
     assert refused.code == 2
     assert "--model has no effect with --endpoint" in refused.err
-    partial = coalign(
-        *command, "--endpoint", "http://127.0.0.1:9/v1", "--endpoint-retries", "0", "--out", "x.jsonl"
-    )
+    nobody = ["--endpoint", "http://127.0.0.1:9/v1", "--endpoint-retries", "0"]
+    partial = coalign(*command, *nobody, "--out", str(tmp_path / "none.jsonl"))
     assert partial.code == 1
     assert "cannot connect" in partial.err
 
