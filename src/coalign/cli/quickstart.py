@@ -12,7 +12,7 @@ SETTINGS = {
     "temperature": 0.9,
     "margin": 0.5,
     "max_new_tokens": 48,
-    "learning_rate": 2e-4,
+    "learning_rate": 1e-4,
     "epochs": 2.0,
     "batch_size": 2,
     "gradient_accumulation": 2,
