@@ -39,7 +39,9 @@ class ModelOptions:
     )
     device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = option(
-        "auto", "attention kernel; auto: what Transformers chooses for the model"
+        "auto",
+        "attention kernel; auto: what Transformers chooses for the model. Scoring shares prompts over SDPA whatever is "
+        "chosen, on CUDA over FlexAttention where flex_attention is",
     )
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
 

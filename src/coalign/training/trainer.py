@@ -86,7 +86,7 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
             self.reference = reference.to(self.args.device).eval().requires_grad_(False)
         self.model_accepts_loss_kwargs = True
         self.objective_state = objective.state() if objective.state else None
-        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+        self._sums = _no_sums()
         self._step_ids: list[str] = []
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -170,7 +170,7 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
         data: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
         model: Any = self._wrap_model(cast(nn.Module, self.model), training=False)
         model.eval()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+        sums = _no_sums()
         with torch.no_grad():
             for inputs, counts in own_batches(
                 data,
@@ -181,12 +181,13 @@ class AlignmentTrainer(WholeCheckpoints, Trainer):
             ):
                 batch = cast(Batch, self._prepare_inputs(inputs)["batch"])
                 scored = self.score(model, batch)
-                if not counts:
-                    continue
                 output = self.objective.loss(scored, self.constants)
                 count = batch.count(self.objective.normalise)
-                sums["loss"] += torch.tensor([float(output.losses.sum()), count], dtype=torch.float64)
-                _add(sums, {**self._common_metrics(scored), **output.metrics})
+                target = sums if counts else _no_sums()
+                target["loss"] += torch.tensor([float(output.losses.sum()), count], dtype=torch.float64)
+                _add(target, {**self._common_metrics(scored), **output.metrics})
+                for name in target:
+                    sums[name] += 0  # a process whose batches do not count sums up the same names
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(sums).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -295,6 +296,11 @@ def _all_equal(values: Tensor, record_index: Tensor) -> Tensor:
         for fill, how in ((-torch.inf, "amax"), (torch.inf, "amin"))
     ]
     return (ends[0] <= ends[1]).to(values.dtype)
+
+
+def _no_sums() -> dict[str, Tensor]:
+    """By name [2]: a sum and how many values are in it, from nothing."""
+    return defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
 
 
 def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
