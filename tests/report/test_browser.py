@@ -132,6 +132,17 @@ def test_nothing_scrolls_sideways(browser, tmp_path: Path, width: int, report: R
     assert js(browser, "document.documentElement.scrollWidth") <= width
 
 
+def test_short_names_of_facts_stay_on_one_line(browser, tmp_path: Path) -> None:
+    _open(browser, example_report(), tmp_path / "report.html", width=1280)
+    lines = js(
+        browser,
+        "[...document.querySelectorAll('.facts dt')].map("
+        "one => one.getBoundingClientRect().height / parseFloat(getComputedStyle(one).lineHeight))",
+    )
+    assert lines
+    assert max(lines) < 1.5
+
+
 def test_marked_text_is_coloured_searched_and_explained(browser, tmp_path: Path) -> None:
     text = "\U0001f600 tea </script> and more"
     marks = [
