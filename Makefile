@@ -26,7 +26,8 @@ demo: setup  ## Align SmolLM2-135M-Instruct on this machine and prove it (under 
 	@$(BIN)/coalign quickstart --out runs/quickstart
 
 test: setup  ## Run the tests (tiny models, a few minutes)
-	@$(BIN)/python -m pytest -n auto -m "not slow"
+	@# A worker a core; more threads would only wait for each other.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: setup  ## Run also the tests that need minutes or the default model
 	@$(BIN)/python -m pytest -n 1 -m slow
