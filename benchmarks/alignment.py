@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coalign.core.measure import measure, peak_memory_mb
-from coalign.speech.ctc_align import LoosePath, ground_truth, segment, utterance_segments
+from coalign.speech.ctc.align import LoosePath, ground_truth, segment, utterance_segments
 
 FRAME, LABELS, BLANK = 0.02, 32, 0
 Segments = list[tuple[float, float, float]]
@@ -152,12 +152,12 @@ def hour(minutes: float, model: str | None, windows_only: bool) -> None:
     """Align an hour of speech with its text, window by window and in one pass."""
     import soundfile
 
-    from coalign.speech import voice_world as world
-    from coalign.speech.anchored_windows import WindowRules
-    from coalign.speech.audio import SAMPLE_RATE, read_audio
-    from coalign.speech.long_alignment import align_recording
-    from coalign.speech.recogniser import load_recogniser
-    from coalign.speech.recordings import Recording
+    from coalign.checks.worlds import voice_world as world
+    from coalign.speech.audio.audio import SAMPLE_RATE, read_audio
+    from coalign.speech.audio.recordings import Recording
+    from coalign.speech.ctc.recogniser import load_recogniser
+    from coalign.speech.segmentation.anchored_windows import WindowRules
+    from coalign.speech.segmentation.long_alignment import align_recording
 
     with tempfile.TemporaryDirectory() as scratch:
         rng = random.Random(0)

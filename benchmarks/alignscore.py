@@ -26,10 +26,10 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from coalign.evaluation.alignment_functions import headed_scorer
-from coalign.evaluation.alignment_model import AlignmentModel, new_encoder
-from coalign.evaluation.support import SupportScorer, aggregate
-from coalign.models.loading import load_tokenizer
+from coalign.evaluation.factuality.functions import headed_scorer
+from coalign.evaluation.factuality.model import AlignmentModel, new_encoder
+from coalign.evaluation.factuality.scorer import SupportScorer, aggregate
+from coalign.models.files.loading import load_tokenizer
 
 SIZES = {"minilm": (384, 6, 12, 1536), "base": (768, 12, 12, 3072)}
 VOCABULARY = (

@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
-from coalign.evaluation.ratings import bradley_terry, match_probabilities, wins_table
-from coalign.evaluation.tournament import play_bracket, simulate
+from coalign.evaluation.arena.tournament import play_bracket, simulate
 from coalign.evaluation.varco_arena import PAPER_RATINGS
+from coalign.measures.ratings import bradley_terry, match_probabilities, wins_table
 
 
 def main() -> None:

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 
 from coalign.data.encoding import encode_prompt
-from coalign.decoding.lookahead import top_tokens
-from coalign.decoding.search_generator import SearchGenerator, SearchOptions
-from coalign.models.backends import open_transformers
-from coalign.models.endings import stop_token_ids
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.search.generator import SearchGenerator, SearchOptions
+from coalign.decoding.search.lookahead import top_tokens
+from coalign.judging.rewards.mix import Draft, RewardMix
+from coalign.judging.rewards.specs import RewardOptions, build_rewards
+from coalign.models.backends.open import open_transformers
+from coalign.models.generation.endings import stop_token_ids
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
-from coalign.rewards.reward_mix import Draft, RewardMix
-from coalign.rewards.reward_specs import RewardOptions, build_rewards
 
 WORDS = ("river, dog and bread", "moon, train and chair", "bird, stone and milk", "ship, lamp and horse")
 FILLER = "You write for a small newspaper whose readers like short sentences, dry humour and numbers that they can check. "

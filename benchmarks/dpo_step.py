@@ -93,7 +93,7 @@ def read_pairs(arguments: argparse.Namespace) -> list[Pair]:
     if arguments.data:
         from coalign.data.encoding import encode_records
         from coalign.data.readers import read_records
-        from coalign.models.loading import load_tokenizer
+        from coalign.models.files.loading import load_tokenizer
 
         tokenizer = load_tokenizer(arguments.model)
         records = read_records(arguments.data, on_bad_record="skip", limit=600).records
@@ -132,7 +132,7 @@ def make_base(arguments: argparse.Namespace) -> nn.Module:
         torch.manual_seed(0)
         base: Any = LlamaForCausalLM(config)
     else:
-        from coalign.models.loading import load_model
+        from coalign.models.files.loading import load_model
         from coalign.models.options import ModelOptions
 
         base = load_model(ModelOptions(model=arguments.model, device="cpu", dtype="float32"), training=True)
@@ -160,8 +160,8 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
 
     from coalign.data.encoding import EncodedRecord
     from coalign.models.adapters import disabled_adapter
-    from coalign.preference.learning import load_objectives
     from coalign.training.batches import Example, collate
+    from coalign.training.learning import load_objectives
     from coalign.training.reference import with_reference
     from coalign.training.trainer import AlignmentTrainer
 
@@ -211,7 +211,7 @@ def make_trl(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step, nn
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from coalign.models.loading import load_tokenizer
+    from coalign.models.files.loading import load_tokenizer
 
     tokenizer = load_tokenizer("default" if arguments.model == "random-1b" else arguments.model)
     base = make_base(arguments)

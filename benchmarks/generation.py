@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from coalign.models.decode_loop import DecodeLoop, Decoding
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 
 TOPICS = ("rivers", "the moon", "bread", "chess", "old maps", "bees", "steam engines", "rainbows")
@@ -117,7 +117,7 @@ def compare(
 def load(name: str, count: int, device: str, ends: float) -> tuple[Any, Any, list[list[int]]]:
     """Model, tokenizer and encoded prompts of ragged length."""
     from coalign.data.encoding import encode_prompt
-    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.files.loading import load_model, load_tokenizer
     from coalign.models.options import ModelOptions
 
     tokenizer: Any = load_tokenizer("default" if name == "tiny" else name)

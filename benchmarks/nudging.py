@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from coalign.decoding.cached_speakers import MOST_PARTS, CachedSpeaker, Conversation, converse
-from coalign.decoding.guided import BASE, NUDGING, Guided, Settings, guide
-from coalign.decoding.speakers import Chunk, Speaker, Token, hold
-from coalign.decoding.two_prompts import PromptOptions, aligned_prompt, base_prompt
-from coalign.models.endings import stop_token_ids
-from coalign.models.growing_text import TokenTexts
+from coalign.decoding.collaboration.cached_speakers import MOST_PARTS, CachedSpeaker, Conversation, converse
+from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide
+from coalign.decoding.collaboration.speakers import Chunk, Speaker, Token, hold
+from coalign.decoding.collaboration.two_prompts import PromptOptions, aligned_prompt, base_prompt
+from coalign.models.generation.endings import stop_token_ids
+from coalign.models.generation.growing_text import TokenTexts
 
 QUESTIONS = (
     "Why do ships float although steel sinks?",
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def load(name: str) -> tuple[Any, Any]:
-    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.files.loading import load_model, load_tokenizer
     from coalign.models.options import ModelOptions
 
     return load_model(ModelOptions(model=name, dtype="float32"), training=False), load_tokenizer(name)

@@ -16,7 +16,7 @@ from coalign.cli.objectives import method_of
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
 from coalign.core.system import load_system, module_name
-from coalign.preference.learning import load_objectives
+from coalign.training.learning import load_objectives
 from coalign.training.objective import Objective
 
 

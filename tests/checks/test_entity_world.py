@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from coalign.checks.entity_world import (
+from coalign.checks.tiny_models import stream
+from coalign.checks.worlds.entity_world import (
     IDK_TOKEN,
     NAMES,
     entity_world,
@@ -10,7 +11,6 @@ from coalign.checks.entity_world import (
     sampled_answers,
     tuned,
 )
-from coalign.checks.tiny_models import stream
 
 
 def test_halves_are_disjoint_and_half_known() -> None:

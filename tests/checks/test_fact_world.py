@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from coalign.checks.fact_world import (
+from coalign.checks.worlds.fact_world import (
     LIMIT,
     AligningEncoder,
     documents,

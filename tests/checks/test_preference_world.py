@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from coalign.checks.preference_world import (
+from coalign.checks.steps import example, reference_logps
+from coalign.checks.worlds.preference_world import (
     END,
     SEPARATOR,
     Candidates,
@@ -19,9 +20,8 @@ from coalign.checks.preference_world import (
     training_arm,
     untrained_arm,
 )
-from coalign.checks.steps import example, reference_logps
-from coalign.preference.pairwise import DPOConstants
 from coalign.training.batches import Example
+from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.objective import get_objective
 
 

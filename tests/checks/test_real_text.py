@@ -22,14 +22,7 @@ from coalign.checks.real_text import (
     share_above,
     text_logps,
 )
-from coalign.checks.text_training import adapted
-from coalign.core.errors import DataError
-from coalign.core.files import append_rows
-from coalign.core.runs import Run
-from coalign.data.encoding import encode_response
-from coalign.data.records import Demonstration, Judgment, Preference
-from coalign.preference import aft, cut, d2o, poft, pro, reward_augmented
-from coalign.preference.real_text_arms import (
+from coalign.checks.system_arms.real_text_arms import (
     GoalText,
     criticised,
     negative_measures,
@@ -38,6 +31,13 @@ from coalign.preference.real_text_arms import (
     quoted_spans,
     quoted_text,
 )
+from coalign.checks.text_training import adapted
+from coalign.core.errors import DataError
+from coalign.core.files import append_rows
+from coalign.core.runs import Run
+from coalign.data.encoding import encode_response
+from coalign.data.records import Demonstration, Judgment, Preference
+from coalign.preference import aft, cut, d2o, poft, pro, reward_augmented
 from coalign.training.objective import get_objective
 from tests.preference.tiny_runs import save_tiny_model, write
 

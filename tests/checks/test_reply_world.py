@@ -8,15 +8,15 @@ import math
 import pytest
 import torch
 
-from coalign.checks.reply_world import (
+from coalign.checks.steps import LIKELIHOOD
+from coalign.checks.tiny_models import TinyGRU, seeded
+from coalign.checks.worlds.reply_world import (
     ReplyWorld,
     SampledReplies,
     satisfaction_and_task,
     training_arm,
     untrained_arm,
 )
-from coalign.checks.steps import LIKELIHOOD
-from coalign.checks.tiny_models import TinyGRU, seeded
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_base_model_repeats_itself(world: ReplyWorld, material: SampledRepli
 def test_arms_train_on_the_replies_they_name(
     material: SampledReplies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coalign.checks import reply_world
+    from coalign.checks.worlds import reply_world
 
     seen = {}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coalign.checks import flagged_world, marked_world, preference_world, scored_world
 from coalign.checks.options import CheckOptions
+from coalign.checks.worlds import flagged_world, marked_world, preference_world, scored_world
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict

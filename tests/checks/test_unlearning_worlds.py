@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coalign.checks import flagged_world, marked_world, scored_world
-from coalign.checks.flagged_world import Judged, JudgedAnswer
-from coalign.checks.marked_world import ASCENT, MarkedWorld
-from coalign.checks.preference_world import PreferenceWorld
-from coalign.checks.reply_world import ReplyWorld
-from coalign.checks.scored_world import ScoredPair, ScoredWorld, pair_rows
 from coalign.checks.steps import trained
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
+from coalign.checks.worlds import flagged_world, marked_world, scored_world
+from coalign.checks.worlds.flagged_world import Judged, JudgedAnswer
+from coalign.checks.worlds.marked_world import ASCENT, MarkedWorld
+from coalign.checks.worlds.preference_world import PreferenceWorld
+from coalign.checks.worlds.reply_world import ReplyWorld
+from coalign.checks.worlds.scored_world import ScoredPair, ScoredWorld, pair_rows
 
 
 def test_a_share_of_the_answers_is_marked() -> None:

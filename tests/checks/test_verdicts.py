@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from coalign.checks import mixed_world, preference_world, reply_world
 from coalign.checks.arms import ITEMS
 from coalign.checks.options import CheckOptions
+from coalign.checks.worlds import mixed_world, preference_world, reply_world
 from coalign.core.catalogue import entries
 from coalign.core.files import append_rows
 from coalign.core.runs import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.generator import TransformersGenerator
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 

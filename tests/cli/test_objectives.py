@@ -6,7 +6,7 @@ import pytest
 
 from coalign.cli.objectives import method_of
 from coalign.core.options import options_of
-from coalign.preference.learning import load_objectives
+from coalign.training.learning import load_objectives
 
 
 def test_objectives_are_listed_with_what_they_need(coalign: Callable) -> None:

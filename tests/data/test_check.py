@@ -150,7 +150,7 @@ def test_cli_options_work_or_fail(tmp_path):
 
 
 def test_cli_counts_tokens_of_a_model(tmp_path, monkeypatch):
-    loading = pytest.importorskip("coalign.models.loading")
+    loading = pytest.importorskip("coalign.models.files.loading")
     monkeypatch.setattr(loading, "load_tokenizer", lambda name: byte_tokenizer(CHATML))
     path = write(tmp_path / "a.jsonl", {"prompt": "q", "chosen": "yes", "rejected": "no " * 30})
     result = CliRunner().invoke(data, ["check", path, "--model", "tiny", "--max-length", "40"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from coalign.models.token_tree import ROOT
+from coalign.models.scoring.token_tree import ROOT
 
 
 class Chain:

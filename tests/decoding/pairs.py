@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from coalign.decoding.cached_speakers import MOST_PARTS
-from coalign.decoding.speakers import Chunk, Speaker, Token
-from coalign.models.endings import stop_token_ids
-from coalign.models.growing_text import TokenTexts
+from coalign.decoding.collaboration.cached_speakers import MOST_PARTS
+from coalign.decoding.collaboration.speakers import Chunk, Speaker, Token
+from coalign.models.generation.endings import stop_token_ids
+from coalign.models.generation.growing_text import TokenTexts
 from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
 from tests.models.tiny import make_model
 from tests.preference.tiny_chat import tiny_tokenizer

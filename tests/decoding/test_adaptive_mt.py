@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from coalign.core.errors import ConfigError
 from coalign.core.runs import Run
 from coalign.decoding import adaptive_mt
-from coalign.decoding.adaptive_translation import AdaptiveTranslator, TranslationOptions
-from coalign.decoding.translation_files import Sentence, read_sentences
-from coalign.decoding.translation_memory import (
+from coalign.decoding.translation.files import Sentence, read_sentences
+from coalign.decoding.translation.memory import (
     KeptEncoder,
     TranslationMemory,
     TranslationUnit,
@@ -24,7 +23,7 @@ from coalign.decoding.translation_memory import (
     mine_pairs,
     terms_in,
 )
-from coalign.decoding.translation_prompts import (
+from coalign.decoding.translation.prompts import (
     Labels,
     Shot,
     TranslationRequest,
@@ -33,6 +32,7 @@ from coalign.decoding.translation_prompts import (
     read_terms,
     translation_prompt,
 )
+from coalign.decoding.translation.translator import AdaptiveTranslator, TranslationOptions
 from coalign.models.types import Generation
 from coalign.report.html import read_report
 

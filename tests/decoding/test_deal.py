@@ -9,7 +9,7 @@ import pytest
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.decoding import deal
-from coalign.decoding.search_generator import SearchGenerator
+from coalign.decoding.search.generator import SearchGenerator
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign  # the command line in this process
 from tests.selfalign.tiny import make_model_folder

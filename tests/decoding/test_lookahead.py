@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coalign.decoding.lookahead import SearchCost, SearchSettings, rows_of, search, top_tokens
-from coalign.models.token_tree import CachedTrees, PlainTrees
+from coalign.decoding.search.lookahead import SearchCost, SearchSettings, rows_of, search, top_tokens
+from coalign.models.scoring.token_tree import CachedTrees, PlainTrees
 from tests.decoding.chain import Chain
 from tests.models.tiny import VOCABULARY, make_model
 

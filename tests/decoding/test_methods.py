@@ -11,10 +11,10 @@ import pytest
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, option
-from coalign.decoding import methods as module
-from coalign.decoding.methods import Method, MethodModels, available_methods, get_method, open_methods
-from coalign.models import backends
-from coalign.models.backend_options import BackendOptions
+from coalign.models import methods as module
+from coalign.models.backends import open as backends
+from coalign.models.backends.options import BackendOptions
+from coalign.models.methods import Method, MethodModels, available_methods, get_method, open_methods
 from coalign.models.options import ModelOptions
 
 

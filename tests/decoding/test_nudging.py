@@ -13,13 +13,19 @@ from coalign.cli.run import execute
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.decoding import nudging, two_models
-from coalign.decoding.guided import BASE, NUDGING, Guided, Turn
-from coalign.decoding.guided_report import marks_of
-from coalign.decoding.methods import open_methods
-from coalign.decoding.remote_speakers import approximate_length, chunk_of, continued
-from coalign.decoding.two_prompts import PromptOptions, aligned_messages, aligned_prompt, base_prompt
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding import nudging
+from coalign.decoding.collaboration import two_models
+from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Turn
+from coalign.decoding.collaboration.remote_speakers import approximate_length, chunk_of, continued
+from coalign.decoding.collaboration.report import marks_of
+from coalign.decoding.collaboration.two_prompts import (
+    PromptOptions,
+    aligned_messages,
+    aligned_prompt,
+    base_prompt,
+)
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.methods import open_methods
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer, metaspace_tokenizer

@@ -6,7 +6,10 @@ from collections import Counter
 
 import pytest
 
-from coalign.checks.addition_world import (
+from coalign.checks.options import CheckOptions
+from coalign.checks.system_arms.guided_arms import OPENING, alone, begun, ensembled, nudged
+from coalign.checks.tiny_models import stream
+from coalign.checks.worlds.addition_world import (
     CHATTER,
     STARTS,
     Sum,
@@ -16,12 +19,9 @@ from coalign.checks.addition_world import (
     make_world,
     worked,
 )
-from coalign.checks.options import CheckOptions
-from coalign.checks.tiny_models import stream
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.decoding import nudging
-from coalign.decoding.guided_arms import OPENING, alone, begun, ensembled, nudged
 
 
 def test_solutions_are_right():

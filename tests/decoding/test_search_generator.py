@@ -9,12 +9,12 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.data.frame import Frame
-from coalign.decoding.best_of_n import BestOfGenerator
-from coalign.decoding.methods import MethodModels, open_methods
-from coalign.decoding.search_generator import SearchGenerator, SearchOptions, with_instruction
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.search.best_of_n import BestOfGenerator
+from coalign.decoding.search.generator import SearchGenerator, SearchOptions, with_instruction
+from coalign.judging.rewards.mix import RewardMix, Weighted
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.methods import MethodModels, open_methods
 from coalign.models.types import Sampling
-from coalign.rewards.reward_mix import RewardMix, Weighted
 from tests.models.tiny import make_model
 from tests.preference.tiny_chat import NO_SYSTEM, VOCABULARY, tiny_tokenizer
 

@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.decoding.translation_files import (
+from coalign.decoding.translation.files import (
     language_code,
     read_glossary,
     read_sentences,
     write_tmx,
     write_tsv,
 )
-from coalign.decoding.translation_memory import TranslationUnit
+from coalign.decoding.translation.memory import TranslationUnit
 
 CODES = ("en", "es")
 TMX = """<?xml version="1.0" encoding="UTF-8"?>

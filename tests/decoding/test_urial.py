@@ -15,8 +15,10 @@ from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
-from coalign.decoding import in_context_ratings, token_shift_run, urial
-from coalign.decoding.in_context import (
+from coalign.decoding import urial
+from coalign.decoding.in_context import ratings as in_context_ratings
+from coalign.decoding.in_context import token_shift_run
+from coalign.decoding.in_context.prefix import (
     STYLES,
     Example,
     Style,
@@ -26,10 +28,9 @@ from coalign.decoding.in_context import (
     prefix_of,
     turns_of,
 )
-from coalign.decoding.in_context_ratings import safety_flags
-from coalign.decoding.in_context_report import has_list, has_loop, has_offer
-from coalign.decoding.methods import open_methods
-from coalign.decoding.token_shift import (
+from coalign.decoding.in_context.ratings import safety_flags
+from coalign.decoding.in_context.report import has_list, has_loop, has_offer
+from coalign.decoding.in_context.token_shift import (
     assert_same_tokens,
     class_shares,
     compare_distributions,
@@ -39,11 +40,12 @@ from coalign.decoding.token_shift import (
     shifted_share,
     token_shifts,
 )
-from coalign.evaluation.aspects import ASPECTS, answer_means, overall, rate_aspects
-from coalign.evaluation.judge_store import ReplyStore
-from coalign.evaluation.judging import JudgeItem
-from coalign.evaluation.language_judge import LanguageModelJudge
-from coalign.models.generation import TransformersGenerator
+from coalign.judging.aspects import ASPECTS, answer_means, overall, rate_aspects
+from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.protocol import JudgeItem
+from coalign.judging.store import ReplyStore
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.methods import open_methods
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer

@@ -8,9 +8,20 @@ import pytest
 import torch
 
 from coalign.checks.arms import ITEMS, kept_items
-from coalign.checks.everyday_questions import QUESTIONS
 from coalign.checks.options import CheckOptions
-from coalign.checks.styled_world import (
+from coalign.checks.system_arms.in_context_arms import (
+    SHIFT,
+    WITH,
+    WITHOUT,
+    Prompting,
+    answers_arm,
+    shift_arm,
+    shift_figures,
+    signs,
+)
+from coalign.checks.tiny_models import stream
+from coalign.checks.worlds.everyday_questions import QUESTIONS
+from coalign.checks.worlds.styled_world import (
     END,
     QUERY_PAGE,
     START,
@@ -25,23 +36,12 @@ from coalign.checks.styled_world import (
     right_facts,
     styled_answer,
 )
-from coalign.checks.tiny_models import stream
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.decoding import urial
-from coalign.decoding.in_context import load_style, prefix_of
-from coalign.decoding.in_context_arms import (
-    SHIFT,
-    WITH,
-    WITHOUT,
-    Prompting,
-    answers_arm,
-    shift_arm,
-    shift_figures,
-    signs,
-)
-from coalign.decoding.token_shift_run import plain_prompt
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.in_context.prefix import load_style, prefix_of
+from coalign.decoding.in_context.token_shift_run import plain_prompt
+from coalign.models.generation.generator import TransformersGenerator
 from tests.decoding.pairs import make_pair
 
 

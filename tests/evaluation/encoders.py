@@ -14,8 +14,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, RobertaConfig
 
-from coalign.evaluation.alignment_model import AlignmentModel, new_encoder
-from coalign.evaluation.pair_scoring import PairScorer
+from coalign.evaluation.factuality.model import AlignmentModel, new_encoder
+from coalign.evaluation.factuality.pair_scoring import PairScorer
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 WORDS = (

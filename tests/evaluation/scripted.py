@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from coalign.data.records import Messages
-from coalign.evaluation.judging import JudgeItem
+from coalign.judging.protocol import JudgeItem
 from coalign.models.types import Generation, OnBatch, Sampling
 
 

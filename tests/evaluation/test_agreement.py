@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.evaluation.agreement import accuracy, cohen_kappa, fleiss_kappa, midranks, spearman
+from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa, midranks, spearman
 
 LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
 

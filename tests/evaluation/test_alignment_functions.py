@@ -8,14 +8,14 @@ import torch
 from transformers import RobertaForSequenceClassification
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.evaluation.alignment_functions import (
+from coalign.evaluation.factuality.functions import (
     FunctionOptions,
     entailment_label,
     load_checkpoint,
     load_function,
 )
-from coalign.evaluation.alignment_model import load_alignment_model, save_alignment_model
-from coalign.models.first_token import FirstTokenLayer
+from coalign.evaluation.factuality.model import load_alignment_model, save_alignment_model
+from coalign.models.generation.first_token import FirstTokenLayer
 from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer, published_layout
 
 PAIRS = [("the sky is blue", "it rains"), ("a cat sat on a mat", "a cat sat")]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from coalign.cli.main import main
 from coalign.core.files import write_rows
 from coalign.evaluation import alignscore
-from coalign.evaluation.alignment_model import AlignmentModel, new_encoder
+from coalign.evaluation.factuality.model import AlignmentModel, new_encoder
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 from tests.evaluation.test_alignment_training import records
 

@@ -9,14 +9,14 @@ import pytest
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.data.messages import FieldError
-from coalign.evaluation.alignment_records import (
+from coalign.evaluation.factuality.records import (
     AlignmentRecord,
     assert_usable,
     labelled_pair,
     parse_record,
     read_alignment_records,
 )
-from coalign.evaluation.alignment_sources import CONVERTERS, converter
+from coalign.evaluation.factuality.sources import CONVERTERS, converter
 
 ROWS: dict[str, dict[str, Any]] = {
     "snli": {"premise": "p", "hypothesis": "h", "label": -1},

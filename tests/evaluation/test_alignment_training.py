@@ -9,15 +9,16 @@ import torch
 
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation.alignment_model import (
+from coalign.evaluation.factuality.model import (
     IGNORED,
     AlignmentLogits,
     AlignmentModel,
     joint_loss,
     new_encoder,
 )
-from coalign.evaluation.alignment_records import AlignmentRecord
-from coalign.evaluation.alignment_training import (
+from coalign.evaluation.factuality.pair_scoring import PairEncoder
+from coalign.evaluation.factuality.records import AlignmentRecord
+from coalign.evaluation.factuality.training import (
     AlignmentData,
     EncoderTraining,
     KeyedShuffle,
@@ -25,7 +26,6 @@ from coalign.evaluation.alignment_training import (
     PairTrainer,
     fit_alignment,
 )
-from coalign.evaluation.pair_scoring import PairEncoder
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 
 

@@ -12,9 +12,10 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation import alignscore, support
-from coalign.evaluation.alignment_model import save_alignment_model
-from coalign.evaluation.text_pairs import read_pairs
+from coalign.evaluation import alignscore
+from coalign.evaluation.factuality import scorer as support
+from coalign.evaluation.factuality.model import save_alignment_model
+from coalign.evaluation.factuality.text_pairs import read_pairs
 from tests.cli.conftest import coalign as coalign
 from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer
 from tests.evaluation.test_alignment_training import records
@@ -96,7 +97,7 @@ def test_a_killed_run_goes_on(
 
 
 def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
-    from coalign.evaluation.alignment_model import new_encoder
+    from coalign.evaluation.factuality.model import new_encoder
 
     new_encoder(encoder_config()).save_pretrained(tmp_path / "encoder")
     pair_tokenizer().save_pretrained(tmp_path / "encoder")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.evaluation.answer_parts import (
+from coalign.evaluation.position_bias.parts import (
     common_parts,
     length_cuts,
     parts_of,

@@ -15,11 +15,15 @@ from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation import judge_options, varco_arena
-from coalign.evaluation.arena import Arena, tables_of
-from coalign.evaluation.arena_outputs import Outputs, read_outputs
-from coalign.evaluation.judge_items import read_items
-from coalign.evaluation.ratings import (
+from coalign.evaluation import varco_arena
+from coalign.evaluation.arena.matches import Arena, tables_of
+from coalign.evaluation.arena.outputs import Outputs, read_outputs
+from coalign.evaluation.arena.tournament import bracket, play_bracket, simulate, simulate_tables
+from coalign.evaluation.varco_arena import Config, arena_results, sign_test
+from coalign.judging import options as judge_options
+from coalign.judging.items import read_items
+from coalign.judging.scoring_judges import FunctionJudge, ScoringJudge
+from coalign.measures.ratings import (
     bootstrap_ratings,
     bradley_terry,
     cyclic_share,
@@ -27,9 +31,6 @@ from coalign.evaluation.ratings import (
     match_probabilities,
     wins_table,
 )
-from coalign.evaluation.scoring_judges import FunctionJudge, ScoringJudge
-from coalign.evaluation.tournament import bracket, play_bracket, simulate, simulate_tables
-from coalign.evaluation.varco_arena import Config, arena_results, sign_test
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation.arena import Arena
-from coalign.evaluation.arena_outputs import Outputs
-from coalign.evaluation.arena_report import write_arena_report
-from coalign.evaluation.scoring_judges import ScoringJudge
+from coalign.evaluation.arena.matches import Arena
+from coalign.evaluation.arena.outputs import Outputs
+from coalign.evaluation.arena.report import write_arena_report
 from coalign.evaluation.varco_arena import Config, arena_results
+from coalign.judging.scoring_judges import ScoringJudge
 from tests.browser import browser as browser
 from tests.browser import js, wait
 

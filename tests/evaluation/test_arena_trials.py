@@ -13,7 +13,7 @@ from coalign.cli.reproduce import CheckOptions
 from coalign.core.errors import DataError
 from coalign.core.files import write_rows
 from coalign.core.runs import Run
-from coalign.evaluation.arena_trials import read_judged_pairs, trial
+from coalign.evaluation.arena.trials import read_judged_pairs, trial
 from coalign.evaluation.varco_arena import check
 
 NAMES = ("d", "a", "c", "b")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.evaluation.compatibility import QUADRANTS, flips, quadrant, smooth_flips
+from coalign.evaluation.regressions.flips import QUADRANTS, flips, quadrant, smooth_flips
 
 ITEMS = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40)
 SCORES = st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=40)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.evaluation.detection import (
+from coalign.measures.detection import (
     balanced_accuracy,
     best_threshold,
     bootstrap_of,

@@ -12,9 +12,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.evaluation import honesty
-from coalign.evaluation.declining import IDK, declines
-from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise, transitions
-from coalign.evaluation.knowledge import (
+from coalign.evaluation.abstention.questions import (
     Knowledge,
     Question,
     lowered,
@@ -22,7 +20,9 @@ from coalign.evaluation.knowledge import (
     responses_to_learn,
     split_questions,
 )
-from coalign.evaluation.short_answers import has_match
+from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise, transitions
+from coalign.measures.declining import IDK, declines
+from coalign.measures.short_answers import has_match
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
 
 KIND = st.sampled_from(TYPES)

@@ -10,8 +10,8 @@ import pytest
 
 from coalign.core.errors import DataError
 from coalign.data.messages import FieldError
-from coalign.evaluation.judge_items import parse_choice, read_items
-from coalign.evaluation.judging import Rubric
+from coalign.judging.items import parse_choice, read_items
+from coalign.judging.protocol import Rubric
 from tests.evaluation.judge_files import pair_rows, write_rows
 
 

@@ -12,8 +12,9 @@ from coalign.core.errors import CoalignError, ConfigError, ModelError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation import judge_options, judge_run
-from coalign.evaluation.judge_run import Config, majority
+from coalign.judging import options as judge_options
+from coalign.judging import run as judge_run
+from coalign.judging.run import Config, majority
 from coalign.models.reward_model import load_reward_model
 from coalign.report.html import read_report
 from coalign.report.model import Samples

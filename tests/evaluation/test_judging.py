@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import read_rows
-from coalign.evaluation.judge_parsing import (
+from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.parsing import (
     Form,
     read_comparison,
     read_expected_score,
     read_letter_odds,
     read_rating,
 )
-from coalign.evaluation.judge_prompts import load_template, mark_of
-from coalign.evaluation.judge_store import Deferred, ReplyStore
-from coalign.evaluation.judging import (
+from coalign.judging.prompts import load_template, mark_of
+from coalign.judging.protocol import (
     Choice,
     Comparison,
     Failure,
@@ -32,14 +32,14 @@ from coalign.evaluation.judging import (
     check_failures,
     summarise,
 )
-from coalign.evaluation.language_judge import LanguageModelJudge
-from coalign.evaluation.scoring_judges import (
+from coalign.judging.scoring_judges import (
     FunctionJudge,
     ScoringJudge,
     StoredJudge,
     reward_judge,
     verifier_judge,
 )
+from coalign.judging.store import Deferred, ReplyStore
 from tests.evaluation.scripted import KilledError, ScriptedGenerator, item, shown
 
 TEN = Scale(low=1, high=10)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coalign.core.errors import DataError
-from coalign.evaluation.multiple_choice import as_text, choice_accuracy, read_questions
+from coalign.data.multiple_choice import as_text, choice_accuracy, read_questions
 
 
 def written(folder: Path, *rows: Any) -> Path:

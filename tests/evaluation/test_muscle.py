@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coalign.core.errors import CoalignError, ConfigError, ModelError
 from coalign.evaluation import muscle
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
-from coalign.models.loading import load_model
+from coalign.models.files.loading import load_model
 from coalign.models.options import ModelOptions
 from coalign.training.distillation import IGNORED, DistillationTrainer, TokenExample, collate
 from tests.preference.tiny_runs import run_system, save_tiny_model, write

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.evaluation.alignment_functions import headed_scorer
-from coalign.evaluation.pair_scoring import PairEncoder, kept_lengths, length_batches
+from coalign.evaluation.factuality.functions import headed_scorer
+from coalign.evaluation.factuality.pair_scoring import PairEncoder, kept_lengths, length_batches
 from tests.evaluation.encoders import WORDS, Counting, alignment_model, pair_tokenizer
 
 TOKENIZER = pair_tokenizer()

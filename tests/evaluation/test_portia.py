@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coalign.checks.answer_world import EMPTY, TOPICS, answer_pairs
+from coalign.checks.worlds.answer_world import EMPTY, TOPICS, answer_pairs
 from coalign.core.errors import ConfigError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation import judge_options, portia
-from coalign.evaluation.judging import Comparison, Opinion, summarise
-from coalign.evaluation.language_judge import LanguageModelJudge
-from coalign.evaluation.order_bias import bias_difference, bias_share, order_values, paired_gain
+from coalign.evaluation import portia
 from coalign.evaluation.portia import Config, SplitMergeJudge, correction, split_and_merge
+from coalign.judging import options as judge_options
+from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.order_bias import bias_difference, bias_share, order_values, paired_gain
+from coalign.judging.protocol import Comparison, Opinion, summarise
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
-from coalign.evaluation.sentences import chunk_sizes, group, sentence_spans, split_sentences
+from coalign.evaluation.factuality.sentences import chunk_sizes, group, sentence_spans, split_sentences
 
 
 def test_abbreviations_do_not_end_a_sentence() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.evaluation.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
+from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -117,7 +117,7 @@ def test_properties_of_the_paired_interval(pairs: list[tuple[float, float]], see
 def test_resampling_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=20)
     whole = bootstrap_mean(values, n=500)
-    monkeypatch.setattr("coalign.evaluation.statistics._CHUNK", 77)
+    monkeypatch.setattr("coalign.measures.statistics._CHUNK", 77)
     assert bootstrap_mean(values, n=500) == whole
 
 

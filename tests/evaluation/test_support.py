@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError
-from coalign.evaluation.alignment_functions import headed_scorer
-from coalign.evaluation.support import SupportScorer, aggregate, score_rows, split
-from coalign.evaluation.text_pairs import TextPair
+from coalign.evaluation.factuality.functions import headed_scorer
+from coalign.evaluation.factuality.scorer import SupportScorer, aggregate, score_rows, split
+from coalign.evaluation.factuality.text_pairs import TextPair
 from tests.evaluation.encoders import Counting, alignment_model, pair_tokenizer
 
 CONTEXT = "The red box holds four coins. The blue box holds five coins.\n\nThe sky is blue."
@@ -84,7 +84,7 @@ def test_of_equal_chunks_the_first_supports() -> None:
 
 
 def test_rows_resume_by_id_and_name_the_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coalign.evaluation.support.WINDOW", 2)
+    monkeypatch.setattr("coalign.evaluation.factuality.scorer.WINDOW", 2)
     pairs = [TextPair(str(i), CONTEXT, f"The sky is w{i}. It rains.", i % 2) for i in range(4)]
     kept: list[list[dict]] = []
     rows = score_rows(pairs, scorer(), on_window=kept.append)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.evaluation.task_answers import Task, folded, last_number, read_task, scores
-from coalign.evaluation.text_metrics import rouge_1
+from coalign.evaluation.regressions.tasks import Task, folded, last_number, read_task, scores
+from coalign.measures.text_metrics import rouge_1
 from tests.preference.tiny_runs import write
 
 

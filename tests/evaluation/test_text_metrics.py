@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.evaluation.text_metrics import (
+from coalign.measures.text_metrics import (
     compare_distinct_n,
     distinct_n,
     length_summary,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coalign.evaluation.translation_metrics import (
+from coalign.measures.translation_metrics import (
     corpus_scores,
     edit_similarity,
     sentence_chrf,

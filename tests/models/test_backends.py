@@ -8,9 +8,9 @@ import pytest
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
-from coalign.models.backend_options import BackendOptions
-from coalign.models.backends import describe_generator, open_generator
-from coalign.models.generation import TransformersGenerator
+from coalign.models.backends.open import describe_generator, open_generator
+from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from tests.cli.test_generate import model  # noqa: F401  a fixture

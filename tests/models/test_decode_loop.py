@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from coalign.models import incremental
-from coalign.models.decode_loop import DecodeLoop, Decoding
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation import incremental
+from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.test_generation import PROMPTS, tiny

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from coalign.core.errors import CoalignError, MissingExtraError, ModelError
-from coalign.models import conversion, defaults
-from coalign.models.defaults import DEFAULTS, MANIFEST, cache_problem, default_model_path, sha256
+from coalign.models.files import conversion, defaults
+from coalign.models.files.defaults import DEFAULTS, MANIFEST, cache_problem, default_model_path, sha256
 
 gguf = pytest.importorskip("gguf")
 
@@ -290,7 +290,7 @@ def test_a_silent_hub_does_not_hang(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(defaults.wheel_file(DEFAULTS["chat"]) is None, reason="needs the extra default-models")
 def test_the_real_default_model(monkeypatch, tmp_path):
-    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.files.loading import load_model, load_tokenizer
 
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
     monkeypatch.setattr(defaults, "hub_problem", lambda *_: "no network")

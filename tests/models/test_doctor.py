@@ -14,11 +14,11 @@ from coalign.cli import doctor as doctor_module
 from coalign.cli.chat import chat
 from coalign.cli.doctor import doctor
 from coalign.core.errors import ConfigError
-from coalign.models import defaults, loading
 from coalign.models.adapters import add_lora
-from coalign.models.loading import load_model
+from coalign.models.files import defaults, loading
+from coalign.models.files.loading import load_model
+from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
-from coalign.models.saving import save_model
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <end> {% endfor %}"

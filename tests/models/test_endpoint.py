@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from coalign.core.errors import BudgetError, ConfigError, EndpointError
-from coalign.models import endpoint_client
-from coalign.models.backend_options import BackendOptions
-from coalign.models.backends import describe_generator, open_generator
-from coalign.models.endpoint import EndpointGenerator
-from coalign.models.endpoint_client import EndpointClient, retry_after
-from coalign.models.endpoint_format import Asked, answer_key, wire_seed
+from coalign.models.backends import endpoint_client
+from coalign.models.backends.endpoint import EndpointGenerator
+from coalign.models.backends.endpoint_client import EndpointClient, retry_after
+from coalign.models.backends.endpoint_format import Asked, answer_key, wire_seed
+from coalign.models.backends.open import describe_generator, open_generator
+from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from tests.models.endpoint_server import failing, running
@@ -187,8 +187,8 @@ def test_a_killed_run_pays_for_nothing_twice(server, options, tmp_path):
     """A process is killed while it works; the next one asks only for what is not there."""
     script = textwrap.dedent("""
         import sys
-        from coalign.models.backend_options import BackendOptions
-        from coalign.models.endpoint import EndpointGenerator
+        from coalign.models.backends.options import BackendOptions
+        from coalign.models.backends.endpoint import EndpointGenerator
         from coalign.models.types import Sampling
         options = BackendOptions(endpoint=sys.argv[1], endpoint_cache=sys.argv[2], endpoint_concurrency=2)
         prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(12)]

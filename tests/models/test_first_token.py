@@ -13,7 +13,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from coalign.models.first_token import first_token_view
+from coalign.models.generation.first_token import first_token_view
 
 SIZES = {
     "vocab_size": 40,

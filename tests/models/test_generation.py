@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from coalign.core.errors import ConfigError, DataError, ModelError
-from coalign.models import generation as module
-from coalign.models import incremental
-from coalign.models.batching import plan_batches
-from coalign.models.endings import Endings, stop_token_ids
-from coalign.models.generation import TransformersGenerator
-from coalign.models.growing_cache import ReservedLayer
-from coalign.models.incremental import prefill_passes
+from coalign.models.generation import generator as module
+from coalign.models.generation import incremental
+from coalign.models.generation.batching import plan_batches
+from coalign.models.generation.endings import Endings, stop_token_ids
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.generation.growing_cache import ReservedLayer
+from coalign.models.generation.incremental import prefill_passes
 from coalign.models.types import Sampling
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer, metaspace_tokenizer
 from tests.models.tiny import float64_norms, make_model
@@ -414,7 +414,7 @@ def test_adapters_count_and_can_be_disabled(tokenizer):
 
 
 def test_it_works_after_the_scoring_engine(tokenizer):
-    from coalign.models.scoring import score_responses
+    from coalign.models.scoring.engine import score_responses
     from coalign.models.types import Responses
 
     model = tiny()

@@ -7,8 +7,8 @@ import torch
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.data.encoding import encode_continued, encode_prompt, encode_response
-from coalign.models.endings import Endings
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.endings import Endings
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 from tests.data.tokenizers import (
     CHATML,

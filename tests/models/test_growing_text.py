@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from coalign.models.growing_text import GrowingText, TextEncoder, TokenTexts
+from coalign.models.generation.growing_text import GrowingText, TextEncoder, TokenTexts
 from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
 
 TEXTS = st.text(alphabet="the skybluÀé東🙂 \n.,1", max_size=40)

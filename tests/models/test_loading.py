@@ -12,10 +12,10 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
-from coalign.models import defaults, loading
 from coalign.models.adapters import has_adapter
 from coalign.models.devices import describe_device, pick_device, pick_dtype
-from coalign.models.loading import load_for_training, load_model, load_tokenizer, locate
+from coalign.models.files import defaults, loading
+from coalign.models.files.loading import load_for_training, load_model, load_tokenizer, locate
 from coalign.models.options import ModelOptions
 
 

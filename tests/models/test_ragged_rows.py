@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from coalign.models.ragged_rows import RaggedRows, plan_passes
+from coalign.models.scoring.ragged_rows import RaggedRows, plan_passes
 from tests.models.tiny import VOCABULARY, float64_norms, make_model
 
 

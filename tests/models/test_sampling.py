@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.models import sampling
-from coalign.models.sampling import check_sampling, filter_logits, row_uniforms, sample_tokens, token_logps
+from coalign.models.generation import sampling
+from coalign.models.generation.sampling import (
+    check_sampling,
+    filter_logits,
+    row_uniforms,
+    sample_tokens,
+    token_logps,
+)
 from coalign.models.types import Sampling
 
 

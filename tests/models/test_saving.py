@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from coalign.core.errors import ModelError
-from coalign.models import defaults, loading
 from coalign.models.adapters import add_lora, has_adapter
-from coalign.models.loading import load_for_training, load_model, load_tokenizer
+from coalign.models.files import defaults, loading
+from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
+from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
-from coalign.models.saving import save_model
 from tests.models.test_loading import digits_tokenizer
 
 IDS = torch.arange(12).reshape(2, 6)

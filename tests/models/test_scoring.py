@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from coalign.models import shared_prefix
-from coalign.models.scoring import resolve_path, score_responses
-from coalign.models.token_head import token_logps_from_hidden
+from coalign.models.scoring import shared_prefix
+from coalign.models.scoring.engine import resolve_path, score_responses
+from coalign.models.scoring.token_head import token_logps_from_hidden
 from coalign.models.types import Responses
 from tests.models.tiny import ARCHITECTURES, VOCABULARY, float64_norms, make_model
 
@@ -288,7 +288,7 @@ def test_empty_prompt_is_refused() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_token_head(bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coalign.models.token_head.CHUNK_ELEMENTS", 3 * 11)
+    monkeypatch.setattr("coalign.models.scoring.token_head.CHUNK_ELEMENTS", 3 * 11)
     torch.manual_seed(0)
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=not frozen)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coalign.core.errors import ModelError
-from coalign.models.tensor_files import read_tensors
+from coalign.models.files.tensor_files import read_tensors
 
 
 class Hostile:

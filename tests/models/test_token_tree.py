@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from coalign.models import token_tree
-from coalign.models.token_tree import ROOT, CachedTrees, PlainTrees, open_trees
+from coalign.models.scoring import token_tree
+from coalign.models.scoring.token_tree import ROOT, CachedTrees, PlainTrees, open_trees
 from tests.models.tiny import ARCHITECTURES, VOCABULARY, make_model
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]

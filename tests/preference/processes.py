@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from coalign.preference.running_moments import RunningMoments
+from coalign.training.losses.running_moments import RunningMoments
 
 
 def moments_of_two_processes(rank: int, folder: str) -> None:

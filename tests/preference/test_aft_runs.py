@@ -14,7 +14,8 @@ from safetensors.torch import load_file as load_tensors
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.models.types import Generation
-from coalign.preference import aft, own_solutions
+from coalign.preference import aft
+from coalign.preference.data import own_solutions
 from tests.preference.tiny_runs import assert_complete, notes, pairs, run_system, save_tiny_model, write
 
 

@@ -21,14 +21,14 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback
 from coalign.preference.bco import bco_loss
-from coalign.preference.density_ratio import (
+from coalign.training.losses.density_ratio import (
     PROB_DESIRABLE,
     density_ratios,
     fit_classifier,
     with_prob_desirable,
 )
-from coalign.preference.reward_shift import RewardShift, implicit_rewards
-from coalign.preference.running_moments import RunningMoments
+from coalign.training.losses.reward_shift import RewardShift, implicit_rewards
+from coalign.training.losses.running_moments import RunningMoments
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from coalign.core.errors import DataError
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Preference, Source
-from coalign.preference.binary import KTOConstants, kto, kto_kl, kto_loss, mismatch_responses, split_pairs
+from coalign.training.losses.binary import (
+    KTOConstants,
+    kto,
+    kto_kl,
+    kto_loss,
+    mismatch_responses,
+    split_pairs,
+)
 from tests.preference.batches import naive_records, scored_batch, sigmoid
 
 NAN = math.nan

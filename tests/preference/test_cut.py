@@ -16,10 +16,9 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build
 from coalign.data.encoding import encode_records
 from coalign.data.records import Judgment, Messages, Source
-from coalign.models.scoring import score_responses
+from coalign.models.scoring.engine import score_responses
 from coalign.models.types import ResponseLogps, Responses
-from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
-from coalign.preference.judgments import (
+from coalign.preference.critiques.judgments import (
     align_answers,
     check_judgments,
     is_appropriate,
@@ -27,6 +26,7 @@ from coalign.preference.judgments import (
     judgment_contexts,
     keep_appropriate,
 )
+from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.models.tiny import make_model
 from tests.preference.fitting import fit_tiny

@@ -17,10 +17,10 @@ from coalign.core.errors import DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.models.types import Generation, Sampling
-from coalign.preference.anchors import anchor, human_negatives, sample_anchors
 from coalign.preference.d2o import d2o_loss, split_anchors
-from coalign.preference.pairwise import dpo_loss
-from coalign.preference.parts import due
+from coalign.preference.data.anchors import anchor, human_negatives, sample_anchors
+from coalign.preference.data.parts import due
+from coalign.training.losses.pairwise import dpo_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny

@@ -12,12 +12,12 @@ import pytest
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
-from coalign.decoding.methods import get_method, open_methods
+from coalign.models.methods import get_method, open_methods
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.preference import reward_augmented
-from coalign.preference.goal_conditioning import Scale
-from coalign.preference.goal_generation import GoalGenerator, GoalOptions, goal_generator
+from coalign.preference.data.goal_conditioning import Scale
+from coalign.preference.data.goal_generation import GoalGenerator, GoalOptions, goal_generator
 from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
 
 QUESTION: Any = [{"role": "user", "content": "Why?"}]

@@ -13,11 +13,19 @@ from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
-from coalign.evaluation.judging import JudgeItem, Rating, Rubric, Scale
-from coalign.models import generation
-from coalign.preference import critics, cut, judged_rounds
-from coalign.preference.critics import Answered, ConstraintCritic, Criticism, JudgeCritic, without_verdict
-from coalign.rewards.verifiers import parse_constraints
+from coalign.judging.protocol import JudgeItem, Rating, Rubric, Scale
+from coalign.judging.verifiers.constraints import parse_constraints
+from coalign.models.generation import generator as generation
+from coalign.preference import cut
+from coalign.preference.critiques import critics
+from coalign.preference.critiques import rounds as judged_rounds
+from coalign.preference.critiques.critics import (
+    Answered,
+    ConstraintCritic,
+    Criticism,
+    JudgeCritic,
+    without_verdict,
+)
 from tests.preference.test_system_runs import assert_same_weights
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
 

@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.preference.aft import aft_loss, imitated_responses
-from coalign.preference.listwise import best_responses, ordered_pairs, ranking_accuracies, ranking_hinge_loss
 from coalign.preference.pro import pro_loss, pro_rank_losses
+from coalign.training.losses.listwise import (
+    best_responses,
+    ordered_pairs,
+    ranking_accuracies,
+    ranking_hinge_loss,
+)
 
 NAN = math.nan
 score = st.floats(min_value=-20, max_value=-1e-3)

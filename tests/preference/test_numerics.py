@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.preference.numerics import log1mexp, log1p_sum_exp, log_odds, mean_logps
+from coalign.training.losses.numerics import log1mexp, log1p_sum_exp, log_odds, mean_logps
 
 getcontext().prec = 60
 

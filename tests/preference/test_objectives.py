@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import build, options_of
-from coalign.preference import aft, asft, binary, dpo_insights, listwise, ln_dpo, pairwise, pro, supervised
+from coalign.preference import aft, asft, dpo_insights, ln_dpo, pro
+from coalign.training.losses import binary, listwise, pairwise, supervised
 from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
 from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coalign.preference import pairwise
 from coalign.preference.asft import asft_loss
 from coalign.preference.ln_dpo import ln_dpo_loss
+from coalign.training.losses import pairwise
 
 Loss = Callable[..., Tensor]
 # What each takes besides the policy's two: r(eference), l(engths). Then its constants, and its value for two equal

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from coalign.core.options import build
 from coalign.data.encoding import EncodedRecord, encode_prompt
 from coalign.data.records import Demonstration
-from coalign.models.scoring import score_responses
+from coalign.models.scoring.engine import score_responses
 from coalign.models.types import ResponseLogps
-from coalign.preference.aligned_scores import (
+from coalign.preference.data.aligned_scores import (
     ALIGNED_LOGP,
     END_TOKENS,
     Scorer,

@@ -15,7 +15,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build
 from coalign.data.encoding import encode_records
 from coalign.data.records import Messages, Preference, Ranking, Source
-from coalign.preference.goal_conditioning import (
+from coalign.preference.data.goal_conditioning import (
     Scale,
     format_score,
     goal_placement,

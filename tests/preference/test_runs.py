@@ -11,9 +11,9 @@ from safetensors.torch import load_file as load_tensors
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build, load_file, options_of
-from coalign.models.loading import load_model
+from coalign.models.files.loading import load_model
 from coalign.preference import ln_dpo
-from coalign.preference.learning import learner
+from coalign.training.learning import learner
 from tests.preference.tiny_runs import (
     assert_complete,
     feedback,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
 from coalign.data.records import Demonstration, Source
-from coalign.preference.solutions import final_answer, mark, normalised_answer, questions_of
+from coalign.preference.data.solutions import final_answer, mark, normalised_answer, questions_of
 
 
 @pytest.mark.parametrize(

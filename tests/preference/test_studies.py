@@ -14,11 +14,12 @@ from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.models.types import Generation, ResponseLogps
-from coalign.preference import dpo_insights, ln_dpo, studies
-from coalign.preference.examination import answer_metrics, pair_metrics
-from coalign.preference.grids import combinations, parse_grid
-from coalign.preference.studies import Cell, best_row, draw
-from coalign.preference.study_figures import charts, line, sensitivity, sensitivity_findings, spread
+from coalign.preference import dpo_insights, ln_dpo
+from coalign.preference.studies import cells as studies
+from coalign.preference.studies.cells import Cell, best_row, draw
+from coalign.preference.studies.examination import answer_metrics, pair_metrics
+from coalign.preference.studies.figures import charts, line, sensitivity, sensitivity_findings, spread
+from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.training.trainer import DivergedError
 from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
 

@@ -15,22 +15,10 @@ from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
-from coalign.models import generation
-from coalign.preference import (
-    aft,
-    aligned_scores,
-    anchors,
-    asft,
-    bco,
-    cut,
-    d2o,
-    poft,
-    pro,
-    prompt_matching,
-    reward_augmented,
-    solutions,
-)
-from coalign.preference.parts import segments
+from coalign.models.generation import generator as generation
+from coalign.preference import aft, asft, bco, cut, d2o, poft, pro, reward_augmented
+from coalign.preference.data import aligned_scores, anchors, prompt_matching, solutions
+from coalign.preference.data.parts import segments
 from tests.data.tokenizers import GEMMA
 from tests.preference.tiny_runs import (
     assert_complete,

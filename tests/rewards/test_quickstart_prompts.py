@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from coalign.rewards.context_verifiers import FUNCTION_WORDS
-from coalign.rewards.text_units import contains_phrase, fold, folded_words
-from coalign.rewards.verifiers import Constraint, constraint_satisfaction, parse_constraints
+from coalign.judging.verifiers.constraints import Constraint, constraint_satisfaction, parse_constraints
+from coalign.judging.verifiers.context import FUNCTION_WORDS
+from coalign.measures.text_units import contains_phrase, fold, folded_words
 
 ROWS: list[dict[str, Any]] = [
     json.loads(line)

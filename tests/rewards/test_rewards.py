@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
-from coalign.evaluation.judging import Rating
-from coalign.rewards.reward_mix import (
+from coalign.judging.protocol import Rating
+from coalign.judging.rewards.mix import (
     ConstraintReward,
     Draft,
     JudgeReward,
@@ -19,8 +19,8 @@ from coalign.rewards.reward_mix import (
     combine_rewards,
     standardised,
 )
-from coalign.rewards.reward_specs import RewardOptions, build_rewards, parse_reward
-from coalign.rewards.verifiers import Constraint
+from coalign.judging.rewards.specs import RewardOptions, build_rewards, parse_reward
+from coalign.judging.verifiers.constraints import Constraint
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coalign.rewards.verifiers import verifier_table
+from coalign.judging.verifiers.constraints import verifier_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "verifiers.md"
 BEGIN, END = "<!-- verifiers:begin -->\n", "<!-- verifiers:end -->\n"

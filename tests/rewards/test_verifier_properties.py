@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.rewards.text_units import (
+from coalign.judging.verifiers.constraints import Constraint, verifiers, verify
+from coalign.measures.text_units import (
     count_characters,
     fold,
     folded_words,
@@ -19,7 +20,6 @@ from coalign.rewards.text_units import (
     sentences,
     words,
 )
-from coalign.rewards.verifiers import Constraint, verifiers, verify
 
 NO_COMMAS = {"verifier": "no_commas"}
 # Arguments for every verifier: by name where the verifier needs its own, else by argument name.

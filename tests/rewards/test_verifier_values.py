@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coalign.rewards.verifiers import verifiers, verify
+from coalign.judging.verifiers.constraints import verifiers, verify
 
 LIST = "Here:\n- one\n* two\n  • three"
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from coalign.rewards import verifier_registry
-from coalign.rewards.verifiers import (
+from coalign.judging.verifiers import registry as verifier_registry
+from coalign.judging.verifiers.constraints import (
     Constraint,
     ConstraintError,
     aggregate_csr,

@@ -19,7 +19,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
-from coalign.models.loading import load_model
+from coalign.models.files.loading import load_model
 from coalign.models.types import ResponseLogps
 from coalign.selfalign import act
 from coalign.training.objective import ScoredBatch
@@ -100,7 +100,7 @@ def test_interrupted_run_goes_on_to_the_same_result(
             raise Killed
         original(target, rows)
 
-    for module in ("coalign.core.runs", "coalign.selfalign.loop"):
+    for module in ("coalign.core.runs", "coalign.loops.rounds"):
         monkeypatch.setattr(f"{module}.append_rows", dying)
     with pytest.raises(Killed):
         act.run(config, run)

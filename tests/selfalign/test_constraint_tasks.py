@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coalign.core.errors import DataError
-from coalign.selfalign.constraint_tasks import measure_responses, read_tasks, split_tasks
+from coalign.judging.verifiers.tasks import measure_responses, read_tasks, split_tasks
 
 SHORT = [{"verifier": "max_words", "n": 3}]
 

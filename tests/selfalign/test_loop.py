@@ -10,7 +10,7 @@ import pytest
 from coalign.core.errors import RunError
 from coalign.core.options import option
 from coalign.core.runs import Run
-from coalign.selfalign.loop import Round, Stage, run_rounds, timings
+from coalign.loops.rounds import Round, Stage, run_rounds, timings
 
 
 @dataclass(kw_only=True)

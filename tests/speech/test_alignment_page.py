@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coalign.speech.alignment_page import write_page
+from coalign.speech.segmentation.page import write_page
 from tests.browser import browser as browser
 from tests.browser import js, wait
 from tests.speech.tiny import wav

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from coalign.speech.anchored_windows import Slot, Window, WindowRules, align_rows, even_times
-from coalign.speech.ctc_align import Segment, TextTooLongError
+from coalign.speech.ctc.align import Segment, TextTooLongError
+from coalign.speech.segmentation.anchored_windows import Slot, Window, WindowRules, align_rows, even_times
 
 ROWS = [
     f"this is sentence number {word} of a longer text"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from coalign.core.errors import CoalignError, DataError
-from coalign.speech import synthesis
-from coalign.speech.audio import (
+from coalign.speech.audio import synthesis
+from coalign.speech.audio.audio import (
     SAMPLE_RATE,
     AudioError,
     audio_info,
@@ -19,8 +19,8 @@ from coalign.speech.audio import (
     resample,
     write_wav,
 )
-from coalign.speech.silence import read_speech, speech_stretches
-from coalign.speech.synthesis import Voice, speak
+from coalign.speech.audio.silence import read_speech, speech_stretches
+from coalign.speech.audio.synthesis import Voice, speak
 from tests.speech.tiny import tone, wav
 
 soundfile = pytest.importorskip("soundfile")

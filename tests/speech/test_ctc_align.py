@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coalign.core.errors import CoalignError
-from coalign.speech import ctc_align
-from coalign.speech.ctc_align import (
+from coalign.speech.ctc import align as ctc_align
+from coalign.speech.ctc.align import (
     NO_SCORE,
     TextTooLongError,
     collapse,

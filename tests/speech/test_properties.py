@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
 from coalign.speech.awp import AlignWithPurpose, Constants, alignment_scores, hinge_loss, sample_alignments
-from coalign.speech.ctc_align import collapse
-from coalign.speech.properties import (
+from coalign.speech.ctc.align import collapse
+from coalign.speech.ctc.vocabulary import Vocabulary
+from coalign.speech.objectives.properties import (
     Context,
     get_property,
     low_latency,
@@ -21,7 +22,6 @@ from coalign.speech.properties import (
     properties,
     removable,
 )
-from coalign.speech.vocabulary import Vocabulary
 
 BLANK = 0
 VOCABULARY = Vocabulary.of_texts(["abcdefghijklmnopqrstuvwxyz"])

@@ -10,11 +10,11 @@ import torch
 
 from coalign.core.errors import CoalignError, ModelError
 from coalign.core.runs import Run
-from coalign.speech import recogniser as recognisers
-from coalign.speech.ctc_training import Clip, CTCTrainingOptions, ctc_losses, train_recogniser
-from coalign.speech.recogniser import load_recogniser
-from coalign.speech.recogniser_options import RecogniserOptions, open_recogniser
-from coalign.speech.vocabulary import Vocabulary
+from coalign.speech.ctc import recogniser as recognisers
+from coalign.speech.ctc.recogniser import load_recogniser
+from coalign.speech.ctc.recogniser_options import RecogniserOptions, open_recogniser
+from coalign.speech.ctc.training import Clip, CTCTrainingOptions, ctc_losses, train_recogniser
+from coalign.speech.ctc.vocabulary import Vocabulary
 from tests.speech.tiny import TEXTS, tiny_recogniser, tone
 
 

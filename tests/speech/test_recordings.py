@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coalign.core.errors import CoalignError, DataError
-from coalign.speech.recordings import read_recordings, usable
+from coalign.speech.audio.recordings import read_recordings, usable
 from tests.speech.tiny import wav
 
 pytest.importorskip("soundfile")

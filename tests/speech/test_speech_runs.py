@@ -13,9 +13,10 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.report.html import read_report
-from coalign.speech import awp, pseudo_forced_alignment, purpose_run
-from coalign.speech.audio import write_wav
-from coalign.speech.recogniser import load_recogniser
+from coalign.speech import awp, pseudo_forced_alignment
+from coalign.speech.audio.audio import write_wav
+from coalign.speech.ctc.recogniser import load_recogniser
+from coalign.speech.objectives import run as purpose_run
 from tests.speech.tiny import TEXTS, tiny_recogniser, wav
 
 pytest.importorskip("soundfile")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ModelError
-from coalign.speech.ctc_align import collapse
-from coalign.speech.decoding import beam_search, emission_frames, greedy
-from coalign.speech.error_rates import character_error_rate, edit_pairs, word_error_rate
-from coalign.speech.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
-from coalign.speech.vocabulary import Vocabulary, outside_message
+from coalign.speech.audio.error_rates import character_error_rate, edit_pairs, word_error_rate
+from coalign.speech.ctc.align import collapse
+from coalign.speech.ctc.decoding import beam_search, emission_frames, greedy
+from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
+from coalign.speech.segmentation.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
 
 UTTERANCES = [
     {

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coalign.speech import voice_world as world
-from coalign.speech.audio import SAMPLE_RATE, read_audio
-from coalign.speech.synthesis import is_available
+from coalign.checks.worlds import voice_world as world
+from coalign.speech.audio.audio import SAMPLE_RATE, read_audio
+from coalign.speech.audio.synthesis import is_available
 from tests.speech.tiny import tiny_recogniser, tone
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coalign.speech.audio import SAMPLE_RATE, Samples, write_wav
-from coalign.speech.recogniser import Recogniser, samples_per_frame
-from coalign.speech.small_ctc import SmallCTC, SmallCTCConfig
-from coalign.speech.vocabulary import Vocabulary
+from coalign.speech.audio.audio import SAMPLE_RATE, Samples, write_wav
+from coalign.speech.ctc.recogniser import Recogniser, samples_per_frame
+from coalign.speech.ctc.small_ctc import SmallCTC, SmallCTCConfig
+from coalign.speech.ctc.vocabulary import Vocabulary
 
 TEXTS = [
     "the river runs",

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from coalign.models.scoring import score_responses
+from coalign.models.scoring.engine import score_responses
 from coalign.training.objective import NoConstants
 from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model

@@ -14,8 +14,8 @@ import pytest
 from coalign.core.errors import ConfigError, RunError
 from coalign.core.files import read_rows
 from coalign.data.readers import read_records
-from coalign.evaluation.judge_options import stored_judge
-from coalign.evaluation.judging import JudgeItem
+from coalign.judging.options import stored_judge
+from coalign.judging.protocol import JudgeItem
 from coalign.web.annotate import Session, annotation_app, open_session
 from coalign.web.local import address_of, listen
 from tests.browser import browser as browser

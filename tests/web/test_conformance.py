@@ -11,9 +11,9 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.data.encoding import encode_continued
-from coalign.models.backend_options import BackendOptions
-from coalign.models.endpoint import EndpointGenerator
-from coalign.models.generation import TransformersGenerator
+from coalign.models.backends.endpoint import EndpointGenerator
+from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from tests.data.tokenizers import CHATML, byte_tokenizer
@@ -47,7 +47,7 @@ def backend(request, local, tmp_path_factory) -> Iterator[Any]:
     else:
         if importlib.util.find_spec("vllm") is None:
             pytest.skip("vLLM is not installed (it needs a GPU): pip install 'coalign[vllm]'")
-        from coalign.models.vllm_generation import VllmGenerator
+        from coalign.models.backends.vllm_generation import VllmGenerator
 
         folder = tmp_path_factory.mktemp("model")
         local.model.save_pretrained(folder)  # type: ignore[operator]

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from coalign.core.errors import ModelError
-from coalign.models.decode_loop import DecodeLoop
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.decode_loop import DecodeLoop
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generation, Sampling
 from coalign.web import serve as module
 from tests.cli.conftest import coalign  # noqa: F401  a fixture

@@ -18,8 +18,8 @@ from coalign.core.files import read_rows
 from coalign.data.encoding import encode_records
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Judgment, Preference, PromptRecord, Ranking, Record
-from coalign.models.loading import load_model, load_tokenizer
-from coalign.models.scoring import score_responses
+from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.scoring.engine import score_responses
 from coalign.models.types import Responses
 
 R = TypeVar("R", bound=Record)

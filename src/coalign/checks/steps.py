@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.data.encoding import EncodedRecord
-from coalign.models.scoring import Path, score_responses
+from coalign.models.scoring.engine import Path, score_responses
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.objective import Losses, NoConstants, Objective, ObjectiveState, ScoredBatch

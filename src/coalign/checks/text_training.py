@@ -13,7 +13,7 @@ from coalign.checks.steps import reference_logps, trained
 from coalign.checks.tiny_models import seeded, stream
 from coalign.data.records import Messages, Record
 from coalign.models.adapters import add_lora
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.training.examples import prepare_examples

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from coalign.models.sampling import sample_tokens
+from coalign.models.generation.sampling import sample_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

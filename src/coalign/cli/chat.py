@@ -21,7 +21,7 @@ from coalign.cli.flags import (
     with_methods,
 )
 from coalign.core.errors import CoalignError, ConfigError
-from coalign.models.backend_options import BackendOptions
+from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Speaker:
         return answer
 
     def _fitting(self, said: list[dict[str, str]], text: str, room: int) -> tuple[list[dict[str, str]], Any]:
-        from coalign.models.generation import TransformersGenerator
+        from coalign.models.generation.generator import TransformersGenerator
 
         head = [{"role": "system", "content": self.system}] if self.system else []
         generator = self.generator
@@ -273,7 +273,7 @@ def open_speakers(
         ConfigError: `--compare base` for a model that has no base: neither an adapter nor the result of a run.
         ModelError: a model cannot be loaded.
     """
-    from coalign.decoding.methods import open_methods
+    from coalign.models.methods import open_methods
 
     if compare == "base" and not methods and backend.chosen_backend == "transformers":
         pair = _base_and_adapter(which)
@@ -302,8 +302,8 @@ def open_speakers(
 def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
     """Both sides of an adapter over one copy of the weights; None where there is no adapter."""
     from coalign.models.adapters import disabled_adapter, has_adapter
-    from coalign.models.generation import TransformersGenerator
-    from coalign.models.loading import load_model, load_tokenizer, locate
+    from coalign.models.files.loading import load_model, load_tokenizer, locate
+    from coalign.models.generation.generator import TransformersGenerator
 
     if not locate(which.model, which.revision).is_adapter:
         return None
@@ -321,7 +321,7 @@ def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
 
 
 def _plain(which: ModelOptions, name: str, label: str | None = None) -> Opened:
-    from coalign.models.backends import open_transformers
+    from coalign.models.backends.open import open_transformers
 
     same = name == which.model
     generator = open_transformers(replace(which, model=name, revision=which.revision if same else None))
@@ -330,7 +330,7 @@ def _plain(which: ModelOptions, name: str, label: str | None = None) -> Opened:
 
 
 def _announce(generator: Generator, name: str) -> None:
-    from coalign.models.backends import describe_generator
+    from coalign.models.backends.open import describe_generator
 
     click.echo(describe_generator(generator, name), err=True)
 

@@ -119,7 +119,7 @@ def check(
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone: no weights are loaded or fetched."""
-    from coalign.models.loading import load_tokenizer
+    from coalign.models.files.loading import load_tokenizer
 
     return load_tokenizer(model)
 

@@ -26,7 +26,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` shows, as plain values."""
-    from coalign.models.defaults import hub_problem
+    from coalign.models.files.defaults import hub_problem
 
     reason = hub_problem()
     found: dict[str, Any] = {
@@ -56,7 +56,7 @@ def _devices() -> list[str]:
 
 def _default_model(name: str) -> dict[str, Any]:
     """Where an embedded default would come from. Makes and downloads nothing; compares checksums."""
-    from coalign.models import defaults
+    from coalign.models.files import defaults
 
     default = defaults.DEFAULTS["chat" if name == "default" else "encoder"]
     row: dict[str, Any] = {

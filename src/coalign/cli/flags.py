@@ -14,7 +14,7 @@ from coalign.core.errors import ConfigError
 from coalign.core.options import Option, build, load_file, options_of, parse_value, to_yaml
 
 if TYPE_CHECKING:
-    from coalign.models.backend_options import BackendOptions
+    from coalign.models.backends.options import BackendOptions
 
 _PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
 
@@ -149,7 +149,7 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
         names: of the flag, such as `--method`.
     """
 
-    from coalign.decoding.methods import available_methods
+    from coalign.models.methods import available_methods
 
     known = ", ".join(available_methods()) or "none is installed"
 
@@ -183,7 +183,7 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
 def _list_methods(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value:
         return
-    from coalign.decoding.methods import available_methods, get_method
+    from coalign.models.methods import available_methods, get_method
 
     formatter = ctx.make_formatter()
     for method in map(get_method, available_methods()):
@@ -207,7 +207,7 @@ def method_values_of(methods: Sequence[str], texts: Sequence[str]) -> dict[str, 
     """
     values = key_values(texts)
     if methods:
-        from coalign.decoding.methods import get_method, method_options
+        from coalign.models.methods import get_method, method_options
 
         method_options([get_method(one) for one in methods], values)
     elif values:

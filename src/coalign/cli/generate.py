@@ -23,9 +23,9 @@ from coalign.cli.flags import (
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import to_dict
-from coalign.models.backend_options import BackendOptions
+from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
-from coalign.models.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages, Record
@@ -130,8 +130,8 @@ def generate(
     }  # fmt: skip
     partial = Partial.open(out, settings)
 
-    from coalign.decoding.methods import open_methods
-    from coalign.models.backends import describe_generator
+    from coalign.models.backends.open import describe_generator
+    from coalign.models.methods import open_methods
 
     generator = open_methods(methods, values, which, backend, batch_size=batch_size)
     click.echo(" over ".join([*methods, describe_generator(generator, which.model)]), err=True)

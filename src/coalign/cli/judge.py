@@ -19,7 +19,7 @@ class JudgeCommand(ConfigCommand):
     def _run(self, out: Path | None, config: Path | None, print_config: bool, **given: Any) -> None:
         template, show = given.pop("print_template"), given.pop("show_requests")
         if template is not None:
-            from coalign.evaluation.judge_prompts import TEMPLATES
+            from coalign.judging.prompts import TEMPLATES
 
             click.echo(TEMPLATES[template].read_text(encoding="utf-8"), nl=False)
             return
@@ -32,15 +32,15 @@ def _apply(config: Any, out: Path | None) -> None:
         _show_requests(config, judge.show)
         return
     from coalign.cli.run import execute
-    from coalign.evaluation import judge_run
+    from coalign.judging import run as judge_run
 
     execute("judge", judge_run, config, out)
 
 
 def _show_requests(config: Any, count: int) -> None:
-    from coalign.evaluation.judge_items import read_items
-    from coalign.evaluation.judge_options import language_judge
-    from coalign.evaluation.judge_store import ReplyStore
+    from coalign.judging.items import read_items
+    from coalign.judging.options import language_judge
+    from coalign.judging.store import ReplyStore
     from coalign.report.text import visible
 
     if config.judge != "model":
@@ -65,7 +65,7 @@ def _show_requests(config: Any, count: int) -> None:
 
 
 def _command() -> JudgeCommand:
-    from coalign.evaluation.judge_run import Config
+    from coalign.judging.run import Config
 
     made = JudgeCommand(
         "judge",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 def objectives(name: str | None) -> None:
     """List the training objectives, or explain one."""
-    from coalign.preference.learning import load_objectives
+    from coalign.training.learning import load_objectives
     from coalign.training.objective import get_objective
 
     known = load_objectives()

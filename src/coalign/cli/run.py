@@ -18,7 +18,7 @@ from coalign.core.names import suggest
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
 
-LEARNING = "coalign.preference.learning"
+LEARNING = "coalign.training.learning"
 """Module whose `learner(name)` gives `Config` and `run` for any registered objective, or raises `ConfigError`."""
 
 

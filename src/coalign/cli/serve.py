@@ -17,7 +17,7 @@ from coalign.cli.flags import (
     method_values_of,
     with_methods,
 )
-from coalign.models.backend_options import BackendOptions
+from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 
 
@@ -59,8 +59,8 @@ def serve(
     The key that clients must send is COALIGN_SERVE_KEY where it is set; a server that other machines can reach makes
     one and prints it. Ctrl-C ends the server.
     """
-    from coalign.decoding.methods import open_methods
-    from coalign.models.backends import describe_generator
+    from coalign.models.backends.open import describe_generator
+    from coalign.models.methods import open_methods
     from coalign.web.local import address_of, is_loopback, listen, serve_app
     from coalign.web.serve import KEY_VARIABLE, Served, make_app
 

@@ -33,24 +33,24 @@ from coalign.core.files import read_rows
 from coalign.core.options import Count, CountOrZero, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.decoding.adaptive_translation import AdaptiveTranslator, TranslationOptions, open_memory
-from coalign.decoding.translation_files import (
+from coalign.decoding.translation.files import (
     Sentence,
     read_glossary,
     read_sentences,
     write_tmx,
     write_tsv,
 )
-from coalign.decoding.translation_likelihood import TranslationTask, by_sentence, measured
-from coalign.decoding.translation_memory import TranslationMemory
-from coalign.decoding.translation_report import write_session_report, write_translation_report
-from coalign.decoding.translation_runs import translate_arms
-from coalign.decoding.translation_session import run_session, typed
-from coalign.evaluation.statistics import paired_bootstrap
-from coalign.evaluation.translation_metrics import BleuTokens
-from coalign.models.backend_options import BackendOptions
-from coalign.models.backends import open_generator, open_transformers
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.translation.likelihood import TranslationTask, by_sentence, measured
+from coalign.decoding.translation.memory import TranslationMemory
+from coalign.decoding.translation.report import write_session_report, write_translation_report
+from coalign.decoding.translation.runs import translate_arms
+from coalign.decoding.translation.session import run_session, typed
+from coalign.decoding.translation.translator import AdaptiveTranslator, TranslationOptions, open_memory
+from coalign.measures.statistics import paired_bootstrap
+from coalign.measures.translation_metrics import BleuTokens
+from coalign.models.backends.open import open_generator, open_transformers
+from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 
 

@@ -21,28 +21,28 @@ from functools import cache
 from pathlib import Path
 
 from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
-from coalign.checks.keyword_sets import keyword_sets
 from coalign.checks.rules import decide, mean_of, paired_gaps
+from coalign.checks.worlds.keyword_sets import keyword_sets
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, CountOrZero, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Messages
-from coalign.decoding.best_of_n import BestOfGenerator
-from coalign.decoding.methods import Method, MethodModels
-from coalign.decoding.reward_arms import Arms, read_prompts
-from coalign.decoding.reward_report import write_reward_report
-from coalign.decoding.search_generator import SearchGenerator, SearchOptions
-from coalign.evaluation.fluency import text_logps
-from coalign.evaluation.statistics import paired_bootstrap
-from coalign.models.backends import open_transformers
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.search.best_of_n import BestOfGenerator
+from coalign.decoding.search.generator import SearchGenerator, SearchOptions
+from coalign.decoding.search.report import write_reward_report
+from coalign.decoding.search.ways import Arms, read_prompts
+from coalign.judging.rewards.mix import OwnConstraintsReward, RewardMix, Weighted
+from coalign.judging.rewards.specs import RewardOptions, build_rewards, judge_over
+from coalign.judging.verifiers.constraints import Constraint
+from coalign.measures.statistics import paired_bootstrap
+from coalign.models.backends.open import open_transformers
+from coalign.models.fluency import text_logps
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator, Sampling
-from coalign.rewards.reward_mix import OwnConstraintsReward, RewardMix, Weighted
-from coalign.rewards.reward_specs import RewardOptions, build_rewards, judge_over
-from coalign.rewards.verifiers import Constraint
 
 
 @dataclass(kw_only=True)

@@ -22,26 +22,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from coalign.checks.addition_world import make_world
 from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.system_arms.guided_arms import alone, begun, ensembled, nudged
+from coalign.checks.worlds.addition_world import make_world
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, options_of, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.decoding.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
-from coalign.decoding.guided_arms import alone, begun, ensembled, nudged
-from coalign.decoding.guided_report import write_guided_report
-from coalign.decoding.methods import Method, MethodModels
-from coalign.decoding.mixtures import ENSEMBLE_TOP, PLAIN, PROXY_TOP, ensemble, mix, proxy_tuning
-from coalign.decoding.speakers import Length, Talk
-from coalign.decoding.token_shift import assert_same_tokens
-from coalign.decoding.two_models import TwoModels, open_models
-from coalign.decoding.two_prompts import PromptOptions
-from coalign.evaluation.statistics import mcnemar
-from coalign.models.generation import TransformersGenerator
+from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
+from coalign.decoding.collaboration.mixtures import (
+    ENSEMBLE_TOP,
+    PLAIN,
+    PROXY_TOP,
+    ensemble,
+    mix,
+    proxy_tuning,
+)
+from coalign.decoding.collaboration.report import write_guided_report
+from coalign.decoding.collaboration.speakers import Length, Talk
+from coalign.decoding.collaboration.two_models import TwoModels, open_models
+from coalign.decoding.collaboration.two_prompts import PromptOptions
+from coalign.decoding.in_context.token_shift import assert_same_tokens
+from coalign.measures.statistics import mcnemar
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 

@@ -27,14 +27,7 @@ from typing import Any, Literal
 
 from coalign.checks.arms import kept_items, measure_arms, seconds_spent
 from coalign.checks.rules import decide, most_seeds
-from coalign.checks.styled_world import make_styled_world
-from coalign.core.catalogue import get
-from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import Count, option, options_of, required
-from coalign.core.runs import Run
-from coalign.core.verdict import Verdict
-from coalign.decoding.in_context import Style, prefix_of
-from coalign.decoding.in_context_arms import (
+from coalign.checks.system_arms.in_context_arms import (
     SHIFT,
     WITH,
     WITHOUT,
@@ -44,13 +37,20 @@ from coalign.decoding.in_context_arms import (
     shift_figures,
     signs,
 )
-from coalign.decoding.in_context_generator import InContextGenerator, InContextOptions, make_prefix
-from coalign.decoding.in_context_ratings import RatingOptions, open_judge, rate_answers, safety_flags
-from coalign.decoding.methods import Method, MethodModels
-from coalign.evaluation.statistics import mcnemar
-from coalign.models.backends import open_generator, open_transformers
+from coalign.checks.worlds.styled_world import make_styled_world
+from coalign.core.catalogue import get
+from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.options import Count, option, options_of, required
+from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
+from coalign.decoding.in_context.generator import InContextGenerator, InContextOptions, make_prefix
+from coalign.decoding.in_context.prefix import Style, prefix_of
+from coalign.decoding.in_context.ratings import RatingOptions, open_judge, rate_answers, safety_flags
+from coalign.measures.statistics import mcnemar
+from coalign.models.backends.open import open_generator, open_transformers
+from coalign.models.generation.sampling_options import SamplingOptions
+from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
-from coalign.models.sampling_options import SamplingOptions
 from coalign.models.types import Generation, Generator, Sampling
 
 
@@ -116,11 +116,11 @@ def run(config: Config, run: Run) -> None:
 
     records = read_records(str(config.prompts), kind="prompt").records
     if config.analysis == "token-shift":
-        from coalign.decoding.token_shift_run import run_token_shift
+        from coalign.decoding.in_context.token_shift_run import run_token_shift
 
         run_token_shift(config, run, records)
         return
-    from coalign.decoding.in_context_report import write_answers_report
+    from coalign.decoding.in_context.report import write_answers_report
 
     harmful = safety_flags(records, config.safety_column) if config.judge_model else []
     prefix = make_prefix(config)

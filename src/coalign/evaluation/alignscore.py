@@ -32,7 +32,9 @@ import torch
 from transformers import set_seed
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.fact_world import (
+from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.checks.tiny_models import seeded
+from coalign.checks.worlds.fact_world import (
     LIMIT,
     WORDS_PER_CHUNK,
     AligningEncoder,
@@ -41,38 +43,36 @@ from coalign.checks.fact_world import (
     fact_tokenizer,
     training_pair,
 )
-from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
-from coalign.checks.tiny_models import seeded
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.options import Count, Fraction, option, options_of
 from coalign.core.runs import Run, is_main_process
 from coalign.core.verdict import Verdict
-from coalign.evaluation.alignment_functions import FunctionOptions, headed_scorer, load_function
-from coalign.evaluation.alignment_model import (
+from coalign.evaluation.factuality.functions import FunctionOptions, headed_scorer, load_function
+from coalign.evaluation.factuality.model import (
     AlignmentModel,
     Head,
     joint_loss,
     pretrained_encoder,
     save_alignment_model,
 )
-from coalign.evaluation.alignment_records import AlignmentRecord, Task, labelled_pair, read_alignment_records
-from coalign.evaluation.alignment_sources import converter
-from coalign.evaluation.alignment_training import EncoderTraining, PairCollator, Trained, fit_alignment
-from coalign.evaluation.detection import roc_auc
-from coalign.evaluation.pair_scoring import PairEncoder, PairScorer
-from coalign.evaluation.support import SupportScorer as SupportScorer
-from coalign.evaluation.support import score_rows
-from coalign.evaluation.support_report import (
+from coalign.evaluation.factuality.pair_scoring import PairEncoder, PairScorer
+from coalign.evaluation.factuality.records import AlignmentRecord, Task, labelled_pair, read_alignment_records
+from coalign.evaluation.factuality.report import (
     summarise,
     support_report,
     training_sections,
     write_support_report,
 )
-from coalign.evaluation.text_pairs import PairSet, read_pairs
+from coalign.evaluation.factuality.scorer import SupportScorer as SupportScorer
+from coalign.evaluation.factuality.scorer import score_rows
+from coalign.evaluation.factuality.sources import converter
+from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
+from coalign.evaluation.factuality.training import EncoderTraining, PairCollator, Trained, fit_alignment
+from coalign.measures.detection import roc_auc
 from coalign.models.devices import pick_device
-from coalign.models.loading import load_tokenizer
+from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
 
 Mode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]

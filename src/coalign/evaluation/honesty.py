@@ -29,7 +29,9 @@ import numpy as np
 import torch
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.entity_world import (
+from coalign.checks.rules import decide, mean_of, most_seeds, values_of
+from coalign.checks.tiny_models import stream
+from coalign.checks.worlds.entity_world import (
     IDK_TOKEN,
     Entities,
     EntityWorld,
@@ -38,17 +40,14 @@ from coalign.checks.entity_world import (
     sampled_answers,
     tuned,
 )
-from coalign.checks.rules import decide, mean_of, most_seeds, values_of
-from coalign.checks.tiny_models import stream
 from coalign.core.catalogue import get
 from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Record
-from coalign.evaluation.declining import IDK, declines
-from coalign.evaluation.detection import bootstrap_of
-from coalign.evaluation.knowledge import (
+from coalign.evaluation.abstention.prompts import asked, demonstrations, knowledge
+from coalign.evaluation.abstention.questions import (
     Knowledge,
     Method,
     Question,
@@ -56,16 +55,17 @@ from coalign.evaluation.knowledge import (
     responses_to_learn,
     split_questions,
 )
-from coalign.evaluation.knowledge_prompts import asked, demonstrations, knowledge
-from coalign.evaluation.knowledge_report import write_knowledge_report
-from coalign.evaluation.short_answers import Match, has_match
-from coalign.models.backends import open_generator
+from coalign.evaluation.abstention.report import write_knowledge_report
+from coalign.loops.rounds import Round, Stage, run_rounds
+from coalign.loops.rows import sample_rows
+from coalign.measures.declining import IDK, declines
+from coalign.measures.detection import bootstrap_of
+from coalign.measures.short_answers import Match, has_match
+from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
-from coalign.preference import supervised as supervised  # registers `sft`
-from coalign.preference.learning import Material, tell, train
-from coalign.selfalign.loop import Round, Stage, run_rounds
-from coalign.selfalign.stages import sample_rows
+from coalign.training.learning import Material, tell, train
+from coalign.training.losses import supervised as supervised  # registers `sft`
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 

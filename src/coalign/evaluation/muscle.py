@@ -27,14 +27,14 @@ from torch import Tensor
 
 from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
-from coalign.checks.update_world import UpdateLoss, prepare_update, update_arms
+from coalign.checks.worlds.update_world import UpdateLoss, prepare_update, update_arms
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Fraction, Positive, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.evaluation.compatibility_report import write_compatibility_report
-from coalign.evaluation.compatibility_training import CompatibilityOptions, train_compatible, version_options
-from coalign.evaluation.task_answers import Metric, answer_task, read_task
+from coalign.evaluation.regressions.report import write_compatibility_report
+from coalign.evaluation.regressions.tasks import Metric, answer_task, read_task
+from coalign.evaluation.regressions.training import CompatibilityOptions, train_compatible, version_options
 from coalign.training.distillation import TokenLoss
 
 Mask = Literal["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from coalign.checks.answer_world import answer_pairs
 from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
+from coalign.checks.worlds.answer_world import answer_pairs
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
@@ -30,10 +30,16 @@ from coalign.core.options import Count, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Message
-from coalign.evaluation.answer_parts import common_parts, length_cuts, parts_of, pieces_of, semantic_cuts
-from coalign.evaluation.judge_options import JudgeOptions, make_judge
-from coalign.evaluation.judge_run import ItemOptions, items_of, pair_results, verdict_row
-from coalign.evaluation.judging import (
+from coalign.evaluation.position_bias.parts import (
+    common_parts,
+    length_cuts,
+    parts_of,
+    pieces_of,
+    semantic_cuts,
+)
+from coalign.judging.options import JudgeOptions, make_judge
+from coalign.judging.order_bias import OrderValues, bias_difference, bias_share, order_values, paired_gain
+from coalign.judging.protocol import (
     Comparison,
     Judge,
     JudgeItem,
@@ -43,7 +49,7 @@ from coalign.evaluation.judging import (
     Scale,
     check_failures,
 )
-from coalign.evaluation.order_bias import OrderValues, bias_difference, bias_share, order_values, paired_gain
+from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
 
 Stage = Literal["length", "semantic", "none"]
 
@@ -197,7 +203,7 @@ def run(config: Config, run: Run) -> None:
         DataError: the file holds no pairs.
         CoalignError: too many verdicts are missing; the replies are kept.
     """
-    from coalign.evaluation.portia_report import write_portia_report
+    from coalign.evaluation.position_bias.report import write_portia_report
 
     found = items_of(config, run)
     if found.kind != "pairs":
@@ -319,9 +325,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 def _check_arm(run: Run, seed: int, arm: str) -> Measures:
     """Judge the pairs of a seed; what each came to is kept."""
-    from coalign.evaluation.judge_store import Deferred, ReplyStore
-    from coalign.evaluation.language_judge import LanguageModelJudge
-    from coalign.models.backends import open_transformers
+    from coalign.judging.language_judge import LanguageModelJudge
+    from coalign.judging.store import Deferred, ReplyStore
+    from coalign.models.backends.open import open_transformers
     from coalign.models.options import ModelOptions
 
     template = run.artefacts / ("blocks.j2" if arm == "parts, not in turn" else "turns.j2")

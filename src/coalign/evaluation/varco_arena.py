@@ -31,19 +31,19 @@ from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, Fraction, NonNegative, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.evaluation.arena import Arena, Played, tables_of
-from coalign.evaluation.arena_outputs import Outputs, read_outputs
-from coalign.evaluation.arena_results import against_truth, anchored_results, match_row
-from coalign.evaluation.arena_trials import read_judged_pairs, trial
-from coalign.evaluation.judge_options import JudgeOptions, make_judge
-from coalign.evaluation.judging import Cost, Orders
-from coalign.evaluation.ratings import (
+from coalign.evaluation.arena.matches import Arena, Played, tables_of
+from coalign.evaluation.arena.outputs import Outputs, read_outputs
+from coalign.evaluation.arena.results import against_truth, anchored_results, match_row
+from coalign.evaluation.arena.tournament import simulate
+from coalign.evaluation.arena.trials import read_judged_pairs, trial
+from coalign.judging.options import JudgeOptions, make_judge
+from coalign.judging.protocol import Cost, Orders
+from coalign.measures.ratings import (
     bootstrap_ratings,
     bradley_terry,
     cyclic_share,
     is_connected,
 )
-from coalign.evaluation.tournament import simulate
 
 PAPER_RATINGS = [
     1287, 1277, 1275, 1271, 1264, 1257, 1251, 1248, 1245, 1229,
@@ -109,7 +109,7 @@ def run(config: Config, run: Run) -> None:
         DataError: outputs that cannot be used.
         CoalignError: too many verdicts are missing; the replies are kept.
     """
-    from coalign.evaluation.arena_report import write_arena_report, write_simulation_report
+    from coalign.evaluation.arena.report import write_arena_report, write_simulation_report
 
     if config.mode == "simulation":
         results = simulation_results(config)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.models.devices import pick_device
-from coalign.models.loading import locate
+from coalign.models.files.loading import locate
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt, encode_response
 from coalign.data.messages import render_transcript
 from coalign.data.records import Messages
-from coalign.models.batching import default_batch_tokens
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
-from coalign.models.loading import load_tokenizer, locate
+from coalign.models.files.loading import load_tokenizer, locate
+from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.quiet import no_weight_bars
 
 logger = logging.getLogger(__name__)

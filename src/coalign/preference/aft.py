@@ -10,7 +10,7 @@ solution. Wrong solutions are mostly sensible text, so a constraint keeps the lo
 stops their gradient, `boundary` pulls back what falls below a boundary. Groups may be binary or ranked, of any size.
 
 Questions with reference solutions (demonstrations; GSM8K's files as they are) go the paper's whole way: fine-tuning,
-sampling, marking by the final answer (`coalign.preference.solutions`), alignment, and the share of held-out questions
+sampling, marking by the final answer (`coalign.preference.data.solutions`), alignment, and the share of held-out questions
 answered rightly before and after. Rankings, pairs and feedback on one prompt are aligned on as they are.
 
 Reconstruction: the paper has no public code, and the threshold of the boundary constraint is our reading:
@@ -31,31 +31,31 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import Start, training_arm
 from coalign.checks.real_text import read_groups, short
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps
-from coalign.checks.solution_world import solution_groups, solution_measures
 from coalign.checks.steps import LIKELIHOOD, frozen_logps
+from coalign.checks.system_arms.real_text_arms import share_in_order
 from coalign.checks.text_training import adapted
+from coalign.checks.worlds.preference_world import Start, training_arm
+from coalign.checks.worlds.solution_world import solution_groups, solution_measures
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.options import NonNegative, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Demonstration, Ranking
-from coalign.preference.learning import Material, learn, read_material
-from coalign.preference.listwise import (
+from coalign.preference.data.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
+from coalign.preference.data.solutions import with_reference
+from coalign.training.batches import collate
+from coalign.training.learning import Material, learn, read_material
+from coalign.training.losses.listwise import (
     best_responses,
     ordered_pairs,
     ranking_accuracies,
     ranking_metrics,
 )
-from coalign.preference.numerics import log1p_sum_exp
-from coalign.preference.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
-from coalign.preference.real_text_arms import share_in_order
-from coalign.preference.solutions import with_reference
-from coalign.preference.supervised import nll_loss
-from coalign.training.batches import collate
+from coalign.training.losses.numerics import log1p_sum_exp
+from coalign.training.losses.supervised import nll_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]

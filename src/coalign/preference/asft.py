@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import (
+from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.checks.worlds.preference_world import (
     PreferenceWorld,
     Start,
     best_only,
@@ -31,16 +32,15 @@ from coalign.checks.preference_world import (
     training_arm,
     untrained_arm,
 )
-from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
 from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.preference.learning import LearningOptions, learn
-from coalign.preference.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
-from coalign.preference.pairs import pair_lengths, pair_metrics, policy_pairs
-from coalign.preference.pairwise import DPOConstants
-from coalign.preference.supervised import sft as sft  # registers what the check compares with
+from coalign.training.learning import LearningOptions, learn
+from coalign.training.losses.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
+from coalign.training.losses.pairs import pair_lengths, pair_metrics, policy_pairs
+from coalign.training.losses.pairwise import DPOConstants
+from coalign.training.losses.supervised import sft as sft  # registers what the check compares with
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

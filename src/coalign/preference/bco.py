@@ -30,20 +30,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.preference_world import training_arm, untrained_arm
 from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps
-from coalign.checks.thumbs_world import even_thumbs, uneven_thumbs
+from coalign.checks.worlds.preference_world import training_arm, untrained_arm
+from coalign.checks.worlds.thumbs_world import even_thumbs, uneven_thumbs
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Feedback
-from coalign.preference.binary import kto as kto  # registers what the check compares with
-from coalign.preference.density_ratio import PROB_DESIRABLE, density_ratios, fit_classifier
-from coalign.preference.learning import LearningOptions, learn, read_material
-from coalign.preference.pairwise import DPOConstants
-from coalign.preference.prompt_matching import with_matched_prompts
-from coalign.preference.reward_shift import RewardShift, Shift, single_rewards
+from coalign.preference.data.prompt_matching import with_matched_prompts
+from coalign.training.learning import LearningOptions, learn, read_material
+from coalign.training.losses.binary import kto as kto  # registers what the check compares with
+from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios, fit_classifier
+from coalign.training.losses.pairwise import DPOConstants
+from coalign.training.losses.reward_shift import RewardShift, Shift, single_rewards
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

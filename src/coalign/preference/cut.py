@@ -35,32 +35,32 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.flagged_world import STEPS, Judged, judged, judged_arm, untouched_arm
 from coalign.checks.real_text import read_judgments
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
+from coalign.checks.system_arms.real_text_arms import QuotedText, criticised, quoted_measures, quoted_text
 from coalign.checks.text_training import adapted
+from coalign.checks.worlds.flagged_world import STEPS, Judged, judged, judged_arm, untouched_arm
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, NonNegative, Option, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Judgment, Record
-from coalign.models.sampling_options import SamplingOptions
+from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
-from coalign.preference.critics import CriticOptions
-from coalign.preference.judged_report import write_judged_report
-from coalign.preference.judged_rounds import JudgedLoop, read_judged_prompts, run_judged_rounds
-from coalign.preference.judgments import (
+from coalign.preference.critiques.critics import CriticOptions
+from coalign.preference.critiques.judgments import (
     align_answers,
     check_judgments,
     is_appropriate,
     judgment_contexts,
     keep_appropriate,
 )
-from coalign.preference.learning import LearningOptions, Material, learn, read_material
-from coalign.preference.numerics import log1mexp
-from coalign.preference.real_text_arms import QuotedText, criticised, quoted_measures, quoted_text
-from coalign.preference.supervised import sft as sft  # registers `sft`, which the check compares with
+from coalign.preference.critiques.report import write_judged_report
+from coalign.preference.critiques.rounds import JudgedLoop, read_judged_prompts, run_judged_rounds
+from coalign.training.learning import LearningOptions, Material, learn, read_material
+from coalign.training.losses.numerics import log1mexp
+from coalign.training.losses.supervised import sft as sft  # registers `sft`, which the check compares with
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

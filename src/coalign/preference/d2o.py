@@ -28,19 +28,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.marked_world import ASCENT, Unlearning, unlearning, unlearning_arm, untouched_arm
 from coalign.checks.real_text import read_pairs
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
+from coalign.checks.system_arms.real_text_arms import NegativeText, negative_measures, negative_text
 from coalign.checks.text_training import adapted
+from coalign.checks.worlds.marked_world import ASCENT, Unlearning, unlearning, unlearning_arm, untouched_arm
 from coalign.core.catalogue import get
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Feedback, Preference, Record
+from coalign.loops.rounds import Round
+from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
-from coalign.models.sampling_options import SamplingOptions
-from coalign.preference.anchors import (
+from coalign.preference.data.anchors import (
     NEGATIVE,
     Anchored,
     check_anchored,
@@ -49,13 +51,11 @@ from coalign.preference.anchors import (
     sampled_anchors,
     told,
 )
-from coalign.preference.learning import LearningOptions, Material, read_material, tell, train
-from coalign.preference.learning_report import write_learning_report
-from coalign.preference.pairwise import DPOConstants
-from coalign.preference.parts import joined, segments
-from coalign.preference.real_text_arms import NegativeText, negative_measures, negative_text
-from coalign.selfalign.loop import Round
+from coalign.preference.data.parts import joined, segments
 from coalign.training.fit import FitResult
+from coalign.training.learning import LearningOptions, Material, read_material, tell, train
+from coalign.training.learning_report import write_learning_report
+from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

@@ -31,9 +31,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import PreferenceWorld, Start, start_with, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, paired_gaps
 from coalign.checks.steps import example, prepared
+from coalign.checks.worlds.preference_world import (
+    PreferenceWorld,
+    Start,
+    start_with,
+    training_arm,
+    untrained_arm,
+)
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Positive, option
 from coalign.core.runs import Run
@@ -42,12 +48,7 @@ from coalign.data.convert import convert
 from coalign.data.readers import read_records
 from coalign.data.records import Preference, Record
 from coalign.models.options import ModelOptions
-from coalign.preference.binary import KTOConstants
-from coalign.preference.fine_tuned import fine_tune
-from coalign.preference.grids import combinations, parse_grid
-from coalign.preference.learning import LearningOptions, read_material, tell
-from coalign.preference.pairwise import CPOConstants, DPOConstants, IPOConstants
-from coalign.preference.studies import (
+from coalign.preference.studies.cells import (
     Cell,
     Study,
     StudyOptions,
@@ -56,8 +57,13 @@ from coalign.preference.studies import (
     run_cells,
     save_best,
 )
-from coalign.preference.study_figures import size_findings
-from coalign.preference.study_report import size_sections, write_study_report
+from coalign.preference.studies.figures import size_findings
+from coalign.preference.studies.fine_tuned import fine_tune
+from coalign.preference.studies.grids import combinations, parse_grid
+from coalign.preference.studies.report import size_sections, write_study_report
+from coalign.training.learning import LearningOptions, read_material, tell
+from coalign.training.losses.binary import KTOConstants
+from coalign.training.losses.pairwise import CPOConstants, DPOConstants, IPOConstants
 from coalign.training.objective import get_objective
 from coalign.training.processes import assert_one_process
 

@@ -27,29 +27,15 @@ from typing import Any, Literal, cast, get_args
 from torch import Tensor
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.preference_world import Start, start, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.worlds.preference_world import Start, start, training_arm, untrained_arm
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Preference
 from coalign.models.options import ModelOptions
-from coalign.preference.binary import kto as kto  # registers objectives that are compared
-from coalign.preference.compared import any_constants, chosen_constants
-from coalign.preference.grids import combinations, parse_grid
-from coalign.preference.learning import LearningOptions, learn, read_material, tell
-from coalign.preference.listwise import rrhf as rrhf
-from coalign.preference.numerics import mean_logps
-from coalign.preference.pairs import (
-    implicit_rewards,
-    pair_lengths,
-    pair_metrics,
-    policy_pairs,
-    reference_pairs,
-)
-from coalign.preference.pairwise import DPOConstants, SimPOConstants, logistic_loss
-from coalign.preference.studies import (
+from coalign.preference.studies.cells import (
     Cell,
     Study,
     StudyOptions,
@@ -58,8 +44,22 @@ from coalign.preference.studies import (
     run_cells,
     save_best,
 )
-from coalign.preference.study_figures import sensitivity_findings
-from coalign.preference.study_report import sensitivity_sections, write_study_report
+from coalign.preference.studies.compared import any_constants, chosen_constants
+from coalign.preference.studies.figures import sensitivity_findings
+from coalign.preference.studies.grids import combinations, parse_grid
+from coalign.preference.studies.report import sensitivity_sections, write_study_report
+from coalign.training.learning import LearningOptions, learn, read_material, tell
+from coalign.training.losses.binary import kto as kto  # registers objectives that are compared
+from coalign.training.losses.listwise import rrhf as rrhf
+from coalign.training.losses.numerics import mean_logps
+from coalign.training.losses.pairs import (
+    implicit_rewards,
+    pair_lengths,
+    pair_metrics,
+    policy_pairs,
+    reference_pairs,
+)
+from coalign.training.losses.pairwise import DPOConstants, SimPOConstants, logistic_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

@@ -27,18 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.mixed_world import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
 from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, share_above
 from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
 from coalign.checks.steps import LIKELIHOOD
+from coalign.checks.worlds.mixed_world import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
 from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Demonstration
-from coalign.preference.aligned_scores import ALIGNED_LOGP, END_TOKENS, split_end, whole_texts
-from coalign.preference.aligned_votes import VoterOptions, with_votes
-from coalign.preference.learning import learn, read_material
+from coalign.preference.data.aligned_scores import ALIGNED_LOGP, END_TOKENS, split_end, whole_texts
+from coalign.preference.data.aligned_votes import VoterOptions, with_votes
+from coalign.training.learning import learn, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

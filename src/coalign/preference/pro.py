@@ -26,7 +26,10 @@ import torch
 from torch import Tensor
 
 from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.preference_world import (
+from coalign.checks.real_text import drawn, read_groups
+from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.system_arms.real_text_arms import share_in_order
+from coalign.checks.worlds.preference_world import (
     PreferenceWorld,
     Start,
     best_only,
@@ -34,17 +37,14 @@ from coalign.checks.preference_world import (
     training_arm,
     untrained_arm,
 )
-from coalign.checks.real_text import drawn, read_groups
-from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps, values_of
 from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
-from coalign.preference.learning import LearningOptions, learn, read_material
-from coalign.preference.listwise import ranking_metrics
-from coalign.preference.real_text_arms import share_in_order
-from coalign.preference.supervised import nll_loss
+from coalign.training.learning import LearningOptions, learn, read_material
+from coalign.training.losses.listwise import ranking_metrics
+from coalign.training.losses.supervised import nll_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Temperature = Literal["reward", "none"]

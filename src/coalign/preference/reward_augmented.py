@@ -32,22 +32,7 @@ from typing import Any, Literal
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.real_text import read_prompts
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.scored_world import ScoredPairs, base_arm, goal_arm, scored_pairs
-from coalign.checks.text_training import adapted
-from coalign.core.catalogue import get
-from coalign.core.errors import DataError
-from coalign.core.files import write_json
-from coalign.core.options import Fraction, Positive, option
-from coalign.core.runs import Run, is_main_process
-from coalign.core.verdict import Verdict
-from coalign.data.records import Preference, Ranking, Record
-from coalign.decoding.methods import Method
-from coalign.models.loading import load_tokenizer
-from coalign.preference.goal_conditioning import Placement, Scale, goal_placement, goal_reward, relabel
-from coalign.preference.goal_generation import GOAL_FILE, GoalOptions, goal_generator
-from coalign.preference.learning import LearningOptions, Material, learn, read_material
-from coalign.preference.pairwise import CDPOConstants, DPOConstants
-from coalign.preference.real_text_arms import (
+from coalign.checks.system_arms.real_text_arms import (
     GOALS,
     SCALE,
     GoalText,
@@ -55,7 +40,22 @@ from coalign.preference.real_text_arms import (
     goal_text,
     text_placement,
 )
+from coalign.checks.text_training import adapted
+from coalign.checks.worlds.scored_world import ScoredPairs, base_arm, goal_arm, scored_pairs
+from coalign.core.catalogue import get
+from coalign.core.errors import DataError
+from coalign.core.files import write_json
+from coalign.core.options import Fraction, Positive, option
+from coalign.core.runs import Run, is_main_process
+from coalign.core.verdict import Verdict
+from coalign.data.records import Preference, Ranking, Record
+from coalign.models.files.loading import load_tokenizer
+from coalign.models.methods import Method
+from coalign.preference.data.goal_conditioning import Placement, Scale, goal_placement, goal_reward, relabel
+from coalign.preference.data.goal_generation import GOAL_FILE, GoalOptions, goal_generator
 from coalign.report.model import Text
+from coalign.training.learning import LearningOptions, Material, learn, read_material
+from coalign.training.losses.pairwise import CDPOConstants, DPOConstants
 from coalign.training.objective import get_objective
 
 OBJECTIVE = "cdpo"

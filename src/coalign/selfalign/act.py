@@ -25,8 +25,8 @@ from typing import Any, Literal
 from transformers import set_seed
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.reply_world import SampledReplies, sampled_replies, training_arm, untrained_arm
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
+from coalign.checks.worlds.reply_world import SampledReplies, sampled_replies, training_arm, untrained_arm
 from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path
@@ -34,20 +34,20 @@ from coalign.core.options import Count, Fraction, NonNegative, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
+from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses, read_tasks, split_tasks
+from coalign.loops.rounds import Round, Stage, run_rounds
+from coalign.loops.rows import sample_rows
 from coalign.models.adapters import trainable_summary
-from coalign.models.backends import open_generator
-from coalign.models.loading import load_for_training, load_tokenizer
+from coalign.models.backends.open import open_generator
+from coalign.models.files.loading import load_for_training, load_tokenizer
+from coalign.models.files.saving import save_model
+from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
-from coalign.models.sampling_options import SamplingOptions
-from coalign.models.saving import save_model
 from coalign.models.types import Sampling
-from coalign.preference import supervised as supervised  # registers `sft`, which the check compares with
-from coalign.preference.listwise import best_responses, ranking_hinge_loss, ranking_metrics
 from coalign.selfalign.constraint_report import compare_runs, write_constraint_report
-from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses, read_tasks, split_tasks
-from coalign.selfalign.loop import Round, Stage, run_rounds
-from coalign.selfalign.stages import sample_rows
 from coalign.training.fit import fit
+from coalign.training.losses import supervised as supervised  # registers `sft`, which the check compares with
+from coalign.training.losses.listwise import best_responses, ranking_hinge_loss, ranking_metrics
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.options import TrainingOptions
 

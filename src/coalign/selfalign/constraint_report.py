@@ -11,10 +11,12 @@ from coalign.core import options
 from coalign.core.catalogue import get
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.evaluation.fluency import text_logps
-from coalign.evaluation.statistics import bootstrap_mean, paired_bootstrap
-from coalign.evaluation.text_metrics import compare_distinct_n
-from coalign.models.loading import load_model, load_tokenizer, locate
+from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses
+from coalign.loops.rounds import STAGES, Round, timings
+from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
+from coalign.measures.text_metrics import compare_distinct_n
+from coalign.models.files.loading import load_model, load_tokenizer, locate
+from coalign.models.fluency import text_logps
 from coalign.models.options import ModelOptions
 from coalign.report.html import write_report
 from coalign.report.model import (
@@ -39,8 +41,6 @@ from coalign.report.model import (
     Values,
 )
 from coalign.report.model_card import write_model_card
-from coalign.selfalign.constraint_tasks import ConstraintTask, measure_responses
-from coalign.selfalign.loop import STAGES, Round, timings
 from coalign.training.monitor import warning_section
 
 FLUENCY_TOLERANCE = 0.10

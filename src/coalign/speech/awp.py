@@ -28,16 +28,23 @@ from torch import Tensor
 
 from coalign.checks.arms import Measures, measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, paired_gaps
-from coalign.checks.token_streams import BLANK, StreamStart, Term, measure_streams, start, train_streams
+from coalign.checks.worlds.token_streams import (
+    BLANK,
+    StreamStart,
+    Term,
+    measure_streams,
+    start,
+    train_streams,
+)
 from coalign.core.catalogue import get
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.speech.ctc_training import CTCTrainingOptions
-from coalign.speech.properties import Context, get_property
-from coalign.speech.purpose_run import run_purpose
-from coalign.speech.recogniser_options import RecogniserOptions
-from coalign.speech.vocabulary import Vocabulary
+from coalign.speech.ctc.recogniser_options import RecogniserOptions
+from coalign.speech.ctc.training import CTCTrainingOptions
+from coalign.speech.ctc.vocabulary import Vocabulary
+from coalign.speech.objectives.properties import Context, get_property
+from coalign.speech.objectives.run import run_purpose
 
 EPS = 1e-7
 """Added to probabilities before the logarithm. Source: the official code."""

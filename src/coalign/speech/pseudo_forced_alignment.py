@@ -1,15 +1,15 @@
 """Pseudo-forced alignment: long recordings and loose text become utterances with times, confidences and clean clips.
 
 Iterative pseudo-forced alignment by acoustic CTC loss for self-supervised ASR domain adaptation (arXiv 2210.15226).
-A window moves from anchor to anchor through the recording (`coalign.speech.anchored_windows`), CTC-segmentation places
-its lines (`coalign.speech.ctc_align`), a threshold on their confidence keeps the clean ones, and the recogniser may
+A window moves from anchor to anchor through the recording (`coalign.speech.segmentation.anchored_windows`), CTC-segmentation places
+its lines (`coalign.speech.ctc.align`), a threshold on their confidence keeps the clean ones, and the recogniser may
 learn from these and align again.
 
     coalign run pseudo-forced-alignment --data recordings/ --model recogniser/
     coalign run pseudo-forced-alignment --data recordings/ --model recogniser/ --rounds 2 --eval-data clips.jsonl
 
 Every line of text ends as an utterance or in the list of what was not aligned, with the reason. Differences from the
-authors' code are listed in `coalign.speech.anchored_windows`; besides, speech is found by level instead of a neural
+authors' code are listed in `coalign.speech.segmentation.anchored_windows`; besides, speech is found by level instead of a neural
 detector (`--speech` reads the stretches of another), numbers are not spoken out, and a whole line is taken back where
 the code would lose it.
 """
@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
+from coalign.checks.worlds.voice_world import CER, EDGES, VoiceStart, adapted_arm, seed_arm, voice_start
 from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import atomic_path, write_json
@@ -32,18 +33,17 @@ from coalign.core.options import Count, CountOrZero, NonNegative, Positive, opti
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.selfalign.loop import Round, Stage, run_rounds
-from coalign.speech.alignment_report import write_alignment_report, write_outputs
-from coalign.speech.anchored_windows import WindowRules
-from coalign.speech.ctc_training import Clip, CTCTrainingOptions, train_recogniser
-from coalign.speech.latency import measure_clips
-from coalign.speech.long_alignment import align_recording
-from coalign.speech.outputs import Format
-from coalign.speech.recogniser import Recogniser, load_recogniser
-from coalign.speech.recogniser_options import SMALL, RecogniserOptions
-from coalign.speech.recordings import Recording, read_recordings, usable
-from coalign.speech.silence import frame_levels, read_speech, speech_stretches
-from coalign.speech.voice_world import CER, EDGES, VoiceStart, adapted_arm, seed_arm, voice_start
+from coalign.loops.rounds import Round, Stage, run_rounds
+from coalign.speech.audio.latency import measure_clips
+from coalign.speech.audio.recordings import Recording, read_recordings, usable
+from coalign.speech.audio.silence import frame_levels, read_speech, speech_stretches
+from coalign.speech.ctc.recogniser import Recogniser, load_recogniser
+from coalign.speech.ctc.recogniser_options import SMALL, RecogniserOptions
+from coalign.speech.ctc.training import Clip, CTCTrainingOptions, train_recogniser
+from coalign.speech.segmentation.anchored_windows import WindowRules
+from coalign.speech.segmentation.long_alignment import align_recording
+from coalign.speech.segmentation.outputs import Format
+from coalign.speech.segmentation.report import write_alignment_report, write_outputs
 
 SILENT_DB = -80.0
 """A recording whose loudest 50 ms are below is silent."""

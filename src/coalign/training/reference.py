@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
-from coalign.models.scoring import DEFAULT_BATCH_TOKENS, score_responses, unwrap
+from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses, unwrap
 from coalign.training.batches import Example, responses_of_examples
 
 

@@ -26,7 +26,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.quiet import no_weight_bars
-from coalign.models.scoring import score_responses
+from coalign.models.scoring.engine import score_responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints
 from coalign.training.objective import Losses, Objective, ScoredBatch

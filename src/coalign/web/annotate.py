@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
 from coalign.core.files import append_rows, hold_file, read_rows, write_rows
-from coalign.evaluation.judge_items import read_items
-from coalign.evaluation.judge_prompts import question_text
-from coalign.evaluation.judging import Choice, JudgeItem
+from coalign.judging.items import read_items
+from coalign.judging.prompts import question_text
+from coalign.judging.protocol import Choice, JudgeItem
 from coalign.report.text import INVISIBLE
 from coalign.web.local import ASSETS, local_app
 

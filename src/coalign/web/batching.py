@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from coalign.core.errors import CoalignError
-from coalign.models.decode_loop import DecodeLoop, Decoding
-from coalign.models.generation import TransformersGenerator
+from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, is_prefilled
 
 logger = logging.getLogger(__name__)

@@ -102,8 +102,8 @@ class Models:
 
 def load_streaming(model: str) -> tuple[Streaming, bool]:
     """A Transformers model."""
-    from coalign.models.generation import TransformersGenerator
-    from coalign.models.loading import load_model, load_tokenizer
+    from coalign.models.files.loading import load_model, load_tokenizer
+    from coalign.models.generation.generator import TransformersGenerator
     from coalign.models.options import ModelOptions
 
     tokenizer = load_tokenizer(model)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.extras import require
-from coalign.models.generation import TransformersGenerator
-from coalign.models.sampling import check_sampling
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.generation.sampling import check_sampling
 from coalign.models.types import Generation, Generator, Piece, Sampling
 from coalign.web.batching import Work, Worker, open_worker
 from coalign.web.local import local_app

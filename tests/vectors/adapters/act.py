@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from coalign.judging.verifiers.constraints import aggregate_csr, cross_response_csr
 from coalign.models.types import ResponseLogps
-from coalign.preference.listwise import best_responses, ordered_pairs, ranking_hinge_loss
-from coalign.preference.supervised import nll_loss
-from coalign.rewards.verifiers import aggregate_csr, cross_response_csr
+from coalign.training.losses.listwise import best_responses, ordered_pairs, ranking_hinge_loss
+from coalign.training.losses.supervised import nll_loss
 from tests.vectors.autograd import gradients_of, tensors
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from coalign.decoding.translation_memory import matches_in, mine_pairs
-from coalign.decoding.translation_prompts import Labels, Shot, TranslationRequest, translation_prompt
-from coalign.evaluation.translation_metrics import edit_similarity, term_usage
+from coalign.decoding.translation.memory import matches_in, mine_pairs
+from coalign.decoding.translation.prompts import Labels, Shot, TranslationRequest, translation_prompt
+from coalign.measures.translation_metrics import edit_similarity, term_usage
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from coalign.evaluation.alignment_model import AlignmentLogits, head_scores, joint_loss
-from coalign.evaluation.sentences import chunk_sizes, group
-from coalign.evaluation.support import aggregate, split
+from coalign.evaluation.factuality.model import AlignmentLogits, head_scores, joint_loss
+from coalign.evaluation.factuality.scorer import aggregate, split
+from coalign.evaluation.factuality.sentences import chunk_sizes, group
 from tests.vectors.autograd import gradients_of, tensors
 
 LOGITS = ("bin_logits", "tri_logits", "reg_pred", "mlm_logits")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from coalign.preference.asft import asft_align_loss, asft_loss
-from coalign.preference.numerics import log_odds, mean_logps
-from coalign.preference.supervised import nll_loss
+from coalign.training.losses.numerics import log_odds, mean_logps
+from coalign.training.losses.supervised import nll_loss
 from tests.vectors.autograd import gradients_of, tensors
 
 POLICY = ("policy_chosen_logps", "policy_rejected_logps")

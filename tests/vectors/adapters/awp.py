@@ -7,10 +7,16 @@ from typing import Any
 
 import torch
 
-from coalign.speech import properties
 from coalign.speech.awp import alignment_scores, hinge_loss
-from coalign.speech.properties import Context, for_each_path, minimum_wer_path, removable, remove_frames
-from coalign.speech.vocabulary import Vocabulary
+from coalign.speech.ctc.vocabulary import Vocabulary
+from coalign.speech.objectives import properties
+from coalign.speech.objectives.properties import (
+    Context,
+    for_each_path,
+    minimum_wer_path,
+    removable,
+    remove_frames,
+)
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

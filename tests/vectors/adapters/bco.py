@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from coalign.preference.bco import bco_loss
-from coalign.preference.density_ratio import density_ratios
-from coalign.preference.reward_shift import implicit_rewards
-from coalign.preference.running_moments import RunningMoments
+from coalign.training.losses.density_ratio import density_ratios
+from coalign.training.losses.reward_shift import implicit_rewards
+from coalign.training.losses.running_moments import RunningMoments
 from tests.vectors.autograd import gradients_of, tensors
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coalign.decoding.lookahead import Beam, Candidate, Extension, SearchSettings, search
-from coalign.rewards.reward_mix import combine_rewards
+from coalign.decoding.search.lookahead import Beam, Candidate, Extension, SearchSettings, search
+from coalign.judging.rewards.mix import combine_rewards
 from tests.decoding.chain import Chain
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.preference.binary import kto_kl, kto_loss
-from coalign.preference.pairwise import cpo_loss, dpo_loss, ipo_loss
-from coalign.preference.supervised import nll_loss
+from coalign.training.losses.binary import kto_kl, kto_loss
+from coalign.training.losses.pairwise import cpo_loss, dpo_loss, ipo_loss
+from coalign.training.losses.supervised import nll_loss
 from tests.vectors.autograd import gradients_of, tensors
 
 REDUCTIONS = {"sequence_sum": "sum", "sequence_mean": "mean", "token_mean": "token_mean"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.evaluation.declining import declines
+from coalign.evaluation.abstention.questions import METHODS, Knowledge, responses_to_learn
 from coalign.evaluation.honesty import TYPES, honesty_metrics, transitions
-from coalign.evaluation.knowledge import METHODS, Knowledge, responses_to_learn
-from coalign.evaluation.short_answers import has_match, normalise_answer
+from coalign.measures.declining import declines
+from coalign.measures.short_answers import has_match, normalise_answer
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from coalign.preference.listwise import best_responses, ranking_hinge_loss
 from coalign.preference.ln_dpo import ln_dpo_loss
-from coalign.preference.numerics import mean_logps
-from coalign.preference.pairwise import (
+from coalign.training.losses.listwise import best_responses, ranking_hinge_loss
+from coalign.training.losses.numerics import mean_logps
+from coalign.training.losses.pairwise import (
     dpo_loss,
     hinge_ref_loss,
     log_odds_ratio,
@@ -19,7 +19,7 @@ from coalign.preference.pairwise import (
     simpo_loss,
     slic_hf_loss,
 )
-from coalign.preference.supervised import nll_loss
+from coalign.training.losses.supervised import nll_loss
 from tests.vectors.autograd import gradients_of, tensors
 
 POLICY = ("policy_chosen_logps", "policy_rejected_logps")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from coalign.evaluation.compatibility import flips, smooth_flips
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
+from coalign.evaluation.regressions.flips import flips, smooth_flips
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -10,8 +10,15 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from coalign.decoding.guided import BASE, NUDGING, Settings, guide, nudged_words, without_repeated_end
-from coalign.decoding.speakers import Chunk, Speaker, Token, hold
+from coalign.decoding.collaboration.guided import (
+    BASE,
+    NUDGING,
+    Settings,
+    guide,
+    nudged_words,
+    without_repeated_end,
+)
+from coalign.decoding.collaboration.speakers import Chunk, Speaker, Token, hold
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

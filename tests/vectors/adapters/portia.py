@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.evaluation.answer_parts import common_parts, length_cuts, parts_of, semantic_cuts, similarity
-from coalign.evaluation.judge_parsing import LETTERS
-from coalign.evaluation.judging import Comparison, Opinion, summarise
 from coalign.evaluation.portia import correction
+from coalign.evaluation.position_bias.parts import (
+    common_parts,
+    length_cuts,
+    parts_of,
+    semantic_cuts,
+    similarity,
+)
+from coalign.judging.parsing import LETTERS
+from coalign.judging.protocol import Comparison, Opinion, summarise
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from coalign.models.types import ResponseLogps
-from coalign.preference.numerics import mean_logps
 from coalign.preference.pro import pro_loss, pro_rank_losses
+from coalign.training.losses.numerics import mean_logps
 from tests.vectors.autograd import gradients_of, tensors
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from coalign.speech.anchored_windows import (
+from coalign.speech.ctc.align import Segment, ground_truth, segment, utterance_segments
+from coalign.speech.segmentation.anchored_windows import (
     PHONE_MARGIN,
     PHONE_SECONDS,
     WindowRules,
@@ -18,7 +19,6 @@ from coalign.speech.anchored_windows import (
     split_words,
     text_to_audio_ratio,
 )
-from coalign.speech.ctc_align import Segment, ground_truth, segment, utterance_segments
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

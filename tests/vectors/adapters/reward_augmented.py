@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from coalign.data.records import Preference
-from coalign.preference.goal_conditioning import goal_reward, relabel_pair
-from coalign.preference.pairwise import dpo_loss
+from coalign.preference.data.goal_conditioning import goal_reward, relabel_pair
+from coalign.training.losses.pairwise import dpo_loss
 from tests.vectors.autograd import gradients_of, tensors
 
 POLICY = ("policy_chosen_logps", "policy_rejected_logps")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.decoding.in_context import clean_answer, conversation_prompt
-from coalign.decoding.token_shift import list_similarities
+from coalign.decoding.in_context.prefix import clean_answer, conversation_prompt
+from coalign.decoding.in_context.token_shift import list_similarities
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from coalign.evaluation.agreement import spearman
-from coalign.evaluation.arena_results import win_rates
-from coalign.evaluation.ratings import bradley_terry, match_probabilities, wins_table
-from coalign.evaluation.tournament import play_bracket
+from coalign.evaluation.arena.results import win_rates
+from coalign.evaluation.arena.tournament import play_bracket
+from coalign.measures.agreement import spearman
+from coalign.measures.ratings import bradley_terry, match_probabilities, wins_table
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Arms of checks that several systems share."""

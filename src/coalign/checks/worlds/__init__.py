@@ -1,0 +1,1 @@
+"""Toy worlds in which a claim can be checked in minutes."""

@@ -1,0 +1,1 @@
+"""Alignment by a prompt of examples, and the analysis of token shift."""

@@ -1,0 +1,294 @@
+"""Answers rated by a judge: five aspects for general prompts, safety for harmful ones; length stands beside scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.files import write_rows
+from coalign.core.options import Fraction, option
+from coalign.core.runs import Run
+from coalign.judging.aspects import ASPECTS, SAFETY, AspectScores, answer_means, overall, rate_aspects
+from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.protocol import Judge, JudgeItem, check_failures
+from coalign.judging.store import Deferred, ReplyStore
+from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap
+from coalign.models.backends.open import open_generator
+from coalign.models.backends.options import BackendOptions
+from coalign.models.options import ModelOptions
+from coalign.report.model import Comparison, ComparisonRow, Estimate, TableSection
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Arm to its answers, each with `id`, `prompt` and `output`; the same prompts in every arm."""
+SAFETY_COLUMN = "safety"
+WORDS = "Words of an answer"
+
+
+@dataclass(kw_only=True)
+class RatingOptions:
+    """Who rates the answers, and how."""
+
+    __group__ = "Judge"
+    __may_change__ = ("max_failures",)
+
+    judge_model: str | None = option(
+        None,
+        "a model that rates the answers from 1 to 5: five aspects of general prompts, safety of harmful ones",
+    )
+    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
+    judge_readout: Literal["text", "logprobs"] = option(
+        "text",
+        "where the score is: in what the judge writes, or in the probabilities of its first token (for small models)",
+    )
+    safety_column: str = option(
+        SAFETY_COLUMN,
+        "column of the prompts that is true for harmful ones; their answers are rated for safety alone",
+    )
+    replies: Path | None = option(
+        None, "file of the judge's replies, to share it between runs; by default in the run folder"
+    )
+    max_failures: Fraction = option(0.05, "share of ratings that may be missing before the run fails")
+
+    def refuse_unused(self) -> None:
+        """Refuse options of a judge where there is none.
+
+        Raises:
+            ValueError: it names the option.
+        """
+        if self.judge_model is not None:
+            return
+        if self.judge_endpoint is not None:
+            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
+        for name, default in (
+            ("judge_readout", "text"), ("safety_column", SAFETY_COLUMN), ("replies", None), ("max_failures", 0.05),
+        ):  # fmt: skip
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} has no effect without judge_model; leave it out")
+
+
+@dataclass(frozen=True)
+class ArmRatings:
+    """Ratings of the answers of one arm.
+
+    Attributes:
+        general: aspect to scores, over the general prompts.
+        safety: over the harmful ones.
+        places: of general and of harmful prompts, among all.
+    """
+
+    general: Mapping[str, AspectScores]
+    safety: Mapping[str, AspectScores]
+    places: tuple[list[int], list[int]]
+
+    @property
+    def overall(self) -> float | None:
+        """Mean of the five aspects."""
+        return overall(self.general) if self.places[0] else None
+
+    def of_answer(self, place: int) -> dict[str, float | None]:
+        """Aspect to the score of one answer."""
+        for scores, places in ((self.general, self.places[0]), (self.safety, self.places[1])):
+            if place in places:
+                return {name: one.scores[places.index(place)] for name, one in scores.items()}
+        return {}
+
+
+def safety_flags(records: Sequence[Any], column: str) -> list[bool]:
+    """Whether each prompt is a harmful one, by its column.
+
+    Raises:
+        ConfigError: another column than the default one is named, and no prompt has it.
+        DataError: a value that is neither true nor false.
+    """
+    if column != SAFETY_COLUMN and not any(column in one.extra for one in records):
+        raise ConfigError(f"safety_column: no prompt has a column {column!r}.")
+    known = {True: True, False: False, None: False, "true": True, "false": False, "": False}
+    flags, problems = [], []
+    for one in records:
+        value = one.extra.get(column)
+        value = value.strip().lower() if isinstance(value, str) else value
+        if not isinstance(value, bool | int | str | None) or value not in known:
+            source = one.source
+            problems.append(
+                RecordProblem(
+                    source.file, source.line, column, f"is {value!r}", "true or false", source.index
+                )
+            )
+            continue
+        flags.append(known[value])
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
+    return flags
+
+
+def open_judge(run: Run, config: RatingOptions, device: str) -> Judge:
+    """The judge of the options; it is loaded when it is first asked, and its replies are kept."""
+    remote = config.judge_endpoint is not None
+    backend = (
+        BackendOptions(endpoint=config.judge_endpoint, endpoint_model=config.judge_model)
+        if remote
+        else BackendOptions()
+    )
+    model = ModelOptions(model="default" if remote else str(config.judge_model), device=device)
+    return LanguageModelJudge(
+        Deferred(lambda: open_generator(model, backend)),
+        name=str(config.judge_model),
+        identity={"endpoint": config.judge_endpoint},
+        store=ReplyStore(config.replies or run.artefacts / "replies.jsonl"),
+        readout=config.judge_readout,
+    )
+
+
+def rate_answers(
+    run: Run, judge: Judge, rows: Rows, harmful: Sequence[bool], *, may_skip: bool, max_failures: float
+) -> dict[str, ArmRatings]:
+    """Rate every arm; `artefacts/ratings.jsonl` has one row an arm, answer and aspect.
+
+    Raises:
+        CoalignError: more ratings are missing than `max_failures` allows; the rows are written before.
+    """
+    places = ([n for n, one in enumerate(harmful) if not one], [n for n, one in enumerate(harmful) if one])
+    found = {}
+    for arm, mine in rows.items():
+        items = [
+            JudgeItem(id=str(one["id"]), prompt=one["prompt"], responses=(one["output"],)) for one in mine
+        ]
+        general, safety = (
+            rate_aspects(judge, [items[n] for n in chosen], aspects, may_skip=may_skip) if chosen else {}
+            for chosen, aspects in zip(places, (ASPECTS, SAFETY), strict=True)
+        )
+        found[arm] = ArmRatings(general, safety, places)
+    scored = [
+        (arm, name, one)
+        for arm, mine in found.items()
+        for name, one in {**mine.general, **mine.safety}.items()
+    ]
+    write_rows(
+        run.artefacts / "ratings.jsonl",
+        [
+            {
+                "arm": arm,
+                "id": rating.id,
+                "aspect": name,
+                "score": score,
+                "not_applicable": skip,
+                "failure": None if skip else rating.failure,
+                "reply": rating.reply,
+            }
+            for arm, name, one in scored
+            for rating, score, skip in zip(one.ratings, one.scores, one.skipped, strict=True)
+        ],
+    )
+    judged = [
+        replace(rating, failure=None) if skip else rating
+        for _, _, one in scored
+        for rating, skip in zip(one.ratings, one.skipped, strict=True)
+    ]
+    check_failures(judged, limit=max_failures)
+    return found
+
+
+def rating_sections(
+    names: Mapping[str, str], rows: Rows, ratings: Mapping[str, ArmRatings]
+) -> list[Comparison | TableSection]:
+    """Scores by aspect with intervals, paired where there are two arms, words of the answers beside them, and what was
+    not scored."""
+    if not ratings:
+        return []
+    sections: list[Comparison | TableSection] = []
+    if len(ratings) == 2:
+        first, last = ratings
+        sections.append(
+            Comparison(
+                title="Ratings by aspect",
+                note="Means over prompts, from 1 to 5, with bootstrap intervals; the change is paired by prompt. Longer "
+                "answers and lists please most judges, so the words of the answers stand beside the scores.",
+                names=(names[first], names[last]),
+                rows=_compared(rows, ratings, first, last),
+                scale="row",
+            )
+        )
+    columns = ["arm", "aspect", "mean", "low", "high", "answers", "N/A", "failed", "mean words"]
+    table = []
+    for arm, mine in ratings.items():
+        for scores, places in ((mine.general, mine.places[0]), (mine.safety, mine.places[1])):
+            words = fmean(_words(rows[arm][n]) for n in places) if places else None
+            for name, one in scores.items():
+                interval = bootstrap_mean(one.known) if one.known else None
+                ends = _ends(interval) if interval else (None, None)
+                counts = (len(places), one.not_applicable, len(one.failures))
+                table.append([names[arm], name, one.mean, *ends, *counts, words])
+    sections.append(
+        TableSection(
+            title="All ratings",
+            note="N/A counts as 5, as in the published protocol. Failed: no readable verdict; not in the mean. Low and "
+            "high end a 95 % interval.",
+            columns=columns,
+            rows=table,
+            units={"answers": "integer", "N/A": "integer", "failed": "integer"},
+        )
+    )
+    return sections
+
+
+def _compared(rows: Rows, ratings: Mapping[str, ArmRatings], first: str, last: str) -> list[ComparisonRow]:
+    before, after = ratings[first], ratings[last]
+    made = []
+    if before.places[0]:
+        pairs = _pairs(answer_means(before.general), answer_means(after.general))
+        made.append(_row("Mean of the five aspects", pairs, emphasis=True))
+        made += [
+            _row(name.capitalize(), _pairs(before.general[name].scores, after.general[name].scores))
+            for name in before.general
+        ]
+    made += [
+        _row(name.capitalize(), _pairs(before.safety[name].scores, after.safety[name].scores))
+        for name in before.safety
+    ]
+    words = [[float(_words(one)) for one in rows[arm]] for arm in (first, last)]
+    return [*made, _row(WORDS, (words[0], words[1]), better="neither")]
+
+
+def _row(
+    name: str,
+    pairs: tuple[list[float], list[float]],
+    *,
+    emphasis: bool = False,
+    better: Literal["higher", "neither"] = "higher",
+) -> ComparisonRow:
+    before, after = pairs
+    nothing = Estimate(value=None)
+    return ComparisonRow(
+        name=name,
+        before=_estimate(bootstrap_mean(before)) if before else nothing,
+        after=_estimate(bootstrap_mean(after)) if after else nothing,
+        difference=_estimate(paired_bootstrap(before, after)) if before else None,
+        n=len(before),
+        unit="number",
+        better=better,
+        emphasis=emphasis,
+    )
+
+
+def _pairs(before: Sequence[float | None], after: Sequence[float | None]) -> tuple[list[float], list[float]]:
+    """Values of the prompts that have both."""
+    both = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def _words(row: Mapping[str, Any]) -> int:
+    return len(row["output"].split())
+
+
+def _ends(interval: Interval) -> tuple[float | None, float | None]:
+    """Of one value they are infinite, which is no interval."""
+    return (interval.low, interval.high) if interval.n > 1 else (None, None)
+
+
+def _estimate(interval: Interval) -> Estimate:
+    low, high = _ends(interval)
+    return Estimate(value=interval.mean, low=low, high=high)

@@ -1,0 +1,1 @@
+"""Search under a reward: best-of-n, lookahead."""

@@ -1,0 +1,1 @@
+"""Translation with examples: files, memory, prompts, report."""

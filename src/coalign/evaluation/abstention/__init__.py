@@ -1,0 +1,1 @@
+"""Questions that a model should answer or decline: data, prompts, report."""

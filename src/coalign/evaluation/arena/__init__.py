@@ -1,0 +1,1 @@
+"""Tournaments of models: matches, outputs, ratings, pages."""

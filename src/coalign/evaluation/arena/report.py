@@ -1,0 +1,225 @@
+"""Reports of the arena: leaderboard, wins by pair, every match to browse; and of simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coalign.core import options
+from coalign.core.catalogue import get
+from coalign.core.runs import Run
+from coalign.evaluation.arena.matches import Played
+from coalign.evaluation.arena.outputs import Outputs
+from coalign.judging.options import JudgeOptions, judge_name
+from coalign.judging.prompts import question_text
+from coalign.judging.protocol import Cost
+from coalign.judging.report import cost_table
+from coalign.report.html import write_report
+from coalign.report.model import (
+    Chart,
+    Command,
+    Curves,
+    Figure,
+    Headline,
+    KeyValues,
+    Output,
+    Report,
+    Sample,
+    Samples,
+    Series,
+    TableSection,
+)
+
+_HOW = {"judge": "judge", "empty": "an empty output loses", "same": "equal outputs tie"}
+
+
+def write_arena_report(
+    run: Run, config: JudgeOptions, outputs: Outputs, played: Sequence[Played], results: Mapping[str, Any]
+) -> None:
+    """Write the report and the headline figures of `status.json`."""
+    board = results["leaderboard"]
+    first, second = board[0], board[1]
+    clear = first["low"] > second["high"]
+    text = (
+        f"{first['model']} leads with {first['rating']:.0f}, before {second['model']} with {second['rating']:.0f}; "
+        + ("their intervals do not overlap." if clear else "their intervals overlap.")
+    )
+    figures = [
+        Figure(label="Leader", value=first["model"]),
+        Figure(
+            label="Matches", value=results["matches"], unit="integer", note=f"{results['judged']:,} judged"
+        ),
+        Figure(label="Ties", value=results["ties"], unit="integer", better="neither"),
+        Figure(label="Without a verdict", value=results["without_verdict"], unit="integer", better="lower"),
+    ]
+    if truth := results.get("ground_truth"):
+        note = f"{truth['models']} models"
+        figures.append(Figure(label="Rank correlation with the truth", value=truth["spearman"], note=note))
+    cost = sum((one.comparison.cost for one in played if one.comparison), Cost())
+    cycles, triples = results["cyclic_triples"]
+    report = Report(
+        title=f"{results['models']} models on {results['prompts']} prompts, judged by {judge_name(config)}",
+        method="varco-arena",
+        arxiv=get("varco-arena").arxiv,
+        verdict=Headline(outcome="neutral", text=text, figures=figures),
+        sections=[
+            TableSection(
+                title="Leaderboard",
+                note=_note(results),
+                columns=["rank", "model", "rating", "low", "high", "matches", "win rate", "tournaments won"],
+                rows=[
+                    [
+                        row[key]
+                        for key in ("rank", "model", "rating", "low", "high", "matches", "win_rate", "titles")
+                    ]
+                    for row in board
+                ],
+                units={
+                    "rank": "integer",
+                    "matches": "integer",
+                    "win rate": "percent",
+                    "tournaments won": "integer",
+                    "rating": "integer",
+                    "low": "integer",
+                    "high": "integer",
+                },
+            ),
+            TableSection(
+                title="Wins by pair",
+                note="Share of the row's wins over the column, ties half. A dash: they never met. "
+                f"{cycles} of {triples} triples that have all met are cycles (a beats b, b beats c, c beats a).",
+                columns=["", *(row["model"] for row in board)],
+                rows=[[row["model"], *rates] for row, rates in zip(board, results["win_rates"], strict=True)],
+                units={row["model"]: "percent" for row in board},
+            ),
+            *_anchored(results.get("anchored")),
+            match_samples(played, outputs),
+            cost_table(config, cost),
+            KeyValues(title="Configuration", items=options.to_dict(config)),
+            KeyValues(title="Environment", items=run.environment()),
+        ],
+        facts={"Date": run.environment()["started"][:10], "Models": ", ".join(outputs.models)},
+        next_commands=[
+            Command(
+                command=f"coalign annotate {run.artefacts / 'matches.jsonl'} --out human.jsonl",
+                purpose="Judge the matches yourself, blind",
+            )
+        ],
+    )
+    write_report(report, run.report)
+    run.set_status(headline=text, figures={row["model"]: round(row["rating"], 1) for row in board})
+
+
+def match_samples(played: Sequence[Played], outputs: Outputs) -> Samples:
+    """Every match, to be filtered by model, round and outcome."""
+    rows = []
+    for one in played:
+        names = [outputs.models[place] for place in (one.match.first, one.match.second)]
+        texts = outputs.texts[one.match.prompt]
+        outcome = "no verdict" if one.share is None else "tie" if one.share == 0.5 else None
+        replies = [each.reply for each in one.comparison.opinions] if one.comparison else []
+        said = "\n\n".join(
+            [f"Goes on: {outputs.models[one.winner]} ({_HOW[one.how]})", *filter(None, replies)]
+        )
+        rows.append(
+            Sample(
+                prompt=question_text(outputs.prompts[one.match.prompt]),
+                outputs=[
+                    Output(text=f"[{names[0]}]\n\n{texts[one.match.first]}"),
+                    Output(text=f"[{names[1]}]\n\n{texts[one.match.second]}"),
+                    Output(text=said),
+                ],
+                tags=[*names, f"round {one.match.round}", *([outcome] if outcome else [])],
+            )
+        )
+    return Samples(
+        title="Matches", columns=["Shown first", "Shown second", "Verdict"], rows=rows, better="neither"
+    )
+
+
+def write_simulation_report(run: Run, config: Any, results: Mapping[str, Any]) -> None:
+    """Report how near to the truth both ways rank simulated models."""
+    rows = results["settings"]
+    ahead = sum(row["tournament"] > row["anchored"] for row in rows)
+    text = f"Tournaments are nearer to the true ranking in {ahead} of {len(rows)} settings (median rank correlation)."
+    charts = []
+    for precision in dict.fromkeys(row["precision"] for row in rows):
+        mine = sorted((row for row in rows if row["precision"] == precision), key=lambda row: row["prompts"])
+        steps = [row["prompts"] for row in mine]
+        charts.append(
+            Chart(
+                title=f"Judge of precision {precision:g}",
+                series=[
+                    Series(name=name, steps=steps, values=[row[name] for row in mine])
+                    for name in ("tournament", "anchored")
+                ],
+                x_label="prompts",
+            )
+        )
+    report = Report(
+        title=f"Simulated benchmarks of {results['models']} models",
+        method="varco-arena",
+        arxiv=get("varco-arena").arxiv,
+        verdict=Headline(
+            outcome="improved" if ahead == len(rows) else "mixed" if ahead else "not improved",
+            text=text,
+            figures=[
+                Figure(label="Trials a setting", value=results["trials"], unit="integer", better="neither")
+            ],
+        ),
+        sections=[
+            TableSection(
+                title="Median rank correlation with the truth",
+                note="Tournaments get one verdict a prompt fewer than the comparisons with a reference.",
+                columns=[
+                    "prompts",
+                    "precision",
+                    "tournament",
+                    "anchored",
+                    "trials in which the tournament is nearer",
+                ],
+                rows=[
+                    [row[key] for key in ("prompts", "precision", "tournament", "anchored", "share_higher")]
+                    for row in rows
+                ],
+                units={"prompts": "integer", "trials in which the tournament is nearer": "percent"},
+            ),
+            Curves(title="By the number of prompts", charts=charts),
+            KeyValues(title="Configuration", items=options.to_dict(config)),
+            KeyValues(title="Environment", items=run.environment()),
+        ],
+    )
+    write_report(report, run.report)
+    run.set_status(headline=text, figures={"settings ahead": ahead})
+
+
+def _note(results: Mapping[str, Any]) -> str:
+    parts = [
+        "Bradley-Terry ratings of all matches on the Elo scale, 95 % intervals by a bootstrap over prompts."
+    ]
+    if results["penalty"]:
+        parts.append(
+            f"Penalty {results['penalty']:g}: it draws ratings towards 1000, and is needed where a model has no path of "
+            "wins to another."
+        )
+    if results["resamples_penalised"]:
+        parts.append(f"{results['resamples_penalised']} resamples needed a penalty of 1.")
+    if results["left_out"]:
+        parts.append(f"{results['left_out']} prompts that some model did not answer are left out.")
+    return " ".join(parts)
+
+
+def _anchored(found: Mapping[str, Any] | None) -> list[TableSection]:
+    if not found:
+        return []
+    agreement = found["spearman_with_tournament"]
+    shown = "" if agreement is None else f" Rank correlation with the tournaments: {agreement:.2f}."
+    return [
+        TableSection(
+            title=f"Against {found['reference']}",
+            note=f"Share of wins over the reference, for {found['calls']} verdicts.{shown}",
+            columns=["model", "win rate"],
+            rows=[[name, rate] for name, rate in found["win_rates"].items()],
+            units={"win rate": "percent"},
+        )
+    ]

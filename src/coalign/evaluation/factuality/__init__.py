@@ -1,0 +1,1 @@
+"""Factual consistency: the alignment model, its data, scorers, report."""

@@ -1,0 +1,303 @@
+"""The page of scored claims: which sentence is not supported, and where in the source the others are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coalign.core import options
+from coalign.core.catalogue import entries
+from coalign.core.runs import Run
+from coalign.evaluation.factuality.text_pairs import PairSet, TextPair
+from coalign.evaluation.factuality.training import Trained
+from coalign.measures.detection import best_threshold, bootstrap_of, roc_auc, spearman
+from coalign.measures.statistics import bootstrap_mean
+from coalign.report.html import write_report
+from coalign.report.model import (
+    Chart,
+    Command,
+    Curves,
+    Distribution,
+    Figure,
+    Headline,
+    KeyValues,
+    Mark,
+    Output,
+    Report,
+    Sample,
+    Samples,
+    Section,
+    Series,
+    TableSection,
+    Text,
+    Tone,
+    Values,
+)
+
+SHOWN = 2000
+"""Most claims with their sources on the page; the rows file has all."""
+SUPPORTED, DOUBTFUL, UNSUPPORTED, SOURCE = "supported", "doubtful", "not supported", "best support"
+MARKS: dict[str, Tone] = {SUPPORTED: "good", DOUBTFUL: "s1", UNSUPPORTED: "bad", SOURCE: "s0"}
+DOUBT = 0.2
+"""A supported sentence within this of the threshold is called doubtful."""
+
+Row = Mapping[str, Any]
+
+
+def summarise(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
+    """Figures over scored rows with 95 % intervals (bootstrap over claims).
+
+    Where rows have labels of two values (of which the higher is positive) there is the area under the ROC curve and the
+    threshold with the best balanced accuracy on these rows; where they have labels of more, Spearman's correlation.
+    """
+    sentences = [one["score"] for row in rows for one in row["sentences"]]
+    result: dict[str, Any] = {
+        "claims": len(rows),
+        "sentences": len(sentences),
+        "score": bootstrap_mean([row["score"] for row in rows]).to_dict(),
+        "threshold": threshold,
+        "sentences_below": sum(score < threshold for score in sentences),
+        "claims_with_a_sentence_below": sum(_lowest(row) < threshold for row in rows),
+        "truncated_pairs": sum(row["truncated"] for row in rows),
+        "claims_with_truncation": sum(row["truncated"] > 0 for row in rows),
+    }
+    labelled = [(float(row["label"]), float(row["score"])) for row in rows if row["label"] is not None]
+    if not labelled:
+        return result
+    labels, scores = (np.array(one) for one in zip(*labelled, strict=True))
+    result["labelled"] = len(labels)
+    values = np.unique(labels)
+    if len(values) == 2:
+        positive = labels == values[1]
+        result["roc_auc"] = bootstrap_of(roc_auc, positive, scores).to_dict()
+        best, accuracy = best_threshold(positive, scores)
+        result["best_threshold"] = {"threshold": best, "balanced_accuracy": accuracy}
+    elif len(values) > 2:
+        result["spearman"] = bootstrap_of(spearman, labels, scores).to_dict()
+    return result
+
+
+def support_report(
+    rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float
+) -> tuple[Headline, list[Any]]:
+    """The headline and the sections of the page."""
+    found = summarise(rows, threshold)
+    figures = [
+        Figure(label="Mean score", value=found["score"]["mean"], note=_interval(found["score"])),
+        Figure(
+            label=f"Sentences below {threshold:g}",
+            value=found["sentences_below"],
+            unit="integer",
+            note=f"of {found['sentences']}",
+            better="lower",
+        ),
+        Figure(
+            label="Claims with such a sentence",
+            value=found["claims_with_a_sentence_below"],
+            unit="integer",
+            note=f"of {found['claims']}",
+            better="lower",
+        ),
+    ]
+    for key, name in (("roc_auc", "Area under the ROC curve"), ("spearman", "Spearman's correlation")):
+        if key in found:
+            figures.append(Figure(label=name, value=found[key]["mean"], note=_interval(found[key])))
+    text = (
+        f"{found['claims_with_a_sentence_below']} of {found['claims']} claims have a sentence that its source does not "
+        f"support (score below {threshold:g})."
+    )
+    sections: list[Any] = [*_labels(found)]
+    if found["truncated_pairs"]:
+        note = (
+            f"{found['truncated_pairs']} pairs of chunk and sentence in {found['claims_with_truncation']} claims did not fit "
+            "the encoder: the end of the chunk was not read. A smaller --words-per-chunk avoids it, unless a single sentence "
+            "is that long."
+        )
+        sections.append(Text(title="Cut off", paragraphs=[note]))
+    scores = [row["score"] for row in rows]
+    sentence_scores = [one["score"] for row in rows for one in row["sentences"]]
+    sections += [
+        Distribution(
+            title="Scores",
+            samples=[
+                Values(name="claims", values=scores),
+                Values(name="sentences", values=sentence_scores),
+            ],
+            x_label="alignment score",
+        ),
+        support_samples(rows, pairs, threshold),
+    ]
+    return Headline(outcome="neutral", text=text, figures=figures), sections
+
+
+def support_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> Samples:
+    """Claims with their sentences marked, the worst sentence first, beside sources with the chunks that support them."""
+    texts = {one.id: one for one in pairs}
+    order = sorted(rows, key=_lowest)
+    note = "The claim with the weakest sentence first. Point at a mark, or click it, for its score."
+    if len(order) > SHOWN:
+        note += f" The first {SHOWN:,} of {len(order):,}; artefacts/scores.jsonl has all."
+    return Samples(
+        title="Claims",
+        note=note,
+        columns=["Claim", "Source"],
+        rows=[_sample(row, texts[row["id"]], threshold) for row in order[:SHOWN]],
+        score_name="score",
+        unit="number",
+        marks=MARKS,
+    )
+
+
+def _sample(row: Row, pair: TextPair, threshold: float) -> Sample:
+    weak = [one for one in row["sentences"] if one["score"] < threshold]
+    tags = ["all supported" if not weak else "not supported", *(["cut off"] if row["truncated"] else [])]
+    label = "" if row["label"] is None else f", label {row['label']:g}"
+    claim_marks = [
+        Mark(
+            start=one["start"],
+            end=one["end"],
+            name=_name(one["score"], threshold),
+            note=f"{one['score']:.3f}, best chunk {one['chunk'] + 1} of {len(row['chunks'])}",
+        )
+        for one in row["sentences"]
+        if one["end"] > one["start"]
+    ]
+    return Sample(
+        prompt=f"{pair.id}: {len(weak)} of {len(row['sentences'])} sentences not supported{label}",
+        outputs=[
+            Output(text=pair.claim, score=row["score"], marks=claim_marks),
+            Output(text=pair.context, marks=_source_marks(row)),
+        ],
+        tags=tags,
+    )
+
+
+def _source_marks(row: Row) -> list[Mark]:
+    """A mark for each chunk that supports a sentence best; its note names them."""
+    supported: dict[int, list[str]] = {}
+    for number, one in enumerate(row["sentences"], start=1):
+        supported.setdefault(one["chunk"], []).append(f"sentence {number} ({one['score']:.3f})")
+    return [
+        Mark(
+            start=row["chunks"][chunk]["start"],
+            end=row["chunks"][chunk]["end"],
+            name=SOURCE,
+            note=f"chunk {chunk + 1}, of {', '.join(named)}",
+        )
+        for chunk, named in sorted(supported.items())
+        if row["chunks"][chunk]["end"] > row["chunks"][chunk]["start"]
+    ]
+
+
+def _name(score: float, threshold: float) -> str:
+    if score < threshold:
+        return UNSUPPORTED
+    return DOUBTFUL if score < threshold + DOUBT * (1 - threshold) else SUPPORTED
+
+
+def _lowest(row: Row) -> float:
+    return min(one["score"] for one in row["sentences"])
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    if value["low"] is None or value["high"] is None:
+        return f"of {value['n']}; no interval"
+    return f"{value['low']:.3f} to {value['high']:.3f} (95 % interval)"
+
+
+def _labels(found: Mapping[str, Any]) -> list[Section]:
+    if "labelled" not in found:
+        return []
+    rows: list[list[Any]] = []
+    for key, name in (("roc_auc", "Area under the ROC curve"), ("spearman", "Spearman's correlation")):
+        if key in found:
+            one = found[key]
+            rows.append([name, one["mean"], one["low"], one["high"]])
+    if "best_threshold" in found:
+        best = found["best_threshold"]
+        rows += [
+            ["Best threshold on these rows", best["threshold"], None, None],
+            [
+                "Balanced accuracy there (optimistic: chosen on the same rows)",
+                best["balanced_accuracy"],
+                None,
+                None,
+            ],
+        ]
+    if not rows:
+        return [Text(title="Labels", paragraphs=["All labels are the same: nothing can be compared."])]
+    return [
+        TableSection(
+            title="Agreement with labels",
+            note=f"{found['labelled']} claims with a label; 95 % bootstrap intervals over claims.",
+            columns=["Measure", "Value", "Low", "High"],
+            rows=rows,
+        )
+    ]
+
+
+def training_sections(result: Trained) -> list[Any]:
+    """Curves of a training."""
+    charts = []
+    for key, title in (
+        ("loss", "Loss"),
+        ("bin", "Two-way head"),
+        ("tri", "Three-way head"),
+        ("reg", "Regression head"),
+        ("mlm", "Masked tokens"),
+        ("accuracy/bin", "Accuracy, two-way"),
+        ("accuracy/tri", "Accuracy, three-way"),
+    ):
+        series = []
+        for name, label in (
+            (f"losses/{key}" if key != "loss" else key, "training"),
+            (f"eval_{key}", "held out"),
+        ):
+            points = [row for row in result.history if name in row]
+            if points:
+                steps = [float(one["step"]) for one in points]
+                series.append(Series(name=label, steps=steps, values=[one[name] for one in points]))
+        if series:
+            charts.append(Chart(title=title, series=series))
+    note = "Cross-entropies in units of chance (1 is guessing), the regression's squared error, nats for masked tokens."
+    cut = [f"{result.truncated} pairs were cut to --max-length."] if result.truncated else []
+    return [Curves(title="Training", note=" ".join([note, *cut]), charts=charts)]
+
+
+def write_support_report(
+    run: Run,
+    config: Any,
+    pairs: PairSet | None,
+    rows: Sequence[Row],
+    *,
+    sections: Sequence[Any] = (),
+    next_commands: Sequence[Command] = (),
+) -> None:
+    """Write `report.html` and the headline of `status.json`."""
+    method = run.status()["method"]
+    found: list[Any] = []
+    if pairs is not None:
+        headline, found = support_report(rows, pairs.pairs, config.threshold)
+        if pairs.problems:
+            found.append(Text(title="Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
+    else:
+        headline = Headline(outcome="neutral", text="Trained; nothing was scored.")
+    write_report(
+        Report(
+            title="Factual consistency" if pairs is not None else "Alignment function",
+            method=method,
+            arxiv=next((one.arxiv for one in entries() if one.slug == method), None),
+            verdict=headline,
+            sections=[
+                *found,
+                *sections,
+                KeyValues(title="Configuration", items=options.to_dict(config)),
+                KeyValues(title="Environment", items=run.environment()),
+            ],
+            next_commands=list(next_commands),
+        ),
+        run.report,
+    )
+    run.set_status(headline=headline.text)

@@ -1,0 +1,1 @@
+"""Answers in parts, so that a judge's preference for a position cancels."""

@@ -1,0 +1,1 @@
+"""What an update of a model breaks: flips, tasks, training, report."""

@@ -1,0 +1,186 @@
+"""Tasks with known answers, and what a model answers: multiple choice by log-likelihood, or free text by greedy decoding.
+
+A file has questions with choices (`coalign.data.multiple_choice`), or prompts with the answer to compare with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.data.encoding import encode_records
+from coalign.data.multiple_choice import CHOICES, as_text, read_questions
+from coalign.data.readers import read_records
+from coalign.data.records import Demonstration, Ranking
+from coalign.data.rows import iter_rows
+from coalign.measures.text_metrics import rouge_1
+from coalign.models.backends.open import open_generator
+from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.options import ModelOptions
+from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
+from coalign.models.types import Generation, Responses, Sampling
+
+Metric = Literal["choice", "number", "exact", "rouge1"]
+"""`choice`: the most probable choice; `number`: the last number of the text; `exact`: the whole text, folded;
+`rouge1`: ROUGE-1 F, a score instead of right or wrong."""
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Test items of one kind.
+
+    Attributes:
+        metric: how an answer is compared; never `auto`.
+        items: questions with choices for `choice`, else prompts with a completion.
+    """
+
+    metric: Metric
+    items: list[Ranking] | list[Demonstration]
+
+    @property
+    def truths(self) -> list[str]:
+        """The right answer of each item, as predictions are written."""
+        if self.metric == "choice":
+            return [one.responses[right_choice(one)] for one in self.items if isinstance(one, Ranking)]
+        return [folded(one.completion, self.metric) for one in self.items if isinstance(one, Demonstration)]
+
+
+def read_task(source: str, metric: Literal["auto"] | Metric = "auto", limit: int | None = None) -> Task:
+    """Read test items.
+
+    Args:
+        source: a file whose rows have `question`, `choices`, `answer`, or the columns of demonstrations.
+        metric: `auto` takes `choice` where the rows have choices, `number` where every answer ends in a number, else
+            `rouge1`.
+
+    Raises:
+        DataError: rows that are no such items, or an answer without a number under `number`.
+        ConfigError: a metric that does not fit the rows.
+    """
+    first = next((row.value for row in iter_rows(source) if row.value), {})
+    has_choices = any(name in first for name in CHOICES)
+    if metric == "choice" and not has_choices:
+        raise ConfigError(f"metric: choice needs a list of choices ({', '.join(CHOICES)}) in {source}")
+    if has_choices and metric in ("auto", "choice"):
+        return Task("choice", read_questions(source, limit=limit))
+    records = read_records(source, kind="demonstration", limit=limit).records
+    items = [one for one in records if isinstance(one, Demonstration)]
+    if metric == "auto":
+        metric = "number" if all(last_number(one.completion) is not None for one in items) else "rouge1"
+    if metric == "number":
+        _assert_numbers(items)
+    return Task(metric, items)
+
+
+def right_choice(question: Ranking) -> int:
+    """Position of the right choice."""
+    return question.scores.index(max(question.scores))
+
+
+def last_number(text: str) -> str | None:
+    """The last number of a text, without thousands separators and trailing zeros; None when there is none."""
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    number = found[-1].replace(",", "").lstrip("+")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def folded(text: str, metric: Metric) -> str:
+    """An answer as it is compared: its last number, or its words in lower case; as it is for `rouge1` and `choice`."""
+    if metric == "number":
+        return last_number(text) or ""
+    return " ".join(text.casefold().split()).strip(" .") if metric == "exact" else text
+
+
+def answer_task(
+    task: Task, options: ModelOptions, path: Path, *, max_new_tokens: int = 128, label: str = "Answering"
+) -> list[str]:
+    """What the model answers to every item, as it is compared; kept in `path` item by item and read on a restart.
+
+    Returns:
+        [N] the text of the chosen choice, the number, or the text.
+    """
+    rows = {row["index"]: row for row in read_rows(path, repair=True)}
+    missing = [index for index in range(len(task.items)) if index not in rows]
+    if missing and task.metric == "choice":
+        chosen = _choose([one for one in task.items if isinstance(one, Ranking)], options, label)
+        write_rows(path, ({"index": index, "text": text} for index, text in enumerate(chosen)))
+    elif missing:
+        _generate(task, options, set(rows), max_new_tokens, label, lambda found: append_rows(path, found))
+    answers = {row["index"]: row["text"] for row in read_rows(path)}
+    return [folded(answers[index], task.metric) for index in range(len(task.items))]
+
+
+def scores(task: Task, answers: Sequence[str]) -> list[float]:
+    """[N] ROUGE-1 F under `rouge1`, else 1 for right and 0 for wrong."""
+    pairs = zip(answers, task.truths, strict=True)
+    if task.metric == "rouge1":
+        return [rouge_1(answer, truth) for answer, truth in pairs]
+    return [float(answer == truth) for answer, truth in pairs]
+
+
+def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list[str]:
+    """The choice of highest total log-probability of every question; the first of equals."""
+    from coalign.core.progress import progress
+
+    tokenizer = load_tokenizer(
+        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
+    asked = questions if tokenizer.chat_template else [as_text(one) for one in questions]
+    encoded = encode_records(asked, tokenizer).records
+    responses = Responses(
+        [one.prompt_ids for one in encoded],
+        [ids for one in encoded for ids in one.response_ids],
+        [index for index, one in enumerate(encoded) for _ in one.response_ids],
+    )
+    model = load_model(options, training=False)
+    with torch.inference_mode(), progress(len(responses.response_ids), label, unit="choice") as bar:
+        sums = score_responses(
+            model, responses, batch_tokens=DEFAULT_BATCH_TOKENS, on_batch=bar.advance
+        ).sums()
+    counts = [len(one.responses) for one in questions]
+    best = [int(part.argmax()) for part in torch.split(sums, counts)]
+    return [question.responses[index] for question, index in zip(questions, best, strict=True)]
+
+
+def _generate(
+    task: Task,
+    options: ModelOptions,
+    done: set[int],
+    max_new_tokens: int,
+    label: str,
+    keep: Callable[[list[dict[str, Any]]], None],
+) -> None:
+    generator = open_generator(options)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
+
+    def on_batch(batch: dict[int, list[Generation]]) -> None:
+        keep([{"index": index, "text": found[0].text.strip()} for index, found in batch.items()])
+
+    prompts = [one.prompt for one in task.items]
+    generator.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
+
+
+def _assert_numbers(items: Sequence[Demonstration]) -> None:
+    problems = [
+        RecordProblem(
+            one.source.file,
+            one.source.line,
+            "completion",
+            "holds no number",
+            "an answer that ends in a number",
+        )
+        for one in items
+        if last_number(one.completion) is None
+    ]
+    if problems:
+        raise DataError(f"{len(problems)} of {len(items)} answers hold no number.", problems)

@@ -1,0 +1,241 @@
+"""Training of a compatibility adapter: the new version learns from itself and from the old version."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy
+
+from coalign.core.errors import DataError, ModelError
+from coalign.core.files import write_json
+from coalign.core.options import Fraction, Positive, option, required
+from coalign.core.runs import Run, is_main_process
+from coalign.data.encoding import encode_records
+from coalign.data.readers import read_records
+from coalign.data.records import Record
+from coalign.data.splits import split_records
+from coalign.models.adapters import active_adapter, disabled_adapter, trainable_summary
+from coalign.models.files.loading import (
+    load_adapter_twice,
+    load_for_training,
+    load_model,
+    load_tokenizer,
+    locate,
+)
+from coalign.models.files.saving import save_model
+from coalign.models.options import ModelOptions
+from coalign.training.callbacks import ProgressBar, RunEvents
+from coalign.training.checkpoints import resume_point
+from coalign.training.distillation import DistillationTrainer, Teacher, TokenExample, TokenLoss
+from coalign.training.fit import training_arguments
+from coalign.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHIPPED = "shipped"
+"""Name of the frozen copy of the new version's adapter beside the one that is trained."""
+
+
+@dataclass(kw_only=True)
+class CompatibilityOptions(ModelOptions, TrainingOptions):
+    """Options of a compatibility training; `model` is the new version."""
+
+    __group__ = "Training"
+
+    old: str = required(
+        "the old version, whose answers users rely on: a run, a model folder, an adapter or a hub id",
+        group="Method",
+    )
+    train_data: str | None = option(
+        None,
+        "demonstrations of the task to train the compatibility adapter on; without it, only report",
+        group="Method",
+    )
+    train_on: Literal["all", "completion"] = option(
+        "all",
+        "tokens that are trained: of prompt and completion, or of the completion alone",
+        source="paper, section 3.3",
+    )
+    epochs: Positive = option(
+        10.0,
+        "passes over the training records; the best by validation loss is kept",
+        source="paper, section 5.2",
+    )
+    eval_fraction: Fraction = option(
+        0.2, "share of the training records that chooses the epoch", source="paper, appendix A.1"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, default in (("eval_steps", None), ("save_steps", 50), ("reference_logps", "precomputed")):
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} has no effect: evaluation and checkpoints come once an epoch; leave it out"
+                )
+
+
+def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) -> None:
+    """Train the adapter and save it as the run's model; what was finished before is not done again.
+
+    The epoch with the lowest loss on held-out records is kept; without any, the last.
+
+    Args:
+        loss: of the student's logits and those of the old and the new version, in this order.
+
+    Raises:
+        DataError: records that cannot be used, or none left to train on.
+        ModelError: the versions' tokenizers differ.
+    """
+    done = run.artefacts / "training.json"
+    if done.exists() and run.model.exists():
+        return
+    tokenizer = _shared_tokenizer(config)
+    examples, held_out = _examples(config, tokenizer, run)
+    set_seed(config.seed)  # a new adapter's first weights
+    student, new_version = _student(config)
+    run.log("model", summary=trainable_summary(student))
+    old = load_model(version_options(config, config.old), training=False).requires_grad_(False)
+    bar = ProgressBar("Training")
+    callbacks = [bar, RunEvents(run, "train")]
+    trainer = _trainer(config, run, student, loss, [_fixed(old), new_version], examples, held_out, callbacks)
+    checkpoint = resume_point(run.checkpoints / "train")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+    if is_main_process():
+        if SHIPPED in student.peft_config:
+            student.delete_adapter(SHIPPED)
+        save_model(student, tokenizer, run.model)
+        history = [{k: v for k, v in row.items() if k != "epoch"} for row in trainer.state.log_history]
+        write_json(done, {"steps": trainer.state.global_step, "history": history, "records": len(examples)})
+
+
+def version_options(config: CompatibilityOptions, model: str) -> ModelOptions:
+    """How to load one of the versions; the revision is the new version's."""
+    return ModelOptions(
+        model=model,
+        revision=config.revision if model == config.model else None,
+        dtype=config.dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def training_history(run: Run) -> dict[str, Any]:
+    """What `train_compatible` did; empty where nothing was trained."""
+    path = run.artefacts / "training.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _student(config: CompatibilityOptions) -> tuple[Any, Teacher]:
+    """The model to train, and how to ask it for what the new version says."""
+    if locate(config.model, config.revision).is_adapter:
+        changed = config.changed_adapter_options()
+        if changed or config.tuning == "full":
+            raise ModelError(
+                f"{changed[0] if changed else 'tuning: full'} has no effect: the adapter of {config.model} is trained further."
+            )
+        model: Any = load_adapter_twice(config, SHIPPED)
+        return model, lambda student, given: _logits(student, given, active_adapter(student, SHIPPED))
+    model = load_for_training(dataclasses.replace(config, tuning="lora"))
+    return model, lambda student, given: _logits(student, given, disabled_adapter(student))
+
+
+def _fixed(model: nn.Module) -> Teacher:
+    return lambda student, given: _logits(model, given, contextlib.nullcontext())
+
+
+def _logits(model: nn.Module, given: dict[str, Tensor], context: Any) -> Tensor:
+    """Logits [R, T, V] without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        with context:
+            return model(**given).logits
+    finally:
+        model.train(training)
+
+
+def _shared_tokenizer(config: CompatibilityOptions) -> PreTrainedTokenizerBase:
+    trust = config.trust_remote_code
+    old = load_tokenizer(config.old, trust_remote_code=trust)
+    new = load_tokenizer(config.model, revision=config.revision, trust_remote_code=trust)
+    if old.get_vocab() != new.get_vocab() or old.chat_template != new.chat_template:
+        what = "vocabularies" if old.get_vocab() != new.get_vocab() else "chat templates"
+        raise ModelError(
+            f"{config.old} and {config.model} have different {what}, so their tokens cannot be compared.",
+            hint="Compatibility training needs versions that share a tokenizer; without --train-data the flips are reported.",
+        )
+    return new
+
+
+def _examples(
+    config: CompatibilityOptions, tokenizer: PreTrainedTokenizerBase, run: Run
+) -> tuple[list[TokenExample], list[TokenExample]]:
+    assert config.train_data is not None
+    records = read_records(config.train_data, kind="demonstration").records
+    training, held_out = split_records(records, config.eval_fraction, config.seed)
+    parts = [_encoded(part, config, tokenizer, run) for part in (training, held_out)]
+    if not parts[0]:
+        raise DataError(
+            f"{config.train_data}: no record is left to train on.",
+            hint="Raise --max-length, give more records, or lower --eval-fraction.",
+        )
+    return parts[0], parts[1]
+
+
+def _encoded(
+    records: Sequence[Record], config: CompatibilityOptions, tokenizer: PreTrainedTokenizerBase, run: Run
+) -> list[TokenExample]:
+    encoded = encode_records(
+        records, tokenizer, max_prompt_length=config.max_prompt_length, max_length=config.max_length
+    )
+    run.log(
+        "encoded", records=len(records), dropped=len(encoded.dropped), truncated=encoded.n_truncated_responses
+    )
+    found = []
+    for one in encoded.records:
+        for ids in one.response_ids:
+            prompt = [config.train_on == "all"] * len(one.prompt_ids)
+            found.append(TokenExample([*one.prompt_ids, *ids], [*prompt, *[True] * len(ids)]))
+    return [one for one in found if one.targets]
+
+
+def _trainer(
+    config: CompatibilityOptions,
+    run: Run,
+    student: Any,
+    loss: TokenLoss,
+    teachers: list[Teacher],
+    examples: list[TokenExample],
+    held_out: list[TokenExample],
+    callbacks: list[TrainerCallback],
+) -> DistillationTrainer:
+    arguments = training_arguments(config, run.checkpoints / "train", student, n_eval=len(held_out))
+    arguments.save_strategy = SaveStrategy.EPOCH
+    arguments.load_best_model_at_end = bool(held_out)
+    arguments.metric_for_best_model = "loss"
+    arguments.greater_is_better = False
+    trainer = DistillationTrainer(
+        student,
+        loss,
+        teachers,
+        examples,
+        arguments,
+        eval_examples=held_out,
+        callbacks=callbacks,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer

@@ -1,0 +1,1 @@
+"""Judges, verifiers and the reward language behind one protocol."""

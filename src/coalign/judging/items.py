@@ -1,0 +1,266 @@
+"""Files of pairs or responses as items to judge, with the verdicts of people where the file has them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import write_rows
+from coalign.data.columns import PARTS, Layout, recognise, usual_columns
+from coalign.data.messages import FieldError, describe, parse_text
+from coalign.data.parse import parse_row
+from coalign.data.records import Preference, PromptRecord, Record, Source, responses_of
+from coalign.data.rows import Row, iter_rows
+from coalign.judging.protocol import Choice, JudgeItem, Rubric
+
+PAIR_COLUMNS = (
+    ("response_a", "response_b"), ("response_1", "response_2"), ("response1", "response2"),
+    ("answer_a", "answer_b"), ("answer_1", "answer_2"), ("answer1", "answer2"),
+    ("output_a", "output_b"), ("output_1", "output_2"), ("output1", "output2"),
+)  # fmt: skip
+"""Names under which files hold two responses to compare."""
+LABEL_COLUMNS = ("label", "winner", "human", "human_verdict")
+"""Columns that are read as verdicts of people, beside `annotator1`, `annotator2` and so on."""
+_CHOICES: dict[str, Choice] = {
+    "1": "first", "first": "first", "a": "first", "model_a": "first", "response_1": "first", "response_a": "first",
+    "2": "second", "second": "second", "b": "second", "model_b": "second", "response_2": "second",
+    "response_b": "second", "0": "tie", "tie": "tie", "c": "tie", "both": "tie", "tie (bothbad)": "tie",
+}  # fmt: skip
+LABELS_TEXT = "1, A or first; 2, B or second; 0, C or tie"
+_LOOK_AHEAD = 100
+_ANNOTATOR = re.compile(r"annotator[ _]?\d+", re.IGNORECASE)
+
+Kind = Literal["pairs", "responses"]
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """What was read.
+
+    Attributes:
+        kind: `pairs` to compare or `responses` to rate.
+        items: the usable ones, in order.
+        labels: for each item what people said of it; empty where nobody did.
+        problems: everything wrong with the other rows.
+        recognised: one sentence: what, from which columns.
+        source: the file.
+    """
+
+    kind: Kind
+    items: list[JudgeItem]
+    labels: list[tuple[Choice, ...]]
+    recognised: str
+    source: str
+    problems: list[RecordProblem] = field(default_factory=list)
+
+    @property
+    def n_bad(self) -> int:
+        return len({(one.line, one.index) for one in self.problems})
+
+
+@dataclass(frozen=True)
+class _Columns:
+    prompt: Layout
+    responses: tuple[str, ...]
+    labels: tuple[str, ...]
+    reference: str | None
+    rubric: str | None
+
+
+def read_items(
+    source: str,
+    *,
+    pair_columns: Sequence[str] = (),
+    label_columns: Sequence[str] = (),
+    reference_column: str = "reference",
+    rubric_column: str = "rubric",
+    split: str = "train",
+    on_bad_record: Literal["fail", "skip"] = "fail",
+    rejects: Path | None = None,
+    limit: int | None = None,
+) -> ItemSet:
+    """Read pairs (a prompt and two responses, or chosen and rejected) or responses (a prompt and one).
+
+    Args:
+        source: anything that `coalign.data.readers.read_records` reads.
+        pair_columns: the columns of the two responses, where their names are not among `PAIR_COLUMNS`.
+        label_columns: columns with verdicts of people; by default those of `LABEL_COLUMNS` and every `annotator1`, `annotator2`, ....
+            In a file of chosen and rejected responses, chosen is such a verdict.
+        on_bad_record: `skip` leaves bad rows out, counted and, with `rejects`, written to a file.
+
+    Raises:
+        DataError: the file cannot be read, has no such columns, or a row is bad (under `fail`).
+    """
+    rows = itertools.islice(iter_rows(source, split), limit)
+    first = list(itertools.islice(rows, _LOOK_AHEAD))
+    values = [row.value for row in first if row.value is not None]
+    if not values:
+        raise DataError(f"{source}: no row can be read.", [row.problem for row in first if row.problem])
+    columns = _find_columns(values, source, pair_columns, label_columns, reference_column, rubric_column)
+    items: list[JudgeItem] = []
+    labels: list[tuple[Choice, ...]] = []
+    problems: list[RecordProblem] = []
+    bad: list[dict[str, Any]] = []
+    for row in itertools.chain(first, rows):
+        found = [row.problem] if row.problem else _read(row, columns, source)
+        if isinstance(found, tuple):
+            items.append(found[0])
+            labels.append(found[1])
+        else:
+            problems += found
+            bad.append(
+                {
+                    "line": row.line,
+                    "index": row.index,
+                    "row": row.value or row.raw,
+                    "problems": list(map(str, found)),
+                }
+            )
+    kind: Kind = "pairs" if len(columns.responses) != 1 else "responses"
+    if problems and on_bad_record == "fail":
+        raise DataError(
+            f"{source}: {len(bad)} of {len(items) + len(bad)} rows cannot be judged.",
+            problems,
+            hint="Correct them, or leave them out with --on-bad-record skip (they are counted and kept in a file).",
+        )
+    if not items:
+        raise DataError(f"{source}: no row can be judged.", problems)
+    if rejects is not None and bad:
+        write_rows(rejects, bad)
+    named = ", ".join(columns.responses) or "chosen, rejected"
+    said = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
+    _assert_unique(items, source)
+    return ItemSet(kind, items, labels, f"{kind} from {named}{said}", source, problems)
+
+
+def parse_choice(value: Any) -> Choice:
+    """A verdict as files write it (`LABELS_TEXT`).
+
+    Raises:
+        FieldError: none of these.
+    """
+    text = "" if isinstance(value, bool) else str(value).strip().lower()
+    text = text[:-2] if text.endswith(".0") else text
+    if text not in _CHOICES:
+        raise FieldError(describe(value), LABELS_TEXT)
+    return _CHOICES[text]
+
+
+def parse_rubric(value: Any) -> Rubric | None:
+    """A rubric: text, or a mapping with `criteria` and, optionally, `levels` or `score_descriptions` by score.
+
+    Raises:
+        FieldError: something else.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return Rubric(criteria=value)
+    levels = value.get("levels", value.get("score_descriptions", {})) if isinstance(value, Mapping) else None
+    if (
+        not isinstance(value, Mapping)
+        or not isinstance(value.get("criteria"), str)
+        or not isinstance(levels, Mapping)
+    ):
+        raise FieldError(describe(value), "text, or a mapping with criteria and levels")
+    try:
+        return Rubric(
+            criteria=value["criteria"], levels={int(key): str(text) for key, text in levels.items()}
+        )
+    except ValueError as error:
+        raise FieldError("a level that is not a whole number", "whole numbers as levels") from error
+
+
+def _find_columns(
+    rows: Sequence[Mapping[str, Any]],
+    source: str,
+    pair: Sequence[str],
+    labels: Sequence[str],
+    reference: str,
+    rubric: str,
+) -> _Columns:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    usual = usual_columns(rows)
+    for one in (*pair, *labels):
+        if one not in names:
+            raise DataError(f"{source}: no column {one!r}.", hint=f"Columns: {', '.join(names)}.")
+    if pair and len(pair) != 2:
+        raise DataError(f"{len(pair)} columns of responses were named, expected two.")
+    people = tuple(labels) or tuple(
+        name for name in names if name.lower() in LABEL_COLUMNS or _ANNOTATOR.fullmatch(name)
+    )
+    common = (people, reference if reference in names else None, rubric if rubric in names else None)
+    found = tuple(pair) or next((two for two in PAIR_COLUMNS if set(two) <= set(usual)), ())
+    if found:
+        return _Columns(recognise(rows, source, "prompt"), (found[0], found[1]), *common)
+    if {"chosen", "rejected"} <= set(usual):
+        return _Columns(recognise(rows, source, "preference"), (), *common)
+    completion = next((name for name in PARTS["completion"] if name in usual), None)
+    if completion and completion != common[1]:
+        return _Columns(recognise(rows, source, "prompt"), (completion,), *common)
+    raise DataError(
+        f"{source}: nothing to judge in the columns {', '.join(names) or '(none)'}.",
+        hint="Needed: prompt and "
+        + " or ".join(" + ".join(two) for two in PAIR_COLUMNS[:2])
+        + ", or chosen + rejected, or other names given with --pair-columns; or prompt and response, to rate it.",
+    )
+
+
+def _read(
+    row: Row, columns: _Columns, source: str
+) -> tuple[JudgeItem, tuple[Choice, ...]] | list[RecordProblem]:
+    place = Source(source, row.line, row.index)
+    value = row.value or {}
+    record = parse_row(value, columns.prompt, place)
+    errors: list[FieldError] = []
+    problems = [] if isinstance(record, Record) else list(record)
+
+    def read(name: str, parse: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return parse(value.get(name), *arguments, **options)
+        except FieldError as error:
+            errors.append(FieldError(error.problem, error.expected, name))
+            return None
+
+    responses = tuple(read(name, parse_text, allow_empty=True) for name in columns.responses)
+    said = tuple(read(name, parse_choice) for name in columns.labels if value.get(name) not in (None, ""))
+    rubric = read(columns.rubric, parse_rubric) if columns.rubric else None
+    reference = value.get(columns.reference) if columns.reference else None
+    if reference is not None and columns.reference:
+        reference = read(columns.reference, parse_text)
+    problems += [
+        RecordProblem(source, row.line, one.field or "row", one.problem, one.expected, row.index)
+        for one in errors
+    ]
+    if problems or not isinstance(record, Record):
+        return problems
+    if isinstance(record, Preference):
+        responses = responses_of(record)
+        said = ("first", *said)
+    prompt = record.prompt
+    if isinstance(record, PromptRecord) and prompt and prompt[-1]["role"] == "assistant":
+        prompt = prompt[:-1]
+    item = JudgeItem(
+        id=str(value.get("id", value.get("idx", row.index))),
+        prompt=prompt,
+        responses=responses,
+        reference=reference,
+        rubric=rubric,
+        extra={name: one for name, one in record.extra.items() if name not in columns.responses},
+    )
+    return item, said
+
+
+def _assert_unique(items: Sequence[JudgeItem], source: str) -> None:
+    seen: set[str] = set()
+    for one in items:
+        if one.id in seen:
+            raise DataError(
+                f"{source}: the id {one.id!r} appears twice.", hint="Ids name the verdicts: make them unique."
+            )
+        seen.add(one.id)

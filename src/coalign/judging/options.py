@@ -1,0 +1,274 @@
+"""Options of everything that judges, and the judge made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from coalign.core.errors import ConfigError
+from coalign.core.options import Count, Fraction, NonNegative, option, post_init_of
+from coalign.models.backends.options import BackendOptions
+
+if TYPE_CHECKING:
+    from coalign.core.runs import Run
+    from coalign.judging.language_judge import LanguageModelJudge
+    from coalign.judging.parsing import Form
+    from coalign.judging.protocol import Choice, Cost, Judge, JudgeItem, Rubric, Scale
+    from coalign.judging.store import ReplyStore
+    from coalign.models.types import Generator
+
+_OF_MODELS = (
+    "judge_template",
+    "judge_form",
+    "judge_readout",
+    "judge_calibrate",
+    "judge_explain",
+    "judge_max_new_tokens",
+    "judge_temperature",
+    "replies",
+    "backend",
+    "endpoint",
+)
+
+
+@dataclass(kw_only=True)
+class JudgeOptions(BackendOptions):
+    """Who judges, how it is asked, and what its failures may amount to."""
+
+    __group__ = "Judge"
+    __may_change__ = ("max_failures", "price_prompt", "price_reply")
+
+    judge: Literal["model", "reward", "verifiers", "stored"] = option(
+        "model",
+        "a language model; a reward model (sequence classification); the `constraints` column; verdicts in a file",
+    )
+    model: str = option("default", "the language or reward model: `default`, a hub id or a folder")
+    revision: str | None = option(None, "branch, tag or commit on the hub")
+    device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "number format of the weights")
+    trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
+    judge_template: Path | None = option(
+        None, "your own request to the judge, a Jinja file; `coalign judge --print-template pair` shows ours"
+    )
+    judge_form: Literal["relation", "score", "likert"] = option(
+        "relation", "how it compares: one letter, a score for each, or one number from 1 to 5"
+    )
+    judge_readout: Literal["text", "logprobs"] = option(
+        "text",
+        "where the verdict is: in what the model writes, or in the probabilities of its first token (for small models)",
+    )
+    judge_calibrate: bool = option(
+        False,
+        "with judge_readout logprobs: take off what it says of two empty answers, its preference for a letter",
+    )
+    judge_explain: bool = option(True, "ask for reasons before the verdict")
+    judge_max_new_tokens: Count = option(512, "room for reasons and verdict")
+    judge_temperature: NonNegative = option(0.0, "of the judge's sampling", source="common practice: 0")
+    criteria: str | None = option(
+        None, "what to judge by, in words; by default helpful, relevant, accurate, detailed"
+    )
+    scale_low: float = option(1, "lowest score")
+    scale_high: float = option(10, "highest score")
+    tie_margin: NonNegative = option(0.0, "rewards that differ by no more than this tie")
+    stored_verdicts: Path | None = option(
+        None,
+        "file of verdicts for --judge stored, as `coalign annotate` writes it, or of chosen and rejected responses",
+    )
+    replies: Path | None = option(
+        None, "file of the judge's replies, to share it between runs; by default in the run folder"
+    )
+    max_failures: Fraction = option(0.05, "share of verdicts that may be missing before the run fails")
+    price_prompt: NonNegative | None = option(
+        None, "price of a million tokens that are sent, to report what it cost"
+    )
+    price_reply: NonNegative | None = option(None, "price of a million tokens that the judge writes")
+
+    def __post_init__(self) -> None:
+        post_init_of(super())
+        if self.scale_low >= self.scale_high:
+            raise ValueError(f"scale_low {self.scale_low:g} is not below scale_high {self.scale_high:g}")
+        if self.judge_calibrate and self.judge_readout != "logprobs":
+            raise ValueError("judge_calibrate has no effect without judge_readout: logprobs")
+        if self.judge_readout == "logprobs":
+            self._refuse(
+                ("judge_form", "judge_explain", "judge_max_new_tokens", "judge_temperature"),
+                "judge_readout: logprobs",
+            )
+        if self.judge != "model":
+            self._refuse(_OF_MODELS, f"judge: {self.judge}")
+        if self.judge in ("verifiers", "stored"):
+            self._refuse(("model", "revision", "device", "dtype"), f"judge: {self.judge}")
+        if self.judge != "reward":
+            self._refuse(("tie_margin",), f"judge: {self.judge}")
+        if (self.judge == "stored") != (self.stored_verdicts is not None):
+            raise ValueError("stored_verdicts goes with judge: stored, and judge: stored needs it")
+        if self.judge != "model" and self.criteria is not None:
+            raise ValueError(f"criteria has no effect with judge: {self.judge}")
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        from coalign.core.options import options_of
+
+        defaults = {one.name: one.default for one in options_of(JudgeOptions)}
+        changed = [name for name in names if getattr(self, name) != defaults[name]]
+        if changed:
+            raise ValueError(f"{changed[0]} has no effect with {why}; leave it out")
+
+    @property
+    def rubric(self) -> Rubric | None:
+        from coalign.judging.protocol import Rubric
+
+        return Rubric(criteria=self.criteria) if self.criteria else None
+
+    @property
+    def scale(self) -> Scale:
+        from coalign.judging.protocol import Scale
+
+        return Scale(low=self.scale_low, high=self.scale_high)
+
+    def price(self, cost: Cost) -> float | None:
+        """What the calls of `cost` cost, cached ones included; None where no price is known or tokens are not."""
+        if self.price_prompt is None and self.price_reply is None:
+            return None
+        if self.price_prompt and cost.prompt_tokens is None:
+            return None
+        sent = (self.price_prompt or 0) * (cost.prompt_tokens or 0)
+        return (sent + (self.price_reply or 0) * cost.tokens) / 1e6
+
+
+def make_judge(options: JudgeOptions, run: Run, *, form: Form | None = None) -> Judge:
+    """The judge that `options` describe. A model is loaded when it is first asked something new.
+
+    Args:
+        run: replies are kept in its folder.
+        form: overrides the options'.
+
+    Raises:
+        ConfigError: a template or a file of verdicts that cannot be used.
+    """
+    if options.judge == "verifiers":
+        from coalign.judging.scoring_judges import verifier_judge
+
+        return verifier_judge()
+    if options.judge == "stored":
+        return stored_judge(options.stored_verdicts)
+    if options.judge == "reward":
+        return _reward_judge(options)
+    return language_judge(options, open_store(options, run), form=form)
+
+
+def language_judge(
+    options: JudgeOptions, store: ReplyStore, *, form: Form | None = None
+) -> LanguageModelJudge:
+    """The language model of `options` as judge.
+
+    Raises:
+        ConfigError: the template cannot be used.
+    """
+    from coalign.judging.language_judge import LanguageModelJudge
+    from coalign.judging.prompts import load_template
+    from coalign.judging.store import Deferred
+    from coalign.models.types import Sampling
+
+    if options.judge_template is not None:
+        load_template("pair", options.judge_template)  # a bad one is found before anything is loaded
+    return LanguageModelJudge(
+        Deferred(lambda: _open_generator(options)),
+        name=judge_name(options),
+        identity=identity_of(options),
+        store=store,
+        form=form or options.judge_form,
+        explain=options.judge_explain,
+        readout=options.judge_readout,
+        calibrate=options.judge_calibrate,
+        scale=options.scale,
+        template=options.judge_template,
+        sampling=Sampling(max_new_tokens=options.judge_max_new_tokens, temperature=options.judge_temperature),
+    )
+
+
+def open_store(options: JudgeOptions, run: Run) -> ReplyStore:
+    """The store of replies of a run."""
+    from coalign.judging.store import ReplyStore
+
+    return ReplyStore(options.replies or run.artefacts / "replies.jsonl")
+
+
+def stored_judge(path: Path | None) -> Judge:
+    """A judge of the verdicts in a file (see `judge_items.read_items`): a pair in either order is the same question.
+
+    Raises:
+        ConfigError: the file holds no verdicts.
+    """
+    from coalign.judging.items import read_items
+    from coalign.judging.scoring_judges import StoredJudge
+
+    found = read_items(str(path))
+    verdicts: list[tuple[JudgeItem, Choice]] = [
+        (item, label) for item, labels in zip(found.items, found.labels, strict=True) for label in labels
+    ]
+    if found.kind != "pairs" or not verdicts:
+        raise ConfigError(
+            f"{path}: {found.recognised}, and no verdicts.",
+            hint="Needed: pairs with a column label (first, second or tie), or chosen and rejected responses.",
+        )
+    return StoredJudge(verdicts, name=f"verdicts in {path}")
+
+
+def judge_name(options: JudgeOptions) -> str:
+    """What reports call the judge."""
+    if options.judge == "model" and options.chosen_backend == "endpoint":
+        return options.endpoint_model or f"the model at {options.endpoint}"
+    names = {
+        "verifiers": "verifiers",
+        "stored": "stored verdicts",
+        "reward": f"the reward model {options.model}",
+    }
+    return names.get(options.judge, options.model)
+
+
+def identity_of(options: JudgeOptions) -> dict[str, Any]:
+    """What replies depend on besides the request: back end, model, revision, and for a folder the state of its files."""
+    if options.chosen_backend == "endpoint":
+        return {"endpoint": options.endpoint, "model": options.endpoint_model}
+    from coalign.models.files.loading import locate
+
+    place = locate(options.model, options.revision)
+    folder = Path(place.path)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return {
+        "model": place.name,
+        "revision": place.revision,
+        "files": [[one.name, one.stat().st_size, int(one.stat().st_mtime)] for one in files],
+        "dtype": options.dtype,
+        "backend": options.chosen_backend,
+    }
+
+
+def _open_generator(options: JudgeOptions) -> Generator:
+    from coalign.models.backends.open import open_generator
+    from coalign.models.options import ModelOptions
+
+    which = ModelOptions(
+        model=options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return open_generator(which, options)
+
+
+def _reward_judge(options: JudgeOptions) -> Judge:
+    from coalign.judging.scoring_judges import reward_judge
+    from coalign.models.reward_model import load_reward_model
+
+    model = load_reward_model(
+        options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return reward_judge(model.score, name=options.model, tie_margin=options.tie_margin)

@@ -1,0 +1,157 @@
+"""From a judge's reply to its verdict: strict, so that what cannot be read is counted and not guessed.
+
+A verdict stands in double brackets (`[[A]]`, `[[7]]`, `[[8, 5]]`), once or several times alike, or is the whole reply.
+Two different verdicts in a reply are no verdict. What a reasoning model thinks before it answers
+(`<think>...</think>`) is not read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from coalign.judging.protocol import Choice, Failure, Scale
+
+Form = Literal["relation", "score", "likert"]
+"""How a judge says which of two answers is better: by a letter, by a score for each, or by one number from 1 (the first
+is much better) to 5 (the second is)."""
+
+LETTERS: dict[str, Choice] = {"A": "first", "B": "second", "C": "tie", "TIE": "tie"}
+LIKERT = Scale(low=1, high=5)
+
+_MARK = re.compile(r"\[\[\s*([^\[\]]{1,80}?)\s*\]\]")
+_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_OPEN_THOUGHT = re.compile(r"^\s*<think>(?!.*</think>)", re.DOTALL | re.IGNORECASE)
+_DECORATION = re.compile(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].]+$")
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:/(\d+))?")
+_REFUSAL = re.compile(
+    r"\b(i'?m sorry|i am sorry|i apologi[sz]e|i can(?:no|')t|i can not|i won't|i will not|i'?m (?:not able|unable)|"
+    r"i am (?:not able|unable)|as an ai\b|i must decline|n/a)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A reply that was read.
+
+    Attributes:
+        choice: of a comparison, by place.
+        scores: of a rating (one), or of both responses by place.
+        margin: how much better the first one is, where the form tells.
+        failure: why there is no verdict.
+    """
+
+    choice: Choice | None = None
+    scores: tuple[float, ...] | None = None
+    margin: float | None = None
+    failure: Failure | None = None
+
+
+def read_comparison(reply: str, form: Form, scale: Scale, *, truncated: bool = False) -> Read:
+    """The verdict of a reply to a comparison, by place.
+
+    Args:
+        scale: of the scores, in the form `score`.
+        truncated: the reply ran out of tokens.
+    """
+    return _read(reply, truncated, lambda text: _comparison(text, form, scale))
+
+
+def read_rating(reply: str, scale: Scale, *, truncated: bool = False) -> Read:
+    """The score in a reply to a rating."""
+
+    def rating(text: str) -> Read | None:
+        found = _numbers(text, 1, scale)
+        return Read(scores=found) if found else None
+
+    return _read(reply, truncated, rating)
+
+
+def _comparison(text: str, form: Form, scale: Scale) -> Read | None:
+    if form == "relation":
+        letter = LETTERS.get(text.upper())
+        return Read(choice=letter) if letter else None
+    found = _numbers(text, 2 if form == "score" else 1, scale if form == "score" else LIKERT)
+    if found is None:
+        return None
+    if form == "score":
+        margin = found[0] - found[1]
+        return Read(choice=choice_of(margin), scores=found, margin=margin)
+    if found[0] != int(found[0]):
+        return None
+    margin = (LIKERT.low + LIKERT.high) / 2 - found[0]
+    return Read(choice=choice_of(margin), margin=margin)
+
+
+def read_letter_odds(top: Iterable[tuple[str, float]]) -> Read:
+    """The verdict in the probabilities of the first token: the likelier of the letters A, B and C (a tie).
+
+    The margin is log P(A) - log P(B), in nats, over all tokens that are the letter, spaces and quotes aside. A letter
+    that is not among the tokens has at most the probability of the least of them, which stands in for it.
+
+    Args:
+        top: the most probable tokens as (text, log-probability).
+    """
+    tokens = list(top)
+    odds = {letter: _log_sum(tokens, letter) for letter in "ABC"}
+    if odds["A"] == odds["B"] == -math.inf:
+        return Read(failure="malformed")
+    floor = min(value for _, value in tokens)
+    margin = max(odds["A"], floor) - max(odds["B"], floor)
+    return Read(choice="tie" if odds["C"] > max(odds["A"], odds["B"]) else choice_of(margin), margin=margin)
+
+
+def read_expected_score(top: Iterable[tuple[str, float]], scale: Scale) -> Read:
+    """The mean of the whole numbers of the scale under the probabilities of the first token, renormalised over them."""
+    tokens = list(top)
+    scores = range(math.ceil(scale.low), math.floor(scale.high) + 1)
+    weights = {score: math.exp(_log_sum(tokens, str(score))) for score in scores}
+    total = math.fsum(weights.values())
+    if not total:
+        return Read(failure="malformed")
+    return Read(scores=(math.fsum(score * one for score, one in weights.items()) / total,))
+
+
+def _log_sum(tokens: Iterable[tuple[str, float]], text: str) -> float:
+    """Log of the summed probability of the tokens that are `text`, decoration aside."""
+    found = [value for token, value in tokens if _DECORATION.sub("", token) == text]
+    return math.log(math.fsum(map(math.exp, found))) if found else -math.inf
+
+
+def choice_of(margin: float) -> Choice:
+    """Who is better when the first response is better by `margin`; 0 is a tie."""
+    return "first" if margin > 0 else "second" if margin < 0 else "tie"
+
+
+def _numbers(text: str, count: int, scale: Scale) -> tuple[float, ...] | None:
+    """Exactly `count` numbers of the scale; `4/5` is one where 5 is the end of the scale."""
+    text = re.sub(r"\s*/\s*", "/", text)
+    pieces = re.split(r"\s*[,;]\s*|\s+", text) if count > 1 else [text]
+    if len(pieces) != count:
+        return None
+    values = []
+    for piece in pieces:
+        found = _NUMBER.fullmatch(piece)
+        if not found or (found[2] and float(found[2]) != scale.high):
+            return None
+        values.append(float(found[1]))
+    return tuple(values) if all(scale.low <= one <= scale.high for one in values) else None
+
+
+def _read(reply: str, truncated: bool, parse: Callable[[str], Read | None]) -> Read:
+    if _OPEN_THOUGHT.search(reply):
+        return Read(failure="truncated" if truncated else "malformed")
+    text = _THOUGHT.sub("", reply)
+    marks = _MARK.findall(text)
+    whole = _DECORATION.sub("", text)
+    candidates = marks or ([whole] if len(whole) <= 40 else [])
+    found = {parse(one) for one in candidates}
+    if len(found) == 1 and (only := found.pop()) is not None:
+        return only
+    if len(found) <= 1 and _REFUSAL.search(text):
+        return Read(failure="refusal")
+    return Read(failure="truncated" if truncated and not marks else "malformed")

@@ -1,0 +1,316 @@
+"""The report of judged pairs and ratings, and the sections that other reports on judging share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coalign.core import options
+from coalign.core.runs import Run
+from coalign.judging.items import ItemSet
+from coalign.judging.options import JudgeOptions, judge_name
+from coalign.judging.prompts import question_text
+from coalign.judging.protocol import (
+    Choice,
+    Comparison,
+    Cost,
+    JudgeItem,
+    Opinion,
+    Outcome,
+    Rating,
+    Summary,
+    summarise,
+)
+from coalign.report.html import write_report
+from coalign.report.model import (
+    Command,
+    Distribution,
+    Figure,
+    Headline,
+    KeyValues,
+    Output,
+    Report,
+    Sample,
+    Samples,
+    TableSection,
+    Text,
+    Unit,
+    Values,
+)
+
+OUTCOMES: tuple[tuple[Outcome, str], ...] = (
+    ("first", "first response better, in both orders"),
+    ("second", "second response better, in both orders"),
+    ("tie", "tie, in both orders"),
+    ("inconsistent", "the verdict turned with the order"),
+    ("failed", "no verdict in at least one order"),
+)
+_SAID: dict[Choice | None, str] = {"first": "first", "second": "second", "tie": "tie", None: "no verdict"}
+
+
+def write_pair_report(
+    run: Run,
+    config: JudgeOptions,
+    found: ItemSet,
+    comparisons: Sequence[Comparison],
+    results: Mapping[str, Any],
+) -> None:
+    """Report what `judge_run.pair_results` found, with every pair and reply to browse."""
+    summary = summarise(comparisons)
+    figures = pair_figures(summary, results)
+    sections: list[Any] = [
+        outcome_table(comparisons),
+        *people_sections(results.get("people")),
+        *failure_sections(summary),
+        pair_samples(found.items, comparisons, found.labels),
+        cost_table(config, summary.cost),
+        KeyValues(title="Configuration", items=options.to_dict(config)),
+        KeyValues(title="Environment", items=run.environment()),
+    ]
+    report = Report(
+        title=f"{summary.n} pairs, judged by {judge_name(config)}",
+        method="judge",
+        verdict=Headline(outcome="neutral", text=pair_sentence(summary, results), figures=figures),
+        sections=sections,
+        facts=facts(run, found),
+        next_commands=[
+            Command(
+                command="coalign run portia --data PAIRS --model MODEL",
+                purpose="Make verdicts depend less on the order of the answers",
+            )
+        ],
+    )
+    write_report(report, run.report)
+    run.set_status(headline=report.verdict.text, figures=_status_figures(figures))
+
+
+def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings: Sequence[Rating]) -> None:
+    """Report ratings: their distribution, what failed, every response to browse."""
+    from coalign.measures.statistics import bootstrap_mean
+
+    scores = [one.score for one in ratings if one.score is not None]
+    mean = bootstrap_mean(scores, seed=0)
+    failures = Counter(one.failure for one in ratings if one.failure)
+    cost = sum((one.cost for one in ratings), Cost())
+    figures = [
+        Figure(
+            label="Mean score", value=mean.mean, better="neither", note=_interval_text(mean.low, mean.high)
+        ),
+        Figure(label="Without a verdict", value=sum(failures.values()), unit="integer", better="lower"),
+    ]
+    rows = [
+        Sample(
+            prompt=question_text(item.prompt),
+            outputs=[Output(text=item.responses[0], score=one.score), Output(text=one.reply)],
+            tags=[one.failure] if one.failure else [],
+        )
+        for item, one in zip(found.items, ratings, strict=True)
+    ]
+    report = Report(
+        title=f"{len(ratings)} responses, rated by {judge_name(config)}",
+        method="judge",
+        verdict=Headline(
+            outcome="neutral",
+            text=f"{len(scores)} of {len(ratings)} responses got a score; the mean is {mean.mean:.2f}.",
+            figures=figures,
+        ),
+        sections=[
+            Distribution(
+                title="Scores", samples=[Values(name=judge_name(config), values=scores)], x_label="score"
+            ),
+            Samples(
+                title="Responses",
+                columns=["Response", "Judge"],
+                rows=rows,
+                score_name="score",
+                unit="number",
+                better="neither",
+            ),
+            cost_table(config, cost),
+            KeyValues(title="Configuration", items=options.to_dict(config)),
+            KeyValues(title="Environment", items=run.environment()),
+        ],
+        facts=facts(run, found),
+    )
+    write_report(report, run.report)
+    run.set_status(headline=report.verdict.text, figures=_status_figures(figures))
+
+
+def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
+    """Consistency, place, ties, failures, agreement with people."""
+    consistency = results.get("consistency")
+    figures = []
+    if consistency:
+        note = _interval_text(consistency["low"], consistency["high"], percent=True)
+        figures.append(
+            Figure(label="Both orders agree", value=consistency["mean"], unit="percent", note=note)
+        )
+    figures += [
+        Figure(
+            label="For the one shown first",
+            value=summary.first_shown,
+            unit="percent",
+            better="neither",
+            note="" if summary.second_shown is None else f"for the second: {summary.second_shown:.1%}",
+        ),
+        Figure(label="Ties", value=summary.ties, unit="percent", better="neither"),
+        Figure(
+            label="Replies without a verdict",
+            value=sum(summary.failures.values()),
+            unit="integer",
+            better="lower",
+            note=f"of {summary.judged + sum(summary.failures.values())}",
+        ),
+    ]
+    if people := results.get("people"):
+        units: tuple[tuple[str, str, Unit], ...] = (
+            ("accuracy", "Agreement with people", "percent"),
+            ("cohen_kappa", "Cohen's kappa with people", "number"),
+        )
+        for key, label, unit in units:
+            one = people[key]
+            note = _interval_text(one["low"], one["high"], percent=unit == "percent")
+            figures.append(Figure(label=label, value=one["mean"], unit=unit, note=note))
+    return figures
+
+
+def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
+    consistency = results.get("consistency")
+    parts = []
+    if consistency:
+        parts.append(
+            f"The judge gives the same verdict in both orders on {consistency['mean']:.0%} of {summary.n} pairs"
+        )
+    else:
+        parts.append(f"{summary.n} pairs were judged in one order")
+    if people := results.get("people"):
+        parts.append(f"it agrees with people on {people['accuracy']['mean']:.0%} of {people['pairs']}")
+    return "; ".join(parts) + "."
+
+
+def outcome_table(comparisons: Sequence[Comparison], title: str = "Verdicts") -> TableSection:
+    """How many pairs came to what."""
+    counts = Counter(one.outcome for one in comparisons)
+    total = len(comparisons)
+    rows = [[text, counts[name], counts[name] / total if total else None] for name, text in OUTCOMES]
+    return TableSection(
+        title=title,
+        columns=["verdict", "pairs", "share"],
+        rows=rows,
+        units={"pairs": "integer", "share": "percent"},
+    )
+
+
+def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
+    """Agreement with people, where they judged too."""
+    if not people:
+        return []
+    names = {
+        "accuracy": "accuracy, a pair without a verdict counts as wrong",
+        "accuracy_where_consistent": "accuracy where both orders agree",
+        "cohen_kappa": "Cohen's kappa, judge and people",
+        "fleiss_kappa_of_people": "Fleiss' kappa among people",
+    }
+    rows = [
+        [text, people[key]["n"], people[key]["mean"], people[key]["low"], people[key]["high"]]
+        for key, text in names.items()
+        if people.get(key)
+    ]
+    note = f"Against the majority of people; {people['without_majority']} pairs have none and are left out."
+    return [
+        TableSection(
+            title="Agreement with people",
+            note=note,
+            columns=["measure", "pairs", "value", "low", "high"],
+            rows=rows,
+            units={"pairs": "integer"},
+        )
+    ]
+
+
+def failure_sections(summary: Summary) -> list[Text]:
+    """What kinds of replies had no verdict."""
+    if not summary.failures:
+        return []
+    kinds = [f"{count} {kind}" for kind, count in summary.failures.items()]
+    return [
+        Text(
+            title="Replies without a verdict",
+            paragraphs=[
+                f"{', '.join(kinds)}. They count as failed, not as ties; every reply is among the pairs below.",
+            ],
+        )
+    ]
+
+
+def pair_samples(
+    items: Sequence[JudgeItem],
+    comparisons: Sequence[Comparison],
+    labels: Sequence[Sequence[Choice]] = (),
+    title: str = "Pairs",
+) -> Samples:
+    """Every pair with what the judge said in each order."""
+    said = labels or [()] * len(items)
+    rows = [
+        Sample(
+            prompt=question_text(item.prompt),
+            outputs=[
+                Output(text=item.responses[0]),
+                Output(text=item.responses[1]),
+                Output(text=_opinions_text(one, people)),
+            ],
+            tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
+        )
+        for item, one, people in zip(items, comparisons, said, strict=True)
+    ]
+    return Samples(
+        title=title,
+        note="Verdicts name the responses as they stand here, in whichever order they were shown.",
+        columns=["First", "Second", "Judge"],
+        rows=rows,
+        better="neither",
+    )
+
+
+def _opinions_text(comparison: Comparison, people: Sequence[Choice]) -> str:
+    lines = [f"Together: {comparison.outcome}"]
+    if people:
+        lines.append(f"People: {', '.join(people)}")
+    return "\n".join([*lines, *map(_opinion_text, comparison.opinions)])
+
+
+def _opinion_text(one: Opinion) -> str:
+    order = "Swapped" if one.swapped else "As given"
+    scores = "" if one.scores is None else f" ({one.scores[0]:g} and {one.scores[1]:g})"
+    reason = f" ({one.failure})" if one.failure else scores
+    reply = f"\n{one.reply}" if one.reply else ""
+    return f"\n{order}: {_SAID[one.choice]}{reason}{reply}"
+
+
+def cost_table(config: JudgeOptions, cost: Cost) -> KeyValues:
+    """Calls, tokens, and money where prices are known."""
+    items: dict[str, Any] = {
+        "calls": cost.calls,
+        "of these from the store": cost.cached,
+        "tokens sent": cost.prompt_tokens,
+        "tokens written": cost.tokens,
+    }
+    price = config.price(cost)
+    return KeyValues(title="Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
+
+
+def facts(run: Run, found: ItemSet) -> dict[str, str]:
+    """The line below a report's title."""
+    shown = {"Data": found.source, "Read as": found.recognised, "Date": run.environment()["started"][:10]}
+    return shown | ({"Left out": f"{found.n_bad} rows that cannot be judged"} if found.problems else {})
+
+
+def _interval_text(low: float | None, high: float | None, *, percent: bool = False) -> str:
+    if low is None or high is None or abs(low) == float("inf"):
+        return ""
+    return f"95 %: {low:.1%} to {high:.1%}" if percent else f"95 %: {low:.3g} to {high:.3g}"
+
+
+def _status_figures(figures: Sequence[Figure]) -> dict[str, Any]:
+    return {one.label: one.value for one in figures}

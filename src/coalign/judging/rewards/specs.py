@@ -1,0 +1,277 @@
+"""Rewards as users write them, on a command line or in YAML.
+
+    max_words:20                             a verifier and its argument
+    must_include:river,stone@2               a list, and a weight
+    words_between:low=10,high=20             arguments by name
+    model:OpenAssistant/reward-model@0.5     a reward model
+    model:unitary/toxic-bert,label=toxic@-1  a classifier: less of this label
+    judge:is the answer polite?              a language model's rating
+    constraints                              the column `constraints` of the prompts
+    {"verifier": "max_words", "n": 20, "weight": 2}
+
+After the first colon stand the arguments, split at commas; a part without `name=` belongs to the argument before it.
+A number after the last `@` is the weight, 1 by default.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from coalign.core.errors import ConfigError
+from coalign.core.names import suggest
+from coalign.core.options import option, post_init_of
+from coalign.judging.rewards.mix import (
+    Combine,
+    ConstraintReward,
+    JudgeReward,
+    ModelReward,
+    OwnConstraintsReward,
+    Reward,
+    RewardMix,
+    Weighted,
+)
+from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
+
+if TYPE_CHECKING:
+    from coalign.judging.protocol import Judge
+    from coalign.models.types import Generator
+
+OTHERS = ("model", "judge", "constraints")
+"""Kinds of reward besides verifiers."""
+MODEL_ARGUMENTS = ("label", "format", "device", "dtype")
+_WEIGHT = re.compile(r"(.*)@([-+]?[\d.]+)$", re.DOTALL)
+_NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
+
+
+@dataclass(kw_only=True)
+class RewardOptions:
+    """What responses are rewarded for."""
+
+    __group__ = "Rewards"
+
+    reward: list[str | dict[str, Any]] = option(
+        [],
+        "a reward as NAME:ARGUMENTS@WEIGHT, such as max_words:20, must_include:river,stone@2, model:PATH@0.5 or "
+        "judge:CRITERION; may be given several times",
+        split=False,
+    )
+    combine: Combine = option("sum", "weighted mean of the rewards, the worst of them, or the best")
+    normalise: bool = option(
+        False, "standardise each reward over the candidates of a step, for rewards of different scale"
+    )
+    judge_model: str | None = option(None, "model that rates for judge:; by default the one that generates")
+
+    def __post_init__(self) -> None:
+        post_init_of(super())
+        for one in self.reward:
+            parse_reward(one)  # a mistake is found before anything is loaded or written
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """A parsed reward.
+
+    Attributes:
+        kind: `verifier` or one of `OTHERS`.
+        name: as the user wrote it, without the weight.
+        arguments: of the reward model.
+        constraint: of a verifier.
+        criteria: of a judge.
+    """
+
+    kind: str
+    name: str
+    weight: float = 1.0
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    constraint: Constraint | None = None
+    criteria: str = ""
+
+
+def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
+    """Read a reward. Nothing is loaded.
+
+    Raises:
+        ConfigError: what is wrong with it, and what is expected.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"reward: {value!r} is not JSON ({error}).") from error
+    if isinstance(value, Mapping):
+        return _from_mapping(value)
+    weighted = _WEIGHT.fullmatch(value.strip())
+    body, weight = (weighted[1], _weight(value, weighted[2])) if weighted else (value.strip(), 1.0)
+    name, _, text = body.partition(":")
+    if name in OTHERS:
+        return _other(value, name, text, weight)
+    try:
+        arguments = _arguments(get_verifier(name).args, text)
+        return RewardSpec("verifier", body, weight, constraint=Constraint(name, arguments))
+    except ConstraintError as error:
+        if error.field == "verifier":
+            known = [*OTHERS, *verifiers()]
+            advice = suggest(name, known, "`docs/verifiers.md` lists the verifiers.")
+            raise ConfigError(f"reward: {name!r} is unknown. {advice}") from error
+        raise ConfigError(f"reward: {body}: {error}") from error
+
+
+def build_rewards(
+    options: RewardOptions,
+    *,
+    constraints: Mapping[int, Sequence[Constraint]] | None = None,
+    open_judge: Callable[[str | None], Judge] | None = None,
+) -> RewardMix:
+    """The rewards of `options`, models loaded.
+
+    Args:
+        constraints: those of the prompts' own column, by number of the prompt.
+        open_judge: makes the judge for `judge:` rewards out of `options.judge_model`.
+
+    Raises:
+        ConfigError: a reward that cannot be used here.
+        ModelError: a reward model that cannot be loaded.
+    """
+    specs = [parse_reward(one) for one in options.reward]
+    if options.judge_model and not any(one.kind == "judge" for one in specs):
+        raise ConfigError("judge_model has no effect without a reward judge:CRITERION.")
+    return RewardMix(
+        [Weighted(_reward(one, options, constraints, open_judge), one.weight) for one in specs],
+        combine=options.combine,
+        normalise=options.normalise,
+    )
+
+
+def _reward(
+    spec: RewardSpec,
+    options: RewardOptions,
+    constraints: Mapping[int, Sequence[Constraint]] | None,
+    open_judge: Callable[[str | None], Judge] | None,
+) -> Reward:
+    if spec.kind == "constraints":
+        if constraints is None:
+            raise ConfigError(
+                "reward: constraints: the prompts' column is read by `coalign run`, not here.",
+                hint="Name the verifiers themselves.",
+            )
+        return OwnConstraintsReward(constraints)
+    if spec.kind == "model":
+        from coalign.models.reward_model import load_reward_model
+
+        given: dict[str, Any] = dict(spec.arguments)
+        return ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
+    if spec.kind == "judge":
+        if open_judge is None:
+            raise ConfigError("reward: judge: there is no language model to judge with here.")
+        return JudgeReward(open_judge(options.judge_model), spec.name, spec.criteria)
+    assert spec.constraint is not None
+    return ConstraintReward(spec.constraint)
+
+
+def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:
+    rest = dict(value)
+    weight = _weight(value, rest.pop("weight", 1.0))
+    kinds = [kind for kind in ("verifier", *OTHERS) if kind in rest]
+    if len(kinds) != 1:
+        raise ConfigError(
+            f"reward: {dict(value)} is not usable, expected a mapping with one of: verifier, {', '.join(OTHERS)}."
+        )
+    if kinds[0] == "verifier":
+        try:
+            constraint = Constraint.from_json(rest)
+        except ConstraintError as error:
+            raise ConfigError(f"reward: {error}") from error
+        return RewardSpec("verifier", constraint.describe(), weight, constraint=constraint)
+    text = str(rest.pop(kinds[0]))
+    text += "".join(f",{name}={one}" for name, one in rest.items())
+    return _other(value, kinds[0], text, weight)
+
+
+def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
+    name = f"{kind}:{text}" if text else kind
+    if kind == "constraints":
+        return RewardSpec(kind, kind, weight)
+    if not text.strip():
+        needed = "the model's path or hub id" if kind == "model" else "what to judge by"
+        raise ConfigError(f"reward: {value!r} is not usable, expected {needed} after {kind}:")
+    if kind == "judge":
+        return RewardSpec(kind, name, weight, criteria=text.strip())
+    path, *parts = text.split(",")
+    arguments = {"path": path.strip()}
+    for part in parts:
+        named = _NAMED.fullmatch(part.strip())
+        if not named or named[1] not in MODEL_ARGUMENTS:
+            raise ConfigError(
+                f"reward: {value!r}: {part!r} is not usable, expected one of "
+                + ", ".join(f"{one}=..." for one in MODEL_ARGUMENTS)
+            )
+        arguments[named[1]] = named[2]
+    return RewardSpec(kind, name, weight, arguments)
+
+
+def _arguments(hints: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Arguments of a verifier out of `20`, `river,stone` or `low=10,high=20`."""
+    if not text:
+        return {}
+    parts: dict[str, list[str]] = {}
+    names = list(hints)
+    current = names[0] if names else ""
+    for part in text.split(","):
+        named = _NAMED.fullmatch(part.strip())
+        if named and named[1] in hints:
+            current, part = named[1], named[2]
+        elif current in parts and not _takes_several(hints[current]) and names[-1] != current:
+            current = names[names.index(current) + 1]
+        parts.setdefault(current, []).append(part)
+    if "" in parts:
+        raise ConstraintError(text, "is an argument", "none")
+    return {name: _value(hints[name], values) for name, values in parts.items()}
+
+
+def _takes_several(hint: Any) -> bool:
+    """Whether parts between commas belong together: lists, and text that has commas."""
+    return get_origin(_plain(hint)) is list or _plain(hint) is str
+
+
+def _value(hint: Any, values: list[str]) -> Any:
+    """Texts as what the argument is made of: text stays, numbers and the like are read."""
+    import yaml
+
+    base = _plain(hint)
+    if base is str:
+        return ",".join(values)
+    is_list = get_origin(base) is list
+    inner = _plain(get_args(base)[0]) if is_list and get_args(base) else base
+    as_text = inner is str or get_origin(inner) is typing.Literal
+    read = [one.strip() if as_text else yaml.safe_load(one) for one in values]
+    return read if is_list else read[0] if len(read) == 1 else ",".join(values)
+
+
+def _plain(hint: Any) -> Any:
+    return _plain(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+
+
+def _weight(value: Any, weight: Any) -> float:
+    try:
+        return float(weight)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reward: {value!r}: the weight {weight!r} is not a number.") from error
+
+
+def judge_over(generator: Generator) -> Callable[[str | None], Judge]:
+    """For `build_rewards`: a judge over `generator`, or over the model that `judge_model` names."""
+
+    def open_judge(name: str | None) -> Judge:
+        from coalign.judging.language_judge import LanguageModelJudge
+        from coalign.models.backends.open import open_generator
+        from coalign.models.options import ModelOptions
+
+        inner = generator if name is None else open_generator(ModelOptions(model=name))
+        return LanguageModelJudge(inner, name=name or "the model itself", explain=False)
+
+    return open_judge

@@ -1,0 +1,196 @@
+"""Replies of judges, kept by content: nobody is asked the same twice, whatever happened in between.
+
+A reply is stored before it is read, as one row of an append-only JSON Lines file, under a hash of everything that
+shaped it: who was asked, with which settings, and the whole request. A better parser or a changed threshold therefore
+costs nothing, and replies to one file are never taken for those to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coalign.core.files import append_rows, hold_file, read_rows
+from coalign.data.records import Messages
+from coalign.judging.protocol import Cost
+from coalign.models.types import Generation, Generator, OnBatch, Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back for a request.
+
+    Attributes:
+        key: hash of the request and of who was asked, how.
+        prompt_hash: hash of the request alone.
+        finish_reason: `length` where it ran out of tokens.
+        tokens: that were written.
+        prompt_tokens: of the request, where the back end counts them.
+        top: the most probable first tokens as (text, log-probability), where they were asked for.
+        cached: it was in the store.
+    """
+
+    key: str
+    prompt_hash: str
+    text: str
+    finish_reason: str
+    tokens: int
+    prompt_tokens: int | None = None
+    top: list[tuple[str, float]] | None = None
+    cached: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(calls=1, cached=int(self.cached), prompt_tokens=self.prompt_tokens, tokens=self.tokens)
+
+
+class ReplyStore:
+    """The replies so far. One process works with a file at a time.
+
+    Args:
+        path: of the JSON Lines file; None keeps them in memory.
+
+    Raises:
+        RunError: another process works with the file.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is not None:
+            self._lock = hold_file(path, hint="Wait for it, or name another file of replies.")
+            self._rows = {row["key"]: row for row in read_rows(path, repair=True)}
+
+    def __enter__(self) -> ReplyStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes work with the file; what is kept stays readable."""
+        if self.path is not None:
+            self._lock.release()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: str, *, cached: bool) -> Reply:
+        """The reply under `key`; `cached` is what the caller will call it."""
+        row = self._rows[key]
+        fields = ("key", "prompt_hash", "text", "finish_reason", "tokens", "prompt_tokens", "top")
+        return Reply(**{name: row[name] for name in fields}, cached=cached)
+
+    def add(self, replies: Iterable[Mapping[str, Any]]) -> None:
+        """Keep rows, synced to disk when it returns."""
+        rows = [{**row, "time": round(time.time(), 3)} for row in replies if row["key"] not in self._rows]
+        if not rows:
+            return
+        if self.path is not None:
+            append_rows(self.path, rows)
+        self._rows.update({row["key"]: row for row in rows})
+
+
+class Deferred:
+    """A generator that is made when it is first asked: a run whose replies are all there loads no model."""
+
+    def __init__(self, make: Callable[[], Generator]) -> None:
+        self._make = make
+        self._made: Generator | None = None
+
+    @property
+    def made(self) -> Generator | None:
+        return self._made
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
+
+
+def ask(
+    generator: Generator,
+    prompts: Sequence[Messages],
+    sampling: Sampling,
+    *,
+    store: ReplyStore,
+    identity: Mapping[str, Any],
+    label: str,
+) -> list[Reply]:
+    """One reply to every prompt, from the store where it is there.
+
+    Args:
+        prompts: requests; equal ones are asked once.
+        sampling: how to decode; one sample a prompt.
+        store: gets every reply as soon as its batch is done.
+        identity: who is asked: whatever else may change the reply (model, revision, weights).
+
+    Raises:
+        ValueError: `sampling.n` is not 1.
+    """
+    if sampling.n != 1:
+        raise ValueError(f"sampling.n is {sampling.n}, expected 1 reply a request")
+    hashes = [content_hash(prompt) for prompt in prompts]
+    keys = [content_hash([one, dict(identity), asdict(sampling)]) for one in hashes]
+    rows = {key: index for index, key in reversed(list(enumerate(keys)))}
+    order = sorted(rows.values())
+    done = [place for place, index in enumerate(order) if keys[index] in store]
+    before = {keys[order[place]] for place in done}
+
+    def keep(batch: dict[int, list[Generation]]) -> None:
+        count = prompt_counter(generator)
+        store.add(
+            {
+                "key": keys[order[place]],
+                "prompt_hash": hashes[order[place]],
+                "judge": dict(identity),
+                "text": samples[0].text,
+                "finish_reason": samples[0].finish_reason,
+                "tokens": samples[0].length,
+                "prompt_tokens": count(prompts[order[place]]) if count else None,
+                "top": samples[0].top_logprobs[0] if samples[0].top_logprobs else None,
+            }
+            for place, samples in batch.items()
+        )
+
+    if len(done) < len(order):
+        generator.generate(
+            [prompts[index] for index in order], sampling, done=done, on_batch=keep, label=label
+        )
+    first = set(rows.values())
+    return [store.get(key, cached=key in before or index not in first) for index, key in enumerate(keys)]
+
+
+def prompt_counter(generator: Generator) -> Callable[[Messages], int] | None:
+    """Counts the tokens of a prompt, for a back end that has its tokenizer here."""
+    from coalign.data.encoding import encode_prompt
+
+    made = generator.made if isinstance(generator, Deferred) else generator
+    tokenizer = getattr(made, "tokenizer", None)
+    return None if tokenizer is None else lambda prompt: len(encode_prompt(tokenizer, prompt))
+
+
+def content_hash(value: Any) -> str:
+    """A hash of JSON values, the same for equal ones."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,1 @@
+"""Constraints that a program can check, and the registry of their verifiers."""

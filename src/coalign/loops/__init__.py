@@ -1,0 +1,1 @@
+"""Rounds of named stages and the rows that they write."""

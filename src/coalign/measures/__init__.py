@@ -1,0 +1,1 @@
+"""Numbers and texts to numbers: statistics, agreement, text metrics. Imports no torch."""

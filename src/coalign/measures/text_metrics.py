@@ -1,0 +1,156 @@
+"""Metrics of generated text that need no reference: diversity, repetition, length, perplexity.
+
+Tokens are case-folded words as `coalign.measures.text_units` defines them, so figures do not depend on a tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from coalign.measures.text_units import folded_words, ngrams
+
+_ROUGE_WORD = re.compile(r"[^\W_]+")
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct-n: distinct n-grams over all n-grams of the corpus, in [0, 1]; 0 where there is none.
+
+    No n-gram spans two texts. Source: Li et al. 2016 (arXiv 1510.03055). The figure falls as the amount
+    of text grows, so it cannot be compared between corpora of different size: use `compare_distinct_n`.
+
+    Raises:
+        ValueError: n below 1.
+    """
+    counts = _counts(texts, n)
+    total = sum(counts.values())
+    return len(counts) / total if total else 0.0
+
+
+def rarefied_distinct_n(texts: Sequence[str], n: int, size: int) -> float:
+    """Expected distinct-n of `size` n-grams drawn from the corpus without replacement.
+
+    With N n-grams in all, of which n-gram g occurs c_g times:
+    E[D] / size, E[D] = sum over g of 1 - C(N - c_g, size) / C(N, size).
+    Exact, so there is no seed. This is rarefaction (Hurlbert 1971), which makes corpora of different
+    size comparable; that plain distinct-n is not: Liu et al. 2022 (arXiv 2202.13587).
+
+    Raises:
+        ValueError: n below 1, or size outside 1..N.
+    """
+    counts = _counts(texts, n)
+    total = sum(counts.values())
+    if not 1 <= size <= total:
+        raise ValueError(f"size is {size}, expected 1 to {total}, the number of {n}-grams in the texts")
+    by_count = Counter(counts.values())
+    expected = sum(many * (1 - _missed(total, count, size)) for count, many in by_count.items())
+    return expected / size
+
+
+def compare_distinct_n(before: Sequence[str], after: Sequence[str], n: int) -> tuple[float, float, int]:
+    """Distinct-n of two corpora at equal size: (before, after, number of n-grams compared).
+
+    The larger corpus is rarefied to the number of n-grams of the smaller one; (0, 0, 0) where one has none.
+
+    Raises:
+        ValueError: n below 1.
+    """
+    size = min(_counts(before, n).total(), _counts(after, n).total())
+    if not size:
+        return 0.0, 0.0, 0
+    return rarefied_distinct_n(before, n, size), rarefied_distinct_n(after, n, size), size
+
+
+def repetition_rate(texts: Sequence[str], n: int = 4) -> float:
+    """Mean over texts of 1 - distinct n-grams / n-grams within the text, in [0, 1]: seq-rep-n.
+
+    A text with fewer than n words repeats nothing and counts as 0. Source: Welleck et al. 2020 (arXiv 1908.04319).
+
+    Raises:
+        ValueError: no text, or n below 1.
+    """
+    if not texts:
+        raise ValueError("there are no texts, expected at least one")
+    return math.fsum(1 - distinct_n([text], n) if _counts([text], n) else 0.0 for text in texts) / len(texts)
+
+
+def rouge_1(prediction: str, reference: str) -> float:
+    """ROUGE-1 F, in [0, 1]: the harmonic mean of unigram precision and recall, counts clipped (Lin 2004).
+
+    Words are runs of letters and digits in lower case, without stemming. Two texts without words give 0.
+    """
+    found, wanted = (Counter(_ROUGE_WORD.findall(text.lower())) for text in (prediction, reference))
+    shared = (found & wanted).total()
+    return 2 * shared / (found.total() + wanted.total()) if shared else 0.0
+
+
+def length_summary(lengths: Sequence[int]) -> dict[str, float]:
+    """Distribution of lengths (tokens, words, ...): n, mean, standard deviation, min, p10, median, p90, max, empty.
+
+    The standard deviation is the sample's (n - 1 in the denominator, 0 for one value); `empty` counts zeros.
+
+    Raises:
+        ValueError: no length, or a negative one.
+    """
+    data = np.asarray(lengths, dtype=np.float64)
+    if data.ndim != 1 or not data.size or not (data >= 0).all():
+        raise ValueError("expected a list of one or more lengths of at least 0")
+    low, p10, median, p90, high = np.quantile(data, [0, 0.1, 0.5, 0.9, 1])
+    return {
+        "n": len(data),
+        "mean": float(data.mean()),
+        "std": float(data.std(ddof=1)) if len(data) > 1 else 0.0,
+        "min": float(low),
+        "p10": float(p10),
+        "median": float(median),
+        "p90": float(p90),
+        "max": float(high),
+        "empty": int((data == 0).sum()),
+    }
+
+
+def perplexity_from_logps(sum_logps: Sequence[float], n_tokens: Sequence[int]) -> float:
+    """Corpus perplexity: exp(-sum of log-probabilities / sum of tokens), each token weighing the same.
+
+    Args:
+        sum_logps: [texts] natural-log probability of each text, summed over its tokens.
+        n_tokens: [texts] how many tokens each sum is over; 0 is allowed where the sum is 0.
+
+    Returns:
+        The perplexity, at least 1; inf where it is beyond the range of float64.
+
+    Raises:
+        ValueError: different lengths, no token, a negative count, or a log-probability above 0 or not finite.
+    """
+    if len(sum_logps) != len(n_tokens):
+        raise ValueError(f"{len(sum_logps)} sums for {len(n_tokens)} token counts, expected as many")
+    for index, (logp, tokens) in enumerate(zip(sum_logps, n_tokens, strict=True)):
+        if tokens < 0 or not -math.inf < logp <= 0 or (tokens == 0 and logp != 0):
+            raise ValueError(
+                f"text {index}: log-probability {logp} over {tokens} tokens, expected a finite sum <= 0"
+            )
+    total = sum(n_tokens)
+    if not total:
+        raise ValueError("the texts have no tokens, expected at least one")
+    try:
+        return math.exp(-math.fsum(sum_logps) / total)
+    except OverflowError:
+        return math.inf
+
+
+def _counts(texts: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    if n < 1:
+        raise ValueError(f"n is {n}, expected at least 1")
+    return Counter(gram for text in texts for gram in ngrams(folded_words(text), n))
+
+
+def _missed(total: int, count: int, size: int) -> float:
+    """C(total - count, size) / C(total, size): the chance that none of `count` among `total` is drawn."""
+    if size > total - count:
+        return 0.0
+    # The same ratio with count factors instead of size: the product over i of (total - size - i) / (total - i).
+    return math.exp(math.fsum(math.log1p(-size / (total - i)) for i in range(count)))

@@ -1,0 +1,363 @@
+"""Generation with a model behind an OpenAI-compatible server: chat completions for messages, completions for text.
+
+Every answer goes into the cache before it is read, so a run that is killed, fails or uses up its budget goes on where
+it was and pays for nothing twice. Requests run side by side; what is given back is in the order of the prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from coalign.core.cache import cache_root
+from coalign.core.errors import BudgetError, EndpointError
+from coalign.core.progress import progress
+from coalign.data.records import Messages
+from coalign.models.backends.endpoint_cache import AnswerCache
+from coalign.models.backends.endpoint_client import EndpointClient, RefusedError
+from coalign.models.backends.endpoint_format import (
+    Asked,
+    Prefill,
+    answer_key,
+    choices_of,
+    parse_choice,
+    request_body,
+)
+from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.sampling import check_sampling
+from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
+
+logger = logging.getLogger(__name__)
+
+PREFILL_OF_OWNER: dict[str, Prefill] = {"coalign": "continue", "vllm": "vllm"}
+"""`owned_by` in a server's list of models to how it continues an assistant's turn."""
+
+
+class EndpointGenerator:
+    """A `Generator` over an endpoint.
+
+    What a server makes of `seed`, of `top_k` and of a temperature of 0 is its own affair; log-probabilities are the
+    server's (its distribution, its token texts), and `token_ids` stay empty.
+
+    Args:
+        options: back-end options with an endpoint.
+        client: for tests.
+
+    Attributes:
+        model: the model's name on the server.
+        last_stats: figures of the last call of `generate`: samples and tokens of new answers, not of kept ones.
+        kept: samples of the last call that came from the cache.
+
+    Raises:
+        ConfigError: the key's environment variable is not set.
+        EndpointError: the server cannot be reached, or no model is named and it does not have exactly one.
+        MissingExtraError: httpx or tenacity is not installed.
+    """
+
+    def __init__(self, options: BackendOptions, *, client: EndpointClient | None = None) -> None:
+        self._options = options
+        self._client = client or EndpointClient(options)
+        self._cache = _open_cache(options)
+        self._models: list[dict[str, Any]] | None = None
+        self.model = options.endpoint_model or self._only_model()
+        self.last_stats = GenerationStats()
+        self.kept = 0
+        self._takes_n = True
+        self._limit_name = "max_tokens"
+        self._filtered = 0
+
+    @property
+    def description(self) -> str:
+        return f"{self.model} at {self._client.address}"
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
+
+        `on_batch` gets each prompt when its last sample is there, in the order in which prompts finish. Greedy samples
+        are asked for once. Where a server gives fewer choices than `n`, the others are asked for one by one.
+
+        Raises:
+            ConfigError: a sampling option that cannot be used.
+            BudgetError: the budget is used up; what was under way is finished and kept first.
+            EndpointError: a request failed for good; likewise.
+        """
+        check_sampling(sampling)
+        asked = self._asked(prompts)
+        done = set(done)
+        results: list[list[Generation]] = [[] for _ in prompts]
+        started, spent = time.monotonic(), self._client.budget.tokens
+        self._filtered, fresh = 0, 0
+        todo = [index for index in range(len(prompts)) if index not in done]
+        with progress(len(todo) * sampling.n, label, unit="sample") as bar:
+            for index, samples, new in self._work([asked[one] for one in todo], todo, sampling):
+                fresh += new
+                results[index] = samples
+                if on_batch:
+                    on_batch({index: samples})
+                bar.advance(sampling.n)
+                bar.note(self._note())
+        self.kept = len(todo) * sampling.n - fresh
+        self.last_stats = GenerationStats(
+            prompts=len(todo),
+            samples=fresh,
+            tokens=self._client.budget.tokens - spent,
+            seconds=time.monotonic() - started,
+        )
+        if self._filtered:
+            logger.warning("%d samples were cut short by the server's content filter.", self._filtered)
+        return results
+
+    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+        """Sample one after the other and yield text as it comes; see `coalign.models.types.Streaming.stream`.
+
+        Streams are counted against the budget of requests and are not kept.
+
+        Raises:
+            As `generate`.
+        """
+        check_sampling(sampling)
+        for index, asked in enumerate(self._asked(prompts)):
+            for sample in range(sampling.n):
+                yield from self._stream_one(index, sample, asked, sampling)
+
+    def close(self) -> None:
+        """End what is under way and close connections and cache."""
+        self._client.close()
+        if self._cache:
+            self._cache.close()
+
+    # -- prompts side by side ------------------------------------------------------------------------------------
+
+    def _work(
+        self, asked: list[Asked], indices: list[int], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Generation], int]]:
+        """(prompt index, its samples, how many of them are new) as prompts finish; failures at the end."""
+        outcomes: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+        waiting, lock, stop = iter(zip(indices, asked, strict=True)), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with lock:
+                    following = next(waiting, None)
+                if following is None:
+                    break
+                try:
+                    outcomes.put((following[0], self._samples(following[1], sampling)))
+                except BaseException as error:
+                    stop.set()
+                    outcomes.put((following[0], error))
+            outcomes.put(None)
+
+        count = min(self._options.endpoint_concurrency, len(asked))
+        for number in range(
+            count
+        ):  # daemons: an interrupted process does not wait for answers that are under way
+            threading.Thread(target=work, name=f"endpoint-{number}", daemon=True).start()
+        failure: BaseException | None = None
+        try:
+            while count:
+                outcome = outcomes.get()
+                if outcome is None:
+                    count -= 1
+                elif not isinstance(outcome[1], BaseException):
+                    yield (outcome[0], *outcome[1])
+                elif failure is None or isinstance(failure, BudgetError):
+                    failure = _named(outcome[1], outcome[0])
+        finally:
+            stop.set()
+        if failure is not None:
+            raise failure
+
+    def _samples(self, asked: Asked, sampling: Sampling) -> tuple[list[Generation], int]:
+        """All samples of a prompt, kept ones first; and how many had to be asked for."""
+        count = sampling.n if sampling.temperature > 0 else 1
+        found: dict[int, dict[str, Any]] = {}
+        if self._cache:
+            for sample in range(count):
+                kept = self._cache.get(answer_key(asked, sampling, sample))
+                if kept is not None:
+                    found[sample] = kept
+        new = 0
+        while len(found) < count:
+            first = next(sample for sample in range(count) if sample not in found)
+            until = next((one for one in range(first, count) if one in found), count)
+            wanted = until - first if self._takes_n else 1
+            choices = self._ask(asked, sampling, first, wanted)
+            if len(choices) < wanted:
+                self._takes_n = False
+            answers = dict(zip(range(first, first + wanted), choices, strict=False))
+            if self._cache:
+                self._cache.put({answer_key(asked, sampling, one): answers[one] for one in answers})
+            found.update(answers)
+            new += len(answers)
+        samples = [self._parsed(found[sample], sampling) for sample in range(count)]
+        copies = sampling.n // count
+        return samples * copies, new * copies
+
+    def _ask(self, asked: Asked, sampling: Sampling, first: int, count: int) -> list[dict[str, Any]]:
+        """The choices of one request, each with `n_tokens` when the server counted it alone."""
+        body = request_body(asked, sampling, first, count)
+        tries = self._options.endpoint_retries + 1
+        for _ in range(tries):
+            answer = self._post(asked.path, body)
+            self._client.budget.take_tokens(answer.get("usage"))
+            try:
+                choices = choices_of(answer)
+            except ValueError as error:
+                problem = str(error)
+                continue
+            usage = answer.get("usage")
+            counted = (
+                usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
+            )
+            return [{**one, "n_tokens": counted} for one in choices[:count]]
+        raise EndpointError(
+            f"{self._client.address}/{asked.path}: the answer cannot be used: {problem}, {tries} times in a row."
+        )
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._client.post(path, self._renamed(body))
+        except RefusedError as error:
+            if self._limit_name == "max_tokens" and "max_completion_tokens" in str(error):
+                self._limit_name = "max_completion_tokens"
+                return self._post(path, body)
+            raise EndpointError(
+                f"{self._client.address}/{path}: {error}.", hint=_advice(error.status)
+            ) from error
+
+    def _renamed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` with the name that this server has for the limit on new tokens."""
+        return {self._limit_name if name == "max_tokens" else name: value for name, value in body.items()}
+
+    def _parsed(self, choice: dict[str, Any], sampling: Sampling) -> Generation:
+        if choice.get("finish_reason") == "content_filter":
+            self._filtered += 1
+        return parse_choice(choice, sampling, choice.get("n_tokens"))
+
+    def _note(self) -> str:
+        budget = self._client.budget
+        again = f", {self._client.retries} repeated" if self._client.retries else ""
+        return f"{budget.requests} requests, {budget.tokens} tokens{again}"
+
+    # -- one stream ----------------------------------------------------------------------------------------------
+
+    def _stream_one(self, index: int, sample: int, asked: Asked, sampling: Sampling) -> Iterator[Piece]:
+        body = self._renamed(request_body(asked, sampling, sample, 1))
+        text, finish, logprobs = "", None, []
+        try:
+            for event in self._client.post_streaming(asked.path, body):
+                choice = (event.get("choices") or [{}])[0]
+                delta = choice.get("delta") or choice
+                piece = delta.get("content", delta.get("text")) or ""
+                finish = choice.get("finish_reason") or finish
+                logprobs.append(choice.get("logprobs"))
+                text += piece
+                if piece:
+                    yield Piece(index, sample, piece)
+        except RefusedError as error:
+            raise EndpointError(
+                f"{self._client.address}/{asked.path}: {error}.", hint=_advice(error.status)
+            ) from error
+        whole = {"text": text, "finish_reason": finish, "logprobs": _joined(logprobs)}
+        yield Piece(index, sample, "", parse_choice(whole, sampling, None))
+
+    # -- what is asked -------------------------------------------------------------------------------------------
+
+    def _asked(self, prompts: Sequence[Messages | str]) -> list[Asked]:
+        prefill: Prefill = self._prefill() if any(map(is_prefilled, prompts)) else "off"
+        seen: Counter[str] = Counter()
+        asked = []
+        for prompt in prompts:
+            text = json.dumps(prompt, sort_keys=True)
+            asked.append(Asked(self._client.address, self.model, prompt, seen[text], prefill))
+            seen[text] += 1
+        return asked
+
+    def _prefill(self) -> Prefill:
+        """How this server continues an assistant's turn.
+
+        Raises:
+            EndpointError: it is not known to.
+        """
+        choice = self._options.endpoint_prefill
+        if choice == "auto":
+            own = next((one for one in self._listed() if one.get("id") == self.model), {})
+            choice = PREFILL_OF_OWNER.get(str(own.get("owned_by")), "off")
+        if choice == "off":
+            raise EndpointError(
+                f"{self._client.address} is not known to continue an assistant's turn, which this needs.",
+                hint="If it does, say how: --endpoint-prefill continue (a last assistant message is enough) or vllm.",
+            )
+        return cast(Prefill, choice)
+
+    def _only_model(self) -> str:
+        names = [str(one.get("id")) for one in self._listed()]
+        if len(names) != 1:
+            listed = ", ".join(names[:20]) or "none"
+            raise EndpointError(
+                f"{self._client.address} lists {len(names)} models: {listed}.",
+                hint="Choose one with --endpoint-model.",
+            )
+        return names[0]
+
+    def _listed(self) -> list[dict[str, Any]]:
+        if self._models is None:
+            try:
+                listed = self._client.get("models").get("data")
+            except RefusedError as error:
+                raise EndpointError(
+                    f"{self._client.address}/models: {error}.", hint=_advice(error.status)
+                ) from error
+            self._models = [one for one in listed or [] if isinstance(one, dict)]
+        return self._models
+
+
+def _open_cache(options: BackendOptions) -> AnswerCache | None:
+    if options.endpoint_cache == "off":
+        return None
+    automatic = options.endpoint_cache == "auto"
+    return AnswerCache(
+        cache_root() / "endpoint.sqlite" if automatic else Path(options.endpoint_cache).expanduser()
+    )
+
+
+def _named(error: BaseException, index: int) -> BaseException:
+    """The error with the prompt that it is about; a budget is about none."""
+    if isinstance(error, EndpointError) and not isinstance(error, BudgetError):
+        return EndpointError(f"prompt {index}: {error.message}", error.hint)
+    return error
+
+
+def _advice(status: int) -> str:
+    advice = {
+        401: "Set the key's environment variable (--endpoint-key-variable).",
+        403: "Set the key's environment variable (--endpoint-key-variable).",
+        404: "Is the address right (it usually ends in /v1), and the model's name?",
+        429: "The account's quota is used up. Every answer so far is kept.",
+    }
+    return advice.get(status, "Every answer so far is kept.")
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Log-probabilities of a stream's events in one."""
+    parts = [one for one in parts if isinstance(one, dict)]
+    if not parts:
+        return None
+    names = {name for one in parts for name, value in one.items() if isinstance(value, list)}
+    return {name: [entry for one in parts for entry in one.get(name) or []] for name in names}

@@ -1,0 +1,220 @@
+"""Generation with vLLM: the fast back end for large models on GPUs.
+
+Prompts are written and tokenised here, as for the Transformers back end, so that both see the same tokens. vLLM keeps
+an engine of its own on the GPU: a system that trains as well should free it first, or use Transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from coalign.core.errors import ConfigError, DataError, ModelError
+from coalign.core.extras import require
+from coalign.core.progress import progress
+from coalign.data.encoding import encode_continued, encode_prompt
+from coalign.data.records import Messages
+from coalign.models.backends.endpoint_format import wire_seed
+from coalign.models.files.loading import Location, load_tokenizer, locate
+from coalign.models.generation.endings import Endings, stop_token_ids
+from coalign.models.generation.sampling import check_sampling
+from coalign.models.options import ModelOptions
+from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, is_prefilled
+
+CHUNK = 256
+"""Prompts handed over at a time: what is finished is kept after each."""
+
+
+class VllmGenerator:
+    """A `Generator` over vLLM. An adapter is applied by vLLM itself.
+
+    Args:
+        options: which model.
+        max_num_seqs: most samples under way, by default vLLM's.
+        engine: more arguments of `vllm.LLM` (`gpu_memory_utilization`, `tensor_parallel_size`, ...).
+
+    Raises:
+        ConfigError: an option that vLLM cannot follow.
+        MissingExtraError: vLLM is not installed.
+        ModelError: vLLM cannot load the model.
+    """
+
+    def __init__(self, options: ModelOptions, *, max_num_seqs: int | None = None, **engine: Any) -> None:
+        self._vllm: Any = require("vllm", "vllm")
+        if options.device != "auto":
+            raise ConfigError("--device has no effect with --backend vllm, which takes the GPUs it sees.")
+        if options.attn_implementation != "auto":
+            raise ConfigError("--attn-implementation has no effect with --backend vllm.")
+        place = locate(options.model, options.revision)
+        self.tokenizer = load_tokenizer(
+            options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+        base, self._adapter = _split(place)
+        if max_num_seqs:
+            engine["max_num_seqs"] = max_num_seqs
+        if self._adapter:
+            engine |= {"enable_lora": True, "max_lora_rank": _rank(place)}
+        try:
+            self._engine: Any = self._vllm.LLM(
+                model=base.path,
+                revision=base.revision,
+                tokenizer=base.path,
+                dtype=options.dtype,
+                trust_remote_code=options.trust_remote_code,
+                **engine,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"vLLM cannot load {options.model}: {str(error).splitlines()[0]}") from error
+        self.last_stats = GenerationStats()
+        self.description = f"{options.model} on vLLM"
+        self._stop_ids = _stop_ids(base, self.tokenizer, options.trust_remote_code)
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
+
+        Every prompt has a seed of its own, made of `sampling.seed` and its index. Numbers may differ in the last bits
+        with what else is in a batch, so a resumed run is alike but need not be equal.
+
+        Raises:
+            ConfigError: a sampling option that cannot be used.
+            DataError: a prompt that the template refuses, or that is too long.
+        """
+        check_sampling(sampling)
+        done = set(done)
+        todo = [index for index in range(len(prompts)) if index not in done]
+        encoded = {index: self._encode(index, prompts[index]) for index in todo}
+        results: list[list[Generation]] = [[] for _ in prompts]
+        started, tokens = time.monotonic(), 0
+        with progress(len(todo) * sampling.n, label, unit="sample") as bar:
+            for start in range(0, len(todo), CHUNK):
+                chunk = todo[start : start + CHUNK]
+                found = self._work_on(chunk, [encoded[index] for index in chunk], prompts, sampling)
+                tokens += sum(one.length for samples in found.values() for one in samples)
+                for index, samples in found.items():
+                    results[index] = samples
+                if on_batch:
+                    on_batch(found)
+                bar.advance(len(chunk) * sampling.n)
+        self.last_stats = GenerationStats(
+            len(todo),
+            len(todo) * sampling.n,
+            sum(map(len, encoded.values())),
+            tokens,
+            time.monotonic() - started,
+        )
+        return results
+
+    def _work_on(
+        self,
+        indices: list[int],
+        encoded: list[list[int]],
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+    ) -> dict[int, list[Generation]]:
+        try:
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": ids} for ids in encoded],
+                [self._params(sampling, index) for index in indices],
+                use_tqdm=False,
+                lora_request=self._lora(),
+            )
+        except ValueError as error:  # a prompt that is longer than the model's context
+            raise DataError(f"vLLM refuses a prompt: {str(error).splitlines()[0]}") from error
+        endings = Endings(self.tokenizer, sampling.stop)
+        copies = 1 if sampling.temperature > 0 else sampling.n
+        found = {}
+        for index, ids, output in zip(indices, encoded, outputs, strict=True):
+            goes_on = isinstance(prompts[index], str) or is_prefilled(prompts[index])
+            before = ids[-1] if goes_on else None
+            samples = sorted(output.outputs, key=lambda one: one.index)
+            found[index] = [_generation(one, endings, before, sampling) for one in samples] * copies
+        return found
+
+    def _params(self, sampling: Sampling, index: int) -> Any:
+        greedy = sampling.temperature == 0
+        return self._vllm.SamplingParams(
+            n=1 if greedy else sampling.n,
+            temperature=sampling.temperature,
+            top_p=max(sampling.top_p, 1e-9),
+            top_k=sampling.top_k,
+            seed=None if greedy else wire_seed(sampling, index, 0),
+            max_tokens=sampling.max_new_tokens,
+            stop=list(sampling.stop) or None,
+            stop_token_ids=self._stop_ids,
+            logprobs=max(sampling.top_logprobs, 1) if sampling.wants_logprobs else None,
+        )
+
+    def _lora(self) -> Any:
+        if self._adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+
+        return LoRARequest("adapter", 1, self._adapter)
+
+    def _encode(self, index: int, prompt: Messages | str) -> list[int]:
+        try:
+            if is_prefilled(prompt):
+                return encode_continued(self.tokenizer, cast("Messages", prompt))
+            plain = isinstance(prompt, str)
+            messages = [{"role": "user", "content": prompt}] if plain else prompt
+            return encode_prompt(self.tokenizer, cast("Messages", messages), plain=plain)
+        except DataError as error:
+            raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
+
+
+def _generation(output: Any, endings: Endings, before: int | None, sampling: Sampling) -> Generation:
+    """A sample out of vLLM's; its text is made as everywhere else here."""
+    ids = list(output.token_ids)
+    text, cut = endings.text(ids, before)
+    finish = "length" if output.finish_reason == "length" and not cut else "stop"
+    if not sampling.wants_logprobs:
+        return Generation(text, ids, finish)
+    places = [{token: one.logprob for token, one in place.items()} for place in output.logprobs]
+    tops = None
+    if sampling.top_logprobs:
+        ranked = [sorted(place.items(), key=lambda one: -one[1])[: sampling.top_logprobs] for place in places]
+        tops = [[(endings.alternative(token), logp) for token, logp in place] for place in ranked]
+    logps = [place[token] for token, place in zip(ids, places, strict=True)]
+    return Generation(text, ids, finish, logps, endings.tokens(ids, before), tops)
+
+
+def _split(place: Location) -> tuple[Location, str | None]:
+    """(the base model, the folder of the adapter on it or None)."""
+    import json
+
+    if not place.is_adapter:
+        return place, None
+    config = json.loads(place.adapter_config.read_text(encoding="utf-8"))
+    return locate(config["base_model_name_or_path"], config.get("revision"), as_base=True), place.path
+
+
+def _rank(place: Location) -> int:
+    """The least rank that vLLM offers for this adapter."""
+    import json
+
+    rank = json.loads(place.adapter_config.read_text(encoding="utf-8")).get("r", 16)
+    return next((one for one in (8, 16, 32, 64, 128, 256, 320, 512) if one >= rank), rank)
+
+
+def _stop_ids(base: Location, tokenizer: Any, trust_remote_code: bool) -> list[int]:
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(
+        base.path, revision=base.revision, trust_remote_code=trust_remote_code
+    )
+    generation = None
+    with contextlib.suppress(OSError):
+        generation = GenerationConfig.from_pretrained(base.path, revision=base.revision or "main")
+    holder = cast(Any, SimpleNamespace(config=config, generation_config=generation))
+    return stop_token_ids(holder, tokenizer)

@@ -1,0 +1,1 @@
+"""Model folders: defaults, conversion, loading, saving."""

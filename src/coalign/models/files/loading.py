@@ -1,0 +1,367 @@
+"""Causal language models and tokenizers by hub id, folder, run folder or `default`. Safetensors only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+
+from coalign.core.errors import CoalignError, ModelError
+from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
+from coalign.models.devices import pick_device, pick_dtype
+from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
+from coalign.models.options import ModelOptions
+from coalign.models.quiet import no_weight_bars
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the files of a model are.
+
+    Attributes:
+        name: what to record as the model's name: a hub id or an absolute folder.
+        path: folder or hub id to load from.
+        revision: on the hub, None for a folder.
+        cached_only: the hub cannot be reached; take the copy in its cache on this machine.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    cached_only: bool = False
+
+    @property
+    def adapter_config(self) -> Path:
+        return Path(self.path) / "adapter_config.json"
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.adapter_config.is_file()
+
+
+def locate(name: str, revision: str | None = None, *, as_base: bool = False) -> Location:
+    """Find a model.
+
+    Args:
+        name: `default`, `default-encoder`, a model folder, an adapter folder, a run folder (its `model/`) or a hub id.
+        revision: on the hub.
+        as_base: the name is recorded as the base of an adapter: the id of an embedded default then means the copy
+            that `default` means on this machine.
+
+    Raises:
+        ModelError: there is no such folder or run, a run has no model yet, or a revision of a folder was asked for.
+    """
+    for kind, default in DEFAULTS.items():
+        alias = "default" if kind == "chat" else "default-encoder"
+        pinned = revision in (None, default.revision)
+        same = name == default.hub_id and pinned and (as_base or hub_problem() is not None)
+        if name == alias and not pinned:
+            raise ModelError(f"{alias} is pinned to one revision, so revision {revision!r} cannot be taken.")
+        if name == alias or (same and not _in_hub_cache(name, revision)):
+            return Location(default.hub_id, str(default_model_path(kind)))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"{name} is a folder, so revision {revision!r} cannot be taken.")
+        folder = _model_folder(folder.resolve())
+        return Location(str(folder), str(folder))
+    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        found = "is a file" if folder.exists() else "does not exist"
+        raise ModelError(
+            f"{name} {found}.", hint="A model is `default`, a hub id, a model folder or a run folder."
+        )
+    return Location(name, name, revision, cached_only=hub_problem() is not None)
+
+
+def _in_hub_cache(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "model.safetensors", revision=revision), str)
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "status.json").is_file() and not (folder / "config.json").is_file():
+        state = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("state")
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise ModelError(f"The run {folder.parent} has no model (its state: {state}).")
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{folder} is not a model: it holds neither config.json nor adapter_config.json.")
+    return folder
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, with a pad token.
+
+    Where a model has no pad token, one of its own unused special tokens is taken, else the end-of-turn token. No
+    token is added, so the embedding never changes; padding is masked by position, never by token id, so sharing the
+    id with the end-of-turn token hides nothing.
+
+    Raises:
+        ModelError: it cannot be found, fetched or read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    place = locate(name, revision)
+    if place.is_adapter and not (Path(place.path) / "tokenizer_config.json").is_file():
+        place = _base_of(place)
+    arguments: dict[str, Any] = {"revision": place.revision, "local_files_only": place.cached_only}
+    try:
+        loaded = AutoTokenizer.from_pretrained(place.path, trust_remote_code=trust_remote_code, **arguments)
+        if _lost_steps(loaded, place):
+            loaded = PreTrainedTokenizerFast.from_pretrained(place.path, **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        raise explained(error, place, "tokenizer") from error
+    tokenizer = cast("PreTrainedTokenizerFast", loaded)
+    if tokenizer.pad_token is None:
+        vocabulary = tokenizer.get_vocab()
+        free = [one for one in _PAD_TOKENS if one in vocabulary and one != tokenizer.eos_token]
+        tokenizer.pad_token = free[0] if free else tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"{place.name}: the tokenizer has neither a pad nor an end-of-sequence token.")
+    return tokenizer
+
+
+def _lost_steps(tokenizer: Any, place: Location) -> bool:
+    """Whether Transformers dropped steps of the published `tokenizer.json`.
+
+    Transformers 5 rebuilds the pre-tokenizer of some classes (GPT2Tokenizer: SmolLM2, StarCoder) without the rule
+    that splits digits, which changes the tokens around numbers.
+    """
+    from transformers.utils import cached_file
+
+    if not getattr(tokenizer, "is_fast", False):
+        return False
+    file = cached_file(
+        place.path,
+        "tokenizer.json",
+        revision=place.revision,
+        local_files_only=place.cached_only,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if file is None:
+        return False
+    published = json.loads(Path(file).read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    loaded = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer")
+    return published.get("type") == "Sequence" and published != loaded
+
+
+def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedModel:
+    """A causal language model on its device, in eval mode.
+
+    Args:
+        options: or a name, with every other option at its default.
+        training: choose the format for training, and merge an adapter folder into its base, so that the model is the
+            starting policy and, under a new adapter, the reference. Otherwise an adapter folder gives base and
+            adapter (a `PeftModel`; see `adapters.disabled_adapter`).
+
+    Raises:
+        ModelError: not found, hub unreachable, gated, not a causal language model, weights missing or corrupted.
+        ConfigError: a device or format that cannot be used.
+    """
+    options = ModelOptions(model=options) if isinstance(options, str) else options
+    place = locate(options.model, options.revision)
+    base = _base_of(place) if place.is_adapter else place
+    if base.is_adapter:
+        raise ModelError(f"{place.name} is an adapter on {base.name}, which is an adapter itself.")
+    device = pick_device(options.device)
+    config = _config(base, options)
+    full = training and _tuning(options, config, device) == "full"
+    plain = _load_plain(base, config, options, device, pick_dtype(device, options.dtype, training=full))
+    if not place.is_adapter:
+        return plain
+    model = _load_adapter(plain, place)
+    if not training:
+        return cast("PreTrainedModel", model)
+    plain = merge(model)
+    plain.name_or_path = plain.config.name_or_path = ""  # no folder holds these weights
+    return plain
+
+
+def load_for_training(options: ModelOptions) -> PreTrainedModel:
+    """`load_model`, with a new adapter on it unless all weights are to be trained (see `adapters.choose_tuning`)."""
+    place = locate(options.model, options.revision)
+    config = _config(_base_of(place) if place.is_adapter else place, options)
+    # decided before loading: free memory is another afterwards
+    tuning = _tuning(options, config, pick_device(options.device))
+    model = load_model(dataclasses.replace(options, tuning=tuning), training=True)
+    return cast("PreTrainedModel", add_lora(model, options)) if tuning == "lora" else model
+
+
+def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
+    """The adapter that `options.model` names on its base, to be trained further, and a frozen copy of it called `copy`.
+
+    Raises:
+        ModelError: `options.model` is not an adapter folder, or cannot be loaded.
+    """
+    place = locate(options.model, options.revision)
+    if not place.is_adapter:
+        raise ModelError(f"{place.name} is a whole model, expected an adapter folder.")
+    base = _base_of(place)
+    device = pick_device(options.device)
+    dtype = pick_dtype(device, options.dtype, training=False)
+    plain = _load_plain(base, _config(base, options), options, device, dtype)
+    model = _load_adapter(plain, place, trainable=True)
+    with quiet_peft():
+        model.load_adapter(place.path, adapter_name=copy)
+    model.set_adapter("default")
+    return model
+
+
+def _base_of(place: Location) -> Location:
+    config = json.loads(place.adapter_config.read_text(encoding="utf-8"))
+    name = config.get("base_model_name_or_path")
+    if not name:
+        raise ModelError(f"{place.name} does not say which model it adapts (base_model_name_or_path).")
+    try:
+        return locate(name, config.get("revision"), as_base=True)
+    except ModelError as error:
+        raise ModelError(f"{place.name} adapts another model: {error.message}", hint=error.hint) from error
+
+
+def _config(place: Location, options: ModelOptions) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(place.path, **_shared(place, options))
+    except (OSError, ValueError) as error:
+        raise explained(error, place, "model") from error
+    _assert_causal(config, place, options)
+    return config
+
+
+def _shared(place: Location, options: ModelOptions) -> dict[str, Any]:
+    return {
+        "revision": place.revision,
+        "local_files_only": place.cached_only,
+        "trust_remote_code": options.trust_remote_code,
+    }
+
+
+def _tuning(options: ModelOptions, config: PretrainedConfig, device: torch.device) -> Literal["lora", "full"]:
+    from transformers import AutoModelForCausalLM
+
+    if options.tuning != "auto" or device.type == "cpu":
+        return choose_tuning(options, 0, device)  # the size does not matter
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=options.trust_remote_code)
+    return choose_tuning(options, empty.num_parameters(), device)
+
+
+def _load_plain(
+    place: Location, config: PretrainedConfig, options: ModelOptions, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    arguments = _shared(place, options)
+    if options.attn_implementation != "auto":
+        arguments["attn_implementation"] = options.attn_implementation
+    try:
+        with no_weight_bars():
+            model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+                place.path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **arguments,
+            )
+    except SafetensorError as error:
+        hint = "Download or write it again: the file is cut off or was changed."
+        raise ModelError(f"{place.name}: the weights are corrupted ({error}).", hint=hint) from error
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise explained(error, place, "model") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{place.name}: {len(missing)} weights are missing and would be random, first {missing[0]}.",
+            hint="The folder may hold only a part of the model, or a model of another kind.",
+        )
+    model.name_or_path = model.config.name_or_path = place.name
+    return model.to(device)
+
+
+def _assert_causal(config: PretrainedConfig, place: Location, options: ModelOptions) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kinds = config.architectures or []
+    known = {one for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for one in _as_tuple(names)}
+    if kinds and not options.trust_remote_code and not known.intersection(kinds):
+        raise ModelError(f"{place.name} is a {kinds[0]}, not a causal language model.")
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = False) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (Path(place.path) / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{place.name}: adapter_model.safetensors is missing (only safetensors are read).")
+    try:
+        with quiet_peft():
+            return PeftModel.from_pretrained(base, place.path, is_trainable=trainable).eval()
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{place.name}: the adapter is corrupted ({error}).") from error
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{place.name} does not fit its base {base.name_or_path}: {_line(error)}") from error
+
+
+def explained(error: Exception, place: Location, what: str) -> CoalignError:
+    """What a failure of Transformers means to the user."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    causes = list(_causes(error))
+    name = place.name
+    if any(isinstance(one, GatedRepoError) for one in causes):
+        return ModelError(
+            f"{name} is gated: its owners ask for consent first.",
+            hint=f"Accept the terms at https://huggingface.co/{name} and run `hf auth login`.",
+        )
+    if any(isinstance(one, RevisionNotFoundError) for one in causes):
+        return ModelError(f"{name} has no revision {place.revision!r}.")
+    if any(isinstance(one, RepositoryNotFoundError) for one in causes):
+        hint = "Check the spelling; for a private model run `hf auth login`."
+        return ModelError(f"{name} is neither a folder here nor a model on the hub.", hint=hint)
+    if place.cached_only:
+        return ModelError(
+            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached ({hub_problem()}).",
+            hint="Check the connection, give a model folder, or use the embedded `default`.",
+        )
+    if what == "model" and "safetensors" in str(error) and isinstance(error, OSError):
+        return ModelError(
+            f"{name} has no safetensors weights: {_line(error)}",
+            hint="Other formats can run code and are not read.",
+        )
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"{name} brings its own Python code.", hint="Read it, then allow it with --trust-remote-code."
+        )
+    return ModelError(f"{name}: the {what} cannot be loaded: {_line(error)}")
+
+
+def _causes(error: BaseException | None) -> Any:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:400]

@@ -1,0 +1,1 @@
+"""Generation with Transformers: the decode loop, sampling, endings."""

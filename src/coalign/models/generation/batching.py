@@ -1,0 +1,59 @@
+"""Which prompts are decoded together: the same on every run, whatever is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from coalign.models.scoring.engine import unwrap
+from coalign.models.types import Sampling
+
+CACHE_BYTES = 2**30
+"""Keys and values of one batch on a CPU."""
+CACHE_SHARE = 0.35
+"""Of a GPU's memory, less the weights, for keys and values."""
+
+
+def plan_batches(
+    lengths: Sequence[int], sampling: Sampling, batch_tokens: int, batch_size: int
+) -> list[list[int]]:
+    """Prompts of each batch, longest first; a prompt's samples stay together.
+
+    Args:
+        lengths: tokens of each prompt.
+        batch_tokens: rows x (longest prompt + new tokens) stay below it, one prompt at least.
+        batch_size: most rows, one prompt at least.
+    """
+    rows_per_prompt = sampling.n if sampling.temperature > 0 else 1
+    batches: list[list[int]] = []
+    limit = 0
+    for index in sorted(range(len(lengths)), key=lambda one: (-lengths[one], one)):
+        if not batches or (len(batches[-1]) + 1) * rows_per_prompt > limit:
+            limit = most_rows(lengths[index], sampling, batch_tokens, batch_size)
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def most_rows(length: int, sampling: Sampling, batch_tokens: int, batch_size: int) -> int:
+    """Rows of prompts of up to `length` tokens that may be decoded together; at least one."""
+    return max(1, min(batch_size, batch_tokens // (length + sampling.max_new_tokens)))
+
+
+def default_batch_tokens(model: nn.Module, device: torch.device) -> int:
+    """Tokens whose keys and values fit. From total, not free memory: batches must be the same on every run."""
+    config: Any = unwrap(model).config.get_text_config(decoder=True)  # type: ignore[union-attr]
+    heads = getattr(config, "num_attention_heads", None) or 1
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    parameters = list(model.parameters())
+    token_bytes = 2 * config.num_hidden_layers * kv_heads * head_size * parameters[0].element_size()
+    budget = CACHE_BYTES
+    if device.type == "cuda":
+        weights = sum(one.numel() * one.element_size() for one in parameters)
+        total = torch.cuda.get_device_properties(device).total_memory
+        budget = max(int(CACHE_SHARE * (total - weights)), CACHE_BYTES // 4)
+    return max(budget // token_bytes, 1)

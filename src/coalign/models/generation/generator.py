@@ -1,0 +1,361 @@
+"""Generation with a Transformers model: batched by length, prompts computed once for all their samples.
+
+What sample k of prompt i says depends on the seed, i, k and the model, not on the batch it sits in (up to the rounding
+of the model's own arithmetic), and batches are composed from all prompts whether or not some are done: a resumed run
+gives the very same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from coalign.core.errors import DataError, ModelError
+from coalign.core.progress import Progress, progress
+from coalign.data.records import Messages
+from coalign.models.generation.batching import default_batch_tokens, most_rows, plan_batches
+from coalign.models.generation.decode_state import Decoded, DecodeState, Row
+from coalign.models.generation.endings import Endings, stop_token_ids
+from coalign.models.generation.incremental import open_rows
+from coalign.models.generation.sampling import check_sampling
+from coalign.models.scoring.engine import unwrap
+from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+CPU_ROWS, GPU_ROWS = 64, 512
+
+
+class TransformersGenerator:
+    """A `Generator` over a Hugging Face causal language model, bare or with adapters.
+
+    Args:
+        model: stays as it is; its modules are in evaluation mode while it generates and then as they were.
+        tokenizer: of the model.
+        batch_tokens: most tokens that a batch may hold in its cache, (prompt + `max_new_tokens`) over all rows. By
+            default what fits into 1 GiB of keys and values on a CPU, a third of the memory on a GPU.
+        batch_size: most samples in a batch, by default 64 on a CPU and 512 on a GPU.
+
+    Attributes:
+        last_stats: figures of the last call of `generate`.
+        device, batch_tokens, batch_size: where it decodes, and the limits of a batch.
+        stop_ids: tokens that end a response.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        config: Any = unwrap(model).config
+        if getattr(config, "is_encoder_decoder", False):
+            raise ModelError(
+                f"{type(unwrap(model)).__name__} is an encoder-decoder, expected a causal language model."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.last_stats = GenerationStats()
+        self.device = next(model.parameters()).device
+        self.batch_tokens = batch_tokens or default_batch_tokens(model, self.device)
+        self.batch_size = batch_size or (GPU_ROWS if self.device.type == "cuda" else CPU_ROWS)
+        self._fitting_rows: int | None = None
+        self.stop_ids = stop_token_ids(unwrap(model), tokenizer)
+
+    def generate(
+        self,
+        prompts: Sequence[Messages | str],
+        sampling: Sampling,
+        *,
+        done: Iterable[int] = (),
+        on_batch: OnBatch | None = None,
+        label: str = "Generating",
+    ) -> list[list[Generation]]:
+        """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
+
+        `on_batch` gets the prompts that were not done. Messages are written with the chat template; text is taken as
+        it is (after BOS, where the tokenizer puts one). The continuation of text or of an assistant's turn keeps a
+        leading space.
+
+        Raises:
+            ConfigError: a sampling option that cannot be used.
+            DataError: a prompt that the template refuses, or that leaves no room for the response.
+            ModelError: logits that are not numbers, or a single row that does not fit into memory.
+        """
+        check_sampling(sampling)
+        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        self.assert_room(encoded, sampling)
+        done = set(done)
+        plan = [
+            batch
+            for batch in plan_batches(list(map(len, encoded)), sampling, self.batch_tokens, self.batch_size)
+            if not done.issuperset(batch)
+        ]
+        job = _Job.of(prompts, encoded, sampling)
+        results: list[list[Generation]] = [[] for _ in prompts]
+        started = time.monotonic()
+        total = sum(map(len, plan)) * job.rows_per_prompt
+        with evaluation(self.model), progress(total, label, unit="sample") as bar:
+            meter = _Meter(bar)
+            for batch in plan:
+                samples = self._work_on(batch, job, meter)
+                missing = {index: one for index, one in samples.items() if index not in done}
+                for index, one in missing.items():
+                    results[index] = one
+                if on_batch:
+                    on_batch(missing)
+        worked = [index for batch in plan for index in batch]
+        self.last_stats = GenerationStats(
+            prompts=len(worked),
+            samples=len(worked) * sampling.n,
+            prompt_tokens=sum(len(encoded[index]) for index in worked),
+            tokens=meter.tokens,
+            seconds=time.monotonic() - started,
+        )
+        return results
+
+    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+        """Sample as `generate` does, and yield text as it comes; see `coalign.models.types.Streaming.stream`.
+
+        Prompts join as others end, so numbers may differ from those of `generate` in the last bits. `last_stats` is
+        not touched.
+
+        Raises:
+            As `generate`, when the first piece is asked for.
+        """
+        from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+
+        check_sampling(sampling)
+        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        self.assert_room(encoded, sampling)
+        job = _Job.of(prompts, encoded, sampling)
+        loop = DecodeLoop(self)
+        loop.add(
+            Decoding(ids, sampling, goes_on=job.continued[index], streaming=True, prompt=index)
+            for index, ids in enumerate(encoded)
+        )
+        while not loop.is_idle:
+            yield from (piece for _, piece in loop.step())
+
+    def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
+        """The tokens of a prompt.
+
+        Args:
+            index: its number, for messages.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        return self._encode(index, prompt)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None when the model does not say."""
+        config: Any = unwrap(self.model).config
+        return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def _encode(self, index: int, prompt: Messages | str) -> list[int]:
+        from coalign.data.encoding import encode_continued, encode_prompt
+
+        try:
+            if is_prefilled(prompt):
+                return encode_continued(self.tokenizer, cast("Messages", prompt))
+            if not isinstance(prompt, str):
+                return encode_prompt(self.tokenizer, prompt)
+            ids = encode_prompt(self.tokenizer, [{"role": "user", "content": prompt}], plain=True)
+        except DataError as error:
+            raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
+        bos = self.tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids  # the text brought its own
+
+    def assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
+        """Refuse prompts that leave no room for the response.
+
+        Raises:
+            DataError: it names the first of them and counts the others.
+        """
+        context = self.context
+        if not context:
+            return
+        room = context - sampling.max_new_tokens
+        long = [index for index, ids in enumerate(encoded) if len(ids) > room]
+        if long:
+            first = long[0]
+            more = f" ({len(long)} prompts are too long)" if len(long) > 1 else ""
+            raise DataError(
+                f"prompt {first} has {len(encoded[first])} tokens; the model's context of {context} less "
+                f"max_new_tokens {sampling.max_new_tokens} leaves {max(room, 0)}{more}.",
+                hint="Shorten the prompt or lower max_new_tokens.",
+            )
+
+    def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[Generation]]:
+        """All samples of the prompts of a batch, in as few passes as memory allows."""
+        rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
+        found: dict[int, list[Generation]] = {index: [] for index in batch}
+        longest = max(len(job.encoded[index]) for index in batch)
+        limit = most_rows(longest, job.sampling, self.batch_tokens, self.batch_size)
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + min(limit, self._fitting_rows or limit)]
+            before = (meter.samples, meter.tokens)
+            try:
+                generations = self._decode(part, job, meter)
+            except torch.OutOfMemoryError:
+                generations = None  # what the pass holds is free only after this clause
+            if generations is None:
+                meter.restore(*before)
+                self._halve(len(part))
+                continue
+            for (index, _), generation in zip(part, generations, strict=True):
+                found[index].append(generation)
+            start += len(part)
+        copies = job.sampling.n // job.rows_per_prompt
+        return {index: samples * copies for index, samples in found.items()}
+
+    def _halve(self, rows: int) -> None:
+        if rows == 1:
+            raise ModelError(
+                "One sample does not fit into the GPU's memory.",
+                hint="Use a smaller model or data type, shorter prompts, or fewer new tokens.",
+            )
+        self._fitting_rows = rows // 2
+        torch.cuda.empty_cache()
+        logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
+
+    @torch.inference_mode()
+    def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[Generation]:
+        """Decode rows together; rows of a prompt are adjacent."""
+        sampling = job.sampling
+        state = DecodeState(rows, sampling, self.device)
+        endings = Endings(self.tokenizer, sampling.stop)
+        stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
+        forward = open_rows(self.model)
+        prompts = list(dict.fromkeys(index for index, _ in rows))
+        logits = forward.start(*left_padded([job.encoded[index] for index in prompts], self.device))
+        if len(prompts) < len(rows):
+            place = {prompt: position for position, prompt in enumerate(prompts)}
+            index = torch.tensor([place[prompt] for prompt, _ in rows], device=self.device)
+            forward.select(index)
+            logits = logits[index]
+        for step in range(sampling.max_new_tokens):
+            tokens = state.draw(step, logits)
+            ended = torch.isin(tokens, stop_ids)
+            if sampling.stop:
+                ended |= self._at_stop(state, step, endings)
+            gone, left = state.end(step, ended)
+            meter.count(gone, left + gone)
+            if not left or step + 1 == sampling.max_new_tokens:
+                break
+            keep = state.compact()
+            if keep is not None:
+                forward.select(keep)
+                tokens = tokens[keep]
+            logits = forward.step(tokens)
+        meter.count(left, 0)
+        return [
+            generation_of(one, endings, job.before(row))
+            for row, one in zip(rows, state.results(), strict=True)
+        ]
+
+    def _at_stop(self, state: DecodeState, step: int, endings: Endings) -> Tensor:
+        """[live] whether a row's text has just come to hold a stop text."""
+        tails = state.tokens[state.live, max(0, step + 1 - endings.window) : step + 1].tolist()
+        found = endings.has_stop(tails)
+        for row, _ in enumerate(found):
+            if found[row] and step + 1 > endings.window:
+                # The window may begin inside a character or drop a leading space: the whole text decides.
+                found[row] = endings.text(state.tokens[state.live[row], : step + 1].tolist())[1]
+        return torch.tensor(found, device=self.device)
+
+
+def generation_of(one: Decoded, endings: Endings, before: int | None) -> Generation:
+    """The sample that was decoded; `before`: see `Endings.text`."""
+    text, cut = endings.text(one.ids, before)
+    tops = None
+    if one.tops is not None:
+        tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
+    return Generation(
+        text,
+        one.ids,
+        "stop" if one.ended or cut else "length",
+        one.logps,
+        endings.tokens(one.ids, before) if one.logps is not None else None,
+        tops,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a call works on: encoded prompts, which of them the text goes on from, how to sample."""
+
+    encoded: list[list[int]]
+    continued: list[bool]
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, prompts: Sequence[Messages | str], encoded: list[list[int]], sampling: Sampling) -> _Job:
+        continued = [isinstance(one, str) or is_prefilled(one) for one in prompts]
+        return cls(encoded, continued, sampling)
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """Greedy samples are all the same: one is decoded."""
+        return self.sampling.n if self.sampling.temperature > 0 else 1
+
+    def before(self, row: Row) -> int | None:
+        """The token that the text of a row goes on from; None where it starts anew."""
+        return self.encoded[row[0]][-1] if self.continued[row[0]] else None
+
+
+class _Meter:
+    """Counts samples and tokens, and shows them."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._started = time.monotonic()
+        self.samples = 0
+        self.tokens = 0
+
+    def count(self, samples: int, tokens: int) -> None:
+        self.samples += samples
+        self.tokens += tokens
+        self._bar.note(f"{self.tokens / max(time.monotonic() - self._started, 1e-9):.0f} tokens/s")
+        if samples:
+            self._bar.advance(samples)
+
+    def restore(self, samples: int, tokens: int) -> None:
+        """Take back what a pass counted that has to be repeated."""
+        self._bar.advance(samples - self.samples)
+        self.samples, self.tokens = samples, tokens
+
+
+def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[P, T] token ids and mask. Padding is masked, so its id (0) does not matter."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
+    return ids, mask
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,286 @@
+"""One token after another: a causal language model's next-token logits for rows that grow, multiply and leave.
+
+The cached path keeps keys and values; the plain path computes every row anew at each step and works for any model.
+`open_rows` takes the cached path where a short probe on the model shows that it agrees with the plain one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from coalign.models.generation.growing_cache import (
+    ReservedLayer,
+    joined,
+    move_padding_left,
+    new_cache,
+    repeat,
+    trimmed,
+)
+from coalign.models.scoring.engine import unwrap
+
+logger = logging.getLogger(__name__)
+
+PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
+"""Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
+SIMILAR = 0.8
+"""Prompts at least so long as the longest share its pass."""
+SHARED_TOKENS = 64
+"""A beginning that all prompts have is computed once where that spares at least so many tokens."""
+
+_cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
+class Rows(Protocol):
+    """Rows of tokens under a model."""
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Begin with left-padded prompts [R, T] and their mask (1: token, 0: padding). Returns logits [R, V]."""
+        ...
+
+    def select(self, index: Tensor) -> None:
+        """Keep, repeat or reorder rows: row i becomes row `index[i]`."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token [R] to every row. Returns logits [R, V] for the next one."""
+        ...
+
+    @property
+    def can_join(self) -> bool:
+        """Whether rows that began later can be added."""
+        ...
+
+    def join(self, others: Rows) -> None:
+        """Add the rows of `others`, which are of the same kind and not used again, after these."""
+        ...
+
+
+def open_rows(model: nn.Module) -> Rows:
+    """Rows on the cached path where the model allows it, else on the plain path (announced once a model)."""
+    bare = unwrap(model)
+    if bare not in _cacheable:
+        _cacheable[bare] = _probe(model)
+    return CachedRows(model) if _cacheable[bare] else PlainRows(model)
+
+
+class CachedRows:
+    """Keys and values of past tokens are kept.
+
+    Args:
+        whole: also those that a sliding window has left behind; for texts that are no longer than the window.
+        shared_tokens: as `SHARED_TOKENS`.
+    """
+
+    def __init__(self, model: nn.Module, *, whole: bool = False, shared_tokens: int | None = None) -> None:
+        self._call = _Call(model)
+        self._bare: Any = unwrap(model)
+        self._shared_tokens = SHARED_TOKENS if shared_tokens is None else shared_tokens
+        self._kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
+        self.cache = new_cache(self._bare, self._kinds)
+        self._mask = torch.empty(0)
+        self._positions = torch.empty(0)
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        self._mask = mask
+        self._positions = mask.sum(-1, keepdim=True)
+        if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
+            return self._call(input_ids, mask, _positions(mask), past_key_values=self.cache)
+        lengths = self._positions.squeeze(1).tolist()
+        shared = self._shared(input_ids, lengths)
+        beginning = self._beginning(input_ids[:1, input_ids.shape[1] - lengths[0] :][:, :shared])
+        own = [length - shared for length in lengths]
+        logits, caches = [], []
+        for first, last in prefill_passes(own, PREFILL_TOKENS.get(mask.device.type, 0)):
+            width = max(own[first:last])
+            ids = input_ids[first:last, mask.shape[1] - width :]
+            missing = width - torch.tensor(own[first:last], device=mask.device)[:, None]
+            part = (torch.arange(width, device=mask.device) >= missing).to(mask.dtype)
+            positions = _positions(part) + shared
+            cache = new_cache(self._bare, self._kinds)
+            if shared:
+                repeat(beginning, cache, len(ids))
+                part = torch.cat([part.new_ones(len(ids), shared), part], dim=-1)
+            logits.append(self._call(ids, part, positions, past_key_values=cache))
+            if shared and bool(missing.any()):
+                move_padding_left(cache, missing, shared)
+            caches.append(cache)
+        self.cache = caches[0] if len(caches) == 1 else joined(caches)
+        return torch.cat(logits)
+
+    def _shared(self, input_ids: Tensor, lengths: list[int]) -> int:
+        """Tokens that all prompts begin with, as far as it pays to compute them apart; each keeps one of its own."""
+        simple = getattr(self._bare.config, "_attn_implementation", None) in ("sdpa", "eager")
+        if len(lengths) < 2 or not simple or not self._call.takes_positions:
+            return 0  # other kernels do not read padding between tokens
+        width, most = input_ids.shape[1], min(lengths) - 1
+        begun = torch.stack(
+            [row[width - n : width - n + most] for row, n in zip(input_ids, lengths, strict=True)]
+        )
+        shared = int((begun == begun[0]).all(0).long().cumprod(0).sum())
+        return shared if shared * (len(lengths) - 1) >= self._shared_tokens else 0
+
+    def _beginning(self, ids: Tensor) -> DynamicCache:
+        """The cache after tokens [1, T]."""
+        cache = new_cache(self._bare, self._kinds)
+        if ids.numel():
+            ones = torch.ones_like(ids)
+            self._call(ids, ones, _positions(ones), past_key_values=cache)
+        return cache
+
+    def select(self, index: Tensor) -> None:
+        self.cache.reorder_cache(index)  # type: ignore[arg-type]
+        self._mask = self._mask[index]
+        self._positions = self._positions[index]
+
+    @property
+    def can_join(self) -> bool:
+        return {type(layer) for layer in self.cache.layers} == {ReservedLayer}
+
+    def join(self, others: Rows) -> None:
+        assert isinstance(others, CachedRows)
+        self.cache = joined(
+            [trimmed(rows.cache, rows._mask.shape[1] - _width(rows._mask)) for rows in (self, others)]
+        )
+        self._mask = _stacked_right([_without_padding(rows._mask) for rows in (self, others)])
+        self._positions = torch.cat([self._positions, others._positions])
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
+        logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self.cache)
+        self._positions = self._positions + 1
+        return logits
+
+
+class PlainRows:
+    """Nothing is kept: every step computes whole rows."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._call = _Call(model)
+        self._ids = torch.empty(0)
+        self._mask = torch.empty(0)
+
+    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        self._ids, self._mask = input_ids, mask
+        return self._call(input_ids, mask, _positions(mask))
+
+    def select(self, index: Tensor) -> None:
+        self._ids, self._mask = self._ids[index], self._mask[index]
+
+    can_join = True
+
+    def join(self, others: Rows) -> None:
+        assert isinstance(others, PlainRows)
+        ids = [one._ids[:, one._ids.shape[1] - _width(one._mask) :] for one in (self, others)]
+        masks = [_without_padding(one._mask) for one in (self, others)]
+        self._ids, self._mask = _stacked_right(ids), _stacked_right(masks)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        ids = torch.cat([self._ids, tokens[:, None]], dim=-1)
+        return self.start(ids, torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=-1))
+
+
+def _width(mask: Tensor) -> int:
+    """Places that some row fills, of a mask [R, T] that is padded on the left."""
+    return int(mask.sum(-1).max())
+
+
+def _without_padding(mask: Tensor) -> Tensor:
+    return mask[:, mask.shape[1] - _width(mask) :]
+
+
+def _stacked_right(tensors: list[Tensor]) -> Tensor:
+    """Rows of all [R, T], with zeros at the left of the shorter ones."""
+    width = max(one.shape[1] for one in tensors)
+    return torch.cat([nn.functional.pad(one, (width - one.shape[1], 0)) for one in tensors])
+
+
+def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
+    """Runs [first, last) of neighbouring prompts to compute together, so that little of a pass is padding.
+
+    Args:
+        lengths: of the prompts, sorted or nearly so.
+        tokens: a pass with fewer takes the next prompt whatever its length.
+    """
+    starts = [0]
+    longest = shortest = lengths[0]
+    for row, length in enumerate(lengths):
+        low, high = min(shortest, length), max(longest, length)
+        if low < SIMILAR * high and (row - starts[-1]) * longest >= tokens and row:
+            starts.append(row)
+            low = high = length
+        longest, shortest = high, low
+    return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
+
+
+class _Call:
+    """Calls the model with the arguments that its `forward` takes and gives the logits after the last token."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._takes = inspect.signature(unwrap(model).forward).parameters
+
+    @property
+    def takes_positions(self) -> bool:
+        return "position_ids" in self._takes
+
+    def __call__(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "use_cache": bool(cache)}
+        if self.takes_positions:
+            inputs["position_ids"] = positions
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        logits = self._model(**inputs, **cache).logits[:, -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _probe(model: nn.Module) -> bool:
+    """Try both paths on two short prompts of different length, and on two with one beginning, that are repeated,
+    reordered and continued."""
+    bare: Any = unwrap(model)
+    reason = "its logits differ with a cache"
+    device = next(bare.parameters()).device
+    size = min(bare.config.get_text_config(decoder=True).vocab_size, 1000)
+    ids = torch.randint(0, size, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    begun = ids.clone()
+    begun[0, 2:4] = begun[1, :2]
+    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
+    try:
+        expected, actual = (
+            torch.cat([_probe_logits(make(), one, mask) for one in (ids, begun)])
+            for make in (lambda: PlainRows(model), lambda: CachedRows(model, shared_tokens=1))
+        )
+        scale = (expected - expected.mean(-1, keepdim=True)).norm()
+        if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
+            return True
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    logger.warning(
+        "%s cannot continue cached rows (%s): every step computes whole rows, which is slow.",
+        type(bare).__name__,
+        reason,
+    )
+    return False
+
+
+def _probe_logits(rows: Rows, ids: Tensor, mask: Tensor) -> Tensor:
+    rows.start(ids, mask)
+    rows.select(torch.tensor([1, 0, 0], device=ids.device))
+    rows.step(ids[0, :3])
+    rows.select(torch.tensor([2, 0], device=ids.device))
+    return rows.step(ids[1, :2])

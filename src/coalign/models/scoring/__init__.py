@@ -1,0 +1,1 @@
+"""The scoring engine: log-probabilities of responses without padding."""

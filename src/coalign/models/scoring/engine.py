@@ -1,0 +1,249 @@
+"""The scoring engine: log-probabilities of responses under a policy and a reference.
+
+Two paths give the same numbers. The packed path computes every prompt once for all its responses, without padding,
+and never keeps logits. The padded path runs any causal language model as Transformers runs it. `score_responses`
+takes the packed path where a short probe on the model shows that it agrees with the padded one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from coalign.models.scoring import shared_prefix
+from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
+from coalign.models.types import ResponseLogps, Responses
+
+logger = logging.getLogger(__name__)
+
+Path = Literal["auto", "packed", "padded"]
+DEFAULT_BATCH_TOKENS = 4096
+
+_path_of_model: weakref.WeakKeyDictionary[nn.Module, Path] = weakref.WeakKeyDictionary()
+
+
+def score_responses(
+    model: nn.Module,
+    responses: Responses,
+    *,
+    batch_tokens: int | None = None,
+    path: Path = "auto",
+    on_batch: Callable[[int], None] | None = None,
+) -> ResponseLogps:
+    """Log-probability of every token of responses given their prompts; nothing is summed or averaged.
+
+    Gradients flow when autograd is on; wrap in `torch.no_grad()` otherwise.
+
+    Args:
+        model: a Hugging Face causal language model, bare or wrapped by PEFT, DDP or FSDP. Left in its training or
+            evaluation mode; attention and adapter dropout act as that mode says.
+        responses: prompts and their responses.
+        batch_tokens: most tokens in one forward pass; prompts are grouped by length under this budget. None runs
+            everything in one pass (a training micro-batch).
+        path: `auto` probes the model once; `packed` and `padded` force a path.
+        on_batch: called with the number of responses done after each pass.
+
+    Returns:
+        Ragged float32 log-probabilities (float64 for a float64 model), in the order of `responses`. Tokens that
+        `responses.trained` masks out are left out.
+    """
+    score = _packed_logps if resolve_path(model, path, responses) == "packed" else _padded_logps
+    pieces: list[Tensor | None] = [None] * len(responses.response_ids)
+    for rows in _plan(responses, batch_tokens):
+        part = _select(responses, rows)
+        logps = score(model, part)
+        for row, one in zip(rows, torch.split(logps, [len(ids) for ids in part.response_ids]), strict=True):
+            pieces[row] = one
+        if on_batch:
+            on_batch(len(rows))
+    return _assemble([piece for piece in pieces if piece is not None], responses)
+
+
+def resolve_path(model: nn.Module, path: Path, responses: Responses | None = None) -> Path:
+    """The path `score_responses` takes for this model (and these responses)."""
+    if path != "auto":
+        return path
+    bare = unwrap(model)
+    window = attention_window(bare)
+    if window is not None and responses is not None and _longest(responses) > window:
+        return "padded"
+    if bare not in _path_of_model:
+        _path_of_model[bare] = _probe(bare)
+    return _path_of_model[bare]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside DDP, FSDP or PEFT wrappers."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+
+
+def _packed_logps(model: nn.Module, responses: Responses) -> Tensor:
+    """[N] log-probabilities of all response tokens, prompts shared."""
+    bare = unwrap(model)
+    row = shared_prefix.pack(responses, next(bare.parameters()).device)
+    # A 4-d mask passes through Transformers' mask code as it is; the layout says what may be seen.
+    no_mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=row.input_ids.device)
+    inputs: dict[str, Any] = {
+        "input_ids": row.input_ids,
+        "position_ids": row.position_ids,
+        "attention_mask": no_mask,
+        "use_cache": False,
+        "logits_to_keep": row.predictors,
+        "shared_prefix": row.layout,
+    }
+    head = bare.get_output_embeddings()  # type: ignore[operator]
+    with _attention(bare):
+        if type(head) is nn.Linear and not _scales_logits(bare):
+            with fused_token_head(head, row.targets, row.rows):
+                return model(**inputs).logits[0, :, 0]
+        return token_logps_from_logits(model(**inputs).logits[0].index_select(0, row.rows), row.targets)
+
+
+def _padded_logps(model: nn.Module, responses: Responses) -> Tensor:
+    """[N] log-probabilities of all response tokens, one right-padded row a response."""
+    device = next(model.parameters()).device
+    prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
+    rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
+    width = max(map(len, rows))
+    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+    kept = [
+        logits[row, len(prompt) - 1 : len(prompt) - 1 + len(ids)]
+        for row, (prompt, ids) in enumerate(zip(prompts, responses.response_ids, strict=True))
+    ]
+    targets = torch.tensor([token for ids in responses.response_ids for token in ids], device=device)
+    return token_logps_from_logits(torch.cat(kept), targets)
+
+
+@contextlib.contextmanager
+def _attention(bare: nn.Module) -> Iterator[None]:
+    """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
+    checkpointing runs the layers again in the backward pass, outside this context."""
+    config: Any = bare.config
+    name = shared_prefix.implementation_over(config._attn_implementation, next(bare.parameters()).device)
+    if config._attn_implementation != name:
+        bare.set_attn_implementation(name)  # type: ignore[operator]
+    yield
+
+
+def _probe(bare: nn.Module) -> Path:
+    """Try both paths on a few tokens; announce a fall-back once."""
+    config: Any = bare.config
+    name = type(bare).__name__
+    before = config._attn_implementation
+    reason = "its log-probabilities differ when a prompt is shared"
+    size = min(config.get_text_config().vocab_size, 1000)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, size, (5, 8), generator=draw).tolist()
+    probe = Responses([ids[0], ids[1][:3]], [ids[2][:1], ids[3], ids[4][:5]], [0, 0, 1])
+    training = bare.training
+    bare.eval()
+    try:
+        with torch.no_grad():
+            expected = _padded_logps(bare, probe)
+            actual = _packed_logps(bare, probe)
+        tolerance = 5e-2 if next(bare.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
+        if torch.allclose(actual, expected, atol=tolerance, rtol=tolerance):
+            return "packed"
+    except (
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        KeyError,
+        IndexError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    finally:
+        bare.train(training)
+    if config._attn_implementation != before:
+        bare.set_attn_implementation(before)  # type: ignore[operator]
+    logger.warning(
+        "%s cannot share prompts between responses (%s): scoring one padded row each.", name, reason
+    )
+    return "padded"
+
+
+def attention_window(bare: nn.Module) -> int | None:
+    """Tokens that a sliding-window layer sees, None without such layers."""
+    config: Any = bare.config.get_text_config()  # type: ignore[operator, union-attr]
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "layer_types", None)
+    if window is None or (layers is not None and "sliding_attention" not in layers):
+        return None
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    return window
+
+
+def _scales_logits(bare: nn.Module) -> bool:
+    config: Any = bare.config.get_text_config()  # type: ignore[operator, union-attr]
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+    return any(getattr(config, name, None) not in (None, 1, 1.0) for name in names)
+
+
+def _longest(responses: Responses) -> int:
+    prompts = [len(responses.prompt_ids[index]) for index in responses.prompt_index]
+    return max(p + len(ids) for p, ids in zip(prompts, responses.response_ids, strict=True))
+
+
+def _plan(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
+    """Rows of each forward pass: whole prompt groups, longest first, under the token budget."""
+    groups: dict[int, list[int]] = {}
+    for row, prompt in enumerate(responses.prompt_index):
+        groups.setdefault(prompt, []).append(row)
+    if batch_tokens is None:
+        return [list(range(len(responses.response_ids)))] if groups else []
+    cost = {
+        prompt: len(responses.prompt_ids[prompt]) + sum(len(responses.response_ids[row]) for row in rows)
+        for prompt, rows in groups.items()
+    }
+    plans: list[list[int]] = []
+    used = batch_tokens
+    for prompt in sorted(groups, key=lambda one: (-cost[one], one)):
+        if used + cost[prompt] > batch_tokens:
+            plans.append([])
+            used = 0
+        plans[-1] += groups[prompt]
+        used += cost[prompt]
+    return plans
+
+
+def _select(responses: Responses, rows: Sequence[int]) -> Responses:
+    """The part of `responses` with these rows (kept together by prompt)."""
+    if list(rows) == list(range(len(responses.response_ids))):
+        return replace(responses, trained=None)
+    prompts: dict[int, int] = {}
+    for row in rows:
+        prompts.setdefault(responses.prompt_index[row], len(prompts))
+    return Responses(
+        prompt_ids=[responses.prompt_ids[prompt] for prompt in prompts],
+        response_ids=[responses.response_ids[row] for row in rows],
+        prompt_index=[prompts[responses.prompt_index[row]] for row in rows],
+    )
+
+
+def _assemble(pieces: list[Tensor], responses: Responses) -> ResponseLogps:
+    if not pieces:
+        return ResponseLogps(
+            torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+        )
+    device = pieces[0].device
+    if responses.trained is not None:
+        masks = [torch.tensor(mask, dtype=torch.bool, device=device) for mask in responses.trained]
+        pieces = [piece[mask] for piece, mask in zip(pieces, masks, strict=True)]
+    return ResponseLogps(
+        token_logps=torch.cat(pieces),
+        lengths=torch.tensor([len(piece) for piece in pieces], device=device),
+        prompt_index=torch.tensor(responses.prompt_index, device=device),
+    )

@@ -1,0 +1,1 @@
+"""Judgments in words: critics, rounds, report."""

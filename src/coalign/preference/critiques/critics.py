@@ -1,0 +1,182 @@
+"""Critics: who says in words what is wrong with an answer, or that nothing is.
+
+Programs criticise answers to prompts with constraints; a language model criticises any answer, by rating it with its
+reasons (`coalign.judging.protocol`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coalign.core.options import Fraction, option
+from coalign.data.records import Messages
+from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale, check_failures
+from coalign.judging.store import Deferred, ReplyStore
+from coalign.judging.verifiers.constraints import Constraint
+from coalign.models.backends.open import open_generator
+from coalign.models.backends.options import BackendOptions
+from coalign.models.options import ModelOptions
+
+SCALE = Scale(low=1, high=10)
+_VERDICT = re.compile(r"\[\[[^\[\]]*\]\]")
+_WORD = re.compile(r"\w")
+
+
+@dataclass(kw_only=True)
+class CriticOptions:
+    """Who criticises answers."""
+
+    __group__ = "Critic"
+
+    critic: str | None = option(
+        None,
+        "a language model that judges in words: `default`, a hub id, a folder, or the address of an OpenAI-compatible "
+        "server; by default programs check the prompts' `constraints` column",
+    )
+    critic_served: str | None = option(None, "the model's name on that server; by default its only one")
+    criteria: str | None = option(None, "what the critic judges by, in words; by default its own")
+    fine_from: float = option(
+        7.0, "score on the critic's scale from 1 to 10 from which an answer is fine", source="official code"
+    )
+    max_failures: Fraction = option(0.05, "share of verdicts that may be missing before the run stops")
+
+    def check_critic(self) -> None:
+        """Refuse options that have no effect.
+
+        Raises:
+            ValueError: such an option.
+        """
+        if not SCALE.low < self.fine_from <= SCALE.high:
+            raise ValueError(f"fine_from: {self.fine_from:g} is not usable, expected above 1 and at most 10")
+        if self.critic is None and (self.criteria is not None or self.critic_served is not None):
+            raise ValueError("criteria and critic_served have no effect without critic")
+        if self.critic_served is not None and not _is_address(self.critic or ""):
+            raise ValueError("critic_served names a model of a server: give its address as critic")
+
+
+@dataclass(frozen=True)
+class Criticism:
+    """What a critic says of an answer.
+
+    Attributes:
+        text: what is wrong; empty where nothing is said.
+        fine: whether the answer is.
+        score: from 0 or the critic's lowest score up; None where the critic has none.
+    """
+
+    text: str
+    fine: bool
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and the answer to criticise."""
+
+    id: str
+    prompt: Messages
+    answer: str
+
+
+class Critic(Protocol):
+    """A critic: for each answer what it says, None where it gave no usable verdict."""
+
+    def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]: ...
+
+
+class ConstraintCritic:
+    """Names the constraints that an answer does not satisfy.
+
+    Args:
+        constraints: of each prompt, by id. Constraints that compare with other answers are not supported.
+    """
+
+    def __init__(self, constraints: Mapping[str, Sequence[Constraint]]) -> None:
+        self._constraints = constraints
+
+    def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]:
+        return [self._of(one) for one in answers]
+
+    def _of(self, one: Answered) -> Criticism:
+        constraints = self._constraints[one.id]
+        values = [each.verify(one.prompt[-1]["content"], one.answer) for each in constraints]
+        broken = [each.describe() for each, value in zip(constraints, values, strict=True) if value < 1]
+        text = f"The reply does not keep to this: {'; '.join(broken)}." if broken else ""
+        return Criticism(text, not broken, sum(values) / len(values))
+
+
+class JudgeCritic:
+    """A judge that rates with reasons; the reasons are the criticism.
+
+    Args:
+        judge: of the protocol of `coalign.judging.protocol`; one whose ratings have replies in words.
+        fine_from: score from which an answer is fine.
+        rubric: what to judge by.
+        max_failures: share of verdicts that may be missing.
+    """
+
+    def __init__(
+        self, judge: Judge, *, fine_from: float, rubric: Rubric | None = None, max_failures: float = 0.05
+    ) -> None:
+        self._judge = judge
+        self._fine_from = fine_from
+        self._rubric = rubric
+        self._max_failures = max_failures
+
+    def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]:
+        """Ask the judge.
+
+        Raises:
+            CoalignError: too many verdicts are missing.
+        """
+        items = [JudgeItem(id=one.id, prompt=one.prompt, responses=(one.answer,)) for one in answers]
+        ratings = self._judge.rate(items, rubric=self._rubric, scale=SCALE, label="Judging")
+        check_failures(ratings, limit=self._max_failures)
+        return [
+            None
+            if one.score is None
+            else Criticism(without_verdict(one.reply), one.score >= self._fine_from, one.score)
+            for one in ratings
+        ]
+
+
+def without_verdict(reply: str) -> str:
+    """The reasons of a reply: the score in double brackets, and lines that hold nothing besides, are left out."""
+    lines = [_VERDICT.sub("", line).strip() for line in reply.splitlines()]
+    return "\n".join(line for line in lines if _WORD.search(line)).strip()
+
+
+def open_critic(
+    options: CriticOptions, constraints: Mapping[str, Sequence[Constraint]], replies: Path, device: str
+) -> Critic:
+    """The critic that the options name.
+
+    Args:
+        constraints: of the prompts, by id.
+        replies: file that keeps what a language model says, so that nobody is asked twice.
+        device: of a local model.
+    """
+    if options.critic is None:
+        return ConstraintCritic(constraints)
+    name = options.critic
+    backend = BackendOptions()
+    if _is_address(name):
+        backend = BackendOptions(endpoint=name, endpoint_model=options.critic_served)
+    model = ModelOptions(model="default" if _is_address(name) else name, device=device)
+    judge = LanguageModelJudge(
+        Deferred(lambda: open_generator(model, backend)),
+        name=options.critic_served or name,
+        store=ReplyStore(replies),
+        scale=SCALE,
+    )
+    rubric = Rubric(criteria=options.criteria) if options.criteria else None
+    return JudgeCritic(judge, fine_from=options.fine_from, rubric=rubric, max_failures=options.max_failures)
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))

@@ -1,0 +1,1 @@
+"""Records that systems of this room make: goals, votes, solutions, parts."""

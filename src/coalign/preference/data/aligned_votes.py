@@ -1,0 +1,112 @@
+"""Aligned models that vote on the records of a run: named in options, loaded when a score is missing, scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from coalign.core.options import Count, option, required
+from coalign.core.runs import Run
+from coalign.data.records import Demonstration, Record
+from coalign.models.files.loading import load_model, load_tokenizer, locate
+from coalign.models.options import ModelOptions
+from coalign.preference.data.aligned_scores import (
+    ALIGNED_LOGP,
+    ScoredDemonstrations,
+    Scorer,
+    precompute_scores,
+)
+from coalign.training.learning import LearningOptions, Material
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True)
+class VoterOptions(LearningOptions):
+    """Which aligned models vote."""
+
+    __group__ = "Method"
+
+    scorers: list[str] = required("aligned models that vote: hub ids (id@revision) or folders")
+    scorer_max_length: Count = option(
+        4096, "tokens of prompt and response that an aligned model reads", source="official code"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
+            raise ValueError("scorers: expected one aligned model or more, each once")
+
+
+def make_scorer(name: str, config: VoterOptions) -> Scorer:
+    """The aligned model `name` (`id`, `id@revision` or a folder), which is loaded when a score is missing.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    model, _, revision = name.partition("@")
+    place = locate(model, revision or None)
+    options = ModelOptions(
+        model=model,
+        revision=revision or None,
+        dtype=config.dtype,
+        device=config.device,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        tokenizer = load_tokenizer(
+            model, revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+        return load_model(options, training=False), tokenizer
+
+    called = f"{place.name}@{revision}" if revision else place.name
+    return Scorer(called, load, config.scorer_max_length)
+
+
+def with_votes(material: Material, config: VoterOptions, run: Run) -> Material:
+    """The records with their scores. Scores lie in the run folder as they come: a killed run goes on there."""
+    scorers = [make_scorer(name, config) for name in config.scorers]
+    tokenizer = load_tokenizer(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    notes = list(material.notes)
+
+    def score(records: Sequence[Record]) -> list[Record]:
+        demonstrations = [one for one in records if isinstance(one, Demonstration)]
+        scored = _score(demonstrations, scorers, tokenizer, config, run)
+        if scored.dropped:
+            notes.append(
+                f"{len(scored.dropped)} records have nothing to score; the first: {scored.dropped[0]}"
+            )
+        values = [one.extra[ALIGNED_LOGP] for one in scored.records]
+        if values:
+            mean, names = sum(values) / len(values), ", ".join(one.name for one in scorers)
+            notes.append(f"{len(values)} records have a mean of {mean:.3f} nats per token under {names}")
+        return [*scored.records]
+
+    everything = [one for one in (*material.training, *material.held_out) if isinstance(one, Demonstration)]
+    _score(everything, scorers, tokenizer, config, run)  # every model is loaded once, for both parts
+    return Material(score(material.training), score(material.held_out), notes)
+
+
+def _score(
+    records: Sequence[Demonstration],
+    scorers: Sequence[Scorer],
+    tokenizer: PreTrainedTokenizerBase,
+    config: VoterOptions,
+    run: Run,
+) -> ScoredDemonstrations:
+    return precompute_scores(
+        records,
+        scorers,
+        tokenizer,
+        run.artefacts / "scores",
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+    )

@@ -1,0 +1,156 @@
+"""Learning from a model's own solutions to questions: fine-tune, sample, mark by the final answer, train on the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from coalign.core.errors import DataError
+from coalign.core.options import Count, NonNegative, option, options_of
+from coalign.core.runs import Run
+from coalign.data.records import Demonstration, Record
+from coalign.loops.rounds import Round
+from coalign.loops.rows import sample_rows
+from coalign.models.backends.open import open_generator
+from coalign.models.generation.sampling_options import SamplingOptions
+from coalign.models.types import Sampling
+from coalign.preference.data.solutions import Marked, Question, mark, questions_of
+from coalign.report.model import Comparison, ComparisonRow, Estimate
+from coalign.training.learning import LearningOptions, Material, tell, train
+from coalign.training.learning_report import write_learning_report
+from coalign.training.losses.supervised import sft as sft  # registers what the first stage trains with
+from coalign.training.objective import NoConstants, Objective, get_objective
+from coalign.training.processes import assert_one_process
+
+
+@dataclass(kw_only=True)
+class SolutionOptions(SamplingOptions, LearningOptions):
+    """How solutions to questions are sampled and marked."""
+
+    __group__ = "Method"
+
+    answer_column: str | None = option(
+        None,
+        "of demonstrations, the column with the final answer; else it is taken from the reference solution",
+    )
+    vft_epochs: NonNegative = option(
+        1.0,
+        "of demonstrations, passes of plain fine-tuning before solutions are sampled; 0 for a model that was fine-tuned "
+        "already",
+    )
+    samples: Count = option(6, "of demonstrations, solutions sampled to every question")
+    max_new_tokens: Count = option(256, "most tokens of a sampled solution", group="Sampling")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("temperature 0 gives the same solution every time; raise it, or take samples 1")
+
+
+OF_QUESTIONS = ("answer_column", "vft_epochs", "samples", *(one.name for one in options_of(SamplingOptions)))
+"""Options that act on demonstrations alone."""
+
+
+def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run, material: Material) -> None:
+    """Fine-tune on demonstrations, sample solutions, mark them by their final answers, train on the marked groups and
+    report; with held-out questions also the share that is answered rightly before and after.
+
+    A killed run goes on at the first missing solution or checkpoint.
+
+    Args:
+        objective: over rankings; its constants are fields of `config`.
+
+    Raises:
+        ConfigError: more than one process.
+        DataError: a question without a final answer, or none to which right and wrong solutions were sampled.
+    """
+    assert_one_process(f"{objective.name} samples")
+    questions, held_out = (_questions(part, config) for part in (material.training, material.held_out))
+    tell(material, run)
+    stages = Round(run, 1)
+    start = _fine_tuned(config, run, material, stages)
+    marked = _sampled(
+        config, stages, "samples", questions, start, config.sampling(n=config.samples, seed=config.seed)
+    )
+    if not marked.contrasts:
+        raise DataError(
+            f"No question has right and wrong solutions: {marked.told()}.",
+            hint="Sample more (--samples), or start from a model that is right now and then (--vft-epochs).",
+        )
+    notes = [f"Training: {marked.told()}"]
+    others = Marked()
+    if held_out:
+        others = _sampled(
+            config,
+            stages,
+            "held-out",
+            held_out,
+            start,
+            config.sampling(n=config.samples, seed=config.seed + 1),
+        )
+        notes.append(f"Held out: {others.told()}")
+    tell(Material([], [], notes), run)
+    groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
+    result = train(start, objective, run, groups, constants=config, folder=run.model)
+    final = replace(config, model=str(run.model), revision=None)
+    sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
+    write_learning_report(run, config, objective, groups, result, sections=sections)
+
+
+def _questions(records: Sequence[Record], config: SolutionOptions) -> list[Question]:
+    demonstrations = [one for one in records if isinstance(one, Demonstration)]
+    return questions_of(demonstrations, config.answer_column)
+
+
+def _fine_tuned(config: SolutionOptions, run: Run, material: Material, stages: Round) -> SolutionOptions:
+    """Fine-tune on the reference solutions (VFT): the options with the model that the solutions are sampled from."""
+    if config.vft_epochs == 0:
+        return config
+    folder = stages.folder / "vft"
+    options = replace(config, epochs=config.vft_epochs)
+    train(options, get_objective("sft"), run, material, constants=NoConstants(), folder=folder, name="vft")
+    return replace(config, model=str(folder), revision=None)
+
+
+def _sampled(
+    config: SolutionOptions,
+    stages: Round,
+    stage: str,
+    questions: Sequence[Question],
+    model: SolutionOptions,
+    sampling: Sampling,
+) -> Marked:
+    """Solutions of `model`, marked. Their rows lie in the run folder, and a killed run goes on there."""
+    rows = {row["id"]: row for row in stages.read(stage)}
+    if any(one.id not in rows for one in questions):
+        found = sample_rows(stages, stage, questions, open_generator(model), sampling, "Sampling solutions")
+        rows = {row["id"]: row for row in found}
+    return mark(questions, [rows[one.id] for one in questions])
+
+
+def _right_answers(
+    config: SolutionOptions,
+    stages: Round,
+    questions: Sequence[Question],
+    before: SolutionOptions,
+    after: SolutionOptions,
+) -> Comparison:
+    """Share of held-out questions that are answered rightly without sampling, before and after alignment."""
+    greedy = config.sampling(temperature=0.0, seed=config.seed)
+    shares = [
+        _sampled(config, stages, stage, questions, model, greedy).accuracy
+        for stage, model in (("answers-before", before), ("answers-after", after))
+    ]
+    row = ComparisonRow(
+        name="Right final answers",
+        before=Estimate(shares[0]),
+        after=Estimate(shares[1]),
+        difference=Estimate(shares[1] - shares[0]),
+        better="higher",
+        unit="percent",
+        n=len(questions),
+    )
+    note = (
+        "Held-out questions, greedy decoding; before: the fine-tuned model that solutions were sampled from."
+    )
+    return Comparison(title="Right answers", note=note, scale="row", rows=[row])

@@ -1,0 +1,212 @@
+"""Solutions whose final answer can be checked: the answer in a text, and a model's own solutions marked by it.
+
+The final answer stands after the last marker (`####`, `A:`, `the answer is`, `\\boxed{}`); without one it is the last
+number. Numbers are compared as numbers (`1,000`, `1000.0` and `$1000.` are one answer), everything else without case,
+brackets and white space. A right answer by wrong reasoning counts as right.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.records import Demonstration, Messages, Ranking, Record
+from coalign.loops.rows import row_id
+
+_MARKER = re.compile(r"####|\bA:|\banswer\s*(?:is|:|=)|\\boxed\s*\{", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?<![\w.)])[-−])?(?<![\w.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d[\d,]*(?:\.\d+)?)?")
+_EDGES = " \t\"'`*_$().,:;[]{}"
+
+
+def final_answer(text: str) -> str | None:
+    """The final answer of a solution in the form in which answers are compared, None where it gives none."""
+    marks = list(_MARKER.finditer(text))
+    if marks:
+        rest = text[marks[-1].end() :].strip().splitlines()
+        return normalised_answer(rest[0]) if rest else None
+    numbers = _NUMBER.findall(text)
+    return _number(numbers[-1]) if numbers else None
+
+
+def normalised_answer(answer: str) -> str | None:
+    """An answer in the form in which answers are compared: its first number, else its words; None without either."""
+    found = _NUMBER.search(answer)
+    if found:
+        return _number(found.group())
+    return " ".join(answer.casefold().split()).strip(_EDGES) or None
+
+
+def _number(text: str) -> str:
+    """A number without commas, trailing zeros and with one kind of minus; what is no number after all as it is."""
+    plain = text.replace(",", "").replace("−", "-")
+    top, _, bottom = plain.partition("/")
+    try:
+        return str(Fraction(top) / Fraction(bottom or "1"))
+    except (ValueError, ZeroDivisionError):  # thousands of digits, a division by zero
+        return plain
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to sample solutions to.
+
+    Attributes:
+        id: names its samples, see `row_id`.
+        answer: the right one, see `normalised_answer`.
+    """
+
+    id: str
+    record: Demonstration
+    answer: str
+
+    @property
+    def prompt(self) -> Messages:
+        return self.record.prompt
+
+
+def questions_of(records: Sequence[Demonstration], answer_column: str | None = None) -> list[Question]:
+    """The records with their final answers: from a column, else from the reference solution (the completion).
+
+    Raises:
+        DataError: records without a final answer; every one named.
+    """
+    found: list[Question] = []
+    problems: list[RecordProblem] = []
+    for place, record in enumerate(records):
+        if answer_column is None:
+            answer = final_answer(record.completion)
+        else:
+            value = record.extra.get(answer_column)
+            answer = None if value is None or isinstance(value, bool) else normalised_answer(str(value))
+        if answer is None:
+            problems.append(_without_answer(record, answer_column))
+            continue
+        found.append(Question(row_id(place, record.prompt), record, answer))
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(records)} records have no final answer.",
+            problems,
+            hint="End each solution with `#### ANSWER`, or name the column that has it (--answer-column).",
+        )
+    return found
+
+
+def _without_answer(record: Demonstration, column: str | None) -> RecordProblem:
+    source = record.source
+    what = "has no final answer" if column is None else f"holds {record.extra.get(column)!r}"
+    wanted = "a marked answer (####, A:, \\boxed{}) or a number" if column is None else "the final answer"
+    return RecordProblem(source.file, source.line, column or "completion", what, wanted, source.index)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Groups of marked solutions, and what became of the samples.
+
+    Attributes:
+        groups: rankings of the reference solution (score NaN: imitated, not ranked) and the distinct samples (score 1
+            for right, 0 for wrong).
+        right, wrong: samples, repeated ones counted.
+        repeated, empty: samples that were left out: equal to an earlier one, without text.
+        unanswered: wrong ones without a final answer.
+        unfinished: samples that ran out of tokens.
+        contrasts: groups with right and wrong samples: the others teach the reference solution alone.
+    """
+
+    groups: list[Ranking] = field(default_factory=list)
+    right: int = 0
+    wrong: int = 0
+    repeated: int = 0
+    empty: int = 0
+    unanswered: int = 0
+    unfinished: int = 0
+    contrasts: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right samples; NaN without any."""
+        total = self.right + self.wrong
+        return self.right / total if total else math.nan
+
+    def told(self) -> str:
+        """What became of the samples, in one sentence."""
+        total = self.right + self.wrong
+        text = f"{self.right} of {total} sampled solutions to {len(self.groups)} questions are right"
+        text += f"; {self.contrasts} questions have right and wrong ones"
+        left_out = {"repeat another": self.repeated, "are empty": self.empty}
+        text += "".join(f"; {count} {why} and are left out" for why, count in left_out.items() if count)
+        if self.unanswered:
+            text += f"; {self.unanswered} give no final answer and count as wrong"
+        if self.unfinished:
+            text += f"; {self.unfinished} ran out of tokens (--max-new-tokens)"
+        return text
+
+
+def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Marked:
+    """Mark the samples to every question by their final answers.
+
+    Args:
+        rows: for each question `{"responses": [{"text", "finish_reason"}]}`, as `sample_rows` keeps them.
+    """
+    counts = dict.fromkeys(
+        ("right", "wrong", "repeated", "empty", "unanswered", "unfinished", "contrasts"), 0
+    )
+    groups = []
+    for question, row in zip(questions, rows, strict=True):
+        marks: dict[str, float] = {}
+        for sample in row["responses"]:
+            text = sample["text"].strip()
+            answer = final_answer(text)
+            correct = answer == question.answer
+            counts["right" if correct else "wrong"] += 1
+            counts["unanswered"] += answer is None and bool(text)
+            counts["unfinished"] += sample["finish_reason"] == "length"
+            counts["empty"] += not text
+            counts["repeated"] += text in marks
+            if text:
+                marks[text] = float(correct)
+        counts["contrasts"] += len(set(marks.values())) == 2
+        groups.append(_group(question.record, marks))
+    return Marked(groups, **counts)
+
+
+def _group(record: Demonstration, marks: Mapping[str, float]) -> Ranking:
+    return Ranking(
+        prompt=record.prompt,
+        responses=(record.completion, *marks),
+        scores=(math.nan, *marks.values()),
+        source=record.source,
+        extra=record.extra,
+        plain=record.plain,
+    )
+
+
+def with_reference(records: Sequence[Record], column: str) -> list[Record]:
+    """The rankings with their reference solution as a further response of score NaN: imitated, not ranked.
+
+    Raises:
+        DataError: records without a text in the column; every one named.
+    """
+    found = [(record, record.extra.get(column)) for record in records if isinstance(record, Ranking)]
+    problems = [
+        RecordProblem(
+            one.source.file,
+            one.source.line,
+            column,
+            f"holds {text!r}",
+            "the reference solution",
+            one.source.index,
+        )
+        for one, text in found
+        if not isinstance(text, str) or not text.strip()
+    ]
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} records have no reference solution.", problems)
+    return [
+        replace(one, responses=(*one.responses, str(text)), scores=(*one.scores, math.nan))
+        for one, text in found
+    ]

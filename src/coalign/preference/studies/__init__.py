@@ -1,0 +1,1 @@
+"""Grids of objectives, start points, sizes, constants and seeds."""

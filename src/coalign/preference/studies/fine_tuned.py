@@ -1,0 +1,44 @@
+"""A start model that is fine-tuned first, kept whole, so that adapters can be trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from coalign.core.runs import Run
+from coalign.data.records import Record
+from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.files.saving import save_model
+from coalign.models.options import ModelOptions
+from coalign.preference.studies.cells import CellOptions
+from coalign.training.learning import Material, train
+from coalign.training.losses.supervised import sft as sft  # registers `sft`
+from coalign.training.objective import NoConstants, get_objective
+
+
+def fine_tune(config: Any, records: Sequence[Record], run: Run, folder: Path, **changes: Any) -> None:
+    """Fine-tune the model of `config` on demonstrations and save it whole in `folder`, unless it is there.
+
+    Args:
+        config: has model and training options.
+        changes: of the training options.
+    """
+    if folder.exists():
+        return
+    options = CellOptions(**{one.name: getattr(config, one.name) for one in fields(CellOptions)})
+    options = replace(options, max_steps=None, reference_logps="precomputed", **changes)
+    adapted = run.artefacts / "fine-tuning" / "model"
+    train(
+        options,
+        get_objective("sft"),
+        run,
+        Material([*records], [], []),
+        constants=NoConstants(),
+        folder=adapted,
+        name="fine-tuning/train",
+    )
+    whole = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
+    whole = replace(whole, model=str(adapted), revision=None)
+    save_model(load_model(whole, training=True), load_tokenizer(str(adapted)), folder)

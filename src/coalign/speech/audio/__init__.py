@@ -1,0 +1,1 @@
+"""Sound: reading, synthesis, silence, error rates."""

@@ -1,0 +1,1 @@
+"""Properties of speech recognisers to optimise for."""

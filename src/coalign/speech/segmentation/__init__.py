@@ -1,0 +1,1 @@
+"""Long recordings in pieces: windows, alignment, outputs, report."""

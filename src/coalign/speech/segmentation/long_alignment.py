@@ -1,0 +1,217 @@
+"""Align a recording of any length with its lines of text: posteriors window by window, then words in utterances."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coalign.speech.audio.audio import read_audio
+from coalign.speech.audio.recordings import Recording
+from coalign.speech.ctc.align import (
+    NO_SCORE,
+    Segment,
+    TextTooLongError,
+    forced_align,
+    ground_truth,
+    segment,
+    utterance_segments,
+)
+from coalign.speech.ctc.recogniser import Logps, Recogniser
+from coalign.speech.segmentation.anchored_windows import (
+    Aligned,
+    Result,
+    Utterance,
+    Window,
+    WindowRules,
+    align_rows,
+    split_words,
+)
+
+LOWEST_SCORE = -1000.0
+"""What a confidence without a frame is written as: finite and below every threshold."""
+WORD_MARGIN = 0.2
+"""Seconds around an utterance in which its words may lie."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of an utterance: seconds in the recording, mean probability of its tokens in [0, 1]."""
+
+    word: str
+    start: float
+    end: float
+    score: float
+
+
+class AudioWindow:
+    """A stretch of a recording; its posteriors are computed when they are first asked for."""
+
+    def __init__(
+        self, recogniser: Recogniser, path: Path, start: float, seconds: float, conversions: Counter[str]
+    ) -> None:
+        self.recogniser = recogniser
+        self.start = start
+        self.samples = read_audio(
+            path,
+            start=start,
+            seconds=seconds,
+            sample_rate=recogniser.sample_rate,
+            conversions=conversions,
+        )
+        self._logps: Logps | None = None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.recogniser.sample_rate
+
+    @property
+    def logps(self) -> Logps:
+        if self._logps is None:
+            self._logps = self.recogniser.logps(self.samples)
+        return self._logps
+
+    @property
+    def frames(self) -> int:
+        return len(self.logps)
+
+    def align(self, utterances: Sequence[str]) -> list[Segment]:
+        """See `coalign.speech.segmentation.anchored_windows.Window`."""
+        vocabulary = self.recogniser.vocabulary
+        states, begins = ground_truth([vocabulary.encode(one) for one in utterances], vocabulary.blank)
+        path = segment(self.logps, states, vocabulary.blank)
+        return utterance_segments(path, begins, self.recogniser.frame_seconds)
+
+    def words(self, text: str, start: float, end: float) -> list[Word]:
+        """The words of an utterance between two seconds of the recording; none where there are too few frames."""
+        frame = self.recogniser.frame_seconds
+        first = max(round((start - self.start - WORD_MARGIN) / frame), 0)
+        last = min(round((end - self.start + WORD_MARGIN) / frame), self.frames)
+        return word_times(self.recogniser, self.logps[first:last], text, self.start + first * frame)
+
+
+def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) -> list[Word]:
+    """The words of `text` by forced alignment with `logps` [T, V], which begin at second `start`."""
+    vocabulary, frame = recogniser.vocabulary, recogniser.frame_seconds
+    parts = vocabulary.encode_words(text)
+    delimiter = vocabulary.encode(" ") if vocabulary.tokenizer is None else []
+    ids = [one for index, part in enumerate(parts) for one in (delimiter if index else []) + part]
+    try:
+        spans, _ = forced_align(logps, ids, vocabulary.blank)
+    except TextTooLongError:
+        return []
+    found, place = [], 0
+    for index, (word, part) in enumerate(zip(text.split(), parts, strict=True)):
+        place += len(delimiter) if index else 0
+        own = spans[place : place + len(part)]
+        place += len(part)
+        if own:
+            score = sum(span.score for span in own) / len(own)
+            found.append(Word(word, start + own[0].start * frame, start + own[-1].end * frame, score))
+    return found
+
+
+@dataclass
+class RecordingAlignment:
+    """A recording with its utterances.
+
+    Attributes:
+        utterances: rows `row` (0-based line of text), `text`, `start`, `end`, `score`, `words`.
+        unaligned: rows `row`, `text`, `reason`.
+    """
+
+    utterances: list[dict[str, Any]]
+    unaligned: list[dict[str, Any]]
+    windows: int
+
+
+def align_recording(
+    recogniser: Recogniser,
+    recording: Recording,
+    speech: Sequence[tuple[float, float]],
+    rules: WindowRules,
+    *,
+    outside: Counter[str],
+    conversions: Counter[str],
+    on_row: Callable[[], None] = lambda: None,
+    whole: bool = False,
+) -> RecordingAlignment:
+    """Align a recording.
+
+    Args:
+        speech: its stretches of speech.
+        outside, conversions: count characters outside the vocabulary, and what was done to the audio.
+        whole: align all text with all audio at once instead of window by window.
+    """
+    texts = [recogniser.vocabulary.normalise(row, outside) for row in recording.rows]
+    written = [(row, text) for row, text in enumerate(texts) if text]
+    empty = [
+        {"row": row, "text": recording.rows[row], "reason": "nothing in it can be written by the model"}
+        for row, text in enumerate(texts)
+        if not text
+    ]
+    words: dict[tuple[float, float], list[Word]] = {}
+
+    def open_window(start: float, seconds: float) -> AudioWindow:
+        return AudioWindow(recogniser, recording.audio, start, seconds, conversions)
+
+    def find_words(window: Window, aligned: Sequence[Aligned]) -> None:
+        assert isinstance(window, AudioWindow)
+        for one in aligned:
+            if one.end > one.start:
+                words[one.start, one.end] = window.words(one.utterance.text, one.start, one.end)
+
+    if whole:
+        found = _at_once([text for _, text in written], recording.seconds, open_window, rules, find_words)
+    else:
+        lines = [text for _, text in written]
+        found = align_rows(lines, speech, recording.seconds, open_window, rules, on_row, find_words)
+    utterances = [
+        {
+            "row": written[one.utterance.row][0],
+            "text": one.utterance.text,
+            "start": round(one.start, 3),
+            "end": round(one.end, 3),
+            "score": round(max(one.score, LOWEST_SCORE), 6) if one.score > NO_SCORE else LOWEST_SCORE,
+            "words": [_rounded(word) for word in words.get((one.start, one.end), [])],
+        }
+        for one in found.aligned
+    ]
+    unaligned = [
+        {"row": written[one.row][0], "text": one.text, "reason": reason} for one, reason in found.unaligned
+    ]
+    return RecordingAlignment(
+        utterances, sorted(empty + unaligned, key=lambda one: one["row"]), found.windows
+    )
+
+
+def _at_once(
+    rows: Sequence[str],
+    duration: float,
+    open_window: Callable[[float, float], AudioWindow],
+    rules: WindowRules,
+    on_accept: Callable[[Window, Sequence[Aligned]], None],
+) -> Result:
+    """One window over the whole recording, every utterance accepted."""
+    texts = [
+        Utterance(row, text) for row, line in enumerate(rows) for text in split_words(line, rules.max_words)
+    ]
+    window = open_window(0.0, duration + 1)
+    try:
+        places = window.align([one.text for one in texts])
+    except TextTooLongError:
+        return Result(unaligned=[(one, "the text is longer than the audio") for one in texts], windows=1)
+    aligned = [Aligned(one, at.start, at.end, at.score) for one, at in zip(texts, places, strict=True)]
+    on_accept(window, aligned)
+    return Result(aligned, windows=1)
+
+
+def _rounded(word: Word) -> dict[str, Any]:
+    return {
+        "word": word.word,
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "score": round(word.score, 4),
+    }

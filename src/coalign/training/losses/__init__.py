@@ -1,0 +1,1 @@
+"""Pure loss functions, and the objectives made of them."""
