@@ -161,11 +161,11 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     from coalign.data.encoding import EncodedRecord
     from coalign.models.adapters import disabled_adapter
     from coalign.training.batches import Example, collate
-    from coalign.training.learning import load_objectives
+    from coalign.training.objective import all_objectives
     from coalign.training.reference import with_reference
     from coalign.training.trainer import AlignmentTrainer
 
-    objective = load_objectives()["dpo"]
+    objective = all_objectives()["dpo"]
     model = get_peft_model(make_base(arguments), lora())
     set_adapter(model)
     records = [

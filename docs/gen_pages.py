@@ -15,9 +15,8 @@ from coalign.cli.flags import shown
 from coalign.cli.objectives import method_of
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
-from coalign.core.system import load_system, module_name
-from coalign.training.learning import load_objectives
-from coalign.training.objective import Objective
+from coalign.core.system import check_module_name, load_system, module_name
+from coalign.training.objective import Objective, all_objectives
 
 
 def write(path: str, text: str) -> None:
@@ -85,6 +84,8 @@ def system_page(entry: Entry) -> str:
         lines += [option_row(one) for one in options]
     module = module_name(entry.room, entry.slug)
     code = [f"::: {module}.{name}\n" for name, value in vars(system).items() if is_own(value, name, module)]
+    if entry.checked:
+        code.append(f"::: {check_module_name(entry.room, entry.slug)}.check\n")
     return "\n".join([*lines, "", "## Code", "", *code])
 
 
@@ -101,7 +102,7 @@ def option_row(one: Option) -> str:
 
 def objectives_page() -> str:
     """Every registered objective: when to choose it, its loss, its constants."""
-    known = load_objectives().values()
+    known = all_objectives().values()
     intro = (
         "What a model can be trained to. `coalign objectives NAME` prints the same. Notation: *x* prompt, *y* response, "
         "*y_w* and *y_l* the chosen and the rejected one, *|y|* response tokens, *π_θ* the policy, *π_ref* the reference; "

@@ -13,6 +13,7 @@ import torch
 
 from coalign.checks import real_text
 from coalign.checks.options import CheckOptions
+from coalign.checks.papers.preference import aft, cut, d2o, poft, pro, reward_augmented
 from coalign.checks.real_text import (
     drawn,
     mean_logps,
@@ -37,7 +38,6 @@ from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.data.encoding import encode_response
 from coalign.data.records import Demonstration, Judgment, Preference
-from coalign.preference import aft, cut, d2o, poft, pro, reward_augmented
 from coalign.training.objective import get_objective
 from tests.preference.tiny_runs import save_tiny_model, write
 

@@ -12,7 +12,6 @@ import torch
 from coalign.checks.steps import LIKELIHOOD, example, prepared, reference_logps, score, trained
 from coalign.checks.tiny_models import TinyGRU, seeded, stream
 from coalign.training.batches import collate
-from coalign.training.losses.binary import kto as kto  # registers it
 from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.objective import Losses, NoConstants, ScoredBatch, get_objective
 

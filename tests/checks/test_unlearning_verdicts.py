@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from coalign.checks.options import CheckOptions
+from coalign.checks.papers.preference import cut, d2o, dpo_insights, reward_augmented
 from coalign.checks.worlds import flagged_world, marked_world, preference_world, scored_world
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.preference import cut, d2o, dpo_insights, reward_augmented
 
 SEEDS = range(5)
 

@@ -14,14 +14,14 @@ import pytest
 
 from coalign.checks.arms import ITEMS
 from coalign.checks.options import CheckOptions
+from coalign.checks.papers.preference import aft, asft, bco, ln_dpo, poft, pro
+from coalign.checks.papers.selfalign import act
 from coalign.checks.worlds import mixed_world, preference_world, reply_world
 from coalign.core.catalogue import entries
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
-from coalign.core.system import load_system
+from coalign.core.system import load_check
 from coalign.core.verdict import Verdict
-from coalign.preference import aft, asft, bco, ln_dpo, poft, pro
-from coalign.selfalign import act
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -278,7 +278,7 @@ def test_poft(gaps: list[float], outcome: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("slug", PUBLISHED)
 def test_a_published_verdict_follows_from_its_rows(slug: str, tmp_path: Path) -> None:
     published = json.loads((RESULTS / f"{slug}.json").read_text(encoding="utf-8"))
-    verdict = verdict_of(load_system(slug), published["measures"], tmp_path, published.get("items", []))
+    verdict = verdict_of(load_check(slug), published["measures"], tmp_path, published.get("items", []))
     assert verdict.outcome == published["outcome"]
     assert verdict.summary == pytest.approx(published["summary"])
     assert (verdict.rule, verdict.setting, verdict.claim) == tuple(
@@ -299,6 +299,6 @@ def test_the_table_of_results_is_current() -> None:
 @pytest.mark.parametrize("slug", PUBLISHED)
 def test_the_check_gives_its_published_verdict_again(slug: str, tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", "check", CheckOptions())
-    verdict = load_system(slug).check(run)
+    verdict = load_check(slug).check(run)
     published = json.loads((RESULTS / f"{slug}.json").read_text(encoding="utf-8"))
     assert verdict.outcome == published["outcome"]

@@ -6,7 +6,7 @@ import pytest
 
 from coalign.cli.objectives import method_of
 from coalign.core.options import options_of
-from coalign.training.learning import load_objectives
+from coalign.training.objective import all_objectives
 
 
 def test_objectives_are_listed_with_what_they_need(coalign: Callable) -> None:
@@ -28,7 +28,7 @@ def test_an_unknown_objective_is_refused(coalign: Callable) -> None:
     assert "expected one of" in result.err
 
 
-@pytest.mark.parametrize("one", load_objectives().values(), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", all_objectives().values(), ids=lambda one: one.name)
 def test_every_objective_says_what_it_is_for(one) -> None:
     assert one.equation
     assert one.when
@@ -37,7 +37,7 @@ def test_every_objective_says_what_it_is_for(one) -> None:
 
 
 def test_an_objective_of_a_system_names_its_command() -> None:
-    known = load_objectives()
+    known = all_objectives()
     names = {
         name: method_of(known[name]) for name in ("ln_dpo", "bco_matched", "constraint_ranking", "slic_hf")
     }

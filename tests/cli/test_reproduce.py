@@ -49,7 +49,7 @@ class Check(SimpleNamespace):
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
     monkeypatch.chdir(tmp_path)
     made = Check(calls=[], error=None)
-    monkeypatch.setattr(module, "load_system", lambda slug: SimpleNamespace(check=made.__call__))
+    monkeypatch.setattr(module, "load_check", lambda slug: SimpleNamespace(check=made.__call__))
     return made
 
 
@@ -178,7 +178,7 @@ def check(run, *, seeds=5):
     rows = measure_arms(run, seeds=seeds, prepare=int, arms={name: arm(name) for name in ("base", "ours")})
     return Verdict(slug="act", outcome="seen", claim="c", rule="r", setting="s", measures=rows, summary={})
 
-reproduce.load_system = lambda slug: SimpleNamespace(check=check)
+reproduce.load_check = lambda slug: SimpleNamespace(check=check)
 main(["reproduce", "act", "--seeds", "2", "--out", "kept"])
 """
 

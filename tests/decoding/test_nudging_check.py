@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from coalign.checks.options import CheckOptions
+from coalign.checks.papers.decoding import nudging
 from coalign.checks.system_arms.guided_arms import OPENING, alone, begun, ensembled, nudged
 from coalign.checks.tiny_models import stream
 from coalign.checks.worlds.addition_world import (
@@ -21,7 +22,6 @@ from coalign.checks.worlds.addition_world import (
 )
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
-from coalign.decoding import nudging
 
 
 def test_solutions_are_right():

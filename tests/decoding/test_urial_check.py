@@ -9,6 +9,7 @@ import torch
 
 from coalign.checks.arms import ITEMS, kept_items
 from coalign.checks.options import CheckOptions
+from coalign.checks.papers.decoding.urial import check
 from coalign.checks.system_arms.in_context_arms import (
     SHIFT,
     WITH,
@@ -129,7 +130,7 @@ def published(run, *, classes, without, with_examples, seeds=5):
                 run.artefacts / "measures.jsonl", [{"arm": arm, "seed": seed, "well-formed": sum(one)}]
             )
             append_rows(run.artefacts / ITEMS, [{"arm": arm, "seed": seed, "well_formed": one}])
-    return urial.check(run, seeds=seeds)
+    return check(run, seeds=seeds)
 
 
 FEW, MANY, LATE = "2000000000", "2222200000", "0000000002"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coalign.checks.papers.evaluation.varco_arena import sign_test
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
@@ -19,7 +20,7 @@ from coalign.evaluation import varco_arena
 from coalign.evaluation.arena.matches import Arena, tables_of
 from coalign.evaluation.arena.outputs import Outputs, read_outputs
 from coalign.evaluation.arena.tournament import bracket, play_bracket, simulate, simulate_tables
-from coalign.evaluation.varco_arena import Config, arena_results, sign_test
+from coalign.evaluation.varco_arena import Config, arena_results
 from coalign.judging import options as judge_options
 from coalign.judging.items import read_items
 from coalign.judging.scoring_judges import FunctionJudge, ScoringJudge

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from coalign.checks.papers.evaluation.varco_arena import check
 from coalign.cli.reproduce import CheckOptions
 from coalign.core.errors import DataError
 from coalign.core.files import write_rows
 from coalign.core.runs import Run
 from coalign.evaluation.arena.trials import read_judged_pairs, trial
-from coalign.evaluation.varco_arena import check
 
 NAMES = ("d", "a", "c", "b")
 

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 def objectives(name: str | None) -> None:
     """List the training objectives, or explain one."""
-    from coalign.training.learning import load_objectives
-    from coalign.training.objective import get_objective
+    from coalign.training.objective import all_objectives, get_objective
 
-    known = load_objectives()
+    known = all_objectives()
     if name is not None:
         click.echo(explained(get_objective(name.replace("-", "_"))))
         return

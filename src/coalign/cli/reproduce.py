@@ -16,7 +16,7 @@ from coalign.core.catalogue import get, select
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import read_rows, write_json
 from coalign.core.runs import Run, list_runs, new_run_path
-from coalign.core.system import load_system
+from coalign.core.system import load_check
 from coalign.core.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def reproduce(
     A check works in a run folder under ./runs. One that was stopped goes on when the same command is given again.
     """
     config = CheckOptions(seeds=seeds, data=None if data is None else str(data))
-    systems = {slug: load_system(slug) for slug in _wanted(slugs, everything)}
+    systems = {slug: load_check(slug) for slug in _wanted(slugs, everything)}
     for slug, system in systems.items():
         _assert_takes_data(slug, system, config)
     failed = [slug for slug, system in systems.items() if not _reproduced(slug, system, config, out)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import shlex
 from pathlib import Path
@@ -17,9 +15,6 @@ from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
-
-LEARNING = "coalign.training.learning"
-"""Module whose `learner(name)` gives `Config` and `run` for any registered objective, or raises `ConfigError`."""
 
 
 class Methods(click.Group):
@@ -110,17 +105,17 @@ def _find(method: str) -> tuple[Entry | None, Any]:
     try:
         entry = get(method)
     except ConfigError:
-        if importlib.util.find_spec(LEARNING) is None:
-            raise
         return None, _objective(method)
     return entry, load_system(entry.slug)
 
 
 def _objective(name: str) -> Any:
-    learning = importlib.import_module(LEARNING)
-    known = [one.replace("_", "-") for one in learning.load_objectives()]
+    from coalign.training.learning import learner
+    from coalign.training.objective import all_objectives
+
+    known = [one.replace("_", "-") for one in all_objectives()]
     if name.replace("_", "-") in known:
-        return learning.learner(name)
+        return learner(name)
     names = [*(entry.slug for entry in entries()), *known]
     advice = suggest(name, names, "`coalign methods` and `coalign objectives` list them.")
     raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")

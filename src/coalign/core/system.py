@@ -1,7 +1,10 @@
-"""What a system is: a module with a configuration, a run and a check, found through the catalogue by its slug.
+"""What a system is: a module with a configuration and a run, found through the catalogue by its slug.
 
 Config                                    keyword-only dataclass of options (see core.options)
 run(config: Config, run: Run) -> None     does the work; writes artefacts, model and report into the run folder
+
+Its check is a module of its own, `checks/papers/<room>/<slug>.py`, which no run loads:
+
 check(run: Run, **options) -> Verdict     the paper's headline claim at desk scale
 """
 
@@ -32,3 +35,26 @@ def load_system(slug: str) -> ModuleType:
             f"{slug} is planned, not yet available.", hint="`coalign methods --available` lists what can run."
         )
     return importlib.import_module(module_name(entry.room, entry.slug))
+
+
+def check_module_name(room: str, slug: str) -> str:
+    """`preference`, `ln-dpo` -> `coalign.checks.papers.preference.ln_dpo`."""
+    return module_name(f"checks.papers.{room}", slug)
+
+
+def load_check(slug: str) -> ModuleType:
+    """Import the module with the check of the system `slug`.
+
+    Raises:
+        ConfigError: the system is unknown, planned, or has no check of its claim yet.
+    """
+    from coalign.core.catalogue import get
+
+    entry = get(slug)
+    if not entry.available:
+        raise ConfigError(
+            f"{slug} is planned, not yet available.", hint="`coalign methods --available` lists what can run."
+        )
+    if not entry.checked:
+        raise ConfigError(f"{slug}: runs, but has no check of its claim yet.")
+    return importlib.import_module(check_module_name(entry.room, entry.slug))

@@ -23,42 +23,25 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from transformers import set_seed
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
-from coalign.checks.tiny_models import seeded
-from coalign.checks.worlds.fact_world import (
-    LIMIT,
-    WORDS_PER_CHUNK,
-    AligningEncoder,
-    FactPair,
-    documents,
-    fact_tokenizer,
-    training_pair,
-)
-from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.options import Count, Fraction, option, options_of
 from coalign.core.runs import Run, is_main_process
-from coalign.core.verdict import Verdict
-from coalign.evaluation.factuality.functions import FunctionOptions, headed_scorer, load_function
+from coalign.evaluation.factuality.functions import FunctionOptions, load_function
 from coalign.evaluation.factuality.model import (
     AlignmentModel,
     Head,
-    joint_loss,
     pretrained_encoder,
     save_alignment_model,
 )
-from coalign.evaluation.factuality.pair_scoring import PairEncoder, PairScorer
-from coalign.evaluation.factuality.records import AlignmentRecord, Task, labelled_pair, read_alignment_records
+from coalign.evaluation.factuality.pair_scoring import PairScorer
+from coalign.evaluation.factuality.records import AlignmentRecord, read_alignment_records
 from coalign.evaluation.factuality.report import (
     summarise,
     support_report,
@@ -69,8 +52,7 @@ from coalign.evaluation.factuality.scorer import SupportScorer as SupportScorer
 from coalign.evaluation.factuality.scorer import score_rows
 from coalign.evaluation.factuality.sources import converter
 from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
-from coalign.evaluation.factuality.training import EncoderTraining, PairCollator, Trained, fit_alignment
-from coalign.measures.detection import roc_auc
+from coalign.evaluation.factuality.training import EncoderTraining, Trained, fit_alignment
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
@@ -275,101 +257,3 @@ def read_training(config: Config, run: Run) -> list[AlignmentRecord]:
         records += read.records
     random.Random(config.seed).shuffle(records)
     return records
-
-
-UNIFIED, NLI_ONLY, WHOLE = "unified, split", "NLI only, split", "unified, not split"
-TASKS_OF_CHECK = ("nli", "paraphrase", "qa", "sts")
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What the arms of the check share: documents with claims, and a model for each training set."""
-
-    documents: list[tuple[str, str, bool]]
-    unified: AlignmentModel
-    nli_only: AlignmentModel
-
-
-def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """Splitting and unified training find changed facts in long documents, in a small world of facts."""
-    arms = {
-        UNIFIED: _arm(lambda learnt: learnt.unified, splits=True),
-        NLI_ONLY: _arm(lambda learnt: learnt.nli_only, splits=True),
-        WHOLE: _arm(lambda learnt: learnt.unified, splits=False),
-    }
-    rows = measure_arms(run, seeds=seeds, prepare=_learnt, arms=arms)
-    splitting = paired_gaps(rows, "AUC", UNIFIED, WHOLE)
-    tasks = paired_gaps(rows, "AUC", UNIFIED, NLI_ONLY)
-    never_worse = all(gap >= 0 for gap in splitting.values())
-    return Verdict(
-        slug="alignscore",
-        outcome=decide(
-            seen=mean_of(splitting) >= 0.05 and never_worse,
-            not_seen=mean_of(splitting) < 0.02 or not never_worse,
-        ),
-        claim=get("alignscore").claim,
-        rule="Seen: the area under the ROC curve with splitting is above that without by 0.05 or more in the mean, and "
-        "below it in no seed. Not seen: by less than 0.02, or below it in a seed. Mixed: between. The gain of unified over "
-        "NLI-only training is reported beside the rule, as there from 0.02 in the mean.",
-        setting="Facts about 80 boxes with 12 values; an encoder with one attention between the texts, 128 tokens a pair, 88 "
-        "words a chunk (a quarter of the paper's lengths). Unified: 1000 pairs each of NLI, paraphrase, question answering "
-        "and similarity; NLI only: its 1000; 300 steps of 32, AdamW 2e-3. 300 documents of 40 to 60 facts with claims of "
-        "three sentences, one of them changed in half of the claims.",
-        measures=rows,
-        summary={
-            "AUC, split - not split": mean_of(splitting),
-            "AUC, unified - NLI only": mean_of(tasks),
-            "gain of unified training": "seen" if mean_of(tasks) >= 0.02 else "not seen",
-            **{f"AUC, {arm}": mean_of(values_of(rows, "AUC", arm)) for arm in arms},
-        },
-        seconds=seconds_spent(run),
-    )
-
-
-def _learnt(seed: int) -> Learnt:
-    draw = random.Random(f"{seed}/pairs")
-    records = [_record(training_pair(task, draw)) for task in TASKS_OF_CHECK for _ in range(1000)]
-    return Learnt(
-        documents(300, random.Random(f"{seed}/documents")),
-        _trained(records, seed),
-        _trained([one for one in records if one.task == "nli"], seed),
-    )
-
-
-def _record(pair: FactPair) -> AlignmentRecord:
-    answer = (pair.answer,) if pair.answer else ()
-    return AlignmentRecord(cast(Task, pair.task), pair.text_a, (pair.text_b,), answer, pair.label)
-
-
-def _trained(
-    records: list[AlignmentRecord], seed: int, *, steps: int = 300, rate: float = 2e-3
-) -> AlignmentModel:
-    """Heads and encoder from random weights: the joint loss of batches of 32, the rate falling to 0."""
-    model = seeded(lambda: AlignmentModel(AligningEncoder()), seed).train()
-    collate = PairCollator(PairEncoder(fact_tokenizer(), LIMIT))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    draw = random.Random(f"{seed}/order")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # dropout
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-            batch = collate([(labelled_pair(draw.choice(records), draw), 0) for _ in range(32)])
-            loss = joint_loss(model(**batch["inputs"]), batch["pair_labels"]).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.eval()
-
-
-def _arm(model_of: Callable[[Learnt], AlignmentModel], *, splits: bool) -> Callable[[Learnt], Measures]:
-    def measure(learnt: Learnt) -> Measures:
-        function = headed_scorer(model_of(learnt), fact_tokenizer(), LIMIT)
-        metric = SupportScorer(function, splits, WORDS_PER_CHUNK)
-        contexts, claims, labels = zip(*learnt.documents, strict=True)
-        found = metric.score(contexts, claims)
-        return {
-            "AUC": roc_auc(labels, [one.score for one in found]),
-            "pairs cut off": sum(one.truncated for one in found),
-        }
-
-    return measure

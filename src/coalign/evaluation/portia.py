@@ -18,18 +18,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
-from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
-from coalign.checks.worlds.answer_world import answer_pairs
-from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, option
 from coalign.core.runs import Run
-from coalign.core.verdict import Verdict
-from coalign.data.records import Message
 from coalign.evaluation.position_bias.parts import (
     common_parts,
     length_cuts,
@@ -38,7 +30,6 @@ from coalign.evaluation.position_bias.parts import (
     semantic_cuts,
 )
 from coalign.judging.options import JudgeOptions, make_judge
-from coalign.judging.order_bias import OrderValues, bias_difference, bias_share, order_values, paired_gain
 from coalign.judging.protocol import (
     Comparison,
     Judge,
@@ -240,143 +231,3 @@ def run(config: Config, run: Run) -> None:
     }
     write_json(run.artefacts / "results.json", results)
     write_portia_report(run, config, found, plain, merged, results)
-
-
-PAIRS_A_SEED = 16
-SHORT = """{% block user %}
-Question: {{ question }}
-{% if parts %}
-Two answers, A and B, in turn:
-PARTS
-{% else %}
-Answer A: {{ answers[0] }}
-Answer B: {{ answers[1] }}
-{% endif %}
-Which answer is better? The order does not matter. Reply with one letter: A or B.
-{% endblock %}
-"""
-IN_TURN = """{% for first, second in parts %}
-Answer A, part {{ loop.index }}: {{ first }}
-Answer B, part {{ loop.index }}: {{ second }}
-{% endfor %}"""
-IN_BLOCKS = """{% for place in (0, 1) %}
-{% for part in parts %}
-Answer {{ "AB"[place] }}, part {{ loop.index }}: {{ part[place] }}
-{% endfor %}
-{% endfor %}"""
-"""The control: the same parts, not in turn."""
-
-
-def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """Aligned parts make the verdicts of a small language model depend less on the order of the answers.
-
-    The judge is the default model (SmolLM2-135M-Instruct), its verdict the difference of the log-probabilities of A and
-    B, less that for empty answers.
-    """
-    arms = {
-        "plain": lambda seed: _check_arm(run, seed, "plain"),
-        "equal parts": lambda seed: _check_arm(run, seed, "equal parts"),
-        "PORTIA": lambda seed: _check_arm(run, seed, "PORTIA"),
-        "parts, not in turn": lambda seed: _check_arm(run, seed, "parts, not in turn"),
-    }
-    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: seed, arms=arms)
-    pairs = {name: _pair_values(run, name, seeds) for name in arms}
-    gain = paired_gain(pairs["plain"][:, 2], pairs["PORTIA"][:, 2])
-    bias = bias_difference(pairs["plain"], pairs["PORTIA"])
-    gaps = paired_gaps(rows, "bias share", "PORTIA", "plain")
-    rates = paired_gaps(rows, "consistent", "PORTIA", "plain")
-    by_rate = (
-        gain.mean >= 0.05
-        and (gain.p_value or 0.0) < 0.05
-        and most_seeds({s: g >= 0 for s, g in rates.items()})
-    )
-    by_bias = bias.mean <= -0.05 and bias.high < 0 and most_seeds({s: g < 0 for s, g in gaps.items()})
-    near = abs(gain.mean) <= 0.02 and abs(bias.mean) <= 0.02
-    return Verdict(
-        slug="portia",
-        outcome=decide(
-            seen=by_rate or by_bias, not_seen=not (by_rate or by_bias) and (near or gain.mean < 0)
-        ),
-        claim=get("portia").claim,
-        rule="Over all pairs of all seeds. Seen: PORTIA's consistency is above the plain prompt's by 5 points or more "
-        "with p < 0.05 (one-sided bootstrap over pairs) and not below it in at least 4 of 5 seeds; or its bias share is "
-        "lower by 0.05 or more with a 95 % bootstrap interval below 0, and lower in at least 4 of 5 seeds. Not seen: "
-        "consistency is lower, or within 2 points with the bias share within 0.02. Mixed: between.",
-        setting=f"Judge: SmolLM2-135M-Instruct, d = log P(A) - log P(B) of the first token of its reply, less d for "
-        f"empty answers. {PAIRS_A_SEED} pairs a seed of a full and a thin answer of four sentences; k = 3. Bias share: "
-        "mean |d12 + d21| / (mean |d12 + d21| + mean |d12 - d21|), d21 with the answers swapped.",
-        measures=rows,
-        summary={
-            "pairs": len(pairs["plain"]),
-            "consistency, PORTIA - plain": gain.mean,
-            "p": gain.p_value,
-            "bias share, PORTIA - plain": bias.mean,
-            "interval, low": bias.low,
-            "interval, high": bias.high,
-            "bias share, parts not in turn - plain": mean_of(
-                paired_gaps(rows, "bias share", "parts, not in turn", "plain")
-            ),
-            "right where consistent, plain": _right(pairs["plain"]),
-            "right where consistent, PORTIA": _right(pairs["PORTIA"]),
-        },
-        seconds=seconds_spent(run),
-    )
-
-
-def _check_arm(run: Run, seed: int, arm: str) -> Measures:
-    """Judge the pairs of a seed; what each came to is kept."""
-    from coalign.judging.language_judge import LanguageModelJudge
-    from coalign.judging.store import Deferred, ReplyStore
-    from coalign.models.backends.open import open_transformers
-    from coalign.models.options import ModelOptions
-
-    template = run.artefacts / ("blocks.j2" if arm == "parts, not in turn" else "turns.j2")
-    template.write_text(SHORT.replace("PARTS", IN_BLOCKS if "not" in arm else IN_TURN), encoding="utf-8")
-    items = [
-        JudgeItem(
-            id=f"{seed}-{place}",
-            prompt=[Message(role="user", content=one.question)],
-            responses=one.answers,
-            extra={"better": one.better},
-        )
-        for place, one in enumerate(answer_pairs(seed, PAIRS_A_SEED))
-    ]
-    with ReplyStore(run.artefacts / "replies.jsonl") as store:
-        judge = LanguageModelJudge(
-            Deferred(lambda: open_transformers(ModelOptions(device="cpu"))),
-            name="default",
-            store=store,
-            template=template,
-            readout="logprobs",
-            calibrate=True,
-        )
-        if arm == "PORTIA":
-            found = [one.comparison for one in split_and_merge(judge, items)]
-        elif arm == "plain":
-            found = judge.compare(items)
-        else:
-            found = judge.compare([in_parts(item, 3, semantic=False)[0] for item in items])
-    better = ("first", "second")
-    values = np.array(
-        [
-            [*order_values(one), float(one.outcome == better[item.extra["better"]])]
-            for one, item in zip(found, items, strict=True)
-        ]
-    )
-    keep_items(run, arm, seed, values=values.tolist())
-    return {
-        "consistent": float(values[:, 2].mean()),
-        "bias share": bias_share(values),
-        "for the first": float(np.mean([one.shown_choice == "first" for c in found for one in c.opinions])),
-        "right where consistent": _right(values),
-    }
-
-
-def _right(values: OrderValues) -> float:
-    """Share of the full answer among consistent verdicts; 0 where there are none."""
-    return float(values[:, 3].sum() / max(values[:, 2].sum(), 1.0))
-
-
-def _pair_values(run: Run, arm: str, seeds: int) -> OrderValues:
-    """[pairs, 4] of all seeds."""
-    return np.array([row for one in kept_items(run, arm, seeds) for row in one["values"]])

@@ -19,23 +19,13 @@ model still learns to stop, their negative log-likelihood is added with the weig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, share_above
-from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
-from coalign.checks.steps import LIKELIHOOD
-from coalign.checks.worlds.mixed_world import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
-from coalign.core.catalogue import get
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.core.verdict import Verdict
-from coalign.data.records import Demonstration
 from coalign.preference.data.aligned_scores import ALIGNED_LOGP, END_TOKENS, split_end, whole_texts
 from coalign.preference.data.aligned_votes import VoterOptions, with_votes
 from coalign.training.learning import learn, read_material
@@ -141,77 +131,3 @@ def run(config: Config, run: Run) -> None:
     material = with_votes(read_material(config, "demonstration", run), config, run)
     name = "poft_whole" if config.score_prompt_tokens else "poft"
     learn(config, get_objective(name), run, material=material)
-
-
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
-    """On demonstrations of which two in five are bad PoFT learns the good ones better than fine-tuning, in a world of
-    copying.
-
-    With `data`, prompts and answers in real text: whether the coefficient of PoFT, with the default model as aligned
-    model, tells answers from misplaced ones, without training.
-    """
-    if data is not None:
-        return _check_on_text(run, seeds, data)
-    arms = {
-        "aligned model": aligned_arm,
-        "CE": mixed_arm(LIKELIHOOD, None, poft_coefficients),
-        "PoFT": mixed_arm(get_objective("poft"), PoFTConstants(), poft_coefficients),
-    }
-    prepare = partial(mixed_demonstrations, votes=ALIGNED_LOGP, ends=END_TOKENS)
-    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
-    last = f"gold, {EVALUATED[-1]}"
-    gaps = paired_gaps(rows, last, "PoFT", "CE")
-
-    def drop(arm: str) -> float:
-        golds = [values_of(rows, f"gold, {step}", arm) for step in EVALUATED]
-        return mean_of({seed: max(one[seed] for one in golds) - golds[-1][seed] for seed in golds[-1]})
-
-    return Verdict(
-        slug="poft",
-        outcome=decide(seen=exceeds(gaps), not_seen=not exceeds(gaps, errors=1.0)),
-        claim=get("poft").claim,
-        rule=f"Seen: gold of PoFT after {EVALUATED[-1]} steps above that of cross-entropy by more than 2 standard errors "
-        "of the paired gaps. Not seen: not by more than 1. Mixed: between.",
-        setting="Copying letters: 1500 demonstrations, of which 40 % copy 5 % of the letters rightly and the others 95 %. "
-        "The aligned model, a transformer of 2 layers and width 48, was trained for 400 steps on demonstrations of 95 %. "
-        "The same transformer from random weights, 900 steps of 64 demonstrations, Adam 2e-3, by cross-entropy and by "
-        "PoFT. 400 fresh prompts, 4 samples each.",
-        measures=rows,
-        summary={
-            "gold, PoFT - CE": mean_of(gaps),
-            "gold, best to last, CE": drop("CE"),
-            "gold, best to last, PoFT": drop("PoFT"),
-            "share of epochs in which good records have the larger coefficient, PoFT": mean_of(
-                values_of(rows, "good above bad", "PoFT")
-            ),
-        },
-        seconds=seconds_spent(run),
-    )
-
-
-def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
-    answers = read_answers(data)
-
-    def tell_apart(chosen: list[Demonstration]) -> Measures:
-        records, moved = misplaced(chosen, 0.3)
-        aligned = torch.tensor([row[0] for row in mean_logps(records)])
-        coefficients = poft_coefficients(aligned.mean(), aligned).tolist()
-        return {"AUC": share_above(coefficients[moved:], coefficients[:moved])}
-
-    rows = measure_arms(
-        run, seeds=seeds, prepare=lambda seed: drawn(answers, 40, seed), arms={"default model": tell_apart}
-    )
-    above_chance = {seed: auc - 0.5 for seed, auc in values_of(rows, "AUC", "default model").items()}
-    return Verdict(
-        slug="poft",
-        outcome=decide(seen=exceeds(above_chance), not_seen=not exceeds(above_chance, errors=1.0)),
-        claim=get("poft").claim,
-        rule="Seen: the coefficient ranks answers above misplaced ones: area under the curve above one half by more than "
-        "2 standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the weights of "
-        "records, not of training.",
-        setting=f"{data.name}: 40 answers a seed, 30 % of them given to each other's prompts; aligned model: the default "
-        "model; the trained model likes all records alike.",
-        measures=rows,
-        summary={"AUC, above one half": mean_of(above_chance)},
-        seconds=seconds_spent(run),
-    )

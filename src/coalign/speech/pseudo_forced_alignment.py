@@ -16,23 +16,17 @@ the code would lose it.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.worlds.voice_world import CER, EDGES, VoiceStart, adapted_arm, seed_arm, voice_start
-from coalign.core.catalogue import get
 from coalign.core.errors import ConfigError
 from coalign.core.files import atomic_path, write_json
 from coalign.core.options import Count, CountOrZero, NonNegative, Positive, option, required
 from coalign.core.progress import progress
 from coalign.core.runs import Run
-from coalign.core.verdict import Verdict
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.speech.audio.latency import measure_clips
 from coalign.speech.audio.recordings import Recording, read_recordings, usable
@@ -249,41 +243,3 @@ def _aligned(
 def _eval_clips(data: Path, recogniser: Recogniser) -> list[Clip]:
     texts = [(one, recogniser.vocabulary.normalise(one.text)) for one in read_recordings(data)]
     return [Clip(one.id, text, one.audio) for one, text in texts]
-
-
-def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """Windows from anchor to anchor find boundaries as well as one pass does, and the clips adapt a recogniser."""
-    arms = {
-        "seed model": seed_arm,
-        "one pass": lambda material: adapted_arm(material, whole=True),
-        "windows": lambda material: adapted_arm(material, whole=False),
-    }
-
-    def prepare(seed: int) -> VoiceStart:
-        return voice_start(seed, run.artefacts / "voices" / str(seed), random.Random(seed))
-
-    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
-    edges = paired_gaps(rows, EDGES, "windows", "one pass")
-    before, after = values_of(rows, CER, "seed model"), values_of(rows, CER, "windows")
-    gains = {seed: (before[seed] - after[seed]) / before[seed] if before[seed] else 0.0 for seed in before}
-    boundary = most_seeds({seed: gap <= 0 for seed, gap in edges.items()}, "2/3")
-    adapted = all(gain > 0 for gain in gains.values()) and mean_of(gains) >= 0.1
-    return Verdict(
-        slug="pseudo-forced-alignment",
-        outcome=decide(seen=boundary and adapted, not_seen=not any(gain > 0 for gain in gains.values())),
-        claim=get("pseudo-forced-alignment").claim,
-        rule="Seen: the boundary error of the kept utterances is at most that of one pass of CTC-segmentation in two "
-        "thirds of the seeds (4 of 5), and the character error rate on held-out speech of the new voice falls in every "
-        "seed, by 10 % relative or more in the mean. Not seen: it falls in no seed. Mixed: between.",
-        setting=VoiceStart.setting,
-        measures=rows,
-        summary={
-            "seeds with boundary error at most one pass's": sum(gap <= 0 for gap in edges.values()),
-            "boundary error in seconds, windows - one pass": mean_of(edges),
-            "smallest relative gain in character errors": min(gains.values()),
-            "mean relative gain in character errors": mean_of(gains),
-            "mean relative gain of one pass": 1
-            - mean_of(values_of(rows, CER, "one pass")) / max(mean_of(before), 1e-9),
-        },
-        seconds=seconds_spent(run),
-    )

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import json
 import math
-import pkgutil
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ from coalign.models.options import ModelOptions
 from coalign.training.examples import Prepared, prepare_examples
 from coalign.training.fit import FitResult, fit
 from coalign.training.learning_report import write_learning_report
-from coalign.training.objective import Objective, all_objectives, get_objective
+from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -99,21 +97,12 @@ class Material:
     notes: list[str]
 
 
-def load_objectives() -> dict[str, Objective]:
-    """Import every module that registers objectives, and return all of them by name."""
-    for package in ("coalign.training.losses", "coalign.preference", "coalign.selfalign"):
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            importlib.import_module(f"{package}.{module.name}")
-    return all_objectives()
-
-
 def learner(name: str) -> SimpleNamespace:
     """`Config` and `run` for the objective `name`, as a system has them.
 
     Raises:
         ConfigError: there is no such objective; the known ones are listed.
     """
-    load_objectives()
     objective = get_objective(name.replace("-", "_"))
 
     def check(self: Any) -> None:

@@ -17,6 +17,9 @@ function, and does reduction, accumulation and logging for every objective alike
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -195,19 +198,32 @@ def objective(
     return register
 
 
+_PACKAGES = ("coalign.training.losses", "coalign.preference", "coalign.selfalign")
+"""Where objectives stand; their modules register them when they are imported."""
+
+
 def get_objective(name: str) -> Objective:
-    """The registered objective `name` (its module must have been imported).
+    """The objective `name`.
 
     Raises:
         ConfigError: there is none; the known ones are listed.
     """
     if name not in _OBJECTIVES:
-        raise ConfigError(
-            f"objective: {name!r} is unknown, expected one of: {', '.join(sorted(_OBJECTIVES))}"
-        )
+        known = all_objectives()
+        if name not in known:
+            raise ConfigError(f"objective: {name!r} is unknown, expected one of: {', '.join(known)}")
     return _OBJECTIVES[name]
 
 
+@functools.cache
+def _import_all() -> None:
+    for package in _PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
+            if not module.ispkg:
+                importlib.import_module(module.name)
+
+
 def all_objectives() -> dict[str, Objective]:
-    """Every registered objective by name."""
+    """Every objective of the library, and those that other modules have registered, by name."""
+    _import_all()
     return dict(sorted(_OBJECTIVES.items()))

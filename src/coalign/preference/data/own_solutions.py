@@ -18,7 +18,6 @@ from coalign.preference.data.solutions import Marked, Question, mark, questions_
 from coalign.report.model import Comparison, ComparisonRow, Estimate
 from coalign.training.learning import LearningOptions, Material, tell, train
 from coalign.training.learning_report import write_learning_report
-from coalign.training.losses.supervised import sft as sft  # registers what the first stage trains with
 from coalign.training.objective import NoConstants, Objective, get_objective
 from coalign.training.processes import assert_one_process
 

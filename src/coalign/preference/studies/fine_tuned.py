@@ -14,7 +14,6 @@ from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.cells import CellOptions
 from coalign.training.learning import Material, train
-from coalign.training.losses.supervised import sft as sft  # registers `sft`
 from coalign.training.objective import NoConstants, get_objective
 
 

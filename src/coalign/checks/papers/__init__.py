@@ -1,0 +1,1 @@
+"""Checks of the claims of papers, one a system, in a folder for each room."""

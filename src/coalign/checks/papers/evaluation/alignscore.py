@@ -1,0 +1,135 @@
+"""Desk-scale check of `alignscore`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from coalign.checks.arms import Measures, measure_arms, seconds_spent
+from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.checks.tiny_models import seeded
+from coalign.checks.worlds.fact_world import (
+    LIMIT,
+    WORDS_PER_CHUNK,
+    AligningEncoder,
+    FactPair,
+    documents,
+    fact_tokenizer,
+    training_pair,
+)
+from coalign.core.catalogue import get
+from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
+from coalign.evaluation.factuality.functions import headed_scorer
+from coalign.evaluation.factuality.model import (
+    AlignmentModel,
+    joint_loss,
+)
+from coalign.evaluation.factuality.pair_scoring import PairEncoder
+from coalign.evaluation.factuality.records import AlignmentRecord, Task, labelled_pair
+from coalign.evaluation.factuality.scorer import SupportScorer as SupportScorer
+from coalign.evaluation.factuality.training import PairCollator
+from coalign.measures.detection import roc_auc
+
+UNIFIED, NLI_ONLY, WHOLE = "unified, split", "NLI only, split", "unified, not split"
+
+
+TASKS_OF_CHECK = ("nli", "paraphrase", "qa", "sts")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the arms of the check share: documents with claims, and a model for each training set."""
+
+    documents: list[tuple[str, str, bool]]
+    unified: AlignmentModel
+    nli_only: AlignmentModel
+
+
+def check(run: Run, *, seeds: int = 5) -> Verdict:
+    """Splitting and unified training find changed facts in long documents, in a small world of facts."""
+    arms = {
+        UNIFIED: _arm(lambda learnt: learnt.unified, splits=True),
+        NLI_ONLY: _arm(lambda learnt: learnt.nli_only, splits=True),
+        WHOLE: _arm(lambda learnt: learnt.unified, splits=False),
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=_learnt, arms=arms)
+    splitting = paired_gaps(rows, "AUC", UNIFIED, WHOLE)
+    tasks = paired_gaps(rows, "AUC", UNIFIED, NLI_ONLY)
+    never_worse = all(gap >= 0 for gap in splitting.values())
+    return Verdict(
+        slug="alignscore",
+        outcome=decide(
+            seen=mean_of(splitting) >= 0.05 and never_worse,
+            not_seen=mean_of(splitting) < 0.02 or not never_worse,
+        ),
+        claim=get("alignscore").claim,
+        rule="Seen: the area under the ROC curve with splitting is above that without by 0.05 or more in the mean, and "
+        "below it in no seed. Not seen: by less than 0.02, or below it in a seed. Mixed: between. The gain of unified over "
+        "NLI-only training is reported beside the rule, as there from 0.02 in the mean.",
+        setting="Facts about 80 boxes with 12 values; an encoder with one attention between the texts, 128 tokens a pair, 88 "
+        "words a chunk (a quarter of the paper's lengths). Unified: 1000 pairs each of NLI, paraphrase, question answering "
+        "and similarity; NLI only: its 1000; 300 steps of 32, AdamW 2e-3. 300 documents of 40 to 60 facts with claims of "
+        "three sentences, one of them changed in half of the claims.",
+        measures=rows,
+        summary={
+            "AUC, split - not split": mean_of(splitting),
+            "AUC, unified - NLI only": mean_of(tasks),
+            "gain of unified training": "seen" if mean_of(tasks) >= 0.02 else "not seen",
+            **{f"AUC, {arm}": mean_of(values_of(rows, "AUC", arm)) for arm in arms},
+        },
+        seconds=seconds_spent(run),
+    )
+
+
+def _learnt(seed: int) -> Learnt:
+    draw = random.Random(f"{seed}/pairs")
+    records = [_record(training_pair(task, draw)) for task in TASKS_OF_CHECK for _ in range(1000)]
+    return Learnt(
+        documents(300, random.Random(f"{seed}/documents")),
+        _trained(records, seed),
+        _trained([one for one in records if one.task == "nli"], seed),
+    )
+
+
+def _record(pair: FactPair) -> AlignmentRecord:
+    answer = (pair.answer,) if pair.answer else ()
+    return AlignmentRecord(cast(Task, pair.task), pair.text_a, (pair.text_b,), answer, pair.label)
+
+
+def _trained(
+    records: list[AlignmentRecord], seed: int, *, steps: int = 300, rate: float = 2e-3
+) -> AlignmentModel:
+    """Heads and encoder from random weights: the joint loss of batches of 32, the rate falling to 0."""
+    model = seeded(lambda: AlignmentModel(AligningEncoder()), seed).train()
+    collate = PairCollator(PairEncoder(fact_tokenizer(), LIMIT))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    draw = random.Random(f"{seed}/order")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            batch = collate([(labelled_pair(draw.choice(records), draw), 0) for _ in range(32)])
+            loss = joint_loss(model(**batch["inputs"]), batch["pair_labels"]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def _arm(model_of: Callable[[Learnt], AlignmentModel], *, splits: bool) -> Callable[[Learnt], Measures]:
+    def measure(learnt: Learnt) -> Measures:
+        function = headed_scorer(model_of(learnt), fact_tokenizer(), LIMIT)
+        metric = SupportScorer(function, splits, WORDS_PER_CHUNK)
+        contexts, claims, labels = zip(*learnt.documents, strict=True)
+        found = metric.score(contexts, claims)
+        return {
+            "AUC": roc_auc(labels, [one.score for one in found]),
+            "pairs cut off": sum(one.truncated for one in found),
+        }
+
+    return measure
