@@ -48,7 +48,8 @@ from coalign.measures.short_answers import Match, has_match
 from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
-from coalign.training.learning import Material, tell, train
+from coalign.training.learning import train
+from coalign.training.material import Material, tell
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 

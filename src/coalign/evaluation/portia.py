@@ -16,19 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, option
 from coalign.core.runs import Run
-from coalign.evaluation.position_bias.parts import (
-    common_parts,
-    length_cuts,
-    parts_of,
-    pieces_of,
-    semantic_cuts,
-)
+from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.options import JudgeOptions, make_judge
 from coalign.judging.protocol import (
     Comparison,
@@ -41,8 +34,6 @@ from coalign.judging.protocol import (
     check_failures,
 )
 from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
-
-Stage = Literal["length", "semantic", "none"]
 
 
 @dataclass(kw_only=True)
@@ -60,37 +51,6 @@ class Config(ItemOptions, JudgeOptions):
             raise ValueError(
                 f"judge: {self.judge} never sees the order of the answers, so there is nothing to align"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merged:
-    """What came of a pair.
-
-    Attributes:
-        comparison: of the last stage that was judged; its cost is that of all stages.
-        stage: whose verdict it is; `none` where both orders never agreed.
-        parts: how many (k, or fewer where an answer is shorter).
-        cuts: of both answers, in pieces, in the last stage.
-    """
-
-    comparison: Comparison
-    stage: Stage
-    parts: int
-    cuts: tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def in_parts(item: JudgeItem, k: int, *, semantic: bool) -> tuple[JudgeItem, int, Any]:
-    """The item with its answers in aligned parts, how many there are, and the cuts. One part leaves it as it is."""
-    first, second = map(pieces_of, item.responses)
-    count = common_parts(first, second, k)
-    if semantic:
-        found = semantic_cuts(first, second, count)
-        cuts = (found.first, found.second)
-    else:
-        cuts = (length_cuts(first, count), length_cuts(second, count))
-    if count == 1:
-        return replace(item, parts=()), 1, cuts
-    return replace(item, parts=(parts_of(first, cuts[0]), parts_of(second, cuts[1]))), count, cuts
 
 
 def split_and_merge(

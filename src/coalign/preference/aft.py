@@ -34,7 +34,7 @@ from coalign.core.runs import Run
 from coalign.data.records import Demonstration
 from coalign.preference.data.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
 from coalign.preference.data.solutions import with_reference
-from coalign.training.learning import Material, learn, read_material
+from coalign.training.learning import learn
 from coalign.training.losses.listwise import (
     best_responses,
     ordered_pairs,
@@ -42,6 +42,7 @@ from coalign.training.losses.listwise import (
 )
 from coalign.training.losses.numerics import log1p_sum_exp
 from coalign.training.losses.supervised import nll_loss
+from coalign.training.material import Material, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Constraint = Literal["none", "detached", "boundary"]

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.training.learning import LearningOptions, learn
+from coalign.training.learning import learn
 from coalign.training.losses.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
 from coalign.training.losses.pairs import pair_lengths, pair_metrics, policy_pairs
+from coalign.training.material import LearningOptions
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

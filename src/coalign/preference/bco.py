@@ -31,9 +31,10 @@ from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
 from coalign.data.records import Feedback
 from coalign.preference.data.prompt_matching import with_matched_prompts
-from coalign.training.learning import LearningOptions, learn, read_material
+from coalign.training.learning import learn
 from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios
 from coalign.training.losses.reward_shift import RewardShift, Shift, single_rewards
+from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

@@ -48,8 +48,9 @@ from coalign.preference.critiques.judgments import (
 )
 from coalign.preference.critiques.report import write_judged_report
 from coalign.preference.critiques.rounds import JudgedLoop, read_judged_prompts, run_judged_rounds
-from coalign.training.learning import LearningOptions, Material, learn, read_material
+from coalign.training.learning import learn
 from coalign.training.losses.numerics import log1mexp
+from coalign.training.material import LearningOptions, Material, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

@@ -43,8 +43,9 @@ from coalign.preference.data.anchors import (
 )
 from coalign.preference.data.parts import joined, segments
 from coalign.training.fit import FitResult
-from coalign.training.learning import LearningOptions, Material, read_material, tell, train
+from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
+from coalign.training.material import LearningOptions, Material, read_material, tell
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

@@ -49,7 +49,7 @@ from coalign.preference.studies.figures import size_findings
 from coalign.preference.studies.fine_tuned import fine_tune
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import size_sections, write_study_report
-from coalign.training.learning import LearningOptions, read_material, tell
+from coalign.training.material import LearningOptions, read_material, tell
 from coalign.training.processes import assert_one_process
 
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")

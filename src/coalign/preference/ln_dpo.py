@@ -42,7 +42,7 @@ from coalign.preference.studies.compared import any_constants, chosen_constants
 from coalign.preference.studies.figures import sensitivity_findings
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import sensitivity_sections, write_study_report
-from coalign.training.learning import LearningOptions, learn, read_material, tell
+from coalign.training.learning import learn
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.losses.pairs import (
     implicit_rewards,
@@ -52,6 +52,7 @@ from coalign.training.losses.pairs import (
     reference_pairs,
 )
 from coalign.training.losses.pairwise import logistic_loss
+from coalign.training.material import LearningOptions, read_material, tell
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 

@@ -28,7 +28,8 @@ from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.preference.data.aligned_scores import ALIGNED_LOGP, END_TOKENS, split_end, whole_texts
 from coalign.preference.data.aligned_votes import VoterOptions, with_votes
-from coalign.training.learning import learn, read_material
+from coalign.training.learning import learn
+from coalign.training.material import read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 

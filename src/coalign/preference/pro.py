@@ -27,9 +27,10 @@ from torch import Tensor
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
-from coalign.training.learning import LearningOptions, learn, read_material
+from coalign.training.learning import learn
 from coalign.training.losses.listwise import ranking_metrics
 from coalign.training.losses.supervised import nll_loss
+from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 Temperature = Literal["reward", "none"]

@@ -36,8 +36,9 @@ from coalign.models.methods import Method
 from coalign.preference.data.goal_conditioning import Placement, Scale, goal_placement, relabel
 from coalign.preference.data.goal_generation import GOAL_FILE, GoalOptions, goal_generator
 from coalign.report.model import Text
-from coalign.training.learning import LearningOptions, Material, learn, read_material
+from coalign.training.learning import learn
 from coalign.training.losses.pairwise import CDPOConstants
+from coalign.training.material import LearningOptions, Material, read_material
 from coalign.training.objective import get_objective
 
 OBJECTIVE = "cdpo"

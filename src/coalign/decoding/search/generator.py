@@ -17,11 +17,12 @@ from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
 from coalign.decoding.search.lookahead import Beam, Extension, SearchCost, SearchSettings, rows_of, search
 from coalign.judging.rewards.mix import Draft, RewardMix
+from coalign.models.generation.batching import evaluation
 from coalign.models.generation.endings import Endings
-from coalign.models.generation.generator import GenerationStats, TransformersGenerator, evaluation
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.scoring.token_tree import open_trees
-from coalign.models.types import Generation, OnBatch, Sampling, is_prefilled
+from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, is_prefilled
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coalign.judging.protocol import Comparison, JudgeItem
 from coalign.measures.text_units import sentence_ends
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*$", re.MULTILINE)
@@ -22,6 +24,7 @@ _EQUAL = 1e-12
 """Totals that differ by less count as equal: sums of the same fractions in another order do."""
 
 Cuts = tuple[int, ...]
+Stage = Literal["length", "semantic", "none"]
 
 
 def pieces_of(text: str) -> list[str]:
@@ -127,6 +130,37 @@ def parts_of(pieces: Sequence[str], cuts: Cuts, *, joint: str = "") -> tuple[str
     """The parts that the cuts make, without outer white space."""
     bounds = [0, *cuts, len(pieces)]
     return tuple(joint.join(pieces[start:end]).strip() for start, end in itertools.pairwise(bounds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What came of a pair.
+
+    Attributes:
+        comparison: of the last stage that was judged; its cost is that of all stages.
+        stage: whose verdict it is; `none` where both orders never agreed.
+        parts: how many (k, or fewer where an answer is shorter).
+        cuts: of both answers, in pieces, in the last stage.
+    """
+
+    comparison: Comparison
+    stage: Stage
+    parts: int
+    cuts: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def in_parts(item: JudgeItem, k: int, *, semantic: bool) -> tuple[JudgeItem, int, Any]:
+    """The item with its answers in aligned parts, how many there are, and the cuts. One part leaves it as it is."""
+    first, second = map(pieces_of, item.responses)
+    count = common_parts(first, second, k)
+    if semantic:
+        found = semantic_cuts(first, second, count)
+        cuts = (found.first, found.second)
+    else:
+        cuts = (length_cuts(first, count), length_cuts(second, count))
+    if count == 1:
+        return replace(item, parts=()), 1, cuts
+    return replace(item, parts=(parts_of(first, cuts[0]), parts_of(second, cuts[1]))), count, cuts
 
 
 class _Overlaps:

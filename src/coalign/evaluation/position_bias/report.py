@@ -8,7 +8,7 @@ from typing import Any
 from coalign.core import options
 from coalign.core.catalogue import get
 from coalign.core.runs import Run
-from coalign.evaluation.portia import Merged, in_parts
+from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text

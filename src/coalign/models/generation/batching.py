@@ -1,20 +1,35 @@
-"""Which prompts are decoded together: the same on every run, whatever is done already."""
+"""Which prompts are decoded together, the same on every run, whatever is done already; and what every batch needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coalign.models.scoring.engine import unwrap
 from coalign.models.types import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CACHE_BYTES = 2**30
 """Keys and values of one batch on a CPU."""
 CACHE_SHARE = 0.35
 """Of a GPU's memory, less the weights, for keys and values."""
+
+
+class Decodes(Protocol):
+    """A model with its tokenizer and the limits of a batch; see `TransformersGenerator`."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    batch_tokens: int
+    batch_size: int
+    stop_ids: list[int]
 
 
 def plan_batches(
@@ -57,3 +72,23 @@ def default_batch_tokens(model: nn.Module, device: torch.device) -> int:
         total = torch.cuda.get_device_properties(device).total_memory
         budget = max(int(CACHE_SHARE * (total - weights)), CACHE_BYTES // 4)
     return max(budget // token_bytes, 1)
+
+
+def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[P, T] token ids and mask. Padding is masked, so its id (0) does not matter."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
+    return ids, mask
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

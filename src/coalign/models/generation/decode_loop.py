@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from coalign.models.generation.decode_state import Decoded
+from coalign.models.generation.batching import Decodes, evaluation, left_padded
+from coalign.models.generation.decode_state import Decoded, generation_of
 from coalign.models.generation.endings import Endings
-from coalign.models.generation.generator import TransformersGenerator, evaluation, generation_of, left_padded
 from coalign.models.generation.incremental import Rows, open_rows
 from coalign.models.generation.sampling import sample_tokens, stream_of, token_logps, top_token_logps
 from coalign.models.types import Piece, Sampling
@@ -72,7 +72,7 @@ class DecodeLoop:
         generator: model, tokenizer and limits of a batch.
     """
 
-    def __init__(self, generator: TransformersGenerator) -> None:
+    def __init__(self, generator: Decodes) -> None:
         self._generator = generator
         self._device = generator.device
         self._waiting: deque[Decoding] = deque()

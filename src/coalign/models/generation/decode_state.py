@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coalign.models.generation.endings import Endings
 from coalign.models.generation.sampling import row_uniforms, sample_tokens, token_logps, top_token_logps
-from coalign.models.types import Sampling
+from coalign.models.types import Generation, Sampling
 
 Row = tuple[int, int]
 """(prompt index, sample index)."""
@@ -31,6 +32,22 @@ class Decoded:
     ended: bool
     logps: list[float] | None = None
     tops: list[list[tuple[int, float]]] | None = None
+
+
+def generation_of(one: Decoded, endings: Endings, before: int | None) -> Generation:
+    """The sample that was decoded; `before`: see `Endings.text`."""
+    text, cut = endings.text(one.ids, before)
+    tops = None
+    if one.tops is not None:
+        tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
+    return Generation(
+        text,
+        one.ids,
+        "stop" if one.ended or cut else "length",
+        one.logps,
+        endings.tokens(one.ids, before) if one.logps is not None else None,
+        tops,
+    )
 
 
 class DecodeState:

@@ -7,7 +7,6 @@ gives the very same numbers.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +19,14 @@ from torch import Tensor, nn
 from coalign.core.errors import DataError, ModelError
 from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
-from coalign.models.generation.batching import default_batch_tokens, most_rows, plan_batches
-from coalign.models.generation.decode_state import Decoded, DecodeState, Row
+from coalign.models.generation.batching import (
+    default_batch_tokens,
+    evaluation,
+    left_padded,
+    most_rows,
+    plan_batches,
+)
+from coalign.models.generation.decode_state import DecodeState, Row, generation_of
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.incremental import open_rows
 from coalign.models.generation.sampling import check_sampling
@@ -280,22 +285,6 @@ class TransformersGenerator:
         return torch.tensor(found, device=self.device)
 
 
-def generation_of(one: Decoded, endings: Endings, before: int | None) -> Generation:
-    """The sample that was decoded; `before`: see `Endings.text`."""
-    text, cut = endings.text(one.ids, before)
-    tops = None
-    if one.tops is not None:
-        tops = [[(endings.alternative(token), logp) for token, logp in place] for place in one.tops]
-    return Generation(
-        text,
-        one.ids,
-        "stop" if one.ended or cut else "length",
-        one.logps,
-        endings.tokens(one.ids, before) if one.logps is not None else None,
-        tops,
-    )
-
-
 @dataclass(frozen=True)
 class _Job:
     """What a call works on: encoded prompts, which of them the text goes on from, how to sample."""
@@ -339,23 +328,3 @@ class _Meter:
         """Take back what a pass counted that has to be repeated."""
         self._bar.advance(samples - self.samples)
         self.samples, self.tokens = samples, tokens
-
-
-def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """[P, T] token ids and mask. Padding is masked, so its id (0) does not matter."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
-    return ids, mask
-
-
-@contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -26,7 +26,8 @@ from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.preference.critiques.critics import Answered, Critic, open_critic
 from coalign.preference.critiques.judgments import is_appropriate
-from coalign.training.learning import Material, train
+from coalign.training.learning import train
+from coalign.training.material import Material
 from coalign.training.objective import Objective
 
 Mix = Callable[[Sequence[Judgment], int], list[Judgment]]

@@ -19,7 +19,7 @@ from coalign.preference.data.aligned_scores import (
     Scorer,
     precompute_scores,
 )
-from coalign.training.learning import LearningOptions, Material
+from coalign.training.material import LearningOptions, Material
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Generator, Sampling
-from coalign.training.learning import LearningOptions
+from coalign.training.material import LearningOptions
 
 ANCHOR, NEGATIVE = 1.0, 0.0
 """Scores by which a ranking says which response is a self-sample and which the human negative."""

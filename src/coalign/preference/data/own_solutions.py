@@ -16,8 +16,9 @@ from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import Sampling
 from coalign.preference.data.solutions import Marked, Question, mark, questions_of
 from coalign.report.model import Comparison, ComparisonRow, Estimate
-from coalign.training.learning import LearningOptions, Material, tell, train
+from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
+from coalign.training.material import LearningOptions, Material, tell
 from coalign.training.objective import NoConstants, Objective, get_objective
 from coalign.training.processes import assert_one_process
 

@@ -6,8 +6,8 @@ import torch
 
 from coalign.data.records import Feedback, Record
 from coalign.models.embedding import load_encoder
-from coalign.training.learning import Material
 from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios, with_prob_desirable
+from coalign.training.material import Material
 
 
 def with_matched_prompts(

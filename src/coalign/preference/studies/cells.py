@@ -30,7 +30,8 @@ from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.examination import Examination, examine, prompts_of, read_prompts
-from coalign.training.learning import Material, train
+from coalign.training.learning import train
+from coalign.training.material import Material
 from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
 from coalign.training.trainer import DivergedError

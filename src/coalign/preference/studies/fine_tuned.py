@@ -13,7 +13,8 @@ from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.cells import CellOptions
-from coalign.training.learning import Material, train
+from coalign.training.learning import train
+from coalign.training.material import Material
 from coalign.training.objective import NoConstants, get_objective
 
 

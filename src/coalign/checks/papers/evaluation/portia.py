@@ -11,7 +11,8 @@ from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Message
-from coalign.evaluation.portia import in_parts, split_and_merge
+from coalign.evaluation.portia import split_and_merge
+from coalign.evaluation.position_bias.parts import in_parts
 from coalign.judging.order_bias import OrderValues, bias_difference, bias_share, order_values, paired_gain
 from coalign.judging.protocol import (
     JudgeItem,
