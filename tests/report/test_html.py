@@ -150,7 +150,7 @@ def test_visible_text_has_no_control_characters(text: str) -> None:
     assert visible("Grüße, 你好, می‌خواهم") == "Grüße, 你好, می‌خواهم"
 
 
-@pytest.mark.parametrize("outcome", ["improved", "not improved", "mixed", "neutral"])
+@pytest.mark.parametrize("outcome", ["improved", "worse", "mixed", "neutral", "not improved"])
 def test_a_report_with_nothing_in_it(outcome) -> None:
     empty = Report(
         title="Empty",

@@ -24,7 +24,6 @@ from coalign.report.model import (
     Series,
     TableSection,
     Text,
-    effect,
     from_dict,
     to_dict,
 )
@@ -60,23 +59,6 @@ def test_checks_keep_bool_and_number_apart() -> None:
     checks = from_dict(to_dict(report)).sections[0].rows[0].outputs[0].checks  # type: ignore[union-attr]
     assert checks["passed"] is True
     assert isinstance(checks["share"], float)
-
-
-@pytest.mark.parametrize(
-    ("difference", "better", "expected"),
-    [
-        (Estimate(0.2, 0.1, 0.3), "higher", "better"),
-        (Estimate(0.2, 0.1, 0.3), "lower", "worse"),
-        (Estimate(-0.2, -0.3, -0.1), "lower", "better"),
-        (Estimate(0.2, -0.1, 0.5), "higher", "unclear"),
-        (Estimate(0.2, 0.0, 0.5), "higher", "unclear"),
-        (Estimate(0.2), "higher", "unknown"),
-        (Estimate(0.2, 0.1, 0.3), "neither", "unknown"),
-        (None, "higher", "unknown"),
-    ],
-)
-def test_only_an_interval_without_zero_decides(difference, better, expected) -> None:
-    assert effect(difference, better) == expected
 
 
 def test_change_follows_the_direction_of_the_score() -> None:

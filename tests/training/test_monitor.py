@@ -14,6 +14,7 @@ import torch
 from coalign.checks.steps import example
 from coalign.core.runs import Run
 from coalign.models.options import ModelOptions
+from coalign.report.page import warning_section
 from coalign.training.examples import Prepared
 from coalign.training.monitor import (
     Monitor,
@@ -24,7 +25,6 @@ from coalign.training.monitor import (
     length_grows,
     much_cut,
     signs,
-    warning_section,
 )
 from coalign.training.trainer import _all_equal
 
@@ -151,10 +151,6 @@ def test_a_sign_is_told_once_also_after_a_resume(tmp_path: Path, capsys: pytest.
     (section,) = warning_section(run)
     assert section.title == "Warnings"
     assert "Lower the learning rate" in section.paragraphs[0]
-
-
-def test_no_warning_no_section(tmp_path: Path) -> None:
-    assert warning_section(Run.start(tmp_path / "run", "test", ModelOptions())) == []
 
 
 def test_rounds_before_this_one(tmp_path: Path) -> None:

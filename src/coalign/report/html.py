@@ -20,7 +20,8 @@ from coalign import __version__
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json, write_text
 from coalign.report import charts, format
-from coalign.report.model import Estimate, Output, Report, Samples, Timings, effect, from_dict, to_dict
+from coalign.report.model import Estimate, Output, Report, Samples, Timings, from_dict, to_dict
+from coalign.report.parts import effect
 from coalign.report.svg import x_labels
 from coalign.report.text import INVISIBLE, script_json, visible_html
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from coalign.core.errors import CoalignError
 
 SCHEMA = 1
 
-Outcome = Literal["improved", "not improved", "mixed", "neutral"]
+Outcome = Literal["improved", "worse", "mixed", "neutral", "not improved"]
+"""`parts.outcome_of` has the rule. `not improved` stands in reports of before it alone: worse, or holding zero."""
 Unit = Literal["number", "percent", "integer", "seconds", "bytes"]
 """How a value is shown. `percent` values are fractions: 0.5 is shown as 50.0%."""
 Better = Literal["higher", "lower", "neither"]
@@ -36,7 +37,7 @@ class Estimate:
     high: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Figure:
     """One headline number.
 
@@ -48,6 +49,7 @@ class Figure:
 
     label: str
     value: float | str | None
+    _: KW_ONLY
     unit: Unit = "number"
     before: float | None = None
     difference: Estimate | None = None
@@ -55,7 +57,7 @@ class Figure:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Headline:
     """The verdict in one word, one or two sentences, and at most about six figures."""
 
@@ -64,15 +66,16 @@ class Headline:
     figures: Sequence[Figure] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Section:
     """What every section has; `note` is a short explanation below the title."""
 
     title: str
+    _: KW_ONLY
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ComparisonRow:
     """One metric or category.
 
@@ -86,6 +89,7 @@ class ComparisonRow:
     before: Estimate
     after: Estimate
     difference: Estimate | None = None
+    _: KW_ONLY
     n: int | None = None
     unit: Unit = "percent"
     better: Better = "higher"
@@ -116,7 +120,7 @@ class Comparison(Section):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Series:
     """`values[i]` at `steps[i]`; None is a gap.
 
@@ -139,7 +143,7 @@ class Series:
             raise ValueError(f"series {self.name!r} has one end of a band, expected both or neither")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Chart:
     """Series on one pair of axes.
 
@@ -150,6 +154,7 @@ class Chart:
 
     title: str
     series: Sequence[Series]
+    _: KW_ONLY
     x_label: str = "step"
     log: bool = False
     x_log: bool = False
@@ -168,7 +173,7 @@ class Curves(Section):
     kind: Literal["curves"] = "curves"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Values:
     """A named sample of a distribution; None (not measured) is counted and not drawn."""
 
@@ -185,7 +190,7 @@ class Distribution(Section):
     kind: Literal["distribution"] = "distribution"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Mark:
     """A stretch of an output's text that is set apart: the characters from `start` up to `end`.
 
@@ -200,7 +205,7 @@ class Mark:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Output:
     """What one system wrote for a prompt.
 
@@ -212,6 +217,7 @@ class Output:
 
     text: str
     score: float | None = None
+    _: KW_ONLY
     checks: Mapping[str, bool | float | None] = field(default_factory=dict)
     marks: Sequence[Mark] = field(default_factory=list)
 
@@ -235,12 +241,13 @@ class Output:
         return [(text, mark) for text, mark in [*found, (self.text[place:], None)] if text]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sample:
     """A prompt, one output for each column of its section, and the categories it belongs to."""
 
     prompt: str
     outputs: Sequence[Output]
+    _: KW_ONLY
     tags: Sequence[str] = field(default_factory=list)
 
 
@@ -323,13 +330,14 @@ class Text(Section):
     kind: Literal["text"] = "text"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stage:
     """One stage of a run and what it cost."""
 
     name: str
     seconds: float
     peak_bytes: int | None = None
+    _: KW_ONLY
     note: str = ""
 
 
@@ -354,7 +362,7 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Command:
     """A command to go on with and what it does."""
 
@@ -380,15 +388,6 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     next_commands: Sequence[Command] = field(default_factory=list)
     arxiv: str | None = None
-
-
-def effect(difference: Estimate | None, better: Better) -> Effect:
-    """What an interval says: `better` or `worse` only when it excludes zero, `unclear` when it holds zero."""
-    if difference is None or difference.low is None or difference.high is None or better == "neither":
-        return "unknown"
-    if difference.low <= 0 <= difference.high:
-        return "unclear"
-    return "better" if (difference.low > 0) == (better == "higher") else "worse"
 
 
 def to_dict(report: Report) -> dict[str, Any]:

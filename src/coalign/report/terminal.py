@@ -19,12 +19,13 @@ from coalign.report.model import (
     Samples,
     Timings,
     Unit,
-    effect,
 )
+from coalign.report.parts import effect
 from coalign.report.text import visible
 
 _OUTCOME_STYLE = {
     "improved": "bold green",
+    "worse": "bold red",
     "not improved": "bold red",
     "mixed": "bold yellow",
     "neutral": "bold",

@@ -41,7 +41,7 @@ from coalign.report.model import (
     Values,
 )
 from coalign.report.model_card import write_model_card
-from coalign.training.monitor import warning_section
+from coalign.report.page import warning_section
 
 FLUENCY_TOLERANCE = 0.10
 """Perplexity may rise and distinct-2 may fall by this share before the guard speaks."""

@@ -31,9 +31,9 @@ from coalign.report.model import (
     Unit,
 )
 from coalign.report.model_card import write_model_card
+from coalign.report.page import warning_section
 from coalign.training.fit import FitResult
 from coalign.training.material import Material
-from coalign.training.monitor import warning_section
 from coalign.training.objective import Objective
 
 _CHARTS = (

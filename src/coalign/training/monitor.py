@@ -13,7 +13,6 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from coalign.core.runs import Run
-from coalign.report.model import Text
 from coalign.training.plan import Plan
 
 Row = Mapping[str, float]
@@ -291,14 +290,3 @@ def earlier_lengths(run: Run, name: str) -> list[float]:
     return [
         plan["response_tokens"] / max(plan["responses"], 1) for stage, plan in plans.items() if stage != name
     ]
-
-
-def warning_section(run: Run) -> list[Text]:
-    """The run's warnings as a section of its report, or nothing."""
-    found = {(event.get("stage"), event["key"]): event for event in run.events("warning")}
-    stages = len({stage for stage, _ in found}) > 1
-    paragraphs = [
-        f"{stage}: {event['text']} {event['advice']}" if stages else f"{event['text']} {event['advice']}"
-        for (stage, _), event in found.items()
-    ]
-    return [Text(title="Warnings", paragraphs=paragraphs)] if paragraphs else []

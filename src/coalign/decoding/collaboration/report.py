@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.decoding.collaboration.guided import NUDGING, shares_by_place
-from coalign.report.html import write_report
 from coalign.report.model import (
+    AnySection,
     Chart,
     Command,
     Curves,
     Distribution,
     Figure,
     Headline,
-    KeyValues,
     Mark,
     Output,
     Report,
@@ -27,9 +24,10 @@ from coalign.report.model import (
     Samples,
     Series,
     TableSection,
-    Text,
     Values,
 )
+from coalign.report.page import publish
+from coalign.report.parts import counted
 
 PLACES = 20
 NUDGED, CLOSING = "aligned model", "aligned model, end of the answer"
@@ -58,40 +56,31 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
     Args:
         rows: as `artefacts/answers.jsonl` holds them.
     """
-    entry = get(run.status()["method"])
     tokens, nudged = (sum(row[name] for row in rows) for name in ("tokens", "nudge_tokens"))
     words = fmean(row["nudge_ratio"] for row in rows) if rows else None
     share = nudged / tokens if tokens else None
     ended = Counter(row["stop_reason"] for row in rows)
+    by_itself = ended["nudging_model_stop"] / len(rows) if rows else None
+    length = tokens / len(rows) if rows else None
     mixed = config.combine != "nudging"
-    title = f"{config.combine} of {config.nudging_model} and {config.endpoint_model or config.model}"
-    report = Report(
+    base = config.endpoint_model or config.model
+    title = f"{config.combine} of {config.nudging_model} and {base}"
+    figures = [
+        Figure("Nudged tokens", share, unit="percent", better="neither"),
+        Figure("Nudged words, mean over answers", words, unit="percent", better="neither"),
+        Figure("Ended by the aligned model", by_itself, unit="percent", better="neither"),
+        Figure("Mean length in tokens", length, better="neither"),
+    ]
+    fewer = f"coalign run {run.status()['method']} --gamma 0.2 ..."
+    return publish(
+        run,
+        config,
         title=title[:1].upper() + title[1:],
-        method=entry.slug,
-        arxiv=entry.arxiv,
         verdict=Headline(
-            outcome="neutral",
-            text=_summary(len(rows), share, ended, mixed=mixed),
-            figures=[
-                Figure(label="Nudged tokens", value=share, unit="percent", better="neither"),
-                Figure(
-                    label="Nudged words, mean over answers", value=words, unit="percent", better="neither"
-                ),
-                Figure(
-                    label="Ended by the aligned model",
-                    value=ended["nudging_model_stop"] / len(rows) if rows else None,
-                    unit="percent",
-                    better="neither",
-                ),
-                Figure(
-                    label="Mean length in tokens",
-                    value=tokens / len(rows) if rows else None,
-                    better="neither",
-                ),
-            ][2 if mixed else 0 :],
+            "neutral", _summary(len(rows), share, ended, mixed=mixed), figures[2:] if mixed else figures
         ),
         facts={
-            "Base model": config.endpoint_model or config.model,
+            "Base model": base,
             "Aligned model": config.nudging_model,
             "Gamma": f"{config.gamma:g}",
             "Prompts": str(len(rows)),
@@ -99,39 +88,22 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
         sections=[
             *([] if mixed else _where(rows)),
             _answers(rows, mixed=mixed),
-            TableSection(
-                title="Why answers ended",
-                columns=["reason", "answers"],
-                rows=[[STOPS[reason], n] for reason, n in ended.most_common()],
-                units={"answers": "integer"},
+            counted(
+                "Why answers ended",
+                ("reason", "answers"),
+                {STOPS[reason]: n for reason, n in ended.most_common()},
             ),
-            *([] if mixed else _turns(rows)),
-            Text(
-                title="Limitations",
-                paragraphs=[
-                    "Who wrote a word says nothing about its quality: compare the answers with those of each model alone.",
-                    "Certainty is the largest next-token probability at temperature 1. A base model can be sure and wrong.",
-                ],
-            ),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
+            *([] if mixed else [_turns(rows)]),
         ],
-        next_commands=[
-            Command(
-                command=f"coalign run {entry.slug} --gamma 0.2 ...",
-                purpose="the same with fewer nudges (a larger gamma gives more)",
-            )
-        ]
-        if not mixed
-        else [],
-    )
-    write_report(report, run.report)
-    run.set_status(
+        limitations=[
+            "Who wrote a word says nothing about its quality: compare the answers with those of each model alone.",
+            "Certainty is the largest next-token probability at temperature 1. A base model can be sure and wrong.",
+        ],
+        then=[] if mixed else [Command(fewer, "the same with fewer nudges (a larger gamma gives more)")],
         headline=f"{len(rows)} answers"
         + ("" if mixed or share is None else f", {100 * share:.1f} % of tokens nudged"),
         figures={"nudged_tokens": share, "nudged_words": words, "answers": len(rows)},
     )
-    return report
 
 
 def _summary(n: int, share: float | None, ended: Counter[str], *, mixed: bool) -> str:
@@ -146,59 +118,49 @@ def _summary(n: int, share: float | None, ended: Counter[str], *, mixed: bool) -
     return " ".join(parts)
 
 
-def _where(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _where(rows: Sequence[Mapping[str, Any]]) -> list[AnySection]:
     """The curve over the answer, and how much was nudged answer by answer."""
     shares = shares_by_place(((len(row["answer"]), _spans(row)) for row in rows), PLACES)
     steps = [100 * (place + 0.5) / PLACES for place in range(PLACES)]
+    place = Chart(
+        "Share of the aligned model", [Series("share", steps, shares)], x_label="place in the answer, %"
+    )
     return [
         Curves(
-            title="Where the aligned model spoke",
+            "Where the aligned model spoke",
             note="Share of the text that it wrote, by place in the answer; the ends of answers included.",
-            charts=[
-                Chart(
-                    title="Share of the aligned model",
-                    series=[Series(name="share", steps=steps, values=shares)],
-                    x_label="place in the answer, %",
-                )
-            ],
+            charts=[place],
         ),
         Distribution(
-            title="Nudged words by answer",
+            "Nudged words by answer",
             note="The closing words of the aligned model do not count, as in the paper's statistic.",
-            samples=[Values(name="share of nudged words", values=[row["nudge_ratio"] for row in rows])],
+            samples=[Values("share of nudged words", [row["nudge_ratio"] for row in rows])],
             x_label="share of words",
         ),
     ]
 
 
-def _turns(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _turns(rows: Sequence[Mapping[str, Any]]) -> TableSection:
     ends = Counter(end for row in rows for end in row["ends"] if end)
-    return [
-        TableSection(
-            title="Why turns of the base model ended",
-            note="Guards stop a base model that repeats itself.",
-            columns=["reason", "turns"],
-            rows=[[ENDS[reason], n] for reason, n in ends.most_common()],
-            units={"turns": "integer"},
-        )
-    ]
+    return counted(
+        "Why turns of the base model ended",
+        ("reason", "turns"),
+        {ENDS[reason]: n for reason, n in ends.most_common()},
+        note="Guards stop a base model that repeats itself.",
+    )
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> Samples:
     return Samples(
-        title="Answers",
+        "Answers",
         note="" if mixed else "Marked: words of the aligned model. The rest is the base model's.",
         columns=["Answer"],
         rows=[
             Sample(
-                prompt="\n".join(one["content"] for one in row["prompt"]),
-                outputs=[
-                    Output(
-                        text=row["answer"],
-                        score=None if mixed else row["nudge_ratio"],
-                        marks=[] if mixed else marks_of(row),
-                    )
-                ],
+                "\n".join(one["content"] for one in row["prompt"]),
+                [Output(row["answer"])]
+                if mixed
+                else [Output(row["answer"], row["nudge_ratio"], marks=marks_of(row))],
                 tags=[STOPS[row["stop_reason"]]],
             )
             for row in rows
@@ -214,11 +176,7 @@ def marks_of(row: Mapping[str, Any]) -> list[Mark]:
     spans = _spans(row)
     closing = row["stop_reason"] == "nudging_model_stop"
     return [
-        Mark(
-            start=start,
-            end=end,
-            name=CLOSING if closing and place == len(spans) - 1 else NUDGED,
-        )
+        Mark(start, end, CLOSING if closing and place == len(spans) - 1 else NUDGED)
         for place, (start, end, side) in enumerate(spans)
         if side == NUDGING
     ]

@@ -30,7 +30,7 @@ from coalign.report.model import (
     Timings,
 )
 from coalign.report.model import Stage as TimedStage
-from coalign.training.monitor import warning_section
+from coalign.report.page import warning_section
 
 METRICS: tuple[tuple[str, str, Better], ...] = (
     ("honesty", "Honesty", "higher"),

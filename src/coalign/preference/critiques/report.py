@@ -35,7 +35,7 @@ from coalign.report.model import (
     Timings,
 )
 from coalign.report.model_card import write_model_card
-from coalign.training.monitor import warning_section
+from coalign.report.page import warning_section
 
 Rows = Sequence[Mapping[str, Any]]
 CHARTS = (

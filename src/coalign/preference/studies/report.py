@@ -37,7 +37,7 @@ from coalign.report.model import (
     TableSection,
     Text,
 )
-from coalign.training.monitor import warning_section
+from coalign.report.page import warning_section
 
 DRAWN = ("satisfaction", "reward_accuracy", "logp_accuracy", "margin", "choices", "kl", "length")
 """Metrics with a chart over the number of pairs; the others stand in the tables."""

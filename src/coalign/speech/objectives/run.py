@@ -33,8 +33,8 @@ from coalign.report.model import (
     Stage,
     TableSection,
     Timings,
-    effect,
 )
+from coalign.report.parts import effect
 from coalign.speech.audio.audio import is_silent
 from coalign.speech.audio.latency import compare_rows, measure_clips, rates, token_starts
 from coalign.speech.audio.recordings import read_recordings

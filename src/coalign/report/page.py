@@ -1,0 +1,125 @@
+"""The one frame of a run's report: what every run says besides its own figures, and where it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from coalign.core import options
+from coalign.core.catalogue import entries
+from coalign.core.runs import Run
+from coalign.report.html import write_report
+from coalign.report.model import AnySection, Command, Headline, KeyValues, Report, Stage, Text, Timings
+from coalign.report.model_card import write_model_card
+
+
+def publish(
+    run: Run,
+    config: Any,
+    *,
+    title: str,
+    verdict: Headline,
+    sections: Sequence[AnySection],
+    facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    rounds: Iterable[Mapping[str, Any]] = (),
+    limitations: Sequence[str] = (),
+    then: Sequence[Command] = (),
+    headline: str | None = None,
+    figures: Mapping[str, Any] | None = None,
+    trained_on: str | None = None,
+    method_title: str | None = None,
+) -> Report:
+    """Write the run's `report.html` and `report.json`, its headline in `status.json`, and the model card of a training.
+
+    Around the sections stand, in this order: the run's warnings; notes on the data, time and memory, limitations,
+    configuration and environment. The paper is that of the run's method, where it is a system of the catalogue.
+
+    Args:
+        facts: the line below the title (model, data, seed).
+        notes: what became of the data.
+        rounds: rows of `loops.rounds.timings`.
+        limitations: what the figures do not say. The model card has them too.
+        then: commands to go on with.
+        headline: of `status.json`; by default the verdict's text.
+        figures: of `status.json`.
+        trained_on: one or two sentences on the data of the model in `run.model`; the card is written where they are
+            given.
+        method_title: the method's name in words, for the card; by default the paper's title.
+    """
+    slug = run.status()["method"]
+    entry = next((one for one in entries() if one.slug == slug), None)
+    settings = options.to_dict(config)
+    report = Report(
+        title=title,
+        method=slug,
+        arxiv=entry.arxiv if entry else None,
+        verdict=verdict,
+        facts=facts or {},
+        sections=[
+            *warning_section(run),
+            *sections,
+            *_text("Data", notes),
+            *times(rounds),
+            *_text("Limitations", limitations),
+            KeyValues(title="Configuration", items=settings),
+            KeyValues(title="Environment", items=run.environment()),
+        ],
+        next_commands=then,
+    )
+    write_report(report, run.report)
+    if trained_on is not None:
+        adapter = run.model / "adapter_config.json"
+        base = json.loads(adapter.read_text(encoding="utf-8")) if adapter.exists() else {}
+        write_model_card(
+            run.model / "README.md",
+            report=report,
+            base_model=base.get("base_model_name_or_path") or config.model,
+            library="peft" if adapter.exists() else "transformers",
+            method_title=method_title or (entry.title if entry else slug),
+            data=trained_on,
+            config=settings,
+        )
+    run.set_status(
+        headline=verdict.text if headline is None else headline,
+        **({} if figures is None else {"figures": figures}),
+    )
+    return report
+
+
+def warning_section(run: Run) -> list[Text]:
+    """The run's warnings as a section of its report, or nothing."""
+    found = {(event.get("stage"), event["key"]): event for event in run.events("warning")}
+    several = len({stage for stage, _ in found}) > 1
+    return _text(
+        "Warnings",
+        [
+            f"{f'{stage}: ' if several else ''}{event['text']} {event['advice']}"
+            for (stage, _), event in found.items()
+        ],
+    )
+
+
+def times(rows: Iterable[Mapping[str, Any]]) -> list[Timings]:
+    """Seconds and peak memory by stage, or nothing.
+
+    Args:
+        rows: with `stage`, `round`, `seconds` and `peak_mb`.
+    """
+    found = list(rows)
+    several = len({row["round"] for row in found}) > 1
+    stages = [
+        Stage(
+            f"{row['stage']}, round {row['round']}" if several else row["stage"],
+            row["seconds"],
+            int(row["peak_mb"] * 2**20),
+        )
+        for row in found
+    ]
+    note = "Peak memory of the process in each stage."
+    return [Timings(title="Time and memory", note=note, stages=stages)] if stages else []
+
+
+def _text(title: str, paragraphs: Sequence[str]) -> list[Text]:
+    return [Text(title=title, paragraphs=paragraphs)] if paragraphs else []

@@ -1,0 +1,159 @@
+"""What many reports say, said once: the outcome, estimates, rows of a comparison, training curves, tables of counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
+from coalign.report.model import (
+    Better,
+    Chart,
+    ComparisonRow,
+    Curves,
+    Effect,
+    Estimate,
+    Outcome,
+    Series,
+    TableSection,
+    Unit,
+)
+
+if TYPE_CHECKING:
+    from coalign.measures.statistics import Interval
+
+    Measured = Interval | Mapping[str, Any] | float | None
+    """An interval, the same as read back from JSON (`mean`, `low`, `high`), or a value without one."""
+
+_OUTCOMES: dict[Effect, Outcome] = {
+    "better": "improved",
+    "worse": "worse",
+    "unclear": "neutral",
+    "unknown": "neutral",
+}
+
+
+def effect(difference: Estimate | None, better: Better) -> Effect:
+    """What an interval says: `better` or `worse` only when it excludes zero, `unclear` when it holds zero."""
+    if difference is None or difference.low is None or difference.high is None or better == "neither":
+        return "unknown"
+    if difference.low <= 0 <= difference.high:
+        return "unclear"
+    return "better" if (difference.low > 0) == (better == "higher") else "worse"
+
+
+def outcome_of(
+    change: Interval | Mapping[str, Any] | Estimate | None, better: Better = "higher", *, guard: bool = True
+) -> Outcome:
+    """The one rule by which a report's verdict follows from an interval.
+
+    Args:
+        change: after minus before, or a value minus what it is held against, with its interval.
+        better: the direction that is a gain.
+        guard: whether what must not suffer held (fluency, word errors).
+
+    Returns:
+        `improved` or `worse` where the interval excludes zero in that direction, `mixed` for a gain whose guard broke,
+        `neutral` where the interval holds zero or there is none.
+    """
+    outcome = _OUTCOMES[effect(change if isinstance(change, Estimate) else estimate(change), better)]
+    return "mixed" if outcome == "improved" and not guard else outcome
+
+
+def estimate(measured: Measured) -> Estimate:
+    """A value as a report shows it; an end that is not finite (of one item alone) is none."""
+    if measured is None or isinstance(measured, float | int):
+        return Estimate(measured)
+    one = measured if isinstance(measured, Mapping) else measured.to_dict()
+    return Estimate(one["mean"], *(_finite(one[end]) for end in ("low", "high")))
+
+
+def compared(
+    name: str,
+    before: Measured,
+    after: Measured,
+    difference: Measured = None,
+    *,
+    n: int | None = None,
+    unit: Unit = "percent",
+    better: Better = "higher",
+    emphasis: bool = False,
+) -> ComparisonRow:
+    """A row of a comparison. Of two values without an interval the difference is their difference, without one too."""
+    if difference is None and isinstance(before, float | int) and isinstance(after, float | int):
+        difference = after - before
+    change = None if difference is None else estimate(difference)
+    return ComparisonRow(
+        name, estimate(before), estimate(after), change, n=n, unit=unit, better=better, emphasis=emphasis
+    )
+
+
+def paired(
+    name: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    unit: Unit = "percent",
+    better: Better = "higher",
+    emphasis: bool = False,
+) -> ComparisonRow:
+    """A row with bootstrap intervals over items: of both means, and of their difference, paired by item.
+
+    Args:
+        before, after: [items] values, in the same order; without any, nothing is measured.
+    """
+    first = second = change = None
+    if before:
+        first, second, change = bootstrap_mean(before), bootstrap_mean(after), paired_bootstrap(before, after)
+    return compared(name, first, second, change, n=len(before), unit=unit, better=better, emphasis=emphasis)
+
+
+def curves(
+    charts: Sequence[tuple[str, str]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    title: str = "Training",
+    note: str = "",
+) -> list[Curves]:
+    """A chart for each logged quantity and in it a line for each history that has it; nothing where none has any.
+
+    Args:
+        charts: (key of the rows, title).
+        histories: name of a line to logged rows with `step`.
+    """
+    drawn = []
+    for key, name in charts:
+        series = [
+            Series(label, [float(row["step"]) for row in found], [row[key] for row in found])
+            for label, rows in histories.items()
+            if (found := [row for row in rows if key in row])
+        ]
+        if series:
+            drawn.append(Chart(name, series))
+    return [Curves(title=title, note=note, charts=drawn)] if drawn else []
+
+
+def held_out(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a history that measure held-out records, under the names of the training rows."""
+    return [
+        {key.removeprefix("eval_"): value for key, value in row.items() if key.startswith(("eval_", "step"))}
+        for row in history
+        if any(key.startswith("eval_") for key in row)
+    ]
+
+
+def counted(
+    title: str, columns: tuple[str, str], counts: Mapping[str, int], *, note: str = ""
+) -> TableSection:
+    """How often each thing was, in the order of `counts`.
+
+    Args:
+        columns: what is counted, and what of.
+    """
+    rows = [[name, count] for name, count in counts.items()]
+    return TableSection(title=title, note=note, columns=columns, rows=rows, units={columns[1]: "integer"})
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,89 @@
+"""What reports share: the rule of the outcome, estimates, rows of a comparison, training curves, counts."""
+
+import math
+
+import pytest
+
+from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
+from coalign.report.model import ComparisonRow, Estimate
+from coalign.report.parts import compared, counted, curves, effect, estimate, held_out, outcome_of, paired
+
+UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.2, -0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "better", "said", "outcome", "guarded"),
+    [
+        (UP, "higher", "better", "improved", "mixed"),
+        (UP, "lower", "worse", "worse", "worse"),
+        (DOWN, "lower", "better", "improved", "mixed"),
+        (DOWN, "higher", "worse", "worse", "worse"),
+        (AROUND, "higher", "unclear", "neutral", "neutral"),
+        (Estimate(0.2, 0.0, 0.5), "higher", "unclear", "neutral", "neutral"),
+        (Estimate(0.2), "higher", "unknown", "neutral", "neutral"),
+        (UP, "neither", "unknown", "neutral", "neutral"),
+        (None, "higher", "unknown", "neutral", "neutral"),
+    ],
+)
+def test_only_an_interval_without_zero_decides(change, better, said, outcome, guarded) -> None:
+    assert effect(change, better) == said
+    assert outcome_of(change, better) == outcome
+    assert outcome_of(change, better, guard=False) == guarded
+
+
+def test_the_outcome_of_an_interval_and_of_the_same_from_json() -> None:
+    gain = paired_bootstrap([0.0] * 20, [1.0] * 20)
+    assert outcome_of(gain) == outcome_of(gain.to_dict()) == "improved"
+    assert outcome_of(paired_bootstrap([0.0], [1.0])) == "neutral"  # one pair has no interval
+
+
+def test_estimates_have_no_infinite_ends() -> None:
+    one = bootstrap_mean([0.5])
+    assert one.high == math.inf
+    assert estimate(one) == estimate(one.to_dict()) == estimate(0.5) == Estimate(0.5)
+    assert estimate(None) == Estimate(None)
+    many = bootstrap_mean([0.0, 1.0, 1.0])
+    assert estimate(many) == Estimate(many.mean, many.low, many.high)
+
+
+def test_rows_of_a_comparison() -> None:
+    assert compared("loss", 2.0, 1.5, unit="number", better="lower") == ComparisonRow(
+        "loss", Estimate(2.0), Estimate(1.5), Estimate(-0.5), unit="number", better="lower"
+    )
+    assert compared("x", None, 1.5).difference is None
+    assert compared("x", {"mean": 1.0, "low": 0.0, "high": 2.0}, 1.5).difference is None
+    before, after = [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]
+    row = paired("right", before, after, emphasis=True)
+    assert row == compared(
+        "right",
+        bootstrap_mean(before),
+        bootstrap_mean(after),
+        paired_bootstrap(before, after),
+        n=3,
+        emphasis=True,
+    )
+    assert paired("nothing", [], []) == ComparisonRow("nothing", Estimate(None), Estimate(None), n=0)
+
+
+def test_curves_have_a_line_for_every_history_with_the_quantity() -> None:
+    history = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.0, "margin": 0.5},
+        {"step": 2, "eval_loss": 1.5, "epoch": 1.0},
+    ]
+    histories = {"training": history, "held out": held_out(history)}
+    (section,) = curves([("loss", "Loss"), ("margin", "Margin"), ("none", "None")], histories, note="n")
+    loss, margin = section.charts
+    assert (section.title, section.note, loss.title, margin.title) == ("Training", "n", "Loss", "Margin")
+    assert [(one.name, one.steps, one.values) for one in loss.series] == [
+        ("training", [1.0, 2.0], [2.0, 1.0]),
+        ("held out", [2.0], [1.5]),
+    ]
+    assert [one.name for one in margin.series] == ["training"]
+    assert curves([("none", "None")], histories) == []
+
+
+def test_counts() -> None:
+    section = counted("Ends", ("reason", "answers"), {"length": 2, "stop": 1})
+    assert section.rows == [["length", 2], ["stop", 1]]
+    assert section.units == {"answers": "integer"}
