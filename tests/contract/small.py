@@ -1,0 +1,262 @@
+"""A tiny run of every system: what the contract tests run. A new system is a row here before it is a test file.
+
+Names of files and of models are relative: a run is made inside a folder that `furnish` has filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.preference.tiny_runs import WORDS, feedback, pairs, save_tiny_model, write
+
+Rows = Iterable[Mapping[str, Any]]
+
+MODEL = {"model": "models/tiny", "device": "cpu"}
+FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
+LEARN = {**MODEL, **FIT, "eval_fraction": 0.25, "save_steps": 1}
+JUDGE = {**MODEL, "judge_readout": "logprobs", "judge_template": "short.j2", "max_failures": 1.0}
+
+
+@dataclass(frozen=True)
+class Small:
+    """A tiny run.
+
+    Attributes:
+        options: what the system's `Config` is built of.
+        files: file name to its rows, or to a function that makes it at a path.
+    """
+
+    options: Mapping[str, Any]
+    files: Mapping[str, Rows | Callable[[Path], object]] = field(default_factory=dict)
+
+
+def furnish(folder: Path, small: Small) -> None:
+    """Put the files and the models of a tiny run into `folder`, unless they are there."""
+    for name, content in small.files.items():
+        path = folder / name
+        if not path.exists():
+            _ = content(path) if callable(content) else write(path, content)
+    for value in small.options.values():
+        for name in value if isinstance(value, list) else [value]:
+            path = folder / str(name)
+            if str(name).startswith("models/") and not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                MODELS[path.name](path)
+
+
+def _recogniser(path: Path) -> object:
+    from tests.speech.tiny import tiny_recogniser
+
+    return tiny_recogniser().save(path)
+
+
+def _alignment_model(path: Path) -> object:
+    from coalign.evaluation.factuality.model import save_alignment_model
+    from tests.evaluation.encoders import alignment_model, pair_tokenizer
+
+    return save_alignment_model(alignment_model(), pair_tokenizer(), path, max_length=64)
+
+
+MODELS: dict[str, Callable[[Path], object]] = {
+    "tiny": save_tiny_model,
+    "other": lambda path: save_tiny_model(path, seed=5),
+    "base": lambda path: save_tiny_model(path, seed=1, template=None),
+    "recogniser": _recogniser,
+    "alignment": _alignment_model,
+}
+
+
+def _clips(path: Path) -> object:
+    from tests.speech.tiny import TEXTS, wav
+
+    rows = [{"audio": wav(path.with_name(f"c{n}.wav"), 1.0, n).name, "text": TEXTS[n % 5]} for n in range(5)]
+    return write(path, rows)
+
+
+def _recordings(path: Path) -> object:
+    from tests.speech.tiny import TEXTS, wav
+
+    path.mkdir()
+    for number in range(2):
+        wav(path / f"r{number}.wav", 8, number)
+        (path / f"r{number}.txt").write_text("\n".join(TEXTS))
+    return path
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def _prompts(n: int, **columns: Any) -> list[dict[str, Any]]:
+    return [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i % 8]}", **columns} for i in range(n)]
+
+
+def _limited(n: int) -> list[dict[str, Any]]:
+    """Limits that random text meets about half of the time."""
+    limit = {"verifier": "max_characters"}
+    return [
+        {"id": f"p{i}", "prompt": f"Say {i}.", "constraints": [{**limit, "n": 6 + i % 3}, {"verifier": "no_commas"}],
+         "split": "train" if i < n - 3 else "heldout"}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def _strict(n: int) -> list[dict[str, Any]]:
+    limits = [{"verifier": "max_words", "n": 1}, {"verifier": "must_include", "keywords": ["sky"]}]
+    return [{"prompt": f"Say {i}.", "constraints": limits} for i in range(n)]
+
+
+def _rankings(n: int = 8) -> list[dict[str, Any]]:
+    return [
+        {"prompt": row["prompt"], "responses": [row["rejected"], row["chosen"], "Hm."], "scores": [0, 1, 0]}
+        for row in pairs(n)
+    ]
+
+
+def _demonstrations(n: int = 8) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(n)]
+
+
+def _judgments(n: int = 8) -> list[dict[str, Any]]:
+    return [
+        {"prompt": row["prompt"], "response": row["rejected"], "judgment": "Too short." if i % 2 else "None"}
+        for i, row in enumerate(pairs(n))
+    ]
+
+
+def _questions(n: int = 8) -> list[dict[str, Any]]:
+    split = ["train"] * (n - 3) + ["test"] * 3
+    return [
+        {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": split[i]}
+        for i in range(n)
+    ]
+
+
+def _choices(n: int = 6) -> list[dict[str, Any]]:
+    return [
+        {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
+    ]
+
+
+def _judged_pairs(n: int = 4) -> list[dict[str, Any]]:
+    long = "The first fact is here. The second one follows. A third closes it."
+    return [
+        {
+            "id": f"q{i}",
+            "prompt": f"Why, {i}?",
+            "response_a": long,
+            "response_b": f"Short {i}. Yes. No.",
+            "label": "A",
+        }
+        for i in range(n)
+    ]
+
+
+def _outputs(models: int = 3, prompts: int = 2) -> list[dict[str, Any]]:
+    return [
+        {"id": f"p{x}", "prompt": f"Prompt {x}?", "model": f"m{k}", "output": "x" * (k + 1)}
+        for x in range(prompts)
+        for k in range(models)
+    ]
+
+
+def _claims() -> list[dict[str, Any]]:
+    return [
+        {"id": f"c{i}", "context": "The sky is blue. It rains.", "claim": f"It rains {word}. The sea is green.",
+         "label": i % 2}
+        for i, word in enumerate(("red", "blue", "four", "five"))
+    ]  # fmt: skip
+
+
+TEMPLATE = (
+    "{% for one in parts or [answers] %}A: {{ one[0] }}\nB: {{ one[-1] }}\n{% endfor %}Reply with A or B."
+)
+UNITS = (
+    "wash your hands\tlávese las manos\nstay at home\tquédese en casa\ncover your mouth\tcúbrase la boca\n"
+)
+
+SMALL: dict[str, Small] = {
+    "bco": Small({**LEARN, "data": "feedback.jsonl"}, {"feedback.jsonl": feedback()}),
+    "asft": Small({**LEARN, "data": "pairs.jsonl"}, {"pairs.jsonl": pairs()}),
+    "pro": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": _rankings()}),
+    "ln-dpo": Small({**LEARN, "data": "pairs.jsonl"}, {"pairs.jsonl": pairs()}),
+    "dpo-insights": Small(
+        {**LEARN, "data": "pairs.jsonl", "instruct_model": "models/tiny", "starts": ["instruction-tuned"],
+         "objectives": ["dpo", "kto"], "sizes": [4], "seeds": 1, "answers": 3, "answer_tokens": 4},
+        {"pairs.jsonl": pairs()},
+    ),
+    "aft": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": _rankings()}),
+    "poft": Small(
+        {**LEARN, "data": "demonstrations.jsonl", "scorers": ["models/other"]},
+        {"demonstrations.jsonl": _demonstrations()},
+    ),
+    "d2o": Small(
+        {**LEARN, "data": "feedback.jsonl", "samples": 2, "max_new_tokens": 6}, {"feedback.jsonl": feedback()}
+    ),
+    "cut": Small({**LEARN, "data": "judgments.jsonl"}, {"judgments.jsonl": _judgments()}),
+    "reward-augmented": Small(
+        {**LEARN, "data": "scored.jsonl"},
+        {"scored.jsonl": pairs(chosen_score=9, rejected_score=4)},
+    ),
+    "act": Small(
+        {**MODEL, **FIT, "prompts": "limited.jsonl", "samples": 4, "max_new_tokens": 10, "epochs": 1, "eval_samples": 2,
+         "unfinished": "as is", "save_steps": 1},
+        {"limited.jsonl": _limited(9)},
+    ),
+    "urial": Small(
+        {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
+         "compare": True},
+        {"prompts.jsonl": _prompts(4), "style.txt": _text("Be kind.\n")},
+    ),
+    "nudging": Small(
+        {"model": "models/base", "nudging_model": "models/tiny", "device": "cpu", "prompts": "prompts.jsonl",
+         "max_new_tokens": 12, "gamma": 0.005, "base_chunk_tokens": 5, "nudging_chunk_tokens": 5},
+        {"prompts.jsonl": _prompts(4)},
+    ),
+    "deal": Small(
+        {**MODEL, "prompts": "prompts.jsonl", "reward": ["max_words:2@2", "no_commas"], "candidates": 4,
+         "lookahead": 2, "max_new_tokens": 6, "best_of": 2},
+        {"prompts.jsonl": _prompts(4)},
+    ),
+    "adaptive-mt": Small(
+        {**MODEL, "data": ["sentences.tsv"], "memory": ["memory.tsv"], "retrieval": "edit", "bleu_tokens": "13a",
+         "shots": [0, 1]},
+        {"sentences.tsv": _text("wash your hair\tlávese el pelo\nstay at work\tquédese en el trabajo\n"),
+         "memory.tsv": _text(UNITS)},
+    ),
+    "alignscore": Small(
+        {"model": "models/alignment", "device": "cpu", "data": "claims.jsonl"}, {"claims.jsonl": _claims()}
+    ),
+    "portia": Small(
+        {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": _judged_pairs(), "short.j2": _text(TEMPLATE)}
+    ),
+    "varco-arena": Small(
+        {**JUDGE, "data": ["outputs.jsonl"], "resamples": 20},
+        {"outputs.jsonl": _outputs(), "short.j2": _text(TEMPLATE)},
+    ),
+    "honesty": Small(
+        {**MODEL, **FIT, "data": "questions.jsonl", "samples": 3, "max_new_tokens": 4, "epochs": 1.0,
+         "match": "substring", "save_steps": 1},
+        {"questions.jsonl": _questions()},
+    ),
+    "muscle": Small(
+        {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
+         "adapter_rank": 4, "epochs": 1},
+        {"choices.jsonl": _choices(), "demonstrations.jsonl": _demonstrations()},
+    ),
+    "awp": Small(
+        {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
+         "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
+        {"clips.jsonl": _clips},
+    ),
+    "pseudo-forced-alignment": Small(
+        {"model": "models/recogniser", "device": "cpu", "data": "recordings", "min_score": -30, "threshold": -30,
+         "instant_accept": -20, "max_steps": 2, "batch_size": 2, "save_steps": 0, "rounds": 1,
+         "page_sound": "none"},
+        {"recordings": _recordings},
+    ),
+}  # fmt: skip
+"""System to its tiny run; a test asserts that no available system is missing."""

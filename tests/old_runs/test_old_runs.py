@@ -1,0 +1,109 @@
+"""Run folders that an earlier version wrote still open, list, report, compare and go on.
+
+`finished/` and `stopped/` were made at commit c2c41ed from `data/` and the random models of `tests/contract/small.py`;
+weights and pages are left out. The stopped ones were killed in the middle and end with the figures of the finished.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coalign.cli.run import execute
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.core.system import load_system
+from tests.cli.conftest import coalign as coalign
+from tests.contract.artefacts import artefacts, assert_close
+from tests.contract.small import SMALL, Small, furnish
+
+HERE = Path(__file__).parent
+RUNS = sorted(path.name for path in (HERE / "finished").iterdir() if (path / "status.json").exists())
+REPLIES = ("replies.jsonl",)
+"""Are keyed by the folder of the model; what was concluded from them is compared."""
+
+
+SOUND = {"awp": "clips.jsonl", "pseudo-forced-alignment": "recordings"}
+MODELS = ("tiny", "other", "base", "alignment")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs with the data and the models that they were made from."""
+    root = tmp_path_factory.mktemp("old")
+    shutil.copytree(HERE / "data", root, dirs_exist_ok=True)
+    for name in ("finished", "stopped"):
+        shutil.copytree(HERE / name, root / name)
+    furnish(root, Small({"models": [f"models/{name}" for name in MODELS]}))
+    return root
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    if name in SOUND:
+        pytest.importorskip("soundfile")
+        pytest.importorskip("numba")
+        furnish(folder, Small({"model": "models/recogniser"}, {SOUND[name]: SMALL[name].files[SOUND[name]]}))
+    stopped = Run.open(Path("stopped") / name)
+    assert stopped.state == "interrupted"
+    system: Any = importlib.import_module("coalign.judging.run") if name == "judge" else load_system(name)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        run = execute(name, system, build(system.Config, stopped.config()), stopped.path)
+    assert run.events("resumed")
+    finished = Run.open(Path("finished") / name)
+    assert_close(run.status().get("figures"), finished.status().get("figures"))
+    expected, found = (artefacts(one.path, but=REPLIES) for one in (finished, run))
+    assert_close({key: found.get(key) for key in expected}, expected)
+
+
+def test_finished_runs_are_listed_reported_and_compared(
+    coalign: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    listed = coalign("runs", "--root", "finished")
+    assert listed.code == 0
+    rows = listed.out.splitlines()[1:]
+    assert sorted(row.split()[0] for row in rows) == RUNS
+    assert all(row.split()[1] == "done" for row in rows)
+    for name in RUNS:
+        shown = coalign("report", f"finished/{name}")
+        assert shown.code == 0, shown.err
+        assert Run.open(Path("finished") / name).report.exists()
+    compared = coalign("compare", *(f"finished/{name}" for name in RUNS))
+    assert compared.code == 0, compared.err
+
+
+def test_the_workbench_shows_them(folder: Path) -> None:
+    pytest.importorskip("fastapi")
+    from starlette.testclient import TestClient
+
+    from coalign.web.workbench import workbench
+
+    client = TestClient(workbench(folder / "finished"), base_url="http://127.0.0.1:8600")
+    listed = client.get("/").text
+    for name in RUNS:
+        assert f"/runs/{name}" in listed
+        assert client.get(f"/runs/{name}").status_code == 200
+
+
+def test_generating_goes_on_with_the_rows_that_are_there(
+    coalign: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = coalign(
+        *("generate", "--model", "models/tiny", "--device", "cpu", "--prompts", "prompts.jsonl"),
+        *("--max-new-tokens", "5", "--batch-size", "1", "--out", "stopped/generate/out.jsonl"),
+    )
+    assert "2 of 4 prompts are done" in result.err
+    whole, rest = (Path(one, "generate", "out.jsonl").read_text() for one in ("finished", "stopped"))
+    assert rest == whole
