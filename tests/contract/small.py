@@ -54,8 +54,9 @@ def _recogniser(path: Path) -> object:
 
 
 def _alignment_model(path: Path) -> object:
-    from coalign.evaluation.factuality.model import save_alignment_model
     from tests.evaluation.encoders import alignment_model, pair_tokenizer
+
+    from coalign.evaluation.factuality.model import save_alignment_model
 
     return save_alignment_model(alignment_model(), pair_tokenizer(), path, max_length=64)
 

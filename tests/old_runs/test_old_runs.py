@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import coalign as coalign
+from tests.contract.artefacts import artefacts, assert_close
+from tests.contract.small import SMALL, Small, furnish
 
 from coalign.cli.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system
-from tests.cli.conftest import coalign as coalign
-from tests.contract.artefacts import artefacts, assert_close
-from tests.contract.small import SMALL, Small, furnish
 
 HERE = Path(__file__).parent
 RUNS = sorted(path.name for path in (HERE / "finished").iterdir() if (path / "status.json").exists())
