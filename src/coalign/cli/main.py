@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from coalign import __version__
+from coalign.core.deferred import defer
 from coalign.core.errors import CoalignError
 from coalign.core.files import FULL
 from coalign.core.names import suggest
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 the work could not be done (or the reader of the output went away), 2 wrong usage or
     configuration, 130 interrupted. `COALIGN_TRACEBACK=1` shows where an error came from.
     """
+    defer("torch")
     try:
         code = coalign.main(
             args=None if argv is None else list(argv), prog_name="coalign", standalone_mode=False

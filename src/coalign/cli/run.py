@@ -11,6 +11,7 @@ import click
 
 from coalign.cli.flags import ConfigCommand
 from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
+from coalign.core.deferred import load_deferred
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.runs import Run, is_main_process, new_run_path
@@ -67,6 +68,7 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     folder = Run.start(out or new_run_path(name), name, config, seed=getattr(config, "seed", None))
     click.echo(f"Run folder: {folder.path}", err=True)
     try:
+        load_deferred()
         implementation.run(config, folder)
     except KeyboardInterrupt:
         folder.set_status(state="interrupted")

@@ -10,14 +10,17 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.records import Message, Ranking, Source
 from coalign.data.rows import iter_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 QUESTION = ("question", "prompt", "ctx", "query")
 CHOICES = ("choices", "endings", "options")

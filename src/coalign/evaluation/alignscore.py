@@ -27,8 +27,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from transformers import set_seed
-
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.options import Count, Fraction, option, options_of
@@ -217,6 +215,9 @@ def train(config: Config, run: Run) -> Trained:
 
     What was finished before is read, not done again.
     """
+
+    from transformers import set_seed
+
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():
         return Trained(**json.loads(done.read_text(encoding="utf-8")))

@@ -20,10 +20,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from coalign.core.options import Count, Fraction, Positive, option, required
 from coalign.core.runs import Run
@@ -31,6 +30,10 @@ from coalign.evaluation.regressions.report import write_compatibility_report
 from coalign.evaluation.regressions.tasks import Metric, answer_task, read_task
 from coalign.evaluation.regressions.training import CompatibilityOptions, train_compatible, version_options
 from coalign.training.distillation import TokenLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Mask = Literal["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]
 

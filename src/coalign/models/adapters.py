@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from torch import nn
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.devices import free_memory
@@ -77,7 +76,7 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def _assert_targets(model: nn.Module, targets: list[str]) -> None:
+def _assert_targets(model: torch.nn.Module, targets: list[str]) -> None:
     """peft ignores a target that matches nothing as long as another one matches."""
     names = {name for name, _ in model.named_modules()}
     last = {name.rpartition(".")[2] for name in names}
@@ -93,7 +92,7 @@ def _assert_targets(model: nn.Module, targets: list[str]) -> None:
         raise ConfigError("adapter_targets: all-linear cannot be combined with module names")
 
 
-def has_adapter(model: nn.Module) -> bool:
+def has_adapter(model: torch.nn.Module) -> bool:
     """Whether peft has put an adapter on `model`, also inside a data-parallel wrapper."""
     from peft import PeftModel
 
@@ -101,7 +100,7 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def disabled_adapter(model: nn.Module) -> Iterator[nn.Module]:
+def disabled_adapter(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Inside the block `model` computes what its base computes: the reference without a second copy.
 
     Which parameters require gradients is the same after the block as before.
@@ -120,7 +119,7 @@ def disabled_adapter(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextlib.contextmanager
-def active_adapter(model: nn.Module, name: str) -> Iterator[nn.Module]:
+def active_adapter(model: torch.nn.Module, name: str) -> Iterator[torch.nn.Module]:
     """Inside the block `model` computes with its adapter `name`; then with the one before, as trainable as before.
 
     Raises:
@@ -139,7 +138,7 @@ def active_adapter(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 
 @contextlib.contextmanager
-def _same_trainable(model: nn.Module) -> Iterator[None]:
+def _same_trainable(model: torch.nn.Module) -> Iterator[None]:
     """Which parameters require gradients is the same after the block as before."""
     trainable = {name: one.requires_grad for name, one in model.named_parameters()}
     try:
@@ -169,7 +168,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
     return merged
 
 
-def trainable_summary(model: nn.Module) -> str:
+def trainable_summary(model: torch.nn.Module) -> str:
     """`4.9 M of 139.4 M parameters are trained (3.50 %), adapter of rank 16`."""
     sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, grad in sizes if grad)
@@ -184,6 +183,6 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 100_000 else str(count)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model

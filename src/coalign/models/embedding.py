@@ -7,15 +7,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import locate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class SentenceEncoder:
                 hidden = self.model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None].to(hidden.dtype)
             means = (hidden * mask).sum(1) / mask.sum(1)
-            result[rows] = F.normalize(means.float(), dim=-1).cpu()
+            result[rows] = torch.nn.functional.normalize(means.float(), dim=-1).cpu()
         return result
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt
@@ -15,6 +14,10 @@ from coalign.data.records import Messages
 from coalign.measures.text_metrics import perplexity_from_logps
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Responses
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,9 @@ wrong solutions up, and 1 is better. The number of pairs grows with the product 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import NonNegative, Positive, option, options_of
@@ -44,6 +43,10 @@ from coalign.training.losses.numerics import log1p_sum_exp
 from coalign.training.losses.supervised import nll_loss
 from coalign.training.material import Material, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Constraint = Literal["none", "detached", "boundary"]
 

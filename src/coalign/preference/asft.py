@@ -17,9 +17,9 @@ the acronym; this is not "Anchored SFT".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
+import torch
 
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
@@ -28,6 +28,9 @@ from coalign.training.losses.numerics import LARGEST_MEAN_LOGP, log_odds, mean_l
 from coalign.training.losses.pairs import pair_lengths, pair_metrics, policy_pairs
 from coalign.training.material import LearningOptions
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def asft_align_loss(
@@ -44,7 +47,7 @@ def asft_align_loss(
     """
     chosen = log_odds(mean_logps(policy_chosen_logps, chosen_lengths))
     rejected = log_odds(mean_logps(policy_rejected_logps, rejected_lengths))
-    return F.softplus(-beta * chosen) + F.softplus(beta * rejected)
+    return torch.nn.functional.softplus(-beta * chosen) + torch.nn.functional.softplus(beta * rejected)
 
 
 def asft_loss(

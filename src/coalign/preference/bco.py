@@ -21,11 +21,9 @@ micro-batches of a step see a slightly later mean than the earlier ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
@@ -36,6 +34,9 @@ from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios
 from coalign.training.losses.reward_shift import RewardShift, Shift, single_rewards
 from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def bco_loss(
@@ -54,7 +55,7 @@ def bco_loss(
     """
     desirable = labels.bool()
     logits = rewards - torch.as_tensor(delta, dtype=rewards.dtype, device=rewards.device).detach()
-    losses = F.softplus(torch.where(desirable, -logits, logits))
+    losses = torch.nn.functional.softplus(torch.where(desirable, -logits, logits))
     return losses if weights is None else torch.where(desirable, losses, weights.detach() * losses)
 
 

@@ -26,11 +26,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge
-from torch import Tensor
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, NonNegative, Option, option, options_of
@@ -53,6 +52,10 @@ from coalign.training.losses.numerics import log1mexp
 from coalign.training.material import LearningOptions, Material, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 SMALLEST_COMPLEMENT = 1e-5
 """`1 - p` is held above this in the unlikelihood."""

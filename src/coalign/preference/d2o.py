@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
@@ -49,6 +47,9 @@ from coalign.training.material import LearningOptions, Material, read_material, 
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def d2o_margins(
     anchor_log_ratios: Tensor, negative_log_ratios: Tensor, *, alpha: float, beta: float
@@ -70,7 +71,9 @@ def d2o_loss(anchor_log_ratios: Tensor, negative_log_ratios: Tensor, *, alpha: f
     alpha = beta this is DPO with a self-sample as the chosen answer. Arguments as in `d2o_margins`; gradients flow
     through both, the caller keeps the reference out of them.
     """
-    return F.softplus(-d2o_margins(anchor_log_ratios, negative_log_ratios, alpha=alpha, beta=beta))
+    return torch.nn.functional.softplus(
+        -d2o_margins(anchor_log_ratios, negative_log_ratios, alpha=alpha, beta=beta)
+    )
 
 
 def split_anchors(values: Tensor, is_negative: Tensor, record_index: Tensor) -> tuple[Tensor, Tensor]:

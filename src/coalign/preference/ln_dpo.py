@@ -21,9 +21,7 @@ length shrinks or turns: the check's second panel shows how much.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from coalign.core.options import Count, Positive, option, options_of
 from coalign.core.runs import Run
@@ -55,6 +53,9 @@ from coalign.training.losses.pairwise import logistic_loss
 from coalign.training.material import LearningOptions, read_material, tell
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ln_dpo_loss(

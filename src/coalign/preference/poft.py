@@ -19,10 +19,9 @@ model still learns to stop, their negative log-likelihood is added with the weig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
@@ -31,6 +30,9 @@ from coalign.preference.data.aligned_votes import VoterOptions, with_votes
 from coalign.training.learning import learn
 from coalign.training.material import read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def poft_loss(
@@ -44,7 +46,9 @@ def poft_loss(
         policy_mean_logps: [R] s, log-probability of the response averaged over its tokens, in nats per token.
         aligned_mean_logps: [R] l, the same under the aligned models, each with its own tokens, averaged over models.
     """
-    return -F.logsigmoid(_preference_logits(policy_mean_logps, aligned_mean_logps, beta, gamma))
+    return -torch.nn.functional.logsigmoid(
+        _preference_logits(policy_mean_logps, aligned_mean_logps, beta, gamma)
+    )
 
 
 def poft_coefficients(

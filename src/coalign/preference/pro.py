@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
@@ -32,6 +31,10 @@ from coalign.training.losses.listwise import ranking_metrics
 from coalign.training.losses.supervised import nll_loss
 from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Temperature = Literal["reward", "none"]
 

@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import set_seed
-
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path
 from coalign.core.options import Count, Fraction, NonNegative, option, required
@@ -132,6 +130,9 @@ def make_stages(
     config: Config, training: list[ConstraintTask], held_out: list[ConstraintTask]
 ) -> dict[str, Stage]:
     """The stages of a round (see `loop.STAGES` for their order)."""
+
+    from transformers import set_seed
+
     evaluation = Sampling(
         max_new_tokens=config.max_new_tokens,
         temperature=config.eval_temperature,

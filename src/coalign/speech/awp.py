@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
@@ -33,6 +33,10 @@ from coalign.speech.ctc.training import CTCTrainingOptions
 from coalign.speech.ctc.vocabulary import Vocabulary
 from coalign.speech.objectives.properties import Context, get_property
 from coalign.speech.objectives.run import run_purpose
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 EPS = 1e-7
 """Added to probabilities before the logarithm. Source: the official code."""

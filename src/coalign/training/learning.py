@@ -15,8 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from transformers import set_seed
-
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
@@ -121,6 +119,9 @@ def train(
         reference_from: the reference, where it is not the model that training starts from.
         quiet: nothing but a progress bar is shown, for one training of many.
     """
+
+    from transformers import set_seed
+
     done = run.artefacts / f"{name}.json"
     if done.exists() and folder.exists():
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))

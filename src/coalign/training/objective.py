@@ -22,15 +22,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import ConfigError
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Kind, Record
 from coalign.models.types import ResponseLogps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Normalisation = Literal["records", "tokens"]
 Prepare = Callable[[Sequence[EncodedRecord], int | None], list[EncodedRecord]]

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from coalign.core.errors import DataError
 from coalign.decoding.collaboration.speakers import Ask, Chunk, Talk, Token
@@ -28,6 +27,7 @@ from coalign.models.scoring.engine import unwrap
 from coalign.models.scoring.ragged_rows import RaggedRows
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")

@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.models.scoring.engine import unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 Class = Literal["unshifted", "marginal", "shifted"]
 CLASSES: tuple[Class, ...] = ("unshifted", "marginal", "shifted")
@@ -87,13 +90,12 @@ def compare_distributions(base_logits: Tensor, aligned_logits: Tensor, tokens: T
     return found
 
 
-@torch.inference_mode()
 def answer_logits(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
     """[T, V] logits before each token of an answer that follows a prompt."""
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=next(model.parameters()).device)
     keep = len(answer)
-    logits = model(input_ids=ids, use_cache=False, **_last(model, keep)).logits[0, -keep:]
-    return logits
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, **_last(model, keep)).logits[0, -keep:]
 
 
 def _last(model: nn.Module, keep: int) -> dict[str, Any]:

@@ -223,7 +223,6 @@ class SearchGenerator:
         logger.warning("Out of GPU memory with %d prompts searched together: halving.", len(batch))
         return None
 
-    @torch.inference_mode()
     def _search_batch(
         self,
         batch: list[int],
@@ -244,15 +243,16 @@ class SearchGenerator:
             seconds = max(time.monotonic() - started, 1e-9)
             bar.note(f"{self.last_cost.tokens / seconds:.0f} tokens/s tried")
 
-        pools = search(
-            open_trees(self.base.model, longest),
-            [encoded[index] for index in batch],
-            texts.rewards_of,
-            texts.ended,
-            self.options.settings(sampling.max_new_tokens),
-            cost=self.last_cost,
-            on_step=show,
-        )
+        with torch.inference_mode():
+            pools = search(
+                open_trees(self.base.model, longest),
+                [encoded[index] for index in batch],
+                texts.rewards_of,
+                texts.ended,
+                self.options.settings(sampling.max_new_tokens),
+                cost=self.last_cost,
+                on_step=show,
+            )
         return {
             index: [texts.found(place, beam) for beam in pool[: sampling.n]]
             for place, (index, pool) in enumerate(zip(batch, pools, strict=True))

@@ -8,10 +8,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from coalign.core.cache import cache_root
 from coalign.core.extras import require
@@ -19,6 +18,10 @@ from coalign.core.files import append_rows, atomic_path, read_rows
 from coalign.decoding.translation.prompts import Term
 from coalign.judging.verifiers.context import FUNCTION_WORDS
 from coalign.measures.text_units import find_phrases, fold, folded_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Retrieval = Literal["embeddings", "edit", "hybrid"]
 """Cosine of sentence embeddings; word-level edit similarity; the mean of both."""

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.evaluation.factuality.model import (
@@ -27,6 +26,10 @@ from coalign.models.files.loading import explained, load_tokenizer, locate
 from coalign.models.files.tensor_files import read_tensors
 from coalign.models.generation.first_token import first_token_view
 from coalign.models.quiet import no_weight_bars
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 PUBLISHED = {
     "alignscore-base": ("yzha/AlignScore", "AlignScore-base.ckpt"),

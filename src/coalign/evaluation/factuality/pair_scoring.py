@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from coalign.core.progress import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Pair = tuple[str, str]
 Ids = tuple[list[int], list[int]]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import CoalignError
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.evaluation.factuality.sentences import Span, chunk_sizes, group, sentence_spans
 from coalign.evaluation.factuality.text_pairs import TextPair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 WINDOW = 4096
 """Pairs of chunk and sentence that are scored together; rows are kept after each window."""

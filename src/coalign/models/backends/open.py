@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+import torch
 
 from coalign.models.adapters import has_adapter, merge
 from coalign.models.backends.options import BackendOptions
@@ -55,7 +55,7 @@ def open_transformers(options: ModelOptions, *, batch_size: int | None = None) -
     if has_adapter(model):
         model = merge(cast("PeftModel", model))
     if options.dtype == "auto":
-        model = cast(nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
+        model = cast(torch.nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
     tokenizer = load_tokenizer(
         options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
     )

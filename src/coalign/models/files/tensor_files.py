@@ -15,24 +15,27 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import ModelError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 _STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
 _INERT_MODULES = (
     "pathlib",
@@ -106,7 +109,7 @@ class _Reader(pickle.Unpickler):
             case ("torch._utils", "_rebuild_parameter"):
                 return _parameter
             case ("torch" | "torch.storage", one) if one in _STORAGES:
-                return _STORAGES[one]
+                return getattr(torch, _STORAGES[one])
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return _Inert()
         inert = (module, name) in _INERT_NAMES or any(

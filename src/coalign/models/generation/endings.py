@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
-
 from coalign.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 _HALF = "\ufffd"  # what a decoder writes for part of a character

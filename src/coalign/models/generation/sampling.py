@@ -8,13 +8,17 @@ the cut-offs of top-k and top-p come from the largest few hundred values where t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.types import Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 CANDIDATES = 256
 """Values that the search for the nucleus looks at before it sorts a row."""

@@ -12,25 +12,28 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from coalign.models.scoring import shared_prefix
 from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
 from coalign.models.types import ResponseLogps, Responses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 logger = logging.getLogger(__name__)
 
 Path = Literal["auto", "packed", "padded"]
 DEFAULT_BATCH_TOKENS = 4096
 
-_path_of_model: weakref.WeakKeyDictionary[nn.Module, Path] = weakref.WeakKeyDictionary()
+_path_of_model: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
 
 
 def score_responses(
-    model: nn.Module,
+    model: torch.nn.Module,
     responses: Responses,
     *,
     batch_tokens: int | None = None,
@@ -66,7 +69,7 @@ def score_responses(
     return _assemble([piece for piece in pieces if piece is not None], responses)
 
 
-def resolve_path(model: nn.Module, path: Path, responses: Responses | None = None) -> Path:
+def resolve_path(model: torch.nn.Module, path: Path, responses: Responses | None = None) -> Path:
     """The path `score_responses` takes for this model (and these responses)."""
     if path != "auto":
         return path
@@ -79,13 +82,13 @@ def resolve_path(model: nn.Module, path: Path, responses: Responses | None = Non
     return _path_of_model[bare]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     """The Hugging Face model inside DDP, FSDP or PEFT wrappers."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
 
 
-def _packed_logps(model: nn.Module, responses: Responses) -> Tensor:
+def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     """[N] log-probabilities of all response tokens, prompts shared."""
     bare = unwrap(model)
     row = shared_prefix.pack(responses, next(bare.parameters()).device)
@@ -101,13 +104,13 @@ def _packed_logps(model: nn.Module, responses: Responses) -> Tensor:
     }
     head = bare.get_output_embeddings()  # type: ignore[operator]
     with _attention(bare):
-        if type(head) is nn.Linear and not _scales_logits(bare):
+        if type(head) is torch.nn.Linear and not _scales_logits(bare):
             with fused_token_head(head, row.targets, row.rows):
                 return model(**inputs).logits[0, :, 0]
         return token_logps_from_logits(model(**inputs).logits[0].index_select(0, row.rows), row.targets)
 
 
-def _padded_logps(model: nn.Module, responses: Responses) -> Tensor:
+def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
     device = next(model.parameters()).device
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
@@ -125,7 +128,7 @@ def _padded_logps(model: nn.Module, responses: Responses) -> Tensor:
 
 
 @contextlib.contextmanager
-def _attention(bare: nn.Module) -> Iterator[None]:
+def _attention(bare: torch.nn.Module) -> Iterator[None]:
     """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
     checkpointing runs the layers again in the backward pass, outside this context."""
     config: Any = bare.config
@@ -135,7 +138,7 @@ def _attention(bare: nn.Module) -> Iterator[None]:
     yield
 
 
-def _probe(bare: nn.Module) -> Path:
+def _probe(bare: torch.nn.Module) -> Path:
     """Try both paths on a few tokens; announce a fall-back once."""
     config: Any = bare.config
     name = type(bare).__name__
@@ -174,7 +177,7 @@ def _probe(bare: nn.Module) -> Path:
     return "padded"
 
 
-def attention_window(bare: nn.Module) -> int | None:
+def attention_window(bare: torch.nn.Module) -> int | None:
     """Tokens that a sliding-window layer sees, None without such layers."""
     config: Any = bare.config.get_text_config()  # type: ignore[operator, union-attr]
     window = getattr(config, "sliding_window", None)
@@ -186,7 +189,7 @@ def attention_window(bare: nn.Module) -> int | None:
     return window
 
 
-def _scales_logits(bare: nn.Module) -> bool:
+def _scales_logits(bare: torch.nn.Module) -> bool:
     config: Any = bare.config.get_text_config()  # type: ignore[operator, union-attr]
     names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
     return any(getattr(config, name, None) not in (None, 1, 1.0) for name in names)

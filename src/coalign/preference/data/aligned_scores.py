@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from coalign.core.errors import RecordProblem
 from coalign.core.files import append_rows, read_rows
@@ -21,6 +20,7 @@ from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import ResponseLogps, Responses
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 ALIGNED_LOGP = "aligned_logp"

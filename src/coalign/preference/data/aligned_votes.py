@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.data.records import Demonstration, Record
@@ -22,6 +20,7 @@ from coalign.preference.data.aligned_scores import (
 from coalign.training.material import LearningOptions, Material
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 

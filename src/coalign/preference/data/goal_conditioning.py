@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.records import Message, Messages, Preference, Ranking, Record
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 Placement = Literal["system", "user"]

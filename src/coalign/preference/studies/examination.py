@@ -9,11 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from coalign.core.errors import DataError
 from coalign.data.encoding import EncodedRecord, encode_prompt, encode_records
@@ -27,6 +25,11 @@ from coalign.models.options import ModelOptions
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Generation, ResponseLogps, Responses, Sampling
 from coalign.report.model import Better, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
 
 Metrics = dict[str, float | None]
 
@@ -236,14 +239,14 @@ def _responses(encoded: Sequence[EncodedRecord]) -> Responses:
     )
 
 
-@torch.no_grad()
 def _scored(options: ModelOptions, parts: Mapping[str, Responses]) -> dict[str, ResponseLogps]:
     model: nn.Module = load_model(options, training=False)
     device = torch.device("cpu")
-    return {
-        name: score_responses(model, part, batch_tokens=DEFAULT_BATCH_TOKENS).to(device)
-        for name, part in parts.items()
-    }
+    with torch.no_grad():
+        return {
+            name: score_responses(model, part, batch_tokens=DEFAULT_BATCH_TOKENS).to(device)
+            for name, part in parts.items()
+        }
 
 
 def _satisfaction(exam: Examination, answers: Sequence[Generation]) -> float:

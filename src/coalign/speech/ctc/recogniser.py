@@ -6,13 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
@@ -22,6 +20,11 @@ from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio.audio import SAMPLE_RATE, Samples
 from coalign.speech.ctc.decoding import greedy
 from coalign.speech.ctc.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
 
 CHUNK_SECONDS = 30.0
 """Longer audio is computed in chunks of so much."""
@@ -84,7 +87,6 @@ class Recogniser:
         logits = self.model(**inputs).logits.float()
         return logits, lengths.clamp(max=logits.shape[1])
 
-    @torch.no_grad()
     def logps(self, samples: Samples) -> Logps:
         """[T, V] log-probabilities of audio of any length, in chunks, without gradient."""
         was_training = self.model.training
@@ -98,7 +100,8 @@ class Recogniser:
             piece = samples[start - left : start + chunk + context]
             if len(piece) - left < per_frame and parts:
                 break
-            logits, lengths = self.logits([piece])
+            with torch.no_grad():
+                logits, lengths = self.logits([piece])
             frames = logits[0, : int(lengths[0])].log_softmax(-1)
             end = (left + chunk) // per_frame if start + chunk < len(samples) else len(frames)
             parts.append(frames[left // per_frame : end].cpu())

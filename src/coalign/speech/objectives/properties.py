@@ -15,15 +15,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.speech.audio.error_rates import edit_pairs
 from coalign.speech.ctc.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

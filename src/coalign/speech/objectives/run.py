@@ -6,9 +6,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
 from coalign.core.catalogue import get
@@ -42,6 +40,9 @@ from coalign.speech.ctc.recogniser import Recogniser, load_recogniser
 from coalign.speech.ctc.recogniser_options import open_recogniser
 from coalign.speech.ctc.training import Clip, ExtraTerm, train_recogniser
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -> None:

@@ -14,15 +14,18 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from coalign.core.errors import DataError
 from coalign.core.options import NonNegative, Positive, option
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Feedback, Preference
 from coalign.training.objective import Losses, ScoredBatch, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kto_kl(mismatched_policy_logps: Tensor, mismatched_reference_logps: Tensor) -> Tensor:

@@ -10,20 +10,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from coalign.core.errors import DataError
 from coalign.data.records import Feedback, Messages
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 PROB_DESIRABLE = "prob_desirable"
 """Column with the probability that a record's prompt belongs to a desirable response."""
 GUARD = 1e-8
 """Added to 1 - p before dividing, as the official code of BCO does."""
 
-Embed = Callable[[Sequence[str]], Tensor]
+Embed: TypeAlias = "Callable[[Sequence[str]], Tensor]"
 
 
 def density_ratios(prob_desirable: Tensor, *, minimum: float, maximum: float) -> Tensor:
@@ -88,7 +91,9 @@ def fit_classifier(embeddings: Tensor, labels: Tensor, *, penalty: float = 1.0) 
     def closure() -> Tensor:
         solver.zero_grad()
         logits = features @ parameters[:-1] + parameters[-1]
-        fit = F.binary_cross_entropy_with_logits(logits, targets, weight=balance, reduction="sum")
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, targets, weight=balance, reduction="sum"
+        )
         loss = fit + penalty / 2 * parameters[:-1].square().sum()
         loss.backward()
         return loss

@@ -8,16 +8,17 @@ pair. Values are constants; gradients flow through the log-probabilities.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from coalign.core.options import NonNegative, option
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.losses.supervised import Reduction, nll_loss
 from coalign.training.objective import Losses, ScoredBatch, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ordered_pairs(values: Tensor, record_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def ranking_hinge_loss(
     losses = scores.new_zeros(int(record_index[-1]) + 1 if len(record_index) else 0)
     better, worse = ordered_pairs(values, record_index)
     gaps = (values[better] - values[worse]).to(scores.dtype)
-    hinges = F.relu(scores[worse] - scores[better] + margin * gaps)
+    hinges = torch.nn.functional.relu(scores[worse] - scores[better] + margin * gaps)
     losses = losses.index_add(0, record_index[better], hinges)
     if reduction == "mean":
         losses = losses / torch.bincount(record_index[better], minlength=len(losses)).clamp(min=1)

@@ -6,9 +6,13 @@ All inputs are finite and in float32 or float64; callers under autocast pass wha
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 LOG_HALF = -math.log(2)
 LARGEST_MEAN_LOGP = -1e-7

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.objective import ScoredBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def policy_pairs(batch: ScoredBatch) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,9 @@ h = S_policy - S_reference, sig the logistic function.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
+import torch
 
 from coalign.core.options import Fraction, NonNegative, Positive, option
 from coalign.training.losses.numerics import log_odds, mean_logps
@@ -25,12 +25,15 @@ from coalign.training.losses.pairs import (
 from coalign.training.losses.supervised import Reduction, nll_loss
 from coalign.training.objective import Losses, ScoredBatch, objective
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def logistic_loss(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """[R] `-(1 - e) log sig(z) - e log sig(-z)`: each label is wrong with probability e."""
-    losses = -F.logsigmoid(margins)
+    losses = -torch.nn.functional.logsigmoid(margins)
     if label_smoothing:
-        losses = (1 - label_smoothing) * losses - label_smoothing * F.logsigmoid(-margins)
+        losses = (1 - label_smoothing) * losses - label_smoothing * torch.nn.functional.logsigmoid(-margins)
     return losses
 
 
@@ -86,7 +89,7 @@ def hinge_ref_loss(
     """[R] `max(0, 1 - beta (h_w - h_l))`: the hinge form of DPO (Liu et al. 2023, arXiv 2309.06657; TRL's `hinge`)."""
     chosen = policy_chosen_logps - reference_chosen_logps
     rejected = policy_rejected_logps - reference_rejected_logps
-    return F.relu(1 - beta * (chosen - rejected))
+    return torch.nn.functional.relu(1 - beta * (chosen - rejected))
 
 
 def cpo_loss(
@@ -148,7 +151,7 @@ def slic_hf_loss(
 
     The regularisation target is the chosen response.
     """
-    calibration = F.relu(delta - policy_chosen_logps + policy_rejected_logps)
+    calibration = torch.nn.functional.relu(delta - policy_chosen_logps + policy_rejected_logps)
     return calibration - sft_weight * policy_chosen_logps
 
 

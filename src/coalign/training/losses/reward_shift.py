@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.training.losses.running_moments import RunningMoments
 from coalign.training.objective import ScoredBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Shift = Literal["pooled", "midpoint", "none"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.objective import Losses, NoConstants, ScoredBatch, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Reduction = Literal["sum", "mean"]
 
