@@ -6,6 +6,7 @@ the answer's tokens, which does not favour short answers.
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.messages import FieldError
 from coalign.data.records import Message, Ranking, Source
-from coalign.data.rows import iter_rows
+from coalign.data.rows import Row, iter_rows, parse_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,20 +51,9 @@ def read_questions(source: str | Path, *, limit: int | None = None) -> list[Rank
     Raises:
         DataError: the source cannot be read, or rows are not such questions; every one named.
     """
-    questions: list[Ranking] = []
     problems: list[RecordProblem] = []
-    for row in iter_rows(source):
-        if limit is not None and row.index >= limit:
-            break
-        if row.problem is not None:
-            problems.append(row.problem)
-            continue
-        place = Source(str(source), row.line, row.index)
-        try:
-            questions.append(_question(row.value or {}, place))
-        except _BadRowError as error:
-            field, problem, expected = error.args
-            problems.append(RecordProblem(place.file, place.line, field, problem, expected, place.index))
+    rows = itertools.islice(iter_rows(source), limit)
+    questions = list(parse_each(rows, source, lambda row: _question(row, str(source)), problems))
     if problems or not questions:
         raise DataError(
             f"{source}: {len(problems)} of {len(problems) + len(questions)} rows are not multiple-choice questions.",
@@ -111,14 +102,11 @@ def _hits(scores: Tensor, values: Tensor, question_index: Tensor) -> float:
     return hits / len(counts)
 
 
-class _BadRowError(Exception):
-    """(field, problem, expected)."""
-
-
-def _question(row: dict[str, Any], source: Source) -> Ranking:
+def _question(place: Row, source: str) -> Ranking:
+    row = place.value or {}
     name, question = _first(row, QUESTION)
     if not isinstance(question, str) or not question.strip():
-        raise _BadRowError(name, "is missing or empty", "a question")
+        raise FieldError("is missing or empty", "a question", name)
     name, given = _first(row, CHOICES)
     texts, labels = _choices(name, given)
     name, answer = _first(row, ANSWER)
@@ -127,7 +115,7 @@ def _question(row: dict[str, Any], source: Source) -> Ranking:
         prompt=[Message(role="user", content=question)],
         responses=tuple(texts),
         scores=tuple(float(index == right) for index in range(len(texts))),
-        source=source,
+        source=Source(source, place.line, place.index),
         plain=True,
     )
 
@@ -144,9 +132,9 @@ def _choices(name: str, given: Any) -> tuple[list[str], list[str]]:
         labels = [str(one) for one in given.get("label") or labels]
     usable = isinstance(texts, list) and len(texts) >= 2
     if not usable or not all(isinstance(one, str) and one.strip() for one in texts):
-        raise _BadRowError(name, f"holds {given!r}"[:80], "a list of two or more texts")
+        raise FieldError(f"holds {given!r}"[:80], "a list of two or more texts", name)
     if len(set(texts)) < len(texts):
-        raise _BadRowError(name, "holds the same text twice", "different choices")
+        raise FieldError("holds the same text twice", "different choices", name)
     return texts, labels
 
 
@@ -161,4 +149,4 @@ def _position(name: str, answer: Any, texts: list[str], labels: list[str]) -> in
         if answer.isdigit() and int(answer) < len(texts):
             return int(answer)
     expected = f"a position from 0 to {len(texts) - 1}, a letter, or one of the choices"
-    raise _BadRowError(name, f"holds {answer!r}"[:80], expected)
+    raise FieldError(f"holds {answer!r}"[:80], expected, name)

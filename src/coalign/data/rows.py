@@ -9,13 +9,13 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.messages import describe
+from coalign.data.messages import FieldError, describe
 
 FORMATS = ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder that datasets saved, a hub id, or -"
 _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
@@ -23,6 +23,8 @@ _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
 )
 _SPACE = re.compile(r"\s*")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,33 @@ def iter_rows(source: str | Path, split: str = "train") -> Iterator[Row]:
     if _HUB_ID.match(name) and not _suffix(path):
         return _hub_rows(name, split)
     raise DataError(f"{name}: no such file.", hint=f"Readable: {FORMATS}.")
+
+
+def parse_each(
+    rows: Iterable[Row], source: str | Path, parse: Callable[[Row], T], problems: list[RecordProblem]
+) -> Iterator[T]:
+    """What `parse` makes of every row that was read; what is wrong with the others is added to `problems`.
+
+    Args:
+        parse: raises a `FieldError`, or an `ExceptionGroup` of them, for a row that cannot be used.
+        source: as messages name it.
+    """
+    for row in rows:
+        if row.value is None:
+            problems += [row.problem] if row.problem else []
+            continue
+        try:
+            made = parse(row)
+        except (FieldError, ExceptionGroup) as error:
+            for one in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+                assert isinstance(one, FieldError)
+                problems.append(
+                    RecordProblem(
+                        str(source), row.line, one.field or "row", one.problem, one.expected, row.index
+                    )
+                )
+        else:
+            yield made
 
 
 def _suffix(path: Path) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.messages import describe
-from coalign.data.rows import iter_rows
+from coalign.data.messages import FieldError, describe
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.measures.declining import IDK
 
 Method = Literal["sft-baseline", "absolute", "confidence-num", "confidence-verb", "multisample"]
@@ -132,29 +133,10 @@ def read_questions(source: str, *, split: str = "train", limit: int | None = Non
     Raises:
         DataError: the source cannot be read, or a row has no question or no answer; every problem is listed.
     """
-    questions: list[Question] = []
     problems: list[RecordProblem] = []
-    for row in iter_rows(source, split):
-        if limit is not None and len(questions) >= limit:
-            break
-        if row.value is None:
-            problems += [row.problem] if row.problem else []
-            continue
-        text, answers = row.value.get("question"), _answers(row.value)
-        part = row.value.get("split")
-        found = [
-            ("question", describe(text), "text", not isinstance(text, str) or not text.strip()),
-            ("answers", "no answer", "a text or a list of texts", not answers),
-            ("split", describe(part), "train or test", part not in (None, "train", "test")),
-        ]
-        bad = [
-            RecordProblem(source, row.line, name, problem, expected, row.index)
-            for name, problem, expected, wrong in found
-            if wrong
-        ]
-        problems += bad
-        if not bad:
-            questions.append(Question(str(row.value.get("id", row.index)), str(text), answers, part))
+    questions = list(
+        itertools.islice(parse_each(iter_rows(source, split), source, _question, problems), limit)
+    )
     if problems:
         raise DataError(f"{source}: {len(problems)} problems.", problems)
     if len({one.id for one in questions}) < len(questions):
@@ -162,6 +144,20 @@ def read_questions(source: str, *, split: str = "train", limit: int | None = Non
             f"{source}: ids of questions occur twice.", hint="Give every row its own id, or none."
         )
     return questions
+
+
+def _question(row: Row) -> Question:
+    value = row.value or {}
+    text, answers, part = value.get("question"), _answers(value), value.get("split")
+    found = [
+        ("question", describe(text), "text", not isinstance(text, str) or not text.strip()),
+        ("answers", "no answer", "a text or a list of texts", not answers),
+        ("split", describe(part), "train or test", part not in (None, "train", "test")),
+    ]
+    wrong = [FieldError(problem, expected, name) for name, problem, expected, bad in found if bad]
+    if wrong:
+        raise ExceptionGroup("a question that cannot be used", wrong)
+    return Question(str(value.get("id", row.index)), str(text), answers, part)
 
 
 def _answers(row: Any) -> tuple[str, ...]:

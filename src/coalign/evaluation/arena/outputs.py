@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.columns import PARTS, recognise
+from coalign.data.columns import PARTS, Layout, recognise
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
 from coalign.data.records import Messages, PromptRecord, Record, Source
-from coalign.data.rows import iter_rows
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.judging.prompts import question_text
 
 MODEL_COLUMNS = ("model", "model_name", "generator", "model_id")
@@ -55,9 +56,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
             that all of them answered.
     """
     answers: dict[str, dict[str, str]] = {}
-    prompts: dict[str, Messages] = {}
-    references: dict[str, str | None] = {}
-    extras: dict[str, Mapping[str, Any]] = {}
+    first: dict[str, PromptRecord] = {}
     models: dict[str, None] = {}
     for source in sources:
         rows = list(iter_rows(source))
@@ -68,35 +67,18 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
         layout = recognise(values[:100], source, "prompt")
         with_ids = all("id" in one for one in values)
         problems: list[RecordProblem] = []
-        for row in rows:
-            found = _read(row.value or {}, layout, Source(source, row.line, row.index), column)
-            if row.problem or isinstance(found, list):
-                problems += [row.problem] if row.problem else found  # type: ignore[operator]
-                continue
-            record, model, text = found
-            model = model or Path(source).name.split(".")[0]
-            key = str(row.value["id"]) if with_ids and row.value else question_text(record.prompt)
-            if prompts.setdefault(key, record.prompt) != record.prompt:
-                problems.append(
-                    _problem(
-                        source,
-                        row,
-                        "prompt",
-                        f"another prompt than that of {key!r} before",
-                        "one prompt an id",
-                    )
-                )
+        read = partial(_read, source=source, layout=layout, column=column)
+        for record, model, text in parse_each(rows, source, read, problems):
+            key = str(record.extra.get("id")) if with_ids else question_text(record.prompt)
+            if first.setdefault(key, record).prompt != record.prompt:
+                wrong = ("prompt", f"another prompt than that of {key!r} before", "one prompt an id")
             elif model in answers.setdefault(key, {}):
-                problems.append(
-                    _problem(
-                        source, row, column or "row", f"{model} answers {key[:60]!r} twice", "one answer"
-                    )
-                )
+                wrong = (column or "row", f"{model} answers {key[:60]!r} twice", "one answer")
             else:
                 answers[key][model] = text
                 models.setdefault(model)
-                references.setdefault(key, record.extra.get("reference"))
-                extras.setdefault(key, record.extra)
+                continue
+            problems.append(RecordProblem(source, record.source.line, *wrong, record.source.index))
         if problems:
             raise DataError(f"{source}: {len(problems)} rows cannot be used.", problems)
     names = tuple(models)
@@ -113,11 +95,11 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
     return Outputs(
         models=names,
         ids=tuple(whole),
-        prompts=tuple(prompts[key] for key in whole),
+        prompts=tuple(first[key].prompt for key in whole),
         texts=tuple(tuple(answers[key][name] for name in names) for key in whole),
         incomplete=tuple(key for key in answers if len(answers[key]) < len(names)),
-        references=tuple(references[key] for key in whole),
-        extras=tuple(extras[key] for key in whole),
+        references=tuple(first[key].extra.get("reference") for key in whole),
+        extras=tuple(first[key].extra for key in whole),
     )
 
 
@@ -138,29 +120,24 @@ def _model_column(
     return found
 
 
-def _read(
-    row: Mapping[str, Any], layout: Any, place: Source, column: str | None
-) -> tuple[PromptRecord, str | None, str] | list[RecordProblem]:
-    record = parse_row(row, layout, place)
-    if not isinstance(record, PromptRecord):
-        return [] if isinstance(record, Record) else list(record)
-    name = next((one for one in (*PARTS["completion"], "responses") if one in row), "response")
+def _read(row: Row, *, source: str, layout: Layout, column: str | None) -> tuple[PromptRecord, str, str]:
+    """The prompt, who answers (by default the file's name) and the answer."""
+    value = row.value or {}
+    record = parse_row(value, layout, Source(source, row.line, row.index))
+    if not isinstance(record, Record):
+        raise ExceptionGroup(
+            "no prompt", [FieldError(one.problem, one.expected, one.field) for one in record]
+        )
+    assert isinstance(record, PromptRecord)
+    name = next((one for one in (*PARTS["completion"], "responses") if one in value), "response")
+    given = value.get(name)
     try:
-        value = row.get(name)
-        if name == "responses" and isinstance(value, list) and value:
-            value = value[0]
-        text = parse_text(value, allow_empty=True)
-        model = row.get(column) if column else None
-        if column and not isinstance(model, str):
-            raise FieldError(describe(model), "the model's name", column)
+        if name == "responses" and isinstance(given, list) and given:
+            given = given[0]
+        text = parse_text(given, allow_empty=True)
     except FieldError as error:
-        return [
-            RecordProblem(
-                place.file, place.line, error.field or name, error.problem, error.expected, place.index
-            )
-        ]
-    return record, model, text
-
-
-def _problem(source: str, row: Any, field_name: str, problem: str, expected: str) -> RecordProblem:
-    return RecordProblem(source, row.line, field_name, problem, expected, row.index)
+        raise FieldError(error.problem, error.expected, name) from error
+    model = value.get(column) if column else Path(source).name.split(".")[0]
+    if not isinstance(model, str):
+        raise FieldError(describe(model), "the model's name", column)
+    return record, model or Path(source).name.split(".")[0], text

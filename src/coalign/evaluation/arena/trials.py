@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.rows import iter_rows
+from coalign.data.messages import FieldError
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.evaluation.arena.tournament import play_bracket
 from coalign.measures.agreement import spearman
 from coalign.measures.ratings import bradley_terry, is_connected, wins_table
@@ -59,26 +60,11 @@ def read_judged_pairs(path: Path) -> JudgedPairs:
         DataError: rows that are not such, fewer than three models, or no prompt on which every pair was judged.
     """
     found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    problems = []
-    for row in iter_rows(str(path), "train"):
-        if row.problem or row.value is None:
-            problems += [row.problem] if row.problem else []
-            continue
-        value = row.value
-        wrong = [name for name in ("model_a", "model_b") if not isinstance(value.get(name), str)]
-        wrong += [] if "prompt" in value else ["prompt"]
-        share = value.get("share_a")
-        usable = share is None or (isinstance(share, int | float) and 0 <= share <= 1)
-        if wrong or "share_a" not in value or not usable:
-            field = wrong[0] if wrong else "share_a"
-            shown = f"is {value.get(field)!r}" if field in value else "missing"
-            problems.append(
-                RecordProblem(str(path), row.line, field, shown, "as in matches.jsonl", index=row.index)
-            )
-        elif share is not None:
-            names, at = (value["model_a"], value["model_b"]), found[str(value["prompt"])]
-            at[names].append(float(share))
-            at[names[::-1]].append(1 - float(share))
+    problems: list[RecordProblem] = []
+    for prompt, first, second, share in parse_each(iter_rows(path), path, _judged_pair, problems):
+        if share is not None:
+            found[prompt][first, second].append(share)
+            found[prompt][second, first].append(1 - share)
     if problems:
         raise DataError(f"{path}: {len(problems)} rows are no judged pairs.", problems)
     models = tuple(sorted({name for one in found.values() for names in one for name in names}))
@@ -95,6 +81,19 @@ def read_judged_pairs(path: Path) -> JudgedPairs:
             hint="`coalign run varco-arena --schedule all` writes such a file.",
         )
     return judged
+
+
+def _judged_pair(row: Row) -> tuple[str, str, str, float | None]:
+    value = row.value or {}
+    share = value.get("share_a")
+    wrong = [name for name in ("model_a", "model_b") if not isinstance(value.get(name), str)]
+    wrong += [name for name in ("prompt", "share_a") if name not in value]
+    if not wrong and share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+        wrong = ["share_a"]
+    if wrong:
+        shown = f"is {value[wrong[0]]!r}" if wrong[0] in value else "missing"
+        raise FieldError(shown, "as in matches.jsonl", wrong[0])
+    return str(value["prompt"]), value["model_a"], value["model_b"], None if share is None else float(share)
 
 
 def trial(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError, describe
-from coalign.data.rows import iter_rows
+from coalign.data.rows import Row, iter_rows, parse_each
 
 Task = Literal[
     "nli",
@@ -226,23 +226,17 @@ def read_alignment_records(
     """
     records: list[AlignmentRecord] = []
     problems: list[RecordProblem] = []
-    count = 0
-    for row in iter_rows(source, split):
+    used = 0
+
+    def parse(row: Row) -> list[AlignmentRecord]:
+        return convert(row.value) if convert else [parse_record(row.value or {}, dataset)]
+
+    for made in parse_each(iter_rows(source, split), source, parse, problems):
+        used += 1
+        records += made
         if len(records) >= most:
             break
-        count += 1
-        if row.problem or row.value is None:
-            problems += [row.problem] if row.problem else []
-            continue
-        try:
-            made = [parse_record(row.value, dataset)] if convert is None else convert(row.value)
-            records += made
-        except FieldError as error:
-            problems.append(
-                RecordProblem(
-                    source, row.line, error.field or "row", error.problem, error.expected, row.index
-                )
-            )
+    count = used + len(problems)
     if problems and on_bad_record == "fail":
         raise DataError(
             f"{source}: {len(problems)} of {count} rows cannot be used.",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.messages import describe
-from coalign.data.rows import Row, iter_rows
+from coalign.data.messages import FieldError, describe
+from coalign.data.rows import Row, iter_rows, parse_each
 
 CONTEXT_NAMES = ("context", "source", "document", "article", "premise", "passage", "text_a")
 CLAIM_NAMES = ("claim", "summary", "hypothesis", "answer", "response", "generated", "output", "text_b")
@@ -70,14 +70,8 @@ def read_pairs(
         _column(name, known, "claim", claim, CLAIM_NAMES),
         _optional(name, known, "label", label, LABEL_NAMES),
     )
-    pairs: list[TextPair] = []
     problems: list[RecordProblem] = []
-    for row in rows:
-        found = _pair(row, name, columns)
-        if isinstance(found, TextPair):
-            pairs.append(found)
-        else:
-            problems.extend(found)
+    pairs = list(parse_each(rows, name, lambda row: _pair(row, columns), problems))
     bad = len({(one.line, one.index) for one in problems})
     if problems and on_bad_record == "fail":
         raise DataError(
@@ -109,29 +103,21 @@ def _column(name: str, known: set[str], what: str, given: str | None, usual: tup
     return found
 
 
-def _pair(row: Row, name: str, columns: tuple[str, str, str | None]) -> TextPair | list[RecordProblem]:
-    if row.value is None:
-        return [row.problem] if row.problem else []
-    problems: list[RecordProblem] = []
-    texts = []
+def _pair(row: Row, columns: tuple[str, str, str | None]) -> TextPair:
+    value = row.value or {}
+    wrong: list[FieldError] = []
     for column, may_be_empty in ((columns[0], True), (columns[1], False)):
-        value = row.value.get(column)
-        if not isinstance(value, str):
-            problems.append(RecordProblem(name, row.line, column, describe(value), "text", row.index))
-        elif not value.strip() and not may_be_empty:
-            problems.append(RecordProblem(name, row.line, column, "is empty", "a text to score", row.index))
-        else:
-            texts.append(value)
-    label = None
-    if columns[2] is not None:
-        label = _label(row.value, columns[2])
-        if isinstance(label, str):
-            problems.append(
-                RecordProblem(name, row.line, columns[2], label, "a number, or true or false", row.index)
-            )
-    if problems or isinstance(label, str):
-        return problems
-    return TextPair(str(row.value.get("id", row.index)), texts[0], texts[1], label)
+        text = value.get(column)
+        if not isinstance(text, str):
+            wrong.append(FieldError(describe(text), "text", column))
+        elif not text.strip() and not may_be_empty:
+            wrong.append(FieldError("is empty", "a text to score", column))
+    label = _label(value, columns[2]) if columns[2] is not None else None
+    if isinstance(label, str):
+        wrong.append(FieldError(label, "a number, or true or false", columns[2]))
+    if wrong or isinstance(label, str):
+        raise ExceptionGroup("a pair that cannot be used", wrong)
+    return TextPair(str(value.get("id", row.index)), value[columns[0]], value[columns[1]], label)
 
 
 def _label(value: Mapping[str, Any], column: str) -> float | str | None:
