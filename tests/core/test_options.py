@@ -13,6 +13,7 @@ from coalign.core.errors import ConfigError
 from coalign.core.options import (
     Count,
     Fraction,
+    OptionGroup,
     Positive,
     build,
     load_file,
@@ -152,3 +153,52 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str) -> No
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_file(tmp_path / "no.yaml")
+
+
+@dataclass(kw_only=True)
+class Judged(OptionGroup):
+    judge: Literal["model", "stored"] = option("model", "who")
+    form: str = option("letter", "how", only_with={"judge": "model"})
+    study: bool = option(False, "many trainings")
+    seeds: int = option(3, "of each", only_with="study")
+
+
+@dataclass(kw_only=True)
+class Rewarded(OptionGroup):
+    low: float = option(0.0, "least")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > 1:
+            raise ValueError("low is above 1")
+
+
+@dataclass(kw_only=True)
+class Both(Judged, Rewarded):
+    form: str = option("score", "how", only_with={"judge": "model"})
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"judge": "stored", "form": "letter"}, "form has no effect with judge: stored; leave it out"),
+        ({"seeds": 4}, "seeds has no effect without study; leave it out"),
+        ({"low": 2.0}, "low is above 1"),
+    ],
+)
+def test_what_has_no_effect_is_refused_however_the_configuration_is_made(
+    values: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        build(Both, values)
+    with pytest.raises(ValueError, match=problem):
+        Both(**values)
+
+
+def test_a_group_out_of_larger_configurations() -> None:
+    both = Both(judge="stored", low=0.5)
+    assert both.changed(Judged) == ["judge"]
+    assert Rewarded.of(both) == Rewarded(low=0.5)
+    assert Rewarded.of(Judged(), both, low=0.7) == Rewarded(low=0.7)
+    assert Both.of(Judged(study=True), both).study, "the first that has an option gives it"
+    assert Both.of(Judged(study=True), both).low == 0.5

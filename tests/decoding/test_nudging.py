@@ -193,7 +193,7 @@ def test_the_method_by_name(folder):
     ("changes", "problem"),
     [
         ({"gamma": -1}, "gamma"),
-        ({"combine": "proxy-tuning"}, "plain_model"),
+        ({"combine": "proxy-tuning", "gamma": 0.4, "nudging_chunk_tokens": 16}, "plain_model"),
         ({"plain_model": "x"}, "plain_model"),
         ({"combine": "ensemble"}, "gamma has no effect"),
         ({"nudging_chunk_tokens": 0}, "nudging_chunk_tokens"),

@@ -322,7 +322,7 @@ def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mode": "simulation", "data": ["x"]}, "have no effect with mode: simulation"),
+        ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
         ({"data": ["x"], "sim_ratings": [1.0]}, "needs two ratings"),
     ],
 )

@@ -8,7 +8,8 @@ and describes every field with `option`. Types carry the constraints::
         beta: Positive = option(0.1, "temperature of the implicit reward", source="paper, section 4")
         reduction: Literal["sum", "mean"] = option("sum", "over response tokens")
 
-`build` validates a mapping against such a class and names the field, the value and what is allowed.
+`build` validates a mapping against such a class and names the field, the value and what is allowed. Groups derive from
+`OptionGroup`, which refuses options that have no effect beside the others, however the configuration is made.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, Self, TypeVar, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -42,7 +43,13 @@ _LINE_ENDS = "\x85\u2028\u2029"
 
 
 def option(
-    default: Any, help: str, *, source: str = "our choice", group: str | None = None, split: bool = True
+    default: Any,
+    help: str,
+    *,
+    source: str = "our choice",
+    group: str | None = None,
+    split: bool = True,
+    only_with: str | Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its help text and the source of its default.
 
@@ -52,8 +59,11 @@ def option(
         source: where the default comes from (`paper`, `official code`, `our choice`, ...).
         group: heading under which `--help` lists the flag; by default the class that declares the field.
         split: whether a command line's text for a list is several values where it has commas.
+        only_with: when it has an effect: the name of another option of the configuration that must be given, or names
+            of others with the value (a tuple: values) that each must have. Elsewhere `OptionGroup` refuses every value
+            but the default.
     """
-    metadata = {"help": help, "source": source, "group": group, "split": split}
+    metadata = {"help": help, "source": source, "group": group, "split": split, "only_with": only_with}
     if isinstance(default, list | dict | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -75,6 +85,7 @@ class Option:
     source: str
     group: str
     split: bool = True
+    only_with: str | Mapping[str, Any] | None = None
 
     @property
     def required(self) -> bool:
@@ -102,9 +113,13 @@ class Option:
         return describe_type(self.type)
 
 
-@functools.cache
 def options_of(config_class: type) -> tuple[Option, ...]:
     """The options of a configuration class in declaration order, own fields before inherited groups."""
+    return _options_of(config_class)
+
+
+@functools.cache
+def _options_of(config_class: Any) -> tuple[Option, ...]:
     hints = typing.get_type_hints(config_class, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     owner: dict[str, type] = {}
@@ -136,7 +151,71 @@ def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
         source=field.metadata.get("source", ""),
         group=field.metadata.get("group") or vars(owner).get("__group__", "Method"),
         split=field.metadata.get("split", True),
+        only_with=field.metadata.get("only_with"),
     )
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptionGroup:
+    """Base of groups of options, and so of configurations: works or errors, nothing is ignored.
+
+    The check of `only_with` stands in `__post_init__`, so that `build` and a caller that makes an instance reach it. A
+    group with rules that span fields in another way adds a `__post_init__` that calls `super().__post_init__()` first
+    and raises `ValueError`; of groups that are inherited beside each other all rules are then checked.
+
+    Raises:
+        ValueError: an option that has no effect beside the others.
+    """
+
+    def __post_init__(self) -> None:
+        for one in options_of(type(self)):
+            if isinstance(one.only_with, str):
+                if not getattr(self, one.only_with):
+                    self.refuse([one.name], f"without {one.only_with}")
+                continue
+            for other, allowed in (one.only_with or {}).items():
+                value = getattr(self, other)
+                if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
+                    self.refuse([one.name], f"with {other}: {value}")
+
+    def changed(self, names: type | Iterable[str]) -> list[str]:
+        """Which of the options, or of the options of a group, differ from their defaults. A required one never does."""
+        wanted = {one.name for one in options_of(names)} if isinstance(names, type) else {*names}
+        return [
+            one.name
+            for one in options_of(type(self))
+            if one.name in wanted and not one.required and getattr(self, one.name) != one.default
+        ]
+
+    def refuse(self, names: type | Iterable[str], why: str, *, advice: str = "leave it out") -> None:
+        """Refuse options that differ from their defaults where they have no effect.
+
+        Args:
+            names: the options, or a group.
+            why: `with judge: stored`, `without study`, `here: nothing is trained`.
+
+        Raises:
+            ValueError: it names the first such option.
+        """
+        changed = self.changed(names)
+        if changed:
+            raise ValueError(f"{changed[0]} has no effect {why}; {advice}")
+
+    @classmethod
+    def of(cls, *configs: Any, **changes: Any) -> Self:
+        """The options of this group out of larger or neighbouring configurations.
+
+        Args:
+            configs: the first that has an option gives it; what none has keeps its default.
+            changes: values in place of theirs.
+        """
+        found = {
+            one.name: getattr(config, one.name)
+            for one in dataclasses.fields(cls)
+            for config in reversed(configs)
+            if hasattr(config, one.name)
+        }
+        return cls(**{**found, **changes})
 
 
 def build(
@@ -149,8 +228,7 @@ def build(
     """Validate `values` and make the configuration.
 
     Strings are converted where the type asks for a number or a path, so the same function serves flags and YAML.
-    A `__post_init__` of the class may raise `ValueError` for rules that span fields; one of a group that is inherited
-    beside others calls the next one (`post_init_of`).
+    A `__post_init__` of the class may raise `ValueError` for rules that span fields (`OptionGroup`).
 
     Args:
         places: how to call single keys in messages (`--beta`); by default `where: key`.
@@ -211,13 +289,6 @@ def parse_value(one: Option, value: Any) -> Any:
 def _parts(text: str) -> list[str]:
     """A text without a comma is one value as it stands (a line break can be a stop string)."""
     return [part.strip() for part in text.split(",") if part.strip()] if "," in text else [text]
-
-
-def post_init_of(parent: Any) -> None:
-    """Call `__post_init__` of `parent`, a `super()` object, when there is one: groups check their own fields."""
-    check = getattr(parent, "__post_init__", None)
-    if check is not None:
-        check()
 
 
 def _convert(hint: Any, value: Any) -> Any:

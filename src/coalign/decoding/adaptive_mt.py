@@ -74,9 +74,7 @@ class Config(TranslationOptions, ModelOptions, BackendOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        changed = self.changed_adapter_options()
-        if changed or self.tuning != "auto":
-            raise ValueError(f"{(changed or ['tuning'])[0]} has no effect: nothing is trained; leave it out")
+        self.refuse_training()
         if not self.shots:
             raise ValueError("shots is empty: give a number of matches")
         if self.interactive and (self.adapt or self.random_shots):

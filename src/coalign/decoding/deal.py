@@ -84,9 +84,7 @@ class Config(DealOptions, MethodModels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        changed = self.changed_adapter_options()
-        if changed or self.tuning != "auto":
-            raise ValueError(f"{(changed or ['tuning'])[0]} has no effect: nothing is trained; leave it out")
+        self.refuse_training()
 
 
 def run(config: Config, run: Run) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, options_of, required
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, required
 from coalign.core.runs import Run
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
 from coalign.decoding.collaboration.mixtures import (
@@ -61,14 +61,22 @@ class NudgingOptions(PromptOptions):
         0.4,
         "the base model is uncertain below this probability",
         source="paper: 0.4 for Llama 2 and OLMo, 0.3 for Gemma 2",
+        only_with={"combine": "nudging"},
     )
     base_chunk_tokens: Count = option(16, "tokens of one turn of the base model", source="official code")
     nudging_chunk_tokens: Count = option(
-        16, "tokens that the aligned model proposes at a time", source="official code"
+        16,
+        "tokens that the aligned model proposes at a time",
+        source="official code",
+        only_with={"combine": "nudging"},
     )
-    max_rounds: Count = option(150, "an answer ends after so many turns", source="official code")
+    max_rounds: Count = option(
+        150, "an answer ends after so many turns", source="official code", only_with={"combine": "nudging"}
+    )
     nudging_temperature: NonNegative | None = option(
-        None, "temperature of the aligned model; by default that of the base model"
+        None,
+        "temperature of the aligned model; by default that of the base model",
+        only_with={"combine": "nudging"},
     )
     combine: Literal["nudging", "ensemble", "proxy-tuning"] = option(
         "nudging", "nudging, or a baseline that mixes the models' distributions token by token"
@@ -78,13 +86,9 @@ class NudgingOptions(PromptOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.combine == "proxy-tuning") != (self.plain_model is not None):
             raise ValueError("combine: proxy-tuning needs plain_model, and nothing else takes it")
-        if self.combine != "nudging":
-            defaults = {one.name: one.default for one in options_of(NudgingOptions)}
-            for name in ("gamma", "nudging_chunk_tokens", "max_rounds", "nudging_temperature"):
-                if getattr(self, name) != defaults[name]:
-                    raise ValueError(f"{name} has no effect with combine: {self.combine}; leave it out")
 
 
 @dataclass(kw_only=True)
@@ -104,10 +108,6 @@ class Config(NudgingOptions, MethodModels):
     samples: Count = option(1, "answers to each prompt")
     seed: int = option(0, "of sampling")
     rows: Count | None = option(None, "answers written at a time; by default as memory allows")
-
-    def __post_init__(self) -> None:
-        NudgingOptions.__post_init__(self)
-        MethodModels.__post_init__(self)
 
 
 def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remote: bool) -> Talk[Guided]:
@@ -149,12 +149,10 @@ def make_generator(options: NudgingOptions, models: MethodModels, *, rows: int |
     Raises:
         ModelError: a baseline over models on this machine with different tokenizers.
     """
-    aligned = {one.name: getattr(models, one.name) for one in options_of(ModelOptions)}
-    aligned |= {"model": options.nudging_model, "revision": options.nudging_revision}
     opened = open_models(
         models,
         models,
-        ModelOptions(**aligned),
+        ModelOptions.of(models, model=options.nudging_model, revision=options.nudging_revision),
         options.nudging_endpoint,
         options.nudging_model,
         options.plain_model,

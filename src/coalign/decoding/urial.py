@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import Count, option, options_of, required
+from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.decoding.in_context.generator import InContextGenerator, InContextOptions, make_prefix
 from coalign.decoding.in_context.prefix import Style
@@ -76,17 +76,14 @@ class Config(UrialOptions, SamplingOptions, RatingOptions, MethodModels):
     seed: int = option(0, "of sampling")
 
     def __post_init__(self) -> None:
-        MethodModels.__post_init__(self)
+        super().__post_init__()
         shift = self.analysis == "token-shift"
         if shift != (self.aligned_model is not None):
             raise ValueError("analysis: token-shift needs aligned_model, and nothing else takes it")
         if shift and (self.compare or self.judge_model or self.chosen_backend == "endpoint"):
             raise ValueError("analysis: token-shift takes no compare, judge_model or endpoint")
         if shift:
-            changed = [one.name for one in options_of(UrialOptions) if getattr(self, one.name) != one.default]
-            if changed:
-                raise ValueError(f"{changed[0]} has no effect with analysis: token-shift; leave it out")
-        self.refuse_unused()
+            self.refuse(UrialOptions, "with analysis: token-shift")
         if self.temperature < 0:
             raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
 

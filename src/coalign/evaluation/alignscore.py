@@ -29,7 +29,7 @@ from typing import Any, Literal, cast
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
-from coalign.core.options import Count, Fraction, option, options_of
+from coalign.core.options import Count, Fraction, OptionGroup, option, options_of
 from coalign.core.runs import Run, is_main_process
 from coalign.evaluation.factuality.functions import FunctionOptions, load_function
 from coalign.evaluation.factuality.model import (
@@ -59,7 +59,7 @@ Mode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 
 
 @dataclass(kw_only=True)
-class ScoringOptions:
+class ScoringOptions(OptionGroup):
     """What is scored, and how."""
 
     __group__ = "Scoring"
@@ -132,22 +132,24 @@ class Config(ScoringOptions, EncoderTraining):
         "records to train on first: NAME=SOURCE for a public data set's columns, or a file with task, text_a, text_b, …",
     )
     encoder: str = option(
-        "FacebookAI/roberta-base", "what to train: an encoder by folder or hub id", source="paper"
+        "FacebookAI/roberta-base",
+        "what to train: an encoder by folder or hub id",
+        source="paper",
+        only_with="train",
     )
-    max_records: Count = option(500_000, "most records of one training source", source="official code")
+    max_records: Count = option(
+        500_000, "most records of one training source", source="official code", only_with="train"
+    )
 
     def __post_init__(self) -> None:
-        idle = [one.name for one in options_of(EncoderTraining)] + ["encoder", "max_records"]
-        idle = [] if self.train else idle
-        if self.train:
-            idle += ["model", "entailment", "tokenizer", "revision"]
-        if self.data is None and self.train:
-            wanted = {"device", "on_bad_record", "revision"}
-            idle += [one.name for one in options_of(ScoringOptions) if one.name not in wanted]
-        for one in options_of(Config):
-            if one.name in idle and getattr(self, one.name) != one.default:
-                why = "with train" if self.train and one.name in ("model", "entailment") else "here"
-                raise ValueError(f"{one.name} has no effect {why}; leave it out")
+        super().__post_init__()
+        if not self.train:
+            self.refuse(EncoderTraining, "here")
+            return
+        self.refuse(("model", "entailment", "tokenizer", "revision"), "with train")
+        if self.data is None:
+            used = {"device", "on_bad_record"}
+            self.refuse({one.name for one in options_of(ScoringOptions)} - used, "here")
 
 
 def run(config: Config, run: Run) -> None:

@@ -156,7 +156,10 @@ class Config(ModelOptions, TrainingOptions):
     samples: Count = option(10, "answers sampled to each training question", source="paper")
     temperature: NonNegative = option(1.0, "of the sampled answers", source="paper")
     threshold: Fraction = option(
-        0.1, "expected accuracy from which a question counts as known (absolute)", source="paper"
+        0.1,
+        "expected accuracy from which a question counts as known (absolute)",
+        source="paper",
+        only_with={"method": "absolute"},
     )
     match: Match = option(
         "words", "how an answer is compared with the gold answers; substring: official code"
@@ -172,12 +175,9 @@ class Config(ModelOptions, TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_fraction:
-            raise ValueError("eval_fraction has no effect here: test_fraction says what is held out")
-        if self.method != "absolute" and self.threshold != 0.1:
-            raise ValueError(f"threshold has no effect with method: {self.method}; leave it out")
-        if self.method != "multisample" and not self.equal_updates:
-            raise ValueError("equal_updates has no effect without method: multisample; leave it out")
+        self.refuse(["eval_fraction"], "here: test_fraction says what is held out")
+        if self.method != "multisample":
+            self.refuse(["equal_updates"], "without method: multisample")
 
 
 def run(config: Config, run: Run) -> None:
@@ -246,7 +246,7 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
         )
 
     def evaluate(round: Round) -> None:
-        tuned = replace(config, model=str(round.run.model), revision=None)
+        tuned = config.at(round.run.model)
         honest = [asked(one, honest=True) for one in test]
         sample_rows(round, "evaluate", honest, open_generator(tuned), greedy, "Answering after training")
 

@@ -116,7 +116,11 @@ class Config(CompatibilityOptions):
     metric: Literal["auto"] | Metric = option(
         "auto", "how an answer is compared; auto: choices where there are such, else numbers, else ROUGE-1"
     )
-    margin: Fraction = option(0.0, "differences of ROUGE-1 up to this size count as none")
+    margin: Fraction = option(
+        0.0,
+        "differences of ROUGE-1 up to this size count as none",
+        only_with={"metric": ("auto", "rouge1")},
+    )
     limit: Count | None = option(None, "only so many test items")
     max_new_tokens: Count = option(128, "most tokens of a free answer; decoding is greedy")
     mask: Mask = option(
@@ -135,8 +139,6 @@ class Config(CompatibilityOptions):
             raise ValueError(
                 "mask: token_likelihood needs the cross-entropy: give a distillation_weight below 1"
             )
-        if self.margin and self.metric not in ("auto", "rouge1"):
-            raise ValueError(f"margin has no effect with metric: {self.metric}")
 
 
 def run(config: Config, run: Run) -> None:

@@ -90,8 +90,8 @@ class Config(JudgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode == "simulation" and (self.data or self.reference or self.ground_truth):
-            raise ValueError("data, reference and ground_truth have no effect with mode: simulation")
+        if self.mode == "simulation":
+            self.refuse(("data", "reference", "ground_truth"), "with mode: simulation")
         if len(self.sim_ratings) < 2:
             raise ValueError("sim_ratings needs two ratings or more")
 

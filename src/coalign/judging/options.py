@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, option, post_init_of
+from coalign.core.options import Count, Fraction, NonNegative, option
 from coalign.models.backends.options import BackendOptions
 
 if TYPE_CHECKING:
@@ -19,18 +18,9 @@ if TYPE_CHECKING:
     from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
-_OF_MODELS = (
-    "judge_template",
-    "judge_form",
-    "judge_readout",
-    "judge_calibrate",
-    "judge_explain",
-    "judge_max_new_tokens",
-    "judge_temperature",
-    "replies",
-    "backend",
-    "endpoint",
-)
+_OF_MODELS: Any = {"judge": "model"}
+_OF_WRITTEN: Any = {"judge_readout": "text", **_OF_MODELS}
+_WITH_WEIGHTS: Any = {"judge": ("model", "reward")}
 
 
 @dataclass(kw_only=True)
@@ -44,40 +34,60 @@ class JudgeOptions(BackendOptions):
         "model",
         "a language model; a reward model (sequence classification); the `constraints` column; verdicts in a file",
     )
-    model: str = option("default", "the language or reward model: `default`, a hub id or a folder")
-    revision: str | None = option(None, "branch, tag or commit on the hub")
-    device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "number format of the weights")
+    model: str = option(
+        "default", "the language or reward model: `default`, a hub id or a folder", only_with=_WITH_WEIGHTS
+    )
+    revision: str | None = option(None, "branch, tag or commit on the hub", only_with=_WITH_WEIGHTS)
+    device: str = option(
+        "auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu", only_with=_WITH_WEIGHTS
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "number format of the weights", only_with=_WITH_WEIGHTS
+    )
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
     judge_template: Path | None = option(
-        None, "your own request to the judge, a Jinja file; `coalign judge --print-template pair` shows ours"
+        None,
+        "your own request to the judge, a Jinja file; `coalign judge --print-template pair` shows ours",
+        only_with=_OF_MODELS,
     )
     judge_form: Literal["relation", "score", "likert"] = option(
-        "relation", "how it compares: one letter, a score for each, or one number from 1 to 5"
+        "relation",
+        "how it compares: one letter, a score for each, or one number from 1 to 5",
+        only_with=_OF_WRITTEN,
     )
     judge_readout: Literal["text", "logprobs"] = option(
         "text",
         "where the verdict is: in what the model writes, or in the probabilities of its first token (for small models)",
+        only_with=_OF_MODELS,
     )
     judge_calibrate: bool = option(
         False,
         "with judge_readout logprobs: take off what it says of two empty answers, its preference for a letter",
+        only_with=_OF_MODELS,
     )
-    judge_explain: bool = option(True, "ask for reasons before the verdict")
-    judge_max_new_tokens: Count = option(512, "room for reasons and verdict")
-    judge_temperature: NonNegative = option(0.0, "of the judge's sampling", source="common practice: 0")
+    judge_explain: bool = option(True, "ask for reasons before the verdict", only_with=_OF_WRITTEN)
+    judge_max_new_tokens: Count = option(512, "room for reasons and verdict", only_with=_OF_WRITTEN)
+    judge_temperature: NonNegative = option(
+        0.0, "of the judge's sampling", source="common practice: 0", only_with=_OF_WRITTEN
+    )
     criteria: str | None = option(
-        None, "what to judge by, in words; by default helpful, relevant, accurate, detailed"
+        None,
+        "what to judge by, in words; by default helpful, relevant, accurate, detailed",
+        only_with=_OF_MODELS,
     )
     scale_low: float = option(1, "lowest score")
     scale_high: float = option(10, "highest score")
-    tie_margin: NonNegative = option(0.0, "rewards that differ by no more than this tie")
+    tie_margin: NonNegative = option(
+        0.0, "rewards that differ by no more than this tie", only_with={"judge": "reward"}
+    )
     stored_verdicts: Path | None = option(
         None,
         "file of verdicts for --judge stored, as `coalign annotate` writes it, or of chosen and rejected responses",
     )
     replies: Path | None = option(
-        None, "file of the judge's replies, to share it between runs; by default in the run folder"
+        None,
+        "file of the judge's replies, to share it between runs; by default in the run folder",
+        only_with=_OF_MODELS,
     )
     max_failures: Fraction = option(0.05, "share of verdicts that may be missing before the run fails")
     price_prompt: NonNegative | None = option(
@@ -86,34 +96,15 @@ class JudgeOptions(BackendOptions):
     price_reply: NonNegative | None = option(None, "price of a million tokens that the judge writes")
 
     def __post_init__(self) -> None:
-        post_init_of(super())
+        super().__post_init__()
         if self.scale_low >= self.scale_high:
             raise ValueError(f"scale_low {self.scale_low:g} is not below scale_high {self.scale_high:g}")
-        if self.judge_calibrate and self.judge_readout != "logprobs":
-            raise ValueError("judge_calibrate has no effect without judge_readout: logprobs")
-        if self.judge_readout == "logprobs":
-            self._refuse(
-                ("judge_form", "judge_explain", "judge_max_new_tokens", "judge_temperature"),
-                "judge_readout: logprobs",
-            )
+        if self.judge_readout != "logprobs":
+            self.refuse(["judge_calibrate"], "without judge_readout: logprobs")
         if self.judge != "model":
-            self._refuse(_OF_MODELS, f"judge: {self.judge}")
-        if self.judge in ("verifiers", "stored"):
-            self._refuse(("model", "revision", "device", "dtype"), f"judge: {self.judge}")
-        if self.judge != "reward":
-            self._refuse(("tie_margin",), f"judge: {self.judge}")
+            self.refuse(("backend", "endpoint"), f"with judge: {self.judge}")
         if (self.judge == "stored") != (self.stored_verdicts is not None):
             raise ValueError("stored_verdicts goes with judge: stored, and judge: stored needs it")
-        if self.judge != "model" and self.criteria is not None:
-            raise ValueError(f"criteria has no effect with judge: {self.judge}")
-
-    def _refuse(self, names: Sequence[str], why: str) -> None:
-        from coalign.core.options import options_of
-
-        defaults = {one.name: one.default for one in options_of(JudgeOptions)}
-        changed = [name for name in names if getattr(self, name) != defaults[name]]
-        if changed:
-            raise ValueError(f"{changed[0]} has no effect with {why}; leave it out")
 
     @property
     def rubric(self) -> Rubric | None:
@@ -250,14 +241,7 @@ def _open_generator(options: JudgeOptions) -> Generator:
     from coalign.models.backends.open import open_generator
     from coalign.models.options import ModelOptions
 
-    which = ModelOptions(
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        trust_remote_code=options.trust_remote_code,
-    )
-    return open_generator(which, options)
+    return open_generator(ModelOptions.of(options), options)
 
 
 def _reward_judge(options: JudgeOptions) -> Judge:

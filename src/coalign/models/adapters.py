@@ -11,7 +11,7 @@ import torch
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.devices import free_memory
-from coalign.models.options import ModelOptions
+from coalign.models.options import ADAPTER, ModelOptions
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,7 +31,7 @@ def choose_tuning(options: ModelOptions, parameters: int, device: torch.device) 
     """
     if options.tuning != "auto":
         return options.tuning
-    if options.changed_adapter_options():
+    if options.changed(ADAPTER):
         return "lora"
     fits = parameters * BYTES_PER_TRAINED_WEIGHT <= COMFORT * free_memory(device)
     return "full" if device.type != "cpu" and fits else "lora"

@@ -152,10 +152,7 @@ def method_options(methods: Sequence[Method], values: Mapping[str, Any]) -> list
 
 def _build(method: Method, options: Any, models: ModelOptions, backend: BackendOptions | None) -> Generator:
     if not isinstance(models, MethodModels):
-        given = [models, backend] if backend else [models]
-        merged = {one.name: getattr(group, one.name) for group in given for one in options_of(type(group))}
-        known = {one.name for one in options_of(MethodModels)}
-        models = MethodModels(**{name: value for name, value in merged.items() if name in known})
+        models = MethodModels.of(*filter(None, (backend, models)))
     assert method.build is not None
     return method.build(options, models)
 

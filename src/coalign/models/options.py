@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
 
-from coalign.core.options import Count, Fraction, Positive, option, post_init_of
-from coalign.core.options import options_of as _options_of
+from coalign.core.options import Count, Fraction, OptionGroup, Positive, option
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(OptionGroup):
     """Which model, on what, and how much of it is trained."""
 
     __group__ = "Model"
@@ -46,14 +46,22 @@ class ModelOptions:
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
 
     def __post_init__(self) -> None:
-        post_init_of(super())
-        changed = self.changed_adapter_options()
-        if self.tuning == "full" and changed:
-            raise ValueError(
-                f"{changed[0]} has no effect with tuning: full; leave it out or use tuning: lora"
-            )
+        super().__post_init__()
+        if self.tuning == "full":
+            self.refuse(ADAPTER, "with tuning: full", advice="leave it out or use tuning: lora")
 
-    def changed_adapter_options(self) -> list[str]:
-        """The `adapter_*` options that differ from their defaults."""
-        adapter = [one for one in _options_of(ModelOptions) if one.name.startswith("adapter_")]
-        return [one.name for one in adapter if getattr(self, one.name) != one.default]
+    def at(self, model: str | Path) -> Self:
+        """The same options for another model or folder, whose revision is not that of this one."""
+        return replace(self, model=str(model), revision=None)
+
+    def refuse_training(self) -> None:
+        """Refuse options of training, for what only generates.
+
+        Raises:
+            ValueError: one of them is given.
+        """
+        self.refuse((*ADAPTER, "tuning"), "here: nothing is trained")
+
+
+ADAPTER = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
+"""The options that describe an adapter."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import NonNegative, Positive, option, options_of
+from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Demonstration
 from coalign.preference.data.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
@@ -189,8 +189,7 @@ def run(config: Config, run: Run) -> None:
 
 def _assert_used(config: Config, *, demonstrations: bool) -> None:
     names = ("reference_column",) if demonstrations else OF_QUESTIONS
-    defaults = {one.name: one.default for one in options_of(Config)}
-    changed = [name for name in names if getattr(config, name) != defaults[name]]
+    changed = config.changed(names)
     if changed:
         why = "the completion is the reference solution" if demonstrations else "the responses are given"
         raise ConfigError(f"{changed[0]} has no effect on such data: {why}; leave it out")

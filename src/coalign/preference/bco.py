@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coalign.core.options import Count, Positive, option, options_of
+from coalign.core.options import Count, OptionGroup, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Feedback
 from coalign.preference.data.prompt_matching import with_matched_prompts
@@ -60,7 +60,7 @@ def bco_loss(
 
 
 @dataclass(kw_only=True)
-class BCOConstants:
+class BCOConstants(OptionGroup):
     """Constants of BCO."""
 
     __group__ = "Objective"
@@ -91,6 +91,7 @@ class MatchedBCOConstants(BCOConstants):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.min_density_ratio > self.max_density_ratio:
             raise ValueError(
                 f"min_density_ratio {self.min_density_ratio} is above max_density_ratio {self.max_density_ratio}"
@@ -163,22 +164,20 @@ class Config(MatchedBCOConstants, LearningOptions):
         "weight thumbs-down records so that their prompts match those of thumbs-up",
         source="paper, version 1",
     )
-    encoder: str = option("default-encoder", "sentence encoder of the prompts: hub id or folder")
+    encoder: str = option(
+        "default-encoder", "sentence encoder of the prompts: hub id or folder", only_with="match_prompts"
+    )
     prompt_sample_size: Count = option(
-        1024, "records a class on which the prompt classifier is fitted", source="official code"
+        1024,
+        "records a class on which the prompt classifier is fitted",
+        source="official code",
+        only_with="match_prompts",
     )
 
     def __post_init__(self) -> None:
-        MatchedBCOConstants.__post_init__(self)
-        LearningOptions.__post_init__(self)
-        names = ("encoder", "prompt_sample_size", "min_density_ratio", "max_density_ratio")
-        changed = [
-            one.name
-            for one in options_of(Config)
-            if one.name in names and getattr(self, one.name) != one.default
-        ]
-        if changed and not self.match_prompts:
-            raise ValueError(f"{changed[0]} has no effect without match_prompts")
+        super().__post_init__()
+        if not self.match_prompts:
+            self.refuse(("min_density_ratio", "max_density_ratio"), "without match_prompts")
 
 
 def run(config: Config, run: Run) -> None:

@@ -32,7 +32,7 @@ import torch
 from annotated_types import Ge
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.options import Count, NonNegative, Option, option, options_of
+from coalign.core.options import Count, NonNegative, option
 from coalign.core.runs import Run
 from coalign.data.records import Judgment, Record
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -183,7 +183,12 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
     prompts: str | None = option(
         None, "prompts for rounds of criticism: the model answers, the critic judges, CUT learns"
     )
-    rounds: Count = option(1, "rounds over the prompts, each with its own share of them", source="paper: 5")
+    rounds: Count = option(
+        1,
+        "rounds over the prompts, each with its own share of them",
+        source="paper: 5",
+        only_with="prompts",
+    )
     appropriate_ratio: NonNegative = option(
         0.25, "fine answers to train on, at most so many for each criticised one", source="official code"
     )
@@ -202,24 +207,17 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_critic()
         if self.data is not None and self.prompts is not None:
             raise ValueError("data and prompts exclude each other: judged answers, or prompts to answer")
         if self.prompts is None:
-            changed = [one for one in _round_options() if getattr(self, one.name) != one.default]
-            if changed:
-                raise ValueError(f"{changed[0].name} has no effect without prompts")
+            for names in (CriticOptions, SamplingOptions):
+                self.refuse(names, "without prompts")
         elif self.eval_data is not None:
             raise ValueError("eval_data has no effect with prompts; --eval-fraction of them is held out")
         if self.threshold is None:
             self.threshold = 1.2 if self.prompts is None else 1.1
         if self.unlikelihood_weight is None:
             self.unlikelihood_weight = 0.5 if self.prompts is None else 1.0
-
-
-def _round_options() -> list[Option]:
-    own = [one for one in options_of(Config) if one.name == "rounds"]
-    return [*own, *options_of(CriticOptions), *options_of(SamplingOptions)]
 
 
 def run(config: Config, run: Run) -> None:

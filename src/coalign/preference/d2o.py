@@ -143,15 +143,15 @@ class Config(D2OConstants, SamplingOptions, LearningOptions):
         None, "draw the self-samples again from the model in training every so many steps; by default never"
     )
     resample_warmup: Count | None = option(
-        None, "steps before they are drawn again for the first time; by default --resample-every"
+        None,
+        "steps before they are drawn again for the first time; by default --resample-every",
+        only_with="resample_every",
     )
     temperature: NonNegative = option(1.0, "sampling temperature of the self-samples", group="Sampling")
     top_p: Fraction = option(1.0, "nucleus of the self-samples", group="Sampling")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resample_warmup is not None and self.resample_every is None:
-            raise ValueError("resample_warmup has no effect without resample_every")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
                 "temperature 0 gives the same self-sample every time; raise it, or take samples 1"
@@ -221,7 +221,7 @@ def _train_parts(
             reference_from=config if number > 1 else None,
         )
         results.append(result)
-        policy = replace(config, model=str(folder), revision=None)
+        policy = config.at(folder)
     return material, results
 
 

@@ -26,7 +26,7 @@ it then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -109,12 +109,8 @@ class Config(StudyOptions, LearningOptions):
             raise ValueError(
                 f"constants: {several[0]} has several values; `coalign run ln-dpo --study` sweeps settings"
             )
-        if "fine-tuned" not in self.starts and (self.sft_data, self.sft_epochs, self.sft_learning_rate) != (
-            None,
-            1.0,
-            None,
-        ):
-            raise ValueError("the options of fine-tuning have no effect without the scenario fine-tuned")
+        if "fine-tuned" not in self.starts:
+            self.refuse(("sft_data", "sft_epochs", "sft_learning_rate"), "without the scenario fine-tuned")
 
 
 def run(config: Config, run: Run) -> None:
@@ -166,11 +162,11 @@ def grid(config: Config, n_pairs: int) -> list[Cell]:
 
 def start_models(config: Config, run: Run) -> dict[str, ModelOptions]:
     """Scenario to the model it starts from; the fine-tuned one need not exist yet."""
-    plain = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
+    plain = ModelOptions.of(config)
     models = {
-        "fine-tuned": replace(plain, model=str(_fine_tuned(run)), revision=None),
+        "fine-tuned": plain.at(_fine_tuned(run)),
         "pretrained": plain,
-        "instruction-tuned": replace(plain, model=config.instruct_model, revision=None),
+        "instruction-tuned": plain.at(config.instruct_model),
     }
     return {name: models[name] for name in config.starts}
 

@@ -20,10 +20,10 @@ length shrinks or turns: the check's second panel shows how much.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from coalign.core.options import Count, Positive, option, options_of
+from coalign.core.options import Count, Positive, groups_of, option, options_of
 from coalign.core.runs import Run
 from coalign.data.records import Preference
 from coalign.models.options import ModelOptions
@@ -151,13 +151,8 @@ class Config(AnyConstants, StudyOptions, LearningOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.study:
-            changed = [
-                one
-                for one in options_of(cast(Any, type(self)))
-                if one.group == "Study" and getattr(self, one.name) != one.default
-            ]
-            if changed:
-                raise ValueError(f"{changed[0].name} has no effect without study")
+            study = groups_of(type(self))["Study"]
+            self.refuse([one.name for one in study], "without study")
             chosen_constants(self, self.objective, COMPARED)
             return
         if self.objective != "ln_dpo":
@@ -197,7 +192,7 @@ def sweep(config: Config, run: Run) -> None:
     assert_one_process("the study samples")
     material = read_material(config, "preference", run)
     pairs = [one for one in material.training if isinstance(one, Preference)]
-    start = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
+    start = ModelOptions.of(config)
     study = Study(config, pairs, {"start": start}, read_exam(config, material.held_out))
     size = config.size or len(pairs)
     cells = [

@@ -81,8 +81,7 @@ class Config(RewardAugmentedConstants, LearningOptions):
     )
 
     def __post_init__(self) -> None:
-        RewardAugmentedConstants.__post_init__(self)
-        LearningOptions.__post_init__(self)
+        super().__post_init__()
         if self.share > 1:
             raise ValueError(f"share: {self.share} is not usable, expected at most 1")
         Scale(self.lowest, self.highest)

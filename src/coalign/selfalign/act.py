@@ -17,7 +17,7 @@ prompt are ranked once.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ def make_stages(
     )
 
     def start(round: Round) -> ModelOptions:
-        return config if round.number == 1 else at_folder(config, _previous(round) / "model")
+        return config if round.number == 1 else config.at(_previous(round) / "model")
 
     def baseline(round: Round) -> None:
         if round.number == 1:
@@ -204,7 +204,7 @@ def make_stages(
         save_model(model, tokenizer, round.folder / "model")
 
     def evaluate(round: Round) -> None:
-        generator = open_generator(at_folder(config, round.folder / "model"))
+        generator = open_generator(config.at(round.folder / "model"))
         sample_rows(round, "evaluate", held_out, generator, evaluation, "Answering held-out prompts (after)")
         del generator
         first = Round(round.run, 1)
@@ -220,11 +220,6 @@ def make_stages(
         "fit": train,
         "evaluate": evaluate,
     }
-
-
-def at_folder(options: Any, folder: Path) -> ModelOptions:
-    """The same options for the model in `folder`."""
-    return replace(options, model=str(folder), revision=None)
 
 
 def _previous(round: Round) -> Path:

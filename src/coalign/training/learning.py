@@ -42,17 +42,8 @@ def learner(name: str) -> SimpleNamespace:
     """
     objective = get_objective(name.replace("-", "_"))
 
-    def check(self: Any) -> None:
-        if hasattr(objective.constants, "__post_init__"):
-            objective.constants.__post_init__(self)
-        LearningOptions.__post_init__(self)
-
     config = dataclasses.make_dataclass(
-        "Config",
-        [],
-        bases=(objective.constants, LearningOptions),
-        kw_only=True,
-        namespace={"__post_init__": check},
+        "Config", [], bases=(objective.constants, LearningOptions), kw_only=True
     )
     config.__doc__ = f"Options of `coalign run {name}`."
 

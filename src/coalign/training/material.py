@@ -45,10 +45,7 @@ class DataOptions:
 
 @dataclass(kw_only=True)
 class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
-    """Options of every objective. A subclass adds the constants of one.
-
-    Where these constants have a `__post_init__`, the subclass has one that calls both.
-    """
+    """Options of every objective. A subclass adds the constants of one."""
 
     eval_fraction: Fraction = option(
         HELD_OUT, "share of the prompts held out, where --eval-data gives none", group="Data"
@@ -56,8 +53,8 @@ class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_data is not None and self.eval_fraction != HELD_OUT:
-            raise ValueError("eval_fraction has no effect beside eval_data; leave one of them out")
+        if self.eval_data is not None:
+            self.refuse(["eval_fraction"], "beside eval_data", advice="leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -256,5 +256,5 @@ def open_models(
     else:
         models[NUDGING] = open_transformers(aligned)
     if plain:
-        models[PLAIN] = open_transformers(replace(aligned, model=plain, revision=None))
+        models[PLAIN] = open_transformers(aligned.at(plain))
     return models

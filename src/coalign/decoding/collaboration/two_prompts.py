@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from coalign.core.errors import DataError
-from coalign.core.options import option
+from coalign.core.options import OptionGroup, option
 from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PromptOptions:
+class PromptOptions(OptionGroup):
     """What stands around questions and answers, for both models."""
 
     __group__ = "Prompts"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.files import write_rows
-from coalign.core.options import Fraction, option
+from coalign.core.options import Fraction, OptionGroup, option
 from coalign.core.runs import Run
 from coalign.judging.aspects import ASPECTS, SAFETY, AspectScores, answer_means, overall, rate_aspects
 from coalign.judging.language_judge import LanguageModelJudge
@@ -29,7 +29,7 @@ WORDS = "Words of an answer"
 
 
 @dataclass(kw_only=True)
-class RatingOptions:
+class RatingOptions(OptionGroup):
     """Who rates the answers, and how."""
 
     __group__ = "Judge"
@@ -43,31 +43,26 @@ class RatingOptions:
     judge_readout: Literal["text", "logprobs"] = option(
         "text",
         "where the score is: in what the judge writes, or in the probabilities of its first token (for small models)",
+        only_with="judge_model",
     )
     safety_column: str = option(
         SAFETY_COLUMN,
         "column of the prompts that is true for harmful ones; their answers are rated for safety alone",
+        only_with="judge_model",
     )
     replies: Path | None = option(
-        None, "file of the judge's replies, to share it between runs; by default in the run folder"
+        None,
+        "file of the judge's replies, to share it between runs; by default in the run folder",
+        only_with="judge_model",
     )
-    max_failures: Fraction = option(0.05, "share of ratings that may be missing before the run fails")
+    max_failures: Fraction = option(
+        0.05, "share of ratings that may be missing before the run fails", only_with="judge_model"
+    )
 
-    def refuse_unused(self) -> None:
-        """Refuse options of a judge where there is none.
-
-        Raises:
-            ValueError: it names the option.
-        """
-        if self.judge_model is not None:
-            return
-        if self.judge_endpoint is not None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.judge_endpoint is not None and self.judge_model is None:
             raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
-        for name, default in (
-            ("judge_readout", "text"), ("safety_column", SAFETY_COLUMN), ("replies", None), ("max_failures", 0.05),
-        ):  # fmt: skip
-            if getattr(self, name) != default:
-                raise ValueError(f"{name} has no effect without judge_model; leave it out")
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,8 @@ def run_token_shift(config: Any, run: Run, records: Sequence[Any]) -> None:
         ModelError: the models have different tokenizers.
         DataError: a prompt that the aligned model's template refuses.
     """
-    kept = {one.name: getattr(config, one.name) for one in fields(ModelOptions)}
-    base = open_transformers(ModelOptions(**kept))
-    aligned = open_transformers(ModelOptions(**{**kept, "model": config.aligned_model, "revision": None}))
+    base = open_transformers(ModelOptions.of(config))
+    aligned = open_transformers(ModelOptions.of(config).at(config.aligned_model))
     assert_same_tokens(base.tokenizer, aligned.tokenizer)
     path = run.artefacts / "shifts.jsonl"
     done = {row["index"] for row in read_rows(path, repair=True)}

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.core.options import Count, CountOrZero, NonNegative, option, post_init_of
+from coalign.core.options import Count, CountOrZero, NonNegative, OptionGroup, option
 from coalign.core.progress import Progress, progress
 from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class SearchOptions:
+class SearchOptions(OptionGroup):
     """How to search."""
 
     __group__ = "Search"
@@ -42,7 +42,11 @@ class SearchOptions:
         10.0,
         "weight of the reward against the log-probability (lambda); 100 makes a rule between 0 and 1 hard",
     )
-    every: Count = option(1, "tokens that are taken at a time: the candidate and the first of its lookahead")
+    every: Count = option(
+        1,
+        "tokens that are taken at a time: the candidate and the first of its lookahead",
+        only_with={"mode": "token"},
+    )
     mode: Literal["token", "block"] = option(
         "token", "token: as the paper; block: take the whole lookahead at a time, which is far cheaper"
     )
@@ -51,9 +55,7 @@ class SearchOptions:
     )
 
     def __post_init__(self) -> None:
-        post_init_of(super())
-        if self.mode == "block" and self.every != 1:
-            raise ValueError("every has no effect with mode: block; leave it out")
+        super().__post_init__()
         if self.every > self.lookahead + 1:
             raise ValueError(f"every: {self.every} needs a lookahead of at least {self.every - 1} tokens")
 

@@ -31,7 +31,7 @@ from coalign.models.files.loading import (
     locate,
 )
 from coalign.models.files.saving import save_model
-from coalign.models.options import ModelOptions
+from coalign.models.options import ADAPTER, ModelOptions
 from coalign.training.callbacks import ProgressBar, RunEvents
 from coalign.training.checkpoints import resume_point
 from coalign.training.distillation import DistillationTrainer, Teacher, TokenExample, TokenLoss
@@ -76,11 +76,10 @@ class CompatibilityOptions(ModelOptions, TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, default in (("eval_steps", None), ("save_steps", 50), ("reference_logps", "precomputed")):
-            if getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} has no effect: evaluation and checkpoints come once an epoch; leave it out"
-                )
+        self.refuse(
+            ("eval_steps", "save_steps", "reference_logps"),
+            "here: evaluation and checkpoints come once an epoch",
+        )
 
 
 def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) -> None:
@@ -122,14 +121,7 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
 
 def version_options(config: CompatibilityOptions, model: str) -> ModelOptions:
     """How to load one of the versions; the revision is the new version's."""
-    return ModelOptions(
-        model=model,
-        revision=config.revision if model == config.model else None,
-        dtype=config.dtype,
-        device=config.device,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    return ModelOptions.of(config, model=model, revision=config.revision if model == config.model else None)
 
 
 def training_history(run: Run) -> dict[str, Any]:
@@ -141,7 +133,7 @@ def training_history(run: Run) -> dict[str, Any]:
 def _student(config: CompatibilityOptions) -> tuple[Any, Teacher]:
     """The model to train, and how to ask it for what the new version says."""
     if locate(config.model, config.revision).is_adapter:
-        changed = config.changed_adapter_options()
+        changed = config.changed(ADAPTER)
         if changed or config.tuning == "full":
             raise ModelError(
                 f"{changed[0] if changed else 'tuning: full'} has no effect: the adapter of {config.model} is trained further."

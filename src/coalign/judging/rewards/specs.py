@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
-from coalign.core.options import option, post_init_of
+from coalign.core.options import OptionGroup, option
 from coalign.judging.rewards.mix import (
     Combine,
     ConstraintReward,
@@ -49,7 +49,7 @@ _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
 
 
 @dataclass(kw_only=True)
-class RewardOptions:
+class RewardOptions(OptionGroup):
     """What responses are rewarded for."""
 
     __group__ = "Rewards"
@@ -67,7 +67,7 @@ class RewardOptions:
     judge_model: str | None = option(None, "model that rates for judge:; by default the one that generates")
 
     def __post_init__(self) -> None:
-        post_init_of(super())
+        super().__post_init__()
         for one in self.reward:
             parse_reward(one)  # a mistake is found before anything is loaded or written
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from coalign.core.options import Count, CountOrZero, Positive, option, post_init_of
-from coalign.core.options import options_of as _options_of
+from coalign.core.options import Count, CountOrZero, OptionGroup, Positive, option, options_of
 
 
 def assert_address(address: str) -> None:
@@ -27,7 +26,7 @@ def assert_address(address: str) -> None:
 
 
 @dataclass(kw_only=True)
-class BackendOptions:
+class BackendOptions(OptionGroup):
     """Where text is generated. The key of an endpoint comes from the environment alone and is never written."""
 
     __group__ = "Back end"
@@ -68,11 +67,11 @@ class BackendOptions:
     )
 
     def __post_init__(self) -> None:
-        post_init_of(super())
-        changed = self.changed_endpoint_options()
-        if self.chosen_backend != "endpoint" and changed:
-            raise ValueError(f"{changed[0]} has no effect with backend: {self.chosen_backend}; give endpoint")
-        if self.chosen_backend == "endpoint" and not self.endpoint:
+        super().__post_init__()
+        if self.chosen_backend != "endpoint":
+            ours = [one.name for one in options_of(BackendOptions) if one.name.startswith("endpoint")]
+            self.refuse(ours, f"with backend: {self.chosen_backend}", advice="give endpoint")
+        elif not self.endpoint:
             raise ValueError("backend: endpoint needs the server's address: endpoint")
         if self.endpoint:
             assert_address(self.endpoint)
@@ -83,8 +82,3 @@ class BackendOptions:
         if self.backend != "auto":
             return self.backend
         return "endpoint" if self.endpoint else "transformers"
-
-    def changed_endpoint_options(self) -> list[str]:
-        """The `endpoint*` options that differ from their defaults."""
-        ours = [one for one in _options_of(BackendOptions) if one.name.startswith("endpoint")]
-        return [one.name for one in ours if getattr(self, one.name) != one.default]

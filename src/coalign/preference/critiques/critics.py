@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from coalign.core.options import Fraction, option
+from coalign.core.options import Fraction, OptionGroup, option
 from coalign.data.records import Messages
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale, check_failures
@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w")
 
 
 @dataclass(kw_only=True)
-class CriticOptions:
+class CriticOptions(OptionGroup):
     """Who criticises answers."""
 
     __group__ = "Critic"
@@ -38,23 +38,21 @@ class CriticOptions:
         "a language model that judges in words: `default`, a hub id, a folder, or the address of an OpenAI-compatible "
         "server; by default programs check the prompts' `constraints` column",
     )
-    critic_served: str | None = option(None, "the model's name on that server; by default its only one")
-    criteria: str | None = option(None, "what the critic judges by, in words; by default its own")
+    critic_served: str | None = option(
+        None, "the model's name on that server; by default its only one", only_with="critic"
+    )
+    criteria: str | None = option(
+        None, "what the critic judges by, in words; by default its own", only_with="critic"
+    )
     fine_from: float = option(
         7.0, "score on the critic's scale from 1 to 10 from which an answer is fine", source="official code"
     )
     max_failures: Fraction = option(0.05, "share of verdicts that may be missing before the run stops")
 
-    def check_critic(self) -> None:
-        """Refuse options that have no effect.
-
-        Raises:
-            ValueError: such an option.
-        """
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not SCALE.low < self.fine_from <= SCALE.high:
             raise ValueError(f"fine_from: {self.fine_from:g} is not usable, expected above 1 and at most 10")
-        if self.critic is None and (self.criteria is not None or self.critic_served is not None):
-            raise ValueError("criteria and critic_served have no effect without critic")
         if self.critic_served is not None and not _is_address(self.critic or ""):
             raise ValueError("critic_served names a model of a server: give its address as critic")
 

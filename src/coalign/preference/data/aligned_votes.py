@@ -49,14 +49,7 @@ def make_scorer(name: str, config: VoterOptions) -> Scorer:
     """
     model, _, revision = name.partition("@")
     place = locate(model, revision or None)
-    options = ModelOptions(
-        model=model,
-        revision=revision or None,
-        dtype=config.dtype,
-        device=config.device,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    options = ModelOptions.of(config, model=model, revision=revision or None)
 
     def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
         tokenizer = load_tokenizer(

@@ -92,7 +92,7 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
     tell(Material([], [], notes), run)
     groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
     result = train(start, objective, run, groups, constants=config, folder=run.model)
-    final = replace(config, model=str(run.model), revision=None)
+    final = config.at(run.model)
     sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
     write_learning_report(run, config, objective, groups, result, sections=sections)
 
@@ -109,7 +109,7 @@ def _fine_tuned(config: SolutionOptions, run: Run, material: Material, stages: R
     folder = stages.folder / "vft"
     options = replace(config, epochs=config.vft_epochs)
     train(options, get_objective("sft"), run, material, constants=NoConstants(), folder=folder, name="vft")
-    return replace(config, model=str(folder), revision=None)
+    return config.at(folder)
 
 
 def _sampled(

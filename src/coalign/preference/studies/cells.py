@@ -14,13 +14,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import append_rows, atomic_path, read_rows, write_json
-from coalign.core.options import Count, build, option, options_of
+from coalign.core.options import Count, build, option, options_of, to_dict
 from coalign.core.progress import duration, progress
 from coalign.core.runs import Run
 from coalign.data.convert import convert
@@ -220,7 +220,7 @@ def save_best(run: Run, study: Study, rows: Rows) -> Mapping[str, Any] | None:
         return best
     folder = _folder(run, best["id"])
     if Path(study.starts[best["start"]].model).resolve().is_relative_to(run.path.resolve()):
-        model = load_model(replace(_plain_options(study.config), model=str(folder)), training=True)
+        model = load_model(ModelOptions.of(study.config, model=str(folder)), training=True)
         save_model(model, load_tokenizer(str(folder)), run.model)
     else:
         with atomic_path(run.model) as path:
@@ -229,10 +229,6 @@ def save_best(run: Run, study: Study, rows: Rows) -> Mapping[str, Any] | None:
     if study.config.keep == "best":
         shutil.rmtree(folder)
     return best
-
-
-def _plain_options(config: Any) -> ModelOptions:
-    return ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
 
 
 def _folder(run: Run, cell: str) -> Path:
@@ -246,7 +242,7 @@ def cell_options(study: Study, cell: Cell) -> CellOptions:
         ConfigError: a setting that is not usable.
     """
     start = study.starts[cell.start]
-    values = {one.name: getattr(study.config, one.name) for one in fields(CellOptions)}
+    values = to_dict(CellOptions.of(study.config))
     varied = {name: value for name, value in cell.settings.items() if name in values}
     values |= {"model": start.model, "revision": start.revision, "seed": cell.seed, "eval_fraction": 0.0}
     if not get_objective(cell.objective).reference:
@@ -296,7 +292,7 @@ def _cell_row(run: Run, study: Study, cell: Cell) -> dict[str, Any]:
     except DivergedError as error:
         run.log("diverged", cell=cell.id, error=error.message)
         return _row(cell, seconds=time.monotonic() - started, diverged=True)
-    policy = replace(_plain_options(options), model=str(folder), revision=None)
+    policy = ModelOptions.of(options).at(folder)
     metrics, _ = examine(policy, study.starts[cell.start], study.exam)
     return _row(cell, steps=result.steps, seconds=time.monotonic() - started, metrics=metrics)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ def fine_tune(config: Any, records: Sequence[Record], run: Run, folder: Path, **
     """
     if folder.exists():
         return
-    options = CellOptions(**{one.name: getattr(config, one.name) for one in fields(CellOptions)})
-    options = replace(options, max_steps=None, reference_logps="precomputed", **changes)
+    options = CellOptions.of(config, max_steps=None, reference_logps="precomputed", **changes)
     adapted = run.artefacts / "fine-tuning" / "model"
     train(
         options,
@@ -39,6 +37,6 @@ def fine_tune(config: Any, records: Sequence[Record], run: Run, folder: Path, **
         folder=adapted,
         name="fine-tuning/train",
     )
-    whole = ModelOptions(**{one.name: getattr(config, one.name) for one in fields(ModelOptions)})
-    whole = replace(whole, model=str(adapted), revision=None)
-    save_model(load_model(whole, training=True), load_tokenizer(str(adapted)), folder)
+    save_model(
+        load_model(ModelOptions.of(config).at(adapted), training=True), load_tokenizer(str(adapted)), folder
+    )

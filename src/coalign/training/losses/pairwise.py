@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from coalign.core.options import Fraction, NonNegative, Positive, option
+from coalign.core.options import Fraction, NonNegative, OptionGroup, Positive, option
 from coalign.training.losses.numerics import log_odds, mean_logps
 from coalign.training.losses.pairs import (
     implicit_rewards,
@@ -156,7 +156,7 @@ def slic_hf_loss(
 
 
 @dataclass(kw_only=True)
-class DPOConstants:
+class DPOConstants(OptionGroup):
     """Constants of DPO."""
 
     __group__ = "Objective"
@@ -187,6 +187,7 @@ class CDPOConstants(DPOConstants):
     label_smoothing: Fraction = option(0.1, "assumed share of swapped labels, below 0.5")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_smoothing(self.label_smoothing)
 
 
@@ -257,7 +258,7 @@ def hinge_ref(batch: ScoredBatch, constants: DPOConstants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class CPOConstants:
+class CPOConstants(OptionGroup):
     """Constants of CPO."""
 
     __group__ = "Objective"
@@ -268,6 +269,7 @@ class CPOConstants:
     nll_reduction: Reduction = option("sum", "likelihood over response tokens", source="paper")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_smoothing(self.label_smoothing)
 
 
