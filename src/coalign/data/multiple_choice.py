@@ -23,7 +23,6 @@ from coalign.data.rows import Row, iter_rows, parse_each
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 QUESTION = ("question", "prompt", "ctx", "query")
 CHOICES = ("choices", "endings", "options")
 ANSWER = ("answer", "answerKey", "label", "gold")

@@ -217,7 +217,6 @@ def train(config: Config, run: Run) -> Trained:
 
     What was finished before is read, not done again.
     """
-
     from transformers import set_seed
 
     done = run.artefacts / "training.json"

@@ -34,7 +34,6 @@ from coalign.training.distillation import TokenLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Mask = Literal["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]
 
 

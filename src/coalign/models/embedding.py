@@ -18,7 +18,6 @@ from coalign.models.files.loading import locate
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 logger = logging.getLogger(__name__)
 
 _LONGEST = 512

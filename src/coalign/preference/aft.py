@@ -47,7 +47,6 @@ from coalign.training.objective import Losses, ScoredBatch, get_objective, objec
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Constraint = Literal["none", "detached", "boundary"]
 
 

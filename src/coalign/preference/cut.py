@@ -56,7 +56,6 @@ from coalign.training.processes import assert_one_process
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 SMALLEST_COMPLEMENT = 1e-5
 """`1 - p` is held above this in the unlikelihood."""
 

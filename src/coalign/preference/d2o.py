@@ -40,7 +40,6 @@ from coalign.preference.data.anchors import (
     told,
 )
 from coalign.preference.data.parts import joined, segments
-from coalign.training.fit import FitResult
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, read_material, tell
@@ -49,6 +48,8 @@ from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from coalign.training.fit import FitResult
 
 
 def d2o_margins(

@@ -35,7 +35,6 @@ from coalign.training.objective import Losses, ScoredBatch, get_objective, objec
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Temperature = Literal["reward", "none"]
 
 

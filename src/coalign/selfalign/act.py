@@ -37,7 +37,6 @@ from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.selfalign.constraint_report import compare_runs, write_constraint_report
-from coalign.training.fit import fit
 from coalign.training.losses.listwise import best_responses, ranking_hinge_loss, ranking_metrics
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.options import TrainingOptions
@@ -130,8 +129,9 @@ def make_stages(
     config: Config, training: list[ConstraintTask], held_out: list[ConstraintTask]
 ) -> dict[str, Stage]:
     """The stages of a round (see `loop.STAGES` for their order)."""
-
     from transformers import set_seed
+
+    from coalign.training.fit import fit
 
     evaluation = Sampling(
         max_new_tokens=config.max_new_tokens,

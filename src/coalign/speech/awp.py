@@ -37,7 +37,6 @@ from coalign.speech.objectives.run import run_purpose
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 EPS = 1e-7
 """Added to probabilities before the logarithm. Source: the official code."""
 

@@ -22,8 +22,6 @@ from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
-from coalign.training.examples import Prepared, prepare_examples
-from coalign.training.fit import FitResult, fit
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, read_material, tell
 from coalign.training.objective import Objective, get_objective
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from coalign.report.model import Section
+    from coalign.training.examples import Prepared
+    from coalign.training.fit import FitResult
 
 
 def learner(name: str) -> SimpleNamespace:
@@ -110,8 +110,10 @@ def train(
         reference_from: the reference, where it is not the model that training starts from.
         quiet: nothing but a progress bar is shown, for one training of many.
     """
-
     from transformers import set_seed
+
+    from coalign.training.examples import prepare_examples
+    from coalign.training.fit import FitResult, fit
 
     done = run.artefacts / f"{name}.json"
     if done.exists() and folder.exists():
@@ -154,6 +156,8 @@ def train(
 def _prepared_held_out(
     material: Material, objective: Objective, tokenizer: PreTrainedTokenizerBase, config: Any
 ) -> Prepared | tuple[()]:
+    from coalign.training.examples import prepare_examples
+
     if not material.held_out:
         return ()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
 from coalign.core.catalogue import entries
@@ -32,9 +32,11 @@ from coalign.report.model import (
 )
 from coalign.report.model_card import write_model_card
 from coalign.report.page import warning_section
-from coalign.training.fit import FitResult
 from coalign.training.material import Material
 from coalign.training.objective import Objective
+
+if TYPE_CHECKING:
+    from coalign.training.fit import FitResult
 
 _CHARTS = (
     ("loss", "Loss"),

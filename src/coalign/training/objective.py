@@ -34,7 +34,6 @@ from coalign.models.types import ResponseLogps
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Normalisation = Literal["records", "tokens"]
 Prepare = Callable[[Sequence[EncodedRecord], int | None], list[EncodedRecord]]
 Contexts = Callable[[Any], Sequence[Record]]

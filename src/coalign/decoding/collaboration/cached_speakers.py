@@ -24,7 +24,6 @@ from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.growing_text import GrowingText, TextEncoder, TokenTexts
 from coalign.models.generation.sampling import row_uniforms, sample_tokens
 from coalign.models.scoring.engine import unwrap
-from coalign.models.scoring.ragged_rows import RaggedRows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,6 +106,8 @@ class CachedSpeaker:
 
     def open(self, rows: int) -> None:
         """Make room for so many texts at a time; what was there is forgotten."""
+        from coalign.models.scoring.ragged_rows import RaggedRows
+
         self.rows = RaggedRows(self.model, rows)
         self._state: list[_Row | None] = [None] * rows
 

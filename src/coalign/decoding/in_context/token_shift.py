@@ -22,7 +22,6 @@ from coalign.models.scoring.engine import unwrap
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 Class = Literal["unshifted", "marginal", "shifted"]
 CLASSES: tuple[Class, ...] = ("unshifted", "marginal", "shifted")
 MARGINAL_RANK = 2

@@ -21,7 +21,6 @@ from coalign.models.generation.batching import evaluation
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
-from coalign.models.scoring.token_tree import open_trees
 from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, is_prefilled
 
 logger = logging.getLogger(__name__)
@@ -233,6 +232,8 @@ class SearchGenerator:
         sampling: Sampling,
         bar: Progress,
     ) -> dict[int, list[Found]]:
+        from coalign.models.scoring.token_tree import open_trees
+
         texts = _Texts(self, batch, prompts, encoded, sampling)
         self.rewards.forget()
         longest = max(len(encoded[index]) for index in batch) + sampling.max_new_tokens

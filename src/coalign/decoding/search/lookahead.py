@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from coalign.models.scoring.token_tree import ROOT, Trees
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from coalign.models.scoring.token_tree import Trees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +326,8 @@ class _Search:
 
     def _grow(self, new: list[tuple[int, list[int], int]]) -> tuple[list[int], list[Top]]:
         """Compute tokens, each given as (row, nodes before it, token)."""
+        from coalign.models.scoring.token_tree import ROOT
+
         if not new:
             return [], []
         nodes, logits = self._trees.grow(

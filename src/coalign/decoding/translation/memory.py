@@ -22,7 +22,6 @@ from coalign.measures.text_units import find_phrases, fold, folded_words
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Retrieval = Literal["embeddings", "edit", "hybrid"]
 """Cosine of sentence embeddings; word-level edit similarity; the mean of both."""
 _ROWS = 1024

@@ -30,7 +30,6 @@ from coalign.models.quiet import no_weight_bars
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 PUBLISHED = {
     "alignscore-base": ("yzha/AlignScore", "AlignScore-base.ckpt"),
     "alignscore-large": ("yzha/AlignScore", "AlignScore-large.ckpt"),

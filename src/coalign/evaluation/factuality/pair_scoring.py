@@ -13,7 +13,6 @@ from coalign.core.progress import progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Pair = tuple[str, str]
 Ids = tuple[list[int], list[int]]
 """Token ids and the type id of each."""

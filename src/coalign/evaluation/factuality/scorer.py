@@ -16,7 +16,6 @@ from coalign.evaluation.factuality.text_pairs import TextPair
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 WINDOW = 4096
 """Pairs of chunk and sentence that are scored together; rows are kept after each window."""
 

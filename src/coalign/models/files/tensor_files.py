@@ -24,7 +24,6 @@ from coalign.core.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 _STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.sampling import row_uniforms, sample_tokens, token_logps, top_token_logps
 from coalign.models.types import Generation, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row = tuple[int, int]
 """(prompt index, sample index)."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
 
 from coalign.core.errors import DataError, ModelError
 from coalign.core.progress import Progress, progress
@@ -28,12 +27,12 @@ from coalign.models.generation.batching import (
 )
 from coalign.models.generation.decode_state import DecodeState, Row, generation_of
 from coalign.models.generation.endings import Endings, stop_token_ids
-from coalign.models.generation.incremental import open_rows
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.scoring.engine import unwrap
 from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -216,7 +215,8 @@ class TransformersGenerator:
             part = rows[start : start + min(limit, self._fitting_rows or limit)]
             before = (meter.samples, meter.tokens)
             try:
-                generations = self._decode(part, job, meter)
+                with torch.inference_mode():
+                    generations = self._decode(part, job, meter)
             except torch.OutOfMemoryError:
                 generations = None  # what the pass holds is free only after this clause
             if generations is None:
@@ -239,9 +239,10 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
 
-    @torch.inference_mode()
     def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
+        from coalign.models.generation.incremental import open_rows
+
         sampling = job.sampling
         state = DecodeState(rows, sampling, self.device)
         endings = Endings(self.tokenizer, sampling.stop)

@@ -19,7 +19,6 @@ from coalign.models.types import Sampling
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 CANDIDATES = 256
 """Values that the search for the nucleus looks at before it sorts a row."""
 _BLOCK = 16

@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from coalign.models.scoring import shared_prefix
-from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
 from coalign.models.types import ResponseLogps, Responses
 
 if TYPE_CHECKING:
     from torch import Tensor
-
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +87,9 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     """[N] log-probabilities of all response tokens, prompts shared."""
+    from coalign.models.scoring import shared_prefix
+    from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
+
     bare = unwrap(model)
     row = shared_prefix.pack(responses, next(bare.parameters()).device)
     # A 4-d mask passes through Transformers' mask code as it is; the layout says what may be seen.
@@ -112,6 +112,8 @@ def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
 
 def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
+    from coalign.models.scoring.token_head import token_logps_from_logits
+
     device = next(model.parameters()).device
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
@@ -131,6 +133,8 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
 def _attention(bare: torch.nn.Module) -> Iterator[None]:
     """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
     checkpointing runs the layers again in the backward pass, outside this context."""
+    from coalign.models.scoring import shared_prefix
+
     config: Any = bare.config
     name = shared_prefix.implementation_over(config._attn_implementation, next(bare.parameters()).device)
     if config._attn_implementation != name:

@@ -34,7 +34,6 @@ from coalign.training.learning import train
 from coalign.training.material import Material
 from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
-from coalign.training.trainer import DivergedError
 
 Settings = Mapping[str, float | int | str | bool]
 Rows = list[dict[str, Any]]
@@ -273,6 +272,8 @@ def _start_row(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def _cell_row(run: Run, study: Study, cell: Cell) -> dict[str, Any]:
+    from coalign.training.trainer import DivergedError
+
     started = time.monotonic()
     objective = get_objective(cell.objective)
     options = cell_options(study, cell)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-
 Metrics = dict[str, float | None]
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-
 CHUNK_SECONDS = 30.0
 """Longer audio is computed in chunks of so much."""
 CONTEXT_SECONDS = 2.0

@@ -20,7 +20,6 @@ from coalign.data.records import Feedback, Messages
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 PROB_DESIRABLE = "prob_desirable"
 """Column with the probability that a record's prompt belongs to a desirable response."""
 GUARD = 1e-8

@@ -13,7 +13,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 LOG_HALF = -math.log(2)
 LARGEST_MEAN_LOGP = -1e-7
 """Averaged log-probabilities are held below this: at 0 the log-odds are infinite."""

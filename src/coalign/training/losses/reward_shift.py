@@ -11,7 +11,6 @@ from coalign.training.objective import ScoredBatch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Shift = Literal["pooled", "midpoint", "none"]
 
 

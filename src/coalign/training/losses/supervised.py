@@ -10,7 +10,6 @@ from coalign.training.objective import Losses, NoConstants, ScoredBatch, objecti
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Reduction = Literal["sum", "mean"]
 
 
