@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.pair_scoring import PairEncoder, kept_lengths, length_batches
+from coalign.evaluation.factuality.pair_scoring import PairEncoder, kept_lengths
+from coalign.models.batching import length_batches
 from tests.evaluation.encoders import WORDS, Counting, alignment_model, pair_tokenizer
 
 TOKENIZER = pair_tokenizer()
@@ -72,7 +73,7 @@ def test_no_pairs() -> None:
 
 @given(st.lists(st.integers(0, 100), max_size=50), st.integers(1, 200))
 def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], limit: int) -> None:
-    batches = length_batches(lengths, limit)
+    batches = length_batches(lengths, lambda longest: limit // max(longest, 1))
     assert sorted(row for one in batches for row in one) == list(range(len(lengths)))
     for rows in batches:
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= max(limit, len(rows))

@@ -55,6 +55,7 @@ from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
 
+FUNCTION_OPTIONS = ("model", "revision", "entailment", "tokenizer", "device", "batch_tokens")
 Mode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 
 
@@ -92,15 +93,8 @@ class ScoringOptions(OptionGroup):
     on_bad_record: Literal["fail", "skip"] = option("fail", "stop at rows that cannot be used, or count them")
 
     def function_options(self) -> FunctionOptions:
-        return FunctionOptions(
-            model=self.model,
-            head=cast(Head, self.mode.removesuffix("_sp")),
-            revision=self.revision,
-            entailment=self.entailment,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            batch_tokens=self.batch_tokens,
-        )
+        same = {name: getattr(self, name) for name in FUNCTION_OPTIONS}
+        return FunctionOptions(head=cast(Head, self.mode.removesuffix("_sp")), **same)
 
     def metric(self, function: PairScorer) -> SupportScorer:
         splits = self.mode.endswith("_sp")

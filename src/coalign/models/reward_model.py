@@ -16,10 +16,10 @@ from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt, encode_response
 from coalign.data.messages import render_transcript
 from coalign.data.records import Messages
+from coalign.models.batching import length_batches
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
-from coalign.models.files.loading import load_tokenizer, locate
+from coalign.models.files.loading import load_pretrained, load_tokenizer, locate
 from coalign.models.generation.batching import default_batch_tokens
-from coalign.models.quiet import no_weight_bars
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class RewardModel:
         rewards = torch.zeros(len(inputs))
         bar = progress(len(inputs), show, "text") if show else contextlib.nullcontext()
         with torch.inference_mode(), bar as counted:
-            for rows in _batches([len(ids) for ids, _ in inputs], tokens, batch_size):
+            lengths = [len(ids) for ids, _ in inputs]
+            for rows in length_batches(lengths, lambda longest: min(batch_size, tokens // max(longest, 1))):
                 rewards[rows] = self._forward([inputs[row] for row in rows]).cpu()
                 if counted:
                     counted.advance(len(rows))
@@ -163,31 +164,17 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     place = locate(name, revision)
-    where = {
-        "revision": place.revision,
-        "local_files_only": place.cached_only,
-        "trust_remote_code": trust_remote_code,
-    }
     tokenizer: Any = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
     target = pick_device(device)
-    try:
-        with no_weight_bars():
-            model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(
-                place.path,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=pick_dtype(target, dtype),
-                **where,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:300]
-        raise ModelError(f"{place.name} cannot be loaded as a reward model: {line}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{place.name} is no trained reward model: {', '.join(missing[:3])} would be random.",
-            hint="A reward model is a sequence classifier, such as TRL's RewardTrainer writes.",
-        )
+    model = load_pretrained(
+        AutoModelForSequenceClassification,
+        name,
+        what="reward model",
+        revision=revision,
+        needs="A reward model is a sequence classifier, such as TRL's RewardTrainer writes.",
+        dtype=pick_dtype(target, dtype),
+        trust_remote_code=trust_remote_code,
+    )
     return RewardModel(
         model.to(target).eval(),
         tokenizer,
@@ -232,18 +219,6 @@ def _longest(config: Any, tokenizer: Any) -> int:
     text = config.get_text_config(decoder=True)
     positions = getattr(text, "max_position_embeddings", None) or 1_000_000
     return min(int(positions), int(tokenizer.model_max_length))
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int, batch_size: int) -> Iterator[list[int]]:
-    """Rows of each batch, longest first."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
-        if batch and (len(batch) >= batch_size or (len(batch) + 1) * lengths[batch[0]] > batch_tokens):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 @contextlib.contextmanager

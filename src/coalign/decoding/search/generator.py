@@ -17,6 +17,7 @@ from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
 from coalign.decoding.search.lookahead import Beam, Extension, SearchCost, SearchSettings, rows_of, search
 from coalign.judging.rewards.mix import Draft, RewardMix
+from coalign.models.batching import length_batches
 from coalign.models.generation.batching import evaluation
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
@@ -194,14 +195,11 @@ class SearchGenerator:
     def _batches(self, encoded: list[list[int]], sampling: Sampling) -> list[list[int]]:
         """Prompts that are searched together, longest first; the same on every run."""
         settings = self.options.settings(sampling.max_new_tokens)
-        batches: list[list[int]] = []
-        room = 0
-        for index in sorted(range(len(encoded)), key=lambda one: (-len(encoded[one]), one)):
-            if not batches or len(batches[-1]) >= room:
-                room = rows_of(settings, len(encoded[index]), self.base.batch_tokens, self.base.batch_size)
-                batches.append([])
-            batches[-1].append(index)
-        return batches
+        base = self.base
+        return length_batches(
+            list(map(len, encoded)),
+            lambda longest: rows_of(settings, longest, base.batch_tokens, base.batch_size),
+        )
 
     def _try(
         self,

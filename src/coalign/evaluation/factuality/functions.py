@@ -22,10 +22,9 @@ from coalign.evaluation.factuality.model import (
 )
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.models.devices import pick_device
-from coalign.models.files.loading import explained, load_tokenizer, locate
+from coalign.models.files.loading import explained, load_pretrained, load_tokenizer, locate
 from coalign.models.files.tensor_files import read_tensors
 from coalign.models.generation.first_token import first_token_view
-from coalign.models.quiet import no_weight_bars
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,7 +95,7 @@ def load_function(options: FunctionOptions) -> PairScorer:
     if (Path(place.path) / DESCRIPTION).is_file():
         _refuse(options, "entailment", "the three-way head says what is aligned")
         return _headed(*_with(load_alignment_model(Path(place.path)), tokenizer), options)
-    return _classifier(options, tokenizer)
+    return _classifier(options, tokenizer, place.name)
 
 
 def _with(loaded: tuple[AlignmentModel, int], tokenizer: Any) -> tuple[AlignmentModel, Any, int]:
@@ -219,7 +218,7 @@ def _published(name: str, revision: str | None) -> Path:
         raise explained(error, place, f"checkpoint {file}") from error
 
 
-def _classifier(options: FunctionOptions, tokenizer: Any) -> PairScorer:
+def _classifier(options: FunctionOptions, tokenizer: Any, name: str) -> PairScorer:
     """A sequence classifier: the probability of its label for entailment."""
     from transformers import AutoModelForSequenceClassification
 
@@ -228,29 +227,17 @@ def _classifier(options: FunctionOptions, tokenizer: Any) -> PairScorer:
             f"mode: the head {options.head!r} is not there: {options.model} is a classifier for natural language inference.",
             hint="Use a mode that begins with nli.",
         )
-    place = locate(options.model, options.revision)
-    device = pick_device(options.device)
-    try:
-        with no_weight_bars():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                place.path,
-                revision=place.revision,
-                local_files_only=place.cached_only,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise explained(error, place, "classifier") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{place.name}: {len(missing)} weights are missing and would be random, first {missing[0]}.",
-            hint="Give a model that was trained for natural language inference.",
-        )
+    model = load_pretrained(
+        AutoModelForSequenceClassification,
+        options.model,
+        what="classifier",
+        revision=options.revision,
+        needs="Give a model that was trained for natural language inference.",
+        dtype=torch.float32,
+    )
     labels = {int(index): str(label) for index, label in model.config.id2label.items()}
-    aligned = entailment_label(labels, options.entailment, place.name)
-    model = model.to(device).eval()
+    aligned = entailment_label(labels, options.entailment, name)
+    model = model.to(pick_device(options.device)).eval()
 
     def score(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         return model(**inputs).logits.softmax(-1)[:, aligned]

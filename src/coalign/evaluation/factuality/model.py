@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
-from coalign.models.quiet import no_weight_bars
 
 Head = Literal["nli", "bin", "reg"]
 IGNORED = -100
@@ -225,17 +224,6 @@ def pretrained_encoder(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoModel
 
-    from coalign.models.files.loading import explained, locate
+    from coalign.models.files.loading import load_pretrained
 
-    place = locate(name, revision)
-    try:
-        with no_weight_bars():
-            return AutoModel.from_pretrained(
-                place.path,
-                revision=place.revision,
-                local_files_only=place.cached_only,
-                use_safetensors=True,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise explained(error, place, "encoder") from error
+    return load_pretrained(AutoModel, name, what="encoder", revision=revision, dtype=torch.float32)

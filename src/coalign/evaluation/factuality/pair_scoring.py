@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.core.progress import progress
+from coalign.models.batching import length_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,7 +186,9 @@ class PairScorer:
     def _values(self, encoded: Sequence[EncodedPair], label: str) -> list[float]:
         values = [0.0] * len(encoded)
         with torch.inference_mode(), progress(len(encoded), label, unit="pair") as bar:
-            for rows in length_batches([len(one.ids) for one in encoded], self.limit):
+            for rows in length_batches(
+                [len(one.ids) for one in encoded], lambda longest: self.limit // max(longest, 1)
+            ):
                 inputs = self._inputs([encoded[row] for row in rows])
                 for row, value in zip(rows, self.score(inputs).double().tolist(), strict=True):
                     values[row] = value
@@ -208,15 +211,3 @@ def pad(batch: Sequence[EncodedPair], pad_token_id: int, *, with_types: bool) ->
         mask[row, : len(one.ids)] = 1
     inputs = {"input_ids": ids, "attention_mask": mask}
     return {**inputs, "token_type_ids": types} if with_types else inputs
-
-
-def length_batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Rows of each batch, longest first; rows times the longest stay within `limit`, one row at least."""
-    batches: list[list[int]] = []
-    room = 0
-    for row in sorted(range(len(lengths)), key=lambda one: (-lengths[one], one)):
-        if not batches or len(batches[-1]) >= room:
-            room = max(1, limit // max(lengths[row], 1))
-            batches.append([])
-        batches[-1].append(row)
-    return batches

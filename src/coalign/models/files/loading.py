@@ -286,14 +286,61 @@ def _load_plain(
         raise ModelError(f"{place.name}: the weights are corrupted ({error}).", hint=hint) from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise explained(error, place, "model") from error
+    assert_whole(place, info, "The folder may hold only a part of the model, or a model of another kind.")
+    model.name_or_path = model.config.name_or_path = place.name
+    return model.to(device)
+
+
+def load_pretrained(
+    kind: Any,
+    name: str,
+    *,
+    what: str,
+    revision: str | None = None,
+    needs: str | None = None,
+    **arguments: Any,
+) -> Any:
+    """A model of one of Transformers' auto classes by folder, run folder or hub id. Safetensors only.
+
+    Args:
+        kind: the auto class.
+        what: what messages call it.
+        needs: a hint for a model of which weights are missing, which is then refused; None lets them be random.
+        arguments: further ones of `from_pretrained`.
+
+    Raises:
+        ModelError: it cannot be found or read, or weights are missing.
+    """
+    place = locate(name, revision)
+    try:
+        with no_weight_bars():
+            model, info = kind.from_pretrained(
+                place.path,
+                revision=place.revision,
+                local_files_only=place.cached_only,
+                use_safetensors=True,
+                output_loading_info=True,
+                **arguments,
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise explained(error, place, what) from error
+    if needs is not None:
+        assert_whole(place, info, needs)
+    return model
+
+
+def assert_whole(place: Location, info: dict[str, Any], hint: str) -> None:
+    """Refuse a model of which weights are missing.
+
+    Raises:
+        ModelError: some are; the first is named.
+    """
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
             f"{place.name}: {len(missing)} weights are missing and would be random, first {missing[0]}.",
-            hint="The folder may hold only a part of the model, or a model of another kind.",
+            hint=hint,
         )
-    model.name_or_path = model.config.name_or_path = place.name
-    return model.to(device)
 
 
 def _assert_causal(config: PretrainedConfig, place: Location, options: ModelOptions) -> None:

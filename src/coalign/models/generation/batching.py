@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from coalign.models.batching import length_batches
 from coalign.models.scoring.engine import unwrap
 from coalign.models.types import Sampling
 
@@ -43,14 +44,9 @@ def plan_batches(
         batch_size: most rows, one prompt at least.
     """
     rows_per_prompt = sampling.n if sampling.temperature > 0 else 1
-    batches: list[list[int]] = []
-    limit = 0
-    for index in sorted(range(len(lengths)), key=lambda one: (-lengths[one], one)):
-        if not batches or (len(batches[-1]) + 1) * rows_per_prompt > limit:
-            limit = most_rows(lengths[index], sampling, batch_tokens, batch_size)
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+    return length_batches(
+        lengths, lambda longest: most_rows(longest, sampling, batch_tokens, batch_size) // rows_per_prompt
+    )
 
 
 def most_rows(length: int, sampling: Sampling, batch_tokens: int, batch_size: int) -> int:
