@@ -7,35 +7,23 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.statistics import paired_bootstrap
 from coalign.preference.critiques.rounds import JudgedLoop
-from coalign.report.html import write_report
 from coalign.report.model import (
     Cell,
-    Chart,
     Command,
-    Curves,
-    Estimate,
     Figure,
     Headline,
-    KeyValues,
-    Outcome,
     Output,
     Report,
     Sample,
     Samples,
-    Series,
-    Stage,
     TableSection,
-    Text,
-    Timings,
 )
-from coalign.report.model_card import write_model_card
-from coalign.report.page import warning_section
+from coalign.report.page import publish
+from coalign.report.parts import curves, estimate, outcome_of
 
 Rows = Sequence[Mapping[str, Any]]
 CHARTS = (
@@ -50,63 +38,28 @@ def write_judged_report(run: Run, loop: JudgedLoop, rounds: Sequence[Round]) -> 
     """Write `report.html`, the model card and the headline of `status.json`."""
     config = loop.config
     before, after = rounds[0].read("baseline"), rounds[-1].read("evaluate")
-    entry = get(run.status()["method"])
-    headline = _headline(before, after, rounds)
-    sections: list[Any] = [*warning_section(run), _rounds_table(rounds)]
-    if before:
-        sections.append(_samples(before, after))
-    sections += [
-        *_curves(rounds),
-        Timings(
-            title="Time and memory",
-            note="Peak memory of the process in each stage.",
-            stages=[
-                Stage(
-                    name=f"{row['round']}: {row['stage']}",
-                    seconds=row["seconds"],
-                    peak_bytes=int(row["peak_mb"] * 2**20),
-                )
-                for row in timings(rounds, STAGES)
-            ],
-        ),
-        Text(
-            title="Limitations", paragraphs=["Answers are fine where the critic says so: read the samples."]
-        ),
-        KeyValues(title="Configuration", items=options.to_dict(config)),
-        KeyValues(title="Environment", items=run.environment()),
-    ]
-    report = Report(
+    return publish(
+        run,
+        config,
         title=f"{len(rounds)} rounds of criticism on {config.model}",
-        method=entry.slug,
-        arxiv=entry.arxiv,
-        verdict=headline,
+        verdict=_headline(before, after, rounds),
         facts={
             "Model": str(config.model),
             "Prompts": f"{len(loop.training)} to train, {len(loop.held_out)} held out",
             "Critic": config.critic or "constraints, checked by programs",
             "Seed": str(config.seed),
         },
-        sections=sections,
-        next_commands=[
-            Command(
-                command=f"coalign chat {run.path} --compare base", purpose="talk to both models, side by side"
-            )
+        sections=[
+            _rounds_table(rounds),
+            *([_samples(before, after)] if before else []),
+            *curves(CHARTS, {f"round {one.number}": one.read("history") for one in rounds}),
         ],
+        rounds=timings(rounds, STAGES),
+        limitations=["Answers are fine where the critic says so: read the samples."],
+        then=[Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
+        figures={"fine_before": _fine(before), "fine_after": _fine(after)},
+        trained_on=f"{len(loop.training)} prompts ({config.prompts}), answered by the model itself and criticised.",
     )
-    write_report(report, run.report)
-    adapter = run.model / "adapter_config.json"
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else config.model
-    write_model_card(
-        run.model / "README.md",
-        report=report,
-        base_model=base or config.model,
-        library="peft" if adapter.exists() else "transformers",
-        method_title=entry.title,
-        data=f"{len(loop.training)} prompts ({config.prompts}), answered by the model itself and criticised.",
-        config=options.to_dict(config),
-    )
-    run.set_status(headline=headline.text, figures={"fine_before": _fine(before), "fine_after": _fine(after)})
-    return report
 
 
 def _fine(rows: Rows) -> float | None:
@@ -123,29 +76,23 @@ def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> Headline:
     if not pairs:
         count = sum(_counts(one)["criticised"] for one in rounds)
         text = f"{count} criticised answers were learned from. Nothing was held out, so nothing is claimed."
-        return Headline(outcome="neutral", text=text)
-    change = paired_bootstrap([one for one, _ in pairs], [other for _, other in pairs])
-    outcome: Outcome = "improved" if change.low > 0 else "not improved" if change.high < 0 else "neutral"
-    shares = [fmean(one[side] for one in pairs) for side in (0, 1)]
-    return Headline(
-        outcome=outcome,
-        text=f"The critic finds no fault in {100 * shares[1]:.1f} % of {len(pairs)} held-out answers, "
-        f"{100 * shares[0]:.1f} % before.",
-        figures=[
-            Figure(
-                label="Held-out answers without fault",
-                value=shares[1],
-                before=shares[0],
-                unit="percent",
-                difference=Estimate(change.mean, *(_finite(end) for end in (change.low, change.high))),
-                note=f"{len(pairs)} prompts, greedy answers",
-            )
-        ],
+        return Headline("neutral", text)
+    old, new = ([one[side] for one in pairs] for side in (0, 1))
+    change = paired_bootstrap(old, new)
+    fault_free = Figure(
+        "Held-out answers without fault",
+        fmean(new),
+        before=fmean(old),
+        unit="percent",
+        difference=estimate(change),
+        note=f"{len(pairs)} prompts, greedy answers",
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") else None
+    return Headline(
+        outcome_of(change),
+        f"The critic finds no fault in {100 * fmean(new):.1f} % of {len(pairs)} held-out answers, "
+        f"{100 * fmean(old):.1f} % before.",
+        [fault_free],
+    )
 
 
 def _counts(round: Round) -> dict[str, int]:
@@ -171,7 +118,7 @@ def _rounds_table(rounds: Sequence[Round]) -> TableSection:
             ]
         )
     return TableSection(
-        title="Rounds",
+        "Rounds",
         note="Judged answers, those with a fault, and those trained on (all with a fault and some without). Left out: "
         "faulty answers of which nothing is said, and answers that are empty or have no verdict.",
         columns=[
@@ -191,11 +138,11 @@ def _rounds_table(rounds: Sequence[Round]) -> TableSection:
 
 def _samples(before: Rows, after: Rows) -> Samples:
     return Samples(
-        title="Held-out prompts side by side",
+        "Held-out prompts side by side",
         note="Greedy answers and what the critic says of them.",
         columns=["Before", "After"],
         rows=[
-            Sample(prompt=one["prompt"][-1]["content"], outputs=[_output(one), _output(other)])
+            Sample(one["prompt"][-1]["content"], [_output(one), _output(other)])
             for one, other in zip(before, after, strict=True)
         ],
         score_name="without fault",
@@ -205,23 +152,4 @@ def _samples(before: Rows, after: Rows) -> Samples:
 def _output(row: Mapping[str, Any]) -> Output:
     said = f"\n\nCritic: {row['judgment']}" if row["judgment"] else ""
     fine = row["fine"]
-    return Output(text=row["response"] + said, score=None if fine is None else float(fine))
-
-
-def _curves(rounds: Sequence[Round]) -> list[Curves]:
-    charts = []
-    for key, title in CHARTS:
-        series = []
-        for one in rounds:
-            rows = [row for row in one.read("history") if key in row]
-            if rows:
-                series.append(
-                    Series(
-                        name=f"round {one.number}",
-                        steps=[float(row["step"]) for row in rows],
-                        values=[row[key] for row in rows],
-                    )
-                )
-        if series:
-            charts.append(Chart(title=title, series=series))
-    return [Curves(title="Training", charts=charts)] if charts else []
+    return Output(row["response"] + said, None if fine is None else float(fine))
