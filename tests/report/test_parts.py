@@ -6,7 +6,17 @@ import pytest
 
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.report.model import ComparisonRow, Estimate
-from coalign.report.parts import compared, counted, curves, effect, estimate, held_out, outcome_of, paired
+from coalign.report.parts import (
+    compared,
+    counted,
+    curves,
+    effect,
+    estimate,
+    figure_of,
+    held_out,
+    outcome_of,
+    paired,
+)
 
 UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.2, -0.1, 0.5)
 
@@ -62,6 +72,9 @@ def test_rows_of_a_comparison() -> None:
         n=3,
         emphasis=True,
     )
+    shown = figure_of(row, "3 items")
+    assert (shown.label, shown.value, shown.before, shown.unit) == ("right", 2 / 3, 1 / 3, "percent")
+    assert (shown.difference, shown.note) == (row.difference, "3 items")
     assert paired("nothing", [], []) == ComparisonRow("nothing", Estimate(None), Estimate(None), n=0)
 
 

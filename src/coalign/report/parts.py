@@ -14,6 +14,7 @@ from coalign.report.model import (
     Curves,
     Effect,
     Estimate,
+    Figure,
     Outcome,
     Series,
     TableSection,
@@ -107,6 +108,19 @@ def paired(
     if before:
         first, second, change = bootstrap_mean(before), bootstrap_mean(after), paired_bootstrap(before, after)
     return compared(name, first, second, change, n=len(before), unit=unit, better=better, emphasis=emphasis)
+
+
+def figure_of(row: ComparisonRow, note: str = "") -> Figure:
+    """A row of a comparison as a headline number."""
+    return Figure(
+        row.name,
+        row.after.value,
+        before=row.before.value,
+        difference=row.difference,
+        unit=row.unit,
+        better=row.better,
+        note=note,
+    )
 
 
 def curves(

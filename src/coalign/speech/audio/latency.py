@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coalign.core.progress import progress
-from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap
-from coalign.report.model import Comparison, ComparisonRow, Estimate
+from coalign.measures.statistics import paired_bootstrap
+from coalign.report.model import Comparison, ComparisonRow
+from coalign.report.parts import compared, paired
 from coalign.speech.audio.error_rates import ErrorRate, character_error_rate, word_error_rate
 from coalign.speech.ctc.align import TextTooLongError, forced_align
 from coalign.speech.ctc.decoding import emission_frames, greedy
@@ -75,27 +76,12 @@ def compare_rows(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         for old, new in zip(before, after, strict=True)
         if old["drift"] is not None and new["drift"] is not None
     ]
-    words, characters = zip(rates(before), rates(after), strict=True)
-    rows = [
-        _rate_row("Word error rate", words, [_clip_rate(row, True) for row in before], [_clip_rate(row, True) for row in after]),
-        _rate_row("Character error rate", characters, [_clip_rate(row, False) for row in before], [_clip_rate(row, False) for row in after]),
-    ]  # fmt: skip
+    rows = error_rows(before, after)
     if both:
-        old, new = [one for one, _ in both], [one for _, one in both]
-        rows.append(
-            ComparisonRow(
-                name="Drift latency (ms)",
-                before=_estimate(bootstrap_mean(old)),
-                after=_estimate(bootstrap_mean(new)),
-                difference=_estimate(paired_bootstrap(old, new)),
-                n=len(both),
-                unit="number",
-                better="lower",
-                emphasis=True,
-            )
-        )
+        old, new = map(list, zip(*both, strict=True))
+        rows.append(paired("Drift latency (ms)", old, new, unit="number", better="lower", emphasis=True))
     return Comparison(
-        title="Errors and latency",
+        "Errors and latency",
         note="Held-out clips, greedy decoding. Drift: when a token is first written, minus its start in the forced "
         "alignment; over clips that are written without an error before and after. A model's look-ahead comes on top. "
         "Intervals of error rates are over the mean of clips.",
@@ -104,24 +90,23 @@ def compare_rows(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     )
 
 
-def _rate_row(
-    name: str, pooled: tuple[ErrorRate, ...], before: list[float], after: list[float]
+def error_rows(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> list[ComparisonRow]:
+    """Word and character error rates, pooled over the clips; the intervals of their changes are over the mean of clips."""
+    return [
+        _error_row("Word error rate", word_error_rate, before, after),
+        _error_row("Character error rate", character_error_rate, before, after),
+    ]
+
+
+def _error_row(
+    name: str,
+    errors: Callable[[Sequence[str], Sequence[str]], ErrorRate],
+    *sides: Sequence[Mapping[str, Any]],
 ) -> ComparisonRow:
-    change = paired_bootstrap(before, after)
-    return ComparisonRow(
-        name=name,
-        before=Estimate(pooled[0].rate),
-        after=Estimate(pooled[1].rate),
-        difference=_estimate(change),
-        n=len(before),
-        better="lower",
+    before, after = (
+        errors([row["text"] for row in rows], [row["written"] for row in rows]).rate for rows in sides
     )
-
-
-def _clip_rate(row: Mapping[str, Any], words: bool) -> float:
-    rate = word_error_rate if words else character_error_rate
-    return rate([row["text"]], [row["written"]]).rate
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(interval.mean, interval.low, interval.high)
+    clips = ([errors([row["text"]], [row["written"]]).rate for row in rows] for rows in sides)
+    return compared(name, before, after, paired_bootstrap(*clips), n=len(sides[0]), better="lower")

@@ -9,30 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path, write_json
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, run_rounds, timings
-from coalign.report.html import write_report
-from coalign.report.model import (
-    Chart,
-    Command,
-    Comparison,
-    Curves,
-    Figure,
-    Headline,
-    KeyValues,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    Stage,
-    TableSection,
-    Timings,
-)
-from coalign.report.parts import effect
+from coalign.report.model import Command, Comparison, Headline, Output, Sample, Samples
+from coalign.report.page import publish
+from coalign.report.parts import counted, curves, effect, figure_of, outcome_of
 from coalign.speech.audio.audio import is_silent
 from coalign.speech.audio.latency import compare_rows, measure_clips, rates, token_starts
 from coalign.speech.audio.recordings import read_recordings
@@ -44,6 +27,8 @@ from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHARTS = (("loss", "Loss"), ("ctc", "CTC loss"), ("purpose", "Weighted term"))
+
 
 def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -> None:
     """The stages `baseline`, `fit` and `evaluate` of one round, and the report.
@@ -54,7 +39,7 @@ def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -
     """
     recordings = read_recordings(config.data, split=config.split)
     texts = [recording.text for recording in recordings]
-    counted: dict[str, Counter[str]] = {
+    counts: dict[str, Counter[str]] = {
         "conversions": Counter(),
         "left out": Counter(),
         "characters": Counter(),
@@ -65,9 +50,9 @@ def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -
 
     start = fresh()
     make_term(start.vocabulary)  # an unknown property fails before any work
-    clips = _clips(recordings, start, counted)
+    clips = _clips(recordings, start, counts)
     held_out, training = _split(clips, config.eval_fraction, config.seed)
-    run.log("data", recordings=len(recordings), training=len(training), held_out=len(held_out), **counted)
+    run.log("data", recordings=len(recordings), training=len(training), held_out=len(held_out), **counts)
 
     def baseline(round: Round) -> None:
         reference = (
@@ -104,9 +89,7 @@ def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -
     if not run.model.exists():
         with atomic_path(run.model) as path:
             shutil.copytree(round.folder / "model", path)
-    report = _report(config, run, round, counted)
-    write_report(report, run.report)
-    run.set_status(headline=report.verdict.text)
+    _report(config, run, round, counts)
 
 
 def _joined(term: Any, start_step: int) -> ExtraTerm:
@@ -124,22 +107,22 @@ def _joined(term: Any, start_step: int) -> ExtraTerm:
     return extra
 
 
-def _clips(recordings: Sequence[Any], recogniser: Recogniser, counted: dict[str, Counter[str]]) -> list[Clip]:
+def _clips(recordings: Sequence[Any], recogniser: Recogniser, counts: dict[str, Counter[str]]) -> list[Clip]:
     """A clip for every recording that has text and sound; the others are counted."""
     clips = []
     for one in recordings:
-        text = recogniser.vocabulary.normalise(one.text, counted["characters"])
+        text = recogniser.vocabulary.normalise(one.text, counts["characters"])
         clip = Clip(one.id, text, one.audio)
         if not text:
-            counted["left out"]["no text in the vocabulary"] += 1
-        elif is_silent(clip.read(recogniser.sample_rate, counted["conversions"])):
-            counted["left out"]["silent"] += 1
+            counts["left out"]["no text in the vocabulary"] += 1
+        elif is_silent(clip.read(recogniser.sample_rate, counts["conversions"])):
+            counts["left out"]["silent"] += 1
         else:
             clips.append(clip)
     if len(clips) < 2:
         raise CoalignError(
             f"{len(clips)} of {len(recordings)} clips can be used, 2 are needed: one to train, one to measure.",
-            hint="; ".join(f"{count} x {reason}" for reason, count in counted["left out"].items()) or None,
+            hint="; ".join(f"{count} x {reason}" for reason, count in counts["left out"].items()) or None,
         )
     return clips
 
@@ -151,48 +134,34 @@ def _split(clips: list[Clip], fraction: float, seed: int) -> tuple[list[Clip], l
     return mixed[:count], mixed[count:]
 
 
-def _report(config: Any, run: Run, round: Round, counted: dict[str, Counter[str]]) -> Report:
+def _report(config: Any, run: Run, round: Round, counts: dict[str, Counter[str]]) -> None:
     before, after = round.read("baseline"), round.read("evaluate")
     comparison = compare_rows(before, after)
     training = options.load_file(round.path("training", ".json"))
-    counts = {
-        **{f"left out: {reason}": count for reason, count in counted["left out"].items()},
+    clips = {
+        **{f"left out: {reason}": count for reason, count in counts["left out"].items()},
         **{f"left out of training: {reason}": count for reason, count in training["left out"].items()},
-        **counted["conversions"],
+        **counts["conversions"],
         "held-out clips": len(before),
         "training clips": training["clips"],
     }
-    outside = outside_message(counted["characters"])
-    return Report(
+    publish(
+        run,
+        config,
         title=f"A recogniser aligned for {config.property}",
-        method="awp",
-        arxiv=get("awp").arxiv,
         facts={"Model": config.model, "Data": str(config.data), "Seed": str(config.seed)},
         verdict=_headline(config, comparison),
         sections=[
             comparison,
             _samples(before, after),
-            _curves(round.read("history")),
-            TableSection(
-                title="Clips",
-                note=outside,
-                columns=["what", "count"],
-                rows=[[k, v] for k, v in counts.items()],
-            ),
-            Timings(
-                title="Time and memory",
-                stages=[
-                    Stage(name=row["stage"], seconds=row["seconds"], peak_bytes=int(row["peak_mb"] * 2**20))
-                    for row in timings([round], STAGES)
-                ],
-            ),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
+            *curves(CHARTS, {"training": round.read("history")}),
+            counted("Clips", ("what", "count"), clips, note=outside_message(counts["characters"])),
         ],
-        next_commands=[
+        rounds=timings([round], STAGES),
+        then=[
             Command(
-                command=f"coalign run pseudo-forced-alignment --data recordings/ --model {run.path}",
-                purpose="align recordings with the trained recogniser",
+                f"coalign run pseudo-forced-alignment --data recordings/ --model {run.path}",
+                "align recordings with the trained recogniser",
             )
         ],
     )
@@ -204,12 +173,10 @@ def _headline(config: Any, comparison: Comparison) -> Headline:
     wanted = words if config.property == "minimum-wer" else drift
     if wanted is None:
         text = "No held-out clip is written without an error both before and after, so latency cannot be compared."
-        return Headline(outcome="not improved", text=text, figures=_figures([words]))
+        return Headline("neutral", text, [figure_of(words, f"{words.n} clips")])
     change = effect(wanted.difference, "lower")
     worse = effect(words.difference, "lower") == "worse"
-    outcome = (
-        "mixed" if change == "better" and worse else "improved" if change == "better" else "not improved"
-    )
+    outcome = outcome_of(wanted.difference, "lower", guard=not worse)
     parts = [
         {
             "better": f"{wanted.name} fell.",
@@ -219,22 +186,9 @@ def _headline(config: Any, comparison: Comparison) -> Headline:
         }[change],
         "Word errors rose clearly: lower the weight." if worse else "",
     ]
-    return Headline(outcome=outcome, text=" ".join(filter(None, parts)), figures=_figures(comparison.rows))
-
-
-def _figures(rows: Sequence[Any]) -> list[Figure]:
-    return [
-        Figure(
-            label=row.name,
-            value=row.after.value,
-            before=row.before.value,
-            difference=row.difference,
-            unit=row.unit,
-            better="lower",
-            note=f"{row.n} clips",
-        )
-        for row in rows
-    ]
+    return Headline(
+        outcome, " ".join(filter(None, parts)), [figure_of(row, f"{row.n} clips") for row in comparison.rows]
+    )
 
 
 def _samples(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Samples:
@@ -242,30 +196,17 @@ def _samples(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) 
         drift = row["drift"]
         words, _ = rates([row])
         return Output(
-            text=row["written"],
-            score=words.rate,
+            row["written"],
+            words.rate,
             checks={"drift (ms)": None if drift is None else round(1000 * drift, 1)},
         )
 
     return Samples(
-        title="Held-out clips",
+        "Held-out clips",
         columns=["before", "after"],
         rows=[
-            Sample(prompt=old["text"], outputs=[output(old), output(new)])
-            for old, new in zip(before, after, strict=True)
+            Sample(old["text"], [output(old), output(new)]) for old, new in zip(before, after, strict=True)
         ],
         score_name="word error rate",
         better="lower",
     )
-
-
-def _curves(history: Sequence[dict[str, float]]) -> Curves:
-    charts = []
-    for name, title in (("loss", "Loss"), ("ctc", "CTC loss"), ("purpose", "Weighted term")):
-        rows = [row for row in history if name in row]
-        if rows:
-            series = Series(
-                name=title, steps=[row["step"] for row in rows], values=[row[name] for row in rows]
-            )
-            charts.append(Chart(title=title, series=[series]))
-    return Curves(title="Training", charts=charts)
