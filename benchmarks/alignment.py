@@ -152,7 +152,7 @@ def hour(minutes: float, model: str | None, windows_only: bool) -> None:
     """Align an hour of speech with its text, window by window and in one pass."""
     import soundfile
 
-    from coalign.checks.worlds import voice_world as world
+    from coalign.checks.worlds.speech import voices as world
     from coalign.speech.audio.audio import SAMPLE_RATE, read_audio
     from coalign.speech.audio.recordings import Recording
     from coalign.speech.ctc.recogniser import load_recogniser

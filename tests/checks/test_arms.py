@@ -10,6 +10,7 @@ import torch
 
 from coalign.checks.arms import measure_arms, seconds_spent
 from coalign.checks.options import CheckOptions
+from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
@@ -52,12 +53,12 @@ def test_a_stopped_check_measures_only_what_is_missing(run: Run) -> None:
     with (run.artefacts / "measures.jsonl").open("a") as file:
         file.write('{"arm": "ours", "se')  # a line torn by a kill
     second = World()
-    rows = measure_arms(run, seeds=3, prepare=second.prepare, arms=second.arms())
+    rows = measure_arms(run, seeds=3, prepare=second.prepare, arms=second.arms()).rows
     assert second.prepared == [1, 2]
     assert second.measured == [(1, "ours"), (2, "base"), (2, "ours")]
     undisturbed = World()
     other = Run.start(run.path.parent / "other", "check", CheckOptions())
-    assert rows == measure_arms(other, seeds=3, prepare=undisturbed.prepare, arms=undisturbed.arms())
+    assert rows == measure_arms(other, seeds=3, prepare=undisturbed.prepare, arms=undisturbed.arms()).rows
     assert rows[1] == {"arm": "ours", "seed": 0, "gold": 0.333333}
     assert read_rows(run.artefacts / "measures.jsonl") == rows
 
@@ -93,3 +94,17 @@ def test_threads_are_given_back(run: Run) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_verdict_reads_its_rows_and_those_of_other_arms(run: Run) -> None:
+    arms = {"base": lambda seed: {"gold": 0.5}, "ours": lambda seed: {"gold": 0.5 + seed}}
+    rows = measure_arms(run, seeds=2, prepare=int, arms=arms)
+    rows += measure_arms(run, seeds=1, prepare=int, arms={"other": lambda seed: {"kl": 1.0}})
+    assert rows.values("gold", "ours") == {0: 0.5, 1: 1.5}
+    assert rows.gaps("gold", "ours", "base") == {0: 0.0, 1: 1.0}
+    assert (rows.mean("gold", ["base", "ours"]), rows.gap("gold", "ours", "base")) == (0.75, 0.5)
+    verdict = rows.verdict(
+        "act", outcome="seen", rule="r", setting="s", summary={"kl": rows.mean("kl", "other")}
+    )
+    assert (verdict.claim, verdict.measures, verdict.summary) == (get("act").claim, rows.rows, {"kl": 1.0})
+    assert verdict.seconds == seconds_spent(run)

@@ -5,40 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from coalign.checks import real_text
 from coalign.checks.options import CheckOptions
-from coalign.checks.papers.preference import aft, cut, d2o, poft, pro, reward_augmented
-from coalign.checks.real_text import (
-    drawn,
-    mean_logps,
-    misplaced,
-    read_answers,
-    read_groups,
-    share_above,
-    text_logps,
-)
-from coalign.checks.system_arms.real_text_arms import (
-    GoalText,
-    criticised,
-    negative_measures,
-    negative_text,
-    plainness,
-    quoted_spans,
-    quoted_text,
-)
-from coalign.checks.text_training import adapted
+from coalign.checks.worlds.records import default_model
+from coalign.checks.worlds.records.default_model import adapted, drawn, mean_logps, open_default, text_logps
+from coalign.checks.worlds.records.goals import GoalText, plainness
+from coalign.checks.worlds.records.negatives import negative_measures, negative_text
+from coalign.checks.worlds.records.quotations import criticised, quoted_spans, quoted_text
+from coalign.checks.worlds.records.reading import misplaced, read_answers, read_groups
 from coalign.core.errors import DataError
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
+from coalign.core.system import load_check
+from coalign.core.verdict import Verdict
 from coalign.data.encoding import encode_response
 from coalign.data.records import Demonstration, Judgment, Preference
-from coalign.training.objective import get_objective
 from tests.preference.tiny_runs import save_tiny_model, write
 
 
@@ -49,7 +34,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def model(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(real_text, "MODEL", tiny)
+    monkeypatch.setattr(default_model, "MODEL", tiny)
 
 
 def solutions(n: int) -> list[dict[str, Any]]:
@@ -92,10 +77,6 @@ def test_every_seed_draws_its_own() -> None:
     assert sorted(drawn(records, 99, 3)) == records
 
 
-def test_area_under_the_curve_by_hand() -> None:
-    assert share_above([3.0, 1.0], [2.0, 1.0]) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
-
-
 @pytest.mark.usefixtures("model")
 def test_prompts_without_room_are_named(tmp_path: Path) -> None:
     rows = [{"prompt": "word " * 300, "completion": "a"}, {"prompt": "p", "completion": "b"}]
@@ -115,32 +96,34 @@ def judged(n: int) -> list[dict[str, Any]]:
 
 
 ROWS = {
-    pro: solutions(30),
-    poft: [{"prompt": f"p{i}", "completion": f"answer {i}"} for i in range(30)],
-    aft: solutions(75),
-    cut: judged(170),
-    d2o: pairs(25),
-    reward_augmented: pairs(30),
+    "pro": solutions(30),
+    "poft": [{"prompt": f"p{i}", "completion": f"answer {i}"} for i in range(30)],
+    "aft": solutions(75),
+    "cut": judged(170),
+    "d2o": pairs(25),
+    "reward-augmented": pairs(30),
 }
-NAMES = {one.__name__.rpartition(".")[2]: one for one in ROWS}
 REAL_TEXT = Path(__file__).parents[2] / "docs" / "results" / "real-text"
-PUBLISHED = sorted(path for path in REAL_TEXT.glob("*.json") if path.stem.replace("-", "_") in NAMES)
-ARMS = {pro: 1, poft: 1, aft: 2, cut: 2, d2o: 3, reward_augmented: 4}
+PUBLISHED = sorted(path for path in REAL_TEXT.glob("*.json") if path.stem in ROWS)
+ARMS = {"pro": 1, "poft": 1, "aft": 2, "cut": 2, "d2o": 3, "reward-augmented": 4}
+
+
+def verdict_of(slug: str, rows: list[dict[str, Any]], folder: Path, seeds: int = 2) -> Verdict:
+    run = Run.start(folder / "run", "check", CheckOptions())
+    return load_check(slug).check(run, seeds=seeds, data=write(folder / "rows.jsonl", rows))
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("system", ROWS, ids=lambda one: one.__name__.rpartition(".")[2])
-def test_a_check_on_given_records(system: ModuleType, tmp_path: Path) -> None:
-    run = Run.start(tmp_path / "run", "check", CheckOptions())
-    data = write(tmp_path / "rows.jsonl", ROWS[system])
-    verdict = system.check(run, seeds=2, data=data)
+@pytest.mark.parametrize("slug", ROWS)
+def test_a_check_on_given_records(slug: str, tmp_path: Path) -> None:
+    verdict = verdict_of(slug, ROWS[slug], tmp_path)
     assert verdict.outcome in ("seen", "not seen", "mixed")
     assert "rows.jsonl" in verdict.setting
-    assert len(verdict.measures) == 2 * ARMS[system]
+    assert len(verdict.measures) == 2 * ARMS[slug]
     assert json.dumps(verdict.summary)
     shares = ("in order", "AUC", "A-accuracy", "found, quoted", "found, not quoted")
     assert all(0 <= row[one] <= 1 for row in verdict.measures for one in shares if one in row)
-    again = system.check(run, seeds=2, data=data)
+    again = verdict_of(slug, ROWS[slug], tmp_path)
     assert (again.outcome, again.summary) == (verdict.outcome, verdict.summary)
 
 
@@ -149,11 +132,10 @@ def test_a_check_on_given_records(system: ModuleType, tmp_path: Path) -> None:
 def test_a_published_verdict_on_real_text_follows_from_its_rows(path: Path, tmp_path: Path) -> None:
     """The data is not here: a stand-in of the same name is read, and nothing is measured on it."""
     published = json.loads(path.read_text(encoding="utf-8"))
-    system = NAMES[path.stem.replace("-", "_")]
     run = Run.start(tmp_path / "run", "check", CheckOptions())
     append_rows(run.artefacts / "measures.jsonl", published["measures"])
     seeds = len({row["seed"] for row in published["measures"]})
-    verdict = system.check(run, seeds=seeds, data=write(tmp_path / "rows.jsonl", ROWS[system]))
+    verdict = verdict_of(path.stem, ROWS[path.stem], tmp_path, seeds)
     assert verdict.outcome == published["outcome"]
     assert verdict.summary == pytest.approx(published["summary"])
     assert (verdict.rule, verdict.claim) == (published["rule"], published["claim"])
@@ -161,31 +143,30 @@ def test_a_published_verdict_on_real_text_follows_from_its_rows(path: Path, tmp_
 
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
-    ("system", "rows", "message"),
+    ("slug", "rows", "message"),
     [
-        (pro, pairs(3), "no ranking whose scores differ"),
-        (aft, pairs(3), "no ranking whose scores differ"),
-        (poft, pairs(3), "0 prompts with an answer"),
-        (d2o, judged(4), "no preference pair, found"),
-        (d2o, pairs(3), "3 of 3 records have at most 160 tokens, 20 are needed"),
-        (cut, pairs(3), "no judged answer, found"),
-        (cut, judged(8), "2 of 2 records have at most 400 tokens, 12 are needed"),
-        (reward_augmented, pairs(1), "1 distinct prompts"),
+        ("pro", pairs(3), "no ranking whose scores differ"),
+        ("aft", pairs(3), "no ranking whose scores differ"),
+        ("poft", pairs(3), "0 prompts with an answer"),
+        ("d2o", judged(4), "no preference pair, found"),
+        ("d2o", pairs(3), "3 of 3 records have at most 160 tokens, 20 are needed"),
+        ("cut", pairs(3), "no judged answer, found"),
+        ("cut", judged(8), "2 of 2 records have at most 400 tokens, 12 are needed"),
+        ("reward-augmented", pairs(1), "1 distinct prompts"),
     ],
 )
 def test_a_file_of_the_wrong_kind_is_named(
-    system: ModuleType, rows: list[dict[str, Any]], message: str, tmp_path: Path
+    slug: str, rows: list[dict[str, Any]], message: str, tmp_path: Path
 ) -> None:
-    run = Run.start(tmp_path / "run", "check", CheckOptions())
     with pytest.raises(DataError, match=message):
-        system.check(run, seeds=2, data=write(tmp_path / "rows.jsonl", rows))
+        verdict_of(slug, rows, tmp_path)
 
 
 @pytest.mark.usefixtures("model")
 def test_an_adapter_learns_and_the_default_model_stays_as_it_is() -> None:
     record = Demonstration(prompt=[{"role": "user", "content": "Hi"}], completion="Good day to you")
     before = mean_logps([record])
-    learned = adapted([record], get_objective("sft"), None, steps=8, seed=0)
+    learned = adapted([record], "sft", None, steps=8, seed=0)
     assert mean_logps([record], learned)[0][0] > before[0][0]
     assert mean_logps([record]) == before
 
@@ -231,7 +212,7 @@ def test_quoted_tokens_cover_the_quotation() -> None:
     )
     (material,) = [quoted_text([record, unquoted(record)], 0, training=1, measured=1)]
     (mask,) = material.masks
-    tokenizer = real_text.open_model(real_text.MODEL)[1]
+    tokenizer = open_default()[1]
     ids = encode_response(tokenizer, record.prompt, record.completion)
     assert len(mask) == len(ids)
     said = tokenizer.decode([one for one, inside in zip(ids, mask.tolist(), strict=True) if inside])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from coalign.checks.rules import (
     by_arm,
+    clearly_above,
     decide,
     exceeds,
     mean_of,
@@ -94,6 +95,13 @@ def test_standard_errors_by_hand() -> None:
     assert exceeds({0: 0.1})
     assert not exceeds({0: 0.0, 1: 0.0})
     assert not exceeds({0: -1.0, 1: -1.0})
+
+
+def test_clearly_above_by_hand() -> None:
+    sure, between, none = {0: 1.0, 1: 2.0, 2: 1.5}, {0: 1.0, 1: 3.0, 2: -0.5}, {0: 1.0, 1: -1.0}
+    assert [clearly_above(one) for one in (sure, between, none)] == ["seen", "mixed", "not seen"]
+    assert clearly_above(sure, between) == "mixed"
+    assert clearly_above(sure, none) == "not seen"
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(0, 5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from coalign.checks.worlds.token_streams import (
+from coalign.checks.worlds.speech.token_streams import (
     BLANK,
     StreamModel,
     Streams,

@@ -164,7 +164,6 @@ from types import SimpleNamespace
 from coalign.checks.arms import measure_arms
 from coalign.cli import reproduce
 from coalign.cli.main import main
-from coalign.core.verdict import Verdict
 
 def arm(name):
     def measure(seed):
@@ -176,7 +175,7 @@ def arm(name):
 
 def check(run, *, seeds=5):
     rows = measure_arms(run, seeds=seeds, prepare=int, arms={name: arm(name) for name in ("base", "ours")})
-    return Verdict(slug="act", outcome="seen", claim="c", rule="r", setting="s", measures=rows, summary={})
+    return rows.verdict("act", outcome="seen", rule="r", setting="s", summary={})
 
 reproduce.load_check = lambda slug: SimpleNamespace(check=check)
 main(["reproduce", "act", "--seeds", "2", "--out", "kept"])

@@ -10,7 +10,7 @@ import torch
 from coalign.checks.arms import ITEMS, kept_items
 from coalign.checks.options import CheckOptions
 from coalign.checks.papers.decoding.urial import check
-from coalign.checks.system_arms.in_context_arms import (
+from coalign.checks.papers.decoding.urial_arms import (
     SHIFT,
     WITH,
     WITHOUT,
@@ -21,8 +21,8 @@ from coalign.checks.system_arms.in_context_arms import (
     signs,
 )
 from coalign.checks.tiny_models import stream
-from coalign.checks.worlds.everyday_questions import QUESTIONS
-from coalign.checks.worlds.styled_world import (
+from coalign.checks.worlds.prompts.everyday_questions import QUESTIONS
+from coalign.checks.worlds.words.villages import (
     END,
     QUERY_PAGE,
     START,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coalign.checks.worlds.answer_world import EMPTY, TOPICS, answer_pairs
+from coalign.checks.worlds.prompts.answer_pairs import EMPTY, TOPICS, answer_pairs
 from coalign.core.errors import ConfigError
 from coalign.core.files import read_rows
 from coalign.core.options import build

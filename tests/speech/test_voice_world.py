@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coalign.checks.worlds import voice_world as world
+from coalign.checks.worlds.speech import voices as world
 from coalign.speech.audio.audio import SAMPLE_RATE, read_audio
 from coalign.speech.audio.synthesis import is_available
 from tests.speech.tiny import tiny_recogniser, tone

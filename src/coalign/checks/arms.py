@@ -5,25 +5,86 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
+from coalign.checks.rules import mean_of, paired_gaps, values_of
+from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import append_rows, read_rows
 from coalign.core.progress import progress
 from coalign.core.runs import Run
+from coalign.core.verdict import Outcome, Verdict
 
 T = TypeVar("T")
 Measures = dict[str, float]
+Arm = Callable[[T], Measures]
+"""From what the arms of a seed share to metrics."""
 ITEMS = "items.jsonl"
 """Artefact with the rows of `keep_items`."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the arms of a check came to, and the figures of it that rules read.
+
+    Attributes:
+        rows: {"arm", "seed", metric: value, ...} by seed, arms in their order.
+    """
+
+    run: Run
+    rows: list[dict[str, Any]]
+
+    def __add__(self, other: Measured) -> Measured:
+        """Also the rows of other arms of the same check."""
+        return Measured(self.run, self.rows + other.rows)
+
+    def values(self, metric: str, arms: str | Sequence[str]) -> dict[int, float]:
+        """Seed to the metric of an arm, or to its mean over several: see `rules.values_of`."""
+        return values_of(self.rows, metric, arms)
+
+    def gaps(self, metric: str, arms: str | Sequence[str], against: str | Sequence[str]) -> dict[int, float]:
+        """Seed to the metric of `arms` minus that of `against`: see `rules.paired_gaps`."""
+        return paired_gaps(self.rows, metric, arms, against)
+
+    def mean(self, metric: str, arms: str | Sequence[str]) -> float:
+        """Mean of `values` over the seeds."""
+        return mean_of(self.values(metric, arms))
+
+    def gap(self, metric: str, arms: str | Sequence[str], against: str | Sequence[str]) -> float:
+        """Mean of `gaps` over the seeds."""
+        return mean_of(self.gaps(metric, arms, against))
+
+    def verdict(
+        self,
+        slug: str,
+        *,
+        outcome: Outcome,
+        rule: str,
+        setting: str,
+        summary: dict[str, Any],
+        tried: Sequence[str] = (),
+    ) -> Verdict:
+        """The verdict on a system's claim; its parts are described in `core.verdict`."""
+        return Verdict(
+            slug=slug,
+            outcome=outcome,
+            claim=get(slug).claim,
+            rule=rule,
+            setting=setting,
+            measures=self.rows,
+            summary=summary,
+            tried=list(tried),
+            seconds=seconds_spent(self.run),
+        )
+
+
 def measure_arms(
-    run: Run, *, seeds: int, prepare: Callable[[int], T], arms: Mapping[str, Callable[[T], Measures]]
-) -> list[dict[str, Any]]:
+    run: Run, *, seeds: int, prepare: Callable[[int], T], arms: Mapping[str, Arm[T]]
+) -> Measured:
     """Measure every arm under the seeds 0 .. seeds - 1.
 
     Rows are appended to `artefacts/measures.jsonl` one by one; those that are there already are not measured again,
@@ -33,9 +94,6 @@ def measure_arms(
     Args:
         prepare: makes what the arms of a seed share (world, base model, data); called for a seed with missing rows.
         arms: name to a function from the material to the metrics.
-
-    Returns:
-        {"arm", "seed", metric: value, ...} by seed, arms in their order.
 
     Raises:
         CoalignError: a metric is not a finite number.
@@ -61,7 +119,7 @@ def measure_arms(
                 append_rows(path, [row])
                 done[seed, name] = row
                 bar.advance()
-    return [done[key] for key in wanted]
+    return Measured(run, [done[key] for key in wanted])
 
 
 def keep_items(run: Run, arm: str, seed: int, **values: Any) -> None:

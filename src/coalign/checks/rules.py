@@ -81,6 +81,12 @@ def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:
     return mean_of(gaps) > errors * standard_error(gaps)
 
 
+def clearly_above(*gaps: Mapping[int, float]) -> Outcome:
+    """`seen` where every mean over seeds is above 0 by more than 2 of its standard errors, `not seen` where one is not
+    by more than 1, `mixed` between."""
+    return decide(seen=all(map(exceeds, gaps)), not_seen=not all(exceeds(one, errors=1.0) for one in gaps))
+
+
 def most_seeds(hits: Mapping[int, bool], share: str = "4/5") -> bool:
     """Whether at least this share of the seeds hits: of 5 seeds 4, of 3 all, of 10 eight."""
     return sum(hits.values()) >= math.ceil(Fraction(share) * len(hits))

@@ -39,6 +39,16 @@ def example(
     return Example(contexts=(record,), id="", extras={name: [value] for name, value in columns.items()})
 
 
+def best_only(examples: Sequence[Example]) -> list[Example]:
+    """The examples with the response of the highest value alone."""
+    best = []
+    for one in examples:
+        (record,) = one.contexts
+        place = record.values.index(max(record.values))
+        best.append(example(record.prompt_ids, [record.response_ids[place]]))
+    return best
+
+
 def _likelihood(batch: ScoredBatch, constants: NoConstants) -> Losses:
     return Losses(-batch.policy.sums())
 
@@ -127,6 +137,11 @@ def reference_logps(model: nn.Module, examples: Sequence[Example], *, path: Path
     counts = torch.bincount(batch.record_index, minlength=len(examples)).tolist()
     ends = torch.tensor(counts).cumsum(0).tolist()
     return [torch.cat(pieces[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def one_each(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Responses:
+    """One response to each prompt, to be scored."""
+    return Responses(list(map(list, prompts)), list(map(list, responses)), list(range(len(prompts))))
 
 
 def frozen_logps(model: nn.Module, responses: Responses, *, path: Path = "padded") -> ResponseLogps:

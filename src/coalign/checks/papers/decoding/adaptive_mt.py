@@ -1,25 +1,21 @@
-"""Desk-scale check of `adaptive-mt`."""
+"""Check of `adaptive-mt`: fuzzy matches beside random examples in the prompt, on given sentence pairs."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, paired_gaps
-from coalign.checks.system_arms.translation_arms import TranslationTask, by_sentence, measured
-from coalign.core.catalogue import get
+from coalign.checks.arms import measure_arms
+from coalign.checks.rules import decide
+from coalign.checks.worlds.prompts.translations import TranslationTask, by_sentence, measured
 from coalign.core.errors import CoalignError
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.decoding.translation.files import (
-    Sentence,
-    read_sentences,
-)
+from coalign.decoding.translation.files import Sentence, read_sentences
 from coalign.decoding.translation.memory import TranslationMemory
 from coalign.decoding.translation.translator import TranslationOptions, open_memory
 from coalign.measures.statistics import paired_bootstrap
@@ -28,14 +24,8 @@ from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 
 CHECK_MEMORY, CHECK_SENTENCES = 1000, 16
-
-
-ZERO_SHOT, RANDOM, FUZZY, REVERSED = (
-    "zero-shot",
-    "2 at random",
-    "2 fuzzy matches",
-    "2 fuzzy matches, best first",
-)
+ZERO_SHOT, RANDOM = "zero-shot", "2 at random"
+FUZZY, REVERSED = "2 fuzzy matches", "2 fuzzy matches, best first"
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -69,48 +59,40 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         short = [place for place, one in enumerate(sentences) if 40 <= len(one.source) <= 160]
         return TranslationTask(seed, sentences, short[:CHECK_SENTENCES], memory.vectors()[chosen], generator)
 
-    arms: dict[str, Callable[[TranslationTask], Measures]] = {
-        ZERO_SHOT: lambda task: measured(run, task, ZERO_SHOT, lambda one: task.prompt(one, [])),
-        RANDOM: lambda task: measured(run, task, RANDOM, lambda one: task.prompt(one, task.drawn(one))),
-        FUZZY: lambda task: measured(run, task, FUZZY, lambda one: task.prompt(one, task.nearest(one))),
-        REVERSED: lambda task: measured(
-            run, task, REVERSED, lambda one: task.prompt(one, task.nearest(one), best_last=False)
-        ),
+    prompts: dict[str, Callable[[TranslationTask, int], str]] = {
+        ZERO_SHOT: lambda task, one: task.prompt(one, []),
+        RANDOM: lambda task, one: task.prompt(one, task.drawn(one)),
+        FUZZY: lambda task, one: task.prompt(one, task.nearest(one)),
+        REVERSED: lambda task, one: task.prompt(one, task.nearest(one), best_last=False),
     }
+    arms = {name: partial(measured, run, name, prompt) for name, prompt in prompts.items()}
     rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
     nll = {name: by_sentence(run, name, seeds) for name in arms}
     gain = paired_bootstrap([one["nll"] for one in nll[FUZZY]], [one["nll"] for one in nll[RANDOM]])
-    gaps = paired_gaps(rows, "nats per token", RANDOM, FUZZY)
+    gaps = rows.gaps("nats per token", RANDOM, FUZZY)
     same_sign = all(one > 0 for one in gaps.values())
     similarity = torch.tensor([one["similarity"] for one in nll[FUZZY]])
     gains = torch.tensor([b["nll"] - a["nll"] for a, b in zip(nll[FUZZY], nll[RANDOM], strict=True)])
-    return Verdict(
-        slug="adaptive-mt",
+    return rows.verdict(
+        "adaptive-mt",
         outcome=decide(seen=gain.mean >= 0.15 and gain.low > 0 and same_sign, not_seen=not gain.low > 0),
-        claim=get("adaptive-mt").claim,
         rule="Seen: a token of the reference is likelier after 2 fuzzy matches than after 2 random examples by 0.15 nats "
         "or more in the mean over sentences, the 95 % interval of a bootstrap over all sentences is above 0, and every "
         "seed has the same sign. Not seen: the interval holds 0 or is below. Mixed: between.",
         setting="TICO-19, English to Spanish: a memory of 1000 pairs by seed, 16 of its sentences of 40 to 160 "
         "characters, each with the others as memory; SmolLM2-135M-Instruct in float32 as a plain language model, "
         "all-MiniLM-L6-v2. Greedy translations of 4 sentences a seed, 40 tokens, are scored and decide nothing.",
-        measures=rows,
         summary={
             "sentences": gain.n,
             "nats per token, random - fuzzy": gain.mean,
             "its interval, low": gain.low,
             "its interval, high": gain.high,
             "seeds with a gain": sum(one > 0 for one in gaps.values()),
-            "nats per token, zero-shot - fuzzy": mean_of(
-                paired_gaps(rows, "nats per token", ZERO_SHOT, FUZZY)
-            ),
-            "nats per token, best first - best last": mean_of(
-                paired_gaps(rows, "nats per token", REVERSED, FUZZY)
-            ),
+            "nats per token, zero-shot - fuzzy": rows.gap("nats per token", ZERO_SHOT, FUZZY),
+            "nats per token, best first - best last": rows.gap("nats per token", REVERSED, FUZZY),
             "correlation of gain and similarity": float(
                 torch.corrcoef(torch.stack([similarity, gains]))[0, 1]
             ),
-            "chrF++, fuzzy - random": mean_of(paired_gaps(rows, "chrF++", FUZZY, RANDOM)),
+            "chrF++, fuzzy - random": rows.gap("chrF++", FUZZY, RANDOM),
         },
-        seconds=seconds_spent(run),
     )

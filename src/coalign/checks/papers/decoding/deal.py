@@ -1,15 +1,13 @@
-"""Desk-scale check of `deal`."""
+"""Check of `deal`: reward-guided search beside greedy decoding, on sets of words that a sentence must use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
-from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, paired_gaps
-from coalign.checks.worlds.keyword_sets import keyword_sets
-from coalign.core.catalogue import get
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
+from coalign.checks.rules import decide
+from coalign.checks.worlds.prompts.keyword_sets import keyword_sets
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Messages
@@ -23,6 +21,9 @@ from coalign.models.fluency import text_logps
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator, Sampling
+
+CHECK_SETS, CHECK_TOKENS = 8, 24
+DEAL, BLOCKS, PROMPTED, RERANKED = "DeAL", "DeAL, blocks", "greedy", "best of 8"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,6 @@ class KeywordTask:
         return RewardMix([Weighted(OwnConstraintsReward(own))])
 
 
-CHECK_SETS, CHECK_TOKENS = 8, 24
-
-
-DEAL, BLOCKS, PROMPTED, RERANKED = "DeAL", "DeAL, blocks", "greedy", "best of 8"
-
-
 def check(run: Run, *, seeds: int = 5) -> Verdict:
     """The search covers more of the words that a sentence must use than greedy decoding of the same prompt, without
     a loss of fluency.
@@ -61,64 +56,52 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     options = SearchOptions(candidates=5, beams=1, lookahead=8, reward_weight=10.0)
     greedy = Sampling(max_new_tokens=CHECK_TOKENS, temperature=0.0)
 
-    def best_of(count: int) -> Callable[[KeywordTask], Measures]:
-        def arm(task: KeywordTask) -> Measures:
-            generator = BestOfGenerator(task.base, task.rewards, count)
-            sampling = replace(greedy, temperature=1.0, seed=task.seed)
-            return _measured(run, f"best of {count}", task, generator, sampling)
+    def prepare(seed: int) -> KeywordTask:
+        return KeywordTask(seed, keyword_sets(seed, CHECK_SETS), base())
 
-        return arm
+    def reranked(task: KeywordTask) -> Measures:
+        sampling = replace(greedy, temperature=1.0, seed=task.seed)
+        return _measured(run, RERANKED, task, BestOfGenerator(task.base, task.rewards, 8), sampling)
 
-    def search(name: str, options: SearchOptions) -> Callable[[KeywordTask], Measures]:
-        def arm(task: KeywordTask) -> Measures:
-            return _measured(run, name, task, SearchGenerator(task.base, task.rewards, options), greedy)
-
-        return arm
+    def searched(name: str, options: SearchOptions, task: KeywordTask) -> Measures:
+        return _measured(run, name, task, SearchGenerator(task.base, task.rewards, options), greedy)
 
     arms = {
         PROMPTED: lambda task: _measured(run, PROMPTED, task, task.base, greedy),
-        RERANKED: best_of(8),
-        DEAL: search(DEAL, options),
-        BLOCKS: search(BLOCKS, replace(options, mode="block")),
+        RERANKED: reranked,
+        DEAL: partial(searched, DEAL, options),
+        BLOCKS: partial(searched, BLOCKS, replace(options, mode="block")),
     }
-    rows = measure_arms(
-        run,
-        seeds=seeds,
-        prepare=lambda seed: KeywordTask(seed, keyword_sets(seed, CHECK_SETS), base()),
-        arms=arms,
-    )
+    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
     change = paired_bootstrap(_coverage(run, PROMPTED, seeds), _coverage(run, DEAL, seeds))
-    drop = -mean_of(paired_gaps(rows, "log-probability", DEAL, PROMPTED))
-    return Verdict(
-        slug="deal",
+    drop = -rows.gap("log-probability", DEAL, PROMPTED)
+    return rows.verdict(
+        "deal",
         outcome=decide(
             seen=change.low > 0 and change.mean >= 0.10 and drop <= 1.0, not_seen=not change.low > 0
         ),
-        claim=get("deal").claim,
         rule="Seen: soft coverage above greedy decoding's by 0.10 or more, the 95 % interval of a bootstrap over all "
         "sets of words above 0, and the log-probability of a token lower by at most 1.0 nat. Not seen: the interval "
         "holds 0 or is below. Mixed: between.",
         setting="SmolLM2-135M-Instruct (bfloat16 where the processor has it), chat template, asked for one sentence with three given words; "
         "8 sets a seed out of 120 common words, 24 new tokens. Search: 5 candidates, 1 beam, lookahead of 8, weight 10.",
-        measures=rows,
         summary={
             "sets of words": change.n,
             "soft coverage, DeAL - greedy": change.mean,
             "its interval, low": change.low,
             "its interval, high": change.high,
-            "hard coverage, DeAL - greedy": mean_of(paired_gaps(rows, "hard", DEAL, PROMPTED)),
+            "hard coverage, DeAL - greedy": rows.gap("hard", DEAL, PROMPTED),
             "fall of a token's log-probability": drop,
-            "soft coverage, DeAL - best of 8": mean_of(paired_gaps(rows, "soft", DEAL, RERANKED)),
-            "soft coverage, blocks - best of 8": mean_of(paired_gaps(rows, "soft", BLOCKS, RERANKED)),
+            "soft coverage, DeAL - best of 8": rows.gap("soft", DEAL, RERANKED),
+            "soft coverage, blocks - best of 8": rows.gap("soft", BLOCKS, RERANKED),
         },
         tried=[
             (
-                "Blocks, the whole lookahead taken at a time: soft coverage "
-                f"{mean_of(paired_gaps(rows, 'soft', BLOCKS, PROMPTED)):+.3f} against greedy decoding, a token's "
-                f"log-probability {mean_of(paired_gaps(rows, 'log-probability', BLOCKS, PROMPTED)):+.3f}."
+                f"Blocks, the whole lookahead taken at a time: soft coverage {rows.gap('soft', BLOCKS, PROMPTED):+.3f} "
+                "against greedy decoding, a token's log-probability "
+                f"{rows.gap('log-probability', BLOCKS, PROMPTED):+.3f}."
             )
         ],
-        seconds=seconds_spent(run),
     )
 
 
@@ -136,6 +119,6 @@ def _measured(run: Run, name: str, task: KeywordTask, generator: Generator, samp
     }
 
 
-def _coverage(run: Run, arm: str, seeds: int) -> Sequence[float]:
+def _coverage(run: Run, arm: str, seeds: int) -> list[float]:
     """Soft coverage of every set of words, by seed."""
     return [value for row in kept_items(run, arm, seeds) for value in row["soft"]]

@@ -1,14 +1,13 @@
-"""Desk-scale check of `nudging`."""
+"""Check of `nudging`: a base model nudged by a small aligned one, in the world of sums."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.system_arms.guided_arms import alone, begun, ensembled, nudged
-from coalign.checks.worlds.addition_world import make_world
-from coalign.core.catalogue import get
+from coalign.checks.arms import measure_arms
+from coalign.checks.papers.decoding.nudging_arms import alone, begun, ensembled, nudged
+from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.worlds.words.sums import make_world
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.measures.statistics import mcnemar
@@ -27,25 +26,22 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "ensemble": ensembled,
     }
     rows = measure_arms(run, seeds=seeds, prepare=make_world, arms=arms)
-    accuracy = {arm: values_of(rows, "accuracy", arm) for arm in arms}
+    accuracy = {arm: rows.values("accuracy", arm) for arm in arms}
     better = "base" if mean_of(accuracy["base"]) >= mean_of(accuracy["aligned"]) else "aligned"
     gaps = {
         seed: accuracy["nudged"][seed] - max(accuracy["base"][seed], accuracy["aligned"][seed])
         for seed in accuracy["nudged"]
     }
     won, lost = (
-        round(sum(values_of(rows, f"{what} against {better}", "nudged").values())) for what in ("won", "lost")
+        round(sum(rows.values(f"{what} against {better}", "nudged").values())) for what in ("won", "lost")
     )
     p = mcnemar(won, lost)
-    ratio = mean_of(values_of(rows, "nudge ratio", "nudged"))
-    unsure, sure = (
-        mean_of(values_of(rows, f"models differ, {where}", "nudged")) for where in ("below 0.3", "above 0.8")
-    )
+    ratio = rows.mean("nudge ratio", "nudged")
+    unsure, sure = (rows.mean(f"models differ, {where}", "nudged") for where in ("below 0.3", "above 0.8"))
     hits = {seed: gap >= 0.05 for seed, gap in gaps.items()}
-    return Verdict(
-        slug="nudging",
+    return rows.verdict(
+        "nudging",
         outcome=decide(seen=most_seeds(hits) and p < 0.05 and ratio < 0.5),
-        claim=get("nudging").claim,
         rule="Seen: the nudged answers' accuracy is above that of both models alone by 0.05 or more in at least 4 of 5 "
         "seeds, McNemar's exact test against the better of the two (by mean accuracy), pooled over seeds, gives p < "
         "0.05, and the mean share of nudged words is below 0.5. Otherwise not seen.",
@@ -56,16 +52,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         'is what follows "The answer is", else its last number. Mended after its first run, under the same rule: there the '
         "base model answered by itself and was right on every question, and the aligned model (2 layers) on 96 %, so that no "
         "arm could be better by 0.05.",
-        measures=rows,
         summary={
             "seeds that hit": sum(hits.values()),
             "accuracy, nudged - better of both": mean_of(gaps),
             "better alone": better,
             "pooled p": p,
             "nudged words": ratio,
-            "accuracy, nudged - ensemble": mean_of(paired_gaps(rows, "accuracy", "nudged", "ensemble")),
-            "accuracy, nudged - base with its answer begun": mean_of(
-                paired_gaps(rows, "accuracy", "nudged", "base, answer begun")
+            "accuracy, nudged - ensemble": rows.gap("accuracy", "nudged", "ensemble"),
+            "accuracy, nudged - base with its answer begun": rows.gap(
+                "accuracy", "nudged", "base, answer begun"
             ),
             "models differ where the base is below 0.3": unsure,
             "models differ where the base is above 0.8": sure,
@@ -80,5 +75,4 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
                 "against 0.500. Where a proposal holds the end of the answer it is taken whole, here with the number."
             ),
         ],
-        seconds=seconds_spent(run),
     )

@@ -1,13 +1,12 @@
-"""Desk-scale check of `urial`."""
+"""Check of `urial`: token shift in the world of villages; the form of answers with examples in the prompt, on everyday questions."""
 
 from __future__ import annotations
 
 from functools import cache
 from statistics import fmean
 
-from coalign.checks.arms import kept_items, measure_arms, seconds_spent
-from coalign.checks.rules import decide, most_seeds
-from coalign.checks.system_arms.in_context_arms import (
+from coalign.checks.arms import kept_items, measure_arms
+from coalign.checks.papers.decoding.urial_arms import (
     SHIFT,
     WITH,
     WITHOUT,
@@ -17,8 +16,8 @@ from coalign.checks.system_arms.in_context_arms import (
     shift_figures,
     signs,
 )
-from coalign.checks.worlds.styled_world import make_styled_world
-from coalign.core.catalogue import get
+from coalign.checks.rules import decide, most_seeds
+from coalign.checks.worlds.words.villages import make_styled_world
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.decoding.in_context.generator import InContextGenerator
@@ -63,10 +62,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     won, lost = signs(before, after)
     gain = fmean(fmean(one) for one in after) - fmean(before)
     shift_seen, prompting_seen = most_seeds(hits), gain >= 0.15 and won > lost and mcnemar(won, lost) < 0.05
-    return Verdict(
-        slug="urial",
+    return rows.verdict(
+        "urial",
         outcome=decide(seen=shift_seen and prompting_seen, not_seen=not shift_seen and not prompting_seen),
-        claim=get("urial").claim,
         rule="Token shift is seen: in at least 4 of 5 seeds at most 25 % of all positions are shifted (so 75 % are "
         "unshifted or marginal), and the shifted share in the first fifth of the answers is at least 1.5 times that in "
         "their second half. Prompting is seen: the share of well-formed answers, mean over the orders of the examples, is "
@@ -80,7 +78,6 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "stand-in for a base model (it is tuned, and no untuned model of this size is at hand); 60 everyday questions, "
         "greedy, 80 new tokens, the same query block without a prefix and after system text and three short examples of "
         "our own (245 tokens) in three orders. What the rule does not read, lists and offers of help, is reported beside it.",
-        measures=rows,
         summary={
             "token shift": "seen" if shift_seen else "not seen",
             "seeds that hit": sum(hits.values()),
@@ -91,5 +88,4 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "queries lost": lost,
             "p of the sign test": mcnemar(won, lost),
         },
-        seconds=seconds_spent(run),
     )

@@ -1,18 +1,17 @@
-"""Desk-scale check of `alignscore`."""
+"""Check of `alignscore`: splitting and unified training in finding changed facts, in the world of facts about boxes."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, paired_gaps, values_of
+from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.rules import decide, mean_of
 from coalign.checks.tiny_models import seeded
-from coalign.checks.worlds.fact_world import (
+from coalign.checks.worlds.facts.boxes import (
     LIMIT,
     WORDS_PER_CHUNK,
     AligningEncoder,
@@ -21,31 +20,29 @@ from coalign.checks.worlds.fact_world import (
     fact_tokenizer,
     training_pair,
 )
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.model import (
-    AlignmentModel,
-    joint_loss,
-)
+from coalign.evaluation.factuality.model import AlignmentModel, joint_loss
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
 from coalign.evaluation.factuality.records import AlignmentRecord, Task, labelled_pair
-from coalign.evaluation.factuality.scorer import SupportScorer as SupportScorer
+from coalign.evaluation.factuality.scorer import SupportScorer
 from coalign.evaluation.factuality.training import PairCollator
 from coalign.measures.detection import roc_auc
 
 UNIFIED, NLI_ONLY, WHOLE = "unified, split", "NLI only, split", "unified, not split"
+TASKS = ("nli", "paraphrase", "qa", "sts")
 
 
-TASKS_OF_CHECK = ("nli", "paraphrase", "qa", "sts")
+Document = tuple[str, str, bool]
+"""Document, claim, and whether the claim is supported."""
 
 
 @dataclass(frozen=True)
 class Learnt:
     """What the arms of the check share: documents with claims, and a model for each training set."""
 
-    documents: list[tuple[str, str, bool]]
+    documents: list[Document]
     unified: AlignmentModel
     nli_only: AlignmentModel
 
@@ -53,21 +50,17 @@ class Learnt:
 def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Splitting and unified training find changed facts in long documents, in a small world of facts."""
     arms = {
-        UNIFIED: _arm(lambda learnt: learnt.unified, splits=True),
-        NLI_ONLY: _arm(lambda learnt: learnt.nli_only, splits=True),
-        WHOLE: _arm(lambda learnt: learnt.unified, splits=False),
+        UNIFIED: lambda learnt: _measured(learnt.documents, learnt.unified, splits=True),
+        NLI_ONLY: lambda learnt: _measured(learnt.documents, learnt.nli_only, splits=True),
+        WHOLE: lambda learnt: _measured(learnt.documents, learnt.unified, splits=False),
     }
     rows = measure_arms(run, seeds=seeds, prepare=_learnt, arms=arms)
-    splitting = paired_gaps(rows, "AUC", UNIFIED, WHOLE)
-    tasks = paired_gaps(rows, "AUC", UNIFIED, NLI_ONLY)
-    never_worse = all(gap >= 0 for gap in splitting.values())
-    return Verdict(
-        slug="alignscore",
-        outcome=decide(
-            seen=mean_of(splitting) >= 0.05 and never_worse,
-            not_seen=mean_of(splitting) < 0.02 or not never_worse,
-        ),
-        claim=get("alignscore").claim,
+    gaps = rows.gaps("AUC", UNIFIED, WHOLE)
+    splitting, never_worse = mean_of(gaps), min(gaps.values()) >= 0
+    tasks = rows.gap("AUC", UNIFIED, NLI_ONLY)
+    return rows.verdict(
+        "alignscore",
+        outcome=decide(seen=splitting >= 0.05 and never_worse, not_seen=splitting < 0.02 or not never_worse),
         rule="Seen: the area under the ROC curve with splitting is above that without by 0.05 or more in the mean, and "
         "below it in no seed. Not seen: by less than 0.02, or below it in a seed. Mixed: between. The gain of unified over "
         "NLI-only training is reported beside the rule, as there from 0.02 in the mean.",
@@ -75,20 +68,18 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "words a chunk (a quarter of the paper's lengths). Unified: 1000 pairs each of NLI, paraphrase, question answering "
         "and similarity; NLI only: its 1000; 300 steps of 32, AdamW 2e-3. 300 documents of 40 to 60 facts with claims of "
         "three sentences, one of them changed in half of the claims.",
-        measures=rows,
         summary={
-            "AUC, split - not split": mean_of(splitting),
-            "AUC, unified - NLI only": mean_of(tasks),
-            "gain of unified training": "seen" if mean_of(tasks) >= 0.02 else "not seen",
-            **{f"AUC, {arm}": mean_of(values_of(rows, "AUC", arm)) for arm in arms},
+            "AUC, split - not split": splitting,
+            "AUC, unified - NLI only": tasks,
+            "gain of unified training": "seen" if tasks >= 0.02 else "not seen",
+            **{f"AUC, {arm}": rows.mean("AUC", arm) for arm in arms},
         },
-        seconds=seconds_spent(run),
     )
 
 
 def _learnt(seed: int) -> Learnt:
     draw = random.Random(f"{seed}/pairs")
-    records = [_record(training_pair(task, draw)) for task in TASKS_OF_CHECK for _ in range(1000)]
+    records = [_record(training_pair(task, draw)) for task in TASKS for _ in range(1000)]
     return Learnt(
         documents(300, random.Random(f"{seed}/documents")),
         _trained(records, seed),
@@ -121,15 +112,11 @@ def _trained(
     return model.eval()
 
 
-def _arm(model_of: Callable[[Learnt], AlignmentModel], *, splits: bool) -> Callable[[Learnt], Measures]:
-    def measure(learnt: Learnt) -> Measures:
-        function = headed_scorer(model_of(learnt), fact_tokenizer(), LIMIT)
-        metric = SupportScorer(function, splits, WORDS_PER_CHUNK)
-        contexts, claims, labels = zip(*learnt.documents, strict=True)
-        found = metric.score(contexts, claims)
-        return {
-            "AUC": roc_auc(labels, [one.score for one in found]),
-            "pairs cut off": sum(one.truncated for one in found),
-        }
-
-    return measure
+def _measured(documents: list[Document], model: AlignmentModel, *, splits: bool) -> Measures:
+    function = headed_scorer(model, fact_tokenizer(), LIMIT)
+    contexts, claims, labels = zip(*documents, strict=True)
+    found = SupportScorer(function, splits, WORDS_PER_CHUNK).score(contexts, claims)
+    return {
+        "AUC": roc_auc(labels, [one.score for one in found]),
+        "pairs cut off": sum(one.truncated for one in found),
+    }

@@ -1,26 +1,23 @@
-"""Desk-scale check of `portia`."""
+"""Check of `portia`: order bias of a small judge with and without aligned parts, on pairs of a full and a thin answer."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps
-from coalign.checks.worlds.answer_world import answer_pairs
-from coalign.core.catalogue import get
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
+from coalign.checks.rules import decide, most_seeds
+from coalign.checks.worlds.prompts.answer_pairs import answer_pairs
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Message
 from coalign.evaluation.portia import split_and_merge
 from coalign.evaluation.position_bias.parts import in_parts
 from coalign.judging.order_bias import OrderValues, bias_difference, bias_share, order_values, paired_gain
-from coalign.judging.protocol import (
-    JudgeItem,
-)
+from coalign.judging.protocol import JudgeItem
 
 PAIRS_A_SEED = 16
-
-
 SHORT = """{% block user %}
 Question: {{ question }}
 {% if parts %}
@@ -33,14 +30,10 @@ Answer B: {{ answers[1] }}
 Which answer is better? The order does not matter. Reply with one letter: A or B.
 {% endblock %}
 """
-
-
 IN_TURN = """{% for first, second in parts %}
 Answer A, part {{ loop.index }}: {{ first }}
 Answer B, part {{ loop.index }}: {{ second }}
 {% endfor %}"""
-
-
 IN_BLOCKS = """{% for place in (0, 1) %}
 {% for part in parts %}
 Answer {{ "AB"[place] }}, part {{ loop.index }}: {{ part[place] }}
@@ -55,18 +48,14 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     The judge is the default model (SmolLM2-135M-Instruct), its verdict the difference of the log-probabilities of A and
     B, less that for empty answers.
     """
-    arms = {
-        "plain": lambda seed: _check_arm(run, seed, "plain"),
-        "equal parts": lambda seed: _check_arm(run, seed, "equal parts"),
-        "PORTIA": lambda seed: _check_arm(run, seed, "PORTIA"),
-        "parts, not in turn": lambda seed: _check_arm(run, seed, "parts, not in turn"),
-    }
-    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: seed, arms=arms)
+    names = ("plain", "equal parts", "PORTIA", "parts, not in turn")
+    arms = {name: partial(_judged, run, name) for name in names}
+    rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
     pairs = {name: _pair_values(run, name, seeds) for name in arms}
     gain = paired_gain(pairs["plain"][:, 2], pairs["PORTIA"][:, 2])
     bias = bias_difference(pairs["plain"], pairs["PORTIA"])
-    gaps = paired_gaps(rows, "bias share", "PORTIA", "plain")
-    rates = paired_gaps(rows, "consistent", "PORTIA", "plain")
+    gaps = rows.gaps("bias share", "PORTIA", "plain")
+    rates = rows.gaps("consistent", "PORTIA", "plain")
     by_rate = (
         gain.mean >= 0.05
         and (gain.p_value or 0.0) < 0.05
@@ -74,12 +63,11 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     )
     by_bias = bias.mean <= -0.05 and bias.high < 0 and most_seeds({s: g < 0 for s, g in gaps.items()})
     near = abs(gain.mean) <= 0.02 and abs(bias.mean) <= 0.02
-    return Verdict(
-        slug="portia",
+    return rows.verdict(
+        "portia",
         outcome=decide(
             seen=by_rate or by_bias, not_seen=not (by_rate or by_bias) and (near or gain.mean < 0)
         ),
-        claim=get("portia").claim,
         rule="Over all pairs of all seeds. Seen: PORTIA's consistency is above the plain prompt's by 5 points or more "
         "with p < 0.05 (one-sided bootstrap over pairs) and not below it in at least 4 of 5 seeds; or its bias share is "
         "lower by 0.05 or more with a 95 % bootstrap interval below 0, and lower in at least 4 of 5 seeds. Not seen: "
@@ -87,7 +75,6 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         setting=f"Judge: SmolLM2-135M-Instruct, d = log P(A) - log P(B) of the first token of its reply, less d for "
         f"empty answers. {PAIRS_A_SEED} pairs a seed of a full and a thin answer of four sentences; k = 3. Bias share: "
         "mean |d12 + d21| / (mean |d12 + d21| + mean |d12 - d21|), d21 with the answers swapped.",
-        measures=rows,
         summary={
             "pairs": len(pairs["plain"]),
             "consistency, PORTIA - plain": gain.mean,
@@ -95,17 +82,14 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "bias share, PORTIA - plain": bias.mean,
             "interval, low": bias.low,
             "interval, high": bias.high,
-            "bias share, parts not in turn - plain": mean_of(
-                paired_gaps(rows, "bias share", "parts, not in turn", "plain")
-            ),
+            "bias share, parts not in turn - plain": rows.gap("bias share", "parts, not in turn", "plain"),
             "right where consistent, plain": _right(pairs["plain"]),
             "right where consistent, PORTIA": _right(pairs["PORTIA"]),
         },
-        seconds=seconds_spent(run),
     )
 
 
-def _check_arm(run: Run, seed: int, arm: str) -> Measures:
+def _judged(run: Run, arm: str, seed: int) -> Measures:
     """Judge the pairs of a seed; what each came to is kept."""
     from coalign.judging.language_judge import LanguageModelJudge
     from coalign.judging.store import Deferred, ReplyStore
@@ -138,13 +122,9 @@ def _check_arm(run: Run, seed: int, arm: str) -> Measures:
             found = judge.compare(items)
         else:
             found = judge.compare([in_parts(item, 3, semantic=False)[0] for item in items])
-    better = ("first", "second")
-    values = np.array(
-        [
-            [*order_values(one), float(one.outcome == better[item.extra["better"]])]
-            for one, item in zip(found, items, strict=True)
-        ]
-    )
+    better = [("first", "second")[item.extra["better"]] for item in items]
+    right = [float(one.outcome == full) for one, full in zip(found, better, strict=True)]
+    values = np.array([[*order_values(one), full] for one, full in zip(found, right, strict=True)])
     keep_items(run, arm, seed, values=values.tolist())
     return {
         "consistent": float(values[:, 2].mean()),

@@ -1,16 +1,16 @@
-"""Desk-scale check of `varco-arena`."""
+"""Check of `varco-arena`: tournaments beside comparisons with a reference: in a simulation, and on given verdicts."""
 
 from __future__ import annotations
 
 import random
+from functools import partial
+from math import comb
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.rules import decide, values_of
-from coalign.core.catalogue import get
+from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.rules import decide
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.arena.tournament import simulate
@@ -18,6 +18,8 @@ from coalign.evaluation.arena.trials import read_judged_pairs, trial
 from coalign.evaluation.varco_arena import PAPER_RATINGS, simulation_figures
 
 CHECK_TRIALS = 60
+PROMPTS_OF_TRIALS = (5, 10, 20)
+TRIALS_OF_SEED = 100
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -28,51 +30,25 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """
     if data is not None:
         return _check_on_verdicts(run, seeds, data)
-    settings = [(prompts, precision) for prompts in (50, 100, 500) for precision in (1.0, 0.8)]
-
-    def arm(prompts: int, precision: float, seed: int) -> Measures:
-        found = simulate(
-            PAPER_RATINGS,
-            reference=1186,
-            precision=precision,
-            prompts=prompts,
-            trials=CHECK_TRIALS,
-            seed=seed,
-        )
-        figures = simulation_figures(found)
-        return {
-            "tournament": figures["tournament"],
-            "anchored": figures["anchored"],
-            "higher": figures["share_higher"],
-            "lower": figures["share_lower"],
-        }
-
-    def arm_of(prompts: int, precision: float) -> Any:
-        return lambda seed: arm(prompts, precision, seed)
-
     arms = {
-        f"{prompts} prompts, precision {precision:g}": arm_of(prompts, precision)
-        for prompts, precision in settings
+        f"{prompts} prompts, precision {precision:g}": partial(_simulated, prompts, precision)
+        for prompts in (50, 100, 500)
+        for precision in (1.0, 0.8)
     }
-    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: seed, arms=arms)
+    rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
 
-    def mean(name: str, metric: str) -> float:
-        return float(np.mean(list(values_of(rows, metric, name).values())))
+    def mean(metric: str, arm: str) -> float:
+        return float(np.mean(list(rows.values(metric, arm).values())))
 
-    gaps = {name: mean(name, "tournament") - mean(name, "anchored") for name in arms}
-    shares = {name: mean(name, "higher") for name in arms}
-    higher = sum(round(row["higher"] * CHECK_TRIALS) for row in rows)
-    lower = sum(round(row["lower"] * CHECK_TRIALS) for row in rows)
-    p_value = sign_test(higher, lower)
-    seen = (
-        all(gap > 0 for gap in gaps.values())
-        and all(one >= 0.6 for one in shares.values())
-        and p_value < 0.01
+    gaps = {name: mean("tournament", name) - mean("anchored", name) for name in arms}
+    shares = {name: mean("higher", name) for name in arms}
+    p_value = sign_test(
+        *(sum(round(row[side] * CHECK_TRIALS) for row in rows.rows) for side in ("higher", "lower"))
     )
-    return Verdict(
-        slug="varco-arena",
-        outcome=decide(seen=seen, not_seen=not seen and any(gap < -0.01 for gap in gaps.values())),
-        claim=get("varco-arena").claim,
+    seen = min(gaps.values()) > 0 and min(shares.values()) >= 0.6 and p_value < 0.01
+    return rows.verdict(
+        "varco-arena",
+        outcome=decide(seen=seen, not_seen=not seen and min(gaps.values()) < -0.01),
         rule="Medians over 60 trials, their mean over the seeds. Seen: in all six settings the tournament's median rank "
         "correlation with the truth is higher and the tournament is nearer in 60 % of the trials or more, and a "
         "one-sided sign test over all trials has p < 0.01. Not seen: the anchored median is higher by more than 0.01 in "
@@ -80,20 +56,12 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         setting="Simulation of the paper's first experiment: 20 models with Chatbot Arena ratings 1116 to 1287, "
         "reference 1186; each match is drawn from the ratings and turned round with probability 1 - precision. "
         "Tournaments get (N - 1) X verdicts, the anchored arm N X.",
-        measures=rows,
         summary={
             **{f"median gap, {name}": gap for name, gap in gaps.items()},
             "smallest share of trials": min(shares.values()),
             "sign test, p": p_value,
         },
-        seconds=seconds_spent(run),
     )
-
-
-PROMPTS_OF_TRIALS = (5, 10, 20)
-
-
-TRIALS_OF_SEED = 100
 
 
 def _check_on_verdicts(run: Run, seeds: int, data: Path) -> Verdict:
@@ -104,51 +72,48 @@ def _check_on_verdicts(run: Run, seeds: int, data: Path) -> Verdict:
     truth = judged.ratings(others or complete).tolist()
     sizes = [one for one in PROMPTS_OF_TRIALS if one < len(complete)] or [len(complete)]
 
-    def arm_of(size: int) -> Any:
-        def arm(seed: int) -> Measures:
-            draw = random.Random(f"{seed}/{size}")
-            found = np.array(
-                [trial(judged, draw.sample(complete, size), truth, draw) for _ in range(TRIALS_OF_SEED)]
-            )
-            tournament, anchored = found.T
-            return {
-                "tournament": float(tournament.mean()),
-                "anchored": float(anchored.mean()),
-                "tournament, median": float(np.median(tournament)),
-                "anchored, median": float(np.median(anchored)),
-                "higher": float((tournament > anchored).mean()),
-                "lower": float((tournament < anchored).mean()),
-            }
+    def arm(size: int, seed: int) -> Measures:
+        draw = random.Random(f"{seed}/{size}")
+        trials = [trial(judged, draw.sample(complete, size), truth, draw) for _ in range(TRIALS_OF_SEED)]
+        tournament, anchored = np.array(trials).T
+        return {
+            "tournament": float(tournament.mean()),
+            "anchored": float(anchored.mean()),
+            "tournament, median": float(np.median(tournament)),
+            "anchored, median": float(np.median(anchored)),
+            "higher": float((tournament > anchored).mean()),
+            "lower": float((tournament < anchored).mean()),
+        }
 
-        return arm
-
-    arms = {f"{size} prompts": arm_of(size) for size in sizes}
-    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: seed, arms=arms)
+    arms = {f"{size} prompts": partial(arm, size) for size in sizes}
+    rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
     gaps = {
-        name: float(np.mean([row["tournament"] - row["anchored"] for row in rows if row["arm"] == name]))
+        name: float(np.mean([row["tournament"] - row["anchored"] for row in rows.rows if row["arm"] == name]))
         for name in arms
     }
-    return Verdict(
-        slug="varco-arena",
-        outcome=decide(
-            seen=all(gap > 0.02 for gap in gaps.values()), not_seen=all(g <= 0 for g in gaps.values())
-        ),
-        claim=get("varco-arena").claim,
+    return rows.verdict(
+        "varco-arena",
+        outcome=decide(seen=min(gaps.values()) > 0.02, not_seen=max(gaps.values()) <= 0),
         rule=f"Means over {TRIALS_OF_SEED} trials a seed. Seen: the tournament's rank correlation with the truth is above "
         "the anchored one by more than 0.02 for every number of prompts. Not seen: above it for none. Mixed: between.",
         setting=f"Verdicts of {data.name}: {len(judged.models)} models, {len(complete)} prompts on which every pair was "
         f"judged. Truth: Bradley-Terry ratings of the verdicts on {len(others) or 'the same'} other prompts. A trial draws "
         "prompts and brackets; the anchored arm compares with each model in turn, mean correlation over them. Both spend "
         "N - 1 verdicts a prompt.",
-        measures=rows,
         summary={f"gap, {name}": gap for name, gap in gaps.items()},
-        seconds=seconds_spent(run),
     )
+
+
+def _simulated(prompts: int, precision: float, seed: int) -> Measures:
+    found = simulate(
+        PAPER_RATINGS, reference=1186, precision=precision, prompts=prompts, trials=CHECK_TRIALS, seed=seed
+    )
+    figures = simulation_figures(found)
+    sides = {"higher": figures["share_higher"], "lower": figures["share_lower"]}
+    return {"tournament": figures["tournament"], "anchored": figures["anchored"], **sides}
 
 
 def sign_test(higher: int, lower: int) -> float:
     """One-sided p-value of as many or more `higher` if both were equally likely; equal trials are left out."""
-    from math import comb
-
     n = higher + lower
     return sum(comb(n, k) for k in range(higher, n + 1)) / 2**n if n else 1.0

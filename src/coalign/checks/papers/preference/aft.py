@@ -1,4 +1,4 @@
-"""Desk-scale check of `aft`."""
+"""Check of `aft`: fine-tuning with a ranking constraint on sampled solutions, in the world of copying; order of given solutions."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.real_text import read_groups, short
-from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps
+from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.rules import clearly_above, decide, exceeds, mean_of
+from coalign.checks.starts import Start, training_arm
 from coalign.checks.steps import LIKELIHOOD, frozen_logps
-from coalign.checks.system_arms.real_text_arms import share_in_order
-from coalign.checks.text_training import adapted
-from coalign.checks.worlds.preference_world import Start, training_arm
-from coalign.checks.worlds.solution_world import solution_groups, solution_measures
-from coalign.core.catalogue import get
+from coalign.checks.worlds.copying.copying import CopyingWorld
+from coalign.checks.worlds.copying.solutions import solution_groups, solution_measures
+from coalign.checks.worlds.records.default_model import adapted, share_in_order, short
+from coalign.checks.worlds.records.reading import read_groups
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
@@ -24,7 +23,6 @@ from coalign.training.batches import collate
 from coalign.training.losses.listwise import (
     ranking_accuracies,
 )
-from coalign.training.objective import get_objective
 
 CONSTRAINED = ("AFT detached", "AFT boundary 1")
 
@@ -42,7 +40,7 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     if data is not None:
         return _check_on_text(run, seeds, data)
     arm = partial(training_arm, steps=400, learning_rate=5e-4, measure=_measured)
-    on_groups = partial(arm, get_objective("aft"), panel="groups")
+    on_groups = partial(arm, "aft", panel="groups")
     arms = {
         "VFT": lambda material: _measured(material, material.base),
         "VFT continued": on_groups(Constants(align_weight=0.0)),
@@ -54,18 +52,17 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     }
     rows = measure_arms(run, seeds=seeds, prepare=solution_groups, arms=arms)
     better = {
-        (metric, arm): paired_gaps(rows, metric, arm, "VFT continued")
+        (metric, arm): rows.gaps(metric, arm, "VFT continued")
         for metric in ("correct", "A-accuracy")
         for arm in CONSTRAINED
     }
-    costs = {arm: paired_gaps(rows, "NLL", "AFT unconstrained", arm) for arm in CONSTRAINED}
-    return Verdict(
-        slug="aft",
+    costs = {arm: rows.gaps("NLL", "AFT unconstrained", arm) for arm in CONSTRAINED}
+    return rows.verdict(
+        "aft",
         outcome=decide(
             seen=all(map(exceeds, better.values())) and all(min(one.values()) > 0 for one in costs.values()),
             not_seen=min(map(mean_of, (*better.values(), *costs.values()))) <= 0,
         ),
-        claim=get("aft").claim,
         rule="Seen: the share of correct samples and the assessment accuracy of AFT, detached and with boundary 1, are "
         "above those of continued fine-tuning by more than 2 standard errors of the paired gaps, and the negative "
         "log-likelihood of held-out demonstrations is larger without constraint than with either, in every seed. Not "
@@ -74,23 +71,19 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         "the letters right (VFT); 1500 questions, each with such a copy as reference solution and 5 of the model's own "
         "samples, correct if all three letters are. 400 steps of 32 questions, Adam 5e-4. RFT: likelihood of reference "
         "and correct samples. 400 fresh prompts, 4 samples each; 1000 held-out demonstrations.",
-        measures=rows,
         summary={
             **{f"{metric}, {arm} - VFT continued": mean_of(gaps) for (metric, arm), gaps in better.items()},
             **{f"NLL, unconstrained - {arm}, smallest": min(gaps.values()) for arm, gaps in costs.items()},
-            "correct, AFT detached - RFT": mean_of(paired_gaps(rows, "correct", "AFT detached", "RFT")),
-            "correct, AFT detached - unconstrained": mean_of(
-                paired_gaps(rows, "correct", "AFT detached", "AFT unconstrained")
-            ),
-            "correct, AFT boundary 0.15 - VFT continued": mean_of(
-                paired_gaps(rows, "correct", "AFT boundary 0.15", "VFT continued")
+            "correct, AFT detached - RFT": rows.gap("correct", "AFT detached", "RFT"),
+            "correct, AFT detached - unconstrained": rows.gap("correct", "AFT detached", "AFT unconstrained"),
+            "correct, AFT boundary 0.15 - VFT continued": rows.gap(
+                "correct", "AFT boundary 0.15", "VFT continued"
             ),
         },
-        seconds=seconds_spent(run),
     )
 
 
-def _measured(material: Start, policy: nn.Module) -> Measures:
+def _measured(material: Start[CopyingWorld], policy: nn.Module) -> Measures:
     """As `solution_measures`, with the assessment accuracy on the training groups."""
     batch = collate(material.panels["groups"])["batch"]
     scores = frozen_logps(policy, batch.responses).means()
@@ -101,34 +94,28 @@ def _measured(material: Start, policy: nn.Module) -> Measures:
 def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     groups = read_groups(data)
 
-    def start(seed: int) -> tuple[int, list[Ranking]]:
+    def prepare(seed: int) -> tuple[int, list[Ranking]]:
         return seed, short(groups, 46, seed, tokens=400)
 
-    def accuracy(material: tuple[int, list[Ranking]], steps: int) -> Measures:
+    def learned(material: tuple[int, list[Ranking]]) -> Measures:
         seed, taken = material
-        model = (
-            adapted(taken[:30], get_objective("aft"), Constants(), steps=steps, seed=seed) if steps else None
-        )
+        model = adapted(taken[:30], "aft", Constants(), steps=30, seed=seed)
         return {"A-accuracy": share_in_order(taken[30:], model)}
 
-    rows = measure_arms(
-        run,
-        seeds=seeds,
-        prepare=start,
-        arms={"default model": partial(accuracy, steps=0), "AFT, 30 steps": partial(accuracy, steps=30)},
-    )
-    gains = paired_gaps(rows, "A-accuracy", "AFT, 30 steps", "default model")
-    return Verdict(
-        slug="aft",
-        outcome=decide(seen=exceeds(gains), not_seen=not exceeds(gains, errors=1.0)),
-        claim=get("aft").claim,
+    arms = {
+        "default model": lambda material: {"A-accuracy": share_in_order(material[1][30:])},
+        "AFT, 30 steps": learned,
+    }
+    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
+    gains = rows.gaps("A-accuracy", "AFT, 30 steps", "default model")
+    return rows.verdict(
+        "aft",
+        outcome=clearly_above(gains),
         rule="Seen: the assessment accuracy on held-out questions rises from before to after training by more than 2 "
         "standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the order of given "
         "solutions, not of answers.",
         setting=f"{data.name}: 30 questions a seed to train on and 16 others, with given solutions, at most 400 tokens "
         "each; the default model, 30 steps of one question, adapter of rank 16, Adam 3e-4, detached constraint; imitated "
         "is the first right solution.",
-        measures=rows,
         summary={"A-accuracy, after - before": mean_of(gains)},
-        seconds=seconds_spent(run),
     )

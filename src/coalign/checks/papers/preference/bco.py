@@ -1,18 +1,15 @@
-"""Desk-scale check of `bco`."""
+"""Check of `bco`: learning from thumbs with BCO, beside DPO on pairs, in the world of copying."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps
-from coalign.checks.worlds.preference_world import training_arm, untrained_arm
-from coalign.checks.worlds.thumbs_world import even_thumbs, uneven_thumbs
-from coalign.core.catalogue import get
+from coalign.checks.arms import Measured, measure_arms
+from coalign.checks.rules import decide, exceeds, mean_of, most_seeds
+from coalign.checks.starts import training_arm, untrained_arm
+from coalign.checks.worlds.copying.thumbs import even_thumbs, uneven_thumbs
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.preference.bco import BCOConstants, MatchedBCOConstants
@@ -31,41 +28,36 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     on_thumbs = partial(training_arm, batch_size=64)
     main = {
         "SFT": untrained_arm,
-        "BCO": on_thumbs(get_objective("bco"), plain, "thumbs"),
-        "BCE, no shift": on_thumbs(get_objective("bco"), unshifted, "thumbs"),
-        "BCO, midpoint": on_thumbs(get_objective("bco"), BCOConstants(shift="midpoint"), "thumbs"),
-        "KTO": on_thumbs(get_objective("kto"), None, "mismatched thumbs"),
-        "DPO": training_arm(get_objective("dpo"), DPOConstants(beta=0.1), "pairs"),
+        "BCO": on_thumbs("bco", plain, "thumbs"),
+        "BCE, no shift": on_thumbs("bco", unshifted, "thumbs"),
+        "BCO, midpoint": on_thumbs("bco", BCOConstants(shift="midpoint"), "thumbs"),
+        "KTO": on_thumbs("kto", None, "mismatched thumbs"),
+        "DPO": training_arm("dpo", DPOConstants(beta=0.1), "pairs"),
     }
     main |= {
-        "BCO, 32 thumbs a step": training_arm(get_objective("bco"), plain, "thumbs"),
-        "BCE, no shift, 32 thumbs a step": training_arm(get_objective("bco"), unshifted, "thumbs"),
+        "BCO, 32 thumbs a step": training_arm("bco", plain, "thumbs"),
+        "BCE, no shift, 32 thumbs a step": training_arm("bco", unshifted, "thumbs"),
     }
     uneven = {
         "SFT, uneven prompts": untrained_arm,
-        "BCO, uneven prompts": on_thumbs(get_objective("bco"), plain, "thumbs", steps=150),
-        "BCO matched, uneven prompts": on_thumbs(
-            get_objective("bco_matched"), MatchedBCOConstants(), "thumbs", steps=150
-        ),
-        "BCO, absolute marks": on_thumbs(get_objective("bco"), plain, "marked", steps=150),
-        "BCO matched, absolute marks": on_thumbs(
-            get_objective("bco_matched"), MatchedBCOConstants(), "marked", steps=150
-        ),
+        "BCO, uneven prompts": on_thumbs("bco", plain, "thumbs", steps=150),
+        "BCO matched, uneven prompts": on_thumbs("bco_matched", MatchedBCOConstants(), "thumbs", steps=150),
+        "BCO, absolute marks": on_thumbs("bco", plain, "marked", steps=150),
+        "BCO matched, absolute marks": on_thumbs("bco_matched", MatchedBCOConstants(), "marked", steps=150),
     }
     even_start = partial(even_thumbs, compared=get_objective("kto"))
     uneven_start = partial(uneven_thumbs, column=PROB_DESIRABLE, probabilities=prompt_probabilities)
     rows = measure_arms(run, seeds=seeds, prepare=even_start, arms=main)
-    uneven_rows = measure_arms(run, seeds=seeds, prepare=uneven_start, arms=uneven)
-    gain = paired_gaps(rows, "gold", "BCO", "SFT")
-    shift = paired_gaps(rows, "gold", "BCO", "BCE, no shift")
-    behind = mean_of(paired_gaps(rows, "gold", "DPO", "BCO"))
+    rows += measure_arms(run, seeds=seeds, prepare=uneven_start, arms=uneven)
+    gain = rows.gaps("gold", "BCO", "SFT")
+    shift = rows.gaps("gold", "BCO", "BCE, no shift")
+    behind = rows.gap("gold", "DPO", "BCO")
     shift_helps = {seed: gap >= 0 for seed, gap in shift.items()}
-    matched = paired_gaps(uneven_rows, "gold, class 1", "BCO matched, uneven prompts", "BCO, uneven prompts")
+    matched = rows.gaps("gold, class 1", "BCO matched, uneven prompts", "BCO, uneven prompts")
     matching_helps = {seed: gap > 0 for seed, gap in matched.items()}
-    return Verdict(
-        slug="bco",
+    return rows.verdict(
+        "bco",
         outcome=decide(seen=exceeds(gain) and most_seeds(shift_helps) and behind <= 0.05),
-        claim=get("bco").claim,
         rule="Seen: gold of BCO above that of the starting model by more than 2 standard errors of the paired gaps, at "
         "least that of the same loss without reward shift in at least 4 of 5 seeds, and at most 0.05 below DPO's in the "
         "mean. Not seen: otherwise. The panel of uneven prompts has no part in it.",
@@ -74,19 +66,17 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         "0.1. Uneven prompts: two classes, copied by demonstrations at 0.84 and 0.39; 1000 thumbs-up, 800 of them to "
         "the first class, and 1000 thumbs-down, 800 to the second; 150 steps; the classifier sees the class. 400 fresh "
         "prompts, 4 samples each.",
-        measures=[*rows, *uneven_rows],
         summary={
             "gold, BCO - SFT": mean_of(gain),
             "gold, BCO - BCE without shift": mean_of(shift),
             "seeds in which the shift does not hurt": sum(shift_helps.values()),
             "gold, DPO - BCO": behind,
-            "gold, BCO - KTO": mean_of(paired_gaps(rows, "gold", "BCO", "KTO")),
+            "gold, BCO - KTO": rows.gap("gold", "BCO", "KTO"),
             "uneven prompts: gold on the disliked class, matched - plain": mean_of(matched),
             "uneven prompts: seeds in which matching helps it": sum(matching_helps.values()),
             "uneven prompts: effect of matching": decide(seen=most_seeds(matching_helps)),
         },
-        tried=_tried(rows, uneven_rows),
-        seconds=seconds_spent(run),
+        tried=_tried(rows),
     )
 
 
@@ -95,12 +85,12 @@ def prompt_probabilities(features: Tensor, labels: Tensor, asked: Tensor) -> lis
     return fit_classifier(features, labels).probabilities(asked).tolist()
 
 
-def _tried(rows: Sequence[Mapping[str, Any]], uneven_rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tried(rows: Measured) -> list[str]:
     """What was tried after the verdict, in words."""
     few = "32 thumbs a step"
-    shift = paired_gaps(rows, "gold", f"BCO, {few}", f"BCE, no shift, {few}")
-    behind = mean_of(paired_gaps(rows, "gold", "DPO", f"BCO, {few}"))
-    marked = paired_gaps(uneven_rows, "gold, class 1", "BCO matched, absolute marks", "BCO, absolute marks")
+    shift = rows.gaps("gold", f"BCO, {few}", f"BCE, no shift, {few}")
+    behind = rows.gap("gold", "DPO", f"BCO, {few}")
+    marked = rows.gaps("gold, class 1", "BCO matched, absolute marks", "BCO, absolute marks")
     return [
         (
             f"{few}, half as many records as DPO's: gold, BCO - BCE without shift {mean_of(shift):+.3f}, not below in "

@@ -1,4 +1,4 @@
-"""Desk-scale check of `poft`."""
+"""Check of `poft`: demonstrations of mixed quality under PoFT and cross-entropy, in the world of copying; misplaced answers in real text."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.real_text import drawn, mean_logps, misplaced, read_answers, share_above
-from coalign.checks.rules import decide, exceeds, mean_of, paired_gaps, values_of
+from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.rules import clearly_above, mean_of
 from coalign.checks.steps import LIKELIHOOD
-from coalign.checks.worlds.mixed_world import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
-from coalign.core.catalogue import get
+from coalign.checks.worlds.copying.mixed import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
+from coalign.checks.worlds.records.default_model import drawn, mean_logps
+from coalign.checks.worlds.records.reading import misplaced, read_answers
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Demonstration
+from coalign.measures.detection import roc_auc
 from coalign.preference.data.aligned_scores import ALIGNED_LOGP, END_TOKENS
 from coalign.preference.poft import PoFTConstants, poft_coefficients
-from coalign.training.objective import get_objective
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -33,37 +33,34 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     arms = {
         "aligned model": aligned_arm,
         "CE": mixed_arm(LIKELIHOOD, None, poft_coefficients),
-        "PoFT": mixed_arm(get_objective("poft"), PoFTConstants(), poft_coefficients),
+        "PoFT": mixed_arm("poft", PoFTConstants(), poft_coefficients),
     }
     prepare = partial(mixed_demonstrations, votes=ALIGNED_LOGP, ends=END_TOKENS)
     rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
     last = f"gold, {EVALUATED[-1]}"
-    gaps = paired_gaps(rows, last, "PoFT", "CE")
+    gaps = rows.gaps(last, "PoFT", "CE")
 
     def drop(arm: str) -> float:
-        golds = [values_of(rows, f"gold, {step}", arm) for step in EVALUATED]
+        golds = [rows.values(f"gold, {step}", arm) for step in EVALUATED]
         return mean_of({seed: max(one[seed] for one in golds) - golds[-1][seed] for seed in golds[-1]})
 
-    return Verdict(
-        slug="poft",
-        outcome=decide(seen=exceeds(gaps), not_seen=not exceeds(gaps, errors=1.0)),
-        claim=get("poft").claim,
+    return rows.verdict(
+        "poft",
+        outcome=clearly_above(gaps),
         rule=f"Seen: gold of PoFT after {EVALUATED[-1]} steps above that of cross-entropy by more than 2 standard errors "
         "of the paired gaps. Not seen: not by more than 1. Mixed: between.",
         setting="Copying letters: 1500 demonstrations, of which 40 % copy 5 % of the letters rightly and the others 95 %. "
         "The aligned model, a transformer of 2 layers and width 48, was trained for 400 steps on demonstrations of 95 %. "
         "The same transformer from random weights, 900 steps of 64 demonstrations, Adam 2e-3, by cross-entropy and by "
         "PoFT. 400 fresh prompts, 4 samples each.",
-        measures=rows,
         summary={
             "gold, PoFT - CE": mean_of(gaps),
             "gold, best to last, CE": drop("CE"),
             "gold, best to last, PoFT": drop("PoFT"),
-            "share of epochs in which good records have the larger coefficient, PoFT": mean_of(
-                values_of(rows, "good above bad", "PoFT")
+            "share of epochs in which good records have the larger coefficient, PoFT": rows.mean(
+                "good above bad", "PoFT"
             ),
         },
-        seconds=seconds_spent(run),
     )
 
 
@@ -74,22 +71,19 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         records, moved = misplaced(chosen, 0.3)
         aligned = torch.tensor([row[0] for row in mean_logps(records)])
         coefficients = poft_coefficients(aligned.mean(), aligned).tolist()
-        return {"AUC": share_above(coefficients[moved:], coefficients[:moved])}
+        return {"AUC": roc_auc([place >= moved for place in range(len(records))], coefficients)}
 
     rows = measure_arms(
         run, seeds=seeds, prepare=lambda seed: drawn(answers, 40, seed), arms={"default model": tell_apart}
     )
-    above_chance = {seed: auc - 0.5 for seed, auc in values_of(rows, "AUC", "default model").items()}
-    return Verdict(
-        slug="poft",
-        outcome=decide(seen=exceeds(above_chance), not_seen=not exceeds(above_chance, errors=1.0)),
-        claim=get("poft").claim,
+    above_chance = {seed: auc - 0.5 for seed, auc in rows.values("AUC", "default model").items()}
+    return rows.verdict(
+        "poft",
+        outcome=clearly_above(above_chance),
         rule="Seen: the coefficient ranks answers above misplaced ones: area under the curve above one half by more than "
         "2 standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the weights of "
         "records, not of training.",
         setting=f"{data.name}: 40 answers a seed, 30 % of them given to each other's prompts; aligned model: the default "
         "model; the trained model likes all records alike.",
-        measures=rows,
         summary={"AUC, above one half": mean_of(above_chance)},
-        seconds=seconds_spent(run),
     )

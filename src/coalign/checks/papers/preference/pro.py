@@ -1,26 +1,19 @@
-"""Desk-scale check of `pro`."""
+"""Check of `pro`: rankings of five and of two under PRO, beside fine-tuning on the best, in the world of copying; order of given responses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.real_text import drawn, read_groups
-from coalign.checks.rules import decide, exceeds, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.system_arms.real_text_arms import share_in_order
-from coalign.checks.worlds.preference_world import (
-    PreferenceWorld,
-    Start,
-    best_only,
-    start_with,
-    training_arm,
-    untrained_arm,
-)
-from coalign.core.catalogue import get
+from coalign.checks.arms import measure_arms
+from coalign.checks.rules import clearly_above, decide, exceeds, mean_of, most_seeds
+from coalign.checks.starts import Start, start_with, training_arm, untrained_arm
+from coalign.checks.steps import best_only
+from coalign.checks.worlds.copying.copying import CopyingWorld
+from coalign.checks.worlds.records.default_model import drawn, share_in_order
+from coalign.checks.worlds.records.reading import read_groups
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.preference.pro import Constants
-from coalign.training.objective import get_objective
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -34,25 +27,22 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         return _check_on_text(run, seeds, data)
     arms = {
         "SFT": untrained_arm,
-        "PRO, 5 ranked": training_arm(get_objective("pro"), Constants(), "five"),
-        "PRO, 2 ranked": training_arm(get_objective("pro"), Constants(), "two"),
-        "SFT on the best of 5": training_arm(get_objective("sft"), None, "best of five"),
-        "SFT on the better of 2": training_arm(get_objective("sft"), None, "better of two"),
-        "PRO, 2 ranked, order alone": training_arm(
-            get_objective("pro"), Constants(temperature="none"), "two"
-        ),
+        "PRO, 5 ranked": training_arm("pro", Constants(), "five"),
+        "PRO, 2 ranked": training_arm("pro", Constants(), "two"),
+        "SFT on the best of 5": training_arm("sft", None, "best of five"),
+        "SFT on the better of 2": training_arm("sft", None, "better of two"),
+        "PRO, 2 ranked, order alone": training_arm("pro", Constants(temperature="none"), "two"),
     }
     rows = measure_arms(run, seeds=seeds, prepare=_start, arms=arms)
-    longer = paired_gaps(rows, "gold", "PRO, 5 ranked", "PRO, 2 ranked")
-    over_sft = paired_gaps(rows, "gold", "PRO, 2 ranked", "SFT on the better of 2")
+    longer = rows.gaps("gold", "PRO, 5 ranked", "PRO, 2 ranked")
+    over_sft = rows.gaps("gold", "PRO, 2 ranked", "SFT on the better of 2")
     longer_helps = {seed: gap > 0 for seed, gap in longer.items()}
-    return Verdict(
-        slug="pro",
+    return rows.verdict(
+        "pro",
         outcome=decide(
             seen=most_seeds(longer_helps) and mean_of(longer) > 0.005 and exceeds(over_sft),
             not_seen=not most_seeds(longer_helps) or not exceeds(over_sft, errors=1.0),
         ),
-        claim=get("pro").claim,
         rule="Seen: gold of PRO on rankings of 5 above PRO on rankings of 2 in at least 4 of 5 seeds and by more than "
         "0.005 in the mean, and PRO on rankings of 2 above fine-tuning on the better of the two by more than 2 standard "
         "errors of the paired gaps. Not seen: the first in fewer seeds, or the second within 1 standard error. Mixed: "
@@ -60,49 +50,37 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         setting="Copying letters: transformer of 2 layers and width 48, 1200 prompts with 5 of its own samples each, "
         "scores are gold with noise; rankings of 2 are two of the five. 300 steps of 32 prompts, Adam 3e-4. 400 fresh "
         "prompts, 4 samples each.",
-        measures=rows,
         summary={
             "gold, 5 ranked - 2 ranked": mean_of(longer),
             "seeds in which 5 are better": sum(longer_helps.values()),
             "gold, PRO - SFT, 2 ranked": mean_of(over_sft),
-            "gold, PRO - SFT, 5 ranked": mean_of(
-                paired_gaps(rows, "gold", "PRO, 5 ranked", "SFT on the best of 5")
-            ),
-            "gold, reward temperature - order alone, 2 ranked": mean_of(
-                paired_gaps(rows, "gold", "PRO, 2 ranked", "PRO, 2 ranked, order alone")
+            "gold, PRO - SFT, 5 ranked": rows.gap("gold", "PRO, 5 ranked", "SFT on the best of 5"),
+            "gold, reward temperature - order alone, 2 ranked": rows.gap(
+                "gold", "PRO, 2 ranked", "PRO, 2 ranked, order alone"
             ),
         },
-        seconds=seconds_spent(run),
     )
 
 
 def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     groups = read_groups(data)
-
-    rows = measure_arms(
-        run,
-        seeds=seeds,
-        prepare=lambda seed: drawn(groups, 20, seed),
-        arms={"default model": lambda chosen: {"in order": share_in_order(chosen)}},
-    )
-    above_chance = {seed: share - 0.5 for seed, share in values_of(rows, "in order", "default model").items()}
-    return Verdict(
-        slug="pro",
-        outcome=decide(seen=exceeds(above_chance), not_seen=not exceeds(above_chance, errors=1.0)),
-        claim=get("pro").claim,
+    arms = {"default model": lambda chosen: {"in order": share_in_order(chosen)}}
+    rows = measure_arms(run, seeds=seeds, prepare=lambda seed: drawn(groups, 20, seed), arms=arms)
+    above_chance = {seed: share - 0.5 for seed, share in rows.values("in order", "default model").items()}
+    return rows.verdict(
+        "pro",
+        outcome=clearly_above(above_chance),
         rule="Seen: the share of pairs of a better and a worse response that the length-averaged log-probability orders "
         "rightly is above one half by more than 2 standard errors over the seeds. Not seen: not by more than 1. Mixed: "
         "between. It speaks of the score that PRO starts from, not of training.",
         setting=f"{data.name}: 20 rankings a seed, under the default model.",
-        measures=rows,
         summary={"in order, above one half": mean_of(above_chance)},
-        seconds=seconds_spent(run),
     )
 
 
-def _start(seed: int) -> Start:
+def _start(seed: int) -> Start[CopyingWorld]:
     """Rankings of five samples, and of two of them, to the same prompts."""
-    world = PreferenceWorld(seed)
+    world = CopyingWorld(seed)
     base = world.base_model()
     candidates = world.candidates(base)
     five, two = candidates.rankings(), candidates.pairs(scored=True)

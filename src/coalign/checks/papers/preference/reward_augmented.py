@@ -1,17 +1,16 @@
-"""Desk-scale check of `reward-augmented`."""
+"""Check of `reward-augmented`: score-conditioned DPO on relabelled pairs, in the world of scored replies; scored replies in real text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from coalign.checks.arms import Measures, measure_arms, seconds_spent
-from coalign.checks.real_text import read_prompts
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.system_arms.real_text_arms import (
+from coalign.checks.arms import Arm, Measured, Measures, measure_arms
+from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.worlds.records.default_model import adapted
+from coalign.checks.worlds.records.goals import (
     GOALS,
     SCALE,
     GoalText,
@@ -19,14 +18,13 @@ from coalign.checks.system_arms.real_text_arms import (
     goal_text,
     text_placement,
 )
-from coalign.checks.text_training import adapted
-from coalign.checks.worlds.scored_world import ScoredPairs, base_arm, goal_arm, scored_pairs
-from coalign.core.catalogue import get
+from coalign.checks.worlds.records.reading import read_prompts
+from coalign.checks.worlds.replies.scored import HIGHEST, ScoredPairs, base_arm, goal_arm, scored_pairs
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
+from coalign.data.records import Preference
 from coalign.preference.data.goal_conditioning import goal_reward, relabel
 from coalign.training.losses.pairwise import DPOConstants
-from coalign.training.objective import get_objective
 
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
@@ -37,7 +35,6 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """
     if data is not None:
         return _check_on_text(run, seeds, data)
-    dpo = get_objective("dpo")
     plain, longer, relabelled, half = (
         "DPO",
         "DPO, as many steps",
@@ -45,22 +42,19 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         "reward-augmented, half",
     )
     constants = DPOConstants(beta=0.1)
-    arms: dict[str, Callable[[ScoredPairs], Measures]] = {
+    arms: dict[str, Arm[ScoredPairs]] = {
         "base": base_arm,
-        plain: goal_arm(dpo, constants, None),
-        longer: goal_arm(dpo, constants, None, epochs=6),
-        relabelled: goal_arm(dpo, constants, goal_reward),
-        half: goal_arm(dpo, constants, goal_reward, share=0.5),
+        plain: goal_arm("dpo", constants, "pairs", goal=None),
+        longer: goal_arm("dpo", constants, "pairs", goal=None, epochs=6),
+        relabelled: goal_arm("dpo", constants, "rows", goal=HIGHEST),
+        half: goal_arm("dpo", constants, "half of the rows", goal=HIGHEST),
     }
-    rows = measure_arms(run, seeds=seeds, prepare=scored_pairs, arms=arms)
-    change = "good rejected, change"
-    over_plain, over_longer = (paired_gaps(rows, change, relabelled, arm) for arm in (plain, longer))
-    kept = {seed: over_plain[seed] > 0 and over_longer[seed] > 0 for seed in over_plain}
+    rows = measure_arms(run, seeds=seeds, prepare=partial(scored_pairs, reward=goal_reward), arms=arms)
+    changes, kept = _changes(rows)
     rise = _of_goals(rows, relabelled, (4, 5)) - _of_goals(rows, relabelled, (0, 2))
-    return Verdict(
-        slug="reward-augmented",
+    return rows.verdict(
+        "reward-augmented",
         outcome=decide(seen=most_seeds(kept) and rise >= 0.1),
-        claim=get("reward-augmented").claim,
         rule="Seen: in at least 4 of 5 seeds the log-probability of rejected replies of score 4 or more falls less from "
         "the base model than under DPO, also under DPO with as many steps, the relabelled model asked for the highest "
         "score; and the mean quality of its samples rises by 0.1 or more from goals 0 and 2 to goals 4 and 5. Otherwise "
@@ -68,26 +62,32 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         setting="Classes and replies of eight symbols, true scores 0 to 6: GRU of 2 layers and width 96, 12,000 rows, half "
         "under a score up to 2 off. 1500 pairs of its own samples with true scores; 3 epochs of batches of 32, Adam 1e-3, "
         "beta 0.1. 300 prompts, 2 samples each at temperature 1.",
-        measures=rows,
         summary={
-            "seeds in which good rejected replies fall less": sum(kept.values()),
-            "change, reward-augmented - DPO": mean_of(over_plain),
-            "change, reward-augmented - DPO, as many steps": mean_of(over_longer),
+            **changes,
             "quality, goals 4 and 5 - goals 0 and 2": rise,
-            "quality, reward-augmented at goal 6 - DPO": _of_goals(rows, relabelled, (6,))
-            - mean_of(values_of(rows, "quality, no goal", plain)),
-            "quality, reward-augmented at goal 5 - DPO": _of_goals(rows, relabelled, (5,))
-            - mean_of(values_of(rows, "quality, no goal", plain)),
+            **{
+                f"quality, reward-augmented at goal {goal} - DPO": _of_goals(rows, relabelled, (goal,))
+                - rows.mean("quality, no goal", plain)
+                for goal in (6, 5)
+            },
         },
         tried=[_tried(rows, relabelled, (plain, longer))],
-        seconds=seconds_spent(run),
     )
 
 
-def _tried(rows: Sequence[dict[str, Any]], arm: str, against: tuple[str, str]) -> str:
+def _changes(rows: Measured) -> tuple[dict[str, float], dict[int, bool]]:
+    """Figures of the first measure, beside both trainings by DPO; and seed to whether good rejected replies fall less."""
+    metric, ours = "good rejected, change", "reward-augmented"
+    gaps = {arm: rows.gaps(metric, ours, arm) for arm in ("DPO", "DPO, as many steps")}
+    kept = {seed: all(one[seed] > 0 for one in gaps.values()) for seed in gaps["DPO"]}
+    changes = {f"change, {ours} - {arm}": mean_of(one) for arm, one in gaps.items()}
+    return {"seeds in which good rejected replies fall less": sum(kept.values()), **changes}, kept
+
+
+def _tried(rows: Measured, arm: str, against: tuple[str, str]) -> str:
     """The first measure under goal 5 in place of 6, in words."""
-    under_5 = values_of(rows, "good rejected, change, goal 5", arm)
-    others = [values_of(rows, "good rejected, change", one) for one in against]
+    under_5 = rows.values("good rejected, change, goal 5", arm)
+    others = [rows.values("good rejected, change", one) for one in against]
     kept = sum(all(under_5[seed] > one[seed] for one in others) for seed in under_5)
     gaps = [mean_of(under_5) - mean_of(one) for one in others]
     return (
@@ -97,43 +97,39 @@ def _tried(rows: Sequence[dict[str, Any]], arm: str, against: tuple[str, str]) -
     )
 
 
-def _of_goals(rows: Sequence[dict[str, Any]], arm: str, goals: Sequence[int]) -> float:
+def _of_goals(rows: Measured, arm: str, goals: Sequence[int]) -> float:
     """Mean quality of an arm's samples over some goals and all seeds."""
-    return fmean(mean_of(values_of(rows, f"quality, goal {goal}", arm)) for goal in goals)
+    return fmean(rows.mean(f"quality, goal {goal}", arm) for goal in goals)
 
 
 def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     prompts = read_prompts(data)
-    dpo, constants = get_objective("dpo"), DPOConstants(beta=0.1)
 
-    def plain(material: GoalText, passes: int) -> Measures:
-        steps = passes * len(material.pairs)
-        model = adapted(material.pairs, dpo, constants, steps=steps, seed=material.seed)
-        return goal_measures(material, model, None)
+    def learned(material: GoalText, records: list[Preference], passes: int, goal: float | None) -> Measures:
+        steps = passes * len(records)
+        model = adapted(records, "dpo", DPOConstants(beta=0.1), steps=steps, seed=material.seed)
+        return goal_measures(material, model, goal)
 
     def under_goals(material: GoalText) -> Measures:
         rows = relabel(material.pairs, scale=SCALE, placement=text_placement()).records
-        model = adapted(rows, dpo, constants, steps=len(rows), seed=material.seed)
-        return goal_measures(material, model, SCALE.highest)
+        return learned(material, rows, 1, SCALE.highest)
 
-    arms: dict[str, Callable[[GoalText], Measures]] = {
+    arms: dict[str, Arm[GoalText]] = {
         "default model": lambda material: goal_measures(material, None, SCALE.highest),
-        "DPO": lambda material: plain(material, 1),
-        "DPO, as many steps": lambda material: plain(material, 2),
+        "DPO": lambda material: learned(material, material.pairs, 1, None),
+        "DPO, as many steps": lambda material: learned(material, material.pairs, 2, None),
         "reward-augmented": under_goals,
     }
     rows = measure_arms(run, seeds=seeds, prepare=partial(goal_text, prompts), arms=arms)
-    over_plain, over_longer = (
-        paired_gaps(rows, "good rejected, change", "reward-augmented", arm)
-        for arm in ("DPO", "DPO, as many steps")
-    )
-    kept = {seed: over_plain[seed] > 0 and over_longer[seed] > 0 for seed in over_plain}
-    low, high = (values_of(rows, f"score, goal {goal}", "reward-augmented") for goal in GOALS)
-    rise = mean_of(high) - mean_of(low)
-    return Verdict(
-        slug="reward-augmented",
-        outcome=decide(seen=most_seeds(kept) and rise >= 0.9),
-        claim=get("reward-augmented").claim,
+    changes, kept = _changes(rows)
+
+    def rise(arm: str) -> float:
+        low, high = (rows.mean(f"score, goal {goal}", arm) for goal in GOALS)
+        return high - low
+
+    return rows.verdict(
+        "reward-augmented",
+        outcome=decide(seen=most_seeds(kept) and rise("reward-augmented") >= 0.9),
         rule="Seen: in at least 4 of 5 seeds (of 3: all) the log-probability of good rejected replies falls less from the "
         "default model than under DPO, also under DPO with as many steps, the relabelled model asked for score 10; and the "
         "mean score of its samples rises by 0.9, a tenth of the scale, or more from goal 2 to goal 9. Otherwise not seen.",
@@ -141,16 +137,9 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         "model; a program scores them from 1 to 10 by the letters of a word on average, short words high; pairs of "
         "different scores. Good: a rejected reply at or above the median of the rejected ones. One pass of one row a step, "
         "adapter of rank 16, Adam 3e-4, beta 0.1; two samples a prompt and goal.",
-        measures=rows,
         summary={
-            "seeds in which good rejected replies fall less": sum(kept.values()),
-            "change, reward-augmented - DPO": mean_of(over_plain),
-            "change, reward-augmented - DPO, as many steps": mean_of(over_longer),
-            "score, goal 9 - goal 2": rise,
-            "score, goal 9 - goal 2, default model": mean_of(
-                values_of(rows, "score, goal 9", "default model")
-            )
-            - mean_of(values_of(rows, "score, goal 2", "default model")),
+            **changes,
+            "score, goal 9 - goal 2": rise("reward-augmented"),
+            "score, goal 9 - goal 2, default model": rise("default model"),
         },
-        seconds=seconds_spent(run),
     )

@@ -1,13 +1,12 @@
-"""Desk-scale check of `pseudo-forced-alignment`."""
+"""Check of `pseudo-forced-alignment`: boundaries from anchored windows and adaptation on the clips, in the world of two voices."""
 
 from __future__ import annotations
 
 import random
 
-from coalign.checks.arms import measure_arms, seconds_spent
-from coalign.checks.rules import decide, mean_of, most_seeds, paired_gaps, values_of
-from coalign.checks.worlds.voice_world import CER, EDGES, VoiceStart, adapted_arm, seed_arm, voice_start
-from coalign.core.catalogue import get
+from coalign.checks.arms import measure_arms
+from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.worlds.speech.voices import CER, EDGES, VoiceStart, adapted_arm, seed_arm, voice_start
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 
@@ -24,27 +23,23 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         return voice_start(seed, run.artefacts / "voices" / str(seed), random.Random(seed))
 
     rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
-    edges = paired_gaps(rows, EDGES, "windows", "one pass")
-    before, after = values_of(rows, CER, "seed model"), values_of(rows, CER, "windows")
+    edges = rows.gaps(EDGES, "windows", "one pass")
+    before, after = rows.values(CER, "seed model"), rows.values(CER, "windows")
     gains = {seed: (before[seed] - after[seed]) / before[seed] if before[seed] else 0.0 for seed in before}
     boundary = most_seeds({seed: gap <= 0 for seed, gap in edges.items()}, "2/3")
     adapted = all(gain > 0 for gain in gains.values()) and mean_of(gains) >= 0.1
-    return Verdict(
-        slug="pseudo-forced-alignment",
+    return rows.verdict(
+        "pseudo-forced-alignment",
         outcome=decide(seen=boundary and adapted, not_seen=not any(gain > 0 for gain in gains.values())),
-        claim=get("pseudo-forced-alignment").claim,
         rule="Seen: the boundary error of the kept utterances is at most that of one pass of CTC-segmentation in two "
         "thirds of the seeds (4 of 5), and the character error rate on held-out speech of the new voice falls in every "
         "seed, by 10 % relative or more in the mean. Not seen: it falls in no seed. Mixed: between.",
         setting=VoiceStart.setting,
-        measures=rows,
         summary={
             "seeds with boundary error at most one pass's": sum(gap <= 0 for gap in edges.values()),
             "boundary error in seconds, windows - one pass": mean_of(edges),
             "smallest relative gain in character errors": min(gains.values()),
             "mean relative gain in character errors": mean_of(gains),
-            "mean relative gain of one pass": 1
-            - mean_of(values_of(rows, CER, "one pass")) / max(mean_of(before), 1e-9),
+            "mean relative gain of one pass": 1 - rows.mean(CER, "one pass") / max(mean_of(before), 1e-9),
         },
-        seconds=seconds_spent(run),
     )

@@ -1,1 +1,0 @@
-"""Arms of checks that several systems share."""

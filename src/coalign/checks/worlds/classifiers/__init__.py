@@ -1,0 +1,1 @@
+"""Worlds of classifiers, in which an item stands for a token."""

@@ -1,0 +1,1 @@
+"""Worlds of facts that a tiny model reads or knows by heart."""

@@ -1,0 +1,1 @@
+"""The world of classes and replies, plain and with scores."""

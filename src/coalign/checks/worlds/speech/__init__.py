@@ -1,0 +1,1 @@
+"""Worlds of speech: streams of tokens, and synthetic voices."""

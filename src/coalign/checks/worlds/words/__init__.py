@@ -1,0 +1,1 @@
+"""Worlds of words: texts made from patterns, and language models over their words."""
