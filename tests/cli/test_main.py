@@ -16,7 +16,7 @@ from coalign.core.errors import ConfigError, ModelError
 
 PROBE = """
 import atexit, sys
-heavy = ("torch", "transformers", "pydantic", "rich", "datasets", "numpy")
+heavy = ("torch._C", "transformers", "pydantic", "rich", "datasets", "numpy._core")
 atexit.register(lambda: print("HEAVY", [name for name in heavy if name in sys.modules], file=sys.stderr))
 from coalign.cli.main import main
 main(sys.argv[1:])

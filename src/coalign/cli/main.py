@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 the work could not be done (or the reader of the output went away), 2 wrong usage or
     configuration, 130 interrupted. `COALIGN_TRACEBACK=1` shows where an error came from.
     """
-    defer("torch")
+    defer("torch", "numpy", "jinja2")
     try:
         code = coalign.main(
             args=None if argv is None else list(argv), prog_name="coalign", standalone_mode=False

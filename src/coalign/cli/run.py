@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import shlex
 from pathlib import Path
@@ -115,10 +116,9 @@ def _objective(name: str) -> Any:
     from coalign.training.learning import learner
     from coalign.training.objective import all_objectives
 
-    known = [one.replace("_", "-") for one in all_objectives()]
-    if name.replace("_", "-") in known:
+    with contextlib.suppress(ConfigError):
         return learner(name)
-    names = [*(entry.slug for entry in entries()), *known]
+    names = [*(entry.slug for entry in entries()), *(one.replace("_", "-") for one in all_objectives())]
     advice = suggest(name, names, "`coalign methods` and `coalign objectives` list them.")
     raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")
 

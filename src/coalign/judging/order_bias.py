@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.judging.protocol import Comparison
 from coalign.measures.statistics import Interval
 
-OrderValues = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OrderValues: TypeAlias = "NDArray[np.float64]"
 """[pairs, columns]: |d12 + d21|, |d12 - d21|, whether both orders agree, and columns of the caller's own.
 
 d12 is the margin for the answer that is shown first, d21 the same with the answers swapped: what the place adds to a

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.measures.statistics import Interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RESAMPLES = 2000
 

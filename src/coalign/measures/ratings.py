@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCALE, CENTRE = 400.0, 1000.0
 """Points of a tenfold advantage in odds, and the mean of all ratings."""
 
-Table = NDArray[np.float64]
+Table: TypeAlias = "NDArray[np.float64]"
 """[..., players, players] wins of the row over the column; a tie is half a win for both."""
 
 _LN10 = math.log(10)

@@ -201,7 +201,7 @@ def objective(
 
 
 _PACKAGES = ("coalign.training.losses", "coalign.preference", "coalign.selfalign")
-"""Where objectives stand; their modules register them when they are imported."""
+"""Where objectives stand, the shared ones first; their modules register them when they are imported."""
 
 
 def get_objective(name: str) -> Objective:
@@ -210,22 +210,23 @@ def get_objective(name: str) -> Objective:
     Raises:
         ConfigError: there is none; the known ones are listed.
     """
+    for package in _PACKAGES:
+        if name not in _OBJECTIVES:
+            _import_modules(package)
     if name not in _OBJECTIVES:
-        known = all_objectives()
-        if name not in known:
-            raise ConfigError(f"objective: {name!r} is unknown, expected one of: {', '.join(known)}")
+        raise ConfigError(f"objective: {name!r} is unknown, expected one of: {', '.join(all_objectives())}")
     return _OBJECTIVES[name]
 
 
 @functools.cache
-def _import_all() -> None:
-    for package in _PACKAGES:
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
-            if not module.ispkg:
-                importlib.import_module(module.name)
+def _import_modules(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
 
 
 def all_objectives() -> dict[str, Objective]:
     """Every objective of the library, and those that other modules have registered, by name."""
-    _import_all()
+    for package in _PACKAGES:
+        _import_modules(package)
     return dict(sorted(_OBJECTIVES.items()))

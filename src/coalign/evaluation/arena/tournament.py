@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.measures.agreement import midranks, rank_correlations
 from coalign.measures.ratings import bradley_terry, is_connected, match_probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CHUNK = 2_000_000
 """Players of all brackets that are simulated at once."""

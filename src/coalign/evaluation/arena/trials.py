@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError
@@ -18,6 +18,9 @@ from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.evaluation.arena.tournament import play_bracket
 from coalign.measures.agreement import spearman
 from coalign.measures.ratings import bradley_terry, is_connected, wins_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Pair = tuple[int, int]
 

@@ -10,13 +10,15 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.judging.protocol import Comparison, JudgeItem
 from coalign.measures.text_units import sentence_ends
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*$", re.MULTILINE)
 _WORD = re.compile(r"\w+")

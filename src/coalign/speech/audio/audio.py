@@ -11,20 +11,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.core.errors import CoalignError
 from coalign.core.extras import require
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
 """Rate at which speech models work."""
 SILENT_RMS = 1e-5
 """Root mean square (full scale 1) below which a recording counts as silent: -100 dB."""
 
-Samples = NDArray[np.float32]
+Samples: TypeAlias = "NDArray[np.float32]"
 
 
 class AudioError(CoalignError):

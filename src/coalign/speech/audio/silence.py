@@ -8,13 +8,16 @@ activity detector found instead.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.rows import iter_rows
 from coalign.speech.audio.audio import SILENT_RMS, audio_info, blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FRAME_SECONDS = 0.05
 LEVEL_SHARE = 0.3

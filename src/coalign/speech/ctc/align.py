@@ -14,13 +14,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.core.errors import CoalignError
 from coalign.core.extras import require
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXACT_CELLS = 400_000_000
 """Frames times states up to which the band is everything: below half a second of work."""
@@ -33,8 +35,8 @@ SCORING_FRAMES = 30
 REACH_SECONDS = 0.5
 """How far an utterance may reach beyond its first and last token. Source: CTC-segmentation."""
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
+Floats: TypeAlias = "NDArray[np.floating[Any]]"
+Ints: TypeAlias = "NDArray[np.int64]"
 
 
 class TextTooLongError(CoalignError):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.speech.ctc.align import collapse
 
-Logps = NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Logps: TypeAlias = "NDArray[np.floating[Any]]"
 
 
 def greedy(logps: Logps, blank: int) -> list[int]:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
@@ -22,6 +21,7 @@ from coalign.speech.ctc.decoding import greedy
 from coalign.speech.ctc.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -30,7 +30,7 @@ CHUNK_SECONDS = 30.0
 CONTEXT_SECONDS = 2.0
 """What a chunk sees of its neighbours on either side; its frames there are thrown away."""
 
-Logps = NDArray[np.float32]
+Logps: TypeAlias = "NDArray[np.float32]"
 
 
 @dataclass
