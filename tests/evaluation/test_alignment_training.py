@@ -23,9 +23,9 @@ from coalign.evaluation.factuality.training import (
     EncoderTraining,
     KeyedShuffle,
     PairCollator,
-    PairTrainer,
     fit_alignment,
 )
+from coalign.training.module_trainer import ModuleTrainer
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 
 
@@ -96,7 +96,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
 ) -> None:
     whole, _ = fit(tmp_path / "a", epochs=3, save_steps=2)
 
-    step = PairTrainer.training_step
+    step = ModuleTrainer.training_step
     count = 0
 
     def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,10 +106,10 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(PairTrainer, "training_step", killed)
+    monkeypatch.setattr(ModuleTrainer, "training_step", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "b", epochs=3, save_steps=2)
-    monkeypatch.setattr(PairTrainer, "training_step", step)
+    monkeypatch.setattr(ModuleTrainer, "training_step", step)
     resumed, result = fit(tmp_path / "b", epochs=3, save_steps=2)
     assert result.steps == 9
     torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-7, rtol=1e-5)

@@ -16,7 +16,8 @@ from coalign.evaluation import muscle
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
 from coalign.models.files.loading import load_model
 from coalign.models.options import ModelOptions
-from coalign.training.distillation import IGNORED, DistillationTrainer, TokenExample, collate
+from coalign.training.distillation import IGNORED, TokenExample, collate
+from coalign.training.module_trainer import ModuleTrainer
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
 
 N, V = 6, 5
@@ -155,7 +156,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(
 ) -> None:
     options = {"train_data": str(demonstrations(tmp_path)), "epochs": 3, "adapter_rank": 4}
     whole = start(tmp_path / "whole", versions, **options)
-    plain = DistillationTrainer.training_step
+    plain = ModuleTrainer.training_step
 
     def dies(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == 3:
@@ -163,7 +164,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(
         return plain(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DistillationTrainer, "training_step", dies)
+        patch.setattr(ModuleTrainer, "training_step", dies)
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "cut", versions, **options)
     resumed = start(tmp_path / "cut", versions, **options)

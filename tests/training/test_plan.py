@@ -18,7 +18,8 @@ from coalign.models.adapters import add_lora
 from coalign.models.options import ModelOptions
 from coalign.training.batches import Example
 from coalign.training.examples import Prepared
-from coalign.training.fit import fit, training_arguments
+from coalign.training.fit import fit
+from coalign.training.module_trainer import training_arguments
 from coalign.training.objective import NoConstants
 from coalign.training.options import TrainingOptions
 from coalign.training.plan import Estimate, make_plan, optimizer_steps
@@ -104,7 +105,13 @@ def test_nothing_is_said_of_limits_that_cut_nothing(tmp_path: Path) -> None:
     whole = make_plan("sft", Prepared([Example((record,), "0", {})]), 0, options, arguments, model)
     assert "Length limits" not in dict(whole.lines())
     cut = make_plan(
-        "sft", Prepared([Example((record,), "0", {})], 2, 3), 0, options, arguments, model, done=1
+        "sft",
+        Prepared([Example((record,), "0", {})], 2, 3),
+        0,
+        options,
+        arguments,
+        model,
+        checkpoint=tmp_path / "checkpoint-1",
     )
     assert dict(cut.lines())["Length limits"] == "5 prompts or responses cut"
     assert dict(cut.lines())["Steps"].endswith("1 done before")

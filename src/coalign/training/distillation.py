@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
 
-from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints
+from coalign.training.modules import Batch, Task
+from coalign.training.objective import Losses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import TrainerState
 
 IGNORED = -100
 """Label of a token that is not trained, as in Transformers."""
 
-Teacher = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+Teacher = Callable[["nn.Module", "dict[str, Tensor]"], "Tensor"]
 """(student, {input_ids, attention_mask}) to the teacher's logits [R, T, V]. Called without gradient, before the student."""
-TokenLoss = Callable[[Tensor, Sequence[Tensor], Tensor, Tensor], Tensor]
+TokenLoss = Callable[["Tensor", "Sequence[Tensor]", "Tensor", "Tensor"], "Tensor"]
 """(student logits [N, V], teachers' logits [N, V] each, labels [N], row of each token [N]) to losses [N]."""
 
 
@@ -66,63 +69,28 @@ def collate(examples: Sequence[TokenExample]) -> dict[str, Tensor]:
     }
 
 
-class DistillationTrainer(WholeCheckpoints, Trainer):
-    """Trains `model` on `loss` of its own and the teachers' logits at trained tokens."""
+class Distillation(Task):
+    """A loss of the student's and the teachers' logits at trained tokens, divided by the trained tokens of the step."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: TokenLoss,
-        teachers: Sequence[Teacher],
-        examples: Sequence[TokenExample],
-        arguments: TrainingArguments,
-        *,
-        eval_examples: Sequence[TokenExample] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            model=model,  # type: ignore[arg-type]
-            args=arguments,
-            train_dataset=list(examples),  # type: ignore[arg-type]
-            eval_dataset=list(eval_examples) or None,  # type: ignore[arg-type]
-            data_collator=collate,
-            **kwargs,
-        )
-        self.model_accepts_loss_kwargs = (
-            True  # so that Transformers counts the trained tokens of a whole step
-        )
-        self._token_loss = loss
-        self._teachers = list(teachers)
+    name = "distillation"
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochShuffle:
-        return EpochShuffle(len(self.train_dataset), self.args.seed)  # type: ignore[arg-type]
+    def __init__(self, loss: TokenLoss, teachers: Sequence[Teacher]) -> None:
+        self.token_loss = loss
+        self.teachers = list(teachers)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        labels = inputs["labels"][:, 1:]
-        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    def collate(self, examples: Sequence[TokenExample]) -> Batch:
+        return dict(collate(examples))
+
+    def count(self, batch: Batch) -> int:
+        """Trained tokens."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
+        labels = batch["labels"][:, 1:]
+        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
         wanted = labels != IGNORED
         rows = wanted.nonzero()[:, 0]
         with torch.no_grad():
-            taught = [teacher(model, given)[:, :-1][wanted] for teacher in self._teachers]
+            taught = [teacher(model, given)[:, :-1][wanted] for teacher in self.teachers]
         logits = model(**given).logits[:, :-1][wanted]
-        losses = self._token_loss(logits, taught, labels[wanted], rows)
-        if num_items_in_batch is None:
-            total = losses.sum() / max(int(wanted.sum()), 1)
-        else:
-            total = losses.sum() / num_items_in_batch
-            if self.args.average_tokens_across_devices:
-                total = total * self.accelerator.num_processes
-        return (total, {"loss": total}) if return_outputs else total
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        with torch.no_grad():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))  # type: ignore[arg-type]
-        return loss.detach(), None, None
+        return Losses(self.token_loss(logits, taught, labels[wanted], rows))

@@ -7,32 +7,28 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Record
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.training.batches import Example
-from coalign.training.callbacks import ProgressBar, RunEvents
 from coalign.training.checkpoints import resume_point
 from coalign.training.examples import Prepared, prepare_examples
+from coalign.training.module_trainer import training_arguments
 from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
-from coalign.training.plan import Estimate, make_plan, show_plan
+from coalign.training.plan import make_plan, show_plan
 from coalign.training.reference import with_reference
 from coalign.training.trainer import AlignmentTrainer
-
-ADAPTER_LEARNING_RATE = 1e-4
-FULL_LEARNING_RATE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -91,15 +87,15 @@ def fit(
     _share_pad_token(model, tokenizer)
     monitor = Monitor(run, name, quiet=quiet)
     if is_main_process():
-        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        plan = make_plan(objective.name, prepared, len(held_out), options, arguments, model, done=done)
+        plan = make_plan(
+            objective.name, prepared, len(held_out), options, arguments, model, checkpoint=checkpoint
+        )
         show_plan(plan, run, name, quiet=quiet)
         monitor.tell(plan_signs(plan, [] if quiet else earlier_lengths(run, name)))
     train = prepared.examples
     if objective.reference and options.reference_logps == "precomputed":
         train, held_out = _with_reference([train, held_out], model, reference)
         reference = None
-    bar = ProgressBar("Training")
     trainer = AlignmentTrainer(
         model,
         objective,
@@ -109,23 +105,10 @@ def fit(
         eval_examples=held_out,
         reference=reference,
         processing_class=tokenizer,
-        callbacks=[bar, RunEvents(run, name), monitor, *([] if quiet else [Estimate(run, name)])],
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
+    trainer.watch(run, name, monitor, quiet=quiet)
     before = _evaluate_once(trainer, folder / "before.json") if held_out else {}
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        bar.close()
-    if held_out and not any(
-        row.get("step") == trainer.state.global_step and "eval_loss" in row
-        for row in trainer.state.log_history
-    ):
-        trainer.evaluate()
-    history = [
-        {key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history
-    ]
+    history = trainer.complete(checkpoint)
     return FitResult(
         steps=trainer.state.global_step,
         history=history,
@@ -152,44 +135,6 @@ def _with_reference(
         model.train(training)
 
 
-def training_arguments(
-    options: TrainingOptions, folder: Path, model: nn.Module, *, n_eval: int = 0
-) -> TrainingArguments:
-    """Hugging Face training arguments for the options."""
-    device = next(model.parameters()).device
-    has_adapter = hasattr(model, "peft_config")
-    evaluate = "no" if not n_eval else ("steps" if options.eval_steps else "epoch")
-    return TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=options.learning_rate or (ADAPTER_LEARNING_RATE if has_adapter else FULL_LEARNING_RATE),
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=options.warmup_ratio,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        **_checkpointing(options.gradient_checkpointing),
-        eval_strategy=evaluate,
-        eval_steps=options.eval_steps,
-        logging_steps=options.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if options.save_steps else "no",
-        save_steps=options.save_steps or 1,
-        save_total_limit=2,
-        report_to=list(options.report_to) or "none",
-        seed=options.seed,
-        data_seed=options.seed,
-        use_cpu=device.type == "cpu",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-
-
 def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
     """Evaluation metrics of the start model; kept in a file, because a resumed run has no start model."""
     if not path.exists():
@@ -199,13 +144,6 @@ def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
             write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
         return metrics
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """The arguments for recomputing activations, under the names that the installed Transformers has for them."""
-    new = any(one.name == "activation_checkpointing" for one in fields(TrainingArguments))
-    name = "activation_checkpointing" if new else "gradient_checkpointing"
-    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _prepared(

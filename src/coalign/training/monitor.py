@@ -286,7 +286,5 @@ class Monitor(TrainerCallback):
 
 def earlier_lengths(run: Run, name: str) -> list[float]:
     """Mean response length of the trainings before `name` in this run, in order."""
-    plans = {event["stage"]: event for event in run.events("plan")}
-    return [
-        plan["response_tokens"] / max(plan["responses"], 1) for stage, plan in plans.items() if stage != name
-    ]
+    plans = {event["stage"]: event for event in run.events("plan") if event["responses"]}
+    return [plan["response_tokens"] / plan["responses"] for stage, plan in plans.items() if stage != name]

@@ -6,7 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Plan:
     Attributes:
         objective: its name.
         records, held_out: to train and to evaluate on.
-        responses: scored in one pass over the training records.
+        responses: scored in one pass over the training records; 0 where something else than responses is learnt from.
         prompt_tokens: each prompt counted once for all its responses.
         response_tokens: of all responses.
         truncated: prompts and responses that were cut to the length limits.
@@ -45,7 +46,7 @@ class Plan:
         done: steps that an interrupted run has behind it.
         batch_size: records of an optimizer step, over accumulation and processes.
         learning_rate: the peak.
-        learning_rate_from: who chose it.
+        learning_rate_from: who chose it; empty where the options always say it.
         schedule: of the learning rate.
         device: device and number format.
         valued_lengths: mean tokens of the better and of the worse responses; None where none are compared.
@@ -56,20 +57,20 @@ class Plan:
     objective: str
     records: int
     held_out: int
-    responses: int
-    prompt_tokens: int
-    response_tokens: int
-    truncated: int
-    dropped: int
     steps: int
     done: int
     batch_size: int
     learning_rate: float
-    learning_rate_from: str
     schedule: str
     device: str
     adapter: bool
     trained: str
+    learning_rate_from: str = ""
+    responses: int = 0
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    truncated: int = 0
+    dropped: int = 0
     valued_lengths: tuple[float, float] | None = None
 
     @property
@@ -85,20 +86,53 @@ class Plan:
             f"{self.truncated:,} prompts or responses cut" if self.truncated else "",
             f"{self.dropped:,} records left out: their prompt leaves no room" if self.dropped else "",
         ]
+        tokens = (
+            f"{self.prompt_tokens:,} of prompts, {self.response_tokens:,} of {self.responses:,} responses"
+        )
+        reason = f" ({self.learning_rate_from})" if self.learning_rate_from else ""
         lines = [
             ("Objective", self.objective),
             ("Records", f"{self.records:,} to train{held_out}"),
-            (
-                "Tokens",
-                f"{self.prompt_tokens:,} of prompts, {self.response_tokens:,} of {self.responses:,} responses",
-            ),
+            ("Tokens", tokens if self.responses else ""),
             ("Length limits", "; ".join(filter(None, lost))),
             ("Steps", steps + (f", {self.done:,} done before" if self.done else "")),
-            ("Learning rate", f"{self.learning_rate:g} ({self.learning_rate_from}), {self.schedule}"),
+            ("Learning rate", f"{self.learning_rate:g}{reason}, {self.schedule}"),
             ("Parameters", self.trained),
             ("Device", self.device),
         ]
         return [(name, text) for name, text in lines if text]
+
+
+def module_plan(
+    objective: str,
+    records: int,
+    held_out: int,
+    arguments: TrainingArguments,
+    model: nn.Module,
+    *,
+    checkpoint: Path | None = None,
+) -> Plan:
+    """The plan of any module's training.
+
+    Args:
+        arguments: what the options became, see `coalign.training.module_trainer.training_arguments`.
+        checkpoint: that is continued.
+    """
+    weight = next(model.parameters())
+    micro_batch = arguments.per_device_train_batch_size * arguments.world_size
+    return Plan(
+        objective=objective,
+        records=records,
+        held_out=held_out,
+        steps=optimizer_steps(records, arguments),
+        done=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        batch_size=micro_batch * arguments.gradient_accumulation_steps,
+        learning_rate=arguments.learning_rate,
+        schedule=str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+        device=describe_device(weight.device, weight.dtype),
+        adapter=has_adapter(model),
+        trained=trainable_summary(model),
+    )
 
 
 def make_plan(
@@ -109,36 +143,19 @@ def make_plan(
     arguments: TrainingArguments,
     model: nn.Module,
     *,
-    done: int = 0,
+    checkpoint: Path | None = None,
 ) -> Plan:
-    """The plan of a training.
-
-    Args:
-        arguments: what the options became, see `training_arguments` of `coalign.training.fit`.
-        done: steps of the checkpoint that is continued.
-    """
-    weight = next(model.parameters())
-    adapter = has_adapter(model)
-    return Plan(
-        objective=objective,
-        records=len(prepared.examples),
-        held_out=held_out,
+    """The plan of a training on responses; arguments are those of `module_plan`."""
+    plan = module_plan(objective, len(prepared.examples), held_out, arguments, model, checkpoint=checkpoint)
+    default = f"default of {'an adapter' if plan.adapter else 'full fine-tuning'}"
+    return replace(
+        plan,
+        learning_rate_from="given" if options.learning_rate else default,
         responses=prepared.responses,
         prompt_tokens=prepared.prompt_tokens,
         response_tokens=prepared.response_tokens,
         truncated=prepared.truncated_prompts + prepared.truncated_responses,
         dropped=len(prepared.dropped),
-        steps=optimizer_steps(len(prepared.examples), arguments),
-        done=done,
-        batch_size=options.batch_size * options.gradient_accumulation * arguments.world_size,
-        learning_rate=arguments.learning_rate,
-        learning_rate_from="given"
-        if options.learning_rate
-        else f"default of {'an adapter' if adapter else 'full fine-tuning'}",
-        schedule=options.schedule,
-        device=describe_device(weight.device, weight.dtype),
-        adapter=adapter,
-        trained=trainable_summary(model),
         valued_lengths=prepared.valued_lengths(),
     )
 

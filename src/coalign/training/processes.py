@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from coalign.core.errors import ConfigError
 
@@ -31,6 +31,16 @@ def end_processes() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def over_processes(value: int) -> int:
+    """The sum of a count over all processes; to be called by each of them."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    counted = torch.tensor(value, device=PartialState().device)
+    return int(cast(Any, reduce(counted, reduction="sum")))
 
 
 def own_batches(

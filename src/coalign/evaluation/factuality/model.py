@@ -154,8 +154,12 @@ def weigh(sums: Tensor, counts: Tensor, *, mlm_weight: float = 0.5) -> Tensor:
 
     So a head's part is a mean over its own rows: one with a single row weighs as much as one with thirty.
     """
-    weights = torch.tensor([mlm_weight, 1.0, 1.0, 1.0], dtype=sums.dtype, device=sums.device)
-    return (weights * sums / counts.clamp(min=1)).sum()
+    return (head_weights(sums, mlm_weight) * sums / counts.clamp(min=1)).sum()
+
+
+def head_weights(sums: Tensor, mlm_weight: float = 0.5) -> Tensor:
+    """[4] weights of the heads in the order of `joint_sums`, of the type and on the device of `sums`."""
+    return torch.tensor([mlm_weight, 1.0, 1.0, 1.0], dtype=sums.dtype, device=sums.device)
 
 
 def joint_loss(

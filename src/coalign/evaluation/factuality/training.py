@@ -7,23 +7,24 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.evaluation.factuality.model import IGNORED, AlignmentModel, joint_sums, weigh
+from coalign.evaluation.factuality.model import IGNORED, AlignmentModel, head_weights, joint_sums
 from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder, pad
 from coalign.evaluation.factuality.records import AlignmentRecord, LabelledPair, assert_usable, labelled_pair
-from coalign.training.callbacks import ProgressBar, RunEvents
-from coalign.training.checkpoints import EpochShuffle, WholeCheckpoints, resume_point
-from coalign.training.fit import training_arguments
-from coalign.training.processes import own_batches
+from coalign.training.checkpoints import EpochShuffle
+from coalign.training.modules import Batch, Task, fit_module
+from coalign.training.objective import Losses
+from coalign.training.processes import over_processes
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 HEADS = ("mlm", "bin", "tri", "reg")
 CLASSIFIERS = ("bin", "tri")
@@ -141,107 +142,47 @@ def _label(pair: LabelledPair, head: str) -> float:
     return pair.label if pair.head == head else IGNORED
 
 
-class PairTrainer(WholeCheckpoints, Trainer):
-    """Trains an `AlignmentModel`.
+class AlignmentTask(Task):
+    """Trains an `AlignmentModel`: a head's loss is a mean over its rows of the whole optimizer step.
 
-    A head's loss is a mean over its rows of the whole optimizer step, over all micro-batches and processes, so the
-    update does not depend on how the step is cut.
+    Attributes:
+        truncated: pairs of which tokens were cut off, over the training steps of this process.
     """
 
-    def __init__(self, model: AlignmentModel, args: TrainingArguments, **options: Any) -> None:
-        super().__init__(model=model, args=args, **options)
-        self.model_accepts_loss_kwargs = True
-        self._sums = torch.zeros(2, len(HEADS), dtype=torch.float64)
+    name = "alignment"
+
+    def __init__(self, collator: PairCollator) -> None:
+        self.collator = collator
+        self.heads = HEADS if collator.masked else HEADS[1:]
         self.truncated = 0
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        data: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return KeyedShuffle(len(data), self.args.seed)
+    def collate(self, examples: Sequence[tuple[LabelledPair, int]]) -> Batch:
+        return self.collator(examples)
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
-        """Rows of each head in the optimizer step, over all processes."""
-        counts = torch.tensor([_counts(one["pair_labels"]) for one in batch_samples]).sum(0).to(device)
-        return self.accelerator.reduce(counts, reduction="sum")  # type: ignore[return-value]
+    def sampler(self, size: int, seed: int) -> KeyedShuffle:
+        return KeyedShuffle(size, seed)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """This process's share of the step's loss, times the number of processes (DDP averages gradients)."""
-        logits = model(**inputs["inputs"])
-        sums, counts = joint_sums(logits, inputs["pair_labels"])
+    def count(self, batch: Batch) -> Tensor:
+        """[4] rows or tokens of each head."""
+        labels = batch["pair_labels"]
+        return torch.tensor([int((labels[head] != IGNORED).sum()) if head in labels else 0 for head in HEADS])
+
+    def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
+        """Weighted sums [4] of the heads, and of every head the loss and, of a classifier, the accuracy."""
+        logits, labels = model(**batch["inputs"]), batch["pair_labels"]
+        sums, counts = joint_sums(logits, labels)
         if model.training:
-            self.truncated += int(inputs["truncated"])
-            self._sums += torch.stack([sums.detach(), counts]).double().cpu()
-        total = num_items_in_batch if isinstance(num_items_in_batch, Tensor) else counts
-        loss = weigh(sums, total) * self.accelerator.num_processes
-        return (loss, logits) if return_outputs else loss
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Mean loss of every head, and the accuracy of the two classifiers, over the held-out records."""
-        model: Any = self.model
-        model.eval()
-        sums = torch.zeros(2, len(HEADS))
-        right = torch.zeros(len(HEADS))
-        with torch.no_grad():
-            for batch, counts in own_batches(
-                cast(Any, eval_dataset if eval_dataset is not None else self.eval_dataset),
-                self.args.per_device_eval_batch_size,
-                self.data_collator,
-                process=self.accelerator.process_index,
-                processes=self.accelerator.num_processes,
-            ):
-                prepared: Any = self._prepare_inputs(batch)
-                logits, labels = model(**prepared["inputs"]), prepared["pair_labels"]
-                if not counts:
-                    continue
-                sums += torch.stack([*joint_sums(logits, labels)]).cpu()
-                for head in CLASSIFIERS:
-                    hits = getattr(logits, head).argmax(-1) == labels[head]
-                    right[HEADS.index(head)] += int(hits.sum())
-        both = self.over_processes(torch.cat([sums, right[None]]))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in _means(both[:2]).items()}
+            self.truncated += int(batch["truncated"])
+        prefix = "losses/" if model.training else ""
+        metrics = {}
         for place, head in enumerate(HEADS):
-            if head in CLASSIFIERS and both[1, place]:
-                metrics[f"{metric_key_prefix}_accuracy/{head}"] = float(both[2, place] / both[1, place])
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def over_processes(self, values: Tensor) -> Tensor:
-        """The sum over the processes, on the CPU."""
-        summed: Any = self.accelerator.reduce(values.float().to(self.args.device), reduction="sum")
-        return summed.cpu()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the heads' losses since the last log, over all processes."""
-        if "loss" in logs:
-            means = _means(self.over_processes(self._sums))
-            logs = {**logs, **{f"losses/{k}": v for k, v in means.items() if k != "loss"}}
-            self._sums.zero_()
-        super().log(logs, start_time)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated."""
-        return 0
-
-
-def _counts(labels: dict[str, Tensor]) -> list[int]:
-    return [int((labels[head] != IGNORED).sum()) if head in labels else 0 for head in HEADS]
-
-
-def _means(sums: Tensor) -> dict[str, float]:
-    """Mean loss of each head that had rows, and `loss`, their weighted sum."""
-    means = {"loss": float(weigh(sums[0], sums[1]))}
-    for name, total, count in zip(HEADS, *sums.tolist(), strict=True):
-        if count:
-            means[name] = total / count
-    return means
+            if head in self.heads:
+                rows = int(counts[place])
+                metrics[prefix + head] = (sums[place].detach().double() / max(rows, 1)).expand(rows)
+            if head in CLASSIFIERS and not model.training:
+                told = labels[head] != IGNORED
+                metrics[f"accuracy/{head}"] = (getattr(logits, head).argmax(-1) == labels[head])[told]
+        return Losses(head_weights(sums) * sums, metrics)
 
 
 @dataclass(frozen=True)
@@ -267,7 +208,6 @@ def fit_alignment(
     run: Run,
     *,
     name: str = "train",
-    show: bool = True,
 ) -> Trained:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
 
@@ -275,34 +215,18 @@ def fit_alignment(
         DataError: records that cannot be used together (`alignment_records.assert_usable`).
     """
     assert_usable(training)
-    set_seed(options.seed)
-    folder = run.checkpoints / name
-    arguments = training_arguments(options, folder, model, n_eval=len(held_out))  # type: ignore[arg-type]
-    arguments.adam_epsilon = options.adam_epsilon
     collator = PairCollator(PairEncoder(tokenizer, options.max_length), masked=model.mlm_head is not None)
-    evaluated = AlignmentData(held_out, options.seed + 1, 0.0) if held_out else None
-    bar = ProgressBar("Training")
-    trainer = PairTrainer(
+    task = AlignmentTask(collator)
+    fitted = fit_module(
         model,
-        arguments,
-        train_dataset=AlignmentData(training, options.seed, options.augmentation),
-        eval_dataset=evaluated,
-        data_collator=collator,
-        processing_class=tokenizer,
-        callbacks=[bar, RunEvents(run, name)] if show else [],
+        task,
+        AlignmentData(training, options.seed, options.augmentation),
+        options,
+        run,
+        name=name,
+        held_out=AlignmentData(held_out, options.seed + 1, 0.0),
+        processor=tokenizer,
+        adam_epsilon=options.adam_epsilon,
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    checkpoint = resume_point(folder)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        bar.close()
-    if held_out and not any("eval_loss" in row for row in trainer.state.log_history[-2:]):
-        trainer.evaluate()
-    history = [
-        {key: value for key, value in row.items() if key != "epoch" and math.isfinite(value)}
-        for row in trainer.state.log_history
-    ]
-    truncated = int(trainer.over_processes(torch.tensor(trainer.truncated)))
-    return Trained(trainer.state.global_step, history, truncated)
+    history = [{key: value for key, value in row.items() if math.isfinite(value)} for row in fitted.history]
+    return Trained(fitted.steps, history, over_processes(task.truncated))

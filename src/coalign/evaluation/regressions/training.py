@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import SaveStrategy
+from transformers import set_seed
 
 from coalign.core.errors import DataError, ModelError
 from coalign.core.files import write_json
@@ -32,10 +30,8 @@ from coalign.models.files.loading import (
 )
 from coalign.models.files.saving import save_model
 from coalign.models.options import ADAPTER, ModelOptions
-from coalign.training.callbacks import ProgressBar, RunEvents
-from coalign.training.checkpoints import resume_point
-from coalign.training.distillation import DistillationTrainer, Teacher, TokenExample, TokenLoss
-from coalign.training.fit import training_arguments
+from coalign.training.distillation import Distillation, Teacher, TokenExample, TokenLoss
+from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -103,20 +99,23 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
     student, new_version = _student(config)
     run.log("model", summary=trainable_summary(student))
     old = load_model(version_options(config, config.old), training=False).requires_grad_(False)
-    bar = ProgressBar("Training")
-    callbacks = [bar, RunEvents(run, "train")]
-    trainer = _trainer(config, run, student, loss, [_fixed(old), new_version], examples, held_out, callbacks)
-    checkpoint = resume_point(run.checkpoints / "train")
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        bar.close()
+    fitted = fit_module(
+        student,
+        Distillation(loss, [_fixed(old), new_version]),
+        examples,
+        config,
+        run,
+        held_out=held_out,
+        save_strategy="epoch",
+        load_best_model_at_end=bool(held_out),
+        metric_for_best_model="loss",
+        greater_is_better=False,
+    )
     if is_main_process():
         if SHIPPED in student.peft_config:
             student.delete_adapter(SHIPPED)
         save_model(student, tokenizer, run.model)
-        history = [{k: v for k, v in row.items() if k != "epoch"} for row in trainer.state.log_history]
-        write_json(done, {"steps": trainer.state.global_step, "history": history, "records": len(examples)})
+        write_json(done, {"steps": fitted.steps, "history": fitted.history, "records": len(examples)})
 
 
 def version_options(config: CompatibilityOptions, model: str) -> ModelOptions:
@@ -202,32 +201,3 @@ def _encoded(
             prompt = [config.train_on == "all"] * len(one.prompt_ids)
             found.append(TokenExample([*one.prompt_ids, *ids], [*prompt, *[True] * len(ids)]))
     return [one for one in found if one.targets]
-
-
-def _trainer(
-    config: CompatibilityOptions,
-    run: Run,
-    student: Any,
-    loss: TokenLoss,
-    teachers: list[Teacher],
-    examples: list[TokenExample],
-    held_out: list[TokenExample],
-    callbacks: list[TrainerCallback],
-) -> DistillationTrainer:
-    arguments = training_arguments(config, run.checkpoints / "train", student, n_eval=len(held_out))
-    arguments.save_strategy = SaveStrategy.EPOCH
-    arguments.load_best_model_at_end = bool(held_out)
-    arguments.metric_for_best_model = "loss"
-    arguments.greater_is_better = False
-    trainer = DistillationTrainer(
-        student,
-        loss,
-        teachers,
-        examples,
-        arguments,
-        eval_examples=held_out,
-        callbacks=callbacks,
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    return trainer

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from torch.utils.data import RandomSampler
 
 from coalign.core.errors import CoalignError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
 from coalign.speech.ctc.recogniser import Recogniser
-from coalign.training.callbacks import ProgressBar, RunEvents
-from coalign.training.checkpoints import WholeCheckpoints, resume_point
-from coalign.training.trainer import DivergedError
+from coalign.training.modules import Batch, Task, fit_module
+from coalign.training.objective import Losses
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 SMALL_LEARNING_RATE = 2e-3
 LARGE_LEARNING_RATE = 1e-4
@@ -52,6 +51,11 @@ class CTCTrainingOptions:
     freeze_features: bool = option(True, "keep the convolutional front end of Wav2Vec2, Hubert, ... as it is")
     save_steps: CountOrZero = option(100, "write a checkpoint every so many steps; 0 writes none")
     seed: int = option(0, "seed of everything random")
+
+    gradient_checkpointing: ClassVar = False
+    eval_steps: ClassVar = None
+    logging_steps: ClassVar = 10
+    report_to: ClassVar = ()
 
 
 @dataclass(frozen=True)
@@ -111,52 +115,38 @@ def ctc_losses(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     )
 
 
-class CTCTrainer(WholeCheckpoints, Trainer):
-    """`transformers.Trainer` over clips."""
+class CTCTask(Task):
+    """The CTC loss of clips, with a further term where there is one."""
 
-    def __init__(
-        self, recogniser: Recogniser, clips: Sequence[Clip], arguments: TrainingArguments, extra: ExtraTerm | None, **rest: Any
-    ) -> None:  # fmt: skip
+    name = "CTC"
+    examples = "the clips"
+    advice = "listen to these clips"
+
+    def __init__(self, recogniser: Recogniser, extra: ExtraTerm | None = None) -> None:
         self.recogniser = recogniser
         self.extra = extra
-        self._figures: dict[str, float] = {}
-        super().__init__(
-            model=recogniser.model,
-            args=arguments,
-            train_dataset=cast(Any, list(clips)),
-            data_collator=lambda batch: {"clips": batch},
-            **rest,
-        )
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
-    ) -> Any:
-        clips: list[Clip] = inputs["clips"]
-        sounds = [clip.read(self.recogniser.sample_rate) for clip in clips]
-        batch, lengths = self.recogniser.batch(sounds)
-        logits = model(**batch).logits.float()
+    def collate(self, examples: Sequence[Clip]) -> Batch:
+        return {"ids": [clip.id for clip in examples], "clips": list(examples)}
+
+    def sampler(self, size: int, seed: int) -> RandomSampler:
+        """An order drawn from seed + epoch, as checkpoints of earlier versions go on with it."""
+        return RandomSampler(range(size))
+
+    def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
+        clips: list[Clip] = batch["clips"]
+        texts = [clip.text for clip in clips]
+        inputs, lengths = self.recogniser.batch([clip.read(self.recogniser.sample_rate) for clip in clips])
+        logits = model(**inputs).logits.float()
         lengths = lengths.clamp(max=logits.shape[1])
         vocabulary = self.recogniser.vocabulary
-        targets = [vocabulary.encode(clip.text) for clip in clips]
-        losses = ctc_losses(logits, lengths, targets, vocabulary.blank)
-        self._figures = {"ctc": float(losses.detach().mean())}
+        losses = ctc_losses(logits, lengths, [vocabulary.encode(text) for text in texts], vocabulary.blank)
+        metrics = {"ctc": losses.detach()}
         if self.extra is not None:
-            further, figures = self.extra(
-                logits, lengths, [clip.text for clip in clips], self.state.global_step
-            )
+            further, figures = self.extra(logits, lengths, texts, state.global_step)
             losses = losses + further
-            self._figures |= figures
-        loss = losses.mean()
-        if not math.isfinite(float(loss.detach())):
-            raise DivergedError(
-                f"The loss is NaN or infinite after step {self.state.global_step}, in the batch of the clips "
-                f"{', '.join(clip.id for clip in clips[:10])}.",
-                hint="Lower the learning rate, or listen to these clips.",
-            )
-        return (loss, logits) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
-        super().log({**logs, **self._figures} if "loss" in logs else logs, *rest, **named)
+            metrics |= {name: torch.tensor(value).expand(len(clips)) for name, value in figures.items()}
+        return Losses(losses, metrics)
 
 
 def train_recogniser(
@@ -176,34 +166,26 @@ def train_recogniser(
         CoalignError: no clip is left.
         DivergedError: the loss became NaN or infinite.
     """
-    set_seed(options.seed)
     kept, left_out = _trainable(recogniser, clips)
     if not kept:
         raise CoalignError(f"No clip is left to train on: {_reasons(left_out) or 'there was none'}.")
     if left_out:
         run.log("clips left out", stage=name, reasons=dict(left_out))
-    folder = run.checkpoints / name
-    checkpoint = resume_point(folder)
-    if options.freeze_features and hasattr(recogniser.model, "freeze_feature_encoder"):
-        cast(Any, recogniser.model).freeze_feature_encoder()
-    bar = ProgressBar("Training")
-    trainer = CTCTrainer(
-        recogniser,
+    model: Any = recogniser.model
+    if options.freeze_features and hasattr(model, "freeze_feature_encoder"):
+        model.freeze_feature_encoder()
+    small = model.config.model_type == "small-ctc"
+    fitted = fit_module(
+        model,
+        CTCTask(recogniser, extra),
         kept,
-        _arguments(options, folder, recogniser),
-        extra,
-        callbacks=[bar, RunEvents(run, name)],
+        options,
+        run,
+        name=name,
+        learning_rate=options.learning_rate or (SMALL_LEARNING_RATE if small else LARGE_LEARNING_RATE),
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    try:
-        with no_weight_bars():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        bar.close()
-    recogniser.model.eval()
-    history = [{key: one for key, one in row.items() if key != "epoch"} for row in trainer.state.log_history]
-    return CTCFit(trainer.state.global_step, history, len(kept), left_out)
+    model.eval()
+    return CTCFit(fitted.steps, fitted.history, len(kept), left_out)
 
 
 def _trainable(recogniser: Recogniser, clips: Sequence[Clip]) -> tuple[list[Clip], Counter[str]]:
@@ -228,33 +210,3 @@ def _trainable(recogniser: Recogniser, clips: Sequence[Clip]) -> tuple[list[Clip
 
 def _reasons(left_out: Counter[str]) -> str:
     return "; ".join(f"{count} x {reason}" for reason, count in left_out.most_common())
-
-
-def _arguments(options: CTCTrainingOptions, folder: Path, recogniser: Recogniser) -> TrainingArguments:
-    small = recogniser.model.config.model_type == "small-ctc"
-    return TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=options.learning_rate or (SMALL_LEARNING_RATE if small else LARGE_LEARNING_RATE),
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=options.warmup_ratio,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        logging_steps=10,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if options.save_steps else "no",
-        save_steps=options.save_steps or 1,
-        save_total_limit=2,
-        report_to="none",
-        seed=options.seed,
-        data_seed=options.seed,
-        use_cpu=recogniser.device.type == "cpu",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        average_tokens_across_devices=False,
-    )

@@ -1,0 +1,300 @@
+"""The trainer below every training: `transformers.Trainer` with one order, one normalisation and exact resume.
+
+`transformers.Trainer` brings the loop, distribution, callbacks, trackers and schedule. This subclass divides the losses
+by what is counted in the whole optimizer step, over all micro-batches and all processes, so that the update does not
+depend on how a step is cut into micro-batches or spread over processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence, Sized
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from coalign.core.runs import Run
+from coalign.models.adapters import has_adapter
+from coalign.models.quiet import no_weight_bars
+from coalign.training.callbacks import ProgressBar, RunEvents
+from coalign.training.checkpoints import WholeCheckpoints
+from coalign.training.modules import Batch, DivergedError, Task
+from coalign.training.monitor import Monitor
+from coalign.training.objective import Losses
+from coalign.training.plan import Estimate
+from coalign.training.processes import own_batches
+
+ADAPTER_LEARNING_RATE = 1e-4
+FULL_LEARNING_RATE = 1e-6
+
+
+class ModuleTrainer(WholeCheckpoints, Trainer):
+    """Trains any module on a `Task`.
+
+    Args:
+        examples, held_out: to train and to evaluate on.
+        args: Hugging Face training arguments.
+        trainer_options: passed to `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        examples: Sized,
+        args: TrainingArguments,
+        *,
+        held_out: Sized = (),
+        **trainer_options: Any,
+    ) -> None:
+        super().__init__(
+            model=model,  # type: ignore[arg-type]
+            args=args,
+            data_collator=task.collate,  # type: ignore[arg-type]
+            train_dataset=cast(Any, examples),
+            eval_dataset=cast(Any, held_out) if len(held_out) else None,
+            **trainer_options,
+        )
+        self.task = task
+        self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the step's count itself
+        self._sums = _no_sums()
+        self._step_ids: list[str] = []
+        self._bar = ProgressBar("Training")
+
+    def watch(self, run: Run, name: str, monitor: Monitor, *, quiet: bool = False) -> None:
+        """Show progress, write the log lines to the run, and watch for signs of failure."""
+        for unused in (PrinterCallback, ProgressCallback):
+            self.remove_callback(unused)
+        for one in (self._bar, RunEvents(run, name), monitor, *([] if quiet else [Estimate(run, name)])):
+            self.add_callback(one)
+
+    def complete(self, checkpoint: Path | None) -> list[dict[str, float]]:
+        """Train from `checkpoint` (or the beginning) to the end, and evaluate there.
+
+        Returns:
+            The history: one row per log line.
+        """
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            self._bar.close()
+        rows, last = self.state.log_history, self.state.global_step
+        if self.eval_dataset is not None and not any(
+            row.get("step") == last and "eval_loss" in row for row in rows
+        ):
+            self.evaluate()
+        return [{key: value for key, value in row.items() if key != "epoch"} for row in rows]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """An order that depends on the seed and the epoch alone, not on how many processes share it."""
+        data: Any = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return self.task.sampler(len(data), seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        """The task's count of the optimizer step over all processes."""
+        count = sum(self.task.count(batch) for batch in batch_samples)
+        counted = torch.as_tensor(count, dtype=torch.float32, device=device)
+        return self.accelerator.reduce(counted, reduction="sum")  # type: ignore[return-value]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Losses]:
+        """This process's share of the step's loss, times the number of processes (DDP averages gradients).
+
+        Raises:
+            DivergedError: the loss is NaN or infinite (`_get_grad_norm`: or a gradient); a checkpoint of the last good
+                step is written first.
+        """
+        ids = inputs.get("ids", [])
+        if model.training:
+            self._step_ids += ids
+        output = self.task.loss(model, inputs, self.state)
+        if num_items_in_batch is None:
+            num_items_in_batch = self.task.count(inputs)
+        loss = _normalised(output.losses, num_items_in_batch)
+        if not math.isfinite(float(loss.detach())):
+            self._stop_diverged("The loss", ids)
+        if model.training:
+            _add(self._sums, output.metrics)
+        loss = loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss and metrics over the held-out examples, normalised like training."""
+        data: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
+        model: Any = self._wrap_model(cast(nn.Module, self.model), training=False)
+        model.eval()
+        sums = _no_sums()
+        with torch.no_grad():
+            for inputs, counts in own_batches(
+                data,
+                self.args.per_device_eval_batch_size,
+                self.data_collator,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            ):
+                batch = cast(Batch, self._prepare_inputs(inputs))
+                output = self.task.loss(model, batch, self.state)
+                count = torch.as_tensor(self.task.count(batch)).cpu().double()
+                losses = output.losses if count.ndim else output.losses.sum()
+                both = torch.stack([losses.cpu().double(), count])
+                target = sums if counts else _no_sums()
+                target["loss"] = both if "loss" not in target else target["loss"] + both
+                _add(target, output.metrics)
+                for name, value in target.items():
+                    # A process whose batches do not count sums up the same names.
+                    sums[name] = sums.get(name, torch.zeros_like(value))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(sums).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics since the last log."""
+        if "loss" in logs:
+            logs = {**logs, **self._means(self._sums)}
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: Transformers' estimate assumes padded rows of tokens."""
+        return 0
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        means = {}
+        for name in sorted(sums):
+            both = sums[name].to(torch.float32 if self.args.device.type == "mps" else torch.float64)
+            total, count = cast(Tensor, self.accelerator.reduce(both.to(self.args.device), reduction="sum"))
+            means[name] = float(_normalised(total, count))
+        return means
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As Transformers does it, without its progress bar, and without peft asking the hub about the base's
+        vocabulary: embeddings are never part of the adapter."""
+        model: Any = self.model
+        with no_weight_bars():
+            if not has_adapter(model):
+                super()._save(output_dir, state_dict)
+                return
+            if self.args.should_save:
+                folder = output_dir or str(self.args.output_dir)
+                model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(folder)
+                torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
+
+    def save_more(self, folder: Path) -> None:
+        """What the task keeps from step to step."""
+        self.task.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.task.load(Path(resume_from_checkpoint))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
+        them, also where the loss still is a number."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(float(norm)):
+            self._stop_diverged("A gradient", self._step_ids)
+        self._step_ids = []
+        return norm
+
+    def _stop_diverged(self, what: str, ids: Sequence[str]) -> None:
+        """Save the weights as the last step left them, and stop.
+
+        Raises:
+            DivergedError: always.
+        """
+        self._save_checkpoint(self.model, None)  # type: ignore[arg-type]
+        named = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        raise DivergedError(
+            f"{what} is NaN or infinite after step {self.state.global_step}"
+            + (f", in the batch of {self.task.examples} {named}." if ids else "."),
+            hint=f"The last good step is saved in {folder}. Lower the learning rate, or {self.task.advice}.",
+        )
+
+
+def training_arguments(
+    options: Any, folder: Path, model: nn.Module, *, n_eval: int = 0, **changes: Any
+) -> TrainingArguments:
+    """Hugging Face training arguments for the options.
+
+    Args:
+        options: `TrainingOptions`, or a class with the options that `fit_module` asks for.
+        n_eval: held-out examples; without any nothing is evaluated.
+        changes: arguments in place of those that the options give.
+    """
+    usual = ADAPTER_LEARNING_RATE if has_adapter(model) else FULL_LEARNING_RATE
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "learning_rate": options.learning_rate or usual,
+        "num_train_epochs": options.epochs,
+        "max_steps": options.max_steps or -1,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation,
+        "lr_scheduler_type": options.schedule,
+        "warmup_steps": options.warmup_ratio,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        **_checkpointing(options.gradient_checkpointing),
+        "eval_strategy": "no" if not n_eval else ("steps" if options.eval_steps else "epoch"),
+        "eval_steps": options.eval_steps,
+        "logging_steps": options.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if options.save_steps else "no",
+        "save_steps": options.save_steps or 1,
+        "save_total_limit": 2,
+        "report_to": list(options.report_to) or "none",
+        "seed": options.seed,
+        "data_seed": options.seed,
+        "use_cpu": next(model.parameters()).device.type == "cpu",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**{**settings, **changes})
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The arguments for recomputing activations, under the names that the installed Transformers has for them."""
+    new = any(one.name == "activation_checkpointing" for one in fields(TrainingArguments))
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def _normalised(losses: Tensor, count: Tensor | int) -> Tensor:
+    """The sum of losses over a count; of [K] terms with a count each, the sum of their means."""
+    if isinstance(count, Tensor) and count.ndim:
+        return (losses / count.clamp(min=1)).sum()
+    return losses.sum() / count
+
+
+def _no_sums() -> dict[str, Tensor]:
+    """By name [2]: a sum and how many values are in it, from nothing."""
+    return defaultdict(lambda: torch.zeros(2, dtype=torch.float64))
+
+
+def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
+    for name, values in metrics.items():
+        clean = values.detach().double()
+        clean = clean[~clean.isnan()]
+        sums[name] = sums[name] + torch.tensor([float(clean.sum()), clean.numel()], dtype=torch.float64)

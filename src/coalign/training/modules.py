@@ -1,0 +1,166 @@
+"""One trainer for any module: what is learnt is a `Task`, and the rest is that of every training.
+
+A task says how examples become a batch and a batch becomes losses. Order, normalisation over the whole optimizer step,
+checkpoints, resume, schedule, evaluation, plan, signs of failure and logs come with `fit_module`::
+
+    class Regression(Task):
+        name = "squared error"
+
+        def collate(self, examples):
+            return {"ids": [one.id for one in examples], "x": ..., "y": ...}
+
+        def loss(self, model, batch, state):
+            errors = (model(batch["x"]) - batch["y"]) ** 2
+            return Losses(errors, {"error": errors.detach()})
+
+    fit_module(model, Regression(), examples, options, run)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import CoalignError
+from coalign.core.runs import Run, is_main_process
+from coalign.training.objective import Losses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Sampler
+    from transformers import TrainerCallback, TrainerState
+
+Batch = dict[str, Any]
+
+
+class DivergedError(CoalignError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class Task:
+    """What a module learns. A subclass gives `collate` and `loss`, and the others where they differ.
+
+    Attributes:
+        name: what the plan calls the objective.
+        examples: what a message calls the examples of a batch ("the clips").
+        advice: what to do with them where the loss is not finite.
+    """
+
+    name: str = "loss"
+    examples: str = "records"
+    advice: str = "look at these records with `coalign data check`"
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """A batch: its tensors (also inside lists and dictionaries) are moved to the model's device, the rest stays.
+
+        `ids`, a list, names the examples for messages and is what `count` counts.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
+        """The losses of a batch, and metrics to log.
+
+        Args:
+            model: the module, as it is wrapped for several processes: gradients are shared only of what its `forward`
+                computes. `model.training` tells training from evaluation, where there is no gradient.
+            state: `global_step` and `max_steps` for what changes in the course of the training.
+
+        Returns:
+            Losses whose sum over the optimizer step is divided by the step's `count`; one sum a term, [K], where
+            `count` gives one number a term. Metrics have the same names in every batch, values or not.
+        """
+        raise NotImplementedError
+
+    def count(self, batch: Batch) -> int | Tensor:
+        """What a step's summed losses are divided by: the examples, or something else that is counted; [K] for losses of
+        K terms that each are a mean over their own rows (a term without rows adds nothing)."""
+        return len(batch["ids"])
+
+    def sampler(self, size: int, seed: int) -> Sampler[int]:
+        """The order of the examples; by default an `EpochShuffle`, which depends on seed and epoch alone."""
+        from coalign.training.checkpoints import EpochShuffle
+
+        return EpochShuffle(size, seed)
+
+    def save(self, folder: Path) -> None:
+        """Write what the task keeps from step to step (a running statistic, averaged weights) into a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote, for a training that is continued."""
+
+
+@dataclass(frozen=True)
+class ModuleFit:
+    """What training did.
+
+    Attributes:
+        steps: optimizer steps in all, those before a resume included.
+        history: one row per log line: `step`, `loss`, the task's metrics, `eval_...`.
+        seconds: wall time of this process's part.
+    """
+
+    steps: int
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def fit_module(
+    model: nn.Module,
+    task: Task,
+    examples: Sized,
+    options: Any,
+    run: Run,
+    *,
+    name: str = "train",
+    held_out: Sized = (),
+    processor: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    quiet: bool = False,
+    **arguments: Any,
+) -> ModuleFit:
+    """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
+    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
+
+    Args:
+        examples, held_out: to train and to evaluate on; any sequence or map-style data set whose items `task.collate`
+            takes. Without held-out examples nothing is evaluated.
+        options: `TrainingOptions`, or a class with its options from `learning_rate` to `gradient_checkpointing` and from
+            `eval_steps` on.
+        name: of this training among those of the run.
+        processor: tokenizer or the like that is saved with every checkpoint.
+        quiet: plan and signs are logged and not printed, for one training of many.
+        arguments: of `transformers.TrainingArguments`, in place of what the options give.
+
+    Raises:
+        DivergedError: the loss or a gradient became NaN or infinite; a checkpoint of the last good step is written first.
+    """
+    from transformers import set_seed
+
+    from coalign.training.checkpoints import resume_point
+    from coalign.training.module_trainer import ModuleTrainer, training_arguments
+    from coalign.training.monitor import Monitor
+    from coalign.training.plan import module_plan, show_plan
+
+    started = time.monotonic()
+    set_seed(options.seed)
+    folder = run.checkpoints / name
+    checkpoint = resume_point(folder)
+    settings = training_arguments(options, folder, model, n_eval=len(held_out), **arguments)
+    if is_main_process():
+        plan = module_plan(task.name, len(examples), len(held_out), settings, model, checkpoint=checkpoint)
+        show_plan(plan, run, name, quiet=quiet)
+    trainer = ModuleTrainer(
+        model,
+        task,
+        examples,
+        settings,
+        held_out=held_out,
+        processing_class=processor,
+        callbacks=list(callbacks),
+    )
+    trainer.watch(run, name, Monitor(run, name, quiet=quiet), quiet=quiet)
+    history = trainer.complete(checkpoint)
+    return ModuleFit(trainer.state.global_step, history, time.monotonic() - started)
