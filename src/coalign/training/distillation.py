@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from coalign.training.modules import Batch, Task
 from coalign.training.objective import Losses
+from coalign.training.task import Batch, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

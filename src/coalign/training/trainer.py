@@ -19,7 +19,7 @@ from transformers import TrainerState, TrainingArguments
 from coalign.core.files import write_json
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.scoring.engine import score_responses
-from coalign.training import modules
+from coalign.training import task as tasks
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.module_trainer import ModuleTrainer
 from coalign.training.objective import Losses, Objective, ScoredBatch
@@ -27,7 +27,7 @@ from coalign.training.objective import Losses, Objective, ScoredBatch
 OBJECTIVE_STATE = "objective_state.json"
 
 
-class ObjectiveTask(modules.Task):
+class ObjectiveTask(tasks.Task):
     """An objective as what a language model learns; `reference` as in `AlignmentTrainer`."""
 
     def __init__(self, objective: Objective, constants: Any, reference: nn.Module | None = None) -> None:
@@ -37,14 +37,14 @@ class ObjectiveTask(modules.Task):
         self.reference = reference
         self.objective_state = objective.state() if objective.state else None
 
-    def collate(self, examples: Sequence[Example]) -> modules.Batch:
+    def collate(self, examples: Sequence[Example]) -> tasks.Batch:
         return {**collate(examples), "ids": [one.id for one in examples]}
 
-    def count(self, batch: modules.Batch) -> int:
+    def count(self, batch: tasks.Batch) -> int:
         """Records, or response tokens."""
         return batch["batch"].count(self.objective.normalise)
 
-    def loss(self, model: nn.Module, batch: modules.Batch, state: TrainerState) -> Losses:
+    def loss(self, model: nn.Module, batch: tasks.Batch, state: TrainerState) -> Losses:
         """The objective's losses, with its metrics and those that every objective has."""
         scored = self.score(model, batch["batch"])
         if self.objective_state and model.training:

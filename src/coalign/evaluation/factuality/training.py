@@ -19,9 +19,10 @@ from coalign.evaluation.factuality.model import IGNORED, AlignmentModel, head_we
 from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder, pad
 from coalign.evaluation.factuality.records import AlignmentRecord, LabelledPair, assert_usable, labelled_pair
 from coalign.training.checkpoints import EpochShuffle
-from coalign.training.modules import Batch, Task, fit_module
+from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
 from coalign.training.processes import over_processes
+from coalign.training.task import Batch, Task
 
 if TYPE_CHECKING:
     from transformers import TrainerState

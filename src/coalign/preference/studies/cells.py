@@ -32,7 +32,6 @@ from coalign.models.options import ModelOptions
 from coalign.preference.studies.examination import Examination, examine, prompts_of, read_prompts
 from coalign.training.learning import train
 from coalign.training.material import Material
-from coalign.training.modules import DivergedError
 from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
 

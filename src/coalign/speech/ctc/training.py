@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import RandomSampler
 
 from coalign.core.errors import CoalignError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
-from coalign.speech.ctc.recogniser import Recogniser
-from coalign.training.modules import Batch, Task, fit_module
+from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
+from coalign.training.task import Batch, Task
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Sampler
     from transformers import TrainerState
+
+    from coalign.speech.ctc.recogniser import Recogniser
 
 SMALL_LEARNING_RATE = 2e-3
 LARGE_LEARNING_RATE = 1e-4
@@ -110,7 +111,7 @@ def ctc_losses(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]]
     labels = torch.tensor([one for ids in targets for one in ids], dtype=torch.long)
     counts = torch.tensor([len(ids) for ids in targets])
     logps = logits.log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(
+    return torch.nn.functional.ctc_loss(
         logps, labels.to(logits.device), lengths.cpu(), counts, blank, reduction="none", zero_infinity=True
     )
 
@@ -129,8 +130,10 @@ class CTCTask(Task):
     def collate(self, examples: Sequence[Clip]) -> Batch:
         return {"ids": [clip.id for clip in examples], "clips": list(examples)}
 
-    def sampler(self, size: int, seed: int) -> RandomSampler:
+    def sampler(self, size: int, seed: int) -> Sampler[int]:
         """An order drawn from seed + epoch, as checkpoints of earlier versions go on with it."""
+        from torch.utils.data import RandomSampler
+
         return RandomSampler(range(size))
 
     def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:

@@ -1,0 +1,73 @@
+"""What a module learns: how examples become a batch, and a batch becomes losses. `coalign.training.modules` trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import CoalignError
+from coalign.training.objective import Losses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Sampler
+    from transformers import TrainerState
+
+Batch = dict[str, Any]
+
+
+class DivergedError(CoalignError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class Task:
+    """What a module learns. A subclass gives `collate` and `loss`, and the others where they differ.
+
+    Attributes:
+        name: what the plan calls the objective.
+        examples: what a message calls the examples of a batch ("the clips").
+        advice: what to do with them where the loss is not finite.
+    """
+
+    name: str = "loss"
+    examples: str = "records"
+    advice: str = "look at these records with `coalign data check`"
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """A batch: its tensors (also inside lists and dictionaries) are moved to the model's device, the rest stays.
+
+        `ids`, a list, names the examples for messages and is what `count` counts.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
+        """The losses of a batch, and metrics to log.
+
+        Args:
+            model: the module, as it is wrapped for several processes: gradients are shared only of what its `forward`
+                computes. `model.training` tells training from evaluation, where there is no gradient.
+            state: `global_step` and `max_steps` for what changes in the course of the training.
+
+        Returns:
+            Losses whose sum over the optimizer step is divided by the step's `count`; one sum a term, [K], where
+            `count` gives one number a term. Metrics have the same names in every batch, values or not.
+        """
+        raise NotImplementedError
+
+    def count(self, batch: Batch) -> int | Tensor:
+        """What a step's summed losses are divided by: the examples, or something else that is counted; [K] for losses of
+        K terms that each are a mean over their own rows (a term without rows adds nothing)."""
+        return len(batch["ids"])
+
+    def sampler(self, size: int, seed: int) -> Sampler[int]:
+        """The order of the examples; by default an `EpochShuffle`, which depends on seed and epoch alone."""
+        from coalign.training.checkpoints import EpochShuffle
+
+        return EpochShuffle(size, seed)
+
+    def save(self, folder: Path) -> None:
+        """Write what the task keeps from step to step (a running statistic, averaged weights) into a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote, for a training that is continued."""
