@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gen_nav import api_packages
 
 from coalign.cli.flags import shown
-from coalign.cli.objectives import method_of
+from coalign.cli.running.objectives import method_of
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
 from coalign.core.system import check_module_name, load_system, module_name

@@ -11,7 +11,7 @@ import re
 import pytest
 
 import coalign
-from coalign.cli.run import Methods, run
+from coalign.cli.running.run import Methods, run
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries, get, select
 from coalign.core.errors import ConfigError
 from coalign.core.options import build, options_of

@@ -18,8 +18,8 @@ import coalign
 MODULES = sorted(module.name for module in pkgutil.walk_packages(coalign.__path__, prefix="coalign."))
 LIGHT = [
     "coalign.cli.main",
-    "coalign.cli.methods",
-    "coalign.cli.runs",
+    "coalign.cli.running.methods",
+    "coalign.cli.results.runs",
     "coalign.core.catalogue",
     "coalign.core.options",
     "coalign.core.runs",

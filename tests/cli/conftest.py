@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from coalign.cli import run as run_module
 from coalign.cli.main import main
+from coalign.cli.running import run as run_module
 from coalign.core.catalogue import get
 from coalign.core.options import Count, Positive, option, required
 from coalign.core.runs import Run

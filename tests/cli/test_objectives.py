@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coalign.cli.objectives import method_of
+from coalign.cli.running.objectives import method_of
 from coalign.core.options import options_of
 from coalign.training.objective import all_objectives
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from coalign.cli import reproduce as module
+from coalign.cli.running import reproduce as module
 from coalign.core.errors import CoalignError
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -162,7 +162,7 @@ KILLED = """
 import os, signal, sys
 from types import SimpleNamespace
 from coalign.checks.arms import measure_arms
-from coalign.cli import reproduce
+from coalign.cli.running import reproduce
 from coalign.cli.main import main
 
 def arm(name):

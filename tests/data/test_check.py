@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from coalign.cli.data import data
+from coalign.cli.files.data import data
 from coalign.core.errors import DataError
 from coalign.data.check import check_records
 from coalign.data.readers import RecordSet, scan_records
@@ -163,7 +163,7 @@ def test_cli_counts_tokens_of_a_model(tmp_path, monkeypatch):
 def test_checking_without_a_model_imports_no_torch(tmp_path):
     path = write(tmp_path / "a.jsonl", GOOD)
     code = (
-        "import sys; from coalign.cli.data import data; data(['check', sys.argv[1]], standalone_mode=False); "
+        "import sys; from coalign.cli.files.data import data; data(['check', sys.argv[1]], standalone_mode=False); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, timeout=60)

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from coalign.cli.run import execute
+from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.cli.run import execute
+from coalign.cli.running.run import execute
 from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run

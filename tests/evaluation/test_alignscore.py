@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coalign.cli.run import execute
+from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coalign.checks.papers.evaluation.varco_arena import check
-from coalign.cli.reproduce import CheckOptions
+from coalign.cli.running.reproduce import CheckOptions
 from coalign.core.errors import DataError
 from coalign.core.files import write_rows
 from coalign.core.runs import Run

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coalign.cli import doctor as doctor_module
-from coalign.cli.chat import chat
 from coalign.cli.doctor import doctor
+from coalign.cli.serving.chat import chat
 from coalign.core.errors import ConfigError
 from coalign.models.adapters import add_lora
 from coalign.models.files import defaults, loading

@@ -19,7 +19,7 @@ from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
 from tests.contract.small import SMALL, Small, furnish
 
-from coalign.cli.run import execute
+from coalign.cli.running.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coalign.cli.run import execute
+from coalign.cli.running.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from tests.data.tokenizers import CHATML, byte_tokenizer

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from coalign.cli.chat import Speaker, _columns, chat
+from coalign.cli.serving.chat import Speaker, _columns, chat
 from coalign.models.generation.generator import TransformersGenerator
 from tests.cli.conftest import coalign  # noqa: F401  a fixture
 from tests.cli.test_generate import model, prompts, rows  # noqa: F401  fixtures

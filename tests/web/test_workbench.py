@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
-from coalign.cli.ui import ui
+from coalign.cli.results.ui import ui
 from coalign.core.errors import ModelError
 from coalign.core.options import option
 from coalign.core.runs import Run

@@ -33,7 +33,7 @@ def quickstart(model: str, out: Path | None, seed: int) -> None:
 
     This is `coalign run act` with bundled prompts. It needs no account, no GPU and no labels.
     """
-    from coalign.cli.run import execute
+    from coalign.cli.running.run import execute
     from coalign.core.options import build
     from coalign.selfalign import act
 

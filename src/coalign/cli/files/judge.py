@@ -31,7 +31,7 @@ def _apply(config: Any, out: Path | None) -> None:
     if judge.show is not None:
         _show_requests(config, judge.show)
         return
-    from coalign.cli.run import execute
+    from coalign.cli.running.run import execute
     from coalign.judging import run as judge_run
 
     execute("judge", judge_run, config, out)

@@ -1,0 +1,1 @@
+"""Commands over the folders of runs: list, show, compare."""

@@ -1,0 +1,1 @@
+"""Commands that let a model talk: to a person, or to clients of a server."""
