@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Literal
 
@@ -13,6 +14,7 @@ from coalign.checks.worlds.words.sums import AdditionWorld, answer_of
 from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, Conversation, converse
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
 from coalign.decoding.collaboration.mixtures import ENSEMBLE_TOP, ensemble, mix
+from coalign.decoding.collaboration.speakers import Length, Talk
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 
@@ -33,20 +35,8 @@ def begun(world: AdditionWorld) -> Measures:
 
 def nudged(world: AdditionWorld) -> Measures:
     """Guided answers; how often they alone are right, and how often a model alone is; where the models differ."""
-    speakers = {
-        BASE: CachedSpeaker(world.base, world.tokenizer),
-        NUDGING: CachedSpeaker(world.aligned, world.tokenizer),
-    }
-    length = speakers[BASE].length
     settings = Settings(gamma=GAMMA, max_length=LONGEST)
-    answers = converse(
-        [
-            Conversation(guide(settings, length), dict.fromkeys(speakers, one.prompt), (n, 0))
-            for n, one in enumerate(world.questions)
-        ],
-        speakers,
-        rows=ROWS,
-    )
+    answers = _answers(world, lambda length: guide(settings, length))
     mine = right(world, [one.text for one in answers])
     measures = {
         "accuracy": fmean(mine),
@@ -62,23 +52,8 @@ def nudged(world: AdditionWorld) -> Measures:
 
 def ensembled(world: AdditionWorld) -> Measures:
     """Answers from the sum of both models' probabilities."""
-    speakers = {
-        side: CachedSpeaker(model, world.tokenizer, alternatives=ENSEMBLE_TOP)
-        for side, model in ((BASE, world.base), (NUDGING, world.aligned))
-    }
-    length = speakers[BASE].length
-    answers: list[Guided] = converse(
-        [
-            Conversation(
-                mix(ensemble, (BASE, NUDGING), length, max_length=LONGEST, chunk_tokens=1),
-                dict.fromkeys(speakers, one.prompt),
-                (n, 0),
-            )
-            for n, one in enumerate(world.questions)
-        ],
-        speakers,
-        rows=ROWS,
-    )
+    mixing = partial(mix, ensemble, (BASE, NUDGING), max_length=LONGEST, chunk_tokens=1)
+    answers = _answers(world, mixing, alternatives=ENSEMBLE_TOP)
     return {"accuracy": fmean(right(world, [one.text for one in answers]))}
 
 
@@ -114,6 +89,17 @@ def differences(world: AdditionWorld) -> Measures:
 def right(world: AdditionWorld, texts: Sequence[str]) -> list[bool]:
     """Whether each answer names its question's sum."""
     return [answer_of(text) == one.total for text, one in zip(texts, world.questions, strict=True)]
+
+
+def _answers(world: AdditionWorld, talk: Callable[[Length], Talk[Guided]], **speaking: int) -> list[Guided]:
+    """What both models say together to every question, each answer by a `talk` of its own."""
+    models = {BASE: world.base, NUDGING: world.aligned}
+    speakers = {side: CachedSpeaker(model, world.tokenizer, **speaking) for side, model in models.items()}
+    conversations = [
+        Conversation(talk(speakers[BASE].length), dict.fromkeys(speakers, one.prompt), (n, 0))
+        for n, one in enumerate(world.questions)
+    ]
+    return converse(conversations, speakers, rows=ROWS)
 
 
 def _greedy(side: str, world: AdditionWorld, opening: str = "") -> list[str]:

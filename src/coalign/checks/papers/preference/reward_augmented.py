@@ -26,6 +26,9 @@ from coalign.data.records import Preference
 from coalign.preference.data.goal_conditioning import goal_reward, relabel
 from coalign.training.losses.pairwise import DPOConstants
 
+PLAIN, LONGER, OURS = "DPO", "DPO, as many steps", "reward-augmented"
+CHANGE = "good rejected, change"
+
 
 def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """Under goals good rejected replies are unlearned less than by DPO, and quality follows the goal, in a world of
@@ -35,23 +38,17 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     """
     if data is not None:
         return _check_on_text(run, seeds, data)
-    plain, longer, relabelled, half = (
-        "DPO",
-        "DPO, as many steps",
-        "reward-augmented",
-        "reward-augmented, half",
-    )
     constants = DPOConstants(beta=0.1)
     arms: dict[str, Arm[ScoredPairs]] = {
         "base": base_arm,
-        plain: goal_arm("dpo", constants, "pairs", goal=None),
-        longer: goal_arm("dpo", constants, "pairs", goal=None, epochs=6),
-        relabelled: goal_arm("dpo", constants, "rows", goal=HIGHEST),
-        half: goal_arm("dpo", constants, "half of the rows", goal=HIGHEST),
+        PLAIN: goal_arm("dpo", constants, "pairs", goal=None),
+        LONGER: goal_arm("dpo", constants, "pairs", goal=None, epochs=6),
+        OURS: goal_arm("dpo", constants, "rows", goal=HIGHEST),
+        f"{OURS}, half": goal_arm("dpo", constants, "half of the rows", goal=HIGHEST),
     }
     rows = measure_arms(run, seeds=seeds, prepare=partial(scored_pairs, reward=goal_reward), arms=arms)
     changes, kept = _changes(rows)
-    rise = _of_goals(rows, relabelled, (4, 5)) - _of_goals(rows, relabelled, (0, 2))
+    rise = _of_goals(rows, OURS, (4, 5)) - _of_goals(rows, OURS, (0, 2))
     return rows.verdict(
         "reward-augmented",
         outcome=decide(seen=most_seeds(kept) and rise >= 0.1),
@@ -66,28 +63,27 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
             **changes,
             "quality, goals 4 and 5 - goals 0 and 2": rise,
             **{
-                f"quality, reward-augmented at goal {goal} - DPO": _of_goals(rows, relabelled, (goal,))
-                - rows.mean("quality, no goal", plain)
+                f"quality, reward-augmented at goal {goal} - DPO": _of_goals(rows, OURS, (goal,))
+                - rows.mean("quality, no goal", PLAIN)
                 for goal in (6, 5)
             },
         },
-        tried=[_tried(rows, relabelled, (plain, longer))],
+        tried=[_tried(rows)],
     )
 
 
 def _changes(rows: Measured) -> tuple[dict[str, float], dict[int, bool]]:
     """Figures of the first measure, beside both trainings by DPO; and seed to whether good rejected replies fall less."""
-    metric, ours = "good rejected, change", "reward-augmented"
-    gaps = {arm: rows.gaps(metric, ours, arm) for arm in ("DPO", "DPO, as many steps")}
-    kept = {seed: all(one[seed] > 0 for one in gaps.values()) for seed in gaps["DPO"]}
-    changes = {f"change, {ours} - {arm}": mean_of(one) for arm, one in gaps.items()}
+    gaps = {arm: rows.gaps(CHANGE, OURS, arm) for arm in (PLAIN, LONGER)}
+    kept = {seed: all(one[seed] > 0 for one in gaps.values()) for seed in gaps[PLAIN]}
+    changes = {f"change, {OURS} - {arm}": mean_of(one) for arm, one in gaps.items()}
     return {"seeds in which good rejected replies fall less": sum(kept.values()), **changes}, kept
 
 
-def _tried(rows: Measured, arm: str, against: tuple[str, str]) -> str:
+def _tried(rows: Measured) -> str:
     """The first measure under goal 5 in place of 6, in words."""
-    under_5 = rows.values("good rejected, change, goal 5", arm)
-    others = [rows.values("good rejected, change", one) for one in against]
+    under_5 = rows.values(f"{CHANGE}, goal 5", OURS)
+    others = [rows.values(CHANGE, arm) for arm in (PLAIN, LONGER)]
     kept = sum(all(under_5[seed] > one[seed] for one in others) for seed in under_5)
     gaps = [mean_of(under_5) - mean_of(one) for one in others]
     return (
@@ -116,9 +112,9 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
 
     arms: dict[str, Arm[GoalText]] = {
         "default model": lambda material: goal_measures(material, None, SCALE.highest),
-        "DPO": lambda material: learned(material, material.pairs, 1, None),
-        "DPO, as many steps": lambda material: learned(material, material.pairs, 2, None),
-        "reward-augmented": under_goals,
+        PLAIN: lambda material: learned(material, material.pairs, 1, None),
+        LONGER: lambda material: learned(material, material.pairs, 2, None),
+        OURS: under_goals,
     }
     rows = measure_arms(run, seeds=seeds, prepare=partial(goal_text, prompts), arms=arms)
     changes, kept = _changes(rows)
@@ -129,7 +125,7 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
 
     return rows.verdict(
         "reward-augmented",
-        outcome=decide(seen=most_seeds(kept) and rise("reward-augmented") >= 0.9),
+        outcome=decide(seen=most_seeds(kept) and rise(OURS) >= 0.9),
         rule="Seen: in at least 4 of 5 seeds (of 3: all) the log-probability of good rejected replies falls less from the "
         "default model than under DPO, also under DPO with as many steps, the relabelled model asked for score 10; and the "
         "mean score of its samples rises by 0.9, a tenth of the scale, or more from goal 2 to goal 9. Otherwise not seen.",
@@ -139,7 +135,7 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         "adapter of rank 16, Adam 3e-4, beta 0.1; two samples a prompt and goal.",
         summary={
             **changes,
-            "score, goal 9 - goal 2": rise("reward-augmented"),
+            "score, goal 9 - goal 2": rise(OURS),
             "score, goal 9 - goal 2, default model": rise("default model"),
         },
     )

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from coalign.checks.arms import Measures
+from coalign.checks.worlds.texts import read_texts
 from coalign.speech.audio.audio import SAMPLE_RATE, Samples, read_audio, write_wav
 from coalign.speech.audio.error_rates import character_error_rate
 from coalign.speech.audio.recordings import Recording
@@ -29,63 +30,7 @@ from coalign.speech.ctc.vocabulary import Vocabulary
 from coalign.speech.segmentation.anchored_windows import WindowRules
 from coalign.speech.segmentation.long_alignment import align_recording
 
-WORDS = [
-    "the",
-    "river",
-    "runs",
-    "over",
-    "stones",
-    "and",
-    "a",
-    "boat",
-    "goes",
-    "down",
-    "with",
-    "bread",
-    "for",
-    "old",
-    "men",
-    "who",
-    "sing",
-    "about",
-    "winter",
-    "nights",
-    "near",
-    "small",
-    "houses",
-    "green",
-    "fields",
-    "young",
-    "horses",
-    "follow",
-    "them",
-    "all",
-    "morning",
-    "until",
-    "rain",
-    "comes",
-    "from",
-    "western",
-    "hills",
-    "where",
-    "birds",
-    "sleep",
-    "under",
-    "broken",
-    "wooden",
-    "bridges",
-    "after",
-    "summer",
-    "while",
-    "children",
-    "carry",
-    "water",
-    "back",
-    "home",
-    "through",
-    "quiet",
-    "streets",
-]
+WORDS: list[str] = read_texts("spoken_words")
 HOME, AWAY = Voice("en-us", 165, 50), Voice("en-gb+f4", 180, 65)
 CER, EDGES, KEPT = "character error rate", "boundary error (s)", "kept"
 MIN_SCORE = -1.0
