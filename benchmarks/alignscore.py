@@ -27,8 +27,8 @@ from torch import nn
 from transformers import AutoModel
 
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.model import AlignmentModel, new_encoder
-from coalign.evaluation.factuality.scorer import SupportScorer, aggregate
+from coalign.evaluation.factuality.model import PairClassifier, new_encoder
+from coalign.evaluation.factuality.scorer import ClaimScorer, aggregate
 from coalign.models.files.loading import load_tokenizer
 
 SIZES = {"minilm": (384, 6, 12, 1536), "base": (768, 12, 12, 3072)}
@@ -69,11 +69,11 @@ def corpus(
 class Loop:
     """The plain pairwise loop."""
 
-    def __init__(self, metric: SupportScorer, model: AlignmentModel, tokenizer: object, kind: str) -> None:
+    def __init__(self, metric: ClaimScorer, model: PairClassifier, tokenizer: object, kind: str) -> None:
         self.metric, self.model, self.tokenizer = metric, model, tokenizer
         width, vocabulary = model.encoder.config.hidden_size, model.encoder.config.vocab_size
         if kind == "published":
-            self.model = AlignmentModel(
+            self.model = PairClassifier(
                 AutoModel.from_config(model.encoder.config, attn_implementation="eager")
             ).eval()
             self.model.load_state_dict(model.state_dict())
@@ -128,7 +128,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model, tokenizer = make_model(args.size)
-    metric = SupportScorer(headed_scorer(model, tokenizer, 512))
+    metric = ClaimScorer(headed_scorer(model, tokenizer, 512))
     loop = Loop(metric, model, tokenizer, args.loop)
     texts = corpus(args.documents, args.claims, args.sentences, args.shared, args.seed)
     describe(texts, metric, model, args)
@@ -160,7 +160,7 @@ def main() -> None:
         raise SystemExit("the scores differ by more than 1e-5")
 
 
-def make_model(size: str) -> tuple[AlignmentModel, Any]:
+def make_model(size: str) -> tuple[PairClassifier, Any]:
     from transformers import RobertaConfig
 
     tokenizer: Any = load_tokenizer("default-encoder")
@@ -176,14 +176,14 @@ def make_model(size: str) -> tuple[AlignmentModel, Any]:
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = AlignmentModel(new_encoder(config)).eval()
+    model = PairClassifier(new_encoder(config)).eval()
     with torch.no_grad():
         model.tri_layer.weight.mul_(20)  # scores that differ
     return model, tokenizer
 
 
 def describe(
-    texts: list[tuple[str, list[str]]], metric: SupportScorer, model: AlignmentModel, args: argparse.Namespace
+    texts: list[tuple[str, list[str]]], metric: ClaimScorer, model: PairClassifier, args: argparse.Namespace
 ) -> None:
     parts = [metric.parts(context, claim) for context, claims in texts for claim in claims]
     pairs = [pair for one in parts for pair in one.pairs()]
@@ -205,7 +205,7 @@ def describe(
     )
 
 
-def multiplications(model: AlignmentModel, tokens: int, *, head: bool, whole: bool) -> float:
+def multiplications(model: PairClassifier, tokens: int, *, head: bool, whole: bool) -> float:
     """Of one pair: in the layers, their attention and the masked head; with `whole` the last layer for every token."""
     config = model.encoder.config
     width, inner = config.hidden_size, config.intermediate_size

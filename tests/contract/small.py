@@ -54,11 +54,11 @@ def _recogniser(path: Path) -> object:
 
 
 def _alignment_model(path: Path) -> object:
-    from tests.evaluation.encoders import alignment_model, pair_tokenizer
+    from tests.evaluation.encoders import pair_classifier, pair_tokenizer
 
-    from coalign.evaluation.factuality.model import save_alignment_model
+    from coalign.evaluation.factuality.model import save_pair_classifier
 
-    return save_alignment_model(alignment_model(), pair_tokenizer(), path, max_length=64)
+    return save_pair_classifier(pair_classifier(), pair_tokenizer(), path, max_length=64)
 
 
 MODELS: dict[str, Callable[[Path], object]] = {

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, RobertaConfig
 
-from coalign.evaluation.factuality.model import AlignmentModel, new_encoder
+from coalign.evaluation.factuality.model import PairClassifier, new_encoder
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -94,10 +94,10 @@ def encoder_config(**changes: Any) -> RobertaConfig:
     )
 
 
-def alignment_model(seed: int = 2, **changes: Any) -> AlignmentModel:
+def pair_classifier(seed: int = 2, **changes: Any) -> PairClassifier:
     """Random weights, larger than usual, so that scores differ."""
     torch.manual_seed(seed)
-    model = AlignmentModel(new_encoder(encoder_config(**changes))).eval()
+    model = PairClassifier(new_encoder(encoder_config(**changes))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -106,7 +106,7 @@ def alignment_model(seed: int = 2, **changes: Any) -> AlignmentModel:
 
 
 def published_layout(
-    path: Path, model: AlignmentModel, *, position_ids: bool, mlm_head: bool, **extra: Any
+    path: Path, model: PairClassifier, *, position_ids: bool, mlm_head: bool, **extra: Any
 ) -> Path:
     """A file with the keys of the published checkpoints, besides the weights what Lightning leaves in one."""
     state = collections.OrderedDict(

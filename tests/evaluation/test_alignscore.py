@@ -14,11 +14,11 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation import alignscore
 from coalign.evaluation.factuality import scorer as support
-from coalign.evaluation.factuality.model import save_alignment_model
+from coalign.evaluation.factuality.model import save_pair_classifier
 from coalign.evaluation.factuality.text_pairs import read_pairs
 from tests.cli.conftest import coalign as coalign
-from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer
-from tests.evaluation.test_alignment_training import records
+from tests.evaluation.encoders import encoder_config, pair_classifier, pair_tokenizer
+from tests.evaluation.test_pair_training import records
 
 HOSTILE = "<script>alert(1)</script> The sky is <b>blue</b>. \u202eIt rains."
 ROWS = [
@@ -41,7 +41,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return save_alignment_model(alignment_model(), pair_tokenizer(), tmp_path / "tiny", max_length=64)
+    return save_pair_classifier(pair_classifier(), pair_tokenizer(), tmp_path / "tiny", max_length=64)
 
 
 @pytest.fixture

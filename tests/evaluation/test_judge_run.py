@@ -177,7 +177,7 @@ def test_rewards_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 def test_what_is_no_reward_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has 3 outputs: 0"):
         load_reward_model(save_reward_model(tmp_path / "three", outputs=3))
-    with pytest.raises(ModelError, match="is no trained reward model"):
+    with pytest.raises(ModelError, match="A reward model is a sequence classifier"):
         load_reward_model(str(make_model_folder(tmp_path / "lm")))
 
 

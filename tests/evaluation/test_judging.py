@@ -23,10 +23,10 @@ from coalign.judging.parsing import (
 from coalign.judging.prompts import load_template, mark_of
 from coalign.judging.protocol import (
     Choice,
-    Comparison,
     Failure,
     JudgeItem,
     Opinion,
+    PairVerdict,
     Rubric,
     Scale,
     check_failures,
@@ -210,7 +210,7 @@ def test_nothing_to_judge() -> None:
 def test_too_many_failures_end_the_run() -> None:
     bad = Opinion(choice=None, failure="malformed", reply="what <b>?</b>")
     good = Opinion(choice="tie")
-    results = [Comparison(id=str(n), opinions=(bad if n == 0 else good,)) for n in range(10)]
+    results = [PairVerdict(id=str(n), opinions=(bad if n == 0 else good,)) for n in range(10)]
     check_failures(results, limit=0.1)
     with pytest.raises(CoalignError, match=r"1 of 10 verdicts are missing \(1 malformed\).*item 0: 'what"):
         check_failures(results, limit=0.09)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coalign.evaluation.factuality.functions import headed_scorer
 from coalign.evaluation.factuality.pair_scoring import PairEncoder, kept_lengths
 from coalign.models.batching import length_batches
-from tests.evaluation.encoders import WORDS, Counting, alignment_model, pair_tokenizer
+from tests.evaluation.encoders import WORDS, Counting, pair_classifier, pair_tokenizer
 
 TOKENIZER = pair_tokenizer()
 WORD_LISTS = st.lists(st.sampled_from(WORDS[:20]), max_size=40).map(" ".join)
@@ -46,7 +46,7 @@ def test_scores_do_not_depend_on_batch_padding_or_order_and_repeat_costs_nothing
         )
         for _ in range(20)
     ]
-    model = alignment_model()
+    model = pair_classifier()
     alone = headed_scorer(model, TOKENIZER, 64, batch_tokens=1)(pairs).scores
     scorer = headed_scorer(model, TOKENIZER, 64, batch_tokens=300)
     counting = Counting(scorer)
@@ -59,7 +59,7 @@ def test_scores_do_not_depend_on_batch_padding_or_order_and_repeat_costs_nothing
 
 
 def test_padding_to_the_longest_gives_what_padding_to_the_limit_gives() -> None:
-    model = alignment_model()
+    model = pair_classifier()
     inputs = TOKENIZER("a cat sat", "a dog", padding="max_length", max_length=64, return_tensors="pt")
     with torch.no_grad():
         padded = model(inputs["input_ids"], inputs["attention_mask"]).tri.softmax(-1)[0, 0]
@@ -68,7 +68,7 @@ def test_padding_to_the_longest_gives_what_padding_to_the_limit_gives() -> None:
 
 
 def test_no_pairs() -> None:
-    assert headed_scorer(alignment_model(), TOKENIZER, 64)([]).scores == []
+    assert headed_scorer(pair_classifier(), TOKENIZER, 64)([]).scores == []
 
 
 @given(st.lists(st.integers(0, 100), max_size=50), st.integers(1, 200))

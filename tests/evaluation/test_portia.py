@@ -20,7 +20,7 @@ from coalign.evaluation.portia import Config, SplitMergeJudge, correction, split
 from coalign.judging import options as judge_options
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.order_bias import bias_difference, bias_share, order_values, paired_gain
-from coalign.judging.protocol import Comparison, Opinion, summarise
+from coalign.judging.protocol import Opinion, PairVerdict, summarise
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows
@@ -149,13 +149,13 @@ def test_responses_are_not_pairs(tmp_path: Path) -> None:
         portia.run(config, Run.start(tmp_path / "run", "portia", config))
 
 
-def compared(d12: float, d21: float) -> Comparison:
+def compared(d12: float, d21: float) -> PairVerdict:
     """Margins for the answer shown first, in either order."""
     opinions = (
         Opinion(choice="first" if d12 > 0 else "second", margin=d12),
         Opinion(choice="second" if d21 > 0 else "first", margin=-d21, swapped=True),
     )
-    return Comparison(id="x", opinions=opinions)
+    return PairVerdict(id="x", opinions=opinions)
 
 
 def test_bias_share_tells_place_from_content() -> None:
@@ -168,7 +168,7 @@ def test_bias_share_tells_place_from_content() -> None:
     assert (paired_gain(np.zeros(20), np.ones(20)).p_value or 1) < 0.001
     assert (paired_gain(np.zeros(20), np.zeros(20)).p_value or 0) == 1
     with pytest.raises(ValueError, match="expected 2"):
-        order_values(Comparison(id="x", opinions=(Opinion(choice="tie"),)))
+        order_values(PairVerdict(id="x", opinions=(Opinion(choice="tie"),)))
 
 
 def test_the_world_favours_no_place() -> None:

@@ -17,7 +17,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import append_rows, read_rows
 from coalign.core.progress import progress
 from coalign.core.runs import Run
-from coalign.core.verdict import Outcome, Verdict
+from coalign.core.verdict import CheckOutcome, Verdict
 
 T = TypeVar("T")
 Measures = dict[str, float]
@@ -62,7 +62,7 @@ class Measured:
         self,
         slug: str,
         *,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         rule: str,
         setting: str,
         summary: dict[str, Any],

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from coalign.core.verdict import Outcome
+from coalign.core.verdict import CheckOutcome
 
 Row = Mapping[str, Any]
 
 
-def decide(*, seen: bool, not_seen: bool | None = None) -> Outcome:
+def decide(*, seen: bool, not_seen: bool | None = None) -> CheckOutcome:
     """`seen`, or `not seen`, or `mixed` where neither holds.
 
     Args:
@@ -81,7 +81,7 @@ def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:
     return mean_of(gaps) > errors * standard_error(gaps)
 
 
-def clearly_above(*gaps: Mapping[int, float]) -> Outcome:
+def clearly_above(*gaps: Mapping[int, float]) -> CheckOutcome:
     """`seen` where every mean over seeds is above 0 by more than 2 of its standard errors, `not seen` where one is not
     by more than 1, `mixed` between."""
     return decide(seen=all(map(exceeds, gaps)), not_seen=not all(exceeds(one, errors=1.0) for one in gaps))

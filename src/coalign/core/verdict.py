@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from coalign.core.files import write_json
 
-Outcome = Literal["seen", "not seen", "mixed"]
+CheckOutcome = Literal["seen", "not seen", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Verdict:
     """
 
     slug: str
-    outcome: Outcome
+    outcome: CheckOutcome
     claim: str
     rule: str
     setting: str

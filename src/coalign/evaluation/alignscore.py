@@ -33,24 +33,23 @@ from coalign.core.options import Count, Fraction, OptionGroup, option, options_o
 from coalign.core.runs import Run, is_main_process
 from coalign.evaluation.factuality.functions import FunctionOptions, load_function
 from coalign.evaluation.factuality.model import (
-    AlignmentModel,
     Head,
+    PairClassifier,
     pretrained_encoder,
-    save_alignment_model,
+    save_pair_classifier,
 )
 from coalign.evaluation.factuality.pair_scoring import PairScorer
-from coalign.evaluation.factuality.records import AlignmentRecord, read_alignment_records
+from coalign.evaluation.factuality.records import TaskRecord, read_task_records
 from coalign.evaluation.factuality.report import (
+    claim_report,
     summarise,
-    support_report,
     training_sections,
-    write_support_report,
+    write_claim_report,
 )
-from coalign.evaluation.factuality.scorer import SupportScorer as SupportScorer
-from coalign.evaluation.factuality.scorer import score_rows
+from coalign.evaluation.factuality.scorer import ClaimScorer, score_rows
 from coalign.evaluation.factuality.sources import converter
 from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
-from coalign.evaluation.factuality.training import EncoderTraining, Trained, fit_alignment
+from coalign.evaluation.factuality.training import EncoderTraining, Trained, fit_pair_classifier
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
@@ -96,9 +95,9 @@ class ScoringOptions(OptionGroup):
         same = {name: getattr(self, name) for name in FUNCTION_OPTIONS}
         return FunctionOptions(head=cast(Head, self.mode.removesuffix("_sp")), **same)
 
-    def metric(self, function: PairScorer) -> SupportScorer:
+    def metric(self, function: PairScorer) -> ClaimScorer:
         splits = self.mode.endswith("_sp")
-        return SupportScorer(function, splits, self.words_per_chunk, self.language)
+        return ClaimScorer(function, splits, self.words_per_chunk, self.language)
 
 
 def pairs_of(source: str, options: ScoringOptions) -> PairSet:
@@ -150,7 +149,7 @@ def run(config: Config, run: Run) -> None:
     """Train on records, where some are given; score pairs, where some are given; write the report.
 
     Raises:
-        DataError, ModelError, ConfigError: see `read_pairs`, `read_alignment_records`, `load_function`.
+        DataError, ModelError, ConfigError: see `read_pairs`, `read_task_records`, `load_function`.
     """
     if config.data is None and not config.train:
         raise ConfigError(
@@ -175,7 +174,7 @@ def run(config: Config, run: Run) -> None:
         write_rows(path, rows)
         write_json(run.artefacts / "results.json", summarise(rows, config.threshold))
     more = Command(command=f"coalign score alignscore FILE --model {run.path}", purpose="score more texts")
-    write_support_report(
+    write_claim_report(
         run,
         config,
         pairs,
@@ -197,7 +196,7 @@ def score(source: str, options: ScoringOptions) -> tuple[PairSet, list[dict[str,
 
 def page(pairs: PairSet, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:
     """The page of `coalign score alignscore --html`."""
-    headline, sections = support_report(rows, pairs.pairs, options.threshold)
+    headline, sections = claim_report(rows, pairs.pairs, options.threshold)
     return Report(title="Factual consistency", method="alignscore", verdict=headline, sections=sections)
 
 
@@ -220,22 +219,22 @@ def train(config: Config, run: Run) -> Trained:
     held_out = records[: round(config.held_out * len(records))]
     tokenizer = load_tokenizer(config.encoder)
     set_seed(config.seed)  # the heads' first weights
-    model = AlignmentModel(pretrained_encoder(config.encoder), masked=config.mlm)
+    model = PairClassifier(pretrained_encoder(config.encoder), masked=config.mlm)
     model.to(pick_device(config.device))
-    result = fit_alignment(model, tokenizer, records[len(held_out) :], held_out, config, run)
+    result = fit_pair_classifier(model, tokenizer, records[len(held_out) :], held_out, config, run)
     if is_main_process():
-        save_alignment_model(model, tokenizer, run.model, max_length=config.max_length)
+        save_pair_classifier(model, tokenizer, run.model, max_length=config.max_length)
         write_json(done, asdict(result))
     return result
 
 
-def read_training(config: Config, run: Run) -> list[AlignmentRecord]:
+def read_training(config: Config, run: Run) -> list[TaskRecord]:
     """The records of every source, mixed; what each gave is logged."""
-    records: list[AlignmentRecord] = []
+    records: list[TaskRecord] = []
     for one in config.train:
         name, found, source = one.partition("=")
         known = bool(found) and not Path(one).exists()
-        read = read_alignment_records(
+        read = read_task_records(
             source if known else one,
             most=config.max_records,
             convert=converter(name) if known else None,

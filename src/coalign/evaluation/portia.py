@@ -24,10 +24,10 @@ from coalign.core.runs import Run
 from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.options import JudgeOptions, make_judge
 from coalign.judging.protocol import (
-    Comparison,
     Judge,
     JudgeItem,
     Orders,
+    PairVerdict,
     Rating,
     Rubric,
     Scale,
@@ -111,7 +111,7 @@ class SplitMergeJudge:
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """See `split_and_merge`.
 
         Raises:

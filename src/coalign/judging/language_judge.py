@@ -20,10 +20,10 @@ from coalign.judging.parsing import (
 )
 from coalign.judging.prompts import JudgeTemplate, load_template
 from coalign.judging.protocol import (
-    Comparison,
     JudgeItem,
     Opinion,
     Orders,
+    PairVerdict,
     Rating,
     Rubric,
     Scale,
@@ -127,7 +127,7 @@ class LanguageModelJudge:
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`. Both orders are asked in one batch."""
         shown = [item for one in items for item in ([one, one.swapped()] if orders == "both" else [one])]
         blank = [_emptied(one) for one in items] if self.calibrate else []
@@ -139,11 +139,11 @@ class LanguageModelJudge:
             opinions = [_calibrated(one, priors[place // per]) for place, one in enumerate(opinions)]
         if orders == "given":
             return [
-                Comparison(id=item.id, opinions=(opinion,))
+                PairVerdict(id=item.id, opinions=(opinion,))
                 for item, opinion in zip(items, opinions, strict=True)
             ]
         return [
-            Comparison(id=item.id, opinions=(opinions[2 * place], opinions[2 * place + 1].mirrored()))
+            PairVerdict(id=item.id, opinions=(opinions[2 * place], opinions[2 * place + 1].mirrored()))
             for place, item in enumerate(items)
         ]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from coalign.judging.protocol import Comparison
+from coalign.judging.protocol import PairVerdict
 from coalign.measures.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ margin is in their sum, what the answers add is in their difference.
 RESAMPLES = 10_000
 
 
-def order_values(comparison: Comparison) -> list[float]:
+def order_values(comparison: PairVerdict) -> list[float]:
     """The first three columns for a pair; an order without a margin counts as 0.
 
     Raises:

@@ -28,7 +28,7 @@ Failure = Literal["malformed", "refusal", "truncated", "missing"]
 verdict, or no stored verdict for the item."""
 Orders = Literal["both", "given"]
 """Ask with the responses as given and swapped, or only as given."""
-Outcome = Literal["first", "second", "tie", "inconsistent", "failed"]
+PairOutcome = Literal["first", "second", "tie", "inconsistent", "failed"]
 """What a comparison came to: the verdict on which both orders agree, `inconsistent` where they do not, `failed` where
 an order has none."""
 
@@ -168,14 +168,14 @@ class Opinion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairVerdict:
     """The opinions on a pair, one for each order that was asked."""
 
     id: str
     opinions: tuple[Opinion, ...]
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> PairOutcome:
         choices: list[Choice] = [one.choice for one in self.opinions if one.choice]
         if not choices or len(choices) < len(self.opinions):
             return "failed"
@@ -196,7 +196,7 @@ class Comparison:
     @property
     def credit(self) -> float | None:
         """The first response's share of the win: 1, 0, or 1/2 for a tie and for orders that disagree."""
-        values: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "inconsistent": 0.5}
+        values: dict[PairOutcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "inconsistent": 0.5}
         return values.get(self.outcome)
 
     @property
@@ -239,7 +239,7 @@ class Judge(Protocol):
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """Compare the two responses of every item.
 
         Raises:
@@ -264,7 +264,7 @@ class Summary:
     """
 
     n: int
-    outcomes: Mapping[Outcome, int]
+    outcomes: Mapping[PairOutcome, int]
     judged: int
     first_shown: float | None
     second_shown: float | None
@@ -279,7 +279,7 @@ class Summary:
         return agreed / self.n if self.n else None
 
 
-def summarise(comparisons: Sequence[Comparison]) -> Summary:
+def summarise(comparisons: Sequence[PairVerdict]) -> Summary:
     """Count what came of comparisons. Pairs asked in one order only have no consistency to speak of."""
     opinions = [one for comparison in comparisons for one in comparison.opinions]
     shown = Counter(one.shown_choice for one in opinions if one.choice)
@@ -300,7 +300,7 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
     )
 
 
-def check_failures(results: Iterable[Rating | Comparison], *, limit: float) -> None:
+def check_failures(results: Iterable[Rating | PairVerdict], *, limit: float) -> None:
     """Refuse results of which too many have no verdict.
 
     Args:

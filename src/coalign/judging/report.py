@@ -13,11 +13,11 @@ from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
 from coalign.judging.protocol import (
     Choice,
-    Comparison,
     Cost,
     JudgeItem,
     Opinion,
-    Outcome,
+    PairOutcome,
+    PairVerdict,
     Rating,
     Summary,
     summarise,
@@ -39,7 +39,7 @@ from coalign.report.model import (
     Values,
 )
 
-OUTCOMES: tuple[tuple[Outcome, str], ...] = (
+OUTCOMES: tuple[tuple[PairOutcome, str], ...] = (
     ("first", "first response better, in both orders"),
     ("second", "second response better, in both orders"),
     ("tie", "tie, in both orders"),
@@ -53,7 +53,7 @@ def write_pair_report(
     run: Run,
     config: JudgeOptions,
     found: ItemSet,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[PairVerdict],
     results: Mapping[str, Any],
 ) -> None:
     """Report what `judge_run.pair_results` found, with every pair and reply to browse."""
@@ -189,7 +189,7 @@ def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def outcome_table(comparisons: Sequence[Comparison], title: str = "Verdicts") -> TableSection:
+def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -> TableSection:
     """How many pairs came to what."""
     counts = Counter(one.outcome for one in comparisons)
     total = len(comparisons)
@@ -246,7 +246,7 @@ def failure_sections(summary: Summary) -> list[Text]:
 
 def pair_samples(
     items: Sequence[JudgeItem],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[PairVerdict],
     labels: Sequence[Sequence[Choice]] = (),
     title: str = "Pairs",
 ) -> Samples:
@@ -273,7 +273,7 @@ def pair_samples(
     )
 
 
-def _opinions_text(comparison: Comparison, people: Sequence[Choice]) -> str:
+def _opinions_text(comparison: PairVerdict, people: Sequence[Choice]) -> str:
     lines = [f"Together: {comparison.outcome}"]
     if people:
         lines.append(f"People: {', '.join(people)}")

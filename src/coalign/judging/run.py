@@ -16,7 +16,7 @@ from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.judging.items import ItemSet, read_items
 from coalign.judging.options import JudgeOptions, make_judge
-from coalign.judging.protocol import Choice, Comparison, Orders, check_failures, summarise
+from coalign.judging.protocol import Choice, Orders, PairVerdict, check_failures, summarise
 from coalign.judging.report import write_pair_report, write_rating_report
 from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa
 from coalign.measures.statistics import Interval, bootstrap_mean, wilson_interval
@@ -97,7 +97,7 @@ def items_of(config: ItemOptions, run: Run) -> ItemSet:
     return found
 
 
-def verdict_row(comparison: Comparison, labels: Sequence[Choice] = ()) -> dict[str, Any]:
+def verdict_row(comparison: PairVerdict, labels: Sequence[Choice] = ()) -> dict[str, Any]:
     """What `verdicts.jsonl` holds of a comparison."""
     return {
         "id": comparison.id,
@@ -108,7 +108,7 @@ def verdict_row(comparison: Comparison, labels: Sequence[Choice] = ()) -> dict[s
 
 
 def pair_results(
-    comparisons: Sequence[Comparison], labels: Sequence[Sequence[Choice]], *, seed: int = 0
+    comparisons: Sequence[PairVerdict], labels: Sequence[Sequence[Choice]], *, seed: int = 0
 ) -> dict[str, Any]:
     """The figures of compared pairs, with 95 % intervals.
 
@@ -141,7 +141,7 @@ def majority(labels: Sequence[Choice]) -> Choice | None:
 
 
 def agreement_with_people(
-    comparisons: Sequence[Comparison], labels: Sequence[Sequence[Choice]], *, seed: int = 0
+    comparisons: Sequence[PairVerdict], labels: Sequence[Sequence[Choice]], *, seed: int = 0
 ) -> dict[str, Any] | None:
     """Accuracy and Cohen's kappa of the judge against the majority, and Fleiss' kappa among people; None without them.
 

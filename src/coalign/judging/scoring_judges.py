@@ -11,10 +11,10 @@ from coalign.data.records import Messages
 from coalign.judging.parsing import choice_of
 from coalign.judging.protocol import (
     Choice,
-    Comparison,
     JudgeItem,
     Opinion,
     Orders,
+    PairVerdict,
     Rating,
     Rubric,
     Scale,
@@ -79,7 +79,7 @@ class ScoringJudge:
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """Score both responses of every item, equal texts to the same prompt once, and let the higher score win."""
         self._refuse(rubric)
         singles = [_single(item, place) for item in items for place in (0, 1)]
@@ -91,7 +91,7 @@ class ScoringJudge:
             choice: Choice = "tie" if abs(margin) <= self.tie_margin else choice_of(margin)
             opinion = Opinion(choice=choice, scores=pair, margin=margin)
             opinions = (opinion, Opinion(choice=choice, scores=pair, margin=margin, swapped=True))
-            found.append(Comparison(id=item.id, opinions=opinions if orders == "both" else opinions[:1]))
+            found.append(PairVerdict(id=item.id, opinions=opinions if orders == "both" else opinions[:1]))
         return found
 
     def _scores(self, items: Sequence[JudgeItem]) -> list[float]:
@@ -157,7 +157,7 @@ class FunctionJudge(ComparingJudge):
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`. None from the function counts as a malformed verdict."""
         if rubric is not None:
             raise ConfigError(f"{self.name} compares by its own rule and cannot follow a rubric.")
@@ -166,7 +166,7 @@ class FunctionJudge(ComparingJudge):
             opinions = [self._opinion(item)]
             if orders == "both":
                 opinions.append(self._opinion(item.swapped()).mirrored())
-            found.append(Comparison(id=item.id, opinions=tuple(opinions)))
+            found.append(PairVerdict(id=item.id, opinions=tuple(opinions)))
         return found
 
     def _opinion(self, item: JudgeItem) -> Opinion:
@@ -202,13 +202,13 @@ class StoredJudge(ComparingJudge):
         rubric: Rubric | None = None,
         orders: Orders = "both",
         label: str = "Comparing",
-    ) -> list[Comparison]:
+    ) -> list[PairVerdict]:
         """The stored verdict of every item; one that is not there has the failure `missing`.
 
         The order in which the responses were shown is not part of a stored verdict, so there is one opinion an item
         whatever `orders` says.
         """
-        return [Comparison(id=item.id, opinions=(self._opinion(item),)) for item in items]
+        return [PairVerdict(id=item.id, opinions=(self._opinion(item),)) for item in items]
 
     def _opinion(self, item: JudgeItem) -> Opinion:
         key, turned = _pair_key(item)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from coalign.evaluation.factuality.model import AlignmentLogits, head_scores, joint_loss
+from coalign.evaluation.factuality.model import PairLogits, head_scores, joint_loss
 from coalign.evaluation.factuality.scorer import aggregate, split
 from coalign.evaluation.factuality.sentences import chunk_sizes, group
 from tests.vectors.autograd import gradients_of, tensors
@@ -20,7 +20,7 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
         return _aggregated(inputs, params)
     if params["op"] == "head_scores":
         given = tensors(inputs)
-        logits = AlignmentLogits(given["bin_logits"], given["tri_logits"], given["reg_logits"])
+        logits = PairLogits(given["bin_logits"], given["tri_logits"], given["reg_logits"])
         return {f"score_{head}": head_scores(logits, head) for head in ("nli", "bin", "reg")}
     given = tensors(inputs, *LOGITS, gradients=LOGITS)
     labels = {
@@ -30,7 +30,7 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
         "mlm": torch.tensor(inputs["mlm_label"]),
     }
     assert params["ignore_index"] == -100
-    found = joint_loss(AlignmentLogits(*given.values()), labels, mlm_weight=params["mlm_loss_factor"])
+    found = joint_loss(PairLogits(*given.values()), labels, mlm_weight=params["mlm_loss_factor"])
     names = ("sum_mlm", "sum_bin_over_ln2", "sum_tri_over_ln3", "sum_sq_reg")
     return {
         "loss": found.loss,

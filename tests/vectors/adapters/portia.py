@@ -14,7 +14,7 @@ from coalign.evaluation.position_bias.parts import (
     similarity,
 )
 from coalign.judging.parsing import LETTERS
-from coalign.judging.protocol import Comparison, Opinion, summarise
+from coalign.judging.protocol import Opinion, PairVerdict, summarise
 
 
 def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _split(first: list[str], second: list[str], k: int) -> dict[str, Any]:
 
 def _consistency(forward: list[str], backward: list[str]) -> dict[str, Any]:
     pairs = [
-        Comparison(id="", opinions=(Opinion(choice=LETTERS[one]), Opinion(choice=LETTERS[other]).mirrored()))
+        PairVerdict(id="", opinions=(Opinion(choice=LETTERS[one]), Opinion(choice=LETTERS[other]).mirrored()))
         for one, other in zip(forward, backward, strict=True)
     ]
     numbers = {"first": 1, "second": 2, "tie": 0}

@@ -11,7 +11,7 @@ import numpy as np
 
 from coalign.evaluation.arena.outputs import Outputs
 from coalign.evaluation.arena.tournament import bracket
-from coalign.judging.protocol import Comparison, Judge, JudgeItem, Orders, Rubric, check_failures
+from coalign.judging.protocol import Judge, JudgeItem, Orders, PairVerdict, Rubric, check_failures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Played:
     share: float | None
     winner: int
     how: str
-    comparison: Comparison | None = None
+    comparison: PairVerdict | None = None
 
 
 class Arena:
@@ -74,7 +74,7 @@ class Arena:
         self._judge, self._seed, self._rubric = judge, seed, rubric
         self._orders: Orders = orders
         self._max_failures, self._missing_is_failure = max_failures, missing_is_failure
-        self._asked: list[Comparison] = []
+        self._asked: list[PairVerdict] = []
 
     def tournaments(self) -> list[Played]:
         """Every prompt's bracket; independent matches of all prompts are judged together, round by round."""
@@ -160,7 +160,7 @@ class Arena:
             extra=outputs.extras[match.prompt] if outputs.extras else {},
         )
 
-    def _played(self, match: Match, comparison: Comparison | None) -> Played:
+    def _played(self, match: Match, comparison: PairVerdict | None) -> Played:
         if comparison is None:
             share, how = self._without_asking(match) or (0.5, "same")
         else:

@@ -1,1 +1,1 @@
-"""Factual consistency: the alignment model, its data, scorers, report."""
+"""Factual consistency: the pair classifier, its data, scorers, report."""

@@ -14,10 +14,10 @@ import torch
 from coalign.core.errors import ConfigError, ModelError
 from coalign.evaluation.factuality.model import (
     DESCRIPTION,
-    AlignmentModel,
     Head,
+    PairClassifier,
     head_scores,
-    load_alignment_model,
+    load_pair_classifier,
     new_encoder,
 )
 from coalign.evaluation.factuality.pair_scoring import PairScorer
@@ -56,7 +56,7 @@ class FunctionOptions:
     Attributes:
         model: a published name, a `.ckpt` file, a folder or run folder of ours, or a sequence classifier for natural
             language inference by folder or hub id.
-        head: which head of an alignment model scores.
+        head: which head of a pair classifier scores.
         entailment: the classifier's label that means entailment, by name or number, where its labels do not say.
         tokenizer: of a `.ckpt` file; by default the one that belongs to its width.
     """
@@ -94,11 +94,11 @@ def load_function(options: FunctionOptions) -> PairScorer:
     tokenizer = load_tokenizer(name, revision=options.revision)
     if (Path(place.path) / DESCRIPTION).is_file():
         _refuse(options, "entailment", "the three-way head says what is aligned")
-        return _headed(*_with(load_alignment_model(Path(place.path)), tokenizer), options)
+        return _headed(*_with(load_pair_classifier(Path(place.path)), tokenizer), options)
     return _classifier(options, tokenizer, place.name)
 
 
-def _with(loaded: tuple[AlignmentModel, int], tokenizer: Any) -> tuple[AlignmentModel, Any, int]:
+def _with(loaded: tuple[PairClassifier, int], tokenizer: Any) -> tuple[PairClassifier, Any, int]:
     return loaded[0], tokenizer, loaded[1]
 
 
@@ -108,7 +108,7 @@ def _refuse(options: FunctionOptions, name: str, why: str) -> None:
 
 
 def headed_scorer(
-    model: AlignmentModel,
+    model: PairClassifier,
     tokenizer: Any,
     max_length: int,
     *,
@@ -142,12 +142,12 @@ def _scorer(
     return replace(scorer, score=partial(score, view)) if same else scorer
 
 
-def _headed(model: AlignmentModel, tokenizer: Any, max_length: int, options: FunctionOptions) -> PairScorer:
+def _headed(model: PairClassifier, tokenizer: Any, max_length: int, options: FunctionOptions) -> PairScorer:
     model.to(pick_device(options.device)).eval()
     return headed_scorer(model, tokenizer, max_length, head=options.head, batch_tokens=options.batch_tokens)
 
 
-def load_checkpoint(path: Path, *, heads: int | None = None) -> tuple[AlignmentModel, int]:
+def load_checkpoint(path: Path, *, heads: int | None = None) -> tuple[PairClassifier, int]:
     """A checkpoint in the published layout, and the most tokens of a pair.
 
     The encoder is RoBERTa; its sizes come from the tensors. The masked head and the `position_ids` buffer are left
@@ -186,7 +186,7 @@ def load_checkpoint(path: Path, *, heads: int | None = None) -> tuple[AlignmentM
         bos_token_id=0,
         eos_token_id=2,
     )
-    model = AlignmentModel(new_encoder(config))
+    model = PairClassifier(new_encoder(config))
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     for name in [*wanted, *weights]:
         shape = tuple(weights[name].shape) if name in weights else "missing"

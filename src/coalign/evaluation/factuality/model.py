@@ -20,10 +20,10 @@ Head = Literal["nli", "bin", "reg"]
 IGNORED = -100
 """Label of a row or token that a head does not learn from."""
 DESCRIPTION = "alignment.json"
-"""File that marks a folder as an alignment model and holds what its weights do not say."""
+"""File that marks a folder as a pair classifier and holds what its weights do not say."""
 
 
-class AlignmentLogits(NamedTuple):
+class PairLogits(NamedTuple):
     """What the heads say of B pairs.
 
     Attributes:
@@ -63,7 +63,7 @@ class MaskedHead(nn.Module):
         return F.linear(self.layer_norm(F.gelu(self.dense(hidden))), self.tied[0].weight, self.bias)
 
 
-class AlignmentModel(nn.Module):
+class PairClassifier(nn.Module):
     """Encoder and heads (arXiv 2305.16739, section 3).
 
     The pair's state is the encoder's pooled output, or tanh of a dense layer on the first token where the encoder has
@@ -89,13 +89,13 @@ class AlignmentModel(nn.Module):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> AlignmentLogits:
+    ) -> PairLogits:
         """The logits of every head for inputs [B, T]."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
         hidden = output.last_hidden_state
         pooled = output.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
-        return AlignmentLogits(
+        return PairLogits(
             bin=self.bin_layer(self.dropout(pooled)),
             tri=self.tri_layer(self.dropout(pooled)),
             reg=self.reg_layer(pooled),
@@ -110,7 +110,7 @@ class AlignmentModel(nn.Module):
         self.encoder.gradient_checkpointing_enable(**settings)
 
 
-def head_scores(logits: AlignmentLogits, head: Head) -> Tensor:
+def head_scores(logits: PairLogits, head: Head) -> Tensor:
     """[B] alignment under one head: P(aligned) of the three-way head (`nli`) or of the two-way head (`bin`), or the
     regression's own number (`reg`), which no function bounds."""
     if head == "nli":
@@ -118,7 +118,7 @@ def head_scores(logits: AlignmentLogits, head: Head) -> Tensor:
     return logits.bin.softmax(-1)[:, 1] if head == "bin" else logits.reg[:, 0]
 
 
-def joint_sums(logits: AlignmentLogits, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def joint_sums(logits: PairLogits, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Summed losses and counted rows of the heads in the order mlm, bin, tri, reg.
 
     Cross-entropies of the two classifiers are divided by log 2 and log 3, so that chance costs 1; the regression's
@@ -162,9 +162,7 @@ def head_weights(sums: Tensor, mlm_weight: float = 0.5) -> Tensor:
     return torch.tensor([mlm_weight, 1.0, 1.0, 1.0], dtype=sums.dtype, device=sums.device)
 
 
-def joint_loss(
-    logits: AlignmentLogits, labels: Mapping[str, Tensor], *, mlm_weight: float = 0.5
-) -> JointLoss:
+def joint_loss(logits: PairLogits, labels: Mapping[str, Tensor], *, mlm_weight: float = 0.5) -> JointLoss:
     """The unified training loss of one batch; arguments are those of `joint_sums` and `weigh`."""
     sums, counts = joint_sums(logits, labels)
     return JointLoss(weigh(sums, counts, mlm_weight=mlm_weight), sums, counts)
@@ -174,7 +172,7 @@ def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
 
 
-def save_alignment_model(model: AlignmentModel, tokenizer: Any, path: Path, *, max_length: int) -> Path:
+def save_pair_classifier(model: PairClassifier, tokenizer: Any, path: Path, *, max_length: int) -> Path:
     """Write weights (safetensors, without the masked head), the encoder's configuration and the tokenizer."""
     from safetensors.torch import save_file
 
@@ -192,8 +190,8 @@ def save_alignment_model(model: AlignmentModel, tokenizer: Any, path: Path, *, m
     return path
 
 
-def load_alignment_model(path: Path) -> tuple[AlignmentModel, int]:
-    """What `save_alignment_model` wrote, in evaluation mode, and its most tokens of a pair.
+def load_pair_classifier(path: Path) -> tuple[PairClassifier, int]:
+    """What `save_pair_classifier` wrote, in evaluation mode, and its most tokens of a pair.
 
     Raises:
         ModelError: the folder is not one, or is damaged.
@@ -204,7 +202,7 @@ def load_alignment_model(path: Path) -> tuple[AlignmentModel, int]:
 
     try:
         description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        model = AlignmentModel(new_encoder(AutoConfig.from_pretrained(str(path))))
+        model = PairClassifier(new_encoder(AutoConfig.from_pretrained(str(path))))
         model.load_state_dict(load_file(str(path / "model.safetensors")))
         return model.eval(), int(description["max_length"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

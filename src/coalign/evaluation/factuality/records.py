@@ -33,7 +33,7 @@ AUGMENTATION = 0.05
 
 
 @dataclass(frozen=True)
-class AlignmentRecord:
+class TaskRecord:
     """One record of a task (arXiv 2305.16739, section 3.2; the field names of its official data).
 
     Attributes:
@@ -64,10 +64,10 @@ class LabelledPair(NamedTuple):
 
 
 def labelled_pair(
-    record: AlignmentRecord,
+    record: TaskRecord,
     draw: random.Random,
     *,
-    others: Sequence[AlignmentRecord] = (),
+    others: Sequence[TaskRecord] = (),
     augmentation: float = AUGMENTATION,
 ) -> LabelledPair:
     """The pair that a record gives this time.
@@ -113,7 +113,7 @@ def labelled_pair(
     return LabelledPair(first, second, "bin", aligned)
 
 
-def _wrong(record: AlignmentRecord, draw: random.Random, others: Sequence[AlignmentRecord]) -> str:
+def _wrong(record: TaskRecord, draw: random.Random, others: Sequence[TaskRecord]) -> str:
     if record.text_c:
         return draw.choice(record.text_c)
     while True:
@@ -122,7 +122,7 @@ def _wrong(record: AlignmentRecord, draw: random.Random, others: Sequence[Alignm
             return other.text_b[0]
 
 
-def assert_usable(records: Sequence[AlignmentRecord]) -> None:
+def assert_usable(records: Sequence[TaskRecord]) -> None:
     """Refuse what `labelled_pair` cannot work with.
 
     Raises:
@@ -139,7 +139,7 @@ def assert_usable(records: Sequence[AlignmentRecord]) -> None:
             )
 
 
-def parse_record(row: Mapping[str, Any], dataset: str = "") -> AlignmentRecord:
+def parse_record(row: Mapping[str, Any], dataset: str = "") -> TaskRecord:
     """A row with the columns `task`, `text_a`, `text_b`, `text_c`, `orig_label` (or `label`).
 
     Raises:
@@ -154,7 +154,7 @@ def parse_record(row: Mapping[str, Any], dataset: str = "") -> AlignmentRecord:
     if task in ("qa", "coreference") and not text_c:
         raise FieldError("is empty", "the answer", "text_c")
     label = None if task in CHOSEN else _label(row, task)
-    return AlignmentRecord(task, text(row, "text_a"), text_b, text_c, label, dataset)
+    return TaskRecord(task, text(row, "text_a"), text_b, text_c, label, dataset)
 
 
 def text(row: Mapping[str, Any], column: str) -> str:
@@ -201,12 +201,12 @@ class RecordSource:
     """Records of one source, and what became of its rows."""
 
     name: str
-    records: list[AlignmentRecord]
+    records: list[TaskRecord]
     rows: int
     problems: list[RecordProblem]
 
 
-def read_alignment_records(
+def read_task_records(
     source: str,
     *,
     most: int,
@@ -224,11 +224,11 @@ def read_alignment_records(
     Raises:
         DataError: the source cannot be read, or a row is bad under `fail`.
     """
-    records: list[AlignmentRecord] = []
+    records: list[TaskRecord] = []
     problems: list[RecordProblem] = []
     used = 0
 
-    def parse(row: Row) -> list[AlignmentRecord]:
+    def parse(row: Row) -> list[TaskRecord]:
         return convert(row.value) if convert else [parse_record(row.value or {}, dataset)]
 
     for made in parse_each(iter_rows(source, split), source, parse, problems):

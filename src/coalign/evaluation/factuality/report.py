@@ -79,7 +79,7 @@ def summarise(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
     return result
 
 
-def support_report(
+def claim_report(
     rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float
 ) -> tuple[Headline, list[Any]]:
     """The headline and the sections of the page."""
@@ -127,12 +127,12 @@ def support_report(
             ],
             x_label="alignment score",
         ),
-        support_samples(rows, pairs, threshold),
+        claim_samples(rows, pairs, threshold),
     ]
     return Headline(outcome="neutral", text=text, figures=figures), sections
 
 
-def support_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> Samples:
+def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> Samples:
     """Claims with their sentences marked, the worst sentence first, beside sources with the chunks that support them."""
     texts = {one.id: one for one in pairs}
     order = sorted(rows, key=_lowest)
@@ -266,7 +266,7 @@ def training_sections(result: Trained) -> list[Any]:
     return [Curves(title="Training", note=" ".join([note, *cut]), charts=charts)]
 
 
-def write_support_report(
+def write_claim_report(
     run: Run,
     config: Any,
     pairs: PairSet | None,
@@ -279,7 +279,7 @@ def write_support_report(
     method = run.status()["method"]
     found: list[Any] = []
     if pairs is not None:
-        headline, found = support_report(rows, pairs.pairs, config.threshold)
+        headline, found = claim_report(rows, pairs.pairs, config.threshold)
         if pairs.problems:
             found.append(Text(title="Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
     else:

@@ -39,7 +39,7 @@ def aggregate(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class ClaimScore:
     """How well a claim is supported.
 
     Attributes:
@@ -48,7 +48,7 @@ class Alignment:
         chunks: where the chunks are in the context; an empty context is one empty chunk.
         matrix: [chunks][sentences] alignment scores.
         sentence_scores: the best chunk's score for each sentence.
-        support: the chunk that supports each sentence best.
+        best_chunks: the chunk that supports each sentence best.
         truncated: pairs of which tokens were cut off.
     """
 
@@ -57,7 +57,7 @@ class Alignment:
     chunks: list[Span]
     matrix: list[list[float]]
     sentence_scores: list[float]
-    support: list[int]
+    best_chunks: list[int]
     truncated: int
 
 
@@ -97,10 +97,10 @@ def split(context: str, claim: str, *, words_per_chunk: int = 350, language: str
 
 
 @dataclass
-class SupportScorer:
+class ClaimScorer:
     """The metric over one alignment function::
 
-        scorer = SupportScorer(load_function(FunctionOptions("alignscore-base")))
+        scorer = ClaimScorer(load_function(FunctionOptions("alignscore-base")))
         scorer.score([context], [claim])[0].score
 
     Args:
@@ -123,7 +123,7 @@ class SupportScorer:
 
     def score(
         self, contexts: Sequence[str], claims: Sequence[str], *, label: str = "Scoring"
-    ) -> list[Alignment]:
+    ) -> list[ClaimScore]:
         """Score every claim against its context; a pair of chunk and sentence that occurs twice is computed once.
 
         Raises:
@@ -138,7 +138,7 @@ class SupportScorer:
                 raise CoalignError(f"claims[{index}]: {error.message}") from error
         return self.score_parts(parts, label=label)
 
-    def score_parts(self, parts: Sequence[Parts], *, label: str = "Scoring") -> list[Alignment]:
+    def score_parts(self, parts: Sequence[Parts], *, label: str = "Scoring") -> list[ClaimScore]:
         """`score` for texts that are split already."""
         pairs = [pair for one in parts for pair in one.pairs()]
         found = self.function(pairs, label=label)
@@ -147,15 +147,15 @@ class SupportScorer:
             size = len(one.chunks) * len(one.sentences)
             matrix = torch.tensor(found.scores[place : place + size], dtype=torch.float64)
             matrix = matrix.reshape(len(one.chunks), len(one.sentences))
-            score, best, support = aggregate(matrix)
+            score, best, chunks = aggregate(matrix)
             results.append(
-                Alignment(
+                ClaimScore(
                     float(score),
                     one.sentence_spans,
                     one.chunk_spans,
                     matrix.tolist(),
                     best.tolist(),
-                    support.tolist(),
+                    chunks.tolist(),
                     sum(found.truncated[place : place + size]),
                 )
             )
@@ -165,7 +165,7 @@ class SupportScorer:
 
 def score_rows(
     pairs: Sequence[TextPair],
-    metric: SupportScorer,
+    metric: ClaimScorer,
     *,
     done: Sequence[str] = (),
     on_window: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -193,7 +193,7 @@ def score_rows(
     return rows
 
 
-def _windows(pairs: Sequence[TextPair], metric: SupportScorer) -> Iterator[list[tuple[TextPair, Parts]]]:
+def _windows(pairs: Sequence[TextPair], metric: ClaimScorer) -> Iterator[list[tuple[TextPair, Parts]]]:
     window: list[tuple[TextPair, Parts]] = []
     size = 0
     for pair in pairs:
@@ -210,7 +210,7 @@ def _windows(pairs: Sequence[TextPair], metric: SupportScorer) -> Iterator[list[
         yield window
 
 
-def _row(pair: TextPair, found: Alignment) -> dict[str, Any]:
+def _row(pair: TextPair, found: ClaimScore) -> dict[str, Any]:
     return {
         "id": pair.id,
         "score": found.score,
@@ -223,7 +223,9 @@ def _row(pair: TextPair, found: Alignment) -> dict[str, Any]:
                 "score": score,
                 "chunk": chunk,
             }
-            for span, score, chunk in zip(found.sentences, found.sentence_scores, found.support, strict=True)
+            for span, score, chunk in zip(
+                found.sentences, found.sentence_scores, found.best_chunks, strict=True
+            )
         ],
         "chunks": [{"start": one.start, "end": one.end} for one in found.chunks],
         "matrix": found.matrix,

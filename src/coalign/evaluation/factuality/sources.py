@@ -1,4 +1,4 @@
-"""Rows of public data sets, in the columns of their copies on the hub, as alignment records.
+"""Rows of public data sets, in the columns of their copies on the hub, as records of tasks.
 
 `--train snli=stanfordnlp/snli` reads a data set of the hub, `--train snli=snli_train.jsonl` a file with its columns.
 """
@@ -15,13 +15,13 @@ from coalign.evaluation.factuality.records import (
     ALIGNED,
     CONTRADICTING,
     NEUTRAL,
-    AlignmentRecord,
+    TaskRecord,
     text,
     texts,
 )
 
 Row = Mapping[str, Any]
-Convert = Callable[[Row], list[AlignmentRecord]]
+Convert = Callable[[Row], list[TaskRecord]]
 CONVERTERS: dict[str, Convert] = {}
 _VERDICTS = {
     "entailment": ALIGNED,
@@ -89,50 +89,48 @@ def _first(row: Row, *columns: str) -> str:
 
 
 @_register("snli", "mnli", "anli")
-def natural_language_inference(row: Row) -> list[AlignmentRecord]:
+def natural_language_inference(row: Row) -> list[TaskRecord]:
     """SNLI, MultiNLI, ANLI: `premise`, `hypothesis`, `label`."""
     label = _verdict(row)
-    return [AlignmentRecord("nli", text(row, "premise"), (text(row, "hypothesis"),), label=label)]
+    return [TaskRecord("nli", text(row, "premise"), (text(row, "hypothesis"),), label=label)]
 
 
 @_register("doc_nli")
-def document_inference(row: Row) -> list[AlignmentRecord]:
+def document_inference(row: Row) -> list[TaskRecord]:
     """DocNLI: `premise`, `hypothesis`, `label` entailment or not_entailment."""
     label = row.get("label")
     if label not in ("entailment", "not_entailment"):  # numbers differ between copies
         raise FieldError(describe(label), "entailment or not_entailment", "label")
     aligned = label == "entailment"
-    return [
-        AlignmentRecord("bin_nli", text(row, "premise"), (text(row, "hypothesis"),), label=float(aligned))
-    ]
+    return [TaskRecord("bin_nli", text(row, "premise"), (text(row, "hypothesis"),), label=float(aligned))]
 
 
 @_register("nli_fever", "vitaminc")
-def fact_checking(row: Row) -> list[AlignmentRecord]:
+def fact_checking(row: Row) -> list[TaskRecord]:
     """NLI-FEVER (`context`, `query`) and VitaminC (`evidence`, `claim`), `label` in words or as a number."""
     evidence = text(row, _first(row, "evidence", "context", "premise"))
     claim = text(row, _first(row, "claim", "query", "hypothesis"))
-    return [AlignmentRecord("fact_checking", evidence, (claim,), label=_verdict(row))]
+    return [TaskRecord("fact_checking", evidence, (claim,), label=_verdict(row))]
 
 
 @_register("qqp", "paws")
-def paraphrase(row: Row) -> list[AlignmentRecord]:
+def paraphrase(row: Row) -> list[TaskRecord]:
     """QQP (`question1`, `question2`, `label` or `is_duplicate`), PAWS (`sentence1`, `sentence2`, `label`)."""
     label = _bit(row, _first(row, "label", "is_duplicate"))
     first, second = _first(row, "sentence1", "question1"), _first(row, "sentence2", "question2")
-    return [AlignmentRecord("paraphrase", text(row, first), (text(row, second),), label=label)]
+    return [TaskRecord("paraphrase", text(row, first), (text(row, second),), label=label)]
 
 
 @_register("sick", "stsb")
-def similarity(row: Row) -> list[AlignmentRecord]:
+def similarity(row: Row) -> list[TaskRecord]:
     """SICK (`sentence_A`, `sentence_B`, `relatedness_score`), STS-B (`sentence1`, `sentence2`, `label` or `score`)."""
     first, second = _first(row, "sentence1", "sentence_A"), _first(row, "sentence2", "sentence_B")
     score = _number(row, _first(row, "score", "relatedness_score", "label"), 0, 5)
-    return [AlignmentRecord("sts", text(row, first), (text(row, second),), label=score)]
+    return [TaskRecord("sts", text(row, first), (text(row, second),), label=score)]
 
 
 @_register("squad", "squad_v2")
-def extractive(row: Row) -> list[AlignmentRecord]:
+def extractive(row: Row) -> list[TaskRecord]:
     """SQuAD: `context`, `question`, `answers`. A question without an answer has nothing to align and gives no record.
 
     Wrong answers, which make negatives, are in `wrong_answers` where somebody made them.
@@ -144,13 +142,11 @@ def extractive(row: Row) -> list[AlignmentRecord]:
     context, question = text(row, "context"), text(row, "question")
     right = [(one, 1.0) for one in found[:1]]
     wrong = [(one, 0.0) for one in texts(row, "wrong_answers")]
-    return [
-        AlignmentRecord("qa", context, (question,), (answer,), label) for answer, label in [*right, *wrong]
-    ]
+    return [TaskRecord("qa", context, (question,), (answer,), label) for answer, label in [*right, *wrong]]
 
 
 @_register("race")
-def multiple_choice(row: Row) -> list[AlignmentRecord]:
+def multiple_choice(row: Row) -> list[TaskRecord]:
     """RACE: `article`, `question`, `options`, `answer` (a letter). The blank of a cloze question takes the option."""
     question, options = text(row, "question"), texts(row, "options")
     letter = row.get("answer")
@@ -158,23 +154,23 @@ def multiple_choice(row: Row) -> list[AlignmentRecord]:
         raise FieldError(describe(letter), "the letter of an option", "answer")
     filled = [question.replace("_", one) if "_" in question else f"{question} {one}" for one in options]
     right = filled.pop(ord(letter) - ord("A"))
-    return [AlignmentRecord("multiple_choice_qa", text(row, "article"), (right,), tuple(filled))]
+    return [TaskRecord("multiple_choice_qa", text(row, "article"), (right,), tuple(filled))]
 
 
 @_register("boolq")
-def yes_or_no(row: Row) -> list[AlignmentRecord]:
+def yes_or_no(row: Row) -> list[TaskRecord]:
     """BoolQ: `passage`, `question`, `answer` true or false."""
     question = text(row, "question")
     right, wrong = ("Yes.", "No.") if _bit(row, _first(row, "answer", "label")) else ("No.", "Yes.")
     return [
-        AlignmentRecord(
+        TaskRecord(
             "multiple_choice_qa", text(row, "passage"), (f"{question} {right}",), (f"{question} {wrong}",)
         )
     ]
 
 
 @_register("ms_marco")
-def retrieval(row: Row) -> list[AlignmentRecord]:
+def retrieval(row: Row) -> list[TaskRecord]:
     """MS MARCO: `query`, `passages` with `passage_text` and `is_selected`: one record a passage."""
     passages = row.get("passages")
     if not isinstance(passages, Mapping):
@@ -184,13 +180,12 @@ def retrieval(row: Row) -> list[AlignmentRecord]:
     if len(found) != len(selected):
         raise FieldError(f"{len(found)} texts but {len(selected)} flags", "one flag a text", "passages")
     return [
-        AlignmentRecord("ir", one, (query,), label=float(flag))
-        for one, flag in zip(found, selected, strict=True)
+        TaskRecord("ir", one, (query,), label=float(flag)) for one, flag in zip(found, selected, strict=True)
     ]
 
 
 @_register("gap")
-def pronouns(row: Row) -> list[AlignmentRecord]:
+def pronouns(row: Row) -> list[TaskRecord]:
     """GAP: `Text`, `Pronoun`, `A`, `A-coref`, `B`, `B-coref`: one record a name. The question's wording is ours."""
     passage, pronoun = text(row, "Text"), text(row, "Pronoun")
     records = []
@@ -200,13 +195,13 @@ def pronouns(row: Row) -> list[AlignmentRecord]:
             raise FieldError(describe(flag), "true or false", f"{name}-coref")
         question = f'Who does "{pronoun}" refer to?'
         label = float(str(flag).lower() == "true")
-        records.append(AlignmentRecord("coreference", passage, (question,), (text(row, name),), label))
+        records.append(TaskRecord("coreference", passage, (question,), (text(row, name),), label))
     return records
 
 
 @_register("wikihow", "xsum", "cnn_dailymail", "samsum")
-def summaries(row: Row) -> list[AlignmentRecord]:
+def summaries(row: Row) -> list[TaskRecord]:
     """WikiHow, XSum, CNN/DailyMail, SAMSum: the text and its summary under their usual names."""
     source = text(row, _first(row, "text", "document", "article", "dialogue"))
     summary = text(row, _first(row, "summary", "headline", "highlights"))
-    return [AlignmentRecord("summarization", source, (summary,))]
+    return [TaskRecord("summarization", source, (summary,))]

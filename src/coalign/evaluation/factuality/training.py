@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.evaluation.factuality.model import IGNORED, AlignmentModel, head_weights, joint_sums
+from coalign.evaluation.factuality.model import IGNORED, PairClassifier, head_weights, joint_sums
 from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder, pad
-from coalign.evaluation.factuality.records import AlignmentRecord, LabelledPair, assert_usable, labelled_pair
+from coalign.evaluation.factuality.records import LabelledPair, TaskRecord, assert_usable, labelled_pair
 from coalign.training.checkpoints import EpochShuffle
 from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
@@ -66,17 +66,17 @@ class EncoderTraining:
     seed: int = option(2022, "seed of everything random", source="official code")
 
 
-class AlignmentData(Dataset[tuple[LabelledPair, int]]):
+class TaskRecordData(Dataset[tuple[LabelledPair, int]]):
     """Records as pairs; which pair a record gives depends on seed, epoch and record alone.
 
     Item `epoch * size + index` is record `index` as it is in that epoch, with the seed of its masked tokens.
     """
 
-    def __init__(self, records: Sequence[AlignmentRecord], seed: int, augmentation: float) -> None:
+    def __init__(self, records: Sequence[TaskRecord], seed: int, augmentation: float) -> None:
         self.records = list(records)
         self.seed = seed
         self.augmentation = augmentation
-        self._of_task: dict[str, list[AlignmentRecord]] = defaultdict(list)
+        self._of_task: dict[str, list[TaskRecord]] = defaultdict(list)
         for one in self.records:
             self._of_task[one.task].append(one)
 
@@ -91,7 +91,7 @@ class AlignmentData(Dataset[tuple[LabelledPair, int]]):
 
 
 class KeyedShuffle(EpochShuffle):
-    """`EpochShuffle` whose items say their epoch, as `AlignmentData` takes them."""
+    """`EpochShuffle` whose items say their epoch, as `TaskRecordData` takes them."""
 
     def __iter__(self) -> Any:
         offset = self.epoch * self.size
@@ -143,8 +143,8 @@ def _label(pair: LabelledPair, head: str) -> float:
     return pair.label if pair.head == head else IGNORED
 
 
-class AlignmentTask(Task):
-    """Trains an `AlignmentModel`: a head's loss is a mean over its rows of the whole optimizer step.
+class PairTask(Task):
+    """Trains an `PairClassifier`: a head's loss is a mean over its rows of the whole optimizer step.
 
     Attributes:
         truncated: pairs of which tokens were cut off, over the training steps of this process.
@@ -200,11 +200,11 @@ class Trained:
     truncated: int
 
 
-def fit_alignment(
-    model: AlignmentModel,
+def fit_pair_classifier(
+    model: PairClassifier,
     tokenizer: Any,
-    training: Sequence[AlignmentRecord],
-    held_out: Sequence[AlignmentRecord],
+    training: Sequence[TaskRecord],
+    held_out: Sequence[TaskRecord],
     options: EncoderTraining,
     run: Run,
     *,
@@ -217,15 +217,15 @@ def fit_alignment(
     """
     assert_usable(training)
     collator = PairCollator(PairEncoder(tokenizer, options.max_length), masked=model.mlm_head is not None)
-    task = AlignmentTask(collator)
+    task = PairTask(collator)
     fitted = fit_module(
         model,
         task,
-        AlignmentData(training, options.seed, options.augmentation),
+        TaskRecordData(training, options.seed, options.augmentation),
         options,
         run,
         name=name,
-        held_out=AlignmentData(held_out, options.seed + 1, 0.0),
+        held_out=TaskRecordData(held_out, options.seed + 1, 0.0),
         processor=tokenizer,
         adam_epsilon=options.adam_epsilon,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from coalign.judging.protocol import Comparison, JudgeItem
+from coalign.judging.protocol import JudgeItem, PairVerdict
 from coalign.measures.text_units import sentence_ends
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Merged:
         cuts: of both answers, in pieces, in the last stage.
     """
 
-    comparison: Comparison
+    comparison: PairVerdict
     stage: Stage
     parts: int
     cuts: tuple[tuple[int, ...], tuple[int, ...]]

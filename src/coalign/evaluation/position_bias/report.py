@@ -12,13 +12,13 @@ from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
-from coalign.judging.protocol import Comparison, Cost, JudgeItem, summarise
+from coalign.judging.protocol import Cost, JudgeItem, PairVerdict, summarise
 from coalign.judging.report import cost_table, facts, outcome_table, people_sections
 from coalign.judging.run import majority
 from coalign.measures.statistics import Interval, paired_bootstrap, wilson_interval
 from coalign.report.html import write_report
-from coalign.report.model import Comparison as ComparedMetrics
 from coalign.report.model import (
+    Comparison,
     ComparisonRow,
     Estimate,
     Figure,
@@ -43,7 +43,7 @@ def write_portia_report(
     run: Run,
     config: JudgeOptions,
     found: ItemSet,
-    plain: Sequence[Comparison],
+    plain: Sequence[PairVerdict],
     merged: Sequence[Merged],
     results: Mapping[str, Any],
 ) -> None:
@@ -82,7 +82,7 @@ def write_portia_report(
         arxiv=get("portia").arxiv,
         verdict=Headline(outcome=_outcome(gain), text=text, figures=figures),
         sections=[
-            ComparedMetrics(
+            Comparison(
                 title="Before and after",
                 note="Consistency is no correctness: a judge that always ties agrees with itself.",
                 rows=_rows(plain, final, found.labels, gain),
@@ -108,7 +108,7 @@ def write_portia_report(
 
 
 def _rows(
-    plain: Sequence[Comparison], final: Sequence[Comparison], labels: Sequence[Any], gain: Interval
+    plain: Sequence[PairVerdict], final: Sequence[PairVerdict], labels: Sequence[Any], gain: Interval
 ) -> list[ComparisonRow]:
     rates = [
         wilson_interval(sum(one.consistent is True for one in side), len(side)) for side in (plain, final)
@@ -155,7 +155,7 @@ def _paired_row(name: str, sides: Sequence[Sequence[float]], better: Any) -> Com
     )
 
 
-def _samples(items: Sequence[JudgeItem], plain: Sequence[Comparison], merged: Sequence[Merged]) -> Samples:
+def _samples(items: Sequence[JudgeItem], plain: Sequence[PairVerdict], merged: Sequence[Merged]) -> Samples:
     rows = []
     for item, old, new in zip(items, plain, merged, strict=True):
         turn = "fixed" if new.comparison.consistent and not old.consistent else "lost"
@@ -190,7 +190,7 @@ def _cut_texts(item: JudgeItem, new: Merged) -> list[str]:
     return ["\n\n".join(f"— {place} —\n{part}" for place, part in enumerate(side, 1)) for side in shown.parts]
 
 
-def _said(one: Comparison) -> str:
+def _said(one: PairVerdict) -> str:
     lines = [f"Together: {one.outcome}"]
     for each in one.opinions:
         order = "Swapped" if each.swapped else "As given"

@@ -23,10 +23,10 @@ from coalign.checks.worlds.facts.boxes import (
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.model import AlignmentModel, joint_loss
+from coalign.evaluation.factuality.model import PairClassifier, joint_loss
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
-from coalign.evaluation.factuality.records import AlignmentRecord, Task, labelled_pair
-from coalign.evaluation.factuality.scorer import SupportScorer
+from coalign.evaluation.factuality.records import Task, TaskRecord, labelled_pair
+from coalign.evaluation.factuality.scorer import ClaimScorer
 from coalign.evaluation.factuality.training import PairCollator
 from coalign.measures.detection import roc_auc
 
@@ -43,8 +43,8 @@ class Learnt:
     """What the arms of the check share: documents with claims, and a model for each training set."""
 
     documents: list[Document]
-    unified: AlignmentModel
-    nli_only: AlignmentModel
+    unified: PairClassifier
+    nli_only: PairClassifier
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
@@ -87,16 +87,14 @@ def _learnt(seed: int) -> Learnt:
     )
 
 
-def _record(pair: FactPair) -> AlignmentRecord:
+def _record(pair: FactPair) -> TaskRecord:
     answer = (pair.answer,) if pair.answer else ()
-    return AlignmentRecord(cast(Task, pair.task), pair.text_a, (pair.text_b,), answer, pair.label)
+    return TaskRecord(cast(Task, pair.task), pair.text_a, (pair.text_b,), answer, pair.label)
 
 
-def _trained(
-    records: list[AlignmentRecord], seed: int, *, steps: int = 300, rate: float = 2e-3
-) -> AlignmentModel:
+def _trained(records: list[TaskRecord], seed: int, *, steps: int = 300, rate: float = 2e-3) -> PairClassifier:
     """Heads and encoder from random weights: the joint loss of batches of 32, the rate falling to 0."""
-    model = seeded(lambda: AlignmentModel(AligningEncoder()), seed).train()
+    model = seeded(lambda: PairClassifier(AligningEncoder()), seed).train()
     collate = PairCollator(PairEncoder(fact_tokenizer(), LIMIT))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     draw = random.Random(f"{seed}/order")
@@ -112,10 +110,10 @@ def _trained(
     return model.eval()
 
 
-def _measured(documents: list[Document], model: AlignmentModel, *, splits: bool) -> Measures:
+def _measured(documents: list[Document], model: PairClassifier, *, splits: bool) -> Measures:
     function = headed_scorer(model, fact_tokenizer(), LIMIT)
     contexts, claims, labels = zip(*documents, strict=True)
-    found = SupportScorer(function, splits, WORDS_PER_CHUNK).score(contexts, claims)
+    found = ClaimScorer(function, splits, WORDS_PER_CHUNK).score(contexts, claims)
     return {
         "AUC": roc_auc(labels, [one.score for one in found]),
         "pairs cut off": sum(one.truncated for one in found),

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.scorer import SupportScorer, aggregate, score_rows, split
+from coalign.evaluation.factuality.scorer import ClaimScorer, aggregate, score_rows, split
 from coalign.evaluation.factuality.text_pairs import TextPair
-from tests.evaluation.encoders import Counting, alignment_model, pair_tokenizer
+from tests.evaluation.encoders import Counting, pair_classifier, pair_tokenizer
 
 CONTEXT = "The red box holds four coins. The blue box holds five coins.\n\nThe sky is blue."
 
 
-def scorer(**options: object) -> SupportScorer:
-    return SupportScorer(headed_scorer(alignment_model(), pair_tokenizer(), 64), **options)  # type: ignore[arg-type]
+def scorer(**options: object) -> ClaimScorer:
+    return ClaimScorer(headed_scorer(pair_classifier(), pair_tokenizer(), 64), **options)  # type: ignore[arg-type]
 
 
 def test_spans_of_chunks_and_sentences_lie_in_the_texts() -> None:
@@ -36,7 +36,7 @@ def test_score_is_the_mean_over_sentences_of_the_best_chunk() -> None:
     found = metric.score([CONTEXT], ["The sky is blue. It rains!"])[0]
     columns = list(zip(*found.matrix, strict=True))
     assert found.sentence_scores == [max(column) for column in columns]
-    assert found.support == [column.index(max(column)) for column in columns]
+    assert found.best_chunks == [column.index(max(column)) for column in columns]
     assert found.score == pytest.approx(sum(found.sentence_scores) / 2)
 
 

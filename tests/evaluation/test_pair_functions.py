@@ -14,9 +14,9 @@ from coalign.evaluation.factuality.functions import (
     load_checkpoint,
     load_function,
 )
-from coalign.evaluation.factuality.model import load_alignment_model, save_alignment_model
+from coalign.evaluation.factuality.model import load_pair_classifier, save_pair_classifier
 from coalign.models.generation.first_token import FirstTokenLayer
-from tests.evaluation.encoders import alignment_model, encoder_config, pair_tokenizer, published_layout
+from tests.evaluation.encoders import encoder_config, pair_classifier, pair_tokenizer, published_layout
 
 PAIRS = [("the sky is blue", "it rains"), ("a cat sat on a mat", "a cat sat")]
 
@@ -26,7 +26,7 @@ PAIRS = [("the sky is blue", "it rains"), ("a cat sat on a mat", "a cat sat")]
 def test_the_published_layout_gives_the_models_scores(
     tmp_path: Path, position_ids: bool, mlm_head: bool
 ) -> None:
-    model = alignment_model()
+    model = pair_classifier()
     path = published_layout(tmp_path / "a.ckpt", model, position_ids=position_ids, mlm_head=mlm_head)
     loaded, longest = load_checkpoint(path, heads=2)
     assert longest == 64
@@ -37,7 +37,7 @@ def test_the_published_layout_gives_the_models_scores(
 
 
 def test_a_checkpoint_needs_its_tokenizer_and_every_weight(tmp_path: Path) -> None:
-    model = alignment_model()
+    model = pair_classifier()
     path = published_layout(tmp_path / "a.ckpt", model, position_ids=True, mlm_head=True)
     with pytest.raises(ConfigError, match="width is 16"):
         load_function(FunctionOptions(str(path)))
@@ -58,9 +58,9 @@ def test_a_checkpoint_needs_its_tokenizer_and_every_weight(tmp_path: Path) -> No
 
 
 def test_our_own_folder_reads_back_equal(tmp_path: Path) -> None:
-    model = alignment_model()
-    folder = save_alignment_model(model, pair_tokenizer(), tmp_path / "m", max_length=40)
-    loaded, longest = load_alignment_model(folder)
+    model = pair_classifier()
+    folder = save_pair_classifier(model, pair_tokenizer(), tmp_path / "m", max_length=40)
+    loaded, longest = load_pair_classifier(folder)
     assert longest == 40
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
@@ -70,7 +70,7 @@ def test_our_own_folder_reads_back_equal(tmp_path: Path) -> None:
         load_function(FunctionOptions(str(folder), entailment="0"))
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match="not a whole alignment model"):
-        load_alignment_model(folder)
+        load_pair_classifier(folder)
 
 
 def test_any_nli_classifier_scores_by_its_entailment_label(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from coalign.core.errors import ConfigError, DataError
 from coalign.data.messages import FieldError
 from coalign.evaluation.factuality.records import (
-    AlignmentRecord,
+    TaskRecord,
     assert_usable,
     labelled_pair,
     parse_record,
-    read_alignment_records,
+    read_task_records,
 )
 from coalign.evaluation.factuality.sources import CONVERTERS, converter
 
@@ -42,7 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def never(record: AlignmentRecord, **options: Any) -> Any:
+def never(record: TaskRecord, **options: Any) -> Any:
     return labelled_pair(record, random.Random(0), augmentation=0.0, **options)
 
 
@@ -53,7 +53,7 @@ def test_every_converter_has_a_row_here() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_becomes_pairs_with_labels_of_its_task(name: str) -> None:
     for record in converter(name)(ROWS[name]):
-        pair = never(record, others=[record, AlignmentRecord(record.task, "other", ("other summary",))])
+        pair = never(record, others=[record, TaskRecord(record.task, "other", ("other summary",))])
         assert pair.head in ("tri", "bin", "reg")
         assert 0 <= pair.label <= 2
 
@@ -99,32 +99,32 @@ def test_a_row_that_does_not_fit_is_named(name: str, change: dict[str, Any]) -> 
 
 
 def test_summaries_are_half_positive_and_their_negatives_come_from_others() -> None:
-    records = [AlignmentRecord("summarization", f"text {i}", (f"sum {i}",)) for i in range(3)]
+    records = [TaskRecord("summarization", f"text {i}", (f"sum {i}",)) for i in range(3)]
     draw = random.Random(0)
     pairs = [labelled_pair(records[0], draw, others=records) for _ in range(400)]
     positive = [one for one in pairs if one.label == 1]
     assert 150 < len(positive) < 250
     assert {one.text_b for one in positive} == {"sum 0"}
     assert {one.text_b for one in pairs if one.label == 0} == {"sum 1", "sum 2"}
-    given = AlignmentRecord("multiple_choice_qa", "t", ("b",), ("c",))
+    given = TaskRecord("multiple_choice_qa", "t", ("b",), ("c",))
     assert {labelled_pair(given, draw)[1:] for _ in range(50)} == {("b", "bin", 1), ("c", "bin", 0)}
 
 
 def test_augmentation_keeps_labels_true() -> None:
     draw = random.Random(0)
 
-    def seen(record: AlignmentRecord) -> set[Any]:
+    def seen(record: TaskRecord) -> set[Any]:
         return {labelled_pair(record, draw, augmentation=0.4) for _ in range(300)}
 
-    assert seen(AlignmentRecord("nli", "a", ("b",), label=2)) == {
+    assert seen(TaskRecord("nli", "a", ("b",), label=2)) == {
         ("a", "b", "tri", 2),
         ("b", "a", "tri", 2),
         ("a", "a", "tri", 0),
     }
-    assert seen(AlignmentRecord("nli", "a", ("b",), label=0)) == {("a", "b", "tri", 0), ("a", "a", "tri", 0)}
-    assert ("b", "a", "bin", 0) in seen(AlignmentRecord("paraphrase", "a", ("b",), label=0))
-    assert seen(AlignmentRecord("qa", "a", ("b",), ("c",), 1)) == {("a", "b c", "bin", 1)}
-    assert seen(AlignmentRecord("sts", "a", ("b",), label=5)) == {("a", "b", "reg", 1.0)}
+    assert seen(TaskRecord("nli", "a", ("b",), label=0)) == {("a", "b", "tri", 0), ("a", "a", "tri", 0)}
+    assert ("b", "a", "bin", 0) in seen(TaskRecord("paraphrase", "a", ("b",), label=0))
+    assert seen(TaskRecord("qa", "a", ("b",), ("c",), 1)) == {("a", "b c", "bin", 1)}
+    assert seen(TaskRecord("sts", "a", ("b",), label=5)) == {("a", "b", "reg", 1.0)}
 
 
 def test_records_of_a_file_and_their_faults(tmp_path: Path) -> None:
@@ -137,19 +137,19 @@ def test_records_of_a_file_and_their_faults(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     with pytest.raises(DataError, match=r"3 of 4 rows") as caught:
-        read_alignment_records(str(path), most=10)
+        read_task_records(str(path), most=10)
     assert f"{path}:2: orig_label: the number 7, expected one of: -1, 0, 1, 2" in str(caught.value)
     assert f"{path}:3: text_c" in str(caught.value)
-    kept = read_alignment_records(str(path), most=10, on_bad_record="skip")
+    kept = read_task_records(str(path), most=10, on_bad_record="skip")
     assert (len(kept.records), len(kept.problems), kept.rows) == (1, 3, 4)
-    assert read_alignment_records(str(path), most=1).rows == 1
+    assert read_task_records(str(path), most=1).rows == 1
     with pytest.raises(ConfigError, match="snli"):
         converter("snil")
 
 
 def test_a_lone_summary_has_no_negative() -> None:
     with pytest.raises(DataError, match="only record of summarization"):
-        assert_usable([AlignmentRecord("summarization", "t", ("s",))])
+        assert_usable([TaskRecord("summarization", "t", ("s",))])
     with pytest.raises(DataError, match="no record"):
         assert_usable([])
     assert parse_record({"task": "paraphrase", "text_a": "a", "text_b": "b", "label": True}).label == 1

@@ -11,45 +11,45 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation.factuality.model import (
     IGNORED,
-    AlignmentLogits,
-    AlignmentModel,
+    PairClassifier,
+    PairLogits,
     joint_loss,
     new_encoder,
 )
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
-from coalign.evaluation.factuality.records import AlignmentRecord
+from coalign.evaluation.factuality.records import TaskRecord
 from coalign.evaluation.factuality.training import (
-    AlignmentData,
     EncoderTraining,
     KeyedShuffle,
     PairCollator,
-    fit_alignment,
+    TaskRecordData,
+    fit_pair_classifier,
 )
 from coalign.training.module_trainer import ModuleTrainer
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 
 
-def records(n: int = 24) -> list[AlignmentRecord]:
+def records(n: int = 24) -> list[TaskRecord]:
     draw = random.Random(1)
     made = []
     for i in range(n):
         first = f"the {draw.choice(['red', 'blue'])} box holds {draw.choice(['four', 'five'])} coins ."
         kind = i % 4
         if kind == 0:
-            made.append(AlignmentRecord("nli", first, (first,), label=0))
+            made.append(TaskRecord("nli", first, (first,), label=0))
         elif kind == 1:
-            made.append(AlignmentRecord("nli", first, ("it rains .",), label=1))
+            made.append(TaskRecord("nli", first, ("it rains .",), label=1))
         elif kind == 2:
-            made.append(AlignmentRecord("paraphrase", first, ("the sky is blue .",), label=0))
+            made.append(TaskRecord("paraphrase", first, ("the sky is blue .",), label=0))
         else:
-            made.append(AlignmentRecord("sts", first, (first,), label=5.0))
+            made.append(TaskRecord("sts", first, (first,), label=5.0))
     return made
 
 
-def model(seed: int = 0, *, masked: bool = False) -> AlignmentModel:
+def model(seed: int = 0, *, masked: bool = False) -> PairClassifier:
     torch.manual_seed(seed)
     config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return AlignmentModel(new_encoder(config), masked=masked, dropout=0.0)
+    return PairClassifier(new_encoder(config), masked=masked, dropout=0.0)
 
 
 def options(**changes: Any) -> EncoderTraining:
@@ -63,13 +63,15 @@ def run_in(folder: Path, config: EncoderTraining) -> Run:
     return Run.start(folder, "alignscore", config, seed=0)
 
 
-def weights(one: AlignmentModel) -> torch.Tensor:
+def weights(one: PairClassifier) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in one.parameters()])
 
 
-def fit(folder: Path, **changes: Any) -> tuple[AlignmentModel, Any]:
+def fit(folder: Path, **changes: Any) -> tuple[PairClassifier, Any]:
     made, config = model(masked=changes.pop("masked", False)), options(**changes)
-    result = fit_alignment(made, pair_tokenizer(), records(), records(8), config, run_in(folder, config))
+    result = fit_pair_classifier(
+        made, pair_tokenizer(), records(), records(8), config, run_in(folder, config)
+    )
     return made, result
 
 
@@ -116,7 +118,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
 
 
 def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:
-    data = AlignmentData(records(40), seed=3, augmentation=0.3)
+    data = TaskRecordData(records(40), seed=3, augmentation=0.3)
     order = KeyedShuffle(40, 3)
     first = list(order)
     order.set_epoch(1)
@@ -130,7 +132,7 @@ def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:
 def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
     tokenizer = pair_tokenizer()
     collate = PairCollator(PairEncoder(tokenizer, 40), masked=True)
-    data = AlignmentData(records(), 0, 0.0)
+    data = TaskRecordData(records(), 0, 0.0)
     batches = [collate([data[i + 24 * epoch] for i in range(24)]) for epoch in range(20)]
     plain = PairCollator(PairEncoder(tokenizer, 40))([data[i] for i in range(24)])
     masked = total = hidden = 0
@@ -149,7 +151,7 @@ def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
 
 
 def test_chance_costs_one_and_a_lone_row_weighs_as_much_as_many() -> None:
-    logits = AlignmentLogits(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 1))
+    logits = PairLogits(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 1))
     labels = {
         "bin": torch.tensor([1, 0, 1, IGNORED]),
         "tri": torch.tensor([IGNORED] * 3 + [2]),
@@ -164,7 +166,7 @@ def test_an_encoder_without_pooler_gets_one() -> None:
     from transformers import DistilBertConfig
 
     config = DistilBertConfig(vocab_size=120, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
-    made = AlignmentModel(new_encoder(config))
+    made = PairClassifier(new_encoder(config))
     assert made.pooler is not None
     inputs = pair_tokenizer()("the sky", "is blue", return_tensors="pt")
     assert made(**inputs).tri.shape == (1, 3)
