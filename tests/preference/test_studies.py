@@ -20,7 +20,7 @@ from coalign.preference.studies.cells import Cell, best_row, draw
 from coalign.preference.studies.examination import answer_metrics, pair_metrics
 from coalign.preference.studies.figures import charts, line, sensitivity, sensitivity_findings, spread
 from coalign.preference.studies.grids import combinations, parse_grid
-from coalign.training.modules import DivergedError
+from coalign.training.task import DivergedError
 from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
 
 MEASURED = {"answers": 3, "answer_tokens": 4, "eval_fraction": 0.25, "max_steps": 1}

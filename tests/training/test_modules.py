@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from coalign.core.runs import Run
-from coalign.training.modules import DivergedError, ModuleFit, Task, fit_module
+from coalign.training.modules import ModuleFit, fit_module
 from coalign.training.objective import Losses
 from coalign.training.options import TrainingOptions
+from coalign.training.task import DivergedError, Task
 
 Example = tuple[str, list[float], float]
 

@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from coalign.training.checkpoints import COMPLETE, last_checkpoint
-from coalign.training.modules import DivergedError
 from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
 from coalign.training.processes import own_batches
+from coalign.training.task import DivergedError
 from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model
 from tests.training.helpers import PAIRS, PAIRS_FREE, TOKENS, arguments, make_examples, pair_loss

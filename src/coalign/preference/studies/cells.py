@@ -272,7 +272,7 @@ def _start_row(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def _cell_row(run: Run, study: Study, cell: Cell) -> dict[str, Any]:
-    from coalign.training.trainer import DivergedError
+    from coalign.training.task import DivergedError
 
     started = time.monotonic()
     objective = get_objective(cell.objective)
