@@ -24,6 +24,7 @@ from coalign.decoding.collaboration.two_prompts import (
     aligned_prompt,
     base_prompt,
 )
+from coalign.loops import rows as rows_of_loops
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import open_methods
 from coalign.models.options import ModelOptions
@@ -78,10 +79,12 @@ def test_a_whole_run(folder, tmp_path):
     rows = rows_of(run)
     assert [row["index"] for row in rows] == [0, 1, 2]
     for row in rows:
-        assert row["answer"].strip() == row["answer"]
+        assert row["responses"][0].strip() == row["responses"][0]
         assert len(row["nudges"]) == len(row["rounds"]) == len(row["ends"])
-        assert 0 <= row["nudge_tokens"] <= row["tokens"]
-        assert "".join(row["answer"][start:end] for start, end, _ in row["spans"]) == row["answer"]
+        assert 0 <= row["nudge_tokens"] <= row["tokens"][0]
+        assert (
+            "".join(row["responses"][0][start:end] for start, end, _ in row["spans"]) == row["responses"][0]
+        )
     assert run.status()["figures"]["answers"] == 3
     page = run.report.read_text(encoding="utf-8")
     assert "Where the aligned model spoke" in page
@@ -90,7 +93,7 @@ def test_a_whole_run(folder, tmp_path):
 
 def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
     whole = execute("nudging", nudging, config(folder), tmp_path / "whole")
-    append = nudging.append_rows
+    append = rows_of_loops.append_rows
     calls = []
 
     def killed(path, rows):
@@ -99,10 +102,10 @@ def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(nudging, "append_rows", killed)
+    monkeypatch.setattr(rows_of_loops, "append_rows", killed)
     with pytest.raises(KeyboardInterrupt):
         execute("nudging", nudging, config(folder), tmp_path / "run")
-    monkeypatch.setattr(nudging, "append_rows", append)
+    monkeypatch.setattr(rows_of_loops, "append_rows", append)
     assert len(rows_of(Run.open(tmp_path / "run"))) == 2
     resumed = execute("nudging", nudging, config(folder), tmp_path / "run")
     assert rows_of(resumed) == rows_of(whole)
@@ -112,7 +115,7 @@ def test_samples_are_drawn_and_all_kept(folder, tmp_path):
     run = execute("nudging", nudging, config(folder, samples=3, temperature=1.0), tmp_path / "run")
     (row, *_) = rows_of(run)
     assert len(row["samples"]) == 2
-    assert len({row["answer"], *(one["answer"] for one in row["samples"])}) > 1
+    assert len(set(row["responses"])) > 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_baselines(folder, tmp_path, changes):
     if "plain_model" in changes:
         changes = {**changes, "plain_model": str(folder / "small")}
     run = execute("nudging", nudging, config(folder, without=OF_NUDGING, **changes), tmp_path / "run")
-    assert all(row["tokens"] for row in rows_of(run))
+    assert all(row["tokens"][0] for row in rows_of(run))
     assert "Nudged tokens" not in run.report.read_text(encoding="utf-8")
 
 
@@ -239,9 +242,9 @@ def test_chunks_of_samples():
 
 def test_marks_tell_the_closing_words_apart():
     answer = Guided("a b c", (Turn("a ", "b"), Turn(" c")), "nudging_model_stop")
-    row = {**nudging.answer_row(0, type("R", (), {"id": "x", "prompt": []}), [answer], len)}
+    row = {**nudging.answer_row(type("R", (), {"id": "x", "prompt": []}), [answer], len)}
     assert [(one.start, one.end, one.name) for one in marks_of(row)] == [
         (0, 2, "aligned model"),
         (3, 5, "aligned model, end of the answer"),
     ]
-    assert (row["tokens"], row["nudge_tokens"]) == (5, 2)
+    assert (row["tokens"], row["nudge_tokens"]) == ([5], 2)

@@ -191,7 +191,7 @@ def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
     for name in ("answers", "without-examples"):
         rows = [json.loads(one) for one in (run.artefacts / f"{name}.jsonl").read_text().splitlines()]
         assert [row["index"] for row in rows] == [0, 1]
-        assert all({"id", "prompt", "output", "generator"} <= row.keys() for row in rows)
+        assert all({"id", "prompt", "responses", "generator"} <= row.keys() for row in rows)
     page = run.report.read_text(encoding="utf-8")
     assert "Ratings by aspect" in page
     assert "</script>" not in page.partition('type="application/json"')[2].partition("</script>")[0]

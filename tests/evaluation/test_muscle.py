@@ -120,7 +120,7 @@ def test_without_training_data_it_reports(tmp_path: Path, versions: tuple[Path, 
     assert "compatible" not in result
     assert not run.model.exists()
     answers = [json.loads(line) for line in (run.artefacts / "answers-old.jsonl").read_text().splitlines()]
-    assert {row["text"] for row in answers} <= {"red", "blue", *(f"no {i}" for i in range(8))}
+    assert {row["responses"][0] for row in answers} <= {"red", "blue", *(f"no {i}" for i in range(8))}
     report = json.loads(run.report.with_suffix(".json").read_text())
     assert [one["kind"] for one in report["sections"]] == ["comparison", "samples", "key_values"]
 

@@ -224,7 +224,7 @@ def test_downsampling_keeps_the_criticised_and_a_share_of_the_fine(
     flags: list[bool], ratio: float, seed: int
 ) -> None:
     records = [judgment("None" if fine else "Wrong.") for fine in flags]
-    kept = keep_appropriate(records, ratio, seed=seed)
+    kept = keep_appropriate(records, ratio, seed=seed, appropriate=is_appropriate)
     wrong = flags.count(False)
     assert sum(not is_appropriate(one) for one in kept) == wrong
     assert sum(map(is_appropriate, kept)) == min(flags.count(True), round(ratio * wrong))

@@ -15,10 +15,11 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.judging.protocol import JudgeItem, Rating, Rubric, Scale
 from coalign.judging.verifiers.constraints import parse_constraints
+from coalign.loops import labelling
+from coalign.loops import rows as rows_of_loops
 from coalign.models.generation import generator as generation
 from coalign.preference import cut
 from coalign.preference.critiques import critics
-from coalign.preference.critiques import rounds as judged_rounds
 from coalign.preference.critiques.critics import (
     Answered,
     ConstraintCritic,
@@ -133,12 +134,14 @@ def test_rounds_answer_criticise_and_learn(model: str, tmp_path: Path) -> None:
     assert not asked[0] & asked[1], "every round has fresh prompts"
     rows = read_rows(first / "build.jsonl")
     assert all(
-        row["judgment"].startswith("The reply does not keep to this") for row in rows if not row["fine"]
+        row["judgment"].startswith("The reply does not keep to this") for row in rows if not row["label"]
     )
     trained = [json.loads((folder / "model.json").read_text()) for folder in (first, second)]
     assert trained[0]["model"] == str(first / "model")
     assert trained[1]["model"] == str(second / "model")
-    assert len(read_rows(first / "baseline.jsonl")) == len(read_rows(second / "evaluate.jsonl")) == 2
+    assert (
+        len(read_rows(first / "heldout-before.jsonl")) == len(read_rows(second / "heldout-after.jsonl")) == 2
+    )
     assert (run.model / "README.md").exists()
     assert run.status()["figures"].keys() == {"fine_before", "fine_after"}
     config = build(cut.Config, run.config())
@@ -160,20 +163,12 @@ def test_killed_rounds_go_on(stage: str, model: str, tmp_path: Path, monkeypatch
     data = str(write(tmp_path / "p.jsonl", prompts()))
     options = {"prompts": data, "model": model, **ROUNDS, "eval_fraction": 0.0}
     whole = run_system("cut", cut, tmp_path / "whole", **options)
-    calls: list[str] = []
-    sample_rows, train = judged_rounds.sample_rows, judged_rounds.train
+    append, train = rows_of_loops.append_rows, labelling.train
 
-    def killed_rows(round: Any, name: str, *rest: Any) -> Any:
-        append = round.append
-
-        def once(stage_name: str, rows: Any) -> None:
-            append(stage_name, rows)
-            calls.append(stage_name)
-            if round.number == 2 and stage == "generate":
-                raise KilledError
-
-        round.append = once
-        return sample_rows(round, name, *rest)
+    def killed_rows(path: Path, rows: Any) -> None:
+        append(path, rows)
+        if stage == "generate" and path.parent.name == "round-2":
+            raise KilledError
 
     def killed_train(*rest: Any, **more: Any) -> Any:
         found = train(*rest, **more)
@@ -181,14 +176,13 @@ def test_killed_rounds_go_on(stage: str, model: str, tmp_path: Path, monkeypatch
             raise KilledError
         return found
 
-    monkeypatch.setattr(judged_rounds, "sample_rows", killed_rows)
-    monkeypatch.setattr(judged_rounds, "train", killed_train)
-    with pytest.raises(KilledError):
-        run_system("cut", cut, tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(rows_of_loops, "append_rows", killed_rows)
+        patch.setattr(labelling, "train", killed_train)
+        with pytest.raises(KilledError):
+            run_system("cut", cut, tmp_path / "run", **options)
     if stage == "generate":
         assert len(read_rows(tmp_path / "run" / "artefacts" / "round-2" / "generate.jsonl")) == 1
-    monkeypatch.setattr(judged_rounds, "sample_rows", sample_rows)
-    monkeypatch.setattr(judged_rounds, "train", train)
     run = run_system("cut", cut, tmp_path / "run", **options)
     for number in (1, 2):
         rows = [read_rows(one.artefacts / f"round-{number}" / "build.jsonl") for one in (run, whole)]
@@ -212,7 +206,7 @@ def test_a_language_model_criticises(model: str, tmp_path: Path, monkeypatch: py
     options = {**ROUNDS, "rounds": 1, "critic": "http://127.0.0.1:9/v1", "fine_from": 10.0}
     run = run_system("cut", cut, tmp_path / "run", prompts=data, model=model, **options)
     (row, *_) = read_rows(run.artefacts / "round-1" / "measure.jsonl")
-    assert (row["judgment"], row["score"]) == ("Too short.", min(len(row["response"]), 10))
+    assert (row["judgment"], row["score"]) == ("Too short.", min(len(row["responses"][0]), 10))
     assert "http://127.0.0.1:9/v1" in json.dumps(run_report(run)["facts"])
 
 

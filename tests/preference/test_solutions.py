@@ -65,7 +65,7 @@ def demonstration(place: int, completion: str, **extra: Any) -> Demonstration:
 
 
 def row(*texts: str) -> dict[str, Any]:
-    return {"responses": [{"text": text, "finish_reason": "stop"} for text in texts]}
+    return {"responses": list(texts), "finish_reasons": ["stop"] * len(texts)}
 
 
 def test_questions_have_answers_of_their_own_or_of_a_column() -> None:
@@ -89,7 +89,7 @@ def test_samples_are_marked_and_counted() -> None:
         [demonstration(0, "#### 1"), demonstration(1, "#### 2"), demonstration(2, "#### 3")]
     )
     rows = [row("A: 1", "A: 2", "A: 1", " "), row("A: 2", "it is 2"), row("who knows", "A: 9")]
-    rows[2]["responses"][1]["finish_reason"] = "length"
+    rows[2]["finish_reasons"][1] = "length"
     marked = mark(questions, rows)
     first, second, third = marked.groups
     assert first.responses == ("#### 1", "A: 1", "A: 2")

@@ -15,9 +15,10 @@ from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
+from coalign.loops import rows as rows_of_loops
 from coalign.models.generation import generator as generation
 from coalign.preference import aft, asft, bco, cut, d2o, poft, pro, reward_augmented
-from coalign.preference.data import aligned_scores, anchors, prompt_matching, solutions
+from coalign.preference.data import aligned_scores, prompt_matching, solutions
 from coalign.preference.data.parts import segments
 from tests.data.tokenizers import GEMMA
 from tests.preference.tiny_runs import (
@@ -220,26 +221,19 @@ def test_d2o_samples_and_goes_on_after_a_kill(
     assert "12 self-samples to 6 of 6 negatives" in notes(whole)
 
     monkeypatch.setattr(generation, "CPU_ROWS", 4)
-    original, calls = anchors.sample_rows, []
+    append = rows_of_loops.append_rows
 
-    def killed(round: Any, stage: str, *rest: Any) -> Any:
-        append = round.append
+    def killed(path: Path, rows: Any) -> None:
+        append(path, rows)
+        if path.name == "samples.jsonl":
+            raise KilledError
 
-        def once(name: str, rows: Any) -> None:
-            append(name, rows)
-            calls.append(name)
-            if name == "samples":
-                raise KilledError
-
-        round.append = once
-        return original(round, stage, *rest)
-
-    monkeypatch.setattr(anchors, "sample_rows", killed)
-    with pytest.raises(KilledError):
-        run_system("d2o", d2o, tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(rows_of_loops, "append_rows", killed)
+        with pytest.raises(KilledError):
+            run_system("d2o", d2o, tmp_path / "run", **options)
     kept = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "samples.jsonl")
     assert 0 < len(kept) < 6
-    monkeypatch.setattr(anchors, "sample_rows", original)
     run = run_system("d2o", d2o, tmp_path / "run", **options)
     assert_complete(run)
     rows = read_rows(run.artefacts / "round-1" / "samples.jsonl")

@@ -100,7 +100,7 @@ def test_interrupted_run_goes_on_to_the_same_result(
             raise Killed
         original(target, rows)
 
-    for module in ("coalign.core.runs", "coalign.loops.rounds"):
+    for module in ("coalign.core.runs", "coalign.loops.rounds", "coalign.loops.rows"):
         monkeypatch.setattr(f"{module}.append_rows", dying)
     with pytest.raises(Killed):
         act.run(config, run)
@@ -122,6 +122,20 @@ def test_nothing_to_rank_is_explained(material: dict[str, Any], tmp_path: Path) 
     config, run = start(material, tmp_path / "run", prompts=str(path), unfinished="as is", top_p=1.0)
     with pytest.raises(CoalignError, match="No prompt has two responses"):
         act.run(config, run)
+
+
+def test_a_response_that_ran_out_of_tokens_satisfies_nothing_in_training() -> None:
+    row = {
+        "id": "a",
+        "prompt": [],
+        "responses": ["one ", "two", "two", " "],
+        "finish_reasons": ["length", "stop", "length", "stop"],
+        "csr": [1.0, 0.5, 1.0, 1.0],
+    }
+    strict = act.ranked_row(row, unfinished_as_zero=True)
+    assert (strict["responses"], strict["scores"]) == (["two", "one"], [0.5, 0.0])
+    plain = act.ranked_row(row, unfinished_as_zero=False)
+    assert (plain["responses"], plain["scores"]) == (["one", "two"], [1.0, 1.0])
 
 
 def test_two_rounds(material: dict[str, Any], tmp_path: Path) -> None:

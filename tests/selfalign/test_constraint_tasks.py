@@ -75,16 +75,9 @@ def test_measuring(tmp_path: Path) -> None:
         }
     ]
     tasks = {task.id: task for task in read_tasks(write(tmp_path / "p.jsonl", rows))}
-    responses = [
-        {"text": "the sun", "finish_reason": "stop"},
-        {"text": "one two three four", "finish_reason": "stop"},
-        {"text": "sun", "finish_reason": "length"},
-    ]
-    (plain,) = measure_responses(tasks, [{"id": "a", "responses": responses}])
-    (strict,) = measure_responses(tasks, [{"id": "a", "responses": responses}], unfinished_as_zero=True)
-    assert plain["csr"] == [1.0, 0.0, 1.0]
-    assert strict["csr"] == [1.0, 0.0, 0.0]
-    assert strict["values"][2] == [0.0, 0.0]
+    responses = ["the sun", "one two three four", "sun"]
+    (row,) = measure_responses(tasks, [{"id": "a", "responses": responses}])
+    assert row["csr"] == [1.0, 0.0, 1.0]
 
 
 def test_group_members_are_compared_sample_by_sample(tmp_path: Path) -> None:
@@ -94,6 +87,6 @@ def test_group_members_are_compared_sample_by_sample(tmp_path: Path) -> None:
     said = {"a": ["yes", "yes"], "b": ["yes", "no"]}
     measured = measure_responses(
         tasks,
-        [{"id": i, "responses": [{"text": t, "finish_reason": "stop"} for t in said[i]]} for i in "ab"],
+        [{"id": i, "responses": said[i]} for i in "ab"],
     )
     assert [row["csr"] for row in measured] == [[1.0, 0.0], [1.0, 0.0]]

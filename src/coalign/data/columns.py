@@ -102,6 +102,8 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
     """
     columns = usual_columns(rows)
     parts = _parts(columns)
+    if not parts.keys() & {"completion", "scores", "ranks"} and are_single(rows, parts.get("responses", "")):
+        parts["completion"] = parts.pop("responses")
     scored_dicts = _are_scored_dicts(row.get(parts.get("responses", "")) for row in rows)
     layout = _match(kind, parts, scored_dicts, rows)
     missing = "" if kind is not None else _missing(layout, parts, scored_dicts)
@@ -116,6 +118,14 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
     sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()))}{how}"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     return Layout(layout.kind, used, sentence, layout.scored_dicts)
+
+
+def are_single(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column of responses has just one in every row, as a list: the completion."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return bool(values) and all(
+        isinstance(one, list) and len(one) == 1 and isinstance(one[0], str) for one in values
+    )
 
 
 _PLURALS: dict[Kind, str] = {

@@ -306,7 +306,9 @@ def _matching_text(other: Any) -> Callable[[Any], str]:
 
 
 def _reply_text(value: Any) -> str:
-    """A response as text: a string, the assistant's message(s), or a mapping that holds the text."""
+    """A response as text: a string, the assistant's message(s), a mapping that holds the text, or a list of one text."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return parse_text(value[0])
     if isinstance(value, list):
         messages = parse_messages(value)
         if len(messages) != 1 or messages[0]["role"] != "assistant":

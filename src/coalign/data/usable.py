@@ -20,6 +20,20 @@ def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
     return problems
 
 
+def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:
+    """A problem for every record whose id an earlier one has."""
+    seen: set[str] = set()
+    problems = []
+    for record in records:
+        if record.id in seen:
+            source, problem = record.source, f"{record.id!r} occurs twice"
+            problems.append(
+                RecordProblem(source.file, source.line, "id", problem, "one id a row", source.index)
+            )
+        seen.add(record.id)
+    return problems
+
+
 def _equal(record: Record) -> tuple[str, str, str] | None:
     """Field, problem and expectation, or None."""
     if isinstance(record, Preference) and record.chosen == record.rejected:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, required
 from coalign.core.runs import Run
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
@@ -40,6 +39,7 @@ from coalign.decoding.collaboration.speakers import Length, Talk
 from coalign.decoding.collaboration.two_models import TwoModels, open_models
 from coalign.decoding.collaboration.two_prompts import PromptOptions
 from coalign.decoding.in_context.token_shift import assert_same_tokens
+from coalign.loops.rows import Keep, fill_rows
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
@@ -188,8 +188,6 @@ def run(config: Config, run: Run) -> None:
     from coalign.data.readers import read_records
 
     records = read_records(str(config.prompts), kind="prompt").records
-    path = run.artefacts / "answers.jsonl"
-    done = {row["index"] for row in read_rows(path, repair=True)}
     generator = make_generator(config, config, rows=config.rows)
     run.log("models", what=generator.description)
     if config.combine != "nudging" and config.stop:
@@ -203,35 +201,41 @@ def run(config: Config, run: Run) -> None:
         seed=config.seed,
         stop=tuple(config.stop),
     )
-    generator.write(
-        [record.prompt for record in records],
-        sampling,
-        done=done,
-        on_answer=lambda found: append_rows(
-            path, (answer_row(index, records[index], mine, generator.length) for index, mine in found.items())
-        ),
-        label="Answering",
-    )
-    rows = sorted(read_rows(path), key=lambda row: row["index"])
-    write_rows(path, rows)
+
+    def work(done: list[int], keep: Keep) -> None:
+        generator.write(
+            [record.prompt for record in records],
+            sampling,
+            done=done,
+            on_answer=lambda found: keep(
+                {index: answer_row(records[index], mine, generator.length) for index, mine in found.items()}
+            ),
+            label="Answering",
+        )
+
+    rows = fill_rows(run.artefacts / "answers.jsonl", [one.id for one in records], work)
     write_guided_report(run, config, rows)
 
 
-def answer_row(index: int, record: Any, answers: list[Guided], length: Length) -> dict[str, Any]:
-    """What the file holds for one prompt: the first answer in full, further samples beside it."""
-    made = [_answer(one, length) for one in answers]
-    more = {"samples": made[1:]} if len(made) > 1 else {}
-    return {"index": index, "id": record.id, "prompt": record.prompt, **made[0], **more}
+def answer_row(record: Any, answers: list[Guided], length: Length) -> dict[str, Any]:
+    """What the file holds for one prompt: how the first answer came about, that of further `samples` beside it."""
+    made = [_facts(one, length) for one in answers]
+    row = {
+        "prompt": record.prompt,
+        "responses": [one.text for one in answers],
+        "finish_reasons": [one.finish_reason for one in answers],
+        "tokens": [one.pop("tokens") for one in made],
+    }
+    return {**row, **made[0], **({"samples": made[1:]} if len(made) > 1 else {})}
 
 
-def _answer(answer: Guided, length: Length) -> dict[str, Any]:
+def _facts(answer: Guided, length: Length) -> dict[str, Any]:
     """`tokens` and `nudge_tokens` are counted piece by piece, so that they add up; the last nudge, which ends the
     answer, counts in neither `nudge_words` nor `nudge_tokens`."""
     words, share = nudged_words(answer.text, answer.nudges)
     nudges = [length(one) for one in answer.nudges]
     closing = nudges[-1] if answer.turns and not answer.turns[-1].ended else 0
     return {
-        "answer": answer.text,
         "nudges": answer.nudges,
         "rounds": answer.rounds,
         "ends": [one.ended for one in answer.turns],

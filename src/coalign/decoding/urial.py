@@ -18,21 +18,21 @@ token. `--legacy-spacing` gives the first version's line breaks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.decoding.in_context.generator import InContextGenerator, InContextOptions, make_prefix
 from coalign.decoding.in_context.prefix import Style
 from coalign.decoding.in_context.ratings import RatingOptions, open_judge, rate_answers, safety_flags
+from coalign.loops.rows import answer_rows
 from coalign.models.backends.open import open_generator
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.methods import Method, MethodModels
-from coalign.models.types import Generation, Generator, Sampling
+from coalign.models.types import Generator
 
 
 @dataclass(kw_only=True)
@@ -104,51 +104,28 @@ def run(config: Config, run: Run) -> None:
     prefix = make_prefix(config)
     inner = open_generator(config, config)
     arms = {**({"without-examples": ""} if config.compare else {}), "answers": prefix}
-    for name, text in arms.items():
-        generator = InContextGenerator(inner, text, config)
-        answer_rows(run, name, generator, records, config.sampling(seed=config.seed))
+    rows = {
+        name: answer_rows(
+            run.artefacts / f"{name}.jsonl",
+            records,
+            partial(InContextGenerator, inner, text, config),
+            config.sampling(seed=config.seed),
+            label=f"Answering ({name})",
+            beside={"generator": f"urial ({config.style})" if text else "base model"},
+        )
+        for name, text in arms.items()
+    }
     ratings = None
     if config.judge_model:
         ratings = rate_answers(
             run,
             open_judge(run, config, config.device),
-            {name: read_rows(run.artefacts / f"{name}.jsonl") for name in arms},
+            rows,
             harmful,
             may_skip=config.judge_readout == "text",
             max_failures=config.max_failures,
         )
-    write_answers_report(run, config, records, list(arms), ratings)
-
-
-def answer_rows(
-    run: Run, name: str, generator: InContextGenerator, records: Sequence[Any], sampling: Sampling
-) -> None:
-    """Fill `artefacts/<name>.jsonl` with one row a prompt, those that are missing."""
-    path = run.artefacts / f"{name}.jsonl"
-    done = {row["index"] for row in read_rows(path, repair=True)}
-
-    def keep(found: dict[int, list[Generation]]) -> None:
-        append_rows(
-            path,
-            [
-                {
-                    "index": index,
-                    "id": records[index].id,
-                    "prompt": records[index].prompt,
-                    "output": mine[0].text,
-                    "generator": f"urial ({generator.options.style})" if generator.prefix else "base model",
-                    "finish_reason": mine[0].finish_reason,
-                    "tokens": mine[0].length,
-                }
-                for index, mine in found.items()
-                if index not in done
-            ],
-        )
-
-    generator.generate(
-        [one.prompt for one in records], sampling, done=done, on_batch=keep, label=f"Answering ({name})"
-    )
-    write_rows(path, sorted(read_rows(path), key=lambda row: row["index"]))
+    write_answers_report(run, config, records, rows, ratings)
 
 
 __all__ = ["METHOD", "Config", "InContextGenerator", "Style", "UrialOptions", "run", "wrap"]

@@ -41,13 +41,13 @@ from coalign.evaluation.abstention.questions import (
 )
 from coalign.evaluation.abstention.report import write_knowledge_report
 from coalign.loops.rounds import Round, Stage, run_rounds
-from coalign.loops.rows import sample_rows
+from coalign.loops.rows import answer_rows
 from coalign.measures.declining import IDK, declines
 from coalign.measures.detection import bootstrap_of
 from coalign.measures.short_answers import Match, has_match
 from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
-from coalign.models.types import Sampling
+from coalign.models.types import Generator, Sampling
 from coalign.training.learning import train
 from coalign.training.material import Material, tell
 from coalign.training.objective import get_objective
@@ -207,18 +207,25 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
         seed=config.seed,
     )
 
+    def answer(
+        round: Round, stage: str, questions: list[Question], sampling: Sampling, label: str, *, honest: bool
+    ) -> None:
+        def opened() -> Generator:
+            if "generator" not in round.state:
+                tuned = config.at(round.run.model)
+                round.state["generator"] = open_generator(tuned if round.is_done("fit") else config)
+            return round.state["generator"]
+
+        tasks = [asked(one, honest=honest) for one in questions]
+        answer_rows(round.path(stage), tasks, opened, sampling, label=label)
+
     def before(round: Round) -> None:
-        generator = round.state.setdefault("generator", open_generator(config))
-        plain = [asked(one, honest=False) for one in test]
-        honest = [asked(one, honest=True) for one in test]
-        sample_rows(round, "baseline", plain, generator, greedy, "Answering test questions")
-        sample_rows(round, "prompted", honest, generator, greedy, "Answering with the instruction")
+        answer(round, "baseline", test, greedy, "Answering test questions", honest=False)
+        answer(round, "prompted", test, greedy, "Answering with the instruction", honest=True)
 
     def generate(round: Round) -> None:
-        generator = round.state.setdefault("generator", open_generator(config))
-        plain = [asked(one, honest=False) for one in training]
-        sample_rows(round, "greedy", plain, generator, greedy, "Answering training questions")
-        sample_rows(round, "generate", plain, generator, drawn, "Sampling answers")
+        answer(round, "greedy", training, greedy, "Answering training questions", honest=False)
+        answer(round, "generate", training, drawn, "Sampling answers", honest=False)
 
     def build(round: Round) -> None:
         rows = [
@@ -246,9 +253,7 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
         )
 
     def evaluate(round: Round) -> None:
-        tuned = config.at(round.run.model)
-        honest = [asked(one, honest=True) for one in test]
-        sample_rows(round, "evaluate", honest, open_generator(tuned), greedy, "Answering after training")
+        answer(round, "evaluate", test, greedy, "Answering after training", honest=True)
 
     if config.method == "prompt":
         return {"baseline": before}
@@ -271,4 +276,4 @@ def _result(round: Round, test: Sequence[Question], match: Match, stage: str) ->
 
 
 def _texts(round: Round, stage: str) -> dict[str, str]:
-    return {row["id"]: row["responses"][0]["text"] for row in round.read(stage)}
+    return {row["id"]: row["responses"][0] for row in round.read(stage)}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
-from coalign.data.columns import PARTS, Layout, recognise, usual_columns
+from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_columns
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
 from coalign.data.records import Preference, PromptRecord, Record, Source, responses_of
@@ -200,7 +200,8 @@ def _find_columns(
         return _Columns(recognise(rows, source, "prompt"), (found[0], found[1]), *common)
     if {"chosen", "rejected"} <= set(usual):
         return _Columns(recognise(rows, source, "preference"), (), *common)
-    completion = next((name for name in PARTS["completion"] if name in usual), None)
+    names_of_one = (*PARTS["completion"], *(one for one in PARTS["responses"] if are_single(rows, one)))
+    completion = next((name for name in names_of_one if name in usual), None)
     if completion and completion != common[1]:
         return _Columns(recognise(rows, source, "prompt"), (completion,), *common)
     raise DataError(
@@ -227,7 +228,7 @@ def _read(
             errors.append(FieldError(error.problem, error.expected, name))
             return None
 
-    responses = tuple(read(name, parse_text, allow_empty=True) for name in columns.responses)
+    responses = tuple(read(name, _parse_response) for name in columns.responses)
     said = tuple(read(name, parse_choice) for name in columns.labels if value.get(name) not in (None, ""))
     rubric = read(columns.rubric, parse_rubric) if columns.rubric else None
     reference = value.get(columns.reference) if columns.reference else None
@@ -254,6 +255,12 @@ def _read(
         extra={name: one for name, one in record.extra.items() if name not in columns.responses},
     )
     return item, said
+
+
+def _parse_response(value: Any) -> str:
+    """Text, which may be empty, or a list of one."""
+    single = isinstance(value, list) and len(value) == 1
+    return parse_text(value[0] if single else value, allow_empty=True)
 
 
 def _assert_unique(items: Sequence[JudgeItem], source: str) -> None:

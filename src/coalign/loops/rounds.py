@@ -4,10 +4,7 @@ A system passes the stages it has; a run restarted with the same folder continue
 done, and inside a stage at the first missing row::
 
     def generate(round: Round) -> None:
-        prompts = round.read("propose")
-        missing = ids - {row["id"] for row in round.read("generate")}
-        ...
-        round.append("generate", [{"id": ..., "responses": [...]}])
+        answer_rows(round.path("generate"), tasks, open_model, sampling, label="Sampling")
 
     run_rounds(run, rounds=1, stages={"propose": propose, "generate": generate, ...})
 
@@ -24,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, read_rows, write_json, write_rows
+from coalign.core.files import append_rows, write_json, write_rows
 from coalign.core.measure import measure
 from coalign.core.runs import Run
+from coalign.loops.rows import read_answers
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")
 """Stage names in the order in which a round runs them."""
@@ -48,6 +46,11 @@ class Round:
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def previous(self) -> Round | None:
+        """The round before; None for the first."""
+        return Round(self.run, self.number - 1) if self.number > 1 else None
+
+    @property
     def folder(self) -> Path:
         return self.run.artefacts / f"round-{self.number}"
 
@@ -55,8 +58,8 @@ class Round:
         return self.folder / f"{stage}{suffix}"
 
     def read(self, stage: str) -> list[dict[str, Any]]:
-        """The rows that `stage` wrote so far."""
-        return read_rows(self.path(stage), repair=True)
+        """The rows that `stage` wrote so far; answers in the schema of `coalign.loops.rows`."""
+        return read_answers(self.path(stage))
 
     def write(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows of a stage at once, atomically."""

@@ -1,19 +1,34 @@
-"""Stage parts that several loops share: sampling responses row by row."""
+"""Rows of answers: one schema for whatever samples responses to prompts, kept one by one and continued after a kill.
+
+A row is one prompt: `index` (its place among the prompts), `id`, `prompt` (messages), and of the n responses to it
+`responses` (texts), `finish_reasons` (`stop` or `length`) and `tokens` (null where a back end does not say). With
+log-probabilities it has also `logprobs`, or `token_texts` and `top_logprobs`. Whoever judges adds columns. Every
+command that reads prompts, responses or answers reads such a file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from coalign.data.records import Messages
-from coalign.loops.rounds import Round
-from coalign.models.types import Generation, Generator, Sampling
+from coalign.core.files import append_rows, read_rows, write_rows
+
+if TYPE_CHECKING:
+    from coalign.data.records import Messages
+    from coalign.models.types import Generation, Generator, Sampling
+
+Row = dict[str, Any]
+Keep = Callable[[Mapping[int, Row]], None]
+"""Takes finished rows by their places; they are on disk when it returns."""
+_TEXT = ("text", "output", "answer", "response")
+"""Names under which rows of earlier versions held the text of their only response."""
 
 
 class Prompted(Protocol):
-    """Anything with an id and a prompt."""
+    """Anything with an id and a prompt: a record, a question, a task."""
 
     @property
     def id(self) -> str: ...
@@ -28,40 +43,129 @@ def row_id(place: int, prompt: Messages) -> str:
     return f"{place}-{digest[:12]}"
 
 
-def sample_rows(
-    round: Round,
-    stage: str,
-    tasks: Sequence[Prompted],
-    generator: Generator,
-    sampling: Sampling,
-    label: str,
-) -> list[dict[str, Any]]:
-    """Sample responses to every task and keep one row a task in the stage's artefact, in task order at the end.
+def row_of(samples: Sequence[Generation]) -> Row:
+    """The columns of the responses to one prompt."""
+    row: Row = {
+        "responses": [one.text for one in samples],
+        "finish_reasons": [one.finish_reason for one in samples],
+        "tokens": [one.length or None for one in samples],
+    }
+    if samples[0].logprobs is not None:
+        row["logprobs"] = [one.logprobs for one in samples]
+    if samples[0].top_logprobs is not None:
+        row["token_texts"] = [one.tokens for one in samples]
+        row["top_logprobs"] = [one.top_logprobs for one in samples]
+    return row
 
-    A killed stage goes on at the first batch with a missing row; batches are composed from all tasks, so the text
-    is that of an undisturbed run.
+
+def answer_rows(
+    path: Path,
+    tasks: Sequence[Prompted],
+    generator: Callable[[], Generator],
+    sampling: Sampling,
+    *,
+    label: str,
+    asked: Sequence[Messages | str] | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Sample responses to every task and keep one row a task in `path`.
+
+    A killed run goes on at the first batch with a missing row; batches are composed from all tasks, so the text is
+    that of an undisturbed run.
+
+    Args:
+        generator: opens what answers; called only where a row is missing.
+        asked: what is put before the generator, where it is not the prompts as they are.
+        beside: columns of every row, besides those of the schema.
 
     Returns:
-        `{"id", "responses": [{"text", "finish_reason", "tokens"}]}` for every task.
+        The rows in the order of the tasks, as they then lie in `path`.
     """
-    have = {row["id"] for row in round.read(stage)}
 
-    def keep(batch: dict[int, list[Generation]]) -> None:
-        rows = [
-            {"id": tasks[index].id, "responses": [_row(one) for one in samples]}
-            for index, samples in batch.items()
-            if tasks[index].id not in have
-        ]
-        round.append(stage, rows)
-        have.update(row["id"] for row in rows)
+    def work(done: list[int], keep: Keep) -> None:
+        generator().generate(
+            [one.prompt for one in tasks] if asked is None else asked,
+            sampling,
+            done=done,
+            on_batch=lambda found: keep(
+                {
+                    index: {"prompt": tasks[index].prompt, **row_of(mine), **(beside or {})}
+                    for index, mine in found.items()
+                }
+            ),
+            label=label,
+        )
 
-    done = [index for index, task in enumerate(tasks) if task.id in have]
-    generator.generate([task.prompt for task in tasks], sampling, done=done, on_batch=keep, label=label)
-    by_id = {row["id"]: row for row in round.read(stage)}
-    rows = [by_id[task.id] for task in tasks]
-    round.write(stage, rows)  # batches finish in order of length
+    return fill_rows(path, [one.id for one in tasks], work)
+
+
+def fill_rows(path: Path, ids: Sequence[str], work: Callable[[list[int], Keep], None]) -> list[Row]:
+    """The rows of `path`, one an id and in their order; those that are missing are made.
+
+    Args:
+        path: rows have an `index` or an `id`; lines with neither (settings) stay before them.
+        work: called, where something is missing, with the places that are there and with what keeps new rows. It
+            may hand over rows that are there: the first one stays.
+    """
+    found = read_answers(path)
+    kept = kept_rows(found, ids)
+
+    def keep(made: Mapping[int, Row]) -> None:
+        new = {
+            place: {"index": place, "id": ids[place], **row}
+            for place, row in made.items()
+            if place not in kept
+        }
+        append_rows(path, new.values())
+        kept.update(new)
+        found.extend(new.values())
+
+    if len(kept) < len(ids):
+        work(sorted(kept), keep)
+    rows = [kept[place] for place in range(len(ids))]
+    whole = [*(row for row in found if not _is_of_a_task(row)), *rows]
+    if whole != found:  # batches finish in order of length
+        write_rows(path, whole)
     return rows
 
 
-def _row(sample: Generation) -> dict[str, Any]:
-    return {"text": sample.text, "finish_reason": sample.finish_reason, "tokens": sample.length}
+def kept_rows(rows: Sequence[Row], ids: Sequence[str]) -> dict[int, Row]:
+    """The rows that belong to these ids, by place; the first of equals counts."""
+    places = {name: place for place, name in reversed(list(enumerate(ids)))}
+    kept: dict[int, Row] = {}
+    for row in filter(_is_of_a_task, rows):
+        place = row.get("index", row.get("place", places.get(row.get("id", ""))))
+        if place is not None and place < len(ids) and row.get("id", ids[place]) == ids[place]:
+            kept.setdefault(place, row)
+    return kept
+
+
+def read_answers(path: Path) -> list[Row]:
+    """The rows that a file has so far, in the schema of today; a line torn by a kill is cut off."""
+    return [current(row) for row in read_rows(path, repair=True)]
+
+
+def current(row: Row) -> Row:
+    """A row in the schema of today. Earlier versions wrote a mapping a response, or one response under its own name."""
+    responses = row.get("responses")
+    if responses and isinstance(responses[0], dict):
+        return {**row, **_columns(responses, "text")}
+    name = next((one for one in _TEXT if one in row), None)
+    if name is None or not (row.keys() & {"finish_reason", "stop_reason"} or row.keys() == {"index", "text"}):
+        return row
+    rest = {key: value for key, value in row.items() if key not in (name, "finish_reason", "tokens", "fine")}
+    if "fine" in row:
+        rest |= {"label": row["fine"], "judgment": row["judgment"] or None}
+    return {**rest, **_columns([row, *row.get("samples", ())], name)}
+
+
+def _columns(responses: Sequence[Row], name: str) -> Row:
+    return {
+        "responses": [one[name] for one in responses],
+        "finish_reasons": [one.get("finish_reason", "stop") for one in responses],
+        "tokens": [one.get("tokens") for one in responses],
+    }
+
+
+def _is_of_a_task(row: Row) -> bool:
+    return "index" in row or "id" in row

@@ -24,7 +24,6 @@ chat template of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +34,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, NonNegative, option
 from coalign.core.runs import Run
 from coalign.data.records import Judgment, Record
+from coalign.loops.labelling import run_labelling
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
 from coalign.preference.critiques.critics import CriticOptions
@@ -46,12 +46,11 @@ from coalign.preference.critiques.judgments import (
     keep_appropriate,
 )
 from coalign.preference.critiques.report import write_judged_report
-from coalign.preference.critiques.rounds import JudgedLoop, read_judged_prompts, run_judged_rounds
+from coalign.preference.critiques.rounds import make_judged_loop
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import log1mexp
 from coalign.training.material import LearningOptions, Material, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,14 +238,8 @@ def run(config: Config, run: Run) -> None:
 
 def criticise(config: Config, run: Run) -> None:
     """The online form: every round answers its prompts with the current model and learns from what the critic says."""
-    assert_one_process("cut answers prompts")
-    training, held_out = read_judged_prompts(config)
-
-    def mix(records: Sequence[Judgment], seed: int) -> list[Judgment]:
-        return keep_appropriate(records, config.appropriate_ratio, seed=seed)
-
-    loop = JudgedLoop(config, get_objective("cut"), config, training, held_out, mix)
-    write_judged_report(run, loop, run_judged_rounds(run, loop))
+    loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
+    write_judged_report(run, loop, run_labelling(run, loop))
 
 
 def _mixed(material: Material, config: Config) -> Material:
@@ -259,7 +252,9 @@ def _mixed(material: Material, config: Config) -> Material:
             f"{config.data}: none of {len(records)} answers is criticised, so there is nothing to unlearn.",
             hint="Give judgments that say what is wrong, or learn from these answers with `sft`.",
         )
-    mixed: list[Record] = [*keep_appropriate(records, config.appropriate_ratio, seed=config.seed)]
+    mixed: list[Record] = [
+        *keep_appropriate(records, config.appropriate_ratio, seed=config.seed, appropriate=is_appropriate)
+    ]
     kept = len(mixed) - criticised
     notes = [
         *material.notes,

@@ -16,23 +16,18 @@ prompt are ranked once.
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from coalign.core.errors import CoalignError
-from coalign.core.files import atomic_path
 from coalign.core.options import Count, Fraction, NonNegative, option, required
 from coalign.core.runs import Run
-from coalign.data.records import Ranking
 from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses, read_tasks, split_tasks
-from coalign.loops.rounds import Round, Stage, run_rounds
-from coalign.loops.rows import sample_rows
-from coalign.models.adapters import trainable_summary
-from coalign.models.backends.open import open_generator
-from coalign.models.files.loading import load_for_training, load_tokenizer
-from coalign.models.files.saving import save_model
+from coalign.loops.labelling import Labelling, run_labelling
+from coalign.loops.rounds import Round
+from coalign.loops.rows import Row
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
@@ -115,132 +110,60 @@ def run(config: Config, run: Run) -> None:
 
     Raises:
         DataError: prompts without usable constraints, or none left to train on.
+        CoalignError: no prompt tells its responses apart.
     """
-    training, held_out = split_tasks(read_tasks(config.prompts), config.eval_fraction, config.seed)
-    rounds = run_rounds(run, make_stages(config, training, held_out), rounds=config.rounds)
-    final = rounds[-1].folder / "model"
-    if not run.model.exists():
-        with atomic_path(run.model) as path:
-            shutil.copytree(final, path)
-    write_constraint_report(run, config, rounds, training, held_out)
+    loop = make_loop(config, *split_tasks(read_tasks(config.prompts), config.eval_fraction, config.seed))
+    write_constraint_report(run, loop, run_labelling(run, loop))
 
 
-def make_stages(
+def make_loop(
     config: Config, training: list[ConstraintTask], held_out: list[ConstraintTask]
-) -> dict[str, Stage]:
-    """The stages of a round (see `loop.STAGES` for their order)."""
-    from transformers import set_seed
+) -> Labelling[ConstraintTask]:
+    """What ACT is to the loop engine: satisfaction scores the responses, and their order is learned."""
 
-    from coalign.training.fit import fit
+    def satisfaction(round: Round, tasks: Sequence[ConstraintTask], rows: Sequence[Row]) -> list[Row]:
+        return measure_responses({task.id: task for task in tasks}, rows)
 
-    evaluation = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.eval_temperature,
-        top_p=config.top_p,
-        n=config.eval_samples,
-        seed=config.seed + 1_000_003,
+    def ranked(round: Round, rows: Sequence[Row]) -> list[Row]:
+        return [ranked_row(row, unfinished_as_zero=config.unfinished == "zero") for row in rows]
+
+    return Labelling(
+        config=config,
+        objective=get_objective("constraint_ranking"),
+        training=training,
+        held_out=held_out,
+        evaluation=Sampling(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.eval_temperature,
+            top_p=config.top_p,
+            n=config.eval_samples,
+            seed=config.seed + 1_000_003,
+        ),
+        samples=config.samples,
+        columns=lambda task: {"constraints": [one.to_json() for one in task.constraints]},
+        score=satisfaction,
+        pair=ranked,
+        keep=lambda rows, seed: [row for row in rows if len(set(row["scores"])) > 1],
+        compare=partial(compare_runs, model=config, tasks=held_out),
+        nothing=CoalignError(
+            "No prompt has two responses that satisfy its constraints to a different degree.",
+            hint="Sample more responses (--samples), or at a higher temperature.",
+        ),
     )
 
-    def start(round: Round) -> ModelOptions:
-        return config if round.number == 1 else config.at(_previous(round) / "model")
 
-    def baseline(round: Round) -> None:
-        if round.number == 1:
-            generator = open_generator(config)
-            sample_rows(
-                round, "baseline", held_out, generator, evaluation, "Answering held-out prompts (before)"
-            )
+def ranked_row(row: Row, *, unfinished_as_zero: bool) -> Row:
+    """A row in the ranking format of the data readers: distinct, non-empty responses, best first.
 
-    def propose(round: Round) -> None:
-        constraints = {task.id: [one.to_json() for one in task.constraints] for task in training}
-        round.write(
-            "propose", [{"id": t.id, "prompt": t.prompt, "constraints": constraints[t.id]} for t in training]
-        )
-
-    def generate(round: Round) -> None:
-        sampling = config.sampling(n=config.samples, seed=config.seed + round.number - 1)
-        sample_rows(round, "generate", training, open_generator(start(round)), sampling, "Sampling responses")
-
-    def measure(round: Round) -> None:
-        tasks = {task.id: task for task in training}
-        zero = config.unfinished == "zero"
-        round.write("measure", measure_responses(tasks, round.read("generate"), unfinished_as_zero=zero))
-
-    def build(round: Round) -> None:
-        prompts = {task.id: task.prompt for task in training}
-        round.write("build", [_ranked(row, prompts[row["id"]]) for row in round.read("measure")])
-
-    def keep(round: Round) -> None:
-        rows = round.read("build")
-        kept = [row for row in rows if len(set(row["scores"])) > 1]
-        round.write("filter", kept)
-        round.run.log("filtered", round=round.number, kept=len(kept), dropped=len(rows) - len(kept))
-
-    def train(round: Round) -> None:
-        records = [_record(row) for row in round.read("filter")]
-        if not records:
-            raise CoalignError(
-                "No prompt has two responses that satisfy its constraints to a different degree.",
-                hint="Sample more responses (--samples), or at a higher temperature.",
-            )
-        options = start(round)
-        set_seed(config.seed)  # the adapter's first weights
-        model, tokenizer = (
-            load_for_training(options),
-            load_tokenizer(options.model, revision=options.revision),
-        )
-        round.run.log("model", summary=trainable_summary(model))
-        result = fit(
-            model,
-            tokenizer,
-            records,
-            get_objective("constraint_ranking"),
-            config,
-            config,
-            round.run,
-            name=f"round-{round.number}",
-        )
-        round.write("history", result.history)
-        save_model(model, tokenizer, round.folder / "model")
-
-    def evaluate(round: Round) -> None:
-        generator = open_generator(config.at(round.folder / "model"))
-        sample_rows(round, "evaluate", held_out, generator, evaluation, "Answering held-out prompts (after)")
-        del generator
-        first = Round(round.run, 1)
-        compare_runs(round, config, held_out, first.read("baseline"), round.read("evaluate"))
-
-    return {
-        "baseline": baseline,
-        "propose": propose,
-        "generate": generate,
-        "measure": measure,
-        "build": build,
-        "filter": keep,
-        "fit": train,
-        "evaluate": evaluate,
-    }
-
-
-def _previous(round: Round) -> Path:
-    return Round(round.run, round.number - 1).folder
-
-
-def _ranked(row: dict[str, Any], prompt: Any) -> dict[str, Any]:
-    """A row in the ranking format of the data readers: distinct, non-empty responses, best first."""
+    Args:
+        row: measured.
+        unfinished_as_zero: a response that ran out of tokens satisfies nothing.
+    """
     best: dict[str, float] = {}
-    for response, score in zip(row["responses"], row["csr"], strict=True):
-        text = response["text"].strip()
-        if text:
-            best[text] = max(score, best.get(text, 0.0))
+    for text, reason, score in zip(row["responses"], row["finish_reasons"], row["csr"], strict=True):
+        value = 0.0 if unfinished_as_zero and reason == "length" else score
+        if text.strip():
+            best[text.strip()] = max(value, best.get(text.strip(), 0.0))
     ranked = sorted(best, key=lambda text: -best[text])
-    return {"id": row["id"], "prompt": prompt, "responses": ranked, "scores": [best[text] for text in ranked]}
-
-
-def _record(row: dict[str, Any]) -> Ranking:
-    return Ranking(
-        prompt=row["prompt"],
-        responses=tuple(row["responses"]),
-        scores=tuple(row["scores"]),
-        extra={"id": row["id"]},
-    )
+    scores = [best[text] for text in ranked]
+    return {"id": row["id"], "prompt": row["prompt"], "responses": ranked, "scores": scores}

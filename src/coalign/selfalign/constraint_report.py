@@ -8,8 +8,10 @@ from typing import Any
 
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses
+from coalign.judging.verifiers.tasks import ConstraintTask
+from coalign.loops.labelling import Labelling
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.loops.rows import Row
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.measures.text_metrics import compare_distinct_n
 from coalign.models.files.loading import load_model, load_tokenizer, locate
@@ -42,21 +44,22 @@ FLUENCY_TOLERANCE = 0.10
 
 def compare_runs(
     round: Round,
+    before: Sequence[Row],
+    after: Sequence[Row],
+    *,
     model: ModelOptions,
     tasks: Sequence[ConstraintTask],
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
 ) -> None:
-    """Measure both sides and write `comparison.json` and the measured rows into the round's folder.
+    """Write `comparison.json` into the round's folder.
 
     Perplexity is that of the base model, over the tokens of all texts of a side, each after its prompt.
+
+    Args:
+        before, after: measured answers to `tasks`.
     """
-    by_id = {task.id: task for task in tasks}
-    sides = {"before": measure_responses(by_id, before), "after": measure_responses(by_id, after)}
+    sides = {"before": before, "after": after}
     base, tokenizer = load_model(model, training=False), load_tokenizer(model.model, revision=model.revision)
-    texts = {
-        side: [[one["text"] for one in row["responses"]] for row in rows] for side, rows in sides.items()
-    }
+    texts = {side: [row["responses"] for row in rows] for side, rows in sides.items()}
     perplexity = {
         side: text_logps(
             base, tokenizer, [task.prompt for task in tasks], texts[side], label=f"Perplexity ({side})"
@@ -77,16 +80,12 @@ def compare_runs(
         },
         "perplexity": [perplexity["before"].perplexity, perplexity["after"].perplexity],
         "distinct_2": list(distinct[:2]),
-        "tokens": [
-            _mean([one["tokens"] for row in sides[side] for one in row["responses"]]) for side in sides
-        ],
+        "tokens": [_mean([tokens for row in sides[side] for tokens in row["tokens"]]) for side in sides],
         "unfinished": [
-            _mean([one["finish_reason"] == "length" for row in sides[side] for one in row["responses"]])
+            _mean([reason == "length" for row in sides[side] for reason in row["finish_reasons"]])
             for side in sides
         ],
     }
-    for side, rows in sides.items():
-        round.write(f"heldout-{side}", rows)
     write_json(round.path("comparison", ".json"), result)
 
 
@@ -97,17 +96,11 @@ def fluent(result: dict[str, Any]) -> bool:
     return after <= before * (1 + FLUENCY_TOLERANCE) and new >= old * (1 - FLUENCY_TOLERANCE)
 
 
-def write_constraint_report(
-    run: Run,
-    config: Any,
-    rounds: Sequence[Round],
-    training: Sequence[ConstraintTask],
-    held_out: Sequence[ConstraintTask],
-) -> Report:
+def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: Sequence[Round]) -> Report:
     """Write `report.html`, the model card and the headline figures of `status.json`."""
-    last = rounds[-1]
-    result = json.loads(last.path("comparison", ".json").read_text(encoding="utf-8"))
-    rows = {side: last.read(f"heldout-{side}") for side in ("before", "after")}
+    config, training, held_out = loop.config, loop.training, loop.held_out
+    result = json.loads(rounds[-1].path("comparison", ".json").read_text(encoding="utf-8"))
+    rows = {"before": loop.before(run), "after": loop.after(rounds[-1])}
     satisfaction, change = result["satisfaction"], result["satisfaction"]["difference"]
     before, after = satisfaction["before"]["mean"], satisfaction["after"]["mean"]
     return publish(
@@ -138,7 +131,7 @@ def write_constraint_report(
             Distribution(
                 "Length of the answers",
                 samples=[
-                    Values(name, [one["tokens"] for row in rows[side] for one in row["responses"]])
+                    Values(name, [tokens for row in rows[side] for tokens in row["tokens"]])
                     for name, side in (("Before", "before"), ("After", "after"))
                 ],
                 x_label="tokens",
@@ -238,7 +231,7 @@ def _output(task: ConstraintTask, row: dict[str, Any]) -> Output:
         one.describe(): bool(value >= 1)
         for one, value in zip(task.constraints, row["values"][0], strict=True)
     }
-    return Output(row["responses"][0]["text"], _mean(row["csr"]), checks=checks)
+    return Output(row["responses"][0], _mean(row["csr"]), checks=checks)
 
 
 def _values_of(kind: str, tasks: Sequence[ConstraintTask], rows: Sequence[dict[str, Any]]) -> list[float]:

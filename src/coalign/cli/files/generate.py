@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,6 @@ from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages, Record
-    from coalign.models.types import Generation
 
 
 FLAGS = [
@@ -128,24 +125,29 @@ def generate(
         "methods": list(methods), "options": values, "batch_size": batch_size,
         "prompts": _digest([record.prompt for record in records]),
     }  # fmt: skip
-    partial = Partial.open(out, settings)
+    partial = start_partial(out, settings)
 
+    from coalign.loops.rows import answer_rows, kept_rows
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
 
     generator = open_methods(methods, values, which, backend, batch_size=batch_size)
     click.echo(" over ".join([*methods, describe_generator(generator, which.model)]), err=True)
-    if partial.done:
-        click.echo(f"Continuing: {len(partial.done)} of {len(records)} prompts are done.", err=True)
+    done = kept_rows(read_rows(partial), [one.id for one in records])
+    if done:
+        click.echo(f"Continuing: {len(done)} of {len(records)} prompts are done.", err=True)
     tokenizer = getattr(generator, "tokenizer", None)
     as_text = plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
-    generator.generate(
-        [_prompt(record, as_text, prefill) for record in records],
+    rows = answer_rows(
+        partial,
+        records,
+        lambda: generator,
         options.sampling(n=samples, seed=seed, logprobs=logprobs, top_logprobs=top_logprobs),
-        done=partial.done,
-        on_batch=lambda batch: partial.append(row(index, records[index], batch[index]) for index in batch),
+        label="Generating",
+        asked=[_prompt(record, as_text, prefill) for record in records],
     )
-    partial.finish()
+    write_rows(out, ({name: value for name, value in row.items() if name != "index"} for row in rows))
+    partial.unlink()
     stats = getattr(generator, "last_stats", None)
     if stats is not None:
         click.echo(
@@ -167,62 +169,26 @@ def _model_settings(which: ModelOptions, backend: BackendOptions) -> dict[str, A
     return {"backend": kind, "model": which.model, "revision": which.revision, "dtype": which.dtype}
 
 
-@dataclass
-class Partial:
-    """Finished rows beside the file they will be in: a line of settings, then one row a prompt, with its index."""
+def start_partial(out: Path, settings: dict[str, Any]) -> Path:
+    """The file of finished rows beside the one they will be in: a line of settings, then one row a prompt.
 
-    out: Path
-    path: Path
-    done: set[int]
-
-    @classmethod
-    def open(cls, out: Path, settings: dict[str, Any]) -> Partial:
-        """Start, or continue with the same settings.
-
-        Raises:
-            ConfigError: the rows there were made with other settings; the differing ones are named.
-        """
-        path = out.with_name(f"{out.name}.partial")
-        rows = read_rows(path, repair=True)
-        if not rows:
-            append_rows(path, [{"settings": settings}])
-            return cls(out, path, set())
-        before = rows[0]["settings"]
-        differing = [name for name in settings if settings[name] != before.get(name)]
-        if differing:
-            lines = [f"  {name}: {before.get(name)!r} there, {settings[name]!r} now" for name in differing]
-            raise ConfigError(
-                f"{path} was started with other settings:\n" + "\n".join(lines),
-                hint="Give the same options to continue it, another --out, or delete it.",
-            )
-        return cls(out, path, {one["index"] for one in rows[1:]})
-
-    def append(self, rows: Any) -> None:
-        append_rows(self.path, rows)
-
-    def finish(self) -> None:
-        """Write the whole file, in the order of the prompts, and remove the partial one."""
-        rows = {one.pop("index"): one for one in read_rows(self.path)[1:]}
-        write_rows(self.out, (rows[index] for index in sorted(rows)))
-        self.path.unlink()
-
-
-def row(index: int, record: Record, samples: Sequence[Generation]) -> dict[str, Any]:
-    """What the file holds for one prompt, and its index."""
-    made: dict[str, Any] = {
-        "index": index,
-        "id": record.id,
-        "prompt": record.prompt,
-        "responses": [one.text for one in samples],
-        "finish_reasons": [one.finish_reason for one in samples],
-        "tokens": [one.length or None for one in samples],
-    }
-    if samples[0].logprobs is not None:
-        made["logprobs"] = [one.logprobs for one in samples]
-    if samples[0].top_logprobs is not None:
-        made["token_texts"] = [one.tokens for one in samples]
-        made["top_logprobs"] = [one.top_logprobs for one in samples]
-    return made
+    Raises:
+        ConfigError: the rows there were made with other settings; the differing ones are named.
+    """
+    path = out.with_name(f"{out.name}.partial")
+    rows = read_rows(path, repair=True)
+    if not rows:
+        append_rows(path, [{"settings": settings}])
+        return path
+    before = rows[0]["settings"]
+    differing = [name for name in settings if settings[name] != before.get(name)]
+    if differing:
+        lines = [f"  {name}: {before.get(name)!r} there, {settings[name]!r} now" for name in differing]
+        raise ConfigError(
+            f"{path} was started with other settings:\n" + "\n".join(lines),
+            hint="Give the same options to continue it, another --out, or delete it.",
+        )
+    return path
 
 
 def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:

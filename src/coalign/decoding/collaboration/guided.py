@@ -91,6 +91,12 @@ class Guided:
     def rounds(self) -> list[str]:
         return [one.text for one in self.turns]
 
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]:
+        """`stop` where the answer ended by itself."""
+        ended = self.stop_reason in ("nudging_model_stop", "stop_string", "repeated_nudging_words")
+        return "stop" if ended else "length"
+
     def spans(self) -> list[tuple[int, int, str]]:
         """(from character, to character, model) over `text`, in order; nothing is empty or overlaps."""
         raw = "".join(self.rounds)

@@ -56,7 +56,7 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
     Args:
         rows: as `artefacts/answers.jsonl` holds them.
     """
-    tokens, nudged = (sum(row[name] for row in rows) for name in ("tokens", "nudge_tokens"))
+    tokens, nudged = (sum(row["tokens"][0] for row in rows), sum(row["nudge_tokens"] for row in rows))
     words = fmean(row["nudge_ratio"] for row in rows) if rows else None
     share = nudged / tokens if tokens else None
     ended = Counter(row["stop_reason"] for row in rows)
@@ -120,7 +120,7 @@ def _summary(n: int, share: float | None, ended: Counter[str], *, mixed: bool) -
 
 def _where(rows: Sequence[Mapping[str, Any]]) -> list[AnySection]:
     """The curve over the answer, and how much was nudged answer by answer."""
-    shares = shares_by_place(((len(row["answer"]), _spans(row)) for row in rows), PLACES)
+    shares = shares_by_place(((len(row["responses"][0]), _spans(row)) for row in rows), PLACES)
     steps = [100 * (place + 0.5) / PLACES for place in range(PLACES)]
     place = Chart(
         "Share of the aligned model", [Series("share", steps, shares)], x_label="place in the answer, %"
@@ -158,9 +158,9 @@ def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> Samples:
         rows=[
             Sample(
                 "\n".join(one["content"] for one in row["prompt"]),
-                [Output(row["answer"])]
+                [Output(row["responses"][0])]
                 if mixed
-                else [Output(row["answer"], row["nudge_ratio"], marks=marks_of(row))],
+                else [Output(row["responses"][0], row["nudge_ratio"], marks=marks_of(row))],
                 tags=[STOPS[row["stop_reason"]]],
             )
             for row in rows

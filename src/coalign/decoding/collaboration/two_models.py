@@ -227,10 +227,7 @@ class TwoModels:
         return self.temperatures.get(side, sampling.temperature)
 
     def _generation(self, answer: Guided) -> Generation:
-        ended = answer.stop_reason in ("nudging_model_stop", "stop_string", "repeated_nudging_words")
-        return Generation(
-            answer.text, finish_reason="stop" if ended else "length", n_tokens=self.length(answer.text)
-        )
+        return Generation(answer.text, finish_reason=answer.finish_reason, n_tokens=self.length(answer.text))
 
 
 def open_models(

@@ -150,7 +150,8 @@ def rate_answers(
     found = {}
     for arm, mine in rows.items():
         items = [
-            JudgeItem(id=str(one["id"]), prompt=one["prompt"], responses=(one["output"],)) for one in mine
+            JudgeItem(id=str(one["id"]), prompt=one["prompt"], responses=(one["responses"][0],))
+            for one in mine
         ]
         general, safety = (
             rate_aspects(judge, [items[n] for n in chosen], aspects, may_skip=may_skip) if chosen else {}
@@ -276,7 +277,7 @@ def _pairs(before: Sequence[float | None], after: Sequence[float | None]) -> tup
 
 
 def _words(row: Mapping[str, Any]) -> int:
-    return len(row["output"].split())
+    return len(row["responses"][0].split())
 
 
 def _ends(interval: Interval) -> tuple[float | None, float | None]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from coalign.core import options
 from coalign.core.catalogue import get
-from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.decoding.in_context.ratings import ArmRatings, rating_sections
 from coalign.report.html import write_report
@@ -40,9 +39,9 @@ OFFERS = re.compile(
 
 def form(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Shares of answers that ended by themselves, are not empty, have a list, offer help, repeat themselves; mean words."""
-    texts = [row["output"] for row in rows]
+    texts = [row["responses"][0] for row in rows]
     return {
-        "ended": fmean(row["finish_reason"] == "stop" for row in rows),
+        "ended": fmean(row["finish_reasons"][0] == "stop" for row in rows),
         "not empty": fmean(bool(one) for one in texts),
         "with a list": fmean(has_list(one) for one in texts),
         "offers help": fmean(has_offer(one) for one in texts),
@@ -77,22 +76,21 @@ def write_answers_report(
     run: Run,
     config: Any,
     records: Sequence[Any],
-    arms: Sequence[str],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
     ratings: Mapping[str, ArmRatings] | None = None,
 ) -> Report:
     """Write `report.html` and the headline figures.
 
     Args:
-        arms: in the order in which they are shown, that with examples last.
+        rows: answers by arm, in the order in which arms are shown, that with examples last.
         ratings: of every arm, if a judge rated them.
     """
-    rows = {arm: read_rows(run.artefacts / f"{arm}.jsonl") for arm in arms}
     forms = {arm: form(mine) for arm, mine in rows.items()}
     ratings = ratings or {}
     entry = get(run.status()["method"])
     mine = forms["answers"]
     model = config.endpoint_model or config.model
-    names = {arm: NAMES[arm] for arm in arms}
+    names = {arm: NAMES[arm] for arm in rows}
     report = Report(
         title=f"In-context alignment of {model}",
         method=entry.slug,
@@ -114,20 +112,20 @@ def write_answers_report(
                 note="Ended: by a stop text or the model's end token, not at the length limit. In a loop: four words in a "
                 "row at least three times.",
                 columns=["arm", *mine],
-                rows=[[NAMES[arm], *forms[arm].values()] for arm in arms],
+                rows=[[NAMES[arm], *forms[arm].values()] for arm in rows],
                 units={name: "percent" for name in mine if name != "words"},
             ),
             Distribution(
                 title="Length of the answers",
                 samples=[
-                    Values(name=NAMES[arm], values=[len(row["output"].split()) for row in rows[arm]])
-                    for arm in arms
+                    Values(name=NAMES[arm], values=[len(row["responses"][0].split()) for row in rows[arm]])
+                    for arm in rows
                 ],
                 x_label="words",
             ),
             Samples(
                 title="Answers",
-                columns=[NAMES[arm] for arm in arms],
+                columns=[NAMES[arm] for arm in rows],
                 rows=[_sample(record, place, rows, ratings) for place, record in enumerate(records)],
                 score_name="mean rating",
                 unit="number",
@@ -169,9 +167,9 @@ def _sample(
         known = [one for one in scores.values() if one is not None]
         outputs.append(
             Output(
-                text=mine[place]["output"],
+                text=mine[place]["responses"][0],
                 score=fmean(known) if known and len(known) == len(scores) else None,
-                checks={"ended": mine[place]["finish_reason"] == "stop", **scores},
+                checks={"ended": mine[place]["finish_reasons"][0] == "stop", **scores},
             )
         )
     return Sample(

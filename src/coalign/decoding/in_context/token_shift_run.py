@@ -10,7 +10,7 @@ from typing import Any
 from coalign.core import options
 from coalign.core.catalogue import get
 from coalign.core.errors import DataError
-from coalign.core.files import append_rows, read_rows, write_json, write_rows
+from coalign.core.files import write_json
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
@@ -26,6 +26,7 @@ from coalign.decoding.in_context.token_shift import (
     shifted_share,
     token_shifts,
 )
+from coalign.loops.rows import Keep, fill_rows
 from coalign.models.backends.open import open_transformers
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.generator import TransformersGenerator
@@ -70,25 +71,20 @@ def run_token_shift(config: Any, run: Run, records: Sequence[Any]) -> None:
     base = open_transformers(ModelOptions.of(config))
     aligned = open_transformers(ModelOptions.of(config).at(config.aligned_model))
     assert_same_tokens(base.tokenizer, aligned.tokenizer)
-    path = run.artefacts / "shifts.jsonl"
-    done = {row["index"] for row in read_rows(path, repair=True)}
     with progress(len(records), "Comparing", unit="answer") as bar:
-        bar.advance(len(done))
 
-        def keep(index: int, prompt: list[int], shifts: list[Shift]) -> None:
-            append_rows(path, [_row(index, records[index], shifts, aligned.tokenizer, prompt)])
-            bar.advance()
+        def work(done: list[int], keep: Keep) -> None:
+            bar.advance(len(done))
 
-        compare_answers(
-            base,
-            aligned,
-            [one.prompt for one in records],
-            config.sampling(seed=config.seed),
-            done=done,
-            on_answer=keep,
-        )
-    rows = sorted(read_rows(path), key=lambda row: row["index"])
-    write_rows(path, rows)
+            def on_answer(index: int, prompt: list[int], shifts: list[Shift]) -> None:
+                keep({index: _row(records[index], shifts, aligned.tokenizer, prompt)})
+                bar.advance()
+
+            prompts = [one.prompt for one in records]
+            sampling = config.sampling(seed=config.seed)
+            compare_answers(base, aligned, prompts, sampling, done=done, on_answer=on_answer)
+
+        rows = fill_rows(run.artefacts / "shifts.jsonl", [one.id for one in records], work)
     write_shift_report(run, config, rows)
 
 
@@ -141,9 +137,7 @@ def plain_prompt(messages: Any) -> str:
     return conversation_prompt("", [first, *turns[1:]]).lstrip("\n")
 
 
-def _row(
-    index: int, record: Any, shifts: Sequence[Shift], tokenizer: Any, prompt: Sequence[int]
-) -> dict[str, Any]:
+def _row(record: Any, shifts: Sequence[Shift], tokenizer: Any, prompt: Sequence[int]) -> dict[str, Any]:
     special = frozenset(tokenizer.all_special_ids)
     texts = TokenTexts(tokenizer, prompt, special)
     positions = []
@@ -162,7 +156,7 @@ def _row(
                 },
             }
         )
-    return {"index": index, "id": record.id, "prompt": record.prompt, "positions": positions}
+    return {"prompt": record.prompt, "positions": positions}
 
 
 def shifts_of(row: Mapping[str, Any]) -> list[Shift]:

@@ -125,8 +125,8 @@ def _headline(rows: dict[str, Any], first: str, last: str, change: Any, drop: fl
             ),
             Figure(
                 label="Tokens of an answer",
-                value=_mean(_numbers(rows[last], "tokens")),
-                before=_mean(_numbers(rows[first], "tokens")),
+                value=_mean(_tokens(rows[last])),
+                before=_mean(_tokens(rows[first])),
                 better="neither",
             ),
         ],
@@ -178,7 +178,7 @@ def _fluency(rows: dict[str, Any], first: str, last: str) -> Comparison:
                 unit="number",
             )
         )
-    before, after = (_numbers(rows[name], "tokens") for name in (first, last))
+    before, after = (_tokens(rows[name]) for name in (first, last))
     made.append(
         ComparisonRow(
             name="Tokens of an answer",
@@ -212,7 +212,7 @@ def _all_arms(rows: dict[str, Any], arms: Arms) -> TableSection:
                 _finite(interval.low),
                 _finite(interval.high),
                 _mean(_measured(mine)),
-                _mean([float(one["finish_reason"] == "stop") for one in mine]),
+                _mean([float(one["finish_reasons"][0] == "stop") for one in mine]),
                 facts.get("tokens_tried"),
                 facts["seconds"],
             ]
@@ -234,7 +234,7 @@ def _sample(arms: Arms, rows: dict[str, Any], place: int) -> Sample:
         prompt=task.prompt[-1]["content"] if task.prompt else "",
         outputs=[
             Output(
-                text=rows[name][place]["text"],
+                text=rows[name][place]["responses"][0],
                 score=rows[name][place]["reward"],
                 checks=rows[name][place]["values"],
             )
@@ -254,6 +254,10 @@ def _title(name: str) -> str:
 
 def _numbers(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
     return [float(one[key]) for one in rows]
+
+
+def _tokens(rows: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(one["tokens"][0] or 0) for one in rows]
 
 
 def _measured(rows: Sequence[dict[str, Any]]) -> list[float]:

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.core.files import append_rows, read_rows, write_json, write_rows
+from coalign.core.files import write_json, write_rows
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
+from coalign.data.usable import repeated_ids
 from coalign.decoding.search.best_of_n import BestOfGenerator
 from coalign.decoding.search.generator import Found, SearchGenerator, SearchOptions, with_instruction
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import RewardOptions, parse_reward
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
+from coalign.loops.rows import Keep, Row, answer_rows, fill_rows, kept_rows, read_answers, row_of
 from coalign.models.fluency import text_logps
 from coalign.models.generation.generator import TransformersGenerator
-from coalign.models.types import Generation, Generator, Sampling
+from coalign.models.types import Generator, Sampling
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_prompts(
     if not options.reward and own:
         options = replace(options, reward=["constraints"])
     wanted = any(parse_reward(one).kind == "constraints" for one in options.reward)
-    tasks, problems, seen = [], [], set()
+    tasks, problems = [], repeated_ids(records)
     for record in records:
         constraints: tuple[Constraint, ...] = ()
         if wanted:
@@ -56,9 +58,6 @@ def read_prompts(
                 constraints = parse_constraints(record.extra.get("constraints"))
             except ConstraintError as error:
                 problems.append(_problem(record, error.field, error.problem, error.expected))
-        if record.id in seen:
-            problems.append(_problem(record, "id", f"{record.id!r} occurs twice", "one id a row"))
-        seen.add(record.id)
         tasks.append(RewardedPrompt(record.id, record.prompt, constraints))
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
@@ -108,16 +107,20 @@ class Arms:
         generator = SearchGenerator(self.base, self.rewards, options)
         started = time.monotonic()
 
-        def keep(found: dict[int, list[Found]]) -> None:
-            self._append(name, {index: texts[0].generation for index, texts in found.items()})
+        def work(done: list[int], keep: Keep) -> None:
+            def on_found(found: dict[int, list[Found]]) -> None:
+                keep(
+                    {
+                        index: {"prompt": self.tasks[index].prompt, **row_of([texts[0].generation])}
+                        for index, texts in found.items()
+                    }
+                )
 
-        generator.search(
-            [task.prompt for task in self.tasks],
-            self.sampling,
-            done=self._done(name),
-            on_found=keep,
-            label=f"Answering: {name}",
-        )
+            prompts = [task.prompt for task in self.tasks]
+            label = f"Answering: {name}"
+            generator.search(prompts, self.sampling, done=done, on_found=on_found, label=label)
+
+        fill_rows(self._path(name), [task.id for task in self.tasks], work)
         cost = generator.last_cost
         self._finish(
             name,
@@ -127,13 +130,13 @@ class Arms:
             judged=cost.judged,
         )
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Measured answers in the order of the prompts: id, text, tokens, finish_reason, values (by reward), reward,
+    def rows(self, name: str) -> list[Row]:
+        """Measured answers in the order of the prompts: rows of `coalign.loops.rows` with values (by reward), reward,
         logp (mean over tokens under the model)."""
         path = self._run.artefacts / f"{_file(name)}.measured.jsonl"
         if not path.exists():
             self._measure(name, path)
-        return read_rows(path)
+        return read_answers(path)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What `finish` kept: seconds (of the session that finished the arm), and what the search cost."""
@@ -149,21 +152,16 @@ class Arms:
             for task in self.tasks
         ]
         started = time.monotonic()
-        generator.generate(
-            prompts,
-            sampling,
-            done=self._done(name),
-            on_batch=lambda batch: self._append(name, {index: one[0] for index, one in batch.items()}),
-            label=f"Answering: {name}",
-        )
+        label = f"Answering: {name}"
+        answer_rows(self._path(name), self.tasks, lambda: generator, sampling, label=label, asked=prompts)
         self._finish(name, seconds=time.monotonic() - started)
 
     def _measure(self, name: str, path: Path) -> None:
-        by_id = {row["id"]: row for row in read_rows(self._path(name), repair=True)}
-        rows = [by_id[task.id] for task in self.tasks]
+        kept = kept_rows(read_answers(self._path(name)), [task.id for task in self.tasks])
+        rows = [kept[place] for place in range(len(self.tasks))]
         self.rewards.forget()
         drafts = [
-            Draft.of(index, task.prompt, row["text"], row["finish_reason"] == "stop")
+            Draft.of(index, task.prompt, row["responses"][0], row["finish_reasons"][0] == "stop")
             for index, (task, row) in enumerate(zip(self.tasks, rows, strict=True))
         ]
         values = self.rewards.values(drafts)
@@ -171,7 +169,7 @@ class Arms:
             self.base.model,
             self.base.tokenizer,
             [task.prompt for task in self.tasks],
-            [[row["text"]] for row in rows],
+            [row["responses"] for row in rows],
             label=f"Fluency: {name}",
         )
 
@@ -189,24 +187,6 @@ class Arms:
                 )
             ],
         )
-
-    def _append(self, name: str, batch: dict[int, Generation]) -> None:
-        append_rows(
-            self._path(name),
-            [
-                {
-                    "id": self.tasks[index].id,
-                    "text": one.text,
-                    "tokens": one.length,
-                    "finish_reason": one.finish_reason,
-                }
-                for index, one in batch.items()
-            ],
-        )
-
-    def _done(self, name: str) -> list[int]:
-        have = {row["id"] for row in read_rows(self._path(name), repair=True)}
-        return [index for index, task in enumerate(self.tasks) if task.id in have]
 
     def _is_done(self, name: str) -> bool:
         self.names.append(name)

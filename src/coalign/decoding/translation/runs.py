@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.memory import terms_in
 from coalign.decoding.translation.translator import BATCH, AdaptiveTranslator, Proposal
+from coalign.loops.rows import Keep, fill_rows
 from coalign.measures.translation_metrics import sentence_chrf, term_usage
 
 ZERO = "no match"
@@ -58,23 +58,20 @@ def _translated(
     drawn: bool,
     name: str,
 ) -> list[dict[str, Any]]:
+    def work(done: list[int], keep: Keep) -> None:
+        with progress(len(sentences), f"Translating, {name}", "sentence") as bar:
+            for places in _batches(sentences, one_by_one=config.adapt):
+                if not set(done).issuperset(places):
+                    batch = [sentences[place] for place in places]
+                    made = translator.translate(batch, shots, start=places[0], drawn=drawn, numbers=places)
+                    keep({place: row_of(one, translator) for place, one in zip(places, made, strict=True)})
+                if config.adapt:
+                    for place in places:
+                        translator.correct(sentences[place].source, sentences[place].target or "")
+                bar.advance(len(places))
+
     path = run.artefacts / f"{name.replace(' ', '-')}.jsonl"
-    have = {row["place"]: row for row in read_rows(path, repair=True)}
-    with progress(len(sentences), f"Translating, {name}", "sentence") as bar:
-        for places in _batches(sentences, one_by_one=config.adapt):
-            if not all(place in have for place in places):
-                batch = [sentences[place] for place in places]
-                made = translator.translate(batch, shots, start=places[0], drawn=drawn, numbers=places)
-                rows = [row_of(place, one, translator) for place, one in zip(places, made, strict=True)]
-                append_rows(path, [one for one in rows if one["place"] not in have])
-                have.update({one["place"]: one for one in rows if one["place"] not in have})
-            if config.adapt:
-                for place in places:
-                    translator.correct(sentences[place].source, sentences[place].target or "")
-            bar.advance(len(places))
-    rows = [have[place] for place in range(len(sentences))]
-    write_rows(path, rows)
-    return rows
+    return fill_rows(path, [one.id for one in sentences], work)
 
 
 def _batches(sentences: Sequence[Sentence], *, one_by_one: bool) -> list[list[int]]:
@@ -84,12 +81,10 @@ def _batches(sentences: Sequence[Sentence], *, one_by_one: bool) -> list[list[in
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
-def row_of(place: int, one: Proposal, translator: AdaptiveTranslator) -> dict[str, Any]:
+def row_of(one: Proposal, translator: AdaptiveTranslator) -> dict[str, Any]:
     """What is kept of a translation, its scores included where there is a reference."""
     sentence = one.sentence
     row: dict[str, Any] = {
-        "place": place,
-        "id": sentence.id,
         "source": sentence.source,
         "reference": sentence.target,
         "translation": one.translation,

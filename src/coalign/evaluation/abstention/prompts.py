@@ -34,8 +34,8 @@ def asked(question: Question, *, honest: bool) -> Asked:
 
 def knowledge(round: Round, training: Sequence[Question], match: Match) -> list[Knowledge]:
     """What the start model knows of each training question."""
-    sampled = {row["id"]: [one["text"] for one in row["responses"]] for row in round.read("generate")}
-    greedy = {row["id"]: row["responses"][0]["text"] for row in round.read("greedy")}
+    sampled = {row["id"]: row["responses"] for row in round.read("generate")}
+    greedy = {row["id"]: row["responses"][0] for row in round.read("greedy")}
     return [
         Knowledge(
             greedy=greedy[one.id].strip(),

@@ -156,9 +156,7 @@ def _grid(found: Mapping[str, Any]) -> TableSection:
 def _answers(
     round: Round, test: Sequence[Question], types: Mapping[str, Sequence[str]], stage: str
 ) -> Samples:
-    texts = [
-        {row["id"]: row["responses"][0]["text"] for row in round.read(name)} for name in ("baseline", stage)
-    ]
+    texts = [{row["id"]: row["responses"][0] for row in round.read(name)} for name in ("baseline", stage)]
     good = {"correct": 1.0, "idk": 0.5, "wrong": 0.0}
     rows = [
         Sample(

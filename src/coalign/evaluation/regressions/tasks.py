@@ -6,20 +6,20 @@ A file has questions with choices (`coalign.data.multiple_choice`), or prompts w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
-from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.data.encoding import encode_records
 from coalign.data.multiple_choice import CHOICES, as_text, read_questions
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Ranking
 from coalign.data.rows import iter_rows
+from coalign.loops.rows import Keep, answer_rows, fill_rows, row_of
 from coalign.measures.text_metrics import rouge_1
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
@@ -109,15 +109,22 @@ def answer_task(
     Returns:
         [N] the text of the chosen choice, the number, or the text.
     """
-    rows = {row["index"]: row for row in read_rows(path, repair=True)}
-    missing = [index for index in range(len(task.items)) if index not in rows]
-    if missing and task.metric == "choice":
+
+    def choose(_: list[int], keep: Keep) -> None:
         chosen = _choose([one for one in task.items if isinstance(one, Ranking)], options, label)
-        write_rows(path, ({"index": index, "text": text} for index, text in enumerate(chosen)))
-    elif missing:
-        _generate(task, options, set(rows), max_new_tokens, label, lambda found: append_rows(path, found))
-    answers = {row["index"]: row["text"] for row in read_rows(path)}
-    return [folded(answers[index], task.metric) for index in range(len(task.items))]
+        keep(
+            {
+                index: {"prompt": task.items[index].prompt, **row_of([Generation(text)])}
+                for index, text in enumerate(chosen)
+            }
+        )
+
+    if task.metric == "choice":
+        rows = fill_rows(path, [one.id for one in task.items], choose)
+    else:
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
+        rows = answer_rows(path, task.items, lambda: open_generator(options), sampling, label=label)
+    return [folded(row["responses"][0].strip(), task.metric) for row in rows]
 
 
 def scores(task: Task, answers: Sequence[str]) -> list[float]:
@@ -150,24 +157,6 @@ def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list
     counts = [len(one.responses) for one in questions]
     best = [int(part.argmax()) for part in torch.split(sums, counts)]
     return [question.responses[index] for question, index in zip(questions, best, strict=True)]
-
-
-def _generate(
-    task: Task,
-    options: ModelOptions,
-    done: set[int],
-    max_new_tokens: int,
-    label: str,
-    keep: Callable[[list[dict[str, Any]]], None],
-) -> None:
-    generator = open_generator(options)
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
-
-    def on_batch(batch: dict[int, list[Generation]]) -> None:
-        keep([{"index": index, "text": found[0].text.strip()} for index, found in batch.items()])
-
-    prompts = [one.prompt for one in task.items]
-    generator.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
 
 
 def _assert_numbers(items: Sequence[Demonstration]) -> None:

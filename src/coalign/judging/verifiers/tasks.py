@@ -12,6 +12,7 @@ from typing import Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
+from coalign.data.usable import repeated_ids
 from coalign.judging.verifiers.constraints import (
     Constraint,
     ConstraintError,
@@ -65,7 +66,7 @@ def read_tasks(source: str | Path) -> list[ConstraintTask]:
             tasks.append(_task(record))
         except ConstraintError as error:
             problems.append(_problem(record, error.field, error.problem, error.expected))
-    problems += _duplicates(records) + _lonely(tasks, records)
+    problems += repeated_ids(records) + _lonely(tasks, records)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
     return tasks
@@ -95,22 +96,19 @@ def split_tasks(
 def measure_responses(
     tasks: Mapping[str, ConstraintTask],
     rows: Iterable[Mapping[str, Any]],
-    *,
-    unfinished_as_zero: bool = False,
 ) -> list[dict[str, Any]]:
     """Constraint satisfaction of sampled responses (`rewards.verifiers.constraint_satisfaction`).
 
     Args:
         tasks: by id.
-        rows: `{"id", "responses": [{"text", "finish_reason"}, ...]}`; every task of a group has K responses, and
-            response k is compared with response k of the others.
-        unfinished_as_zero: a response that ran out of tokens satisfies nothing.
+        rows: with the columns `id` and `responses` [K]; every task of a group has K responses, and response k is
+            compared with response k of the others.
 
     Returns:
         The rows with `csr` [K] and `values` [K][constraints].
     """
     rows = list(rows)
-    texts = {row["id"]: [one["text"] for one in row["responses"]] for row in rows}
+    texts = {row["id"]: row["responses"] for row in rows}
     groups: dict[str, list[str]] = {}
     for row in rows:
         group = tasks[row["id"]].group
@@ -125,9 +123,7 @@ def measure_responses(
             group = [
                 (tasks[other].text, texts[other][k]) for other in others if k < len(texts[other])
             ] or None
-            total, each = constraint_satisfaction(task.text, response["text"], task.constraints, group)
-            if unfinished_as_zero and response["finish_reason"] == "length":
-                total, each = 0.0, [0.0] * len(each)
+            total, each = constraint_satisfaction(task.text, response, task.constraints, group)
             csr.append(total)
             values.append(each)
         measured.append({**row, "csr": csr, "values": values})
@@ -150,16 +146,6 @@ def _task(record: Record) -> ConstraintTask:
 def _problem(record: Record, field: str, problem: str, expected: str) -> RecordProblem:
     source = record.source
     return RecordProblem(source.file, source.line, field, problem, expected, source.index)
-
-
-def _duplicates(records: Sequence[Record]) -> list[RecordProblem]:
-    seen: set[str] = set()
-    problems = []
-    for record in records:
-        if record.id in seen:
-            problems.append(_problem(record, "id", f"{record.id!r} occurs twice", "one id a row"))
-        seen.add(record.id)
-    return problems
 
 
 def _lonely(tasks: Sequence[ConstraintTask], records: Sequence[Record]) -> list[RecordProblem]:

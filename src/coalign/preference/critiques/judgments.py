@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Demonstration, Judgment, Messages, Record
 
+T = TypeVar("T")
 NO_COMPLAINT = ("", "none", "null")
 """What a judgment says, in lower case, when the judge had nothing to say."""
 JUDGED = "{prompt}\n\nA reader judged the reply to this as follows. Write the reply that the judgment is about.\nJudgment: {judgment}"
@@ -90,9 +92,15 @@ def align_answers(records: Sequence[EncodedRecord], max_length: int | None = Non
     ]
 
 
-def keep_appropriate(records: Sequence[Judgment], ratio: float, *, seed: int = 0) -> list[Judgment]:
-    """All criticised records and, drawn at random, at most `ratio` times as many appropriate ones; order is kept."""
-    fine = [row for row, record in enumerate(records) if is_appropriate(record)]
+def keep_appropriate(
+    records: Sequence[T], ratio: float, *, seed: int = 0, appropriate: Callable[[T], bool]
+) -> list[T]:
+    """All criticised records and, drawn at random, at most `ratio` times as many appropriate ones; order is kept.
+
+    Args:
+        appropriate: whether a record is (`is_appropriate`, or a row's label).
+    """
+    fine = [row for row, record in enumerate(records) if appropriate(record)]
     size = min(len(fine), round(ratio * (len(records) - len(fine))))
     dropped = set(fine).difference(random.Random(seed).sample(fine, size))
     return [record for row, record in enumerate(records) if row not in dropped]

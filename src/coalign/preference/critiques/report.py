@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from coalign.core.runs import Run
+from coalign.loops.labelling import Labelling
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.statistics import paired_bootstrap
-from coalign.preference.critiques.rounds import JudgedLoop
 from coalign.report.model import (
     Cell,
     Command,
@@ -34,10 +34,10 @@ CHARTS = (
 )
 
 
-def write_judged_report(run: Run, loop: JudgedLoop, rounds: Sequence[Round]) -> Report:
+def write_judged_report(run: Run, loop: Labelling[Any], rounds: Sequence[Round]) -> Report:
     """Write `report.html`, the model card and the headline of `status.json`."""
     config = loop.config
-    before, after = rounds[0].read("baseline"), rounds[-1].read("evaluate")
+    before, after = loop.before(run), loop.after(rounds[-1])
     return publish(
         run,
         config,
@@ -50,7 +50,7 @@ def write_judged_report(run: Run, loop: JudgedLoop, rounds: Sequence[Round]) -> 
             "Seed": str(config.seed),
         },
         sections=[
-            _rounds_table(rounds),
+            _rounds_table(loop, rounds),
             *([_samples(before, after)] if before else []),
             *curves(CHARTS, {f"round {one.number}": one.read("history") for one in rounds}),
         ],
@@ -63,15 +63,15 @@ def write_judged_report(run: Run, loop: JudgedLoop, rounds: Sequence[Round]) -> 
 
 
 def _fine(rows: Rows) -> float | None:
-    known = [bool(row["fine"]) for row in rows if row["fine"] is not None]
+    known = [bool(row["label"]) for row in rows if row["label"] is not None]
     return fmean(known) if known else None
 
 
 def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> Headline:
     pairs = [
-        (float(one["fine"]), float(other["fine"]))
+        (float(one["label"]), float(other["label"]))
         for one, other in zip(before, after, strict=True)
-        if one["fine"] is not None and other["fine"] is not None
+        if one["label"] is not None and other["label"] is not None
     ]
     if not pairs:
         count = sum(_counts(one)["criticised"] for one in rounds)
@@ -99,7 +99,7 @@ def _counts(round: Round) -> dict[str, int]:
     return json.loads((round.folder / "counts.json").read_text(encoding="utf-8"))
 
 
-def _rounds_table(rounds: Sequence[Round]) -> TableSection:
+def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> TableSection:
     table: list[list[Cell]] = []
     for one in rounds:
         counts = _counts(one)
@@ -114,7 +114,7 @@ def _rounds_table(rounds: Sequence[Round]) -> TableSection:
                 counts["without_words"],
                 counts["without_verdict_or_text"],
                 fmean(found) if found else None,
-                _fine(one.read("evaluate")),
+                _fine(loop.after(one)),
             ]
         )
     return TableSection(
@@ -151,5 +151,5 @@ def _samples(before: Rows, after: Rows) -> Samples:
 
 def _output(row: Mapping[str, Any]) -> Output:
     said = f"\n\nCritic: {row['judgment']}" if row["judgment"] else ""
-    fine = row["fine"]
-    return Output(row["response"] + said, None if fine is None else float(fine))
+    fine = row["label"]
+    return Output(row["responses"][0] + said, None if fine is None else float(fine))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +9,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Feedback, Messages, Preference, Ranking, Record
 from coalign.loops.rounds import Round
-from coalign.loops.rows import sample_rows
+from coalign.loops.rows import answer_rows, row_id
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.options import ModelOptions
@@ -117,15 +115,10 @@ def check_anchored(records: Sequence[EncodedRecord], max_length: int | None = No
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt to sample to; the id changes with the prompt, so that rows of other data are not taken for its own."""
+    """A prompt to sample to."""
 
     prompt: Messages
-    position: int
-
-    @property
-    def id(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.prompt, ensure_ascii=False).encode()).hexdigest()
-        return f"{self.position}-{digest[:12]}"
+    id: str
 
 
 def sampled_anchors(
@@ -135,16 +128,15 @@ def sampled_anchors(
 
     The model is loaded where a row is missing.
     """
-    tasks = [_Prompt(one.prompt, position) for position, one in enumerate(negatives)]
-    rows = {row["id"]: row for row in round.read(stage)}
-    if any(task.id not in rows for task in tasks):
-        found = sample_rows(
-            round, stage, tasks, open_generator(policy), sampling, "Sampling the model's own answers"
-        )
-        rows = {row["id"]: row for row in found}
+    tasks = [_Prompt(one.prompt, row_id(place, one.prompt)) for place, one in enumerate(negatives)]
+    label = "Sampling the model's own answers"
+    rows = answer_rows(round.path(stage), tasks, lambda: open_generator(policy), sampling, label=label)
     samples = [
-        [Generation(one["text"], finish_reason=one["finish_reason"]) for one in rows[task.id]["responses"]]
-        for task in tasks
+        [
+            Generation(text, finish_reason=reason)
+            for text, reason in zip(row["responses"], row["finish_reasons"], strict=True)
+        ]
+        for row in rows
     ]
     return anchor(negatives, samples)
 

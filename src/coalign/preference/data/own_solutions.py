@@ -10,7 +10,7 @@ from coalign.core.options import Count, NonNegative, option, options_of
 from coalign.core.runs import Run
 from coalign.data.records import Demonstration, Record
 from coalign.loops.rounds import Round
-from coalign.loops.rows import sample_rows
+from coalign.loops.rows import answer_rows
 from coalign.models.backends.open import open_generator
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import Sampling
@@ -121,11 +121,8 @@ def _sampled(
     sampling: Sampling,
 ) -> Marked:
     """Solutions of `model`, marked. Their rows lie in the run folder, and a killed run goes on there."""
-    rows = {row["id"]: row for row in stages.read(stage)}
-    if any(one.id not in rows for one in questions):
-        found = sample_rows(stages, stage, questions, open_generator(model), sampling, "Sampling solutions")
-        rows = {row["id"]: row for row in found}
-    return mark(questions, [rows[one.id] for one in questions])
+    path, label = stages.path(stage), "Sampling solutions"
+    return mark(questions, answer_rows(path, questions, lambda: open_generator(model), sampling, label=label))
 
 
 def _right_answers(

@@ -150,7 +150,7 @@ def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Ma
     """Mark the samples to every question by their final answers.
 
     Args:
-        rows: for each question `{"responses": [{"text", "finish_reason"}]}`, as `sample_rows` keeps them.
+        rows: for each question its `responses` and `finish_reasons`, as `answer_rows` keeps them.
     """
     counts = dict.fromkeys(
         ("right", "wrong", "repeated", "empty", "unanswered", "unfinished", "contrasts"), 0
@@ -158,13 +158,13 @@ def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Ma
     groups = []
     for question, row in zip(questions, rows, strict=True):
         marks: dict[str, float] = {}
-        for sample in row["responses"]:
-            text = sample["text"].strip()
+        for text, reason in zip(row["responses"], row["finish_reasons"], strict=True):
+            text = text.strip()
             answer = final_answer(text)
             correct = answer == question.answer
             counts["right" if correct else "wrong"] += 1
             counts["unanswered"] += answer is None and bool(text)
-            counts["unfinished"] += sample["finish_reason"] == "length"
+            counts["unfinished"] += reason == "length"
             counts["empty"] += not text
             counts["repeated"] += text in marks
             if text:

@@ -249,10 +249,7 @@ def _scored(options: ModelOptions, parts: Mapping[str, Responses]) -> dict[str, 
 
 
 def _satisfaction(exam: Examination, answers: Sequence[Generation]) -> float:
-    rows = [
-        {"id": task.id, "responses": [{"text": one.text, "finish_reason": one.finish_reason}]}
-        for task, one in zip(exam.tasks, answers, strict=True)
-    ]
+    rows = [{"id": task.id, "responses": [one.text]} for task, one in zip(exam.tasks, answers, strict=True)]
     return statistics.fmean(row["csr"][0] for row in measure_responses(exam.constraints, rows))
 
 
