@@ -23,6 +23,7 @@ from coalign.cli.running.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system
+from coalign.loops.rows import current
 
 HERE = Path(__file__).parent
 RUNS = sorted(path.name for path in (HERE / "finished").iterdir() if (path / "status.json").exists())
@@ -30,6 +31,13 @@ REPLIES = ("replies.jsonl",)
 """Are keyed by the folder of the model; what was concluded from them is compared."""
 
 
+RENAMED = {
+    "cut": {
+        "evaluate-answers.jsonl": "artefacts/round-1/evaluate.jsonl",
+        "evaluate.jsonl": "artefacts/round-1/heldout-after.jsonl",
+    }
+}
+"""By system the artefacts that a run which goes on writes under another name."""
 SOUND = {"awp": "clips.jsonl", "pseudo-forced-alignment": "recordings"}
 MODELS = ("tiny", "other", "base", "alignment")
 
@@ -63,7 +71,22 @@ def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
     finished = Run.open(Path("finished") / name)
     assert_close(run.status().get("figures"), finished.status().get("figures"))
     expected, found = (artefacts(one.path, but=REPLIES) for one in (finished, run))
-    assert_close({key: found.get(key) for key in expected}, expected)
+    renamed = RENAMED.get(name, {})
+    for key, value in expected.items():
+        rows = in_both(value, found[renamed.get(Path(key).name, key)]) if key.endswith("jsonl") else None
+        assert_close(*(rows or (found[key], value)), place=key)
+
+
+def in_both(old: list[Any], new: list[Any]) -> tuple[list[Any], list[Any]]:
+    """(new, old) rows in the schema of today, in the columns that the old ones have."""
+    assert len(old) == len(new)
+    pairs = [(current(one), current(other)) for one, other in zip(new, old, strict=True)]
+    known = [{key for key, value in was.items() if value != [None]} for _, was in pairs]
+    sides = [
+        [{key: pair[side][key] for key in keys} for pair, keys in zip(pairs, known, strict=True)]
+        for side in (0, 1)
+    ]
+    return sides[0], sides[1]
 
 
 def test_finished_runs_are_listed_reported_and_compared(

@@ -146,23 +146,28 @@ def read_answers(path: Path) -> list[Row]:
 
 
 def current(row: Row) -> Row:
-    """A row in the schema of today. Earlier versions wrote a mapping a response, or one response under its own name."""
+    """A row in the schema of today. Earlier versions wrote a mapping a response, or one response under its own name;
+    what they did not keep is null."""
     responses = row.get("responses")
     if responses and isinstance(responses[0], dict):
         return {**row, **_columns(responses, "text")}
     name = next((one for one in _TEXT if one in row), None)
     if name is None or not (row.keys() & {"finish_reason", "stop_reason"} or row.keys() == {"index", "text"}):
         return row
-    rest = {key: value for key, value in row.items() if key not in (name, "finish_reason", "tokens", "fine")}
+    used = (name, "finish_reason", "tokens", "fine")
+    samples = [row, *row.get("samples", ())]
+    first, *rest = ({key: value for key, value in one.items() if key not in used} for one in samples)
+    if rest:
+        first["samples"] = rest
     if "fine" in row:
-        rest |= {"label": row["fine"], "judgment": row["judgment"] or None}
-    return {**rest, **_columns([row, *row.get("samples", ())], name)}
+        first |= {"label": row["fine"], "judgment": row["judgment"] or None}
+    return {**first, **_columns(samples, name)}
 
 
 def _columns(responses: Sequence[Row], name: str) -> Row:
     return {
         "responses": [one[name] for one in responses],
-        "finish_reasons": [one.get("finish_reason", "stop") for one in responses],
+        "finish_reasons": [one.get("finish_reason") for one in responses],
         "tokens": [one.get("tokens") for one in responses],
     }
 
