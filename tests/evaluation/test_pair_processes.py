@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from coalign.cli.main import main
 from coalign.core.files import write_rows
-from coalign.evaluation import alignscore
+from coalign.evaluation.factuality import model
 from coalign.evaluation.factuality.model import PairClassifier, new_encoder
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 from tests.evaluation.test_pair_training import records
@@ -24,9 +24,9 @@ from tests.evaluation.test_pair_training import records
 _WORKER = """
 import sys, functools, torch
 from coalign.cli.main import main
-from coalign.evaluation import alignscore
+from coalign.evaluation.factuality import model
 torch.set_num_threads(1)
-alignscore.PairClassifier = functools.partial(alignscore.PairClassifier, dropout=0.0)
+model.PairClassifier = functools.partial(model.PairClassifier, dropout=0.0)
 main(sys.argv[1:])
 """
 
@@ -67,7 +67,7 @@ def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     write_rows(tmp_path / "records.jsonl", rows)
     write_rows(tmp_path / "pairs.jsonl", [{"context": "the sky is blue", "claim": "it rains"}])
-    monkeypatch.setattr(alignscore, "PairClassifier", functools.partial(PairClassifier, dropout=0.0))
+    monkeypatch.setattr(model, "PairClassifier", functools.partial(PairClassifier, dropout=0.0))
     with pytest.raises(SystemExit) as end:
         main(arguments(tmp_path, tmp_path / "one", 8))
     assert not end.value.code

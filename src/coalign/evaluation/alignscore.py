@@ -25,19 +25,14 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.options import Count, Fraction, OptionGroup, option, options_of
 from coalign.core.runs import Run, is_main_process
 from coalign.evaluation.factuality.functions import FunctionOptions, load_function
-from coalign.evaluation.factuality.model import (
-    Head,
-    PairClassifier,
-    pretrained_encoder,
-    save_pair_classifier,
-)
+from coalign.evaluation.factuality.options import EncoderTraining, Head
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.evaluation.factuality.records import TaskRecord, read_task_records
 from coalign.evaluation.factuality.report import (
@@ -49,10 +44,12 @@ from coalign.evaluation.factuality.report import (
 from coalign.evaluation.factuality.scorer import ClaimScorer, score_rows
 from coalign.evaluation.factuality.sources import converter
 from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
-from coalign.evaluation.factuality.training import EncoderTraining, Trained, fit_pair_classifier
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
+
+if TYPE_CHECKING:
+    from coalign.evaluation.factuality.training import Trained
 
 FUNCTION_OPTIONS = ("model", "revision", "entailment", "tokenizer", "device", "batch_tokens")
 Mode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
@@ -211,6 +208,9 @@ def train(config: Config, run: Run) -> Trained:
     What was finished before is read, not done again.
     """
     from transformers import set_seed
+
+    from coalign.evaluation.factuality.model import PairClassifier, pretrained_encoder, save_pair_classifier
+    from coalign.evaluation.factuality.training import Trained, fit_pair_classifier
 
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():

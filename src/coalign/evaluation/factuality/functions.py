@@ -12,22 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.evaluation.factuality.model import (
-    DESCRIPTION,
-    Head,
-    PairClassifier,
-    head_scores,
-    load_pair_classifier,
-    new_encoder,
-)
+from coalign.evaluation.factuality.options import Head
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import explained, load_pretrained, load_tokenizer, locate
 from coalign.models.files.tensor_files import read_tensors
-from coalign.models.generation.first_token import first_token_view
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from coalign.evaluation.factuality.model import PairClassifier
 
 PUBLISHED = {
     "alignscore-base": ("yzha/AlignScore", "AlignScore-base.ckpt"),
@@ -77,6 +71,8 @@ def load_function(options: FunctionOptions) -> PairScorer:
         ModelError: it cannot be found, fetched or read, or a checkpoint holds something else than it should.
         ConfigError: an option that this kind of model does not have, or labels that do not say which is entailment.
     """
+    from coalign.evaluation.factuality.model import DESCRIPTION, load_pair_classifier
+
     name = options.model
     if name in PUBLISHED or name.endswith((".ckpt", ".pt")):
         _refuse(options, "entailment", "the three-way head says what is aligned")
@@ -116,6 +112,7 @@ def headed_scorer(
     batch_tokens: int | None = None,
 ) -> PairScorer:
     """Scores under one head of a model that is in memory, on the device where it is."""
+    from coalign.evaluation.factuality.model import head_scores
 
     def score(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         return head_scores(model(**inputs), head)
@@ -131,6 +128,8 @@ def _scorer(
     batch_tokens: int | None,
 ) -> PairScorer:
     """Scores of a model, computed on its first token's view where a short probe gives the same ones."""
+    from coalign.models.generation.first_token import first_token_view
+
     device = next(model.parameters()).device
     scorer = PairScorer(tokenizer, partial(score, model), device, max_length, batch_tokens)
     view = first_token_view(model)
@@ -160,6 +159,8 @@ def load_checkpoint(path: Path, *, heads: int | None = None) -> tuple[PairClassi
         ModelError: not such a file, a weight is missing or unknown or has the wrong shape, or the pickle is refused.
     """
     from transformers import RobertaConfig
+
+    from coalign.evaluation.factuality.model import PairClassifier, new_encoder
 
     found = read_tensors(
         path, keep=lambda name: not name.startswith("mlm_head.") and not name.endswith(".position_ids")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
+from coalign.evaluation.factuality.options import Head
 
-Head = Literal["nli", "bin", "reg"]
 IGNORED = -100
 """Label of a row or token that a head does not learn from."""
 DESCRIPTION = "alignment.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from coalign.core import options
 from coalign.core.catalogue import entries
 from coalign.core.runs import Run
 from coalign.evaluation.factuality.text_pairs import PairSet, TextPair
-from coalign.evaluation.factuality.training import Trained
 from coalign.measures.detection import best_threshold, bootstrap_of, roc_auc, spearman
 from coalign.measures.statistics import bootstrap_mean
 from coalign.report.html import write_report
@@ -35,6 +34,9 @@ from coalign.report.model import (
     Tone,
     Values,
 )
+
+if TYPE_CHECKING:
+    from coalign.evaluation.factuality.training import Trained
 
 SHOWN = 2000
 """Most claims with their sources on the page; the rows file has all."""

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
-from transformers import set_seed
-
 from coalign.core.errors import DataError, ModelError
 from coalign.core.files import write_json
 from coalign.core.options import Fraction, Positive, option, required
@@ -35,6 +32,7 @@ from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 SHIPPED = "shipped"
@@ -90,6 +88,8 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
         DataError: records that cannot be used, or none left to train on.
         ModelError: the versions' tokenizers differ.
     """
+    from transformers import set_seed
+
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():
         return
