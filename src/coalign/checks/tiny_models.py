@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from coalign.models.generation.sampling import sample_tokens
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,9 +46,6 @@ def tiny_transformer(
     vocabulary: int, width: int, layers: int, heads: int, *, positions: int = 128
 ) -> LlamaForCausalLM:
     """A decoder-only transformer (Llama's blocks) with random weights; `positions`: its context in tokens."""
-    # Systems import their check's world: only the check should pay for this import.
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,

@@ -1,4 +1,4 @@
-"""Check of `urial`: token shift in the world of villages; the form of answers with examples in the prompt, on everyday questions."""
+"""Check of `urial`: token shift in the world of villages; the form of answers to everyday questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `alignscore`: splitting and unified training in finding changed facts, in the world of facts about boxes."""
+"""Check of `alignscore`: splitting and unified training, in the world of facts about boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `honesty`: declining unknown entities after training on estimated knowledge, in the world of facts about entities."""
+"""Check of `honesty`: declining what is not known, in the world of facts about entities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `portia`: order bias of a small judge with and without aligned parts, on pairs of a full and a thin answer."""
+"""Check of `portia`: order bias of a small judge, on pairs of a full and a thin answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `aft`: fine-tuning with a ranking constraint on sampled solutions, in the world of copying; order of given solutions."""
+"""Check of `aft`: sampled solutions marked right or wrong, in the world of copying; the order of given solutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `asft`: what becomes of chosen and rejected responses under ASFT and under DPO, in the world of copying."""
+"""Check of `asft`: what becomes of chosen and of rejected responses, in the world of copying."""
 
 from __future__ import annotations
 

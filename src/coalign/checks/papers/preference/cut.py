@@ -1,4 +1,4 @@
-"""Check of `cut`: finding and unlearning the tokens that a judge criticises, in the world of copying; quoted criticism in real text."""
+"""Check of `cut`: tokens that a judge criticises, in the world of copying; quoted criticism in real text."""
 
 from __future__ import annotations
 

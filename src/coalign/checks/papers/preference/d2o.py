@@ -1,4 +1,4 @@
-"""Check of `d2o`: unlearning marked answers with D2O, beside gradient ascent, in the world of copying; rejected responses in real text."""
+"""Check of `d2o`: unlearning marked answers, in the world of copying; rejected responses in real text."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def _halved(rows: Measured, arm: str) -> int:
 
 def _tried(rows: Measured, what: str, arm: str, ascent: str) -> str:
     """The figures of the rule for another arm, in words."""
-    seeds = len(rows.values("marked", arm))
+    seeds, marked = len(rows.values("marked", arm)), rows.mean("marked", arm)
     lost, lost_by_ascent = (rows.gap("gold", "start", one) for one in (arm, ascent))
     nll = rows.gap("nll", arm, ascent)
     return (
-        f"{what}: marked {rows.mean('marked', arm):.3f}, below half the start's in {_halved(rows, arm)} of {seeds} seeds; nll, D2O - "
-        f"gradient ascent {nll:+.3f}; gold lost, D2O {lost:+.3f}, gradient ascent {lost_by_ascent:+.3f}."
+        f"{what}: marked {marked:.3f}, below half the start's in {_halved(rows, arm)} of {seeds} seeds; nll, "
+        f"D2O - gradient ascent {nll:+.3f}; gold lost, D2O {lost:+.3f}, gradient ascent {lost_by_ascent:+.3f}."
     )
 
 

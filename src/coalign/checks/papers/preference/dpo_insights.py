@@ -1,4 +1,4 @@
-"""Check of `dpo-insights`: gains by number of pairs and by starting model for four objectives, in the world of copying."""
+"""Check of `dpo-insights`: gains by number of pairs and by starting model, in the world of copying."""
 
 from __future__ import annotations
 

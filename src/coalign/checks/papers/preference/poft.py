@@ -1,4 +1,4 @@
-"""Check of `poft`: demonstrations of mixed quality under PoFT and cross-entropy, in the world of copying; misplaced answers in real text."""
+"""Check of `poft`: demonstrations of mixed quality, in the world of copying; misplaced answers in real text."""
 
 from __future__ import annotations
 

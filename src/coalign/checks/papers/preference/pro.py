@@ -1,4 +1,4 @@
-"""Check of `pro`: rankings of five and of two under PRO, beside fine-tuning on the best, in the world of copying; order of given responses."""
+"""Check of `pro`: rankings of five and of two, in the world of copying; the order of given responses."""
 
 from __future__ import annotations
 

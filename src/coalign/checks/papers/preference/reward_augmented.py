@@ -1,4 +1,4 @@
-"""Check of `reward-augmented`: score-conditioned DPO on relabelled pairs, in the world of scored replies; scored replies in real text."""
+"""Check of `reward-augmented`: pairs relabelled by score, in the world of scored replies; replies in real text."""
 
 from __future__ import annotations
 

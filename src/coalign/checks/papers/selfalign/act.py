@@ -1,4 +1,4 @@
-"""Check of `act`: learning from verified constraints on a model's own samples, in the world of classes and replies."""
+"""Check of `act`: learning from verified constraints, in the world of classes and replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `awp`: delay and errors of an online recogniser under the low-latency term, in the world of token streams."""
+"""Check of `awp`: delay and errors of an online recogniser, in the world of token streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of `pseudo-forced-alignment`: boundaries from anchored windows and adaptation on the clips, in the world of two voices."""
+"""Check of `pseudo-forced-alignment`: boundaries and adaptation from anchored windows, in the world of two voices."""
 
 from __future__ import annotations
 

@@ -17,7 +17,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 NAMES = [f"n{i}" for i in range(80)]
@@ -138,13 +144,6 @@ class AligningEncoder(nn.Module):
 
 def fact_tokenizer() -> Any:
     """Words as tokens, lower case, in BERT's frame of a pair: `<s> a </s> b </s>` with the types 0 and 1."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
     core = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     core.normalizer = Lowercase()
     core.pre_tokenizer = Whitespace()

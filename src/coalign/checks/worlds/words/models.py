@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Any, TypeVar, cast
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+T = TypeVar("T")
 
 PAD, END = "<pad>", "<end>"
 PIECES = r" ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]|\s"
@@ -29,9 +30,6 @@ def word_tokenizer(
         markers: special tokens of a chat template.
         chat_template: in Jinja.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     split = pre_tokenizers.Split(Regex(PIECES), "isolated")
     words = {
         one for text in texts for begun in (text, f" {text}") for one, _ in split.pre_tokenize_str(begun)
@@ -104,6 +102,16 @@ def train_on_texts(
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def pick(options: Sequence[T], draw: torch.Generator) -> T:
+    """One of the options."""
+    return options[int(torch.randint(len(options), (1,), generator=draw))]
+
+
+def shuffled(options: Sequence[Any], draw: torch.Generator) -> list[Any]:
+    """All options in a drawn order."""
+    return [options[place] for place in torch.randperm(len(options), generator=draw).tolist()]
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:

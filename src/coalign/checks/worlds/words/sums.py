@@ -11,15 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
-from coalign.checks.worlds.words.models import end_with, train_on_texts, word_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from coalign.checks.worlds.words.models import end_with, pick, train_on_texts, word_tokenizer
 
 STARTS = ("Sure .", "Well ,", "Look :", "Note that", "First ,", "We see", "Easy :", "Now")
 CARRIES = ("carry", "keep", "hold")
@@ -110,13 +107,11 @@ def make_world(
 
 
 def _document(sums: Sequence[Sum], draw: torch.Generator) -> str:
-    def pick(options: Sequence[Any]) -> Any:
-        return options[int(torch.randint(len(options), (1,), generator=draw))]
-
-    question = pick(sums)
+    question = pick(sums, draw)
     if int(torch.randint(2, (1,), generator=draw)):
-        return question.prompt + worked(question, pick(STARTS), pick(CARRIES), pick(JOINS), pick(CLOSINGS))
-    return f"{question.prompt} {pick(CHATTER)} {pick(CHATTER)} ."
+        phrases = [pick(options, draw) for options in (STARTS, CARRIES, JOINS, CLOSINGS)]
+        return question.prompt + worked(question, *phrases)
+    return f"{question.prompt} {pick(CHATTER, draw)} {pick(CHATTER, draw)} ."
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -13,17 +13,12 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
-from coalign.checks.worlds.words.models import END, end_with, train_on_texts, word_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-T = TypeVar("T")
+from coalign.checks.worlds.words.models import END, end_with, pick, shuffled, train_on_texts, word_tokenizer
 
 START, ASKED, ANSWERED = "<start>", "<asked>", "<answered>"
 TEMPLATE = (
@@ -207,11 +202,3 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     values = tuple(itertools.chain(*VALUES.values(), *FORMS.values()))
     texts = [one.replace("{", " ").replace("}", " ") for one in (*fixed, *values, "1 2 3", "is a village .")]
     return word_tokenizer(texts, start=START, markers=(ASKED, ANSWERED), chat_template=TEMPLATE)
-
-
-def pick(options: Sequence[T], draw: torch.Generator) -> T:
-    return options[int(torch.randint(len(options), (1,), generator=draw))]
-
-
-def shuffled(options: Sequence[Any], draw: torch.Generator) -> list[Any]:
-    return [options[place] for place in torch.randperm(len(options), generator=draw).tolist()]
