@@ -13,6 +13,7 @@ from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
+from coalign.data.readers import read_records
 from coalign.judging.protocol import JudgeItem, Rating, Rubric, Scale
 from coalign.judging.verifiers.constraints import parse_constraints
 from coalign.loops import labelling
@@ -132,6 +133,7 @@ def test_rounds_answer_criticise_and_learn(model: str, tmp_path: Path) -> None:
     asked = [{row["id"] for row in read_rows(folder / "propose.jsonl")} for folder in (first, second)]
     assert [len(one) for one in asked] == [3, 3]
     assert not asked[0] & asked[1], "every round has fresh prompts"
+    assert read_records(first / "build.jsonl").kind == "judgment", "the data of `cut --data`"
     rows = read_rows(first / "build.jsonl")
     assert all(
         row["judgment"].startswith("The reply does not keep to this") for row in rows if not row["label"]

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from annotated_types import Ge
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import ConfigError
 from coalign.core.options import Count, NonNegative, option
 from coalign.core.runs import Run
-from coalign.data.records import Judgment, Record
+from coalign.data.records import Judgment
 from coalign.loops.labelling import run_labelling
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
@@ -41,15 +41,14 @@ from coalign.preference.critiques.critics import CriticOptions
 from coalign.preference.critiques.judgments import (
     align_answers,
     check_judgments,
-    is_appropriate,
     judgment_contexts,
-    keep_appropriate,
+    mix_judgments,
 )
 from coalign.preference.critiques.report import write_judged_report
 from coalign.preference.critiques.rounds import make_judged_loop
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import log1mexp
-from coalign.training.material import LearningOptions, Material, read_material
+from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
@@ -233,36 +232,11 @@ def run(config: Config, run: Run) -> None:
         raise ConfigError("cut needs judged answers (--data) or prompts to answer (--prompts).")
     material = read_material(config, "judgment", run)
     check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
-    learn(config, get_objective("cut"), run, material=_mixed(material, config))
+    mixed = mix_judgments(material, config.appropriate_ratio, config.seed, config.data)
+    learn(config, get_objective("cut"), run, material=mixed)
 
 
 def criticise(config: Config, run: Run) -> None:
     """The online form: every round answers its prompts with the current model and learns from what the critic says."""
     loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
     write_judged_report(run, loop, run_labelling(run, loop))
-
-
-def _mixed(material: Material, config: Config) -> Material:
-    """All criticised answers and some of the fine ones."""
-    records = [one for one in material.training if isinstance(one, Judgment)]
-    fine = sum(map(is_appropriate, records))
-    criticised = len(records) - fine
-    if not criticised:
-        raise DataError(
-            f"{config.data}: none of {len(records)} answers is criticised, so there is nothing to unlearn.",
-            hint="Give judgments that say what is wrong, or learn from these answers with `sft`.",
-        )
-    mixed: list[Record] = [
-        *keep_appropriate(records, config.appropriate_ratio, seed=config.seed, appropriate=is_appropriate)
-    ]
-    kept = len(mixed) - criticised
-    notes = [
-        *material.notes,
-        f"{criticised} criticised answers and {kept} of {fine} fine ones are trained on",
-    ]
-    if kept < 0.25 * criticised:
-        notes.append(
-            "With fewer fine answers than a quarter of the criticised ones training on one's own answers can diverge: "
-            "add answers without complaint, or lower --unlikelihood-weight"
-        )
-    return Material(mixed, material.held_out, notes)

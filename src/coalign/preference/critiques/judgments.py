@@ -10,6 +10,7 @@ from typing import TypeVar
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Demonstration, Judgment, Messages, Record
+from coalign.training.material import Material
 
 T = TypeVar("T")
 NO_COMPLAINT = ("", "none", "null")
@@ -104,6 +105,37 @@ def keep_appropriate(
     size = min(len(fine), round(ratio * (len(records) - len(fine))))
     dropped = set(fine).difference(random.Random(seed).sample(fine, size))
     return [record for row, record in enumerate(records) if row not in dropped]
+
+
+def mix_judgments(material: Material, ratio: float, seed: int, name: str) -> Material:
+    """All criticised answers and some of the fine ones (`keep_appropriate`), with notes on how many.
+
+    Args:
+        name: of the data, for messages.
+
+    Raises:
+        DataError: no answer is criticised.
+    """
+    records = [one for one in material.training if isinstance(one, Judgment)]
+    fine = sum(map(is_appropriate, records))
+    criticised = len(records) - fine
+    if not criticised:
+        raise DataError(
+            f"{name}: none of {len(records)} answers is criticised, so there is nothing to unlearn.",
+            hint="Give judgments that say what is wrong, or learn from these answers with `sft`.",
+        )
+    mixed: list[Record] = [*keep_appropriate(records, ratio, seed=seed, appropriate=is_appropriate)]
+    kept = len(mixed) - criticised
+    notes = [
+        *material.notes,
+        f"{criticised} criticised answers and {kept} of {fine} fine ones are trained on",
+    ]
+    if kept < 0.25 * criticised:
+        notes.append(
+            "With fewer fine answers than a quarter of the criticised ones training on one's own answers can diverge: "
+            "add answers without complaint, or lower --unlikelihood-weight"
+        )
+    return Material(mixed, material.held_out, notes)
 
 
 def _says_something(record: Judgment) -> bool:
