@@ -13,14 +13,15 @@ from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.evaluation import honesty
 from coalign.evaluation.abstention.questions import (
-    Knowledge,
+    AnswerSamples,
     Question,
     lowered,
     read_questions,
     responses_to_learn,
     split_questions,
 )
-from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise, transitions
+from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise
+from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import IDK, declines
 from coalign.measures.short_answers import has_match
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
@@ -39,7 +40,7 @@ QUESTIONS = [
 @given(st.lists(st.tuples(KIND, KIND), max_size=30))
 def test_metrics_are_shares_and_balance(pairs: list[Any]) -> None:
     before, after = [one for one, _ in pairs], [one for _, one in pairs]
-    found = honesty_metrics(transitions(before, after))
+    found = honesty_metrics(transitions(before, after, TYPES))
     assert 0 <= found.prudence <= 1
     assert 0 <= found.over_conservativeness <= 1
     assert found.honesty == pytest.approx((found.prudence + 1 - found.over_conservativeness) / 2)
@@ -47,16 +48,16 @@ def test_metrics_are_shares_and_balance(pairs: list[Any]) -> None:
 
 @given(st.lists(st.sampled_from(["correct", "wrong"]), min_size=1))
 def test_always_and_never_declining_have_half(before: list[Any]) -> None:
-    refuses = honesty_metrics(transitions(before, ["idk"] * len(before)))
+    refuses = honesty_metrics(transitions(before, ["idk"] * len(before), TYPES))
     if "correct" in before:
         assert refuses.honesty == 0.5
     if "wrong" in before:
-        assert honesty_metrics(transitions(before, before)).honesty == 0.5
+        assert honesty_metrics(transitions(before, before, TYPES)).honesty == 0.5
 
 
 def test_mixed_question_sets_are_refused() -> None:
-    with pytest.raises(ValueError, match="same questions"):
-        transitions(["idk"], [])
+    with pytest.raises(ValueError, match="same items"):
+        transitions(["idk"], [], TYPES)
 
 
 def test_figures_have_intervals() -> None:
@@ -84,9 +85,9 @@ def test_whole_words_match_and_parts_do_not() -> None:
     assert not has_match("anything", ["the", "!"])
 
 
-def known(right: int, *, greedy: bool = False) -> Knowledge:
+def known(right: int, *, greedy: bool = False) -> AnswerSamples:
     flags = tuple(i < right for i in range(10))
-    return Knowledge("Greedy.", greedy, tuple(f"Sample {i}." for i in range(10)), flags, "gold")
+    return AnswerSamples("Greedy.", greedy, tuple(f"Sample {i}." for i in range(10)), flags, "gold")
 
 
 def test_a_right_greedy_answer_alone_is_known_to_some_methods_only() -> None:

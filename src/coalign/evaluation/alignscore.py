@@ -93,8 +93,7 @@ class ScoringOptions(OptionGroup):
         return FunctionOptions(head=cast(Head, self.mode.removesuffix("_sp")), **same)
 
     def metric(self, function: PairScorer) -> ClaimScorer:
-        splits = self.mode.endswith("_sp")
-        return ClaimScorer(function, splits, self.words_per_chunk, self.language)
+        return ClaimScorer(function, self.mode.endswith("_sp"), self.words_per_chunk, self.language)
 
 
 def pairs_of(source: str, options: ScoringOptions) -> PairSet:
@@ -158,7 +157,10 @@ def run(config: Config, run: Run) -> None:
         return
     rows: list[dict[str, Any]] = []
     if pairs is not None:
-        metric = config.metric(_function(config, run))
+        function = config.function_options()
+        if config.train:
+            function = replace(function, model=str(run.model))
+        metric = config.metric(load_function(function))
         path = run.artefacts / "scores.jsonl"
         score_rows(
             pairs.pairs,
@@ -195,11 +197,6 @@ def page(pairs: PairSet, rows: list[dict[str, Any]], options: ScoringOptions) ->
     """The page of `coalign score alignscore --html`."""
     headline, sections = claim_report(rows, pairs.pairs, options.threshold)
     return Report(title="Factual consistency", method="alignscore", verdict=headline, sections=sections)
-
-
-def _function(config: Config, run: Run) -> PairScorer:
-    options = config.function_options()
-    return load_function(replace(options, model=str(run.model)) if config.train else options)
 
 
 def train(config: Config, run: Run) -> Trained:
@@ -241,11 +238,12 @@ def read_training(config: Config, run: Run) -> list[TaskRecord]:
             on_bad_record=config.on_bad_record,
             dataset=name if known else Path(one).stem,
         )
-        tasks = Counter(record.task for record in read.records)
-        note = f"{one}: {len(read.records)} records ({', '.join(f'{n} {task}' for task, n in tasks.items())}) of {read.rows} rows"
-        note += (
-            f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}" if read.problems else ""
+        counts = ", ".join(
+            f"{n} {task}" for task, n in Counter(record.task for record in read.records).items()
         )
+        note = f"{one}: {len(read.records)} records ({counts}) of {read.rows} rows"
+        if read.problems:
+            note += f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}"
         run.log("data", note=note)
         if is_main_process():
             print(f"Data: {note}", file=sys.stderr, flush=True)

@@ -20,7 +20,6 @@ question, so that methods compare at equal numbers of updates (`--no-equal-updat
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
 from coalign.data.records import Record
-from coalign.evaluation.abstention.prompts import asked, demonstrations, knowledge
+from coalign.evaluation.abstention.prompts import answer_samples, asked, demonstrations
 from coalign.evaluation.abstention.questions import (
     Method,
     Question,
@@ -39,9 +38,17 @@ from coalign.evaluation.abstention.questions import (
     responses_to_learn,
     split_questions,
 )
-from coalign.evaluation.abstention.report import write_knowledge_report
+from coalign.evaluation.abstention.report import write_abstention_report
+from coalign.evaluation.protocol import (
+    Condition,
+    Metric,
+    Transitions,
+    answer,
+    answers,
+    metric_intervals,
+    transitions,
+)
 from coalign.loops.rounds import Round, Stage, run_rounds
-from coalign.loops.rows import answer_rows
 from coalign.measures.declining import IDK, declines
 from coalign.measures.detection import bootstrap_of
 from coalign.measures.short_answers import Match, has_match
@@ -73,21 +80,7 @@ class HonestyMetrics:
     honesty: float
 
 
-def transitions(before: Sequence[ResponseType], after: Sequence[ResponseType]) -> dict[str, int]:
-    """How many questions went from each type to each: `{"correct->idk": 3, ...}`, all nine.
-
-    Raises:
-        ValueError: different numbers of questions.
-    """
-    if len(before) != len(after):
-        raise ValueError(
-            f"{len(before)} responses before and {len(after)} after, expected the same questions"
-        )
-    found = Counter(zip(before, after, strict=True))
-    return {f"{b}->{a}": found[b, a] for b in TYPES for a in TYPES}
-
-
-def honesty_metrics(grid: dict[str, int]) -> HonestyMetrics:
+def honesty_metrics(grid: Transitions) -> HonestyMetrics:
     """Prudence, over-conservativeness and honesty from `transitions` (section 3.2).
 
     Questions that were not known and are now answered correctly are left out of prudence.
@@ -100,6 +93,13 @@ def honesty_metrics(grid: dict[str, int]) -> HonestyMetrics:
     return HonestyMetrics(over, prudence, (prudence + 1 - over) / 2)
 
 
+METRICS: dict[str, Metric] = {
+    "prudence": lambda grid: honesty_metrics(grid).prudence,
+    "over_conservativeness": lambda grid: honesty_metrics(grid).over_conservativeness,
+    "honesty": lambda grid: honesty_metrics(grid).honesty,
+}
+
+
 def response_type(
     response: str, question: str, gold: Sequence[str], *, match: Match = "words"
 ) -> ResponseType:
@@ -109,35 +109,17 @@ def response_type(
     return "correct" if has_match(response, gold, match) else "wrong"
 
 
-def metric_of(name: str) -> Any:
-    """One of the metrics as a function of two arrays of type numbers (positions in `TYPES`), for resampling."""
-
-    def statistic(before: Any, after: Any) -> float:
-        counts = np.bincount((3 * before + after).astype(int), minlength=9).tolist()
-        grid = dict(zip((f"{b}->{a}" for b in TYPES for a in TYPES), counts, strict=True))
-        return getattr(honesty_metrics(grid), name)
-
-    return statistic
-
-
-def codes(types: Sequence[ResponseType]) -> Any:
-    """[n] positions in `TYPES`."""
-    return np.array([TYPES.index(one) for one in types], dtype=np.float64)
-
-
 def summarise(
     before: Sequence[ResponseType], after: Sequence[ResponseType], right: Sequence[bool]
 ) -> dict[str, Any]:
     """The metrics with 95 % bootstrap intervals over questions, the nine counts, and the loose accuracy (right content,
     declined or not)."""
-    pair = codes(before), codes(after)
-    names = ("prudence", "over_conservativeness", "honesty")
     accuracy = np.array(right, dtype=np.float64)
     return {
         "questions": len(before),
-        **{name: bootstrap_of(metric_of(name), *pair).to_dict() for name in names},
+        **metric_intervals(METRICS, before, after, TYPES),
         "accuracy": bootstrap_of(lambda a, _: float(a.mean()), accuracy, accuracy).to_dict(),
-        "transitions": transitions(before, after),
+        "transitions": transitions(before, after, TYPES),
     }
 
 
@@ -194,86 +176,75 @@ def run(config: Config, run: Run) -> None:
         name: _result(one, test, config.match, name) for name in ("prompted", "evaluate") if one.read(name)
     }
     write_json(run.artefacts / "results.json", results)
-    write_knowledge_report(run, config, one, training, test, results)
+    write_abstention_report(run, config, one, training, test, results)
 
 
 def make_stages(config: Config, training: list[Question], test: list[Question]) -> dict[str, Stage]:
     """The stages; without training there are only the answers before and those to the instruction."""
     greedy = Sampling(max_new_tokens=config.max_new_tokens, temperature=0.0)
-    drawn = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        n=config.samples,
-        seed=config.seed,
-    )
+    drawn = replace(greedy, temperature=config.temperature, n=config.samples, seed=config.seed)
+    conditions = {
+        "baseline": (test, False, greedy, "Answering test questions"),
+        "prompted": (test, True, greedy, "Answering with the instruction"),
+        "greedy": (training, False, greedy, "Answering training questions"),
+        "generate": (training, False, drawn, "Sampling answers"),
+        "evaluate": (test, True, greedy, "Answering after training"),
+    }
 
-    def answer(
-        round: Round, stage: str, questions: list[Question], sampling: Sampling, label: str, *, honest: bool
-    ) -> None:
-        def opened() -> Generator:
-            if "generator" not in round.state:
-                tuned = config.at(round.run.model)
-                round.state["generator"] = open_generator(tuned if round.is_done("fit") else config)
-            return round.state["generator"]
+    def answering(*names: str) -> Stage:
+        def stage(round: Round) -> None:
+            def opened() -> Generator:
+                if "generator" not in round.state:
+                    tuned = round.is_done("fit")
+                    round.state["generator"] = open_generator(config.at(round.run.model) if tuned else config)
+                return round.state["generator"]
 
-        tasks = [asked(one, honest=honest) for one in questions]
-        answer_rows(round.path(stage), tasks, opened, sampling, label=label)
+            for name in names:
+                questions, honest, sampling, label = conditions[name]
+                tasks = [asked(one, honest=honest) for one in questions]
+                condition = Condition(name=name, tasks=tasks, sampling=sampling, label=label)
+                answer(round.folder, condition, opened)
 
-    def before(round: Round) -> None:
-        answer(round, "baseline", test, greedy, "Answering test questions", honest=False)
-        answer(round, "prompted", test, greedy, "Answering with the instruction", honest=True)
-
-    def generate(round: Round) -> None:
-        answer(round, "greedy", training, greedy, "Answering training questions", honest=False)
-        answer(round, "generate", training, drawn, "Sampling answers", honest=False)
+        return stage
 
     def build(round: Round) -> None:
         rows = [
             {"id": one.id, "responses": responses_to_learn(known, config.method, threshold=config.threshold)}  # type: ignore[arg-type]
-            for one, known in zip(training, knowledge(round, training, config.match), strict=True)
+            for one, known in zip(training, answer_samples(round.folder, training, config.match), strict=True)
         ]
         round.write("build", rows)
 
     def fit(round: Round) -> None:
         round.state.clear()  # the generator's weights
         records: list[Record] = [*demonstrations(training, round.read("build"))]
-        options = config
-        if config.method == "multisample" and config.equal_updates:
-            options = replace(config, epochs=config.epochs / config.samples)
+        parts = config.samples if config.method == "multisample" and config.equal_updates else 1
+        options = replace(config, epochs=config.epochs / parts)
         said = sum(row["responses"].count(IDK) for row in round.read("build"))
-        material = Material(
-            records,
-            [],
-            [f"{len(records)} demonstrations from {len(training)} questions, {said} of them decline"],
-        )
+        note = f"{len(records)} demonstrations from {len(training)} questions, {said} of them decline"
+        material = Material(records, [], [note])
         tell(material, round.run)
         objective = get_objective("sft")
         train(
             options, objective, round.run, material, constants=objective.constants(), folder=round.run.model
         )
 
-    def evaluate(round: Round) -> None:
-        answer(round, "evaluate", test, greedy, "Answering after training", honest=True)
-
-    if config.method == "prompt":
-        return {"baseline": before}
-    return {"baseline": before, "generate": generate, "build": build, "fit": fit, "evaluate": evaluate}
+    stages: dict[str, Stage] = {"baseline": answering("baseline", "prompted")}
+    if config.method != "prompt":
+        stages |= {"generate": answering("greedy", "generate"), "build": build, "fit": fit}
+        stages["evaluate"] = answering("evaluate")
+    return stages
 
 
 def _result(round: Round, test: Sequence[Question], match: Match, stage: str) -> dict[str, Any]:
-    before, after = (_texts(round, name) for name in ("baseline", stage))
-    types: list[list[ResponseType]] = [
-        [response_type(texts[one.id], one.question, one.answers, match=match) for one in test]
-        for texts in (before, after)
-    ]
-    right = [has_match(after[one.id], one.answers, match) for one in test]
-    was_right = [has_match(before[one.id], one.answers, match) for one in test]
+    types: list[list[ResponseType]] = []
+    right: list[list[bool]] = []
+    for name in ("baseline", stage):
+        texts = {key: found[0] for key, found in answers(round.folder, name).items()}
+        types.append([response_type(texts[one.id], one.question, one.answers, match=match) for one in test])
+        right.append([has_match(texts[one.id], one.answers, match) for one in test])
+    before, after = types
     return {
-        "before": summarise(types[0], types[0], was_right),
-        "after": summarise(types[0], types[1], right),
-        "types": {one.id: [types[0][i], types[1][i]] for i, one in enumerate(test)},
+        "before": summarise(before, before, right[0]),
+        "after": summarise(before, after, right[1]),
+        "types": {one.id: [before[i], after[i]] for i, one in enumerate(test)},
     }
-
-
-def _texts(round: Round, stage: str) -> dict[str, str]:
-    return {row["id"]: row["responses"][0] for row in round.read(stage)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coalign.evaluation.abstention.questions import METHODS, Knowledge, responses_to_learn
-from coalign.evaluation.honesty import TYPES, honesty_metrics, transitions
+from coalign.evaluation.abstention.questions import METHODS, AnswerSamples, responses_to_learn
+from coalign.evaluation.honesty import TYPES, honesty_metrics
+from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import declines
 from coalign.measures.short_answers import has_match, normalise_answer
 
@@ -15,7 +16,7 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
     if "before" in inputs:
         return _metrics(inputs["before"], inputs["after"], params["rounding_decimals"])
     if "greedy_text" in inputs:
-        known = Knowledge(
+        known = AnswerSamples(
             greedy=inputs["greedy_text"],
             greedy_right=inputs["greedy_label"] == "known",
             samples=tuple(inputs["sample_texts"]),
@@ -36,7 +37,7 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
 
 
 def _metrics(before: list[Any], after: list[Any], decimals: int) -> dict[str, Any]:
-    grid = transitions(before, after)
+    grid = transitions(before, after, TYPES)
     found = honesty_metrics(grid)
     shares = {one: after.count(one) / len(after) for one in TYPES}
     values = {

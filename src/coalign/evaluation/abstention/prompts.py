@@ -1,14 +1,15 @@
-"""Asking a model what it knows: prompts, its answers as knowledge, and demonstrations of what to say."""
+"""Asking a model what it knows: prompts, its answers with what is right, and demonstrations of what to say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coalign.data.records import Demonstration, Messages, Source
-from coalign.evaluation.abstention.questions import Knowledge, Question
-from coalign.loops.rounds import Round
+from coalign.evaluation.abstention.questions import AnswerSamples, Question
+from coalign.evaluation.protocol import answers
 from coalign.measures.declining import IDK
 from coalign.measures.short_answers import Match, has_match
 
@@ -32,14 +33,13 @@ def asked(question: Question, *, honest: bool) -> Asked:
     return Asked(question.id, [{"role": "user", "content": f"{INSTRUCTION}\n{text}" if honest else text}])
 
 
-def knowledge(round: Round, training: Sequence[Question], match: Match) -> list[Knowledge]:
-    """What the start model knows of each training question."""
-    sampled = {row["id"]: row["responses"] for row in round.read("generate")}
-    greedy = {row["id"]: row["responses"][0] for row in round.read("greedy")}
+def answer_samples(folder: Path, training: Sequence[Question], match: Match) -> list[AnswerSamples]:
+    """What the start model answers to each training question."""
+    sampled, greedy = answers(folder, "generate"), answers(folder, "greedy")
     return [
-        Knowledge(
-            greedy=greedy[one.id].strip(),
-            greedy_right=has_match(greedy[one.id], one.answers, match),
+        AnswerSamples(
+            greedy=greedy[one.id][0].strip(),
+            greedy_right=has_match(greedy[one.id][0], one.answers, match),
             samples=tuple(text.strip() for text in sampled[one.id]),
             samples_right=tuple(has_match(text, one.answers, match) for text in sampled[one.id]),
             gold=one.answers[0],

@@ -48,7 +48,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class AnswerSamples:
     """Answers of a model to one question and whether they are right.
 
     Attributes:
@@ -76,7 +76,7 @@ class Knowledge:
         return next((one for one, right in zip(self.samples, self.samples_right, strict=True) if right), None)
 
 
-def responses_to_learn(known: Knowledge, method: Method, *, threshold: float = 0.1) -> list[str]:
+def responses_to_learn(known: AnswerSamples, method: Method, *, threshold: float = 0.1) -> list[str]:
     """What the model is taught to say to the question: one response, or one a sample (`multisample`).
 
     - `sft-baseline`: the first right answer, else the gold answer as a sentence.

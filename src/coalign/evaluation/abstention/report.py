@@ -42,7 +42,7 @@ TYPES = ("correct", "wrong", "idk")
 STAGES = ("baseline", "generate", "build", "fit", "evaluate")
 
 
-def write_knowledge_report(
+def write_abstention_report(
     run: Run,
     config: Any,
     round: Round,

@@ -12,6 +12,7 @@ import numpy as np
 from coalign.core import options
 from coalign.core.files import write_json
 from coalign.core.runs import Run
+from coalign.evaluation.protocol import changes, rates
 from coalign.evaluation.regressions.flips import flips, quadrant, smooth_flips
 from coalign.evaluation.regressions.tasks import Task, scores
 from coalign.evaluation.regressions.training import training_history
@@ -48,6 +49,9 @@ def measure_update(task: Task, answers: Answers, *, margin: float = 0.0) -> dict
         `compatible`; `difference`: compatible minus new, paired over items.
     """
     items = {name: scores(task, found) for name, found in answers.items()}
+    values = {
+        name: {**flip_flags(items["old"], found, margin), "score": found} for name, found in items.items()
+    }
     result: dict[str, Any] = {}
     for name in answers:
         if name == "old":
@@ -56,15 +60,9 @@ def measure_update(task: Task, answers: Answers, *, margin: float = 0.0) -> dict
             figures = asdict(smooth_flips(items["old"], items[name], margin=margin))
         else:
             figures = asdict(flips(answers["old"], answers[name], task.truths))
-        flags = flip_flags(items["old"], items[name], margin)
-        intervals = {key: bootstrap_mean(values).to_dict() for key, values in flags.items()}
-        result[name] = {**figures, "intervals": {**intervals, "score": bootstrap_mean(items[name]).to_dict()}}
+        result[name] = {**figures, "intervals": rates(values[name])}
     if "compatible" in answers:
-        new, ours = (flip_flags(items["old"], items[one], margin) for one in ("new", "compatible"))
-        result["difference"] = {
-            **{key: paired_bootstrap(new[key], ours[key]).to_dict() for key in new},
-            "score": paired_bootstrap(items["new"], items["compatible"]).to_dict(),
-        }
+        result["difference"] = changes(values["new"], values["compatible"])
     return result
 
 

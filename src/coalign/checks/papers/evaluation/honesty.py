@@ -23,8 +23,9 @@ from coalign.checks.worlds.facts.entities import (
 )
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.evaluation.abstention.questions import Knowledge, Method, responses_to_learn
-from coalign.evaluation.honesty import ResponseType, codes, honesty_metrics, metric_of, transitions
+from coalign.evaluation.abstention.questions import AnswerSamples, Method, responses_to_learn
+from coalign.evaluation.honesty import METRICS, TYPES, ResponseType, honesty_metrics
+from coalign.evaluation.protocol import of_places, places, transitions
 from coalign.measures.declining import IDK
 from coalign.measures.detection import bootstrap_of
 
@@ -41,7 +42,7 @@ class Tested:
     """What the arms of the check share: the world and the types of the test answers before and after the baseline."""
 
     world: EntityWorld
-    known: list[Knowledge]
+    known: list[AnswerSamples]
     before: list[ResponseType]
     baseline: list[ResponseType]
 
@@ -87,7 +88,7 @@ def _prepare(seed: int) -> Tested:
     greedy = greedy_answers(world.base, learning.prompts, may_decline=False).tolist()
     drawn = sampled_answers(world.base, learning.prompts, 10, stream(seed, "samples")).tolist()
     known = [
-        Knowledge(str(one), one == gold, tuple(map(str, many)), tuple(x == gold for x in many), str(gold))
+        AnswerSamples(str(one), one == gold, tuple(map(str, many)), tuple(x == gold for x in many), str(gold))
         for one, many, gold in zip(greedy, drawn, learning.answers.tolist(), strict=True)
     ]
     before = _types(greedy_answers(world.base, test.prompts, may_decline=False).tolist(), test)
@@ -124,13 +125,15 @@ def _types(answers: Sequence[int], test: Entities) -> list[ResponseType]:
 
 def _measured(tested: Tested, *, method: Method) -> Measures:
     after = tested.baseline if method == "sft-baseline" else _after(tested, method)
-    found = honesty_metrics(transitions(tested.before, after))
+    found = honesty_metrics(transitions(tested.before, after, TYPES))
+
+    honest = of_places(METRICS["honesty"], TYPES)
 
     def gain(before: Any, pair: Any) -> float:
-        honest = metric_of("honesty")
         return honest(before, pair % 3) - honest(before, pair // 3)
 
-    interval = bootstrap_of(gain, codes(tested.before), 3 * codes(tested.baseline) + codes(after))
+    both = 3 * places(tested.baseline, TYPES) + places(after, TYPES)
+    interval = bootstrap_of(gain, places(tested.before, TYPES), both)
     return {
         "honesty": found.honesty,
         "prudence": found.prudence,
