@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-MEASURED = {"seconds", "peak_mb", "time", "before_seconds", "after_seconds"}
+MEASURED = {"seconds", "peak_mb", "time", "cached", "forwards", "tokens_tried", "judged"}
+"""Times, memory, and calls that only the process that ended the run made."""
 
 
 def artefacts(run: Path, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -22,31 +23,35 @@ def artefacts(run: Path, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
         if path.suffix == ".json":
             found[name] = lasting(json.loads(text))
         elif path.suffix == ".jsonl":
-            found[name] = [lasting(json.loads(row)) for row in text.splitlines()]
+            found[name] = lasting([json.loads(row) for row in text.splitlines()])
         else:
             found[name] = text
     return found
 
 
 def lasting(value: Any) -> Any:
-    """`value` without measured times and memory, at any depth."""
+    """`value` without what is measured, at any depth, and without the Trainer's summary of a process's steps."""
     if isinstance(value, dict):
-        kept = {key: one for key, one in value.items() if key not in MEASURED and "per_second" not in key}
-        return {key: lasting(one) for key, one in kept.items() if "runtime" not in key}
-    return [lasting(one) for one in value] if isinstance(value, list) else value
+        timed = {key for key in value if key.endswith(("_runtime", "_per_second"))}
+        return {key: lasting(one) for key, one in value.items() if key not in MEASURED | timed}
+    if isinstance(value, list):
+        return [lasting(one) for one in value if not (isinstance(one, dict) and "train_loss" in one)]
+    return value
 
 
-def assert_close(found: Any, expected: Any, place: str = "") -> None:
+def assert_close(
+    found: Any, expected: Any, place: str = "", *, rtol: float = 1e-3, atol: float = 1e-5
+) -> None:
     """Equal, numbers up to rounding; a difference is named by its place."""
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
+        assert found.keys() == expected.keys(), f"{place}: {found.keys() ^ expected.keys()}"
         for key, value in expected.items():
-            assert_close(found[key], value, f"{place}/{key}")
+            assert_close(found[key], value, f"{place}/{key}", rtol=rtol, atol=atol)
     elif isinstance(expected, list):
         assert len(found) == len(expected), place
         for number, value in enumerate(expected):
-            assert_close(found[number], value, f"{place}[{number}]")
+            assert_close(found[number], value, f"{place}[{number}]", rtol=rtol, atol=atol)
     elif isinstance(expected, float) and isinstance(found, int | float):
-        assert abs(found - expected) <= 1e-5 + 1e-3 * abs(expected) or found != found, place
+        assert abs(found - expected) <= atol + rtol * abs(expected) or found != found, place
     else:
-        assert found == expected, place
+        assert found == expected, f"{place}: {found!r}, expected {expected!r}"

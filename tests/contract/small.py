@@ -54,9 +54,8 @@ def _recogniser(path: Path) -> object:
 
 
 def _alignment_model(path: Path) -> object:
-    from tests.evaluation.encoders import pair_classifier, pair_tokenizer
-
     from coalign.evaluation.factuality.model import save_pair_classifier
+    from tests.evaluation.encoders import pair_classifier, pair_tokenizer
 
     return save_pair_classifier(pair_classifier(), pair_tokenizer(), path, max_length=64)
 
@@ -78,13 +77,17 @@ def _clips(path: Path) -> object:
 
 
 def _recordings(path: Path) -> object:
+    """A manifest, and a folder of the same recordings with their lines beside them."""
     from tests.speech.tiny import TEXTS, wav
 
-    path.mkdir()
+    folder = path.with_suffix("")
+    folder.mkdir()
+    rows = []
     for number in range(2):
-        wav(path / f"r{number}.wav", 8, number)
-        (path / f"r{number}.txt").write_text("\n".join(TEXTS))
-    return path
+        audio = wav(folder / f"r{number}.wav", 8, number)
+        audio.with_suffix(".txt").write_text("\n".join(TEXTS))
+        rows.append({"audio": f"{folder.name}/{audio.name}", "rows": TEXTS})
+    return write(path, rows)
 
 
 def _text(text: str) -> Callable[[Path], object]:
@@ -172,6 +175,10 @@ def _claims() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+SENTENCES = [
+    {"source": "wash your hair", "target": "lávese el pelo"},
+    {"source": "stay at work", "target": "quédese en el trabajo"},
+]
 TEMPLATE = (
     "{% for one in parts or [answers] %}A: {{ one[0] }}\nB: {{ one[-1] }}\n{% endfor %}Reply with A or B."
 )
@@ -223,9 +230,9 @@ SMALL: dict[str, Small] = {
         {"prompts.jsonl": _prompts(4)},
     ),
     "adaptive-mt": Small(
-        {**MODEL, "data": ["sentences.tsv"], "memory": ["memory.tsv"], "retrieval": "edit", "bleu_tokens": "13a",
+        {**MODEL, "data": ["sentences.jsonl"], "memory": ["memory.tsv"], "retrieval": "edit", "bleu_tokens": "13a",
          "shots": [0, 1]},
-        {"sentences.tsv": _text("wash your hair\tlávese el pelo\nstay at work\tquédese en el trabajo\n"),
+        {"sentences.jsonl": SENTENCES,
          "memory.tsv": _text(UNITS)},
     ),
     "alignscore": Small(
@@ -254,10 +261,10 @@ SMALL: dict[str, Small] = {
         {"clips.jsonl": _clips},
     ),
     "pseudo-forced-alignment": Small(
-        {"model": "models/recogniser", "device": "cpu", "data": "recordings", "min_score": -30, "threshold": -30,
+        {"model": "models/recogniser", "device": "cpu", "data": "recordings.jsonl", "min_score": -30, "threshold": -30,
          "instant_accept": -20, "max_steps": 2, "batch_size": 2, "save_steps": 0, "rounds": 1,
          "page_sound": "none"},
-        {"recordings": _recordings},
+        {"recordings.jsonl": _recordings},
     ),
 }  # fmt: skip
 """System to its tiny run; a test asserts that no available system is missing."""

@@ -323,7 +323,7 @@ def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     ("values", "message"),
     [
         ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
-        ({"data": ["x"], "sim_ratings": [1.0]}, "needs two ratings"),
+        ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),
     ],
 )
 def test_options(values: dict[str, Any], message: str) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import coalign as coalign
-from tests.contract.artefacts import artefacts, assert_close
-from tests.contract.small import SMALL, Small, furnish
 
 from coalign.cli.running.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.loops.rows import current
+from tests.cli.conftest import coalign as coalign
+from tests.contract.artefacts import artefacts, assert_close
+from tests.contract.small import SMALL, Small, furnish
 
 HERE = Path(__file__).parent
 RUNS = sorted(path.name for path in (HERE / "finished").iterdir() if (path / "status.json").exists())
@@ -38,7 +38,7 @@ RENAMED = {
     }
 }
 """By system the artefacts that a run which goes on writes under another name."""
-SOUND = {"awp": "clips.jsonl", "pseudo-forced-alignment": "recordings"}
+SOUND = {"awp": "clips.jsonl", "pseudo-forced-alignment": "recordings.jsonl"}
 MODELS = ("tiny", "other", "base", "alignment")
 
 

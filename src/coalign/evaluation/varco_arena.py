@@ -46,6 +46,9 @@ PAPER_RATINGS = [
 """Chatbot Arena values of 20 models, the truth of the simulation."""
 
 
+SIMULATION = {"mode": "simulation"}
+
+
 @dataclass(kw_only=True)
 class Config(JudgeOptions):
     """Options of `coalign run varco-arena`."""
@@ -80,12 +83,24 @@ class Config(JudgeOptions):
     )
     resamples: Count = option(1000, "bootstrap resamples of prompts for the intervals")
     sim_ratings: list[float] = option(
-        [float(one) for one in PAPER_RATINGS], "true ratings", group="Simulation", source="paper"
+        [float(one) for one in PAPER_RATINGS],
+        "true ratings",
+        group="Simulation",
+        source="paper",
+        only_with=SIMULATION,
     )
-    sim_reference: float = option(1186.0, "rating of the reference output", group="Simulation")
-    sim_precision: list[Fraction] = option([1.0, 0.8], "precisions of the judge", group="Simulation")
-    sim_prompts: list[Count] = option([50, 100, 500], "numbers of prompts", group="Simulation")
-    sim_trials: Count = option(100, "simulated benchmarks a setting", group="Simulation")
+    sim_reference: float = option(
+        1186.0, "rating of the reference output", group="Simulation", only_with=SIMULATION
+    )
+    sim_precision: list[Fraction] = option(
+        [1.0, 0.8], "precisions of the judge", group="Simulation", only_with=SIMULATION
+    )
+    sim_prompts: list[Count] = option(
+        [50, 100, 500], "numbers of prompts", group="Simulation", only_with=SIMULATION
+    )
+    sim_trials: Count = option(
+        100, "simulated benchmarks a setting", group="Simulation", only_with=SIMULATION
+    )
     seed: int = option(0, "of brackets, places, coins and resamples")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, Positive, option
+from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, option
 from coalign.data.records import Messages
 from coalign.decoding.translation.files import Sentence, language_code
 from coalign.decoding.translation.memory import (
@@ -37,7 +37,7 @@ BATCH = 32
 
 
 @dataclass(kw_only=True)
-class TranslationOptions:
+class TranslationOptions(OptionGroup):
     """What the model is told, and how it answers."""
 
     __group__ = "Translation"
@@ -52,7 +52,10 @@ class TranslationOptions:
         source="official code",
     )
     encoder: str = option(
-        "default-encoder", "sentence encoder: all-MiniLM-L6-v2, a hub id or a folder", source="official code"
+        "default-encoder",
+        "sentence encoder: all-MiniLM-L6-v2, a hub id or a folder",
+        source="official code",
+        only_with={"retrieval": ("embeddings", "hybrid")},
     )
     max_similarity: Fraction = option(1.0, "leave out entries that are more similar (near-duplicates)")
     allow_exact: bool = option(False, "also use entries with the very same source")

@@ -215,18 +215,19 @@ def best_row(rows: Iterable[Mapping[str, Any]], metric: str) -> Mapping[str, Any
 def save_best(run: Run, study: Study, rows: Rows) -> Mapping[str, Any] | None:
     """Put the best model into `run.model` and return its row; whole where its start model lies in the run."""
     best = best_row(rows, study.exam.main)
-    if best is None or run.model.exists():
-        return best
+    if best is None:
+        return None
     folder = _folder(run, best["id"])
-    if Path(study.starts[best["start"]].model).resolve().is_relative_to(run.path.resolve()):
-        model = load_model(ModelOptions.of(study.config, model=str(folder)), training=True)
-        save_model(model, load_tokenizer(str(folder)), run.model)
-    else:
-        with atomic_path(run.model) as path:
-            shutil.copytree(folder, path)
+    if not run.model.exists():
+        if Path(study.starts[best["start"]].model).resolve().is_relative_to(run.path.resolve()):
+            model = load_model(ModelOptions.of(study.config, model=str(folder)), training=True)
+            save_model(model, load_tokenizer(str(folder)), run.model)
+        else:
+            with atomic_path(run.model) as path:
+                shutil.copytree(folder, path)
     write_json(run.artefacts / "best.json", dict(best))
     if study.config.keep == "best":
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return best
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from coalign.core.options import Count, option
+from coalign.core.options import Count, OptionGroup, option
 from coalign.models.devices import pick_device
 from coalign.speech.ctc.recogniser import Recogniser, load_recogniser, samples_per_frame
 from coalign.speech.ctc.vocabulary import Vocabulary
@@ -17,7 +17,7 @@ SMALL = "small"
 
 
 @dataclass(kw_only=True)
-class RecogniserOptions:
+class RecogniserOptions(OptionGroup):
     """The CTC model."""
 
     __group__ = "Recogniser"
@@ -29,9 +29,11 @@ class RecogniserOptions:
     )
     revision: str | None = option(None, "branch, tag or commit on the hub")
     device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
-    hidden_size: Count = option(128, "width of a new small recogniser")
-    layers: Count = option(2, "its recurrent layers")
-    streaming: bool = option(False, "its layers see no future: frames are written as the audio comes")
+    hidden_size: Count = option(128, "width of a new small recogniser", only_with={"model": SMALL})
+    layers: Count = option(2, "its recurrent layers", only_with={"model": SMALL})
+    streaming: bool = option(
+        False, "its layers see no future: frames are written as the audio comes", only_with={"model": SMALL}
+    )
 
 
 def open_recogniser(options: RecogniserOptions, texts: Sequence[str], seed: int) -> Recogniser:

@@ -1,0 +1,252 @@
+"""What every system keeps, asserted of the tiny runs of `small.py`.
+
+Which assertions hold for a system follows from its catalogue entry: one that fits publishes a model, one whose data
+are records names the line of a bad one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from coalign.cli.running.run import execute
+from coalign.core.catalogue import entries, get
+from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.options import Option, OptionGroup, build, options_of, to_dict
+from coalign.core.runs import Run
+from coalign.core.system import load_system
+from coalign.models.files.loading import load_model
+from coalign.report.html import read_report
+from tests.cli.conftest import coalign as coalign
+from tests.contract.artefacts import artefacts, assert_close
+from tests.contract.killing import Killed, watched
+from tests.contract.small import SMALL, furnish
+
+AVAILABLE = [entry for entry in entries() if entry.available]
+PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry.slug != "alignscore"]
+"""The tiny run of `alignscore` scores; its own tests train."""
+WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
+    "dpo-insights"
+}
+BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
+"""Modules that read every option to write it down, to check it or to copy it."""
+
+
+class Whole(NamedTuple):
+    """An undisturbed run, the options that it read and the files in the order in which it first wrote them."""
+
+    run: Run
+    read: set[str]
+    written: list[str]
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("contract")
+
+
+@pytest.fixture(params=[entry.slug for entry in AVAILABLE])
+def slug(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A system; the test runs in a folder with its data and models."""
+    return ready(request.param, root, monkeypatch)
+
+
+def ready(slug: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if "audio" in get(slug).data:
+        pytest.importorskip("soundfile")
+        pytest.importorskip("numba")
+    monkeypatch.chdir(root)
+    furnish(root, SMALL[slug])
+    return slug
+
+
+@pytest.fixture(scope="session")
+def whole() -> Callable[[str], Whole]:
+    """One undisturbed run of a system, made when it is first asked for."""
+    made: dict[str, Whole] = {}
+
+    def of(slug: str) -> Whole:
+        if slug not in made:
+            read: set[str] = set()
+            written: dict[str, None] = {}
+            folder = Path("whole") / slug
+            with watched(lambda path, _: written.setdefault(place_of(path, folder))):
+                run = tiny_run(slug, folder, read)
+            made[slug] = Whole(run, read, [name for name in written if name])
+        return made[slug]
+
+    return of
+
+
+def tiny_run(slug: str, folder: Path, read: set[str] | None = None, **changes: Any) -> Run:
+    system = load_system(slug)
+    config = build(system.Config, {**SMALL[slug].options, **changes})
+    of = OptionGroup.of.__func__
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if read is not None:
+            config = noting(config, read)
+            noted = lambda cls, *given, **changes: noting(of(cls, *given, **changes), read, copied=True)  # noqa: E731
+            patch.setattr(OptionGroup, "of", classmethod(noted))
+        return execute(slug, system, config, folder)
+
+
+def noting(config: Any, read: set[str], *, copied: bool = False) -> Any:
+    """`config`, of a class that notes which options are read for their effect."""
+
+    def note(self: Any, name: str) -> Any:
+        caller = sys._getframe(1)
+        beside = not copied and caller.f_globals.get("__name__") in BESIDE_THE_RUN
+        if not beside and caller.f_code.co_name != "__post_init__":
+            read.add(name)
+        return object.__getattribute__(self, name)
+
+    kind = type(config)
+    config.__class__ = type(kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__})
+    return config
+
+
+def place_of(path: Path, run: Path) -> str:
+    """Where a file lies in the run folder; empty outside and for files of the folder itself."""
+    path, run = path.resolve(), run.resolve()
+    inside = path.relative_to(run).as_posix() if path.is_relative_to(run) else ""
+    return inside if "/" in inside and ".tmp/" not in inside else ""
+
+
+def test_every_available_system_has_a_row() -> None:
+    assert SMALL.keys() == {entry.slug for entry in AVAILABLE}
+
+
+def test_a_complete_run(slug: str, whole: Callable[[str], Whole]) -> None:
+    run, entry = whole(slug).run, get(slug)
+    assert run.state == "done"
+    assert run.config() == to_dict(build(load_system(slug).Config, run.config()))
+    assert run.environment()["seed"] == run.config().get("seed")
+    assert run.status()["headline"]
+    assert artefacts(run.path), "what was measured is there for programs"
+    report = read_report(run.report)
+    assert (report.method, report.arxiv) == (slug, entry.arxiv)
+    assert report.title
+    assert report.verdict.text.endswith(".")
+    titles = [one.title for one in report.sections]
+    assert {"Configuration", "Environment"} - {"Environment" * (slug == "muscle")} <= {*titles}
+    assert len(titles) > 2
+    assert len({*titles}) == len(titles), "every section has a name of its own"
+
+
+@pytest.mark.parametrize("name", PUBLISHES)
+def test_a_model_that_was_fitted_is_published(
+    name: str, root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = whole(ready(name, root, monkeypatch)).run
+    if name in WITH_CARD:
+        card = (run.model / "README.md").read_text(encoding="utf-8")
+        assert card.startswith("---\n")
+        assert get(name).arxiv in card
+        assert "## Data" in card
+    assert any(run.model.glob("*.safetensors"))
+    assert any("loss" in event for event in run.events("train"))
+    if "recogniser" not in get(name).models:
+        load_model(str(run.path), training=False)
+
+
+def test_killed_at_every_stage_it_ends_like_the_undisturbed_run(
+    slug: str, whole: Callable[[str], Whole]
+) -> None:
+    """One run, killed before the first writing of each of its files in turn and started again."""
+    undisturbed = whole(slug)
+    folder, killed = Path("killed") / slug, set()
+
+    def kill(path: Path, data: bytes) -> None:
+        place = place_of(path, folder)
+        if place and place not in killed:
+            killed.add(place)
+            raise Killed
+
+    for _ in range(len(undisturbed.written) + 1):
+        with contextlib.suppress(Killed), watched(kill):
+            run = tiny_run(slug, folder)
+            break
+    else:
+        pytest.fail(f"not finished; killed at {sorted(killed)}")
+    assert len(run.events("resumed")) == len(killed)
+    assert killed >= {name for name in undisturbed.written if name.startswith("artefacts/")}
+    assert run.status().get("figures") == undisturbed.run.status().get("figures")
+    assert_close(artefacts(run.path), artefacts(undisturbed.run.path), rtol=0, atol=0)
+    for file in undisturbed.run.model.glob("*.safetensors"):
+        assert (run.model / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_an_option_is_read_or_refused(slug: str, whole: Callable[[str], Whole], tmp_path: Path) -> None:
+    config_class, given = load_system(slug).Config, SMALL[slug].options
+    unread = [one for one in options_of(config_class) if one.name not in whole(slug).read]
+    ignored = []
+    for one in unread:
+        with contextlib.suppress(ConfigError):
+            value = another(one, getattr(build(config_class, given), one.name))
+            tiny_run(slug, tmp_path / one.name, **{one.name: value})
+            ignored.append(one.name)
+    assert ignored == []
+
+
+def another(one: Option, value: Any) -> Any:
+    """A value that the option takes and does not have."""
+    if one.choices:
+        chosen = next(choice for choice in one.choices if choice != value and [choice] != value)
+        return [chosen] if one.is_list else chosen
+    if one.is_flag:
+        return not value
+    numeric = "number" in one.type_name
+    if one.is_list:
+        return [1, 2] if numeric else ["x"]
+    if not numeric:
+        return "x"
+    if "whole" in one.type_name or (value or 0) >= 1:
+        return (value or 0) + 1
+    return 0.75 if (value or 0) < 0.5 else 0.25
+
+
+def test_a_bad_record_is_named_with_its_line(slug: str, tmp_path: Path) -> None:
+    name, file = data_of(slug)
+    path = tmp_path / file.name
+    path.write_text(file.read_text(encoding="utf-8") + '{"odd": 1}\n', encoding="utf-8")
+    line = len(path.read_text(encoding="utf-8").splitlines())
+    value = [str(path)] if isinstance(SMALL[slug].options[name], list) else str(path)
+    with pytest.raises(CoalignError, match=rf"{path.name}:{line}"):
+        tiny_run(slug, tmp_path / "run", **{name: value})
+
+
+def data_of(slug: str) -> tuple[str, Path]:
+    """The option that names the system's main data, and its file."""
+    options = SMALL[slug].options
+    name = "data" if "data" in options else "prompts"
+    value = options[name]
+    return name, Path(value[0] if isinstance(value, list) else value)
+
+
+def test_help_and_configuration_are_for_people_and_for_programs(
+    slug: str, coalign: Callable[..., Any], tmp_path: Path
+) -> None:
+    config_class, entry = load_system(slug).Config, get(slug)
+    text = " ".join(coalign("run", slug, "--help").out.split())
+    assert entry.arxiv in text
+    assert entry.claim.replace("- ", "-") in text.replace("- ", "-")
+    for one in options_of(config_class):
+        assert f"{one.flag} " in text
+    config = build(config_class, SMALL[slug].options)
+    (tmp_path / "given.yaml").write_text(json.dumps(to_dict(config)))
+    printed = coalign("run", slug, "--config", str(tmp_path / "given.yaml"), "--print-config")
+    assert printed.code == 0, printed.err
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    again = coalign("run", slug, "--config", str(tmp_path / "printed.yaml"), "--print-config")
+    assert again.out == printed.out
