@@ -122,7 +122,12 @@ def test_without_training_data_it_reports(tmp_path: Path, versions: tuple[Path, 
     answers = [json.loads(line) for line in (run.artefacts / "answers-old.jsonl").read_text().splitlines()]
     assert {row["responses"][0] for row in answers} <= {"red", "blue", *(f"no {i}" for i in range(8))}
     report = json.loads(run.report.with_suffix(".json").read_text())
-    assert [one["kind"] for one in report["sections"]] == ["comparison", "samples", "key_values"]
+    assert [one["kind"] for one in report["sections"]] == [
+        "comparison",
+        "samples",
+        "key_values",
+        "key_values",
+    ]
 
 
 def test_the_same_version_breaks_nothing(tmp_path: Path, versions: tuple[Path, Path]) -> None:

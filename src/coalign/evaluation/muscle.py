@@ -162,9 +162,7 @@ def run(config: Config, run: Run) -> None:
         )
         for name, model in versions.items()
     }
-    write_compatibility_report(
-        run, config, task, answers, method="muscle", arxiv="2407.09435", margin=config.margin
-    )
+    write_compatibility_report(run, config, task, answers, margin=config.margin)
     if config.train_data is not None:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from coalign.core import options
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.evaluation.protocol import changes, rates
@@ -17,28 +16,11 @@ from coalign.evaluation.regressions.flips import flips, quadrant, smooth_flips
 from coalign.evaluation.regressions.tasks import Task, scores
 from coalign.evaluation.regressions.training import training_history
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
-from coalign.report.html import write_report
-from coalign.report.model import (
-    AnySection,
-    Better,
-    Chart,
-    Command,
-    Comparison,
-    ComparisonRow,
-    Curves,
-    Estimate,
-    Figure,
-    Headline,
-    KeyValues,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-)
+from coalign.report.model import Better, Command, Comparison, Figure, Headline, Output, Sample, Samples
+from coalign.report.page import publish
+from coalign.report.parts import compared, curves, estimate, held_out, outcome_of, paired
 
 Answers = Mapping[str, Sequence[str]]
-NAMES = {"nfr": "Negative flips", "pfr": "Positive flips"}
 
 
 def measure_update(task: Task, answers: Answers, *, margin: float = 0.0) -> dict[str, Any]:
@@ -73,140 +55,97 @@ def flip_flags(old: Sequence[float], new: Sequence[float], margin: float) -> dic
 
 
 def write_compatibility_report(
-    run: Run,
-    config: Any,
-    task: Task,
-    answers: Answers,
-    *,
-    method: str,
-    arxiv: str,
-    margin: float = 0.0,
+    run: Run, config: Any, task: Task, answers: Answers, *, margin: float = 0.0
 ) -> None:
     """Write `result.json`, the report and the run's headline.
 
     Args:
         config: has `old`, `model` and `data`.
-        method, arxiv: the system and its paper.
     """
     result = measure_update(task, answers, margin=margin)
     write_json(run.artefacts / "result.json", {"metric": task.metric, "items": len(task.items), **result})
-    last = "compatible" if "compatible" in answers else "new"
-    headline = _headline(result, last)
-    sections: list[AnySection] = [
-        _comparison(result, task, answers, last),
-        *_curves(run),
-        _instances(task, answers, margin),
-        KeyValues(title="Configuration", items=options.to_dict(config)),
-    ]
-    report = Report(
-        title="What a model update breaks" if last == "new" else "A model update that breaks less",
-        method=method,
-        verdict=headline,
+    trained = "compatible" in answers
+    comparison = _comparison(result, task) if trained else _scores(task, answers)
+    history = training_history(run).get("history", [])
+    publish(
+        run,
+        config,
+        title="A model update that breaks less" if trained else "What a model update breaks",
+        verdict=_headline(result, _score_name(task), trained),
         facts={
             "Old version": config.old,
             "New version": config.model,
             "Task": f"{config.data} ({len(task.items)} items)",
         },
-        arxiv=arxiv,
-        sections=sections,
-        next_commands=[
-            Command(command=f"coalign chat {run.path}", purpose="Talk to the compatible version"),
-        ]
-        if last == "compatible"
-        else [],
+        sections=[
+            comparison,
+            *curves([("loss", "Loss")], {"training": history, "held out": held_out(history)}),
+            _instances(task, answers, margin),
+        ],
+        then=[Command(f"coalign chat {run.path}", "Talk to the compatible version")] if trained else [],
     )
-    write_report(report, run.report)
-    run.set_status(headline=headline.text)
 
 
-def _headline(result: dict[str, Any], last: str) -> Headline:
-    new = result["new"]
+def _headline(result: dict[str, Any], score: str, trained: bool) -> Headline:
+    new, ours = result["new"], result["compatible" if trained else "new"]
     text = f"{new['nfr']:.1%} of the answers broke between the old and the new version, {new['pfr']:.1%} were mended."
-    outcome: Any = "neutral"
-    change = None
-    if last == "compatible":
-        ours, difference = result["compatible"], result["difference"]["nfr"]
-        change = Estimate(difference["mean"], difference["low"], difference["high"])
+    change = estimate(result["difference"]["nfr"]) if trained else None
+    if trained:
         relative = f" ({ours['nfr'] / new['nfr'] - 1:+.0%})" if new["nfr"] else ""
         text += f" With the compatibility adapter {ours['nfr']:.1%} break{relative}."
-        clear = (difference["high"] or 0) < 0
-        outcome = "improved" if clear else "not improved" if (difference["low"] or 0) > 0 else "mixed"
-    score = "score_new" if "score_new" in new else "accuracy_new"
+    key = "score_new" if "score_new" in new else "accuracy_new"
+    flips_before, score_before = (new["nfr"], new[key]) if trained else (None, None)
     return Headline(
-        outcome=outcome,
-        text=text,
-        figures=[
+        outcome_of(change, "lower"),
+        text,
+        [
             Figure(
-                label="Negative flips",
-                value=result[last]["nfr"],
-                before=new["nfr"] if last == "compatible" else None,
+                "Negative flips",
+                ours["nfr"],
+                before=flips_before,
                 difference=change,
                 unit="percent",
                 better="lower",
             ),
-            Figure(
-                label="Accuracy" if score == "accuracy_new" else "ROUGE-1",
-                value=result[last][score],
-                before=new[score] if last == "compatible" else None,
-                unit="percent",
-            ),
+            Figure(score, ours[key], before=score_before, unit="percent"),
         ],
     )
 
 
-def _comparison(result: dict[str, Any], task: Task, answers: Answers, last: str) -> Comparison:
-    """New against compatible, or old against new."""
-    n = len(task.items)
+def _score_name(task: Task) -> str:
+    return "ROUGE-1" if task.metric == "rouge1" else "Accuracy"
 
-    def estimate(version: str, key: str) -> Estimate:
-        one = result[version]["intervals"][key]
-        return Estimate(one["mean"], one["low"], one["high"])
 
-    score_name = "ROUGE-1" if task.metric == "rouge1" else "Accuracy"
-    if last == "new":
-        items = {name: scores(task, found) for name, found in answers.items()}
-        gap, was = paired_bootstrap(items["old"], items["new"]), bootstrap_mean(items["old"])
-        row = ComparisonRow(
-            name=score_name,
-            before=Estimate(was.mean, was.low, was.high),
-            after=estimate("new", "score"),
-            difference=Estimate(gap.mean, gap.low, gap.high),
-            n=n,
+def _scores(task: Task, answers: Answers) -> Comparison:
+    """Old against new."""
+    old, new = (scores(task, answers[name]) for name in ("old", "new"))
+    return Comparison("Score", names=("Old", "New"), rows=[paired(_score_name(task), old, new)])
+
+
+def _comparison(result: dict[str, Any], task: Task) -> Comparison:
+    """New against compatible."""
+    names: dict[str, tuple[str, Better]] = {
+        "nfr": ("Negative flips", "lower"),
+        "pfr": ("Positive flips", "higher"),
+        "score": (_score_name(task), "higher"),
+    }
+    rows = [
+        compared(
+            name,
+            result["new"]["intervals"][key],
+            result["compatible"]["intervals"][key],
+            result["difference"][key],
+            n=len(task.items),
+            better=better,
         )
-        return Comparison(title="Score", names=("Old", "New"), rows=[row])
-    directions: dict[str, Better] = {"nfr": "lower", "pfr": "higher"}
-    rows = []
-    for key, name in {**NAMES, "score": score_name}.items():
-        gap = result["difference"][key]
-        rows.append(
-            ComparisonRow(
-                name=name,
-                before=estimate("new", key),
-                after=estimate("compatible", key),
-                difference=Estimate(gap["mean"], gap["low"], gap["high"]),
-                n=n,
-                better=directions.get(key, "higher"),
-            )
-        )
+        for key, (name, better) in names.items()
+    ]
     return Comparison(
-        title="Flips against the old version",
+        "Flips against the old version",
         note="The old version's answers were kept once and serve both comparisons. Fewer negative flips at equal accuracy is what is aimed at.",
         names=("New", "Compatible"),
         rows=rows,
     )
-
-
-def _curves(run: Run) -> list[AnySection]:
-    history = training_history(run).get("history", [])
-    charts = []
-    for key, title in (("loss", "Loss"), ("eval_loss", "Loss on held-out records")):
-        rows = [row for row in history if key in row]
-        if rows:
-            series = Series(
-                name=title, steps=[row["step"] for row in rows], values=[row[key] for row in rows]
-            )
-            charts.append(Chart(title=title, series=[series]))
-    return [Curves(title="Training", charts=charts)] if charts else []
 
 
 def _instances(task: Task, answers: Answers, margin: float) -> Samples:
@@ -225,14 +164,14 @@ def _instances(task: Task, answers: Answers, margin: float) -> Samples:
     counts = Counter(tag for one in tags for tag in one)
     rows = [
         Sample(
-            prompt=f"{item.prompt[-1]['content']}\n\nRight: {truth}",
-            outputs=[Output(text=found[i], score=values[name][i]) for name, found in answers.items()],
+            f"{item.prompt[-1]['content']}\n\nRight: {truth}",
+            [Output(found[i], values[name][i]) for name, found in answers.items()],
             tags=tags[i],
         )
         for i, (item, truth) in enumerate(zip(task.items, task.truths, strict=True))
     ]
     return Samples(
-        title="Items",
+        "Items",
         note="; ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         + ". Choose a category to see them.",
         columns=[name.capitalize() for name in answers],
