@@ -15,7 +15,8 @@ from coalign.models.backends.open import open_generator
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import Sampling
 from coalign.preference.data.solutions import Marked, Question, mark, questions_of
-from coalign.report.model import Comparison, ComparisonRow, Estimate
+from coalign.report.model import Comparison
+from coalign.report.parts import compared
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, tell
@@ -138,16 +139,8 @@ def _right_answers(
         _sampled(config, stages, stage, questions, model, greedy).accuracy
         for stage, model in (("answers-before", before), ("answers-after", after))
     ]
-    row = ComparisonRow(
-        name="Right final answers",
-        before=Estimate(shares[0]),
-        after=Estimate(shares[1]),
-        difference=Estimate(shares[1] - shares[0]),
-        better="higher",
-        unit="percent",
-        n=len(questions),
-    )
+    row = compared("Right final answers", *shares, n=len(questions))
     note = (
         "Held-out questions, greedy decoding; before: the fine-tuned model that solutions were sampled from."
     )
-    return Comparison(title="Right answers", note=note, scale="row", rows=[row])
+    return Comparison("Right answers", note=note, scale="row", rows=[row])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.preference.studies.cells import START, Rows, Study
 from coalign.preference.studies.examination import MEASURES
@@ -22,7 +20,6 @@ from coalign.preference.studies.figures import (
     spread_of_best,
 )
 from coalign.report.format import number
-from coalign.report.html import write_report
 from coalign.report.model import (
     AnySection,
     Cell,
@@ -31,13 +28,12 @@ from coalign.report.model import (
     Curves,
     Figure,
     Headline,
-    KeyValues,
     Report,
     Series,
     TableSection,
     Text,
 )
-from coalign.report.page import warning_section
+from coalign.report.page import publish
 
 DRAWN = ("satisfaction", "reward_accuracy", "logp_accuracy", "margin", "choices", "kl", "length")
 """Metrics with a chart over the number of pairs; the others stand in the tables."""
@@ -54,7 +50,7 @@ def size_sections(rows: Rows, main: str) -> list[AnySection]:
             for chart in charts(start, _size_lines(rows, start, metric), "pairs", x_log=None)
         ]
         note = "Mean over seeds; the band is one standard deviation. The start model is drawn at every size."
-        sections.append(Curves(title=MEASURES[metric].title, note=note, charts=drawn))
+        sections.append(Curves(MEASURES[metric].title, note=note, charts=drawn))
     sections += [_size_table(rows, start, main) for start in starts]
     return sections
 
@@ -68,7 +64,7 @@ def _size_lines(rows: Rows, start: str, metric: str) -> list[Series | None]:
     before = next((row.get(metric) for row in own if row["objective"] == START), None)
     sizes = sorted({float(row["size"]) for row in own if row["objective"] != START})
     if before is not None and metric != "kl":
-        lines.append(Series(name="start model", steps=sizes, values=[before] * len(sizes)))
+        lines.append(Series("start model", sizes, [before] * len(sizes)))
     return lines
 
 
@@ -90,7 +86,7 @@ def _size_table(rows: Rows, start: str, main: str) -> TableSection:
             ]
         )
     return TableSection(
-        title=f"From {start}",
+        f"From {start}",
         note="Mean and standard deviation over seeds; the third column counts trainings that did not diverge.",
         columns=["objective", "pairs", "trained", *(MEASURES[name].title for name in metrics)],
         rows=table,
@@ -108,10 +104,10 @@ def sensitivity_sections(rows: Rows, main: str) -> list[AnySection]:
             for chart in _setting_charts(objective, own, metric)
         ]
         if drawn:
-            sections.append(Curves(title=f"{MEASURES[metric].title}, over settings", charts=drawn))
+            sections.append(Curves(f"{MEASURES[metric].title}, over settings", charts=drawn))
     sections.append(
         Curves(
-            title="What a result costs in distance from the start model",
+            "What a result costs in distance from the start model",
             note="Each point is a setting, averaged over seeds.",
             charts=_against_kl(rows, main),
         )
@@ -135,14 +131,14 @@ def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[T
         costs.append([one["objective"], *at_best, one["mean_length"], one["length_spread"]])
     return [
         TableSection(
-            title="Sensitivity",
+            "Sensitivity",
             note=f"{MEASURES[main].title}. Best: mean and standard deviation over seeds; mean, worst and spread (best "
             "minus worst) over the settings.",
             columns=["objective", "settings", "diverged", "best", "at", "mean", "worst", "spread"],
             rows=results,
         ),
         TableSection(
-            title="Distance and length",
+            "Distance and length",
             note="KL from the start model in nats a response, lengths in tokens.",
             columns=["objective", "KL at best", "length at best", "mean length", "spread of length"],
             rows=costs,
@@ -182,7 +178,7 @@ def _against_kl(rows: Rows, main: str) -> list[Chart]:
                 points.append((kl.mean, value.mean))
         points.sort()
         if points:
-            lines.append(Series(name=objective, steps=[x for x, _ in points], values=[y for _, y in points]))
+            lines.append(Series(objective, [x for x, _ in points], [y for _, y in points]))
     return charts(MEASURES[main].title, lines, MEASURES["kl"].title, x_log=False)
 
 
@@ -198,7 +194,7 @@ def _settings_table(rows: Rows, main: str) -> TableSection:
     ).items():
         table.append([objective, settings, *(_text(found, name) for name in metrics)])
     return TableSection(
-        title="All settings",
+        "All settings",
         note="Mean and standard deviation over seeds.",
         columns=["objective", "settings", *(MEASURES[name].title for name in metrics)],
         rows=table,
@@ -222,15 +218,14 @@ def write_study_report(
         sections: of the kind of study.
         notes: what became of the data.
     """
-    method = run.status()["method"]
     main = study.exam.main
     best = spread_of_best(rows, main)
-    figures = [Figure(label=MEASURES[main].title, value=best.mean, unit=MEASURES[main].unit)] if best else []
-    report = Report(
+    figures = [Figure(MEASURES[main].title, best.mean, unit=MEASURES[main].unit)] if best else []
+    return publish(
+        run,
+        study.config,
         title=title,
-        method=method,
-        arxiv=get(method).arxiv,
-        verdict=Headline(outcome="neutral", text=findings[0], figures=figures),
+        verdict=Headline("neutral", findings[0], figures),
         facts={
             "Trainings": str(sum(row["objective"] != START for row in rows)),
             "Seeds": str(study.config.seeds),
@@ -238,23 +233,13 @@ def write_study_report(
             "Answers": str(len(study.exam.tasks)),
         },
         sections=[
-            *([Text(title="What was seen", paragraphs=findings[1:])] if findings[1:] else []),
+            *([Text("What was seen", paragraphs=findings[1:])] if findings[1:] else []),
             *sections,
-            *warning_section(run),
-            Text(title="Data", paragraphs=notes),
-            KeyValues(title="Configuration", items=options.to_dict(study.config)),
-            KeyValues(title="Environment", items=run.environment()),
         ],
-        next_commands=[Command(command=f"coalign chat {run.path}", purpose="talk to the best model")]
-        if run.model.exists()
-        else [],
-    )
-    write_report(report, run.report)
-    run.set_status(
-        headline=findings[0],
+        notes=notes,
+        then=[Command(f"coalign chat {run.path}", "talk to the best model")] if run.model.exists() else [],
         figures={f"{row['id']}/{main}": row[main] for row in rows if row.get(main) is not None},
     )
-    return report
 
 
 def _text(rows: Sequence[Row], metric: str) -> str | None:
