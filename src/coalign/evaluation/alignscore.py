@@ -179,7 +179,7 @@ def run(config: Config, run: Run) -> None:
         pairs,
         rows,
         sections=training_sections(trained) if trained else (),
-        next_commands=[more] if trained else (),
+        then=[more] if trained else (),
     )
 
 

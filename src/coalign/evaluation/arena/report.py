@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.evaluation.arena.matches import Played
 from coalign.evaluation.arena.outputs import Outputs
@@ -14,23 +12,33 @@ from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
 from coalign.judging.protocol import Cost
 from coalign.judging.report import cost_table
-from coalign.report.html import write_report
 from coalign.report.model import (
     Chart,
     Command,
     Curves,
     Figure,
     Headline,
-    KeyValues,
     Output,
-    Report,
     Sample,
     Samples,
     Series,
     TableSection,
+    Unit,
 )
+from coalign.report.page import publish
 
 _HOW = {"judge": "judge", "empty": "an empty output loses", "same": "equal outputs tie"}
+_BOARD: dict[str, tuple[str, Unit]] = {
+    "rank": ("rank", "integer"),
+    "model": ("model", "number"),
+    "rating": ("rating", "integer"),
+    "low": ("low", "integer"),
+    "high": ("high", "integer"),
+    "matches": ("matches", "integer"),
+    "win rate": ("win_rate", "percent"),
+    "tournaments won": ("titles", "integer"),
+}
+"""Columns of the leaderboard: key of a row, unit."""
 
 
 def write_arena_report(
@@ -45,47 +53,31 @@ def write_arena_report(
         + ("their intervals do not overlap." if clear else "their intervals overlap.")
     )
     figures = [
-        Figure(label="Leader", value=first["model"]),
-        Figure(
-            label="Matches", value=results["matches"], unit="integer", note=f"{results['judged']:,} judged"
-        ),
-        Figure(label="Ties", value=results["ties"], unit="integer", better="neither"),
-        Figure(label="Without a verdict", value=results["without_verdict"], unit="integer", better="lower"),
+        Figure("Leader", first["model"]),
+        Figure("Matches", results["matches"], unit="integer", note=f"{results['judged']:,} judged"),
+        Figure("Ties", results["ties"], unit="integer", better="neither"),
+        Figure("Without a verdict", results["without_verdict"], unit="integer", better="lower"),
     ]
     if truth := results.get("ground_truth"):
         note = f"{truth['models']} models"
-        figures.append(Figure(label="Rank correlation with the truth", value=truth["spearman"], note=note))
+        figures.append(Figure("Rank correlation with the truth", truth["spearman"], note=note))
     cost = sum((one.comparison.cost for one in played if one.comparison), Cost())
     cycles, triples = results["cyclic_triples"]
-    report = Report(
+    publish(
+        run,
+        config,
         title=f"{results['models']} models on {results['prompts']} prompts, judged by {judge_name(config)}",
-        method="varco-arena",
-        arxiv=get("varco-arena").arxiv,
-        verdict=Headline(outcome="neutral", text=text, figures=figures),
+        verdict=Headline("neutral", text, figures),
         sections=[
             TableSection(
-                title="Leaderboard",
+                "Leaderboard",
                 note=_note(results),
-                columns=["rank", "model", "rating", "low", "high", "matches", "win rate", "tournaments won"],
-                rows=[
-                    [
-                        row[key]
-                        for key in ("rank", "model", "rating", "low", "high", "matches", "win_rate", "titles")
-                    ]
-                    for row in board
-                ],
-                units={
-                    "rank": "integer",
-                    "matches": "integer",
-                    "win rate": "percent",
-                    "tournaments won": "integer",
-                    "rating": "integer",
-                    "low": "integer",
-                    "high": "integer",
-                },
+                columns=list(_BOARD),
+                rows=[[row[key] for key, _ in _BOARD.values()] for row in board],
+                units={name: unit for name, (_, unit) in _BOARD.items() if unit != "number"},
             ),
             TableSection(
-                title="Wins by pair",
+                "Wins by pair",
                 note="Share of the row's wins over the column, ties half. A dash: they never met. "
                 f"{cycles} of {triples} triples that have all met are cycles (a beats b, b beats c, c beats a).",
                 columns=["", *(row["model"] for row in board)],
@@ -95,19 +87,16 @@ def write_arena_report(
             *_anchored(results.get("anchored")),
             match_samples(played, outputs),
             cost_table(config, cost),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
         ],
         facts={"Date": run.environment()["started"][:10], "Models": ", ".join(outputs.models)},
-        next_commands=[
+        then=[
             Command(
-                command=f"coalign annotate {run.artefacts / 'matches.jsonl'} --out human.jsonl",
-                purpose="Judge the matches yourself, blind",
+                f"coalign annotate {run.artefacts / 'matches.jsonl'} --out human.jsonl",
+                "Judge the matches yourself, blind",
             )
         ],
+        figures={row["model"]: round(row["rating"], 1) for row in board},
     )
-    write_report(report, run.report)
-    run.set_status(headline=text, figures={row["model"]: round(row["rating"], 1) for row in board})
 
 
 def match_samples(played: Sequence[Played], outputs: Outputs) -> Samples:
@@ -123,18 +112,16 @@ def match_samples(played: Sequence[Played], outputs: Outputs) -> Samples:
         )
         rows.append(
             Sample(
-                prompt=question_text(outputs.prompts[one.match.prompt]),
-                outputs=[
-                    Output(text=f"[{names[0]}]\n\n{texts[one.match.first]}"),
-                    Output(text=f"[{names[1]}]\n\n{texts[one.match.second]}"),
-                    Output(text=said),
+                question_text(outputs.prompts[one.match.prompt]),
+                [
+                    Output(f"[{names[0]}]\n\n{texts[one.match.first]}"),
+                    Output(f"[{names[1]}]\n\n{texts[one.match.second]}"),
+                    Output(said),
                 ],
                 tags=[*names, f"round {one.match.round}", *([outcome] if outcome else [])],
             )
         )
-    return Samples(
-        title="Matches", columns=["Shown first", "Shown second", "Verdict"], rows=rows, better="neither"
-    )
+    return Samples("Matches", columns=["Shown first", "Shown second", "Verdict"], rows=rows, better="neither")
 
 
 def write_simulation_report(run: Run, config: Any, results: Mapping[str, Any]) -> None:
@@ -146,51 +133,31 @@ def write_simulation_report(run: Run, config: Any, results: Mapping[str, Any]) -
     for precision in dict.fromkeys(row["precision"] for row in rows):
         mine = sorted((row for row in rows if row["precision"] == precision), key=lambda row: row["prompts"])
         steps = [row["prompts"] for row in mine]
-        charts.append(
-            Chart(
-                title=f"Judge of precision {precision:g}",
-                series=[
-                    Series(name=name, steps=steps, values=[row[name] for row in mine])
-                    for name in ("tournament", "anchored")
-                ],
-                x_label="prompts",
-            )
-        )
-    report = Report(
+        lines = [Series(name, steps, [row[name] for row in mine]) for name in ("tournament", "anchored")]
+        charts.append(Chart(f"Judge of precision {precision:g}", lines, x_label="prompts"))
+    keys = ("prompts", "precision", "tournament", "anchored", "share_higher")
+    nearer = "trials in which the tournament is nearer"
+    publish(
+        run,
+        config,
         title=f"Simulated benchmarks of {results['models']} models",
-        method="varco-arena",
-        arxiv=get("varco-arena").arxiv,
         verdict=Headline(
-            outcome="improved" if ahead == len(rows) else "mixed" if ahead else "not improved",
-            text=text,
-            figures=[
-                Figure(label="Trials a setting", value=results["trials"], unit="integer", better="neither")
-            ],
+            "neutral",
+            text,
+            [Figure("Trials a setting", results["trials"], unit="integer", better="neither")],
         ),
         sections=[
             TableSection(
-                title="Median rank correlation with the truth",
+                "Median rank correlation with the truth",
                 note="Tournaments get one verdict a prompt fewer than the comparisons with a reference.",
-                columns=[
-                    "prompts",
-                    "precision",
-                    "tournament",
-                    "anchored",
-                    "trials in which the tournament is nearer",
-                ],
-                rows=[
-                    [row[key] for key in ("prompts", "precision", "tournament", "anchored", "share_higher")]
-                    for row in rows
-                ],
-                units={"prompts": "integer", "trials in which the tournament is nearer": "percent"},
+                columns=[*keys[:-1], nearer],
+                rows=[[row[key] for key in keys] for row in rows],
+                units={"prompts": "integer", nearer: "percent"},
             ),
-            Curves(title="By the number of prompts", charts=charts),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
+            Curves("By the number of prompts", charts=charts),
         ],
+        figures={"settings ahead": ahead},
     )
-    write_report(report, run.report)
-    run.set_status(headline=text, figures={"settings ahead": ahead})
 
 
 def _note(results: Mapping[str, Any]) -> str:
@@ -216,7 +183,7 @@ def _anchored(found: Mapping[str, Any] | None) -> list[TableSection]:
     shown = "" if agreement is None else f" Rank correlation with the tournaments: {agreement:.2f}."
     return [
         TableSection(
-            title=f"Against {found['reference']}",
+            f"Against {found['reference']}",
             note=f"Share of wins over the reference, for {found['calls']} verdicts.{shown}",
             columns=["model", "win rate"],
             rows=[[name, rate] for name, rate in found["win_rates"].items()],

@@ -7,33 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coalign.core import options
-from coalign.core.catalogue import entries
 from coalign.core.runs import Run
 from coalign.evaluation.factuality.text_pairs import PairSet, TextPair
 from coalign.measures.detection import best_threshold, bootstrap_of, roc_auc, spearman
 from coalign.measures.statistics import bootstrap_mean
-from coalign.report.html import write_report
 from coalign.report.model import (
-    Chart,
+    AnySection,
+    Cell,
     Command,
     Curves,
     Distribution,
     Figure,
     Headline,
-    KeyValues,
     Mark,
     Output,
-    Report,
     Sample,
     Samples,
-    Section,
-    Series,
     TableSection,
     Text,
     Tone,
     Values,
 )
+from coalign.report.page import publish
+from coalign.report.parts import curves, held_out
 
 if TYPE_CHECKING:
     from coalign.evaluation.factuality.training import Trained
@@ -44,6 +40,17 @@ SUPPORTED, DOUBTFUL, UNSUPPORTED, SOURCE = "supported", "doubtful", "not support
 MARKS: dict[str, Tone] = {SUPPORTED: "good", DOUBTFUL: "s1", UNSUPPORTED: "bad", SOURCE: "s0"}
 DOUBT = 0.2
 """A supported sentence within this of the threshold is called doubtful."""
+
+AGREEMENT = {"roc_auc": "Area under the ROC curve", "spearman": "Spearman's correlation"}
+CHARTS = (
+    ("loss", "Loss"),
+    ("bin", "Two-way head"),
+    ("tri", "Three-way head"),
+    ("reg", "Regression head"),
+    ("mlm", "Masked tokens"),
+    ("accuracy/bin", "Accuracy, two-way"),
+    ("accuracy/tri", "Accuracy, three-way"),
+)
 
 Row = Mapping[str, Any]
 
@@ -83,55 +90,48 @@ def summarise(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
 
 def claim_report(
     rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float
-) -> tuple[Headline, list[Any]]:
+) -> tuple[Headline, list[AnySection]]:
     """The headline and the sections of the page."""
     found = summarise(rows, threshold)
+    score, below, weak = found["score"], found["sentences_below"], found["claims_with_a_sentence_below"]
     figures = [
-        Figure(label="Mean score", value=found["score"]["mean"], note=_interval(found["score"])),
+        Figure("Mean score", score["mean"], note=_interval(score)),
         Figure(
-            label=f"Sentences below {threshold:g}",
-            value=found["sentences_below"],
+            f"Sentences below {threshold:g}",
+            below,
             unit="integer",
             note=f"of {found['sentences']}",
             better="lower",
         ),
         Figure(
-            label="Claims with such a sentence",
-            value=found["claims_with_a_sentence_below"],
-            unit="integer",
-            note=f"of {found['claims']}",
-            better="lower",
+            "Claims with such a sentence", weak, unit="integer", note=f"of {found['claims']}", better="lower"
         ),
     ]
-    for key, name in (("roc_auc", "Area under the ROC curve"), ("spearman", "Spearman's correlation")):
+    for key, name in AGREEMENT.items():
         if key in found:
-            figures.append(Figure(label=name, value=found[key]["mean"], note=_interval(found[key])))
+            figures.append(Figure(name, found[key]["mean"], note=_interval(found[key])))
     text = (
-        f"{found['claims_with_a_sentence_below']} of {found['claims']} claims have a sentence that its source does not "
-        f"support (score below {threshold:g})."
+        f"{weak} of {found['claims']} claims have a sentence that its source does not support (score below "
+        f"{threshold:g})."
     )
-    sections: list[Any] = [*_labels(found)]
+    sections: list[AnySection] = _labels(found)
     if found["truncated_pairs"]:
         note = (
             f"{found['truncated_pairs']} pairs of chunk and sentence in {found['claims_with_truncation']} claims did not fit "
             "the encoder: the end of the chunk was not read. A smaller --words-per-chunk avoids it, unless a single sentence "
             "is that long."
         )
-        sections.append(Text(title="Cut off", paragraphs=[note]))
-    scores = [row["score"] for row in rows]
+        sections.append(Text("Cut off", paragraphs=[note]))
     sentence_scores = [one["score"] for row in rows for one in row["sentences"]]
     sections += [
         Distribution(
-            title="Scores",
-            samples=[
-                Values(name="claims", values=scores),
-                Values(name="sentences", values=sentence_scores),
-            ],
+            "Scores",
+            samples=[Values("claims", [row["score"] for row in rows]), Values("sentences", sentence_scores)],
             x_label="alignment score",
         ),
         claim_samples(rows, pairs, threshold),
     ]
-    return Headline(outcome="neutral", text=text, figures=figures), sections
+    return Headline("neutral", text, figures), sections
 
 
 def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> Samples:
@@ -142,7 +142,7 @@ def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: flo
     if len(order) > SHOWN:
         note += f" The first {SHOWN:,} of {len(order):,}; artefacts/scores.jsonl has all."
     return Samples(
-        title="Claims",
+        "Claims",
         note=note,
         columns=["Claim", "Source"],
         rows=[_sample(row, texts[row["id"]], threshold) for row in order[:SHOWN]],
@@ -158,19 +158,19 @@ def _sample(row: Row, pair: TextPair, threshold: float) -> Sample:
     label = "" if row["label"] is None else f", label {row['label']:g}"
     claim_marks = [
         Mark(
-            start=one["start"],
-            end=one["end"],
-            name=_name(one["score"], threshold),
-            note=f"{one['score']:.3f}, best chunk {one['chunk'] + 1} of {len(row['chunks'])}",
+            one["start"],
+            one["end"],
+            _name(one["score"], threshold),
+            f"{one['score']:.3f}, best chunk {one['chunk'] + 1} of {len(row['chunks'])}",
         )
         for one in row["sentences"]
         if one["end"] > one["start"]
     ]
     return Sample(
-        prompt=f"{pair.id}: {len(weak)} of {len(row['sentences'])} sentences not supported{label}",
-        outputs=[
-            Output(text=pair.claim, score=row["score"], marks=claim_marks),
-            Output(text=pair.context, marks=_source_marks(row)),
+        f"{pair.id}: {len(weak)} of {len(row['sentences'])} sentences not supported{label}",
+        [
+            Output(pair.claim, row["score"], marks=claim_marks),
+            Output(pair.context, marks=_source_marks(row)),
         ],
         tags=tags,
     )
@@ -181,15 +181,11 @@ def _source_marks(row: Row) -> list[Mark]:
     supported: dict[int, list[str]] = {}
     for number, one in enumerate(row["sentences"], start=1):
         supported.setdefault(one["chunk"], []).append(f"sentence {number} ({one['score']:.3f})")
+    chunks = {chunk: row["chunks"][chunk] for chunk in sorted(supported)}
     return [
-        Mark(
-            start=row["chunks"][chunk]["start"],
-            end=row["chunks"][chunk]["end"],
-            name=SOURCE,
-            note=f"chunk {chunk + 1}, of {', '.join(named)}",
-        )
-        for chunk, named in sorted(supported.items())
-        if row["chunks"][chunk]["end"] > row["chunks"][chunk]["start"]
+        Mark(one["start"], one["end"], SOURCE, f"chunk {chunk + 1}, of {', '.join(supported[chunk])}")
+        for chunk, one in chunks.items()
+        if one["end"] > one["start"]
     ]
 
 
@@ -209,30 +205,25 @@ def _interval(value: Mapping[str, Any]) -> str:
     return f"{value['low']:.3f} to {value['high']:.3f} (95 % interval)"
 
 
-def _labels(found: Mapping[str, Any]) -> list[Section]:
+def _labels(found: Mapping[str, Any]) -> list[AnySection]:
     if "labelled" not in found:
         return []
-    rows: list[list[Any]] = []
-    for key, name in (("roc_auc", "Area under the ROC curve"), ("spearman", "Spearman's correlation")):
-        if key in found:
-            one = found[key]
-            rows.append([name, one["mean"], one["low"], one["high"]])
-    if "best_threshold" in found:
-        best = found["best_threshold"]
+    rows: list[list[Cell]] = [
+        [name, *(found[key][one] for one in ("mean", "low", "high"))]
+        for key, name in AGREEMENT.items()
+        if key in found
+    ]
+    if best := found.get("best_threshold"):
+        optimistic = "Balanced accuracy there (optimistic: chosen on the same rows)"
         rows += [
             ["Best threshold on these rows", best["threshold"], None, None],
-            [
-                "Balanced accuracy there (optimistic: chosen on the same rows)",
-                best["balanced_accuracy"],
-                None,
-                None,
-            ],
+            [optimistic, best["balanced_accuracy"], None, None],
         ]
     if not rows:
-        return [Text(title="Labels", paragraphs=["All labels are the same: nothing can be compared."])]
+        return [Text("Labels", paragraphs=["All labels are the same: nothing can be compared."])]
     return [
         TableSection(
-            title="Agreement with labels",
+            "Agreement with labels",
             note=f"{found['labelled']} claims with a label; 95 % bootstrap intervals over claims.",
             columns=["Measure", "Value", "Low", "High"],
             rows=rows,
@@ -240,32 +231,14 @@ def _labels(found: Mapping[str, Any]) -> list[Section]:
     ]
 
 
-def training_sections(result: Trained) -> list[Any]:
+def training_sections(result: Trained) -> list[Curves]:
     """Curves of a training."""
-    charts = []
-    for key, title in (
-        ("loss", "Loss"),
-        ("bin", "Two-way head"),
-        ("tri", "Three-way head"),
-        ("reg", "Regression head"),
-        ("mlm", "Masked tokens"),
-        ("accuracy/bin", "Accuracy, two-way"),
-        ("accuracy/tri", "Accuracy, three-way"),
-    ):
-        series = []
-        for name, label in (
-            (f"losses/{key}" if key != "loss" else key, "training"),
-            (f"eval_{key}", "held out"),
-        ):
-            points = [row for row in result.history if name in row]
-            if points:
-                steps = [float(one["step"]) for one in points]
-                series.append(Series(name=label, steps=steps, values=[one[name] for one in points]))
-        if series:
-            charts.append(Chart(title=title, series=series))
+    rows = [{key.removeprefix("losses/"): one for key, one in row.items()} for row in result.history]
     note = "Cross-entropies in units of chance (1 is guessing), the regression's squared error, nats for masked tokens."
     cut = [f"{result.truncated} pairs were cut to --max-length."] if result.truncated else []
-    return [Curves(title="Training", note=" ".join([note, *cut]), charts=charts)]
+    return curves(
+        CHARTS, {"training": rows, "held out": held_out(result.history)}, note=" ".join([note, *cut])
+    )
 
 
 def write_claim_report(
@@ -274,32 +247,20 @@ def write_claim_report(
     pairs: PairSet | None,
     rows: Sequence[Row],
     *,
-    sections: Sequence[Any] = (),
-    next_commands: Sequence[Command] = (),
+    sections: Sequence[AnySection] = (),
+    then: Sequence[Command] = (),
 ) -> None:
     """Write `report.html` and the headline of `status.json`."""
-    method = run.status()["method"]
-    found: list[Any] = []
+    headline, found = Headline("neutral", "Trained; nothing was scored."), []
     if pairs is not None:
         headline, found = claim_report(rows, pairs.pairs, config.threshold)
         if pairs.problems:
-            found.append(Text(title="Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
-    else:
-        headline = Headline(outcome="neutral", text="Trained; nothing was scored.")
-    write_report(
-        Report(
-            title="Factual consistency" if pairs is not None else "Alignment function",
-            method=method,
-            arxiv=next((one.arxiv for one in entries() if one.slug == method), None),
-            verdict=headline,
-            sections=[
-                *found,
-                *sections,
-                KeyValues(title="Configuration", items=options.to_dict(config)),
-                KeyValues(title="Environment", items=run.environment()),
-            ],
-            next_commands=list(next_commands),
-        ),
-        run.report,
+            found.append(Text("Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
+    publish(
+        run,
+        config,
+        title="Alignment function" if pairs is None else "Factual consistency",
+        verdict=headline,
+        sections=[*found, *sections],
+        then=then,
     )
-    run.set_status(headline=headline.text)
