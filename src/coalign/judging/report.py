@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coalign.core import options
 from coalign.core.runs import Run
 from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
@@ -22,7 +21,6 @@ from coalign.judging.protocol import (
     Summary,
     summarise,
 )
-from coalign.report.html import write_report
 from coalign.report.model import (
     Command,
     Distribution,
@@ -30,7 +28,6 @@ from coalign.report.model import (
     Headline,
     KeyValues,
     Output,
-    Report,
     Sample,
     Samples,
     TableSection,
@@ -38,6 +35,7 @@ from coalign.report.model import (
     Unit,
     Values,
 )
+from coalign.report.page import publish
 
 OUTCOMES: tuple[tuple[PairOutcome, str], ...] = (
     ("first", "first response better, in both orders"),
@@ -59,30 +57,27 @@ def write_pair_report(
     """Report what `judge_run.pair_results` found, with every pair and reply to browse."""
     summary = summarise(comparisons)
     figures = pair_figures(summary, results)
-    sections: list[Any] = [
-        outcome_table(comparisons),
-        *people_sections(results.get("people")),
-        *failure_sections(summary),
-        pair_samples(found.items, comparisons, found.labels),
-        cost_table(config, summary.cost),
-        KeyValues(title="Configuration", items=options.to_dict(config)),
-        KeyValues(title="Environment", items=run.environment()),
-    ]
-    report = Report(
+    publish(
+        run,
+        config,
         title=f"{summary.n} pairs, judged by {judge_name(config)}",
-        method="judge",
-        verdict=Headline(outcome="neutral", text=pair_sentence(summary, results), figures=figures),
-        sections=sections,
+        verdict=Headline("neutral", pair_sentence(summary, results), figures),
+        sections=[
+            outcome_table(comparisons),
+            *people_sections(results.get("people")),
+            *failure_sections(summary),
+            pair_samples(found.items, comparisons, found.labels),
+            cost_table(config, summary.cost),
+        ],
         facts=facts(run, found),
-        next_commands=[
+        then=[
             Command(
-                command="coalign run portia --data PAIRS --model MODEL",
-                purpose="Make verdicts depend less on the order of the answers",
+                "coalign run portia --data PAIRS --model MODEL",
+                "Make verdicts depend less on the order of the answers",
             )
         ],
+        figures=_status_figures(figures),
     )
-    write_report(report, run.report)
-    run.set_status(headline=report.verdict.text, figures=_status_figures(figures))
 
 
 def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings: Sequence[Rating]) -> None:
@@ -93,34 +88,32 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
     mean = bootstrap_mean(scores, seed=0)
     failures = Counter(one.failure for one in ratings if one.failure)
     cost = sum((one.cost for one in ratings), Cost())
+    note = _interval_text(mean.low, mean.high)
     figures = [
-        Figure(
-            label="Mean score", value=mean.mean, better="neither", note=_interval_text(mean.low, mean.high)
-        ),
-        Figure(label="Without a verdict", value=sum(failures.values()), unit="integer", better="lower"),
+        Figure("Mean score", mean.mean, better="neither", note=note),
+        Figure("Without a verdict", sum(failures.values()), unit="integer", better="lower"),
     ]
     rows = [
         Sample(
-            prompt=question_text(item.prompt),
-            outputs=[Output(text=item.responses[0], score=one.score), Output(text=one.reply)],
+            question_text(item.prompt),
+            [Output(item.responses[0], one.score), Output(one.reply)],
             tags=[one.failure] if one.failure else [],
         )
         for item, one in zip(found.items, ratings, strict=True)
     ]
-    report = Report(
+    publish(
+        run,
+        config,
         title=f"{len(ratings)} responses, rated by {judge_name(config)}",
-        method="judge",
         verdict=Headline(
-            outcome="neutral",
-            text=f"{len(scores)} of {len(ratings)} responses got a score; the mean is {mean.mean:.2f}.",
-            figures=figures,
+            "neutral",
+            f"{len(scores)} of {len(ratings)} responses got a score; the mean is {mean.mean:.2f}.",
+            figures,
         ),
         sections=[
-            Distribution(
-                title="Scores", samples=[Values(name=judge_name(config), values=scores)], x_label="score"
-            ),
+            Distribution("Scores", samples=[Values(judge_name(config), scores)], x_label="score"),
             Samples(
-                title="Responses",
+                "Responses",
                 columns=["Response", "Judge"],
                 rows=rows,
                 score_name="score",
@@ -128,13 +121,10 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
                 better="neither",
             ),
             cost_table(config, cost),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
         ],
         facts=facts(run, found),
+        figures=_status_figures(figures),
     )
-    write_report(report, run.report)
-    run.set_status(headline=report.verdict.text, figures=_status_figures(figures))
 
 
 def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
@@ -143,24 +133,18 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
     figures = []
     if consistency:
         note = _interval_text(consistency["low"], consistency["high"], percent=True)
-        figures.append(
-            Figure(label="Both orders agree", value=consistency["mean"], unit="percent", note=note)
-        )
+        figures.append(Figure("Both orders agree", consistency["mean"], unit="percent", note=note))
+    second = "" if summary.second_shown is None else f"for the second: {summary.second_shown:.1%}"
+    failed = sum(summary.failures.values())
     figures += [
+        Figure("For the one shown first", summary.first_shown, unit="percent", better="neither", note=second),
+        Figure("Ties", summary.ties, unit="percent", better="neither"),
         Figure(
-            label="For the one shown first",
-            value=summary.first_shown,
-            unit="percent",
-            better="neither",
-            note="" if summary.second_shown is None else f"for the second: {summary.second_shown:.1%}",
-        ),
-        Figure(label="Ties", value=summary.ties, unit="percent", better="neither"),
-        Figure(
-            label="Replies without a verdict",
-            value=sum(summary.failures.values()),
+            "Replies without a verdict",
+            failed,
             unit="integer",
             better="lower",
-            note=f"of {summary.judged + sum(summary.failures.values())}",
+            note=f"of {summary.judged + failed}",
         ),
     ]
     if people := results.get("people"):
@@ -171,7 +155,7 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
         for key, label, unit in units:
             one = people[key]
             note = _interval_text(one["low"], one["high"], percent=unit == "percent")
-            figures.append(Figure(label=label, value=one["mean"], unit=unit, note=note))
+            figures.append(Figure(label, one["mean"], unit=unit, note=note))
     return figures
 
 
@@ -195,7 +179,7 @@ def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -
     total = len(comparisons)
     rows = [[text, counts[name], counts[name] / total if total else None] for name, text in OUTCOMES]
     return TableSection(
-        title=title,
+        title,
         columns=["verdict", "pairs", "share"],
         rows=rows,
         units={"pairs": "integer", "share": "percent"},
@@ -220,7 +204,7 @@ def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
     note = f"Against the majority of people; {people['without_majority']} pairs have none and are left out."
     return [
         TableSection(
-            title="Agreement with people",
+            "Agreement with people",
             note=note,
             columns=["measure", "pairs", "value", "low", "high"],
             rows=rows,
@@ -236,7 +220,7 @@ def failure_sections(summary: Summary) -> list[Text]:
     kinds = [f"{count} {kind}" for kind, count in summary.failures.items()]
     return [
         Text(
-            title="Replies without a verdict",
+            "Replies without a verdict",
             paragraphs=[
                 f"{', '.join(kinds)}. They count as failed, not as ties; every reply is among the pairs below.",
             ],
@@ -254,18 +238,14 @@ def pair_samples(
     said = labels or [()] * len(items)
     rows = [
         Sample(
-            prompt=question_text(item.prompt),
-            outputs=[
-                Output(text=item.responses[0]),
-                Output(text=item.responses[1]),
-                Output(text=_opinions_text(one, people)),
-            ],
+            question_text(item.prompt),
+            [*map(Output, item.responses), Output(_opinions_text(one, people))],
             tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
         )
         for item, one, people in zip(items, comparisons, said, strict=True)
     ]
     return Samples(
-        title=title,
+        title,
         note="Verdicts name the responses as they stand here, in whichever order they were shown.",
         columns=["First", "Second", "Judge"],
         rows=rows,
@@ -297,7 +277,7 @@ def cost_table(config: JudgeOptions, cost: Cost) -> KeyValues:
         "tokens written": cost.tokens,
     }
     price = config.price(cost)
-    return KeyValues(title="Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
+    return KeyValues("Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
 
 
 def facts(run: Run, found: ItemSet) -> dict[str, str]:

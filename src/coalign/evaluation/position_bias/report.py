@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.items import ItemSet
@@ -16,21 +15,9 @@ from coalign.judging.protocol import Cost, JudgeItem, PairVerdict, summarise
 from coalign.judging.report import cost_table, facts, outcome_table, people_sections
 from coalign.judging.run import majority
 from coalign.measures.statistics import Interval, paired_bootstrap, wilson_interval
-from coalign.report.html import write_report
-from coalign.report.model import (
-    Comparison,
-    ComparisonRow,
-    Estimate,
-    Figure,
-    Headline,
-    KeyValues,
-    Outcome,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    TableSection,
-)
+from coalign.report.model import Better, Comparison, ComparisonRow, Figure, Headline, Output, Sample, Samples
+from coalign.report.page import publish
+from coalign.report.parts import compared, counted, estimate, outcome_of
 
 STAGES = {
     "length": "settled in parts of equal length",
@@ -50,79 +37,56 @@ def write_portia_report(
     """Write the report and the headline figures of `status.json`."""
     final = [one.comparison for one in merged]
     gain = paired_bootstrap(*[[float(one.consistent is True) for one in side] for side in (plain, final)])
-    coverage = results["fixed_coverage"]
     figures = [
         Figure(
-            label="Both orders agree",
-            value=results["rate_after"],
+            "Both orders agree",
+            results["rate_after"],
             before=results["rate_before"],
-            difference=Estimate(gain.mean, _end(gain.low), _end(gain.high)),
+            difference=estimate(gain),
             unit="percent",
         ),
-        Figure(label="Inconsistent pairs that became consistent", value=coverage, unit="percent"),
-        Figure(
-            label="Consistent pairs that were lost", value=results["lost"], unit="integer", better="lower"
-        ),
-        Figure(
-            label="Ties",
-            value=summarise(final).ties,
-            before=summarise(plain).ties,
-            unit="percent",
-            better="neither",
-        ),
+        Figure("Inconsistent pairs that became consistent", results["fixed_coverage"], unit="percent"),
+        Figure("Consistent pairs that were lost", results["lost"], unit="integer", better="lower"),
+        Figure("Ties", summarise(final).ties, before=summarise(plain).ties, unit="percent", better="neither"),
     ]
     text = (
         f"In aligned parts the judge gives the same verdict in both orders on {results['rate_after']:.0%} of "
         f"{len(plain)} pairs, before on {results['rate_before']:.0%}."
     )
-    cost = sum((one.cost for one in (*plain, *final)), Cost())
-    report = Report(
+    publish(
+        run,
+        config,
         title=f"{len(plain)} pairs in aligned parts, judged by {judge_name(config)}",
-        method="portia",
-        arxiv=get("portia").arxiv,
-        verdict=Headline(outcome=_outcome(gain), text=text, figures=figures),
+        verdict=Headline(outcome_of(gain), text, figures),
         sections=[
             Comparison(
-                title="Before and after",
+                "Before and after",
                 note="Consistency is no correctness: a judge that always ties agrees with itself.",
                 rows=_rows(plain, final, found.labels, gain),
                 names=("Whole answers", "Aligned parts"),
             ),
-            TableSection(
-                title="Where pairs were settled",
-                columns=["stage", "pairs"],
-                rows=[[words, results["stages"][stage]] for stage, words in STAGES.items()],
-                units={"pairs": "integer"},
+            counted(
+                "Where pairs were settled",
+                ("stage", "pairs"),
+                {words: results["stages"][stage] for stage, words in STAGES.items()},
             ),
             outcome_table(final, "Verdicts in aligned parts"),
             *people_sections(results["merged"].get("people")),
             _samples(found.items, plain, merged),
-            cost_table(config, cost),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
+            cost_table(config, sum((one.cost for one in (*plain, *final)), Cost())),
         ],
         facts=facts(run, found),
+        figures={one.label: one.value for one in figures},
     )
-    write_report(report, run.report)
-    run.set_status(headline=text, figures={one.label: one.value for one in figures})
 
 
 def _rows(
     plain: Sequence[PairVerdict], final: Sequence[PairVerdict], labels: Sequence[Any], gain: Interval
 ) -> list[ComparisonRow]:
-    rates = [
+    before, after = (
         wilson_interval(sum(one.consistent is True for one in side), len(side)) for side in (plain, final)
-    ]
-    rows = [
-        ComparisonRow(
-            name="both orders agree",
-            before=_estimate(rates[0]),
-            after=_estimate(rates[1]),
-            difference=_estimate(gain),
-            n=len(plain),
-            emphasis=True,
-        )
-    ]
+    )
+    rows = [compared("both orders agree", before, after, gain, n=len(plain), emphasis=True)]
     for choice, words in (("first", "for the response shown first"), ("tie", "ties")):
         shares = [
             [
@@ -142,17 +106,9 @@ def _rows(
     return rows
 
 
-def _paired_row(name: str, sides: Sequence[Sequence[float]], better: Any) -> ComparisonRow:
-    change = paired_bootstrap(*sides)
-    means = [Estimate(sum(one) / len(one)) for one in sides]
-    return ComparisonRow(
-        name=name,
-        before=means[0],
-        after=means[1],
-        difference=_estimate(change),
-        n=len(sides[0]),
-        better=better,
-    )
+def _paired_row(name: str, sides: Sequence[Sequence[float]], better: Better) -> ComparisonRow:
+    before, after = (fmean(one) for one in sides)
+    return compared(name, before, after, paired_bootstrap(*sides), n=len(sides[0]), better=better)
 
 
 def _samples(items: Sequence[JudgeItem], plain: Sequence[PairVerdict], merged: Sequence[Merged]) -> Samples:
@@ -160,19 +116,16 @@ def _samples(items: Sequence[JudgeItem], plain: Sequence[PairVerdict], merged: S
     for item, old, new in zip(items, plain, merged, strict=True):
         turn = "fixed" if new.comparison.consistent and not old.consistent else "lost"
         changed = bool(new.comparison.consistent) != bool(old.consistent)
+        verdicts = (Output(_said(one), float(one.consistent is True)) for one in (old, new.comparison))
         rows.append(
             Sample(
-                prompt=question_text(item.prompt),
-                outputs=[
-                    *(Output(text=text) for text in _cut_texts(item, new)),
-                    Output(text=_said(old), score=float(old.consistent is True)),
-                    Output(text=_said(new.comparison), score=float(new.comparison.consistent is True)),
-                ],
+                question_text(item.prompt),
+                [*map(Output, _cut_texts(item, new)), *verdicts],
                 tags=[new.stage, *([turn] if changed else [])],
             )
         )
     return Samples(
-        title="Pairs",
+        "Pairs",
         note="Answers with the cuts of the last stage. A verdict names the responses as they stand here.",
         columns=["First", "Second", "Judge, whole", "Judge, in parts"],
         rows=rows,
@@ -196,15 +149,3 @@ def _said(one: PairVerdict) -> str:
         order = "Swapped" if each.swapped else "As given"
         lines.append(f"\n{order}: {each.choice or each.failure}\n{each.reply}".rstrip())
     return "\n".join(lines)
-
-
-def _outcome(gain: Interval) -> Outcome:
-    return "improved" if gain.low > 0 else "not improved" if gain.high <= 0 else "mixed"
-
-
-def _estimate(one: Interval) -> Estimate:
-    return Estimate(one.mean, _end(one.low), _end(one.high))
-
-
-def _end(value: float) -> float | None:
-    return None if value in (float("inf"), float("-inf")) else value
