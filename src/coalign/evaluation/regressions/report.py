@@ -15,7 +15,6 @@ from coalign.evaluation.protocol import changes, rates
 from coalign.evaluation.regressions.flips import flips, quadrant, smooth_flips
 from coalign.evaluation.regressions.tasks import Task, scores
 from coalign.evaluation.regressions.training import training_history
-from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.report.model import Better, Command, Comparison, Figure, Headline, Output, Sample, Samples
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, estimate, held_out, outcome_of, paired
