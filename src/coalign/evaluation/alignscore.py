@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
+from coalign.training.material import announce
 
 if TYPE_CHECKING:
     from coalign.evaluation.factuality.training import Trained
@@ -244,9 +244,7 @@ def read_training(config: Config, run: Run) -> list[TaskRecord]:
         note = f"{one}: {len(read.records)} records ({counts}) of {read.rows} rows"
         if read.problems:
             note += f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}"
-        run.log("data", note=note)
-        if is_main_process():
-            print(f"Data: {note}", file=sys.stderr, flush=True)
+        announce([note], run)
         records += read.records
     random.Random(config.seed).shuffle(records)
     return records

@@ -56,7 +56,7 @@ from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator, Sampling
 from coalign.training.learning import train
-from coalign.training.material import Material, tell
+from coalign.training.material import Material, announce
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 
@@ -222,7 +222,7 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
         said = sum(row["responses"].count(IDK) for row in round.read("build"))
         note = f"{len(records)} demonstrations from {len(training)} questions, {said} of them decline"
         material = Material(records, [], [note])
-        tell(material, round.run)
+        announce(material.notes, round.run)
         objective = get_objective("sft")
         train(
             options, objective, round.run, material, constants=objective.constants(), folder=round.run.model

@@ -42,7 +42,7 @@ from coalign.preference.data.anchors import (
 from coalign.preference.data.parts import joined, segments
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
-from coalign.training.material import LearningOptions, Material, read_material, tell
+from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 
@@ -175,7 +175,7 @@ def run(config: Config, run: Run) -> None:
         )
     negatives, held_out, told_of = negatives_with_room(config, negatives, held_out)
     notes = [*material.notes, *told_of]
-    tell(replace(material, notes=notes), run)
+    announce(notes, run)
     sampling = config.sampling(n=config.samples, seed=config.seed)
     anchored = Anchored([])
     if held_out:
@@ -201,7 +201,7 @@ def _train_parts(
                 "No self-sample is usable: all are empty or equal to the negative.", anchored.dropped
             )
         note = (f"Part {number}: " if number > 1 else "") + told(anchored, len(negatives))
-        tell(Material([], [], [note]), run)
+        announce([note], run)
         material = Material([*anchored.records], material.held_out, [*material.notes, note])
         options: Any = replace(
             config,

@@ -49,7 +49,7 @@ from coalign.preference.studies.figures import size_findings
 from coalign.preference.studies.fine_tuned import fine_tune
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import size_sections, write_study_report
-from coalign.training.material import LearningOptions, read_material, tell
+from coalign.training.material import LearningOptions, announce, read_material
 from coalign.training.processes import assert_one_process
 
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")
@@ -127,7 +127,7 @@ def run(config: Config, run: Run) -> None:
     study = Study(config, pairs, start_models(config, run), exam)
     cells = grid(config, len(pairs))
     assert_possible(study, cells)
-    tell(material, run)
+    announce(material.notes, run)
     notes = [*material.notes]
     if "fine-tuned" in config.starts:
         notes.append(_make_fine_tuned(config, run, pairs))

@@ -50,7 +50,7 @@ from coalign.training.losses.pairs import (
     reference_pairs,
 )
 from coalign.training.losses.pairwise import logistic_loss
-from coalign.training.material import LearningOptions, read_material, tell
+from coalign.training.material import LearningOptions, announce, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 
@@ -202,7 +202,7 @@ def sweep(config: Config, run: Run) -> None:
         for seed in range(config.seeds)
     ]
     assert_possible(study, cells)
-    tell(material, run)
+    announce(material.notes, run)
     rows = run_cells(run, study, cells)
     save_best(run, study, rows)
     write_study_report(

@@ -23,7 +23,7 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.training.learning_report import write_learning_report
-from coalign.training.material import LearningOptions, Material, read_material, tell
+from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.objective import Objective, get_objective
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def learn(
     """
     if material is None:
         material = read_material(config, objective.data, run)
-    tell(material, run)
+    announce(material.notes, run)
     constants = config if constants is None else constants
     result = train(config, objective, run, material, constants=constants, folder=run.model)
     if is_main_process():

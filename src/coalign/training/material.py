@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,9 +92,9 @@ def read_material(
     return Material(records, held_out, notes)
 
 
-def tell(material: Material, run: Run) -> None:
+def announce(notes: Sequence[str], run: Run) -> None:
     """Print and log what became of the data."""
-    for note in material.notes:
+    for note in notes:
         run.log("data", note=note)
         if is_main_process():
             print(f"Data: {note}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from coalign.report.model import Comparison
 from coalign.report.parts import compared
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
-from coalign.training.material import LearningOptions, Material, tell
+from coalign.training.material import LearningOptions, Material, announce
 from coalign.training.objective import NoConstants, Objective, get_objective
 from coalign.training.processes import assert_one_process
 
@@ -67,7 +67,7 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
     """
     assert_one_process(f"{objective.name} samples")
     questions, held_out = (_questions(part, config) for part in (material.training, material.held_out))
-    tell(material, run)
+    announce(material.notes, run)
     stages = Round(run, 1)
     start = _fine_tuned(config, run, material, stages)
     marked = _sampled(
@@ -90,7 +90,7 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
             config.sampling(n=config.samples, seed=config.seed + 1),
         )
         notes.append(f"Held out: {others.told()}")
-    tell(Material([], [], notes), run)
+    announce(notes, run)
     groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
     result = train(start, objective, run, groups, constants=config, folder=run.model)
     final = config.at(run.model)
