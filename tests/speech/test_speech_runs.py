@@ -75,9 +75,7 @@ def test_awp_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = awp_config(tmp_path)
     run = Run.start(tmp_path / "run", "awp", config)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            purpose_run, "train_recogniser", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(purpose_run, "fit_round", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             awp.run(config, run)
     before = (run.artefacts / "round-1" / "baseline.jsonl").stat().st_mtime_ns

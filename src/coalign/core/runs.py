@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 
 from coalign.core import options
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, read_rows, remove_stale, write_json
+from coalign.core.files import append_rows, atomic_path, read_rows, remove_stale, write_json
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
 _SECRET_FLAG = re.compile(r"(^|[-_])(token|key|secret|password)$", re.IGNORECASE)
@@ -56,6 +57,12 @@ class Run:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    def publish_model(self, folder: Path | str) -> None:
+        """Copy a model folder to `model`, at once or not at all; nothing where there is one already."""
+        if not self.model.exists():
+            with atomic_path(self.model) as path:
+                shutil.copytree(folder, path)
 
     @property
     def report(self) -> Path:

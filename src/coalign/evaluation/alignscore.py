@@ -20,10 +20,7 @@ cut at both texts by itself; the code cuts its whole batch so.
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from coalign.core.errors import ConfigError
@@ -33,7 +30,6 @@ from coalign.core.runs import Run, is_main_process
 from coalign.evaluation.factuality.functions import FunctionOptions, load_function
 from coalign.evaluation.factuality.options import EncoderTraining, Head
 from coalign.evaluation.factuality.pair_scoring import PairScorer
-from coalign.evaluation.factuality.records import TaskRecord, read_task_records
 from coalign.evaluation.factuality.report import (
     claim_report,
     summarise,
@@ -41,7 +37,7 @@ from coalign.evaluation.factuality.report import (
     write_claim_report,
 )
 from coalign.evaluation.factuality.scorer import ClaimScorer, score_rows
-from coalign.evaluation.factuality.sources import converter
+from coalign.evaluation.factuality.sources import read_sources
 from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
@@ -212,7 +208,13 @@ def train(config: Config, run: Run) -> Trained:
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():
         return Trained(**json.loads(done.read_text(encoding="utf-8")))
-    records = read_training(config, run)
+    records = read_sources(
+        config.train,
+        config.max_records,
+        config.on_bad_record,
+        config.seed,
+        tell=lambda note: announce([note], run),
+    )
     held_out = records[: round(config.held_out * len(records))]
     tokenizer = load_tokenizer(config.encoder)
     set_seed(config.seed)  # the heads' first weights
@@ -223,28 +225,3 @@ def train(config: Config, run: Run) -> Trained:
         save_pair_classifier(model, tokenizer, run.model, max_length=config.max_length)
         write_json(done, asdict(result))
     return result
-
-
-def read_training(config: Config, run: Run) -> list[TaskRecord]:
-    """The records of every source, mixed; what each gave is logged."""
-    records: list[TaskRecord] = []
-    for one in config.train:
-        name, found, source = one.partition("=")
-        known = bool(found) and not Path(one).exists()
-        read = read_task_records(
-            source if known else one,
-            most=config.max_records,
-            convert=converter(name) if known else None,
-            on_bad_record=config.on_bad_record,
-            dataset=name if known else Path(one).stem,
-        )
-        counts = ", ".join(
-            f"{n} {task}" for task, n in Counter(record.task for record in read.records).items()
-        )
-        note = f"{one}: {len(read.records)} records ({counts}) of {read.rows} rows"
-        if read.problems:
-            note += f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}"
-        announce([note], run)
-        records += read.records
-    random.Random(config.seed).shuffle(records)
-    return records

@@ -27,12 +27,11 @@ own and reads from `round.previous`. More `rounds` in the same folder go on afte
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from coalign.core.files import atomic_path, write_json
+from coalign.core.files import write_json
 from coalign.data.readers import read_records
 from coalign.loops.rounds import Round, run_rounds
 from coalign.loops.rows import Prompted, Row, answer_rows
@@ -144,8 +143,7 @@ def run_labelling(run: Run, loop: Labelling[Any]) -> list[Round]:
     if not run.model.exists():
         if final == loop.config.model:
             raise loop.nothing
-        with atomic_path(run.model) as path:
-            shutil.copytree(final, path)
+        run.publish_model(final)
     return rounds
 
 

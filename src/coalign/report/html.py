@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import json
 import re
 import shlex
@@ -23,14 +21,14 @@ from coalign.report import charts, format
 from coalign.report.model import Estimate, Output, Report, Samples, Timings, from_dict, to_dict
 from coalign.report.parts import effect
 from coalign.report.svg import x_labels
-from coalign.report.text import INVISIBLE, script_json, visible_html
+from coalign.report.templates import inlined, template_environment
+from coalign.report.text import INVISIBLE, script_json
 
 ASSETS = Path(__file__).parent / "assets"
 
 
 def render_html(report: Report) -> str:
     """The whole page as a string."""
-    style, script = _asset("report.css"), _asset("report.js")
     return (
         _environment()
         .get_template("report.html.j2")
@@ -38,18 +36,7 @@ def render_html(report: Report) -> str:
             report=from_dict(to_dict(report)),  # without numbers and characters that cannot be written
             anchors=_anchors([section.title for section in report.sections]),
             version=__version__,
-            style=Markup(style),
-            script=Markup(script),
-            policy="; ".join(
-                (
-                    "default-src 'none'",
-                    f"style-src {_hash(style)}",
-                    f"script-src {_hash(script)}",
-                    "img-src data:",
-                    "base-uri 'none'",
-                    "form-action 'none'",
-                )
-            ),
+            **inlined(ASSETS, "report", "img-src data:"),
             invisible=script_json(INVISIBLE),
         )
     )
@@ -78,14 +65,8 @@ def read_report(path: Path) -> Report:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(seen=visible_html, breakable=_breakable)
+    environment = template_environment(ASSETS)
+    environment.filters.update(breakable=_breakable)
     environment.globals.update(
         charts=charts,
         number=format.number,
@@ -220,13 +201,3 @@ def _anchors(titles: list[str]) -> list[str]:
         anchors.append(anchor)
         taken.add(anchor)
     return anchors
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def _hash(source: str) -> str:
-    digest = hashlib.sha256(source.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

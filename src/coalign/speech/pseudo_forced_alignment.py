@@ -16,14 +16,12 @@ the code would lose it.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.files import atomic_path, write_json
 from coalign.core.options import Count, CountOrZero, NonNegative, Positive, option, required
 from coalign.core.progress import progress
 from coalign.core.runs import Run
@@ -33,7 +31,7 @@ from coalign.speech.audio.recordings import Recording, read_recordings, usable
 from coalign.speech.audio.silence import frame_levels, read_speech, speech_stretches
 from coalign.speech.ctc.recogniser import Recogniser, load_recogniser
 from coalign.speech.ctc.recogniser_options import SMALL, RecogniserOptions
-from coalign.speech.ctc.training import Clip, CTCTrainingOptions, train_recogniser
+from coalign.speech.ctc.training import Clip, CTCTrainingOptions, fit_round
 from coalign.speech.segmentation.anchored_windows import WindowRules
 from coalign.speech.segmentation.long_alignment import align_recording
 from coalign.speech.segmentation.outputs import Format
@@ -124,9 +122,8 @@ def run(config: Config, run: Run) -> None:
     run.log("data", recordings=len(recordings), left_out=dict(found.left_out))
     rounds = run_rounds(run, make_stages(config, found.recordings, stretches), rounds=config.rounds + 1)
     trained = [round for round in rounds if (round.folder / "model").exists()]
-    if trained and not run.model.exists():
-        with atomic_path(run.model) as path:
-            shutil.copytree(trained[-1].folder / "model", path)
+    if trained:
+        run.publish_model(trained[-1].folder / "model")
     write_outputs(config, run, rounds[-1], found.recordings)
     write_alignment_report(config, run, rounds, found)
 
@@ -190,13 +187,7 @@ def make_stages(
             )
             for row in round.read("filter")
         ]
-        learner = recogniser(round)
-        result = train_recogniser(learner, clips, config, round.run, name=f"round-{round.number}")
-        round.write("history", result.history)
-        write_json(
-            round.path("training", ".json"), {"clips": result.clips, "left out": dict(result.left_out)}
-        )
-        learner.save(round.folder / "model")
+        fit_round(round, recogniser(round), clips, config, name=f"round-{round.number}")
         loaded.clear()
 
     return {"baseline": baseline, "generate": generate, "filter": keep, "fit": adapt}

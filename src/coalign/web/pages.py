@@ -12,7 +12,7 @@ from coalign import __version__
 from coalign.report.format import number
 from coalign.report.html import ASSETS as REPORT_ASSETS
 from coalign.report.html import flatten
-from coalign.report.text import visible_html
+from coalign.report.templates import template_environment
 from coalign.web.local import ASSETS
 
 STATIC: dict[str, tuple[Path, str]] = {
@@ -45,13 +45,6 @@ def render(template: str, *, place: str, title: str, places: Places = PLACES, **
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(seen=visible_html)
+    environment = template_environment(ASSETS)
     environment.globals.update(number=number, flatten=flatten)
     return environment

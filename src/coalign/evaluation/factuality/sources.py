@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
@@ -16,6 +19,7 @@ from coalign.evaluation.factuality.records import (
     CONTRADICTING,
     NEUTRAL,
     TaskRecord,
+    read_task_records,
     text,
     texts,
 )
@@ -33,6 +37,45 @@ _VERDICTS = {
     "refutes": CONTRADICTING,
     "refuted": CONTRADICTING,
 }
+
+
+def read_sources(
+    sources: Sequence[str],
+    most: int,
+    on_bad_record: Literal["fail", "skip"],
+    seed: int,
+    tell: Callable[[str], None],
+) -> list[TaskRecord]:
+    """The records of every source, mixed.
+
+    Args:
+        sources: `NAME=SOURCE` for a public data set's columns, or a file of records.
+        most: records of one source.
+        seed: of their order.
+        tell: given a sentence on what each source gave.
+
+    Raises:
+        DataError, ConfigError: see `read_task_records` and `converter`.
+    """
+    records: list[TaskRecord] = []
+    for one in sources:
+        name, found, source = one.partition("=")
+        known = bool(found) and not Path(one).exists()
+        read = read_task_records(
+            source if known else one,
+            most=most,
+            convert=converter(name) if known else None,
+            on_bad_record=on_bad_record,
+            dataset=name if known else Path(one).stem,
+        )
+        tasks = Counter(record.task for record in read.records)
+        note = f"{one}: {len(read.records)} records ({', '.join(f'{n} {task}' for task, n in tasks.items())}) of {read.rows} rows"
+        if read.problems:
+            note += f", {len(read.problems)} bad rows skipped; the first: {read.problems[0]}"
+        tell(note)
+        records += read.records
+    random.Random(seed).shuffle(records)
+    return records
 
 
 def converter(name: str) -> Convert:

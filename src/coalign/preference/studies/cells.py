@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.files import append_rows, atomic_path, read_rows, write_json
+from coalign.core.files import append_rows, read_rows, write_json
 from coalign.core.options import Count, build, option, options_of, to_dict
 from coalign.core.progress import duration, progress
 from coalign.core.runs import Run
@@ -223,8 +223,7 @@ def save_best(run: Run, study: Study, rows: Rows) -> Mapping[str, Any] | None:
             model = load_model(ModelOptions.of(study.config, model=str(folder)), training=True)
             save_model(model, load_tokenizer(str(folder)), run.model)
         else:
-            with atomic_path(run.model) as path:
-                shutil.copytree(folder, path)
+            run.publish_model(folder)
     write_json(run.artefacts / "best.json", dict(best))
     if study.config.keep == "best":
         shutil.rmtree(folder, ignore_errors=True)

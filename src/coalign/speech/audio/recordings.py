@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import CoalignError, DataError, RecordProblem
-from coalign.data.rows import Row, iter_rows
+from coalign.data.messages import FieldError
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.speech.audio.audio import AudioError, audio_info
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
@@ -81,30 +82,26 @@ def read_recordings(source: str | Path, *, split: str = "train") -> list[Recordi
 
 
 def _manifest(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
-    bad_rows = problems
-    for row in iter_rows(path):
-        if row.problem is not None or row.value is None:
-            problems += [row.problem] if row.problem else []
-            continue
-
-        def bad(field: str, problem: str, expected: str, row: Row = row) -> None:
-            bad_rows.append(RecordProblem(str(path), row.line, field, problem, expected, row.index))
-
-        audio_column = next((one for one in AUDIO_COLUMNS if row.value.get(one)), None)
-        text_column = next((one for one in TEXT_COLUMNS if row.value.get(one) is not None), None)
+    def parse(row: Row) -> Recording:
+        columns = row.value or {}
+        audio_column = next((one for one in AUDIO_COLUMNS if columns.get(one)), None)
+        text_column = next((one for one in TEXT_COLUMNS if columns.get(one) is not None), None)
         if audio_column is None:
-            bad("audio", "missing", f"a path under one of {', '.join(AUDIO_COLUMNS)}")
-            continue
+            raise FieldError("missing", f"a path under one of {', '.join(AUDIO_COLUMNS)}", "audio")
         if text_column is None:
-            bad("text", "missing", f"text under one of {', '.join(TEXT_COLUMNS)}")
-            continue
-        rows = _rows_of(row.value[text_column])
+            raise FieldError("missing", f"text under one of {', '.join(TEXT_COLUMNS)}", "text")
+        rows = _rows_of(columns[text_column])
         if rows is None:
-            bad(text_column, _shown(row.value[text_column]), "text, or a list of texts, that is not empty")
-            continue
-        audio = path.parent / str(row.value[audio_column])
-        name = str(row.value.get("id") or audio.stem)
-        yield from _checked(name, audio, rows, str(path), row.line, audio_column, problems)
+            expected = "text, or a list of texts, that is not empty"
+            raise FieldError(_shown(columns[text_column]), expected, text_column)
+        audio = path.parent / str(columns[audio_column])
+        name = str(columns.get("id") or audio.stem)
+        try:
+            return Recording(name, audio, rows, audio_info(audio).seconds, str(path), row.line)
+        except AudioError as error:
+            raise FieldError(error.message.rstrip("."), "an audio file", audio_column) from error
+
+    return parse_each(iter_rows(path), path, parse, problems)
 
 
 def _folder(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
@@ -208,6 +205,10 @@ def usable(recordings: Iterable[Recording], why_not: Callable[[Recording], str |
         else:
             found.left_out[reason] += 1
     if not found.recordings:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in found.left_out.most_common())
-        raise CoalignError(f"No recording can be used: {reasons or 'there is none'}.")
+        raise CoalignError(f"No recording can be used: {reasons_text(found.left_out) or 'there is none'}.")
     return found
+
+
+def reasons_text(counts: Counter[str]) -> str:
+    """`3 x silent; 1 x empty`, the most frequent first; empty when nothing was counted."""
+    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())

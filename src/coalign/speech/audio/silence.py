@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.rows import iter_rows
+from coalign.data.messages import FieldError
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.speech.audio.audio import SILENT_RMS, audio_info, blocks
 
 if TYPE_CHECKING:
@@ -70,29 +71,24 @@ def read_speech(path: Path) -> dict[str, list[Interval]]:
         DataError: rows without these columns, an end before its start, or stretches that are not in order.
     """
     found: dict[str, list[Interval]] = {}
-    problems = []
+    problems: list[RecordProblem] = []
 
-    def bad(line: int | None, field: str, problem: str, expected: str) -> None:
-        problems.append(RecordProblem(str(path), line, field, problem, expected))
-
-    for row in iter_rows(path):
-        if row.problem or row.value is None:
-            problems += [row.problem] if row.problem else []
-            continue
+    def add(row: Row) -> None:
+        assert row.value is not None
         name = row.value.get("audio")
         if not isinstance(name, str) or not name:
-            bad(row.line, "audio", "missing", "the name of an audio file")
-            continue
+            raise FieldError("missing", "the name of an audio file", "audio")
         try:
             start, end = float(row.value["start"]), float(row.value["end"])
-        except (KeyError, TypeError, ValueError):
-            bad(row.line, "start, end", "missing or no numbers", "seconds")
-            continue
+        except (KeyError, TypeError, ValueError) as error:
+            raise FieldError("missing or no numbers", "seconds", "start, end") from error
         earlier = found.setdefault(Path(name).stem, [])
         if not 0 <= start < end or (earlier and start < earlier[-1][1]):
-            bad(row.line, "start, end", f"{start:g} to {end:g}", "start before end, stretches in order")
-            continue
+            raise FieldError(f"{start:g} to {end:g}", "start before end, stretches in order", "start, end")
         earlier.append((start, end))
+
+    for _ in parse_each(iter_rows(path), path, add, problems):
+        pass
     if problems:
         raise DataError(f"{path}: stretches of speech that cannot be used.", problems)
     return found

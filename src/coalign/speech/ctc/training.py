@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import torch
 
 from coalign.core.errors import CoalignError
+from coalign.core.files import write_json
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
+from coalign.speech.audio.recordings import reasons_text
 from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
 from coalign.training.task import Batch, Task
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import TrainerState
 
+    from coalign.loops.rounds import Round
     from coalign.speech.ctc.recogniser import Recogniser
 
 SMALL_LEARNING_RATE = 2e-3
@@ -171,7 +174,7 @@ def train_recogniser(
     """
     kept, left_out = _trainable(recogniser, clips)
     if not kept:
-        raise CoalignError(f"No clip is left to train on: {_reasons(left_out) or 'there was none'}.")
+        raise CoalignError(f"No clip is left to train on: {reasons_text(left_out) or 'there was none'}.")
     if left_out:
         run.log("clips left out", stage=name, reasons=dict(left_out))
     model: Any = recogniser.model
@@ -189,6 +192,22 @@ def train_recogniser(
     )
     model.eval()
     return CTCFit(fitted.steps, fitted.history, len(kept), left_out)
+
+
+def fit_round(
+    round: Round,
+    recogniser: Recogniser,
+    clips: Sequence[Clip],
+    options: CTCTrainingOptions,
+    *,
+    name: str = "train",
+    extra: ExtraTerm | None = None,
+) -> None:
+    """The stage `fit` of a round: `train_recogniser`, with history, counts and model written into the round."""
+    result = train_recogniser(recogniser, clips, options, round.run, name=name, extra=extra)
+    round.write("history", result.history)
+    write_json(round.path("training", ".json"), {"clips": result.clips, "left out": dict(result.left_out)})
+    recogniser.save(round.folder / "model")
 
 
 def _trainable(recogniser: Recogniser, clips: Sequence[Clip]) -> tuple[list[Clip], Counter[str]]:
@@ -209,7 +228,3 @@ def _trainable(recogniser: Recogniser, clips: Sequence[Clip]) -> tuple[list[Clip
         else:
             kept.append(clip)
     return kept, left_out
-
-
-def _reasons(left_out: Counter[str]) -> str:
-    return "; ".join(f"{count} x {reason}" for reason, count in left_out.most_common())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core import options
 from coalign.core.errors import CoalignError
-from coalign.core.files import atomic_path, write_json
+from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, run_rounds, timings
 from coalign.report.model import Command, Comparison, Headline, Output, Sample, Samples
@@ -18,10 +17,10 @@ from coalign.report.page import publish
 from coalign.report.parts import counted, curves, effect, figure_of, outcome_of
 from coalign.speech.audio.audio import is_silent
 from coalign.speech.audio.latency import compare_rows, measure_clips, rates, token_starts
-from coalign.speech.audio.recordings import read_recordings
+from coalign.speech.audio.recordings import read_recordings, reasons_text
 from coalign.speech.ctc.recogniser import Recogniser, load_recogniser
 from coalign.speech.ctc.recogniser_options import open_recogniser
-from coalign.speech.ctc.training import Clip, ExtraTerm, train_recogniser
+from coalign.speech.ctc.training import Clip, ExtraTerm, fit_round
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
 
 if TYPE_CHECKING:
@@ -73,12 +72,7 @@ def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -
     def fit(round: Round) -> None:
         recogniser = fresh()
         term = _joined(make_term(recogniser.vocabulary), config.start_step)
-        result = train_recogniser(recogniser, training, config, run, extra=term)
-        round.write("history", result.history)
-        write_json(
-            round.path("training", ".json"), {"clips": result.clips, "left out": dict(result.left_out)}
-        )
-        recogniser.save(round.folder / "model")
+        fit_round(round, recogniser, training, config, extra=term)
 
     def evaluate(round: Round) -> None:
         starts = options.load_file(round.path("starts", ".json"))
@@ -86,9 +80,7 @@ def run_purpose(config: Any, run: Run, make_term: Callable[[Vocabulary], Any]) -
         round.write("evaluate", measure_clips(trained, held_out, starts))
 
     (round,) = run_rounds(run, {"baseline": baseline, "fit": fit, "evaluate": evaluate})
-    if not run.model.exists():
-        with atomic_path(run.model) as path:
-            shutil.copytree(round.folder / "model", path)
+    run.publish_model(round.folder / "model")
     _report(config, run, round, counts)
 
 
@@ -122,7 +114,7 @@ def _clips(recordings: Sequence[Any], recogniser: Recogniser, counts: dict[str, 
     if len(clips) < 2:
         raise CoalignError(
             f"{len(clips)} of {len(recordings)} clips can be used, 2 are needed: one to train, one to measure.",
-            hint="; ".join(f"{count} x {reason}" for reason, count in counts["left out"].items()) or None,
+            hint=reasons_text(counts["left out"]) or None,
         )
     return clips
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,6 @@ from coalign.core.files import write_text
 
 Format = Literal["jsonl", "textgrid", "srt", "vtt", "audacity"]
 FORMATS = get_args(Format)
-SUFFIXES: dict[str, str] = {
-    "jsonl": ".jsonl",
-    "textgrid": ".TextGrid",
-    "srt": ".srt",
-    "vtt": ".vtt",
-    "audacity": ".labels.txt",
-}
 Utterances = Sequence[Mapping[str, Any]]
 """Rows `text`, `start`, `end`, `score`, `words` (rows `word`, `start`, `end`, `score`), in order."""
 
@@ -26,8 +20,9 @@ def write_alignment(utterances: Utterances, seconds: float, stem: Path, formats:
     """Write `stem` with the suffix of every format; `seconds` is the duration of the recording."""
     written = []
     for name in formats:
-        path = stem.with_name(stem.name + SUFFIXES[name])
-        write_text(path, _WRITERS[name](utterances, seconds))
+        suffix, text = _WRITERS[name]
+        path = stem.with_name(stem.name + suffix)
+        write_text(path, text(utterances, seconds))
         written.append(path)
     return written
 
@@ -55,10 +50,13 @@ def vtt(utterances: Utterances, seconds: float) -> str:
     """WebVTT subtitles with the time of every word."""
     parts = ["WEBVTT\n"]
     for one in utterances:
-        words = [f"<{_clock(word['start'], '.')}>{_escaped(word['word'])}" for word in one["words"][1:]]
-        first = _escaped(one["words"][0]["word"]) if one["words"] else _escaped(_line(one["text"]))
+        words = [
+            f"<{_clock(word['start'], '.')}>{html.escape(word['word'], quote=False)}"
+            for word in one["words"][1:]
+        ]
+        first = one["words"][0]["word"] if one["words"] else _line(one["text"])
         parts.append(
-            f"{_clock(one['start'], '.')} --> {_clock(one['end'], '.')}\n{' '.join([first, *words])}\n"
+            f"{_clock(one['start'], '.')} --> {_clock(one['end'], '.')}\n{' '.join([html.escape(first, quote=False), *words])}\n"
         )
     return "\n".join(parts)
 
@@ -100,12 +98,12 @@ def textgrid(utterances: Utterances, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-_WRITERS: dict[str, Callable[[Utterances, float], str]] = {
-    "jsonl": jsonl,
-    "textgrid": textgrid,
-    "srt": srt,
-    "vtt": vtt,
-    "audacity": audacity,
+_WRITERS: dict[str, tuple[str, Callable[[Utterances, float], str]]] = {
+    "jsonl": (".jsonl", jsonl),
+    "textgrid": (".TextGrid", textgrid),
+    "srt": (".srt", srt),
+    "vtt": (".vtt", vtt),
+    "audacity": (".labels.txt", audacity),
 }
 
 
@@ -138,7 +136,3 @@ def _clock(seconds: float, point: str) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -7,8 +7,6 @@ quarter of a megabyte a minute at most), or linked where the file is.
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
 import io
 import math
 import os
@@ -17,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from coalign.core.extras import require
 from coalign.core.files import write_text
-from coalign.report.text import script_json, visible_html
+from coalign.report.templates import inlined, template_environment
+from coalign.report.text import script_json
 from coalign.speech.audio.audio import audio_info, blocks, resample
 
 ASSETS = Path(__file__).parent / "assets"
@@ -52,37 +49,31 @@ def write_page(
     """
     info = audio_info(audio)
     peaks, vorbis = _scan(audio, info.seconds, encode=sound == "embed")
-    style, script = _asset("alignment.css"), _asset("alignment.js")
     source = _embedded(vorbis) if sound == "embed" else _link(audio, path)
     kept = sum(bool(one["kept"]) for one in utterances)
-    page = _template().render(
-        title=title,
-        facts=f"{_clock(info.seconds)}, {len(utterances)} utterances, {kept} kept, {len(unaligned)} lines not aligned",
-        utterances=[_shown(one) for one in utterances],
-        unaligned=unaligned,
-        lowest=_lowest(utterances),
-        source=source,
-        style=Markup(style),
-        script=Markup(script),
-        data=script_json(
-            {
-                "seconds": info.seconds,
-                "peaks": peaks,
-                "utterances": [
-                    [one["start"], one["end"], max(one["score"], LOWEST_SHOWN)] for one in utterances
-                ],
-            }
-        ),
-        policy="; ".join(
-            (
-                "default-src 'none'",
-                f"style-src {_hash(style)}",
-                f"script-src {_hash(script)}",
-                "media-src data:" if sound == "embed" else "media-src 'self' file:",
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
+    page = (
+        template_environment(ASSETS)
+        .get_template("alignment.html.j2")
+        .render(
+            title=title,
+            facts=f"{_clock(info.seconds)}, {len(utterances)} utterances, {kept} kept, {len(unaligned)} lines not aligned",
+            utterances=[_shown(one) for one in utterances],
+            unaligned=unaligned,
+            lowest=_lowest(utterances),
+            source=source,
+            **inlined(
+                ASSETS, "alignment", "media-src data:" if sound == "embed" else "media-src 'self' file:"
+            ),
+            data=script_json(
+                {
+                    "seconds": info.seconds,
+                    "peaks": peaks,
+                    "utterances": [
+                        [one["start"], one["end"], max(one["score"], LOWEST_SHOWN)] for one in utterances
+                    ],
+                }
+            ),
+        )
     )
     write_text(path, page)
 
@@ -146,26 +137,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0.0), 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["seen"] = visible_html
-    return environment.get_template("alignment.html.j2")
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def _hash(source: str) -> str:
-    digest = hashlib.sha256(source.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -21,7 +21,7 @@ from coalign.report.model import (
 from coalign.report.page import publish
 from coalign.report.parts import curves, figure_of, outcome_of
 from coalign.speech.audio.latency import error_rows
-from coalign.speech.audio.recordings import Recording, Usable
+from coalign.speech.audio.recordings import Recording, Usable, reasons_text
 from coalign.speech.ctc.vocabulary import outside_message
 from coalign.speech.segmentation.outputs import write_alignment
 from coalign.speech.segmentation.page import LOWEST_SHOWN, write_page
@@ -121,13 +121,11 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
 
 
 def _table(config: Any, rows: Sequence[dict[str, Any]], found: Usable) -> TableSection:
-    reasons = "; ".join(f"{count} x {reason}" for reason, count in found.left_out.items())
+    reasons = reasons_text(found.left_out)
     conversions = Counter(one for row in rows for one in row["conversions"])
     notes = [
         f"Recordings left out: {reasons}." if reasons else "",
-        "Converted: " + "; ".join(f"{count} x {what}" for what, count in conversions.items()) + "."
-        if conversions
-        else "",
+        f"Converted: {reasons_text(conversions)}." if conversions else "",
     ]
     return TableSection(
         "Recordings",
