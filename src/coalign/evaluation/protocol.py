@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coalign.loops.rows import Prompted, answer_rows, read_answers
 from coalign.measures.detection import bootstrap_of
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from coalign.models.types import Generator, Sampling
 
 Transitions = Mapping[str, int]
