@@ -195,5 +195,5 @@ def test_files_of_pairs(tmp_path: Path) -> None:
         read_pairs(str(write(tmp_path / "none.jsonl", [{"context": "a", "x": "b"}])))
     named = read_pairs(str(tmp_path / "none.jsonl"), claim="x", context="context")
     assert named.pairs[0].claim == "b"
-    with pytest.raises(DataError, match="two rows"):
+    with pytest.raises(DataError, match="appears twice"):
         read_pairs(str(write(tmp_path / "twice.jsonl", [ROWS[0], ROWS[0]])))

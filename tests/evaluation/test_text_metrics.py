@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from coalign.measures.text_metrics import (
     compare_distinct_n,
     distinct_n,
-    length_summary,
     perplexity_from_logps,
     rarefied_distinct_n,
-    repetition_rate,
 )
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=6).map(" ".join), max_size=5)
@@ -68,29 +66,8 @@ def test_rarefaction_refuses_more_than_there_is(size: int) -> None:
 
 
 def test_n_below_one_is_refused() -> None:
-    for call in (lambda: distinct_n(["a"], 0), lambda: repetition_rate(["a"], 0)):
-        with pytest.raises(ValueError, match="n is 0"):
-            call()
-
-
-def test_repetition_rate_by_hand() -> None:
-    assert repetition_rate(["a b a b a b", "a b c"], 2) == pytest.approx((3 / 5 + 0) / 2)
-    assert repetition_rate(["", "a"], 2) == 0
-    with pytest.raises(ValueError, match="no texts"):
-        repetition_rate([])
-
-
-def test_length_summary_by_hand() -> None:
-    found = length_summary([0, 10, 20, 30, 40])
-    assert found["n"] == 5
-    assert (found["mean"], found["median"], found["min"], found["max"]) == (20, 20, 0, 40)
-    assert (found["p10"], found["p90"]) == pytest.approx((4, 36))
-    assert found["std"] == pytest.approx(math.sqrt(250))
-    assert found["empty"] == 1
-    assert length_summary([3])["std"] == 0
-    for bad in ([], [-1]):
-        with pytest.raises(ValueError, match="at least 0"):
-            length_summary(bad)
+    with pytest.raises(ValueError, match="n is 0"):
+        distinct_n(["a"], 0)
 
 
 def test_perplexity_weighs_tokens_alike() -> None:

@@ -91,6 +91,21 @@ def parse_each(
             yield made
 
 
+def assert_unique(ids: Iterable[str], source: str) -> None:
+    """Refuse rows that share an id.
+
+    Raises:
+        DataError: an id appears twice; the first such one is named.
+    """
+    seen: set[str] = set()
+    for one in ids:
+        if one in seen:
+            raise DataError(
+                f"{source}: the id {one!r} appears twice.", hint="Give every row its own id, or none."
+            )
+        seen.add(one)
+
+
 def _suffix(path: Path) -> str:
     """The suffix that tells the format, without that of the compression; empty when it tells none."""
     suffixes = [one.lower() for one in path.suffixes if one.lower() not in (".gz", ".zst")]

@@ -15,7 +15,7 @@ from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_col
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
 from coalign.data.records import Preference, PromptRecord, Record, Source, responses_of
-from coalign.data.rows import Row, iter_rows
+from coalign.data.rows import Row, assert_unique, iter_rows
 from coalign.judging.protocol import Choice, JudgeItem, Rubric
 
 PAIR_COLUMNS = (
@@ -134,7 +134,7 @@ def read_items(
         write_rows(rejects, bad)
     named = ", ".join(columns.responses) or "chosen, rejected"
     said = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
-    _assert_unique(items, source)
+    assert_unique((one.id for one in items), source)
     return ItemSet(kind, items, labels, f"{kind} from {named}{said}", source, problems)
 
 
@@ -261,13 +261,3 @@ def _parse_response(value: Any) -> str:
     """Text, which may be empty, or a list of one."""
     single = isinstance(value, list) and len(value) == 1
     return parse_text(value[0] if single else value, allow_empty=True)
-
-
-def _assert_unique(items: Sequence[JudgeItem], source: str) -> None:
-    seen: set[str] = set()
-    for one in items:
-        if one.id in seen:
-            raise DataError(
-                f"{source}: the id {one.id!r} appears twice.", hint="Ids name the verdicts: make them unique."
-            )
-        seen.add(one.id)

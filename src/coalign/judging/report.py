@@ -239,7 +239,7 @@ def pair_samples(
     rows = [
         Sample(
             question_text(item.prompt),
-            [*map(Output, item.responses), Output(_opinions_text(one, people))],
+            [*map(Output, item.responses), Output(verdict_text(one, people))],
             tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
         )
         for item, one, people in zip(items, comparisons, said, strict=True)
@@ -253,7 +253,8 @@ def pair_samples(
     )
 
 
-def _opinions_text(comparison: PairVerdict, people: Sequence[Choice]) -> str:
+def verdict_text(comparison: PairVerdict, people: Sequence[Choice] = ()) -> str:
+    """What a judge said of a pair in each order, in words."""
     lines = [f"Together: {comparison.outcome}"]
     if people:
         lines.append(f"People: {', '.join(people)}")

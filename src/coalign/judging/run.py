@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.files import write_json, write_rows
@@ -167,10 +166,3 @@ def agreement_with_people(
     if any(len(said) > 1 for said in labels):
         found["fleiss_kappa_of_people"] = fleiss_kappa([list(said) for said in labels], seed=seed)
     return {key: one.to_dict() if isinstance(one, Interval) else one for key, one in found.items()}
-
-
-def template_source(kind: Literal["pair", "rate"]) -> str:
-    """The shipped template, to start one's own from."""
-    from coalign.judging.prompts import TEMPLATES
-
-    return Path(TEMPLATES[kind]).read_text(encoding="utf-8")

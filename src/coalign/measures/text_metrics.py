@@ -10,8 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from coalign.measures.text_units import folded_words, ngrams
 
 _ROUGE_WORD = re.compile(r"[^\W_]+")
@@ -65,19 +63,6 @@ def compare_distinct_n(before: Sequence[str], after: Sequence[str], n: int) -> t
     return rarefied_distinct_n(before, n, size), rarefied_distinct_n(after, n, size), size
 
 
-def repetition_rate(texts: Sequence[str], n: int = 4) -> float:
-    """Mean over texts of 1 - distinct n-grams / n-grams within the text, in [0, 1]: seq-rep-n.
-
-    A text with fewer than n words repeats nothing and counts as 0. Source: Welleck et al. 2020 (arXiv 1908.04319).
-
-    Raises:
-        ValueError: no text, or n below 1.
-    """
-    if not texts:
-        raise ValueError("there are no texts, expected at least one")
-    return math.fsum(1 - distinct_n([text], n) if _counts([text], n) else 0.0 for text in texts) / len(texts)
-
-
 def rouge_1(prediction: str, reference: str) -> float:
     """ROUGE-1 F, in [0, 1]: the harmonic mean of unigram precision and recall, counts clipped (Lin 2004).
 
@@ -86,31 +71,6 @@ def rouge_1(prediction: str, reference: str) -> float:
     found, wanted = (Counter(_ROUGE_WORD.findall(text.lower())) for text in (prediction, reference))
     shared = (found & wanted).total()
     return 2 * shared / (found.total() + wanted.total()) if shared else 0.0
-
-
-def length_summary(lengths: Sequence[int]) -> dict[str, float]:
-    """Distribution of lengths (tokens, words, ...): n, mean, standard deviation, min, p10, median, p90, max, empty.
-
-    The standard deviation is the sample's (n - 1 in the denominator, 0 for one value); `empty` counts zeros.
-
-    Raises:
-        ValueError: no length, or a negative one.
-    """
-    data = np.asarray(lengths, dtype=np.float64)
-    if data.ndim != 1 or not data.size or not (data >= 0).all():
-        raise ValueError("expected a list of one or more lengths of at least 0")
-    low, p10, median, p90, high = np.quantile(data, [0, 0.1, 0.5, 0.9, 1])
-    return {
-        "n": len(data),
-        "mean": float(data.mean()),
-        "std": float(data.std(ddof=1)) if len(data) > 1 else 0.0,
-        "min": float(low),
-        "p10": float(p10),
-        "median": float(median),
-        "p90": float(p90),
-        "max": float(high),
-        "empty": int((data == 0).sum()),
-    }
 
 
 def perplexity_from_logps(sum_logps: Sequence[float], n_tokens: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError, describe
-from coalign.data.rows import Row, iter_rows, parse_each
+from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 from coalign.measures.declining import IDK
 
 Method = Literal["sft-baseline", "absolute", "confidence-num", "confidence-verb", "multisample"]
@@ -139,10 +139,7 @@ def read_questions(source: str, *, split: str = "train", limit: int | None = Non
     )
     if problems:
         raise DataError(f"{source}: {len(problems)} problems.", problems)
-    if len({one.id for one in questions}) < len(questions):
-        raise DataError(
-            f"{source}: ids of questions occur twice.", hint="Give every row its own id, or none."
-        )
+    assert_unique((one.id for one in questions), source)
     return questions
 
 

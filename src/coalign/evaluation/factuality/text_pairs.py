@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError, describe
-from coalign.data.rows import Row, iter_rows, parse_each
+from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 
 CONTEXT_NAMES = ("context", "source", "document", "article", "premise", "passage", "text_a")
 CLAIM_NAMES = ("claim", "summary", "hypothesis", "answer", "response", "generated", "output", "text_b")
@@ -81,7 +81,7 @@ def read_pairs(
         )
     if not pairs:
         raise DataError(f"{name}: no row can be used.", problems)
-    _assert_distinct(pairs, name)
+    assert_unique((one.id for one in pairs), name)
     return PairSet(pairs, problems, columns)
 
 
@@ -131,14 +131,3 @@ def _label(value: Mapping[str, Any], column: str) -> float | str | None:
     except (TypeError, ValueError):
         return describe(found)
     return number if number == number and abs(number) != float("inf") else describe(found)
-
-
-def _assert_distinct(pairs: list[TextPair], name: str) -> None:
-    seen: set[str] = set()
-    for one in pairs:
-        if one.id in seen:
-            raise DataError(
-                f"{name}: the id {one.id!r} stands for two rows.",
-                hint="Give every row its own id, or none.",
-            )
-        seen.add(one.id)

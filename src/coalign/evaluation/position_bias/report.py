@@ -12,7 +12,7 @@ from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
 from coalign.judging.protocol import Cost, JudgeItem, PairVerdict, summarise
-from coalign.judging.report import cost_table, facts, outcome_table, people_sections
+from coalign.judging.report import cost_table, facts, outcome_table, people_sections, verdict_text
 from coalign.judging.run import majority
 from coalign.measures.statistics import Interval, paired_bootstrap, wilson_interval
 from coalign.report.model import Better, Comparison, ComparisonRow, Figure, Headline, Output, Sample, Samples
@@ -116,7 +116,7 @@ def _samples(items: Sequence[JudgeItem], plain: Sequence[PairVerdict], merged: S
     for item, old, new in zip(items, plain, merged, strict=True):
         turn = "fixed" if new.comparison.consistent and not old.consistent else "lost"
         changed = bool(new.comparison.consistent) != bool(old.consistent)
-        verdicts = (Output(_said(one), float(one.consistent is True)) for one in (old, new.comparison))
+        verdicts = (Output(verdict_text(one), float(one.consistent is True)) for one in (old, new.comparison))
         rows.append(
             Sample(
                 question_text(item.prompt),
@@ -141,11 +141,3 @@ def _cut_texts(item: JudgeItem, new: Merged) -> list[str]:
     if not shown.parts:
         return list(item.responses)
     return ["\n\n".join(f"— {place} —\n{part}" for place, part in enumerate(side, 1)) for side in shown.parts]
-
-
-def _said(one: PairVerdict) -> str:
-    lines = [f"Together: {one.outcome}"]
-    for each in one.opinions:
-        order = "Swapped" if each.swapped else "As given"
-        lines.append(f"\n{order}: {each.choice or each.failure}\n{each.reply}".rstrip())
-    return "\n".join(lines)
