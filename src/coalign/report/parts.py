@@ -24,7 +24,7 @@ from coalign.report.model import (
 if TYPE_CHECKING:
     from coalign.measures.statistics import Interval
 
-    Measured = Interval | Mapping[str, Any] | float | None
+    Measured = Interval | Mapping[str, Any] | Estimate | float | None
     """An interval, the same as read back from JSON (`mean`, `low`, `high`), or a value without one."""
 
 _OUTCOMES: dict[Effect, Outcome] = {
@@ -44,9 +44,7 @@ def effect(difference: Estimate | None, better: Better) -> Effect:
     return "better" if (difference.low > 0) == (better == "higher") else "worse"
 
 
-def outcome_of(
-    change: Interval | Mapping[str, Any] | Estimate | None, better: Better = "higher", *, guard: bool = True
-) -> Outcome:
+def outcome_of(change: Measured, better: Better = "higher", *, guard: bool = True) -> Outcome:
     """The one rule by which a report's verdict follows from an interval.
 
     Args:
@@ -58,12 +56,14 @@ def outcome_of(
         `improved` or `worse` where the interval excludes zero in that direction, `mixed` for a gain whose guard broke,
         `neutral` where the interval holds zero or there is none.
     """
-    outcome = _OUTCOMES[effect(change if isinstance(change, Estimate) else estimate(change), better)]
+    outcome = _OUTCOMES[effect(estimate(change), better)]
     return "mixed" if outcome == "improved" and not guard else outcome
 
 
 def estimate(measured: Measured) -> Estimate:
     """A value as a report shows it; an end that is not finite (of one item alone) is none."""
+    if isinstance(measured, Estimate):
+        return measured
     if measured is None or isinstance(measured, float | int):
         return Estimate(measured)
     one = measured if isinstance(measured, Mapping) else measured.to_dict()

@@ -16,11 +16,12 @@ from coalign.judging.aspects import ASPECTS, SAFETY, AspectScores, answer_means,
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.protocol import Judge, JudgeItem, check_failures
 from coalign.judging.store import Deferred, ReplyStore
-from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap
+from coalign.measures.statistics import bootstrap_mean
 from coalign.models.backends.open import open_generator
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
-from coalign.report.model import Comparison, ComparisonRow, Estimate, TableSection
+from coalign.report.model import Comparison, ComparisonRow, TableSection
+from coalign.report.parts import estimate, paired
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Arm to its answers, each with `id`, `prompt` and `output`; the same prompts in every arm."""
@@ -200,7 +201,7 @@ def rating_sections(
         first, last = ratings
         sections.append(
             Comparison(
-                title="Ratings by aspect",
+                "Ratings by aspect",
                 note="Means over prompts, from 1 to 5, with bootstrap intervals; the change is paired by prompt. Longer "
                 "answers and lists please most judges, so the words of the answers stand beside the scores.",
                 names=(names[first], names[last]),
@@ -214,13 +215,12 @@ def rating_sections(
         for scores, places in ((mine.general, mine.places[0]), (mine.safety, mine.places[1])):
             words = fmean(_words(rows[arm][n]) for n in places) if places else None
             for name, one in scores.items():
-                interval = bootstrap_mean(one.known) if one.known else None
-                ends = _ends(interval) if interval else (None, None)
+                known = estimate(bootstrap_mean(one.known) if one.known else None)
                 counts = (len(places), one.not_applicable, len(one.failures))
-                table.append([names[arm], name, one.mean, *ends, *counts, words])
+                table.append([names[arm], name, one.mean, known.low, known.high, *counts, words])
     sections.append(
         TableSection(
-            title="All ratings",
+            "All ratings",
             note="N/A counts as 5, as in the published protocol. Failed: no readable verdict; not in the mean. Low and "
             "high end a 95 % interval.",
             columns=columns,
@@ -233,41 +233,18 @@ def rating_sections(
 
 def _compared(rows: Rows, ratings: Mapping[str, ArmRatings], first: str, last: str) -> list[ComparisonRow]:
     before, after = ratings[first], ratings[last]
-    made = []
+    made, sides = [], [(before.safety, after.safety)]
     if before.places[0]:
-        pairs = _pairs(answer_means(before.general), answer_means(after.general))
-        made.append(_row("Mean of the five aspects", pairs, emphasis=True))
-        made += [
-            _row(name.capitalize(), _pairs(before.general[name].scores, after.general[name].scores))
-            for name in before.general
-        ]
+        means = _pairs(answer_means(before.general), answer_means(after.general))
+        made.append(paired("Mean of the five aspects", *means, unit="number", emphasis=True))
+        sides.insert(0, (before.general, after.general))
     made += [
-        _row(name.capitalize(), _pairs(before.safety[name].scores, after.safety[name].scores))
-        for name in before.safety
+        paired(name.capitalize(), *_pairs(old[name].scores, new[name].scores), unit="number")
+        for old, new in sides
+        for name in old
     ]
-    words = [[float(_words(one)) for one in rows[arm]] for arm in (first, last)]
-    return [*made, _row(WORDS, (words[0], words[1]), better="neither")]
-
-
-def _row(
-    name: str,
-    pairs: tuple[list[float], list[float]],
-    *,
-    emphasis: bool = False,
-    better: Literal["higher", "neither"] = "higher",
-) -> ComparisonRow:
-    before, after = pairs
-    nothing = Estimate(value=None)
-    return ComparisonRow(
-        name=name,
-        before=_estimate(bootstrap_mean(before)) if before else nothing,
-        after=_estimate(bootstrap_mean(after)) if after else nothing,
-        difference=_estimate(paired_bootstrap(before, after)) if before else None,
-        n=len(before),
-        unit="number",
-        better=better,
-        emphasis=emphasis,
-    )
+    words = ([float(_words(one)) for one in rows[arm]] for arm in (first, last))
+    return [*made, paired(WORDS, *words, unit="number", better="neither")]
 
 
 def _pairs(before: Sequence[float | None], after: Sequence[float | None]) -> tuple[list[float], list[float]]:
@@ -278,13 +255,3 @@ def _pairs(before: Sequence[float | None], after: Sequence[float | None]) -> tup
 
 def _words(row: Mapping[str, Any]) -> int:
     return len(row["responses"][0].split())
-
-
-def _ends(interval: Interval) -> tuple[float | None, float | None]:
-    """Of one value they are infinite, which is no interval."""
-    return (interval.low, interval.high) if interval.n > 1 else (None, None)
-
-
-def _estimate(interval: Interval) -> Estimate:
-    low, high = _ends(interval)
-    return Estimate(value=interval.mean, low=low, high=high)

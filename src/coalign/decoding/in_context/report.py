@@ -7,24 +7,20 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.runs import Run
 from coalign.decoding.in_context.ratings import ArmRatings, rating_sections
-from coalign.report.html import write_report
 from coalign.report.model import (
     Distribution,
     Figure,
     Headline,
-    KeyValues,
     Output,
     Report,
     Sample,
     Samples,
     TableSection,
-    Text,
     Values,
 )
+from coalign.report.page import publish
 
 NAMES = {"answers": "With examples", "without-examples": "Without"}
 JUDGED = (
@@ -87,19 +83,16 @@ def write_answers_report(
     """
     forms = {arm: form(mine) for arm, mine in rows.items()}
     ratings = ratings or {}
-    entry = get(run.status()["method"])
     mine = forms["answers"]
     model = config.endpoint_model or config.model
     names = {arm: NAMES[arm] for arm in rows}
-    report = Report(
+    asked = f"{len(records)} {'prompt' if len(records) == 1 else 'prompts'} answered after {_before(config)}."
+    scores = {} if not ratings else {"overall rating": ratings["answers"].overall}
+    return publish(
+        run,
+        config,
         title=f"In-context alignment of {model}",
-        method=entry.slug,
-        arxiv=entry.arxiv,
-        verdict=Headline(
-            outcome="neutral",
-            text=f"{len(records)} {'prompt' if len(records) == 1 else 'prompts'} answered after {_before(config)}.",
-            figures=_figures(mine, forms.get("without-examples"), ratings),
-        ),
+        verdict=Headline("neutral", asked, _figures(mine, forms.get("without-examples", {}), ratings)),
         facts={
             "Model": model,
             "Style": config.style,
@@ -108,43 +101,36 @@ def write_answers_report(
         sections=[
             *rating_sections(names, rows, ratings),
             TableSection(
-                title="Form of the answers",
+                "Form of the answers",
                 note="Ended: by a stop text or the model's end token, not at the length limit. In a loop: four words in a "
                 "row at least three times.",
                 columns=["arm", *mine],
-                rows=[[NAMES[arm], *forms[arm].values()] for arm in rows],
+                rows=[[name, *forms[arm].values()] for arm, name in names.items()],
                 units={name: "percent" for name in mine if name != "words"},
             ),
             Distribution(
-                title="Length of the answers",
+                "Length of the answers",
                 samples=[
-                    Values(name=NAMES[arm], values=[len(row["responses"][0].split()) for row in rows[arm]])
-                    for arm in rows
+                    Values(name, [len(row["responses"][0].split()) for row in rows[arm]])
+                    for arm, name in names.items()
                 ],
                 x_label="words",
             ),
             Samples(
-                title="Answers",
-                columns=[NAMES[arm] for arm in rows],
+                "Answers",
+                columns=list(names.values()),
                 rows=[_sample(record, place, rows, ratings) for place, record in enumerate(records)],
                 score_name="mean rating",
                 unit="number",
             ),
-            Text(
-                title="Limitations",
-                paragraphs=[
-                    "Form is not truth: examples teach a base model how an answer looks, not what is right. Read the answers.",
-                    *([JUDGED] if ratings else []),
-                ],
-            ),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
         ],
+        limitations=[
+            "Form is not truth: examples teach a base model how an answer looks, not what is right. Read the answers.",
+            *([JUDGED] if ratings else []),
+        ],
+        headline=f"{len(records)} answers",
+        figures={**mine, **scores},
     )
-    write_report(report, run.report)
-    scores = {} if not ratings else {"overall rating": ratings["answers"].overall}
-    run.set_status(headline=f"{len(records)} answers", figures={**mine, **scores})
-    return report
 
 
 def _before(config: Any) -> str:
@@ -165,52 +151,36 @@ def _sample(
     for arm, mine in rows.items():
         scores = ratings[arm].of_answer(place) if arm in ratings else {}
         known = [one for one in scores.values() if one is not None]
-        outputs.append(
-            Output(
-                text=mine[place]["responses"][0],
-                score=fmean(known) if known and len(known) == len(scores) else None,
-                checks={"ended": mine[place]["finish_reasons"][0] == "stop", **scores},
-            )
-        )
+        mean = fmean(known) if known and len(known) == len(scores) else None
+        ended = mine[place]["finish_reasons"][0] == "stop"
+        outputs.append(Output(mine[place]["responses"][0], mean, checks={"ended": ended, **scores}))
+    harmful = any(place in one.places[1] for one in ratings.values())
     return Sample(
-        prompt="\n".join(one["content"] for one in record.prompt),
-        outputs=outputs,
-        tags=["harmful"] if any(place in one.places[1] for one in ratings.values()) else [],
+        "\n".join(one["content"] for one in record.prompt), outputs, tags=["harmful"] if harmful else []
     )
 
 
 def _figures(
-    mine: Mapping[str, float],
-    without: Mapping[str, float] | None,
-    ratings: Mapping[str, ArmRatings],
+    mine: Mapping[str, float], without: Mapping[str, float], ratings: Mapping[str, ArmRatings]
 ) -> list[Figure]:
-    def before(name: str) -> float | None:
-        return without.get(name) if without else None
-
     figures = [
-        Figure(label="Ended by themselves", value=mine.get("ended"), unit="percent", before=before("ended")),
+        Figure("Ended by themselves", mine["ended"], unit="percent", before=without.get("ended")),
         Figure(
-            label="Repeat themselves",
-            value=mine.get("in a loop"),
+            "Repeat themselves",
+            mine["in a loop"],
             unit="percent",
-            before=before("in a loop"),
+            before=without.get("in a loop"),
             better="lower",
         ),
-        Figure(label="Mean words", value=mine.get("words"), before=before("words"), better="neither"),
+        Figure("Mean words", mine["words"], before=without.get("words"), better="neither"),
     ]
-    if ratings:
-        other, rated = ratings.get("without-examples"), ratings["answers"]
-        scores = [("Mean of five aspects, 1 to 5", rated.overall, other.overall if other else None)]
-        scores += [
-            (f"{name.capitalize()}, 1 to 5", one.mean, other.safety[name].mean if other else None)
-            for name, one in rated.safety.items()
-        ]
-        figures = [
-            *(
-                Figure(label=label, value=value, before=was)
-                for label, value, was in scores
-                if value is not None
-            ),
-            *figures,
-        ]
-    return figures
+    if not ratings:
+        return figures
+    other, rated = ratings.get("without-examples"), ratings["answers"]
+    scores = [("Mean of five aspects, 1 to 5", rated.overall, other.overall if other else None)]
+    scores += [
+        (f"{name.capitalize()}, 1 to 5", one.mean, other.safety[name].mean if other else None)
+        for name, one in rated.safety.items()
+    ]
+    rated_figures = [Figure(label, value, before=was) for label, value, was in scores if value is not None]
+    return [*rated_figures, *figures]

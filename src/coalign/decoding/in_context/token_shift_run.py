@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.progress import progress
@@ -34,13 +32,11 @@ from coalign.models.generation.growing_text import TokenTexts
 from coalign.models.options import ModelOptions
 from coalign.models.scoring.engine import unwrap
 from coalign.models.types import Generation, Sampling
-from coalign.report.html import write_report
 from coalign.report.model import (
     Chart,
     Curves,
     Figure,
     Headline,
-    KeyValues,
     Mark,
     Output,
     Report,
@@ -48,9 +44,9 @@ from coalign.report.model import (
     Samples,
     Series,
     TableSection,
-    Text,
     Tone,
 )
+from coalign.report.page import publish
 
 TONES: dict[str, Tone] = {"marginal": "s2", "shifted": "bad"}
 TOP = 30
@@ -183,26 +179,21 @@ def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]])
             "most shifted tokens": [{"token": token, "count": count} for token, count, _ in tokens],
         },
     )
-    entry = get(run.status()["method"])
-    report = Report(
+    text = (
+        f"{100 * shares['unshifted']:.1f} % of {positions} positions are the base model's first choice, "
+        f"{100 * shares['marginal']:.1f} % its second or third, and {100 * shares['shifted']:.1f} % are shifted."
+    )
+    shown = {
+        **{name.capitalize(): shares[name] for name in CLASSES},
+        "Shifted, first fifth of the answers": early,
+        "Shifted, second half": late,
+    }
+    figures = [Figure(name, value, unit="percent", better="neither") for name, value in shown.items()]
+    return publish(
+        run,
+        config,
         title=f"Token shift from {config.model} to {config.aligned_model}",
-        method=entry.slug,
-        arxiv=entry.arxiv,
-        verdict=Headline(
-            outcome="neutral",
-            text=f"{100 * shares['unshifted']:.1f} % of {positions} positions are the base model's first choice, "
-            f"{100 * shares['marginal']:.1f} % its second or third, and {100 * shares['shifted']:.1f} % are shifted.",
-            figures=[
-                *(
-                    Figure(label=name.capitalize(), value=shares[name], unit="percent", better="neither")
-                    for name in CLASSES
-                ),
-                Figure(
-                    label="Shifted, first fifth of the answers", value=early, unit="percent", better="neither"
-                ),
-                Figure(label="Shifted, second half", value=late, unit="percent", better="neither"),
-            ],
-        ),
+        verdict=Headline("neutral", text, figures),
         facts={
             "Base model": config.model,
             "Aligned model": config.aligned_model,
@@ -211,30 +202,21 @@ def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]])
         sections=[
             _curves(answers),
             TableSection(
-                title="Most shifted tokens",
+                "Most shifted tokens",
                 note="Tokens of the aligned model at shifted positions, how often, and what the base model would have put there most often.",
                 columns=["token", "shifted", "base model's choice"],
                 rows=[[repr(token), count, repr(other)] for token, count, other in tokens],
                 units={"shifted": "integer"},
             ),
             _texts(rows),
-            Text(
-                title="Limitations",
-                paragraphs=[
-                    "A shifted token may be a matter of style or of substance: the classes look at ranks alone.",
-                    "The base model reads the aligned model's words before each position, so later positions are easier to agree on.",
-                ],
-            ),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
-            KeyValues(title="Environment", items=run.environment()),
         ],
-    )
-    write_report(report, run.report)
-    run.set_status(
+        limitations=[
+            "A shifted token may be a matter of style or of substance: the classes look at ranks alone.",
+            "The base model reads the aligned model's words before each position, so later positions are easier to agree on.",
+        ],
         headline=f"{100 * shares['shifted']:.1f} % of positions shifted",
         figures={**shares, "positions": positions},
     )
-    return report
 
 
 def most_shifted(rows: Sequence[Mapping[str, Any]], top: int = TOP) -> list[tuple[str, int, str]]:
@@ -260,11 +242,9 @@ def _curves(answers: Sequence[Sequence[Shift]]) -> Curves:
     for title, measure in measures.items():
         means = position_means(answers, measure, at_least=enough)[:SHOWN_POSITIONS]
         steps = [float(place) for place in range(len(means))]
-        charts.append(
-            Chart(title=title, series=[Series(name="mean", steps=steps, values=means)], x_label="position")
-        )
+        charts.append(Chart(title, [Series("mean", steps, means)], x_label="position"))
     return Curves(
-        title="By position",
+        "By position",
         note="Means over the answers at each token, as far as a tenth of the answers reach.",
         charts=charts,
     )
@@ -272,14 +252,11 @@ def _curves(answers: Sequence[Sequence[Shift]]) -> Curves:
 
 def _texts(rows: Sequence[Mapping[str, Any]]) -> Samples:
     return Samples(
-        title="Answers of the aligned model",
+        "Answers of the aligned model",
         note="Point at a mark to see the rank of its token under the base model, and what that would have written.",
         columns=["Answer"],
         rows=[
-            Sample(
-                prompt="\n".join(one["content"] for one in row["prompt"]),
-                outputs=[marked(row["positions"])],
-            )
+            Sample("\n".join(one["content"] for one in row["prompt"]), [marked(row["positions"])])
             for row in rows
         ],
         score_name="shifted",
@@ -296,6 +273,6 @@ def marked(positions: Sequence[Mapping[str, Any]]) -> Output:
         text += one["text"]
         if one["class"] in TONES and one["text"]:
             note = f"rank {one['rank'] + 1}, probability {one['base_prob']:.3g}; base model: {one['base_text']!r}"
-            marks.append(Mark(start=start, end=len(text), name=one["class"], note=note))
+            marks.append(Mark(start, len(text), one["class"], note))
     shifted = sum(one["class"] == "shifted" for one in positions) / max(len(positions), 1)
-    return Output(text=text, score=shifted, marks=marks)
+    return Output(text, shifted, marks=marks)
