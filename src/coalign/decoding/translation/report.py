@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from coalign.core import options
-from coalign.core.catalogue import get
 from coalign.core.files import read_rows, write_json
 from coalign.core.runs import Run
 from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.translator import AdaptiveTranslator
-from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap
+from coalign.measures.statistics import paired_bootstrap
 from coalign.measures.translation_metrics import TranslationScores, corpus_scores
-from coalign.report.html import write_report
 from coalign.report.model import (
     AnySection,
     Comparison,
     ComparisonRow,
     Distribution,
-    Estimate,
     Figure,
     Headline,
-    KeyValues,
     Output,
     Report,
     Sample,
@@ -32,6 +26,8 @@ from coalign.report.model import (
     Text,
     Values,
 )
+from coalign.report.page import publish
+from coalign.report.parts import effect, estimate, outcome_of, paired
 
 BANDS = ((-1.0, 0.5), (0.5, 0.7), (0.7, 0.85), (0.85, 1.01))
 """Of the similarity of the best match."""
@@ -48,19 +44,16 @@ def write_translation_report(
     """Write `report.html`, `translations.json` with the scores, and the headline figures."""
     scored = all(one.target for one in sentences)
     scores = {name: _scores(rows, config) for name, rows in arms.items()} if scored else {}
-    sections: list[AnySection] = []
-    if scored:
-        sections += [_table(arms, scores), *_bands(arms), *_terms(arms)]
-    sections += [_similarities(arms), _samples(arms, scored), *_notes(scores)]
-    sections += [
-        KeyValues(title="Configuration", items=options.to_dict(config)),
-        KeyValues(title="Environment", items=run.environment()),
-    ]
-    entry = get(run.status()["method"])
-    report = Report(
+    last = list(arms)[-1]
+    measured = [_table(arms, scores), *_bands(arms), *_terms(arms)] if scored else []
+    write_json(
+        run.artefacts / "scores.json",
+        {name: {**vars(one), **_shares(arms[name])} for name, one in scores.items()},
+    )
+    return publish(
+        run,
+        config,
         title=f"{config.source_language} to {config.target_language} with a translation memory",
-        method=entry.slug,
-        arxiv=entry.arxiv,
         verdict=_headline(arms, scores) if scored else _unscored(sentences, arms),
         facts={
             "Model": config.endpoint_model or config.model,
@@ -70,20 +63,12 @@ def write_translation_report(
             "Glossary": f"{len(translator.glossary)} terms",
             "Seed": str(config.seed),
         },
-        sections=sections,
+        sections=[*measured, _similarities(arms), _samples(arms, scored), *_notes(scores)],
+        headline=f"chrF++ {scores[last].chrf:.1f} with {last}"
+        if scored
+        else f"{len(sentences)} sentences translated",
+        figures={name: {"bleu": one.bleu, "chrf": one.chrf, "ter": one.ter} for name, one in scores.items()},
     )
-    write_report(report, run.report)
-    figures = {name: {"bleu": one.bleu, "chrf": one.chrf, "ter": one.ter} for name, one in scores.items()}
-    write_json(
-        run.artefacts / "scores.json",
-        {name: {**vars(one), **_shares(arms[name])} for name, one in scores.items()},
-    )
-    last = list(arms)[-1]
-    headline = (
-        f"chrF++ {scores[last].chrf:.1f} with {last}" if scored else f"{len(sentences)} sentences translated"
-    )
-    run.set_status(headline=headline, figures=figures)
-    return report
 
 
 def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) -> Report:
@@ -91,22 +76,22 @@ def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) 
     rows = read_rows(run.artefacts / "session.jsonl", repair=True)
     decided = [row for row in rows if row["final"]]
     accepted = sum(row["accepted"] for row in decided)
-    entry = get(run.status()["method"])
     share = accepted / len(decided) if decided else None
-    report = Report(
+    text = (
+        f"{len(decided)} sentences entered the memory: {accepted} as proposed, {len(decided) - accepted} corrected. "
+        f"{len(rows) - len(decided)} were left out."
+    )
+    return publish(
+        run,
+        config,
         title=f"{config.source_language} to {config.target_language} with a translator",
-        method=entry.slug,
-        arxiv=entry.arxiv,
         verdict=Headline(
-            outcome="neutral",
-            text=f"{len(decided)} sentences entered the memory: {accepted} as proposed, {len(decided) - accepted} "
-            f"corrected. {len(rows) - len(decided)} were left out.",
-            figures=[Figure(label="Accepted as proposed", value=share, unit="percent", better="neither")],
+            "neutral", text, [Figure("Accepted as proposed", share, unit="percent", better="neither")]
         ),
         facts={"Model": config.endpoint_model or config.model, "Memory": f"{len(translator.memory)} entries"},
         sections=[
             TableSection(
-                title="Decisions",
+                "Decisions",
                 columns=["source", "proposal", "final", "best match"],
                 rows=[
                     [
@@ -118,13 +103,11 @@ def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) 
                     for row in rows
                 ],
                 units={"best match": "percent"},
-            ),
-            KeyValues(title="Configuration", items=options.to_dict(config)),
+            )
         ],
+        headline=f"{len(decided)} sentences learnt",
+        figures={"accepted": share},
     )
-    write_report(report, run.report)
-    run.set_status(headline=f"{len(decided)} sentences learnt", figures={"accepted": share})
-    return report
 
 
 def _scores(rows: Rows, config: Any) -> TranslationScores:
@@ -148,40 +131,32 @@ def _headline(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> He
     first, last = next(iter(arms)), list(arms)[-1]
     after = scores[last]
     if first == last:
-        return Headline(
-            outcome="neutral",
-            text=f"With {last} the translations reach {after.chrf:.1f} chrF++ and {after.bleu:.1f} BLEU.",
-            figures=[Figure(label="chrF++", value=after.chrf), Figure(label="BLEU", value=after.bleu)],
+        text = f"With {last} the translations reach {after.chrf:.1f} chrF++ and {after.bleu:.1f} BLEU."
+        return Headline("neutral", text, [Figure("chrF++", after.chrf), Figure("BLEU", after.bleu)])
+    before = scores[first]
+    change = estimate(paired_bootstrap(_chrf(arms[first]), _chrf(arms[last])))
+    said = effect(change, "higher")
+    text = f"With {last} the translations reach {after.chrf:.1f} chrF++, {before.chrf:.1f} with {first}."
+    if said != "better":
+        text += (
+            " They got worse." if said == "worse" else " The interval of the change does not exclude zero."
         )
-    change = paired_bootstrap(_chrf(arms[first]), _chrf(arms[last]))
-    up, down = change.low > 0, change.high < 0
-    text = (
-        f"With {last} the translations reach {after.chrf:.1f} chrF++, {scores[first].chrf:.1f} with {first}."
-    )
-    if not up:
-        text += " They got worse." if down else " The interval of the change does not exclude zero."
+    note = "difference: mean over sentences"
     return Headline(
-        outcome="improved" if up else "not improved",
-        text=text,
-        figures=[
-            Figure(
-                label="chrF++",
-                value=after.chrf,
-                before=scores[first].chrf,
-                difference=_estimate(change),
-                note="difference: mean over sentences",
-            ),
-            Figure(label="BLEU", value=after.bleu, before=scores[first].bleu),
-            Figure(label="TER", value=after.ter, before=scores[first].ter, better="lower"),
+        outcome_of(change),
+        text,
+        [
+            Figure("chrF++", after.chrf, before=before.chrf, difference=change, note=note),
+            Figure("BLEU", after.bleu, before=before.bleu),
+            Figure("TER", after.ter, before=before.ter, better="lower"),
         ],
     )
 
 
 def _unscored(sentences: Sequence[Sentence], arms: dict[str, Rows]) -> Headline:
     return Headline(
-        outcome="neutral",
-        text=f"{len(sentences)} sentences were translated in {len(arms)} ways. There are no references, so nothing is "
-        "scored.",
+        "neutral",
+        f"{len(sentences)} sentences were translated in {len(arms)} ways. There are no references, so nothing is scored.",
     )
 
 
@@ -193,7 +168,7 @@ def _table(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> Table
             [name, one.bleu, one.chrf, one.ter, shares["term_usage"], shares["copied"], shares["empty"]]
         )
     return TableSection(
-        title="Scores by number of matches",
+        "Scores by number of matches",
         note="Corpus scores by sacrebleu; TER: lower is better. Terms used: of those whose target side the reference "
         "has. Copied: the translation of a match, word for word.",
         columns=["examples", "BLEU", "chrF++", "TER", "terms used", "copied", "empty"],
@@ -217,7 +192,7 @@ def _bands(arms: dict[str, Rows]) -> list[AnySection]:
             made.append(_row(label, inside))
     return [
         Comparison(
-            title="chrF++ by similarity of the best match",
+            "chrF++ by similarity of the best match",
             note="Mean of sentence scores with bootstrap intervals; the change is paired by sentence.",
             names=(first, last),
             rows=made,
@@ -225,17 +200,9 @@ def _bands(arms: dict[str, Rows]) -> list[AnySection]:
     ]
 
 
-def _row(name: str, pairs: Sequence[Any], emphasis: bool = False) -> ComparisonRow:
+def _row(name: str, pairs: Sequence[Any], *, emphasis: bool = False) -> ComparisonRow:
     before, after = ([pair[side]["chrf"] for pair in pairs] for side in (0, 1))
-    return ComparisonRow(
-        name=name,
-        before=_estimate(bootstrap_mean(before)),
-        after=_estimate(bootstrap_mean(after)),
-        difference=_estimate(paired_bootstrap(before, after)),
-        n=len(pairs),
-        unit="number",
-        emphasis=emphasis,
-    )
+    return paired(name, before, after, unit="number", emphasis=emphasis)
 
 
 def _terms(arms: dict[str, Rows]) -> list[AnySection]:
@@ -250,7 +217,7 @@ def _terms(arms: dict[str, Rows]) -> list[AnySection]:
         return []
     return [
         TableSection(
-            title="Sentences that lack a term",
+            "Sentences that lack a term",
             note=f"With {list(arms)[-1]}; the first 50.",
             columns=["source", "terms in the prompt", "translation"],
             rows=missing[:50],
@@ -261,9 +228,9 @@ def _terms(arms: dict[str, Rows]) -> list[AnySection]:
 def _similarities(arms: dict[str, Rows]) -> Distribution:
     rows = list(arms.values())[-1]
     return Distribution(
-        title="Similarity of the best match",
+        "Similarity of the best match",
         note="Many values near 1 mean near-duplicates, which flatter the scores: max_similarity leaves them out.",
-        samples=[Values(name="best match", values=[row["similarity"] for row in rows])],
+        samples=[Values("best match", [row["similarity"] for row in rows])],
         x_label="similarity",
     )
 
@@ -271,12 +238,12 @@ def _similarities(arms: dict[str, Rows]) -> Distribution:
 def _samples(arms: dict[str, Rows], scored: bool) -> Samples:
     rows = list(zip(*arms.values(), strict=True))
     return Samples(
-        title="Translations side by side",
+        "Translations side by side",
         columns=list(arms),
         rows=[
             Sample(
-                prompt=one[0]["source"] + (f"\n{one[0]['reference']}" if scored else ""),
-                outputs=[Output(text=each["translation"], score=each.get("chrf")) for each in one],
+                one[0]["source"] + (f"\n{one[0]['reference']}" if scored else ""),
+                [Output(each["translation"], each.get("chrf")) for each in one],
                 tags=[f"best match {_similarity(one[-1]):.2f}"] if one[-1]["similarity"] is not None else [],
             )
             for one in rows
@@ -291,7 +258,7 @@ def _notes(scores: dict[str, TranslationScores]) -> list[AnySection]:
     if not scores:
         return []
     signatures = next(iter(scores.values())).signatures
-    return [Text(title="Signatures", paragraphs=[f"{name}: {one}" for name, one in signatures.items()])]
+    return [Text("Signatures", paragraphs=[f"{name}: {one}" for name, one in signatures.items()])]
 
 
 def _similarity(row: dict[str, Any]) -> float:
@@ -300,9 +267,3 @@ def _similarity(row: dict[str, Any]) -> float:
 
 def _chrf(rows: Rows) -> list[float]:
     return [row["chrf"] for row in rows]
-
-
-def _estimate(one: Interval) -> Estimate:
-    return Estimate(
-        one.mean, one.low if math.isfinite(one.low) else None, one.high if math.isfinite(one.high) else None
-    )
