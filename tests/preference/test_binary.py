@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
+from coalign.data.convert import convert
 from coalign.data.encoding import EncodedRecord
-from coalign.data.records import Preference, Source
+from coalign.data.records import Feedback, Preference, Source
 from coalign.training.losses.binary import (
     KTOConstants,
     kto,
     kto_kl,
     kto_loss,
     mismatch_responses,
-    split_pairs,
 )
 from tests.preference.batches import naive_records, scored_batch, sigmoid
 
@@ -177,7 +177,9 @@ def test_pairs_become_two_records_of_feedback() -> None:
         source=Source("pairs.jsonl", 3, 2),
         plain=True,
     )
-    up, down = split_pairs([pair])
+    up, down = convert([pair], "preference", "feedback")
+    assert isinstance(up, Feedback)
+    assert isinstance(down, Feedback)
     assert (up.completion, up.label, down.completion, down.label) == ("yes", True, "no", False)
     assert up.prompt == down.prompt == pair.prompt
     assert up.source == pair.source

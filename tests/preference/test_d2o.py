@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from hypothesis import strategies as st
 from coalign.core.errors import DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback, Messages, Preference, Ranking
-from coalign.models.types import Generation, Sampling
+from coalign.models.types import Generation
 from coalign.preference.d2o import d2o_loss, split_anchors
-from coalign.preference.data.anchors import anchor, human_negatives, sample_anchors
+from coalign.preference.data.anchors import anchor, human_negatives
 from coalign.preference.data.parts import due
 from coalign.training.losses.pairwise import dpo_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective
@@ -102,18 +101,8 @@ def test_records_without_one_negative_and_an_anchor_are_refused(values: list[lis
 # anchors
 
 
-class Echo:
-    """A generator that says what it is told to say."""
-
-    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
-        self.texts = texts
-        self.asked: list[Any] = []
-
-    def generate(
-        self, prompts: Sequence[Messages | str], sampling: Sampling, **rest: Any
-    ) -> list[list[Generation]]:
-        self.asked = list(prompts)
-        return [[Generation(text) for text in texts[: sampling.n]] for texts in self.texts]
+def said(*texts: list[str]) -> list[list[Generation]]:
+    return [[Generation(text) for text in group] for group in texts]
 
 
 def bad(answer: str, prompt: str = "q") -> Feedback:
@@ -131,10 +120,8 @@ def test_negatives_are_rejected_sides_and_thumbs_down() -> None:
 
 
 def test_anchors_stand_beside_the_negative_and_everything_left_out_is_counted() -> None:
-    generator = Echo([["fine", "bad", " ", "fine"], ["rude ", "rude", "", "rude"]])
-    negatives = [bad("bad"), bad("rude", "r")]
-    anchored = sample_anchors(generator, negatives, Sampling(n=4))
-    assert generator.asked == [record.prompt for record in negatives]
+    samples = said(["fine", "bad", " ", "fine"], ["rude ", "rude", "", "rude"])
+    anchored = anchor([bad("bad"), bad("rude", "r")], samples)
     (record,) = anchored.records
     assert record.responses == ("fine", "fine", "bad")
     assert record.scores == (1.0, 1.0, 0.0)
@@ -164,8 +151,8 @@ def test_rankings_from_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_training(tmp_path: Path) -> None:
-    generator = Echo([["fine", "yes"], ["no", "well"], ["good"], ["so"]])
-    anchored = sample_anchors(generator, [bad("rude", f"q{n}") for n in range(4)], Sampling(n=2))
+    samples = said(["fine", "yes"], ["no", "well"], ["good"], ["so"])
+    anchored = anchor([bad("rude", f"q{n}") for n in range(4)], samples)
     result = fit_tiny(tmp_path, anchored.records, "d2o", max_steps=3)
     margins = [row["rewards/margins"] for row in result.history if "rewards/margins" in row]
     assert margins[0] == pytest.approx(0, abs=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from coalign.core.errors import DataError
 from coalign.data.records import (
@@ -56,31 +55,25 @@ def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record
 
 
 def _convert(record: Record, wanted: Kind) -> list[Record]:
-    common: dict[str, Any] = {
-        "prompt": record.prompt,
-        "source": record.source,
-        "extra": record.extra,
-        "plain": record.plain,
-    }
     match record, wanted:
         case _, "prompt":
-            return [PromptRecord(**common)]
+            return [PromptRecord.of(record)]
         case Preference(), "ranking":
             scores = _scores(record)
-            return [Ranking(**common, responses=(record.chosen, record.rejected), scores=scores)]
+            return [Ranking.of(record, responses=(record.chosen, record.rejected), scores=scores)]
         case Preference(), "feedback":
             pair = ((record.chosen, True), (record.rejected, False))
-            return [Feedback(**common, completion=text, label=label) for text, label in pair]
+            return [Feedback.of(record, completion=text, label=label) for text, label in pair]
         case Preference(), "demonstration":
-            return [Demonstration(**common, completion=record.chosen)]
+            return [Demonstration.of(record, completion=record.chosen)]
         case Ranking(), "preference":
             order = sorted(range(len(record.scores)), key=lambda n: -record.scores[n])
             best, worst = order[0], order[-1]
             if record.scores[best] == record.scores[worst]:
                 return []
             return [
-                Preference(
-                    **common,
+                Preference.of(
+                    record,
                     chosen=record.responses[best],
                     rejected=record.responses[worst],
                     chosen_score=record.scores[best],
@@ -89,13 +82,13 @@ def _convert(record: Record, wanted: Kind) -> list[Record]:
             ]
         case Ranking(), "demonstration":
             best = max(range(len(record.scores)), key=lambda n: record.scores[n])
-            return [Demonstration(**common, completion=record.responses[best])]
+            return [Demonstration.of(record, completion=record.responses[best])]
         case Feedback(), "demonstration":
-            return [Demonstration(**common, completion=record.completion)] if record.label else []
+            return [Demonstration.of(record, completion=record.completion)] if record.label else []
         case Judgment(), "feedback":
             if record.label is None:
                 return []
-            return [Feedback(**common, completion=record.completion, label=record.label)]
+            return [Feedback.of(record, completion=record.completion, label=record.label)]
     raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
 
 
@@ -111,13 +104,10 @@ def _grouped(records: Sequence[Record]) -> list[Record]:
         for record in group:
             labels[record.completion] = record.label and labels.get(record.completion, True)
         if len(labels) > 1:
-            first, texts = group[0], sorted(labels, key=lambda text: not labels[text])
+            texts = sorted(labels, key=lambda text: not labels[text])
             rankings.append(
-                Ranking(
-                    prompt=first.prompt,
-                    source=first.source,
-                    extra=first.extra,
-                    plain=first.plain,
+                Ranking.of(
+                    group[0],
                     responses=tuple(texts),
                     scores=tuple(float(labels[text]) for text in texts),
                 )

@@ -138,7 +138,7 @@ def encode_records(
         try:
             prompt_ids, response_ids = _encode_record(record, frame, plain)
         except EncodingError as error:
-            problems.append(_problem(record, error.field, error.problem, error.expected))
+            problems.append(record.problem(error.field, error.problem, error.expected))
             continue
         encoded.append(EncodedRecord(index, prompt_ids, response_ids, None, values_of(record), False))
     if problems:
@@ -165,7 +165,7 @@ def shorten(
         if room is not None and (room < 0 or (room == 0 and one.response_ids)):
             problem = f"{len(prompt_ids)} tokens leave no room in max_length {max_length}"
             expected = "a shorter prompt, or max_prompt_length to cut it"
-            dropped.append(_problem(records[one.record_index], "prompt", problem, expected))
+            dropped.append(records[one.record_index].problem("prompt", problem, expected))
             continue
         response_ids = [ids[:room] for ids in one.response_ids]
         n_cut = sum(len(short) < len(ids) for short, ids in zip(response_ids, one.response_ids, strict=True))
@@ -205,10 +205,6 @@ def _cut_left(ids: list[int], length: int | None, bos: Any) -> list[int]:
     if bos is not None and ids[0] == bos and length > 1:
         return [bos, *ids[len(ids) - length + 1 :]]
     return ids[len(ids) - length :]
-
-
-def _problem(record: Record, name: str, problem: str, expected: str) -> RecordProblem:
-    return RecordProblem(record.source.file, record.source.line, name, problem, expected, record.source.index)
 
 
 def _progress(records: Sequence[Record], label: str | None) -> Iterator[Record]:

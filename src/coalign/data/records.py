@@ -7,7 +7,9 @@ list of chat messages; a response is the text of the assistant's last turn.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict
+
+from coalign.core.errors import RecordProblem
 
 Kind = Literal["prompt", "demonstration", "preference", "ranking", "feedback", "judgment"]
 KINDS: tuple[Kind, ...] = ("prompt", "demonstration", "preference", "ranking", "feedback", "judgment")
@@ -54,6 +56,15 @@ class Record:
     def id(self) -> str:
         """Stable within a data set: the `id` column when there is one, else the position."""
         return str(self.extra.get("id", self.source.index))
+
+    @classmethod
+    def of(cls, other: Record, **own: Any) -> Self:
+        """A record of this kind with the prompt, source and columns of another; `own` are the fields of this kind."""
+        return cls(prompt=other.prompt, source=other.source, extra=other.extra, plain=other.plain, **own)
+
+    def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
+        """Something wrong with a field of this record, at its place in the file."""
+        return RecordProblem(self.source.file, self.source.line, field, problem, expected, self.source.index)
 
 
 @dataclass(frozen=True, kw_only=True)

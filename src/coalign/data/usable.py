@@ -15,8 +15,7 @@ def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
     for record in records:
         found = _equal(record)
         if found is not None:
-            source = record.source
-            problems.append(RecordProblem(source.file, source.line, *found, source.index))
+            problems.append(record.problem(*found))
     return problems
 
 
@@ -26,10 +25,7 @@ def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:
     problems = []
     for record in records:
         if record.id in seen:
-            source, problem = record.source, f"{record.id!r} occurs twice"
-            problems.append(
-                RecordProblem(source.file, source.line, "id", problem, "one id a row", source.index)
-            )
+            problems.append(record.problem("id", f"{record.id!r} occurs twice", "one id a row"))
         seen.add(record.id)
     return problems
 

@@ -94,9 +94,7 @@ def run(config: Config, run: Run) -> None:
         DataError: scores are missing or off the scale, or no pair has two different ones.
     """
     material = read_material(config, "preference", run, also=["ranking"])
-    tokenizer = load_tokenizer(
-        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    tokenizer = load_tokenizer(config)
     placement: Placement = goal_placement(tokenizer) if config.placement == "auto" else config.placement
     scale = Scale(config.lowest, config.highest)
     notes = list(material.notes)

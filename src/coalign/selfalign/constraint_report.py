@@ -58,7 +58,7 @@ def compare_runs(
         before, after: measured answers to `tasks`.
     """
     sides = {"before": before, "after": after}
-    base, tokenizer = load_model(model, training=False), load_tokenizer(model.model, revision=model.revision)
+    base, tokenizer = load_model(model, training=False), load_tokenizer(model)
     texts = {side: [row["responses"] for row in rows] for side, rows in sides.items()}
     perplexity = {
         side: text_logps(

@@ -127,10 +127,7 @@ def prepare_examples(
 
 def _column(record: Record, name: str) -> list[float]:
     if name not in record.extra:
-        source = record.source
-        problem = RecordProblem(
-            source.file, source.line, name, "is missing", "a number or a list of numbers", source.index
-        )
+        problem = record.problem(name, "is missing", "a number or a list of numbers")
         raise DataError(f"The objective needs the column {name!r}.", [problem])
     value = record.extra[name]
     return [float(one) for one in value] if isinstance(value, list | tuple) else [float(value)]

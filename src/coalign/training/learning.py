@@ -29,7 +29,7 @@ from coalign.training.objective import Objective, get_objective
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from coalign.report.model import Section
+    from coalign.report.model import AnySection
     from coalign.training.examples import Prepared
     from coalign.training.fit import FitResult
 
@@ -63,7 +63,7 @@ def learn(
     *,
     material: Material | None = None,
     constants: Any = None,
-    sections: Sequence[Section] = (),
+    sections: Sequence[AnySection] = (),
     limitations: Sequence[str] = (),
 ) -> FitResult:
     """Train the model of `config` with `objective` and write model, card and report into the run folder.
@@ -118,9 +118,7 @@ def train(
     done = run.artefacts / f"{name}.json"
     if done.exists() and folder.exists():
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))
-    tokenizer = load_tokenizer(
-        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    tokenizer = load_tokenizer(config)
     training = prepare_examples(material.training, objective, tokenizer, config)
     held_out = _prepared_held_out(material, objective, tokenizer, config)
     set_seed(config.seed)  # the adapter's first weights

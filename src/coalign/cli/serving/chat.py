@@ -309,9 +309,7 @@ def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
         return None
     model = load_model(which, training=False)
     assert has_adapter(model)
-    tokenizer = load_tokenizer(
-        which.model, revision=which.revision, trust_remote_code=which.trust_remote_code
-    )
+    tokenizer = load_tokenizer(which)
     generator = TransformersGenerator(model, tokenizer)
     _announce(generator, which.model)
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import write_rows
 from coalign.core.options import Fraction, OptionGroup, option
 from coalign.core.runs import Run
@@ -108,12 +108,7 @@ def safety_flags(records: Sequence[Any], column: str) -> list[bool]:
         value = one.extra.get(column)
         value = value.strip().lower() if isinstance(value, str) else value
         if not isinstance(value, bool | int | str | None) or value not in known:
-            source = one.source
-            problems.append(
-                RecordProblem(
-                    source.file, source.line, column, f"is {value!r}", "true or false", source.index
-                )
-            )
+            problems.append(one.problem(column, f"is {value!r}", "true or false"))
             continue
         flags.append(known[value])
     if problems:

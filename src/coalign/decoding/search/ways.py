@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError
 from coalign.core.files import write_json, write_rows
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
 from coalign.data.readers import read_records
-from coalign.data.records import Messages, Record
+from coalign.data.records import Messages
 from coalign.data.usable import repeated_ids
 from coalign.decoding.search.best_of_n import BestOfGenerator
 from coalign.decoding.search.generator import Found, SearchGenerator, SearchOptions, with_instruction
@@ -57,16 +57,11 @@ def read_prompts(
             try:
                 constraints = parse_constraints(record.extra.get("constraints"))
             except ConstraintError as error:
-                problems.append(_problem(record, error.field, error.problem, error.expected))
+                problems.append(record.problem(error.field, error.problem, error.expected))
         tasks.append(RewardedPrompt(record.id, record.prompt, constraints))
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
     return tasks, options
-
-
-def _problem(record: Record, field: str, problem: str, expected: str) -> RecordProblem:
-    source = record.source
-    return RecordProblem(source.file, source.line, field, problem, expected, source.index)
 
 
 class Arms:

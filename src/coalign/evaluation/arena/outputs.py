@@ -78,7 +78,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
                 answers[key][model] = text
                 models.setdefault(model)
                 continue
-            problems.append(RecordProblem(source, record.source.line, *wrong, record.source.index))
+            problems.append(record.problem(*wrong))
         if problems:
             raise DataError(f"{source}: {len(problems)} rows cannot be used.", problems)
     names = tuple(models)

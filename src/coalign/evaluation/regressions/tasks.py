@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.errors import ConfigError, DataError
 from coalign.data.encoding import encode_records
 from coalign.data.multiple_choice import CHOICES, as_text, read_questions
 from coalign.data.readers import read_records
@@ -139,9 +139,7 @@ def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list
     """The choice of highest total log-probability of every question; the first of equals."""
     from coalign.core.progress import progress
 
-    tokenizer = load_tokenizer(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    tokenizer = load_tokenizer(options)
     asked = questions if tokenizer.chat_template else [as_text(one) for one in questions]
     encoded = encode_records(asked, tokenizer).records
     responses = Responses(
@@ -161,13 +159,7 @@ def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list
 
 def _assert_numbers(items: Sequence[Demonstration]) -> None:
     problems = [
-        RecordProblem(
-            one.source.file,
-            one.source.line,
-            "completion",
-            "holds no number",
-            "an answer that ends in a number",
-        )
+        one.problem("completion", "holds no number", "an answer that ends in a number")
         for one in items
         if last_number(one.completion) is None
     ]

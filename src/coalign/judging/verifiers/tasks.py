@@ -65,7 +65,7 @@ def read_tasks(source: str | Path) -> list[ConstraintTask]:
         try:
             tasks.append(_task(record))
         except ConstraintError as error:
-            problems.append(_problem(record, error.field, error.problem, error.expected))
+            problems.append(record.problem(error.field, error.problem, error.expected))
     problems += repeated_ids(records) + _lonely(tasks, records)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
@@ -143,11 +143,6 @@ def _task(record: Record) -> ConstraintTask:
     )
 
 
-def _problem(record: Record, field: str, problem: str, expected: str) -> RecordProblem:
-    source = record.source
-    return RecordProblem(source.file, source.line, field, problem, expected, source.index)
-
-
 def _lonely(tasks: Sequence[ConstraintTask], records: Sequence[Record]) -> list[RecordProblem]:
     """Group constraints whose group has no other member."""
     sizes: dict[str | None, int] = {}
@@ -155,9 +150,7 @@ def _lonely(tasks: Sequence[ConstraintTask], records: Sequence[Record]) -> list[
         sizes[task.group] = sizes.get(task.group, 0) + 1
     by_id = {record.id: record for record in records}
     return [
-        _problem(
-            by_id[task.id], "group_id", "has no other prompt in its group", "two or more prompts a group"
-        )
+        by_id[task.id].problem("group_id", "has no other prompt in its group", "two or more prompts a group")
         for task in tasks
         if any(one.needs_group for one in task.constraints) and (task.group is None or sizes[task.group] < 2)
     ]

@@ -56,9 +56,7 @@ def open_transformers(options: ModelOptions, *, batch_size: int | None = None) -
         model = merge(cast("PeftModel", model))
     if options.dtype == "auto":
         model = cast(torch.nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
-    tokenizer = load_tokenizer(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    tokenizer = load_tokenizer(options)
     return TransformersGenerator(model, tokenizer, batch_size=batch_size)
 
 

@@ -49,9 +49,7 @@ class VllmGenerator:
         if options.attn_implementation != "auto":
             raise ConfigError("--attn-implementation has no effect with --backend vllm.")
         place = locate(options.model, options.revision)
-        self.tokenizer = load_tokenizer(
-            options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
+        self.tokenizer = load_tokenizer(options)
         base, self._adapter = _split(place)
         if max_num_seqs:
             engine["max_num_seqs"] = max_num_seqs

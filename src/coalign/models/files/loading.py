@@ -103,7 +103,7 @@ def _model_folder(folder: Path) -> Path:
 
 
 def load_tokenizer(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+    which: ModelOptions | str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, with a pad token.
 
@@ -111,12 +111,17 @@ def load_tokenizer(
     token is added, so the embedding never changes; padding is masked by position, never by token id, so sharing the
     id with the end-of-turn token hides nothing.
 
+    Args:
+        which: options that name the model and say the rest, or its name.
+
     Raises:
         ModelError: it cannot be found, fetched or read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    place = locate(name, revision)
+    if not isinstance(which, str):
+        which, revision, trust_remote_code = which.model, which.revision, which.trust_remote_code
+    place = locate(which, revision)
     if place.is_adapter and not (Path(place.path) / "tokenizer_config.json").is_file():
         place = _base_of(place)
     arguments: dict[str, Any] = {"revision": place.revision, "local_files_only": place.cached_only}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Demonstration, Judgment, Messages, Record
 from coalign.training.material import Material
@@ -33,13 +33,8 @@ def check_judgments(records: Sequence[Judgment]) -> None:
         DataError: records with a negative verdict and no words; every one named.
     """
     problems = [
-        RecordProblem(
-            record.source.file,
-            record.source.line,
-            "judgment",
-            "says nothing, but the verdict is negative",
-            "what is wrong with the answer",
-            record.source.index,
+        record.problem(
+            "judgment", "says nothing, but the verdict is negative", "what is wrong with the answer"
         )
         for record in records
         if not is_appropriate(record) and not _says_something(record)
@@ -68,10 +63,10 @@ def judgment_contexts(record: Judgment) -> tuple[Record, ...]:
         DataError: see `check_judgments`.
     """
     check_judgments([record])
-    plain = _demonstration(record, record.prompt)
+    plain = Demonstration.of(record, completion=record.completion)
     if is_appropriate(record):
         return (plain,)
-    return (plain, _demonstration(record, judged_prompt(record.prompt, record.judgment)))
+    return (plain, replace(plain, prompt=judged_prompt(record.prompt, record.judgment)))
 
 
 def align_answers(records: Sequence[EncodedRecord], max_length: int | None = None) -> list[EncodedRecord]:
@@ -140,13 +135,3 @@ def mix_judgments(material: Material, ratio: float, seed: int, name: str) -> Mat
 
 def _says_something(record: Judgment) -> bool:
     return record.judgment.strip().lower().rstrip(".") not in NO_COMPLAINT
-
-
-def _demonstration(record: Judgment, prompt: Messages) -> Demonstration:
-    return Demonstration(
-        prompt=prompt,
-        completion=record.completion,
-        source=record.source,
-        extra=record.extra,
-        plain=record.plain,
-    )

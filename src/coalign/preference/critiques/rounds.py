@@ -125,10 +125,7 @@ def _prompts(records: Sequence[Record], checked: bool) -> list[JudgedPrompt]:
                     "constraints", "compares with other answers", "constraints on one answer"
                 )
         except ConstraintError as error:
-            place = record.source
-            problems.append(
-                RecordProblem(place.file, place.line, error.field, error.problem, error.expected, place.index)
-            )
+            problems.append(record.problem(error.field, error.problem, error.expected))
         prompts.append(JudgedPrompt(record.id, record.prompt, found))
     if problems:
         raise DataError(

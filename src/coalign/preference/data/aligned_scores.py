@@ -90,11 +90,8 @@ def precompute_scores(
         votes = {name: values[row] for name, values in scores.items()}
         missing = [name for name, value in votes.items() if not math.isfinite(value)]
         if missing:
-            source = record.source
             found = f"has no tokens to score under {', '.join(missing)}"
-            dropped.append(
-                RecordProblem(source.file, source.line, "completion", found, "an answer", source.index)
-            )
+            dropped.append(record.problem("completion", found, "an answer"))
             continue
         columns = {f"{name}.logp": value for name, value in votes.items()}
         mean = sum(votes.values()) / len(votes)

@@ -52,10 +52,7 @@ def make_scorer(name: str, config: VoterOptions) -> Scorer:
     options = ModelOptions.of(config, model=model, revision=revision or None)
 
     def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        tokenizer = load_tokenizer(
-            model, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
-        return load_model(options, training=False), tokenizer
+        return load_model(options, training=False), load_tokenizer(options)
 
     called = f"{place.name}@{revision}" if revision else place.name
     return Scorer(called, load, config.scorer_max_length)
@@ -64,9 +61,7 @@ def make_scorer(name: str, config: VoterOptions) -> Scorer:
 def with_votes(material: Material, config: VoterOptions, run: Run) -> Material:
     """The records with their scores. Scores lie in the run folder as they come: a killed run goes on there."""
     scorers = [make_scorer(name, config) for name in config.scorers]
-    tokenizer = load_tokenizer(
-        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    tokenizer = load_tokenizer(config)
     notes = list(material.notes)
 
     def score(records: Sequence[Record]) -> list[Record]:

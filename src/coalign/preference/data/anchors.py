@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
-from coalign.data.records import Feedback, Messages, Preference, Ranking, Record
+from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.loops.rounds import Round
 from coalign.loops.rows import answer_rows, row_id
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, Generator, Sampling
+from coalign.models.types import Generation, Sampling
 from coalign.training.material import LearningOptions
 
 ANCHOR, NEGATIVE = 1.0, 0.0
@@ -47,16 +47,7 @@ def human_negatives(records: Sequence[Preference | Feedback]) -> list[Feedback]:
     negatives = []
     for record in records:
         if isinstance(record, Preference):
-            negatives.append(
-                Feedback(
-                    prompt=record.prompt,
-                    completion=record.rejected,
-                    label=False,
-                    source=record.source,
-                    extra=record.extra,
-                    plain=record.plain,
-                )
-            )
+            negatives.append(Feedback.of(record, completion=record.rejected, label=False))
         elif not record.label:
             negatives.append(record)
     return negatives
@@ -80,21 +71,13 @@ def anchor(negatives: Sequence[Feedback], samples: Sequence[Sequence[Generation]
         equal += len(spoken) - len(anchors)
         unfinished += sum(one.finish_reason == "length" for one in anchors)
         if anchors:
-            kept.append(_ranking(record, [one.text for one in anchors]))
+            responses = (*(one.text for one in anchors), record.completion)
+            scores = (*[ANCHOR] * len(anchors), NEGATIVE)
+            kept.append(Ranking.of(record, responses=responses, scores=scores))
         else:
-            dropped.append(_without_anchor(record, len(drawn)))
+            found = f"none of {len(drawn)} samples is usable"
+            dropped.append(record.problem("prompt", found, "a sample with text that is not the negative"))
     return Anchored(kept, equal, empty, unfinished, dropped)
-
-
-def sample_anchors(generator: Generator, negatives: Sequence[Feedback], sampling: Sampling) -> Anchored:
-    """Sample `sampling.n` responses to the prompt of every negative and put them beside it.
-
-    Args:
-        generator: over the model that the anchors stand for: the start model, or the current policy when they are
-            drawn again during training (with another `sampling.seed`).
-    """
-    samples = generator.generate([record.prompt for record in negatives], sampling, label="Sampling anchors")
-    return anchor(negatives, samples)
 
 
 def check_anchored(records: Sequence[EncodedRecord], max_length: int | None = None) -> list[EncodedRecord]:
@@ -150,9 +133,7 @@ def negatives_with_room(
     Raises:
         DataError: no negative is left to train on.
     """
-    tokenizer = load_tokenizer(
-        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    tokenizer = load_tokenizer(config)
 
     def with_room(records: Sequence[Feedback]) -> list[Feedback]:
         encoded = encode_records(
@@ -191,22 +172,3 @@ def told(anchored: Anchored, n: int) -> str:
     if anchored.unfinished:
         text += f"; {anchored.unfinished} ran out of tokens (--max-new-tokens)"
     return text
-
-
-def _ranking(record: Feedback, anchors: list[str]) -> Ranking:
-    return Ranking(
-        prompt=record.prompt,
-        responses=(*anchors, record.completion),
-        scores=(*[ANCHOR] * len(anchors), NEGATIVE),
-        source=record.source,
-        extra=record.extra,
-        plain=record.plain,
-    )
-
-
-def _without_anchor(record: Record, drawn: int) -> RecordProblem:
-    source = record.source
-    found = f"none of {drawn} samples is usable"
-    return RecordProblem(
-        source.file, source.line, "prompt", found, "a sample with text that is not the negative", source.index
-    )

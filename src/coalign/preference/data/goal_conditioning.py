@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.records import Message, Messages, Preference, Ranking, Record
+from coalign.data.records import Message, Messages, Preference, Ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,15 +214,12 @@ def _pair_rows(record: Preference | Ranking, draw: random.Random) -> tuple[int, 
 
 def _pair(record: Preference | Ranking, better: int, worse: int) -> Preference:
     responses, scores = _scored(record)
-    return Preference(
-        prompt=record.prompt,
+    return Preference.of(
+        record,
         chosen=responses[better],
         rejected=responses[worse],
         chosen_score=scores[better],
         rejected_score=scores[worse],
-        source=record.source,
-        extra=record.extra,
-        plain=record.plain,
     )
 
 
@@ -242,7 +239,7 @@ def _rating_means(records: Sequence[Preference | Ranking], column: str) -> list[
             means.append([fmean(one) if isinstance(one, list | tuple) else float(one) for one in values])
         except (TypeError, ValueError):  # StatisticsError (an empty list) is a ValueError
             expected = f"{size} entries, one a response: a number or a list of numbers"
-            problems.append(_problem(record, column, f"holds {values!r}", expected))
+            problems.append(record.problem(column, f"holds {values!r}", expected))
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} records have no usable ratings.", problems)
     return means
@@ -277,7 +274,7 @@ def _scores(pair: Preference) -> tuple[float, float]:
 
 def _check_scores(records: Sequence[Preference | Ranking]) -> None:
     problems = [
-        _problem(record, "scores", "are missing", "chosen_score and rejected_score")
+        record.problem("scores", "are missing", "chosen_score and rejected_score")
         for record in records
         if None in _scored(record)[1]
     ]
@@ -292,7 +289,7 @@ def _check_scores(records: Sequence[Preference | Ranking]) -> None:
 def _check_scale(pairs: Sequence[Preference], scale: Scale) -> None:
     low, high = format_score(scale.lowest), format_score(scale.highest)
     problems = [
-        _problem(pair, "scores", f"hold {format_score(score)}", f"scores from {low} to {high}")
+        pair.problem("scores", f"hold {format_score(score)}", f"scores from {low} to {high}")
         for pair in pairs
         for score in _scores(pair)
         if score not in scale
@@ -303,9 +300,3 @@ def _check_scale(pairs: Sequence[Preference], scale: Scale) -> None:
             problems,
             hint="Name the scale of your scores (--lowest, --highest), or have them mapped on it (--rescale).",
         )
-
-
-def _problem(record: Record, field: str, problem: str, expected: str) -> RecordProblem:
-    return RecordProblem(
-        record.source.file, record.source.line, field, problem, expected, record.source.index
-    )

@@ -97,10 +97,9 @@ def questions_of(records: Sequence[Demonstration], answer_column: str | None = N
 
 
 def _without_answer(record: Demonstration, column: str | None) -> RecordProblem:
-    source = record.source
     what = "has no final answer" if column is None else f"holds {record.extra.get(column)!r}"
     wanted = "a marked answer (####, A:, \\boxed{}) or a number" if column is None else "the final answer"
-    return RecordProblem(source.file, source.line, column or "completion", what, wanted, source.index)
+    return record.problem(column or "completion", what, wanted)
 
 
 @dataclass(frozen=True)
@@ -170,19 +169,13 @@ def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Ma
             if text:
                 marks[text] = float(correct)
         counts["contrasts"] += len(set(marks.values())) == 2
-        groups.append(_group(question.record, marks))
+        group = Ranking.of(
+            question.record,
+            responses=(question.record.completion, *marks),
+            scores=(math.nan, *marks.values()),
+        )
+        groups.append(group)
     return Marked(groups, **counts)
-
-
-def _group(record: Demonstration, marks: Mapping[str, float]) -> Ranking:
-    return Ranking(
-        prompt=record.prompt,
-        responses=(record.completion, *marks),
-        scores=(math.nan, *marks.values()),
-        source=record.source,
-        extra=record.extra,
-        plain=record.plain,
-    )
 
 
 def with_reference(records: Sequence[Record], column: str) -> list[Record]:
@@ -193,14 +186,7 @@ def with_reference(records: Sequence[Record], column: str) -> list[Record]:
     """
     found = [(record, record.extra.get(column)) for record in records if isinstance(record, Ranking)]
     problems = [
-        RecordProblem(
-            one.source.file,
-            one.source.line,
-            column,
-            f"holds {text!r}",
-            "the reference solution",
-            one.source.index,
-        )
+        one.problem(column, f"holds {text!r}", "the reference solution")
         for one, text in found
         if not isinstance(text, str) or not text.strip()
     ]

@@ -132,9 +132,7 @@ def examine(policy: ModelOptions, start: ModelOptions, exam: Examination) -> tup
     Raises:
         DataError: pairs, prompts or questions that do not fit the model's tokenizer or context.
     """
-    tokenizer = load_tokenizer(
-        policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code
-    )
+    tokenizer = load_tokenizer(policy)
     answers = _answers(policy, tokenizer, exam)
     parts = _parts(tokenizer, exam, answers)
     own = _scored(policy, parts)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ import torch
 from coalign.core.errors import DataError
 from coalign.core.options import NonNegative, Positive, option
 from coalign.data.encoding import EncodedRecord
-from coalign.data.records import Feedback, Preference
 from coalign.training.objective import Losses, ScoredBatch, objective
 
 if TYPE_CHECKING:
@@ -133,20 +132,6 @@ def _with_borrowed(record: EncodedRecord, other: EncodedRecord, max_length: int 
 
 def _mask(record: EncodedRecord) -> list[bool]:
     return record.trained[0] if record.trained is not None else [True] * len(record.response_ids[0])
-
-
-def split_pairs(records: Iterable[Preference]) -> Iterator[Feedback]:
-    """Two records of feedback from each pair: the chosen response as desirable, the rejected one as undesirable."""
-    for record in records:
-        for completion, label in ((record.chosen, True), (record.rejected, False)):
-            yield Feedback(
-                prompt=record.prompt,
-                completion=completion,
-                label=label,
-                source=record.source,
-                extra=record.extra,
-                plain=record.plain,
-            )
 
 
 @dataclass(kw_only=True)
