@@ -1,5 +1,5 @@
 """Numeric cores against stored inputs and outputs: `python -m tests.vectors FILE...`.
 
-A file holds `slug` and `cases`, each with `name`, `inputs`, `params` and `outputs`; `tests/vectors/adapters/<slug>.py`
-(dashes as underscores) computes the outputs with the library, in float64.
+A file holds `slug` and `cases`, each with `name`, `inputs`, `params` and `outputs`; a function of `losses.py` or
+`adapters/<slug>.py` (dashes as underscores) computes the outputs with the library, in float64.
 """

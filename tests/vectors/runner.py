@@ -14,6 +14,8 @@ from typing import Any
 from coalign.core.names import suggest
 from tests.vectors import adapters
 from tests.vectors.compare import Mismatch, Tolerance, largest_error
+from tests.vectors.given import Given
+from tests.vectors.losses import LOSSES
 
 
 class VectorFileError(Exception):
@@ -42,7 +44,7 @@ class Outcome:
 
 def known_slugs() -> list[str]:
     """Slugs that have an adapter."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(adapters.__path__))
+    return sorted([*LOSSES, *(one.name.replace("_", "-") for one in pkgutil.iter_modules(adapters.__path__))])
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -102,8 +104,11 @@ def _tolerance(stated: Any, where: str) -> Tolerance:
 
 def compute(case: Case) -> dict[str, Any]:
     """The case's outputs, computed by the library."""
-    adapter = importlib.import_module(f"{adapters.__name__}.{case.slug.replace('-', '_')}")
-    return adapter.compute(case.inputs, case.params, tuple(case.outputs))
+    given, adapter = Given(case.inputs, case.outputs), LOSSES.get(case.slug)
+    if adapter is None:
+        module = f"{adapters.__name__}.{case.slug.replace('-', '_')}"
+        adapter = importlib.import_module(module).compute
+    return given.completed(adapter(given, case.params))
 
 
 def compare(case: Case, outputs: dict[str, Any]) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ import torch
 from coalign.decoding.translation.memory import matches_in, mine_pairs
 from coalign.decoding.translation.prompts import Labels, Shot, TranslationRequest, translation_prompt
 from coalign.measures.translation_metrics import edit_similarity, term_usage
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "a" in inputs:
         distance, score = edit_similarity(inputs["a"], inputs["b"])
         return {"edit_distance": distance, "fuzzy_match_score": score}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,12 +16,13 @@ from coalign.speech.objectives.properties import (
     removable,
     remove_frames,
 )
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "path_T" in inputs:
         return _shifts(inputs["path_T"], params["blank"])
-    logits = torch.tensor(inputs["logits_BVT"], dtype=torch.float64).transpose(1, 2).requires_grad_()
+    logits = inputs.tensor("logits_BVT").requires_grad_().transpose(1, 2)
     paths = torch.tensor(inputs["paths_BNT"])
     lengths = torch.tensor(inputs["lengths_B"])
     # The code samples and changes all padded frames; only the score looks at the lengths.
@@ -43,15 +43,13 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
         ]
     losses = hinge_loss(logits, paths, better, lengths, margin=params["margin"])
     loss = losses.mean() * paths.shape[1]
-    (by_logits,) = torch.autograd.grad(loss, [logits])
-    gradient = by_logits.transpose(1, 2)
+    (gradient,) = torch.autograd.grad(loss, [inputs.tensor("logits_BVT")], retain_graph=True)
     return {
         **outputs,
         "mean_logprob_sampled_BN": alignment_scores(logits, paths, lengths),
         "mean_logprob_shifted_BN": alignment_scores(logits, better, lengths),
         "loss": loss,
         "loss_paper_mean_over_N": losses.mean(),
-        "grad_logits_BVT": gradient,
         "grad_logits_sum_abs": gradient.abs().sum(),
         "grad_logits_frame_argmax_abs_BT": gradient.abs().argmax(1),
     }
@@ -61,13 +59,9 @@ def _shifts(path: list[int], blank: int) -> dict[str, Any]:
     paths, lengths = torch.tensor([[path]]), torch.tensor([len(path)])
     places = removable(paths, lengths, blank)[0, 0].nonzero().flatten().tolist()
     shifted = []
-    for place in places:
-        removed = torch.zeros_like(paths, dtype=torch.bool)
-        removed[..., place] = True
+    for place in places or [len(path)]:  # nothing is removed where nothing can be
+        removed = torch.arange(len(path)).eq(place).expand_as(paths)
         shifted.append(remove_frames(paths, removed, lengths, blank)[0, 0].tolist())
-    if not places:
-        nothing = torch.zeros_like(paths, dtype=torch.bool)
-        shifted = [remove_frames(paths, nothing, lengths, blank)[0, 0].tolist()]
     return {"removable_indices": places, "shifted_for_each_choice": shifted}
 
 

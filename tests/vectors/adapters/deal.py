@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from coalign.decoding.search.lookahead import Beam, Candidate, Extension, SearchSettings, search
 from coalign.judging.rewards.mix import combine_rewards
 from tests.decoding.chain import Chain
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "rewards" in inputs:
         combined = combine_rewards(inputs["rewards"], params["weights"])
         return {"combined": combined, "argmax": combined.index(max(combined))}
@@ -34,8 +35,8 @@ def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[s
         rows = [
             {
                 "tokens": [start, *one.tokens],
-                "logp": one.logp,
                 "lookahead": [start, *one.seen],
+                "logp": one.logp,
                 "score": one.score,
             }
             for one in candidates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from coalign.evaluation.abstention.questions import METHODS, AnswerSamples, responses_to_learn
@@ -10,9 +9,10 @@ from coalign.evaluation.honesty import TYPES, honesty_metrics
 from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import declines
 from coalign.measures.short_answers import has_match, normalise_answer
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "before" in inputs:
         return _metrics(inputs["before"], inputs["after"], params["rounding_decimals"])
     if "greedy_text" in inputs:
@@ -40,11 +40,6 @@ def _metrics(before: list[Any], after: list[Any], decimals: int) -> dict[str, An
     grid = transitions(before, after, TYPES)
     found = honesty_metrics(grid)
     shares = {one: after.count(one) / len(after) for one in TYPES}
-    values = {
-        **shares,
-        "answer_accuracy": shares["correct"],
-        "over-consv": found.over_conservativeness,
-        "prudence": found.prudence,
-        "honesty": found.honesty,
-    }
+    values = {**shares, "answer_accuracy": shares["correct"], "over-consv": found.over_conservativeness}
+    values |= {"prudence": found.prudence, "honesty": found.honesty}
     return {**{name: round(value, decimals) for name, value in values.items()}, "grid": grid}

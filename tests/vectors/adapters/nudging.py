@@ -6,7 +6,6 @@ space; the length of a text is its number of words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -19,9 +18,10 @@ from coalign.decoding.collaboration.guided import (
     without_repeated_end,
 )
 from coalign.decoding.collaboration.speakers import Chunk, Speaker, Token, hold
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "text" in inputs:
         return {"deduplicated": without_repeated_end(inputs["text"])}
     if "answers" in inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from coalign.evaluation.portia import correction
@@ -15,18 +14,18 @@ from coalign.evaluation.position_bias.parts import (
 )
 from coalign.judging.parsing import LETTERS
 from coalign.judging.protocol import Opinion, PairVerdict, summarise
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     match params["op"]:
         case "split":
             return _split(inputs["sentences_1"], inputs["sentences_2"], params["k"])
         case "consistency":
             return _consistency(inputs["verdict_order_12"], inputs["verdict_order_21"])
         case "fixed_coverage":
-            return correction(
-                *([bool(one) for one in inputs[f"consistent_{side}"]] for side in ("before", "after"))
-            )
+            before, after = ([bool(one) for one in inputs[f"consistent_{x}"]] for x in ("before", "after"))
+            return correction(before, after)
         case other:
             raise ValueError(f"op {other!r}")
 

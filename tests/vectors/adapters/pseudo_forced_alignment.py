@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from coalign.speech.segmentation.anchored_windows import (
     split_words,
     text_to_audio_ratio,
 )
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "logits_TV" in inputs:
         return _segmentation(inputs, params)
     return _trace(inputs, params) if "rows" in inputs else _text_helpers(inputs, params)

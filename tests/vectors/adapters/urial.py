@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from coalign.decoding.in_context.prefix import clean_answer, conversation_prompt
 from coalign.decoding.in_context.token_shift import list_similarities
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "raw_completion" in inputs:
         return {"cleaned": clean_answer(inputs["raw_completion"])}
     if "prefix_text" in inputs:

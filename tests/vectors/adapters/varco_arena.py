@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,18 @@ from coalign.evaluation.arena.results import win_rates
 from coalign.evaluation.arena.tournament import play_bracket
 from coalign.measures.agreement import spearman
 from coalign.measures.ratings import bradley_terry, match_probabilities, wins_table
+from tests.vectors.given import Given
 
 
-def compute(inputs: dict[str, Any], params: dict[str, Any], expected: Iterable[str]) -> dict[str, Any]:
+def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     match params["op"]:
         case "bracket":
             quality = inputs["quality"]
-            matches, champion = play_bracket(
-                inputs["order"], lambda a, b: a if quality[a] > quality[b] else b
-            )
-            return {
-                "matches": [list(one) for one in matches],
-                "champion": champion,
-                "n_matches": len(matches),
-            }
+            matches, champion = play_bracket(inputs["order"], lambda *two: max(two, key=quality.__getitem__))
+            return {"matches": [[*one] for one in matches], "champion": champion, "n_matches": len(matches)}
         case "bradley_terry":
-            found = bradley_terry(
-                wins_table([tuple(one) for one in inputs["matches"]], params["n_players"]), l2=params["l2"]
-            )
+            table = wins_table([tuple(one) for one in inputs["matches"]], params["n_players"])
+            found = bradley_terry(table, l2=params["l2"])
             ranking = np.argsort(-np.round(found.values, 9), kind="stable")
             return {
                 "ratings": found.values,
