@@ -11,7 +11,8 @@ from coalign.core.runs import Run
 from coalign.data.records import Record
 from coalign.models.adapters import add_lora
 from coalign.models.options import ModelOptions
-from coalign.training.fit import FitResult, fit
+from coalign.training.fit import fit
+from coalign.training.job import FitResult, Job
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 from tests.models.tiny import make_model
@@ -27,12 +28,6 @@ def fit_tiny(
     training = build(TrainingOptions, given)
     model = add_lora(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
     run = Run.start(folder / "run", "test", ModelOptions())
-    return fit(
-        model,
-        tiny_tokenizer(),
-        records,
-        objective,
-        constants if constants is not None else build(objective.constants, {}),
-        training,
-        run,
-    )
+    constants = constants if constants is not None else build(objective.constants, {})
+    job = Job(objective=objective, options=training, run=run, records=records, constants=constants)
+    return fit(job, model, tiny_tokenizer())

@@ -28,6 +28,7 @@ from coalign.preference.critiques.critics import (
     JudgeCritic,
     without_verdict,
 )
+from coalign.training.job import Job
 from tests.preference.test_system_runs import assert_same_weights
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
 
@@ -172,9 +173,9 @@ def test_killed_rounds_go_on(stage: str, model: str, tmp_path: Path, monkeypatch
         if stage == "generate" and path.parent.name == "round-2":
             raise KilledError
 
-    def killed_train(*rest: Any, **more: Any) -> Any:
-        found = train(*rest, **more)
-        if stage == "fit" and more["name"] == "round-2/train":
+    def killed_train(job: Job, folder: Path) -> Any:
+        found = train(job, folder)
+        if stage == "fit" and job.name == "round-2/train":
             raise KilledError
         return found
 

@@ -20,6 +20,7 @@ from coalign.preference.studies.cells import Cell, best_row, draw
 from coalign.preference.studies.examination import answer_metrics, pair_metrics
 from coalign.preference.studies.figures import charts, line, sensitivity, sensitivity_findings, spread
 from coalign.preference.studies.grids import combinations, parse_grid
+from coalign.training.job import Job
 from coalign.training.task import DivergedError
 from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
 
@@ -103,9 +104,9 @@ def test_a_killed_study_goes_on_at_the_first_missing_cell(
     trained: list[str] = []
     train, examine = studies.train, studies.examine
 
-    def counted(*rest: Any, **more: Any) -> Any:
-        trained.append(more["name"])
-        return train(*rest, **more)
+    def counted(job: Job, *rest: Any) -> Any:
+        trained.append(job.name)
+        return train(job, *rest)
 
     def killed(*rest: Any) -> Any:
         if len(trained) == 2:
@@ -138,10 +139,10 @@ def test_a_training_that_diverges_is_a_row(
 ) -> None:
     train = studies.train
 
-    def diverging(options: Any, *rest: Any, **more: Any) -> Any:
-        if options.learning_rate == 1.0:
+    def diverging(job: Job, *rest: Any) -> Any:
+        if job.options.learning_rate == 1.0:
             raise DivergedError("The loss is NaN.")
-        return train(options, *rest, **more)
+        return train(job, *rest)
 
     monkeypatch.setattr(studies, "train", diverging)
     constraint = {"verifier": "max_words", "n": 3}

@@ -19,6 +19,7 @@ from coalign.models.options import ModelOptions
 from coalign.training.batches import Example
 from coalign.training.examples import Prepared
 from coalign.training.fit import fit
+from coalign.training.job import Job
 from coalign.training.module_trainer import training_arguments
 from coalign.training.objective import NoConstants
 from coalign.training.options import TrainingOptions
@@ -59,7 +60,8 @@ def test_the_plan_foresees_the_steps(
     )  # fmt: skip
     model = add_lora(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
     run = Run.start(tmp_path / "run", "test", ModelOptions())
-    result = fit(model, tiny_tokenizer(), pairs(count), PAIRS_FREE, NoConstants(), options, run)
+    job = Job(objective=PAIRS_FREE, options=options, run=run, records=pairs(count), constants=NoConstants())
+    result = fit(job, model, tiny_tokenizer())
     (plan,) = run.events("plan")
     assert plan["steps"] == result.steps
     assert plan["batch_size"] == batch * accumulation

@@ -55,6 +55,7 @@ from coalign.measures.short_answers import Match, has_match
 from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator, Sampling
+from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.material import Material, announce
 from coalign.training.objective import get_objective
@@ -223,10 +224,8 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
         note = f"{len(records)} demonstrations from {len(training)} questions, {said} of them decline"
         material = Material(records, [], [note])
         announce(material.notes, round.run)
-        objective = get_objective("sft")
-        train(
-            options, objective, round.run, material, constants=objective.constants(), folder=round.run.model
-        )
+        job = Job(objective=get_objective("sft"), options=options, run=round.run, records=records)
+        train(job, round.run.model)
 
     stages: dict[str, Stage] = {"baseline": answering("baseline", "prompted")}
     if config.method != "prompt":

@@ -36,8 +36,8 @@ from coalign.data.readers import read_records
 from coalign.loops.rounds import Round, run_rounds
 from coalign.loops.rows import Prompted, Row, answer_rows
 from coalign.models.backends.open import open_generator
+from coalign.training.job import Job
 from coalign.training.learning import train
-from coalign.training.material import Material
 from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
@@ -206,16 +206,15 @@ def _fit(loop: Labelling[Any], round: Round) -> None:
         raise loop.nothing
     if rows:
         records = read_records(str(round.path("filter")), kind=loop.objective.data).records
-        result = train(
-            replace(loop.config, model=start.model, revision=start.revision),
-            loop.objective,
-            round.run,
-            Material(records, [], []),
-            constants=loop.config if loop.constants is None else loop.constants,
-            folder=folder,
+        job = Job(
+            objective=loop.objective,
+            options=replace(loop.config, model=start.model, revision=start.revision),
+            run=round.run,
+            records=records,
+            constants=loop.constants,
             name=f"round-{round.number}/train",
         )
-        round.write("history", result.history)
+        round.write("history", train(job, folder).history)
     write_json(
         round.folder / "model.json", {"model": str(folder) if rows else start.model, "trained": len(rows)}
     )

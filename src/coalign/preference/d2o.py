@@ -40,6 +40,7 @@ from coalign.preference.data.anchors import (
     told,
 )
 from coalign.preference.data.parts import joined, segments
+from coalign.training.job import FitResult, Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, announce, read_material
@@ -48,8 +49,6 @@ from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from coalign.training.fit import FitResult
 
 
 def d2o_margins(
@@ -211,17 +210,15 @@ def _train_parts(
             seed=config.seed + number - 1,
         )
         folder = run.model if number == len(parts) else round.folder / "model"
-        result = train(
-            options,
-            get_objective("d2o"),
-            run,
-            material,
-            constants=config,
-            folder=folder,
+        job = Job(
+            objective=get_objective("d2o"),
+            options=options,
+            run=run,
+            records=material.training,
+            held_out=material.held_out,
             name=f"train-{number}" if len(parts) > 1 else "train",
-            reference_from=config if number > 1 else None,
         )
-        results.append(result)
+        results.append(train(job, folder, reference_from=config if number > 1 else None))
         policy = config.at(folder)
     return material, results
 

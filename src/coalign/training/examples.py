@@ -13,6 +13,7 @@ from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
 from coalign.training.batches import Example
+from coalign.training.job import Job
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
 
@@ -123,6 +124,29 @@ def prepare_examples(
     return Prepared(
         examples, encoded.n_truncated_prompts, encoded.n_truncated_responses, tuple(encoded.dropped)
     )
+
+
+def prepare_job(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Prepared, Prepared]:
+    """The training examples of a job and its held-out ones; what is prepared already is taken as it is.
+
+    Raises:
+        DataError, ConfigError: as of `prepare_examples`.
+    """
+
+    def examples_of(records: Sequence[Record] | Prepared, what: str) -> Prepared:
+        if isinstance(records, Prepared):
+            return records
+        return prepare_examples(records, job.objective, tokenizer, job.options, what=what)
+
+    training = examples_of(job.records, "training")
+    try:
+        return training, examples_of(job.held_out, "held-out") if job.held_out else Prepared([])
+    except DataError as error:
+        raise DataError(
+            f"Held-out records: {error.message}",
+            error.problems,
+            hint="Hold out more prompts (--eval-fraction), or none (--eval-fraction 0).",
+        ) from error
 
 
 def _column(record: Record, name: str) -> list[float]:

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +15,37 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from coalign.core.files import write_json
-from coalign.core.runs import Run, is_main_process
-from coalign.data.records import Record
+from coalign.core.runs import is_main_process
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.training.batches import Example
 from coalign.training.checkpoints import resume_point
-from coalign.training.examples import Prepared, prepare_examples
+from coalign.training.examples import prepare_job
+from coalign.training.job import FitResult, Job
 from coalign.training.module_trainer import training_arguments
 from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
-from coalign.training.objective import Objective
-from coalign.training.options import TrainingOptions
 from coalign.training.plan import make_plan, show_plan
 from coalign.training.reference import with_reference
 from coalign.training.trainer import AlignmentTrainer
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """What training did.
-
-    Attributes:
-        steps: optimizer steps in all, those before a resume included.
-        history: one row per log line: `step`, `loss`, the objective's metrics, `eval_...`.
-        before: the same metrics on the evaluation records before training; empty without them.
-        seconds: wall time of this process's part.
-        truncated: records of which tokens were cut off.
-        dropped: records without a response left, with reasons.
-    """
-
-    steps: int
-    history: list[dict[str, float]]
-    before: dict[str, float]
-    seconds: float
-    truncated: int
-    dropped: int
-
-
 def fit(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record] | Prepared,
-    objective: Objective,
-    constants: Any,
-    options: TrainingOptions,
-    run: Run,
-    *,
-    name: str = "train",
-    eval_records: Sequence[Record] | Prepared = (),
-    reference: nn.Module | None = None,
-    quiet: bool = False,
+    job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, reference: nn.Module | None = None
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
     Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
 
     Args:
-        records, eval_records: records, or what `prepare_examples` made of them.
-        quiet: plan and signs are logged and not printed, for one training of many.
+        reference: what an objective with a reference compares with, where it is not the model that training starts from.
 
     Raises:
         DataError: no record is left after encoding.
         DivergedError: the loss or a gradient became NaN or infinite.
     """
     started = time.monotonic()
+    objective, options, run, name, quiet = job.objective, job.options, job.run, job.name, job.quiet
     set_seed(options.seed)
-    prepared = _prepared(records, objective, tokenizer, options, "training")
-    held_out = _prepared(eval_records, objective, tokenizer, options, "held-out").examples
+    prepared, evaluated = prepare_job(job, tokenizer)
+    held_out = evaluated.examples
     folder = run.checkpoints / name
     checkpoint = resume_point(folder)
     arguments = training_arguments(options, folder, model, n_eval=len(held_out))
@@ -99,7 +64,7 @@ def fit(
     trainer = AlignmentTrainer(
         model,
         objective,
-        constants,
+        options if job.constants is None else job.constants,
         train,
         arguments,
         eval_examples=held_out,
@@ -144,18 +109,6 @@ def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
             write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
         return metrics
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _prepared(
-    records: Sequence[Record] | Prepared,
-    objective: Objective,
-    tokenizer: PreTrainedTokenizerBase,
-    options: TrainingOptions,
-    what: str,
-) -> Prepared:
-    if isinstance(records, Prepared):
-        return records
-    return prepare_examples(records, objective, tokenizer, options, what=what) if records else Prepared([])
 
 
 def _share_pad_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,23 +15,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
+from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.objective import Objective, get_objective
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from coalign.report.model import AnySection
-    from coalign.training.examples import Prepared
-    from coalign.training.fit import FitResult
 
 
 def learner(name: str) -> SimpleNamespace:
@@ -81,8 +77,15 @@ def learn(
     if material is None:
         material = read_material(config, objective.data, run)
     announce(material.notes, run)
-    constants = config if constants is None else constants
-    result = train(config, objective, run, material, constants=constants, folder=run.model)
+    job = Job(
+        objective=objective,
+        options=config,
+        run=run,
+        records=material.training,
+        held_out=material.held_out,
+        constants=constants,
+    )
+    result = train(job, run.model)
     if is_main_process():
         write_learning_report(
             run, config, objective, material, result, sections=sections, limitations=limitations
@@ -90,37 +93,27 @@ def learn(
     return result
 
 
-def train(
-    config: Any,
-    objective: Objective,
-    run: Run,
-    material: Material,
-    *,
-    constants: Any,
-    folder: Path,
-    name: str = "train",
-    reference_from: ModelOptions | None = None,
-    quiet: bool = False,
-) -> FitResult:
-    """Train the model of `config` and save it in `folder`; what was finished before is read, not done again.
+def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None) -> FitResult:
+    """Load the model of a job, train it and save it in `folder`; what was finished before is read, not done again.
 
     Args:
-        config: model and training options.
-        name: of this training among those of the run.
         reference_from: the reference, where it is not the model that training starts from.
-        quiet: nothing but a progress bar is shown, for one training of many.
+
+    Raises:
+        DataError: no record is left after encoding.
+        DivergedError: the loss or a gradient became NaN or infinite.
     """
     from transformers import set_seed
 
-    from coalign.training.examples import prepare_examples
-    from coalign.training.fit import FitResult, fit
+    from coalign.training.examples import prepare_job
+    from coalign.training.fit import fit
 
-    done = run.artefacts / f"{name}.json"
+    objective, config, run = job.objective, job.options, job.run
+    done = run.artefacts / f"{job.name}.json"
     if done.exists() and folder.exists():
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))
     tokenizer = load_tokenizer(config)
-    training = prepare_examples(material.training, objective, tokenizer, config)
-    held_out = _prepared_held_out(material, objective, tokenizer, config)
+    training, held_out = prepare_job(job, tokenizer)
     set_seed(config.seed)  # the adapter's first weights
     model = load_for_training(config)
     run.log("model", summary=trainable_summary(model))
@@ -129,19 +122,8 @@ def train(
         reference = load_model(reference_from, training=True)
     elif objective.reference and not has_adapter(model) and config.reference_logps == "live":
         reference = copy.deepcopy(model)
-    result = fit(
-        model,
-        tokenizer,
-        training,
-        objective,
-        constants,
-        config,
-        run,
-        name=name,
-        eval_records=held_out,
-        reference=reference,
-        quiet=quiet,
-    )
+    encoded = dataclasses.replace(job, records=training, held_out=held_out)
+    result = fit(encoded, model, tokenizer, reference=reference)
     result = dataclasses.replace(
         result, history=[_finite(row) for row in result.history], before=_finite(result.before)
     )
@@ -149,23 +131,6 @@ def train(
         save_model(model, tokenizer, folder)
         write_json(done, dataclasses.asdict(result))
     return result
-
-
-def _prepared_held_out(
-    material: Material, objective: Objective, tokenizer: PreTrainedTokenizerBase, config: Any
-) -> Prepared | tuple[()]:
-    from coalign.training.examples import prepare_examples
-
-    if not material.held_out:
-        return ()
-    try:
-        return prepare_examples(material.held_out, objective, tokenizer, config, what="held-out")
-    except DataError as error:
-        raise DataError(
-            f"Held-out records: {error.message}",
-            error.problems,
-            hint="Hold out more prompts (--eval-fraction), or none (--eval-fraction 0).",
-        ) from error
 
 
 def _finite(row: dict[str, float]) -> dict[str, float]:

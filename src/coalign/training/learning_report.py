@@ -25,7 +25,7 @@ from coalign.training.material import Material
 from coalign.training.objective import Objective
 
 if TYPE_CHECKING:
-    from coalign.training.fit import FitResult
+    from coalign.training.job import FitResult
 
 _CHARTS = (
     ("loss", "Loss"),

@@ -17,10 +17,11 @@ from coalign.models.types import Sampling
 from coalign.preference.data.solutions import Marked, Question, mark, questions_of
 from coalign.report.model import Comparison
 from coalign.report.parts import compared
+from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, announce
-from coalign.training.objective import NoConstants, Objective, get_objective
+from coalign.training.objective import Objective, get_objective
 from coalign.training.processes import assert_one_process
 
 
@@ -92,7 +93,8 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
         notes.append(f"Held out: {others.told()}")
     announce(notes, run)
     groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
-    result = train(start, objective, run, groups, constants=config, folder=run.model)
+    job = Job(objective=objective, options=start, run=run, records=groups.training, held_out=groups.held_out)
+    result = train(job, run.model)
     final = config.at(run.model)
     sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
     write_learning_report(run, config, objective, groups, result, sections=sections)
@@ -108,8 +110,15 @@ def _fine_tuned(config: SolutionOptions, run: Run, material: Material, stages: R
     if config.vft_epochs == 0:
         return config
     folder = stages.folder / "vft"
-    options = replace(config, epochs=config.vft_epochs)
-    train(options, get_objective("sft"), run, material, constants=NoConstants(), folder=folder, name="vft")
+    job = Job(
+        objective=get_objective("sft"),
+        options=replace(config, epochs=config.vft_epochs),
+        run=run,
+        records=material.training,
+        held_out=material.held_out,
+        name="vft",
+    )
+    train(job, folder)
     return config.at(folder)
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from coalign.training.job import FitResult
 from coalign.training.options import TrainingOptions
-
-if TYPE_CHECKING:
-    from coalign.training.fit import FitResult
 
 
 def due(step: int, *, warmup: int, every: int) -> bool:
@@ -38,8 +35,6 @@ def segments(
 
 def joined(results: Sequence[FitResult]) -> FitResult:
     """One result of several trainings that follow each other, with steps counted through."""
-    from coalign.training.fit import FitResult
-
     history: list[dict[str, float]] = []
     done = 0
     for one in results:

@@ -30,8 +30,8 @@ from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.examination import Examination, examine, prompts_of, read_prompts
+from coalign.training.job import Job
 from coalign.training.learning import train
-from coalign.training.material import Material
 from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
 
@@ -279,17 +279,17 @@ def _cell_row(run: Run, study: Study, cell: Cell) -> dict[str, Any]:
     options = cell_options(study, cell)
     records = convert(draw(study.pairs, cell.size, cell.seed), "preference", objective.data)
     folder = _folder(run, cell.id)
+    job = Job(
+        objective=objective,
+        options=options,
+        run=run,
+        records=records,
+        constants=constants_of(objective, cell.settings, cell.id),
+        name=f"cells/{cell.id}/train",
+        quiet=True,
+    )
     try:
-        result = train(
-            options,
-            objective,
-            run,
-            Material(records, [], []),
-            constants=constants_of(objective, cell.settings, cell.id),
-            folder=folder,
-            name=f"cells/{cell.id}/train",
-            quiet=True,
-        )
+        result = train(job, folder)
     except DivergedError as error:
         run.log("diverged", cell=cell.id, error=error.message)
         return _row(cell, seconds=time.monotonic() - started, diverged=True)

@@ -12,9 +12,9 @@ from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.cells import CellOptions
+from coalign.training.job import Job
 from coalign.training.learning import train
-from coalign.training.material import Material
-from coalign.training.objective import NoConstants, get_objective
+from coalign.training.objective import get_objective
 
 
 def fine_tune(config: Any, records: Sequence[Record], run: Run, folder: Path, **changes: Any) -> None:
@@ -28,15 +28,10 @@ def fine_tune(config: Any, records: Sequence[Record], run: Run, folder: Path, **
         return
     options = CellOptions.of(config, max_steps=None, reference_logps="precomputed", **changes)
     adapted = run.artefacts / "fine-tuning" / "model"
-    train(
-        options,
-        get_objective("sft"),
-        run,
-        Material([*records], [], []),
-        constants=NoConstants(),
-        folder=adapted,
-        name="fine-tuning/train",
+    job = Job(
+        objective=get_objective("sft"), options=options, run=run, records=records, name="fine-tuning/train"
     )
+    train(job, adapted)
     save_model(
         load_model(ModelOptions.of(config).at(adapted), training=True), load_tokenizer(str(adapted)), folder
     )

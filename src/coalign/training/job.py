@@ -1,0 +1,58 @@
+"""A training as it is asked for, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.runs import Run
+from coalign.data.records import Record
+from coalign.training.objective import Objective
+
+if TYPE_CHECKING:
+    from coalign.training.examples import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: what is learnt from what, how, and in which run.
+
+    Attributes:
+        options: `TrainingOptions`, with the objective's constants where `constants` has none; for
+            `coalign.training.learning.train` with `ModelOptions` beside them.
+        records, held_out: to train and to evaluate on: records, or what `prepare_examples` made of them.
+        constants: of the objective; by default `options` has them.
+        name: of this training among those of the run.
+        quiet: plan and signs are logged and not printed, for one training of many.
+    """
+
+    objective: Objective
+    options: Any
+    run: Run
+    records: Sequence[Record] | Prepared
+    held_out: Sequence[Record] | Prepared = ()
+    constants: Any = None
+    name: str = "train"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did.
+
+    Attributes:
+        steps: optimizer steps in all, those before a resume included.
+        history: one row per log line: `step`, `loss`, the objective's metrics, `eval_...`.
+        before: the same metrics on the evaluation records before training; empty without them.
+        seconds: wall time of this process's part.
+        truncated: records of which tokens were cut off.
+        dropped: records without a response left, with reasons.
+    """
+
+    steps: int
+    history: list[dict[str, float]]
+    before: dict[str, float]
+    seconds: float
+    truncated: int
+    dropped: int
