@@ -5,14 +5,22 @@ Names of files and of models are relative: a run is made inside a folder that `f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.preference.tiny_runs import WORDS, feedback, pairs, save_tiny_model, write
-
-Rows = Iterable[Mapping[str, Any]]
+from tests.preference.tiny_runs import (
+    WORDS,
+    Rows,
+    demonstrations,
+    feedback,
+    judgments,
+    pairs,
+    rankings,
+    save_tiny_model,
+    write,
+)
 
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
@@ -60,12 +68,21 @@ def _alignment_model(path: Path) -> object:
     return save_pair_classifier(pair_classifier(), pair_tokenizer(), path, max_length=64)
 
 
+def _encoder(path: Path) -> object:
+    from coalign.evaluation.factuality.model import new_encoder
+    from tests.evaluation.encoders import encoder_config, pair_tokenizer
+
+    new_encoder(encoder_config()).save_pretrained(path)
+    return pair_tokenizer().save_pretrained(path)
+
+
 MODELS: dict[str, Callable[[Path], object]] = {
     "tiny": save_tiny_model,
     "other": lambda path: save_tiny_model(path, seed=5),
     "base": lambda path: save_tiny_model(path, seed=1, template=None),
     "recogniser": _recogniser,
     "alignment": _alignment_model,
+    "encoder": _encoder,
 }
 
 
@@ -111,24 +128,6 @@ def _limited(n: int) -> list[dict[str, Any]]:
 def _strict(n: int) -> list[dict[str, Any]]:
     limits = [{"verifier": "max_words", "n": 1}, {"verifier": "must_include", "keywords": ["sky"]}]
     return [{"prompt": f"Say {i}.", "constraints": limits} for i in range(n)]
-
-
-def _rankings(n: int = 8) -> list[dict[str, Any]]:
-    return [
-        {"prompt": row["prompt"], "responses": [row["rejected"], row["chosen"], "Hm."], "scores": [0, 1, 0]}
-        for row in pairs(n)
-    ]
-
-
-def _demonstrations(n: int = 8) -> list[dict[str, Any]]:
-    return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(n)]
-
-
-def _judgments(n: int = 8) -> list[dict[str, Any]]:
-    return [
-        {"prompt": row["prompt"], "response": row["rejected"], "judgment": "Too short." if i % 2 else "None"}
-        for i, row in enumerate(pairs(n))
-    ]
 
 
 def _questions(n: int = 8) -> list[dict[str, Any]]:
@@ -189,22 +188,22 @@ UNITS = (
 SMALL: dict[str, Small] = {
     "bco": Small({**LEARN, "data": "feedback.jsonl"}, {"feedback.jsonl": feedback()}),
     "asft": Small({**LEARN, "data": "pairs.jsonl"}, {"pairs.jsonl": pairs()}),
-    "pro": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": _rankings()}),
+    "pro": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": rankings()}),
     "ln-dpo": Small({**LEARN, "data": "pairs.jsonl"}, {"pairs.jsonl": pairs()}),
     "dpo-insights": Small(
         {**LEARN, "data": "pairs.jsonl", "instruct_model": "models/tiny", "starts": ["instruction-tuned"],
          "objectives": ["dpo", "kto"], "sizes": [4], "seeds": 1, "answers": 3, "answer_tokens": 4},
         {"pairs.jsonl": pairs()},
     ),
-    "aft": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": _rankings()}),
+    "aft": Small({**LEARN, "data": "rankings.jsonl"}, {"rankings.jsonl": rankings()}),
     "poft": Small(
         {**LEARN, "data": "demonstrations.jsonl", "scorers": ["models/other"]},
-        {"demonstrations.jsonl": _demonstrations()},
+        {"demonstrations.jsonl": demonstrations()},
     ),
     "d2o": Small(
         {**LEARN, "data": "feedback.jsonl", "samples": 2, "max_new_tokens": 6}, {"feedback.jsonl": feedback()}
     ),
-    "cut": Small({**LEARN, "data": "judgments.jsonl"}, {"judgments.jsonl": _judgments()}),
+    "cut": Small({**LEARN, "data": "judgments.jsonl"}, {"judgments.jsonl": judgments()}),
     "reward-augmented": Small(
         {**LEARN, "data": "scored.jsonl"},
         {"scored.jsonl": pairs(chosen_score=9, rejected_score=4)},
@@ -253,7 +252,7 @@ SMALL: dict[str, Small] = {
     "muscle": Small(
         {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
          "adapter_rank": 4, "epochs": 1},
-        {"choices.jsonl": _choices(), "demonstrations.jsonl": _demonstrations()},
+        {"choices.jsonl": _choices(), "demonstrations.jsonl": demonstrations()},
     ),
     "awp": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
@@ -268,3 +267,32 @@ SMALL: dict[str, Small] = {
     ),
 }  # fmt: skip
 """System to its tiny run; a test asserts that no available system is missing."""
+
+VARIANTS: dict[str, tuple[str, Small]] = {
+    "cut over rounds": (
+        "cut",
+        Small(
+            {**MODEL, **FIT, "prompts": "strict.jsonl", "rounds": 2, "max_new_tokens": 6, "eval_fraction": 0.0,
+             "learning_rate": 1e-3, "save_steps": 1},
+            {"strict.jsonl": _strict(6)},
+        ),
+    ),
+    "ln-dpo as a study": (
+        "ln-dpo",
+        Small(
+            {**LEARN, "data": "pairs.jsonl", "study": True, "objectives": ["ln_dpo", "simpo"], "answers": 3,
+             "grid": ["beta=1", "simpo.gamma=0.5"], "seeds": 1, "keep": "all", "answer_tokens": 4, "max_steps": 2},
+            {"pairs.jsonl": pairs()},
+        ),
+    ),
+    "alignscore that learns": (
+        "alignscore",
+        Small(
+            {"train": ["snli=snli.jsonl"], "encoder": "models/encoder", "device": "cpu", "data": "claims.jsonl",
+             "epochs": 1, "batch_size": 4, "max_length": 40, "held_out": 0.2, "save_steps": 1},
+            {"claims.jsonl": _claims(),
+             "snli.jsonl": [{"premise": f"it rains {i}", "hypothesis": "it snows", "label": i % 3} for i in range(12)]},
+        ),
+    ),
+}  # fmt: skip
+"""Other ways to run a system, killed and resumed like the rows of `SMALL`: name to the system and its tiny run."""

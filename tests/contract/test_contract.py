@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,15 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Option, OptionGroup, build, options_of, to_dict
 from coalign.core.runs import Run
 from coalign.core.system import load_system
+from coalign.evaluation.factuality import scorer
 from coalign.models.files.loading import load_model
+from coalign.models.generation import generator
+from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
 from tests.contract.killing import Killed, watched
-from tests.contract.small import SMALL, furnish
+from tests.contract.small import SMALL, VARIANTS, Small, furnish
 
 AVAILABLE = [entry for entry in entries() if entry.available]
 PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry.slug != "alignscore"]
@@ -40,11 +44,11 @@ BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
 
 
 class Whole(NamedTuple):
-    """An undisturbed run, the options that it read and the files in the order in which it first wrote them."""
+    """An undisturbed run, the options that it read and its files, each with the number of rows appended to it."""
 
     run: Run
     read: set[str]
-    written: list[str]
+    rows: Counter[str]
 
 
 @pytest.fixture(scope="session")
@@ -58,13 +62,23 @@ def slug(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyP
     return ready(request.param, root, monkeypatch)
 
 
-def ready(slug: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def ready(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Furnish the folder of the runs for `name` and work in it, with batches so small that rows come in several."""
+    slug, small = row_of(name)
     if "audio" in get(slug).data:
         pytest.importorskip("soundfile")
         pytest.importorskip("numba")
     monkeypatch.chdir(root)
-    furnish(root, SMALL[slug])
-    return slug
+    monkeypatch.setattr(generator, "CPU_ROWS", 2)
+    monkeypatch.setattr(scorer, "WINDOW", 2)
+    monkeypatch.setattr(aligned_scores, "CHUNK", 2)
+    furnish(root, small)
+    return name
+
+
+def row_of(name: str) -> tuple[str, Small]:
+    """The system and the tiny run of a row or of a variant."""
+    return VARIANTS[name] if name in VARIANTS else (name, SMALL[name])
 
 
 @pytest.fixture(scope="session")
@@ -75,19 +89,24 @@ def whole() -> Callable[[str], Whole]:
     def of(slug: str) -> Whole:
         if slug not in made:
             read: set[str] = set()
-            written: dict[str, None] = {}
+            rows: Counter[str] = Counter()
             folder = Path("whole") / slug
-            with watched(lambda path, _: written.setdefault(place_of(path, folder))):
+
+            def count(path: Path, data: bytes) -> None:
+                rows[place_of(path, folder)] += data.count(b"\n")
+
+            with watched(count):
                 run = tiny_run(slug, folder, read)
-            made[slug] = Whole(run, read, [name for name in written if name])
+            made[slug] = Whole(run, read, rows)
         return made[slug]
 
     return of
 
 
-def tiny_run(slug: str, folder: Path, read: set[str] | None = None, **changes: Any) -> Run:
+def tiny_run(name: str, folder: Path, read: set[str] | None = None, **changes: Any) -> Run:
+    slug, small = row_of(name)
     system = load_system(slug)
-    config = build(system.Config, {**SMALL[slug].options, **changes})
+    config = build(system.Config, {**small.options, **changes})
     of = OptionGroup.of.__func__
     with (
         contextlib.redirect_stdout(io.StringIO()),
@@ -121,6 +140,15 @@ def place_of(path: Path, run: Path) -> str:
     path, run = path.resolve(), run.resolve()
     inside = path.relative_to(run).as_posix() if path.is_relative_to(run) else ""
     return inside if "/" in inside and ".tmp/" not in inside else ""
+
+
+def moment_of(path: Path, data: bytes, run: Path, writes: Counter[Path]) -> str:
+    """Before the first and the second writing of a file of the run, and before the second step of a training is told."""
+    if path.name == "events.jsonl" and b'"step": 2' in data and b'"loss"' in data:
+        return f"step 2 of {json.loads(data).get('stage')}"
+    place = place_of(path, run)
+    writes[path] += 1
+    return place and f"{place} {min(writes[path], 2)}"
 
 
 def test_every_available_system_has_a_row() -> None:
@@ -160,27 +188,33 @@ def test_a_model_that_was_fitted_is_published(
         load_model(str(run.path), training=False)
 
 
+@pytest.mark.parametrize("name", [*SMALL, *VARIANTS])
 def test_killed_at_every_stage_it_ends_like_the_undisturbed_run(
-    slug: str, whole: Callable[[str], Whole]
+    name: str, root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run, killed before the first writing of each of its files in turn and started again."""
-    undisturbed = whole(slug)
-    folder, killed = Path("killed") / slug, set()
+    """One run, killed at each of its moments in turn (`moment_of`) and started again."""
+    undisturbed, folder = whole(ready(name, root, monkeypatch)), Path("killed") / name
+    killed: set[str] = set()
+    rows: Counter[str] = Counter()
 
     def kill(path: Path, data: bytes) -> None:
-        place = place_of(path, folder)
-        if place and place not in killed:
-            killed.add(place)
+        moment = moment_of(path, data, folder, writes)
+        if moment and moment not in killed:
+            killed.add(moment)
             raise Killed
+        rows[place_of(path, folder)] += data.count(b"\n")
 
-    for _ in range(len(undisturbed.written) + 1):
+    for _ in range(3 * len(undisturbed.rows)):
+        writes: Counter[Path] = Counter()
         with contextlib.suppress(Killed), watched(kill):
-            run = tiny_run(slug, folder)
+            run = tiny_run(name, folder)
             break
     else:
         pytest.fail(f"not finished; killed at {sorted(killed)}")
     assert len(run.events("resumed")) == len(killed)
-    assert killed >= {name for name in undisturbed.written if name.startswith("artefacts/")}
+    assert killed >= {f"{place} 1" for place in undisturbed.rows if place.startswith("artefacts/")}
+    again = {place: n for place, n in rows.items() if place and n > undisturbed.rows[place]}
+    assert not again, "rows that were made twice"
     assert run.status().get("figures") == undisturbed.run.status().get("figures")
     assert_close(artefacts(run.path), artefacts(undisturbed.run.path), rtol=0, atol=0)
     for file in undisturbed.run.model.glob("*.safetensors"):

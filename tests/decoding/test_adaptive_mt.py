@@ -286,18 +286,6 @@ def test_references_enter_the_memory_as_they_come(files, tmp_path, monkeypatch):
     assert rows[1]["matches"][0][1] == "cúbrase la nariz"
 
 
-def test_a_killed_batch_goes_on(files, tmp_path, monkeypatch):
-    options = {"data": [files[0]], "memory": [files[1]], "shots": [0, 1], "adapt": True}
-    whole = work(tmp_path / "whole", monkeypatch, Echo(), **options)
-    with pytest.raises(KeyboardInterrupt):
-        work(tmp_path / "cut", monkeypatch, Echo(fail_at=4), **options)
-    rest = Echo()
-    again = work(tmp_path / "cut", monkeypatch, rest, **options)
-    assert len(rest.prompts) == 2
-    for name in ("no-match.jsonl", "1-match.jsonl"):
-        assert (again.artefacts / name).read_text() == (whole.artefacts / name).read_text()
-
-
 def typing(monkeypatch, text):
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 

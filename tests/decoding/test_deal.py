@@ -9,7 +9,6 @@ import pytest
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.decoding import deal
-from coalign.decoding.search.generator import SearchGenerator
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign  # the command line in this process
 from tests.selfalign.tiny import make_model_folder
@@ -58,28 +57,6 @@ def test_a_run_reports_every_way_to_answer(model, prompts, tmp_path):
     assert set(rows[0]["values"]) == {"at most 2 words", "no commas"}
     figures = run.status()["figures"]
     assert figures["reward_after"] >= figures["reward_before"]
-
-
-def test_a_killed_run_goes_on_and_gives_the_same_answers(model, prompts, tmp_path, monkeypatch):
-    whole = work(tmp_path / "whole", config(model, prompts))
-    search = SearchGenerator._search_batch
-    calls = []
-
-    def killed(self, batch, *rest):
-        calls.append(batch)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return search(self, batch, *rest)
-
-    monkeypatch.setattr(SearchGenerator, "_batches", lambda self, encoded, sampling: [[0, 1], [2, 3]])
-    monkeypatch.setattr(SearchGenerator, "_search_batch", killed)
-    with pytest.raises(KeyboardInterrupt):
-        work(tmp_path / "cut", config(model, prompts))
-    again = work(tmp_path / "cut", config(model, prompts))
-    assert calls == [[0, 1], [2, 3], [2, 3]]
-    for name in ("plain", "best-of-3", "deal"):
-        file = f"{name}.measured.jsonl"
-        assert (again.artefacts / file).read_text() == (whole.artefacts / file).read_text()
 
 
 def test_the_prompts_own_constraints_are_rewarded_where_nothing_is_named(model, prompts, tmp_path):

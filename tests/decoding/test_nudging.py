@@ -12,7 +12,6 @@ import pytest
 from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
-from coalign.core.runs import Run
 from coalign.decoding import nudging
 from coalign.decoding.collaboration import two_models
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Turn
@@ -24,7 +23,6 @@ from coalign.decoding.collaboration.two_prompts import (
     aligned_prompt,
     base_prompt,
 )
-from coalign.loops import rows as rows_of_loops
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import open_methods
 from coalign.models.options import ModelOptions
@@ -89,26 +87,6 @@ def test_a_whole_run(folder, tmp_path):
     page = run.report.read_text(encoding="utf-8")
     assert "Where the aligned model spoke" in page
     assert "Why answers ended" in page
-
-
-def test_a_killed_run_goes_on_and_ends_alike(folder, tmp_path, monkeypatch):
-    whole = execute("nudging", nudging, config(folder), tmp_path / "whole")
-    append = rows_of_loops.append_rows
-    calls = []
-
-    def killed(path, rows):
-        append(path, rows)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(rows_of_loops, "append_rows", killed)
-    with pytest.raises(KeyboardInterrupt):
-        execute("nudging", nudging, config(folder), tmp_path / "run")
-    monkeypatch.setattr(rows_of_loops, "append_rows", append)
-    assert len(rows_of(Run.open(tmp_path / "run"))) == 2
-    resumed = execute("nudging", nudging, config(folder), tmp_path / "run")
-    assert rows_of(resumed) == rows_of(whole)
 
 
 def test_samples_are_drawn_and_all_kept(folder, tmp_path):

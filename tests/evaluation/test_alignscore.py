@@ -13,7 +13,6 @@ from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation import alignscore
-from coalign.evaluation.factuality import scorer as support
 from coalign.evaluation.factuality.model import save_pair_classifier
 from coalign.evaluation.factuality.text_pairs import read_pairs
 from tests.cli.conftest import coalign as coalign
@@ -71,29 +70,6 @@ def test_a_run_scores_and_reports(tmp_path: Path, model: Path, pairs: Path) -> N
     assert "<b>blue" not in page
     assert "\u202e" not in page
     assert "did not fit the encoder" in page
-
-
-def test_a_killed_run_goes_on(
-    tmp_path: Path, model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(support, "WINDOW", 2)
-    whole = run(tmp_path / "whole", data=str(pairs), model=str(model))
-    keep = alignscore.append_rows
-    calls = 0
-
-    def killed(path: Path, rows: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            raise KeyboardInterrupt
-        keep(path, rows)
-
-    monkeypatch.setattr(alignscore, "append_rows", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", data=str(pairs), model=str(model))
-    monkeypatch.setattr(alignscore, "append_rows", keep)
-    cut = run(tmp_path / "cut", data=str(pairs), model=str(model))
-    assert read_rows(cut.artefacts / "scores.jsonl") == read_rows(whole.artefacts / "scores.jsonl")
 
 
 def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:

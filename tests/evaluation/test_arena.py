@@ -35,7 +35,7 @@ from coalign.measures.ratings import (
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows
-from tests.evaluation.scripted import KilledError, ScriptedGenerator, shown
+from tests.evaluation.scripted import ScriptedGenerator, shown
 
 LENGTH = ScoringJudge(lambda items: [len(one.responses[0]) for one in items], name="length")
 
@@ -270,17 +270,6 @@ def test_a_run_ranks_and_shows_every_match(monkeypatch: pytest.MonkeyPatch, tmp_
     assert len(samples.rows) == 9
     assert "round 1" in samples.rows[0].tags
     assert "<img src=x" not in made.report.read_text()
-
-
-def test_a_killed_run_asks_only_for_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = [write_rows(tmp_path / "o.jsonl", output_rows())]
-    killed, rest = ScriptedGenerator(longer, kill_after=4), ScriptedGenerator(longer)
-    with pytest.raises(KilledError):
-        arena(monkeypatch, killed, tmp_path / "run", data=data)
-    made = arena(monkeypatch, rest, tmp_path / "run", data=data)
-    assert len(killed.asked) + len(rest.asked) == 9
-    whole = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "whole", data=data)
-    assert read_rows(made.artefacts / "matches.jsonl") == read_rows(whole.artefacts / "matches.jsonl")
 
 
 def test_stored_verdicts_rate_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -186,20 +186,6 @@ def test_the_instruction_alone_trains_nothing(tmp_path: Path, model: Path) -> No
     assert set(json.loads((found.artefacts / "results.json").read_text())) == {"prompted"}
 
 
-def test_a_killed_run_goes_on_with_the_same_samples(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = write(tmp_path / "q.jsonl", QUESTIONS)
-    monkeypatch.setattr(honesty, "train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", model, data)
-    first = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "generate.jsonl")
-    monkeypatch.undo()
-    found = run(tmp_path / "run", model, data)
-    assert read_rows(found.artefacts / "round-1" / "generate.jsonl") == first
-    assert found.state == "done"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

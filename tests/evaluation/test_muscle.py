@@ -17,7 +17,6 @@ from coalign.evaluation.muscle import compatibility_losses, old_version_mask
 from coalign.models.files.loading import load_model
 from coalign.models.options import ModelOptions
 from coalign.training.distillation import IGNORED, TokenExample, collate
-from coalign.training.module_trainer import ModuleTrainer
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
 
 N, V = 6, 5
@@ -154,31 +153,6 @@ def test_training_pulls_towards_the_old_version(tmp_path: Path, versions: tuple[
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(ModelError, match="adapter_rank has no effect"):
         start(tmp_path / "c", (versions[0], run.model), train_data=data, adapter_rank=2)
-
-
-def test_a_killed_training_goes_on_to_the_same_adapter(
-    tmp_path: Path, versions: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {"train_data": str(demonstrations(tmp_path)), "epochs": 3, "adapter_rank": 4}
-    whole = start(tmp_path / "whole", versions, **options)
-    plain = ModuleTrainer.training_step
-
-    def dies(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return plain(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ModuleTrainer, "training_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", versions, **options)
-    resumed = start(tmp_path / "cut", versions, **options)
-    first, second = (
-        load_model(ModelOptions(model=str(one.model)), training=False).state_dict()
-        for one in (whole, resumed)
-    )
-    for name in first:
-        torch.testing.assert_close(second[name], first[name], rtol=1e-5, atol=1e-7)
 
 
 def test_versions_with_different_tokenizers_are_refused(tmp_path: Path, versions: tuple[Path, Path]) -> None:

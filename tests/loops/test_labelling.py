@@ -24,7 +24,7 @@ from coalign.models.types import Sampling
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 from tests.contract.artefacts import artefacts
-from tests.preference.test_system_runs import assert_same_weights
+from tests.preference.tiny_runs import assert_same_weights
 from tests.selfalign.tiny import make_model_folder
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")

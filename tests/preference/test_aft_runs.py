@@ -9,23 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file as load_tensors
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.runs import Run
 from coalign.models.types import Generation
 from coalign.preference import aft
 from coalign.preference.data import own_solutions
-from tests.preference.tiny_runs import assert_complete, notes, pairs, run_system, save_tiny_model, write
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_tensors(next(run.model.glob("*.safetensors")))
+from tests.preference.tiny_runs import assert_complete, notes, pairs, run_system, weights, write
 
 
 class Solver:

@@ -16,9 +16,6 @@ from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.judging.protocol import JudgeItem, Rating, Rubric, Scale
 from coalign.judging.verifiers.constraints import parse_constraints
-from coalign.loops import labelling
-from coalign.loops import rows as rows_of_loops
-from coalign.models.generation import generator as generation
 from coalign.preference import cut
 from coalign.preference.critiques import critics
 from coalign.preference.critiques.critics import (
@@ -28,16 +25,9 @@ from coalign.preference.critiques.critics import (
     JudgeCritic,
     without_verdict,
 )
-from coalign.training.job import Job
-from tests.preference.test_system_runs import assert_same_weights
-from tests.preference.tiny_runs import run_system, save_tiny_model, write
+from tests.preference.tiny_runs import run_system, write
 
 ROUNDS: dict[str, Any] = {"rounds": 2, "max_new_tokens": 6, "eval_fraction": 0.25, "learning_rate": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
 
 
 def prompts(n: int = 8, **columns: Any) -> list[dict[str, Any]]:
@@ -156,45 +146,6 @@ def run_report(run: Run) -> dict[str, Any]:
     return json.loads((run.path / "report.json").read_text())
 
 
-class KilledError(Exception):
-    """Stands for a kill: nothing catches it."""
-
-
-@pytest.mark.parametrize("stage", ["generate", "fit"])
-def test_killed_rounds_go_on(stage: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "CPU_ROWS", 1)
-    data = str(write(tmp_path / "p.jsonl", prompts()))
-    options = {"prompts": data, "model": model, **ROUNDS, "eval_fraction": 0.0}
-    whole = run_system("cut", cut, tmp_path / "whole", **options)
-    append, train = rows_of_loops.append_rows, labelling.train
-
-    def killed_rows(path: Path, rows: Any) -> None:
-        append(path, rows)
-        if stage == "generate" and path.parent.name == "round-2":
-            raise KilledError
-
-    def killed_train(job: Job, folder: Path) -> Any:
-        found = train(job, folder)
-        if stage == "fit" and job.name == "round-2/train":
-            raise KilledError
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rows_of_loops, "append_rows", killed_rows)
-        patch.setattr(labelling, "train", killed_train)
-        with pytest.raises(KilledError):
-            run_system("cut", cut, tmp_path / "run", **options)
-    if stage == "generate":
-        assert len(read_rows(tmp_path / "run" / "artefacts" / "round-2" / "generate.jsonl")) == 1
-    run = run_system("cut", cut, tmp_path / "run", **options)
-    for number in (1, 2):
-        rows = [read_rows(one.artefacts / f"round-{number}" / "build.jsonl") for one in (run, whole)]
-        assert rows[0] == rows[1]
-    assert_same_weights(run, whole)
-    report = run_report(run)
-    assert "Nothing was held out" in report["verdict"]["text"]
-
-
 def test_a_round_without_faults_trains_nothing(model: str, tmp_path: Path) -> None:
     rows = prompts(4, constraints=[{"verifier": "max_words", "n": 500}])
     options = {"prompts": str(write(tmp_path / "p.jsonl", rows)), "model": model, **ROUNDS}
@@ -206,11 +157,19 @@ def test_a_language_model_criticises(model: str, tmp_path: Path, monkeypatch: py
     judge = Judge()
     monkeypatch.setattr(critics, "LanguageModelJudge", lambda *rest, **more: judge)
     data = str(write(tmp_path / "p.jsonl", prompts(4, topic="none")))
-    options = {**ROUNDS, "rounds": 1, "critic": "http://127.0.0.1:9/v1", "fine_from": 10.0}
+    options = {
+        **ROUNDS,
+        "rounds": 1,
+        "critic": "http://127.0.0.1:9/v1",
+        "fine_from": 10.0,
+        "eval_fraction": 0.0,
+    }
     run = run_system("cut", cut, tmp_path / "run", prompts=data, model=model, **options)
     (row, *_) = read_rows(run.artefacts / "round-1" / "measure.jsonl")
     assert (row["judgment"], row["score"]) == ("Too short.", min(len(row["responses"][0]), 10))
-    assert "http://127.0.0.1:9/v1" in json.dumps(run_report(run)["facts"])
+    report = run_report(run)
+    assert "http://127.0.0.1:9/v1" in json.dumps(report["facts"])
+    assert "Nothing was held out" in report["verdict"]["text"]
 
 
 def test_prompts_that_cannot_be_judged_are_named(model: str, tmp_path: Path) -> None:

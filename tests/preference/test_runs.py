@@ -20,19 +20,8 @@ from tests.preference.tiny_runs import (
     notes,
     pairs,
     run_system,
-    save_tiny_model,
     write,
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture
-def pair_file(tmp_path: Path) -> str:
-    return str(write(tmp_path / "pairs.jsonl", pairs()))
 
 
 def test_an_objective_runs_end_to_end(

@@ -22,27 +22,13 @@ from coalign.preference.studies.figures import charts, line, sensitivity, sensit
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.training.job import Job
 from coalign.training.task import DivergedError
-from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
+from tests.preference.tiny_runs import run_system, write
 
 MEASURED = {"answers": 3, "answer_tokens": 4, "eval_fraction": 0.25, "max_steps": 1}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture
-def pair_file(tmp_path: Path) -> str:
-    return str(write(tmp_path / "pairs.jsonl", pairs()))
-
-
 def cells_of(run: Run) -> list[dict[str, Any]]:
     return read_rows(run.artefacts / "cells.jsonl")
-
-
-def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def test_a_study_compares_objectives_over_sizes_and_starts(
@@ -81,11 +67,7 @@ def test_a_study_compares_objectives_over_sizes_and_starts(
     assert (again.artefacts / "cells.jsonl").stat().st_mtime_ns == made, "nothing is trained again"
 
 
-class KilledError(Exception):
-    """Stands for a kill: nothing catches it."""
-
-
-def test_a_killed_study_goes_on_at_the_first_missing_cell(
+def test_what_was_trained_before_a_kill_is_measured_and_not_trained_again(
     model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
@@ -93,45 +75,25 @@ def test_a_killed_study_goes_on_at_the_first_missing_cell(
         "data": pair_file,
         "model": model,
         "study": True,
-        "objectives": ["ln_dpo", "simpo"],
-        "grid": ["beta=1", "simpo.gamma=0.5"],
+        "objectives": ["simpo"],
         "seeds": 1,
-        "keep": "all",
     }
-    whole = run_system("ln-dpo", ln_dpo, tmp_path / "whole", **options)
-    assert len(list((whole.artefacts / "cells").glob("*/model"))) == 2
-
-    trained: list[str] = []
-    train, examine = studies.train, studies.examine
-
-    def counted(job: Job, *rest: Any) -> Any:
-        trained.append(job.name)
-        return train(job, *rest)
+    options |= {"grid": ["simpo.gamma=0.5"], "keep": "all"}
+    examine, measured = studies.examine, []
 
     def killed(*rest: Any) -> Any:
-        if len(trained) == 2:
-            raise KilledError
+        measured.append(rest)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
         return examine(*rest)
 
-    monkeypatch.setattr(studies, "train", counted)
     monkeypatch.setattr(studies, "examine", killed)
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
-    assert len(cells_of(Run.open(tmp_path / "run"))) == 2, "the start model and one cell"
-    with (tmp_path / "run" / "artefacts" / "cells.jsonl").open("a") as file:
-        file.write('{"id": "torn')
-    monkeypatch.setattr(studies, "examine", examine)
     run = run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
-    names = [name.split("/")[1] for name in trained]
-    assert (
-        names
-        == [row["id"] for row in cells_of(run)][1:2]
-        + [row["id"] for row in cells_of(run)][2:3]
-        + [row["id"] for row in cells_of(run)][2:]
-    )
-    assert without_times(cells_of(run)) == without_times(cells_of(whole))
-    steps = [event for event in run.events("train") if event.get("stage") == trained[1] and "loss" in event]
-    assert len(steps) == 1, "what was trained before the kill is measured, not trained again"
+    assert len(cells_of(run)) == 2, "the start model and one cell"
+    assert len([event for event in run.events("train") if "loss" in event]) == 1
+    assert len(list((run.artefacts / "cells").glob("*/model"))) == 1
 
 
 def test_a_training_that_diverges_is_a_row(

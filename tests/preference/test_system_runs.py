@@ -1,107 +1,95 @@
-"""`run` of the systems that prepare their own records: whole runs on a tiny model, and their continuation after a kill."""
+"""`run` of the systems that prepare their own records: what they make of data, on a tiny model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file as load_tensors
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
-from coalign.loops import rows as rows_of_loops
-from coalign.models.generation import generator as generation
-from coalign.preference import aft, asft, bco, cut, d2o, poft, pro, reward_augmented
-from coalign.preference.data import aligned_scores, prompt_matching, solutions
+from coalign.preference import aft, bco, cut, d2o, poft, pro, reward_augmented
+from coalign.preference.data import prompt_matching, solutions
 from coalign.preference.data.parts import segments
 from tests.data.tokenizers import GEMMA
 from tests.preference.tiny_runs import (
+    Rows,
     assert_complete,
+    demonstrations,
     feedback,
+    judgments,
     notes,
     pairs,
-    run_system,
+    rankings,
     save_tiny_model,
-    write,
 )
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+D2O: dict[str, Any] = {"samples": 2, "max_new_tokens": 6, "eval_fraction": 0.25}
+SHORT = {"max_steps": 1}
 
 
-@pytest.fixture
-def pair_file(tmp_path: Path) -> str:
-    return str(write(tmp_path / "pairs.jsonl", pairs()))
-
-
-def rankings(n: int = 8, **columns: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": row["prompt"],
-            "responses": [row["rejected"], row["chosen"], "Hm."],
-            "scores": [0, 1, 0],
-            **columns,
-        }
-        for row in pairs(n)
-    ]
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_tensors(next(run.model.glob("*.safetensors")))
-
-
-def assert_same_weights(one: Run, other: Run) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing catches it."""
-
-
-def test_asft(model: str, pair_file: str, tmp_path: Path) -> None:
-    assert_complete(
-        run_system("asft", asft, tmp_path / "run", data=pair_file, model=model, eval_fraction=0.25)
-    )
-
-
-@pytest.mark.parametrize(("name", "system"), [("pro", pro), ("aft", aft)])
-def test_rankings_pairs_and_feedback(name: str, system: Any, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slug", ["pro", "aft"])
+def test_rankings_pairs_and_feedback(slug: str, start: Callable[..., Run]) -> None:
     group = [
         {"prompt": row["prompt"], "completion": text, "label": score == 1}
         for row in rankings(4)
         for text, score in zip(row["responses"], row["scores"], strict=True)
     ]
-    sources = {"rankings": rankings(), "pairs": pairs(), "feedback": group}
-    for kind, rows in sources.items():
-        data = str(write(tmp_path / f"{kind}.jsonl", rows))
-        run = run_system(name, system, tmp_path / kind, data=data, model=model, max_steps=1)
+    for kind, rows in {"rankings": rankings(), "pairs": pairs(), "feedback": group}.items():
+        run = start(slug, rows, folder=kind, **SHORT)
         assert_complete(run)
         assert ("were read as" in notes(run)) == (kind != "rankings")
     assert "12 feedback records were read as 4 ranking records" in notes(run)
 
 
-def test_pro_tells_the_range_of_the_scores(model: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "r.jsonl", rankings()))
-    assert "between 0 and 1" in notes(
-        run_system("pro", pro, tmp_path / "run", data=data, model=model, max_steps=1)
-    )
+@pytest.mark.parametrize(
+    ("slug", "rows", "options", "told"),
+    [
+        ("pro", rankings(), SHORT, ["between 0 and 1"]),
+        ("bco", feedback(), {"eval_fraction": 0.25, "batch_size": 1}, ["thumbs-down to train on"]),
+        ("bco", pairs(), SHORT, ["8 preference records were read as 16 feedback records"]),
+        ("d2o", pairs(), D2O, ["8 human negatives, 2 of them held out", "12 self-samples to 6 of 6 negatives"]),
+        ("cut", judgments(), {"eval_fraction": 0.0}, ["4 criticised answers and 1 of 4 fine ones are trained on"]),
+        ("cut", judgments(fine=0), SHORT, ["can diverge"]),
+    ],
+)  # fmt: skip
+def test_what_became_of_the_data_is_told(
+    slug: str, rows: Rows, options: dict[str, Any], told: list[str], start: Callable[..., Run]
+) -> None:
+    run = start(slug, rows, **options)
+    assert_complete(run)
+    assert all(one in notes(run) for one in told)
+    assert ("can diverge" in notes(run)) == ("can diverge" in told)
 
 
-def test_aft_imitates_the_reference_solution(model: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "r.jsonl", rankings(solution="The answer.")))
-    options = {"data": data, "model": model, "reference_column": "solution", "max_steps": 1}
-    assert_complete(run_system("aft", aft, tmp_path / "run", **options))
+@pytest.mark.parametrize(
+    ("slug", "rows", "options", "message"),
+    [
+        ("poft", demonstrations(), {"scorers": ["/no/such/model"]}, "does not exist"),
+        ("d2o", [{**row, "label": True} for row in feedback()], {}, "no negative"),
+        ("cut", [{**row, "judgment": None} for row in judgments()], {}, "null in every record counts as missing"),
+        ("cut", judgments(fine=8), {"model": "/nowhere"}, "nothing to unlearn"),
+        ("cut", [{**row, "label": False} for row in judgments()], {"model": "/nowhere"}, "verdict without words"),
+        ("reward-augmented", pairs(), {}, "have no scores to aim at"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_used_is_refused(
+    slug: str, rows: Rows, options: dict[str, Any], message: str, start: Callable[..., Run]
+) -> None:
+    with pytest.raises(CoalignError, match=message):
+        start(slug, rows, **options)
+
+
+def test_aft_imitates_the_reference_solution(start: Callable[..., Run]) -> None:
+    rows = rankings(solution="The answer.")
+    assert_complete(start("aft", rows, reference_column="solution", **SHORT))
     prompt: Any = [{"role": "user", "content": "?"}]
     record = Ranking(prompt=prompt, responses=("a", "b"), scores=(1.0, 0.0), extra={"solution": "c"})
     found = solutions.with_reference([record], "solution")[0]
@@ -112,25 +100,13 @@ def test_aft_imitates_the_reference_solution(model: str, tmp_path: Path) -> None
         solutions.with_reference([record], "answer")
 
 
-def test_bco_on_feedback_and_on_pairs(model: str, pair_file: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "feedback.jsonl", feedback()))
-    run = run_system("bco", bco, tmp_path / "run", data=data, model=model, eval_fraction=0.25, batch_size=1)
-    assert_complete(run)
-    assert "thumbs-down to train on" in notes(run)
-    run = run_system("bco", bco, tmp_path / "pairs", data=pair_file, model=model, max_steps=1)
-    assert "8 preference records were read as 16 feedback records" in notes(run)
-
-
-def test_bco_matches_the_prompts(
-    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bco_matches_the_prompts(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     class Encoder:
         def encode(self, texts: list[str]) -> torch.Tensor:
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
     monkeypatch.setattr(prompt_matching, "load_encoder", lambda name, device: Encoder())
-    options = {"data": pair_file, "model": model, "match_prompts": True, "eval_fraction": 0.25}
-    run = run_system("bco", bco, tmp_path / "run", **options)
+    run = start("bco", pairs(), match_prompts=True, eval_fraction=0.25)
     assert_complete(run)
     assert "Thumbs-down records weigh between 1.00 and 1.00" in notes(run), (
         "each prompt has both labels, so there is nothing to match"
@@ -162,98 +138,15 @@ def test_options_that_do_not_fit_are_refused(system: Any, options: dict[str, Any
     assert message in str(caught.value)
 
 
-def test_poft_scores_once_and_goes_on_after_a_kill(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scorer = str(save_tiny_model(tmp_path / "scorer", seed=5))
-    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
-    options = {
-        "data": str(write(tmp_path / "demos.jsonl", rows)),
-        "model": model,
-        "scorers": [scorer],
-        "eval_fraction": 0.25,
-    }
-    whole = run_system("poft", poft, tmp_path / "whole", **options)
-    assert_complete(whole)
-    assert "nats per token" in notes(whole)
-
-    monkeypatch.setattr(aligned_scores, "CHUNK", 2)
-    calls: list[int] = []
-    original = aligned_scores.mean_content_logps
-
-    def counted(records: Any, *rest: Any, **more: Any) -> list[float]:
-        if len(calls) == 2:
-            raise KilledError
-        calls.append(len(records))
-        return original(records, *rest, **more)
-
-    monkeypatch.setattr(aligned_scores, "mean_content_logps", counted)
-    with pytest.raises(KilledError):
-        run_system("poft", poft, tmp_path / "run", **options)
-    assert calls == [2, 2]
-    monkeypatch.setattr(aligned_scores, "mean_content_logps", original)
-    run = run_system("poft", poft, tmp_path / "run", **options)
-    assert_complete(run)
-    scores = [read_rows(next((one.artefacts / "scores").glob("*.jsonl"))) for one in (run, whole)]
-    assert len(scores[0]) == 8
-    for one, other in zip(*scores, strict=True):
-        assert one["key"] == other["key"]
-        assert one["logp"] == pytest.approx(other["logp"], abs=1e-5)
-
-
-def test_poft_names_a_scorer_that_is_not_there_before_anything_loads(model: str, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
-    data = str(write(tmp_path / "demos.jsonl", rows))
-    with pytest.raises(Exception, match="does not exist"):
-        run_system("poft", poft, tmp_path / "run", data=data, model=model, scorers=["/no/such/model"])
-
-
-D2O: dict[str, Any] = {"samples": 2, "max_new_tokens": 6, "eval_fraction": 0.25}
-
-
-def test_d2o_samples_and_goes_on_after_a_kill(
-    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {**D2O, "data": pair_file, "model": model}
-    whole = run_system("d2o", d2o, tmp_path / "whole", **options)
-    assert_complete(whole)
-    assert "8 human negatives, 2 of them held out" in notes(whole)
-    assert "12 self-samples to 6 of 6 negatives" in notes(whole)
-
-    monkeypatch.setattr(generation, "CPU_ROWS", 4)
-    append = rows_of_loops.append_rows
-
-    def killed(path: Path, rows: Any) -> None:
-        append(path, rows)
-        if path.name == "samples.jsonl":
-            raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rows_of_loops, "append_rows", killed)
-        with pytest.raises(KilledError):
-            run_system("d2o", d2o, tmp_path / "run", **options)
-    kept = read_rows(tmp_path / "run" / "artefacts" / "round-1" / "samples.jsonl")
-    assert 0 < len(kept) < 6
-    run = run_system("d2o", d2o, tmp_path / "run", **options)
-    assert_complete(run)
-    rows = read_rows(run.artefacts / "round-1" / "samples.jsonl")
-    assert rows == read_rows(whole.artefacts / "round-1" / "samples.jsonl")
-    assert_same_weights(run, whole)
-
-
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_d2o_draws_again_and_keeps_the_start_as_reference(
-    tuning: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = str(write(tmp_path / "bad.jsonl", [{**row, "label": False} for row in feedback()]))
-    options = {**D2O, "data": data, "model": model, "tuning": tuning, "resample_every": 2, "epochs": 2.0}
-    options["warmup_ratio"] = 0.0
-    run = run_system("d2o", d2o, tmp_path / "run", **options)
+def test_d2o_draws_again_and_keeps_the_start_as_reference(tuning: str, start: Callable[..., Run]) -> None:
+    rows = [{**row, "label": False} for row in feedback()]
+    options = {**D2O, "tuning": tuning, "resample_every": 2, "epochs": 2.0, "warmup_ratio": 0.0}
+    run = start("d2o", rows, **options)
     report = assert_complete(run)
     samples = [read_rows(run.artefacts / f"round-{n}" / "samples.jsonl") for n in (1, 2)]
     assert samples[0] != samples[1], "another seed, another policy"
-    steps = [event["step"] for event in run.events("train") if "loss" in event]
-    assert steps == [1, 2, 1, 2]
+    assert [event["step"] for event in run.events("train") if "loss" in event] == [1, 2, 1, 2]
     assert "Part 2: " in json.dumps(report)
     assert len(run.events("plan")) == 2
     first = {event["stage"]: event for event in reversed(run.events("train")) if "rewards/margins" in event}
@@ -268,94 +161,37 @@ def test_d2o_parts() -> None:
     assert segments(build(d2o.Config, {"data": "x", "max_steps": 5}), 20, every=5) == [5]
 
 
-def test_d2o_leaves_out_prompts_without_room_before_it_samples(model: str, tmp_path: Path) -> None:
+def test_d2o_leaves_out_prompts_without_room_before_it_samples(start: Callable[..., Run]) -> None:
     """A bug: a prompt beyond the context stopped sampling, and the message named no line of the file."""
     rows = [*pairs(6), {**pairs(7)[6], "prompt": "long " * 200}]
-    data = str(write(tmp_path / "pairs.jsonl", rows))
-    options = {"data": data, "model": model, "samples": 2, "max_new_tokens": 4, "max_steps": 1}
-    run = run_system("d2o", d2o, tmp_path / "run", **options)
-    assert "6 human negatives" in notes(run)
-    assert "1 negatives are left out: their prompts leave no room" in notes(run)
-    assert "pairs.jsonl:7: prompt:" in notes(run)
-    data = str(write(tmp_path / "long.jsonl", rows[6:]))
+    options = {"samples": 2, "max_new_tokens": 4, "max_steps": 1}
+    told = notes(start("d2o", rows, **options))
+    assert "6 human negatives" in told
+    assert "1 negatives are left out: their prompts leave no room" in told
+    assert "run.jsonl:7: prompt:" in told
     with pytest.raises(DataError, match="prompts of all 1 negatives leave no room") as caught:
-        run_system("d2o", d2o, tmp_path / "none", **{**options, "data": data, "eval_fraction": 0})
-    assert "long.jsonl:1: prompt:" in str(caught.value)
+        start("d2o", rows[6:], folder="none", eval_fraction=0, **options)
+    assert "none.jsonl:1: prompt:" in str(caught.value)
 
 
-def test_d2o_without_negatives(model: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "good.jsonl", [{**row, "label": True} for row in feedback()]))
-    with pytest.raises(DataError, match="no negative"):
-        run_system("d2o", d2o, tmp_path / "run", data=data, model=model)
-
-
-def judgments(n: int = 8, fine: int = 4) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": row["prompt"],
-            "response": row["rejected"],
-            "judgment": "None" if i < fine else "Too short.",
-        }
-        for i, row in enumerate(pairs(n))
-    ]
-
-
-def test_cut_without_any_judgment_says_that_null_is_missing(model: str, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "completion": row["rejected"], "judgment": None} for row in pairs()]
-    with pytest.raises(DataError, match="null in every record counts as missing"):
-        run_system("cut", cut, tmp_path / "run", data=str(write(tmp_path / "j.jsonl", rows)), model=model)
-
-
-def test_cut_keeps_some_of_the_fine_answers(model: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "j.jsonl", judgments()))
-    run = run_system("cut", cut, tmp_path / "run", data=data, model=model, eval_fraction=0.0)
-    assert_complete(run)
-    assert "4 criticised answers and 1 of 4 fine ones are trained on" in notes(run)
-    assert "can diverge" not in notes(run)
-
-
-def test_cut_warns_without_fine_answers_and_refuses_praise(model: str, tmp_path: Path) -> None:
-    data = str(write(tmp_path / "j.jsonl", judgments(fine=0)))
-    run = run_system("cut", cut, tmp_path / "run", data=data, model=model, max_steps=1)
-    assert "can diverge" in notes(run)
-    data = str(write(tmp_path / "fine.jsonl", judgments(fine=8)))
-    with pytest.raises(DataError, match="nothing to unlearn"):
-        run_system("cut", cut, tmp_path / "fine", data=data, model="/nowhere")
-    rows = [{**row, "label": False} for row in judgments()]
-    data = str(write(tmp_path / "mute.jsonl", rows))
-    with pytest.raises(DataError, match="negative verdict without words"):
-        run_system("cut", cut, tmp_path / "mute", data=data, model="/nowhere")
-
-
-def test_reward_augmented_tells_how_to_ask(model: str, tmp_path: Path) -> None:
+def test_reward_augmented_tells_how_to_ask(start: Callable[..., Run]) -> None:
     rows = pairs(chosen_score=9, rejected_score=4.5)
     rows[0] |= {"rejected_score": 9}
-    data = str(write(tmp_path / "scored.jsonl", rows))
-    run = run_system(
-        "reward-augmented", reward_augmented, tmp_path / "run", data=data, model=model, eval_fraction=0.25
-    )
+    run = start("reward-augmented", rows, eval_fraction=0.25)
     report = assert_complete(run)
     goal = json.loads((run.artefacts / "goal.json").read_text())
-    assert goal["placement"] == "system"
-    assert goal["goal"] == 10
+    assert (goal["placement"], goal["goal"]) == ("system", 10)
     assert "Overall score: 10" in json.dumps(report)
     assert "Overall score: 10" in (run.model / "README.md").read_text()
     assert "1 left out: equal scores" in notes(run)
     assert "score-conditioned pairs from 2 held-out records" in notes(run)
-    assert run.status()["headline"]
 
 
-def test_reward_augmented_without_a_system_role_and_from_rankings(tmp_path: Path) -> None:
+def test_reward_augmented_without_a_system_role_and_from_rankings(
+    start: Callable[..., Run], tmp_path: Path
+) -> None:
     model = str(save_tiny_model(tmp_path / "gemma", template=GEMMA))
-    data = str(write(tmp_path / "r.jsonl", [{**row, "scores": [2, 8, 5]} for row in rankings()]))
-    run = run_system(
-        "reward-augmented", reward_augmented, tmp_path / "run", data=data, model=model, max_steps=1
-    )
-    report = assert_complete(run)
-    assert "before the user's first message" in json.dumps(report)
+    rows = [{**row, "scores": [2, 8, 5]} for row in rankings()]
+    run = start("reward-augmented", rows, model=model, **SHORT)
+    assert "before the user's first message" in json.dumps(assert_complete(run))
     assert "14 score-conditioned pairs from 7 training records" in notes(run)
-
-
-def test_reward_augmented_needs_scores(model: str, pair_file: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="have no scores to aim at"):
-        run_system("reward-augmented", reward_augmented, tmp_path / "run", data=pair_file, model=model)

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file as load_tensors
+
 from coalign.cli.running.run import execute
 from coalign.core.options import build
 from coalign.core.runs import Run
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 
+Rows = Iterable[Mapping[str, Any]]
 SMALL = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200, "device": "cpu"}
 WORDS = ("sky", "sea", "tree", "sun", "moon", "rain", "road", "bird")
 
@@ -31,7 +35,7 @@ def save_tiny_model(folder: Path, *, seed: int = 0, template: str | None = CHATM
     return folder
 
 
-def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write(path: Path, rows: Rows) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -53,6 +57,39 @@ def feedback(n: int = 8) -> list[dict[str, Any]]:
         {"prompt": row["prompt"], "completion": row["chosen" if i % 2 else "rejected"], "label": bool(i % 2)}
         for i, row in enumerate(pairs(n))
     ]
+
+
+def rankings(n: int = 8, **columns: Any) -> list[dict[str, Any]]:
+    return [
+        {"prompt": row["prompt"], "responses": [row["rejected"], row["chosen"], "Hm."], "scores": [0, 1, 0], **columns}
+        for row in pairs(n)
+    ]  # fmt: skip
+
+
+def demonstrations(n: int = 8) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(n)]
+
+
+def judgments(n: int = 8, fine: int = 4) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": row["prompt"],
+            "response": row["rejected"],
+            "judgment": "None" if i < fine else "Too short.",
+        }
+        for i, row in enumerate(pairs(n))
+    ]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_tensors(next(run.model.glob("*.safetensors")))
+
+
+def assert_same_weights(one: Run, other: Run) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def run_system(name: str, system: Any, folder: Path, **options: Any) -> Run:

@@ -78,41 +78,6 @@ def test_result_loads_and_differs_from_the_base(finished: Run, material: dict[st
         assert (base(input_ids=ids).logits - tuned(input_ids=ids).logits).abs().max() > 1e-3
 
 
-class Killed(BaseException):
-    """Stands in for a kill: no handler of the product catches it."""
-
-
-@pytest.mark.parametrize("moment", [1, 3, 6, 9])
-def test_interrupted_run_goes_on_to_the_same_result(
-    moment: int, material: dict[str, Any], finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted at the n-th row written (the last ones are log lines of the training)."""
-    config, run = start(material, tmp_path / "run")
-    from coalign.core import files
-
-    calls = 0
-    original = files.append_rows
-
-    def dying(target: Path, rows: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == moment:
-            raise Killed
-        original(target, rows)
-
-    for module in ("coalign.core.runs", "coalign.loops.rounds", "coalign.loops.rows"):
-        monkeypatch.setattr(f"{module}.append_rows", dying)
-    with pytest.raises(Killed):
-        act.run(config, run)
-    monkeypatch.undo()
-    done = {path.name: path.stat().st_mtime_ns for path in run.artefacts.glob("*/*.done.json")}
-    config, run = start(material, tmp_path / "run")
-    act.run(config, run)
-    assert comparison(run) == comparison(finished)
-    for name, moment_written in done.items():
-        assert (run.artefacts / "round-1" / name).stat().st_mtime_ns == moment_written
-
-
 def test_nothing_to_rank_is_explained(material: dict[str, Any], tmp_path: Path) -> None:
     rows = [json.loads(line) for line in Path(material["prompts"]).read_text().splitlines()]
     for row in rows:

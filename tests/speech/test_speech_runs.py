@@ -16,7 +16,6 @@ from coalign.report.html import read_report
 from coalign.speech import awp, pseudo_forced_alignment
 from coalign.speech.audio.audio import write_wav
 from coalign.speech.ctc.recogniser import load_recogniser
-from coalign.speech.objectives import run as purpose_run
 from tests.speech.tiny import TEXTS, tiny_recogniser, wav
 
 pytest.importorskip("soundfile")
@@ -69,19 +68,6 @@ def test_awp_trains_measures_and_counts(name: str, tmp_path: Path) -> None:
     assert counts["left out: no text in the vocabulary"] == 1
     assert counts["held-out clips"] + counts["training clips"] == 6
     assert "9 characters outside the vocabulary left out" in table.note
-
-
-def test_awp_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = awp_config(tmp_path)
-    run = Run.start(tmp_path / "run", "awp", config)
-    with monkeypatch.context() as patch:
-        patch.setattr(purpose_run, "fit_round", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            awp.run(config, run)
-    before = (run.artefacts / "round-1" / "baseline.jsonl").stat().st_mtime_ns
-    awp.run(config, run)
-    assert (run.artefacts / "round-1" / "baseline.jsonl").stat().st_mtime_ns == before
-    assert run.report.exists()
 
 
 def test_awp_refuses_a_model_that_is_not_usable(tmp_path: Path) -> None:
@@ -140,25 +126,6 @@ def test_alignment_writes_everything_and_loses_nothing(tmp_path: Path) -> None:
     (table,) = [one for one in report.sections if one.title == "Recordings"]
     assert table.note == "Recordings left out: 1 x silent."
     assert load_recogniser(str(run.model), device="cpu")
-
-
-def test_alignment_goes_on_at_the_next_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = alignment_config(tmp_path, page_sound="none", formats=["srt"])
-    run = Run.start(tmp_path / "run", "pseudo-forced-alignment", config)
-    align, seen = pseudo_forced_alignment.align_recording, []
-
-    def stopping(recogniser: Any, recording: Any, *rest: Any, **named: Any) -> Any:
-        seen.append(recording.id)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return align(recogniser, recording, *rest, **named)
-
-    monkeypatch.setattr(pseudo_forced_alignment, "align_recording", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        pseudo_forced_alignment.run(config, run)
-    pseudo_forced_alignment.run(config, run)
-    assert seen == ["r0", "r1", "r1"]
-    assert sorted(path.name for path in (run.path / "alignments").iterdir()) == ["r0.srt", "r1.srt"]
 
 
 def test_text_far_longer_than_the_audio_is_reported(tmp_path: Path) -> None:
