@@ -75,10 +75,10 @@ def test_what_was_trained_before_a_kill_is_measured_and_not_trained_again(
         "data": pair_file,
         "model": model,
         "study": True,
-        "objectives": ["simpo"],
+        "objectives": ["dpo"],
         "seeds": 1,
     }
-    options |= {"grid": ["simpo.gamma=0.5"], "keep": "all"}
+    options |= {"grid": ["beta=0.1"], "keep": "all"}
     examine, measured = studies.examine, []
 
     def killed(*rest: Any) -> Any:
