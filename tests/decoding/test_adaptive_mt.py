@@ -324,20 +324,6 @@ def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": ["x"], "adapt": True}, "adapt needs a memory"),
-        ({"data": ["x"], "shots": []}, "shots is empty"),
-        ({"data": ["x"], "interactive": True, "adapt": True}, "no effect with interactive"),
-        ({"data": ["x"], "adapter_rank": 3}, "adapter_rank has no effect"),
-    ],
-)
-def test_options_that_do_not_go_together(options, message):
-    with pytest.raises(ValueError, match=message):
-        adaptive_mt.Config(**options)
-
-
 def test_there_must_be_something_to_work_on(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="needs data: sentences"):
         work(tmp_path / "one", monkeypatch, Echo())

@@ -170,21 +170,6 @@ def test_the_method_by_name(folder):
         generator.generate([CHAT], Sampling(logprobs=True))
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"gamma": -1}, "gamma"),
-        ({"combine": "proxy-tuning", "gamma": 0.4, "nudging_chunk_tokens": 16}, "plain_model"),
-        ({"plain_model": "x"}, "plain_model"),
-        ({"combine": "ensemble"}, "gamma has no effect"),
-        ({"nudging_chunk_tokens": 0}, "nudging_chunk_tokens"),
-    ],
-)
-def test_options_that_cannot_be_used(folder, changes, problem):
-    with pytest.raises(ConfigError, match=problem):
-        config(folder, **changes)
-
-
 def test_prompts_of_both_sides():
     options = PromptOptions()
     assert base_prompt(CHAT, options) == "Be kind.\nQuestion: Hi\nAnswer: Hello\nQuestion: Why?\nAnswer: "

@@ -211,23 +211,6 @@ def test_token_shift_of_a_pair(folder, tmp_path):
     assert all(one["position"] == place for row in rows for place, one in enumerate(row["positions"]))
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"analysis": "token-shift"}, "aligned_model"),
-        ({"aligned_model": "x"}, "aligned_model"),
-        ({"analysis": "token-shift", "aligned_model": "x", "compare": True}, "compare"),
-        ({"judge_endpoint": "http://x"}, "judge_model"),
-        ({"max_failures": 0.5}, "max_failures has no effect without judge_model"),
-        ({"analysis": "token-shift", "aligned_model": "x"}, "style has no effect"),
-        ({"temperature": -1}, "temperature"),
-    ],
-)
-def test_options_that_cannot_be_used(folder, changes, problem):
-    with pytest.raises(ConfigError, match=problem):
-        config(folder, **changes)
-
-
 def test_the_method_by_name(folder):
     generator = open_methods(
         ["urial"],

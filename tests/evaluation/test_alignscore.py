@@ -107,19 +107,6 @@ def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
     assert read_rows(only.artefacts / "scores.jsonl") == read_rows(found.artefacts / "scores.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": "x", "learning_rate": 1e-3}, "learning_rate has no effect"),
-        ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
-        ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
-    ],
-)
-def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(alignscore.Config, options)
-
-
 def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to do"):
         run(tmp_path / "run")

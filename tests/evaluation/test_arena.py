@@ -308,18 +308,6 @@ def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert "nearer" in made.report.read_text()
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
-        ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),
-    ],
-)
-def test_options(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(Config, values)
-
-
 def test_a_penalty_of_nothing_must_be_possible() -> None:
     made = outputs(3, 2)
     played = Arena(made, LENGTH).tournaments()

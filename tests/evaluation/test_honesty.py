@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import DataError
 from coalign.core.files import read_rows
-from coalign.core.options import build
 from coalign.evaluation import honesty
 from coalign.evaluation.abstention.questions import (
     AnswerSamples,
@@ -184,16 +183,3 @@ def test_the_instruction_alone_trains_nothing(tmp_path: Path, model: Path) -> No
     found = run(tmp_path / "run", model, write(tmp_path / "q.jsonl", QUESTIONS), method="prompt")
     assert not found.model.exists()
     assert set(json.loads((found.artefacts / "results.json").read_text())) == {"prompted"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "prompt", "threshold": 0.5}, "threshold has no effect"),
-        ({"equal_updates": False}, "equal_updates has no effect"),
-        ({"eval_fraction": 0.1}, "eval_fraction has no effect"),
-    ],
-)
-def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(honesty.Config, {"data": "x", **options})

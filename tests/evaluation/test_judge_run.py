@@ -19,7 +19,7 @@ from coalign.models.reward_model import load_reward_model
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import pair_rows, save_reward_model, write_rows
-from tests.evaluation.scripted import KilledError, ScriptedGenerator, shown
+from tests.evaluation.scripted import ScriptedGenerator, shown
 from tests.selfalign.tiny import make_model_folder
 
 
@@ -68,18 +68,6 @@ def test_pairs_get_verdicts_figures_and_a_report(
     assert len(samples.rows) == 6
     assert "I compared them." in samples.rows[0].outputs[2].text
     assert "100%" in made.status()["headline"]
-
-
-def test_a_killed_run_goes_on(monkeypatch: pytest.MonkeyPatch, pair_file: str, tmp_path: Path) -> None:
-    killed = ScriptedGenerator(longer_is_better, kill_after=6)
-    use(monkeypatch, killed)
-    with pytest.raises(KilledError):
-        judge_file(tmp_path / "run", data=pair_file)
-    rest = ScriptedGenerator(longer_is_better)
-    use(monkeypatch, rest)
-    judge_file(tmp_path / "run", data=pair_file)
-    assert (len(killed.asked), len(rest.asked)) == (6, 6)
-    assert not set(killed.asked) & set(rest.asked)
 
 
 def test_too_many_failures_fail_the_run_and_keep_the_replies(
@@ -137,25 +125,6 @@ def test_reward_models_verifiers_and_stored_verdicts(pair_file: str, tmp_path: P
     assert [row["outcome"] for row in read_rows(made.artefacts / "verdicts.jsonl")] == ["second", "first"] * 3
     made = judge_file(tmp_path / "stored", data=pair_file, judge="stored", stored_verdicts=pair_file)
     assert json.loads((made.artefacts / "results.json").read_text())["people"]["accuracy"]["mean"] == 1
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"judge": "reward", "judge_form": "score"}, "judge_form has no effect with judge: reward"),
-        ({"judge": "verifiers", "model": "x"}, "model has no effect with judge: verifiers"),
-        ({"judge_readout": "logprobs", "judge_form": "score"}, "judge_form has no effect with judge_readout"),
-        ({"judge_calibrate": True}, "judge_calibrate has no effect without"),
-        ({"judge": "stored"}, "judge: stored needs it"),
-        ({"tie_margin": 1}, "tie_margin has no effect with judge: model"),
-        ({"scale_low": 5, "scale_high": 5}, "scale_low 5 is not below"),
-        ({"judge": "reward", "criteria": "x"}, "criteria has no effect"),
-        ({"judge": "reward", "endpoint": "http://x/v1"}, "endpoint has no effect with judge: reward"),
-    ],
-)
-def test_options_work_or_raise(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(Config, {"data": "x", **values})
 
 
 def test_majority() -> None:

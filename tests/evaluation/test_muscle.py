@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.core.errors import CoalignError, ConfigError, ModelError
+from coalign.core.errors import CoalignError, ModelError
 from coalign.evaluation import muscle
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
 from coalign.models.files.loading import load_model
@@ -159,22 +159,6 @@ def test_versions_with_different_tokenizers_are_refused(tmp_path: Path, versions
     other = save_tiny_model(tmp_path / "other", template=None)
     with pytest.raises(ModelError, match="different chat templates"):
         start(tmp_path, (other, versions[1]), train_data=str(demonstrations(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eval_steps": 3}, "eval_steps has no effect"),
-        ({"mask": "token_likelihood", "train_data": "x"}, "needs the cross-entropy"),
-        ({"metric": "choice", "margin": 0.1}, "margin has no effect"),
-        ({"mask": "other"}, "mask"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(
-    tmp_path: Path, versions: tuple[Path, Path], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        start(tmp_path, versions, **options)
 
 
 def test_bad_training_data_is_named(tmp_path: Path, versions: tuple[Path, Path]) -> None:

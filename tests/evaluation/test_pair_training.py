@@ -25,7 +25,6 @@ from coalign.evaluation.factuality.training import (
     TaskRecordData,
     fit_pair_classifier,
 )
-from coalign.training.module_trainer import ModuleTrainer
 from tests.evaluation.encoders import encoder_config, pair_tokenizer
 
 
@@ -91,30 +90,6 @@ def test_the_update_does_not_depend_on_how_a_step_is_cut(tmp_path: Path) -> None
     whole, _ = fit(tmp_path / "a", max_steps=3)
     cut, _ = fit(tmp_path / "b", max_steps=3, batch_size=2, gradient_accumulation=4)
     torch.testing.assert_close(weights(whole), weights(cut), atol=2e-6, rtol=1e-4)
-
-
-def test_a_killed_training_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, _ = fit(tmp_path / "a", epochs=3, save_steps=2)
-
-    step = ModuleTrainer.training_step
-    count = 0
-
-    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > 5:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(ModuleTrainer, "training_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "b", epochs=3, save_steps=2)
-    monkeypatch.setattr(ModuleTrainer, "training_step", step)
-    resumed, result = fit(tmp_path / "b", epochs=3, save_steps=2)
-    assert result.steps == 9
-    torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-7, rtol=1e-5)
 
 
 def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:

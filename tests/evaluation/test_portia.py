@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -128,19 +127,6 @@ def test_a_run_reports_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_pat
     asked = len(generator.asked)
     portia.run(config, made)
     assert len(generator.asked) == asked, "a finished run asks nothing again"
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"judge": "reward"}, "never sees the order"),
-        ({"parts": 0}, "at least 1"),
-        ({"judge": "verifiers"}, "never sees"),
-    ],
-)
-def test_options(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(Config, {"data": "x", **values})
 
 
 def test_responses_are_not_pairs(tmp_path: Path) -> None:

@@ -308,18 +308,6 @@ def test_no_records_are_refused() -> None:
 # training
 
 
-def test_a_resumed_training_goes_on_with_its_shift(tmp_path: Path) -> None:
-    records = feedback([f"question {n}" for n in range(8)], [n % 3 == 0 for n in range(8)])
-    whole = fit_tiny(tmp_path / "whole", records, "bco", max_steps=4, schedule="constant", save_steps=2)
-    fit_tiny(tmp_path / "cut", records, "bco", max_steps=2, schedule="constant", save_steps=2)
-    resumed = fit_tiny(tmp_path / "cut", records, "bco", max_steps=4, schedule="constant", save_steps=2)
-    rows = [[row for row in result.history if "rewards/shift" in row] for result in (whole, resumed)]
-    assert [row["step"] for row in rows[0]] == [1, 2, 3, 4]
-    assert rows[0][-1]["rewards/shift"] != 0
-    for name in ("loss", "rewards/shift"):
-        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-5)
-
-
 def test_training_with_density_ratios(tmp_path: Path) -> None:
     def embed(texts: Sequence[str]) -> Tensor:
         return torch.tensor([[float(len(text))] for text in texts])

@@ -184,25 +184,6 @@ def test_prompts_that_cannot_be_judged_are_named(model: str, tmp_path: Path) -> 
         run_system("cut", cut, tmp_path / "b", prompts=data, model=model, rounds=9)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": "a", "prompts": "b"}, "exclude each other"),
-        ({"data": "a", "rounds": 2}, "rounds has no effect without prompts"),
-        ({"data": "a", "critic": "default"}, "critic has no effect without prompts"),
-        ({"data": "a", "temperature": 0.5}, "temperature has no effect without prompts"),
-        ({"prompts": "b", "criteria": "x"}, "no effect without critic"),
-        ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
-        ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
-        ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build(cut.Config, options)
-    assert message in str(caught.value)
-
-
 def test_neither_data_nor_prompts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="judged answers"):
         run_system("cut", cut, tmp_path / "run")

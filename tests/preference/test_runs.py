@@ -90,24 +90,6 @@ def test_a_compared_objective_runs(model: str, pair_file: str, tmp_path: Path) -
     assert (config["beta"], config["gamma"], config["tau"]) == (2.0, 0.3, None)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"gamma": 1.0}, "--gamma: ln_dpo has no such constant"),
-        ({"objective": "dpo", "tau": 0.1}, "Constants of dpo: beta"),
-        ({"objective": "cpo", "label_smoothing": 0.7}, "label_smoothing: 0.7"),
-        ({"objective": "asft"}, "expected one of: ln_dpo, dpo"),
-        ({"beta": 0}, "above 0"),
-        ({"eval_data": "y", "eval_fraction": 0.2}, "eval_fraction has no effect beside eval_data"),
-        ({"tuning": "full", "adapter_rank": 2}, "adapter_rank has no effect"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build(ln_dpo.Config, {"data": "x", **options})
-    assert message in str(caught.value)
-
-
 def test_a_learner_checks_constants_and_model_options() -> None:
     config = learner("cdpo").Config
     for options in ({"label_smoothing": 0.6}, {"tuning": "full", "adapter_rank": 2}):

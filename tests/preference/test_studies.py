@@ -140,35 +140,6 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     assert not list(tmp_path.glob("*/artefacts/cells.jsonl"))
 
 
-@pytest.mark.parametrize(
-    ("system", "options", "message"),
-    [
-        (dpo_insights, {"starts": ["pretrained"]}, "the default model is instruction-tuned"),
-        (dpo_insights, {"model": "m", "objectives": ["dpo", "dpo"]}, "each once"),
-        (dpo_insights, {"model": "m", "objectives": []}, "at least one"),
-        (
-            dpo_insights,
-            {"model": "m", "starts": ["pretrained"], "sft_data": "x"},
-            "no effect without the scenario",
-        ),
-        (dpo_insights, {"model": "m", "constants": ["tau=0.1,0.2"]}, "has several values"),
-        (dpo_insights, {"model": "m", "constants": ["gamma=0.1"]}, "is not a setting of dpo, ipo, kto, cpo"),
-        (ln_dpo, {"seeds": 5}, "seeds has no effect without study"),
-        (ln_dpo, {"grid": ["beta=1"]}, "grid has no effect without study"),
-        (ln_dpo, {"study": True, "beta": 1.0}, "--grid beta="),
-        (ln_dpo, {"study": True, "objective": "dpo"}, "leave --objective out"),
-        (ln_dpo, {"study": True, "objectives": ["dpo", "dpo"]}, "each once"),
-        (ln_dpo, {"study": True, "grid": ["bta=1"]}, "Did you mean beta?"),
-        (ln_dpo, {"study": True, "grid": ["kto.beta=1"]}, "'kto' is not among the objectives"),
-        (ln_dpo, {"study": True, "grid": ["beta="]}, "expected name=value"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(system: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build(system.Config, {"data": "x", **options})
-    assert message in str(caught.value)
-
-
 def test_a_configuration_of_a_study_reads_back(tmp_path: Path) -> None:
     from coalign.core.options import to_dict
 

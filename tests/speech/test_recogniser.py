@@ -162,27 +162,3 @@ def test_training_counts_what_it_leaves_out(tmp_path: Path) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, found.model.parameters(), strict=True))
     with pytest.raises(CoalignError, match="1 x silent"):
         train_recogniser(found, clips()[4:5], options, run)
-
-
-def test_a_killed_training_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    def train(folder: str, *steps: int) -> list[torch.Tensor]:
-        run = Run(tmp_path / folder)
-        run.artefacts.mkdir(parents=True)
-        for stop in steps:
-            found = tiny_recogniser()
-
-            def extra(logits, lengths, texts, step, stop=stop):
-                if step == stop:
-                    raise KeyboardInterrupt
-                return logits.new_zeros(len(logits)), {"purpose": float(step)}
-
-            options = CTCTrainingOptions(max_steps=4, batch_size=2, save_steps=1, learning_rate=1e-2)
-            try:
-                train_recogniser(found, clips()[:4], options, run, extra=extra)
-            except KeyboardInterrupt:
-                continue
-        return list(found.model.parameters())
-
-    straight, resumed = train("straight", 99), train("resumed", 2, 99)
-    for a, b in zip(straight, resumed, strict=True):
-        assert torch.allclose(a, b, atol=1e-6)

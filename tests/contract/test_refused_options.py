@@ -1,0 +1,146 @@
+"""Options that cannot be used, or not together, are refused before anything is loaded, and the message says which."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from coalign.core.errors import ConfigError
+from coalign.core.options import build
+from coalign.core.system import load_system
+
+REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "portia": [
+        ({"data": "x", "judge": "reward"}, "never sees the order"),
+        ({"data": "x", "parts": 0}, "at least 1"),
+        ({"data": "x", "judge": "verifiers"}, "never sees"),
+    ],
+    "alignscore": [
+        ({"data": "x", "learning_rate": 1e-3}, "learning_rate has no effect"),
+        ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
+        ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
+    ],
+    "honesty": [
+        ({"data": "x", "method": "prompt", "threshold": 0.5}, "threshold has no effect"),
+        ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),
+        ({"data": "x", "eval_fraction": 0.1}, "eval_fraction has no effect"),
+    ],
+    "judge": [
+        ({"data": "x", "judge": "reward", "judge_form": "score"}, "judge_form has no effect with judge: reward"),
+        ({"data": "x", "judge": "verifiers", "model": "x"}, "model has no effect with judge: verifiers"),
+        ({"data": "x", "judge_readout": "logprobs", "judge_form": "score"}, "judge_form has no effect with judge_readout"),
+        ({"data": "x", "judge_calibrate": True}, "judge_calibrate has no effect without"),
+        ({"data": "x", "judge": "stored"}, "judge: stored needs it"),
+        ({"data": "x", "tie_margin": 1}, "tie_margin has no effect with judge: model"),
+        ({"data": "x", "scale_low": 5, "scale_high": 5}, "scale_low 5 is not below"),
+        ({"data": "x", "judge": "reward", "criteria": "x"}, "criteria has no effect"),
+        ({"data": "x", "judge": "reward", "endpoint": "http://x/v1"}, "endpoint has no effect with judge: reward"),
+    ],
+    "varco-arena": [
+        ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
+        ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),
+    ],
+    "muscle": [
+        ({"old": "x", "data": "x", "eval_steps": 3}, "eval_steps has no effect"),
+        ({"old": "x", "data": "x", "mask": "token_likelihood", "train_data": "x"}, "needs the cross-entropy"),
+        ({"old": "x", "data": "x", "metric": "choice", "margin": 0.1}, "margin has no effect"),
+        ({"old": "x", "data": "x", "mask": "other"}, "mask"),
+    ],
+    "adaptive-mt": [
+        ({"data": ["x"], "adapt": True}, "adapt needs a memory"),
+        ({"data": ["x"], "shots": []}, "shots is empty"),
+        ({"data": ["x"], "interactive": True, "adapt": True}, "no effect with interactive"),
+        ({"data": ["x"], "adapter_rank": 3}, "adapter_rank has no effect"),
+    ],
+    "urial": [
+        ({"prompts": "x", "style": "x", "analysis": "token-shift"}, "aligned_model"),
+        ({"prompts": "x", "style": "x", "aligned_model": "x"}, "aligned_model"),
+        ({"prompts": "x", "style": "x", "analysis": "token-shift", "aligned_model": "x", "compare": True}, "compare"),
+        ({"prompts": "x", "style": "x", "judge_endpoint": "http://x"}, "judge_model"),
+        ({"prompts": "x", "style": "x", "max_failures": 0.5}, "max_failures has no effect without judge_model"),
+        ({"prompts": "x", "style": "x", "analysis": "token-shift", "aligned_model": "x"}, "style has no effect"),
+        ({"prompts": "x", "style": "x", "temperature": -1}, "temperature"),
+    ],
+    "nudging": [
+        ({"nudging_model": "x", "prompts": "x", "gamma": -1}, "gamma"),
+        ({"nudging_model": "x", "prompts": "x", "combine": "proxy-tuning"}, "plain_model"),
+        ({"nudging_model": "x", "prompts": "x", "plain_model": "x"}, "plain_model"),
+        ({"nudging_model": "x", "prompts": "x", "combine": "ensemble", "gamma": 0.3}, "gamma has no effect"),
+        ({"nudging_model": "x", "prompts": "x", "nudging_chunk_tokens": 0}, "nudging_chunk_tokens"),
+    ],
+    "cut": [
+        ({"data": "a", "prompts": "b"}, "exclude each other"),
+        ({"data": "a", "rounds": 2}, "rounds has no effect without prompts"),
+        ({"data": "a", "critic": "default"}, "critic has no effect without prompts"),
+        ({"data": "a", "temperature": 0.5}, "temperature has no effect without prompts"),
+        ({"prompts": "b", "criteria": "x"}, "no effect without critic"),
+        ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
+        ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
+        ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
+        ({"data": "x", "threshold": 0.5}, "of at least 1"),
+    ],
+    "ln-dpo": [
+        ({"data": "x", "gamma": 1.0}, "--gamma: ln_dpo has no such constant"),
+        ({"data": "x", "objective": "dpo", "tau": 0.1}, "Constants of dpo: beta"),
+        ({"data": "x", "objective": "cpo", "label_smoothing": 0.7}, "label_smoothing: 0.7"),
+        ({"data": "x", "objective": "asft"}, "expected one of: ln_dpo, dpo"),
+        ({"data": "x", "beta": 0}, "above 0"),
+        ({"data": "x", "eval_data": "y", "eval_fraction": 0.2}, "eval_fraction has no effect beside eval_data"),
+        ({"data": "x", "tuning": "full", "adapter_rank": 2}, "adapter_rank has no effect"),
+        ({"data": "x", "seeds": 5}, "seeds has no effect without study"),
+        ({"data": "x", "grid": ["beta=1"]}, "grid has no effect without study"),
+        ({"data": "x", "study": True, "beta": 1.0}, "--grid beta="),
+        ({"data": "x", "study": True, "objective": "dpo"}, "leave --objective out"),
+        ({"data": "x", "study": True, "objectives": ["dpo", "dpo"]}, "each once"),
+        ({"data": "x", "study": True, "grid": ["bta=1"]}, "Did you mean beta?"),
+        ({"data": "x", "study": True, "grid": ["kto.beta=1"]}, "'kto' is not among the objectives"),
+        ({"data": "x", "study": True, "grid": ["beta="]}, "expected name=value"),
+    ],
+    "dpo-insights": [
+        ({"data": "x", "starts": ["pretrained"]}, "the default model is instruction-tuned"),
+        ({"data": "x", "model": "m", "objectives": ["dpo", "dpo"]}, "each once"),
+        ({"data": "x", "model": "m", "objectives": []}, "at least one"),
+        ({"data": "x", "model": "m", "starts": ["pretrained"], "sft_data": "x"}, "no effect without the scenario"),
+        ({"data": "x", "model": "m", "constants": ["tau=0.1,0.2"]}, "has several values"),
+        ({"data": "x", "model": "m", "constants": ["gamma=0.1"]}, "is not a setting of dpo, ipo, kto, cpo"),
+    ],
+    "bco": [
+        ({"data": "x", "encoder": "x"}, "encoder has no effect without match_prompts"),
+        ({"data": "x", "max_density_ratio": 3.0}, "max_density_ratio has no effect"),
+        ({"data": "x", "match_prompts": True, "min_density_ratio": 20.0}, "is above max_density_ratio"),
+    ],
+    "aft": [
+        ({"data": "x", "temperature": 0}, "same solution every time"),
+    ],
+    "poft": [
+        ({"data": "x"}, "scorers: is required"),
+        ({"data": "x", "scorers": ["a", "a"]}, "each once"),
+        ({"data": "x", "scorers": []}, "one aligned model or more"),
+    ],
+    "d2o": [
+        ({"data": "x", "resample_warmup": 3}, "resample_warmup has no effect"),
+        ({"data": "x", "temperature": 0}, "same self-sample every time"),
+    ],
+    "reward-augmented": [
+        ({"data": "x", "lowest": 5, "highest": 5}, "is empty"),
+        ({"data": "x", "share": 2}, "at most 1"),
+        ({"data": "x", "label_smoothing": 0.5}, "below 0.5"),
+    ],
+    "pro": [
+        ({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect"),
+    ],
+}  # fmt: skip
+"""System, or `judge`, to what its configuration is built of and to words of the message."""
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [(name, values, words) for name, rows in REFUSED.items() for values, words in rows],
+)
+def test_options_that_cannot_be_used_are_refused(name: str, values: dict[str, Any], words: str) -> None:
+    module = importlib.import_module("coalign.judging.run") if name == "judge" else load_system(name)
+    with pytest.raises(ConfigError) as caught:
+        build(module.Config, values)
+    assert words in str(caught.value)
