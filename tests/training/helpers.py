@@ -44,9 +44,9 @@ def token_loss(batch: ScoredBatch, constants: NoConstants) -> Losses:
     return Losses(-sums.index_add(0, batch.record_index, batch.policy.sums()))
 
 
-PAIRS = Objective("test_pairs", "preference", True, "records", NoConstants, (), pair_loss)
-PAIRS_FREE = Objective("test_pairs_free", "preference", False, "records", NoConstants, (), pair_loss)
-TOKENS = Objective("test_tokens", "preference", False, "tokens", NoConstants, (), token_loss)
+PAIRS = Objective("test_pairs", data="preference", reference=True, loss=pair_loss)
+PAIRS_FREE = Objective("test_pairs_free", data="preference", reference=False, loss=pair_loss)
+TOKENS = Objective("test_tokens", data="preference", reference=False, normalise="tokens", loss=token_loss)
 
 
 def arguments(folder: Path, **changes: object) -> TrainingArguments:

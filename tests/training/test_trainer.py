@@ -146,7 +146,7 @@ def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
         output = pair_loss(batch, constants)
         return Losses(output.losses * float("nan")) if calls == 3 else output
 
-    objective = Objective("poisoned", "preference", False, "records", NoConstants, (), poisoned)
+    objective = Objective("poisoned", data="preference", reference=False, loss=poisoned)
     with pytest.raises(DivergedError, match=r"after step 2, in the batch of records \d+, \d+"):
         train(objective, adapted(), tmp_path)
     checkpoint = last_checkpoint(tmp_path)
@@ -165,7 +165,7 @@ def test_an_infinite_gradient_stops_before_the_weights_are_spoilt(tmp_path: Path
         cliff = (output.losses - output.losses.detach()).clamp(min=0).sqrt()  # 0, with an infinite slope
         return Losses(output.losses + cliff) if calls > 4 else output
 
-    objective = Objective("steep", "preference", False, "records", NoConstants, (), steep)
+    objective = Objective("steep", data="preference", reference=False, loss=steep)
     model = adapted()
     with pytest.raises(
         DivergedError, match=r"A gradient is NaN or infinite after step 2, .* records (\d+, ){3}\d+\."

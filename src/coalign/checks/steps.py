@@ -53,7 +53,9 @@ def _likelihood(batch: ScoredBatch, constants: NoConstants) -> Losses:
     return Losses(-batch.policy.sums())
 
 
-LIKELIHOOD = Objective("likelihood", "demonstration", False, "tokens", NoConstants, (), _likelihood)
+LIKELIHOOD = Objective(
+    "likelihood", data="demonstration", reference=False, normalise="tokens", loss=_likelihood
+)
 """Cross-entropy of the responses, for the models that a check starts from."""
 
 

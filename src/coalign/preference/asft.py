@@ -25,7 +25,7 @@ from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
-from coalign.training.losses.pairs import pair_lengths, pair_metrics, policy_pairs
+from coalign.training.losses.pairs import mean_rewards, pair_lengths, pair_metrics, policy_pairs
 from coalign.training.material import LearningOptions
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -98,12 +98,9 @@ class Constants:
 )
 def asft(batch: ScoredBatch, constants: Constants) -> Losses:
     """ASFT (arXiv 2409.10571); rewards are the length-averaged log-probabilities."""
-    losses = asft_loss(
-        *policy_pairs(batch), *pair_lengths(batch), align_weight=constants.align_weight, beta=constants.beta
-    )
-    chosen, rejected = batch.pairs()
-    means = batch.policy.means()
-    return Losses(losses, pair_metrics(batch, means[chosen], means[rejected]))
+    pairs = (*policy_pairs(batch), *pair_lengths(batch))
+    losses = asft_loss(*pairs, align_weight=constants.align_weight, beta=constants.beta)
+    return Losses(losses, pair_metrics(batch, *mean_rewards(batch)))
 
 
 @dataclass(kw_only=True)

@@ -31,7 +31,7 @@ from coalign.data.records import Feedback
 from coalign.preference.data.prompt_matching import with_matched_prompts
 from coalign.training.learning import learn
 from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios
-from coalign.training.losses.reward_shift import RewardShift, Shift, single_rewards
+from coalign.training.losses.reward_shift import RewardShift, Shift, labelled_metrics, single_rewards
 from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
@@ -139,12 +139,9 @@ def _losses(batch: ScoredBatch, constants: BCOConstants, weights: Tensor | None)
     rewards, labels = single_rewards(batch, constants.beta), batch.values.bool()
     delta = shift.delta(constants.shift)
     losses = bco_loss(rewards, labels, delta, weights)
-    seen, logps = rewards.detach(), batch.policy.sums().detach()
+    seen = rewards.detach()
     metrics = {
-        "rewards/chosen": torch.where(labels, seen, torch.nan),
-        "rewards/rejected": torch.where(labels, torch.nan, seen),
-        "logps/chosen": torch.where(labels, logps, torch.nan),
-        "logps/rejected": torch.where(labels, torch.nan, logps),
+        **labelled_metrics(labels, seen, batch.policy.sums().detach()),
         "rewards/accuracies": ((seen > delta) == labels).to(seen.dtype),
         "rewards/shift": torch.full_like(seen, delta),
     }
@@ -188,13 +185,5 @@ def run(config: Config, run: Run) -> None:
         f"{thumbs_up} thumbs-up and {len(material.training) - thumbs_up} thumbs-down to train on"
     )
     if config.match_prompts:
-        material = with_matched_prompts(
-            material,
-            encoder=config.encoder,
-            device=config.device,
-            sample_size=config.prompt_sample_size,
-            minimum=config.min_density_ratio,
-            maximum=config.max_density_ratio,
-            seed=config.seed,
-        )
+        material = with_matched_prompts(material, config)
     learn(config, get_objective("bco_matched" if config.match_prompts else "bco"), run, material=material)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,7 +29,6 @@ from coalign.core.runs import Run
 from coalign.data.records import Feedback, Preference, Record
 from coalign.loops.rounds import Round
 from coalign.models.generation.sampling_options import SamplingOptions
-from coalign.models.options import ModelOptions
 from coalign.preference.data.anchors import (
     NEGATIVE,
     Anchored,
@@ -43,6 +42,7 @@ from coalign.preference.data.parts import joined, segments
 from coalign.training.job import FitResult, Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
+from coalign.training.losses.pairs import reward_metrics
 from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
@@ -117,19 +117,10 @@ class D2OConstants:
 )
 def d2o(batch: ScoredBatch, constants: D2OConstants) -> Losses:
     """D2O (arXiv 2403.03419), equation 3, over rankings of self-samples (score 1) and one negative (score 0)."""
-    if batch.reference is None:
-        raise ValueError("D2O needs log-probabilities under the reference")
-    log_ratios = batch.policy.sums() - batch.reference.sums().detach()
+    log_ratios = batch.policy.sums() - batch.reference_sums()
     anchors, negatives = split_anchors(log_ratios, batch.values == NEGATIVE, batch.record_index)
     losses = d2o_loss(anchors, negatives, alpha=constants.alpha, beta=constants.beta)
-    chosen, rejected = constants.beta * anchors.detach(), constants.alpha * negatives.detach()
-    metrics = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
-    }
-    return Losses(losses, metrics)
+    return Losses(losses, reward_metrics(constants.beta * anchors, constants.alpha * negatives))
 
 
 @dataclass(kw_only=True)
@@ -189,7 +180,7 @@ def _train_parts(
 ) -> tuple[Material, list[FitResult]]:
     """Sample and train, part after part; the material of the last part, with the notes of all, and the results."""
     parts = segments(config, len(negatives), every=config.resample_every, warmup=config.resample_warmup)
-    policy: ModelOptions = config
+    policy = config
     results: list[FitResult] = []
     for number, steps in enumerate(parts, start=1):
         round = Round(run, number)
@@ -202,13 +193,7 @@ def _train_parts(
         note = (f"Part {number}: " if number > 1 else "") + told(anchored, len(negatives))
         announce([note], run)
         material = Material([*anchored.records], material.held_out, [*material.notes, note])
-        options: Any = replace(
-            config,
-            model=policy.model,
-            revision=policy.revision,
-            max_steps=steps,
-            seed=config.seed + number - 1,
-        )
+        options = replace(policy, max_steps=steps, seed=config.seed + number - 1)
         folder = run.model if number == len(parts) else round.folder / "model"
         job = Job(
             objective=get_objective("d2o"),

@@ -104,12 +104,9 @@ class Constants:
 )
 def ln_dpo(batch: ScoredBatch, constants: Constants) -> Losses:
     """LN-DPO (arXiv 2407.15229); `sigmoid_norm` in TRL."""
-    losses = ln_dpo_loss(
-        *policy_pairs(batch), *reference_pairs(batch), *pair_lengths(batch), beta=constants.beta
-    )
-    return Losses(
-        losses, pair_metrics(batch, *implicit_rewards(batch, constants.beta, length_normalised=True))
-    )
+    pairs = (*policy_pairs(batch), *reference_pairs(batch), *pair_lengths(batch))
+    rewards = implicit_rewards(batch, constants.beta, length_normalised=True)
+    return Losses(ln_dpo_loss(*pairs, beta=constants.beta), pair_metrics(batch, *rewards))
 
 
 GRIDS: dict[str, dict[str, list[float]]] = {

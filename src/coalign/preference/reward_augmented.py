@@ -24,11 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Le
 
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
-from coalign.core.options import Fraction, Positive, option
+from coalign.core.options import Positive, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Preference, Ranking, Record
 from coalign.models.files.loading import load_tokenizer
@@ -37,7 +39,7 @@ from coalign.preference.data.goal_conditioning import Placement, Scale, goal_pla
 from coalign.preference.data.goal_generation import GOAL_FILE, GoalOptions, goal_generator
 from coalign.report.model import Text
 from coalign.training.learning import learn
-from coalign.training.losses.pairwise import CDPOConstants
+from coalign.training.losses.pairwise import CDPOConstants, Smoothing
 from coalign.training.material import LearningOptions, Material, read_material
 from coalign.training.objective import get_objective
 
@@ -52,7 +54,7 @@ class RewardAugmentedConstants(CDPOConstants):
     __group__ = "Objective"
 
     beta: Positive = option(0.01, "inverse temperature of the implicit reward", source="official recipes")
-    label_smoothing: Fraction = option(
+    label_smoothing: Smoothing = option(
         0.0,
         "assumed share of swapped labels, below 0.5; the recipes for Qwen2 and Gemma-2 take 0.3",
         source="official recipes (Mistral)",
@@ -70,7 +72,7 @@ class Config(RewardAugmentedConstants, LearningOptions):
     )
     highest: float = option(10.0, "upper end, the goal at inference", source="paper: UltraFeedback")
     rescale: bool = option(False, "map the scores of each file on that scale, to one decimal")
-    share: Positive = option(
+    share: Annotated[float, Gt(0), Le(1)] = option(
         1.0, "share of the pairs that is used; 0.5 is the paper's Half-RA", source="paper"
     )
     ratings: str | None = option(
@@ -82,8 +84,6 @@ class Config(RewardAugmentedConstants, LearningOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.share > 1:
-            raise ValueError(f"share: {self.share} is not usable, expected at most 1")
         Scale(self.lowest, self.highest)
 
 

@@ -48,24 +48,19 @@ class TokenExample:
 
 def collate(examples: Sequence[TokenExample]) -> dict[str, Tensor]:
     """Right-padded `input_ids`, `attention_mask` and `labels` [R, T]; `labels` are `IGNORED` where nothing is learned."""
-    width = max(len(one.ids) for one in examples)
-    rows = []
-    for one in examples:
-        padding = width - len(one.ids)
-        labels = [token if wanted else IGNORED for token, wanted in zip(one.ids, one.trained, strict=True)]
-        labels[0] = IGNORED
-        rows.append(
-            (
-                one.ids + [0] * padding,
-                [1] * len(one.ids) + [0] * padding,
-                labels + [IGNORED] * padding,
-            )
-        )
-    ids, mask, labels = zip(*rows, strict=True)
+    from torch.nn.utils.rnn import pad_sequence
+
+    def padded(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+    labels = [
+        [IGNORED, *(t if wanted else IGNORED for t, wanted in zip(one.ids[1:], one.trained[1:], strict=True))]
+        for one in examples
+    ]
     return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor(labels),
+        "input_ids": padded([one.ids for one in examples]),
+        "attention_mask": padded([[1] * len(one.ids) for one in examples]),
+        "labels": padded(labels, IGNORED),
     }
 
 

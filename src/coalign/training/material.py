@@ -12,7 +12,7 @@ from coalign.core.errors import DataError
 from coalign.core.options import Fraction, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
-from coalign.data.readers import RecordSet, read_records
+from coalign.data.readers import read_records
 from coalign.data.records import Kind, Record
 from coalign.data.splits import split_records
 from coalign.data.usable import assert_contrast, equal_responses
@@ -109,14 +109,25 @@ def _usable(
     notes: list[str],
 ) -> list[Record]:
     """The records of one source that can be learnt from; what happened is added to `notes`."""
-    found = _read(config, source, run)
-    notes += [f"{source}: {found.recognised}", *_skipped(found)]
+    rejects: Path | None = None
+    if config.on_bad_record == "skip" and run is not None:
+        rejects = run.path / ("rejects.jsonl" if source == config.data else "eval_rejects.jsonl")
+    found = read_records(
+        source, split=config.split, on_bad_record=config.on_bad_record, rejects=rejects, limit=config.limit
+    )
+    notes.append(f"{source}: {found.recognised}")
+    if found.problems:
+        notes.append(f"{len(found.problems)} bad records were skipped; the first: {found.problems[0]}")
     kept: Kind = found.kind if found.kind in also else kind
     distinct = found.records
     if kept not in ("demonstration", "prompt"):
         distinct = _distinct(found.records, config, notes)
     records = convert(distinct, found.kind, kept)
-    converted = _converted(found.kind, kept, len(distinct), len(records))
+    converted = []
+    if found.kind != kept:
+        how = CONVERSIONS.get((found.kind, kept), "the prompts alone")
+        told = f"{len(distinct)} {found.kind} records were read as {len(records)} {kept} records: {how}"
+        converted.append(told)
     if not records:
         why = "".join(f" {note}." for note in converted)
         raise DataError(
@@ -127,15 +138,6 @@ def _usable(
     if found.kind not in also:
         assert_contrast(records, kind, source)
     return records
-
-
-def _read(config: LearningOptions, source: str, run: Run | None) -> RecordSet:
-    rejects: Path | None = None
-    if config.on_bad_record == "skip" and run is not None:
-        rejects = run.path / ("rejects.jsonl" if source == config.data else "eval_rejects.jsonl")
-    return read_records(
-        source, split=config.split, on_bad_record=config.on_bad_record, rejects=rejects, limit=config.limit
-    )
 
 
 def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) -> list[Record]:
@@ -154,16 +156,3 @@ def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) 
     )
     bad = {(one.source, one.line, one.index) for one in problems}
     return [one for one in records if (one.source.file, one.source.line, one.source.index) not in bad]
-
-
-def _skipped(found: RecordSet) -> list[str]:
-    if not found.problems:
-        return []
-    return [f"{len(found.problems)} bad records were skipped; the first: {found.problems[0]}"]
-
-
-def _converted(found: Kind, kind: Kind, before: int, after: int) -> list[str]:
-    if found == kind:
-        return []
-    how = CONVERSIONS.get((found, kind), "the prompts alone")
-    return [f"{before} {found} records were read as {after} {kind} records: {how}"]

@@ -77,6 +77,18 @@ class ScoredBatch:
         rows = torch.arange(self.n_records, device=self.record_index.device) * 2
         return rows, rows + 1
 
+    def reference_sums(self) -> Tensor:
+        """[B] log-probabilities under the reference, summed over response tokens, without gradient.
+
+        Raises:
+            ValueError: the batch was scored without a reference.
+        """
+        if self.reference is None:
+            raise ValueError(
+                "the batch has no reference log-probabilities: declare the objective with reference=True"
+            )
+        return self.reference.sums().detach()
+
     def groups(self) -> list[Tensor]:
         """R index tensors: the rows of each record's responses."""
         counts = torch.bincount(self.record_index, minlength=self.n_records).tolist()
@@ -126,80 +138,55 @@ class NoConstants:
     """For objectives without constants."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """An objective and what it needs.
+Loss = Callable[[ScoredBatch, Any], Losses]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What an objective needs, as a decorator: it registers the function below it as the objective `name`.
 
     Attributes:
         name: the field's name in lower case with underscores (`dpo`, `ln_dpo`, `simpo`).
         data: the kind of record it learns from.
         reference: it compares with a frozen reference model.
         normalise: see `Losses.losses`.
-        constants: dataclass of its constants (options with sources); an instance is passed to `loss`.
+        constants: dataclass of its constants (options with sources); an instance is passed to the function.
         columns: names in `Record.extra` that it needs as tensors in `ScoredBatch.extras`.
-        prepare: applied once to all encoded records, with the length limit of prompt and response together; may add
-            responses that the objective needs scored.
-        loss: the function.
         equation: the loss in LaTeX, for the docs and `--objective-help`.
         when: one line: when to choose it.
+        prepare: applied once to all encoded records, with the length limit of prompt and response together; may add
+            responses that the objective needs scored.
         state: makes its `ObjectiveState`, for objectives that keep something from step to step.
         contexts: the records under which a record is scored, for objectives that compare one response under several
             prompts: their responses, in order, are the record's rows of a batch. By default the record itself.
     """
 
-    name: str
+    name: str = field(kw_only=False)
     data: Kind
     reference: bool
-    normalise: Normalisation
-    constants: type
-    columns: tuple[str, ...]
-    loss: Callable[[ScoredBatch, Any], Losses]
+    normalise: Normalisation = "records"
+    constants: type = NoConstants
+    columns: tuple[str, ...] = ()
     equation: str = ""
     when: str = ""
     prepare: Prepare | None = None
     state: Callable[[], ObjectiveState] | None = None
     contexts: Contexts | None = None
 
-
-_OBJECTIVES: dict[str, Objective] = {}
-
-
-def objective(
-    name: str,
-    *,
-    data: Kind,
-    reference: bool,
-    constants: type = NoConstants,
-    normalise: Normalisation = "records",
-    columns: tuple[str, ...] = (),
-    equation: str = "",
-    when: str = "",
-    prepare: Prepare | None = None,
-    state: Callable[[], ObjectiveState] | None = None,
-    contexts: Contexts | None = None,
-) -> Callable[[Callable[[ScoredBatch, Any], Losses]], Callable[[ScoredBatch, Any], Losses]]:
-    """Register a function as the objective `name`. See `Objective` for the arguments."""
-
-    def register(loss: Callable[[ScoredBatch, Any], Losses]) -> Callable[[ScoredBatch, Any], Losses]:
-        _OBJECTIVES[name] = Objective(
-            name,
-            data,
-            reference,
-            normalise,
-            constants,
-            columns,
-            loss,
-            equation,
-            when,
-            prepare,
-            state,
-            contexts,
-        )
+    def __call__(self, loss: Loss) -> Loss:
+        _OBJECTIVES[self.name] = Objective(**vars(self), loss=loss)
         return loss
 
-    return register
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Declaration):
+    """An objective: what it needs, and the function."""
+
+    loss: Loss
 
 
+objective = Declaration
+_OBJECTIVES: dict[str, Objective] = {}
 _PACKAGES = ("coalign.training.losses", "coalign.preference", "coalign.selfalign")
 """Where objectives stand, the shared ones first; their modules register them when they are imported."""
 

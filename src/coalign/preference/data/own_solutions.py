@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coalign.core.errors import DataError
@@ -71,9 +71,8 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
     announce(material.notes, run)
     stages = Round(run, 1)
     start = _fine_tuned(config, run, material, stages)
-    marked = _sampled(
-        config, stages, "samples", questions, start, config.sampling(n=config.samples, seed=config.seed)
-    )
+    sampling = config.sampling(n=config.samples, seed=config.seed)
+    marked = _sampled(stages, "samples", questions, start, sampling)
     if not marked.contrasts:
         raise DataError(
             f"No question has right and wrong solutions: {marked.told()}.",
@@ -82,21 +81,17 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
     notes = [f"Training: {marked.told()}"]
     others = Marked()
     if held_out:
-        others = _sampled(
-            config,
-            stages,
-            "held-out",
-            held_out,
-            start,
-            config.sampling(n=config.samples, seed=config.seed + 1),
-        )
+        others = _sampled(stages, "held-out", held_out, start, replace(sampling, seed=config.seed + 1))
         notes.append(f"Held out: {others.told()}")
     announce(notes, run)
     groups = Material([*marked.groups], [*others.groups], [*material.notes, *notes])
     job = Job(objective=objective, options=start, run=run, records=groups.training, held_out=groups.held_out)
     result = train(job, run.model)
     final = config.at(run.model)
-    sections = [_right_answers(config, stages, held_out, start, final)] if held_out else []
+    greedy = config.sampling(temperature=0.0, seed=config.seed)
+    sections = (
+        [_right_answers(stages, held_out, {"before": start, "after": final}, greedy)] if held_out else []
+    )
     write_learning_report(run, config, objective, groups, result, sections=sections)
 
 
@@ -123,12 +118,7 @@ def _fine_tuned(config: SolutionOptions, run: Run, material: Material, stages: R
 
 
 def _sampled(
-    config: SolutionOptions,
-    stages: Round,
-    stage: str,
-    questions: Sequence[Question],
-    model: SolutionOptions,
-    sampling: Sampling,
+    stages: Round, stage: str, questions: Sequence[Question], model: SolutionOptions, sampling: Sampling
 ) -> Marked:
     """Solutions of `model`, marked. Their rows lie in the run folder, and a killed run goes on there."""
     path, label = stages.path(stage), "Sampling solutions"
@@ -136,20 +126,15 @@ def _sampled(
 
 
 def _right_answers(
-    config: SolutionOptions,
-    stages: Round,
-    questions: Sequence[Question],
-    before: SolutionOptions,
-    after: SolutionOptions,
+    stages: Round, questions: Sequence[Question], models: Mapping[str, SolutionOptions], greedy: Sampling
 ) -> Comparison:
     """Share of held-out questions that are answered rightly without sampling, before and after alignment."""
-    greedy = config.sampling(temperature=0.0, seed=config.seed)
     shares = [
-        _sampled(config, stages, stage, questions, model, greedy).accuracy
-        for stage, model in (("answers-before", before), ("answers-after", after))
+        _sampled(stages, f"answers-{side}", questions, model, greedy).accuracy
+        for side, model in models.items()
     ]
-    row = compared("Right final answers", *shares, n=len(questions))
     note = (
         "Held-out questions, greedy decoding; before: the fine-tuned model that solutions were sampled from."
     )
+    row = compared("Right final answers", *shares, n=len(questions))
     return Comparison("Right answers", note=note, scale="row", rows=[row])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from coalign.data.records import Feedback, Record
@@ -10,23 +12,14 @@ from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios
 from coalign.training.material import Material
 
 
-def with_matched_prompts(
-    material: Material,
-    *,
-    encoder: str,
-    device: str,
-    sample_size: int,
-    minimum: float,
-    maximum: float,
-    seed: int,
-) -> Material:
+def with_matched_prompts(material: Material, config: Any) -> Material:
     """The records with the probability that their prompt belongs to thumbs up, by a classifier fitted on the training
     records, and a note on the weights that follow.
 
     Args:
-        encoder: of the prompts: `default-encoder`, hub id or folder.
-        sample_size: records a class that the classifier is fitted on.
-        minimum, maximum: of a weight, see `density_ratios`.
+        config: has `encoder` of the prompts (`default-encoder`, hub id or folder), its `device`, `prompt_sample_size` (records
+            a class that the classifier is fitted on), `min_density_ratio` and `max_density_ratio` of a weight (see
+            `density_ratios`), and `seed`.
 
     Raises:
         DataError: the training records are of one class only.
@@ -35,15 +28,15 @@ def with_matched_prompts(
     held_out = [one for one in material.held_out if isinstance(one, Feedback)]
     scored = with_prob_desirable(
         [*training, *held_out],
-        load_encoder(encoder, device=device).encode,
-        sample_size=sample_size,
-        seed=seed,
+        load_encoder(config.encoder, device=config.device).encode,
+        sample_size=config.prompt_sample_size,
+        seed=config.seed,
         fitted_on=training,
     )
     ratios = density_ratios(
         torch.tensor([one.extra[PROB_DESIRABLE] for one in scored[: len(training)] if not one.label]),
-        minimum=minimum,
-        maximum=maximum,
+        minimum=config.min_density_ratio,
+        maximum=config.max_density_ratio,
     )
     note = f"Thumbs-down records weigh between {ratios.min():.2f} and {ratios.max():.2f}, {ratios.mean():.2f} on average"
     parts: list[Record] = [*scored]

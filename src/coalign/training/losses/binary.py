@@ -21,6 +21,7 @@ import torch
 from coalign.core.errors import DataError
 from coalign.core.options import NonNegative, Positive, option
 from coalign.data.encoding import EncodedRecord
+from coalign.training.losses.reward_shift import labelled_metrics
 from coalign.training.objective import Losses, ScoredBatch, objective
 
 if TYPE_CHECKING:
@@ -162,17 +163,13 @@ def kto(batch: ScoredBatch, constants: KTOConstants) -> Losses:
     Raises:
         ValueError: no reference, or a record without exactly one labelled and one mismatched response.
     """
-    if batch.reference is None:
-        raise ValueError(
-            "the batch has no reference log-probabilities: declare the objective with reference=True"
-        )
     own, borrowed = batch.pairs()
     if batch.values[own].isnan().any() or not batch.values[borrowed].isnan().all():
         raise ValueError(
             "KTO needs a labelled and a mismatched response (value NaN) a record: `mismatch_responses`"
         )
     labels = batch.values[own] > 0.5
-    policy, reference = batch.policy.sums(), batch.reference.sums().detach()
+    policy, reference = batch.policy.sums(), batch.reference_sums()
     kl = kto_kl(policy[borrowed], reference[borrowed])
     losses = kto_loss(
         policy[own],
@@ -185,8 +182,4 @@ def kto(batch: ScoredBatch, constants: KTOConstants) -> Losses:
     )
     logps = policy[own].detach()
     rewards = constants.beta * (logps - reference[own])
-    metrics = {"kl": kl.expand_as(losses)}
-    for name, of_kind in (("chosen", labels), ("rejected", ~labels)):
-        metrics[f"rewards/{name}"] = torch.where(of_kind, rewards, torch.nan)
-        metrics[f"logps/{name}"] = torch.where(of_kind, logps, torch.nan)
-    return Losses(losses, metrics)
+    return Losses(losses, {"kl": kl.expand_as(losses), **labelled_metrics(labels, rewards, logps)})

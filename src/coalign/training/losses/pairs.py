@@ -24,12 +24,8 @@ def reference_pairs(batch: ScoredBatch) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the batch was scored without a reference.
     """
-    if batch.reference is None:
-        raise ValueError(
-            "the batch has no reference log-probabilities: declare the objective with reference=True"
-        )
     chosen, rejected = batch.pairs()
-    logps = batch.reference.sums().detach()
+    logps = batch.reference_sums()
     return logps[chosen], logps[rejected]
 
 
@@ -55,19 +51,33 @@ def implicit_rewards(
     return scale * chosen, scale * rejected
 
 
-def pair_metrics(batch: ScoredBatch, chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
-    """Rewards, margin, accuracy (share of records with chosen above rejected; a tie is no hit) and summed logps.
+def mean_rewards(batch: ScoredBatch, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """([R], [R]) `scale * a` of chosen and rejected responses, a their log-probability averaged over tokens."""
+    chosen, rejected = batch.pairs()
+    rewards = scale * batch.policy.means()
+    return rewards[chosen], rewards[rejected]
+
+
+def reward_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
+    """Rewards, margin and accuracy (share of records with chosen above rejected; a tie is no hit), without gradient.
 
     Args:
         chosen_rewards, rejected_rewards: [R] the scores that the objective compares.
     """
     chosen, rejected = chosen_rewards.detach(), rejected_rewards.detach()
-    chosen_logps, rejected_logps = policy_pairs(batch)
     return {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
-        "logps/chosen": chosen_logps.detach(),
-        "logps/rejected": rejected_logps.detach(),
+    }
+
+
+def pair_metrics(batch: ScoredBatch, chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
+    """`reward_metrics` and the summed log-probabilities of chosen and rejected responses."""
+    chosen, rejected = policy_pairs(batch)
+    return {
+        **reward_metrics(chosen_rewards, rejected_rewards),
+        "logps/chosen": chosen.detach(),
+        "logps/rejected": rejected.detach(),
     }

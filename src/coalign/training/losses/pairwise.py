@@ -9,14 +9,16 @@ h = S_policy - S_reference, sig the logistic function.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from annotated_types import Ge, Lt
 
-from coalign.core.options import Fraction, NonNegative, OptionGroup, Positive, option
+from coalign.core.options import NonNegative, Positive, option
 from coalign.training.losses.numerics import log_odds, mean_logps
 from coalign.training.losses.pairs import (
     implicit_rewards,
+    mean_rewards,
     pair_lengths,
     pair_metrics,
     policy_pairs,
@@ -27,6 +29,9 @@ from coalign.training.objective import Losses, ScoredBatch, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Smoothing = Annotated[float, Ge(0), Lt(0.5)]
+"""The assumed share of pairs whose labels are swapped."""
 
 
 def logistic_loss(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -156,7 +161,7 @@ def slic_hf_loss(
 
 
 @dataclass(kw_only=True)
-class DPOConstants(OptionGroup):
+class DPOConstants:
     """Constants of DPO."""
 
     __group__ = "Objective"
@@ -174,8 +179,7 @@ class DPOConstants(OptionGroup):
 )
 def dpo(batch: ScoredBatch, constants: DPOConstants) -> Losses:
     """DPO, Rafailov et al. 2023 (arXiv 2305.18290), equation 7."""
-    losses = dpo_loss(*policy_pairs(batch), *reference_pairs(batch), beta=constants.beta)
-    return Losses(losses, pair_metrics(batch, *implicit_rewards(batch, constants.beta)))
+    return _dpo(batch, beta=constants.beta)
 
 
 @dataclass(kw_only=True)
@@ -184,11 +188,7 @@ class CDPOConstants(DPOConstants):
 
     __group__ = "Objective"
 
-    label_smoothing: Fraction = option(0.1, "assumed share of swapped labels, below 0.5")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_smoothing(self.label_smoothing)
+    label_smoothing: Smoothing = option(0.1, "assumed share of swapped labels, below 0.5")
 
 
 @objective(
@@ -201,13 +201,13 @@ class CDPOConstants(DPOConstants):
 )
 def cdpo(batch: ScoredBatch, constants: CDPOConstants) -> Losses:
     """Conservative DPO, Mitchell 2023 ("A note on DPO with noisy preferences")."""
-    losses = dpo_loss(
-        *policy_pairs(batch),
-        *reference_pairs(batch),
-        beta=constants.beta,
-        label_smoothing=constants.label_smoothing,
-    )
-    return Losses(losses, pair_metrics(batch, *implicit_rewards(batch, constants.beta)))
+    return _dpo(batch, beta=constants.beta, label_smoothing=constants.label_smoothing)
+
+
+def _dpo(batch: ScoredBatch, *, beta: float, label_smoothing: float = 0.0) -> Losses:
+    pairs = (*policy_pairs(batch), *reference_pairs(batch))
+    losses = dpo_loss(*pairs, beta=beta, label_smoothing=label_smoothing)
+    return Losses(losses, pair_metrics(batch, *implicit_rewards(batch, beta)))
 
 
 @dataclass(kw_only=True)
@@ -232,14 +232,10 @@ class IPOConstants:
 )
 def ipo(batch: ScoredBatch, constants: IPOConstants) -> Losses:
     """IPO, Azar et al. 2023 (arXiv 2310.12036), equation 17."""
-    losses = ipo_loss(
-        *policy_pairs(batch),
-        *reference_pairs(batch),
-        *pair_lengths(batch),
-        tau=constants.tau,
-        length_normalised=constants.length_normalised,
-    )
-    rewards = implicit_rewards(batch, constants.tau, length_normalised=constants.length_normalised)
+    normalised = constants.length_normalised
+    pairs = (*policy_pairs(batch), *reference_pairs(batch), *pair_lengths(batch))
+    losses = ipo_loss(*pairs, tau=constants.tau, length_normalised=normalised)
+    rewards = implicit_rewards(batch, constants.tau, length_normalised=normalised)
     return Losses(losses, pair_metrics(batch, *rewards))
 
 
@@ -258,19 +254,15 @@ def hinge_ref(batch: ScoredBatch, constants: DPOConstants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class CPOConstants(OptionGroup):
+class CPOConstants:
     """Constants of CPO."""
 
     __group__ = "Objective"
 
     beta: Positive = option(0.1, "inverse temperature of the summed log-probability", source="TRL")
-    label_smoothing: Fraction = option(0.0, "assumed share of swapped labels, below 0.5", source="TRL")
+    label_smoothing: Smoothing = option(0.0, "assumed share of swapped labels, below 0.5", source="TRL")
     nll_weight: NonNegative = option(1.0, "weight of the chosen response's likelihood", source="paper")
     nll_reduction: Reduction = option("sum", "likelihood over response tokens", source="paper")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_smoothing(self.label_smoothing)
 
 
 @objective(
@@ -310,10 +302,9 @@ class SimPOConstants:
 )
 def simpo(batch: ScoredBatch, constants: SimPOConstants) -> Losses:
     """SimPO, Meng et al. 2024 (arXiv 2405.14734), equation 6."""
-    losses = simpo_loss(
-        *policy_pairs(batch), *pair_lengths(batch), beta=constants.beta, gamma=constants.gamma
-    )
-    return Losses(losses, pair_metrics(batch, *_mean_rewards(batch, constants.beta)))
+    pairs = (*policy_pairs(batch), *pair_lengths(batch))
+    losses = simpo_loss(*pairs, beta=constants.beta, gamma=constants.gamma)
+    return Losses(losses, pair_metrics(batch, *mean_rewards(batch, constants.beta)))
 
 
 @dataclass(kw_only=True)
@@ -338,7 +329,7 @@ class ORPOConstants:
 def orpo(batch: ScoredBatch, constants: ORPOConstants) -> Losses:
     """ORPO, Hong et al. 2024 (arXiv 2403.07691), equation 6."""
     losses = orpo_loss(*policy_pairs(batch), *pair_lengths(batch), odds_weight=constants.odds_weight)
-    return Losses(losses, pair_metrics(batch, *_mean_rewards(batch, 1.0)))
+    return Losses(losses, pair_metrics(batch, *mean_rewards(batch)))
 
 
 @dataclass(kw_only=True)
@@ -364,15 +355,3 @@ def slic_hf(batch: ScoredBatch, constants: SLiCConstants) -> Losses:
     chosen, rejected = policy_pairs(batch)
     losses = slic_hf_loss(chosen, rejected, delta=constants.delta, sft_weight=constants.sft_weight)
     return Losses(losses, pair_metrics(batch, chosen, rejected))
-
-
-def _mean_rewards(batch: ScoredBatch, scale: float) -> tuple[Tensor, Tensor]:
-    """([R], [R]) rewards `scale * a` of chosen and rejected responses."""
-    chosen, rejected = batch.pairs()
-    rewards = scale * batch.policy.means()
-    return rewards[chosen], rewards[rejected]
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if label_smoothing >= 0.5:
-        raise ValueError(f"label_smoothing: {label_smoothing} is not usable, expected below 0.5")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from coalign.training.losses.running_moments import RunningMoments
 from coalign.training.objective import ScoredBatch
 
@@ -34,6 +36,20 @@ def single_rewards(batch: ScoredBatch, beta: float) -> Tensor:
             "a binary objective needs records with one response each, scored under policy and reference"
         )
     return implicit_rewards(batch.policy.sums(), batch.reference.sums(), beta=beta)
+
+
+def labelled_metrics(labels: Tensor, rewards: Tensor, logps: Tensor) -> dict[str, Tensor]:
+    """Rewards and summed log-probabilities of thumbs-up records as chosen and of the others as rejected; NaN elsewhere.
+
+    Args:
+        labels: [R] true for thumbs up.
+        rewards, logps: [R] without gradient.
+    """
+    return {
+        f"{name}/{side}": torch.where(of_side, values, torch.nan)
+        for side, of_side in (("chosen", labels), ("rejected", ~labels))
+        for name, values in (("rewards", rewards), ("logps", logps))
+    }
 
 
 class RewardShift:

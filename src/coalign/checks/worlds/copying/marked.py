@@ -27,7 +27,7 @@ def _ascent(batch: ScoredBatch, constants: NoConstants) -> Losses:
     return Losses(batch.policy.sums())
 
 
-ASCENT = Objective("gradient_ascent", "demonstration", False, "tokens", NoConstants, (), _ascent)
+ASCENT = Objective("gradient_ascent", data="demonstration", reference=False, normalise="tokens", loss=_ascent)
 """Gradient ascent on the cross-entropy of bad answers: what unlearning methods are compared with."""
 
 
