@@ -34,11 +34,7 @@ from coalign.data.records import Demonstration
 from coalign.preference.data.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
 from coalign.preference.data.solutions import with_reference
 from coalign.training.learning import learn
-from coalign.training.losses.listwise import (
-    best_responses,
-    ordered_pairs,
-    ranking_metrics,
-)
+from coalign.training.losses.listwise import best_responses, ordered_pairs, ranking_metrics
 from coalign.training.losses.numerics import log1p_sum_exp
 from coalign.training.losses.supervised import nll_loss
 from coalign.training.material import Material, read_material
@@ -133,14 +129,9 @@ def aft(batch: ScoredBatch, constants: Constants) -> Losses:
     all are tied. `rewards/accuracies` is the paper's assessment accuracy.
     """
     scores = batch.policy.means()
-    align = aft_loss(
-        scores,
-        batch.values,
-        batch.record_index,
-        constraint=constants.constraint,
-        beta=constants.beta,
-    )
-    records, rows = imitated_responses(batch.values, batch.record_index)
+    groups, kind = (batch.values, batch.record_index), constants.constraint
+    align = aft_loss(scores, *groups, constraint=kind, beta=constants.beta)
+    records, rows = imitated_responses(*groups)
     nll = nll_loss(batch.policy.sums()[rows], batch.policy.lengths[rows], reduction="mean")
     losses = (constants.align_weight * align).index_add(0, records, nll)
     metrics = {"losses/align": align.detach(), "nll": nll.detach(), **ranking_metrics(batch, scores)}

@@ -36,20 +36,12 @@ from coalign.data.convert import convert
 from coalign.data.readers import read_records
 from coalign.data.records import Preference, Record
 from coalign.models.options import ModelOptions
-from coalign.preference.studies.cells import (
-    Cell,
-    Study,
-    StudyOptions,
-    assert_possible,
-    read_exam,
-    run_cells,
-    save_best,
-)
+from coalign.preference.studies.cells import Cell, StudyOptions, assert_possible, read_study
 from coalign.preference.studies.figures import size_findings
 from coalign.preference.studies.fine_tuned import fine_tune
 from coalign.preference.studies.grids import combinations, parse_grid
-from coalign.preference.studies.report import size_sections, write_study_report
-from coalign.training.material import LearningOptions, announce, read_material
+from coalign.preference.studies.report import run_study, size_sections
+from coalign.training.material import LearningOptions, announce
 from coalign.training.processes import assert_one_process
 
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")
@@ -121,27 +113,14 @@ def run(config: Config, run: Run) -> None:
         ConfigError: more pairs asked for than there are, constants out of range, or more than one process.
     """
     assert_one_process("dpo-insights samples")
-    material = read_material(config, "preference", run)
-    pairs = [one for one in material.training if isinstance(one, Preference)]
-    exam = read_exam(config, material.held_out)
-    study = Study(config, pairs, start_models(config, run), exam)
-    cells = grid(config, len(pairs))
+    study, notes = read_study(config, run, start_models(config, run))
+    cells = grid(config, len(study.pairs))
     assert_possible(study, cells)
-    announce(material.notes, run)
-    notes = [*material.notes]
+    announce(notes, run)
     if "fine-tuned" in config.starts:
-        notes.append(_make_fine_tuned(config, run, pairs))
-    rows = run_cells(run, study, cells)
-    save_best(run, study, rows)
-    write_study_report(
-        run,
-        study,
-        rows,
-        title=f"{', '.join(config.objectives)} from {len(config.starts)} start models",
-        findings=size_findings(rows, exam.main),
-        sections=size_sections(rows, exam.main),
-        notes=notes,
-    )
+        notes = [*notes, _make_fine_tuned(config, run, study.pairs)]
+    title = f"{', '.join(config.objectives)} from {len(config.starts)} start models"
+    run_study(run, study, cells, notes, title=title, findings=size_findings, sections=size_sections)
 
 
 def grid(config: Config, n_pairs: int) -> list[Cell]:

@@ -25,21 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from coalign.core.options import Count, Positive, groups_of, option, options_of
 from coalign.core.runs import Run
-from coalign.data.records import Preference
 from coalign.models.options import ModelOptions
-from coalign.preference.studies.cells import (
-    Cell,
-    Study,
-    StudyOptions,
-    assert_possible,
-    read_exam,
-    run_cells,
-    save_best,
-)
+from coalign.preference.studies.cells import Cell, StudyOptions, assert_possible, read_study
 from coalign.preference.studies.compared import any_constants, chosen_constants
 from coalign.preference.studies.figures import sensitivity_findings
 from coalign.preference.studies.grids import combinations, parse_grid
-from coalign.preference.studies.report import sensitivity_sections, write_study_report
+from coalign.preference.studies.report import run_study, sensitivity_sections
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.losses.pairs import (
@@ -50,7 +41,7 @@ from coalign.training.losses.pairs import (
     reference_pairs,
 )
 from coalign.training.losses.pairwise import logistic_loss
-from coalign.training.material import LearningOptions, announce, read_material
+from coalign.training.material import LearningOptions, announce
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 
@@ -187,11 +178,8 @@ def sweep(config: Config, run: Run) -> None:
         ConfigError: more pairs asked for than there are, settings out of range, or more than one process.
     """
     assert_one_process("the study samples")
-    material = read_material(config, "preference", run)
-    pairs = [one for one in material.training if isinstance(one, Preference)]
-    start = ModelOptions.of(config)
-    study = Study(config, pairs, {"start": start}, read_exam(config, material.held_out))
-    size = config.size or len(pairs)
+    study, notes = read_study(config, run, {"start": ModelOptions.of(config)})
+    size = config.size or len(study.pairs)
     cells = [
         Cell(name, "start", size, config.seed + seed, settings)
         for name, grid in config.settings().items()
@@ -199,15 +187,8 @@ def sweep(config: Config, run: Run) -> None:
         for seed in range(config.seeds)
     ]
     assert_possible(study, cells)
-    announce(material.notes, run)
-    rows = run_cells(run, study, cells)
-    save_best(run, study, rows)
-    write_study_report(
-        run,
-        study,
-        rows,
-        title=f"Sensitivity of {', '.join(config.objectives)}",
-        findings=sensitivity_findings(rows, study.exam.main),
-        sections=sensitivity_sections(rows, study.exam.main),
-        notes=material.notes,
+    announce(notes, run)
+    title = f"Sensitivity of {', '.join(config.objectives)}"
+    run_study(
+        run, study, cells, notes, title=title, findings=sensitivity_findings, sections=sensitivity_sections
     )

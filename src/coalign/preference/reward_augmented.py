@@ -164,13 +164,7 @@ def _how_to_ask(goal: dict[str, object], run: Run) -> Text:
         "and so do `coalign generate` and `coalign serve --align reward-augmented`; the option `goal` asks for "
         f"another one. Other programs put this text {where}:"
     )
-    return Text(
-        title="How to ask for the best replies",
-        paragraphs=[
-            told,
-            str(goal["text"]),
-        ],
-    )
+    return Text("How to ask for the best replies", paragraphs=[told, str(goal["text"])])
 
 
 METHOD = Method(

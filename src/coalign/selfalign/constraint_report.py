@@ -72,10 +72,7 @@ def compare_runs(
     result = {
         "satisfaction": _compared(means["before"], means["after"]),
         "kinds": {
-            kind: _compared(
-                _values_of(kind, tasks, sides["before"]),
-                _values_of(kind, tasks, sides["after"]),
-            )
+            kind: _compared(*(_values_of(kind, tasks, rows) for rows in sides.values()))
             for kind in sorted({tag for task in tasks for tag in task.tags})
         },
         "perplexity": [perplexity["before"].perplexity, perplexity["after"].perplexity],

@@ -64,9 +64,18 @@ def with_votes(material: Material, config: VoterOptions, run: Run) -> Material:
     tokenizer = load_tokenizer(config)
     notes = list(material.notes)
 
-    def score(records: Sequence[Record]) -> list[Record]:
-        demonstrations = [one for one in records if isinstance(one, Demonstration)]
-        scored = _score(demonstrations, scorers, tokenizer, config, run)
+    def score(records: Sequence[Record]) -> ScoredDemonstrations:
+        return precompute_scores(
+            [one for one in records if isinstance(one, Demonstration)],
+            scorers,
+            tokenizer,
+            run.artefacts / "scores",
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+        )
+
+    def voted(records: Sequence[Record]) -> list[Record]:
+        scored = score(records)
         if scored.dropped:
             notes.append(
                 f"{len(scored.dropped)} records have nothing to score; the first: {scored.dropped[0]}"
@@ -77,23 +86,5 @@ def with_votes(material: Material, config: VoterOptions, run: Run) -> Material:
             notes.append(f"{len(values)} records have a mean of {mean:.3f} nats per token under {names}")
         return [*scored.records]
 
-    everything = [one for one in (*material.training, *material.held_out) if isinstance(one, Demonstration)]
-    _score(everything, scorers, tokenizer, config, run)  # every model is loaded once, for both parts
-    return Material(score(material.training), score(material.held_out), notes)
-
-
-def _score(
-    records: Sequence[Demonstration],
-    scorers: Sequence[Scorer],
-    tokenizer: PreTrainedTokenizerBase,
-    config: VoterOptions,
-    run: Run,
-) -> ScoredDemonstrations:
-    return precompute_scores(
-        records,
-        scorers,
-        tokenizer,
-        run.artefacts / "scores",
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-    )
+    score([*material.training, *material.held_out])  # every model is loaded once, for both parts
+    return Material(voted(material.training), voted(material.held_out), notes)

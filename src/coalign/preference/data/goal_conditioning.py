@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -248,20 +249,18 @@ def _rating_means(records: Sequence[Preference | Ranking], column: str) -> list[
 def _rescaled(
     pairs: Sequence[Preference], scale: Scale, range_from: Sequence[Preference | Ranking]
 ) -> list[Preference]:
-    bounds: dict[str, list[float]] = {}
+    seen: dict[str, list[float]] = defaultdict(list)
     for record in range_from:
-        given = [score for score in _scored(record)[1] if score is not None]
-        bounds.setdefault(record.source.file, []).extend(given)
+        seen[record.source.file] += [score for score in _scored(record)[1] if score is not None]
+    ends = {file: (min(scores), max(scores)) for file, scores in seen.items()}
 
-    def on_scale(score: float, seen: list[float]) -> float:
-        low, high = min(seen), max(seen)
+    def on_scale(score: float, low: float, high: float) -> float:
         place = (score - low) / (high - low) if high > low else 1.0
         return round(scale.lowest + place * (scale.highest - scale.lowest), 1)
 
-    ends = {file: [min(seen), max(seen)] for file, seen in bounds.items()}
     rescaled = []
     for pair in pairs:
-        better, worse = (on_scale(score, ends[pair.source.file]) for score in _scores(pair))
+        better, worse = (on_scale(score, *ends[pair.source.file]) for score in _scores(pair))
         rescaled.append(replace(pair, chosen_score=better, rejected_score=worse))
     return rescaled
 

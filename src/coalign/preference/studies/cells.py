@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from coalign.models.options import ModelOptions
 from coalign.preference.studies.examination import Examination, examine, prompts_of, read_prompts
 from coalign.training.job import Job
 from coalign.training.learning import train
+from coalign.training.material import read_material
 from coalign.training.objective import Objective, get_objective
 from coalign.training.options import TrainingOptions
 
@@ -109,6 +110,17 @@ class Study:
     pairs: Sequence[Preference]
     starts: Mapping[str, ModelOptions]
     exam: Examination
+
+
+def read_study(config: Any, run: Run, starts: Mapping[str, ModelOptions]) -> tuple[Study, list[str]]:
+    """A study of the pairs that `config` names, and what became of the data.
+
+    Raises:
+        DataError: pairs or files to measure on that cannot be used.
+    """
+    material = read_material(config, "preference", run)
+    pairs = [one for one in material.training if isinstance(one, Preference)]
+    return Study(config, pairs, starts, read_exam(config, material.held_out)), material.notes
 
 
 def read_exam(config: Any, held_out: Sequence[Record]) -> Examination:
@@ -308,11 +320,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "id": cell.id,
-        "objective": cell.objective,
-        "start": cell.start,
-        "size": cell.size,
-        "seed": cell.seed,
-        "settings": dict(cell.settings),
+        **asdict(cell),
         "diverged": diverged,
         "steps": steps,
         "seconds": round(seconds, 1),

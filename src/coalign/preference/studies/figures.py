@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from coalign.preference.studies.cells import START, Rows
@@ -61,6 +62,11 @@ def measured(rows: Sequence[Row]) -> list[str]:
     """The metrics that at least one trained row has, in the order of reports."""
     trained = [row for row in rows if row["objective"] != START]
     return [name for name in MEASURES if any(row.get(name) is not None for row in trained)]
+
+
+def of_start(rows: Iterable[Row], metric: str) -> float | None:
+    """A metric of the first start model among the rows; None where it was not measured."""
+    return next((row.get(metric) for row in rows if row["objective"] == START), None)
 
 
 def line(
@@ -166,27 +172,20 @@ def size_findings(rows: Rows, main: str) -> list[str]:
     for start in dict.fromkeys(key[0] for key in by_cell):
         own = {key: one for key, one in by_cell.items() if key[0] == start}
         top = max(own, key=lambda key: own[key].mean)
-        before = next(
-            (row.get(main) for row in rows if row["objective"] == START and row["start"] == start), None
-        )
+        before = of_start([row for row in rows if row["start"] == start], main)
         said.append(
             f"From {start}: {top[1]} with {top[2]} pairs is best, {own[top].text(unit)}"
-            + (f" (start model {spread([{main: before}], main).text(unit)})." if before is not None else ".")  # type: ignore[union-attr]
+            + (f" (start model {number(before, unit)})." if before is not None else ".")
         )
         sizes = sorted({key[2] for key in own})
         means = [statistics.fmean(one.mean for key, one in own.items() if key[2] == size) for size in sizes]
         if len(sizes) > 1:
             steps = ", ".join(
                 f"{after - mean:+.3f} from {size} to {larger} pairs"
-                for (size, mean), (larger, after) in zip(
-                    zip(sizes, means, strict=True), zip(sizes[1:], means[1:], strict=True), strict=False
-                )
+                for (size, mean), (larger, after) in pairwise(zip(sizes, means, strict=True))
             )
             said.append(f"More data from {start}, mean over the objectives: {steps}.")
-    diverged = sum(row["diverged"] for row in rows)
-    if diverged:
-        said.append(f"{diverged} trainings diverged and have no part in the figures.")
-    return said
+    return [*said, *_diverged(rows)]
 
 
 def sensitivity_findings(rows: Rows, main: str) -> list[str]:
@@ -201,13 +200,15 @@ def sensitivity_findings(rows: Rows, main: str) -> list[str]:
     if steady:
         spreads = ", ".join(f"{one['objective']} {number(one['spread'], unit)}" for one in steady)
         said.append(f"Spread between best and worst setting, smallest first: {spreads}.")
-    before = next((row.get("length") for row in rows if row["objective"] == START), None)
+    before = of_start(rows, "length")
     lengths = ", ".join(f"{one['objective']} {one['mean_length']:.1f}" for one in found)
     said.append(
         f"Mean response length over the settings, tokens: {lengths}"
         + (f" (start model {before:.1f})." if before is not None else ".")
     )
+    return [*said, *_diverged(rows)]
+
+
+def _diverged(rows: Rows) -> list[str]:
     diverged = sum(row["diverged"] for row in rows)
-    if diverged:
-        said.append(f"{diverged} trainings diverged and have no part in the figures.")
-    return said
+    return [f"{diverged} trainings diverged and have no part in the figures."] if diverged else []

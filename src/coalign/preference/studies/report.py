@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coalign.core.runs import Run
-from coalign.preference.studies.cells import START, Rows, Study
+from coalign.preference.studies.cells import START, Rows, Study, run_cells, save_best
+from coalign.preference.studies.cells import Cell as StudyCell
 from coalign.preference.studies.examination import MEASURES
 from coalign.preference.studies.figures import (
     Row,
@@ -14,6 +16,7 @@ from coalign.preference.studies.figures import (
     grouped,
     line,
     measured,
+    of_start,
     sensitivity,
     settings_text,
     spread,
@@ -43,7 +46,7 @@ def size_sections(rows: Rows, main: str) -> list[AnySection]:
     """Every metric over the number of pairs, one chart a start model and one line an objective; and tables."""
     starts = list(dict.fromkeys(row["start"] for row in rows))
     sections: list[AnySection] = []
-    for metric in _main_first([name for name in measured(rows) if name in DRAWN], main):
+    for metric in sorted({*DRAWN} & {*measured(rows)}, key=[main, *MEASURES].index):
         drawn = [
             chart
             for start in starts
@@ -61,7 +64,7 @@ def _size_lines(rows: Rows, start: str, metric: str) -> list[Series | None]:
         line(objective, found, metric, lambda row: row["size"])
         for objective, found in grouped(own, lambda row: row["objective"]).items()
     ]
-    before = next((row.get(metric) for row in own if row["objective"] == START), None)
+    before = of_start(own, metric)
     sizes = sorted({float(row["size"]) for row in own if row["objective"] != START})
     if before is not None and metric != "kl":
         lines.append(Series("start model", sizes, [before] * len(sizes)))
@@ -70,27 +73,32 @@ def _size_lines(rows: Rows, start: str, metric: str) -> list[Series | None]:
 
 def _size_table(rows: Rows, start: str, main: str) -> TableSection:
     own = [row for row in rows if row["start"] == start]
-    metrics = _main_first(measured(own), main)
-    table: list[list[Cell]] = []
-    for row in own:
-        if row["objective"] == START:
-            table.append(["start model", 0, None, *(_text([row], name) for name in metrics)])
+    groups: list[tuple[list[Cell], Sequence[Row]]] = [
+        (["start model", 0, None], [row]) for row in own if row["objective"] == START
+    ]
     for (objective, size), found in grouped(own, lambda row: (row["objective"], row["size"])).items():
-        diverged = sum(row["diverged"] for row in found)
-        table.append(
-            [
-                objective,
-                size,
-                f"{len(found) - diverged} of {len(found)}",
-                *(_text(found, name) for name in metrics),
-            ]
-        )
+        trained = f"{sum(not row['diverged'] for row in found)} of {len(found)}"
+        groups.append(([objective, size, trained], found))
+    note = "Mean and standard deviation over seeds; the third column counts trainings that did not diverge."
+    table = _table(f"From {start}", note, ["objective", "pairs", "trained"], own, groups, main)
+    return replace(table, units={"pairs": "integer"})
+
+
+def _table(
+    title: str,
+    note: str,
+    heads: Sequence[str],
+    rows: Rows,
+    groups: Iterable[tuple[list[Cell], Sequence[Row]]],
+    main: str,
+) -> TableSection:
+    """Every metric that `rows` have, the main one first, for each group of rows behind its head."""
+    metrics = sorted(measured(rows), key=lambda name: name != main)
     return TableSection(
-        f"From {start}",
-        note="Mean and standard deviation over seeds; the third column counts trainings that did not diverge.",
-        columns=["objective", "pairs", "trained", *(MEASURES[name].title for name in metrics)],
-        rows=table,
-        units={"pairs": "integer"},
+        title,
+        note=note,
+        columns=[*heads, *(MEASURES[name].title for name in metrics)],
+        rows=[[*head, *(_text(found, name) for name in metrics)] for head, found in groups],
     )
 
 
@@ -183,59 +191,52 @@ def _against_kl(rows: Rows, main: str) -> list[Chart]:
 
 
 def _settings_table(rows: Rows, main: str) -> TableSection:
-    metrics = _main_first(measured(rows), main)
-    table: list[list[Cell]] = [
-        ["start model", "", *(_text([row], name) for name in metrics)]
-        for row in rows
-        if row["objective"] == START
+    groups: list[tuple[list[Cell], Sequence[Row]]] = [
+        (["start model", ""], [row]) for row in rows if row["objective"] == START
     ]
-    for (objective, settings), found in grouped(
-        rows, lambda row: (row["objective"], settings_text(row))
-    ).items():
-        table.append([objective, settings, *(_text(found, name) for name in metrics)])
-    return TableSection(
-        "All settings",
-        note="Mean and standard deviation over seeds.",
-        columns=["objective", "settings", *(MEASURES[name].title for name in metrics)],
-        rows=table,
-    )
+    trained = grouped(rows, lambda row: (row["objective"], settings_text(row)))
+    groups += [([*head], found) for head, found in trained.items()]
+    note = "Mean and standard deviation over seeds."
+    return _table("All settings", note, ["objective", "settings"], rows, groups, main)
 
 
-def write_study_report(
+def run_study(
     run: Run,
     study: Study,
-    rows: Rows,
+    cells: Sequence[StudyCell],
+    notes: Sequence[str],
     *,
     title: str,
-    findings: Sequence[str],
-    sections: Sequence[AnySection],
-    notes: Sequence[str],
+    findings: Callable[[Rows, str], list[str]],
+    sections: Callable[[Rows, str], list[AnySection]],
 ) -> Report:
-    """Write `report.html` and the headline of `status.json`.
+    """Train and measure every cell that is missing, keep the best model, and report.
 
     Args:
-        findings: sentences; the first is the headline.
-        sections: of the kind of study.
         notes: what became of the data.
+        findings: of all rows and the main metric, sentences; the first is the headline.
+        sections: likewise, of the kind of study.
+
+    Raises:
+        ConfigError: see `assert_possible`.
     """
+    rows = run_cells(run, study, cells)
+    save_best(run, study, rows)
     main = study.exam.main
-    best = spread_of_best(rows, main)
+    best, (headline, *seen) = spread_of_best(rows, main), findings(rows, main)
     figures = [Figure(MEASURES[main].title, best.mean, unit=MEASURES[main].unit)] if best else []
     return publish(
         run,
         study.config,
         title=title,
-        verdict=Headline("neutral", findings[0], figures),
+        verdict=Headline("neutral", headline, figures),
         facts={
             "Trainings": str(sum(row["objective"] != START for row in rows)),
             "Seeds": str(study.config.seeds),
             "Held-out pairs": str(len(study.exam.pairs)),
             "Answers": str(len(study.exam.tasks)),
         },
-        sections=[
-            *([Text("What was seen", paragraphs=findings[1:])] if findings[1:] else []),
-            *sections,
-        ],
+        sections=[*([Text("What was seen", paragraphs=seen)] if seen else []), *sections(rows, main)],
         notes=notes,
         then=[Command(f"coalign chat {run.path}", "talk to the best model")] if run.model.exists() else [],
         figures={f"{row['id']}/{main}": row[main] for row in rows if row.get(main) is not None},
@@ -245,7 +246,3 @@ def write_study_report(
 def _text(rows: Sequence[Row], metric: str) -> str | None:
     found = spread(rows, metric)
     return found.text(MEASURES[metric].unit) if found else None
-
-
-def _main_first(names: Sequence[str], main: str) -> list[str]:
-    return sorted(names, key=lambda name: name != main)
