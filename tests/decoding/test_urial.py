@@ -184,7 +184,7 @@ def config(folder, **changes):
 
 def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
     judge = Said("I would give it a 4.\n\nRating: [[4]]")
-    monkeypatch.setattr(in_context_ratings, "open_generator", lambda *_: judge)
+    monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
     run = execute(
         "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
     )
@@ -363,7 +363,7 @@ def judged(folder, monkeypatch):
     rows = [{"id": f"p{n}", "prompt": f"the sky {n}", "safety": n == 2} for n in range(3)]
     write(folder / "mixed.jsonl", rows)
     judge = Judge(scored)
-    monkeypatch.setattr(in_context_ratings, "open_generator", lambda *_: judge)
+    monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
     options = {"prompts": str(folder / "mixed.jsonl"), "judge_model": "scripted", "max_new_tokens": 4}
     return judge, options
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Option, build, load_file, options_of, parse_value, to_yaml
+from coalign.core.options import Option, build, converted, load_file, options_of, parse_value, to_yaml
 
 if TYPE_CHECKING:
     from coalign.models.backends.options import BackendOptions
+    from coalign.models.options import ModelOptions
 
 _PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
 
@@ -84,10 +85,6 @@ class ConfigCommand(GroupedCommand):
         return places
 
 
-ADAPTER_OPTIONS = frozenset(("tuning", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets"))
-"""Options of training, which a command that only generates does not offer."""
-
-
 def flags_of(config_class: type, *, leave_out: Container[str] = ()) -> list[click.Option]:
     """The flags of a group of options."""
     return [flag(one) for one in options_of(config_class) if one.name not in leave_out]
@@ -106,20 +103,23 @@ def built(config_class: type[T], given: Mapping[str, Any], **more: Any) -> T:
     )
 
 
-def assert_endpoint_alone(backend: BackendOptions, given: Mapping[str, Any]) -> None:
-    """Refuse options of a local model that an endpoint would ignore.
+def built_models(given: Mapping[str, Any]) -> tuple[ModelOptions, BackendOptions]:
+    """Model and back end out of a command's parameters.
 
     Raises:
-        ConfigError: one of them is given.
+        ConfigError: values that cannot be used, or options of a local model that an endpoint would ignore.
     """
+    from coalign.models.backends.options import BackendOptions
     from coalign.models.options import ModelOptions
 
+    which, backend = built(ModelOptions, given), built(BackendOptions, given)
     local = [one for one in options_of(ModelOptions) if given.get(one.name) is not None]
     if backend.chosen_backend == "endpoint" and local:
         raise ConfigError(
             f"{local[0].flag} has no effect with --endpoint: the server has the model.",
             hint="Name one of the server's models with --endpoint-model.",
         )
+    return which, backend
 
 
 def key_values(texts: Sequence[str]) -> dict[str, Any]:
@@ -273,22 +273,10 @@ def printed(config_class: type, values: Mapping[str, Any], places: Mapping[str, 
     missing = [one for one in options_of(config_class) if one.required and one.name not in values]
     if not missing:
         return to_yaml(build(config_class, values, places=places))
-    names = {one.name for one in missing}
-    rest = dataclasses.make_dataclass(
-        "Rest",
-        [
-            (
-                one.name,
-                one.type,
-                dataclasses.field(default_factory=lambda one=one: one.default, metadata={"help": one.help}),
-            )
-            for one in options_of(config_class)
-            if one.name not in names
-        ],
-        kw_only=True,
-    )
+    given = converted(config_class, values, places=places, incomplete=True)
+    rest = {one.name: given.get(one.name, one.default) for one in options_of(config_class)}
     gaps = "".join(f"{one.name}:  # required: {one.help}\n" for one in missing)
-    return gaps + to_yaml(build(rest, values, places=places))
+    return gaps + to_yaml({name: value for name, value in rest.items() if value is not dataclasses.MISSING})
 
 
 def _given(ctx: click.Context, param: click.Parameter, value: Any) -> Any:

@@ -237,6 +237,26 @@ def build(
         ConfigError: an unknown key (with the nearest known name), a missing required key, a wrong type or a value
             out of range; every problem is listed, one a line, as `where: key: found, expected`.
     """
+    clean = converted(config_class, values, where=where, places=places)
+    try:
+        return config_class(**clean)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def converted(
+    config_class: type,
+    values: Mapping[str, Any],
+    *,
+    where: str = "configuration",
+    places: Mapping[str, str] | None = None,
+    incomplete: bool = False,
+) -> dict[str, Any]:
+    """`values` as the types of the options have them. Arguments and errors are those of `build`.
+
+    Args:
+        incomplete: required options may be missing.
+    """
     places = places or {}
     known = {one.name: one for one in options_of(config_class)}
     clean: dict[str, Any] = {}
@@ -254,14 +274,11 @@ def build(
     problems += [
         f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
         for one in known.values()
-        if one.required and one.name not in values
+        if one.required and one.name not in values and not incomplete
     ]
     if problems:
         raise ConfigError("\n".join(problems))
-    try:
-        return config_class(**clean)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return clean
 
 
 def parse_value(one: Option, value: Any) -> Any:
@@ -333,8 +350,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Any) -> str:
-    """The configuration as YAML that `load_file` and `build` read back."""
+    """The configuration, or a mapping of names to values, as YAML that `load_file` and `build` read back."""
     import yaml
+
+    values = _plain(config) if isinstance(config, dict) else to_dict(config)
 
     class Dumper(yaml.SafeDumper):
         """Escapes Unicode's line ends, which would be read back as spaces."""
@@ -344,7 +363,7 @@ def to_yaml(config: Any) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    return yaml.dump(to_dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def save(config: Any, path: Path) -> None:

@@ -60,8 +60,10 @@ class ModelOptions(OptionGroup):
         Raises:
             ValueError: one of them is given.
         """
-        self.refuse((*ADAPTER, "tuning"), "here: nothing is trained")
+        self.refuse(TRAINING, "here: nothing is trained")
 
 
 ADAPTER = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
 """The options that describe an adapter."""
+TRAINING = ("tuning", *ADAPTER)
+"""The options of training, which what only generates does not take."""

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.cli.flags import (
-    ADAPTER_OPTIONS,
     GroupedCommand,
-    assert_endpoint_alone,
     built,
+    built_models,
     flags_of,
     method_values_of,
     with_methods,
@@ -23,14 +22,14 @@ from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.options import to_dict
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
-from coalign.models.options import ModelOptions
+from coalign.models.options import TRAINING, ModelOptions
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages, Record
 
 
 FLAGS = [
-    *flags_of(ModelOptions, leave_out=ADAPTER_OPTIONS),
+    *flags_of(ModelOptions, leave_out=TRAINING),
     *flags_of(SamplingOptions, leave_out={"stop"}),
     *flags_of(BackendOptions),
 ]
@@ -105,8 +104,7 @@ def generate(
 
     stops = [one.replace("\\n", "\n").replace("\\t", "\t") for one in stop]
     options = built(SamplingOptions, given, stop=stops)
-    which, backend = built(ModelOptions, given), built(BackendOptions, given)
-    assert_endpoint_alone(backend, given)
+    which, backend = built_models(given)
     if rewards and not methods:
         methods = ("deal" if backend.chosen_backend == "transformers" else "best-of-n",)
     values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in rewards)))

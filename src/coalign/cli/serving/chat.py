@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import (
-    ADAPTER_OPTIONS,
-    GroupedCommand,
-    assert_endpoint_alone,
-    built,
-    flags_of,
-    method_values_of,
-    with_methods,
-)
+from coalign.cli.flags import GroupedCommand, built_models, flags_of, method_values_of, with_methods
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.models.backends.options import BackendOptions
-from coalign.models.options import ModelOptions
+from coalign.models.options import TRAINING, ModelOptions
 
 if TYPE_CHECKING:
     from coalign.models.types import Generator, Sampling
@@ -35,7 +27,7 @@ NARROW = 70
 
 @click.command(
     cls=GroupedCommand,
-    params=[*flags_of(ModelOptions, leave_out={*ADAPTER_OPTIONS, "model"}), *flags_of(BackendOptions)],
+    params=[*flags_of(ModelOptions, leave_out={*TRAINING, "model"}), *flags_of(BackendOptions)],
 )
 @click.argument("model", metavar="[MODEL|RUN]", required=False)
 @click.option(
@@ -71,9 +63,7 @@ def chat(
 
     Reads lines from standard input when that is not a terminal, one message a line.
     """
-    given = {**given, "model": model}
-    which, backend = built(ModelOptions, given), built(BackendOptions, given)
-    assert_endpoint_alone(backend, given)
+    which, backend = built_models({**given, "model": model})
     values = method_values_of(methods, method_values)
     speakers = [
         Speaker(label, generator, system, place, seed)

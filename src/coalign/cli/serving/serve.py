@@ -8,22 +8,14 @@ from typing import Any
 
 import click
 
-from coalign.cli.flags import (
-    ADAPTER_OPTIONS,
-    GroupedCommand,
-    assert_endpoint_alone,
-    built,
-    flags_of,
-    method_values_of,
-    with_methods,
-)
+from coalign.cli.flags import GroupedCommand, built_models, flags_of, method_values_of, with_methods
 from coalign.models.backends.options import BackendOptions
-from coalign.models.options import ModelOptions
+from coalign.models.options import TRAINING, ModelOptions
 
 
 @click.command(
     cls=GroupedCommand,
-    params=[*flags_of(ModelOptions, leave_out={*ADAPTER_OPTIONS, "model"}), *flags_of(BackendOptions)],
+    params=[*flags_of(ModelOptions, leave_out={*TRAINING, "model"}), *flags_of(BackendOptions)],
 )
 @click.argument("model", metavar="[MODEL|RUN]", required=False)
 @with_methods("--align", "--method")
@@ -64,9 +56,7 @@ def serve(
     from coalign.web.local import address_of, is_loopback, listen, serve_app
     from coalign.web.serve import KEY_VARIABLE, Served, make_app
 
-    given = {**given, "model": model}
-    which, backend = built(ModelOptions, given), built(BackendOptions, given)
-    assert_endpoint_alone(backend, given)
+    which, backend = built_models({**given, "model": model})
     values = method_values_of(methods, method_values)
     key = os.environ.get(KEY_VARIABLE) or None
     socket = listen(host, port)

@@ -17,9 +17,7 @@ from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.protocol import Judge, JudgeItem, check_failures
 from coalign.judging.store import Deferred, ReplyStore
 from coalign.measures.statistics import bootstrap_mean
-from coalign.models.backends.open import open_generator
-from coalign.models.backends.options import BackendOptions
-from coalign.models.options import ModelOptions
+from coalign.models.backends.open import open_named
 from coalign.report.model import Comparison, ComparisonRow, TableSection
 from coalign.report.parts import estimate, paired
 
@@ -118,15 +116,8 @@ def safety_flags(records: Sequence[Any], column: str) -> list[bool]:
 
 def open_judge(run: Run, config: RatingOptions, device: str) -> Judge:
     """The judge of the options; it is loaded when it is first asked, and its replies are kept."""
-    remote = config.judge_endpoint is not None
-    backend = (
-        BackendOptions(endpoint=config.judge_endpoint, endpoint_model=config.judge_model)
-        if remote
-        else BackendOptions()
-    )
-    model = ModelOptions(model="default" if remote else str(config.judge_model), device=device)
     return LanguageModelJudge(
-        Deferred(lambda: open_generator(model, backend)),
+        Deferred(lambda: open_named(config.judge_model, endpoint=config.judge_endpoint, device=device)),
         name=str(config.judge_model),
         identity={"endpoint": config.judge_endpoint},
         store=ReplyStore(config.replies or run.artefacts / "replies.jsonl"),

@@ -268,10 +268,9 @@ def judge_over(generator: Generator) -> Callable[[str | None], Judge]:
 
     def open_judge(name: str | None) -> Judge:
         from coalign.judging.language_judge import LanguageModelJudge
-        from coalign.models.backends.open import open_generator
-        from coalign.models.options import ModelOptions
+        from coalign.models.backends.open import open_named
 
-        inner = generator if name is None else open_generator(ModelOptions(model=name))
+        inner = generator if name is None else open_named(name)
         return LanguageModelJudge(inner, name=name or "the model itself", explain=False)
 
     return open_judge

@@ -46,6 +46,16 @@ def open_generator(
     return open_transformers(options, batch_size=batch_size)
 
 
+def open_named(name: str | None, *, endpoint: str | None = None, device: str = "auto") -> Generator:
+    """A model by name alone: on the server at `endpoint` (None: the only one that it lists), else on this machine.
+
+    Raises: as `open_generator`.
+    """
+    if endpoint:
+        return open_generator(ModelOptions(), BackendOptions(endpoint=endpoint, endpoint_model=name))
+    return open_generator(ModelOptions(model=name or "default", device=device))
+
+
 def open_transformers(options: ModelOptions, *, batch_size: int | None = None) -> TransformersGenerator:
     """The Transformers back end; an adapter is merged, which makes every token cheaper.
 

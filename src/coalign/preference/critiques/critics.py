@@ -18,9 +18,7 @@ from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale, check_failures
 from coalign.judging.store import Deferred, ReplyStore
 from coalign.judging.verifiers.constraints import Constraint
-from coalign.models.backends.open import open_generator
-from coalign.models.backends.options import BackendOptions
-from coalign.models.options import ModelOptions
+from coalign.models.backends.open import open_named
 
 SCALE = Scale(low=1, high=10)
 _VERDICT = re.compile(r"\[\[[^\[\]]*\]\]")
@@ -161,14 +159,11 @@ def open_critic(
     """
     if options.critic is None:
         return ConstraintCritic(constraints)
-    name = options.critic
-    backend = BackendOptions()
-    if _is_address(name):
-        backend = BackendOptions(endpoint=name, endpoint_model=options.critic_served)
-    model = ModelOptions(model="default" if _is_address(name) else name, device=device)
+    server = options.critic if _is_address(options.critic) else None
+    name = options.critic_served if server else options.critic
     judge = LanguageModelJudge(
-        Deferred(lambda: open_generator(model, backend)),
-        name=options.critic_served or name,
+        Deferred(lambda: open_named(name, endpoint=server, device=device)),
+        name=options.critic_served or options.critic,
         store=ReplyStore(replies),
         scale=SCALE,
     )
