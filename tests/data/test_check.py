@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from coalign.cli.files.data import data
 from coalign.core.errors import DataError
 from coalign.data.check import check_records
-from coalign.data.readers import RecordSet, scan_records
+from coalign.data.readers import RecordSet, read_records, scan_records
 from coalign.data.records import Feedback, Preference, PromptRecord, Ranking
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
 
@@ -171,3 +171,65 @@ def test_checking_without_a_model_imports_no_torch(tmp_path):
 
 def test_scan_keeps_problems(tmp_path):
     assert scan_records(write(tmp_path / "a.jsonl", GOOD, BAD)).n_bad == 1
+
+
+def test_what_is_trained_is_shown_token_by_token_for_each_shape():
+    system = [{"role": "system", "content": "be kind"}, *user("q")]
+    records = [PromptRecord(prompt=one) for one in (user("a"), user("b"), system)]
+    pictures = check_records(found(*records), byte_tokenizer(CHATML), show=0).pictures
+    assert ["".join(one.prompt).count("<|im_start|>") for one in pictures] == [2, 3]
+    pair = Preference(prompt=user("q"), chosen="yes", rejected="no")
+    (picture,) = check_records(found(pair), byte_tokenizer(CHATML)).pictures
+    assert [(name, "".join(tokens)) for name, tokens in picture.responses] == [
+        ("chosen", "yes<|im_end|>"),
+        ("rejected", "no<|im_end|>"),
+    ]
+
+
+def test_pairs_that_are_equal_once_they_are_cut_are_counted():
+    pair = Preference(prompt=user("q"), chosen="it is so, right", rejected="it is so, wrong")
+    (picture,) = check_records(found(pair), byte_tokenizer(CHATML)).pictures
+    check = check_records(found(pair), byte_tokenizer(CHATML), max_length=len(picture.prompt) + 4)
+    assert (check.identical_responses, check.same_tokens) == (0, 1)
+    assert any("are the same tokens" in line for line in check.warnings())
+    assert check_records(found(pair), byte_tokenizer(CHATML)).same_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["<|im_start|>user\nhi<|im_end|>", "<s>[INST] hi [/INST]", "### Instruction:\nhi"]
+)
+def test_text_that_is_already_templated_is_warned_of(tmp_path, text):
+    path = tmp_path / "f.jsonl"
+    path.write_text(
+        json.dumps({"prompt": text, "completion": "a </s> b"})
+        + "\n"
+        + json.dumps({"prompt": "p", "completion": "c"})
+    )
+    (warning,) = scan_records(path).warnings
+    assert "already holds a chat template's marks" in warning
+    assert ": 1." in warning
+
+
+def test_half_a_surrogate_pair_is_a_bad_record(tmp_path):
+    path = tmp_path / "f.jsonl"
+    rows = [
+        r'{"prompt": "Say \ud83d hi", "completion": "a"}',
+        r'{"messages": [{"role": "\uDE00"}]}',
+        r'{"prompt": "\ud83d\ude00", "completion": "a"}',
+    ]
+    path.write_text("\n".join(rows))
+    problems = [str(one).partition(": ")[2] for one in scan_records(path).problems]
+    assert problems == [
+        f"{field}: half a surrogate pair ({code}), expected valid text"
+        for field, code in (("prompt", r"\ud83d"), ("messages", r"\ude00"))
+    ]
+    path.with_suffix(".json").write_text(f"[{rows[0]},\n{rows[2]}]")
+    assert len(scan_records(path.with_suffix(".json")).problems) == 1
+
+
+def test_tools_are_refused_where_only_text_is_taken(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "completion": "c", "tools": [{"type": "function"}]}))
+    assert len(read_records(path, text_alone=False)) == 1
+    with pytest.raises(DataError, match="tools: cannot be used here, expected text and messages alone"):
+        read_records(path)

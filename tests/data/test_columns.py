@@ -224,7 +224,7 @@ def test_transcript_without_a_last_reply():
 
 def test_prompt_must_be_that_of_the_conversations():
     row = {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
-    assert "do not hold the prompt's last message" in problems(row)[0]
+    assert "does not hold the prompt's last message" in problems(row)[0]
 
 
 @pytest.mark.parametrize(

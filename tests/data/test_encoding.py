@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import DataError, ModelError
 from coalign.data.encoding import encode_prompt, encode_records, encode_response, values_of
-from coalign.data.records import Demonstration, Feedback, Judgment, Preference, PromptRecord, Ranking, Source
+from coalign.data.records import (
+    Demonstration,
+    Feedback,
+    Judgment,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Reply,
+    Source,
+)
 from tests.data.tokenizers import (
     CHATML,
     GEMMA,
@@ -118,7 +127,9 @@ def test_empty_prompt_is_one_token():
 def test_template_that_rewrites_the_prompt_is_refused():
     tokenizer = byte_tokenizer(REWRITING)
     record = Demonstration(prompt=HI, completion="<think>\nhm</think>yes", source=Source("f.jsonl", 7))
-    with pytest.raises(DataError, match=r"f\.jsonl:7: prompt: the chat template changes it.*'<think>"):
+    with pytest.raises(
+        DataError, match=r"f\.jsonl:7: response: .* leaves out a part of the answer \('<think>'\)"
+    ):
         encode_records([record], tokenizer)
 
 
@@ -199,3 +210,92 @@ def test_values():
     assert math.isnan(values_of(Judgment(prompt=HI, completion="a", judgment="ok"))[0])
     assert math.isnan(values_of(Demonstration(prompt=HI, completion="a"))[0])
     assert values_of(PromptRecord(prompt=HI)) == []
+
+
+WITH_TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] }}"
+    "{% if m['tool_calls'] %}{{ m['tool_calls'] | tojson }}{% endif %}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+OPENS_THOUGHT = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n<think>\n' }}{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+
+
+def test_tools_and_calls_are_given_to_the_template():
+    calls = [Reply("Wait.", {"tool_calls": [{"function": {"name": name}}]}) for name in ("look", "run")]
+    record = Preference(prompt=HI, chosen=calls[0], rejected=calls[1], tools=TOOLS)
+    tokenizer = byte_tokenizer(WITH_TOOLS)
+    encoded = encode_records([record], tokenizer).records[0]
+    assert '"name": "look"' in tokenizer.decode(encoded.prompt_ids)
+    assert [
+        name in tokenizer.decode(ids) for name, ids in zip(("look", "run"), encoded.response_ids, strict=True)
+    ] == [True, True]
+    assert encoded.response_ids[0] != encoded.response_ids[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "template", "message"),
+    [
+        (
+            Demonstration(prompt=HI, completion="a", tools=TOOLS),
+            CHATML,
+            "tools: the chat template leaves them out",
+        ),
+        (
+            Demonstration(prompt=HI, completion="a", tools=TOOLS),
+            None,
+            "tools: cannot be written without a chat template",
+        ),
+        (
+            Demonstration(prompt=HI, completion=Reply("a", {"thinking": "b"})),
+            CHATML,
+            "thinking: the chat template leaves it out",
+        ),
+        (
+            Demonstration(prompt=HI, completion=Reply("a", {"thinking": "b"})),
+            None,
+            "thinking: cannot be written without",
+        ),
+        (
+            Demonstration(
+                prompt=[*HI, {"role": "assistant", "content": "", "tool_calls": [{}]}, *HI], completion="a"
+            ),
+            CHATML,
+            "leaves out the tool_calls of message 2",
+        ),
+        (
+            Demonstration(prompt=HI, completion="a"),
+            "{{ 1 + messages }}",
+            "the chat template refuses these messages",
+        ),
+        (
+            Demonstration(prompt=HI, completion="<think>hm</think> yes"),
+            REWRITING.replace("<think>\n", ""),
+            "leaves out a part of the answer",
+        ),
+    ],
+)
+def test_what_a_template_leaves_out_is_not_trained_without_it(record, template, message):
+    with pytest.raises(DataError, match=message):
+        encode_records([record], byte_tokenizer(template))
+
+
+def test_several_templates_without_a_default_are_named():
+    tokenizer = byte_tokenizer(CHATML)
+    tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    with pytest.raises(ModelError, match=r"several chat templates .rag, tool_use. and no default"):
+        encode_records([Demonstration(prompt=HI, completion="a")], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("completion", "prompt_end"), [("yes", "assistant\n"), ("<think>\nhm</think>yes", "<think>\n")]
+)
+def test_a_block_of_thought_that_the_template_opens(completion, prompt_end):
+    """It belongs to the prompt where the answer goes on from it, and to neither where the answer has none."""
+    tokenizer = byte_tokenizer(OPENS_THOUGHT)
+    encoded = encode_records([Demonstration(prompt=HI, completion=completion)], tokenizer).records[0]
+    assert tokenizer.decode(encoded.prompt_ids).endswith(prompt_end)
+    assert tokenizer.decode(encoded.prompt_ids + encoded.response_ids[0]).endswith(f"{completion}<|end|>")

@@ -101,3 +101,21 @@ def test_targets_are_checked(model):
 def test_targets_that_match_nothing_are_refused(model, targets):
     with pytest.raises(ConfigError, match="adapter_targets"):
         add_lora(model, ModelOptions(adapter_targets=targets))
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["q_proj"]])
+def test_tied_weights_are_untied_where_an_adapter_changes_one(targets, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=64, num_hidden_layers=1, tie_word_embeddings=True, **sizes)
+    adapted = add_lora(
+        LlamaForCausalLM(config).eval(), ModelOptions(adapter_rank=4, adapter_targets=targets)
+    ).eval()
+    disturb(adapted)
+    with torch.no_grad():
+        expected = adapted(IDS).logits
+        merged = merge(adapted)
+        assert torch.allclose(merged(IDS).logits, expected, atol=1e-4)
+        merged.save_pretrained(tmp_path)
+        assert torch.allclose(LlamaForCausalLM.from_pretrained(tmp_path)(IDS).logits, expected, atol=1e-4)
+    assert merged.config.tie_word_embeddings == (targets == ["q_proj"])

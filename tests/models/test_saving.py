@@ -158,3 +158,16 @@ def test_a_full_disk_leaves_what_was_there(base, tmp_path, tokenizer, monkeypatc
     assert sorted(one.name for one in base.iterdir()) == before
     assert not list(base.parent.glob(".*.tmp"))
     assert add_lora(load_model(str(base), training=True), ModelOptions()) is not None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.6, "top_p": 0.9}, {"do_sample": True, "top_k": 5}, {}]
+)
+def test_a_generation_config_that_transformers_would_not_save(base, tmp_path, tokenizer, settings):
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    model = load_model(str(base), training=True)
+    written = json.loads(
+        (save_model(model, tokenizer, tmp_path / "again") / "generation_config.json").read_text()
+    )
+    assert {name: written[name] for name in settings} == settings
+    assert written.get("do_sample", False) == bool(settings)

@@ -145,3 +145,14 @@ def test_a_loss_that_is_no_number_names_the_examples(tmp_path: Path) -> None:
         train(tmp_path, Squares(spoilt=2), batch_size=2)
     assert "look at these points" in str(error.value.hint)
     assert (tmp_path / "checkpoints" / "train" / "checkpoint-2" / "complete").exists()
+
+
+@pytest.mark.parametrize(("count", "steps"), [(8, 1), (20, 6)])
+def test_a_run_of_one_step_learns(tmp_path: Path, count: int, steps: int) -> None:
+    """A warm-up of all steps would leave the only one at the rate 0."""
+    start, _, _ = train(tmp_path / "none", Squares(), count=count, epochs=1.0, learning_rate=1e-30)
+    weights, fit, _ = train(
+        tmp_path / "one", Squares(), count=count, epochs=1.0 if steps == 1 else 2.0, warmup_ratio=0.1
+    )
+    assert fit.steps == steps
+    assert not torch.allclose(weights, start, atol=1e-4)

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.encoding import Encoded, encode_records, shorten
+from coalign.data.encoding import Encoded, EncodedRecord, encode_records, shorten
 from coalign.data.frame import EncodingError, Frame
 from coalign.data.readers import RecordSet
-from coalign.data.records import Feedback, Judgment, Preference, Ranking, Record, responses_of
+from coalign.data.records import (
+    Feedback,
+    Judgment,
+    Preference,
+    Ranking,
+    Record,
+    fields_of,
+    message_of,
+    responses_of,
+)
 from coalign.data.splits import prompt_key
+from coalign.data.usable import compares_nothing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 N_BINS = 12
+SHAPES = 6
+"""So many distinct shapes of records are shown token by token."""
+SHAPE_TURNS = 8
+"""Messages by which shapes are told apart."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,15 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A record token by token, as it is trained on: the prompt's tokens, and those of each response by name."""
+
+    place: str
+    prompt: list[str]
+    responses: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
 class Check:
     """The findings.
 
@@ -57,6 +81,10 @@ class Check:
         reversed_scores: preferences whose rejected response has the higher score.
         classes: counts of thumbs up and down, for feedback and judged records that have them.
         truncated_prompts, truncated_responses, dropped: under the given lengths; None when none were given.
+        columns: every column, and what is done with it.
+        overlooked: what may have been meant otherwise: columns that are not used, text that is already templated.
+        same_tokens: records whose compared responses are the same tokens (once they are cut, where lengths are given).
+        pictures: the first record of each distinct shape, token by token; with a tokenizer.
     """
 
     source: str
@@ -81,6 +109,10 @@ class Check:
     dropped: list[RecordProblem] | None = None
     examples: list[Example] = field(default_factory=list)
     rejects: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    overlooked: tuple[str, ...] = ()
+    same_tokens: int = 0
+    pictures: list[Picture] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -97,10 +129,14 @@ class Check:
                 self.empty_prompts if self.empty_prompts < self.n_records else 0,
                 "Records with an empty prompt",
             ),
+            (
+                self.same_tokens - self.identical_responses,
+                "Records whose responses differ as text and are the same tokens, so that nothing is learnt",
+            ),
             (self.truncated_responses or 0, "Responses that are cut and lose their end of turn"),
             (len(self.dropped or ()), "Records dropped because their prompt leaves no room for a response"),
         ]
-        lines = [f"{what}: {number:,}." for number, what in counts if number]
+        lines = [*self.overlooked, *(f"{what}: {number:,}." for number, what in counts if number > 0)]
         for name, number in self.classes.items():
             if number == 0:
                 lines.append(f"No record is labelled {name}: most objectives on feedback need both.")
@@ -159,6 +195,8 @@ def check_records(
         max_length=max_length,
         examples=_examples(records[:show], tokenizer),
         rejects=str(found.rejects) if found.rejects else None,
+        columns=dict(found.uses),
+        overlooked=found.warnings,
         **cut,
     )
 
@@ -170,14 +208,50 @@ def _cut(
     max_prompt_length: int | None,
     max_length: int | None,
 ) -> dict[str, Any]:
-    if encoded is None or tokenizer is None or (max_prompt_length is None and max_length is None):
+    if encoded is None or tokenizer is None:
         return {}
     shortened = shorten(encoded.records, records, tokenizer.bos_token_id, max_prompt_length, max_length)
+    seen = {
+        "same_tokens": sum(map(compares_nothing, shortened.records)),
+        "pictures": _pictures(shortened.records, records, tokenizer),
+    }
+    if max_prompt_length is None and max_length is None:
+        return seen
     return {
+        **seen,
         "truncated_prompts": shortened.n_truncated_prompts,
         "truncated_responses": shortened.n_truncated_responses,
         "dropped": shortened.dropped,
     }
+
+
+def _pictures(
+    encoded: Sequence[EncodedRecord], records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+) -> list[Picture]:
+    """The first record of each distinct shape: its roles, and what its messages have beside text."""
+    first: dict[tuple[Any, ...], EncodedRecord] = {}
+    for one in encoded:
+        record = records[one.record_index]
+        keys = tuple(
+            (said["role"], *sorted(said.keys() - {"role", "content"})) for said in record.prompt[:SHAPE_TURNS]
+        )
+        replies = tuple(sorted({key for reply in responses_of(record) for key in fields_of(reply)}))
+        first.setdefault((keys, replies, bool(record.tools), *sorted(record.template_kwargs)), one)
+
+    def written(ids: Sequence[int]) -> list[str]:
+        return [str(tokenizer.decode([one])) for one in ids]
+
+    return [
+        Picture(
+            _place(records[one.record_index]),
+            written(one.prompt_ids),
+            [
+                (name, written(ids))
+                for name, ids in zip(_names(records[one.record_index]), one.response_ids, strict=True)
+            ],
+        )
+        for one in list(first.values())[:SHAPES]
+    ]
 
 
 def _lengths(records: Sequence[Record], encoded: Encoded | None) -> list[Lengths]:
@@ -271,17 +345,30 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
     frame = Frame(tokenizer) if tokenizer is not None else None
     examples = []
     for record in records:
-        source = record.source
-        place = (
-            f"{source.file}:{source.line}" if source.line is not None else f"{source.file}[{source.index}]"
-        )
+        place = _place(record)
         try:
-            prompt, responses = frame.texts(record) if frame else (_turns(record), responses_of(record))
+            plain = _turns(record), [_said(message_of(one)) for one in responses_of(record)]
+            prompt, responses = frame.texts(record) if frame else plain
         except EncodingError:  # already among the problems
             continue
         examples.append(Example(place, prompt, list(zip(_names(record), responses, strict=True))))
     return examples
 
 
+def _place(record: Record) -> str:
+    source = record.source
+    return f"{source.file}:{source.line}" if source.line is not None else f"{source.file}[{source.index}]"
+
+
 def _turns(record: Record) -> str:
-    return "\n".join(f"{one['role']}: {one['content']}" for one in record.prompt)
+    given = [
+        f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        for name, value in record.template_arguments.items()
+    ]
+    return "\n".join([*given, *(f"{one['role']}: {_said(one)}" for one in record.prompt)])
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """A message in words: its text, and its other keys as JSON."""
+    more = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return " ".join(filter(None, (message["content"], json.dumps(more, ensure_ascii=False) if more else "")))

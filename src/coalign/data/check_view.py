@@ -8,17 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Example, Lengths
+from coalign.data.check import Check, Example, Lengths, Picture
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20
 SHOWN_CHARACTERS = 600
+SHOWN_TOKENS = 120
 
 
 def print_check(check: Check, console: Console) -> None:
     """Print everything: recognised, counts, lengths, warnings, examples, bad records, verdict."""
     console.print(Text(check.source, style="bold"), soft_wrap=True)
     console.print(Text(f"Recognised: {check.recognised}."), soft_wrap=True)
+    for name, use in check.columns.items():
+        console.print(Text.assemble("  ", (name, "bold"), f": {use}"), soft_wrap=True)
     console.print()
     console.print(_counts(check))
     for lengths in check.lengths:
@@ -31,6 +34,10 @@ def print_check(check: Check, console: Console) -> None:
         console.print(Text(f"\nFirst records; what can be trained on is {marked}", style="bold"))
         for example in check.examples:
             _print_example(example, console)
+    if check.pictures:
+        console.print(Text("\nToken by token, the first record of each shape", style="bold"))
+        for picture in check.pictures:
+            _print_picture(picture, console)
     _print_problems("Bad records", check.problems, console)
     _print_problems("Dropped for length", check.dropped or [], console)
     console.print()
@@ -92,14 +99,34 @@ def _print_example(example: Example, console: Console) -> None:
         _print_indented(Text.assemble((f"{name}: ", "bold"), (trained, "black on green")), console)
 
 
+def _print_picture(picture: Picture, console: Console) -> None:
+    console.print(Text(f"\n{picture.place}", style="dim"), soft_wrap=True)
+    _print_indented(Text(_cells(picture.prompt, keep_end=True), style="dim"), console)
+    for name, tokens in picture.responses:
+        _print_indented(Text.assemble((f"{name} ", "bold"), (_cells(tokens), "green")), console)
+
+
+def _cells(tokens: list[str], *, keep_end: bool = False) -> str:
+    """Tokens between bars; line breaks and spaces at their ends visible."""
+    shown = [one.replace("\n", "⏎").replace(" ", "·") for one in tokens]
+    if len(shown) > SHOWN_TOKENS:
+        kept = SHOWN_TOKENS // 2 if keep_end else SHOWN_TOKENS - 8
+        shown = [
+            *shown[:kept],
+            f"[... {len(shown) - SHOWN_TOKENS} tokens ...]",
+            *shown[kept - SHOWN_TOKENS :],
+        ]
+    return _visible("|".join(shown), keep_end=keep_end, most=len("|".join(shown)))
+
+
 def _print_indented(text: Text, console: Console) -> None:
     console.print(Padding(text, (0, 0, 0, 2), expand=False))
 
 
-def _visible(text: str, *, keep_end: bool = False) -> str:
+def _visible(text: str, *, keep_end: bool = False, most: int = SHOWN_CHARACTERS) -> str:
     """Text without control characters, shortened: a prompt keeps its end, where the response joins."""
     clean = "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
-    if len(clean) <= SHOWN_CHARACTERS:
+    if len(clean) <= most:
         return clean
     half = SHOWN_CHARACTERS // 2
     start, end = (half, half) if keep_end else (SHOWN_CHARACTERS - 60, 60)

@@ -6,23 +6,31 @@ have, so that one odd row is a bad record and not another kind.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coalign.core.errors import DataError
-from coalign.data.messages import is_transcript
+from coalign.data.layouts import KnownLayout, Rewrite, known_layout, refused_layout
+from coalign.data.messages import FieldError, is_dialogue, shares_prompt
 from coalign.data.records import KINDS, Kind
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations"),
+    "messages": ("messages", "conversations", "conversation"),
     "prompt": ("prompt", "instruction", "question", "query"),
     "system": ("system", "system_prompt"),
     "chosen": ("chosen",),
     "rejected": ("rejected",),
-    "chosen_score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating"),
-    "rejected_score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating"),
+    "chosen_score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
+    "rejected_score": (
+        "score_rejected",
+        "rejected_score",
+        "rejected-rating",
+        "rejected_rating",
+        "rating_rejected",
+    ),
     "responses": ("responses", "completions"),
     "scores": ("scores", "rewards", "ratings"),
     "ranks": ("ranks",),
@@ -30,6 +38,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "label": ("label",),
     "judgment": ("judgment", "judgement", "critique"),
     "text": ("text",),
+    "history": ("history",),
+    "tools": ("tools",),
+    "template_kwargs": ("chat_template_kwargs",),
 }
 """Part of a record to the column names that may hold it, the first that is there counts."""
 
@@ -43,14 +54,57 @@ _NEEDS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 }
 """Kind to the sets of parts that make it, the most specific kind first."""
 
+_AROUND = ("input", "system", "history", "tools", "template_kwargs")
 _OPTIONAL: dict[Kind, tuple[str, ...]] = {
-    "preference": ("prompt", "input", "system", "chosen_score", "rejected_score"),
-    "ranking": ("input", "system"),
-    "judgment": ("input", "system", "label"),
-    "feedback": ("input", "system"),
-    "demonstration": ("input", "system"),
-    "prompt": ("input", "system"),
+    "preference": ("prompt", "messages", "chosen_score", "rejected_score", *_AROUND),
+    "ranking": _AROUND,
+    "judgment": (*_AROUND, "label"),
+    "feedback": _AROUND,
+    "demonstration": _AROUND,
+    "prompt": _AROUND,
 }
+
+_USES = {
+    "messages": "the conversation",
+    "prompt": "the prompt",
+    "input": "the prompt's second part",
+    "system": "the system message",
+    "history": "earlier turns of the prompt",
+    "tools": "the tools that the chat template writes",
+    "template_kwargs": "arguments of the chat template",
+    "chosen": "the preferred response",
+    "rejected": "the other response",
+    "chosen_score": "the score of the preferred response",
+    "rejected_score": "the score of the other response",
+    "responses": "the responses",
+    "scores": "their scores",
+    "ranks": "their ranks (1 is best)",
+    "completion": "the response",
+    "label": "thumbs up or down",
+    "judgment": "what a judge said",
+    "text": "the text",
+}
+
+_LOOKS_LIKE: tuple[tuple[str, re.Pattern[str]], ...] = (
+    (
+        "a prompt",
+        re.compile(
+            r"prompt|instruction|question|query|input|context|passages?|document|dialogue|source_text"
+        ),
+    ),
+    ("a conversation", re.compile(r"messages|conversations?|history|turns_before|previous")),
+    ("tools", re.compile(r"tools?|functions?")),
+    ("a system message", re.compile(r"system.*|persona")),
+    (
+        "scores",
+        re.compile(
+            r".*(score|rating|reward|rank|vote)s?(_.*)?|helpfulness|correctness|coherence|complexity|verbosity|quality"
+        ),
+    ),
+    ("a label", re.compile(r"labels?|winner|preferred|preference|(better|safer|best)_.*|overall_preference")),
+    ("responses", re.compile(r"answers?|responses?|completions?|outputs?|replies|reply")),
+)
+"""What a column's name suggests that it holds."""
 
 _HALF: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("chosen", ("rejected",), "a preference needs both chosen and rejected"),
@@ -61,25 +115,40 @@ _HALF: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """Part, the parts of which one must stand beside it, what to say when none does."""
 
-RESPONSE_TEXT = ("response", "text", "content", "completion", "output")
-RESPONSE_SCORE = ("score", "overall_score", "rating", "reward")
+RESPONSE_TEXT = ("response", "text", "content", "completion", "output", "answer")
+RESPONSE_SCORE = ("score", "overall_score", "rating", "reward", "rank")
+"""Keys of a response that is a mapping; a `rank` counts down."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """What a file holds: its kind, which column plays which part, and why, in one sentence.
 
-    `scored_dicts`: the responses are mappings that carry their own score (as in UltraFeedback).
+    Attributes:
+        columns: part to column; after `rewrite`, where there is one.
+        scored_dicts: the responses are mappings that carry their own score (as in UltraFeedback).
+        rewrite: makes a row of a known data set one of usual columns.
+        uses: every column that the file has, and what is done with it.
+        warnings: columns that are kept, and whose names say that they may have been meant.
     """
 
     kind: Kind
     columns: Mapping[str, str]
     recognised: str
     scored_dicts: bool = False
+    rewrite: Rewrite | None = None
+    uses: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def claimed(self) -> frozenset[str]:
-        return frozenset(self.columns.values())
+        """The columns that a part, or a rewriting, uses."""
+        return frozenset(name for name, use in self.uses.items() if use != KEPT) | set(self.columns.values())
+
+
+WORDS_OF_PROMPT = 3
+"""So many words that both responses begin with are a prompt, where no column may hold one."""
+KEPT = "kept beside the record"
 
 
 def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,7 +170,13 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
         DataError: no kind (or not the wanted one) fits; it names the columns found and the ones needed.
     """
     columns = usual_columns(rows)
-    parts = _parts(columns)
+    known = known_layout(columns) if kind in (None, "ranking", "prompt") else None
+    if known is not None:
+        return _known(known, columns, rows, kind)
+    refused = refused_layout(columns) if kind is None else None
+    if refused is not None:
+        raise DataError(f"{source}: cannot be read as it is: {refused}.", hint=f"Needed: {_wanted(None)}.")
+    parts = _parts(columns, rows)
     if not parts.keys() & {"completion", "scores", "ranks"} and are_single(rows, parts.get("responses", "")):
         parts["completion"] = parts.pop("responses")
     scored_dicts = _are_scored_dicts(row.get(parts.get("responses", "")) for row in rows)
@@ -115,9 +190,82 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
         )
     used, how = layout.columns, _manner(layout, rows)
     rest = [name for name in columns if name not in layout.claimed]
+    if layout.kind == "preference" and not {"prompt", "messages"} & set(used):
+        _assert_shared_prompts(rows, used, rest, source)
+    if layout.kind == "demonstration" and kind is None:
+        _assert_not_rated(rest, source)
     sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()))}{how}"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
-    return Layout(layout.kind, used, sentence, layout.scored_dicts)
+    uses = {name: _USES[part] for part, name in used.items()} | dict.fromkeys(rest, KEPT)
+    return replace(layout, recognised=sentence, uses=uses, warnings=_overlooked(rest))
+
+
+def _known(
+    known: KnownLayout, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], kind: Kind | None
+) -> Layout:
+    rest = [name for name in columns if name not in known.uses]
+    # A row that cannot be rewritten is a bad record of its own; the columns are the same for all.
+    prompt = next(name for name in ("question", "prompt") if name in _rewritten_names(known, rows))
+    parts = {"prompt": prompt, "responses": "responses", "scores": "scores"}
+    wanted: Kind = "prompt" if kind == "prompt" else "ranking"
+    columns_of = {"prompt": prompt} if wanted == "prompt" else parts
+    sentence = f"{_PLURALS[wanted]}, from {_listed(list(known.uses))} (as in {known.name})"
+    sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
+    uses = {**known.uses, **dict.fromkeys(rest, KEPT)}
+    return Layout(wanted, columns_of, sentence, False, known.rewrite, uses)
+
+
+def _rewritten_names(known: KnownLayout, rows: Sequence[Mapping[str, Any]]) -> Collection[str]:
+    for row in rows:
+        try:
+            return known.rewrite(row).keys()
+        except (FieldError, KeyError):
+            continue
+    return ("prompt",)
+
+
+def _overlooked(rest: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for every kept column whose name says that it may have been meant."""
+    found = [(name, what) for name in rest for what, look in _LOOKS_LIKE if look.fullmatch(name.lower())]
+    return tuple(
+        f"The column {name} looks like {what} and is not used; rename it if it belongs to the record."
+        for name, what in dict(found).items()
+    )
+
+
+def _assert_not_rated(rest: Sequence[str], source: str) -> None:
+    """Refuse rated responses that would all be taken as examples, bad ones included."""
+    rated = [name for name in rest if _LOOKS_LIKE[4][1].fullmatch(name.lower())]
+    if len(rated) > 1:
+        raise DataError(
+            f"{source}: the columns {', '.join(rated)} look like ratings of the responses, which demonstrations have not.",
+            hint="Write one row a prompt with `responses` and `scores`, or `chosen` and `rejected`; to learn from every "
+            "response all the same, remove these columns or give --kind demonstration.",
+        )
+
+
+def _may_be_prompt(name: str, values: Sequence[Any]) -> bool:
+    if any(look.fullmatch(name.lower()) for _, look in (_LOOKS_LIKE[0], _LOOKS_LIKE[1])):
+        return True
+    return 2 * sum(isinstance(value, str) and value.count(" ") > 2 for value in values) > len(values)
+
+
+def _assert_shared_prompts(
+    rows: Sequence[Mapping[str, Any]], used: Mapping[str, str], rest: Sequence[str], source: str
+) -> None:
+    """Refuse pairs without a prompt column whose responses share nothing that could be a prompt."""
+    pairs = [(row.get(used["chosen"]), row.get(used["rejected"])) for row in rows]
+    pairs = [(one, other) for one, other in pairs if one is not None and other is not None and one != other]
+    likely = [name for name in rest if _may_be_prompt(name, [row.get(name) for row in rows])]
+    words = None if likely else WORDS_OF_PROMPT
+    if not pairs or 2 * sum(shares_prompt(one, other, words) for one, other in pairs) > len(pairs):
+        return
+    named = f"; {', '.join(likely)} may hold it" if likely else ""
+    raise DataError(
+        f"{source}: no prompt: there is no prompt column, and chosen and rejected do not begin with a prompt that both "
+        f"share{named}.",
+        hint=f"Rename {likely[0] if likely else 'the column that holds it'} to `prompt`.",
+    )
 
 
 def are_single(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -138,14 +286,23 @@ _PLURALS: dict[Kind, str] = {
 }
 
 
-def _parts(columns: Sequence[str]) -> dict[str, str]:
+def _parts(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     parts = {
         part: name
         for part, names in PARTS.items()
         if (name := next((n for n in names if n in columns), None))
     }
-    if parts.get("prompt") == "instruction" and "input" in columns:
-        parts["input"] = "input"
+    if parts.get("prompt") == "instruction":
+        second = next((name for name in ("input", "context") if name in columns), None)
+        parts |= {"input": second} if second else {}
+    if "chosen" in parts and "prompt" not in parts and "messages" not in parts and "input" in columns:
+        parts["prompt"] = "input"
+    if (
+        "answers" in columns
+        and "responses" not in parts
+        and _are_scored_dicts(row.get("answers") for row in rows)
+    ):
+        parts["responses"] = "answers"
     return parts
 
 
@@ -165,6 +322,8 @@ def _match(
             ):
                 continue
             beside = [part for part in _OPTIONAL[candidate] if part != "input" or "messages" not in needs]
+            if "prompt" in parts and "messages" not in needs:
+                beside = [part for part in beside if part != "messages"]
             names = {part: parts[part] for part in (*needs, *beside) if part in parts}
             return Layout(
                 candidate, names, "", candidate == "ranking" and scored_dicts and "scores" not in parts
@@ -208,9 +367,13 @@ def _manner(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> str:
     part = next((one for one in ("chosen", "messages", "prompt", "text") if one in layout.columns), None)
     values = [row.get(layout.columns[part]) for row in rows] if part else []
     values = [value for value in values if value is not None]
-    if part == "chosen" and 2 * sum(map(is_transcript, values)) > len(values):
+    if (
+        part == "chosen"
+        and "prompt" not in layout.columns
+        and 2 * sum(map(is_dialogue, values)) > len(values)
+    ):
         return " (whole dialogues in the Anthropic HH form; the prompt is what both share)"
-    if part == "chosen" and "prompt" not in layout.columns:
+    if part == "chosen" and not {"prompt", "messages"} & set(layout.columns):
         return " (no prompt column: the prompt is what both share)"
     if 2 * sum(isinstance(value, list) for value in values) > len(values):
         return " (messages)"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from coalign.core.errors import ModelError
 from coalign.data.messages import render_transcript
-from coalign.data.records import Messages, Record, responses_of
+from coalign.data.records import Message, Messages, Record, Reply, fields_of, message_of, responses_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NOTHING_MORE: Mapping[str, Any] = {}
+_OPENED = re.compile(r"<think(?:ing)?>\s*$")
 _ANSWER = "coalign"  # stands for an answer, to see what a template puts after one
 
 
@@ -73,18 +77,37 @@ class Frame:
         Raises:
             EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
         """
-        plain = record.plain and (plain or not self.tokenizer.chat_template)
-        prompt = self.prompt(record.prompt, plain)
-        return prompt, [self.response(record.prompt, one, plain, prompt) for one in responses_of(record)]
+        given = record.template_arguments
+        plain = record.plain and not given and (plain or not self.tokenizer.chat_template)
+        prompt = self.prompt(record.prompt, plain, given)
+        if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
+            raise EncodingError("tools", "the chat template leaves them out", "a template that writes tools")
+        for place, one in enumerate(record.prompt):
+            if "tool_calls" in one and prompt == self.prompt(
+                _without_calls(record.prompt, place), plain, given
+            ):
+                problem = f"the chat template leaves out the tool_calls of message {place + 1}"
+                raise EncodingError("prompt", problem, "a template that writes tool calls")
+        replies = responses_of(record)
+        try:
+            return prompt, [self.response(record.prompt, one, plain, prompt, given) for one in replies]
+        except EncodingError:
+            # Templates of reasoning models open a block of thought that they do not write back into an answer.
+            closed = _OPENED.sub("", prompt)
+            if closed == prompt:
+                raise
+            return closed, [self.response(record.prompt, one, plain, closed, given) for one in replies]
 
-    def prompt(self, messages: Messages, plain: bool) -> str:
+    def prompt(self, messages: Messages, plain: bool, given: Mapping[str, Any] = NOTHING_MORE) -> str:
+        """The text of a prompt. `given`: further arguments of the chat template (`tools`, ...)."""
         if plain or not messages:
             return self.bos + "".join(one["content"] for one in messages) or str(
                 self.tokenizer.bos_token or self.eos
             )
         if not self.tokenizer.chat_template:
+            _assert_text_alone(given, *messages)
             return self.bos + render_transcript(messages)
-        return self.render(messages, generation_prompt=True)
+        return self.render(messages, generation_prompt=True, given=given)
 
     def continued(self, messages: Messages) -> str:
         """The text of messages whose last one, the assistant's, is to be continued: nothing after its content.
@@ -109,28 +132,65 @@ class Frame:
             text += content[len(content.rstrip()) :]
         return text
 
-    def response(self, messages: Messages, response: str, plain: bool, prompt: str) -> str:
-        """The text of a response to `messages`, whose text is `prompt`."""
+    def response(
+        self,
+        messages: Messages,
+        response: str,
+        plain: bool,
+        prompt: str,
+        given: Mapping[str, Any] = NOTHING_MORE,
+    ) -> str:
+        """The text of a response to `messages`, whose text is `prompt`.
+
+        Raises:
+            EncodingError: the template changes the prompt when the answer is added, or leaves out a part of the
+                answer (its reasoning, its tool calls): what is missing would not be trained on.
+        """
         if plain or not messages:
-            return response + self.eos
+            _assert_text_alone(given, message_of(response))
+            return str(response) + self.eos
         if not self.tokenizer.chat_template:
+            _assert_text_alone(given, message_of(response))
             return f" {response}{self.eos}"
-        full = self.render([*messages, {"role": "assistant", "content": response}], generation_prompt=False)
+        text = self._appended(messages, message_of(response), prompt, given)
+        opened = _OPENED.search(prompt)
+        written = (opened.group() if opened else "") + text
+        if _squeezed(response) not in _squeezed(written):
+            left_out = _left_out(response, written)
+            problem = f"the chat template leaves out a part of the answer ({left_out!r})"
+            raise EncodingError("response", problem, "a template that writes the whole answer")
+        for name in fields_of(response):
+            rest = {key: value for key, value in fields_of(response).items() if key != name}
+            if text == self._appended(messages, message_of(Reply(response, rest)), prompt, given):
+                problem = "the chat template leaves it out of the answer"
+                raise EncodingError(name, problem, "a template that writes it, or records without it")
+        after, kept = self.turn_end
+        return text.removesuffix(after) + kept
+
+    def _appended(self, messages: Messages, reply: Message, prompt: str, given: Mapping[str, Any]) -> str:
+        """What the template writes after the prompt when the reply is added."""
+        full = self.render([*messages, reply], generation_prompt=False, given=given)
         if not full.startswith(prompt):
             raise _rewritten(prompt, full)
-        after, kept = self.turn_end
-        return full[len(prompt) :].removesuffix(after) + kept
+        return full[len(prompt) :]
 
-    def render(self, messages: Messages, *, generation_prompt: bool) -> str:
-        from jinja2.exceptions import TemplateError
-
+    def render(
+        self, messages: Messages, *, generation_prompt: bool, given: Mapping[str, Any] = NOTHING_MORE
+    ) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                cast(Any, messages), tokenize=False, add_generation_prompt=generation_prompt
+                cast(Any, messages), tokenize=False, add_generation_prompt=generation_prompt, **given
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it may fail in any way
+            named = self.tokenizer.chat_template
+            if isinstance(named, dict):
+                raise ModelError(
+                    f"The tokenizer has several chat templates ({', '.join(named)}) and no default.",
+                    hint="Save the tokenizer with the one that is wanted: `tokenizer.chat_template = tokenizer.chat_template[NAME]`.",
+                ) from error
             roles = ", ".join(one["role"] for one in messages)
-            problem = f"the chat template refuses these messages ({error.message})"
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            problem = f"the chat template refuses these messages ({reason})"
             raise EncodingError("prompt", problem, f"a template that takes the roles {roles}") from error
         return cast(str, text)
 
@@ -166,6 +226,32 @@ class Frame:
         return cast(
             str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
+
+
+def _without_calls(messages: Messages, place: int) -> Messages:
+    bare = {key: value for key, value in messages[place].items() if key != "tool_calls"}
+    return [*messages[:place], cast(Message, bare), *messages[place + 1 :]]
+
+
+def _assert_text_alone(given: Mapping[str, Any], *messages: Message) -> None:
+    """Refuse what only a chat template could write."""
+    more = [*given, *(key for one in messages for key in one if key not in ("role", "content", "name"))]
+    if more:
+        raise EncodingError(
+            more[0], "cannot be written without a chat template", "a model with a chat template"
+        )
+
+
+def _squeezed(text: str) -> str:
+    """Without white space, which templates trim and add."""
+    return "".join(text.split())
+
+
+def _left_out(response: str, text: str) -> str:
+    """The first piece of a response that is not in a text, for messages."""
+    written = _squeezed(text)
+    lines = [line.strip() for line in response.splitlines() if line.strip()]
+    return next((line for line in lines if _squeezed(line) not in written), response.strip())[:40]
 
 
 def _rewritten(prompt: str, full: str) -> EncodingError:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import re
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
-from coalign.data.records import Message, Messages
+from coalign.data.records import Message, Messages, Reply
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAREGPT_ROLES = {
     "human": "user",
     "gpt": "assistant",
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    **{role: role for role in ROLES},
 }
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+_SENTENCE_END = re.compile(r"[.?!:。？！：]|\n")
 _START = re.compile(r"\s*(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
@@ -73,16 +78,65 @@ def parse_text(value: Any, *, allow_empty: bool = False) -> str:
 
 
 def parse_messages(value: Any) -> Messages:
-    """A list of `{"role", "content"}` (or ShareGPT's `{"from", "value"}`).
+    """Messages: a list of `{"role", "content"}` (or ShareGPT's `{"from", "value"}`, or Capybara's `{"input", "output"}`),
+    one such mapping alone, or either written as text (JSON, or Python's notation as pandas writes it to CSV).
 
     Raises:
         FieldError: naming the message that cannot be used.
     """
+    value = from_text(value)
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
         raise FieldError(describe(value), "a list of messages")
     if not value:
         raise FieldError("an empty list", "at least one message")
+    if all(isinstance(one, dict) and "input" in one and "output" in one for one in value):
+        value = [
+            {"role": role, "content": one[key]}
+            for one in value
+            for role, key in (("user", "input"), ("assistant", "output"))
+        ]
     return [_parse_message(one, position) for position, one in enumerate(value)]
+
+
+_MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+_WRITTEN = re.compile(r"\s*\[?\s*\{\s*['\"]")
+
+
+def are_messages(value: Any) -> bool:
+    """Whether `value` is a list of messages, or one message alone."""
+    ones = [value] if isinstance(value, dict) else value
+    return (
+        isinstance(ones, list)
+        and bool(ones)
+        and all(isinstance(one, dict) and any(keys <= one.keys() for keys in _MESSAGE_KEYS) for one in ones)
+    )
+
+
+def from_text(value: Any) -> Any:
+    """Messages that were written as text, read again; every other value as it is.
+
+    Raises:
+        FieldError: it is written like messages, and cannot be read.
+    """
+    if not isinstance(value, str) or not _WRITTEN.match(value):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        try:
+            # A NumPy array of mappings, as pandas writes it to CSV, has line breaks in place of commas.
+            found = ast.literal_eval(re.sub(r"\}\s*\n\s*\{", "}, {", value.strip()))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            head = value.lstrip()[:60]
+            if ("role" in head and "content" in value) or ("from" in head and "value" in head):
+                raise FieldError(
+                    f"messages written as text that cannot be read ({shorten(value)!r})",
+                    "a list of messages, or their JSON",
+                ) from None
+            return value
+    return found if are_messages(found) else value
 
 
 def is_transcript(value: Any) -> TypeGuard[str]:
@@ -90,6 +144,27 @@ def is_transcript(value: Any) -> TypeGuard[str]:
     return (
         isinstance(value, str) and bool(_START.match(value)) and "\n\nAssistant:" in f"\n\n{value.lstrip()}"
     )
+
+
+def is_dialogue(value: Any) -> TypeGuard[str]:
+    """Whether `value` is a transcript that the human begins: one that holds its own prompt."""
+    return is_transcript(value) and "\n\nHuman:" in f"\n\n{value.lstrip()}"[:8]
+
+
+def shares_prompt(chosen: Any, rejected: Any, words: int | None = None) -> bool:
+    """Whether two responses, given as text or as messages, begin with something that can be their prompt: a sentence,
+    or so many words."""
+    if is_dialogue(chosen) and is_dialogue(rejected):
+        return True
+    try:
+        chosen, rejected = from_text(chosen), from_text(rejected)
+    except FieldError:
+        return True  # a bad record of its own
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        shared = split_shared_text(chosen, rejected)[0]
+        return bool(_SENTENCE_END.search(shared)) or len(shared.split()) >= (words or math.inf)
+    both = isinstance(chosen, list) and isinstance(rejected, list) and bool(chosen) and bool(rejected)
+    return bool(both) and chosen[0] == rejected[0] and len(chosen) > 1
 
 
 def parse_transcript(text: str) -> Messages:
@@ -127,7 +202,7 @@ def check_prompt(messages: Messages) -> Messages:
         raise FieldError(
             f"the last message is from the {last['role']}", "a prompt that ends with the user's turn"
         )
-    if not last["content"].strip():
+    if last["role"] == "user" and not last["content"].strip():
         raise FieldError("the user's last message is empty", "text")
     return messages
 
@@ -143,7 +218,18 @@ def split_reply(messages: Messages) -> tuple[Messages, str]:
             f"the last message is from the {messages[-1]['role']}",
             "a conversation that ends with the assistant",
         )
-    return check_prompt(messages[:-1]), parse_text(messages[-1]["content"])
+    return check_prompt(messages[:-1]), reply_of(messages[-1])
+
+
+def reply_of(message: Message) -> str:
+    """The text of the assistant's message; a `Reply` where it says more than text.
+
+    Raises:
+        FieldError: there is nothing in it.
+    """
+    fields = {key: value for key, value in message.items() if key not in ("role", "content")}
+    text = parse_text(message["content"], allow_empty=bool(fields))
+    return Reply(text, fields) if fields else text
 
 
 def split_pair(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str]:
@@ -171,7 +257,7 @@ def split_pair(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str
     replies = []
     for name, conversation in (("chosen", chosen), ("rejected", rejected)):
         try:
-            replies.append(parse_text(conversation[-1]["content"]))
+            replies.append(reply_of(conversation[-1]))
         except FieldError as error:
             raise FieldError(f"the last reply is {error.problem}", error.expected, field=name) from error
     return chosen[:shared], replies[0], replies[1]
@@ -191,18 +277,70 @@ def split_shared_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def _parse_message(value: Any, position: int) -> Message:
+    place = f"message {position + 1}"
     if not isinstance(value, dict):
-        raise FieldError(f"message {position + 1} is {describe(value)}", "a mapping with role and content")
-    sharegpt = "from" in value and "role" not in value
-    role = _SHAREGPT_ROLES.get(str(value["from"]), value["from"]) if sharegpt else value.get("role")
-    content = value.get("value" if sharegpt else "content")
+        raise FieldError(f"{place} is {describe(value)}", "a mapping with role and content")
+    said = {key: one for key, one in value.items() if one is not None and one != [] and one != {}}
+    sharegpt = "from" in said and "role" not in said
+    role = said.pop("from" if sharegpt else "role", None)
+    content = said.pop("value" if sharegpt else "content", None)
+    if sharegpt:
+        if role == "function_call":
+            content, said["tool_calls"] = None, _written_calls(content, place)
+        role = _SHAREGPT_ROLES.get(str(role), role)
     if role not in ROLES:
-        raise FieldError(
-            f"the role of message {position + 1} is {describe(role)}", f"one of: {', '.join(ROLES)}"
-        )
+        raise FieldError(f"the role of {place} is {describe(role)}", f"one of: {', '.join(ROLES)}")
+    if content is None and said.get("tool_calls"):
+        content = ""
+    if isinstance(content, list):
+        content = _joined_parts(content, place)
     if not isinstance(content, str):
-        raise FieldError(f"the content of message {position + 1} is {describe(content)}", "text")
-    return {"role": role, "content": content}
+        raise FieldError(f"the content of {place} is {describe(content)}", "text")
+    if "tool_calls" in said:
+        said["tool_calls"] = [_read_arguments(one) for one in said["tool_calls"]]
+    weight = said.pop("weight", None)
+    if weight is not None and weight != 1:
+        raise FieldError(
+            f"the weight of {place} is {describe(weight)}",
+            "no weight, or 1: the last reply alone is trained on",
+        )
+    return cast(Message, {"role": role, "content": content, **said})
+
+
+def _read_arguments(call: Any) -> Any:
+    """A call whose arguments are JSON text, as OpenAI's clients write them, with the mapping that templates take."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    except ValueError:
+        return call
+
+
+def _joined_parts(parts: list[Any], place: str) -> str:
+    """Content given as parts, where all of them are text."""
+    for part in parts:
+        if not (isinstance(part, dict) and isinstance(part.get("text"), str)):
+            found = (
+                f"a part of type {part.get('type', 'unknown')}" if isinstance(part, dict) else describe(part)
+            )
+            raise FieldError(f"the content of {place} has {found}", "text, or parts of text")
+    return "".join(part["text"] for part in parts)
+
+
+def _written_calls(content: Any, place: str) -> list[dict[str, Any]]:
+    """ShareGPT's `function_call`: one call, or several, as JSON text with `name` and `arguments`."""
+    try:
+        found = json.loads(content) if isinstance(content, str) else content
+    except ValueError:
+        found = None
+    calls = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, dict) and "name" in one for one in calls):
+        raise FieldError(
+            f"the function call of {place} is {describe(content)}", "JSON with name and arguments"
+        )
+    return [{"type": "function", "function": one} for one in calls]
 
 
 def _turns(text: str) -> list[tuple[str, str]]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from coalign.core.errors import RecordProblem
 from coalign.data.columns import RESPONSE_SCORE, RESPONSE_TEXT, Layout
 from coalign.data.messages import (
     FieldError,
+    are_messages,
     check_prompt,
     describe,
+    from_text,
+    is_dialogue,
     is_transcript,
     parse_messages,
     parse_text,
     parse_transcript,
+    reply_of,
     split_pair,
     split_reply,
     split_shared_text,
@@ -43,6 +49,18 @@ T = TypeVar("T")
 
 def parse_row(row: Mapping[str, Any], layout: Layout, source: Source) -> Record | list[RecordProblem]:
     """The record in `row`, or its problems (at least one)."""
+    try:
+        if layout.rewrite is not None:
+            rest = {name: value for name, value in row.items() if name not in layout.claimed}
+            row = {**rest, **layout.rewrite(row)}
+    except (FieldError, KeyError) as error:
+        missing = FieldError("missing", "a value", str(error.args[0]) if error.args else None)
+        error = error if isinstance(error, FieldError) else missing
+        return [
+            RecordProblem(
+                source.file, source.line, error.field or "row", error.problem, error.expected, source.index
+            )
+        ]
     parser = _Parser(row, layout)
     try:
         record = parser.record(source)
@@ -73,7 +91,7 @@ class _Parser:
             for name, value in self.row.items()
             if name not in self.layout.claimed and value is not None
         }
-        common: dict[str, Any] = {"source": source, "extra": extra}
+        common: dict[str, Any] = {"source": source, "extra": extra, **self._template_arguments()}
         match self.layout.kind:
             case "preference":
                 return self._preference(common)
@@ -83,6 +101,14 @@ class _Parser:
                 return self._prompt_record(common)
             case kind:
                 return self._completed(kind, common)
+
+    def _template_arguments(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._value("tools"):
+            found["tools"] = self._read("tools", _parse_tools)
+        if self._value("template_kwargs"):
+            found["template_kwargs"] = self._read("template_kwargs", _parse_mapping) or {}
+        return found
 
     def _preference(self, common: dict[str, Any]) -> Record | None:
         pair = self._pair()
@@ -104,40 +130,60 @@ class _Parser:
         )
 
     def _pair(self) -> tuple[Messages, str, str, bool] | None:
-        chosen, rejected = self._value("chosen"), self._value("rejected")
-        if isinstance(chosen, list) and isinstance(rejected, list):
+        chosen, rejected = self._read("chosen", from_text), self._read("rejected", from_text)
+        if isinstance(chosen, list | dict) and isinstance(rejected, list | dict):
             return self._message_pair(
-                self._read("chosen", parse_messages), self._read("rejected", parse_messages)
+                self._attempt("chosen", lambda: parse_messages(chosen)),
+                self._attempt("rejected", lambda: parse_messages(rejected)),
             )
-        if is_transcript(chosen) and is_transcript(rejected):
+        has_prompt = self._has("prompt") or self._has("messages")
+        if not has_prompt and is_dialogue(chosen) and is_dialogue(rejected):
             prompt, *replies = split_pair(parse_transcript(chosen), parse_transcript(rejected))
-            return prompt, replies[0], replies[1], False
+            return self._with_system(prompt), replies[0], replies[1], False
         texts = self._read("chosen", parse_text), self._read("rejected", _matching_text(chosen))
-        given = self._prompt() if self._has("prompt") else None
-        if texts[0] is None or texts[1] is None or (self._has("prompt") and given is None):
+        given = self._prompt() if has_prompt else None
+        if texts[0] is None or texts[1] is None or (has_prompt and given is None):
             return None
         if given is not None:
-            return given[0], texts[0], texts[1], given[1]
+            return given[0], _reply_to(given[0], texts[0]), _reply_to(given[0], texts[1]), given[1]
         shared, *rests = split_shared_text(texts[0], texts[1])
-        return _user(shared), rests[0], rests[1], True
+        prompt = self._with_system(_user(shared))
+        return prompt, rests[0], rests[1], len(prompt) == 1
 
     def _message_pair(
         self, chosen: Messages | None, rejected: Messages | None
     ) -> tuple[Messages, str, str, bool] | None:
-        given = self._prompt() if self._has("prompt") else None
-        if chosen is None or rejected is None or (self._has("prompt") and given is None):
+        has_prompt = self._has("prompt") or self._has("messages")
+        given = self._prompt() if has_prompt else None
+        if chosen is None or rejected is None or (has_prompt and given is None):
             return None
-        if given is not None and _is_reply(chosen) and _is_reply(rejected):
-            prompt, *replies = split_pair([*given[0], *chosen], [*given[0], *rejected])
-            return prompt, replies[0], replies[1], False
-        prompt, *replies = split_pair(chosen, rejected)
-        if given is not None and given[0] and given[0][-1] not in prompt:
-            raise FieldError(
-                "the conversations do not hold the prompt's last message",
-                "conversations that go on from the prompt",
-                self.layout.columns["chosen"],
+        if given is not None and given[0]:
+            chosen, rejected = (
+                self._continued(given[0], one, part)
+                for one, part in ((chosen, "chosen"), (rejected, "rejected"))
             )
+        prompt, *replies = split_pair(chosen, rejected)
         return self._with_system(prompt), replies[0], replies[1], False
+
+    def _continued(self, prompt: Messages, conversation: Messages, part: str) -> Messages:
+        """The whole conversation: the prompt, and what `conversation` adds where the two overlap.
+
+        Raises:
+            FieldError: it neither goes on from the prompt nor is a reply to it.
+        """
+        if _is_reply(conversation):
+            return [*prompt, *conversation]
+        before = conversation[:-1]
+        if any(before[at : at + len(prompt)] == prompt for at in range(len(before) - len(prompt) + 1)):
+            return conversation
+        overlap = next((n for n in range(len(before), 0, -1) if prompt[-n:] == before[:n]), 0)
+        if not overlap:
+            raise FieldError(
+                "the conversation does not hold the prompt's last message",
+                "a conversation that goes on from the prompt, or the reply alone",
+                self.layout.columns[part],
+            )
+        return [*prompt, *conversation[overlap:]]
 
     def _ranking(self, common: dict[str, Any]) -> Record | None:
         given = self._prompt()
@@ -216,6 +262,8 @@ class _Parser:
             return ([], text, True) if text is not None else None
         if self._has("messages"):
             split = self._read("messages", lambda value: split_reply(parse_messages(value)))
+            if split:
+                split = self._with_history(split[0]), split[1]
             return (self._with_system(split[0]), split[1], False) if split else None
         given = self._prompt()
         completion = self._read("completion", _reply_text)
@@ -223,9 +271,10 @@ class _Parser:
 
     def _prompt(self) -> tuple[Messages, bool] | None:
         """(messages, whether the file held plain text), from the prompt column and those that belong to it."""
-        value: Any = self._value("prompt")
-        if isinstance(value, list):
-            messages, plain = self._read("prompt", parse_messages), False
+        part = "prompt" if self._has("prompt") else "messages"
+        value: Any = self._read(part, from_text) if self._value(part) is not None else None
+        if isinstance(value, list | dict) or part == "messages":
+            messages, plain = self._attempt(part, lambda: parse_messages(value)), False
         elif is_transcript(value):
             messages, plain = _without_cue(parse_transcript(value)), False
         else:
@@ -244,11 +293,18 @@ class _Parser:
             )
         if messages is None:
             return None
-        messages = self._with_system(messages)
-        messages = self._checked("prompt", messages)
+        messages = self._with_system(self._with_history(messages))
+        messages = self._checked(part, messages)
         return (
             None if messages is None else (messages, plain and all(one["role"] == "user" for one in messages))
         )
+
+    def _with_history(self, messages: Messages) -> Messages:
+        """With the earlier turns of a `history` column: messages, or pairs of question and answer."""
+        value = self._value("history")
+        if not value:
+            return messages
+        return [*(self._read("history", _parse_history) or []), *messages]
 
     def _with_system(self, messages: Messages) -> Messages:
         if not self._value("system") or any(one["role"] == "system" for one in messages):
@@ -280,6 +336,56 @@ class _Parser:
             return None
 
 
+def _parse_history(value: Any) -> Messages:
+    value = from_text(value)
+    pairs = isinstance(value, list) and all(isinstance(one, list | tuple) and len(one) == 2 for one in value)
+    if not pairs:
+        return parse_messages(value)
+    roles = ("user", "assistant")
+    return [
+        {"role": role, "content": parse_text(text)}
+        for pair in value
+        for role, text in zip(roles, pair, strict=True)
+    ]
+
+
+def _parse_tools(value: Any) -> list[Any]:
+    """Tools as templates take them: mappings, also as JSON text, singly or as a whole."""
+    found = _from_json(value)
+    if not isinstance(found, list) or not all(isinstance(_from_json(one), dict) for one in found):
+        raise FieldError(describe(value), "a list of JSON schemas of functions")
+    return [_from_json(one) for one in found]
+
+
+def _parse_mapping(value: Any) -> dict[str, Any]:
+    found = _from_json(value)
+    if not isinstance(found, dict):
+        raise FieldError(describe(value), "a mapping")
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _reply_to(prompt: Messages, text: str) -> str:
+    """A reply given as text beside a prompt column: without the cue of a transcript, or, where it is a transcript
+    that holds the prompt, its last turn."""
+    if not is_transcript(text):
+        return text
+    turns = parse_transcript(text)
+    if len(turns) == 1:
+        return turns[0]["content"]
+    asked = [one["content"].strip() for one in prompt if one["role"] == "user"][-1:]
+    before = [one["content"].strip() for one in turns[:-1] if one["role"] == "user"][-1:]
+    return turns[-1]["content"] if asked == before and turns[-1]["role"] == "assistant" else text
+
+
 def _user(text: str) -> Messages:
     return [{"role": "user", "content": text}] if text else []
 
@@ -307,6 +413,7 @@ def _matching_text(other: Any) -> Callable[[Any], str]:
 
 def _reply_text(value: Any) -> str:
     """A response as text: a string, the assistant's message(s), a mapping that holds the text, or a list of one text."""
+    value = from_text(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return parse_text(value[0])
     if isinstance(value, list):
@@ -316,7 +423,9 @@ def _reply_text(value: Any) -> str:
                 f"{len(messages)} messages, last from the {messages[-1]['role']}",
                 "one message of the assistant",
             )
-        return parse_text(messages[0]["content"])
+        return reply_of(messages[0])
+    if are_messages(value):
+        return _reply_text([value])
     if isinstance(value, dict):
         name = next((one for one in RESPONSE_TEXT if one in value), None)
         if name is None:
@@ -339,7 +448,8 @@ def _dict_score(value: Any, position: int) -> float:
     name = next((one for one in RESPONSE_SCORE if isinstance(value, dict) and one in value), None)
     if name is None:
         return _each(position, lambda _: _parse_score(None), value)
-    return _each(position, _parse_score, value[name])
+    score = _each(position, _parse_score, value[name])
+    return -score if name == "rank" else score
 
 
 def _other_fields(responses: list[Any]) -> list[dict[str, Any]] | None:
@@ -365,7 +475,7 @@ def _parse_ranks(value: Any) -> list[float]:
 
 
 def _parse_score(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise FieldError(describe(value), "a number")
     try:
         number = float(value)
@@ -381,6 +491,8 @@ def _parse_score(value: Any) -> float:
 def _parse_label(value: Any) -> bool:
     if isinstance(value, bool):
         return value
+    if isinstance(value, float) and value in (0.0, 1.0):  # what pandas makes of a column with a gap
+        return value == 1.0
     text = str(value).strip().lower() if isinstance(value, str | int) else ""
     if text in _TRUE or text in _FALSE:
         return text in _TRUE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
-from coalign.data.records import Kind, Record, Source
+from coalign.data.records import Kind, Record, Source, fields_of, responses_of
 from coalign.data.rows import Row, iter_rows
+from coalign.data.usable import written_with_template
 
 OnBadRecord = Literal["fail", "skip"]
 
@@ -30,6 +31,8 @@ class RecordSet:
         kind: their kind.
         recognised: one sentence: what, and from which columns.
         problems: everything wrong with the others (several may belong to one record).
+        uses: every column, and what is done with it.
+        warnings: what may have been meant otherwise, one sentence each.
         source: the file, folder or hub id.
         rejects: where the others were written, when they were.
     """
@@ -40,6 +43,8 @@ class RecordSet:
     source: str
     problems: list[RecordProblem] = field(default_factory=list)
     rejects: Path | None = None
+    uses: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def n_bad(self) -> int:
@@ -58,6 +63,7 @@ def read_records(
     on_bad_record: OnBadRecord = "fail",
     rejects: Path | None = None,
     limit: int | None = None,
+    text_alone: bool = True,
 ) -> RecordSet:
     """Read records.
 
@@ -69,12 +75,19 @@ def read_records(
         on_bad_record: `fail` raises with every problem; `skip` leaves bad records out and counts them.
         rejects: with `skip`, a JSON Lines file for the bad records and their problems; not written when there are none.
         limit: read only the first rows.
+        text_alone: refuse records with tools, or with replies that have more than text (tool calls, reasoning): for
+            callers that pass on texts and messages. What is encoded whole (`coalign.data.encoding`) takes them.
 
     Raises:
         DataError: the source cannot be read or recognised, a record is bad (under `fail`), or none is usable.
     """
     result = scan_records(
-        source, kind=kind, split=split, rejects=rejects if on_bad_record == "skip" else None, limit=limit
+        source,
+        kind=kind,
+        split=split,
+        rejects=rejects if on_bad_record == "skip" else None,
+        limit=limit,
+        text_alone=text_alone,
     )
     if result.problems and on_bad_record == "fail":
         total = len(result.records) + result.n_bad
@@ -95,6 +108,7 @@ def scan_records(
     split: str = "train",
     rejects: Path | None = None,
     limit: int | None = None,
+    text_alone: bool = False,
 ) -> RecordSet:
     """As `read_records`, but bad records never raise: they are in `problems`.
 
@@ -118,6 +132,8 @@ def scan_records(
             if row.problem
             else parse_row(row.value or {}, layout, Source(name, row.line, row.index))
         )
+        if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed)):
+            parsed = [beyond]
         if isinstance(parsed, Record):
             records.append(parsed)
         else:
@@ -125,7 +141,15 @@ def scan_records(
             bad.append(_reject(row, parsed))
     if rejects is not None and bad:
         write_rows(rejects, bad)
-    return RecordSet(records, layout.kind, layout.recognised, name, problems, rejects if bad else None)
+    warnings = (*layout.warnings, *written_with_template(records))
+    written = rejects if bad else None
+    return RecordSet(records, layout.kind, layout.recognised, name, problems, written, layout.uses, warnings)
+
+
+def _beyond_text(record: Record) -> RecordProblem | None:
+    """What a record has that text and messages do not hold."""
+    beyond = [*record.template_arguments, *(key for one in responses_of(record) for key in fields_of(one))]
+    return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
 
 
 def _reject(row: Row, problems: Iterable[RecordProblem]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Records: the six shapes of alignment data, in memory.
 
 Files use the column names of TRL and the hub (`coalign.data.columns` maps them). In memory a prompt is always a
-list of chat messages; a response is the text of the assistant's last turn.
+list of chat messages; a response is the text of the assistant's last turn, a `Reply` where its message says more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, TypedDict, cast
 
 from coalign.core.errors import RecordProblem
 
@@ -16,13 +17,53 @@ KINDS: tuple[Kind, ...] = ("prompt", "demonstration", "preference", "ranking", "
 
 
 class Message(TypedDict):
-    """One turn of a chat, as Hugging Face templates take it."""
+    """One turn of a chat, as Hugging Face templates take it.
+
+    A message keeps every other key that its file gives it (`tool_calls`, `name`, `reasoning_content`, `thinking`, ...):
+    templates read them.
+    """
 
     role: str
     content: str
 
 
 Messages = list[Message]
+
+
+class Reply(str):
+    """The text of a reply whose message has more than text. Equal to another only with the same fields.
+
+    Attributes:
+        fields: the other keys of the message (`tool_calls`, `reasoning_content`, `thinking`, ...).
+    """
+
+    fields: dict[str, Any]
+
+    def __new__(cls, text: str, fields: Mapping[str, Any]) -> Reply:
+        made = super().__new__(cls, text)
+        made.fields = dict(fields)
+        return made
+
+    def __getnewargs__(self) -> Any:
+        return str(self), self.fields
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True and self.fields == fields_of(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def fields_of(reply: object) -> dict[str, Any]:
+    """What a reply says beside its text; empty for plain text."""
+    return reply.fields if isinstance(reply, Reply) else {}
+
+
+def message_of(reply: str) -> Message:
+    """The assistant's message of a reply, with all its fields."""
+    return cast(Message, {"role": "assistant", "content": str(reply), **fields_of(reply)})
 
 
 @dataclass(frozen=True)
@@ -45,12 +86,21 @@ class Record:
         extra: columns that no field claims, kept for systems that need them (`constraints`, `group_id`, ...).
         plain: the file held plain text, not messages: without a chat template, and on request with one, prompt
             and response are joined as they are.
+        tools: what the chat template is given as `tools`: JSON schemas of functions.
+        template_kwargs: further arguments of the chat template (`enable_thinking`, ...).
     """
 
     prompt: Messages
     source: Source = field(default=Source("<memory>"), compare=False)
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
     plain: bool = False
+    tools: list[Any] | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is given beside the messages."""
+        return {**self.template_kwargs, **({"tools": self.tools} if self.tools else {})}
 
     @property
     def id(self) -> str:
@@ -60,7 +110,8 @@ class Record:
     @classmethod
     def of(cls, other: Record, **own: Any) -> Self:
         """A record of this kind with the prompt, source and columns of another; `own` are the fields of this kind."""
-        return cls(prompt=other.prompt, source=other.source, extra=other.extra, plain=other.plain, **own)
+        shared = {one.name: getattr(other, one.name) for one in fields(Record)}
+        return cls(**{**shared, **own})
 
     def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
         """Something wrong with a field of this record, at its place in the file."""

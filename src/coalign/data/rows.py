@@ -22,6 +22,7 @@ _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
 _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"\s*")
 
 T = TypeVar("T")
@@ -213,11 +214,37 @@ def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
         return bad(f"column {error.start + 1}", f"byte 0x{line[error.start]:02x}", "UTF-8 text")
     except json.JSONDecodeError as error:
         return bad(f"column {error.colno}", f"not JSON ({error.msg})", "one JSON object a line")
-    except RecursionError:
-        return bad("column 1", "JSON nested too deeply", "one JSON object a line")
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
+        return bad("column 1", _unreadable(error), "one JSON object a line")
     if not isinstance(value, dict):
         return bad("row", describe(value), "a JSON object")
-    return Row(value, number, index)
+    halved = half_pair(value) if b"\\ud" in line.lower() else None
+    return Row(value, number, index) if halved is None else bad(*halved)
+
+
+def _unreadable(error: Exception) -> str:
+    deep = isinstance(error, RecursionError)
+    return "JSON nested too deeply" if deep else f"not JSON that can be read ({str(error).partition(';')[0]})"
+
+
+def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
+    """Field, problem and expectation of the first text with half of a surrogate pair, which is no valid text: it cannot
+    be written as UTF-8, nor tokenised."""
+    match value:
+        case str():
+            found = _SURROGATE.search(value)
+            if found is None:
+                return None
+            return field, f"half a surrogate pair (\\u{ord(found.group()):04x})", "valid text"
+        case dict():
+            parts = [
+                (part, key if field == "row" else field) for key, one in value.items() for part in (key, one)
+            ]
+        case list():
+            parts = [(one, field) for one in value]
+        case _:
+            return None
+    return next(filter(None, (half_pair(one, str(name)) for one, name in parts)), None)
 
 
 def _json_rows(text: str, name: str) -> Iterator[Row]:
@@ -228,8 +255,9 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
             name, error.lineno, f"column {error.colno}", f"not JSON ({error.msg})", "a JSON list"
         )
         raise DataError(f"{name}: not valid JSON.", [problem]) from error
-    except RecursionError as error:
-        raise DataError(f"{name}: JSON nested too deeply.") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{name}: {_unreadable(error)}.") from error
+    escaped = "\\ud" in text.lower()
     rows = whole.get("data") if isinstance(whole, dict) else whole
     if not isinstance(rows, list):
         raise DataError(f"{name}: holds {describe(whole)}, expected a list of records or {{'data': [...]}}.")
@@ -238,11 +266,12 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
     for index, (value, line) in enumerate(
         zip(rows, _lines_of_items(text, isinstance(whole, dict)), strict=True)
     ):
-        if isinstance(value, dict):
+        what = ("row", describe(value), "a JSON object") if not isinstance(value, dict) else None
+        what = half_pair(value) if what is None and escaped else what
+        if what is None:
             yield Row(value, line, index)
         else:
-            problem = RecordProblem(name, line, "row", describe(value), "a JSON object")
-            yield Row(None, line, index, problem, json.dumps(value, ensure_ascii=False))
+            yield Row(None, line, index, RecordProblem(name, line, *what), json.dumps(value))
 
 
 def _lines_of_items(text: str, in_data: bool) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coalign.core.errors import ConfigError
 from coalign.data.records import Record, responses_of
@@ -42,7 +42,10 @@ def split_records(records: Sequence[R], eval_fraction: float, seed: int = 0) -> 
 
 def prompt_key(record: Record) -> str:
     """What makes two records the same task: their prompt, or for unconditional text their responses."""
-    return json.dumps(record.prompt or responses_of(record), ensure_ascii=False, sort_keys=True)
+    task: Any = record.prompt or responses_of(record)
+    if record.template_arguments:
+        task = [task, record.template_arguments]
+    return json.dumps(task, ensure_ascii=False, sort_keys=True)
 
 
 def _hash(record: Record, seed: int) -> bytes:

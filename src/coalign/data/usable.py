@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.data.records import Feedback, Kind, Preference, Ranking, Record
+from coalign.data.encoding import EncodedRecord
+from coalign.data.records import Feedback, Kind, Preference, Ranking, Record, responses_of
 
 
 def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
@@ -42,6 +45,42 @@ def _equal(record: Record) -> tuple[str, str, str] | None:
                 field = f"responses[{place}]"
                 return field, f"the same text as responses[{first}] with another score", "one score a text"
     return None
+
+
+_CONTROL = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|endoftext|user|assistant|system|end)\|>"
+    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜(?:User|Assistant|end▁of▁sentence|begin▁of▁sentence)｜>"
+    r"|^<s>|</s>$|^\s*### (?:Instruction|Human|User):"
+)
+"""What chat templates write around turns."""
+
+
+def written_with_template(records: Sequence[Record]) -> list[str]:
+    """A warning where texts already hold what a chat template writes, so that it would be written twice."""
+    found = Counter(
+        mark.group().strip()
+        for record in records
+        if (mark := next(filter(None, map(_CONTROL.search, _texts(record))), None))
+    )
+    if not found:
+        return []
+    return [
+        (
+            f"Records whose text already holds a chat template's marks ({', '.join(mark for mark, _ in found.most_common(3))}): "
+            f"{found.total():,}. The model's template would be put around them once more; plain text or messages are needed."
+        )
+    ]
+
+
+def _texts(record: Record) -> list[str]:
+    return [*(one["content"] for one in record.prompt), *responses_of(record)]
+
+
+def compares_nothing(encoded: EncodedRecord) -> bool:
+    """Whether a record of several responses has one sequence of tokens only, so that no objective can tell them apart."""
+    return len(encoded.response_ids) > 1 and all(
+        ids == encoded.response_ids[0] for ids in encoded.response_ids
+    )
 
 
 def assert_contrast(records: Sequence[Record], kind: Kind, source: str) -> None:

@@ -17,6 +17,8 @@ from coalign.data.records import (
     PromptRecord,
     Ranking,
     Record,
+    fields_of,
+    message_of,
 )
 
 Form = Literal["standard", "conversational"]
@@ -76,6 +78,8 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
             row = {"prompt": _prompt(record, form)}
         case _:
             raise DataError(f"{type(record).__name__}: not a kind of record that files hold.")
+    given = {"tools": record.tools, "chat_template_kwargs": record.template_kwargs}
+    row |= {name: value for name, value in given.items() if value}
     return row | {name: value for name, value in record.extra.items() if name not in row}
 
 
@@ -97,7 +101,12 @@ def _prompt(record: Record, form: Form) -> str | Messages:
 
 
 def _reply(text: str, form: Form) -> str | Messages:
-    return text if form == "standard" else [{"role": "assistant", "content": text}]
+    if form == "standard" and fields_of(text):
+        raise DataError(
+            f"a reply has {', '.join(fields_of(text))} beside its text, which the standard form cannot hold.",
+            hint="Write the conversational form.",
+        )
+    return text if form == "standard" else [message_of(text)]
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:

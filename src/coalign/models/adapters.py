@@ -158,6 +158,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
     """
     if not has_adapter(model):
         raise ModelError("The model has no adapter to merge.")
+    _untie_adapted(model)
     try:
         merged = cast(Any, model).merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -166,6 +167,23 @@ def merge(model: PeftModel) -> PreTrainedModel:
         del merged.peft_config
     merged._hf_peft_config_loaded = False
     return merged
+
+
+def _untie_adapted(model: PeftModel) -> None:
+    """Give input embedding and head weights of their own where they share one and an adapter changes one of them:
+    merged into the shared weight, it would change both."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = model.get_base_model()
+    layers = [plain.get_input_embeddings(), plain.get_output_embeddings()]
+    bases = [one.get_base_layer() if isinstance(one, BaseTunerLayer) else one for one in layers]
+    if None in bases or bases[0].weight is not bases[1].weight:
+        return
+    if any(isinstance(one, BaseTunerLayer) for one in layers):
+        bases[1].weight = torch.nn.Parameter(
+            bases[1].weight.detach().clone(), requires_grad=bases[1].weight.requires_grad
+        )
+        plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = False
 
 
 def trainable_summary(model: torch.nn.Module) -> str:

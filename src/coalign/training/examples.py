@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
+from coalign.data.usable import compares_nothing
 from coalign.training.batches import Example
 from coalign.training.job import Job
 from coalign.training.objective import Objective
@@ -25,12 +26,14 @@ class Prepared:
     Attributes:
         truncated_prompts, truncated_responses: how many were cut.
         dropped: records whose prompt leaves no room for a response.
+        same_tokens: records whose compared responses are the same tokens once they are cut: nothing is learnt from them.
     """
 
     examples: list[Example]
     truncated_prompts: int = 0
     truncated_responses: int = 0
     dropped: tuple[RecordProblem, ...] = ()
+    same_tokens: int = 0
 
     @property
     def responses(self) -> int:
@@ -68,6 +71,15 @@ class Prepared:
         return (statistics.fmean(best), statistics.fmean(worst)) if best and worst else None
 
 
+def texts_of(parts: Sequence[Prepared | tuple[()]]) -> Iterator[list[int]]:
+    """Token ids of every prompt with each of its responses."""
+    for part in parts:
+        for example in part.examples if isinstance(part, Prepared) else ():
+            for one in example.contexts:
+                for ids in one.response_ids or [[]]:
+                    yield [*one.prompt_ids, *ids]
+
+
 def prepare_examples(
     records: Sequence[Record],
     objective: Objective,
@@ -100,6 +112,13 @@ def prepare_examples(
         max_length=options.max_length,
         label="Tokenising",
     )
+    same = sum(map(compares_nothing, encoded.records))
+    if same and same == len(encoded.records):
+        raise DataError(
+            f"In all {same} {what} records the responses that are compared are the same tokens"
+            + (", once they are cut." if encoded.n_truncated_responses else "."),
+            hint="Raise --max-length, or look at `coalign data check FILE --model MODEL --max-length N`.",
+        )
     prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
     if objective.prepare and prepared:
         prepared = objective.prepare(prepared, options.max_length)
@@ -122,7 +141,7 @@ def prepare_examples(
             hint="Raise --max-length, or cut the beginning of prompts with --max-prompt-length.",
         )
     return Prepared(
-        examples, encoded.n_truncated_prompts, encoded.n_truncated_responses, tuple(encoded.dropped)
+        examples, encoded.n_truncated_prompts, encoded.n_truncated_responses, tuple(encoded.dropped), same
     )
 
 

@@ -20,6 +20,7 @@ from coalign.core.runs import Run, is_main_process
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
+from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
@@ -105,7 +106,7 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     """
     from transformers import set_seed
 
-    from coalign.training.examples import prepare_job
+    from coalign.training.examples import prepare_job, texts_of
     from coalign.training.fit import fit
 
     objective, config, run = job.objective, job.options, job.run
@@ -116,6 +117,7 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     training, held_out = prepare_job(job, tokenizer)
     set_seed(config.seed)  # the adapter's first weights
     model = load_for_training(config)
+    assert_fits(model, texts_of([training, held_out]))
     run.log("model", summary=trainable_summary(model))
     reference = None
     if objective.reference and reference_from is not None:

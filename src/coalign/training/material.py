@@ -113,11 +113,17 @@ def _usable(
     if config.on_bad_record == "skip" and run is not None:
         rejects = run.path / ("rejects.jsonl" if source == config.data else "eval_rejects.jsonl")
     found = read_records(
-        source, split=config.split, on_bad_record=config.on_bad_record, rejects=rejects, limit=config.limit
+        source,
+        split=config.split,
+        on_bad_record=config.on_bad_record,
+        rejects=rejects,
+        limit=config.limit,
+        text_alone=False,
     )
     notes.append(f"{source}: {found.recognised}")
     if found.problems:
         notes.append(f"{len(found.problems)} bad records were skipped; the first: {found.problems[0]}")
+    notes += [f"warning: {one}" for one in found.warnings]
     kept: Kind = found.kind if found.kind in also else kind
     distinct = found.records
     if kept not in ("demonstration", "prompt"):

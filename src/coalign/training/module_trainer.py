@@ -99,6 +99,13 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return self.task.sampler(len(data), seed)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule that the arguments name; a warm-up that would be all of the run is left out, since its first step,
+        and so a run of one step, has the rate 0."""
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
         """The task's count of the optimizer step over all processes."""
         count = sum(self.task.count(batch) for batch in batch_samples)

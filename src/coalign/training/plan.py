@@ -42,6 +42,7 @@ class Plan:
         response_tokens: of all responses.
         truncated: prompts and responses that were cut to the length limits.
         dropped: records left out because their prompt leaves no room for a response.
+        same_tokens: records whose compared responses are the same tokens.
         steps: optimizer steps in all.
         done: steps that an interrupted run has behind it.
         batch_size: records of an optimizer step, over accumulation and processes.
@@ -70,6 +71,7 @@ class Plan:
     prompt_tokens: int = 0
     response_tokens: int = 0
     truncated: int = 0
+    same_tokens: int = 0
     dropped: int = 0
     valued_lengths: tuple[float, float] | None = None
 
@@ -84,6 +86,7 @@ class Plan:
         held_out = f", {self.held_out:,} held out" if self.held_out else ""
         lost = [
             f"{self.truncated:,} prompts or responses cut" if self.truncated else "",
+            f"{self.same_tokens:,} records whose responses are the same tokens" if self.same_tokens else "",
             f"{self.dropped:,} records left out: their prompt leaves no room" if self.dropped else "",
         ]
         tokens = (
@@ -155,6 +158,7 @@ def make_plan(
         prompt_tokens=prepared.prompt_tokens,
         response_tokens=prepared.response_tokens,
         truncated=prepared.truncated_prompts + prepared.truncated_responses,
+        same_tokens=prepared.same_tokens,
         dropped=len(prepared.dropped),
         valued_lengths=prepared.valued_lengths(),
     )

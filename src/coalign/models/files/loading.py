@@ -105,7 +105,7 @@ def _model_folder(folder: Path) -> Path:
 def load_tokenizer(
     which: ModelOptions | str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, with a pad token.
+    """The tokenizer of a model, by its options or by name, with a pad token.
 
     Where a model has no pad token, one of its own unused special tokens is taken, else the end-of-turn token. No
     token is added, so the embedding never changes; padding is masked by position, never by token id, so sharing the
@@ -292,8 +292,20 @@ def _load_plain(
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise explained(error, place, "model") from error
     assert_whole(place, info, "The folder may hold only a part of the model, or a model of another kind.")
+    _mend_generation_config(model)
     model.name_or_path = model.config.name_or_path = place.name
     return model.to(device)
+
+
+def _mend_generation_config(model: PreTrainedModel) -> None:
+    """Settings of sampling without `do_sample`, which many published folders have, mean sampling: Transformers reads
+    such a configuration with a warning, and refuses to save it."""
+    config = model.generation_config
+    try:
+        if config is not None:
+            config.validate(strict=True)
+    except ValueError:
+        cast(Any, config).do_sample = True
 
 
 def load_pretrained(

@@ -1,0 +1,371 @@
+"""Well-known layouts of the hub, as records of our own: each is read as what it means, or refused with what to rename."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from coalign.core.errors import DataError
+from coalign.data.columns import recognise
+from coalign.data.parse import parse_row
+from coalign.data.records import (
+    Demonstration,
+    Feedback,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Record,
+    Reply,
+    Source,
+    fields_of,
+)
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+Q, SYSTEM = [user("Name a river.")], {"role": "system", "content": "Be brief."}
+PAIR = {"chosen": "The Loire.", "rejected": "The Moon."}
+PREFERENCE = Preference(prompt=Q, **PAIR)
+ASKED = [user("My name is Ana."), said("Hello Ana."), *Q]
+TOOLS = [
+    {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+]
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"country": "France"}}}
+SHAREGPT = [{"from": "human", "value": "Name a river."}, {"from": "gpt", "value": "The Loire."}]
+
+
+def ranking(*responses: str, scores: tuple[float, ...] = (1.0, 0.0)) -> Ranking:
+    return Ranking(prompt=Q, responses=responses or ("The Loire.", "The Moon."), scores=scores)
+
+
+def demonstration(prompt: list[Any] = Q, completion: str = "The Loire.", **more: Any) -> Demonstration:
+    return Demonstration(prompt=prompt, completion=completion, **more)
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
+    "Orca pairs": (
+        {"system": "Be brief.", "input": Q[0]["content"], **PAIR},
+        Preference(prompt=[SYSTEM, *Q], **PAIR),
+    ),
+    "messages beside the pair": ({"messages": [SYSTEM, *Q], **PAIR}, Preference(prompt=[SYSTEM, *Q], **PAIR)),
+    "ShareGPT pairs of one message": (
+        {
+            "conversations": SHAREGPT[:1],
+            "chosen": SHAREGPT[1],
+            "rejected": {"from": "gpt", "value": "The Moon."},
+        },
+        PREFERENCE,
+    ),
+    "pairs with history": (
+        {"instruction": "Name a river.", "input": "", "history": [["My name is Ana.", "Hello Ana."]], **PAIR},
+        Preference(prompt=ASKED, **PAIR),
+    ),
+    "the reply with its last question": (
+        {
+            "prompt": ASKED,
+            "chosen": [*Q, said("The Loire.")],
+            "rejected": [*Q, said("The Moon.")],
+        },
+        Preference(prompt=ASKED, **PAIR),
+    ),
+    "UltraFeedback binarized": (
+        {
+            "prompt": "Name a river.",
+            "chosen": [*Q, said("The Loire.")],
+            "rejected": [*Q, said("The Moon.")],
+            "score_chosen": 8.5,
+            "score_rejected": 4,
+        },
+        Preference(prompt=Q, **PAIR, chosen_score=8.5, rejected_score=4.0),
+    ),
+    "ratings after the name": (
+        {"prompt": "Name a river.", **PAIR, "rating_chosen": 5, "rating_rejected": 1},
+        Preference(prompt=Q, **PAIR, chosen_score=5, rejected_score=1, plain=True),
+    ),
+    "UltraFeedback": (
+        {
+            "instruction": "Name a river.",
+            "completions": [
+                {"response": "The Loire.", "overall_score": 8.0, "model": "a"},
+                {"response": "The Moon.", "overall_score": 2.0, "model": "b"},
+            ],
+        },
+        ranking(scores=(8.0, 2.0)),
+    ),
+    "Nectar": (
+        {
+            "prompt": "\n\nHuman: Name a river.\n\nAssistant: ",
+            "answers": [{"answer": "The Loire.", "rank": 1.0}, {"answer": "The Moon.", "rank": 2.0}],
+        },
+        ranking(scores=(-1.0, -2.0)),
+    ),
+    "SHP": (
+        {"history": "Name a river.", "human_ref_A": "The Moon.", "human_ref_B": "The Loire.", "labels": 0},
+        ranking("The Moon.", "The Loire.", scores=(0.0, 1.0)),
+    ),
+    "WebGPT": (
+        {
+            "question": {"dataset": "x", "full_text": "Name a river."},
+            "answer_0": "The Loire.",
+            "answer_1": "The Moon.",
+            "score_0": 0.5,
+            "score_1": -0.5,
+        },
+        ranking(scores=(0.5, -0.5)),
+    ),
+    "PKU-SafeRLHF": (
+        {
+            "prompt": "Name a river.",
+            "response_0": "The Moon.",
+            "response_1": "The Loire.",
+            "better_response_id": 1,
+            "safer_response_id": 0,
+        },
+        ranking("The Moon.", "The Loire.", scores=(0.0, 1.0)),
+    ),
+    "HelpSteer3": (
+        {"context": Q, "response1": "The Loire.", "response2": "The Moon.", "overall_preference": -2},
+        ranking(scores=(2.0, -2.0)),
+    ),
+    "Chatbot Arena": (
+        {
+            "conversation_a": [*Q, said("The Loire.")],
+            "conversation_b": [*Q, said("The Moon.")],
+            "winner": "tie (bothbad)",
+        },
+        ranking(scores=(0.5, 0.5)),
+    ),
+    "HH with a system column": (
+        {
+            "system": "Be brief.",
+            "chosen": "\n\nHuman: Name a river.\n\nAssistant: The Loire.",
+            "rejected": "\n\nHuman: Name a river.\n\nAssistant: The Moon.",
+        },
+        Preference(prompt=[SYSTEM, *Q], **PAIR),
+    ),
+    "a prompt both share, with a system column": (
+        {
+            "system": "Be brief.",
+            "chosen": "Name a river. Now: Loire.",
+            "rejected": "Name a river. Now: Moon.",
+        },
+        Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon."),
+    ),
+    "replies with a transcript's cue": (
+        {"prompt": "Greet me.", "chosen": "Assistant: Hello.", "rejected": "Assistant: Go away."},
+        Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True),
+    ),
+    "a reply that is a dialogue": (
+        {"prompt": "Write one.", "chosen": "Human: Tea?\n\nAssistant: Yes.", "rejected": "No."},
+        Preference(
+            prompt=[user("Write one.")], chosen="Human: Tea?\n\nAssistant: Yes.", rejected="No.", plain=True
+        ),
+    ),
+    "KTO of pandas": (
+        {"prompt": Q, "completion": [said("The Loire.")], "label": 1.0},
+        Feedback(prompt=Q, completion="The Loire.", label=True),
+    ),
+    "Capybara": ({"conversation": [{"input": "Name a river.", "output": "The Loire."}]}, demonstration()),
+    "LMSYS chats": ({"conversation": [*Q, said("The Loire.")], "model": "m"}, demonstration()),
+    "OpenHermes": ({"conversations": SHAREGPT, "system_prompt": "Be brief."}, demonstration([SYSTEM, *Q])),
+    "Dolly": (
+        {"instruction": "Name a river.", "context": "The Loire flows.", "response": "The Loire."},
+        demonstration([user("Name a river.\n\nThe Loire flows.")]),
+    ),
+    "Alpaca with history": (
+        {
+            "instruction": "Name a river.",
+            "input": "",
+            "output": "The Loire.",
+            "history": [["My name is Ana.", "Hello Ana."]],
+        },
+        demonstration(ASKED),
+    ),
+    "messages as JSON text": (
+        {
+            name: json.dumps(value)
+            for name, value in {"prompt": Q, "completion": [said("The Loire.")]}.items()
+        },
+        demonstration(),
+    ),
+    "messages as pandas writes them": (
+        {
+            "prompt": "Name a river.",
+            "chosen": "[{'role': 'user', 'content': 'Name a river.'}\n {'role': 'assistant', 'content': 'The Loire.'}]",
+            "rejected": str([*Q, said("The Moon.")]),
+        },
+        PREFERENCE,
+    ),
+    "content in parts": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Name a river."}]},
+                said("The Loire."),
+            ]
+        },
+        demonstration(),
+    ),
+    "absent keys as nulls": (
+        {"messages": [user("Name a river.") | {"tool_calls": None}, said("The Loire.", name=None)]},
+        demonstration(),
+    ),
+    "reasoning beside the answer": (
+        {"messages": [*Q, said("The Loire.", reasoning_content="Rivers of France...")]},
+        demonstration(completion=Reply("The Loire.", {"reasoning_content": "Rivers of France..."})),
+    ),
+    "tools as text": (
+        {"tools": json.dumps(TOOLS), "messages": [*Q, said("The Loire.")]},
+        demonstration(tools=TOOLS),
+    ),
+    "arguments of the template": (
+        {
+            "messages": [*Q, said("The Loire.")],
+            "chat_template_kwargs": {"enable_thinking": False, "more": None},
+        },
+        demonstration(template_kwargs={"enable_thinking": False}),
+    ),
+    "a call in the history, without content": (
+        {
+            "tools": TOOLS,
+            "prompt": [
+                *Q,
+                {"role": "assistant", "tool_calls": [CALL], "content": None},
+                {"role": "tool", "content": "Loire"},
+            ],
+            "completion": [said("The Loire.")],
+        },
+        demonstration([*Q, said("", tool_calls=[CALL]), {"role": "tool", "content": "Loire"}], tools=TOOLS),
+    ),
+    "OpenAI's calls, whose arguments are text": (
+        {
+            "messages": [
+                *Q,
+                said(
+                    "",
+                    tool_calls=[
+                        {
+                            "type": "function",
+                            "function": {"name": "look", "arguments": '{"country": "France"}'},
+                        }
+                    ],
+                ),
+            ]
+        },
+        demonstration(completion=Reply("", {"tool_calls": [CALL]})),
+    ),
+    "ShareGPT's function calls": (
+        {
+            "conversations": [
+                SHAREGPT[0],
+                {"from": "function_call", "value": '{"name": "look", "arguments": {"country": "France"}}'},
+                {"from": "observation", "value": "Loire"},
+                SHAREGPT[1],
+            ]
+        },
+        demonstration([*Q, said("", tool_calls=[CALL]), {"role": "tool", "content": "Loire"}]),
+    ),
+    "prompts of any kind": ({"query": "Name a river."}, PromptRecord(prompt=Q, plain=True)),
+}
+
+
+def parsed(row: dict[str, Any]) -> Any:
+    return parse_row(row, recognise([row], "f.jsonl"), Source("f.jsonl", 1))
+
+
+@pytest.mark.parametrize(("row", "record"), LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: Record) -> None:
+    assert parsed(row) == record
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "p", "response": "r", "helpfulness": 4, "correctness": 1},
+            "helpfulness, correctness look like ratings",
+        ),
+        (
+            {"message_id": "1", "parent_id": "0", "text": "t", "role": "prompter"},
+            "single messages of reply trees",
+        ),
+        ({"message_tree_id": "1", "prompt": {"text": "t", "replies": []}}, "reply trees .OpenAssistant."),
+        ({"query": "q", "answers": "[]", "tools": "[]"}, "`messages` whose last one has `tool_calls`"),
+        ({"question": "q", "attempt": "a", "thinking_trajectories": ["t"]}, "`reasoning_content`"),
+        (
+            {"context": "Name a river.", "system": "s", **PAIR},
+            r"no prompt: .*; context may hold it.*\nRename context",
+        ),
+        ({"src": "Please name a river in France.", **PAIR}, "src may hold it"),
+        ({"chosen": [said("a")], "rejected": [said("b")]}, "no prompt: there is no prompt column"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_rename(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        parsed(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": Q, "chosen": "[{'role': 'user', 'content': ...", "rejected": "b"},
+            "messages written as text that cannot be read",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, said("a")]},
+            "a part of type image, expected text",
+        ),
+        ({"messages": [*Q, said("a", weight=0)]}, "the weight of message 2"),
+        (
+            {"messages": [*Q, said("a")], "tools": "look"},
+            "tools: the text 'look', expected a list of JSON schemas",
+        ),
+        (
+            {"messages": [*Q, said("a")], "chat_template_kwargs": 1},
+            "chat_template_kwargs: the number 1, expected a mapping",
+        ),
+        (
+            {
+                "conversation_a": [*Q, said("a")],
+                "conversation_b": [user("?"), said("b")],
+                "winner": "model_a",
+            },
+            "part before",
+        ),
+        (
+            {"history": "h", "human_ref_A": "a", "human_ref_B": "b", "labels": 2},
+            "labels: the number 2, expected one of: 1, 0",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_named(row: dict[str, Any], message: str) -> None:
+    assert message in str(parsed(row)[0])
+
+
+def test_every_column_is_accounted_for() -> None:
+    row = {"prompt": "p", **PAIR, "context": "c", "rating": 3, "source": "s"}
+    layout = recognise([row], "f.jsonl")
+    assert layout.uses.keys() == row.keys()
+    assert [name for name, use in layout.uses.items() if use == "kept beside the record"] == [
+        "context",
+        "rating",
+        "source",
+    ]
+    assert [one.split()[2] for one in layout.warnings] == ["context", "rating"]
+
+
+def test_replies_are_equal_only_with_all_they_say() -> None:
+    one, other = Reply("a", {"tool_calls": [1]}), Reply("a", {"tool_calls": [2]})
+    assert one == Reply("a", {"tool_calls": [1]})
+    assert one != other
+    assert one != "a" != one
+    assert len({one, other, "a"}) == 3
+    assert fields_of("a") == {}
