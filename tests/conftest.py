@@ -1,4 +1,4 @@
-"""What every test gets: a cache of its own, so that a test run leaves the user's alone."""
+"""What every test gets: a cache of its own, so that a test run leaves the user's alone; and a tiny model for all."""
 
 from __future__ import annotations
 
@@ -12,3 +12,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a chat model with random weights; only read."""
+    from tests.preference.tiny_runs import save_tiny_model
+
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))

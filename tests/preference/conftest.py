@@ -1,34 +1,39 @@
-"""A tiny model for all runs, and runs of a system on rows."""
+"""A tiny model, and what learns with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coalign.core.catalogue import entries
 from coalign.core.runs import Run
 from coalign.core.system import load_system
-from tests.preference.tiny_runs import Rows, pairs, run_system, save_tiny_model, write
+from coalign.training.learning import learner
+from tests.preference.tiny_runs import run_system, write
 
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture
-def pair_file(tmp_path: Path) -> str:
-    return str(write(tmp_path / "pairs.jsonl", pairs()))
+SLUGS = {entry.slug for entry in entries()}
 
 
 @pytest.fixture
-def start(model: str, tmp_path: Path) -> Callable[..., Run]:
-    """`start("pro", rankings(), max_steps=1)` runs a system on rows; runs of one test need a `folder` each."""
+def model(tiny_model: str) -> str:
+    return tiny_model
 
-    def run(slug: str, rows: Rows, *, folder: str = "run", **options: object) -> Run:
-        data = write(tmp_path / f"{folder}.jsonl", rows)
-        options = {"data": str(data), "model": model, **options}
-        return run_system(slug, load_system(slug), tmp_path / folder, **options)
 
-    return run
+@pytest.fixture
+def learn(model: str, tmp_path: Path) -> Callable[..., Run]:
+    """Run a system or an objective with the tiny model; the same run again continues. An option may be rows: they
+    are written to `RUN-OPTION.jsonl`."""
+
+    def learn(slug: str, rows: Any = None, run: str = "run", **options: Any) -> Run:
+        given: dict[str, Any] = {"model": model, **({"data": rows} if rows else {}), **options}
+        for name, value in given.items():
+            if isinstance(value, list) and isinstance(value[0], dict):
+                given[name] = str(write(tmp_path / f"{run}-{name}.jsonl", value))
+        return run_system(
+            slug, load_system(slug) if slug in SLUGS else learner(slug), tmp_path / run, **given
+        )
+
+    return learn

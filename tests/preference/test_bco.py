@@ -104,16 +104,6 @@ def test_losses_stay_finite_and_gradients_have_the_right_sign(
     assert bool((gradient.abs() <= 1).all())
 
 
-def test_gradcheck() -> None:
-    labels = torch.tensor([1, 0, 1, 0])
-    weights = torch.tensor([1.0, 3.0, 1.0, 0.5]).double()
-    policy = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    reference = torch.randn(4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda x: bco_loss(implicit_rewards(x, reference, beta=0.3), labels, 0.2, weights), (policy,)
-    )
-
-
 def test_neither_the_reference_nor_the_shift_nor_the_weights_get_a_gradient() -> None:
     tensors = [torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     policy, reference, delta, weights = tensors

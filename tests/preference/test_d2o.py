@@ -16,7 +16,7 @@ from coalign.core.errors import DataError
 from coalign.core.options import build
 from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.models.types import Generation
-from coalign.preference.d2o import d2o_loss, split_anchors
+from coalign.preference.d2o import d2o_loss
 from coalign.preference.data.anchors import anchor, human_negatives
 from coalign.preference.data.parts import due
 from coalign.training.losses.pairwise import dpo_loss
@@ -64,15 +64,6 @@ def test_losses_stay_finite_and_gradients_push_apart(anchor_ratio: float, negati
     (gradient,) = torch.autograd.grad(loss, ratios)
     assert bool(loss.isfinite())
     assert gradient[0] <= 0 <= gradient[1]
-
-
-def test_gradcheck() -> None:
-    values = torch.randn(7, dtype=torch.float64, requires_grad=True)
-    negative = torch.tensor([False, False, True, False, False, False, True])
-    index = torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    assert torch.autograd.gradcheck(
-        lambda x: d2o_loss(*split_anchors(x, negative, index), alpha=0.4, beta=0.2), (values,)
-    )
 
 
 def test_the_order_of_records_and_of_samples_does_not_matter() -> None:

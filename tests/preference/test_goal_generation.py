@@ -15,10 +15,9 @@ from coalign.core.options import build
 from coalign.models.methods import get_method, open_methods
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
-from coalign.preference import reward_augmented
 from coalign.preference.data.goal_conditioning import Scale
 from coalign.preference.data.goal_generation import GoalGenerator, GoalOptions, goal_generator
-from tests.preference.tiny_runs import pairs, run_system, save_tiny_model, write
+from tests.preference.tiny_runs import pairs
 
 QUESTION: Any = [{"role": "user", "content": "Why?"}]
 
@@ -88,11 +87,9 @@ def test_text_and_streams_get_the_goal() -> None:
     assert not hasattr(generator, "model")
 
 
-def test_a_trained_model_is_asked_on_its_own_scale(tmp_path: Path) -> None:
-    model = str(save_tiny_model(tmp_path / "tiny"))
-    data = str(write(tmp_path / "scored.jsonl", pairs(chosen_score=4, rejected_score=2)))
-    options = {"data": data, "model": model, "lowest": 0, "highest": 5, "max_steps": 1, "eval_fraction": 0.0}
-    run = run_system("reward-augmented", reward_augmented, tmp_path / "run", **options)
+def test_a_trained_model_is_asked_on_its_own_scale(learn: Any) -> None:
+    rows = pairs(chosen_score=4, rejected_score=2)
+    run = learn("reward-augmented", rows, lowest=0, highest=5, max_steps=1, eval_fraction=0.0)
     assert json.loads((run.model / "goal.json").read_text())["highest"] == 5
     generator = open_methods(["reward-augmented"], {}, ModelOptions(model=str(run.path), device="cpu"))
     assert isinstance(generator, GoalGenerator)

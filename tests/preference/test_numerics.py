@@ -28,11 +28,6 @@ def test_log1mexp_and_its_gradient_are_finite(a: float, dtype: torch.dtype) -> N
     assert float(gradient) == pytest.approx(-math.exp(a) / -math.expm1(a), rel=1e-5)
 
 
-def test_log1mexp_gradcheck() -> None:
-    x = torch.tensor([-1e-3, -0.5, -0.7, -3.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(log1mexp, x)
-
-
 @given(st.floats(min_value=-30, max_value=-1e-6))
 def test_the_sigmoid_of_the_log_odds_is_the_probability(a: float) -> None:
     odds = log_odds(torch.tensor(a, dtype=torch.float64))

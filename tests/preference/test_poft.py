@@ -64,13 +64,6 @@ def test_the_gradient_is_the_coefficient(
     assert bool(((coefficients >= 0) & (coefficients <= 1)).all())
 
 
-def test_records_that_the_aligned_models_like_keep_more_of_their_gradient() -> None:
-    scores = torch.zeros(3) - 2.0
-    coefficients = poft_coefficients(scores, torch.tensor([-0.5, -2.0, -6.0]))
-    assert coefficients.tolist() == sorted(coefficients.tolist(), reverse=True)
-    assert coefficients[1] == 0.5
-
-
 def test_gradcheck_and_no_gradient_for_the_votes() -> None:
     scores = torch.randn(3, dtype=torch.float64, requires_grad=True)
     votes = torch.randn(3, dtype=torch.float64, requires_grad=True)

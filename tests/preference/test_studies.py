@@ -11,7 +11,7 @@ import torch
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
-from coalign.core.options import build
+from coalign.core.options import build, to_dict
 from coalign.core.runs import Run
 from coalign.models.types import Generation, ResponseLogps
 from coalign.preference import dpo_insights, ln_dpo
@@ -22,31 +22,23 @@ from coalign.preference.studies.figures import charts, line, sensitivity, sensit
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.training.job import Job
 from coalign.training.task import DivergedError
-from tests.preference.tiny_runs import run_system, write
+from tests.preference.tiny_runs import pairs
 
 MEASURED = {"answers": 3, "answer_tokens": 4, "eval_fraction": 0.25, "max_steps": 1}
+STUDY = {**MEASURED, "study": True, "seeds": 1}
 
 
 def cells_of(run: Run) -> list[dict[str, Any]]:
     return read_rows(run.artefacts / "cells.jsonl")
 
 
-def test_a_study_compares_objectives_over_sizes_and_starts(
-    model: str, pair_file: str, tmp_path: Path
-) -> None:
-    questions = [{"question": f"{n}?", "choices": ["blue", "green"], "answer": "B"} for n in range(3)]
+def test_a_study_compares_objectives_over_sizes_and_starts(model: str, learn: Any) -> None:
     options = {
-        **MEASURED,
-        "data": pair_file,
-        "model": model,
-        "instruct_model": model,
-        "objectives": ["dpo", "kto"],
+        **MEASURED, "instruct_model": model, "objectives": ["dpo", "kto"], "sizes": [4], "seeds": 1,
         "starts": ["fine-tuned", "instruction-tuned"],
-        "sizes": [4],
-        "seeds": 1,
-        "questions": str(write(tmp_path / "q.jsonl", questions)),
-    }
-    run = run_system("dpo-insights", dpo_insights, tmp_path / "run", **options)
+        "questions": [{"question": f"{n}?", "choices": ["blue", "green"], "answer": "B"} for n in range(3)],
+    }  # fmt: skip
+    run = learn("dpo-insights", pairs(), **options)
     rows = cells_of(run)
     assert [row["objective"] for row in rows] == ["start", "start", *["dpo", "kto"] * 2]
     assert {row["start"] for row in rows} == {"fine-tuned", "instruction-tuned"}
@@ -57,28 +49,19 @@ def test_a_study_compares_objectives_over_sizes_and_starts(
     assert not list((run.artefacts / "cells").glob("*/model")), "only the best is kept, in the run's model"
     report = json.loads((run.path / "report.json").read_text())
     titles = [section["title"] for section in report["sections"]]
-    assert "Held-out pairs in the right order, by implicit reward" in titles
-    assert "From fine-tuned" in titles
+    assert {"Held-out pairs in the right order, by implicit reward", "From fine-tuned"} <= {*titles}
     assert "chosen responses of all" in json.dumps(report)
     assert report["verdict"]["text"].startswith("Best: ")
     assert run.status()["figures"]
     made = (run.artefacts / "cells.jsonl").stat().st_mtime_ns
-    again = run_system("dpo-insights", dpo_insights, tmp_path / "run", **options)
+    again = learn("dpo-insights", pairs(), **options)
     assert (again.artefacts / "cells.jsonl").stat().st_mtime_ns == made, "nothing is trained again"
 
 
 def test_what_was_trained_before_a_kill_is_measured_and_not_trained_again(
-    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {
-        **MEASURED,
-        "data": pair_file,
-        "model": model,
-        "study": True,
-        "objectives": ["dpo"],
-        "seeds": 1,
-    }
-    options |= {"grid": ["beta=0.1"], "keep": "all"}
+    options = {**STUDY, "objectives": ["simpo"], "grid": ["simpo.gamma=0.5"], "keep": "all"}
     examine, measured = studies.examine, []
 
     def killed(*rest: Any) -> Any:
@@ -89,16 +72,14 @@ def test_what_was_trained_before_a_kill_is_measured_and_not_trained_again(
 
     monkeypatch.setattr(studies, "examine", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
-    run = run_system("ln-dpo", ln_dpo, tmp_path / "run", **options)
+        learn("ln-dpo", pairs(), **options)
+    run = learn("ln-dpo", pairs(), **options)
     assert len(cells_of(run)) == 2, "the start model and one cell"
     assert len([event for event in run.events("train") if "loss" in event]) == 1
     assert len(list((run.artefacts / "cells").glob("*/model"))) == 1
 
 
-def test_a_training_that_diverges_is_a_row(
-    model: str, pair_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_that_diverges_is_a_row(learn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train = studies.train
 
     def diverging(job: Job, *rest: Any) -> Any:
@@ -107,19 +88,10 @@ def test_a_training_that_diverges_is_a_row(
         return train(job, *rest)
 
     monkeypatch.setattr(studies, "train", diverging)
-    constraint = {"verifier": "max_words", "n": 3}
-    prompts = [{"prompt": f"Say {n}.", "constraints": [constraint]} for n in range(3)]
-    options = {
-        **MEASURED,
-        "data": pair_file,
-        "model": model,
-        "study": True,
-        "objectives": ["dpo"],
-        "seeds": 1,
-    }
-    options["prompts"] = str(write(tmp_path / "prompts.jsonl", prompts))
+    constraints = [{"verifier": "max_words", "n": 3}]
+    prompts = [{"prompt": f"Say {n}.", "constraints": constraints} for n in range(3)]
     grid = ["dpo.beta=0.1", "learning_rate=1.0,1e-2"]
-    run = run_system("ln-dpo", ln_dpo, tmp_path / "run", grid=grid, **options)
+    run = learn("ln-dpo", pairs(), **STUDY, objectives=["dpo"], prompts=prompts, grid=grid)
     assert [row["diverged"] for row in cells_of(run)] == [False, True, False]
     text = (run.path / "report.json").read_text()
     assert "1 trainings diverged" in text
@@ -127,22 +99,24 @@ def test_a_training_that_diverges_is_a_row(
     assert "dpo-start-6-beta=0.1-learning_rate=1.0-s0" in [event["cell"] for event in run.events("diverged")]
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"sizes": [600]}, ConfigError, "600 pairs are asked for, 6 are there"),
+        ({"eval_fraction": 0.0}, DataError, "needs held-out pairs"),
+        ({"constants": ["dpo.beta=-1"]}, ConfigError, "beta"),
+    ],
+)
 def test_what_cannot_be_done_is_refused_before_anything_is_trained(
-    model: str, pair_file: str, tmp_path: Path
+    changes: dict[str, Any], error: type[Exception], message: str, model: str, learn: Any, tmp_path: Path
 ) -> None:
-    base = {"data": pair_file, "model": model, "instruct_model": model, "starts": ["pretrained"]}
-    with pytest.raises(ConfigError, match="600 pairs are asked for, 6 are there"):
-        run_system("dpo-insights", dpo_insights, tmp_path / "a", **base, sizes=[600], eval_fraction=0.25)
-    with pytest.raises(DataError, match="needs held-out pairs"):
-        run_system("dpo-insights", dpo_insights, tmp_path / "b", **base, eval_fraction=0.0)
-    with pytest.raises(ConfigError, match="beta"):
-        run_system("dpo-insights", dpo_insights, tmp_path / "c", **base, constants=["dpo.beta=-1"])
+    base = {"instruct_model": model, "starts": ["pretrained"], "eval_fraction": 0.25}
+    with pytest.raises(error, match=message):
+        learn("dpo-insights", pairs(), **{**base, **changes})
     assert not list(tmp_path.glob("*/artefacts/cells.jsonl"))
 
 
-def test_a_configuration_of_a_study_reads_back(tmp_path: Path) -> None:
-    from coalign.core.options import to_dict
-
+def test_a_configuration_of_a_study_reads_back() -> None:
     config = build(ln_dpo.Config, {"data": "x", "study": True, "grid": ["beta=1", "2"]})
     assert build(ln_dpo.Config, to_dict(config)) == config
     assert config.settings()["dpo"] == [{"beta": 1}, {"beta": 2}]
@@ -181,14 +155,8 @@ def test_a_larger_draw_begins_with_the_smaller_one() -> None:
 
 
 def test_ids_tell_cells_apart() -> None:
-    cells = [
-        Cell("dpo", "a", 1, 0),
-        Cell("dpo", "a", 1, 1),
-        Cell("dpo", "b", 1, 0),
-        Cell("dpo", "a", 2, 0),
-        Cell("dpo", "a", 1, 0, {"beta": 1}),
-        Cell("dpo", "a", 1, 0, {"beta": 2}),
-    ]
+    plain = [Cell("dpo", *rest) for rest in (("a", 1, 0), ("a", 1, 1), ("b", 1, 0), ("a", 2, 0))]
+    cells = [*plain, *(Cell("dpo", "a", 1, 0, {"beta": beta}) for beta in (1, 2))]
     assert len({one.id for one in cells}) == len(cells)
 
 
@@ -202,8 +170,7 @@ def scored(sums: list[float], lengths: list[int]) -> ResponseLogps:
 
 def test_pair_metrics_by_hand() -> None:
     policy, start = (
-        scored([-2.0, -6.0, -9.0, -4.0], [1, 6, 3, 2]),
-        scored([-3.0, -5.0, -10.0, -5.0], [1, 6, 3, 2]),
+        scored(sums, [1, 6, 3, 2]) for sums in ([-2.0, -6.0, -9.0, -4.0], [-3.0, -5.0, -10.0, -5.0])
     )
     found = pair_metrics(policy, start)
     assert found["logp_accuracy"] == 0.5
@@ -217,13 +184,8 @@ def test_pair_metrics_by_hand() -> None:
 def test_answer_metrics_by_hand() -> None:
     answers = [Generation("a", [1, 2, 3]), Generation("b", [1], finish_reason="length")]
     found = answer_metrics(answers, torch.tensor([2.0, 1.0]))
-    assert found == {
-        "kl": 1.5,
-        "length": 2.0,
-        "length_median": 2.0,
-        "length_deviation": 1.0,
-        "unfinished": 0.5,
-    }
+    names = ("kl", "length", "length_median", "length_deviation", "unfinished")
+    assert found == dict(zip(names, (1.5, 2.0, 2.0, 1.0, 0.5), strict=True))
 
 
 def row(objective: str, value: float | None, *, seed: int = 0, **settings: float) -> dict[str, Any]:

@@ -71,22 +71,16 @@ def demonstrations(n: int = 8) -> list[dict[str, Any]]:
 
 
 def judgments(n: int = 8, fine: int = 4) -> list[dict[str, Any]]:
+    """Of so many answers the first `fine` are praised."""
+    said = ["None"] * fine + ["Too short."] * (n - fine)
     return [
-        {
-            "prompt": row["prompt"],
-            "response": row["rejected"],
-            "judgment": "None" if i < fine else "Too short.",
-        }
-        for i, row in enumerate(pairs(n))
+        {"prompt": row["prompt"], "response": row["rejected"], "judgment": one}
+        for row, one in zip(pairs(n), said, strict=True)
     ]
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_tensors(next(run.model.glob("*.safetensors")))
-
-
 def assert_same_weights(one: Run, other: Run) -> None:
-    first, second = weights(one), weights(other)
+    first, second = (load_tensors(next(run.model.glob("*.safetensors"))) for run in (one, other))
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
