@@ -61,7 +61,7 @@ def test_a_study_compares_objectives_over_sizes_and_starts(model: str, learn: An
 def test_what_was_trained_before_a_kill_is_measured_and_not_trained_again(
     learn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**STUDY, "objectives": ["simpo"], "grid": ["simpo.gamma=0.5"], "keep": "all"}
+    options = {**STUDY, "objectives": ["simpo"], "grid": ["beta=1", "simpo.gamma=0.5"], "keep": "all"}
     examine, measured = studies.examine, []
 
     def killed(*rest: Any) -> Any:
