@@ -163,7 +163,11 @@ def run(config: Config, run: Run) -> None:
     """
     material = read_material(config, "ranking", run, also=["demonstration"])
     demonstrations = all(isinstance(one, Demonstration) for one in material.training)
-    _assert_used(config, demonstrations=demonstrations)
+    unused, why = (("reference_column",), "the completion is the reference solution")
+    if not demonstrations:
+        unused, why = OF_QUESTIONS, "the responses are given"
+    if changed := config.changed(unused):
+        raise ConfigError(f"{changed[0]} has no effect on such data: {why}; leave it out")
     if demonstrations:
         learn_own_solutions(config, get_objective("aft"), run, material)
         return
@@ -175,11 +179,3 @@ def run(config: Config, run: Run) -> None:
             [*material.notes, f"The reference solution is the column {column!r}"],
         )
     learn(config, get_objective("aft"), run, material=material)
-
-
-def _assert_used(config: Config, *, demonstrations: bool) -> None:
-    names = ("reference_column",) if demonstrations else OF_QUESTIONS
-    changed = config.changed(names)
-    if changed:
-        why = "the completion is the reference solution" if demonstrations else "the responses are given"
-        raise ConfigError(f"{changed[0]} has no effect on such data: {why}; leave it out")

@@ -98,19 +98,19 @@ def run(config: Config, run: Run) -> None:
     placement: Placement = goal_placement(tokenizer) if config.placement == "auto" else config.placement
     scale = Scale(config.lowest, config.highest)
     notes = list(material.notes)
-    everything = [
-        one for one in (*material.training, *material.held_out) if isinstance(one, Preference | Ranking)
-    ]
+
+    def scored(records: Sequence[Record]) -> list[Preference | Ranking]:
+        return [one for one in records if isinstance(one, Preference | Ranking)]
 
     def relabelled(records: Sequence[Record], name: str, share: float) -> list[Record]:
         found = relabel(
-            [one for one in records if isinstance(one, Preference | Ranking)],
+            scored(records),
             scale=scale,
             placement=placement,
             share=share,
             ratings=config.ratings,
             rescale=config.rescale,
-            range_from=everything,
+            range_from=scored([*material.training, *material.held_out]),
             seed=config.seed,
         )
         left_out = {key: value for key, value in asdict(found).items() if key != "records" and value}

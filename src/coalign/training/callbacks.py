@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from coalign.core.progress import Progress, progress
 from coalign.core.runs import Run
 
+Logs = dict[str, float] | None
 _SHOWN = {
     "loss": "loss",
     "rewards/margins": "margin",
@@ -28,28 +29,17 @@ class ProgressBar(TrainerCallback):
         self._context: Any = None
         self._bar: Progress | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         if state.is_world_process_zero:
             self._context = progress(state.max_steps, self.label, unit="step")
             bar = self._bar = self._context.__enter__()
             bar.advance(state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         if self._bar:
             self._bar.advance(1)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **rest: Any) -> None:
         if self._bar and logs:
             shown = [
                 f"{word} {logs[name]:.3g}" for name, word in _SHOWN.items() if _worth_showing(name, logs)
@@ -57,9 +47,7 @@ class ProgressBar(TrainerCallback):
             if shown:
                 self._bar.note("  ".join(shown))
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         self.close()
 
     def close(self) -> None:
@@ -81,13 +69,6 @@ class RunEvents(TrainerCallback):
         self.run = run
         self.name = name
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **rest: Any) -> None:
         if state.is_world_process_zero and logs:
             self.run.log("train", stage=self.name, step=state.global_step, **logs)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from coalign.core.runs import Run
+from coalign.training.callbacks import Logs
 from coalign.training.plan import Plan
 
 Row = Mapping[str, float]
@@ -266,14 +267,7 @@ class Monitor(TrainerCallback):
                     print(f"Warning: {sign}", file=sys.stderr, flush=True)
                 self.run.log("warning", stage=self.name, key=sign.key, text=sign.text, advice=sign.advice)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **rest: Any) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         row = {**logs, "step": float(state.global_step)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from coalign.core.measure import peak_memory_mb
 from coalign.core.progress import duration
@@ -206,9 +206,7 @@ class Estimate(TrainerCallback):
         self._first: tuple[int, float] | None = None
         self._told = False
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         if self._told or not state.is_world_process_zero:
             return
         if self._first is None:

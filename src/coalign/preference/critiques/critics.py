@@ -85,44 +85,42 @@ class Critic(Protocol):
     def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]: ...
 
 
+@dataclass(frozen=True)
 class ConstraintCritic:
     """Names the constraints that an answer does not satisfy.
 
-    Args:
+    Attributes:
         constraints: of each prompt, by id. Constraints that compare with other answers are not supported.
     """
 
-    def __init__(self, constraints: Mapping[str, Sequence[Constraint]]) -> None:
-        self._constraints = constraints
+    constraints: Mapping[str, Sequence[Constraint]]
 
     def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]:
         return [self._of(one) for one in answers]
 
     def _of(self, one: Answered) -> Criticism:
-        constraints = self._constraints[one.id]
+        constraints = self.constraints[one.id]
         values = [each.verify(one.prompt[-1]["content"], one.answer) for each in constraints]
         broken = [each.describe() for each, value in zip(constraints, values, strict=True) if value < 1]
         text = f"The reply does not keep to this: {'; '.join(broken)}." if broken else ""
         return Criticism(text, not broken, sum(values) / len(values))
 
 
+@dataclass(frozen=True)
 class JudgeCritic:
     """A judge that rates with reasons; the reasons are the criticism.
 
-    Args:
+    Attributes:
         judge: of the protocol of `coalign.judging.protocol`; one whose ratings have replies in words.
         fine_from: score from which an answer is fine.
         rubric: what to judge by.
         max_failures: share of verdicts that may be missing.
     """
 
-    def __init__(
-        self, judge: Judge, *, fine_from: float, rubric: Rubric | None = None, max_failures: float = 0.05
-    ) -> None:
-        self._judge = judge
-        self._fine_from = fine_from
-        self._rubric = rubric
-        self._max_failures = max_failures
+    judge: Judge
+    fine_from: float
+    rubric: Rubric | None = None
+    max_failures: float = 0.05
 
     def __call__(self, answers: Sequence[Answered]) -> list[Criticism | None]:
         """Ask the judge.
@@ -131,12 +129,12 @@ class JudgeCritic:
             CoalignError: too many verdicts are missing.
         """
         items = [JudgeItem(id=one.id, prompt=one.prompt, responses=(one.answer,)) for one in answers]
-        ratings = self._judge.rate(items, rubric=self._rubric, scale=SCALE, label="Judging")
-        check_failures(ratings, limit=self._max_failures)
+        ratings = self.judge.rate(items, rubric=self.rubric, scale=SCALE, label="Judging")
+        check_failures(ratings, limit=self.max_failures)
         return [
             None
             if one.score is None
-            else Criticism(without_verdict(one.reply), one.score >= self._fine_from, one.score)
+            else Criticism(without_verdict(one.reply), one.score >= self.fine_from, one.score)
             for one in ratings
         ]
 

@@ -100,38 +100,29 @@ def _counts(round: Round) -> dict[str, int]:
 
 
 def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> TableSection:
-    table: list[list[Cell]] = []
+    table: list[dict[str, Cell]] = []
     for one in rounds:
         counts = _counts(one)
         trained = json.loads((one.folder / "model.json").read_text(encoding="utf-8"))["trained"]
         found = [row["inappropriate"] for row in one.read("history") if "inappropriate" in row]
         table.append(
-            [
-                one.number,
-                counts["judged"],
-                counts["criticised"],
-                trained,
-                counts["without_words"],
-                counts["without_verdict_or_text"],
-                fmean(found) if found else None,
-                _fine(loop.after(one)),
-            ]
+            {
+                "round": one.number,
+                "judged": counts["judged"],
+                "criticised": counts["criticised"],
+                "trained on": trained,
+                "without words": counts["without_words"],
+                "without verdict or text": counts["without_verdict_or_text"],
+                "inappropriate tokens": fmean(found) if found else None,
+                "held-out answers without fault": _fine(loop.after(one)),
+            }
         )
     return TableSection(
         "Rounds",
         note="Judged answers, those with a fault, and those trained on (all with a fault and some without). Left out: "
         "faulty answers of which nothing is said, and answers that are empty or have no verdict.",
-        columns=[
-            "round",
-            "judged",
-            "criticised",
-            "trained on",
-            "without words",
-            "without verdict or text",
-            "inappropriate tokens",
-            "held-out answers without fault",
-        ],
-        rows=table,
+        columns=[*table[0]],
+        rows=[[*row.values()] for row in table],
         units={"inappropriate tokens": "percent", "held-out answers without fault": "percent"},
     )
 

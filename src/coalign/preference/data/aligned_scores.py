@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -188,24 +189,18 @@ def mean_content_logps(
 ) -> list[float]:
     """Log-probability of each response in nats per token, end-of-turn tokens left out; NaN without a token left."""
     special = _special_ids(tokenizer)
-    prompts: list[list[int]] = []
-    contents: list[list[int]] = []
-    rows: list[int] = []
+    contents: dict[int, tuple[list[int], list[int]]] = {}
     for one in encode_records(records, tokenizer, max_length=max_length).records:
         ids = one.response_ids[0]
         content = ids[: len(ids) - _trailing_special(ids, special)]
         if content:
-            prompts.append(one.prompt_ids)
-            contents.append(content)
-            rows.append(one.record_index)
-    result = [math.nan] * len(records)
+            contents[one.record_index] = (one.prompt_ids, content)
+    prompts, answers = ([pair[side] for pair in contents.values()] for side in (0, 1))
+    responses = Responses(prompts, answers, list(range(len(contents))))
     with torch.no_grad():
-        scored = score_responses(
-            model, Responses(prompts, contents, list(range(len(rows)))), batch_tokens=batch_tokens
-        )
-    for row, value in zip(rows, scored.means().tolist(), strict=True):
-        result[row] = value
-    return result
+        scored = score_responses(model, responses, batch_tokens=batch_tokens)
+    means = dict(zip(contents, scored.means().tolist(), strict=True))
+    return [means.get(row, math.nan) for row in range(len(records))]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -214,10 +209,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def _trailing_special(ids: Sequence[int], special: Collection[int]) -> int:
-    count = 0
-    while count < len(ids) and ids[-1 - count] in special:
-        count += 1
-    return count
+    return len(list(itertools.takewhile(lambda one: one in special, reversed(ids))))
 
 
 def _key(record: Demonstration, max_length: int) -> str:

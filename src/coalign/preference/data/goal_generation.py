@@ -37,39 +37,39 @@ class GoalOptions:
     )
 
 
+@dataclass(frozen=True)
 class GoalGenerator:
     """A generator whose every prompt asks for a score. Streams where the back end streams.
 
-    Args:
+    Attributes:
         inner: any back end.
         goal: the score.
         scale: as in training.
         placement: as in training. A prompt that is text gets the goal before it.
     """
 
-    def __init__(self, inner: Generator, goal: float, *, scale: Scale, placement: Placement) -> None:
-        self._inner = inner
-        self._goal = goal
-        self._scale = scale
-        self._placement: Placement = placement
+    inner: Generator
+    goal: float
+    scale: Scale
+    placement: Placement
 
     def generate(
         self, prompts: Sequence[Messages | str], sampling: Sampling, **rest: Any
     ) -> list[list[Generation]]:
         """See `coalign.models.types.Generator.generate`."""
-        return self._inner.generate([self.asked(one) for one in prompts], sampling, **rest)
+        return self.inner.generate([self.asked(one) for one in prompts], sampling, **rest)
 
     def asked(self, prompt: Messages | str) -> Messages | str:
         """The prompt with the goal."""
         if isinstance(prompt, str):
-            return f"{self._scale.goal_text(self._goal)}\n\n{prompt}"
-        return with_goal(prompt, self._goal, scale=self._scale, placement=self._placement)
+            return f"{self.scale.goal_text(self.goal)}\n\n{prompt}"
+        return with_goal(prompt, self.goal, scale=self.scale, placement=self.placement)
 
     def __getattr__(self, name: str) -> Any:
         """What the back end has of `SHARED`; a stream gets the goal too."""
         if name not in SHARED:
             raise AttributeError(name)
-        found = getattr(self._inner, name)
+        found = getattr(self.inner, name)
         if name != "stream":
             return found
         return lambda prompts, *rest, **more: found([self.asked(one) for one in prompts], *rest, **more)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -151,9 +152,7 @@ def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Ma
     Args:
         rows: for each question its `responses` and `finish_reasons`, as `answer_rows` keeps them.
     """
-    counts = dict.fromkeys(
-        ("right", "wrong", "repeated", "empty", "unanswered", "unfinished", "contrasts"), 0
-    )
+    counts: Counter[str] = Counter()
     groups = []
     for question, row in zip(questions, rows, strict=True):
         marks: dict[str, float] = {}

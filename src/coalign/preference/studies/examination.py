@@ -153,21 +153,15 @@ def pair_metrics(policy: ResponseLogps, start: ResponseLogps | None) -> Metrics:
         start: the same responses under the start model; None for the start model itself, which has no log-ratios.
     """
     sums, means = policy.sums(), policy.means()
-    metrics: Metrics = {
-        "reward_accuracy": None,
-        "logp_accuracy": _in_order(sums),
-        "mean_logp_accuracy": _in_order(means),
-        "margin": None,
-        "chosen_logp": None,
+    own: Metrics = {"logp_accuracy": _in_order(sums), "mean_logp_accuracy": _in_order(means)}
+    if start is None:
+        return own | {"reward_accuracy": None, "margin": None, "chosen_logp": None}
+    ratios = sums - start.sums()
+    return own | {
+        "reward_accuracy": _in_order(ratios),
+        "margin": float((ratios[0::2] - ratios[1::2]).mean()),
+        "chosen_logp": float(ratios[0::2].mean()),
     }
-    if start is not None:
-        ratios = sums - start.sums()
-        metrics |= {
-            "reward_accuracy": _in_order(ratios),
-            "margin": float((ratios[0::2] - ratios[1::2]).mean()),
-            "chosen_logp": float(ratios[0::2].mean()),
-        }
-    return metrics
 
 
 def answer_metrics(answers: Sequence[Generation], log_ratios: Tensor) -> Metrics:
@@ -221,9 +215,7 @@ def _parts(
     ]
     parts["answers"] = Responses(prompts, [one.token_ids for one in answers], list(range(len(answers))))
     if exam.questions:
-        questions = (
-            exam.questions if tokenizer.chat_template else [as_text(question) for question in exam.questions]
-        )
+        questions = exam.questions if tokenizer.chat_template else [as_text(one) for one in exam.questions]
         parts["questions"] = _responses(encode_records(questions, tokenizer).records)
     return parts
 
