@@ -168,16 +168,6 @@ class Judgment(Record):
     label: bool | None = None
 
 
-RECORD_TYPES: dict[Kind, type[Record]] = {
-    "prompt": PromptRecord,
-    "demonstration": Demonstration,
-    "preference": Preference,
-    "ranking": Ranking,
-    "feedback": Feedback,
-    "judgment": Judgment,
-}
-
-
 def responses_of(record: Record) -> tuple[str, ...]:
     """The responses of any record, best first where the kind has an order: the unit the scoring engine works on."""
     match record:
