@@ -18,36 +18,8 @@ from coalign.evaluation.factuality.model import PairClassifier, new_encoder
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-WORDS = (
-    "the",
-    "a",
-    "red",
-    "blue",
-    "box",
-    "holds",
-    "four",
-    "five",
-    "coins",
-    ".",
-    ",",
-    "?",
-    "!",
-    "yes",
-    "no",
-    "sky",
-    "is",
-    "sea",
-    "grass",
-    "green",
-    "it",
-    "rains",
-    "snow",
-    "cat",
-    "dog",
-    "sat",
-    "on",
-    "mat",
-)
+_TEXT = "the a red blue box holds four five coins . , ? ! yes no sky is sea grass green it rains snow cat dog sat on mat"
+WORDS = tuple(_TEXT.split())
 VOCABULARY = 120
 SCALE = 10.0
 
@@ -63,35 +35,31 @@ def pair_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    inputs = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=core, model_max_length=max_length, model_input_names=inputs, **names
     )
+
+
+def save_encoder(model: Any, folder: Path) -> Path:
+    """A model and the tokenizer of pairs in one folder."""
+    model.save_pretrained(folder)
+    pair_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def encoder_config(**changes: Any) -> RobertaConfig:
-    return RobertaConfig(
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "max_position_embeddings": 66,
-            "type_vocab_size": 1,
-            "layer_norm_eps": 1e-5,
-            "pad_token_id": 1,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-            **changes,
-        }
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    tables = {"vocab_size": VOCABULARY, "max_position_embeddings": 66, "type_vocab_size": 1}
+    return RobertaConfig(**{**sizes, **ids, **tables, "layer_norm_eps": 1e-5, **changes})
 
 
 def pair_classifier(seed: int = 2, **changes: Any) -> PairClassifier:
@@ -117,26 +85,15 @@ def published_layout(
     if position_ids:
         state["base_model.embeddings.position_ids"] = torch.arange(66)[None]
     if mlm_head:
-        state |= {
-            "mlm_head.bias": torch.zeros(VOCABULARY),
-            "mlm_head.dense.weight": torch.zeros(16, 16),
-            "mlm_head.decoder.weight": torch.zeros(VOCABULARY, 16),
-        }
+        shapes = {"bias": (VOCABULARY,), "dense.weight": (16, 16), "decoder.weight": (VOCABULARY, 16)}
+        state |= {f"mlm_head.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    kept = {"best_model_path": pathlib.PurePosixPath("a/b"), "score": torch.ones(1)}
     content = {
-        "epoch": 2,
-        "global_step": 10,
-        "pytorch-lightning_version": "1.7.7",
-        "state_dict": state,
-        "loops": {},
-        "callbacks": {
-            "checkpoint": {"best_model_path": pathlib.PurePosixPath("a/b"), "score": torch.ones(1)}
-        },
+        "epoch": 2, "global_step": 10, "pytorch-lightning_version": "1.7.7", "state_dict": state, "loops": {},
+        "callbacks": {"checkpoint": kept}, "lr_schedulers": [{}], "hparams_name": "kwargs",
         "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": 1e-5}]}],
-        "lr_schedulers": [{}],
-        "hparams_name": "kwargs",
-        "hyper_parameters": {"model": "roberta-base", "using_pretrained": False},
-        **extra,
-    }
+        "hyper_parameters": {"model": "roberta-base", "using_pretrained": False}, **extra,
+    }  # fmt: skip
     torch.save(content, path)
     return path
 

@@ -24,17 +24,10 @@ def pair_rows(n: int = 6) -> list[dict[str, Any]]:
     for k in range(n):
         answers = ["short", f"a longer answer, number {k}"]
         better = 1 + k % 2
-        rows.append(
-            {
-                "id": f"q{k}",
-                "prompt": f"Question {k}?",
-                "response_a": answers[1 - k % 2],
-                "response_b": answers[k % 2],
-                "annotator1": better,
-                "annotator2": better,
-                "annotator3": better if k % 3 else 0,
-            }
-        )
+        row = {"id": f"q{k}", "prompt": f"Question {k}?"}
+        row |= {"response_a": answers[1 - k % 2], "response_b": answers[k % 2]}
+        people = (better, better, better if k % 3 else 0)
+        rows.append({**row, **{f"annotator{n}": said for n, said in enumerate(people, 1)}})
     return rows
 
 
@@ -43,18 +36,10 @@ def save_reward_model(path: Path, *, outputs: int = 1) -> str:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        num_labels=outputs,
-    )
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, num_labels=outputs,
+    )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from coalign.data.records import Messages
 from coalign.judging.protocol import JudgeItem
@@ -11,6 +12,11 @@ from coalign.models.types import Generation, OnBatch, Sampling
 
 class KilledError(Exception):
     """Stands for a kill: nothing catches it."""
+
+
+def longer_is_better(prompt: str) -> str:
+    first, second = shown(prompt)
+    return "I compared them.\n[[A]]" if len(first) > len(second) else "[[B]]"
 
 
 class ScriptedGenerator:
@@ -56,19 +62,16 @@ class ScriptedGenerator:
                 self.asked.append(text)
                 reply = self._answer(text)
                 top = [self._odds(text)] if self._odds else None
-                one = Generation(
-                    reply, finish_reason=self._finish_reason, top_logprobs=top, n_tokens=len(reply.split())
-                )  # type: ignore[arg-type]
-                batch[index] = [one] * sampling.n
+                more: Any = {"finish_reason": self._finish_reason, "top_logprobs": top}
+                batch[index] = [Generation(reply, n_tokens=len(reply.split()), **more)] * sampling.n
                 results[index] = batch[index]
             if on_batch:
                 on_batch(batch)
         return results
 
 
-def item(first: str, second: str | None = None, *, id: str = "i", question: str = "Why?") -> JudgeItem:
-    responses = (first,) if second is None else (first, second)
-    return JudgeItem(id=id, prompt=[{"role": "user", "content": question}], responses=responses)
+def item(*responses: str, id: str = "i", question: str = "Why?", **more: Any) -> JudgeItem:
+    return JudgeItem(id=id, prompt=[{"role": "user", "content": question}], responses=responses, **more)
 
 
 def shown(prompt: str) -> tuple[str, str]:

@@ -16,26 +16,18 @@ from coalign.evaluation import alignscore
 from coalign.evaluation.factuality.model import save_pair_classifier
 from coalign.evaluation.factuality.text_pairs import read_pairs
 from tests.cli.conftest import coalign as coalign
-from tests.evaluation.encoders import encoder_config, pair_classifier, pair_tokenizer
-from tests.evaluation.test_pair_training import records
+from tests.evaluation.encoders import encoder_config, pair_classifier, pair_tokenizer, save_encoder
+from tests.evaluation.test_pair_training import native_rows
+from tests.preference.tiny_runs import write
 
 HOSTILE = "<script>alert(1)</script> The sky is <b>blue</b>. \u202eIt rains."
+RAIN = {"context": "The sky is blue. It rains.", "claim": "It rains. The grass is green."}
 ROWS = [
-    {
-        "id": "a",
-        "context": "The sky is blue. It rains.",
-        "claim": "It rains. The grass is green.",
-        "label": 1,
-    },
+    {"id": "a", **RAIN, "label": 1},
     {"id": "b", "context": HOSTILE, "claim": HOSTILE, "label": 0},
     {"id": "c", "context": "", "claim": "A cat sat on a mat.", "label": True},
     {"id": "d", "context": "red " * 90, "claim": "The red box holds four coins."},
 ]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -75,24 +67,16 @@ def test_a_run_scores_and_reports(tmp_path: Path, model: Path, pairs: Path) -> N
 def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
     from coalign.evaluation.factuality.model import new_encoder
 
-    new_encoder(encoder_config()).save_pretrained(tmp_path / "encoder")
-    pair_tokenizer().save_pretrained(tmp_path / "encoder")
-    rows = [
-        {"task": one.task, "text_a": one.text_a, "text_b": list(one.text_b), "orig_label": one.label}
-        for one in records(12)
-    ]
-    native = write(tmp_path / "records.jsonl", rows)
+    encoder = save_encoder(new_encoder(encoder_config()), tmp_path / "encoder")
+    native = write(tmp_path / "records.jsonl", native_rows(12))
     snli = write(tmp_path / "snli.jsonl", [{"premise": "it rains", "hypothesis": "it snows", "label": 2}] * 8)
     options = {
         "train": [str(native), f"snli={snli}"],
-        "encoder": str(tmp_path / "encoder"),
+        "encoder": str(encoder),
         "data": str(pairs),
         "epochs": 1,
-        "batch_size": 4,
-        "max_length": 40,
-        "held_out": 0.2,
-        "mlm": True,
     }
+    options |= {"batch_size": 4, "max_length": 40, "held_out": 0.2, "mlm": True}
     found = run(tmp_path / "run", **options)
     assert len(read_rows(found.artefacts / "scores.jsonl")) == 4
     notes = [one["note"] for one in found.events("data")]
@@ -101,8 +85,7 @@ def test_training_and_scoring_in_one_run(tmp_path: Path, pairs: Path) -> None:
     weights = (found.model / "model.safetensors").read_bytes()
     again = run(tmp_path / "run", **options)
     assert (again.model / "model.safetensors").read_bytes() == weights
-    page = found.report.read_text(encoding="utf-8")
-    assert "Three-way head" in page
+    assert "Three-way head" in found.report.read_text(encoding="utf-8")
     only = run(tmp_path / "score", data=str(pairs), model=str(tmp_path / "run"))
     assert read_rows(only.artefacts / "scores.jsonl") == read_rows(found.artefacts / "scores.jsonl")
 
@@ -135,19 +118,11 @@ def test_files_of_pairs(tmp_path: Path) -> None:
     csv.write_text('article,summary,consistent\n"A, b.",C.,yes\nD.,E.,no\n')
     found = read_pairs(str(csv))
     assert found.columns == ("article", "summary", "consistent")
-    assert [(one.context, one.claim, one.label) for one in found.pairs] == [
-        ("A, b.", "C.", 1.0),
-        ("D.", "E.", 0.0),
-    ]
-    bad = write(
-        tmp_path / "bad.jsonl",
-        [
-            {"context": "a", "claim": " "},
-            {"context": None, "claim": "b"},
-            {"context": "a", "claim": "b", "label": "maybe"},
-            {"context": "a", "claim": "b"},
-        ],
-    )
+    read = [(one.context, one.claim, one.label) for one in found.pairs]
+    assert read == [("A, b.", "C.", 1.0), ("D.", "E.", 0.0)]
+    rows = [("a", " "), (None, "b"), ("a", "b", "maybe"), ("a", "b")]
+    columns = ("context", "claim", "label")
+    bad = write(tmp_path / "bad.jsonl", [dict(zip(columns, row, strict=False)) for row in rows])
     with pytest.raises(DataError, match="3 of 4 rows") as caught:
         read_pairs(str(bad))
     assert f"{bad}:1: claim: is empty, expected a text to score" in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from coalign.evaluation.arena.matches import Arena, tables_of
 from coalign.evaluation.arena.outputs import Outputs, read_outputs
 from coalign.evaluation.arena.tournament import bracket, play_bracket, simulate, simulate_tables
 from coalign.evaluation.varco_arena import Config, arena_results
-from coalign.judging import options as judge_options
 from coalign.judging.items import read_items
 from coalign.judging.scoring_judges import FunctionJudge, ScoringJudge
 from coalign.measures.ratings import (
@@ -35,7 +35,7 @@ from coalign.measures.ratings import (
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows
-from tests.evaluation.scripted import ScriptedGenerator, shown
+from tests.evaluation.scripted import ScriptedGenerator, longer_is_better
 
 LENGTH = ScoringJudge(lambda items: [len(one.responses[0]) for one in items], name="length")
 
@@ -57,11 +57,6 @@ def output_rows(models: int = 4, prompts: int = 3) -> list[dict[str, Any]]:
         for x in range(prompts)
         for k in range(models)
     ]
-
-
-def longer(prompt: str) -> str:
-    first, second = shown(prompt)
-    return "[[A]]" if len(first) > len(second) else "[[B]]"
 
 
 # -- brackets -----------------------------------------------------------------------------------------------------
@@ -222,10 +217,7 @@ def test_outputs_from_one_file_and_from_many(tmp_path: Path) -> None:
         ([{"prompt": "?", "model": "a", "output": "x"}] * 2, "a answers '\\?' twice"),
         ([{"prompt": "?", "model": 3, "output": "x"}], "model: the number 3"),
         ([{"prompt": "?", "model": "a", "output": True}], "output: the boolean true"),
-        (
-            [{"prompt": "?", "model": "a", "output": "x"}, {"prompt": "!", "model": "b", "output": "x"}],
-            "No prompt",
-        ),
+        ([{"prompt": p, "model": m, "output": "x"} for p, m in ("?a", "!b")], "No prompt"),
     ],
 )
 def test_outputs_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
@@ -233,30 +225,28 @@ def test_outputs_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, Any]],
         read_outputs([write_rows(tmp_path / "o.jsonl", rows)])
 
 
-def arena(monkeypatch: pytest.MonkeyPatch, generator: ScriptedGenerator, folder: Path, **values: Any) -> Run:
-    monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
-    monkeypatch.setattr(judge_options, "identity_of", lambda options: {})
-    config = build(Config, {"resamples": 50, **values})
-    made = Run.start(folder, "varco-arena", config)
-    varco_arena.run(config, made)
-    return made
+@pytest.fixture
+def arena(judge_by: Any, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Run]]:
+    """A run where longer outputs win, which gives its results too."""
+    judge_by(ScriptedGenerator(longer_is_better))
+
+    def start(rows: list[dict[str, Any]] | None = None, name: str = "run", **values: Any) -> tuple[Any, Run]:
+        if rows is not None:
+            values["data"] = [write_rows(tmp_path / "o.jsonl", rows)]
+        config = build(Config, {"resamples": 50, **values})
+        made = Run.start(tmp_path / name, "varco-arena", config)
+        varco_arena.run(config, made)
+        return json.loads((made.artefacts / "results.json").read_text()), made
+
+    return start
 
 
-def test_a_run_ranks_and_shows_every_match(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_ranks_and_shows_every_match(arena: Any, tmp_path: Path) -> None:
     rows = output_rows()
     rows[3]["output"] = "<img src=x onerror=alert(1)>" * 3
-    data = [write_rows(tmp_path / "o.jsonl", rows)]
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps({"m0": 1, "m1": 2, "m2": 3, "m3": 4}))
-    made = arena(
-        monkeypatch,
-        ScriptedGenerator(longer),
-        tmp_path / "run",
-        data=data,
-        reference="m1",
-        ground_truth=truth,
-    )
-    results = json.loads((made.artefacts / "results.json").read_text())
+    results, made = arena(rows, reference="m1", ground_truth=truth)
     assert next(row["model"] for row in results["leaderboard"]) == "m3"
     assert results["matches"] == 9
     assert results["penalty"] == 1
@@ -272,56 +262,43 @@ def test_a_run_ranks_and_shows_every_match(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "<img src=x" not in made.report.read_text()
 
 
-def test_stored_verdicts_rate_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = [write_rows(tmp_path / "o.jsonl", output_rows(3, 2))]
+def test_stored_verdicts_rate_models(arena: Any, tmp_path: Path) -> None:
     verdicts = [
         {"prompt": "Prompt 0?", "response_a": "x0", "response_b": "xx0", "label": "second"},
         {"prompt": "Prompt 0?", "response_a": "xxx0", "response_b": "xx0", "label": "first"},
         {"prompt": "Prompt 1?", "response_a": "xx1", "response_b": "x1", "label": "tie"},
     ]
-    path = write_rows(tmp_path / "v.jsonl", verdicts)
-    common = {"data": data, "judge": "stored", "stored_verdicts": path}
-    made = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", schedule="all", **common)
-    results = json.loads((made.artefacts / "results.json").read_text())
+    stored = {"judge": "stored", "stored_verdicts": write_rows(tmp_path / "v.jsonl", verdicts)}
+    results, _ = arena(output_rows(3, 2), schedule="all", **stored)
     assert [row["model"] for row in results["leaderboard"]] == ["m2", "m1", "m0"]
     assert results["without_verdict"] == 3
     with pytest.raises(CoalignError, match="missing"):
-        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "bracket", **common)
+        arena(output_rows(3, 2), "bracket", **stored)
 
 
-def test_verifiers_judge_an_arena(tmp_path: Path) -> None:
+def test_verifiers_judge_an_arena(arena: Any) -> None:
     rows = [{**row, "constraints": [{"verifier": "max_characters", "n": 2}]} for row in output_rows(3, 2)]
-    config = build(
-        Config, {"data": [write_rows(tmp_path / "o.jsonl", rows)], "judge": "verifiers", "resamples": 20}
-    )
-    made = Run.start(tmp_path / "run", "varco-arena", config)
-    varco_arena.run(config, made)
-    board = json.loads((made.artefacts / "results.json").read_text())["leaderboard"]
+    board = arena(rows, judge="verifiers")[0]["leaderboard"]
     assert board[0]["model"] == "m0", "the only one that keeps to two characters"
 
 
-def test_simulation_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    values = {"mode": "simulation", "sim_trials": 20, "sim_prompts": [30], "sim_precision": [1.0]}
-    made = arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", **values)
-    results = json.loads((made.artefacts / "results.json").read_text())
+def test_simulation_mode(arena: Any) -> None:
+    results, made = arena(mode="simulation", sim_trials=20, sim_prompts=[30], sim_precision=[1.0])
     assert results["settings"][0]["tournament"] > 0.5
     assert "nearer" in made.report.read_text()
 
 
+def test_what_cannot_be_run(arena: Any) -> None:
+    for rows, values, message in (
+        (None, {}, "data is needed"),
+        (output_rows(), {"reference": "m9"}, "reference: 'm9' is none of m0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            arena(rows, f"{len(values)} options", **values)
+
+
 def test_a_penalty_of_nothing_must_be_possible() -> None:
     made = outputs(3, 2)
-    played = Arena(made, LENGTH).tournaments()
     config = build(Config, {"data": ["x"], "penalty": 0, "resamples": 10})
     with pytest.raises(ConfigError, match="no finite ratings"):
-        arena_results(played, made, config)
-
-
-def test_an_arena_needs_outputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="data is needed"):
-        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run")
-
-
-def test_an_unknown_reference_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = [write_rows(tmp_path / "o.jsonl", output_rows())]
-    with pytest.raises(ConfigError, match="reference: 'm9' is none of m0"):
-        arena(monkeypatch, ScriptedGenerator(longer), tmp_path / "run", data=data, reference="m9")
+        arena_results(Arena(made, LENGTH).tournaments(), made, config)

@@ -16,25 +16,8 @@ from tests.browser import browser as browser
 from tests.browser import js, wait
 
 MODELS, PROMPTS = 20, 527
-WORDS = [
-    "the",
-    "council",
-    "said",
-    "that",
-    "its",
-    "winter",
-    "report",
-    "about",
-    "old",
-    "engines",
-    "would",
-    "be",
-    "late",
-    "because",
-    "several",
-    "people",
-    "asked",
-]
+TEXT = "the council said that its winter report about old engines would be late because several people asked"
+WORDS = TEXT.split()
 
 
 def outputs() -> Outputs:
@@ -86,8 +69,6 @@ def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
         "text.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     wait(browser, "/of \\d samples/.test(document.querySelector('.status').textContent)")
-    assert js(browser, "[...document.querySelectorAll('[name=sort] option')].map((one) => one.value)") == [
-        "",
-        "long",
-    ]
+    sorts = js(browser, "[...document.querySelectorAll('[name=sort] option')].map((one) => one.value)")
+    assert sorts == ["", "long"]
     assert browser.get_log("browser") == []

@@ -106,13 +106,8 @@ def test_multisample_declines_as_often_as_it_fails(right: int, greedy: bool) -> 
 
 
 def test_letters_of_options_stay() -> None:
-    assert [lowered(one) for one in ("A", "B. Rome", "C) x", "Apples", "")] == [
-        "A",
-        "B. Rome",
-        "C) x",
-        "apples",
-        "",
-    ]
+    kept = ("A", "B. Rome", "C) x", "")
+    assert [lowered(one) for one in (*kept, "Apples")] == [*kept, "apples"]
 
 
 def test_questions_and_their_faults(tmp_path: Path) -> None:
@@ -122,12 +117,8 @@ def test_questions_and_their_faults(tmp_path: Path) -> None:
     ]
     found = read_questions(str(write(tmp_path / "q.jsonl", rows)))
     assert [one.answers for one in found] == [("Ada", "A. L."), ("Bo",)]
-    bad = [
-        {"question": "", "answers": ["x"]},
-        {"question": "Who?"},
-        {"question": "?", "answers": ["x"], "split": "dev"},
-    ]
-    path = write(tmp_path / "bad.jsonl", bad)
+    bad = [{"question": "", "answers": ["x"]}, {"question": "Who?"}]
+    path = write(tmp_path / "bad.jsonl", [*bad, {"question": "?", "answers": ["x"], "split": "dev"}])
     with pytest.raises(DataError) as caught:
         read_questions(str(path))
     for place in (f"{path}:1: question", f"{path}:2: answers", f"{path}:3: split"):
@@ -145,41 +136,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def run(folder: Path, model: Path, data: Path, **options: Any) -> Any:
-    return run_system(
-        "honesty",
-        honesty,
-        folder,
-        model=str(model),
-        data=str(data),
-        samples=3,
-        max_new_tokens=4,
-        epochs=1.0,
-        match="substring",
-        **options,
-    )
+def run(folder: Path, model: Path, **options: Any) -> Any:
+    options |= {"model": str(model), "data": str(write(folder / "q.jsonl", QUESTIONS)), "match": "substring"}
+    return run_system("honesty", honesty, folder / "run", samples=3, max_new_tokens=4, epochs=1.0, **options)
 
 
 def test_a_run_ends_with_metrics_and_a_report(tmp_path: Path, model: Path) -> None:
-    data = write(tmp_path / "q.jsonl", QUESTIONS)
-    found = run(tmp_path / "run", model, data, method="multisample")
-    results = json.loads((found.artefacts / "results.json").read_text())
+    found = run(tmp_path, model, method="multisample")
+    before = (found.artefacts / "results.json").read_text()
+    results = json.loads(before)
     assert set(results) == {"prompted", "evaluate"}
     assert results["evaluate"]["after"]["questions"] == 4
     assert set(results["evaluate"]["after"]["honesty"]) >= {"mean", "low", "high"}
     built = read_rows(found.artefacts / "round-1" / "build.jsonl")
     assert [len(row["responses"]) for row in built] == [3] * 6
     assert (found.model / "adapter_config.json").exists()
-    report = json.loads((found.path / "report.json").read_text())
-    assert {"Metrics", "Without training", "From before to after", "Answers"} <= {
-        one["title"] for one in report["sections"]
-    }
-    before = (found.artefacts / "results.json").read_text()
-    again = run(tmp_path / "run", model, data, method="multisample")
+    titles = {one["title"] for one in json.loads((found.path / "report.json").read_text())["sections"]}
+    assert {"Metrics", "Without training", "From before to after", "Answers"} <= titles
+    again = run(tmp_path, model, method="multisample")
     assert (again.artefacts / "results.json").read_text() == before
 
 
 def test_the_instruction_alone_trains_nothing(tmp_path: Path, model: Path) -> None:
-    found = run(tmp_path / "run", model, write(tmp_path / "q.jsonl", QUESTIONS), method="prompt")
+    found = run(tmp_path, model, method="prompt")
     assert not found.model.exists()
     assert set(json.loads((found.artefacts / "results.json").read_text())) == {"prompted"}

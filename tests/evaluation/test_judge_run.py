@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from coalign.models.reward_model import load_reward_model
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import pair_rows, save_reward_model, write_rows
-from tests.evaluation.scripted import ScriptedGenerator, shown
+from tests.evaluation.scripted import ScriptedGenerator, longer_is_better
 from tests.selfalign.tiny import make_model_folder
 
 
@@ -28,103 +29,82 @@ def pair_file(tmp_path: Path) -> str:
     return write_rows(tmp_path / "pairs.jsonl", pair_rows())
 
 
-def judge_file(folder: Path, **values: Any) -> Run:
-    config = build(
-        Config, {"device": "cpu", **values} if values.get("judge", "model") != "stored" else values
-    )
-    made = Run.start(folder, "judge", config)
-    judge_run.run(config, made)
-    return made
+@pytest.fixture
+def judge_file(
+    tmp_path: Path, pair_file: str
+) -> Callable[..., tuple[list[dict[str, Any]], dict[str, Any], Run]]:
+    """Judge the pairs, or other data, in a folder; gives the verdicts, the results and the run."""
+
+    def judge(name: str, **values: Any) -> tuple[list[dict[str, Any]], dict[str, Any], Run]:
+        device = {} if values.get("judge") in ("stored", "verifiers") else {"device": "cpu"}
+        config = build(Config, {"data": pair_file, **device, **values})
+        made = Run.start(tmp_path / name, "judge", config)
+        judge_run.run(config, made)
+        results = json.loads((made.artefacts / "results.json").read_text())
+        return read_rows(made.artefacts / "verdicts.jsonl"), results, made
+
+    return judge
 
 
-def use(monkeypatch: pytest.MonkeyPatch, generator: ScriptedGenerator) -> None:
-    monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
-    monkeypatch.setattr(
-        judge_options, "identity_of", lambda options: {}
-    )  # else the default model is unpacked
-
-
-def longer_is_better(prompt: str) -> str:
-    first, second = shown(prompt)
-    return "I compared them.\n[[A]]" if len(first) > len(second) else "[[B]]"
-
-
-def test_pairs_get_verdicts_figures_and_a_report(
-    monkeypatch: pytest.MonkeyPatch, pair_file: str, tmp_path: Path
-) -> None:
-    use(monkeypatch, ScriptedGenerator(longer_is_better))
-    made = judge_file(tmp_path / "run", data=pair_file)
-    rows = read_rows(made.artefacts / "verdicts.jsonl")
+def test_pairs_get_verdicts_figures_and_a_report(judge_by: Any, judge_file: Any) -> None:
+    judge_by(ScriptedGenerator(longer_is_better))
+    rows, results, made = judge_file("run")
     assert [row["outcome"] for row in rows] == ["first", "second"] * 3
     assert rows[0]["opinions"][0].keys() >= {"reply", "prompt_hash", "cost", "failure"}
-    results = json.loads((made.artefacts / "results.json").read_text())
     assert results["consistency"]["mean"] == 1
     assert results["first_shown"] == 0.5
     assert results["people"]["accuracy"]["mean"] == 1
     assert results["people"]["cohen_kappa"]["mean"] == 1
     assert 0 < results["people"]["fleiss_kappa_of_people"]["mean"] < 1
-    report = read_report(made.report)
-    samples = next(one for one in report.sections if isinstance(one, Samples))
+    samples = next(one for one in read_report(made.report).sections if isinstance(one, Samples))
     assert len(samples.rows) == 6
     assert "I compared them." in samples.rows[0].outputs[2].text
     assert "100%" in made.status()["headline"]
 
 
 def test_too_many_failures_fail_the_run_and_keep_the_replies(
-    monkeypatch: pytest.MonkeyPatch, pair_file: str, tmp_path: Path
+    judge_by: Any, judge_file: Any, tmp_path: Path
 ) -> None:
-    use(monkeypatch, ScriptedGenerator(lambda _: "Both are nice."))
+    judge_by(ScriptedGenerator(lambda _: "Both are nice."))
     with pytest.raises(CoalignError, match=r"12 of 12 verdicts are missing \(12 malformed\).*Both are nice"):
-        judge_file(tmp_path / "run", data=pair_file)
+        judge_file("run")
     assert len(read_rows(tmp_path / "run" / "artefacts" / "replies.jsonl")) == 12
-    use(monkeypatch, ScriptedGenerator(lambda _: pytest.fail("asked again")))
-    made = judge_file(tmp_path / "run", data=pair_file, max_failures=1)
-    assert json.loads((made.artefacts / "results.json").read_text())["failures"] == {"malformed": 12}
+    judge_by(ScriptedGenerator(lambda _: pytest.fail("asked again")))
+    assert judge_file("run", max_failures=1)[1]["failures"] == {"malformed": 12}
 
 
-def test_one_order_responses_and_prices(
-    monkeypatch: pytest.MonkeyPatch, pair_file: str, tmp_path: Path
-) -> None:
-    use(monkeypatch, ScriptedGenerator(longer_is_better))
-    made = judge_file(tmp_path / "given", data=pair_file, orders="given", price_reply=1.0)
-    assert json.loads((made.artefacts / "results.json").read_text())["consistency"] is None
-    use(monkeypatch, ScriptedGenerator(lambda _: "[[7]]"))
-    rated = write_rows(
-        tmp_path / "r.jsonl", [{"prompt": "?", "response": "x"}, {"prompt": "!", "response": ""}]
-    )
-    made = judge_file(tmp_path / "rated", data=rated, criteria="brevity")
-    assert json.loads((made.artefacts / "results.json").read_text())["score"]["mean"] == 7
-    assert [row["score"] for row in read_rows(made.artefacts / "verdicts.jsonl")] == [7, 7]
+def test_one_order_responses_and_prices(judge_by: Any, judge_file: Any, tmp_path: Path) -> None:
+    judge_by(ScriptedGenerator(longer_is_better))
+    assert judge_file("given", orders="given", price_reply=1.0)[1]["consistency"] is None
+    judge_by(ScriptedGenerator(lambda _: "[[7]]"))
+    said = [{"prompt": "?", "response": "x"}, {"prompt": "!", "response": ""}]
+    rows, results, _ = judge_file("rated", data=write_rows(tmp_path / "r.jsonl", said), criteria="brevity")
+    assert results["score"]["mean"] == 7
+    assert [row["score"] for row in rows] == [7, 7]
 
 
-def test_a_real_model_reads_out_probabilities(pair_file: str, tmp_path: Path) -> None:
-    model = str(make_model_folder(tmp_path / "model"))
+def test_a_real_model_reads_out_probabilities(judge_file: Any, tmp_path: Path) -> None:
     template = tmp_path / "short.j2"
     template.write_text("{{ question }}\nA: {{ answers[0] }}\nB: {{ answers[-1] }}\nReply with A or B.")
-    common = {"data": pair_file, "model": model, "judge_readout": "logprobs", "judge_template": template}
-    made = judge_file(tmp_path / "run", **common, max_failures=1)
-    rows = read_rows(made.artefacts / "replies.jsonl")
+    model = str(make_model_folder(tmp_path / "model"))
+    common = {"model": model, "judge_readout": "logprobs", "judge_template": template, "max_failures": 1}
+    rows = read_rows(judge_file("run", **common)[2].artefacts / "replies.jsonl")
     assert len(rows[0]["top"]) == 20
     assert rows[0]["prompt_tokens"] > 10
-    made = judge_file(tmp_path / "calibrated", **common, judge_calibrate=True, max_failures=1)
-    first = read_rows(made.artefacts / "verdicts.jsonl")[0]["opinions"][0]
+    first = judge_file("calibrated", **common, judge_calibrate=True)[0][0]["opinions"][0]
     assert first["failure"] or first["cost"]["calls"] == 2
 
 
-def test_reward_models_verifiers_and_stored_verdicts(pair_file: str, tmp_path: Path) -> None:
-    reward = save_reward_model(tmp_path / "reward")
-    made = judge_file(tmp_path / "rm", data=pair_file, judge="reward", model=reward)
-    rows = read_rows(made.artefacts / "verdicts.jsonl")
+def test_reward_models_verifiers_and_stored_verdicts(judge_file: Any, pair_file: str, tmp_path: Path) -> None:
+    rows, results, _ = judge_file("rm", judge="reward", model=save_reward_model(tmp_path / "reward"))
     assert all(row["opinions"][0]["scores"] for row in rows)
-    assert json.loads((made.artefacts / "results.json").read_text())["consistency"]["mean"] == 1
+    assert results["consistency"]["mean"] == 1
     constrained = [{**row, "constraints": [{"verifier": "max_words", "n": 1}]} for row in pair_rows()]
     path = write_rows(tmp_path / "c.jsonl", constrained)
-    config = build(Config, {"data": path, "judge": "verifiers"})
-    made = Run.start(tmp_path / "verifiers", "judge", config)
-    judge_run.run(config, made)
-    assert [row["outcome"] for row in read_rows(made.artefacts / "verdicts.jsonl")] == ["second", "first"] * 3
-    made = judge_file(tmp_path / "stored", data=pair_file, judge="stored", stored_verdicts=pair_file)
-    assert json.loads((made.artefacts / "results.json").read_text())["people"]["accuracy"]["mean"] == 1
+    rows = judge_file("verifiers", data=path, judge="verifiers")[0]
+    assert [row["outcome"] for row in rows] == ["second", "first"] * 3
+    stored = judge_file("stored", judge="stored", stored_verdicts=pair_file)[1]
+    assert stored["people"]["accuracy"]["mean"] == 1
 
 
 def test_majority() -> None:

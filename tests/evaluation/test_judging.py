@@ -23,7 +23,6 @@ from coalign.judging.parsing import (
 from coalign.judging.prompts import load_template, mark_of
 from coalign.judging.protocol import (
     Choice,
-    Failure,
     JudgeItem,
     Opinion,
     PairVerdict,
@@ -54,39 +53,26 @@ def longer_wins(prompt: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("reply", "choice"),
+    ("choice", "reply"),
     [
-        ("[[A]]", "first"),
-        ("A is clearer.\n[[B]]", "second"),
-        ("[[ c ]]", "tie"),
-        ("[[tie]]", "tie"),
-        ("[[A]] ... so, again: [[A]]", "first"),
-        ("B", "second"),
-        (" **A**. ", "first"),
-        ("<think>[[B]]? No, [[A]].</think>\n[[A]]", "first"),
+        *(("first", x) for x in ("[[A]]", "[[A]] ... so, again: [[A]]", " **A**. ")),
+        ("first", "<think>[[B]]? No, [[A]].</think>\n[[A]]"),
+        *(("second", x) for x in ("A is clearer.\n[[B]]", "B")),
+        *(("tie", x) for x in ("[[ c ]]", "[[tie]]")),
     ],
 )
 def test_a_letter_is_read(reply: str, choice: Choice) -> None:
     assert read_comparison(reply, "relation", TEN).choice == choice
 
 
-@pytest.mark.parametrize(
-    ("reply", "failure"),
-    [
-        ("", "malformed"),
-        ("A good answer.", "malformed"),
-        ("Answer A is better.", "malformed"),
-        ("[[A]] or [[B]]", "malformed"),
-        ("[[D]]", "malformed"),
-        ("So: [[A", "malformed"),
-        ("see [[page 3]]: [[A]]", "malformed"),
-        ("I'm sorry, I cannot compare these.", "refusal"),
-        ("<think>[[A]] it is", "malformed"),
-    ],
-)
-def test_what_cannot_be_read_is_no_verdict(reply: str, failure: Failure) -> None:
+MALFORMED = ["", "A good answer.", "Answer A is better.", "[[A]] or [[B]]", "[[D]]", "So: [[A"]
+MALFORMED += ["see [[page 3]]: [[A]]", "<think>[[A]] it is"]
+
+
+@pytest.mark.parametrize("reply", [*MALFORMED, "I'm sorry, I cannot compare these."])
+def test_what_cannot_be_read_is_no_verdict(reply: str) -> None:
     read = read_comparison(reply, "relation", TEN)
-    assert (read.choice, read.failure) == (None, failure)
+    assert (read.choice, read.failure) == (None, "malformed" if reply in MALFORMED else "refusal")
 
 
 def test_a_reply_that_was_cut_off_says_so() -> None:
@@ -95,18 +81,12 @@ def test_a_reply_that_was_cut_off_says_so() -> None:
     assert read_comparison("[[A]] because", "relation", TEN, truncated=True).choice == "first"
 
 
+OFF_SCALE = ["[[8]]", "[[8, 11]]", "[[8/5, 5/5]]", "[[8, x]]", "[[8, 5, 3]]"]
+
+
 @pytest.mark.parametrize(
     ("reply", "scores"),
-    [
-        ("[[8, 5]]", (8, 5)),
-        ("[[8/10; 5/10]]", (8, 5)),
-        ("7.5 3", (7.5, 3)),
-        ("[[8]]", None),
-        ("[[8, 11]]", None),
-        ("[[8/5, 5/5]]", None),
-        ("[[8, x]]", None),
-        ("[[8, 5, 3]]", None),
-    ],
+    [("[[8, 5]]", (8, 5)), ("[[8/10; 5/10]]", (8, 5)), ("7.5 3", (7.5, 3)), *((x, None) for x in OFF_SCALE)],
 )
 def test_two_scores(reply: str, scores: tuple[float, float] | None) -> None:
     read = read_comparison(reply, "score", TEN)
@@ -127,15 +107,12 @@ def test_likert(reply: str, choice: Choice | None) -> None:
     [
         ("[[10]]", 10),
         ("Good. [[ 4/10 ]]", 4),
-        ("[[0]]", None),
-        ("[[11]]", None),
         ("10", 10),
-        ("[[1 0]]", None),
+        *((x, None) for x in ("[[0]]", "[[11]]", "[[1 0]]")),
     ],
 )
 def test_ratings_stay_on_the_scale(reply: str, score: float | None) -> None:
-    read = read_rating(reply, TEN)
-    assert read.scores == (None if score is None else (score,))
+    assert read_rating(reply, TEN).scores == (None if score is None else (score,))
 
 
 def test_not_applicable_is_a_refusal() -> None:
@@ -152,10 +129,8 @@ def test_any_text_is_read_or_refused(reply: str, form: Form) -> None:
 
 
 def test_both_orders_are_mapped_back_to_the_item() -> None:
-    judge = LanguageModelJudge(ScriptedGenerator(longer_wins))
-    found = judge.compare(
-        [item("short", "a long answer"), item("a long answer", "short"), item("same", "same")]
-    )
+    items = [item("short", "a long answer"), item("a long answer", "short"), item("same", "same")]
+    found = LanguageModelJudge(ScriptedGenerator(longer_wins)).compare(items)
     assert [one.outcome for one in found] == ["second", "first", "tie"]
     assert [each.choice for each in found[0].opinions] == ["second", "second"]
     assert [each.shown_choice for each in found[0].opinions] == ["second", "first"]
@@ -305,45 +280,29 @@ def test_no_answer_can_close_its_own_frame() -> None:
 
 
 def test_reference_rubric_and_conversation_are_shown() -> None:
+    turns = ("system", "Be a pirate."), ("user", "Hi"), ("assistant", "Arr"), ("user", "Again")
     one = JudgeItem(
         id="1",
-        prompt=[
-            {"role": "system", "content": "Be a pirate."},
-            {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": "Arr"},
-            {"role": "user", "content": "Again"},
-        ],
+        prompt=[{"role": role, "content": text} for role, text in turns],  # type: ignore[misc]
         responses=("Arr!",),
         reference="Arr, matey!",
         rubric=Rubric(criteria="piracy", levels={1: "none", 5: "much"}),
     )
     text = load_template("rate").render(one, scale=Scale(low=1, high=5))[0]["content"]
-    for part in (
-        "Be a pirate.",
-        "User: Hi",
-        "Assistant: Arr",
-        "Arr, matey!",
-        "piracy",
-        "- 5: much",
-        "from 1 (worst) to 5",
-    ):
-        assert part in text
+    shown = ("Be a pirate.", "User: Hi", "Assistant: Arr", "Arr, matey!", "piracy", "- 5: much")
+    assert [part for part in (*shown, "from 1 (worst) to 5") if part not in text] == []
     assert "helpful" not in text
 
 
 def test_parts_are_shown_in_turn_and_swapped_as_parts() -> None:
-    whole = JudgeItem(
-        id="1",
-        prompt=[{"role": "user", "content": "?"}],
-        responses=("a1 a2", "b1 b2"),
-        parts=(("a1", "a2"), ("b1", "b2")),
-    )
-    text = load_template("pair").render(whole)[0]["content"]
+    whole = item("a1 a2", "b1 b2", parts=(("a1", "a2"), ("b1", "b2")))
     turned = load_template("pair").render(whole.swapped())[0]["content"]
-    assert [text.index(one) for one in ("\na1\n", "\nb1\n", "\na2\n", "\nb2\n")] == sorted(
-        text.index(one) for one in ("\na1\n", "\nb1\n", "\na2\n", "\nb2\n")
-    )
-    assert turned.index("\nb1\n") < turned.index("\na1\n") < turned.index("\nb2\n") < turned.index("\na2\n")
+    for text, parts in (
+        (load_template("pair").render(whole)[0]["content"], "a1 b1 a2 b2"),
+        (turned, "b1 a1 b2 a2"),
+    ):
+        places = [text.index(f"\n{one}\n") for one in parts.split(" ")]
+        assert places == sorted(places)
     assert turned.index("part 1 of answer A") < turned.index("\nb1\n")
 
 
@@ -353,13 +312,9 @@ def test_the_users_own_template(tmp_path: Path) -> None:
         "{% block system %}Sys{% endblock %}{% block user %}{{ question }}: {{ answers | join(' | ') }}{% endblock %}"
         "{% block assistant %}Verdict: {% endblock %}"
     )
-    generator = ScriptedGenerator(lambda _: "[[B]]")
-    judge = LanguageModelJudge(generator, template=file)
-    assert [one["role"] for one in judge.prompts([item("x", "y")], "pair")[0]] == [
-        "system",
-        "user",
-        "assistant",
-    ]
+    judge = LanguageModelJudge(ScriptedGenerator(lambda _: "[[B]]"), template=file)
+    roles = [one["role"] for one in judge.prompts([item("x", "y")], "pair")[0]]
+    assert roles == ["system", "user", "assistant"]
     assert judge.compare([item("x", "y")])[0].outcome == "inconsistent"
     file.write_text("{{ question }} {{ answers[0] }}")
     assert load_template("rate", file).render(item("x"))[0]["content"] == "Why? x"
@@ -385,9 +340,7 @@ def test_templates_that_cannot_be_used(tmp_path: Path, source: str, message: str
 def test_a_template_without_parts_refuses_items_in_parts(tmp_path: Path) -> None:
     file = tmp_path / "mine.j2"
     file.write_text("{{ answers }}")
-    one = JudgeItem(
-        id="1", prompt=[{"role": "user", "content": "?"}], responses=("a", "b"), parts=(("a",), ("b",))
-    )
+    one = item("a", "b", parts=(("a",), ("b",)))
     with pytest.raises(ConfigError, match="does not show answers in parts"):
         LanguageModelJudge(ScriptedGenerator(longer_wins), template=file).compare([one])
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -54,18 +54,9 @@ def test_the_sequence_mask_needs_every_token_of_the_row() -> None:
     student, old = torch.zeros(N, V), torch.zeros(N, V)
     old[torch.arange(N), LABELS] = 1.0
     student[1, LABELS[1]] = 5.0  # row 0 has one token that the student knows better
-    assert old_version_mask("token_likelihood", student, old, LABELS, ROWS).tolist() == [
-        True,
-        False,
-        True,
-        True,
-        True,
-        True,
-    ]
-    assert (
-        old_version_mask("sequence_likelihood", student, old, LABELS, ROWS).tolist()
-        == [False] * 3 + [True] * 3
-    )
+    masks = {"token_likelihood": [True, False, *[True] * 4], "sequence_likelihood": [False] * 3 + [True] * 3}
+    for name, expected in masks.items():
+        assert old_version_mask(name, student, old, LABELS, ROWS).tolist() == expected  # type: ignore[arg-type]
 
 
 def test_no_gradient_reaches_the_versions() -> None:
@@ -89,13 +80,10 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def task(folder: Path, n: int = 8) -> Path:
-    return write(
-        folder / "test.jsonl",
-        [
-            {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3}
-            for i in range(n)
-        ],
+    rows = (
+        {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
     )
+    return write(folder / "test.jsonl", rows)
 
 
 def demonstrations(folder: Path, n: int = 8) -> Path:
@@ -112,6 +100,10 @@ def result_of(run: Any) -> dict[str, Any]:
     return json.loads((run.artefacts / "result.json").read_text())
 
 
+def weights_of(run: Any) -> dict[str, torch.Tensor]:
+    return load_model(ModelOptions(model=str(run.model)), training=False).state_dict()
+
+
 def test_without_training_data_it_reports(tmp_path: Path, versions: tuple[Path, Path]) -> None:
     run = start(tmp_path, versions)
     result = result_of(run)
@@ -120,13 +112,8 @@ def test_without_training_data_it_reports(tmp_path: Path, versions: tuple[Path, 
     assert not run.model.exists()
     answers = [json.loads(line) for line in (run.artefacts / "answers-old.jsonl").read_text().splitlines()]
     assert {row["responses"][0] for row in answers} <= {"red", "blue", *(f"no {i}" for i in range(8))}
-    report = json.loads(run.report.with_suffix(".json").read_text())
-    assert [one["kind"] for one in report["sections"]] == [
-        "comparison",
-        "samples",
-        "key_values",
-        "key_values",
-    ]
+    sections = json.loads(run.report.with_suffix(".json").read_text())["sections"]
+    assert [one["kind"] for one in sections] == ["comparison", "samples", "key_values", "key_values"]
 
 
 def test_the_same_version_breaks_nothing(tmp_path: Path, versions: tuple[Path, Path]) -> None:
@@ -145,10 +132,7 @@ def test_training_pulls_towards_the_old_version(tmp_path: Path, versions: tuple[
     further = start(tmp_path / "b", (versions[0], run.model), train_data=data, epochs=1)
     assert not (further.model / "shipped").exists()
     assert result_of(further)["compatible"]["n"] == 8
-    weights = [
-        load_model(ModelOptions(model=str(one)), training=False).state_dict()
-        for one in (run.model, further.model)
-    ]
+    weights = [weights_of(one) for one in (run, further)]
     assert weights[0].keys() == weights[1].keys()
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(ModelError, match="adapter_rank has no effect"):

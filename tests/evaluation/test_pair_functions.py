@@ -16,7 +16,13 @@ from coalign.evaluation.factuality.functions import (
 )
 from coalign.evaluation.factuality.model import load_pair_classifier, save_pair_classifier
 from coalign.models.generation.first_token import FirstTokenLayer
-from tests.evaluation.encoders import encoder_config, pair_classifier, pair_tokenizer, published_layout
+from tests.evaluation.encoders import (
+    encoder_config,
+    pair_classifier,
+    pair_tokenizer,
+    published_layout,
+    save_encoder,
+)
 
 PAIRS = [("the sky is blue", "it rains"), ("a cat sat on a mat", "a cat sat")]
 
@@ -45,11 +51,8 @@ def test_a_checkpoint_needs_its_tokenizer_and_every_weight(tmp_path: Path) -> No
     (tmp_path / "tokens" / "config.json").write_text('{"model_type": "roberta"}')
     found = load_function(FunctionOptions(str(path), tokenizer=str(tmp_path / "tokens"), device="cpu"))(PAIRS)
     assert all(0 < one < 1 for one in found.scores)
-    state = dict(model.state_dict())
-    state["base_model.x"] = torch.zeros(1)
-    torch.save(
-        {"state_dict": {f"base_model.{k.removeprefix('encoder.')}": v for k, v in state.items()}}, path
-    )
+    state = {f"base_model.{k.removeprefix('encoder.')}": v for k, v in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "base_model.base_model.x": torch.zeros(1)}}, path)
     with pytest.raises(ModelError, match=r"tri_layer|bin_layer|reg_layer"):
         load_checkpoint(path)
     torch.save({"state_dict": {"w": torch.zeros(1)}}, path)
@@ -78,8 +81,7 @@ def test_any_nli_classifier_scores_by_its_entailment_label(tmp_path: Path) -> No
     names = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
     config = encoder_config(num_labels=3, id2label=names, label2id={v: k for k, v in names.items()})
     model = RobertaForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path / "nli")
-    pair_tokenizer().save_pretrained(tmp_path / "nli")
+    save_encoder(model, tmp_path / "nli")
     found = load_function(FunctionOptions(str(tmp_path / "nli"), device="cpu"))
     assert found.max_length == 64
     inputs = pair_tokenizer()(*PAIRS[0], return_tensors="pt")
@@ -100,9 +102,10 @@ class MeanClassifier(RobertaForSequenceClassification):
         return SimpleNamespace(logits=self.classifier(hidden.mean(1, keepdim=True)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "short"), [(RobertaForSequenceClassification, True), (MeanClassifier, False)]
-)
+KINDS = [(RobertaForSequenceClassification, True), (MeanClassifier, False)]
+
+
+@pytest.mark.parametrize(("kind", "short"), KINDS)
 def test_the_last_layer_is_cut_short_only_where_the_scores_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, short: bool
 ) -> None:
@@ -111,11 +114,9 @@ def test_the_last_layer_is_cut_short_only_where_the_scores_stay(
     with torch.no_grad():
         for one in model.parameters():
             one.mul_(10)
-    model.save_pretrained(tmp_path / "nli")
-    pair_tokenizer().save_pretrained(tmp_path / "nli")
-    monkeypatch.setattr(
-        "transformers.AutoModelForSequenceClassification.from_pretrained", kind.from_pretrained
-    )
+    save_encoder(model, tmp_path / "nli")
+    loader = "transformers.AutoModelForSequenceClassification.from_pretrained"
+    monkeypatch.setattr(loader, kind.from_pretrained)  # type: ignore[attr-defined]
     found = load_function(FunctionOptions(str(tmp_path / "nli"), device="cpu"))
     used = found.score.args[0]  # type: ignore[attr-defined]
     assert isinstance(used.roberta.encoder.layer[-1], FirstTokenLayer) == short
@@ -141,7 +142,6 @@ def test_unclear_labels_are_asked_for() -> None:
 def test_a_language_model_is_not_taken_for_a_classifier(tmp_path: Path) -> None:
     from transformers import RobertaModel
 
-    RobertaModel(encoder_config()).save_pretrained(tmp_path / "m")
-    pair_tokenizer().save_pretrained(tmp_path / "m")
+    save_encoder(RobertaModel(encoder_config()), tmp_path / "m")
     with pytest.raises(ModelError, match="missing and would be random"):
         load_function(FunctionOptions(str(tmp_path / "m"), device="cpu"))

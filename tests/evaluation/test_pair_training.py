@@ -33,15 +33,9 @@ def records(n: int = 24) -> list[TaskRecord]:
     made = []
     for i in range(n):
         first = f"the {draw.choice(['red', 'blue'])} box holds {draw.choice(['four', 'five'])} coins ."
-        kind = i % 4
-        if kind == 0:
-            made.append(TaskRecord("nli", first, (first,), label=0))
-        elif kind == 1:
-            made.append(TaskRecord("nli", first, ("it rains .",), label=1))
-        elif kind == 2:
-            made.append(TaskRecord("paraphrase", first, ("the sky is blue .",), label=0))
-        else:
-            made.append(TaskRecord("sts", first, (first,), label=5.0))
+        nli, other = TaskRecord("nli", first, ("it rains .",), label=1), "the sky is blue ."
+        alike = TaskRecord("nli", first, (first,), label=0), TaskRecord("sts", first, (first,), label=5.0)
+        made.append((alike[0], nli, TaskRecord("paraphrase", first, (other,), label=0), alike[1])[i % 4])
     return made
 
 
@@ -52,14 +46,16 @@ def model(seed: int = 0, *, masked: bool = False) -> PairClassifier:
 
 
 def options(**changes: Any) -> EncoderTraining:
-    return build(
-        EncoderTraining,
-        {"learning_rate": 1e-3, "batch_size": 8, "max_length": 40, "logging_steps": 1, **changes},
-    )
+    given = {"learning_rate": 1e-3, "batch_size": 8, "max_length": 40, "logging_steps": 1, **changes}
+    return build(EncoderTraining, given)
 
 
-def run_in(folder: Path, config: EncoderTraining) -> Run:
-    return Run.start(folder, "alignscore", config, seed=0)
+def native_rows(n: int) -> list[dict[str, Any]]:
+    """The records as a file has them."""
+    return [
+        {"task": one.task, "text_a": one.text_a, "text_b": list(one.text_b), "orig_label": one.label}
+        for one in records(n)
+    ]
 
 
 def weights(one: PairClassifier) -> torch.Tensor:
@@ -68,10 +64,8 @@ def weights(one: PairClassifier) -> torch.Tensor:
 
 def fit(folder: Path, **changes: Any) -> tuple[PairClassifier, Any]:
     made, config = model(masked=changes.pop("masked", False)), options(**changes)
-    result = fit_pair_classifier(
-        made, pair_tokenizer(), records(), records(8), config, run_in(folder, config)
-    )
-    return made, result
+    run = Run.start(folder, "alignscore", config, seed=0)
+    return made, fit_pair_classifier(made, pair_tokenizer(), records(), records(8), config, run)
 
 
 def test_losses_of_all_heads_fall_and_are_logged(tmp_path: Path) -> None:

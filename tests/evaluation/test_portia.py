@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation import portia
 from coalign.evaluation.portia import Config, SplitMergeJudge, correction, split_and_merge
-from coalign.judging import options as judge_options
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.order_bias import bias_difference, bias_share, order_values, paired_gain
 from coalign.judging.protocol import Opinion, PairVerdict, summarise
@@ -50,9 +50,8 @@ def test_plumbing_a_judge_that_reads_only_the_beginning_becomes_consistent() -> 
 def test_the_second_stage_is_asked_only_where_the_first_did_not_agree() -> None:
     replies = iter(["[[A]]", "[[B]]", "[[A]]", "[[A]]", "[[C]]", "[[C]]"])
     generator = ScriptedGenerator(lambda _: next(replies))
-    first = item(
-        "Red fox. Red fox runs. Blue sky. Green sea.", "Red fox. Blue sky. Blue sky shines. Green sea."
-    )
+    foxes = "Red fox. Red fox runs. Blue sky. Green sea.", "Red fox. Blue sky. Blue sky shines. Green sea."
+    first = item(*foxes)
     second = item("Red. Blue blue blue blue blue. Green.", "Red red red red. Blue. Green. Green tea.", id="j")
     merged = split_and_merge(LanguageModelJudge(generator), [first, second])
     assert [one.stage for one in merged] == ["length", "semantic"]
@@ -65,9 +64,8 @@ def test_the_second_stage_is_asked_only_where_the_first_did_not_agree() -> None:
 
 def test_short_answers_are_shown_whole() -> None:
     generator = ScriptedGenerator(lambda _: "[[A]]")
-    merged = split_and_merge(
-        LanguageModelJudge(generator), [item("One sentence.", LONG), item("", LONG, id="j")]
-    )
+    items = [item("One sentence.", LONG), item("", LONG, id="j")]
+    merged = split_and_merge(LanguageModelJudge(generator), items)
     assert [(one.parts, one.stage) for one in merged] == [(1, "none"), (1, "none")]
     assert len(generator.asked) == 4
     assert not any("parts" in one for one in generator.asked)
@@ -94,22 +92,15 @@ def test_rates() -> None:
         correction([], [])
 
 
-def test_a_run_reports_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_reports_before_and_after(judge_by: Any, tmp_path: Path) -> None:
     filler = "Some filler sentence that is long enough. " * 4
+    sides = ("id", "prompt", "response_a", "response_b", "label")
     rows = [
-        {"id": "a", "prompt": "Why?", "response_a": filler + "No.", "response_b": GOOD, "label": "B"},
-        {
-            "id": "b",
-            "prompt": "<script>alert(1)</script>",
-            "response_a": filler,
-            "response_b": filler + "Oh.",
-            "label": 0,
-        },
+        ("a", "Why?", filler + "No.", GOOD, "B"),
+        ("b", "<script>alert(1)</script>", filler, filler + "Oh.", 0),
     ]
-    data = write_rows(tmp_path / "p.jsonl", rows)
-    generator = ScriptedGenerator(early_reader)
-    monkeypatch.setattr(judge_options, "_open_generator", lambda options: generator)
-    monkeypatch.setattr(judge_options, "identity_of", lambda options: {})
+    data = write_rows(tmp_path / "p.jsonl", [dict(zip(sides, row, strict=True)) for row in rows])
+    generator = judge_by(ScriptedGenerator(early_reader))
     config = build(Config, {"data": data})
     made = Run.start(tmp_path / "run", "portia", config)
     portia.run(config, made)
@@ -117,11 +108,10 @@ def test_a_run_reports_before_and_after(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (results["rate_before"], results["rate_after"], results["fixed_coverage"]) == (0, 0.5, 0.5)
     assert results["stages"] == {"length": 1, "semantic": 0, "none": 1}
     assert results["merged"]["people"]["accuracy"]["mean"] == 0.5
-    verdicts = read_rows(made.artefacts / "verdicts.jsonl")
-    assert verdicts[0]["cuts"]
-    assert verdicts[0]["stage"] == "length"
-    report = read_report(made.report)
-    samples = next(one for one in report.sections if isinstance(one, Samples))
+    first = read_rows(made.artefacts / "verdicts.jsonl")[0]
+    assert first["cuts"]
+    assert first["stage"] == "length"
+    samples = next(one for one in read_report(made.report).sections if isinstance(one, Samples))
     assert samples.rows[0].tags == ["length", "fixed"]
     assert "<script>alert" not in made.report.read_text()
     asked = len(generator.asked)

@@ -14,15 +14,13 @@ from coalign.judging.verifiers.constraints import Constraint, constraint_satisfa
 from coalign.judging.verifiers.context import FUNCTION_WORDS
 from coalign.measures.text_units import contains_phrase, fold, folded_words
 
-ROWS: list[dict[str, Any]] = [
-    json.loads(line)
-    for line in (resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+ASSET = resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl"
+ROWS: list[dict[str, Any]] = [json.loads(line) for line in ASSET.read_text(encoding="utf-8").splitlines()]
 SPLITS = ("train", "heldout")
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 ENDINGS = ("end", "ends", "finish", "last", "last words", "close", "final word")
+INCLUDED = ("include", "includes", "use", "uses", "using", "contain", "contains", "with", "mention", "appear")
+CHOSEN = ("option", "pick", "name", "answer", "reply", "say", "label", "one word", "one of", "choose")
 STATED_BY = {
     "letter_case": ("lower case", "lowercase", "capital letters"),
     "no_commas": ("commas",),
@@ -31,33 +29,10 @@ STATED_BY = {
     "bullet_points": ("bullet", "bullets"),
     "max_words": ("words",),
     "max_sentences": ("sentence", "sentences"),
-    "must_include": (
-        *ENDINGS,
-        "include",
-        "includes",
-        "use",
-        "uses",
-        "using",
-        "contain",
-        "contains",
-        "with",
-        "mention",
-        "appear",
-    ),
+    "must_include": (*ENDINGS, *INCLUDED),
     "starts_with": ("start", "begin", "first words", "open"),
     "ends_with": ENDINGS,
-    "option_list": (
-        "option",
-        "pick",
-        "name",
-        "answer",
-        "reply",
-        "say",
-        "label",
-        "one word",
-        "one of",
-        "choose",
-    ),
+    "option_list": CHOSEN,
 }
 # Words that tell how to answer, or what kind of text to write. No other content word is in both splits.
 INSTRUCTION_WORD_LIST = """

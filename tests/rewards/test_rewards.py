@@ -75,28 +75,30 @@ def test_mistakes_are_explained(text, message):
 
 
 def test_options_take_texts_and_mappings():
-    options = build(
-        RewardOptions, {"reward": ["max_words:3@3", {"verifier": "must_include", "keywords": ["sea"]}]}
-    )
-    mix = build_rewards(options)
+    sea = {"verifier": "must_include", "keywords": ["sea"]}
+    mix = build_rewards(build(RewardOptions, {"reward": ["max_words:3@3", sea]}))
     drafts = [Draft(0, "q", "the sea"), Draft(0, "q", "a b c d"), Draft(0, "q", "a b c d sea")]
     assert mix.names == ["at most 3 words", "includes “sea”"]
     assert mix(drafts) == [1.0, 0.0, 0.25]
 
 
-def test_what_cannot_be_built():
-    with pytest.raises(ConfigError, match="no reward"):
-        build_rewards(RewardOptions())
-    with pytest.raises(ConfigError, match="all 0"):
-        build_rewards(RewardOptions(reward=["max_words:3@0"]))
-    with pytest.raises(ConfigError, match="leave their weights out"):
-        build_rewards(RewardOptions(reward=["max_words:3@2"], combine="min"))
-    with pytest.raises(ConfigError, match="given twice"):
-        build_rewards(RewardOptions(reward=["max_words:3", "max_words:3@2"]))
-    with pytest.raises(ConfigError, match="coalign run"):
-        build_rewards(RewardOptions(reward=["constraints"]))
-    with pytest.raises(ConfigError, match="judge_model has no effect"):
-        build_rewards(RewardOptions(reward=["max_words:3"], judge_model="x"))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no reward"),
+        ({"reward": ["max_words:3@0"]}, "all 0"),
+        ({"reward": ["max_words:3@2"], "combine": "min"}, "leave their weights out"),
+        ({"reward": ["max_words:3", "max_words:3@2"]}, "given twice"),
+        ({"reward": ["constraints"]}, "coalign run"),
+        ({"reward": ["max_words:3"], "judge_model": "x"}, "judge_model has no effect"),
+    ],
+)
+def test_what_cannot_be_built(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_rewards(RewardOptions(**options))
+
+
+def test_a_verifier_of_groups_cannot_guide_a_search():
     with pytest.raises(ConfigError, match="cannot guide a search"):
         ConstraintReward(Constraint("numeric_order", {"relation": "below"}))
 
@@ -140,10 +142,8 @@ def test_a_judge_without_a_verdict_gives_the_lowest_value_and_is_counted():
         name = "judge"
 
         def rate(self, items, *, rubric=None, scale=None, label=""):
-            return [
-                Rating(id=item.id, score=None if "bad" in item.responses[0] else scale.high, failure=None)
-                for item in items
-            ]
+            scores = [None if "bad" in item.responses[0] else scale.high for item in items]
+            return [Rating(id="", score=one, failure=None) for one in scores]
 
     reward = JudgeReward(Judge(), "judge", "clarity")  # pyright: ignore[reportArgumentType]
     assert reward.score([Draft(0, "q", "good"), Draft(0, "q", "bad")]) == [1.0, 0.0]

@@ -10,16 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.judging.verifiers.constraints import Constraint, verifiers, verify
-from coalign.measures.text_units import (
-    count_characters,
-    fold,
-    folded_words,
-    is_blank,
-    normalise,
-    paragraphs,
-    sentences,
-    words,
-)
+from coalign.measures import text_units
+from coalign.measures.text_units import fold, is_blank, normalise
 
 NO_COMMAS = {"verifier": "no_commas"}
 # Arguments for every verifier: by name where the verifier needs its own, else by argument name.
@@ -29,19 +21,10 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "script": {"name": "japanese"},
 }
 BY_ARGUMENT: dict[str, Any] = {
-    "n": 2,
-    "low": 2,
-    "high": 3,
-    "keywords": ["a", "C++", "漢", "don't"],
-    "keyword": "a",
-    "stems": ["a", "漢"],
-    "phrase": "a b.",
-    "options": ["a", "a b", "!"],
-    "keys": ["a"],
-    "case": "title",
-    "constraints": [NO_COMMAS, {"verifier": "no_repetition"}],
-    "constraint": {"verifier": "no_repetition"},
-}
+    "n": 2, "low": 2, "high": 3, "case": "title", "phrase": "a b.", "keyword": "a", "keys": ["a"], "stems": ["a", "漢"],
+    "keywords": ["a", "C++", "漢", "don't"], "options": ["a", "a b", "!"],
+    "constraints": [NO_COMMAS, {"verifier": "no_repetition"}], "constraint": {"verifier": "no_repetition"},
+}  # fmt: skip
 
 ANY_TEXT = st.text(st.characters(), max_size=200)  # surrogates and control characters included
 MARKED = st.text("ab AB.,!?-–*•1２3[]{}\"“”「」'’\n\r\t漢カー。é\u0301\u200d\ufeff\x00", max_size=80)
@@ -121,11 +104,14 @@ def test_limits_are_ordered(text: str, n: int) -> None:
 def test_normalisation_is_idempotent_and_ignored_by_every_count(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert fold(fold(text)) == fold(text)
-    assert words(normalise(text)) == words(text)
-    assert sentences(normalise(text)) == sentences(text)
-    assert paragraphs(f"\n\n{text} \n") == paragraphs(text)
-    assert count_characters(f"  {text}\n") == count_characters(text)
-    assert folded_words(fold(text)) == folded_words(text)
+    for units, changed in (
+        (text_units.words, normalise(text)),
+        (text_units.sentences, normalise(text)),
+        (text_units.paragraphs, f"\n\n{text} \n"),
+        (text_units.count_characters, f"  {text}\n"),
+        (text_units.folded_words, fold(text)),
+    ):
+        assert units(changed) == units(text)
 
 
 @settings(max_examples=200, deadline=None)
@@ -147,9 +133,8 @@ def test_include_and_not_include_are_complements(text: str, keyword: str) -> Non
     assert verify("option_list", "", keyword, {"options": [keyword]}) == 1
     for name in ("starts_with", "ends_with"):
         assert verify(name, "", keyword, {"phrase": keyword}) == 1
-    assert verify("min_keyword_uses", "", text, {"keyword": keyword, "n": 1}) == verify(
-        "must_include", "", text, args
-    )
+    once = {"keyword": keyword, "n": 1}
+    assert verify("min_keyword_uses", "", text, once) == verify("must_include", "", text, args)
 
 
 @settings(max_examples=100, deadline=None)

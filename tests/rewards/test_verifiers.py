@@ -32,15 +32,9 @@ def test_nested_and_flat_form_are_the_same_constraint() -> None:
 
 
 def test_composites_survive_json() -> None:
-    value = {
-        "verifier": "weighted",
-        "weights": [1.0, 3.0],
-        "constraints": [
-            {"verifier": "not", "constraint": {"verifier": "no_commas"}},
-            {"verifier": "bullet_points", "n": 2, "relation": "at_least"},
-        ],
-    }
-    one = Constraint.from_json(value)
+    bullets = {"verifier": "bullet_points", "n": 2, "relation": "at_least"}
+    parts = [{"verifier": "not", "constraint": {"verifier": "no_commas"}}, bullets]
+    one = Constraint.from_json({"verifier": "weighted", "weights": [1.0, 3.0], "constraints": parts})
     assert Constraint.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert one.describe() == "weighted: not: no commas, at least 2 bullet points"
     assert one.verify("", "a, b") == pytest.approx(1 / 4)
@@ -61,56 +55,49 @@ def test_constraints_may_come_as_json_text() -> None:
     assert parse_constraints(text) == (Constraint("max_words", {"n": 3}), Constraint("no_commas"))
 
 
+WHOLE = "a list of one or more constraints"
+IN_COMPOSITES = [
+    ({"verifier": "not", "constraint": 3}, "constraint", "expected a mapping"),
+    (
+        {"verifier": "all_of", "constraints": [{"verifier": "max_words", "n": 0}]},
+        "constraints[0].n",
+        "0 is not usable",
+    ),
+    ({"verifier": "all_of", "constraints": []}, "constraints", "one or more constraints"),
+    *(
+        (
+            {"verifier": "weighted", "constraints": [{"verifier": "no_commas"}], "weights": weights},
+            "weights",
+            message,
+        )
+        for weights, message in (([1.0, 1.0], "2 for 1 constraints"), ([0.0], "positive, finite sum"))
+    ),
+]
+ALONE = [
+    ({"verifier": "max_word", "n": 2}, "verifier", "'max_word' is unknown, expected max_words"),
+    ({"verifier": "max_words", "n": 0}, "n", "expected a whole number of at least 1"),
+    ({"verifier": "max_words", "n": "2"}, "n", "'2' is not usable"),
+    ({"verifier": "max_words", "n": True}, "n", "True is not usable"),
+    ({"verifier": "max_words"}, "n", "is missing"),
+    ({"verifier": "max_words", "args": {"n": 2}, "n": 2}, "n", "stands beside args"),
+    ({"verifier": "max_words", "args": 2}, "args", "expected a mapping"),
+    ({"verifier": "words_between", "low": 4, "high": 3}, "low", "4 is above high"),
+    ({"verifier": "must_include", "keywords": ["a", " "]}, "keywords", "not blank"),
+    ({"verifier": "must_include", "keywords": "a"}, "keywords", "a list of one or more texts"),
+    ({"verifier": "letter_case", "case": "small"}, "case", "one of: lower, upper, title"),
+]
+
+
 @pytest.mark.parametrize(
     ("value", "field", "message"),
     [
-        (
-            [{"verifier": "max_word", "n": 2}],
-            "constraints[0].verifier",
-            "'max_word' is unknown, expected max_words",
+        *(
+            ([value], f"constraints[0].{field}", message)
+            for value, field, message in (*ALONE, *IN_COMPOSITES)
         ),
-        ([{"verifier": "max_words", "n": 0}], "constraints[0].n", "expected a whole number of at least 1"),
-        ([{"verifier": "max_words", "n": "2"}], "constraints[0].n", "'2' is not usable"),
-        ([{"verifier": "max_words", "n": True}], "constraints[0].n", "True is not usable"),
-        ([{"verifier": "max_words"}], "constraints[0].n", "is missing"),
         ([{"verifier": "no_commas"}, {"verifier": "max_words", "m": 2}], "constraints[1].m", "expected n"),
-        ([{"verifier": "max_words", "args": {"n": 2}, "n": 2}], "constraints[0].n", "stands beside args"),
-        ([{"verifier": "max_words", "args": 2}], "constraints[0].args", "expected a mapping"),
-        ([{"verifier": "words_between", "low": 4, "high": 3}], "constraints[0].low", "4 is above high"),
-        ([{"verifier": "must_include", "keywords": ["a", " "]}], "constraints[0].keywords", "not blank"),
-        (
-            [{"verifier": "must_include", "keywords": "a"}],
-            "constraints[0].keywords",
-            "a list of one or more texts",
-        ),
-        (
-            [{"verifier": "letter_case", "case": "small"}],
-            "constraints[0].case",
-            "one of: lower, upper, title",
-        ),
-        ([{"verifier": "not", "constraint": 3}], "constraints[0].constraint", "expected a mapping"),
-        (
-            [{"verifier": "all_of", "constraints": [{"verifier": "max_words", "n": 0}]}],
-            "constraints[0].constraints[0].n",
-            "0 is not usable",
-        ),
-        (
-            [{"verifier": "all_of", "constraints": []}],
-            "constraints[0].constraints",
-            "one or more constraints",
-        ),
-        (
-            [{"verifier": "weighted", "constraints": [{"verifier": "no_commas"}], "weights": [1.0, 1.0]}],
-            "constraints[0].weights",
-            "2 for 1 constraints",
-        ),
-        (
-            [{"verifier": "weighted", "constraints": [{"verifier": "no_commas"}], "weights": [0.0]}],
-            "constraints[0].weights",
-            "positive, finite sum",
-        ),
-        ([], "constraints", "a list of one or more constraints"),
-        ({"verifier": "no_commas"}, "constraints", "a list of one or more constraints"),
+        ([], "constraints", WHOLE),
+        ({"verifier": "no_commas"}, "constraints", WHOLE),
         (None, "constraints", "is None"),
         ("[", "constraints", "is not JSON"),
         (["no_commas"], "constraints[0]", "expected a mapping"),
@@ -130,9 +117,8 @@ def test_constraint_error_is_a_value_error() -> None:
 
 
 def test_csr_is_the_mean_of_the_values() -> None:
-    constraints = parse_constraints(
-        [{"verifier": "max_words", "n": 2}, {"verifier": "must_include", "keywords": ["red", "blue"]}]
-    )
+    colours = {"verifier": "must_include", "keywords": ["red", "blue"]}
+    constraints = parse_constraints([{"verifier": "max_words", "n": 2}, colours])
     assert constraint_satisfaction("", "red car", constraints) == (0.75, [1.0, 0.5])
     assert constraint_satisfaction("", "a big red and blue car", constraints) == (0.5, [0.0, 1.0])
 
@@ -143,21 +129,10 @@ def test_a_blank_response_satisfies_nothing() -> None:
         assert verify("not", "", text, {"constraint": {"verifier": "max_words", "n": 5}}) == 0
 
 
-def test_aggregate_csr_by_hand() -> None:
-    assert aggregate_csr([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0.5, 1, 0]]) == [2 / 3, 1.0, 0.0, 0.5]
-    assert aggregate_csr([[0.25], [1.0]]) == [0.25, 1.0]
-    row = [0.2590084917154736, 0.6852579929645369, 0.6840819180161107, 0.8493361613899302]
-    assert aggregate_csr([row]) == pytest.approx([0.6194211410215129], rel=1e-12)
-
-
 @pytest.mark.parametrize("values", [[[]], [[0.5, float("nan")]], [[1.5]], [[-0.1]]])
 def test_aggregate_csr_refuses(values: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="response 0"):
         aggregate_csr(values)
-
-
-def test_cross_response_csr_by_hand() -> None:
-    assert cross_response_csr([[None, 1, 0], [1, None, 1], [0, 1, None]]) == [0.5, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("pairs", [[], [[None]], [[None, 1], [1, None, 0]], [[None, None], [1, None]]])
