@@ -9,8 +9,10 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.data.frame import Frame
+from coalign.decoding.search import generator
 from coalign.decoding.search.best_of_n import BestOfGenerator
 from coalign.decoding.search.generator import SearchGenerator, SearchOptions, with_instruction
+from coalign.decoding.search.lookahead import search
 from coalign.judging.rewards.mix import RewardMix, Weighted
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import MethodModels, open_methods
@@ -142,18 +144,16 @@ def test_options_that_do_not_go_together():
 
 
 def test_memory_that_runs_out_halves_the_batch(base, monkeypatch):
-    searcher = searching(base)
-    work = searcher._search_batch
     sizes = []
 
-    def scarce(batch, *rest):
-        sizes.append(len(batch))
-        if len(batch) > 1:
+    def scarce(trees, prompts, *rest, **more):
+        sizes.append(len(prompts))
+        if len(prompts) > 1:
             raise torch.OutOfMemoryError
-        return work(batch, *rest)
+        return search(trees, prompts, *rest, **more)
 
-    monkeypatch.setattr(searcher, "_search_batch", scarce)
-    assert all(searcher.generate(PROMPTS, SAMPLING))
+    monkeypatch.setattr(generator, "search", scarce)
+    assert all(searching(base).generate(PROMPTS, SAMPLING))
     assert sizes == [3, 1, 2, 1, 1]
 
 

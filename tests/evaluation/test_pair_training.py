@@ -13,8 +13,9 @@ from coalign.evaluation.factuality.model import (
     IGNORED,
     PairClassifier,
     PairLogits,
-    joint_loss,
+    joint_sums,
     new_encoder,
+    weigh,
 )
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
 from coalign.evaluation.factuality.records import TaskRecord
@@ -126,9 +127,9 @@ def test_chance_costs_one_and_a_lone_row_weighs_as_much_as_many() -> None:
         "tri": torch.tensor([IGNORED] * 3 + [2]),
         "reg": torch.full((4,), float(IGNORED)),
     }
-    assert float(joint_loss(logits, labels).loss) == pytest.approx(2)
+    assert float(weigh(*joint_sums(logits, labels))) == pytest.approx(2)
     empty = {name: torch.full_like(value, IGNORED) for name, value in labels.items()}
-    assert float(joint_loss(logits, empty).loss) == 0
+    assert float(weigh(*joint_sums(logits, empty))) == 0
 
 
 def test_an_encoder_without_pooler_gets_one() -> None:

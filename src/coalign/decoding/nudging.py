@@ -109,10 +109,6 @@ class Config(NudgingOptions, MethodModels):
     seed: int = option(0, "of sampling")
     rows: Count | None = option(None, "answers written at a time; by default as memory allows")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.refuse_training()
-
 
 def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remote: bool) -> Talk[Guided]:
     """The method on one answer.

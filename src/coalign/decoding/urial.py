@@ -77,7 +77,6 @@ class Config(UrialOptions, SamplingOptions, RatingOptions, MethodModels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_training()
         shift = self.analysis == "token-shift"
         if shift != (self.aligned_model is not None):
             raise ValueError("analysis: token-shift needs aligned_model, and nothing else takes it")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -168,17 +168,10 @@ def run(config: Config, run: Run) -> None:
 
 
 def _loss_of(config: Config) -> TokenLoss:
+    options: Any = {name: getattr(config, name) for name in ("temperature", "mask", "distillation_weight")}
+
     def loss(student: Tensor, taught: Sequence[Tensor], labels: Tensor, rows: Tensor) -> Tensor:
-        old, new = taught
-        return compatibility_losses(
-            student.float(),
-            old.float(),
-            new.float(),
-            labels,
-            rows,
-            temperature=config.temperature,
-            mask=config.mask,
-            distillation_weight=config.distillation_weight,
-        )
+        old, new = (one.float() for one in taught)
+        return compatibility_losses(student.float(), old, new, labels, rows, **options)
 
     return loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,8 @@ from coalign.judging.protocol import (
 from coalign.judging.store import Reply, ReplyStore, ask
 from coalign.models.types import Generator, Sampling
 
-MAX_NEW_TOKENS = 512
-"""Room for reasons and a verdict."""
+GREEDY = Sampling(max_new_tokens=512, temperature=0.0)
+"""With room for reasons and a verdict."""
 TOP_LOGPROBS = 20
 """First tokens whose probabilities are read; what endpoints give at most."""
 
@@ -41,6 +41,7 @@ Readout = Literal["text", "logprobs"]
 small models that seldom keep to a form."""
 
 
+@dataclass(eq=False)
 class LanguageModelJudge:
     """A judge that asks a language model and reads its replies.
 
@@ -63,40 +64,28 @@ class LanguageModelJudge:
         ConfigError: a form or a scale that the readout cannot have.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        *,
-        name: str = "language model",
-        identity: Mapping[str, Any] | None = None,
-        store: ReplyStore | None = None,
-        form: Form = "relation",
-        explain: bool = True,
-        readout: Readout = "text",
-        calibrate: bool = False,
-        scale: Scale | None = None,
-        template: Path | None = None,
-        sampling: Sampling | None = None,
-    ) -> None:
-        self.name = name
-        self.form: Form = form
-        self.explain = explain
-        self.scale = scale or Scale()
-        self.store = store if store is not None else ReplyStore()
-        self.readout: Readout = readout
-        self.calibrate = calibrate
-        self.sampling = sampling or Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0)
-        if calibrate and readout != "logprobs":
+    generator: Generator
+    _: KW_ONLY
+    name: str = "language model"
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    store: ReplyStore = field(default_factory=ReplyStore)
+    form: Form = "relation"
+    explain: bool = True
+    readout: Readout = "text"
+    calibrate: bool = False
+    scale: Scale = field(default_factory=Scale)
+    template: Path | None = None
+    sampling: Sampling = GREEDY
+
+    def __post_init__(self) -> None:
+        if self.calibrate and self.readout != "logprobs":
             raise ConfigError("Only the readout logprobs can be calibrated.")
-        if readout == "logprobs":
-            if form != "relation":
+        if self.readout == "logprobs":
+            if self.form != "relation":
                 raise ConfigError(
-                    f"The readout logprobs reads one letter, so the form {form!r} cannot be had."
+                    f"The readout logprobs reads one letter, so the form {self.form!r} cannot be had."
                 )
             self.sampling = Sampling(max_new_tokens=1, temperature=0.0, top_logprobs=TOP_LOGPROBS)
-        self._generator = generator
-        self._identity = {"name": name, **(identity or {})}
-        self._file = template
         self._templates: dict[str, JudgeTemplate] = {}
 
     def rate(
@@ -115,9 +104,16 @@ class LanguageModelJudge:
                 hint="Give a scale within 0 to 9 (--scale-low, --scale-high).",
             )
         prompts = self.prompts(items, "rate", rubric=rubric, scale=scale)
+        replies = self._ask(prompts, label)
+        found = zip(items, replies, [self._read_rating(one, scale) for one in replies], strict=True)
         return [
-            _rating(item.id, reply, self._read_rating(reply, scale))
-            for item, reply in zip(items, self._ask(prompts, label), strict=True)
+            Rating(
+                id=item.id,
+                score=read.scores[0] if read.scores else None,
+                failure=read.failure,
+                **reply.record,
+            )
+            for item, reply, read in found
         ]
 
     def compare(
@@ -129,21 +125,18 @@ class LanguageModelJudge:
         label: str = "Comparing",
     ) -> list[PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`. Both orders are asked in one batch."""
-        shown = [item for one in items for item in ([one, one.swapped()] if orders == "both" else [one])]
+        orders_of = 2 if orders == "both" else 1
+        shown = [item for one in items for item in (one, one.swapped())[:orders_of]]
         blank = [_emptied(one) for one in items] if self.calibrate else []
         replies = self._ask(self.prompts([*shown, *blank], "pair", rubric=rubric), label)
         opinions = [self._opinion(reply) for reply in replies[: len(shown)]]
         if self.calibrate:
-            per = len(shown) // max(len(items), 1)
             priors = [self._opinion(reply) for reply in replies[len(shown) :]]
-            opinions = [_calibrated(one, priors[place // per]) for place, one in enumerate(opinions)]
-        if orders == "given":
-            return [
-                PairVerdict(id=item.id, opinions=(opinion,))
-                for item, opinion in zip(items, opinions, strict=True)
-            ]
+            opinions = [_calibrated(one, priors[place // orders_of]) for place, one in enumerate(opinions)]
+        if orders == "both":
+            opinions[1::2] = [one.mirrored() for one in opinions[1::2]]
         return [
-            PairVerdict(id=item.id, opinions=(opinions[2 * place], opinions[2 * place + 1].mirrored()))
+            PairVerdict(id=item.id, opinions=tuple(opinions[orders_of * place :][:orders_of]))
             for place, item in enumerate(items)
         ]
 
@@ -163,7 +156,7 @@ class LanguageModelJudge:
         template = self._template(kind)
         if "parts" not in template.names and any(item.parts for item in items):
             raise ConfigError(
-                f"{self._file}: the template does not show answers in parts (the variable `parts`).",
+                f"{self.template}: the template does not show answers in parts (the variable `parts`).",
                 hint="`coalign judge --print-template pair` shows one that does.",
             )
         return [
@@ -180,13 +173,12 @@ class LanguageModelJudge:
 
     def _template(self, kind: Literal["pair", "rate"]) -> JudgeTemplate:
         if kind not in self._templates:
-            self._templates[kind] = load_template(kind, self._file)
+            self._templates[kind] = load_template(kind, self.template)
         return self._templates[kind]
 
     def _ask(self, prompts: Sequence[Messages], label: str) -> list[Reply]:
-        return ask(
-            self._generator, prompts, self.sampling, store=self.store, identity=self._identity, label=label
-        )
+        identity = {"name": self.name, **self.identity}
+        return ask(self.generator, prompts, self.sampling, store=self.store, identity=identity, label=label)
 
     def _read_rating(self, reply: Reply, scale: Scale) -> Read:
         if self.readout == "logprobs":
@@ -205,9 +197,7 @@ class LanguageModelJudge:
             failure=read.failure,
             scores=(read.scores[0], read.scores[1]) if read.scores else None,
             margin=read.margin,
-            reply=reply.text,
-            prompt_hash=reply.prompt_hash,
-            cost=reply.cost,
+            **reply.record,
         )
 
 
@@ -222,14 +212,3 @@ def _calibrated(opinion: Opinion, prior: Opinion) -> Opinion:
         return replace(opinion, choice=None, margin=None, failure=opinion.failure or prior.failure, cost=cost)
     margin = opinion.margin - prior.margin
     return replace(opinion, choice=choice_of(margin), margin=margin, cost=cost)
-
-
-def _rating(name: str, reply: Reply, read: Read) -> Rating:
-    return Rating(
-        id=name,
-        score=read.scores[0] if read.scores else None,
-        failure=read.failure,
-        reply=reply.text,
-        prompt_hash=reply.prompt_hash,
-        cost=reply.cost,
-    )

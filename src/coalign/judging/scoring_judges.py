@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from coalign.core.errors import CoalignError, ConfigError
@@ -23,6 +24,7 @@ from coalign.judging.protocol import (
 ScoreItems = Callable[[Sequence[JudgeItem]], Sequence[float]]
 
 
+@dataclass(eq=False)
 class ScoringJudge:
     """A judge that scores every response by itself: a program, a verifier, a reward model.
 
@@ -34,18 +36,11 @@ class ScoringJudge:
         tie_margin: scores that differ by no more than this tie.
     """
 
-    def __init__(
-        self,
-        score: ScoreItems,
-        *,
-        name: str,
-        bounds: tuple[float, float] | None = None,
-        tie_margin: float = 0.0,
-    ) -> None:
-        self.name = name
-        self.bounds = bounds
-        self.tie_margin = tie_margin
-        self._score = score
+    score: ScoreItems
+    _: KW_ONLY
+    name: str
+    bounds: tuple[float, float] | None = None
+    tie_margin: float = 0.0
 
     def rate(
         self,
@@ -98,7 +93,7 @@ class ScoringJudge:
         keys = [(repr(item.prompt), item.responses[0], item.reference, repr(item.extra)) for item in items]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         order = sorted(first.values())
-        values = [float(one) for one in self._score([items[place] for place in order])] if order else []
+        values = [float(one) for one in self.score([items[place] for place in order])] if order else []
         if len(values) != len(order):
             raise ValueError(f"{self.name} gave {len(values)} scores to {len(order)} responses")
         for place, value in zip(order, values, strict=True):
@@ -269,14 +264,7 @@ def verifier_judge(constraints: Sequence[Mapping[str, Any]] | None = None) -> Sc
 
 
 def _single(item: JudgeItem, place: int) -> JudgeItem:
-    return JudgeItem(
-        id=item.id,
-        prompt=item.prompt,
-        responses=(item.responses[place],),
-        reference=item.reference,
-        rubric=item.rubric,
-        extra=item.extra,
-    )
+    return replace(item, responses=(item.responses[place],), parts=())
 
 
 def _stretched(score: float, bounds: tuple[float, float] | None, scale: Scale | None) -> float:

@@ -52,6 +52,11 @@ class Reply:
     def cost(self) -> Cost:
         return Cost(calls=1, cached=int(self.cached), prompt_tokens=self.prompt_tokens, tokens=self.tokens)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What verdicts keep of it."""
+        return {"reply": self.text, "prompt_hash": self.prompt_hash, "cost": self.cost}
+
 
 class ReplyStore:
     """The replies so far. One process works with a file at a time.
@@ -96,9 +101,7 @@ class ReplyStore:
     def add(self, replies: Iterable[Mapping[str, Any]]) -> None:
         """Keep rows, synced to disk when it returns."""
         rows = [{**row, "time": round(time.time(), 3)} for row in replies if row["key"] not in self._rows]
-        if not rows:
-            return
-        if self.path is not None:
+        if rows and self.path is not None:
             append_rows(self.path, rows)
         self._rows.update({row["key"]: row for row in rows})
 

@@ -5,13 +5,12 @@ Categories are any hashable values (`first`, `second`, `tie`). NumPy only; every
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coalign.measures.statistics import Interval
+from coalign.measures.statistics import Interval, percentile_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,8 +152,6 @@ def bootstrap_statistic(
     if items < 1:
         raise ValueError("there are no items, expected at least one")
     value = float(statistic(np.ones(items)))
-    if items == 1:
-        return Interval(value, -math.inf, math.inf, None, confidence, 1)
     rng = np.random.default_rng(seed)
     rows = max(1, 2_000_000 // items)
     shares = np.full(items, 1 / items)
@@ -163,11 +160,7 @@ def bootstrap_statistic(
         for start in range(0, resamples, rows)
     ]
     values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return Interval(value, -math.inf, math.inf, None, confidence, items)
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, min(float(low), value), max(float(high), value), None, confidence, items)
+    return percentile_interval(value, values[np.isfinite(values)], items, confidence=confidence)
 
 
 def _beyond_chance(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from coalign.measures.statistics import Interval
+from coalign.measures.statistics import Interval, percentile_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +100,4 @@ def bootstrap_of(
             continue
         if len(found) == n:
             break
-    if not found or len(a) == 1:
-        return Interval(value, -np.inf, np.inf, None, confidence, len(a))
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, min(float(low), value), max(float(high), value), None, confidence, len(a))
+    return percentile_interval(value, found, len(a), confidence=confidence)

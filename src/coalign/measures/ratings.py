@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -156,18 +157,12 @@ def cyclic_share(table: Table) -> tuple[int, int]:
     than not."""
     ahead = table > table.T
     met = (table + table.T) > 0
-    players = len(table)
-    cycles = triples = 0
-    for a in range(players):
-        for b in range(a + 1, players):
-            for c in range(b + 1, players):
-                if met[a, b] and met[b, c] and met[a, c]:
-                    triples += 1
-                    cycles += bool(
-                        (ahead[a, b] and ahead[b, c] and ahead[c, a])
-                        or (ahead[b, a] and ahead[c, b] and ahead[a, c])
-                    )
-    return cycles, triples
+    triples = [
+        (a, b, c) for a, b, c in combinations(range(len(table)), 3) if met[a, b] and met[b, c] and met[a, c]
+    ]
+    turns = [ring for a, b, c in triples for ring in ((a, b, c), (c, b, a))]
+    cycles = sum(bool(ahead[a, b] and ahead[b, c] and ahead[c, a]) for a, b, c in turns)
+    return cycles, len(triples)
 
 
 def bootstrap_ratings(

@@ -97,11 +97,9 @@ def bootstrap_mean(
     if len(data) == 1:
         return Interval(mean, -math.inf, math.inf, 1.0, confidence, 1)
     means = np.concatenate(list(_resampled_means(data, n, np.random.default_rng(seed))))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p_value = min(1.0, max(2 * (tail + 1) / (n + 1), 2.0 ** (1 - len(data))))
-    # Rounding in the means may put the ends of a constant sample beside its mean.
-    return Interval(mean, min(float(low), mean), max(float(high), mean), p_value, confidence, len(data))
+    return percentile_interval(mean, means, len(data), confidence=confidence, p_value=p_value)
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -121,6 +119,27 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return Interval(share, low, high, None, confidence, n)
+
+
+def percentile_interval(
+    estimate: float,
+    draws: Sequence[float] | NDArray[Any],
+    n: int,
+    *,
+    confidence: float = 0.95,
+    p_value: float | None = None,
+) -> Interval:
+    """The percentile bootstrap interval of an estimate; infinite ends without a draw, and of one item alone.
+
+    Args:
+        draws: the estimate from each resample.
+        n: items that were drawn from.
+    """
+    if not len(draws) or n == 1:
+        return Interval(estimate, -math.inf, math.inf, p_value, confidence, n)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Rounding in the draws may put the ends of a constant sample beside its estimate.
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), p_value, confidence, n)
 
 
 def mcnemar(won: int, lost: int) -> float:

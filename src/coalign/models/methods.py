@@ -42,6 +42,10 @@ MODULES = {
 class MethodModels(ModelOptions, BackendOptions):
     """The model and back end that a command line gave: what a source gets beside its own options."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_training()
+
 
 @dataclass(frozen=True)
 class Method:

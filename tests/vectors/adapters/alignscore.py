@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from coalign.evaluation.factuality.model import PairLogits, head_scores, joint_loss
+from coalign.evaluation.factuality.model import PairLogits, head_scores, joint_sums, weigh
 from coalign.evaluation.factuality.scorer import aggregate, split
 from coalign.evaluation.factuality.sentences import chunk_sizes, group
 from tests.vectors.given import Given
@@ -20,13 +20,14 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if params["op"] == "head_scores":
         logits = PairLogits(*inputs.tensors("bin_logits", "tri_logits", "reg_logits"))
         return {f"score_{head}": head_scores(logits, head) for head in ("nli", "bin", "reg")}
-    names = {"bin": "align_label", "tri": "tri_label", "mlm": "mlm_label"}
-    labels = {head: torch.tensor(inputs[name]) for head, name in names.items()}
+    columns = {"bin": "align_label", "tri": "tri_label", "mlm": "mlm_label"}
+    labels = {head: torch.tensor(inputs[name]) for head, name in columns.items()}
     labels["reg"] = inputs.tensor("reg_label")
     assert params["ignore_index"] == -100
-    found = joint_loss(PairLogits(*inputs.tensors(*LOGITS)), labels, mlm_weight=params["mlm_loss_factor"])
-    sums = zip(("sum_mlm", "sum_bin_over_ln2", "sum_tri_over_ln3", "sum_sq_reg"), found.sums, strict=True)
-    return {"loss": found.loss, "counts": found.counts, **dict(sums)}
+    sums, counts = joint_sums(PairLogits(*inputs.tensors(*LOGITS)), labels)
+    loss = weigh(sums, counts, mlm_weight=params["mlm_loss_factor"])
+    names = ("sum_mlm", "sum_bin_over_ln2", "sum_tri_over_ln3", "sum_sq_reg")
+    return {"loss": loss, "counts": counts, **dict(zip(names, sums, strict=True))}
 
 
 def _aggregated(inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class SearchGenerator:
         with evaluation(self.base.model), progress(sum(map(len, batches)), label, "prompt") as bar:
             while batches:
                 batch = batches.pop(0)
-                pools = self._try(batch, given, encoded, sampling, bar)
+                pools = self._search_batch(batch, given, encoded, sampling, bar)
                 if pools is None:  # out of memory
                     middle = len(batch) // 2
                     batches[:0] = [batch[:middle], batch[middle:]]
@@ -201,7 +201,7 @@ class SearchGenerator:
             lambda longest: rows_of(settings, longest, base.batch_tokens, base.batch_size),
         )
 
-    def _try(
+    def _search_batch(
         self,
         batch: list[int],
         prompts: list[Messages | str],
@@ -210,26 +210,6 @@ class SearchGenerator:
         bar: Progress,
     ) -> dict[int, list[Found]] | None:
         """Search one batch; None when it does not fit into the GPU's memory."""
-        try:
-            return self._search_batch(batch, prompts, encoded, sampling, bar)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise ModelError(
-                    "The search of one prompt does not fit into the GPU's memory.",
-                    hint="Fewer candidates, fewer beams, a shorter lookahead, or a smaller model.",
-                ) from error
-        torch.cuda.empty_cache()
-        logger.warning("Out of GPU memory with %d prompts searched together: halving.", len(batch))
-        return None
-
-    def _search_batch(
-        self,
-        batch: list[int],
-        prompts: list[Messages | str],
-        encoded: list[list[int]],
-        sampling: Sampling,
-        bar: Progress,
-    ) -> dict[int, list[Found]]:
         from coalign.models.scoring.token_tree import open_trees
 
         texts = _Texts(self, batch, prompts, encoded, sampling)
@@ -244,16 +224,28 @@ class SearchGenerator:
             seconds = max(time.monotonic() - started, 1e-9)
             bar.note(f"{self.last_cost.tokens / seconds:.0f} tokens/s tried")
 
-        with torch.inference_mode():
-            pools = search(
-                open_trees(self.base.model, longest),
-                [encoded[index] for index in batch],
-                texts.rewards_of,
-                texts.ended,
-                self.options.settings(sampling.max_new_tokens),
-                cost=self.last_cost,
-                on_step=show,
-            )
+        try:
+            with torch.inference_mode():
+                pools = search(
+                    open_trees(self.base.model, longest),
+                    [encoded[index] for index in batch],
+                    texts.rewards_of,
+                    texts.ended,
+                    self.options.settings(sampling.max_new_tokens),
+                    cost=self.last_cost,
+                    on_step=show,
+                )
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise ModelError(
+                    "The search of one prompt does not fit into the GPU's memory.",
+                    hint="Fewer candidates, fewer beams, a shorter lookahead, or a smaller model.",
+                ) from error
+            pools = None  # what the search holds is free only after this clause
+        if pools is None:
+            torch.cuda.empty_cache()
+            logger.warning("Out of GPU memory with %d prompts searched together: halving.", len(batch))
+            return None
         return {
             index: [texts.found(place, beam) for beam in pool[: sampling.n]]
             for place, (index, pool) in enumerate(zip(batch, pools, strict=True))

@@ -190,23 +190,19 @@ def search(
     return [sorted(pool, key=lambda one: one.rank)[: settings.beams] for pool in run.complete]
 
 
+@dataclass
 class _Search:
     """State of a search: complete beams by prompt, and the live ones with their prompt."""
 
-    def __init__(
-        self,
-        trees: Trees,
-        heuristic: Heuristic,
-        ends: Ends,
-        settings: SearchSettings,
-        cost: SearchCost,
-        trace: Trace | None,
-    ) -> None:
-        self._trees, self._heuristic, self._ends = trees, heuristic, ends
-        self._settings, self._cost, self._trace = settings, cost, trace
-        self._steps = 0
-        self.complete: list[list[Beam]] = []
-        self.live: list[tuple[int, Beam]] = []
+    _trees: Trees
+    _heuristic: Heuristic
+    _ends: Ends
+    _settings: SearchSettings
+    _cost: SearchCost
+    _trace: Trace | None
+    _steps: int = 0
+    complete: list[list[Beam]] = field(default_factory=list)
+    live: list[tuple[int, Beam]] = field(default_factory=list)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
         tops = top_tokens(self._trees.start(prompts), self._settings.candidates)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from coalign import __version__
 from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.extras import require
 from coalign.core.files import atomic_path, write_text
+from coalign.data.messages import FieldError
+from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.decoding.translation.memory import TranslationUnit
 from coalign.decoding.translation.prompts import Term
 
@@ -109,7 +110,7 @@ def read_sentences(
         elif kind in (".tsv", ".tab"):
             _read_tsv(path, reading, comments=comments)
         elif kind == ".jsonl":
-            _read_jsonl(path, reading)
+            reading.sentences += parse_each(iter_rows(path), path, _sentence, reading.problems)
         else:
             _read_lines(path, reading)
     else:
@@ -123,10 +124,7 @@ def read_sentences(
         raise DataError(f"{len(reading.problems)} entries of {names} cannot be used.", reading.problems)
     if not reading.sentences:
         raise DataError(f"{names}: no sentences.")
-    return [
-        one if one.id else Sentence(one.source, one.target, one.mt, one.terms, str(place))
-        for place, one in enumerate(reading.sentences)
-    ]
+    return [one if one.id else replace(one, id=str(place)) for place, one in enumerate(reading.sentences)]
 
 
 def read_glossary(path: Path, codes: tuple[str, str]) -> list[Term]:
@@ -280,37 +278,19 @@ def _read_tsv(path: Path, reading: _Reading, *, comments: bool = False) -> None:
             )
 
 
-def _read_jsonl(path: Path, reading: _Reading) -> None:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            reading.bad(path, number, "line", f"is not JSON ({error})", "a JSON object")
-            continue
-        source = row.get("source") if isinstance(row, dict) else None
-        if not isinstance(source, str) or not source.strip():
-            reading.bad(path, number, "source", f"is {source!r}", "text that is not empty")
-            continue
-        terms = row.get("terms") or []
-        usable = isinstance(terms, list) and all(
-            isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
-            for one in terms
-        )
-        if not usable:
-            reading.bad(path, number, "terms", f"is {str(terms)[:60]!r}", "a list of [source, target]")
-            continue
-        wrong = [name for name in ("target", "mt") if not isinstance(row.get(name), str | None)]
-        if wrong:
-            reading.bad(path, number, wrong[0], f"is {str(row[wrong[0]])[:60]!r}", "text")
-            continue
-        reading.sentences.append(
-            Sentence(
-                source.strip(),
-                row.get("target"),
-                row.get("mt"),
-                tuple((one[0], one[1]) for one in terms),
-                str(row.get("id", "")),
-            )
-        )
+def _sentence(row: Row) -> Sentence:
+    value = row.value or {}
+    source, terms = value.get("source"), value.get("terms") or []
+    if not isinstance(source, str) or not source.strip():
+        raise FieldError(f"is {source!r}", "text that is not empty", "source")
+    usable = isinstance(terms, list) and all(
+        isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
+        for one in terms
+    )
+    if not usable:
+        raise FieldError(f"is {str(terms)[:60]!r}", "a list of [source, target]", "terms")
+    for name in ("target", "mt"):
+        if not isinstance(value.get(name), str | None):
+            raise FieldError(f"is {str(value[name])[:60]!r}", "text", name)
+    pairs = tuple((one[0], one[1]) for one in terms)
+    return Sentence(source.strip(), value.get("target"), value.get("mt"), pairs, str(value.get("id", "")))

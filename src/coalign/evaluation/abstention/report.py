@@ -13,7 +13,6 @@ from coalign.report.model import (
     Better,
     Command,
     Comparison,
-    Figure,
     Headline,
     Output,
     Sample,
@@ -21,7 +20,7 @@ from coalign.report.model import (
     TableSection,
 )
 from coalign.report.page import publish
-from coalign.report.parts import compared, outcome_of
+from coalign.report.parts import compared, figure_of, outcome_of
 
 METRICS: tuple[tuple[str, str, Better], ...] = (
     ("honesty", "Honesty", "higher"),
@@ -75,13 +74,7 @@ def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> Headline:
     what = "training" if trained else "the instruction"
     percent = {name: 100 * after[name]["mean"] for name, _, _ in METRICS}
     figures = [
-        Figure(
-            title.partition(":")[0],
-            after[name]["mean"],
-            before=before[name]["mean"],
-            unit="percent",
-            better=better,
-        )
+        figure_of(compared(title.partition(":")[0], before[name], after[name], better=better))
         for name, title, better in METRICS
     ]
     return Headline(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class Played:
     comparison: PairVerdict | None = None
 
 
+@dataclass(eq=False)
 class Arena:
     """Judges matches over the outputs.
 
@@ -59,22 +61,15 @@ class Arena:
         max_failures: share of verdicts that may be missing, looked at after every round.
     """
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        judge: Judge,
-        *,
-        seed: int = 0,
-        orders: Orders = "given",
-        rubric: Rubric | None = None,
-        max_failures: float = 0.05,
-        missing_is_failure: bool = True,
-    ) -> None:
-        self.outputs = outputs
-        self._judge, self._seed, self._rubric = judge, seed, rubric
-        self._orders: Orders = orders
-        self._max_failures, self._missing_is_failure = max_failures, missing_is_failure
-        self._asked: list[PairVerdict] = []
+    outputs: Outputs
+    judge: Judge
+    _: KW_ONLY
+    seed: int = 0
+    orders: Orders = "given"
+    rubric: Rubric | None = None
+    max_failures: float = 0.05
+    missing_is_failure: bool = True
+    _asked: list[PairVerdict] = field(default_factory=list, init=False)
 
     def tournaments(self) -> list[Played]:
         """Every prompt's bracket; independent matches of all prompts are judged together, round by round."""
@@ -105,28 +100,12 @@ class Arena:
 
     def all_pairs(self) -> list[Played]:
         """Every two models on every prompt."""
-        count = len(self.outputs.models)
-        return self.play(
-            [
-                self._placed(prompt, a, b, 1)
-                for prompt in range(len(self.outputs.ids))
-                for a in range(count)
-                for b in range(a + 1, count)
-            ],
-            label="All pairs",
-        )
+        return self._everywhere(list(combinations(range(len(self.outputs.models)), 2)), "All pairs")
 
     def anchored(self, reference: int) -> list[Played]:
         """Every other model against one, on every prompt: the usual way."""
-        others = [one for one in range(len(self.outputs.models)) if one != reference]
-        return self.play(
-            [
-                self._placed(prompt, one, reference, 1)
-                for prompt in range(len(self.outputs.ids))
-                for one in others
-            ],
-            label="Against the reference",
-        )
+        pairs = [(one, reference) for one in range(len(self.outputs.models)) if one != reference]
+        return self._everywhere(pairs, "Against the reference")
 
     def play(self, matches: Sequence[Match], *, label: str) -> list[Played]:
         """Judge matches that do not depend on each other.
@@ -135,18 +114,22 @@ class Arena:
             CoalignError: too many verdicts are missing.
         """
         asked = [one for one in matches if self._without_asking(one) is None]
-        comparisons = self._judge.compare(
-            [self.item(one) for one in asked], rubric=self._rubric, orders=self._orders, label=label
+        comparisons = self.judge.compare(
+            [self.item(one) for one in asked], rubric=self.rubric, orders=self.orders, label=label
         )
         self._asked += comparisons
         counted = [
             one
             for one in self._asked
-            if self._missing_is_failure or all(each.failure != "missing" for each in one.opinions)
+            if self.missing_is_failure or all(each.failure != "missing" for each in one.opinions)
         ]
-        check_failures(counted, limit=self._max_failures)
+        check_failures(counted, limit=self.max_failures)
         said = dict(zip(asked, comparisons, strict=True))
         return [self._played(one, said.get(one)) for one in matches]
+
+    def _everywhere(self, pairs: Sequence[tuple[int, int]], label: str) -> list[Played]:
+        prompts = range(len(self.outputs.ids))
+        return self.play([self._placed(one, *pair, 1) for one in prompts for pair in pairs], label=label)
 
     def item(self, match: Match) -> JudgeItem:
         """What the judge gets: the first model's output first."""
@@ -183,18 +166,17 @@ class Arena:
         """The match with places drawn: whoever comes first in the bracket must not always be shown first."""
         low, high = sorted((one, other))
         match = Match(prompt=prompt, first=low, second=high, round=round)
-        if self._stream("place", match).random() < 0.5:
-            return Match(prompt=prompt, first=high, second=low, round=round)
-        return match
+        turned = self._stream("place", match).random() < 0.5
+        return replace(match, first=high, second=low) if turned else match
 
     def _shuffled(self, prompt: int) -> list[int]:
         order = list(range(len(self.outputs.models)))
-        _stream(self._seed, "bracket", self.outputs.ids[prompt]).shuffle(order)
+        _stream(self.seed, "bracket", self.outputs.ids[prompt]).shuffle(order)
         return order
 
     def _stream(self, purpose: str, match: Match) -> random.Random:
         names = sorted(self.outputs.models[one] for one in (match.first, match.second))
-        return _stream(self._seed, purpose, self.outputs.ids[match.prompt], *names)
+        return _stream(self.seed, purpose, self.outputs.ids[match.prompt], *names)
 
 
 def tables_of(played: Sequence[Played], outputs: Outputs) -> np.ndarray:

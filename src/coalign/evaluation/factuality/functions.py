@@ -90,12 +90,9 @@ def load_function(options: FunctionOptions) -> PairScorer:
     tokenizer = load_tokenizer(name, revision=options.revision)
     if (Path(place.path) / DESCRIPTION).is_file():
         _refuse(options, "entailment", "the three-way head says what is aligned")
-        return _headed(*_with(load_pair_classifier(Path(place.path)), tokenizer), options)
+        model, max_length = load_pair_classifier(Path(place.path))
+        return _headed(model, tokenizer, max_length, options)
     return _classifier(options, tokenizer, place.name)
-
-
-def _with(loaded: tuple[PairClassifier, int], tokenizer: Any) -> tuple[PairClassifier, Any, int]:
-    return loaded[0], tokenizer, loaded[1]
 
 
 def _refuse(options: FunctionOptions, name: str, why: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,15 +36,6 @@ class PairLogits(NamedTuple):
     tri: Tensor
     reg: Tensor
     mlm: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class JointLoss:
-    """Loss of a batch with its parts; `sums` and `counts` are in the order mlm, bin, tri, reg."""
-
-    loss: Tensor
-    sums: Tensor
-    counts: Tensor
 
 
 class MaskedHead(nn.Module):
@@ -160,12 +150,6 @@ def weigh(sums: Tensor, counts: Tensor, *, mlm_weight: float = 0.5) -> Tensor:
 def head_weights(sums: Tensor, mlm_weight: float = 0.5) -> Tensor:
     """[4] weights of the heads in the order of `joint_sums`, of the type and on the device of `sums`."""
     return torch.tensor([mlm_weight, 1.0, 1.0, 1.0], dtype=sums.dtype, device=sums.device)
-
-
-def joint_loss(logits: PairLogits, labels: Mapping[str, Tensor], *, mlm_weight: float = 0.5) -> JointLoss:
-    """The unified training loss of one batch; arguments are those of `joint_sums` and `weigh`."""
-    sums, counts = joint_sums(logits, labels)
-    return JointLoss(weigh(sums, counts, mlm_weight=mlm_weight), sums, counts)
 
 
 def _entropy(logits: Tensor, labels: Tensor) -> Tensor:

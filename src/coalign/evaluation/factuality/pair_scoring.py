@@ -81,6 +81,20 @@ class PairEncoder:
     def forget(self) -> None:
         self._ids.clear()
 
+    def pad(self, batch: Sequence[EncodedPair]) -> dict[str, Tensor]:
+        """[B, T] inputs as the tokenizer's model takes them, padded on the right to the longest row."""
+        width = max(len(one.ids) for one in batch)
+        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id)
+        mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
+        for row, one in enumerate(batch):
+            ids[row, : len(one.ids)] = torch.tensor(one.ids)
+            types[row, : len(one.ids)] = torch.tensor(one.type_ids)
+            mask[row, : len(one.ids)] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        if "token_type_ids" not in self.tokenizer.model_input_names:
+            del inputs["token_type_ids"]
+        return inputs
+
     def _learn(self, texts: Sequence[str]) -> None:
         new = [one for one in dict.fromkeys(texts) if one not in self._ids]
         if new:
@@ -166,7 +180,6 @@ class PairScorer:
 
     def __post_init__(self) -> None:
         self.encoder = PairEncoder(self.tokenizer, self.max_length)
-        self.with_types = "token_type_ids" in self.tokenizer.model_input_names
         self.limit = self.batch_tokens or BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cpu"])
 
     def __call__(self, pairs: Sequence[Pair], *, label: str = "Scoring") -> PairScores:
@@ -196,18 +209,5 @@ class PairScorer:
         return values
 
     def _inputs(self, batch: Sequence[EncodedPair]) -> dict[str, Tensor]:
-        inputs = pad(batch, self.tokenizer.pad_token_id, with_types=self.with_types)
+        inputs = self.encoder.pad(batch)
         return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
-
-
-def pad(batch: Sequence[EncodedPair], pad_token_id: int, *, with_types: bool) -> dict[str, Tensor]:
-    """[B, T] inputs, padded on the right to the longest row."""
-    width = max(len(one.ids) for one in batch)
-    ids = torch.full((len(batch), width), pad_token_id)
-    mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, : len(one.ids)] = torch.tensor(one.ids)
-        types[row, : len(one.ids)] = torch.tensor(one.type_ids)
-        mask[row, : len(one.ids)] = 1
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    return {**inputs, "token_type_ids": types} if with_types else inputs

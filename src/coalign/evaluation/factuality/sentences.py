@@ -49,11 +49,6 @@ def sentence_spans(text: str, language: str = "english") -> list[Span]:
     return spans
 
 
-def split_sentences(text: str, language: str = "english") -> list[str]:
-    """The sentences of `text`; see `sentence_spans`."""
-    return [one.of(text) for one in sentence_spans(text, language)]
-
-
 def chunk_sizes(sentences: int, words: int, words_per_chunk: int) -> list[int]:
     """How many sentences each chunk takes, so that chunks hold about `words_per_chunk` words or fewer.
 

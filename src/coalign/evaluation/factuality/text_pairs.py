@@ -68,7 +68,9 @@ def read_pairs(
     columns = (
         _column(name, known, "context", context, CONTEXT_NAMES),
         _column(name, known, "claim", claim, CLAIM_NAMES),
-        _optional(name, known, "label", label, LABEL_NAMES),
+        None
+        if label is None and not known.intersection(LABEL_NAMES)
+        else _column(name, known, "label", label, LABEL_NAMES),
     )
     problems: list[RecordProblem] = []
     pairs = list(parse_each(rows, name, lambda row: _pair(row, columns), problems))
@@ -83,12 +85,6 @@ def read_pairs(
         raise DataError(f"{name}: no row can be used.", problems)
     assert_unique((one.id for one in pairs), name)
     return PairSet(pairs, problems, columns)
-
-
-def _optional(name: str, known: set[str], what: str, given: str | None, usual: tuple[str, ...]) -> str | None:
-    if given is None and not known.intersection(usual):
-        return None
-    return _column(name, known, what, given, usual)
 
 
 def _column(name: str, known: set[str], what: str, given: str | None, usual: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from coalign.core.runs import Run
 from coalign.evaluation.factuality.model import IGNORED, PairClassifier, head_weights, joint_sums
 from coalign.evaluation.factuality.options import EncoderTraining
-from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder, pad
+from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder
 from coalign.evaluation.factuality.records import LabelledPair, TaskRecord, assert_usable, labelled_pair
 from coalign.training.checkpoints import EpochShuffle
 from coalign.training.modules import fit_module
@@ -75,11 +75,9 @@ class PairCollator:
     masked: bool = False
 
     def __call__(self, items: Sequence[tuple[LabelledPair, int]]) -> dict[str, Any]:
-        tokenizer = self.encoder.tokenizer
         encoded = self.encoder.encode([(one.text_a, one.text_b) for one, _ in items])
         self.encoder.forget()
-        with_types = "token_type_ids" in tokenizer.model_input_names
-        inputs = pad(encoded, tokenizer.pad_token_id, with_types=with_types)
+        inputs = self.encoder.pad(encoded)
         labels = {
             head: torch.tensor([_label(one, head) for one, _ in items], dtype=kind)
             for head, kind in (("bin", torch.long), ("tri", torch.long), ("reg", torch.float))

@@ -150,14 +150,9 @@ def _comparison(result: dict[str, Any], task: Task) -> Comparison:
 def _instances(task: Task, answers: Answers, margin: float) -> Samples:
     """Every item with the answers of all versions; its category is what became of it."""
     values = {name: scores(task, found) for name, found in answers.items()}
-    last = list(answers)[-1]
+    later = [name for name in answers if name != "old"]
     tags = [
-        [f"new: {_fate(values['old'][i], values['new'][i], task, margin)}"]
-        + (
-            [f"compatible: {_fate(values['old'][i], values[last][i], task, margin)}"]
-            if last == "compatible"
-            else []
-        )
+        [f"{name}: {_fate(values['old'][i], values[name][i], task, margin)}" for name in later]
         for i in range(len(task.items))
     ]
     counts = Counter(tag for one in tags for tag in one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,14 +59,31 @@ def read_tasks(source: str | Path) -> list[ConstraintTask]:
         with resources.as_file(resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl") as path:
             return read_tasks(path)
     records = read_records(source, kind="prompt").records
+    return make_tasks(records, _task, lambda tasks: _lonely(tasks, records))
+
+
+def make_tasks(
+    records: Sequence[Record],
+    make: Callable[[Record], ConstraintTask],
+    check: Callable[[list[ConstraintTask]], list[RecordProblem]] = lambda _: [],
+) -> list[ConstraintTask]:
+    """The tasks of records.
+
+    Args:
+        make: raises `ConstraintError` for a record that cannot be used.
+        check: finds what is wrong with the tasks together.
+
+    Raises:
+        DataError: a record that cannot be used, or two with one id; every such record is listed.
+    """
     tasks: list[ConstraintTask] = []
     problems: list[RecordProblem] = []
     for record in records:
         try:
-            tasks.append(_task(record))
+            tasks.append(make(record))
         except ConstraintError as error:
             problems.append(record.problem(error.field, error.problem, error.expected))
-    problems += repeated_ids(records) + _lonely(tasks, records)
+    problems += repeated_ids(records) + check(tasks)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
     return tasks

@@ -6,9 +6,11 @@ case, typographic quotes and runs of white space do not matter, inflected forms 
 
 from __future__ import annotations
 
+import operator
 import string
 import unicodedata
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import regex
 
@@ -32,80 +34,35 @@ _COMMA = regex.compile(r"[,،、՝߸፣᠂᠈]")
 _INNER_MARK = regex.compile(r"(?<=\w)['’ʼ\-‐‑](?=\w)")
 
 
-@verifier("max_words", classification="response", describe="at most {n:word}")
-def max_words(response: str, *, n: Count) -> float:
-    """At most n words."""
-    return float(len(words(response)) <= n)
+def _register_limits(unit: str, count: Callable[[str], int], note: str = "") -> None:
+    """The verifiers `max_words`, `min_words`, `exact_words` and `words_between`, of any unit that can be counted."""
+
+    def limit(name: str, wording: str, holds: Callable[[int, int], bool]) -> None:
+        def function(response: str, *, n: Count) -> float:
+            return float(holds(count(response), n))
+
+        add(
+            function, f"{name}_{unit}s", f"{wording} {{n:{unit}}}", f"{wording.capitalize()} n {unit}s{note}."
+        )
+
+    def between(response: str, *, low: Count, high: Count) -> float:
+        return float(low <= count(response) <= high)
+
+    def add(function: Callable[..., float], name: str, words: str, summary: str, **more: Any) -> None:
+        function.__qualname__, function.__doc__ = name, summary
+        verifier(name, classification="response", describe=words, **more)(function)
+
+    limit("max", "at most", operator.le)
+    limit("min", "at least", operator.ge)
+    limit("exact", "exactly", operator.eq)
+    bounds = f"{note} and both bounds included" if note else ", both included"
+    summary = f"From low to high {unit}s{bounds.replace(' included and', ' and')}."
+    add(between, f"{unit}s_between", f"{{low}} to {{high:{unit}}}", summary, check=low_to_high)
 
 
-@verifier("min_words", classification="response", describe="at least {n:word}")
-def min_words(response: str, *, n: Count) -> float:
-    """At least n words."""
-    return float(len(words(response)) >= n)
-
-
-@verifier("exact_words", classification="response", describe="exactly {n:word}")
-def exact_words(response: str, *, n: Count) -> float:
-    """Exactly n words."""
-    return float(len(words(response)) == n)
-
-
-@verifier("words_between", classification="response", describe="{low} to {high:word}", check=low_to_high)
-def words_between(response: str, *, low: Count, high: Count) -> float:
-    """From low to high words, both included."""
-    return float(low <= len(words(response)) <= high)
-
-
-@verifier("max_sentences", classification="response", describe="at most {n:sentence}")
-def max_sentences(response: str, *, n: Count) -> float:
-    """At most n sentences."""
-    return float(len(sentences(response)) <= n)
-
-
-@verifier("min_sentences", classification="response", describe="at least {n:sentence}")
-def min_sentences(response: str, *, n: Count) -> float:
-    """At least n sentences."""
-    return float(len(sentences(response)) >= n)
-
-
-@verifier("exact_sentences", classification="response", describe="exactly {n:sentence}")
-def exact_sentences(response: str, *, n: Count) -> float:
-    """Exactly n sentences."""
-    return float(len(sentences(response)) == n)
-
-
-@verifier(
-    "sentences_between", classification="response", describe="{low} to {high:sentence}", check=low_to_high
-)
-def sentences_between(response: str, *, low: Count, high: Count) -> float:
-    """From low to high sentences, both included."""
-    return float(low <= len(sentences(response)) <= high)
-
-
-@verifier("max_characters", classification="response", describe="at most {n:character}")
-def max_characters(response: str, *, n: Count) -> float:
-    """At most n characters, spaces included."""
-    return float(count_characters(response) <= n)
-
-
-@verifier("min_characters", classification="response", describe="at least {n:character}")
-def min_characters(response: str, *, n: Count) -> float:
-    """At least n characters, spaces included."""
-    return float(count_characters(response) >= n)
-
-
-@verifier("exact_characters", classification="response", describe="exactly {n:character}")
-def exact_characters(response: str, *, n: Count) -> float:
-    """Exactly n characters, spaces included."""
-    return float(count_characters(response) == n)
-
-
-@verifier(
-    "characters_between", classification="response", describe="{low} to {high:character}", check=low_to_high
-)
-def characters_between(response: str, *, low: Count, high: Count) -> float:
-    """From low to high characters, spaces and both bounds included."""
-    return float(low <= count_characters(response) <= high)
+_register_limits("word", lambda text: len(words(text)))
+_register_limits("sentence", lambda text: len(sentences(text)))
+_register_limits("character", count_characters, ", spaces included")
 
 
 @verifier("must_include", classification="response", graded=True, describe="includes {keywords}")

@@ -23,7 +23,7 @@ from coalign.checks.worlds.facts.boxes import (
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.factuality.functions import headed_scorer
-from coalign.evaluation.factuality.model import PairClassifier, joint_loss
+from coalign.evaluation.factuality.model import PairClassifier, joint_sums, weigh
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
 from coalign.evaluation.factuality.records import Task, TaskRecord, labelled_pair
 from coalign.evaluation.factuality.scorer import ClaimScorer
@@ -103,7 +103,7 @@ def _trained(records: list[TaskRecord], seed: int, *, steps: int = 300, rate: fl
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             batch = collate([(labelled_pair(draw.choice(records), draw), 0) for _ in range(32)])
-            loss = joint_loss(model(**batch["inputs"]), batch["pair_labels"]).loss
+            loss = weigh(*joint_sums(model(**batch["inputs"]), batch["pair_labels"]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
