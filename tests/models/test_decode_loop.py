@@ -58,7 +58,7 @@ def test_requests_that_come_and_go_get_what_they_get_alone(architecture, cached,
     changes = {"sliding_window": 8} if architecture == "mistral" else {}
     model = tiny(architecture, **changes)
     if not cached:
-        monkeypatch.setitem(incremental._cacheable, model, False)
+        monkeypatch.setitem(incremental._can_continue.known, model, False)
     generator = TransformersGenerator(model, tokenizer)
     asked = [
         Decoding(generator.encode(prompt), sampling, goes_on=True, streaming=number % 2 == 0)

@@ -180,7 +180,7 @@ def test_both_paths_sample_the_same(architecture, tokenizer, monkeypatch):
     model = tiny(architecture)
     sampling = Sampling(max_new_tokens=12, n=3, top_p=0.9, seed=4)
     cached = ids_of(make(model, tokenizer).generate(PROMPTS, sampling))
-    monkeypatch.setitem(incremental._cacheable, model, False)
+    monkeypatch.setitem(incremental._can_continue.known, model, False)
     assert ids_of(make(model, tokenizer).generate(PROMPTS, sampling)) == cached
 
 
@@ -289,7 +289,7 @@ def scripted(tokenizer, *texts):
         tokenizer(p)["input_ids"][0]: tokenizer(t)["input_ids"] for p, t in zip(prompts, texts, strict=True)
     }
     model = Scripted(scripts)
-    incremental._cacheable[model] = False
+    incremental._can_continue.known[model] = False
     return make(model, tokenizer), prompts
 
 

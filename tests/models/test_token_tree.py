@@ -93,5 +93,5 @@ def test_a_text_beyond_the_sliding_window_takes_the_plain_path():
 def test_the_probe_is_made_once_a_model(monkeypatch):
     model = make_model("llama")
     assert isinstance(open_trees(model, 10), CachedTrees)
-    monkeypatch.setattr(token_tree, "_probe", lambda model: pytest.fail("asked again"))
+    monkeypatch.setattr(token_tree._can_grow, "probe", lambda model: pytest.fail("asked again"))
     assert isinstance(open_trees(model, 10), CachedTrees)

@@ -72,7 +72,7 @@ class Method:
 
 def available_methods() -> list[str]:
     """The slugs of the methods that are there."""
-    return [slug for slug, module in MODULES.items() if _is_there(module)]
+    return [slug for slug, module in MODULES.items() if importlib.util.find_spec(module)]
 
 
 def get_method(slug: str) -> Method:
@@ -159,7 +159,3 @@ def _build(method: Method, options: Any, models: ModelOptions, backend: BackendO
         models = MethodModels.of(*filter(None, (backend, models)))
     assert method.build is not None
     return method.build(options, models)
-
-
-def _is_there(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None

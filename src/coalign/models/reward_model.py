@@ -20,6 +20,7 @@ from coalign.models.batching import length_batches
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
 from coalign.models.files.loading import load_pretrained, load_tokenizer, locate
 from coalign.models.generation.batching import default_batch_tokens
+from coalign.models.options import ModelOptions
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,9 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     place = locate(name, revision)
-    tokenizer: Any = load_tokenizer(name, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer: Any = load_tokenizer(
+        ModelOptions(model=name, revision=revision, trust_remote_code=trust_remote_code)
+    )
     target = pick_device(device)
     model = load_pretrained(
         AutoModelForSequenceClassification,

@@ -106,6 +106,11 @@ class Sampling:
     def wants_logprobs(self) -> bool:
         return self.logprobs or self.top_logprobs > 0
 
+    @property
+    def rows(self) -> int:
+        """Samples of a prompt that are decoded: greedy ones are all the same, so one is."""
+        return self.n if self.temperature > 0 else 1
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -188,6 +193,11 @@ OnBatch = Callable[[dict[int, list[Generation]]], None]
 def is_prefilled(prompt: Messages | str) -> bool:
     """Whether a prompt ends inside the assistant's turn, which is then to be continued."""
     return not isinstance(prompt, str) and bool(prompt) and prompt[-1]["role"] == "assistant"
+
+
+def goes_on(prompt: Messages | str) -> bool:
+    """Whether the text of a response goes on from the prompt's (plain text, a begun turn), so that a space leads it."""
+    return isinstance(prompt, str) or is_prefilled(prompt)
 
 
 class Generator(Protocol):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
-from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses, unwrap
+from coalign.models.modules import unwrap
+from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.training.batches import Example, responses_of_examples
 
 

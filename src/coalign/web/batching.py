@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from coalign.core.errors import CoalignError
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 from coalign.models.generation.generator import TransformersGenerator
-from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, is_prefilled
+from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,7 @@ class LoopWorker(_Thread):
                 self._pass_on(decoding, piece)
 
     def _decoding(self, work: Work) -> Decoding:
-        goes_on = isinstance(work.prompt, str) or is_prefilled(work.prompt)
-        made = Decoding(work.ids, work.sampling, goes_on=goes_on, streaming=work.streaming)
+        made = Decoding(work.ids, work.sampling, goes_on=goes_on(work.prompt), streaming=work.streaming)
         self._open[made] = (work, work.sampling.n)
         return made
 

@@ -23,7 +23,7 @@ from coalign.decoding.collaboration.speakers import Ask, Chunk, Talk, Token
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.growing_text import GrowingText, TextEncoder, TokenTexts
 from coalign.models.generation.sampling import row_uniforms, sample_tokens
-from coalign.models.scoring.engine import unwrap
+from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from coalign.core.errors import ModelError
-from coalign.models.scoring.engine import unwrap
+from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

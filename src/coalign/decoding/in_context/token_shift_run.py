@@ -29,8 +29,8 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.growing_text import TokenTexts
+from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
-from coalign.models.scoring.engine import unwrap
 from coalign.models.types import Generation, Sampling
 from coalign.report.model import (
     Chart,

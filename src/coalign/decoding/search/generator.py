@@ -18,11 +18,11 @@ from coalign.data.records import Messages
 from coalign.decoding.search.lookahead import Beam, Extension, SearchCost, SearchSettings, rows_of, search
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.models.batching import length_batches
-from coalign.models.generation.batching import evaluation
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
-from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, is_prefilled
+from coalign.models.modules import evaluation
+from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -266,10 +266,7 @@ class _Texts:
         self._owner, self._batch, self._stop = owner, batch, bool(sampling.stop)
         self._stop_ids = frozenset(owner.base.stop_ids)
         self._prompts = [prompts[index] for index in batch]
-        self._before = [
-            encoded[index][-1] if isinstance(prompts[index], str) or is_prefilled(prompts[index]) else None
-            for index in batch
-        ]
+        self._before = [encoded[index][-1] if goes_on(prompts[index]) else None for index in batch]
         self._endings = Endings(owner.tokenizer, sampling.stop)
 
     def ended(self, sequences: Sequence[Sequence[int]]) -> list[bool]:

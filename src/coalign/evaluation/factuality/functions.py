@@ -17,6 +17,7 @@ from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import explained, load_pretrained, load_tokenizer, locate
 from coalign.models.files.tensor_files import read_tensors
+from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,7 +88,7 @@ def load_function(options: FunctionOptions) -> PairScorer:
         return _headed(model, load_tokenizer(tokenizer_name), max_length, options)
     _refuse(options, "tokenizer", "the model brings its own")
     place = locate(name, options.revision)
-    tokenizer = load_tokenizer(name, revision=options.revision)
+    tokenizer = load_tokenizer(ModelOptions(model=name, revision=options.revision))
     if (Path(place.path) / DESCRIPTION).is_file():
         _refuse(options, "entailment", "the three-way head says what is aligned")
         model, max_length = load_pair_classifier(Path(place.path))

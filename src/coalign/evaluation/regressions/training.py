@@ -159,9 +159,7 @@ def _logits(model: nn.Module, given: dict[str, Tensor], context: Any) -> Tensor:
 
 
 def _shared_tokenizer(config: CompatibilityOptions) -> PreTrainedTokenizerBase:
-    trust = config.trust_remote_code
-    old = load_tokenizer(config.old, trust_remote_code=trust)
-    new = load_tokenizer(config)
+    old, new = load_tokenizer(version_options(config, config.old)), load_tokenizer(config)
     if old.get_vocab() != new.get_vocab() or old.chat_template != new.chat_template:
         what = "vocabularies" if old.get_vocab() != new.get_vocab() else "chat templates"
         raise ModelError(

@@ -6,6 +6,7 @@ it was and pays for nothing twice. Requests run side by side; what is given back
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -185,7 +186,7 @@ class EndpointGenerator:
 
     def _samples(self, asked: Asked, sampling: Sampling) -> tuple[list[Generation], int]:
         """All samples of a prompt, kept ones first; and how many had to be asked for."""
-        count = sampling.n if sampling.temperature > 0 else 1
+        count = sampling.rows
         found: dict[int, dict[str, Any]] = {}
         if self._cache:
             for sample in range(count):
@@ -231,15 +232,23 @@ class EndpointGenerator:
         )
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        try:
+        with self._explained(path):
+            try:
+                return self._client.post(path, self._renamed(body))
+            except RefusedError as error:
+                if self._limit_name != "max_tokens" or "max_completion_tokens" not in str(error):
+                    raise
+            self._limit_name = "max_completion_tokens"
             return self._client.post(path, self._renamed(body))
+
+    @contextlib.contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """A refusal for good as an error that says what to do."""
+        try:
+            yield
         except RefusedError as error:
-            if self._limit_name == "max_tokens" and "max_completion_tokens" in str(error):
-                self._limit_name = "max_completion_tokens"
-                return self._post(path, body)
-            raise EndpointError(
-                f"{self._client.address}/{path}: {error}.", hint=_advice(error.status)
-            ) from error
+            place = f"{self._client.address}/{path}"
+            raise EndpointError(f"{place}: {error}.", hint=_advice(error.status)) from error
 
     def _renamed(self, body: dict[str, Any]) -> dict[str, Any]:
         """`body` with the name that this server has for the limit on new tokens."""
@@ -260,7 +269,7 @@ class EndpointGenerator:
     def _stream_one(self, index: int, sample: int, asked: Asked, sampling: Sampling) -> Iterator[Piece]:
         body = self._renamed(request_body(asked, sampling, sample, 1))
         text, finish, logprobs = "", None, []
-        try:
+        with self._explained(asked.path):
             for event in self._client.post_streaming(asked.path, body):
                 choice = (event.get("choices") or [{}])[0]
                 delta = choice.get("delta") or choice
@@ -270,10 +279,6 @@ class EndpointGenerator:
                 text += piece
                 if piece:
                     yield Piece(index, sample, piece)
-        except RefusedError as error:
-            raise EndpointError(
-                f"{self._client.address}/{asked.path}: {error}.", hint=_advice(error.status)
-            ) from error
         whole = {"text": text, "finish_reason": finish, "logprobs": _joined(logprobs)}
         yield Piece(index, sample, "", parse_choice(whole, sampling, None))
 
@@ -318,12 +323,8 @@ class EndpointGenerator:
 
     def _listed(self) -> list[dict[str, Any]]:
         if self._models is None:
-            try:
+            with self._explained("models"):
                 listed = self._client.get("models").get("data")
-            except RefusedError as error:
-                raise EndpointError(
-                    f"{self._client.address}/models: {error}.", hint=_advice(error.status)
-                ) from error
             self._models = [one for one in listed or [] if isinstance(one, dict)]
         return self._models
 

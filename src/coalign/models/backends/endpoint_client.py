@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -217,8 +217,8 @@ class EndpointClient:
             raise EndpointError("The request was given up.")
 
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        with _Exchange(self, method, path, body) as exchange:
-            data = exchange.read()
+        with self._exchange(method, path, body) as (response, in_time):
+            data = b"".join(in_time(response.iter_bytes()))
         try:
             answer = json.loads(data)
         except ValueError as error:
@@ -228,8 +228,8 @@ class EndpointClient:
         return answer
 
     def _events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        with _Exchange(self, "POST", path, {**body, "stream": True}) as exchange:
-            for line in exchange.lines():
+        with self._exchange("POST", path, {**body, "stream": True}, each=True) as (response, in_time):
+            for line in in_time(response.iter_lines()):
                 text = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                 if text == "[DONE]":
                     return
@@ -243,96 +243,80 @@ class EndpointClient:
                     yield event
             raise PassingError("the stream ended before [DONE]")
 
-    def _start_of(self, data: bytes) -> str:
-        return repr(self.masked(data[:SHOWN].decode(errors="replace")))
+    @contextlib.contextmanager
+    def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None, *, each: bool = False
+    ) -> Iterator[tuple[Any, Callable[[Any], Iterator[Any]]]]:
+        """A response, and what hands on parts of it until a deadline, which with `each` counts from the last part.
 
-
-class _Exchange:
-    """One request and its answer, under one deadline; failures as `PassingError` or `RefusedError`."""
-
-    def __init__(self, client: EndpointClient, method: str, path: str, body: dict[str, Any] | None) -> None:
-        self._client = client
-        self._what = (method, f"{client.address}/{path}", body)
-        self._stack: Any = None
-        self._response: Any = None
-
-    def __enter__(self) -> _Exchange:
-        client = self._client
-        early = client._resume_at - time.monotonic()
+        Raises:
+            As `post`, and PassingError: it failed for a reason that may pass.
+        """
+        early = self._resume_at - time.monotonic()
         if early > 0:
-            client._pause(early)
-        method, url, body = self._what
+            self._pause(early)
         if method == "POST":
-            client.budget.take_request()
-        self._deadline = time.monotonic() + client._options.endpoint_timeout
-        with _translated(client):
-            self._stack = client._http.stream(method, url, json=body)
-            self._response = self._stack.__enter__()
-            if self._response.status_code != 200:
-                self._refuse()
-        return self
+            self.budget.take_request()
+        timeout = self._options.endpoint_timeout
+        deadline = time.monotonic() + timeout
 
-    def __exit__(self, *error: Any) -> None:
-        if self._stack is not None:
-            self._stack.__exit__(*error)
+        def in_time(parts: Any) -> Iterator[Any]:
+            nonlocal deadline
+            for part in parts:
+                if time.monotonic() > deadline:
+                    raise PassingError(f"timed out after {timeout:g} s while the answer was coming in")
+                if each:
+                    deadline = time.monotonic() + timeout
+                yield part
 
-    def read(self) -> bytes:
-        with _translated(self._client):
-            return b"".join(self._in_time(self._response.iter_bytes()))
+        with (
+            self._translated(),
+            self._http.stream(method, f"{self.address}/{path}", json=body) as response,
+        ):
+            if response.status_code != 200:
+                text = b"".join(in_time(response.iter_bytes())).decode(errors="replace")
+                raise self._refusal(response, text)
+            yield response, in_time
 
-    def lines(self) -> Iterator[str]:
-        with _translated(self._client):
-            yield from self._in_time(self._response.iter_lines(), each=True)
-
-    def _in_time(self, parts: Any, *, each: bool = False) -> Iterator[Any]:
-        timeout = self._client._options.endpoint_timeout
-        for part in parts:
-            if time.monotonic() > self._deadline:
-                raise PassingError(f"timed out after {timeout:g} s while the answer was coming in")
-            if each:
-                self._deadline = time.monotonic() + timeout
-            yield part
-
-    def _refuse(self) -> None:
-        status, client = self._response.status_code, self._client
-        text = b"".join(self._in_time(self._response.iter_bytes())).decode(errors="replace")
-        message = client.masked(message_of(text))
+    def _refusal(self, response: Any, text: str) -> Exception:
+        """What an answer without success means."""
+        status, message = response.status_code, self.masked(message_of(text))
         said = f"the server answered {status} ({message})" if message else f"the server answered {status}"
-        wait = retry_after(self._response.headers)
-        self.__exit__(None, None, None)
-        self._stack = None
         if status not in PASSING or "insufficient_quota" in text:
-            raise RefusedError(status, said)
+            return RefusedError(status, said)
+        wait = retry_after(response.headers)
         if wait is not None and wait > LONGEST_RETRY_AFTER:
-            raise EndpointError(
-                f"{client.address}: {said} and asks to wait {wait:.0f} s.",
+            return EndpointError(
+                f"{self.address}: {said} and asks to wait {wait:.0f} s.",
                 hint="Every answer so far is kept: run the same command again later.",
             )
-        raise PassingError(said, wait)
+        return PassingError(said, wait)
 
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Failures of the connection as `PassingError`, naming the step that was waited for."""
+        httpx, timeout = self._httpx, self._options.endpoint_timeout
+        try:
+            yield
+        except (httpx.RequestError, RuntimeError) as error:
+            if self._closing.is_set():
+                raise EndpointError("The request was given up.") from error
+            if not isinstance(error, httpx.RequestError):
+                raise
+            steps = {
+                httpx.ConnectTimeout: f"timed out after {min(CONNECT, timeout):g} s while connecting",
+                httpx.WriteTimeout: f"timed out after {timeout:g} s while the request was sent",
+                httpx.ReadTimeout: f"timed out after {timeout:g} s while waiting for the answer",
+                httpx.PoolTimeout: f"timed out after {timeout:g} s while waiting for a free connection",
+                httpx.ConnectError: f"cannot connect ({error})",
+                httpx.RemoteProtocolError: f"the connection was cut ({error})",
+            }
+            other = f"the connection broke ({type(error).__name__}: {error})"
+            said = next((text for one, text in steps.items() if isinstance(error, one)), other)
+            raise PassingError(self.masked(said)) from error
 
-@contextlib.contextmanager
-def _translated(client: EndpointClient) -> Iterator[None]:
-    """Failures of the connection as `PassingError`, naming the step that was waited for."""
-    httpx, timeout = client._httpx, client._options.endpoint_timeout
-    try:
-        yield
-    except (httpx.RequestError, RuntimeError) as error:
-        if client._closing.is_set():
-            raise EndpointError("The request was given up.") from error
-        if not isinstance(error, httpx.RequestError):
-            raise
-        steps = {
-            httpx.ConnectTimeout: f"timed out after {min(CONNECT, timeout):g} s while connecting",
-            httpx.WriteTimeout: f"timed out after {timeout:g} s while the request was sent",
-            httpx.ReadTimeout: f"timed out after {timeout:g} s while waiting for the answer",
-            httpx.PoolTimeout: f"timed out after {timeout:g} s while waiting for a free connection",
-            httpx.ConnectError: f"cannot connect ({error})",
-            httpx.RemoteProtocolError: f"the connection was cut ({error})",
-        }
-        other = f"the connection broke ({type(error).__name__}: {error})"
-        said = next((text for one, text in steps.items() if isinstance(error, one)), other)
-        raise PassingError(client.masked(said)) from error
+    def _start_of(self, data: bytes) -> str:
+        return repr(self.masked(data[:SHOWN].decode(errors="replace")))
 
 
 def retry_after(headers: Any) -> float | None:

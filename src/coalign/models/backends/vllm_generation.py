@@ -15,14 +15,14 @@ from typing import Any, cast
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.extras import require
 from coalign.core.progress import progress
-from coalign.data.encoding import encode_continued, encode_prompt
 from coalign.data.records import Messages
 from coalign.models.backends.endpoint_format import wire_seed
-from coalign.models.files.loading import Location, load_tokenizer, locate
+from coalign.models.files.loading import Location, base_of, load_tokenizer, locate
+from coalign.models.generation.batching import encode_any
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, is_prefilled
+from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, goes_on
 
 CHUNK = 256
 """Prompts handed over at a time: what is finished is kept after each."""
@@ -50,7 +50,7 @@ class VllmGenerator:
             raise ConfigError("--attn-implementation has no effect with --backend vllm.")
         place = locate(options.model, options.revision)
         self.tokenizer = load_tokenizer(options)
-        base, self._adapter = _split(place)
+        base, self._adapter = (base_of(place), place.path) if place.is_adapter else (place, None)
         if max_num_seqs:
             engine["max_num_seqs"] = max_num_seqs
         if self._adapter:
@@ -91,7 +91,7 @@ class VllmGenerator:
         check_sampling(sampling)
         done = set(done)
         todo = [index for index in range(len(prompts)) if index not in done]
-        encoded = {index: self._encode(index, prompts[index]) for index in todo}
+        encoded = {index: encode_any(self.tokenizer, prompts[index], index) for index in todo}
         results: list[list[Generation]] = [[] for _ in prompts]
         started, tokens = time.monotonic(), 0
         with progress(len(todo) * sampling.n, label, unit="sample") as bar:
@@ -130,11 +130,10 @@ class VllmGenerator:
         except ValueError as error:  # a prompt that is longer than the model's context
             raise DataError(f"vLLM refuses a prompt: {str(error).splitlines()[0]}") from error
         endings = Endings(self.tokenizer, sampling.stop)
-        copies = 1 if sampling.temperature > 0 else sampling.n
+        copies = sampling.n // sampling.rows
         found = {}
         for index, ids, output in zip(indices, encoded, outputs, strict=True):
-            goes_on = isinstance(prompts[index], str) or is_prefilled(prompts[index])
-            before = ids[-1] if goes_on else None
+            before = ids[-1] if goes_on(prompts[index]) else None
             samples = sorted(output.outputs, key=lambda one: one.index)
             found[index] = [_generation(one, endings, before, sampling) for one in samples] * copies
         return found
@@ -142,7 +141,7 @@ class VllmGenerator:
     def _params(self, sampling: Sampling, index: int) -> Any:
         greedy = sampling.temperature == 0
         return self._vllm.SamplingParams(
-            n=1 if greedy else sampling.n,
+            n=sampling.rows,
             temperature=sampling.temperature,
             top_p=max(sampling.top_p, 1e-9),
             top_k=sampling.top_k,
@@ -159,16 +158,6 @@ class VllmGenerator:
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
         return LoRARequest("adapter", 1, self._adapter)
-
-    def _encode(self, index: int, prompt: Messages | str) -> list[int]:
-        try:
-            if is_prefilled(prompt):
-                return encode_continued(self.tokenizer, cast("Messages", prompt))
-            plain = isinstance(prompt, str)
-            messages = [{"role": "user", "content": prompt}] if plain else prompt
-            return encode_prompt(self.tokenizer, cast("Messages", messages), plain=plain)
-        except DataError as error:
-            raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
 
 
 def _generation(output: Any, endings: Endings, before: int | None, sampling: Sampling) -> Generation:
@@ -187,21 +176,9 @@ def _generation(output: Any, endings: Endings, before: int | None, sampling: Sam
     return Generation(text, ids, finish, logps, endings.tokens(ids, before), tops)
 
 
-def _split(place: Location) -> tuple[Location, str | None]:
-    """(the base model, the folder of the adapter on it or None)."""
-    import json
-
-    if not place.is_adapter:
-        return place, None
-    config = json.loads(place.adapter_config.read_text(encoding="utf-8"))
-    return locate(config["base_model_name_or_path"], config.get("revision"), as_base=True), place.path
-
-
 def _rank(place: Location) -> int:
     """The least rank that vLLM offers for this adapter."""
-    import json
-
-    rank = json.loads(place.adapter_config.read_text(encoding="utf-8")).get("r", 16)
+    rank = place.adapter_settings.get("r", 16)
     return next((one for one in (8, 16, 32, 64, 128, 256, 320, 512) if one >= rank), rank)
 
 

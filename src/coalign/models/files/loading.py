@@ -47,6 +47,11 @@ class Location:
         return Path(self.path) / "adapter_config.json"
 
     @property
+    def adapter_settings(self) -> dict[str, Any]:
+        """What `adapter_config.json` holds."""
+        return json.loads(self.adapter_config.read_text(encoding="utf-8"))
+
+    @property
     def is_adapter(self) -> bool:
         return self.adapter_config.is_file()
 
@@ -102,10 +107,8 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
-def load_tokenizer(
-    which: ModelOptions | str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, by its options or by name, with a pad token.
+def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, by options or by name alone, with a pad token.
 
     Where a model has no pad token, one of its own unused special tokens is taken, else the end-of-turn token. No
     token is added, so the embedding never changes; padding is masked by position, never by token id, so sharing the
@@ -119,14 +122,15 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if not isinstance(which, str):
-        which, revision, trust_remote_code = which.model, which.revision, which.trust_remote_code
-    place = locate(which, revision)
+    options = ModelOptions(model=options) if isinstance(options, str) else options
+    place = locate(options.model, options.revision)
     if place.is_adapter and not (Path(place.path) / "tokenizer_config.json").is_file():
-        place = _base_of(place)
+        place = base_of(place)
     arguments: dict[str, Any] = {"revision": place.revision, "local_files_only": place.cached_only}
     try:
-        loaded = AutoTokenizer.from_pretrained(place.path, trust_remote_code=trust_remote_code, **arguments)
+        loaded = AutoTokenizer.from_pretrained(
+            place.path, trust_remote_code=options.trust_remote_code, **arguments
+        )
         if _lost_steps(loaded, place):
             loaded = PreTrainedTokenizerFast.from_pretrained(place.path, **arguments)
     except (OSError, ValueError, KeyError) as error:
@@ -180,7 +184,7 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
     """
     options = ModelOptions(model=options) if isinstance(options, str) else options
     place = locate(options.model, options.revision)
-    base = _base_of(place) if place.is_adapter else place
+    base = base_of(place) if place.is_adapter else place
     if base.is_adapter:
         raise ModelError(f"{place.name} is an adapter on {base.name}, which is an adapter itself.")
     device = pick_device(options.device)
@@ -200,7 +204,7 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
 def load_for_training(options: ModelOptions) -> PreTrainedModel:
     """`load_model`, with a new adapter on it unless all weights are to be trained (see `adapters.choose_tuning`)."""
     place = locate(options.model, options.revision)
-    config = _config(_base_of(place) if place.is_adapter else place, options)
+    config = _config(base_of(place) if place.is_adapter else place, options)
     # decided before loading: free memory is another afterwards
     tuning = _tuning(options, config, pick_device(options.device))
     model = load_model(dataclasses.replace(options, tuning=tuning), training=True)
@@ -216,7 +220,7 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     place = locate(options.model, options.revision)
     if not place.is_adapter:
         raise ModelError(f"{place.name} is a whole model, expected an adapter folder.")
-    base = _base_of(place)
+    base = base_of(place)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.dtype, training=False)
     plain = _load_plain(base, _config(base, options), options, device, dtype)
@@ -227,8 +231,13 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     return model
 
 
-def _base_of(place: Location) -> Location:
-    config = json.loads(place.adapter_config.read_text(encoding="utf-8"))
+def base_of(place: Location) -> Location:
+    """Where the model under an adapter is.
+
+    Raises:
+        ModelError: the adapter does not say, or it is not there.
+    """
+    config = place.adapter_settings
     name = config.get("base_model_name_or_path")
     if not name:
         raise ModelError(f"{place.name} does not say which model it adapts (base_model_name_or_path).")

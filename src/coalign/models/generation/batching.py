@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from coalign.core.errors import DataError
+from coalign.data.records import Messages
 from coalign.models.batching import length_batches
-from coalign.models.scoring.engine import unwrap
-from coalign.models.types import Sampling
+from coalign.models.modules import unwrap
+from coalign.models.types import Sampling, is_prefilled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,9 +44,8 @@ def plan_batches(
         batch_tokens: rows x (longest prompt + new tokens) stay below it, one prompt at least.
         batch_size: most rows, one prompt at least.
     """
-    rows_per_prompt = sampling.n if sampling.temperature > 0 else 1
     return length_batches(
-        lengths, lambda longest: most_rows(longest, sampling, batch_tokens, batch_size) // rows_per_prompt
+        lengths, lambda longest: most_rows(longest, sampling, batch_tokens, batch_size) // sampling.rows
     )
 
 
@@ -70,21 +70,28 @@ def default_batch_tokens(model: nn.Module, device: torch.device) -> int:
     return max(budget // token_bytes, 1)
 
 
-def left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def encode_any(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index: int) -> list[int]:
+    """The tokens of messages, of messages that end in a begun turn, or of plain text.
+
+    Args:
+        index: number of the prompt, for messages.
+
+    Raises:
+        DataError: the template refuses it.
+    """
+    from coalign.data.encoding import encode_continued, encode_prompt
+
+    try:
+        if isinstance(prompt, str):
+            return encode_prompt(tokenizer, [{"role": "user", "content": prompt}], plain=True)
+        return (encode_continued if is_prefilled(prompt) else encode_prompt)(tokenizer, prompt)
+    except DataError as error:
+        raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """[P, T] token ids and mask. Padding is masked, so its id (0) does not matter."""
     width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts], device=device)
+    ids = torch.tensor([[*[0] * (width - len(one)), *one] for one in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
     return ids, mask
-
-
-@contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

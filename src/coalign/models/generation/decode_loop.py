@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from coalign.models.generation.batching import Decodes, evaluation, left_padded
+from coalign.models.generation.batching import Decodes, left_padded
 from coalign.models.generation.decode_state import Decoded, generation_of
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.incremental import Rows, open_rows
-from coalign.models.generation.sampling import sample_tokens, stream_of, token_logps, top_token_logps
+from coalign.models.generation.sampling import sample_tokens, stream_of, token_logps, top_token_logps, wide
+from coalign.models.modules import evaluation
 from coalign.models.types import Piece, Sampling
 
 
@@ -134,9 +135,7 @@ class DecodeLoop:
         joining.sort(key=lambda one: -len(one.ids))
         forward = open_rows(self._generator.model)
         logits = forward.start(*left_padded([one.ids for one in joining], self._device))
-        rows = [
-            (place, sample) for place, one in enumerate(joining) for sample in range(_count(one.sampling))
-        ]
+        rows = [(place, sample) for place, one in enumerate(joining) for sample in range(one.sampling.rows)]
         if len(rows) > len(joining):
             index = torch.tensor([place for place, _ in rows], device=self._device)
             forward.select(index)
@@ -158,7 +157,7 @@ class DecodeLoop:
         longest = max((_room(row.of) for row in self._live), default=0)
         while self._waiting:
             one = self._waiting[0]
-            more, width = rows + _count(one.sampling), max(longest, _room(one))
+            more, width = rows + one.sampling.rows, max(longest, _room(one))
             fits = more <= self._generator.batch_size and more * width <= self._generator.batch_tokens
             if rows and not fits:
                 break
@@ -200,7 +199,7 @@ class DecodeLoop:
         for (temperature, top_k, top_p), places in kinds.items():
             logits = self._logits if len(kinds) == 1 else self._logits[places]
             uniforms = [0.0 if (draws := self._live[one].draws) is None else draws.random() for one in places]
-            drawn = torch.tensor(uniforms, dtype=torch.float64).to(_float(self._device)).to(self._device)
+            drawn = torch.tensor(uniforms, dtype=torch.float64).to(wide(self._device)).to(self._device)
             tokens = sample_tokens(logits, drawn, temperature, top_k, top_p)
             for place, token in zip(places, tokens.tolist(), strict=True):
                 self._live[place].ids.append(token)
@@ -257,10 +256,6 @@ class DecodeLoop:
             yield Piece(row.of.prompt, copy, piece.text, piece.generation)
 
 
-def _count(sampling: Sampling) -> int:
-    return sampling.n if sampling.temperature > 0 else 1
-
-
 def _room(one: Decoding) -> int:
     return len(one.ids) + one.sampling.max_new_tokens
 
@@ -270,7 +265,3 @@ def _at_stop(row: _Row) -> bool:
         return False
     tail = row.ids[-row.endings.window :]
     return row.endings.has_stop([tail])[0] and row.endings.text(row.ids, row.before)[1]
-
-
-def _float(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

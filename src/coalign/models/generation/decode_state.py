@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from coalign.models.generation.endings import Endings
-from coalign.models.generation.sampling import row_uniforms, sample_tokens, token_logps, top_token_logps
+from coalign.models.generation.sampling import row_uniforms, sample_tokens, token_logps, top_token_logps, wide
 from coalign.models.types import Generation, Sampling
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class DecodeState:
         self._ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self._n_ended = 0
         self._lengths = torch.zeros(len(rows), dtype=torch.long, device=device)  # 0: not ended
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        self._logps = torch.zeros(shape, dtype=wide, device=device) if sampling.wants_logprobs else None
+        self._logps = (
+            torch.zeros(shape, dtype=wide(device), device=device) if sampling.wants_logprobs else None
+        )
         self._tops: list[
             tuple[Tensor, Tensor, Tensor]
         ] = []  # a step: rows [L], ids [L, C], log-probabilities

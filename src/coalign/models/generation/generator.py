@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,7 @@ from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
 from coalign.models.generation.batching import (
     default_batch_tokens,
-    evaluation,
+    encode_any,
     left_padded,
     most_rows,
     plan_batches,
@@ -28,8 +28,8 @@ from coalign.models.generation.batching import (
 from coalign.models.generation.decode_state import DecodeState, Row, generation_of
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling
-from coalign.models.scoring.engine import unwrap
-from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
+from coalign.models.modules import evaluation, unwrap
+from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, goes_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +99,7 @@ class TransformersGenerator:
             ModelError: logits that are not numbers, or a single row that does not fit into memory.
         """
         check_sampling(sampling)
-        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        encoded = [self.encode(prompt, index) for index, prompt in enumerate(prompts)]
         self.assert_room(encoded, sampling)
         done = set(done)
         plan = [
@@ -110,7 +110,7 @@ class TransformersGenerator:
         job = _Job.of(prompts, encoded, sampling)
         results: list[list[Generation]] = [[] for _ in prompts]
         started = time.monotonic()
-        total = sum(map(len, plan)) * job.rows_per_prompt
+        total = sum(map(len, plan)) * job.sampling.rows
         with evaluation(self.model), progress(total, label, unit="sample") as bar:
             meter = _Meter(bar)
             for batch in plan:
@@ -142,7 +142,7 @@ class TransformersGenerator:
         from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 
         check_sampling(sampling)
-        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        encoded = [self.encode(prompt, index) for index, prompt in enumerate(prompts)]
         self.assert_room(encoded, sampling)
         job = _Job.of(prompts, encoded, sampling)
         loop = DecodeLoop(self)
@@ -162,27 +162,16 @@ class TransformersGenerator:
         Raises:
             DataError: the template refuses it.
         """
-        return self._encode(index, prompt)
+        ids = encode_any(self.tokenizer, prompt, index)
+        bos = self.tokenizer.bos_token_id
+        # plain text may have brought its own
+        return ids[1:] if isinstance(prompt, str) and bos is not None and ids[:2] == [bos, bos] else ids
 
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together; None when the model does not say."""
         config: Any = unwrap(self.model).config
         return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-    def _encode(self, index: int, prompt: Messages | str) -> list[int]:
-        from coalign.data.encoding import encode_continued, encode_prompt
-
-        try:
-            if is_prefilled(prompt):
-                return encode_continued(self.tokenizer, cast("Messages", prompt))
-            if not isinstance(prompt, str):
-                return encode_prompt(self.tokenizer, prompt)
-            ids = encode_prompt(self.tokenizer, [{"role": "user", "content": prompt}], plain=True)
-        except DataError as error:
-            raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
-        bos = self.tokenizer.bos_token_id
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids  # the text brought its own
 
     def assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
         """Refuse prompts that leave no room for the response.
@@ -206,7 +195,7 @@ class TransformersGenerator:
 
     def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[Generation]]:
         """All samples of the prompts of a batch, in as few passes as memory allows."""
-        rows = [(index, sample) for index in batch for sample in range(job.rows_per_prompt)]
+        rows = [(index, sample) for index in batch for sample in range(job.sampling.rows)]
         found: dict[int, list[Generation]] = {index: [] for index in batch}
         longest = max(len(job.encoded[index]) for index in batch)
         limit = most_rows(longest, job.sampling, self.batch_tokens, self.batch_size)
@@ -226,7 +215,7 @@ class TransformersGenerator:
             for (index, _), generation in zip(part, generations, strict=True):
                 found[index].append(generation)
             start += len(part)
-        copies = job.sampling.n // job.rows_per_prompt
+        copies = job.sampling.n // job.sampling.rows
         return {index: samples * copies for index, samples in found.items()}
 
     def _halve(self, rows: int) -> None:
@@ -296,13 +285,8 @@ class _Job:
 
     @classmethod
     def of(cls, prompts: Sequence[Messages | str], encoded: list[list[int]], sampling: Sampling) -> _Job:
-        continued = [isinstance(one, str) or is_prefilled(one) for one in prompts]
+        continued = [goes_on(one) for one in prompts]
         return cls(encoded, continued, sampling)
-
-    @property
-    def rows_per_prompt(self) -> int:
-        """Greedy samples are all the same: one is decoded."""
-        return self.sampling.n if self.sampling.temperature > 0 else 1
 
     def before(self, row: Row) -> int | None:
         """The token that the text of a row goes on from; None where it starts anew."""

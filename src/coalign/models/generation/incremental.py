@@ -7,8 +7,7 @@ The cached path keeps keys and values; the plain path computes every row anew at
 from __future__ import annotations
 
 import inspect
-import logging
-import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -24,9 +23,8 @@ from coalign.models.generation.growing_cache import (
     repeat,
     trimmed,
 )
-from coalign.models.scoring.engine import unwrap
-
-logger = logging.getLogger(__name__)
+from coalign.models.modules import unwrap
+from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
 """Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
@@ -34,8 +32,6 @@ SIMILAR = 0.8
 """Prompts at least so long as the longest share its pass."""
 SHARED_TOKENS = 64
 """A beginning that all prompts have is computed once where that spares at least so many tokens."""
-
-_cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class Rows(Protocol):
@@ -65,10 +61,7 @@ class Rows(Protocol):
 
 def open_rows(model: nn.Module) -> Rows:
     """Rows on the cached path where the model allows it, else on the plain path (announced once a model)."""
-    bare = unwrap(model)
-    if bare not in _cacheable:
-        _cacheable[bare] = _probe(model)
-    return CachedRows(model) if _cacheable[bare] else PlainRows(model)
+    return CachedRows(model) if _can_continue(model) else PlainRows(model)
 
 
 class CachedRows:
@@ -80,7 +73,7 @@ class CachedRows:
     """
 
     def __init__(self, model: nn.Module, *, whole: bool = False, shared_tokens: int | None = None) -> None:
-        self._call = _Call(model)
+        self._call = Call(model)
         self._bare: Any = unwrap(model)
         self._shared_tokens = SHARED_TOKENS if shared_tokens is None else shared_tokens
         self._kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
@@ -92,7 +85,7 @@ class CachedRows:
         self._mask = mask
         self._positions = mask.sum(-1, keepdim=True)
         if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
-            return self._call(input_ids, mask, _positions(mask), past_key_values=self.cache)
+            return self._call.last(input_ids, mask, _positions(mask), past_key_values=self.cache)
         lengths = self._positions.squeeze(1).tolist()
         shared = self._shared(input_ids, lengths)
         beginning = self._beginning(input_ids[:1, input_ids.shape[1] - lengths[0] :][:, :shared])
@@ -108,7 +101,7 @@ class CachedRows:
             if shared:
                 repeat(beginning, cache, len(ids))
                 part = torch.cat([part.new_ones(len(ids), shared), part], dim=-1)
-            logits.append(self._call(ids, part, positions, past_key_values=cache))
+            logits.append(self._call.last(ids, part, positions, past_key_values=cache))
             if shared and bool(missing.any()):
                 move_padding_left(cache, missing, shared)
             caches.append(cache)
@@ -132,7 +125,7 @@ class CachedRows:
         cache = new_cache(self._bare, self._kinds)
         if ids.numel():
             ones = torch.ones_like(ids)
-            self._call(ids, ones, _positions(ones), past_key_values=cache)
+            self._call.last(ids, ones, _positions(ones), past_key_values=cache)
         return cache
 
     def select(self, index: Tensor) -> None:
@@ -154,7 +147,7 @@ class CachedRows:
 
     def step(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        logits = self._call(tokens[:, None], self._mask, self._positions, past_key_values=self.cache)
+        logits = self._call.last(tokens[:, None], self._mask, self._positions, past_key_values=self.cache)
         self._positions = self._positions + 1
         return logits
 
@@ -163,13 +156,13 @@ class PlainRows:
     """Nothing is kept: every step computes whole rows."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._call = _Call(model)
+        self._call = Call(model)
         self._ids = torch.empty(0)
         self._mask = torch.empty(0)
 
     def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         self._ids, self._mask = input_ids, mask
-        return self._call(input_ids, mask, _positions(mask))
+        return self._call.last(input_ids, mask, _positions(mask))
 
     def select(self, index: Tensor) -> None:
         self._ids, self._mask = self._ids[index], self._mask[index]
@@ -220,8 +213,8 @@ def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
 
 
-class _Call:
-    """Calls the model with the arguments that its `forward` takes and gives the logits after the last token."""
+class Call:
+    """Calls a model with the arguments that its `forward` takes."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -231,51 +224,55 @@ class _Call:
     def takes_positions(self) -> bool:
         return "position_ids" in self._takes
 
-    def __call__(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
+    def __call__(
+        self, input_ids: Tensor, mask: Tensor, positions: Tensor, *, keep: int | None = None, **cache: Any
+    ) -> Tensor:
+        """[R, T, V] logits in float32 (float64 for a float64 model), those after the last `keep` tokens alone."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "use_cache": bool(cache)}
         if self.takes_positions:
             inputs["position_ids"] = positions
-        if "logits_to_keep" in self._takes:
-            inputs["logits_to_keep"] = 1
-        logits = self._model(**inputs, **cache).logits[:, -1]
+        if keep is not None and "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = keep
+        logits = self._model(**inputs, **cache).logits
+        logits = logits if keep is None else logits[:, -keep:]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def last(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
+        """[R, V] logits after the last token."""
+        return self(input_ids, mask, positions, keep=1, **cache)[:, -1]
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of booleans as what is added to the scores of attention."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def _probe(model: nn.Module) -> bool:
+@OnceAModel
+def _can_continue(model: nn.Module) -> bool:
     """Try both paths on two short prompts of different length, and on two with one beginning, that are repeated,
     reordered and continued."""
-    bare: Any = unwrap(model)
-    reason = "its logits differ with a cache"
-    device = next(bare.parameters()).device
-    size = min(bare.config.get_text_config(decoder=True).vocab_size, 1000)
-    ids = torch.randint(0, size, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
+    ids = probe_ids(model, 2, 6).to(next(unwrap(model).parameters()).device)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
     begun = ids.clone()
     begun[0, 2:4] = begun[1, :2]
-    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
-    try:
-        expected, actual = (
-            torch.cat([_probe_logits(make(), one, mask) for one in (ids, begun)])
-            for make in (lambda: PlainRows(model), lambda: CachedRows(model, shared_tokens=1))
-        )
-        scale = (expected - expected.mean(-1, keepdim=True)).norm()
-        if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
-            return True
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    logger.warning(
-        "%s cannot continue cached rows (%s): every step computes whole rows, which is slow.",
-        type(bare).__name__,
-        reason,
+
+    def logits(make: Callable[[], Rows]) -> Tensor:
+        return torch.cat([_probe_logits(make(), one, mask) for one in (ids, begun)])
+
+    return agree(
+        model,
+        lambda: logits(lambda: PlainRows(model)),
+        lambda: logits(lambda: CachedRows(model, shared_tokens=1)),
+        lacks="continue cached rows",
+        differs="its logits differ with a cache",
+        instead="every step computes whole rows, which is slow",
     )
-    return False
 
 
 def _probe_logits(rows: Rows, ids: Tensor, mask: Tensor) -> Tensor:

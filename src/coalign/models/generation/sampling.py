@@ -140,10 +140,10 @@ def _cutoffs(probabilities: Tensor, top_k: int, top_p: float) -> Tensor | None:
         if top_p >= 1:
             return kth
         kept = torch.where(probabilities >= kth[:, None], probabilities, 0.0)  # equals of the k-th stay too
-        return _nucleus(head, top_p * kept.sum(-1, dtype=_wide(kept)))[0]
+        return _nucleus(head, top_p * kept.sum(-1, dtype=wide(kept.device)))[0]
     if top_p >= 1:
         return None
-    wanted = torch.full_like(probabilities[:, 0], top_p, dtype=_wide(probabilities))
+    wanted = torch.full_like(probabilities[:, 0], top_p, dtype=wide(probabilities.device))
     head = _largest(probabilities, min(CANDIDATES, vocabulary))
     cutoffs, found = _nucleus(head, wanted)
     if not bool(found.all()):
@@ -190,7 +190,7 @@ def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     sums = weights[:, :main].unflatten(-1, (-1, _SUM_BLOCK)).sum(-1) if main else weights[:, :0]
     if blocks * _SUM_BLOCK > vocabulary:
         sums = torch.cat([sums, weights[:, main:].sum(-1, keepdim=True)], dim=-1)
-    cumulative = sums.to(_wide(weights)).cumsum(-1)
+    cumulative = sums.to(wide(weights.device)).cumsum(-1)
     _assert_numbers(cumulative[:, -1])
     block, rest = _search(cumulative, uniforms.to(cumulative.dtype) * cumulative[:, -1])
     start = block * _SUM_BLOCK
@@ -237,5 +237,6 @@ def _assert_numbers(values: Tensor) -> None:
         )
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+def wide(device: torch.device) -> torch.dtype:
+    """The widest float format that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -8,25 +8,21 @@ takes the packed path where a short probe on the model shows that it agrees with
 from __future__ import annotations
 
 import contextlib
-import logging
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from coalign.models.modules import unwrap
+from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 from coalign.models.types import ResponseLogps, Responses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
 Path = Literal["auto", "packed", "padded"]
 DEFAULT_BATCH_TOKENS = 4096
-
-_path_of_model: weakref.WeakKeyDictionary[torch.nn.Module, Path] = weakref.WeakKeyDictionary()
 
 
 def score_responses(
@@ -74,15 +70,7 @@ def resolve_path(model: torch.nn.Module, path: Path, responses: Responses | None
     window = attention_window(bare)
     if window is not None and responses is not None and _longest(responses) > window:
         return "padded"
-    if bare not in _path_of_model:
-        _path_of_model[bare] = _probe(bare)
-    return _path_of_model[bare]
-
-
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """The Hugging Face model inside DDP, FSDP or PEFT wrappers."""
-    inner = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+    return "packed" if _can_share(bare) else "padded"
 
 
 def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
@@ -142,43 +130,30 @@ def _attention(bare: torch.nn.Module) -> Iterator[None]:
     yield
 
 
-def _probe(bare: torch.nn.Module) -> Path:
-    """Try both paths on a few tokens; announce a fall-back once."""
-    config: Any = bare.config
-    name = type(bare).__name__
-    before = config._attn_implementation
-    reason = "its log-probabilities differ when a prompt is shared"
-    size = min(config.get_text_config().vocab_size, 1000)
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, size, (5, 8), generator=draw).tolist()
+@OnceAModel
+def _can_share(model: torch.nn.Module) -> bool:
+    """Try both paths on a few tokens."""
+    bare: Any = unwrap(model)
+    before = bare.config._attn_implementation
+    ids = probe_ids(bare, 5, 8).tolist()
     probe = Responses([ids[0], ids[1][:3]], [ids[2][:1], ids[3], ids[4][:5]], [0, 0, 1])
-    training = bare.training
-    bare.eval()
-    try:
-        with torch.no_grad():
-            expected = _padded_logps(bare, probe)
-            actual = _packed_logps(bare, probe)
-        tolerance = 5e-2 if next(bare.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
-        if torch.allclose(actual, expected, atol=tolerance, rtol=tolerance):
-            return "packed"
-    except (
-        NotImplementedError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    finally:
-        bare.train(training)
-    if config._attn_implementation != before:
-        bare.set_attn_implementation(before)  # type: ignore[operator]
-    logger.warning(
-        "%s cannot share prompts between responses (%s): scoring one padded row each.", name, reason
+    good = agree(
+        bare,
+        lambda: _padded_logps(bare, probe),
+        lambda: _packed_logps(bare, probe),
+        lacks="share prompts between responses",
+        differs="its log-probabilities differ when a prompt is shared",
+        instead="scoring one padded row each",
+        similar=_similar_logps,
     )
-    return "padded"
+    if not good and bare.config._attn_implementation != before:
+        bare.set_attn_implementation(before)
+    return good
+
+
+def _similar_logps(actual: Tensor, expected: Tensor, half: bool) -> bool:
+    tolerance = 5e-2 if half else 1e-3
+    return torch.allclose(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 def attention_window(bare: torch.nn.Module) -> int | None:

@@ -10,19 +10,19 @@ that is announced once a model. Once a row outgrows a sliding window, all rows a
 
 from __future__ import annotations
 
-import inspect
 import logging
-import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from coalign.models.generation.incremental import PREFILL_TOKENS
-from coalign.models.scoring.engine import attention_window, unwrap
+from coalign.models.generation.incremental import PREFILL_TOKENS, Call, additive
+from coalign.models.modules import unwrap
+from coalign.models.scoring.engine import attention_window
+from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ PADDING_TOKENS = {"cpu": 24, "cuda": 2048}
 """Padding that a pass may compute rather than be split in two: about what starting a pass costs."""
 RESERVE = 128
 """Places by which the memory of a row grows at least."""
-
-_usable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class RaggedRows:
@@ -46,15 +44,12 @@ class RaggedRows:
         """`cached` says whether keys and values are kept; by default where the probe allows it."""
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.passes = self.tokens = 0
-        self._model = model
+        self._call = Call(model)
         self._bare: Any = unwrap(model)
         self._device = next(model.parameters()).device
         self._window = _window(self._bare)
-        self._takes = inspect.signature(self._bare.forward).parameters
-        if cached is None and self._bare not in _usable:
-            _usable[self._bare] = _probe(model)
         self._places = _Places(count)
-        keep = _usable[self._bare] if cached is None else cached
+        keep = _can_keep(model) if cached is None else cached
         self._cache = _new_cache(self._bare, self._places) if keep else None
 
     @property
@@ -121,10 +116,10 @@ class RaggedRows:
             torch.tensor(padded, device=self._device),
             _mask(visible[:, None], self._bare),
             place.clamp(min=0),
-            keep,
+            keep=keep,
             past_key_values=self._cache,
-            use_cache=True,
         )
+        self.passes += 1
         self.tokens += sum(map(len, tokens))
         return list(logits)
 
@@ -140,20 +135,11 @@ class RaggedRows:
         ids = torch.tensor([one + [0] * (width - len(one)) for one in whole], device=self._device)
         positions = torch.arange(width, device=self._device).expand_as(ids)
         spare = width - min(map(len, whole))
+        self.passes += 1
         self.tokens += sum(map(len, whole))
-        logits = self._call(ids, torch.ones_like(ids), positions, min(keep + spare, width), use_cache=False)
+        logits = self._call(ids, torch.ones_like(ids), positions, keep=min(keep + spare, width))
         ends = [logits.shape[1] - (width - len(one)) for one in whole]
         return [line[max(end - keep, 0) : end] for line, end in zip(logits, ends, strict=True)]
-
-    def _call(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int, **more: Any) -> Tensor:
-        self.passes += 1
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, **more}
-        if "position_ids" in self._takes:
-            inputs["position_ids"] = positions
-        if "logits_to_keep" in self._takes:
-            inputs["logits_to_keep"] = keep
-        logits = self._model(**inputs).logits[:, -keep:]
-        return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def plan_passes(lengths: Sequence[int], padding: int, enough: int) -> list[list[int]]:
@@ -245,8 +231,7 @@ def _mask(visible: Tensor, bare: Any) -> Tensor:
     """[R, 1, K, S] in the form that the attention takes: booleans, or what is added to the scores."""
     if bare.config._attn_implementation != "eager":
         return visible
-    dtype = next(bare.parameters()).dtype
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    return additive(visible, next(bare.parameters()).dtype)
 
 
 def _window(bare: Any) -> int | None:
@@ -256,39 +241,26 @@ def _window(bare: Any) -> int | None:
     return min((one for one in limits if one is not None), default=None)
 
 
-def _probe(model: nn.Module) -> bool:
+@OnceAModel
+def _can_keep(model: nn.Module) -> bool:
     """Grow and cut two rows of different length with and without kept keys and values."""
-    bare: Any = unwrap(model)
-    reason = "its logits differ"
-    size = min(bare.config.get_text_config(decoder=True).vocab_size, 1000)
-    ids = torch.randint(0, size, (3, 7), generator=torch.Generator().manual_seed(0)).tolist()
-    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        layers = DynamicCache(config=bare.config).layers
+    ids = probe_ids(model, 3, 7).tolist()
+
+    def kept() -> Tensor:
+        layers = DynamicCache(config=cast(Any, unwrap(model)).config).layers
         unknown = [type(one).__name__ for one in layers if not isinstance(one, DynamicLayer)]
         if unknown:
             raise ValueError(f"{unknown[0]} in its cache")
-        expected, actual = (
-            _probe_logits(RaggedRows(model, 2, cached=cached), ids) for cached in (False, True)
-        )
-        scale = (expected - expected.mean(-1, keepdim=True)).norm()
-        if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
-            return True
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    finally:
-        for module in training:
-            module.training = True
-    logger.warning(
-        "%s cannot keep rows of different length (%s): every step computes whole rows, which is slow.",
-        type(bare).__name__,
-        reason,
+        return _probe_logits(RaggedRows(model, 2, cached=True), ids)
+
+    return agree(
+        model,
+        lambda: _probe_logits(RaggedRows(model, 2, cached=False), ids),
+        kept,
+        lacks="keep rows of different length",
+        differs="its logits differ",
+        instead="every step computes whole rows, which is slow",
     )
-    return False
 
 
 def _probe_logits(rows: RaggedRows, ids: list[list[int]]) -> Tensor:

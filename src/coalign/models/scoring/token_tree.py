@@ -8,25 +8,21 @@ that it agrees with the plain one, which computes every continuation anew and wo
 
 from __future__ import annotations
 
-import inspect
-import logging
-import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from coalign.models.generation.batching import left_padded
 from coalign.models.generation.growing_cache import ReservedLayer
-from coalign.models.generation.incremental import CachedRows, PlainRows
-from coalign.models.scoring.engine import attention_window, unwrap
-
-logger = logging.getLogger(__name__)
+from coalign.models.generation.incremental import CachedRows, Call, PlainRows, additive
+from coalign.models.modules import unwrap
+from coalign.models.scoring.engine import attention_window
+from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 
 ROOT = -1
 """The parent of a first token: the end of the prompt."""
-
-_cacheable: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class Trees(Protocol):
@@ -58,12 +54,9 @@ def open_trees(model: nn.Module, longest: int) -> Trees:
     Args:
         longest: tokens of the longest text, prompt included; a text longer than a sliding window takes the plain path.
     """
-    bare = unwrap(model)
-    if bare not in _cacheable:
-        _cacheable[bare] = _probe(model)
-    window = attention_window(bare)
+    cacheable, window = _can_grow(model), attention_window(unwrap(model))
     fits = window is None or longest <= window
-    return CachedTrees(model) if fits and _cacheable[bare] else PlainTrees(model)
+    return CachedTrees(model) if fits and cacheable else PlainTrees(model)
 
 
 class CachedTrees:
@@ -74,20 +67,17 @@ class CachedTrees:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._bare = unwrap(model)
         self._rows = CachedRows(model, whole=True)
-        takes = inspect.signature(self._bare.forward).parameters
-        if "position_ids" not in takes:
+        self._model = Call(model)
+        if not self._model.takes_positions:
             raise NotImplementedError("it does not take the positions of tokens")
         config: Any = self._bare.config
         self._bool_mask = getattr(config, "_attn_implementation", None) == "sdpa"
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         device = next(self._bare.parameters()).device
-        width = max(map(len, prompts))
-        ids = torch.tensor([[0] * (width - len(one)) + list(one) for one in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=device)
+        ids, mask = left_padded(prompts, device)
         logits = self._rows.start(ids, mask)
         layers = self._rows.cache.layers
         if {type(layer) for layer in layers} != {ReservedLayer}:
@@ -173,18 +163,8 @@ class CachedTrees:
 
     def _call(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         if not self._bool_mask:
-            dtype = next(self._bare.parameters()).dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
-                ~mask, torch.finfo(dtype).min
-            )
-        logits = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._rows.cache,
-            use_cache=True,
-        ).logits
-        return logits if logits.dtype == torch.float64 else logits.float()
+            mask = additive(mask, next(self._bare.parameters()).dtype)
+        return self._model(ids, mask, positions, past_key_values=self._rows.cache)
 
 
 class PlainTrees:
@@ -218,10 +198,7 @@ class PlainTrees:
 
     def _logits(self, texts: list[list[int]]) -> Tensor:
         device = next(self._model.parameters()).device
-        width = max(map(len, texts))
-        ids = torch.tensor([[0] * (width - len(one)) + one for one in texts], device=device)
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in texts], device=device)
-        return PlainRows(self._model).start(ids, mask)
+        return PlainRows(self._model).start(*left_padded(texts, device))
 
 
 def _common(paths: Sequence[Sequence[int]]) -> int:
@@ -229,34 +206,21 @@ def _common(paths: Sequence[Sequence[int]]) -> int:
     return min(next((place for place, node in enumerate(path) if node != place), len(path)) for path in paths)
 
 
-def _probe(model: nn.Module) -> bool:
+@OnceAModel
+def _can_grow(model: nn.Module) -> bool:
     """Try both paths on two short prompts whose trees branch, are pruned and grow on."""
-    bare: Any = unwrap(model)
-    reason = "its logits differ with trees in the cache"
-    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
-    try:
-        with torch.inference_mode():
-            expected, actual = (_probe_logits(kind(model), bare) for kind in (PlainTrees, CachedTrees))
-        scale = (expected - expected.mean(-1, keepdim=True)).norm()
-        if bool((actual - expected).norm() <= scale * (0.1 if half else 1e-3)):
-            return True
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError,
-    ) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    logger.warning(
-        "%s cannot grow trees of tokens in its cache (%s): every continuation is computed anew, which is slow.",
-        type(bare).__name__,
-        reason,
+    draw = probe_ids(model, 16).tolist()
+    return agree(
+        model,
+        lambda: _probe_logits(PlainTrees(model), draw),
+        lambda: _probe_logits(CachedTrees(model), draw),
+        lacks="grow trees of tokens in its cache",
+        differs="its logits differ with trees in the cache",
+        instead="every continuation is computed anew, which is slow",
     )
-    return False
 
 
-def _probe_logits(trees: Trees, bare: Any) -> Tensor:
-    size = min(bare.config.get_text_config(decoder=True).vocab_size, 1000)
-    draw = torch.randint(0, size, (16,), generator=torch.Generator().manual_seed(0)).tolist()
+def _probe_logits(trees: Trees, draw: list[int]) -> Tensor:
     trees.start([draw[:6], draw[2:6]])
     first, _ = trees.grow([0, 0, 1], [ROOT, ROOT, ROOT], draw[6:9])
     second, one = trees.grow([0, 0, 1], first, draw[9:12])
