@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from coalign.core.options import Option, build, converted, load_file, options_of
 
 if TYPE_CHECKING:
     from coalign.models.backends.options import BackendOptions
-    from coalign.models.options import ModelOptions
 
 _PLAIN = re.compile(r"\b(a list of: )?(a whole number( of)?|a number( of)?|text|a path)\b")
 
@@ -90,6 +90,46 @@ def flags_of(config_class: type, *, leave_out: Container[str] = ()) -> list[clic
     return [flag(one) for one in options_of(config_class) if one.name not in leave_out]
 
 
+def command(options: type) -> Callable[[Callable[..., Any]], click.Command]:
+    """A decorator that makes a command of a function whose first argument are options, validated.
+
+    Fields for which the function has no parameter of its own (`click.option`, `click.argument`) become flags, except
+    those of training: such a command only generates. What an endpoint would ignore is refused.
+    """
+    from coalign.models.backends.options import BackendOptions
+    from coalign.models.options import TRAINING
+
+    names = {one.name for one in options_of(options)}
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        own = {one.name for one in getattr(function, "__click_params__", [])}
+
+        @functools.wraps(function)
+        def call(**given: Any) -> Any:
+            made = built(options, given)
+            if isinstance(made, BackendOptions):
+                _assert_endpoint_alone(made, given)
+            return function(made, **{name: value for name, value in given.items() if name not in names})
+
+        flags = flags_of(options, leave_out={*TRAINING, *own})
+        return click.command(cls=GroupedCommand, params=flags)(call)
+
+    return decorate
+
+
+def assert_new(overwrite: bool, **files: Path | None) -> None:
+    """Refuse to replace files, given by the names of their flags, unless that is asked for.
+
+    Raises:
+        ConfigError: one of them exists.
+    """
+    for name, path in files.items():
+        if path is not None and path.exists() and not overwrite:
+            raise ConfigError(
+                f"--{name}: {path} exists.", hint="Name another file, or replace it with --overwrite."
+            )
+
+
 def built(config_class: type[T], given: Mapping[str, Any], **more: Any) -> T:
     """The options of a class out of a command's parameters (None: not given), validated; `more` are taken as they are.
 
@@ -103,23 +143,16 @@ def built(config_class: type[T], given: Mapping[str, Any], **more: Any) -> T:
     )
 
 
-def built_models(given: Mapping[str, Any]) -> tuple[ModelOptions, BackendOptions]:
-    """Model and back end out of a command's parameters.
-
-    Raises:
-        ConfigError: values that cannot be used, or options of a local model that an endpoint would ignore.
-    """
-    from coalign.models.backends.options import BackendOptions
+def _assert_endpoint_alone(backend: BackendOptions, given: Mapping[str, Any]) -> None:
+    """Refuse options of a local model that an endpoint would ignore."""
     from coalign.models.options import ModelOptions
 
-    which, backend = built(ModelOptions, given), built(BackendOptions, given)
     local = [one for one in options_of(ModelOptions) if given.get(one.name) is not None]
     if backend.chosen_backend == "endpoint" and local:
         raise ConfigError(
             f"{local[0].flag} has no effect with --endpoint: the server has the model.",
             hint="Name one of the server's models with --endpoint-model.",
         )
-    return which, backend
 
 
 def key_values(texts: Sequence[str]) -> dict[str, Any]:
@@ -153,31 +186,31 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
 
     known = ", ".join(available_methods()) or "none is installed"
 
-    def decorate(command: Any) -> Any:
-        command = click.option(
+    options = (
+        click.option(
+            *names,
+            "methods",
+            multiple=True,
+            metavar="METHOD",
+            help=f"Decode with this method ({known}); given several times, the first goes around the next.",
+        ),
+        click.option(
+            "--option",
+            "method_values",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="An option of a method; METHOD.KEY=VALUE where two methods have it.",
+        ),
+        click.option(
             "--list-methods",
             is_flag=True,
             expose_value=False,
             is_eager=True,
             callback=_list_methods,
             help="Show the methods with their options and exit.",
-        )(command)
-        command = click.option(
-            "--option",
-            "method_values",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="An option of a method; METHOD.KEY=VALUE where two methods have it.",
-        )(command)
-        return click.option(
-            *names,
-            "methods",
-            multiple=True,
-            metavar="METHOD",
-            help=f"Decode with this method ({known}); given several times, the first goes around the next.",
-        )(command)
-
-    return decorate
+        ),
+    )
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 def _list_methods(ctx: click.Context, param: click.Parameter, value: bool) -> None:

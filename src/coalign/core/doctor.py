@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 
 from coalign.core.cache import cache_root, folder_size
 from coalign.core.extras import EXTRAS, is_installed
-from coalign.core.runs import PACKAGES
+from coalign.core.runs import PACKAGES, version
 
 LOW_DISK = 2e9
 """Bytes; less free space than this is reported as a problem."""
@@ -20,13 +19,8 @@ _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 def versions() -> dict[str, str | None]:
     """Python, the platform and every package that coalign leans on; None where one is missing."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    system = {"python": platform.python_version(), "platform": platform.platform()}
+    return {**system, **{name: version(name) for name in PACKAGES}}
 
 
 def machine() -> dict[str, Any]:

@@ -394,16 +394,13 @@ def describe_type(hint: Any) -> str:
     return plain.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+_LIMITS = {Gt: ("above", "gt"), Ge: ("of at least", "ge"), Lt: ("below", "lt"), Le: ("at most", "le")}
+"""Constraint to the words for it and its attribute."""
+
+
 def _describe_constraint(constraint: Any) -> str:
-    if isinstance(constraint, Gt):
-        return f"above {constraint.gt}"
-    if isinstance(constraint, Ge):
-        return f"of at least {constraint.ge}"
-    if isinstance(constraint, Lt):
-        return f"below {constraint.lt}"
-    if isinstance(constraint, Le):
-        return f"at most {constraint.le}"
-    return ""
+    words, name = _LIMITS.get(type(constraint), ("", ""))
+    return f"{words} {getattr(constraint, name)}" if words else ""
 
 
 def _strip_optional(hint: Any) -> Any:

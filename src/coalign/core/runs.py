@@ -138,6 +138,20 @@ class Run:
             return
         write_json(self.path / "status.json", {**self.status(), **fields, "updated": _now()})
 
+    def summary(self) -> dict[str, str]:
+        """Method, state, time, place and headline (or error); a damaged folder is `unreadable`."""
+        try:
+            status, state = self.status(), self.state
+        except RunError:
+            status, state = {}, "unreadable"
+        return {
+            "method": str(status.get("method", "?")),
+            "state": state,
+            "started": str(status.get("started", "?")),
+            "path": str(self.path),
+            "headline": str(status.get("headline") or status.get("error") or ""),
+        }
+
     def config(self) -> dict[str, Any]:
         return options.load_file(self.path / "config.yaml")
 
@@ -204,7 +218,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "commit": _commit(),
         "seed": seed,
         "command": _masked(sys.argv),
@@ -293,7 +307,8 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package, None where it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

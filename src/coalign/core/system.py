@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from coalign.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coalign.core.catalogue import Entry
 
 
 def module_name(room: str, slug: str) -> str:
@@ -27,13 +31,7 @@ def load_system(slug: str) -> ModuleType:
     Raises:
         ConfigError: unknown (the nearest slug is named) or planned but not yet available.
     """
-    from coalign.core.catalogue import get
-
-    entry = get(slug)
-    if not entry.available:
-        raise ConfigError(
-            f"{slug} is planned, not yet available.", hint="`coalign methods --available` lists what can run."
-        )
+    entry = _available(slug)
     return importlib.import_module(module_name(entry.room, entry.slug))
 
 
@@ -48,6 +46,13 @@ def load_check(slug: str) -> ModuleType:
     Raises:
         ConfigError: the system is unknown, planned, or has no check of its claim yet.
     """
+    entry = _available(slug)
+    if not entry.checked:
+        raise ConfigError(f"{slug}: runs, but has no check of its claim yet.")
+    return importlib.import_module(check_module_name(entry.room, entry.slug))
+
+
+def _available(slug: str) -> Entry:
     from coalign.core.catalogue import get
 
     entry = get(slug)
@@ -55,6 +60,4 @@ def load_check(slug: str) -> ModuleType:
         raise ConfigError(
             f"{slug} is planned, not yet available.", hint="`coalign methods --available` lists what can run."
         )
-    if not entry.checked:
-        raise ConfigError(f"{slug}: runs, but has no check of its claim yet.")
-    return importlib.import_module(check_module_name(entry.room, entry.slug))
+    return entry

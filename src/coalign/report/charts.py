@@ -10,7 +10,7 @@ from statistics import fmean, median
 from markupsafe import Markup
 
 from coalign.report.format import difference_texts, number, ticks
-from coalign.report.model import Chart, Comparison, ComparisonRow, Distribution, Estimate, Series
+from coalign.report.model import Chart, Comparison, ComparisonRow, Distribution, Series
 from coalign.report.svg import Axis, frame, join, line, stretched, whisker
 from coalign.report.text import visible
 
@@ -23,7 +23,7 @@ MAX_POINTS = 400
 
 def comparison_axis(rows: Sequence[ComparisonRow]) -> Axis:
     """From zero (or the lowest value below it) to the largest value or interval end; a share ends at 100%."""
-    ends = [end for row in rows for one in (row.before, row.after) for end in _ends(one)]
+    ends = [end for row in rows for one in (row.before, row.after) for end in one.measured]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     if all(row.unit == "percent" for row in rows) and high <= 1 and low == 0:
         return Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), unit="percent")
@@ -36,7 +36,7 @@ def comparison_axis(rows: Sequence[ComparisonRow]) -> Axis:
 
 def difference_axis(rows: Sequence[ComparisonRow]) -> Axis:
     """Symmetric about zero."""
-    ends = [abs(end) for row in rows if row.difference for end in _ends(row.difference)]
+    ends = [abs(end) for row in rows if row.difference for end in row.difference.measured]
     reach = max(ends, default=0.0) * 1.08 or 1.0
     return Axis(-reach, reach, (0.0,))
 
@@ -326,11 +326,6 @@ def _steps(shares: Sequence[float], edges: Sequence[float], x_axis: Axis, y_axis
 
 
 # -- axes of values and steps --------------------------------------------------------------------------------
-
-
-def _ends(estimate: Estimate) -> list[float]:
-    values = (estimate.value, estimate.low, estimate.high)
-    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def _span_axis(values: Sequence[float]) -> Axis:

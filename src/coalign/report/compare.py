@@ -29,7 +29,7 @@ from coalign.report.model import (
     TableSection,
     Text,
 )
-from coalign.report.text import visible
+from coalign.report.terminal import bare_table, plain, print_section
 
 TITLES = {
     "loss": "Loss",
@@ -49,8 +49,10 @@ Curve = tuple[list[float], list[float | None]]
 @dataclass(frozen=True)
 class _Member:
     name: str
-    status: dict[str, Any]
+    method: str
     state: str
+    headline: str
+    figures: dict[str, float]
     config: dict[str, str]
     curves: dict[str, Curve]
     samples: list[Samples]
@@ -80,21 +82,20 @@ def comparison_report(runs: Sequence[Run]) -> Report:
         sections.append(KeyValues(title="Options in common", items=same))
     return Report(
         title=f"{len(members)} runs compared",
-        method=", ".join(dict.fromkeys(str(one.status.get("method", "?")) for one in members)),
+        method=", ".join(dict.fromkeys(one.method for one in members)),
         verdict=Headline(outcome="neutral", text=_summary(members, differing)),
         sections=sections,
     )
 
 
-def print_comparison(report: Report, console: Console) -> None:
+def print_comparison(report: Report, console: Console | None = None) -> None:
     """The verdict and the tables; curves and samples are left to the page."""
-    console.print(RichText(visible(report.title), "bold"))
-    console.print(RichText(visible(report.verdict.text)))
+    console = console or Console(highlight=False)
+    console.print(plain(report.title, "bold"))
+    console.print(plain(report.verdict.text))
     for section in report.sections:
         if isinstance(section, TableSection):
-            console.print()
-            console.print(RichText(visible(section.title), "bold"))
-            console.print(_printed(section))
+            print_section(console, section.title, _printed(section))
     console.print()
 
 
@@ -110,7 +111,17 @@ def _member(run: Run, name: str) -> _Member:
             samples.append(section)
         elif isinstance(section, Curves) and not curves:
             curves = _drawn(section)
-    return _Member(name, run.status(), run.state, dict(flatten(run.config())), curves, samples)
+    status = run.status()
+    return _Member(
+        name=name,
+        method=str(status.get("method", "?")),
+        state=run.state,
+        headline=str(status.get("headline") or status.get("error") or ""),
+        figures=_numbers(status.get("figures") or {}),
+        config=dict(flatten(run.config())),
+        curves=curves,
+        samples=samples,
+    )
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -121,25 +132,16 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _overview(members: Sequence[_Member]) -> TableSection:
-    rows = [
-        [
-            one.name,
-            str(one.status.get("method", "?")),
-            one.state,
-            str(one.status.get("headline") or one.status.get("error") or MISSING),
-        ]
-        for one in members
-    ]
+    rows = [[one.name, one.method, one.state, one.headline or MISSING] for one in members]
     return TableSection(title="Runs", columns=["run", "method", "state", "result"], rows=rows)
 
 
 def _figures(members: Sequence[_Member]) -> list[TableSection]:
     """Numbers that `status.json` holds, those that at least one run has."""
-    figures = [_numbers(one.status.get("figures") or {}) for one in members]
-    names = list(dict.fromkeys(name for one in figures for name in one))
+    names = list(dict.fromkeys(name for one in members for name in one.figures))
     if not names:
         return []
-    rows: list[list[Cell]] = [[name, *(one.get(name) for one in figures)] for name in names]
+    rows: list[list[Cell]] = [[name, *(one.figures.get(name) for one in members)] for name in names]
     return [TableSection(title="Figures", columns=["figure", *(one.name for one in members)], rows=rows)]
 
 
@@ -173,7 +175,7 @@ def _same_options(members: Sequence[_Member]) -> dict[str, str]:
 
 
 def _summary(members: Sequence[_Member], differing: TableSection | None) -> str:
-    methods = dict.fromkeys(str(one.status.get("method", "?")) for one in members)
+    methods = dict.fromkeys(one.method for one in members)
     names = [str(row[0]) for row in differing.rows] if differing else []
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return f"{len(members)} runs of {', '.join(methods)}. They differ in: {shown or 'no option'}."
@@ -261,16 +263,14 @@ def _common(title: str, members: Sequence[_Member]) -> Samples | None:
 
 
 def _printed(section: TableSection) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for index, column in enumerate(section.columns):
-        numeric = any(isinstance(row[index], int | float) for row in section.rows)
-        table.add_column(RichText(visible(column)), justify="right" if numeric else "left", overflow="fold")
+    def numeric(index: int) -> bool:
+        return any(isinstance(row[index], int | float) for row in section.rows)
+
+    table = bare_table(*section.columns, right=numeric, overflow="fold")
     for row in section.rows:
         table.add_row(*(_cell(cell) for cell in row))
     return table
 
 
 def _cell(cell: Cell) -> RichText:
-    if isinstance(cell, str):
-        return RichText(visible(cell))
-    return RichText(number(None if cell is None else float(cell)))
+    return plain(cell if isinstance(cell, str) else number(None if cell is None else float(cell)))

@@ -26,22 +26,19 @@ def difference_texts(estimate: Estimate, unit: Unit = "number") -> tuple[str, st
 
     Always with a sign; fractions differ in percentage points (pp). Without an interval the second text is empty.
     """
-    ends = [
-        one for one in (estimate.value, estimate.low, estimate.high) if one is not None and math.isfinite(one)
-    ]
-    digits = _decimals(max(map(abs, ends), default=0.0))
+    digits = _decimals(max(map(abs, estimate.measured), default=0.0))
     value = _signed(estimate.value, unit, digits)
-    if estimate.low is None or estimate.high is None:
+    if estimate.interval is None:
         return value, ""
-    low, high = (_signed(end, unit, digits).removesuffix(" pp") for end in (estimate.low, estimate.high))
+    low, high = (_signed(end, unit, digits).removesuffix(" pp") for end in estimate.interval)
     return value, f"[{low}, {high}]"
 
 
 def interval_text(estimate: Estimate, unit: Unit = "number") -> str:
     """`[low, high]`, or nothing where there is no interval."""
-    if estimate.low is None or estimate.high is None:
+    ends = estimate.interval
+    if ends is None:
         return ""
-    ends = (estimate.low, estimate.high)
     if unit == "number" and 0.001 <= max(map(abs, ends)) < 1e7:
         digits = _three_digits(max(map(abs, ends)))
         return f"[{', '.join(f'{end:,.{digits}f}'.replace('-', MINUS) for end in ends)}]"

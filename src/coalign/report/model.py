@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from coalign.core.errors import CoalignError
 
@@ -35,6 +35,16 @@ class Estimate:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, None where one is missing."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def measured(self) -> list[float]:
+        """Value and ends, as far as they are finite."""
+        return [one for one in (self.value, self.low, self.high) if one is not None and math.isfinite(one)]
 
 
 @dataclass(frozen=True)
@@ -350,16 +360,7 @@ class Timings(Section):
 
 
 AnySection = Comparison | Curves | Distribution | Samples | TableSection | KeyValues | Text | Timings
-_SECTIONS: dict[str, type[Section]] = {
-    "comparison": Comparison,
-    "curves": Curves,
-    "distribution": Distribution,
-    "samples": Samples,
-    "table": TableSection,
-    "key_values": KeyValues,
-    "text": Text,
-    "timings": Timings,
-}
+_SECTIONS: dict[str, type[Section]] = {one.kind: one for one in get_args(AnySection)}
 
 
 @dataclass(frozen=True)

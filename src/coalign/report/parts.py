@@ -37,11 +37,12 @@ _OUTCOMES: dict[Effect, Outcome] = {
 
 def effect(difference: Estimate | None, better: Better) -> Effect:
     """What an interval says: `better` or `worse` only when it excludes zero, `unclear` when it holds zero."""
-    if difference is None or difference.low is None or difference.high is None or better == "neither":
+    if difference is None or difference.interval is None or better == "neither":
         return "unknown"
-    if difference.low <= 0 <= difference.high:
+    low, high = difference.interval
+    if low <= 0 <= high:
         return "unclear"
-    return "better" if (difference.low > 0) == (better == "higher") else "worse"
+    return "better" if (low > 0) == (better == "higher") else "worse"
 
 
 def outcome_of(change: Measured, better: Better = "higher", *, guard: bool = True) -> Outcome:

@@ -72,9 +72,9 @@ def stretched(paths: Sequence[Markup]) -> Markup:
 
 def whisker(axis: Axis, estimate: Estimate, y: float) -> Markup:
     """The interval of an estimate at height `y` (pixels), or nothing."""
-    if estimate.low is None or estimate.high is None:
+    if estimate.interval is None:
         return Markup("")
-    left, right = axis.at(estimate.low), axis.at(estimate.high)
+    left, right = map(axis.at, estimate.interval)
     parts = [Markup('<line x1="{}%" x2="{}%" y1="{}" y2="{}"/>').format(left, right, y, y)]
     parts += [
         Markup('<line x1="{}%" x2="{}%" y1="{}" y2="{}"/>').format(x, x, y - 3, y + 3) for x in (left, right)

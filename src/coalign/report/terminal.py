@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
@@ -35,18 +38,19 @@ _SAMPLE_CHARACTERS = 400
 _WIDE = 110
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report, console: Console | None = None) -> None:
     """Print what fits a terminal; curves, distributions and the configuration are left to the HTML report."""
+    console = console or Console(highlight=False)
     console.print()
-    console.print(_plain(report.title, "bold"))
+    console.print(plain(report.title, "bold"))
     console.print(_verdict(report.verdict))
     for section in report.sections:
         if isinstance(section, Comparison):
-            _print_section(console, section.title, _comparison(section, wide=console.width >= _WIDE))
+            print_section(console, section.title, _comparison(section, wide=console.width >= _WIDE))
         elif isinstance(section, Samples) and section.rows:
-            _print_section(console, section.title, _samples(section))
+            print_section(console, section.title, _samples(section))
         elif isinstance(section, Timings):
-            _print_section(console, section.title, _timings(section))
+            print_section(console, section.title, _timings(section))
     if report.next_commands:
         lines = [
             RichText.assemble(
@@ -54,7 +58,7 @@ def print_report(report: Report, console: Console) -> None:
             )
             for one in report.next_commands
         ]
-        _print_section(console, "Go on", Group(*lines))
+        print_section(console, "Go on", Group(*lines))
     console.print()
 
 
@@ -70,9 +74,9 @@ def pick_samples(section: Samples) -> list[tuple[str, int]]:
     return [("largest gain", gains[-1][1]), ("median", gains[len(gains) // 2][1]), (last, gains[0][1])]
 
 
-def _print_section(console: Console, title: str, body: Table | Group) -> None:
+def print_section(console: Console, title: str, body: Table | Group) -> None:
     console.print()
-    console.print(_plain(title, "bold"))
+    console.print(plain(title, "bold"))
     console.print(body)
 
 
@@ -98,11 +102,11 @@ def _figure(figure: Figure) -> RichText:
 
 def _comparison(section: Comparison, *, wide: bool) -> Table:
     """The table; in a narrow terminal only the differences show their intervals."""
-    table = _table("", "n", *section.names, "difference", f"{section.level * 100:g}% interval")
+    table = bare_table("", "n", *section.names, "difference", f"{section.level * 100:g}% interval")
     for row in section.rows:
         change, interval = difference_texts(row.difference, row.unit) if row.difference else ("", "")
         table.add_row(
-            _plain(row.name),
+            plain(row.name),
             "" if row.n is None else number(row.n, "integer"),
             *(_level(one, row.unit, wide) for one in (row.before, row.after)),
             RichText(change, _EFFECT_STYLE[effect(row.difference, row.better)]),
@@ -128,15 +132,15 @@ def _sample(section: Samples, why: str, row: Sample, index: int) -> Padding:
     table = Table(box=None, expand=True, padding=(0, 2, 0, 0), show_edge=False)
     for name, output in zip(section.columns, row.outputs, strict=True):
         score = "" if output.score is None else f"  {section.score_name} {number(output.score, section.unit)}"
-        table.add_column(_plain(f"{name}{score}", "dim"), ratio=1, overflow="fold")
+        table.add_column(plain(f"{name}{score}", "dim"), ratio=1, overflow="fold")
     table.add_row(*(RichText(_shortened(output.text) or "(empty)") for output in row.outputs))
     return Padding(Group(head, table), (0, 0, 1, 2))
 
 
 def _timings(section: Timings) -> Table:
-    table = _table("stage", "time", "peak memory")
+    table = bare_table("stage", "time", "peak memory")
     for stage in section.stages:
-        table.add_row(_plain(stage.name), number(stage.seconds, "seconds"), number(stage.peak_bytes, "bytes"))
+        table.add_row(plain(stage.name), number(stage.seconds, "seconds"), number(stage.peak_bytes, "bytes"))
     table.add_section()
     peaks = [stage.peak_bytes for stage in section.stages if stage.peak_bytes is not None]
     total = sum(stage.seconds for stage in section.stages)
@@ -144,14 +148,17 @@ def _timings(section: Timings) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def bare_table(
+    *columns: str, right: Callable[[int], bool] = bool, overflow: Literal["fold", "ellipsis"] = "ellipsis"
+) -> Table:
+    """An empty table; `right` says of each column whether it is aligned on the right, by default all but the first."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for index, column in enumerate(columns):
-        table.add_column(_plain(column), justify="right" if index else "left")
+        table.add_column(plain(column), justify="right" if right(index) else "left", overflow=overflow)
     return table
 
 
-def _plain(text: str, style: str = "") -> RichText:
+def plain(text: str, style: str = "") -> RichText:
     """Text that is printed as it is: no markup is read in it and no control character reaches the terminal."""
     return RichText(visible(text), style)
 

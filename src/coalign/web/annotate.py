@@ -17,26 +17,26 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from coalign.core.errors import CoalignError, ConfigError, RunError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.extras import require
 from coalign.core.files import append_rows, hold_file, read_rows, write_rows
 from coalign.judging.items import read_items
 from coalign.judging.prompts import question_text
 from coalign.judging.protocol import Choice, JudgeItem
 from coalign.report.text import INVISIBLE
-from coalign.web.local import ASSETS, local_app
+from coalign.web.local import ASSETS, add_static, json_object, local_app, status_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 Said = Literal["left", "right", "tie", "skip"]
 FILES = {
-    "annotate.js": ("text/javascript", ASSETS / "annotate.js"),
-    "annotate.css": ("text/css", ASSETS / "annotate.css"),
+    "annotate.js": (ASSETS / "annotate.js", "text/javascript"),
+    "annotate.css": (ASSETS / "annotate.css", "text/css"),
 }
 
 
@@ -126,27 +126,23 @@ class Session:
             )
         item = self._items[index]
         swapped = self._swapped(item)
-        label: Choice | None = None
-        if said in ("left", "right"):
-            label = "first" if (said == "left") != swapped else "second"
-        elif said == "tie":
-            label = "tie"
+        sides: dict[str, Choice] = {"left": "first", "right": "second", "tie": "tie"}
+        if swapped:
+            sides |= {"left": "second", "right": "first"}
         row = {
             "id": item.id,
             "key": _key(item),
             "prompt": item.prompt,
             "response_a": item.responses[0],
             "response_b": item.responses[1],
-            "label": label,
+            "label": sides.get(said),
             "said": said,
             "swapped": swapped,
             "annotator": self._annotator,
             "time": round(time.time(), 3),
         }
         with self._writing:
-            append_rows(self.log, [row])
-            self._take(index, row)
-            self._write()
+            self._keep(index, row)
 
     def undo(self) -> int | None:
         """Withdraw the last verdict; the pair it was on, None where there is none."""
@@ -155,10 +151,13 @@ class Session:
                 return None
             index = self._order[-1]
             row = {"key": _key(self._items[index]), "said": "withdrawn", "time": round(time.time(), 3)}
-            append_rows(self.log, [row])
-            self._take(index, row)
-            self._write()
+            self._keep(index, row)
             return index
+
+    def _keep(self, index: int, row: dict[str, Any]) -> None:
+        append_rows(self.log, [row])
+        self._take(index, row)
+        self._write()
 
     def _take(self, index: int, row: dict[str, Any]) -> None:
         if index in self._order:
@@ -173,15 +172,7 @@ class Session:
         kept = ("id", "prompt", "response_a", "response_b", "label", "annotator")
         said = [self._said[index] for index in sorted(self._said)]
         write_rows(self.verdicts, ({name: row[name] for name in kept} for row in said if row["label"]))
-        rows = []
-        for index in sorted(self._said):
-            row = self._said[index]
-            if row["label"] in ("first", "second"):
-                better, worse = row["response_a"], row["response_b"]
-                if row["label"] == "second":
-                    better, worse = worse, better
-                rows.append(_preference(row, better, worse))
-        write_rows(self.out, rows)
+        write_rows(self.out, (_preference(row) for row in said if row["label"] in ("first", "second")))
 
     def _swapped(self, item: JudgeItem) -> bool:
         digest = hashlib.sha256(f"{self._seed}\0{_key(item)}".encode()).digest()
@@ -213,26 +204,18 @@ def annotation_app(session: Session) -> FastAPI:
     app = local_app("coalign: annotate")
 
     def state(index: int | None) -> dict[str, Any]:
-        pair = None
-        if index is not None:
-            shown = session.shown(index)
-            pair = {"index": index, "prompt": shown.prompt, "left": shown.left, "right": shown.right}
+        pair = None if index is None else asdict(session.shown(index))
         return {"pair": pair, "total": len(session), "done": session.done, "counts": session.counts()}
 
     @app.exception_handler(CoalignError)
     async def failed(request: Any, error: CoalignError) -> Any:
-        return responses.JSONResponse({"error": str(error)}, 404 if isinstance(error, RunError) else 400)
+        return responses.JSONResponse({"error": str(error)}, status_of(error))
 
     @app.get("/")
     def page() -> Any:
         return responses.FileResponse(ASSETS / "annotate.html.j2", media_type="text/html")
 
-    @app.get("/static/{name}")
-    def static(name: str) -> Any:
-        if name not in FILES:
-            raise RunError(f"{name}: no such file.")
-        media_type, file = FILES[name]
-        return responses.FileResponse(file, media_type=media_type, headers={"cache-control": "no-cache"})
+    add_static(app, FILES)
 
     @app.get("/api/state")
     def current() -> Any:
@@ -253,22 +236,16 @@ def annotation_app(session: Session) -> FastAPI:
 
 
 def _body(data: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(data)
-    except ValueError as error:
-        raise ConfigError(f"request: not JSON ({error})") from error
-    if (
-        not isinstance(asked, dict)
-        or type(asked.get("index")) is not int
-        or not isinstance(asked.get("said"), str)
-    ):
+    asked = json_object(data)
+    if type(asked.get("index")) is not int or not isinstance(asked.get("said"), str):
         raise ConfigError("request: expected a JSON object with index and said")
     return asked
 
 
-def _preference(row: dict[str, Any], chosen: str, rejected: str) -> dict[str, Any]:
+def _preference(row: dict[str, Any]) -> dict[str, Any]:
     """A row that preference systems read; a prompt of one message is text."""
-    prompt = row["prompt"]
+    prompt, responses = row["prompt"], [row["response_a"], row["response_b"]]
+    chosen, rejected = responses if row["label"] == "first" else responses[::-1]
     plain = len(prompt) == 1 and prompt[0]["role"] == "user"
     reply = (lambda text: text) if plain else (lambda text: [{"role": "assistant", "content": text}])
     return {

@@ -6,14 +6,19 @@ Needs the extra `serve` (fastapi, uvicorn).
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from coalign.core.errors import ConfigError
+from annotated_types import Ge, Le
+
+from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
+from coalign.core.options import OptionGroup, option
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,7 +45,19 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+Port = Annotated[int, Ge(0), Le(65535)]
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(kw_only=True)
+class PageOptions(OptionGroup):
+    """Where pages for this machine are served."""
+
+    __group__ = "General"
+
+    host: str = option("127.0.0.1", "address to listen on; loopback only")
+    port: Port = option(8600, "0: a free one")
+    open: bool = option(True, "open the browser")
 
 
 def local_app(title: str, *, hosts: Iterable[str] = (), **options: Any) -> FastAPI:
@@ -64,6 +81,38 @@ def local_app(title: str, *, hosts: Iterable[str] = (), **options: Any) -> FastA
     app.add_middleware(SamePage)
     app.add_middleware(trusted, allowed_hosts=[*LOOPBACK, *hosts], www_redirect=False)
     return app
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in the body of a request.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        raise ConfigError(f"request: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ConfigError("request: expected a JSON object")
+    return value
+
+
+def add_static(app: FastAPI, files: Mapping[str, tuple[Path, str]]) -> None:
+    """Give each of the files, by name (file, media type), under `/static/`; other names are not found."""
+    responses = require("fastapi.responses", "serve")
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Any:
+        if name not in files:
+            raise RunError(f"{name}: no such file.")
+        file, media_type = files[name]
+        return responses.FileResponse(file, media_type=media_type, headers={"cache-control": "no-cache"})
+
+
+def status_of(error: CoalignError) -> int:
+    """The HTTP status of an error: not found, or a bad request."""
+    return 404 if isinstance(error, RunError) else 400
 
 
 class SamePage:
@@ -135,6 +184,23 @@ def listen(host: str, port: int) -> socket.socket:
             hint="Another program may use the port: give another with --port, or 0 for any free one.",
         ) from error
     return server
+
+
+def listen_here(options: PageOptions, what: str) -> socket.socket:
+    """A bound socket of pages that are for this machine alone.
+
+    Args:
+        what: the pages, for messages.
+
+    Raises:
+        ConfigError: other machines would reach it, or the address cannot be used.
+    """
+    if not is_loopback(options.host):
+        raise ConfigError(
+            f"--host: {options.host} can be reached from other machines; the {what} has no accounts.",
+            hint=f"Leave --host out and use a tunnel: ssh -L {options.port}:localhost:{options.port} HOST.",
+        )
+    return listen(options.host, options.port)
 
 
 def address_of(server: socket.socket) -> str:

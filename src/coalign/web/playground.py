@@ -14,6 +14,7 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, build, option, required
 from coalign.data.records import Messages
 from coalign.models.types import Sampling, Streaming
+from coalign.web.local import json_object
 
 Open = Callable[[str], tuple[Streaming, bool]]
 """Loads a model by name; says whether it takes chat messages."""
@@ -35,12 +36,7 @@ class Request:
             raise ValueError("prompt is empty")
 
     def sampling(self) -> Sampling:
-        return Sampling(
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, seed=self.seed)
 
 
 class Models:
@@ -117,13 +113,7 @@ def parse_request(body: bytes) -> Request:
     Raises:
         ConfigError: it is not JSON, or a field is missing, unknown or out of range.
     """
-    try:
-        values = json.loads(body)
-    except ValueError as error:
-        raise ConfigError(f"request: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError("request: expected a JSON object")
-    return build(Request, values, where="request")
+    return build(Request, json_object(body), where="request")
 
 
 async def as_lines(events: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:

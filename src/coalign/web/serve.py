@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import json
 import logging
@@ -79,12 +80,10 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     async def refused(_: Any, error: Any) -> Any:
         return answered(error.status, error.body(), error.headers)
 
-    async def absent(request: Any, _: Any) -> Any:
-        return answered(404, ApiError(404, f"There is no {request.url.path} here.").body())
-
-    async def wrong_verb(request: Any, _: Any) -> Any:
-        message = f"{request.url.path} does not take {request.method}."
-        return answered(405, ApiError(405, message).body())
+    async def no_route(request: Any, error: Any) -> Any:
+        path, status = request.url.path, error.status_code
+        said = f"There is no {path} here." if status == 404 else f"{path} does not take {request.method}."
+        return answered(status, ApiError(status, said).body())
 
     async def health(_: Any) -> Any:
         return answered(200, {"status": "ok", "waiting": server.worker.waiting})
@@ -111,21 +110,15 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         samples = [one for each in await _gather(works, events, request) for one in each]
         return answered(200, form.answer(samples, _usage(works, samples)))
 
-    async def chat_completions(request: Any) -> Any:
-        return await complete(ChatRequest, request)
-
-    async def completions(request: Any) -> Any:
-        return await complete(CompletionRequest, request)
-
     app: Any = local_app("coalign", hosts=hosts, lifespan=lifespan)
-    for error, handler in ((ApiError, refused), (404, absent), (405, wrong_verb)):
+    for error, handler in ((ApiError, refused), (404, no_route), (405, no_route)):
         app.add_exception_handler(error, handler)
     for path, handler, verb in (
         ("/health", health, "GET"),
         ("/v1/models", models, "GET"),
         ("/v1/models/{name:path}", model, "GET"),
-        ("/v1/chat/completions", chat_completions, "POST"),
-        ("/v1/completions", completions, "POST"),
+        ("/v1/chat/completions", functools.partial(complete, ChatRequest), "POST"),
+        ("/v1/completions", functools.partial(complete, CompletionRequest), "POST"),
     ):
         app.add_route(path, handler, methods=[verb])
     return app

@@ -17,7 +17,7 @@ from coalign.core.catalogue import ROOMS, entries
 from coalign.core.errors import CoalignError, RunError
 from coalign.core.extras import require
 from coalign.core.runs import Run, list_runs
-from coalign.web.local import local_app
+from coalign.web.local import add_static, local_app, status_of
 from coalign.web.pages import ANNOTATION, PLACES, STATIC, render
 from coalign.web.playground import Models, Open, as_lines, parse_request
 
@@ -68,7 +68,7 @@ def workbench(
 
     @app.exception_handler(CoalignError)
     async def failed(request: Any, error: CoalignError) -> Any:
-        status = 404 if isinstance(error, RunError) else 400
+        status = status_of(error)
         if request.url.path.startswith("/api/"):
             return responses.JSONResponse({"error": str(error)}, status)
         text = render("problem.html.j2", place="", title="Not found", message=str(error))
@@ -141,32 +141,14 @@ def workbench(
 
     app.add_route("/api/generate", generate, methods=["POST"])
 
-    @app.get("/static/{name}")
-    def static(name: str) -> Any:
-        if name not in STATIC:
-            raise RunError(f"{name}: no such file.")
-        file, media_type = STATIC[name]
-        return responses.FileResponse(file, media_type=media_type, headers={"cache-control": "no-cache"})
-
+    add_static(app, STATIC)
     return app
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    """What the pages say of a run; a damaged folder is `unreadable`."""
-    try:
-        status, state = run.status(), run.state
-    except CoalignError:
-        status, state = {}, "unreadable"
-    return {
-        "name": run.path.name,
-        "path": str(run.path),
-        "method": str(status.get("method", "?")),
-        "state": state,
-        "started": str(status.get("started", "?")),
-        "headline": str(status.get("headline") or status.get("error") or ""),
-        "report": run.report.exists(),
-        "model": _has_model(run),
-    }
+    """What the pages say of a run."""
+    made = {"report": run.report.exists(), "model": _has_model(run)}
+    return {"name": run.path.name, **run.summary(), **made}
 
 
 def _latest(root: Path) -> list[Run]:

@@ -2,61 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from coalign.core.errors import ConfigError
+from coalign.cli.flags import command
+from coalign.core.options import option, required
+from coalign.web.local import PageOptions, Port, address_of, listen_here, serve_app
 
 
-@click.command()
+@dataclass(kw_only=True)
+class Request(PageOptions):
+    """Where the verdicts go, and how pairs are shown."""
+
+    __group__ = "General"
+
+    out: Path = required(
+        "JSON Lines file of preference records; every verdict goes to FILE.verdicts.jsonl beside it"
+    )
+    seed: int = option(0, "of left and right")
+    annotator: str = option("", "name kept with every verdict")
+    on_bad_record: Literal["fail", "skip"] = option("fail", "skip leaves out rows that cannot be shown")
+    port: Port = option(8601, "0: a free one")
+
+
+@command(Request)
 @click.argument("pairs", metavar="PAIRS")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE.jsonl",
-    help="Preference records; every verdict goes to FILE.verdicts.jsonl beside it.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of left and right.")
-@click.option("--annotator", default="", metavar="NAME", help="Kept with every verdict.")
-@click.option(
-    "--on-bad-record",
-    type=click.Choice(("fail", "skip")),
-    default="fail",
-    show_default=True,
-    help="Skip leaves out rows that cannot be shown.",
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; loopback only.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8601, show_default=True, help="0: a free one.")
-@click.option("--open/--no-open", "browse", default=True, show_default=True, help="Open the browser.")
-def annotate(
-    pairs: str, out: Path, seed: int, annotator: str, on_bad_record: str, host: str, port: int, browse: bool
-) -> None:
+def annotate(asked: Request, pairs: str) -> None:
     """Judge pairs of responses yourself, blind: arrow keys for left, right and tie, S skips, U takes back.
 
     PAIRS is a file that `coalign judge` reads, such as the matches of an arena. A stopped session goes on where it was.
     """
     from coalign.web.annotate import annotation_app, open_session
-    from coalign.web.local import address_of, is_loopback, listen, serve_app
 
-    if not is_loopback(host):
-        raise ConfigError(
-            f"--host: {host} can be reached from other machines; the page has no accounts.",
-            hint=f"Leave --host out and use a tunnel: ssh -L {port}:localhost:{port} HOST.",
-        )
-    session = open_session(pairs, out, seed=seed, annotator=annotator, skip_bad=on_bad_record == "skip")
+    server = listen_here(asked, "page")
+
+    skip = asked.on_bad_record == "skip"
+    session = open_session(pairs, asked.out, seed=asked.seed, annotator=asked.annotator, skip_bad=skip)
     app = annotation_app(session)
-    server = listen(host, port)
-    click.echo(
-        f"{session.done} of {len(session)} pairs have a verdict: {address_of(server)} (Ctrl-C ends it)",
-        err=True,
-    )
-    if browse:
+    done = f"{session.done} of {len(session)} pairs"
+    click.echo(f"{done} have a verdict: {address_of(server)} (Ctrl-C ends it)", err=True)
+    if asked.open:
         click.launch(address_of(server))
     try:
         serve_app(app, server)
     finally:
         session.close()
         counts = ", ".join(f"{count} {name}" for name, count in session.counts().items())
-        click.echo(f"{session.done} of {len(session)} pairs: {counts}. Preferences: {out}", err=True)
+        click.echo(f"{session.done} of {len(session)} pairs: {counts}. Preferences: {asked.out}", err=True)

@@ -4,97 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import (
-    GroupedCommand,
-    built,
-    built_models,
-    flags_of,
-    method_values_of,
-    with_methods,
-)
+from coalign.cli.flags import assert_new, command, method_values_of, with_methods
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, read_rows, write_rows
-from coalign.core.options import to_dict
+from coalign.core.options import Count, CountOrZero, option, options_of, required
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
-from coalign.models.options import TRAINING, ModelOptions
+from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages, Record
 
 
-FLAGS = [
-    *flags_of(ModelOptions, leave_out=TRAINING),
-    *flags_of(SamplingOptions, leave_out={"stop"}),
-    *flags_of(BackendOptions),
-]
+@dataclass(kw_only=True)
+class Request(ModelOptions, SamplingOptions, BackendOptions):
+    """What is generated, with what, and where it goes."""
+
+    __group__ = "General"
+
+    prompts: str = required("file of prompts in any form that coalign reads, or - for standard input")
+    out: Path = required("JSON Lines file of the responses; written whole, at the end")
+    overwrite: bool = option(False, "replace --out")
+    reward: list[str] = option(
+        [],
+        "look for text with this reward, NAME:ARGUMENTS@WEIGHT: max_words:20, must_include:river,stone@2, model:PATH, "
+        "judge:CRITERION; may be given several times. Without --method the method is deal, on an endpoint or vLLM "
+        "best-of-n",
+        split=False,
+    )
+    stop: list[str] = option(
+        [], "text that ends a response (\\n is a line break); may be given several times", split=False
+    )
+    prefill: str = option("", "begin every response with this text")
+    samples: Count = option(1, "responses to each prompt")
+    seed: int = option(0, "seed of the sampling")
+    logprobs: bool = option(False, "also write the log-probability of every sampled token")
+    top_logprobs: CountOrZero = option(0, "also write so many of the most probable tokens at every place")
+    plain: bool = option(False, "continue plain-text prompts as they are, without the chat template")
+    batch_size: Count | None = option(None, "most samples in a batch; by default as the device allows")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stop = [one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop]
 
 
-@click.command(cls=GroupedCommand, params=FLAGS)
-@click.option("--prompts", required=True, metavar="FILE|-", help="Prompts in any form that coalign reads.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE.jsonl",
-    help="Written whole, at the end.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace --out.")
+@command(Request)
 @with_methods("--method", "--align")
-@click.option(
-    "--reward",
-    "rewards",
-    multiple=True,
-    metavar="NAME:ARGUMENTS@WEIGHT",
-    help="Look for text with this reward: max_words:20, must_include:river,stone@2, model:PATH, judge:CRITERION. May be "
-    "given several times. Without --method the method is deal, on an endpoint or vLLM best-of-n.",
-)
-@click.option(
-    "--stop",
-    multiple=True,
-    help="Text that ends a response (\\n is a line break); may be given several times.",
-)
-@click.option("--prefill", metavar="TEXT", help="Begin every response with this text.")
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Responses to each prompt."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--logprobs", is_flag=True, help="Also write the log-probability of every sampled token.")
-@click.option(
-    "--top-logprobs",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Also write so many of the most probable tokens at every place.",
-)
-@click.option(
-    "--plain", is_flag=True, help="Continue plain-text prompts as they are, without the chat template."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Most samples in a batch.  [default: by device]"
-)
-def generate(
-    prompts: str,
-    out: Path,
-    overwrite: bool,
-    methods: tuple[str, ...],
-    method_values: tuple[str, ...],
-    rewards: tuple[str, ...],
-    stop: tuple[str, ...],
-    prefill: str | None,
-    samples: int,
-    seed: int,
-    logprobs: bool,
-    top_logprobs: int,
-    plain: bool,
-    batch_size: int | None,
-    **given: Any,
-) -> None:
+def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...]) -> None:
     """Generate responses to a file of prompts.
 
     One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say). The same
@@ -102,26 +64,23 @@ def generate(
     """
     from coalign.data.readers import read_records
 
-    stops = [one.replace("\\n", "\n").replace("\\t", "\t") for one in stop]
-    options = built(SamplingOptions, given, stop=stops)
-    which, backend = built_models(given)
-    if rewards and not methods:
-        methods = ("deal" if backend.chosen_backend == "transformers" else "best-of-n",)
-    values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in rewards)))
-    if out.exists() and not overwrite:
-        raise ConfigError(f"--out: {out} exists.", hint="Name another file, or replace it with --overwrite.")
-    records = read_records(prompts, kind="prompt").records
-    if plain and not all(record.plain for record in records):
+    if asked.reward and not methods:
+        methods = ("deal" if asked.chosen_backend == "transformers" else "best-of-n",)
+    values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in asked.reward)))
+    out, prefill = asked.out, asked.prefill or None
+    assert_new(asked.overwrite, out=out)
+    records = read_records(asked.prompts, kind="prompt").records
+    if asked.plain and not all(record.plain for record in records):
         raise ConfigError(
             "--plain: the prompts are messages.", hint="Give them as text, or leave --plain out."
         )
-    if plain and prefill is not None:
+    if asked.plain and prefill is not None:
         raise ConfigError("--prefill begins an assistant's turn, which --plain has not.")
+    wanted = ("samples", "seed", "logprobs", "top_logprobs", "plain", "batch_size")
     settings = {
-        **to_dict(options), **_model_settings(which, backend), "samples": samples, "seed": seed,
-        "logprobs": logprobs, "top_logprobs": top_logprobs, "plain": plain, "prefill": prefill,
-        "methods": list(methods), "options": values, "batch_size": batch_size,
-        "prompts": _digest([record.prompt for record in records]),
+        **{one.name: getattr(asked, one.name) for one in options_of(SamplingOptions)}, **_model_settings(asked),
+        **{name: getattr(asked, name) for name in wanted}, "prefill": prefill,
+        "methods": list(methods), "options": values, "prompts": _digest([record.prompt for record in records]),
     }  # fmt: skip
     partial = start_partial(out, settings)
 
@@ -129,18 +88,20 @@ def generate(
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
 
-    generator = open_methods(methods, values, which, backend, batch_size=batch_size)
-    click.echo(" over ".join([*methods, describe_generator(generator, which.model)]), err=True)
+    generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
+    click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
     done = kept_rows(read_rows(partial), [one.id for one in records])
     if done:
         click.echo(f"Continuing: {len(done)} of {len(records)} prompts are done.", err=True)
     tokenizer = getattr(generator, "tokenizer", None)
-    as_text = plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
+    as_text = asked.plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
     rows = answer_rows(
         partial,
         records,
         lambda: generator,
-        options.sampling(n=samples, seed=seed, logprobs=logprobs, top_logprobs=top_logprobs),
+        asked.sampling(
+            n=asked.samples, seed=asked.seed, logprobs=asked.logprobs, top_logprobs=asked.top_logprobs
+        ),
         label="Generating",
         asked=[_prompt(record, as_text, prefill) for record in records],
     )
@@ -156,15 +117,12 @@ def generate(
     click.echo(str(out))
 
 
-def _model_settings(which: ModelOptions, backend: BackendOptions) -> dict[str, Any]:
+def _model_settings(asked: Request) -> dict[str, Any]:
     """What decides over the text: a run is continued with the same."""
-    kind = backend.chosen_backend
-    if kind == "endpoint":
-        return {
-            "backend": kind, "endpoint": backend.endpoint, "endpoint_model": backend.endpoint_model,
-            "endpoint_prefill": backend.endpoint_prefill,
-        }  # fmt: skip
-    return {"backend": kind, "model": which.model, "revision": which.revision, "dtype": which.dtype}
+    kind = asked.chosen_backend
+    endpoint = ("endpoint", "endpoint_model", "endpoint_prefill")
+    names = endpoint if kind == "endpoint" else ("model", "revision", "dtype")
+    return {"backend": kind, **{name: getattr(asked, name) for name in names}}
 
 
 def start_partial(out: Path, settings: dict[str, Any]) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from coalign.cli.flags import GroupedCommand, built, flags_of
+from coalign.cli.flags import GroupedCommand, assert_new, built, flags_of
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_rows
 from coalign.core.names import suggest
@@ -55,11 +55,7 @@ def _command(name: str) -> click.Command:
     module: Any = importlib.import_module(METRICS[name][0])
 
     def apply(file: str, out: Path | None, html: Path | None, overwrite: bool, **given: Any) -> None:
-        for flag_name, path in (("--out", out), ("--html", html)):
-            if path is not None and path.exists() and not overwrite:
-                raise ConfigError(
-                    f"{flag_name}: {path} exists.", hint="Name another file, or replace it with --overwrite."
-                )
+        assert_new(overwrite, out=out, html=html)
         config = built(module.ScoringOptions, given)
         items, rows = module.score(file, config)
         _write(rows, out)

@@ -26,14 +26,12 @@ def compare(runs: tuple[Path, ...], out: Path, browse: bool) -> None:
         raise click.UsageError("Give at least two runs; `coalign report RUN` shows one.")
     if out.suffix != ".html":
         raise click.BadParameter(f"{out} does not end in .html.", param_hint="--out")
-    from rich.console import Console
-
     from coalign.report.compare import comparison_report, print_comparison
     from coalign.report.html import write_report
 
     found = comparison_report([Run.open(path) for path in runs])
     write_report(found, out)
-    print_comparison(found, Console(highlight=False))
+    print_comparison(found)
     click.echo(f"Report: {out}")
     if browse:
         click.launch(out.resolve().as_uri())

@@ -15,8 +15,6 @@ from coalign.core.runs import Run
 @click.option("--open", "browse", is_flag=True, help="Open the page in the browser.")
 def report(run: Path, browse: bool) -> None:
     """Print the report of a run, and write its page again from the data beside it (report.json)."""
-    from rich.console import Console
-
     from coalign.core.files import write_text
     from coalign.report.html import read_report, render_html
     from coalign.report.terminal import print_report
@@ -29,7 +27,7 @@ def report(run: Path, browse: bool) -> None:
         )
     found = read_report(folder.report)
     write_text(folder.report, render_html(found))
-    print_report(found, Console(highlight=False))
+    print_report(found)
     click.echo(f"Report: {folder.report}")
     if browse:
         click.launch(folder.report.resolve().as_uri())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from coalign.core.errors import CoalignError
 from coalign.core.runs import Run, list_runs
 
 
@@ -31,18 +30,9 @@ def runs(root: Path, as_json: bool) -> None:
 
 
 def row(run: Run) -> dict[str, str]:
-    """Method, state, time and headline of one run; a damaged folder is listed as `unreadable`."""
-    try:
-        status, state = run.status(), run.state
-    except CoalignError:
-        status, state = {}, "unreadable"
-    return {
-        "method": str(status.get("method", "?")),
-        "state": state,
-        "started": str(status.get("started", "?")),
-        "path": str(run.path),
-        "headline": str(status.get("headline") or status.get("error") or "").partition("\n")[0],
-    }
+    """Method, state, time, place and the headline's first line of one run."""
+    summary = run.summary()
+    return {**summary, "headline": summary["headline"].partition("\n")[0]}
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.checks.options import DEFAULT_SEEDS, CheckOptions
+from coalign.cli.running.run import true_status
 from coalign.core import options
 from coalign.core.catalogue import get, select
 from coalign.core.errors import CoalignError, ConfigError
@@ -70,15 +71,8 @@ def run_check(slug: str, system: Any, config: CheckOptions) -> tuple[Verdict, Ru
     run = Run.start(_unfinished(name, config) or new_run_path(name), name, config, seed=0)
     click.echo(f"Run folder: {run.path}", err=True)
     given = {"data": Path(config.data)} if config.data is not None else {}
-    try:
+    with true_status(run, "The same command goes on where it was."):
         verdict: Verdict = system.check(run, seeds=config.seeds, **given)
-    except KeyboardInterrupt:
-        run.set_status(state="interrupted")
-        click.echo("\nStopped. The same command goes on where it was.", err=True)
-        raise
-    except Exception as error:
-        run.set_status(state="failed", error=f"{type(error).__name__}: {error}")
-        raise
     verdict.save(run.path / "verdict.json")
     run.set_status(state="done", headline=f"{verdict.outcome}: {verdict.claim}", error=None)
     return verdict, run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,10 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     """Run a method inside its run folder and keep the folder's status true, whatever happens."""
     folder = Run.start(out or new_run_path(name), name, config, seed=getattr(config, "seed", None))
     click.echo(f"Run folder: {folder.path}", err=True)
-    try:
+    advice = f"To continue, give the same options and --out {shlex.quote(str(folder.path))}"
+    with true_status(folder, advice):
         load_deferred()
         implementation.run(config, folder)
-    except KeyboardInterrupt:
-        folder.set_status(state="interrupted")
-        click.echo(
-            f"\nStopped. To continue, give the same options and --out {shlex.quote(str(folder.path))}",
-            err=True,
-        )
-        raise
-    except Exception as error:
-        folder.set_status(state="failed", error=f"{type(error).__name__}: {error}")
-        raise
     folder.set_status(state="done", error=None)
     if is_main_process():
         _show_end(folder)
@@ -90,15 +82,27 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     return folder
 
 
+@contextlib.contextmanager
+def true_status(run: Run, advice: str) -> Iterator[None]:
+    """A run whose work in the block is interrupted (then with advice how to go on) or fails is said to be so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.set_status(state="interrupted")
+        click.echo(f"\nStopped. {advice}", err=True)
+        raise
+    except Exception as error:
+        run.set_status(state="failed", error=f"{type(error).__name__}: {error}")
+        raise
+
+
 def _show_end(folder: Run) -> None:
     """The report on standard output, and where everything is."""
     if folder.report.with_suffix(".json").exists():
-        from rich.console import Console
-
         from coalign.report.html import read_report
         from coalign.report.terminal import print_report
 
-        print_report(read_report(folder.report), Console(highlight=False))
+        print_report(read_report(folder.report))
     click.echo(f"Done: {folder.path}", err=True)
     if folder.report.exists():
         click.echo(f"Report: {folder.report}", err=True)

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
+from annotated_types import Gt, Le
 
-from coalign.cli.flags import GroupedCommand, built_models, flags_of, method_values_of, with_methods
+from coalign.cli.flags import command, method_values_of, with_methods
 from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.options import Count, NonNegative, option
 from coalign.models.backends.options import BackendOptions
-from coalign.models.options import TRAINING, ModelOptions
+from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
     from coalign.models.types import Generator, Sampling
@@ -25,54 +27,39 @@ NARROW = 70
 """Columns of a terminal below which two answers stand below each other."""
 
 
-@click.command(
-    cls=GroupedCommand,
-    params=[*flags_of(ModelOptions, leave_out={*TRAINING, "model"}), *flags_of(BackendOptions)],
-)
+@dataclass(kw_only=True)
+class Request(ModelOptions, BackendOptions):
+    """Who talks, and how."""
+
+    __group__ = "General"
+
+    compare: str | None = option(
+        None, "answer with a second model too; base: before the run, or without the method"
+    )
+    system: str = option("", "system message; by default the model's own")
+    max_new_tokens: Count = option(256, "most tokens of an answer")
+    temperature: NonNegative = option(0.7, "0 takes the likeliest token")
+    top_p: Annotated[float, Gt(0), Le(1)] = option(0.95, "nucleus of the sampling")
+    seed: int = option(0, "seed of the sampling")
+
+
+@command(Request)
 @click.argument("model", metavar="[MODEL|RUN]", required=False)
-@click.option(
-    "--compare",
-    metavar="base|MODEL",
-    help="Answer with a second model too; base: before the run, or without the method.",
-)
 @with_methods("--method", "--align")
-@click.option("--system", help="System message; by default the model's own.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.7,
-    show_default=True,
-    help="0 takes the likeliest token.",
-)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-def chat(
-    model: str | None,
-    compare: str | None,
-    methods: tuple[str, ...],
-    method_values: tuple[str, ...],
-    system: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    **given: Any,
-) -> None:
+def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...]) -> None:
     """Talk to a model: `default`, a hub id, a model folder or a run folder; or to an endpoint's.
 
     Reads lines from standard input when that is not a terminal, one message a line.
     """
-    which, backend = built_models({**given, "model": model})
     values = method_values_of(methods, method_values)
     speakers = [
-        Speaker(label, generator, system, place, seed)
-        for label, generator, place in open_speakers(which, backend, compare, methods, values)
+        Speaker(label, generator, asked.system, place, asked.seed)
+        for label, generator, place in open_speakers(asked, methods, values)
     ]
 
     from coalign.models.types import Sampling
 
-    sampling = Sampling(max_new_tokens, temperature, top_p)
+    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
     interactive = sys.stdin.isatty()
     if interactive:
         click.echo(f"{' and '.join(one.label for one in speakers)}. {HELP}.", err=True)
@@ -250,13 +237,7 @@ def pieces_of(generator: Any, prompt: Any, sampling: Sampling) -> Iterator[str]:
 Opened = tuple[str, Any, Callable[[], contextlib.AbstractContextManager[Any]]]
 
 
-def open_speakers(
-    which: ModelOptions,
-    backend: BackendOptions,
-    compare: str | None,
-    methods: Sequence[str],
-    values: dict[str, Any],
-) -> list[Opened]:
+def open_speakers(which: Request, methods: Sequence[str], values: dict[str, Any]) -> list[Opened]:
     """(label, generator, context to answer in) of the model, after those of the one to compare it with.
 
     Raises:
@@ -265,26 +246,25 @@ def open_speakers(
     """
     from coalign.models.methods import open_methods
 
-    if compare == "base" and not methods and backend.chosen_backend == "transformers":
+    compare, backend = which.compare, which.chosen_backend
+    if compare == "base" and not methods and backend == "transformers":
         pair = _base_and_adapter(which)
         if pair:
             return pair
         compare = _base_of_run(which.model)
         return [_plain(which, compare, "base"), _plain(which, which.model)]
-    if backend.chosen_backend == "endpoint":
+    if backend == "endpoint":
         which = replace(which, model="endpoint")
     if compare == "base" and not methods:
-        raise ConfigError(
-            f"--compare base: not with --backend {backend.chosen_backend}.", hint="Name a model to load."
-        )
-    generator = open_methods(methods, values, which, backend)
+        raise ConfigError(f"--compare base: not with --backend {backend}.", hint="Name a model to load.")
+    generator = open_methods(methods, values, which)
     label = "+".join([getattr(generator, "description", which.model), *methods])
     first: Opened = (label, generator, contextlib.nullcontext)
     _announce(generator, label)
     if compare is None:
         return [first]
     if compare == "base":
-        plain = open_methods([], {}, which, backend)
+        plain = open_methods([], {}, which)
         return [("base", plain, contextlib.nullcontext), first]
     return [_plain(which, compare), first]
 

@@ -115,7 +115,7 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
     id with the end-of-turn token hides nothing.
 
     Args:
-        which: options that name the model and say the rest, or its name.
+        options: options that name the model and say the rest, or its name.
 
     Raises:
         ModelError: it cannot be found, fetched or read.
