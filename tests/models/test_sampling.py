@@ -127,13 +127,13 @@ def test_greedy_takes_the_first_of_equals():
     assert sample_tokens(logits, torch.zeros(3), temperature=0.0).tolist() == [0, 700, 999]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("cut", [(0.0,), (1.0,), (1.0, 0, 0.9), (1.0, 5), (1.0, 5, 0.9)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_logits_that_are_not_numbers_are_refused(temperature, bad):
+def test_logits_that_are_not_numbers_are_refused(cut, bad):
     logits = torch.zeros(2, 300)
     logits[1, 7] = bad
     with pytest.raises(ModelError, match="not numbers"):
-        sample_tokens(logits, torch.zeros(2, dtype=torch.float64), temperature)
+        sample_tokens(logits, torch.zeros(2, dtype=torch.float64), *cut)
 
 
 def test_impossible_tokens_are_allowed():

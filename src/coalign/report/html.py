@@ -38,7 +38,6 @@ def render_html(report: Report) -> str:
             version=__version__,
             **inlined(ASSETS, "report", "img-src data:"),
             invisible=script_json(INVISIBLE),
-            **inlined(ASSETS, "report", "img-src data:"),
         )
     )
 

@@ -93,7 +93,9 @@ def sample_tokens(
     probabilities = torch.softmax(logits if temperature == 1 else logits / temperature, dim=-1)
     cutoffs = _cutoffs(probabilities, top_k, top_p)
     if cutoffs is not None:
-        probabilities = torch.where(probabilities >= cutoffs[:, None], probabilities, 0.0)
+        probabilities = torch.where(
+            probabilities < cutoffs[:, None], 0.0, probabilities
+        )  # what is no number stays
     return _invert_cdf(probabilities, uniforms)
 
 
