@@ -47,9 +47,10 @@ from coalign.judging.store import ReplyStore
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import open_methods
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, Sampling
+from coalign.models.types import Sampling
 from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
 from tests.decoding.pairs import make_pair
+from tests.evaluation.scripted import ScriptedGenerator
 from tests.models.tiny import make_model
 from tests.preference.tiny_runs import save_tiny_model, write
 
@@ -58,21 +59,6 @@ CHAT = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "Why?"},
 ]
-
-
-class Said:
-    """A base model that always writes the same."""
-
-    def __init__(self, text):
-        self.text = text
-        self.seen = []
-
-    def generate(self, prompts, sampling, *, done=(), on_batch=None, label=""):
-        self.seen = [prompts, sampling]
-        found = [[Generation(self.text)] if n not in set(done) else [] for n in range(len(prompts))]
-        if on_batch:
-            on_batch({n: one for n, one in enumerate(found) if one})
-        return found
 
 
 def test_a_prompt_is_prefix_and_conversation():
@@ -131,15 +117,15 @@ def test_turns_must_alternate():
 
 
 def test_the_wrapper_around_any_generator():
-    inner = Said("Sure!\n```\n")
+    inner = ScriptedGenerator(lambda _: "Sure!\n```\n")
     generator = urial.wrap(urial.UrialOptions(), inner)
     seen = {}
     found = generator.generate([CHAT, "Hi"], Sampling(stop=("x",)), done=[1], on_batch=seen.update)
     assert [one.text for one in found[0]] == ["Sure!"]
     assert found[1] == []
     assert seen == {0: found[0]}
-    prompts, sampling = inner.seen
-    assert sampling.stop == ("x", "# Query", "# User")
+    prompts = inner.asked
+    assert inner.samplings[0].stop == ("x", "# Query", "# User")
     assert prompts[0].startswith("# Instruction")
     assert prompts[0].endswith("# Query:\n```\nWhy?\n```\n\n# Answer:\n```\n")
     with pytest.raises(DataError, match="prompt 1"):
@@ -183,7 +169,7 @@ def config(folder, **changes):
 
 
 def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
-    judge = Said("I would give it a 4.\n\nRating: [[4]]")
+    judge = ScriptedGenerator(lambda _: "I would give it a 4.\n\nRating: [[4]]")
     monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
     run = execute(
         "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
@@ -304,22 +290,6 @@ def test_form_of_answers():
     assert not has_offer("It is blue.")
 
 
-class Judge:
-    """A judge whose replies are scripted: a function of the request's rubric and the answer."""
-
-    def __init__(self, say):
-        self.say = say
-        self.asked = []
-
-    def generate(self, prompts, sampling, *, done=(), on_batch=None, label=""):
-        texts = ["".join(one["content"] for one in prompt) for prompt in prompts]
-        self.asked += [text for n, text in enumerate(texts) if n not in set(done)]
-        found = [[Generation(self.say(text))] if n not in set(done) else [] for n, text in enumerate(texts)]
-        if on_batch:
-            on_batch({n: one for n, one in enumerate(found) if one})
-        return found
-
-
 def test_not_applicable_counts_as_the_best_score_and_is_counted():
     replies = {
         "a": "Fine. [[3]]",
@@ -333,7 +303,7 @@ def test_not_applicable_counts_as_the_best_score_and_is_counted():
         JudgeItem(id=one, prompt=[{"role": "user", "content": "q"}], responses=(f"<{one}>",))
         for one in replies
     ]
-    asker = Judge(lambda text: next(said for one, said in replies.items() if f"<{one}>" in text))
+    asker = ScriptedGenerator(lambda text: next(said for one, said in replies.items() if f"<{one}>" in text))
     found = rate_aspects(LanguageModelJudge(asker), items)
     assert set(found) == set(ASPECTS)
     assert "[[N/A]]" in asker.asked[0]
@@ -362,7 +332,7 @@ def scored(text):
 def judged(folder, monkeypatch):
     rows = [{"id": f"p{n}", "prompt": f"the sky {n}", "safety": n == 2} for n in range(3)]
     write(folder / "mixed.jsonl", rows)
-    judge = Judge(scored)
+    judge = ScriptedGenerator(scored)
     monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
     options = {"prompts": str(folder / "mixed.jsonl"), "judge_model": "scripted", "max_new_tokens": 4}
     return judge, options
@@ -405,7 +375,7 @@ def test_harmful_prompts_alone(folder, tmp_path, judged):
 
 def test_a_judge_that_says_nothing_useful_fails_the_run_and_loses_nothing(folder, tmp_path, judged):
     judge, options = judged
-    judge.say = lambda _: "Hm."
+    judge.answer = lambda _: "Hm."
     with pytest.raises(CoalignError, match="11 of 11 verdicts are missing"):
         execute("urial", urial, config(folder, **options), tmp_path / "run")
     run = Run.open(tmp_path / "run")

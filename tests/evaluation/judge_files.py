@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 
-from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
+from tests.selfalign.tiny import make_model_folder
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -33,13 +32,4 @@ def pair_rows(n: int = 6) -> list[dict[str, Any]]:
 
 def save_reward_model(path: Path, *, outputs: int = 1) -> str:
     """A random sequence classifier with a byte tokenizer and a chat template."""
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, num_labels=outputs,
-    )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
+    return str(make_model_folder(path, LlamaForSequenceClassification, 256, num_labels=outputs))

@@ -20,7 +20,7 @@ def longer_is_better(prompt: str) -> str:
 
 
 class ScriptedGenerator:
-    """Answers each prompt by a function of its text, in batches; counts what it was asked.
+    """Answers each prompt by a function of its text, in batches; keeps what it was asked, and how.
 
     Args:
         answer: text of the prompt to text of the reply.
@@ -37,7 +37,8 @@ class ScriptedGenerator:
         odds: Callable[[str], list[tuple[str, float]]] | None = None,
     ) -> None:
         self.asked: list[str] = []
-        self._answer, self._batch, self._kill_after = answer, batch, kill_after
+        self.samplings: list[Sampling] = []
+        self.answer, self._batch, self._kill_after = answer, batch, kill_after
         self._finish_reason = finish_reason
         self._odds = odds
 
@@ -50,6 +51,7 @@ class ScriptedGenerator:
         on_batch: OnBatch | None = None,
         label: str = "Generating",
     ) -> list[list[Generation]]:
+        self.samplings.append(sampling)
         missing = [index for index in range(len(prompts)) if index not in set(done)]
         results: list[list[Generation]] = [[] for _ in prompts]
         for start in range(0, len(missing), self._batch):
@@ -60,7 +62,7 @@ class ScriptedGenerator:
                 prompt = prompts[index]
                 text = prompt if isinstance(prompt, str) else "\n".join(one["content"] for one in prompt)
                 self.asked.append(text)
-                reply = self._answer(text)
+                reply = self.answer(text)
                 top = [self._odds(text)] if self._odds else None
                 more: Any = {"finish_reason": self._finish_reason, "top_logprobs": top}
                 batch[index] = [Generation(reply, n_tokens=len(reply.split()), **more)] * sampling.n

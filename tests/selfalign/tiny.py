@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
 
 
-def make_model_folder(path: Path) -> Path:
+def make_model_folder(path: Path, kind: Any = LlamaForCausalLM, places: int = 512, **changes: Any) -> Path:
     """A random Llama with a byte tokenizer and a chat template."""
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
@@ -23,12 +23,13 @@ def make_model_folder(path: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=places,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
+        **changes,
     )
-    LlamaForCausalLM(config).save_pretrained(path)
+    kind(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
