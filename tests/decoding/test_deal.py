@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.decoding import deal
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign  # the command line in this process
-from tests.selfalign.tiny import make_model_folder
+from tests.preference.tiny_runs import write
 
 REWARDS = ["max_words:2@2", "no_commas"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(make_model_folder(tmp_path_factory.mktemp("model") / "m"))
 
 
 @pytest.fixture
@@ -27,9 +21,7 @@ def prompts(tmp_path):
         {"id": f"p{n}", "prompt": f"Say {n}.", "constraints": [{"verifier": "max_characters", "n": 5 + n}]}
         for n in range(4)
     ]
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write(tmp_path / "prompts.jsonl", rows)
 
 
 def config(model, prompts, **changes):
@@ -46,27 +38,27 @@ def work(folder, one):
     return run
 
 
-def test_a_run_reports_every_way_to_answer(model, prompts, tmp_path):
-    run = work(tmp_path / "run", config(model, prompts, alignment_prompt="Be brief."))
+def test_a_run_reports_every_way_to_answer(tiny_model, prompts, tmp_path):
+    run = work(tmp_path / "run", config(tiny_model, prompts, alignment_prompt="Be brief."))
     report = read_report(run.report)
     assert [one.title for one in report.sections][:3] == ["Rewards", "Fluency guard", "All ways to answer"]
     samples = next(one for one in report.sections if one.kind == "samples")
     assert list(samples.columns) == ["Plain", "Prompted", "Best of 3", "Deal"]
-    rows = [json.loads(line) for line in (run.artefacts / "deal.measured.jsonl").read_text().splitlines()]
+    rows = read_rows(run.artefacts / "deal.measured.jsonl")
     assert [row["id"] for row in rows] == ["p0", "p1", "p2", "p3"]
     assert set(rows[0]["values"]) == {"at most 2 words", "no commas"}
     figures = run.status()["figures"]
     assert figures["reward_after"] >= figures["reward_before"]
 
 
-def test_the_prompts_own_constraints_are_rewarded_where_nothing_is_named(model, prompts, tmp_path):
-    run = work(tmp_path / "run", config(model, prompts, reward=[], best_of=0, limit=2))
-    rows = [json.loads(line) for line in (run.artefacts / "deal.measured.jsonl").read_text().splitlines()]
+def test_the_prompts_own_constraints_are_rewarded_where_nothing_is_named(tiny_model, prompts, tmp_path):
+    run = work(tmp_path / "run", config(tiny_model, prompts, reward=[], best_of=0, limit=2))
+    rows = read_rows(run.artefacts / "deal.measured.jsonl")
     assert len(rows) == 2
     assert set(rows[0]["values"]) == {"constraints"}
 
 
-def test_what_cannot_be_used_is_said_before_a_model_is_loaded(model, prompts, tmp_path):
+def test_what_cannot_be_used_is_said_before_a_model_is_loaded(tiny_model, prompts, tmp_path):
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"prompt": "hi", "id": "a"}\n{"prompt": "ho", "id": "a"}\n')
     with pytest.raises(DataError, match=r"bare.jsonl:2: id: 'a' occurs twice"):
@@ -75,27 +67,34 @@ def test_what_cannot_be_used_is_said_before_a_model_is_loaded(model, prompts, tm
     with pytest.raises(DataError, match=r"bare.jsonl:1: constraints"):
         work(tmp_path / "two", config("absent", bare, reward=["constraints"]))
     with pytest.raises(ConfigError, match="no reward"):
-        work(tmp_path / "three", config(model, bare, reward=[]))
+        work(tmp_path / "three", config(tiny_model, bare, reward=[]))
     with pytest.raises(ValueError, match="adapter_rank has no effect"):
-        config(model, prompts, adapter_rank=4)
+        config(tiny_model, prompts, adapter_rank=4)
 
 
-def test_generate_with_a_reward(coalign, model, prompts, tmp_path):
-    out = tmp_path / "out.jsonl"
-    result = coalign(
-        "generate", "--model", model, "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "5",
-        "--reward", "must_include:a,b@2", "--reward", "max_words:3", "--option", "lookahead=2", "--device", "cpu",
-    )  # fmt: skip
+def test_generate_with_a_reward(coalign, tiny_model, prompts, tmp_path):
+    def generate(out, *options):
+        common = (
+            "--model",
+            tiny_model,
+            "--prompts",
+            str(prompts),
+            "--max-new-tokens",
+            "5",
+            "--device",
+            "cpu",
+        )
+        return coalign("generate", *common, "--out", str(tmp_path / out), *options)
+
+    both = ("--reward", "must_include:a,b@2", "--reward", "max_words:3", "--option", "lookahead=2")
+    result = generate("out.jsonl", *both)
     assert result.code == 0, result.err
     assert "deal" in result.err
-    assert len(out.read_text().splitlines()) == 4
-    best = tmp_path / "best.jsonl"
-    result = coalign(
-        "generate", "--model", model, "--prompts", str(prompts), "--out", str(best), "--max-new-tokens", "5",
-        "--method", "best-of-n", "--reward", "must_include:a,b", "--option", "best_of=2", "--device", "cpu",
-    )  # fmt: skip
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+    one = ("--method", "best-of-n", "--reward", "must_include:a,b", "--option", "best_of=2")
+    result = generate("best.jsonl", *one)
     assert result.code == 0, result.err
-    bad = coalign("generate", "--model", model, "--prompts", str(prompts), "--out", str(tmp_path / "x.jsonl"), "--reward", "max_wrods:3")  # fmt: skip
+    bad = generate("x.jsonl", "--reward", "max_wrods:3")
     assert bad.code != 0
     assert "Did you mean max_words" in bad.err
     assert not (tmp_path / "x.jsonl.partial").exists(), "a mistake leaves nothing behind"

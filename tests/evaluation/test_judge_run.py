@@ -21,7 +21,6 @@ from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import pair_rows, save_reward_model, write_rows
 from tests.evaluation.scripted import ScriptedGenerator, longer_is_better
-from tests.selfalign.tiny import make_model_folder
 
 
 @pytest.fixture
@@ -83,11 +82,10 @@ def test_one_order_responses_and_prices(judge_by: Any, judge_file: Any, tmp_path
     assert [row["score"] for row in rows] == [7, 7]
 
 
-def test_a_real_model_reads_out_probabilities(judge_file: Any, tmp_path: Path) -> None:
+def test_a_real_model_reads_out_probabilities(judge_file: Any, tmp_path: Path, tiny_model: str) -> None:
     template = tmp_path / "short.j2"
     template.write_text("{{ question }}\nA: {{ answers[0] }}\nB: {{ answers[-1] }}\nReply with A or B.")
-    model = str(make_model_folder(tmp_path / "model"))
-    common = {"model": model, "judge_readout": "logprobs", "judge_template": template, "max_failures": 1}
+    common = {"model": tiny_model, "judge_readout": "logprobs", "judge_template": template, "max_failures": 1}
     rows = read_rows(judge_file("run", **common)[2].artefacts / "replies.jsonl")
     assert len(rows[0]["top"]) == 20
     assert rows[0]["prompt_tokens"] > 10
@@ -123,11 +121,11 @@ def test_rewards_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert model.score([], []) == []
 
 
-def test_what_is_no_reward_model(tmp_path: Path) -> None:
+def test_what_is_no_reward_model(tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has 3 outputs: 0"):
         load_reward_model(save_reward_model(tmp_path / "three", outputs=3))
     with pytest.raises(ModelError, match="A reward model is a sequence classifier"):
-        load_reward_model(str(make_model_folder(tmp_path / "lm")))
+        load_reward_model(tiny_model)
 
 
 def test_the_command_shows_templates_and_requests(

@@ -25,7 +25,6 @@ from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 from tests.contract.artefacts import artefacts
 from tests.preference.tiny_runs import assert_same_weights
-from tests.selfalign.tiny import make_model_folder
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")
 
@@ -38,12 +37,9 @@ class Config(ModelOptions, SamplingOptions, TrainingOptions):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    model = make_model_folder(tmp_path_factory.mktemp("model") / "tiny")
-    return build(
-        Config,
-        {"model": str(model), "max_new_tokens": 4, "learning_rate": 1e-2, "max_steps": 1, "device": "cpu"},
-    )
+def config(tiny_model: str) -> Config:
+    options = {"max_new_tokens": 4, "learning_rate": 1e-2, "max_steps": 1, "device": "cpu"}
+    return build(Config, {"model": tiny_model, **options})
 
 
 def prompts(n: int, first: int = 0) -> list[PromptRecord]:

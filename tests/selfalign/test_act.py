@@ -1,14 +1,8 @@
-"""ACT end to end on a tiny model: artefacts, report, model, and going on after an interruption."""
+"""ACT on a tiny model: what a run leaves, and its objective."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +10,60 @@ import pytest
 import torch
 
 from coalign.core.errors import CoalignError
-from coalign.core.options import build
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.models.files.loading import load_model
 from coalign.models.types import ResponseLogps
 from coalign.selfalign import act
 from coalign.training.objective import ScoredBatch
-from tests.selfalign.tiny import SETTINGS, make_model_folder, make_prompts
+from tests.preference.tiny_runs import run_system, write
+
+OPTIONS: dict[str, Any] = {
+    "samples": 4, "max_new_tokens": 10, "epochs": 2, "batch_size": 2, "eval_samples": 2, "unfinished": "as is",
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("material")
-    return {
-        **SETTINGS,
-        "model": str(make_model_folder(folder / "model")),
-        "prompts": str(make_prompts(folder / "prompts.jsonl")),
-    }
+def prompts(training: int = 8, held_out: int = 4, **columns: Any) -> list[dict[str, Any]]:
+    """Length limits that random text meets about half of the time."""
+    return [
+        {
+            "id": f"p{n}",
+            "prompt": f"Say {n}." + " Please." * (n % 3),
+            "constraints": [{"verifier": "max_characters", "n": 6 + n % 3}, {"verifier": "no_commas"}],
+            "split": "train" if n < training else "heldout",
+            **columns,
+        }
+        for n in range(training + held_out)
+    ]
 
 
-def start(material: dict[str, Any], folder: Path, **changes: Any) -> tuple[act.Config, Run]:
-    config = build(act.Config, {**material, **changes})
-    return config, Run.start(folder, "act", config, seed=config.seed)
+def start(model: str, folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Run:
+    data = str(write(folder.with_suffix(".jsonl"), rows))
+    return run_system("act", act, folder, **{**OPTIONS, "model": model, "prompts": data, **changes})
 
 
-@pytest.fixture(scope="module")
-def finished(material: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    config, run = start(material, tmp_path_factory.mktemp("runs") / "whole")
-    act.run(config, run)
-    return run
-
-
-def comparison(run: Run) -> dict[str, Any]:
-    return json.loads((run.artefacts / "round-1" / "comparison.json").read_text())
-
-
-def test_run_leaves_everything(finished: Run) -> None:
-    assert finished.report.exists()
-    assert (finished.model / "README.md").exists()
-    assert "satisfaction" in finished.status()["headline"]
-    rows = json.loads((finished.artefacts / "round-1" / "generate.jsonl").read_text().splitlines()[0])
-    assert len(rows["responses"]) == 4
+def test_a_run_leaves_everything_and_a_model_that_differs(tiny_model: str, tmp_path: Path) -> None:
+    run = start(tiny_model, tmp_path / "run", prompts())
+    assert "satisfaction" in run.status()["headline"]
+    folder = run.artefacts / "round-1"
+    assert len(read_rows(folder / "generate.jsonl")[0]["responses"]) == 4
     for stage in ("baseline", "evaluate", "heldout-after"):
-        ids = [json.loads(line)["id"] for line in (finished.artefacts / "round-1" / f"{stage}.jsonl").open()]
-        assert ids == ["p8", "p9", "p10", "p11"]
-    rankings = read_records(finished.artefacts / "round-1" / "filter.jsonl")
-    assert rankings.kind == "ranking"
-    result = comparison(finished)
+        assert [row["id"] for row in read_rows(folder / f"{stage}.jsonl")] == ["p8", "p9", "p10", "p11"]
+    assert read_records(folder / "filter.jsonl").kind == "ranking"
+    result = json.loads((folder / "comparison.json").read_text())
     assert set(result["kinds"]) == {"max characters", "no commas"}
     assert result["satisfaction"]["difference"]["n"] == 4
-
-
-def test_result_loads_and_differs_from_the_base(finished: Run, material: dict[str, Any]) -> None:
-    base, tuned = (
-        load_model(material["model"], training=False),
-        load_model(str(finished.path), training=False),
-    )
+    base, tuned = (load_model(one, training=False) for one in (tiny_model, str(run.path)))
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         assert (base(input_ids=ids).logits - tuned(input_ids=ids).logits).abs().max() > 1e-3
 
 
-def test_nothing_to_rank_is_explained(material: dict[str, Any], tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in Path(material["prompts"]).read_text().splitlines()]
-    for row in rows:
-        row["constraints"] = [{"verifier": "max_words", "n": 1000}]
-    path = tmp_path / "easy.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config, run = start(material, tmp_path / "run", prompts=str(path), unfinished="as is", top_p=1.0)
+def test_nothing_to_rank_is_explained(tiny_model: str, tmp_path: Path) -> None:
+    easy = prompts(constraints=[{"verifier": "max_words", "n": 1000}])
     with pytest.raises(CoalignError, match="No prompt has two responses"):
-        act.run(config, run)
+        start(tiny_model, tmp_path / "run", easy, top_p=1.0)
 
 
 def test_a_response_that_ran_out_of_tokens_satisfies_nothing_in_training() -> None:
@@ -103,14 +80,6 @@ def test_a_response_that_ran_out_of_tokens_satisfies_nothing_in_training() -> No
     assert (plain["responses"], plain["scores"]) == (["one", "two"], [1.0, 1.0])
 
 
-def test_two_rounds(material: dict[str, Any], tmp_path: Path) -> None:
-    config, run = start(material, tmp_path / "run", rounds=2, epochs=1)
-    act.run(config, run)
-    assert (run.artefacts / "round-2" / "evaluate.done.json").exists()
-    first = (run.artefacts / "round-1" / "generate.jsonl").read_text()
-    assert first != (run.artefacts / "round-2" / "generate.jsonl").read_text()
-
-
 def test_objective_against_a_loop() -> None:
     """The ragged objective equals equations A2 to A4 written out for every prompt."""
     torch.manual_seed(0)
@@ -119,37 +88,12 @@ def test_objective_against_a_loop() -> None:
     index = torch.tensor([0, 0, 0, 1, 1])
     values = torch.tensor([0.5, 1.0, 0.0, 0.3, 0.3])
     batch = ScoredBatch(ResponseLogps(tokens, lengths, index), None, index, values)
-    constants = act.Constants(margin=0.7, ft_weight=2.0)
     means = [part.mean() for part in torch.split(tokens, lengths.tolist())]
     expected = []
     for rows in ([0, 1, 2], [3, 4]):
-        pairs = [
-            torch.relu(means[j] - means[i] + 0.7 * (values[i] - values[j]))
-            for i in rows
-            for j in rows
-            if values[i] > values[j]
-        ]
+        pairs = [(i, j) for i in rows for j in rows if values[i] > values[j]]
+        hinges = [torch.relu(means[j] - means[i] + 0.7 * (values[i] - values[j])) for i, j in pairs]
         best = max(rows, key=lambda row: (float(values[row]), -row))
-        expected.append(sum(pairs, torch.zeros(())) - 2.0 * means[best])
-    torch.testing.assert_close(
-        act.constraint_ranking(batch, constants).losses, torch.stack(expected).double()
-    )
-
-
-@pytest.mark.slow
-def test_killed_ten_times(material: dict[str, Any], finished: Run, tmp_path: Path) -> None:
-    """SIGKILL at ten random moments of a real process; the eleventh attempt ends with the undisturbed figures."""
-    out = tmp_path / "run"
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in material.items()]
-    command = [sys.executable, "-m", "coalign.cli.main", "run", "act", *flags, "--out", str(out)]
-    environment = {**os.environ, "COALIGN_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-    draw = random.Random(0)
-    for _ in range(10):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(draw.uniform(4, 16))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert comparison(Run.open(out)) == comparison(finished)
+        expected.append(sum(hinges, torch.zeros(())) - 2.0 * means[best])
+    losses = act.constraint_ranking(batch, act.Constants(margin=0.7, ft_weight=2.0)).losses
+    torch.testing.assert_close(losses, torch.stack(expected).double())

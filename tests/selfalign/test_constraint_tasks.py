@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from coalign.core.errors import DataError
 from coalign.judging.verifiers.tasks import measure_responses, read_tasks, split_tasks
+from tests.preference.tiny_runs import write
 
 SHORT = [{"verifier": "max_words", "n": 3}]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def test_bundled_prompts() -> None:
@@ -67,13 +61,8 @@ def test_no_held_out_prompt_is_an_error(tmp_path: Path) -> None:
 
 
 def test_measuring(tmp_path: Path) -> None:
-    rows = [
-        {
-            "id": "a",
-            "prompt": "Hi",
-            "constraints": [*SHORT, {"verifier": "must_include", "keywords": ["sun"]}],
-        }
-    ]
+    constraints = [*SHORT, {"verifier": "must_include", "keywords": ["sun"]}]
+    rows = [{"id": "a", "prompt": "Hi", "constraints": constraints}]
     tasks = {task.id: task for task in read_tasks(write(tmp_path / "p.jsonl", rows))}
     responses = ["the sun", "one two three four", "sun"]
     (row,) = measure_responses(tasks, [{"id": "a", "responses": responses}])
@@ -85,8 +74,5 @@ def test_group_members_are_compared_sample_by_sample(tmp_path: Path) -> None:
     rows = [{"id": i, "prompt": f"Hi {i}", "constraints": constraints, "group_id": "g"} for i in "ab"]
     tasks = {task.id: task for task in read_tasks(write(tmp_path / "p.jsonl", rows))}
     said = {"a": ["yes", "yes"], "b": ["yes", "no"]}
-    measured = measure_responses(
-        tasks,
-        [{"id": i, "responses": said[i]} for i in "ab"],
-    )
+    measured = measure_responses(tasks, [{"id": i, "responses": said[i]} for i in "ab"])
     assert [row["csr"] for row in measured] == [[1.0, 0.0], [1.0, 0.0]]

@@ -1,8 +1,7 @@
-"""A tiny chat model folder and prompts on which `act` runs in seconds."""
+"""A tiny model folder of any kind."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +31,3 @@ def make_model_folder(path: Path, kind: Any = LlamaForCausalLM, places: int = 51
     kind(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
-
-
-def make_prompts(path: Path, training: int = 8, held_out: int = 4) -> Path:
-    """Length limits that random text meets about half of the time."""
-    rows: list[dict[str, Any]] = []
-    for n in range(training + held_out):
-        constraints = [{"verifier": "max_characters", "n": 6 + n % 3}, {"verifier": "no_commas"}]
-        split = "train" if n < training else "heldout"
-        rows.append(
-            {
-                "id": f"p{n}",
-                "prompt": f"Say {n}." + " Please." * (n % 3),
-                "constraints": constraints,
-                "split": split,
-            }
-        )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-SETTINGS: dict[str, Any] = {
-    "samples": 4,
-    "max_new_tokens": 10,
-    "epochs": 2,
-    "batch_size": 2,
-    "save_steps": 1,
-    "learning_rate": 1e-2,
-    "eval_samples": 2,
-    "unfinished": "as is",
-    "device": "cpu",
-}
