@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.decoding import adaptive_mt
 from coalign.decoding.translation.files import Sentence, read_sentences
@@ -222,37 +223,38 @@ def test_random_examples_are_the_same_every_time_and_never_the_sentence_itself()
         assert all(math.isnan(score) for _, score in one.matches)
 
 
+GLOSSARY = "virus\tvirus\n"
+MEMORY = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
+TEXT = "wash your hair\tlávese el pelo\nstay at work\tquédese en el trabajo\nthe virus\tel virus\n"
+
+
 @pytest.fixture
-def files(tmp_path):
-    data, base, glossary = tmp_path / "data.tsv", tmp_path / "memory.tsv", tmp_path / "terms.tsv"
-    data.write_text(
-        "wash your hair\tlávese el pelo\nstay at work\tquédese en el trabajo\nthe virus\tel virus\n"
-    )
-    base.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS))
-    glossary.write_text("virus\tvirus\n")
-    return data, base, glossary
+def work(tmp_path, monkeypatch):
+    """A run over the text of files; what is typed is a text too."""
+
+    def work(folder="run", typed="", **options):
+        for name in {"data", "memory", "glossary"} & options.keys():
+            path = tmp_path / (f"{name}.tsv" if "\t" in options[name] else f"{name}.txt")
+            path.write_text(options[name])
+            options[name] = path if name == "glossary" else [path]
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        monkeypatch.setattr(adaptive_mt, "open_generator", lambda config: Echo())
+        config = adaptive_mt.Config(retrieval="edit", bleu_tokens="13a", **options)
+        run = Run.start(tmp_path / folder, "adaptive-mt", config, seed=0)
+        adaptive_mt.run(config, run)
+        return run
+
+    return work
 
 
-def work(folder, monkeypatch, generator, **options):
-    monkeypatch.setattr(adaptive_mt, "open_generator", lambda config: generator)
-    config = adaptive_mt.Config(retrieval="edit", bleu_tokens="13a", **options)
-    run = Run.start(folder, "adaptive-mt", config, seed=0)
-    adaptive_mt.run(config, run)
-    return run
-
-
-def test_a_batch_reports_scores_by_matches_and_similarity(files, tmp_path, monkeypatch):
-    data, base, glossary = files
-    run = work(
-        tmp_path / "run", monkeypatch, Echo(), data=[data], memory=[base], glossary=glossary, shots=[0, 1, 2],
-        random_shots=2,
-    )  # fmt: skip
+def test_a_batch_reports_scores_by_matches_and_similarity(work):
+    run = work(data=TEXT, memory=MEMORY, glossary=GLOSSARY, shots=[0, 1, 2], random_shots=2)
     report = read_report(run.report)
     table = report.sections[0]
     assert [row[0] for row in table.rows] == ["no match", "2 at random", "1 match", "2 matches"]
     assert report.verdict.outcome in ("improved", "worse", "neutral")
     assert "chrF++ by similarity of the best match" in [one.title for one in report.sections]
-    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+    rows = read_rows(run.artefacts / "1-match.jsonl")
     assert [row["source"] for row in rows] == ["wash your hair", "stay at work", "the virus"]
     assert rows[2]["terms"] == [["virus", "virus"]]
     assert (rows[2]["terms_counted"], rows[2]["terms_used"]) == (1, 1)
@@ -260,74 +262,56 @@ def test_a_batch_reports_scores_by_matches_and_similarity(files, tmp_path, monke
     assert scores["1 match"]["chrf"] > scores["no match"]["chrf"]
 
 
-def test_the_text_is_its_own_memory_where_there_is_none(files, tmp_path, monkeypatch):
-    run = work(tmp_path / "run", monkeypatch, Echo(), data=[files[0]], shots=[1])
-    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+def test_the_text_is_its_own_memory_where_there_is_none(work):
+    rows = read_rows(work(data=TEXT, shots=[1]).artefacts / "1-match.jsonl")
     assert all(row["matches"][0][0] != row["source"] for row in rows)
 
 
-def test_a_text_without_references_is_translated_and_not_scored(files, tmp_path, monkeypatch):
-    text = tmp_path / "new.txt"
-    text.write_text("wash your feet\n")
-    run = work(tmp_path / "run", monkeypatch, Echo(), data=[text], memory=[files[1]], shots=[1])
-    report = read_report(run.report)
+def test_a_text_without_references_is_translated_and_not_scored(work):
+    report = read_report(work(data="wash your feet\n", memory=MEMORY, shots=[1]).report)
     assert report.verdict.outcome == "neutral"
     assert "no references" in report.verdict.text
 
 
-def test_references_enter_the_memory_as_they_come(files, tmp_path, monkeypatch):
-    data = tmp_path / "data.tsv"
-    data.write_text("cover your nose\tcúbrase la nariz\ncover your mouth\tcúbrase la boca\n")
-    run = work(tmp_path / "run", monkeypatch, Echo(), data=[data], memory=[files[1]], shots=[1], adapt=True)
-    rows = [json.loads(line) for line in (run.artefacts / "1-match.jsonl").read_text().splitlines()]
+def test_references_enter_the_memory_as_they_come(work):
+    data = "cover your nose\tcúbrase la nariz\ncover your mouth\tcúbrase la boca\n"
+    rows = read_rows(work(data=data, memory=MEMORY, shots=[1], adapt=True).artefacts / "1-match.jsonl")
     assert rows[1]["matches"][0][1] == "cúbrase la nariz"
 
 
-def typing(monkeypatch, text):
-    monkeypatch.setattr("sys.stdin", io.StringIO(text))
-
-
-def test_a_translator_corrects_and_the_memory_learns(files, tmp_path, monkeypatch, capsys):
-    new = tmp_path / "new.txt"
-    new.write_text("cover your nose\ncover your mouth\nstay at home now\nwash\n")
-    options = {"data": [new], "memory": [files[1]], "shots": [1], "interactive": True}
-    typing(monkeypatch, "cúbrase la nariz\n\n/quit\n")
-    work(tmp_path / "run", monkeypatch, Echo(), **options)
+def test_a_translator_corrects_and_the_memory_learns(work, capsys):
+    new = "cover your nose\ncover your mouth\nstay at home now\nwash\n"
+    options = {"data": new, "memory": MEMORY, "shots": [1], "interactive": True}
+    work(typed="cúbrase la nariz\n\n/quit\n", **options)
     shown = capsys.readouterr().out
     assert "proposal  cúbrase la nariz" in shown, "the second proposal follows the first correction"
-    typing(monkeypatch, "/skip\n")
-    run = work(tmp_path / "run", monkeypatch, Echo(), **options)
+    run = work(typed="/skip\n", **options)
     again = capsys.readouterr().out
     assert "cover your nose\n" not in again.split("proposal")[0].split("source")[1]
     assert "source    stay at home now" in again
-    rows = [json.loads(line) for line in (run.artefacts / "session.jsonl").read_text().splitlines()]
-    assert [row["final"] for row in rows] == ["cúbrase la nariz", "cúbrase la nariz", None]
+    finals = [row["final"] for row in read_rows(run.artefacts / "session.jsonl")]
+    assert finals == ["cúbrase la nariz", "cúbrase la nariz", None]
     learnt = read_sentences([run.path / "memory.tmx"], ("en", "es"), targets=True)
     assert [one.source for one in learnt][-2:] == ["cover your nose", "cover your mouth"]
     assert (run.path / "memory.tsv").read_text().count("\n") == 7
     assert read_report(run.report).sections[0].title == "Decisions"
 
 
-def test_typed_sentences(files, tmp_path, monkeypatch, capsys):
-    typing(monkeypatch, "wash your feet\nlávese los pies\n\n")
-    options = {"memory": [files[1]], "shots": [1], "interactive": True}
-    work(tmp_path / "run", monkeypatch, Echo(), **options)
-    typing(monkeypatch, "now wash your feet\n\n\n")
-    run = work(tmp_path / "run", monkeypatch, Echo(), **options)
-    rows = [json.loads(line) for line in (run.artefacts / "session.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["final"]) for row in rows] == [
-        ("typed-0", "lávese los pies"),
-        ("typed-1", "lávese los pies"),
-    ]
+def test_typed_sentences(work):
+    options = {"memory": MEMORY, "shots": [1], "interactive": True}
+    work(typed="wash your feet\nlávese los pies\n\n", **options)
+    rows = read_rows(work(typed="now wash your feet\n\n\n", **options).artefacts / "session.jsonl")
+    assert [(row["id"], row["final"]) for row in rows] == [(f"typed-{n}", "lávese los pies") for n in (0, 1)]
 
 
-def test_there_must_be_something_to_work_on(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="needs data: sentences"):
-        work(tmp_path / "one", monkeypatch, Echo())
-    with pytest.raises(ConfigError, match="needs a memory, or data"):
-        work(tmp_path / "two", monkeypatch, Echo(), interactive=True)
-
-
-def test_drafts_must_be_there(files, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="column mt"):
-        work(tmp_path / "run", monkeypatch, Echo(), data=[files[0]], memory=[files[1]], mt="new")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs data: sentences"),
+        ({"interactive": True}, "needs a memory, or data"),
+        ({"data": TEXT, "memory": MEMORY, "mt": "new"}, "column mt"),
+    ],
+)
+def test_what_a_run_cannot_do_without(options, message, work):
+    with pytest.raises(ConfigError, match=message):
+        work(**options)

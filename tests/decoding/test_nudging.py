@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from functools import partial
 
@@ -11,6 +10,7 @@ import pytest
 
 from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, ModelError
+from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.decoding import nudging
 from coalign.decoding.collaboration import two_models
@@ -49,17 +49,11 @@ def folder(tmp_path_factory):
 
 
 def config(folder, *, without=(), **changes):
+    files = {"model": "base", "nudging_model": "small", "prompts": "prompts.jsonl"}
     values = {
-        "model": str(folder / "base"),
-        "nudging_model": str(folder / "small"),
-        "prompts": str(folder / "prompts.jsonl"),
-        "max_new_tokens": 16,
-        "gamma": 0.005,
-        "base_chunk_tokens": 5,
-        "nudging_chunk_tokens": 5,
-        "device": "cpu",
-        "dtype": "float32",
-    }
+        **{name: str(folder / file) for name, file in files.items()}, "device": "cpu", "dtype": "float32",
+        "max_new_tokens": 16, "gamma": 0.005, "base_chunk_tokens": 5, "nudging_chunk_tokens": 5,
+    }  # fmt: skip
     kept = {name: value for name, value in values.items() if name not in without}
     return build(nudging.Config, {**kept, **changes})
 
@@ -69,7 +63,7 @@ OF_NUDGING = ("gamma", "nudging_chunk_tokens")
 
 
 def rows_of(run):
-    return [json.loads(line) for line in (run.artefacts / "answers.jsonl").read_text().splitlines()]
+    return read_rows(run.artefacts / "answers.jsonl")
 
 
 def test_a_whole_run(folder, tmp_path):
@@ -80,9 +74,7 @@ def test_a_whole_run(folder, tmp_path):
         assert row["responses"][0].strip() == row["responses"][0]
         assert len(row["nudges"]) == len(row["rounds"]) == len(row["ends"])
         assert 0 <= row["nudge_tokens"] <= row["tokens"][0]
-        assert (
-            "".join(row["responses"][0][start:end] for start, end, _ in row["spans"]) == row["responses"][0]
-        )
+        assert "".join(row["responses"][0][a:b] for a, b, _ in row["spans"]) == row["responses"][0]
     assert run.status()["figures"]["answers"] == 3
     page = run.report.read_text(encoding="utf-8")
     assert "Where the aligned model spoke" in page
@@ -111,27 +103,19 @@ def test_baselines_refuse_other_tokenizers_and_temperatures(folder, tmp_path):
     save_tiny_model(folder / "other", seed=3)
     metaspace_tokenizer().save_pretrained(folder / "other")
     options = {"combine": "ensemble", "without": OF_NUDGING}
-    with pytest.raises(ModelError, match="different tokenizers"):
-        execute(
-            "nudging",
-            nudging,
-            config(folder, nudging_model=str(folder / "other"), **options),
-            tmp_path / "one",
-        )
-    with pytest.raises(ConfigError, match="temperature: ensemble"):
-        execute("nudging", nudging, config(folder, temperature=1.0, **options), tmp_path / "two")
+    for changes, error, message in (
+        ({"nudging_model": str(folder / "other")}, ModelError, "different tokenizers"),
+        ({"temperature": 1.0}, ConfigError, "temperature: ensemble"),
+    ):
+        with pytest.raises(error, match=message):
+            execute("nudging", nudging, config(folder, **changes, **options), tmp_path / error.__name__)
 
 
 class Wrapped:
     """A local model as a back end that is not known to be local."""
 
     def __init__(self, inner):
-        self.inner = inner
-        self.calls = []
-
-    def generate(self, prompts, sampling, **more):
-        self.calls.append((len(prompts), sampling.max_new_tokens))
-        return self.inner.generate(prompts, sampling, **more)
+        self.generate = inner.generate
 
 
 def test_remote_models_give_the_answers_of_local_ones(folder):

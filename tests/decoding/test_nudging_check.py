@@ -60,29 +60,13 @@ def test_the_arms_run():
 def rows(accuracy, *, base=0.1, aligned=0.2, ratio=0.1, won=60, lost=10):
     found = []
     for seed, one in enumerate(accuracy):
-        for arm, value in (
-            ("base", base),
-            ("base, answer begun", 1.0),
-            ("aligned", aligned),
-            ("ensemble", 0.2),
-        ):
-            found.append({"arm": arm, "seed": seed, "accuracy": value})
-        wins = {
-            f"{what} against {side}": n
-            for side in ("base", "aligned")
-            for what, n in (("won", won), ("lost", lost))
-        }
+        others = {"base": base, "base, answer begun": 1.0, "aligned": aligned, "ensemble": 0.2}
+        found += [{"arm": arm, "seed": seed, "accuracy": value} for arm, value in others.items()]
+        ours = {"arm": "nudged", "seed": seed, "accuracy": one, "nudge ratio": ratio}
+        for side in ("base", "aligned"):
+            ours |= {f"won against {side}": won, f"lost against {side}": lost}
         differ = {f"models differ, {where}": 0.5 for where in ("below 0.3", "above 0.8")}
-        found.append(
-            {
-                "arm": "nudged",
-                "seed": seed,
-                "accuracy": one,
-                "nudge ratio": ratio,
-                **wins,
-                **differ,
-            }
-        )
+        found.append({**ours, **differ})
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -53,29 +53,19 @@ def searching(base, **options):
 def test_the_search_finds_more_reward_than_greedy_decoding(base):
     found = searching(base).search(PROMPTS, SAMPLING)
     plain = base.generate(PROMPTS, SAMPLING)
-    letters = Letters()
-
-    class Text:
-        def __init__(self, text):
-            self.text = text
-
-    before = letters.score([Text(one[0].text) for one in plain])
-    after = letters.score([Text(one[0].generation.text) for one in found])
+    before = Letters().score([one[0] for one in plain])
+    after = Letters().score([one[0].generation for one in found])
     assert sum(after) > sum(before) + 0.5
     assert after == pytest.approx([one[0].reward for one in found])
 
 
 def test_without_weight_it_is_the_plain_back_end(base):
-    found = searching(base, reward_weight=0.0).generate(
-        PROMPTS, Sampling(max_new_tokens=8, temperature=0.0, logprobs=True)
-    )
-    plain = base.generate(PROMPTS, Sampling(max_new_tokens=8, temperature=0.0, logprobs=True))
-    for one, other in zip(found, plain, strict=True):
-        assert one[0].token_ids == other[0].token_ids
-        assert one[0].text == other[0].text
-        assert one[0].tokens == other[0].tokens
-        assert one[0].finish_reason == other[0].finish_reason
-        assert one[0].logprobs == pytest.approx(other[0].logprobs, abs=1e-4)
+    sampling = Sampling(max_new_tokens=8, temperature=0.0, logprobs=True)
+    found = searching(base, reward_weight=0.0).generate(PROMPTS, sampling)
+    for (one,), (other,) in zip(found, base.generate(PROMPTS, sampling), strict=True):
+        for name in ("token_ids", "text", "tokens", "finish_reason"):
+            assert getattr(one, name) == getattr(other, name)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_batches_do_not_change_what_is_found(base):
@@ -88,9 +78,7 @@ def test_batches_do_not_change_what_is_found(base):
 def test_a_stop_text_ends_a_candidate(base):
     plain = searching(base).generate(PROMPTS[:1], SAMPLING)[0][0]
     stop = plain.text[2]
-    cut = searching(base).generate(PROMPTS[:1], Sampling(max_new_tokens=8, temperature=0.0, stop=(stop,)))[0][
-        0
-    ]
+    ((cut,),) = searching(base).generate(PROMPTS[:1], replace(SAMPLING, stop=(stop,)))
     assert stop not in cut.text
 
 
