@@ -6,23 +6,18 @@ import base64
 import io
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
-import uvicorn
 from PIL import Image
 from selenium import webdriver
 
-from coalign.web.local import address_of, listen
 from coalign.web.workbench import workbench
 from tests.browser import CHROMIUM, DRIVER, FLAGS, wait
+from tests.web.serving import running
 
 
 def main(folder: Path, root: Path) -> None:
-    server = listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(workbench(root), log_level="error"))
-    threading.Thread(target=running.run, kwargs={"sockets": [server]}, daemon=True).start()
-    with tempfile.TemporaryDirectory() as profile:
+    with running(workbench(root)) as address, tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = str(CHROMIUM)
         for flag in (*FLAGS, "--hide-scrollbars", f"--user-data-dir={profile}"):
@@ -31,7 +26,7 @@ def main(folder: Path, root: Path) -> None:
         try:
             screen = {"width": 1200, "height": 800, "deviceScaleFactor": 2, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-            browser.get(f"{address_of(server)}/play")
+            browser.get(f"{address}/play")
             browser.execute_script("document.querySelector('form').requestSubmit()")
             ended = "[...document.querySelectorAll('.speed')].every((one) => one.textContent.includes('ended by'))"
             wait(browser, ended, 600)

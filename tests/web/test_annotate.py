@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi")
+from starlette.testclient import TestClient
 
 from coalign.core.errors import ConfigError, RunError
 from coalign.core.files import read_rows
@@ -17,10 +18,12 @@ from coalign.data.readers import read_records
 from coalign.judging.options import stored_judge
 from coalign.judging.protocol import JudgeItem
 from coalign.web.annotate import Session, annotation_app, open_session
-from coalign.web.local import address_of, listen
+from coalign.web.local import local_app
 from tests.browser import browser as browser
 from tests.browser import js, wait
 from tests.evaluation.judge_files import pair_rows, write_rows
+from tests.evaluation.scripted import item
+from tests.web.serving import running
 
 HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -29,14 +32,7 @@ HOSTILE = (
 
 
 def items(n: int = 4) -> list[JudgeItem]:
-    return [
-        JudgeItem(
-            id=f"q{k}",
-            prompt=[{"role": "user", "content": f"Question {k}?"}],
-            responses=(f"first {k}", f"second {k}"),
-        )
-        for k in range(n)
-    ]
+    return [item(f"first {k}", f"second {k}", id=f"q{k}", question=f"Question {k}?") for k in range(n)]
 
 
 def side_of(session: Session, index: int, text: str) -> Any:
@@ -46,16 +42,13 @@ def side_of(session: Session, index: int, text: str) -> Any:
 def test_verdicts_become_preferences_and_a_judge(tmp_path: Path) -> None:
     out = tmp_path / "human.jsonl"
     session = Session(items(), out, annotator="ann")
-    session.say(0, side_of(session, 0, "first"))
-    session.say(1, side_of(session, 1, "second"))
-    session.say(2, "tie")
-    session.say(3, "skip")
+    sides = [side_of(session, 0, "first"), side_of(session, 1, "second")]
+    for index, said in enumerate([*sides, "tie", "skip"]):
+        session.say(index, said)
     session.close()
-    records = read_records(out, kind="preference").records
-    assert [(one.chosen, one.rejected) for one in records] == [  # type: ignore[attr-defined]
-        ("first 0", "second 0"),
-        ("second 1", "first 1"),
-    ]
+    records: list[Any] = list(read_records(out, kind="preference").records)
+    pairs = [(one.chosen, one.rejected) for one in records]
+    assert pairs == [("first 0", "second 0"), ("second 1", "first 1")]
     assert records[0].prompt == [{"role": "user", "content": "Question 0?"}]
     judge = stored_judge(session.verdicts)
     assert [one.outcome for one in judge.compare(items())] == ["first", "second", "tie", "failed"]
@@ -115,10 +108,9 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         Session(items(), other)
     with pytest.raises(ConfigError, match="does not end"):
         Session(items(), tmp_path / "x.csv")
+    file = write_rows(tmp_path / "r.jsonl", [{"prompt": "?", "response": "x"}])
     with pytest.raises(ConfigError, match="expected pairs"):
-        open_session(
-            write_rows(tmp_path / "r.jsonl", [{"prompt": "?", "response": "x"}]), tmp_path / "o.jsonl"
-        )
+        open_session(file, tmp_path / "o.jsonl")
 
 
 def test_conversations_keep_their_form(tmp_path: Path) -> None:
@@ -132,17 +124,14 @@ def test_conversations_keep_their_form(tmp_path: Path) -> None:
 
 
 def test_the_interface(tmp_path: Path) -> None:
-    testclient = pytest.importorskip("fastapi.testclient")
     session = Session(items(2), tmp_path / "x.jsonl")
-    client = testclient.TestClient(annotation_app(session), base_url="http://localhost")
+    client = TestClient(annotation_app(session), base_url="http://localhost")
     page = client.get("/")
     assert page.status_code == 200
     assert "script-src 'self'" in page.headers["content-security-policy"]
     state = client.get("/api/state").json()
     assert state["total"] == 2
-    assert "first" not in json.dumps(
-        {key: value for key, value in state.items() if key not in ("pair", "out")}
-    )
+    assert "first" not in json.dumps({key: state[key] for key in state.keys() - {"pair", "out"}})
     assert client.post("/api/verdict", json={"index": 0, "said": "tie"}).json()["pair"]["index"] == 1
     assert client.post("/api/verdict", json={"index": 0, "said": "up"}).status_code == 400
     assert client.post("/api/verdict", content=b"{").status_code == 400
@@ -155,13 +144,10 @@ def test_the_interface(tmp_path: Path) -> None:
 
 
 def test_it_can_be_mounted(tmp_path: Path) -> None:
-    testclient = pytest.importorskip("fastapi.testclient")
-    from coalign.web.local import local_app
-
     session = Session(items(1), tmp_path / "x.jsonl")
     outer = local_app("outer")
     outer.mount("/annotate", annotation_app(session))
-    client = testclient.TestClient(outer, base_url="http://localhost")
+    client = TestClient(outer, base_url="http://localhost")
     assert client.get("/annotate/").status_code == 200
     assert client.get("/annotate/static/annotate.js").status_code == 200
     assert client.get("/annotate/api/state").json()["total"] == 1
@@ -170,26 +156,16 @@ def test_it_can_be_mounted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, Session]]:
-    uvicorn = pytest.importorskip("uvicorn")
     rows = pair_rows(3)
     rows[0] |= {"prompt": HOSTILE, "response_a": HOSTILE + " one", "response_b": HOSTILE + " two"}
     session = open_session(write_rows(tmp_path / "pairs.jsonl", rows), tmp_path / "human.jsonl")
-    socket = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(annotation_app(session), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield address_of(socket), session
-    server.should_exit = True
-    thread.join(10)
+    with running(annotation_app(session)) as address:
+        yield address, session
     session.close()
 
 
 @pytest.mark.browser
-def test_the_page_works_by_keyboard_and_escapes(
-    browser: Any, served: tuple[str, Session], tmp_path: Path
-) -> None:
+def test_the_page_works_by_keyboard_and_escapes(browser: Any, served: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     address, session = served

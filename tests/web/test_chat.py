@@ -35,11 +35,9 @@ def address(model, monkeypatch, tmp_path):  # noqa: F811
 
 
 def test_chat_over_an_endpoint(model, address):  # noqa: F811
-    local = CliRunner().invoke(
-        chat, [model, "--dtype", "float32", *GREEDY], input="hi\nand then\n", catch_exceptions=False
-    )
-    remote = CliRunner().invoke(
-        chat, ["--endpoint", address, *GREEDY], input="hi\nand then\n", catch_exceptions=False
+    local, remote = (
+        CliRunner().invoke(chat, [*one, *GREEDY], input="hi\nand then\n", catch_exceptions=False)
+        for one in ([model, "--dtype", "float32"], ["--endpoint", address])
     )
     assert remote.exit_code == 0
     assert remote.stdout == local.stdout
@@ -94,9 +92,8 @@ def test_columns_in_a_terminal(model, tmp_path):  # noqa: F811
     other, end = pty.openpty()
     command = [sys.executable, "-m", "coalign", "chat", model, "--compare", model, *GREEDY]
     env = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
-    child = subprocess.Popen(
-        command, stdin=end, stdout=end, stderr=subprocess.DEVNULL, env=env, close_fds=True
-    )
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, stdin=end, stdout=end, stderr=quiet, env=env, close_fds=True)
     os.close(end)
     os.write(other, b"hi\n/exit\n")
     shown = b""

@@ -76,9 +76,8 @@ def test_samples_repeat_with_their_seed_and_differ_from_each_other(backend):
     assert all(len(set(samples)) == 4 for samples in first)
     assert first[0] != first[2]
     assert texts(backend.generate(prompts, Sampling(16, n=4, seed=4))) != first
-    assert [len(samples) for samples in backend.generate(prompts, Sampling(3, n=2, temperature=0.0))] == [
-        2
-    ] * 3
+    pairs = backend.generate(prompts, Sampling(3, n=2, temperature=0.0))
+    assert [len(samples) for samples in pairs] == [2] * 3
 
 
 def test_temperature_top_k_and_top_p_count(backend, local):
@@ -104,10 +103,8 @@ def test_a_begun_turn_goes_on_without_a_new_one(backend, local):
 def test_logprobs_and_alternatives_are_those_of_transformers(backend, local):
     sampling = Sampling(10, temperature=0.0, top_logprobs=3)
     prompts = [CHAT[0], BEGUN, PROMPTS[0]]
-    for mine, other in zip(
-        backend.generate(prompts, sampling), local.generate(prompts, sampling), strict=True
-    ):
-        one, expected = mine[0], other[0]
+    both = [one.generate(prompts, sampling) for one in (backend, local)]
+    for (one, *_), (expected, *_) in zip(*both, strict=True):
         assert one.tokens == expected.tokens
         assert one.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
         assert len(one.top_logprobs) == len(one.tokens)
@@ -124,9 +121,7 @@ def test_what_is_done_is_left_out_and_batches_arrive(backend):
     results = backend.generate(PROMPTS, GREEDY, done=[1, 4], on_batch=rows.update)
     assert sorted(rows) == [0, 2, 3, 5, 6]
     assert results[1] == results[4] == []
-    assert [texts([rows[index]]) for index in sorted(rows)] == [
-        texts([whole[index]]) for index in sorted(rows)
-    ]
+    assert all(texts([rows[index]]) == texts([whole[index]]) for index in rows)
     assert backend.generate([], GREEDY) == []
 
 

@@ -25,7 +25,7 @@ from tests.cli.conftest import coalign  # noqa: F401  a fixture
 from tests.cli.test_generate import model  # noqa: F401  a fixture
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
 from tests.models.test_generation import PROMPTS, tiny
-from tests.web.serving import serving
+from tests.web.serving import asked, serving
 
 ASKED: list[Any] = [
     {"role": "system", "content": "be brief"},
@@ -82,26 +82,19 @@ def test_samples_seeds_and_stops(client, generator):
         for seed in (3, 3, 4)
     )
     assert one == same != other
-    assert one == [
-        sample.text for sample in generator.generate([ASKED], Sampling(15, top_p=0.9, n=3, seed=3))[0]
-    ]
+    expected = generator.generate([ASKED], Sampling(15, top_p=0.9, n=3, seed=3))[0]
+    assert one == [sample.text for sample in expected]
     assert client.chat.completions.create(**values) != client.chat.completions.create(**values)
-    text = (
-        client.completions.create(model="tiny", prompt=PROMPTS[0], max_tokens=30, temperature=0)
-        .choices[0]
-        .text
-    )
-    cut = client.completions.create(
-        model="tiny", prompt=PROMPTS[0], max_tokens=30, temperature=0, stop=[text[4:6]]
-    ).choices[0]
+    plain = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 30, "temperature": 0}
+    text = client.completions.create(**plain).choices[0].text
+    cut = client.completions.create(**plain, stop=[text[4:6]]).choices[0]
     assert cut.text == text[: text.index(text[4:6])]
     assert cut.finish_reason == "stop"
 
 
 def test_logprobs_of_a_chat(client, generator):
-    answer = client.chat.completions.create(
-        model="tiny", messages=ASKED, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3
-    )
+    values = {"model": "tiny", "messages": ASKED, "max_tokens": 8, "temperature": 0}
+    answer = client.chat.completions.create(**values, logprobs=True, top_logprobs=3)
     expected = generator.generate([ASKED], Sampling(8, temperature=0.0, top_logprobs=3))[0][0]
     content = answer.choices[0].logprobs.content
     assert [one.token for one in content] == expected.tokens
@@ -113,9 +106,8 @@ def test_logprobs_of_a_chat(client, generator):
 
 
 def test_completions_take_several_texts_and_give_logprobs(client, generator):
-    answer = client.completions.create(
-        model="tiny", prompt=PROMPTS[:3], max_tokens=6, temperature=0, n=2, logprobs=2
-    )
+    values = {"model": "tiny", "prompt": PROMPTS[:3], "max_tokens": 6, "temperature": 0, "n": 2}
+    answer = client.completions.create(**values, logprobs=2)
     expected = generator.generate(PROMPTS[:3], Sampling(6, temperature=0.0, n=2, top_logprobs=2))
     assert [one.text for one in answer.choices] == [one.text for samples in expected for one in samples]
     assert [one.index for one in answer.choices] == list(range(6))
@@ -129,10 +121,8 @@ def test_completions_take_several_texts_and_give_logprobs(client, generator):
 def test_a_begun_turn_is_continued(client, generator):
     begun = [*ASKED, {"role": "assistant", "content": "the sea"}]
     answer = client.chat.completions.create(model="tiny", messages=begun, max_tokens=9, temperature=0)
-    assert (
-        answer.choices[0].message.content
-        == generator.generate([begun], Sampling(9, temperature=0.0))[0][0].text
-    )
+    expected = generator.generate([begun], Sampling(9, temperature=0.0))[0][0]
+    assert answer.choices[0].message.content == expected.text
 
 
 def test_content_may_come_in_parts(client):
@@ -147,9 +137,8 @@ def test_a_stream_adds_up_to_the_answer(client):
     values = {"model": "tiny", "messages": ASKED, "max_tokens": 25, "n": 2, "seed": 5, "logprobs": True}
     whole = client.chat.completions.create(**values)
     texts, ends, logprobs, usage, events = ["", ""], [None, None], [[], []], None, 0
-    for event in client.chat.completions.create(
-        stream=True, stream_options={"include_usage": True}, **values
-    ):
+    values |= {"stream": True, "stream_options": {"include_usage": True}}
+    for event in client.chat.completions.create(**values):
         events += 1
         assert event.object == "chat.completion.chunk"
         usage = event.usage or usage
@@ -163,10 +152,8 @@ def test_a_stream_adds_up_to_the_answer(client):
     assert logprobs == [[one.token for one in choice.logprobs.content] for choice in whole.choices]
     assert usage == whole.usage
     assert events > 8
-    plain = client.completions.create(model="tiny", prompt="the sea", max_tokens=20, temperature=0)
-    pieces = client.completions.create(
-        model="tiny", prompt="the sea", max_tokens=20, temperature=0, stream=True
-    )
+    values = {"model": "tiny", "prompt": "the sea", "max_tokens": 20, "temperature": 0}
+    plain, pieces = client.completions.create(**values), client.completions.create(**values, stream=True)
     assert "".join(one.choices[0].text for one in pieces) == plain.choices[0].text
 
 
@@ -181,17 +168,11 @@ def test_requests_that_arrive_together_share_steps(generator, monkeypatch):
     monkeypatch.setattr(DecodeLoop, "step", counted)
     generator.stop_ids, kept = [], generator.stop_ids
     try:
-        with serving(generator) as address, openai.OpenAI(base_url=address, api_key="x") as client:
+        with asked(generator) as (_, client):
 
             def ask(number: int) -> str:
-                answer = client.completions.create(
-                    model="tiny",
-                    prompt=PROMPTS[number % 7],
-                    max_tokens=40,
-                    temperature=number % 2,
-                    seed=number,
-                )
-                return answer.choices[0].text
+                values = {"prompt": PROMPTS[number % 7], "temperature": number % 2, "seed": number}
+                return client.completions.create(model="tiny", max_tokens=40, **values).choices[0].text
 
             with ThreadPoolExecutor(8) as pool:
                 together = list(pool.map(ask, range(8)))
@@ -201,17 +182,16 @@ def test_requests_that_arrive_together_share_steps(generator, monkeypatch):
         generator.stop_ids = kept
 
 
+PICTURE = [{"type": "image_url", "image_url": {}}]
+
+
 @pytest.mark.parametrize(
     ("change", "param", "message"),
     [
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages", "role"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages",
-            "content",
-        ),
+        ({"messages": [{"role": "user", "content": PICTURE}]}, "messages", "content"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
@@ -236,14 +216,10 @@ def test_harmless_fields_are_taken(client):
 
 
 def test_a_prompt_that_the_template_refuses():
-    with (
-        serving(make(GEMMA)) as address,
-        openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client,
-    ):
-        with pytest.raises(openai.BadRequestError, match="System role"):
-            client.chat.completions.create(model="tiny", messages=ASKED)
-        with pytest.raises(openai.BadRequestError, match="System role"):
-            client.chat.completions.create(model="tiny", messages=ASKED, stream=True)
+    with asked(make(GEMMA)) as (_, client):
+        for more in ({}, {"stream": True}):
+            with pytest.raises(openai.BadRequestError, match="System role"):
+                client.chat.completions.create(model="tiny", messages=ASKED, **more)
 
 
 @pytest.mark.parametrize(
@@ -268,23 +244,17 @@ def test_errors_have_a_body(address, request_of, status, message):
 
 def test_other_pages_and_names_are_refused(address):
     body = {"prompt": "x", "max_tokens": 1}
-    assert (
-        httpx.post(f"{address}/completions", json=body, headers={"origin": "http://evil.test"}).status_code
-        == 403
-    )
-    assert httpx.post(f"{address}/completions", json=body, headers={"host": "evil.test"}).status_code == 400
+    for headers, status in (({"origin": "http://evil.test"}, 403), ({"host": "evil.test"}, 400)):
+        assert httpx.post(f"{address}/completions", json=body, headers=headers).status_code == status
 
 
 def test_a_key_is_asked_for():
-    with serving(make(), key="right") as address:
+    with asked(make(), "wrong", key="right") as (address, stranger):
         for key in ("wrong", "r\u00efght"):
             answer = httpx.get(f"{address}/models", headers={"authorization": f"Bearer {key}".encode()})
             assert answer.status_code == 401
-        with (
-            openai.OpenAI(base_url=address, api_key="wrong", max_retries=0) as client,
-            pytest.raises(openai.AuthenticationError, match="missing or wrong"),
-        ):
-            client.chat.completions.create(model="tiny", messages=ASKED)
+        with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+            stranger.chat.completions.create(model="tiny", messages=ASKED)
         with openai.OpenAI(base_url=address, api_key="right") as client:
             assert client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=1).choices
 
@@ -298,7 +268,7 @@ def test_a_failure_of_the_model_is_reported_and_the_server_goes_on(monkeypatch):
         return step(self)
 
     monkeypatch.setattr(DecodeLoop, "step", failing)
-    with serving(generator) as address, openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
+    with asked(generator) as (address, client):
         with pytest.raises(openai.InternalServerError, match="not numbers"):
             client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=3)
         assert client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=3).choices
@@ -306,11 +276,10 @@ def test_a_failure_of_the_model_is_reported_and_the_server_goes_on(monkeypatch):
 
 
 def test_whoever_leaves_frees_the_place(monkeypatch):
-    generator = TransformersGenerator(
-        tiny(dtype=torch.float32, max_position_embeddings=100_000), byte_tokenizer(CHATML)
-    )
+    long = tiny(dtype=torch.float32, max_position_embeddings=100_000)
+    generator = TransformersGenerator(long, byte_tokenizer(CHATML))
     generator.stop_ids = []
-    with serving(generator) as address, openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
+    with asked(generator) as (address, client):
         health = address.replace("/v1", "/health")
         stream = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=50_000, stream=True)
         next(iter(stream))
@@ -349,7 +318,7 @@ class Method:
 
 def test_any_generator_can_be_served_and_alike_requests_share_a_call():
     method = Method()
-    with serving(method) as address, openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client:
+    with asked(method) as (address, client):
 
         def ask(prompt: str, **more: Any) -> str:
             try:
@@ -384,16 +353,10 @@ def test_the_command_serves_until_it_is_interrupted(model, tmp_path):  # noqa: F
         "coalign",
         "serve",
         model,
-        "--port",
-        "0",
-        "--dtype",
-        "float32",
-        "--name",
-        "m",
+        *["--port", "0", "--dtype", "float32", "--name", "m"],
     ]
-    child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COALIGN_PROGRESS": "0"}
-    )
+    environment = {**os.environ, "COALIGN_PROGRESS": "0"}
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert child.stderr is not None
         lines = []
@@ -402,9 +365,8 @@ def test_the_command_serves_until_it_is_interrupted(model, tmp_path):  # noqa: F
             assert lines[-1], lines
         address = lines[-1].split(" at ")[1].split()[0]
         with openai.OpenAI(base_url=address, api_key="x", max_retries=20) as client:
-            answer = client.chat.completions.create(
-                model="m", messages=ASKED[1:], max_tokens=3, temperature=0
-            )
+            values = {"model": "m", "messages": ASKED[1:], "max_tokens": 3, "temperature": 0}
+            answer = client.chat.completions.create(**values)
         assert answer.usage.completion_tokens
         child.send_signal(signal.SIGINT)
         assert child.wait(15) in (0, 130)

@@ -114,10 +114,10 @@ def test_a_report_opens_in_a_sandbox(root: Path) -> None:
     assert "allow-same-origin" not in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/runs/none", "/runs/none/report", "/runs/..%2f..%2fetc", "/static/..%2fworkbench.py", "/runs/.."],
-)
+OUTSIDE = ["/runs/none", "/runs/none/report", "/runs/..%2f..%2fetc", "/static/..%2fworkbench.py", "/runs/.."]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
 def test_nothing_outside_of_the_listing_is_reached(root: Path, path: str) -> None:
     answer = client_of(root).get(path)
     assert answer.status_code in (200, 404)
@@ -195,12 +195,7 @@ def test_only_listed_models_are_loaded(root: Path) -> None:
 def test_the_least_used_model_leaves_memory(root: Path) -> None:
     make_run(root, "third", model=True)
     loaded: list[str] = []
-
-    def load(name: str) -> Any:
-        loaded.append(Path(name).name)
-        return Echo(name), True
-
-    client = client_of(root, load)
+    client = client_of(root, lambda name: (loaded.append(Path(name).name) or Echo(name), True))
     for model in ("default", "first", "default", "third", "default", "first"):
         client.post("/api/generate", json={"model": model, "prompt": "x"})
     assert loaded == ["default", "first", "third", "first"]
@@ -218,13 +213,12 @@ def test_pairs_are_judged_on_the_same_site(root: Path) -> None:
     session.close()
 
 
-def test_annotation_needs_both_files() -> None:
-    result = CliRunner().invoke(ui, ["--annotate", "pairs.jsonl"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--annotate", "pairs.jsonl"], "go together"), (["--host", "0.0.0.0"], "tunnel")],
+    ids=["annotation needs both files", "only loopback"],
+)
+def test_bad_usage(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(ui, options)
     assert result.exit_code != 0
-    assert "go together" in str(result.exception)
-
-
-def test_only_loopback() -> None:
-    result = CliRunner().invoke(ui, ["--host", "0.0.0.0"])
-    assert result.exit_code != 0
-    assert "tunnel" in str(result.exception)
+    assert message in str(result.exception)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,10 @@ pytest.importorskip("selenium")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from coalign.web.local import address_of, listen
 from coalign.web.workbench import workbench
 from tests.browser import browser as browser
 from tests.browser import js, wait
+from tests.web.serving import running
 from tests.web.test_workbench import HOSTILE, Echo, make_run
 
 pytestmark = pytest.mark.browser
@@ -24,19 +23,11 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import uvicorn
-
     root = tmp_path_factory.mktemp("runs")
     make_run(root, "first", headline="30 % to 46 %", model=True)
     make_run(root, "second", headline=HOSTILE + "x" * 3000 + "مرحبا بالعالم", model=True)
-    server = listen("127.0.0.1", 0)
-    app = workbench(root, load=lambda name: (Echo(Path(name).name), True))
-    running = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [server]}, daemon=True)
-    thread.start()
-    yield address_of(server)
-    running.should_exit = True
-    thread.join(10)
+    with running(workbench(root, load=lambda name: (Echo(Path(name).name), True))) as address:
+        yield address
 
 
 def _open(browser, url: str, width: int = 1280) -> None:
@@ -66,9 +57,7 @@ def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None
     wait(browser, f"{visible} === 2")
     for _ in range(2):
         assert js(browser, "document.getElementById('compare').disabled")
-        while js(browser, "document.activeElement.name") != "run" or js(
-            browser, "document.activeElement.checked"
-        ):
+        while not js(browser, "document.activeElement.name == 'run' && !document.activeElement.checked"):
             ActionChains(browser).send_keys(Keys.TAB).perform()
         ActionChains(browser).send_keys(Keys.SPACE).perform()
     wait(browser, "!document.getElementById('compare').disabled")
@@ -81,10 +70,8 @@ def test_two_models_answer_by_keyboard(browser, address: str) -> None:
     browser.execute_script("document.querySelector('[name=prompt]').value = arguments[0]", HOSTILE)
     browser.execute_script("document.querySelector('[name=prompt]').focus()")
     ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
-    wait(
-        browser,
-        "[...document.querySelectorAll('.speed')].every((one) => one.textContent.startsWith('5 tokens'))",
-    )
+    ended = "[...document.querySelectorAll('.speed')].every((one) => one.textContent.startsWith('5 tokens'))"
+    wait(browser, ended)
     answers = js(browser, "[...document.querySelectorAll('.answer')].map((one) => one.textContent.trim())")
     assert answers == [f"first: {HOSTILE}", f"second: {HOSTILE}"]
     assert js(browser, "typeof window.pwned") == "undefined"
@@ -94,9 +81,6 @@ def test_two_models_answer_by_keyboard(browser, address: str) -> None:
 def test_every_control_has_a_name(browser, address: str) -> None:
     for path in ("/", "/methods", "/play", "/runs/first"):
         _open(browser, address + path)
-        unnamed = js(
-            browser,
-            "[...document.querySelectorAll('input, select, button, a, textarea')].filter((one) =>"
-            " !(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()).length",
-        )
-        assert unnamed == 0, path
+        controls = "[...document.querySelectorAll('input, select, button, a, textarea')]"
+        name = "(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()"
+        assert js(browser, f"{controls}.filter((one) => !{name}).length") == 0, path
