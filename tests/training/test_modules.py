@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from coalign.core.runs import Run
-from coalign.training.modules import ModuleFit, fit_module
+from coalign.training.job import FitResult
+from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
 from coalign.training.options import TrainingOptions
 from coalign.training.task import DivergedError, Task
@@ -67,7 +68,7 @@ class Terms(Squares):
 
 def train(
     folder: Path, task: Task, count: int = 20, held_out: int = 0, quiet: bool = True, **options: Any
-) -> tuple[torch.Tensor, ModuleFit, Run]:
+) -> tuple[torch.Tensor, FitResult, Run]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1))
     settings = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2.0, "schedule": "linear", **options}

@@ -226,7 +226,8 @@ def run(config: Config, run: Run) -> None:
         CoalignError: the critic gave too few verdicts.
     """
     if config.prompts is not None:
-        criticise(config, run)
+        loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
+        write_judged_report(run, loop, run_labelling(run, loop))
         return
     if config.data is None:
         raise ConfigError("cut needs judged answers (--data) or prompts to answer (--prompts).")
@@ -234,9 +235,3 @@ def run(config: Config, run: Run) -> None:
     check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
     mixed = mix_judgments(material, config.appropriate_ratio, config.seed, config.data)
     learn(config, get_objective("cut"), run, material=mixed)
-
-
-def criticise(config: Config, run: Run) -> None:
-    """The online form: every round answers its prompts with the current model and learns from what the critic says."""
-    loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
-    write_judged_report(run, loop, run_labelling(run, loop))

@@ -26,7 +26,7 @@ import torch
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
-from coalign.data.records import Feedback, Preference, Record
+from coalign.data.records import Feedback
 from coalign.loops.rounds import Round
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.preference.data.anchors import (
@@ -158,7 +158,7 @@ def run(config: Config, run: Run) -> None:
     """
     assert_one_process("d2o samples")
     material = read_material(config, "feedback", run, also=["preference", "feedback"])
-    negatives, held_out = (_negatives(part) for part in (material.training, material.held_out))
+    negatives, held_out = (human_negatives(part) for part in (material.training, material.held_out))
     if not negatives:
         raise DataError(
             f"{config.data}: there is no negative to learn from.", hint="Give pairs or thumbs-down records."
@@ -206,7 +206,3 @@ def _train_parts(
         results.append(train(job, folder, reference_from=config if number > 1 else None))
         policy = config.at(folder)
     return material, results
-
-
-def _negatives(records: Sequence[Record]) -> list[Feedback]:
-    return human_negatives([one for one in records if isinstance(one, Preference | Feedback)])

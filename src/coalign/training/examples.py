@@ -35,39 +35,36 @@ class Prepared:
     dropped: tuple[RecordProblem, ...] = ()
     same_tokens: int = 0
 
+    def _encoded(self) -> Iterator[EncodedRecord]:
+        return (one for example in self.examples for one in example.contexts)
+
     @property
     def responses(self) -> int:
         """Responses that are scored, those that the objective added included."""
-        return sum(len(one.response_ids) for example in self.examples for one in example.contexts)
+        return sum(len(one.response_ids) for one in self._encoded())
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompts, each counted once for all its responses: what the scoring engine computes."""
-        return sum(len(one.prompt_ids) for example in self.examples for one in example.contexts)
+        return sum(len(one.prompt_ids) for one in self._encoded())
 
     @property
     def response_tokens(self) -> int:
         """Tokens of the responses."""
-        return sum(
-            len(ids) for example in self.examples for one in example.contexts for ids in one.response_ids
-        )
+        return sum(len(ids) for one in self._encoded() for ids in one.response_ids)
 
     def valued_lengths(self) -> tuple[float, float] | None:
         """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
         responses of value 1 and of value 0 where records have one each; None where nothing is compared."""
         best, worst = [], []
-        for example in self.examples:
-            for one in example.contexts:
-                valued = [
-                    (value, len(ids))
-                    for value, ids in zip(one.values, one.response_ids, strict=True)
-                    if not math.isnan(value)
-                ]
-                if len(valued) == 1:
-                    (best if valued[0][0] > 0.5 else worst).append(valued[0][1])
-                elif valued and min(valued)[0] < max(valued)[0]:
-                    best.append(max(valued)[1])
-                    worst.append(min(valued)[1])
+        for one in self._encoded():
+            pairs = zip(one.values, map(len, one.response_ids), strict=True)
+            valued = [(value, length) for value, length in pairs if not math.isnan(value)]
+            if len(valued) == 1:
+                (best if valued[0][0] > 0.5 else worst).append(valued[0][1])
+            elif valued and min(valued)[0] < max(valued)[0]:
+                best.append(max(valued)[1])
+                worst.append(min(valued)[1])
         return (statistics.fmean(best), statistics.fmean(worst)) if best and worst else None
 
 
@@ -105,12 +102,9 @@ def prepare_examples(
     contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
     flat = [one for group in contexts for one in group]
     owners = [index for index, group in enumerate(contexts) for _ in group]
+    longest = options.max_length
     encoded = encode_records(
-        flat,
-        tokenizer,
-        max_prompt_length=options.max_prompt_length,
-        max_length=options.max_length,
-        label="Tokenising",
+        flat, tokenizer, max_prompt_length=options.max_prompt_length, max_length=longest, label="Tokenising"
     )
     same = sum(map(compares_nothing, encoded.records))
     if same and same == len(encoded.records):
@@ -121,7 +115,7 @@ def prepare_examples(
         )
     prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
     if objective.prepare and prepared:
-        prepared = objective.prepare(prepared, options.max_length)
+        prepared = objective.prepare(prepared, longest)
     grouped: dict[int, list[EncodedRecord]] = {}
     for one in prepared:
         grouped.setdefault(one.record_index, []).append(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run
@@ -43,16 +43,16 @@ class FitResult:
 
     Attributes:
         steps: optimizer steps in all, those before a resume included.
-        history: one row per log line: `step`, `loss`, the objective's metrics, `eval_...`.
-        before: the same metrics on the evaluation records before training; empty without them.
+        history: one row per log line: `step`, `loss`, the metrics of what is learnt, `eval_...`.
         seconds: wall time of this process's part.
+        before: the same metrics on the evaluation records before training; empty without them.
         truncated: records of which tokens were cut off.
         dropped: records without a response left, with reasons.
     """
 
     steps: int
     history: list[dict[str, float]]
-    before: dict[str, float]
     seconds: float
-    truncated: int
-    dropped: int
+    before: dict[str, float] = field(default_factory=dict)
+    truncated: int = 0
+    dropped: int = 0

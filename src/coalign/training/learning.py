@@ -59,7 +59,6 @@ def learn(
     run: Run,
     *,
     material: Material | None = None,
-    constants: Any = None,
     sections: Sequence[AnySection] = (),
     limitations: Sequence[str] = (),
 ) -> FitResult:
@@ -71,21 +70,14 @@ def learn(
     Args:
         config: an instance of a class that has `LearningOptions` and the objective's constants.
         material: records to use in place of those that `config` names (a system that builds its own).
-        constants: of the objective, where `config` does not have them under their own names.
         sections: put into the report after its figures.
         limitations: said in the model card.
     """
     if material is None:
         material = read_material(config, objective.data, run)
     announce(material.notes, run)
-    job = Job(
-        objective=objective,
-        options=config,
-        run=run,
-        records=material.training,
-        held_out=material.held_out,
-        constants=constants,
-    )
+    records, held_out = material.training, material.held_out
+    job = Job(objective=objective, options=config, run=run, records=records, held_out=held_out)
     result = train(job, run.model)
     if is_main_process():
         write_learning_report(

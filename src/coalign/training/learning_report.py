@@ -43,11 +43,6 @@ _HELD_OUT: tuple[tuple[str, str, Better, Unit], ...] = (
     ("logps/chosen", "Log-probability, chosen", "neither", "number"),
     ("logps/rejected", "Log-probability, rejected", "neither", "number"),
 )
-_CLAIMED: dict[str, tuple[str, Unit, Better]] = {
-    "loss": ("loss", "number", "lower"),
-    "rewards/accuracies": ("pairs in the right order", "percent", "higher"),
-}
-"""What a headline may name: in words, unit and direction."""
 
 
 def write_learning_report(
@@ -110,7 +105,8 @@ def _headline(result: FitResult, before: dict[str, float], after: dict[str, floa
         key = "loss"
     if key != "loss" and _is_reference(before):
         return _against_chance(result, after[key], n)
-    word, unit, better = _CLAIMED[key]
+    _, title, better, unit = next(row for row in _HELD_OUT if row[0] == key)
+    word = title.lower()
     old, new = (
         f"{100 * one[key]:.1f} %" if unit == "percent" else f"{one[key]:.4f}" for one in (before, after)
     )

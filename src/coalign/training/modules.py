@@ -20,30 +20,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run, is_main_process
+from coalign.training.job import FitResult
 from coalign.training.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerCallback
-
-
-@dataclass(frozen=True)
-class ModuleFit:
-    """What training did.
-
-    Attributes:
-        steps: optimizer steps in all, those before a resume included.
-        history: one row per log line: `step`, `loss`, the task's metrics, `eval_...`.
-        seconds: wall time of this process's part.
-    """
-
-    steps: int
-    history: list[dict[str, float]]
-    seconds: float
 
 
 def fit_module(
@@ -59,7 +44,7 @@ def fit_module(
     callbacks: Sequence[TrainerCallback] = (),
     quiet: bool = False,
     **arguments: Any,
-) -> ModuleFit:
+) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
     Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
 
@@ -102,4 +87,4 @@ def fit_module(
     )
     trainer.watch(run, name, Monitor(run, name, quiet=quiet), quiet=quiet)
     history = trainer.complete(checkpoint)
-    return ModuleFit(trainer.state.global_step, history, time.monotonic() - started)
+    return FitResult(trainer.state.global_step, history, time.monotonic() - started)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
@@ -18,10 +17,6 @@ from coalign.preference.data.aligned_scores import (
     precompute_scores,
 )
 from coalign.training.material import LearningOptions, Material
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(kw_only=True)
@@ -50,12 +45,12 @@ def make_scorer(name: str, config: VoterOptions) -> Scorer:
     model, _, revision = name.partition("@")
     place = locate(model, revision or None)
     options = ModelOptions.of(config, model=model, revision=revision or None)
-
-    def load() -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        return load_model(options, training=False), load_tokenizer(options)
-
     called = f"{place.name}@{revision}" if revision else place.name
-    return Scorer(called, load, config.scorer_max_length)
+    return Scorer(
+        called,
+        lambda: (load_model(options, training=False), load_tokenizer(options)),
+        config.scorer_max_length,
+    )
 
 
 def with_votes(material: Material, config: VoterOptions, run: Run) -> Material:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
-from coalign.data.records import Feedback, Messages, Preference, Ranking
+from coalign.data.records import Feedback, Messages, Preference, Ranking, Record
 from coalign.loops.rounds import Round
 from coalign.loops.rows import answer_rows, row_id
 from coalign.models.backends.open import open_generator
@@ -39,7 +39,7 @@ class Anchored:
     dropped: list[RecordProblem] = field(default_factory=list)
 
 
-def human_negatives(records: Sequence[Preference | Feedback]) -> list[Feedback]:
+def human_negatives(records: Sequence[Record]) -> list[Feedback]:
     """The dispreferred answers: the rejected side of pairs (the chosen one is left out), and thumbs-down records.
 
     Thumbs-up records have none and give none.
@@ -48,7 +48,7 @@ def human_negatives(records: Sequence[Preference | Feedback]) -> list[Feedback]:
     for record in records:
         if isinstance(record, Preference):
             negatives.append(Feedback.of(record, completion=record.rejected, label=False))
-        elif not record.label:
+        elif isinstance(record, Feedback) and not record.label:
             negatives.append(record)
     return negatives
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from coalign.core.errors import DataError
 from coalign.core.options import Count, NonNegative, option, options_of
 from coalign.core.runs import Run
-from coalign.data.records import Demonstration, Record
 from coalign.loops.rounds import Round
 from coalign.loops.rows import answer_rows
 from coalign.models.backends.open import open_generator
@@ -67,7 +66,8 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
         DataError: a question without a final answer, or none to which right and wrong solutions were sampled.
     """
     assert_one_process(f"{objective.name} samples")
-    questions, held_out = (_questions(part, config) for part in (material.training, material.held_out))
+    parts = (material.training, material.held_out)
+    questions, held_out = (questions_of(part, config.answer_column) for part in parts)
     announce(material.notes, run)
     stages = Round(run, 1)
     start = _fine_tuned(config, run, material, stages)
@@ -93,11 +93,6 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
         [_right_answers(stages, held_out, {"before": start, "after": final}, greedy)] if held_out else []
     )
     write_learning_report(run, config, objective, groups, result, sections=sections)
-
-
-def _questions(records: Sequence[Record], config: SolutionOptions) -> list[Question]:
-    demonstrations = [one for one in records if isinstance(one, Demonstration)]
-    return questions_of(demonstrations, config.answer_column)
 
 
 def _fine_tuned(config: SolutionOptions, run: Run, material: Material, stages: Round) -> SolutionOptions:

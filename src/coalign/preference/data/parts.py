@@ -42,5 +42,5 @@ def joined(results: Sequence[FitResult]) -> FitResult:
         done += one.steps
     last = results[-1]
     return FitResult(
-        done, history, results[0].before, sum(one.seconds for one in results), last.truncated, last.dropped
+        done, history, sum(one.seconds for one in results), results[0].before, last.truncated, last.dropped
     )

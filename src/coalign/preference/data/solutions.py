@@ -70,15 +70,16 @@ class Question:
         return self.record.prompt
 
 
-def questions_of(records: Sequence[Demonstration], answer_column: str | None = None) -> list[Question]:
-    """The records with their final answers: from a column, else from the reference solution (the completion).
+def questions_of(records: Sequence[Record], answer_column: str | None = None) -> list[Question]:
+    """The demonstrations with their final answers: from a column, else from the reference solution (the completion).
 
     Raises:
         DataError: records without a final answer; every one named.
     """
     found: list[Question] = []
     problems: list[RecordProblem] = []
-    for place, record in enumerate(records):
+    demonstrations = [one for one in records if isinstance(one, Demonstration)]
+    for place, record in enumerate(demonstrations):
         if answer_column is None:
             answer = final_answer(record.completion)
         else:
