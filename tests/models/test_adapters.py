@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.adapters import add_lora, disabled_adapter, has_adapter, merge, trainable_summary
 from coalign.models.options import ModelOptions
+from tests.models.test_loading import llama
 
 IDS = torch.arange(12).reshape(2, 6)
 
@@ -16,8 +17,7 @@ IDS = torch.arange(12).reshape(2, 6)
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, **sizes)).eval()
+    return llama(tie_word_embeddings=False).eval()
 
 
 def disturb(model) -> None:
@@ -106,11 +106,8 @@ def test_targets_that_match_nothing_are_refused(model, targets):
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["q_proj"]])
 def test_tied_weights_are_untied_where_an_adapter_changes_one(targets, tmp_path):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = LlamaConfig(vocab_size=64, num_hidden_layers=1, tie_word_embeddings=True, **sizes)
-    adapted = add_lora(
-        LlamaForCausalLM(config).eval(), ModelOptions(adapter_rank=4, adapter_targets=targets)
-    ).eval()
+    options = ModelOptions(adapter_rank=4, adapter_targets=targets)
+    adapted = add_lora(llama(num_hidden_layers=1).eval(), options).eval()
     disturb(adapted)
     with torch.no_grad():
         expected = adapted(IDS).logits

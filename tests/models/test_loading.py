@@ -25,19 +25,16 @@ def offline(monkeypatch):
         monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
 
 
+def llama(**changes):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = {"vocab_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": True, **sizes, **changes}
+    return LlamaForCausalLM(LlamaConfig(**config))
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).eval()
+    return llama().eval()
 
 
 @pytest.fixture

@@ -6,30 +6,17 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from coalign.core.errors import ModelError
 from coalign.models.adapters import add_lora, has_adapter
-from coalign.models.files import defaults, loading
+from coalign.models.files import loading
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
-from tests.models.test_loading import digits_tokenizer
+from tests.models.test_loading import digits_tokenizer, llama, offline  # noqa: F401  a fixture
 
 IDS = torch.arange(12).reshape(2, 6)
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    for module in (defaults, loading):
-        monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
-
-
-def llama():
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, num_hidden_layers=2, tie_word_embeddings=True, **sizes)
-    )
 
 
 def gpt2():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.files import write_json, write_rows
@@ -80,18 +81,23 @@ def run(config: Config, run: Run) -> None:
     write_pair_report(run, config, found, comparisons, results)
 
 
-def items_of(config: ItemOptions, run: Run) -> ItemSet:
-    """The items of the configured file; what was left out is logged."""
-    found = read_items(
+def configured_items(config: ItemOptions, rejects: Path | None = None) -> ItemSet:
+    """The items of the configured file; `rejects`: file of the rows that were left out."""
+    return read_items(
         config.data,
         pair_columns=config.pair_columns,
         label_columns=config.label_columns,
         reference_column=config.reference_column,
         rubric_column=config.rubric_column,
         on_bad_record=config.on_bad_record,
-        rejects=run.artefacts / "rejects.jsonl",
+        rejects=rejects,
         limit=config.limit,
     )
+
+
+def items_of(config: ItemOptions, run: Run) -> ItemSet:
+    """The items of the configured file; what was left out is logged."""
+    found = configured_items(config, run.artefacts / "rejects.jsonl")
     run.log("data", source=found.source, rows=len(found.items), left_out=found.n_bad)
     return found
 

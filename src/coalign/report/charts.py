@@ -115,9 +115,7 @@ def line_chart(chart: Chart) -> Markup:
         for index, one in enumerate(series)
     ]
     lone = [
-        Markup('<circle class="dot s{}" cx="{}%" cy="{}%" r="3"/>').format(
-            index % 6, x_axis.at(x), 100 - y_axis.at(y)
-        )
+        _dot(index, x_axis.at(x), 100 - y_axis.at(y), 3)
         for index, one in enumerate(series)
         if len(one) == 1 or chart.marks
         for x, y in one
@@ -205,6 +203,16 @@ def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
     return "".join(commands)
 
 
+def _dot(series: int, x: float, y: float, radius: float) -> Markup:
+    """A dot of a series at a place given in percent."""
+    return Markup('<circle class="dot s{}" cx="{}%" cy="{}%" r="{}"/>').format(series % 6, x, y, radius)
+
+
+def _tip(text: str) -> Markup:
+    """What is read where a part of a chart is pointed at."""
+    return Markup('<text class="tip" x="100%" y="-8">{}</text>').format(text)
+
+
 def _readouts(chart: Chart, series: Sequence[Sequence[Point]], x_axis: Axis, y_axis: Axis) -> Markup:
     """A hover target for each drawn step: its own slice of the plot, a rule, dots and the values in words."""
     at: dict[float, list[tuple[int, float]]] = {}
@@ -218,18 +226,12 @@ def _readouts(chart: Chart, series: Sequence[Sequence[Point]], x_axis: Axis, y_a
     groups = []
     for step, place, left, right in zip(steps, places, edges[:-1], edges[1:], strict=True):
         values = " · ".join(f"{visible(chart.series[index].name)} {number(y)}" for index, y in at[step])
-        dots = join(
-            Markup('<circle class="dot s{}" cx="{}%" cy="{}%" r="3.5"/>').format(
-                index % 6, place, 100 - y_axis.at(y)
-            )
-            for index, y in at[step]
-        )
+        dots = join(_dot(index, place, 100 - y_axis.at(y), 3.5) for index, y in at[step])
         target = Markup('<rect x="{}%" width="{}%" height="100%"/>').format(
             round(left, 3), round(right - left, 3)
         )
-        tip = Markup('<text class="tip" x="100%" y="-8">{}</text>').format(
-            f"{visible(chart.x_label)} {number(step, 'integer' if step == int(step) else 'number')} · {values}"
-        )
+        shown = number(step, "integer" if step == int(step) else "number")
+        tip = _tip(f"{visible(chart.x_label)} {shown} · {values}")
         groups.append(
             Markup('<g class="hit">{}{}{}{}</g>').format(
                 target, line("rule", place, 0, place, 100), dots, tip
@@ -262,9 +264,7 @@ def histogram(section: Distribution) -> Markup:
             for sample, one in zip(section.samples, shares, strict=True)
         )
         place, width = x_axis.at(low), round(x_axis.at(high) - x_axis.at(low), 3)
-        tip = Markup('<text class="tip" x="100%" y="-8">{}</text>').format(
-            f"{number(low)} to {number(high)}: {values}"
-        )
+        tip = _tip(f"{number(low)} to {number(high)}: {values}")
         targets.append(
             Markup('<g class="hit"><rect class="column" x="{}%" width="{}%" height="100%"/>{}</g>').format(
                 place, width, tip

@@ -44,7 +44,14 @@ def model_card(
         license: left out unless known.
     """
     parts = [
-        _front_matter(report, base_model, library, hub_datasets, license, language),
+        _front_matter(
+            report,
+            base_model,
+            library,
+            datasets=list(hub_datasets) or None,
+            license=license,
+            language=list(language) or None,
+        ),
         f"# {_inline(report.title)}",
         _inline(summary) or _what_it_is(base_model, library, method_title),
         f"**{report.verdict.outcome.capitalize()}.** {_inline(report.verdict.text)}",
@@ -64,27 +71,17 @@ def write_model_card(path: Path, **fields: Any) -> None:
     write_text(path, model_card(**fields))
 
 
-def _front_matter(
-    report: Report,
-    base_model: str,
-    library: Library,
-    hub_datasets: Sequence[str],
-    license: str | None,
-    language: Sequence[str],
-) -> str:
+def _front_matter(report: Report, base_model: str, library: Library, **known: Any) -> str:
     from huggingface_hub import ModelCardData
 
+    if _is_hub_id(base_model):
+        relation = "adapter" if library == "peft" else "finetune"
+        known |= {"base_model": base_model, "base_model_relation": relation}
     data = ModelCardData(
-        base_model=base_model if _is_hub_id(base_model) else None,
         library_name=library,
         tags=["coalign", report.method, *(["lora"] if library == "peft" else [])],
         pipeline_tag="text-generation",
-        datasets=list(hub_datasets) or None,
-        license=license,
-        language=list(language) or None,
-        base_model_relation=("adapter" if library == "peft" else "finetune")
-        if _is_hub_id(base_model)
-        else None,
+        **known,
         **_results(report),
     )
     return f"---\n{data.to_yaml()}\n---"

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from coalign.core.errors import CoalignError
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 from coalign.models.generation.generator import TransformersGenerator
-from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, goes_on
+from coalign.models.types import Generator, Piece, Sampling, Streaming, goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,8 @@ class CallWorker(_Thread):
             self._failed(works, error)
             return
         for work, samples in zip(works, results, strict=True):
-            self._tell_all(work, samples)
+            for number, one in enumerate(samples):
+                work.tell(Piece(0, number, one.text, one))
 
     def _failed(self, works: list[Work], error: Exception) -> None:
         if len(works) == 1:
@@ -213,7 +214,3 @@ class CallWorker(_Thread):
             return
         for work in works:  # the error is one prompt's: the others shall have their answer
             self._answer([work])
-
-    def _tell_all(self, work: Work, samples: list[Generation]) -> None:
-        for number, one in enumerate(samples):
-            work.tell(Piece(0, number, one.text, one))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,14 @@ def _apply(config: Any, out: Path | None) -> None:
 
 
 def _show_requests(config: Any, count: int) -> None:
-    from coalign.judging.items import read_items
     from coalign.judging.options import language_judge
+    from coalign.judging.run import configured_items
     from coalign.judging.store import ReplyStore
     from coalign.report.text import visible
 
     if config.judge != "model":
         raise ConfigError("--show-requests: only a language model gets requests.")
-    found = read_items(
-        config.data,
-        pair_columns=config.pair_columns,
-        label_columns=config.label_columns,
-        reference_column=config.reference_column,
-        rubric_column=config.rubric_column,
-        on_bad_record="skip",
-        limit=count,
-    )
+    found = configured_items(replace(config, on_bad_record="skip", limit=count))
     kind = "pair" if found.kind == "pairs" else "rate"
     asker = language_judge(config, ReplyStore())
     prompts = asker.prompts(found.items, kind, rubric=config.rubric, scale=config.scale)

