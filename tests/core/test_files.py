@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -82,10 +83,7 @@ def test_writing_nothing_is_an_error_and_keeps_the_old(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def full(path: Path) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "_sync", Mock(side_effect=OSError(code, os.strerror(code))))
     with pytest.raises(CoalignError, match=r"No space left on the disk while writing .*a\.txt"):
         write_text(tmp_path / "a.txt", "text")
     assert list(tmp_path.iterdir()) == []
@@ -141,12 +139,9 @@ def test_a_changed_file_is_named_with_its_line(tmp_path: Path) -> None:
         read_rows(target, repair=True)
 
 
-def test_absent_rows_are_no_rows(tmp_path: Path) -> None:
-    assert read_rows(tmp_path / "no.jsonl") == []
-
-
-def test_rows_keep_line_separators_inside_text(tmp_path: Path) -> None:
+def test_rows_keep_line_separators_inside_text_and_absent_ones_are_none(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\u0085c\nd"}]
+    assert read_rows(tmp_path / "rows.jsonl") == []
     write_rows(tmp_path / "rows.jsonl", rows)
     assert read_rows(tmp_path / "rows.jsonl") == rows
 

@@ -41,15 +41,11 @@ def test_the_same_configuration_continues(tmp_path: Path) -> None:
     assert [row["event"] for row in run.events()] == ["started", "resumed"]
 
 
-def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
+def test_another_configuration_is_refused_by_key_and_another_method(tmp_path: Path) -> None:
     Run.start(tmp_path, "act", Config())
     with pytest.raises(RunError, match=r"beta: 0.1 there, 0.2 now") as caught:
         Run.start(tmp_path, "act", Config(beta=0.2))
     assert "words" not in str(caught.value)
-
-
-def test_another_method_is_refused(tmp_path: Path) -> None:
-    Run.start(tmp_path, "act", Config())
     with pytest.raises(RunError, match="is a run of act, not of cream"):
         Run.start(tmp_path, "cream", Config())
 
@@ -70,20 +66,15 @@ def test_a_start_that_was_killed_half_way_can_be_repeated(tmp_path: Path) -> Non
     assert Run.start(tmp_path, "act", Config()).state == "running"
 
 
-def test_a_torn_event_does_not_spoil_the_log(tmp_path: Path) -> None:
+def test_resuming_repairs_a_torn_event_and_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     run = Run.start(tmp_path, "act", Config())
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"time": 1, "eve')
-    run = Run.start(tmp_path, "act", Config())
-    assert [row["event"] for row in run.events()] == ["started", "resumed"]
-
-
-def test_resuming_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
-    run = Run.start(tmp_path, "act", Config())
     stale = run.artefacts / ".samples.jsonl.x1.tmp"
     stale.mkdir()
     (stale / "samples.jsonl").write_text("half")
-    Run.start(tmp_path, "act", Config())
+    run = Run.start(tmp_path, "act", Config())
+    assert [row["event"] for row in run.events()] == ["started", "resumed"]
     assert list(run.artefacts.iterdir()) == []
 
 
@@ -99,12 +90,9 @@ sys.stdin.read()
 
 
 def test_two_processes_cannot_work_in_one_folder_and_a_kill_frees_it(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -128,15 +116,12 @@ def test_only_the_first_process_of_a_launch_writes(tmp_path: Path, monkeypatch: 
     assert follower.state == "running"
 
 
-def test_a_damaged_status_is_named(tmp_path: Path) -> None:
+def test_a_damaged_status_is_named_and_opening_something_else_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run folder"):
+        Run.open(tmp_path)
     (tmp_path / "status.json").write_text("{")
     with pytest.raises(RunError, match=r"status.json: cannot be read"):
         Run.open(tmp_path).status()
-
-
-def test_opening_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not a run folder"):
-        Run.open(tmp_path)
 
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:

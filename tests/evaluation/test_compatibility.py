@@ -12,15 +12,6 @@ ITEMS = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40)
 SCORES = st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=40)
 
 
-def test_each_kind_of_flip_is_counted() -> None:
-    truth = ["a", "a", "a", "a", "a"]
-    old = ["a", "a", "b", "b", "b"]
-    new = ["a", "c", "a", "b", "c"]
-    found = flips(old, new, truth)
-    assert (found.accuracy_old, found.accuracy_new) == (0.4, 0.4)
-    assert (found.nfr, found.pfr, found.nfr_mc, found.btc) == (0.2, 0.2, 0.4, 0.5)
-
-
 @given(ITEMS)
 def test_flips_explain_the_change_of_accuracy(items: list[tuple[int, int, int]]) -> None:
     old, new, truth = zip(*items, strict=True)

@@ -29,19 +29,11 @@ def test_pairs_with_people(tmp_path: Path) -> None:
     [
         ({"prompt": "?", "chosen": "good", "rejected": "bad"}, ("good", "bad"), ("first",)),
         ({"question": "?", "answer_1": "x", "answer_2": "y", "winner": "model_b"}, ("x", "y"), ("second",)),
-        (
-            {"instruction": "Do", "input": "it", "response1": "x", "response2": "", "label": "tie"},
-            ("x", ""),
-            ("tie",),
-        ),
+        ({"instruction": "Do", "input": "it", "response1": "x", "response2": "", "label": "tie"}, ("x", ""), ("tie",)),
         ({"prompt": "?", "output": "x"}, ("x",), ()),
-        (
-            {"prompt": [{"role": "user", "content": "?"}], "response_a": "x", "response_b": "y"},
-            ("x", "y"),
-            (),
-        ),
+        ({"prompt": [{"role": "user", "content": "?"}], "response_a": "x", "response_b": "y"}, ("x", "y"), ()),
     ],
-)
+)  # fmt: skip
 def test_columns_of_the_field(
     tmp_path: Path, row: dict[str, Any], responses: tuple[str, ...], labels: tuple[str, ...]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 
 from coalign.core.errors import DataError
 from coalign.data.multiple_choice import as_text, choice_accuracy, read_questions
+from tests.preference.tiny_runs import write
+
+TWO = {"question": "?", "choices": ["a", "b"]}
 
 
 def written(folder: Path, *rows: Any) -> Path:
-    path = folder / "questions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write(folder / "questions.jsonl", rows)
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,14 @@ def test_forms_of_a_question(row: dict[str, Any], tmp_path: Path) -> None:
         ({"question": "?", "answer": 0}, "choices: holds None"),
         ({"question": "?", "choices": ["a"], "answer": 0}, "two or more texts"),
         ({"question": "?", "choices": ["a", "a"], "answer": 0}, "same text twice"),
-        (
-            {"question": "?", "choices": ["a", "b"], "answer": 2},
-            "answer: holds 2, expected a position from 0 to 1",
-        ),
-        ({"question": "?", "choices": ["a", "b"], "answer": True}, "holds True"),
-        ({"question": "?", "choices": ["a", "b"]}, "answer: holds None"),
+        ({**TWO, "answer": 2}, "answer: holds 2, expected a position from 0 to 1"),
+        ({**TWO, "answer": True}, "holds True"),
+        (TWO, "answer: holds None"),
     ],
 )
 def test_rows_that_are_no_questions_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
-    good = {"question": "?", "choices": ["a", "b"], "answer": 0}
     with pytest.raises(DataError) as caught:
-        read_questions(written(tmp_path, good, row))
+        read_questions(written(tmp_path, {**TWO, "answer": 0}, row))
     assert message in str(caught.value)
     assert "questions.jsonl:2" in str(caught.value)
     assert len(read_questions(tmp_path / "questions.jsonl", limit=1)) == 1

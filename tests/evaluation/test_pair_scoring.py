@@ -39,13 +39,8 @@ def test_a_long_claim_cuts_both_texts() -> None:
 
 def test_scores_do_not_depend_on_batch_padding_or_order_and_repeat_costs_nothing() -> None:
     draw = random.Random(0)
-    pairs = [
-        (
-            " ".join(draw.choices(WORDS, k=draw.randint(0, 50))),
-            " ".join(draw.choices(WORDS, k=draw.randint(1, 9))),
-        )
-        for _ in range(20)
-    ]
+    sizes = [(draw.randint(0, 50), draw.randint(1, 9)) for _ in range(20)]
+    pairs = [tuple(" ".join(draw.choices(WORDS, k=k)) for k in both) for both in sizes]
     model = pair_classifier()
     alone = headed_scorer(model, TOKENIZER, 64, batch_tokens=1)(pairs).scores
     scorer = headed_scorer(model, TOKENIZER, 64, batch_tokens=300)

@@ -13,10 +13,8 @@ def _sentences(text: str, language: str = "english") -> list[str]:
 
 
 def test_abbreviations_do_not_end_a_sentence() -> None:
-    assert _sentences("Dr. Smith paid $3.5 million. He left.") == [
-        "Dr. Smith paid $3.5 million.",
-        "He left.",
-    ]
+    sentences = ["Dr. Smith paid $3.5 million.", "He left."]
+    assert _sentences(" ".join(sentences)) == sentences
 
 
 def test_the_last_of_several_closing_marks_stands_alone_as_in_nltk() -> None:
@@ -24,9 +22,8 @@ def test_the_last_of_several_closing_marks_stands_alone_as_in_nltk() -> None:
     assert _sentences('"Go!!"') == ['"Go!!"']
 
 
-@pytest.mark.parametrize("text", ["", "  \n ", "\t"])
-def test_nothing_has_no_sentences(text: str) -> None:
-    assert _sentences(text) == []
+def test_nothing_has_no_sentences() -> None:
+    assert [_sentences(text) for text in ("", "  \n ", "\t")] == [[]] * 3
 
 
 def test_other_languages_and_unknown_ones() -> None:

@@ -11,20 +11,16 @@ from coalign.evaluation.regressions.tasks import Task, folded, last_number, read
 from coalign.measures.text_metrics import rouge_1
 from tests.preference.tiny_runs import write
 
+NUMBERS = {
+    "She has 12 apples, so the answer is 1,234.50.": "1234.5",
+    "#### 72": "72",
+    "-3": "-3",
+    "about .5": ".5",
+}
+NUMBERS |= {"100": "100", "7.00": "7", "none": None, "": None}
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("She has 12 apples, so the answer is 1,234.50.", "1234.5"),
-        ("#### 72", "72"),
-        ("-3", "-3"),
-        ("about .5", ".5"),
-        ("100", "100"),
-        ("7.00", "7"),
-        ("none", None),
-        ("", None),
-    ],
-)
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS.items())
 def test_last_number(text: str, number: str | None) -> None:
     assert last_number(text) == number
 
@@ -55,13 +51,8 @@ def test_metrics_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_scores_of_answers(tmp_path: Path) -> None:
-    items = read_task(
-        str(
-            write(
-                tmp_path / "n.jsonl", [{"prompt": "p", "completion": "4"}, {"prompt": "q", "completion": "5"}]
-            )
-        )
-    )
+    rows = [{"prompt": "p", "completion": "4"}, {"prompt": "q", "completion": "5"}]
+    items = read_task(str(write(tmp_path / "n.jsonl", rows)))
     assert scores(items, [folded("It is 4.0", "number"), ""]) == [1.0, 0.0]
     rouge = Task("rouge1", items.items)
     assert scores(rouge, ["4", "nothing"]) == [1.0, 0.0]

@@ -59,13 +59,10 @@ def test_properties_of_distinct_n(texts: list[str], n: int) -> None:
         assert same[0] == same[1] == pytest.approx(value)
 
 
-@pytest.mark.parametrize("size", [0, 4])
-def test_rarefaction_refuses_more_than_there_is(size: int) -> None:
-    with pytest.raises(ValueError, match="expected 1 to 3"):
-        rarefied_distinct_n(["a b c"], 1, size)
-
-
-def test_n_below_one_is_refused() -> None:
+def test_rarefaction_refuses_more_than_there_is_and_n_below_one() -> None:
+    for size in (0, 4):
+        with pytest.raises(ValueError, match="expected 1 to 3"):
+            rarefied_distinct_n(["a b c"], 1, size)
     with pytest.raises(ValueError, match="n is 0"):
         distinct_n(["a"], 0)
 
@@ -77,17 +74,11 @@ def test_perplexity_weighs_tokens_alike() -> None:
     assert perplexity_from_logps([-1e6], [1]) == math.inf
 
 
+ONE_TOKEN = [([0.1], [1]), ([float("nan")], [1]), ([-math.inf], [1])]
+
+
 @pytest.mark.parametrize(
-    ("logps", "tokens"),
-    [
-        ([-1.0], [1, 2]),
-        ([], []),
-        ([0.0], [0]),
-        ([-1.0], [0]),
-        ([0.1], [1]),
-        ([float("nan")], [1]),
-        ([-math.inf], [1]),
-    ],
+    ("logps", "tokens"), [([-1.0], [1, 2]), ([], []), ([0.0], [0]), ([-1.0], [0]), *ONE_TOKEN]
 )
 def test_perplexity_refuses(logps: list[float], tokens: list[int]) -> None:
     with pytest.raises(ValueError, match="expected"):

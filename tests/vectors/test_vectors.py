@@ -23,9 +23,7 @@ EXAMPLE = Path(__file__).parent / "data" / "asft.json"
 
 def stored_cases() -> Iterator[Case]:
     for path in FILES:
-        with contextlib.suppress(
-            VectorFileError
-        ):  # fails `test_file`, must not stop the collection of the others
+        with contextlib.suppress(VectorFileError):  # fails `test_file`, must not stop the others' collection
             yield from read_cases(path)
 
 
@@ -51,9 +49,14 @@ def edited(tmp_path: Path, **changes: Any) -> str:
     return str(path)
 
 
+CASE = json.loads(EXAMPLE.read_text())["cases"][0]
+
+
 def cases_with(**outputs: Any) -> list[dict[str, Any]]:
-    case = json.loads(EXAMPLE.read_text())["cases"][0]
-    return [{**case, "outputs": {**case["outputs"], **outputs}}]
+    return [{**CASE, "outputs": {**CASE["outputs"], **outputs}}]
+
+
+WRONG = cases_with(loss=CASE["outputs"]["loss"] * (1 + 1e-5))
 
 
 def test_a_right_file_exits_zero_with_a_line_a_case(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,28 +67,24 @@ def test_a_right_file_exits_zero_with_a_line_a_case(capsys: pytest.CaptureFixtur
     assert lines[-1].startswith("6 passed, 0 failed")
 
 
-def test_a_wrong_number_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    right = json.loads(EXAMPLE.read_text())["cases"][0]["outputs"]["loss"]
-    assert main([edited(tmp_path, cases=cases_with(loss=right * (1 + 1e-5)))]) == 1
-    assert "FAIL  loss: error above 1e-06" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        (WRONG, "FAIL  loss: error above 1e-06"),
+        (cases_with(entropy=1.0), "entropy: not computed"),
+        ([{**CASE, "inputs": {}}], "FAIL  KeyError"),
+    ],
+    ids=["a wrong number", "an output that is not computed", "an adapter that raises"],
+)
+def test_what_fails(cases: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([edited(tmp_path, cases=cases)]) == 1
+    assert message in capsys.readouterr().out
 
 
 def test_a_stated_tolerance_counts(tmp_path: Path) -> None:
-    right = json.loads(EXAMPLE.read_text())["cases"][0]["outputs"]["loss"]
-    cases = cases_with(loss=right * (1 + 1e-5))
-    assert main([edited(tmp_path, cases=cases, tolerance=1e-4)]) == 0
-    assert main([edited(tmp_path, cases=cases, tolerance={"rtol": 1e-4, "atol": 1e-9})]) == 0
-    assert main([edited(tmp_path, cases=[{**cases[0], "tolerance": 1e-6}], tolerance=1e-4)]) == 1
-
-
-def test_an_output_that_is_not_computed_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([edited(tmp_path, cases=cases_with(entropy=1.0))]) == 1
-    assert "entropy: not computed" in capsys.readouterr().out
-
-
-def test_an_adapter_that_raises_fails_its_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([edited(tmp_path, cases=[{**cases_with()[0], "inputs": {}}])]) == 1
-    assert "FAIL  KeyError" in capsys.readouterr().out
+    for tolerance in (1e-4, {"rtol": 1e-4, "atol": 1e-9}):
+        assert main([edited(tmp_path, cases=WRONG, tolerance=tolerance)]) == 0
+    assert main([edited(tmp_path, cases=[{**WRONG[0], "tolerance": 1e-6}], tolerance=1e-4)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,23 +141,20 @@ def test_the_largest_error(actual: Any, expected: Any, error: float) -> None:
     assert largest_error(actual, expected, Tolerance(), "x") == pytest.approx(error)
 
 
-@pytest.mark.parametrize(
-    ("actual", "expected"),
-    [
-        ([1.0], [1.0, 2.0]),
-        (1.0, [1.0]),
-        ([1.0], 1.0),
-        ("yes", "no"),
-        (1, True),
-        (True, 1),
-        (2**60 + 1, 2**60),
-        (None, 0.0),
-        (0.0, None),
-        ({"a": 1, "b": 2}, {"a": 1}),
-        ({}, {"a": 1}),
-        ([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0, 4.0]]),
-    ],
-)
+NEVER = [
+    ([1.0], [1.0, 2.0]),
+    (1.0, [1.0]),
+    ([1.0], 1.0),
+    ("yes", "no"),
+    (1, True),
+    (True, 1),
+    (2**60 + 1, 2**60),
+]
+NEVER += [(None, 0.0), (0.0, None), ({"a": 1, "b": 2}, {"a": 1}), ({}, {"a": 1})]
+NEVER += [([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0, 4.0]])]
+
+
+@pytest.mark.parametrize(("actual", "expected"), NEVER)
 def test_what_never_matches(actual: Any, expected: Any) -> None:
     with pytest.raises(Mismatch):
         largest_error(actual, expected, Tolerance(), "x")
