@@ -84,12 +84,8 @@ def test_threads_are_given_back(run: Run) -> None:
     torch.set_num_threads(2)
     seen: list[int] = []
     try:
-        measure_arms(
-            run,
-            seeds=1,
-            prepare=lambda _: seen.append(torch.get_num_threads()),
-            arms={"a": lambda _: {"x": 1.0}},
-        )
+        count = lambda _: seen.append(torch.get_num_threads())  # noqa: E731
+        measure_arms(run, seeds=1, prepare=count, arms={"a": lambda _: {"x": 1.0}})
         assert seen == [1]
         assert torch.get_num_threads() == 2
     finally:

@@ -23,6 +23,11 @@ def start() -> Start[CopyingWorld]:
     return start_with(world, base, {"": pairs}, compared=[""])
 
 
+def gold_of(world: CopyingWorld, rows: list[Example]) -> torch.Tensor:
+    records = [row.contexts[0] for row in rows]
+    return world.gold([one.prompt_ids for one in records], [one.response_ids for one in records])
+
+
 def test_gold_by_hand() -> None:
     prompts = [[5, 6, 7, SEPARATOR]]
     responses = [[[5, 6, 7, 9, END], [5, 7, 6, END], [6, 6, END], [5], [END]]]
@@ -32,9 +37,9 @@ def test_gold_by_hand() -> None:
 
 def test_demonstrations_are_noisy_copies_of_any_length() -> None:
     world = CopyingWorld(seed=3)
-    rows = [one.contexts[0] for one in world.demonstrations(3000, "x")]
-    gold = world.gold([row.prompt_ids for row in rows], [row.response_ids for row in rows])
-    assert float(gold.mean()) == pytest.approx(0.62 + 0.38 / 22, abs=0.02)
+    examples = world.demonstrations(3000, "x")
+    rows = [one.contexts[0] for one in examples]
+    assert float(gold_of(world, examples).mean()) == pytest.approx(0.62 + 0.38 / 22, abs=0.02)
     lengths = torch.tensor([len(row.response_ids[0]) for row in rows])
     assert lengths.unique().tolist() == list(range(4, 15))
     assert all(row.response_ids[0][-1] == END and END not in row.response_ids[0][:-1] for row in rows)
@@ -42,11 +47,9 @@ def test_demonstrations_are_noisy_copies_of_any_length() -> None:
 
 
 def test_without_noise_the_better_response_is_chosen(start: Start[CopyingWorld]) -> None:
-    for pair in start.panels[""]:
-        (record,) = pair.contexts
-        chosen, rejected = start.world.gold([record.prompt_ids], [record.response_ids])[0]
-        assert chosen >= rejected
-        assert record.values == [1.0, 0.0]
+    gold = gold_of(start.world, start.panels[""])
+    assert bool((gold[:, 0] >= gold[:, 1]).all())
+    assert all(one.contexts[0].values == [1.0, 0.0] for one in start.panels[""])
 
 
 def test_labels_may_reward_length(start: Start[CopyingWorld]) -> None:
@@ -98,15 +101,11 @@ def test_the_last_token_of_a_prompt_names_its_class() -> None:
 
 
 def test_demonstrations_copy_at_the_rate_of_their_class_or_of_their_row() -> None:
-    def gold(rows: list[Example]) -> torch.Tensor:
-        records = [row.contexts[0] for row in rows]
-        return world.gold([one.prompt_ids for one in records], [one.response_ids for one in records])[:, 0]
-
     world = CopyingWorld(seed=1, copy_rates=(1.0, 0.0))
-    by_class = gold(world.demonstrations(1000, "x"))
+    by_class = gold_of(world, world.demonstrations(1000, "x"))[:, 0]
     assert bool((by_class[::2] == 1).all())
     assert float(by_class[1::2].mean()) == pytest.approx(1 / 22, abs=0.02)
-    by_row = gold(world.demonstrations(1000, "x", torch.arange(1000) / 500 % 1))
+    by_row = gold_of(world, world.demonstrations(1000, "x", torch.arange(1000) / 500 % 1))[:, 0]
     assert float(by_row[:500].mean()) == pytest.approx(0.5 + 0.5 / 22, abs=0.03)
 
 

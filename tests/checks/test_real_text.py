@@ -24,17 +24,12 @@ from coalign.core.system import load_check
 from coalign.core.verdict import Verdict
 from coalign.data.encoding import encode_response
 from coalign.data.records import Demonstration, Judgment, Preference
-from tests.preference.tiny_runs import save_tiny_model, write
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+from tests.preference.tiny_runs import write
 
 
 @pytest.fixture
-def model(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(default_model, "MODEL", tiny)
+def model(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_model, "MODEL", tiny_model)
 
 
 def solutions(n: int) -> list[dict[str, Any]]:
@@ -210,7 +205,7 @@ def test_quoted_tokens_cover_the_quotation() -> None:
         completion="It is blue",
         judgment='The word "blue" is wrong.',
     )
-    (material,) = [quoted_text([record, unquoted(record)], 0, training=1, measured=1)]
+    material = quoted_text([record, replace(record, judgment="Wrong.")], 0, training=1, measured=1)
     (mask,) = material.masks
     tokenizer = open_default()[1]
     ids = encode_response(tokenizer, record.prompt, record.completion)
@@ -218,10 +213,6 @@ def test_quoted_tokens_cover_the_quotation() -> None:
     said = tokenizer.decode([one for one, inside in zip(ids, mask.tolist(), strict=True) if inside])
     assert said.strip() == "blue"
     assert not mask[-1], "the end of turn is not quoted"
-
-
-def unquoted(record: Judgment) -> Judgment:
-    return replace(record, judgment="Wrong.")
 
 
 def test_a_failed_judge_is_no_critic() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from coalign.checks.steps import LIKELIHOOD, example, prepared, reference_logps, score, trained
 from coalign.checks.tiny_models import TinyGRU, seeded, stream
-from coalign.training.batches import collate
+from coalign.training.batches import Example, collate
 from coalign.training.losses.pairwise import DPOConstants
-from coalign.training.objective import Losses, NoConstants, ScoredBatch, get_objective
+from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch, get_objective
 
 PAIRS = [
     example([1, 2], [[3, 4, 5], [6]], [1.0, 0.0]),
@@ -25,6 +26,17 @@ PAIRS = [
 @pytest.fixture
 def model() -> TinyGRU:
     return seeded(lambda: TinyGRU(9, width=8, layers=1), 0)
+
+
+def fitted(
+    model: TinyGRU,
+    examples: list[Example],
+    objective: Objective = LIKELIHOOD,
+    order: str = "order",
+    **options: Any,
+) -> TinyGRU:
+    settings = {"steps": 3, "batch_size": 2, "learning_rate": 1e-2, **options}
+    return trained(model, examples, objective, generator=stream(0, order), **settings)
 
 
 def test_the_reference_is_aligned_with_every_choice_of_examples(model: TinyGRU) -> None:
@@ -41,20 +53,9 @@ def test_the_reference_is_aligned_with_every_choice_of_examples(model: TinyGRU) 
 
 def test_training_moves_a_copy_and_repeats_itself(model: TinyGRU) -> None:
     before = copy.deepcopy(model.state_dict())
-    settings = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2}
     reference = reference_logps(model, PAIRS)
-
-    def run(purpose: str) -> TinyGRU:
-        return trained(
-            model,
-            PAIRS,
-            get_objective("dpo"),
-            reference=reference,
-            generator=stream(0, purpose),
-            **settings,
-        )
-
-    one, two, other = run("a"), run("a"), run("b")
+    dpo = get_objective("dpo")
+    one, two, other = (fitted(model, PAIRS, dpo, order, reference=reference, steps=6) for order in "aab")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -67,22 +68,13 @@ def test_training_moves_a_copy_and_repeats_itself(model: TinyGRU) -> None:
 
 def test_likelihood_is_learnt(model: TinyGRU) -> None:
     examples = [example([1], [[2, 3, 4]]), example([2], [[5, 5]])]
-    fitted = trained(
-        model,
-        examples,
-        LIKELIHOOD,
-        steps=150,
-        batch_size=2,
-        learning_rate=3e-2,
-        generator=stream(0, "order"),
-    )
-    assert torch.cat(reference_logps(fitted, examples)).min() > math.log(0.9)
+    learnt = fitted(model, examples, steps=150, learning_rate=3e-2)
+    assert torch.cat(reference_logps(learnt, examples)).min() > math.log(0.9)
 
 
 def test_what_the_loop_cannot_do_is_an_error(model: TinyGRU) -> None:
-    settings = {"steps": 1, "batch_size": 1, "learning_rate": 1.0, "generator": stream(0, "")}
     with pytest.raises(ValueError, match="dpo compares with a reference"):
-        trained(model, PAIRS, get_objective("dpo"), **settings)
+        fitted(model, PAIRS, get_objective("dpo"))
 
 
 def test_a_state_sees_every_batch_before_its_loss(model: TinyGRU) -> None:
@@ -101,7 +93,7 @@ def test_a_state_sees_every_batch_before_its_loss(model: TinyGRU) -> None:
         return LIKELIHOOD.loss(batch, constants)
 
     stateful = dataclasses.replace(LIKELIHOOD, loss=loss, state=Count)  # type: ignore[arg-type]
-    trained(model, PAIRS, stateful, steps=3, batch_size=2, learning_rate=1e-3, generator=stream(0, "order"))
+    fitted(model, PAIRS, stateful)
     assert counts == [2, 4, 6]
 
 
@@ -114,9 +106,7 @@ def test_columns_reach_the_objective(model: TinyGRU) -> None:
 
     examples = [example([1], [[2, 3]], weight=0.5), example([2], [[4]], weight=2.0)]
     weighted = dataclasses.replace(LIKELIHOOD, loss=loss, columns=("weight",))
-    trained(
-        model, examples, weighted, steps=1, batch_size=2, learning_rate=1e-3, generator=stream(0, "order")
-    )
+    fitted(model, examples, weighted, steps=1)
     assert seen == [[0.5, 2.0]]
 
 
@@ -126,16 +116,7 @@ def test_a_watcher_sees_the_model_after_every_step(model: TinyGRU) -> None:
     def watch(step: int, policy: TinyGRU) -> None:
         seen[step] = float(policy.head.bias.detach().sum())
 
-    last = trained(
-        model,
-        PAIRS,
-        LIKELIHOOD,
-        steps=3,
-        batch_size=2,
-        learning_rate=1e-2,
-        generator=stream(0, "order"),
-        on_step=watch,
-    )
+    last = fitted(model, PAIRS, on_step=watch)
     assert list(seen) == [1, 2, 3]
     assert len(set(seen.values())) == 3
     assert seen[3] == float(last.head.bias.detach().sum())

@@ -87,45 +87,23 @@ def ln_dpo_rows(shorter: list[float], gold: float) -> Rows:
 
 def bco_rows(shift: list[float], gain: float = 0.3, behind: float = 0.02) -> Rows:
     gold = 0.6 + gain
-    same = (
-        "BCE, no shift",
-        "BCO, midpoint",
-        "KTO",
-        "BCO, 32 thumbs a step",
-        "BCE, no shift, 32 thumbs a step",
-    )
-    second = {
-        "SFT, uneven prompts": 0.4,
-        "BCO, uneven prompts": 0.1,
-        "BCO matched, uneven prompts": 0.2,
-        "BCO, absolute marks": 0.2,
-        "BCO matched, absolute marks": 0.2,
-    }
-    return rows_of(
-        {
-            "SFT": {"gold": 0.6},
-            "BCO": {"gold": plus(gold, shift)},
-            "DPO": {"gold": gold + behind + sum(shift) / 5},
-            **{arm: {"gold": gold} for arm in same},
-            **{arm: {"gold, class 1": one} for arm, one in second.items()},
-        }
-    )
+    many = ", 32 thumbs a step"
+    same = ("BCE, no shift", "BCO, midpoint", "KTO", f"BCO{many}", f"BCE, no shift{many}")
+    uneven = {"SFT": 0.4, "BCO": 0.1, "BCO matched": 0.2}
+    second = {f"{arm}, uneven prompts": one for arm, one in uneven.items()}
+    second |= dict.fromkeys(("BCO, absolute marks", "BCO matched, absolute marks"), 0.2)
+    golds = {"SFT": 0.6, "BCO": plus(gold, shift), "DPO": gold + behind + sum(shift) / 5}
+    arms: dict[str, Values] = {arm: {"gold": one} for arm, one in (golds | dict.fromkeys(same, gold)).items()}
+    return rows_of({**arms, **{arm: {"gold, class 1": one} for arm, one in second.items()}})
 
 
 def asft_rows(chosen: list[float], rejected: float = -1.0, dpo: float = -2.0) -> Rows:
     changes = {
-        "SFT": (0.0, 0.0),
-        "ASFT": (chosen, rejected),
-        "DPO": (dpo, -8.0),
-        "SFT on chosen": (1.2, -0.2),
+        "SFT": (0.0, 0.0), "ASFT": (chosen, rejected), "DPO": (dpo, -8.0), "SFT on chosen": (1.2, -0.2),
         "ORPO": (1.0, -0.5),
-    }
-    return rows_of(
-        {
-            arm: {"chosen, change": better, "rejected, change": worse, "gold": 0.7}
-            for arm, (better, worse) in changes.items()
-        }
-    )
+    }  # fmt: skip
+    names = ("chosen, change", "rejected, change")
+    return rows_of({arm: {"gold": 0.7, **dict(zip(names, one, strict=True))} for arm, one in changes.items()})
 
 
 def pro_rows(longer: list[float], over_sft: list[float]) -> Rows:
@@ -138,14 +116,9 @@ def pro_rows(longer: list[float], over_sft: list[float]) -> Rows:
 
 def aft_rows(detached: float = 0.1, boundary: float = 0.1, nll: Sequence[float] = (0.2,) * 5) -> Rows:
     gaps = {
-        "VFT": 0.0,
-        "VFT continued": 0.0,
-        "RFT": 0.1,
-        "AFT unconstrained": 0.3,
-        "AFT detached": detached,
-        "AFT boundary 1": boundary,
-        "AFT boundary 0.15": 0.0,
-    }
+        "VFT": 0.0, "VFT continued": 0.0, "RFT": 0.1, "AFT unconstrained": 0.3, "AFT detached": detached,
+        "AFT boundary 1": boundary, "AFT boundary 0.15": 0.0,
+    }  # fmt: skip
     constrained = ("AFT detached", "AFT boundary 1")
     return rows_of(
         {

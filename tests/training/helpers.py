@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from coalign.data.encoding import EncodedRecord
 from coalign.training.batches import Example
 from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
+from coalign.training.trainer import AlignmentTrainer
+from tests.models.tiny import make_model
 
 
 def make_examples(count: int, seed: int = 0) -> list[Example]:
@@ -67,3 +71,28 @@ def arguments(folder: Path, **changes: object) -> TrainingArguments:
         "data_seed": 0,
     }
     return TrainingArguments(**{**settings, **changes})
+
+
+def adapted(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=dropout)
+    return get_peft_model(make_model("llama", scale=1.0), config)  # type: ignore[arg-type]
+
+
+def trainer_of(
+    model: nn.Module, objective: Objective, folder: Path, examples: list[Example] | int = 32, **changes: Any
+) -> AlignmentTrainer:
+    """A trainer on given examples, or on so many; what it does not take itself are the arguments of the training."""
+    own = {name: changes.pop(name) for name in ("eval_examples", "reference") if name in changes}
+    data = make_examples(examples) if isinstance(examples, int) else examples
+    return AlignmentTrainer(model, objective, NoConstants(), data, arguments(folder, **changes), **own)
+
+
+def train(*given: Any, **changes: Any) -> AlignmentTrainer:
+    trainer = trainer_of(*given, **changes)
+    trainer.train()
+    return trainer
+
+
+def logged(trainer: AlignmentTrainer) -> list[dict[str, float]]:
+    return [row for row in trainer.state.log_history if "loss" in row]

@@ -7,31 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
 
 from coalign.models.scoring.engine import score_responses
-from coalign.training.objective import NoConstants
-from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model
-from tests.training.helpers import PAIRS, PAIRS_FREE, arguments, make_examples
-
-
-def adapted() -> nn.Module:
-    torch.manual_seed(0)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(make_model("llama", scale=1.0), config)  # type: ignore[arg-type]
+from tests.training.helpers import PAIRS, PAIRS_FREE, adapted, logged, make_examples, train, trainer_of
 
 
 def test_log_ratio_to_the_reference(tmp_path: Path) -> None:
     model, examples = adapted(), make_examples(4)
-    trainer = AlignmentTrainer(
-        model,
-        PAIRS,
-        NoConstants(),
-        examples,
-        arguments(tmp_path, per_device_eval_batch_size=2),
-        eval_examples=examples,
+    trainer = trainer_of(
+        model, PAIRS, tmp_path, examples, eval_examples=examples, per_device_eval_batch_size=2
     )
     before = trainer.evaluate()
     assert before["eval_kl/policy_reference"] == pytest.approx(0.0, abs=1e-5)
@@ -52,11 +37,7 @@ def test_log_ratio_to_the_reference(tmp_path: Path) -> None:
 
 
 def test_no_log_ratio_without_a_reference(tmp_path: Path) -> None:
-    trainer = AlignmentTrainer(
-        adapted(), PAIRS_FREE, NoConstants(), make_examples(4), arguments(tmp_path, max_steps=1)
-    )
-    trainer.train()
-    row = next(row for row in trainer.state.log_history if "loss" in row)
+    (row,) = logged(train(adapted(), PAIRS_FREE, tmp_path, 4, max_steps=1))
     assert "kl/policy_reference" not in row
     assert row["length/response"] > 0
 
@@ -66,10 +47,7 @@ def test_checkpoints_are_silent_and_whole(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], adapter: bool
 ) -> None:
     model = adapted() if adapter else make_model("llama", scale=1.0)
-    trainer = AlignmentTrainer(
-        model, PAIRS_FREE, NoConstants(), make_examples(4),
-        arguments(tmp_path, max_steps=1, save_strategy="steps", save_steps=1),
-    )  # fmt: skip
+    trainer = trainer_of(model, PAIRS_FREE, tmp_path, 4, max_steps=1, save_strategy="steps", save_steps=1)
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -6,23 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
 
 from coalign.core.errors import ConfigError
 from coalign.models.adapters import disabled_adapter
 from coalign.training.examples import prepare_examples
-from coalign.training.objective import NoConstants
 from coalign.training.options import TrainingOptions
 from coalign.training.reference import with_reference
-from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model
-from tests.training.helpers import PAIRS, PAIRS_FREE, arguments, make_examples
-
-
-def adapted(scale: float = 1.0) -> nn.Module:
-    torch.manual_seed(0)
-    return get_peft_model(make_model("llama", scale=scale), LoraConfig(r=4, target_modules="all-linear"))
+from tests.training.helpers import PAIRS, PAIRS_FREE, adapted, logged, make_examples, train
 
 
 def files(folder: Path) -> set[str]:
@@ -36,9 +27,8 @@ def test_cached_equals_live(tmp_path: Path) -> None:
         if cached:
             with disabled_adapter(model):
                 examples = with_reference(examples, model, folder=tmp_path, batch_tokens=64)
-        trainer = AlignmentTrainer(model, PAIRS, NoConstants(), examples, arguments(tmp_path / "out"))
-        trainer.train()
-        losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
+        trainer = train(model, PAIRS, tmp_path / "out", examples)
+        losses.append([row["loss"] for row in logged(trainer)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
@@ -74,9 +64,7 @@ def test_an_adapter_shares_its_base_s_file(tmp_path: Path) -> None:
 def test_full_model_needs_no_second_copy(tmp_path: Path) -> None:
     model, examples = make_model("llama", scale=1.0), make_examples(8)
     scored = with_reference(examples, model, folder=tmp_path)
-    trainer = AlignmentTrainer(model, PAIRS, NoConstants(), scored, arguments(tmp_path / "out"))
-    trainer.train()
-    first = next(row for row in trainer.state.log_history if "loss" in row)
+    first = logged(train(model, PAIRS, tmp_path / "out", scored))[0]
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
 
 

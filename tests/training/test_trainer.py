@@ -10,36 +10,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from coalign.training.checkpoints import COMPLETE, last_checkpoint
 from coalign.training.objective import Losses, NoConstants, Objective, ScoredBatch
 from coalign.training.processes import own_batches
 from coalign.training.task import DivergedError
-from coalign.training.trainer import AlignmentTrainer
 from tests.models.tiny import make_model
-from tests.training.helpers import PAIRS, PAIRS_FREE, TOKENS, arguments, make_examples, pair_loss
-
-
-def adapted(seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=dropout)
-    return get_peft_model(make_model("llama", scale=1.0), config)
+from tests.training.helpers import (
+    PAIRS,
+    PAIRS_FREE,
+    TOKENS,
+    adapted,
+    logged,
+    make_examples,
+    pair_loss,
+    train,
+    trainer_of,
+)
 
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([one.detach().flatten() for one in model.parameters() if one.requires_grad])
-
-
-def train(
-    objective: Objective, model: nn.Module, folder: Path, count: int = 32, **changes: object
-) -> AlignmentTrainer:
-    trainer = AlignmentTrainer(
-        model, objective, NoConstants(), make_examples(count), arguments(folder, **changes)
-    )
-    trainer.train()
-    return trainer
 
 
 @pytest.mark.parametrize("objective", [PAIRS, PAIRS_FREE, TOKENS], ids=lambda one: one.name)
@@ -47,15 +39,9 @@ def test_accumulation_gives_the_same_update(objective: Objective, tmp_path: Path
     results = []
     for batch, accumulation in ((8, 1), (1, 8), (2, 4)):
         model = adapted()
-        trainer = train(
-            objective,
-            model,
-            tmp_path,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-        )
-        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-        results.append((weights(model), losses))
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        trainer = train(model, objective, tmp_path, **sizes)
+        results.append((weights(model), [row["loss"] for row in logged(trainer)]))
     for changed, losses in results[1:]:
         torch.testing.assert_close(changed, results[0][0], rtol=1e-3, atol=2e-5)
         assert losses == pytest.approx(results[0][1], rel=1e-5)
@@ -66,51 +52,42 @@ def test_uneven_last_step_is_normalised_by_its_own_records(tmp_path: Path) -> No
     results = []
     for batch, accumulation in ((8, 1), (1, 8)):
         model = adapted()
-        train(
-            PAIRS_FREE, model, tmp_path, count=10, max_steps=-1, num_train_epochs=1,
-            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-        )  # fmt: skip
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        train(model, PAIRS_FREE, tmp_path, 10, max_steps=-1, num_train_epochs=1, **sizes)
         results.append(weights(model))
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=2e-5)
 
 
 def test_reference_is_the_start_model(tmp_path: Path) -> None:
-    trainer = train(PAIRS, adapted(), tmp_path)
-    first = next(row for row in trainer.state.log_history if "loss" in row)
+    first = logged(train(adapted(), PAIRS, tmp_path))[0]
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
     assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_reference_model_equals_the_disabled_adapter(tmp_path: Path) -> None:
     one, two = adapted(), adapted()
-    train(PAIRS, one, tmp_path)
-    frozen = make_model("llama", scale=1.0)
-    trainer = AlignmentTrainer(
-        two, PAIRS, NoConstants(), make_examples(32), arguments(tmp_path), reference=frozen
-    )
-    trainer.train()
+    train(one, PAIRS, tmp_path)
+    train(two, PAIRS, tmp_path, reference=make_model("llama", scale=1.0))
     torch.testing.assert_close(weights(one), weights(two))
 
 
 def test_full_model_needs_a_reference(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give one, or train an adapter"):
-        AlignmentTrainer(make_model("llama"), PAIRS, NoConstants(), make_examples(4), arguments(tmp_path))
+        trainer_of(make_model("llama"), PAIRS, tmp_path)
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
     """Dropout, schedule and data order go on as if nothing had happened."""
     whole = adapted(dropout=0.2)
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "linear"}
-    train(PAIRS, whole, tmp_path / "a", **options)
+    train(whole, PAIRS, tmp_path / "a", **options)
     again = adapted(dropout=0.2)
     for path in (tmp_path / "a").glob("checkpoint-6"):
         (path / COMPLETE).unlink()
     checkpoint = last_checkpoint(tmp_path / "a")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-3"
-    trainer = AlignmentTrainer(
-        again, PAIRS, NoConstants(), make_examples(32), arguments(tmp_path / "b", **options)
-    )
+    trainer = trainer_of(again, PAIRS, tmp_path / "b", **options)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert torch.equal(weights(whole), weights(again))
 
@@ -124,17 +101,11 @@ def test_half_written_checkpoint_is_not_resumed(tmp_path: Path) -> None:
 def test_evaluation_is_normalised_over_all_records(tmp_path: Path) -> None:
     model = adapted()
     examples = make_examples(7, seed=5)
-    trainer = AlignmentTrainer(
-        model, PAIRS_FREE, NoConstants(), make_examples(8), arguments(tmp_path), eval_examples=examples
+    whole, *singles = (
+        trainer_of(model, PAIRS_FREE, tmp_path, eval_examples=some).evaluate()["eval_loss"]
+        for some in (examples, *([one] for one in examples))
     )
-    metrics = trainer.evaluate()
-    singles = []
-    for example in examples:
-        one = AlignmentTrainer(
-            model, PAIRS_FREE, NoConstants(), make_examples(8), arguments(tmp_path), eval_examples=[example]
-        )
-        singles.append(one.evaluate()["eval_loss"])
-    assert metrics["eval_loss"] == pytest.approx(sum(singles) / len(singles), rel=1e-5)
+    assert whole == pytest.approx(sum(singles) / len(singles), rel=1e-5)
 
 
 def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
@@ -148,10 +119,8 @@ def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
 
     objective = Objective("poisoned", data="preference", reference=False, loss=poisoned)
     with pytest.raises(DivergedError, match=r"after step 2, in the batch of records \d+, \d+"):
-        train(objective, adapted(), tmp_path)
-    checkpoint = last_checkpoint(tmp_path)
-    assert checkpoint is not None
-    assert checkpoint.name == "checkpoint-2"
+        train(adapted(), objective, tmp_path)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_an_infinite_gradient_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
@@ -170,27 +139,25 @@ def test_an_infinite_gradient_stops_before_the_weights_are_spoilt(tmp_path: Path
     with pytest.raises(
         DivergedError, match=r"A gradient is NaN or infinite after step 2, .* records (\d+, ){3}\d+\."
     ):
-        train(objective, model, tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+        train(model, objective, tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=2)
     assert bool(weights(model).isfinite().all())
-    checkpoint = last_checkpoint(tmp_path)
-    assert checkpoint is not None
-    assert checkpoint.name == "checkpoint-2"
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 _WORKER = """
 import json, sys, torch
 from pathlib import Path
 from coalign.training.processes import end_processes
-from tests.training.test_trainer import adapted, weights, train
-from tests.training.helpers import TOKENS, make_examples
+from tests.training.helpers import TOKENS, adapted, logged, make_examples, train
+from tests.training.test_trainer import weights
 torch.set_num_threads(1)
 model = adapted()
 trainer = train(
-    TOKENS, model, Path(sys.argv[1]), per_device_train_batch_size=int(sys.argv[2]), per_device_eval_batch_size=3
+    model, TOKENS, Path(sys.argv[1]), per_device_train_batch_size=int(sys.argv[2]), per_device_eval_batch_size=3
 )
 held_out = [trainer.evaluate(make_examples(count, seed=1)) for count in (7, 1)]
 if trainer.is_world_process_zero():
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in logged(trainer)]
     result = {"losses": losses, "weights": weights(model).tolist(), "held_out": held_out}
     Path(sys.argv[1], "result.json").write_text(json.dumps(result))
 end_processes()
@@ -203,9 +170,8 @@ def _launch(folder: Path, processes: int, batch: int) -> dict:
     script.write_text(_WORKER)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no"]
     launcher += ["--num_processes", str(processes), "--num_machines", "1", "--dynamo_backend", "no"]
-    if (
-        processes > 1
-    ):  # the launcher's name for "several processes"; the environment below keeps them on the CPU
+    # the launcher's name for "several processes"; the environment below keeps them on the CPU
+    if processes > 1:
         launcher += ["--multi_gpu", "--main_process_port", "0"]
     environment = {
         **os.environ,
