@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from coalign.decoding.collaboration.cached_speakers import MOST_PARTS, CachedSpeaker, Conversation, converse
+from coalign.decoding.collaboration.cached_speakers import MOST_PARTS, CachedSpeaker, converse
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide
-from coalign.decoding.collaboration.speakers import Chunk, Speaker, Token, hold
+from coalign.decoding.collaboration.speakers import Chunk, Conversation, Speaker, Token, hold
 from coalign.decoding.collaboration.two_prompts import PromptOptions, aligned_prompt, base_prompt
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.growing_text import TokenTexts

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
-from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, Conversation, converse, shared_start
+from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, converse, shared_start
 from coalign.decoding.collaboration.guided import (
     BASE,
     NUDGING,
@@ -20,7 +20,7 @@ from coalign.decoding.collaboration.guided import (
     without_repeated_end,
 )
 from coalign.decoding.collaboration.mixtures import PLAIN, ensemble, mix, proxy_tuning
-from coalign.decoding.collaboration.speakers import Chunk, Token, hold
+from coalign.decoding.collaboration.speakers import Chunk, Conversation, Token, hold
 from tests.decoding.pairs import make_pair, plain_speaker
 from tests.models.tiny import float64_norms
 from tests.vectors.adapters.nudging import table_speaker

@@ -28,9 +28,7 @@ from coalign.judging.protocol import (
     JudgeItem,
     Orders,
     PairVerdict,
-    Rating,
     Rubric,
-    Scale,
     check_failures,
 )
 from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
@@ -91,18 +89,8 @@ class SplitMergeJudge:
 
     def __init__(self, judge: Judge, *, k: int = 3) -> None:
         self.name = f"{judge.name} with {k} aligned parts"
+        self.rate = judge.rate  # a single response has nothing to be aligned with
         self._judge, self._k = judge, k
-
-    def rate(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
-        label: str = "Rating",
-    ) -> list[Rating]:
-        """The judge's own ratings: a single response has nothing to be aligned with."""
-        return self._judge.rate(items, rubric=rubric, scale=scale, label=label)
 
     def compare(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,16 +83,8 @@ def run(config: Config, run: Run) -> None:
 
 def configured_items(config: ItemOptions, rejects: Path | None = None) -> ItemSet:
     """The items of the configured file; `rejects`: file of the rows that were left out."""
-    return read_items(
-        config.data,
-        pair_columns=config.pair_columns,
-        label_columns=config.label_columns,
-        reference_column=config.reference_column,
-        rubric_column=config.rubric_column,
-        on_bad_record=config.on_bad_record,
-        rejects=rejects,
-        limit=config.limit,
-    )
+    chosen = {one.name: getattr(config, one.name) for one in fields(ItemOptions)}
+    return read_items(chosen.pop("data"), rejects=rejects, **chosen)
 
 
 def items_of(config: ItemOptions, run: Run) -> ItemSet:

@@ -133,9 +133,25 @@ class ComparingJudge:
         """
         raise ConfigError(f"{self.name}: only compares and cannot rate.")
 
+    def compare(
+        self,
+        items: Sequence[JudgeItem],
+        *,
+        rubric: Rubric | None = None,
+        orders: Orders = "both",
+        label: str = "Comparing",
+    ) -> list[PairVerdict]:
+        """See `coalign.judging.protocol.Judge.compare`."""
+        return [PairVerdict(id=item.id, opinions=self._opinions(item, rubric, orders)) for item in items]
+
+    def _opinions(self, item: JudgeItem, rubric: Rubric | None, orders: Orders) -> tuple[Opinion, ...]:
+        raise NotImplementedError
+
 
 class FunctionJudge(ComparingJudge):
     """A judge that is a function of two responses as they are shown: for rules on pairs, and for tests.
+
+    It refuses a rubric. None from the function counts as a malformed verdict.
 
     Args:
         compare: an item to the better one of its responses, by place; it is called for each order.
@@ -145,24 +161,12 @@ class FunctionJudge(ComparingJudge):
         self.name = name
         self._compare = compare
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
-        """See `coalign.judging.protocol.Judge.compare`. None from the function counts as a malformed verdict."""
+    def _opinions(self, item: JudgeItem, rubric: Rubric | None, orders: Orders) -> tuple[Opinion, ...]:
         if rubric is not None:
             raise ConfigError(f"{self.name} compares by its own rule and cannot follow a rubric.")
-        found = []
-        for item in items:
-            opinions = [self._opinion(item)]
-            if orders == "both":
-                opinions.append(self._opinion(item.swapped()).mirrored())
-            found.append(PairVerdict(id=item.id, opinions=tuple(opinions)))
-        return found
+        if orders == "given":
+            return (self._opinion(item),)
+        return self._opinion(item), self._opinion(item.swapped()).mirrored()
 
     def _opinion(self, item: JudgeItem) -> Opinion:
         choice = self._compare(item)
@@ -171,6 +175,9 @@ class FunctionJudge(ComparingJudge):
 
 class StoredJudge(ComparingJudge):
     """Verdicts that are already there, of people or of an earlier run, found by prompt and responses.
+
+    One that is not there has the failure `missing`. The order in which the responses were shown is not part of a stored
+    verdict, so there is one opinion an item whatever `orders` says.
 
     Args:
         verdicts: (item, better response); the same pair in either order is the same question, and several verdicts on
@@ -190,27 +197,12 @@ class StoredJudge(ComparingJudge):
     def __len__(self) -> int:
         return len(self._credits)
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
-        """The stored verdict of every item; one that is not there has the failure `missing`.
-
-        The order in which the responses were shown is not part of a stored verdict, so there is one opinion an item
-        whatever `orders` says.
-        """
-        return [PairVerdict(id=item.id, opinions=(self._opinion(item),)) for item in items]
-
-    def _opinion(self, item: JudgeItem) -> Opinion:
+    def _opinions(self, item: JudgeItem, rubric: Rubric | None, orders: Orders) -> tuple[Opinion, ...]:
         key, turned = _pair_key(item)
         if key not in self._credits:
-            return Opinion(choice=None, failure="missing")
+            return (Opinion(choice=None, failure="missing"),)
         total = sum(self._credits[key])
-        return Opinion(choice=choice_of(-total if turned else total))
+        return (Opinion(choice=choice_of(-total if turned else total)),)
 
 
 def reward_judge(

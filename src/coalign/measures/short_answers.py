@@ -26,13 +26,8 @@ def has_match(prediction: str, gold: Sequence[str], match: Match = "words") -> b
             normalises to nothing matches nothing.
     """
     found = normalise_answer(prediction)
-    for one in map(normalise_answer, gold):
-        if not one:
-            continue
-        if match == "exact" and found == one:
-            return True
-        if match == "substring" and one in found:
-            return True
-        if match == "words" and f" {one} " in f" {found} ":
-            return True
-    return False
+    wanted = filter(None, map(normalise_answer, gold))
+    if match == "exact":
+        return found in wanted
+    edge = " " if match == "words" else ""
+    return any(f"{edge}{one}{edge}" in f" {found} " for one in wanted)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from coalign.core.errors import DataError
-from coalign.decoding.collaboration.speakers import Ask, Chunk, Talk, Token
+from coalign.decoding.collaboration.speakers import Ask, Chunk, Conversation, Token
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.growing_text import GrowingText, TextEncoder, TokenTexts
 from coalign.models.generation.sampling import row_uniforms, sample_tokens
@@ -191,7 +191,8 @@ class CachedSpeaker:
             lowest = min(lowest, following.top_prob)
             text = texts.push(following.token)
             if text is not None:
-                said.append(Token(text, lowest, self._texts_of(following.alternatives)))
+                others = tuple((self._text_of(token), prob) for token, prob in following.alternatives)
+                said.append(Token(text, lowest, others))
                 if taken >= ask.max_tokens:
                     return Chunk(tuple(said))
                 if ask.need == "first" or (ask.need == "certain" and lowest < ask.certain):
@@ -240,30 +241,12 @@ class CachedSpeaker:
             for ids, probs in zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)
         ]
 
-    def _texts_of(self, alternatives: tuple[tuple[int, float], ...]) -> tuple[tuple[str, float], ...]:
-        return tuple((self._text_of(token), prob) for token, prob in alternatives)
-
     def _text_of(self, token: int) -> str:
         """A token's text inside a text, with the space that it brings."""
         if token not in self._texts:
             anchor = self.encoder.whole("a")
             self._texts[token] = TokenTexts(self.tokenizer, anchor, self._special).push(token) or ""
         return self._texts[token]
-
-
-@dataclass(frozen=True)
-class Conversation(Generic[T]):
-    """A method at work on one text.
-
-    Attributes:
-        talk: the method (see `decoding.speakers.Talk`).
-        prompts: for each side what stands before the answer, special tokens written out.
-        stream: (prompt, sample).
-    """
-
-    talk: Talk[T]
-    prompts: Mapping[str, str]
-    stream: tuple[int, int]
 
 
 def converse(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from coalign.core.errors import ModelError
 from coalign.data.records import Messages
-from coalign.decoding.collaboration.speakers import Ask, Chunk, Talk, Token
+from coalign.decoding.collaboration.speakers import Ask, Chunk, Conversation, Token
 from coalign.models.types import Generation, Generator, Sampling, is_prefilled
 
 T = TypeVar("T")
@@ -95,16 +95,8 @@ def chunk_of(sample: Generation) -> Chunk:
     return Chunk(tuple(tokens), stopped=sample.finish_reason == "stop")
 
 
-@dataclass(frozen=True)
-class RemoteConversation(Generic[T]):
-    """A method at work on one text; for each side what stands before the answer."""
-
-    talk: Talk[T]
-    prompts: Mapping[str, Messages | str]
-
-
 def converse_remotely(
-    conversations: Sequence[RemoteConversation[T]],
+    conversations: Sequence[Conversation[T]],
     speakers: Mapping[str, RemoteSpeaker],
     *,
     rows: int,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -78,6 +78,21 @@ Talk = Generator[Ask, Sequence[Chunk], T]
 """A method at work on one text."""
 Speaker = Callable[[str, int], Chunk]
 """(text so far, number of tokens) to the whole chunk that follows."""
+
+
+@dataclass(frozen=True)
+class Conversation(Generic[T]):
+    """A method at work on one text.
+
+    Attributes:
+        talk: the method.
+        prompts: for each side what stands before the answer; for a local model a text, special tokens written out.
+        stream: (prompt, sample), which names the random numbers.
+    """
+
+    talk: Talk[T]
+    prompts: Mapping[str, Any]
+    stream: tuple[int, int]
 
 
 def hold(talk: Talk[T], speakers: Mapping[str, Speaker]) -> T:

@@ -10,16 +10,15 @@ from typing import Any
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.progress import progress
 from coalign.data.records import Messages
-from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, Conversation, converse
+from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, converse
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided
 from coalign.decoding.collaboration.mixtures import PLAIN
 from coalign.decoding.collaboration.remote_speakers import (
-    RemoteConversation,
     RemoteSpeaker,
     approximate_length,
     converse_remotely,
 )
-from coalign.decoding.collaboration.speakers import Length, Talk
+from coalign.decoding.collaboration.speakers import Conversation, Length, Talk
 from coalign.decoding.collaboration.two_prompts import (
     PromptOptions,
     aligned_messages,
@@ -195,15 +194,14 @@ class TwoModels:
             )
             for side, one in self.models.items()
         }
+        write = {side: aligned_messages if side == NUDGING else base_prompt for side in self.models}
         conversations = [
-            RemoteConversation(
+            Conversation(
                 self.make(sampling, self.length, True),
-                {
-                    side: (aligned_messages if side == NUDGING else base_prompt)(prompts[index], self.prompts)
-                    for side in self.models
-                },
+                {side: made(prompts[key[0]], self.prompts) for side, made in write.items()},
+                key,
             )
-            for index, _ in keys
+            for key in keys
         ]
         converse_remotely(conversations, speakers, rows=self.batch_size or CPU_ROWS, on_done=keep)
 

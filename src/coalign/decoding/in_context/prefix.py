@@ -65,10 +65,8 @@ def conversation_prompt(prefix: str, turns: Sequence[str], *, legacy_spacing: bo
     text = prefix
     for place, turn in enumerate(turns):
         role = ROLES["assistant" if place % 2 else "user"]
-        if legacy_spacing and place % 2 == 0:
-            text += f"\n{role}\n{FENCE}{turn}{FENCE}\n"
-        else:
-            text += f"\n{role}\n{FENCE}\n{turn}\n{FENCE}\n"
+        gap = "" if legacy_spacing and place % 2 == 0 else "\n"
+        text += f"\n{role}\n{FENCE}{gap}{turn}{gap}{FENCE}\n"
     return f"{text}\n{ROLES['assistant']}\n{FENCE}\n"
 
 

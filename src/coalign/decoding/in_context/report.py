@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from coalign.core.runs import Run
 from coalign.decoding.in_context.ratings import ArmRatings, rating_sections
+from coalign.measures.text_units import ngrams
 from coalign.report.model import (
     Distribution,
     Figure,
@@ -58,14 +60,7 @@ def has_offer(text: str) -> bool:
 
 def has_loop(text: str, n: int = 4, times: int = 3) -> bool:
     """Whether some `n` words in a row occur at least `times` times."""
-    words = text.split()
-    seen: dict[tuple[str, ...], int] = {}
-    for place in range(len(words) - n + 1):
-        key = tuple(words[place : place + n])
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] >= times:
-            return True
-    return False
+    return max(Counter(ngrams(text.split(), n)).values(), default=0) >= times
 
 
 def write_answers_report(

@@ -7,6 +7,7 @@ Both models read the aligned model's own answer, each behind its own prompt, in 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,15 +94,10 @@ def answer_logits(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]
     """[T, V] logits before each token of an answer that follows a prompt."""
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=next(model.parameters()).device)
     keep = len(answer)
-    with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False, **_last(model, keep)).logits[0, -keep:]
-
-
-def _last(model: nn.Module, keep: int) -> dict[str, Any]:
-    import inspect
-
     takes = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
-    return {"logits_to_keep": keep} if takes else {}
+    last = {"logits_to_keep": keep} if takes else {}
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, **last).logits[0, -keep:]
 
 
 def token_shifts(

@@ -90,13 +90,10 @@ class BestOfGenerator:
             Draft.of(index, prompts[index], one.text, one.finish_reason == "stop") for index, one in rows
         ]
         values = self.rewards(drafts)
-        ranked: dict[int, list[tuple[float, Generation]]] = {index: [] for index in batch}
-        for (index, one), value in zip(rows, values, strict=True):
-            ranked[index].append((value, one))
-        return {
-            index: [one for _, one in sorted(mine, key=lambda each: -each[0])[:count]]
-            for index, mine in ranked.items()
-        }
+        best: dict[int, list[Generation]] = {index: [] for index in batch}
+        for _, (index, one) in sorted(zip(values, rows, strict=True), key=lambda each: -each[0]):
+            best[index].append(one)
+        return {index: mine[:count] for index, mine in best.items()}
 
 
 def wrap(options: Options, inner: Generator) -> BestOfGenerator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
@@ -122,6 +122,7 @@ class Proposal:
         return any(self.translation == unit.target for unit, _ in self.matches)
 
 
+@dataclass(eq=False)
 class AdaptiveTranslator:
     """Translates with what the memory and the glossary hold at that moment.
 
@@ -131,20 +132,17 @@ class AdaptiveTranslator:
         own: the memory is the text itself: sentence n is entry n and is not its own match.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        memory: TranslationMemory,
-        glossary: Sequence[Term],
-        options: TranslationOptions,
-        *,
-        chat: bool = False,
-        own: bool = False,
-    ) -> None:
-        self.memory, self.glossary, self.options = memory, list(glossary), options
-        self._generator, self._chat, self._own = generator, chat, own
-        self._extracted: dict[int, list[Term]] = {}
-        if options.terms == "glossary" and not glossary:
+    generator: Generator
+    memory: TranslationMemory
+    glossary: Sequence[Term]
+    options: TranslationOptions
+    _: KW_ONLY
+    chat: bool = False
+    own: bool = False
+    _extracted: dict[int, list[Term]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.options.terms == "glossary" and not self.glossary:
             raise ConfigError("terms: glossary needs a glossary.", hint="Give one with --glossary.")
 
     def translate(
@@ -206,13 +204,13 @@ class AdaptiveTranslator:
         return self.memory.matches(
             sentence.source,
             count,
-            leave_out=number if self._own else None,
+            leave_out=number if self.own else None,
             allow_exact=options.allow_exact,
             max_similarity=options.max_similarity,
         )
 
     def _drawn(self, number: int, count: int) -> list[Match]:
-        rest = [one for one in range(len(self.memory)) if not (self._own and one == number)]
+        rest = [one for one in range(len(self.memory)) if not (self.own and one == number)]
         draw = random.Random(f"{self.options.seed} {number}")
         return [Match(one, float("nan")) for one in draw.sample(rest, min(count, len(rest)))]
 
@@ -264,16 +262,16 @@ class AdaptiveTranslator:
         self, prompts: Sequence[str], limit: int, seed: int, stop: tuple[str, ...], label: str
     ) -> list[str]:
         given: list[Messages | str] = [
-            [{"role": "user", "content": one}] if self._chat else one for one in prompts
+            [{"role": "user", "content": one}] if self.chat else one for one in prompts
         ]
         sampling = Sampling(
             max_new_tokens=limit,
             temperature=self.options.temperature,
             top_p=self.options.top_p,
             seed=seed,
-            stop=() if self._chat else stop,
+            stop=() if self.chat else stop,
         )
-        return [one[0].text for one in self._generator.generate(given, sampling, label=label)]
+        return [one[0].text for one in self.generator.generate(given, sampling, label=label)]
 
 
 def open_memory(

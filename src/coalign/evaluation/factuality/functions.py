@@ -85,15 +85,17 @@ def load_function(options: FunctionOptions) -> PairScorer:
             raise ConfigError(
                 f"{name}: its width is {width}, so give the tokenizer.", hint="--tokenizer NAME"
             )
-        return _headed(model, load_tokenizer(tokenizer_name), max_length, options)
-    _refuse(options, "tokenizer", "the model brings its own")
-    place = locate(name, options.revision)
-    tokenizer = load_tokenizer(ModelOptions(model=name, revision=options.revision))
-    if (Path(place.path) / DESCRIPTION).is_file():
+        tokenizer = load_tokenizer(tokenizer_name)
+    else:
+        _refuse(options, "tokenizer", "the model brings its own")
+        place = locate(name, options.revision)
+        tokenizer = load_tokenizer(ModelOptions(model=name, revision=options.revision))
+        if not (Path(place.path) / DESCRIPTION).is_file():
+            return _classifier(options, tokenizer, place.name)
         _refuse(options, "entailment", "the three-way head says what is aligned")
         model, max_length = load_pair_classifier(Path(place.path))
-        return _headed(model, tokenizer, max_length, options)
-    return _classifier(options, tokenizer, place.name)
+    model.to(pick_device(options.device)).eval()
+    return headed_scorer(model, tokenizer, max_length, head=options.head, batch_tokens=options.batch_tokens)
 
 
 def _refuse(options: FunctionOptions, name: str, why: str) -> None:
@@ -137,11 +139,6 @@ def _scorer(
     with torch.inference_mode():
         same = torch.allclose(score(view, inputs), score(model, inputs), rtol=_ROUNDING, atol=_ROUNDING)
     return replace(scorer, score=partial(score, view)) if same else scorer
-
-
-def _headed(model: PairClassifier, tokenizer: Any, max_length: int, options: FunctionOptions) -> PairScorer:
-    model.to(pick_device(options.device)).eval()
-    return headed_scorer(model, tokenizer, max_length, head=options.head, batch_tokens=options.batch_tokens)
 
 
 def load_checkpoint(path: Path, *, heads: int | None = None) -> tuple[PairClassifier, int]:

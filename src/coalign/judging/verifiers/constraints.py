@@ -30,6 +30,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from coalign.data.messages import shorten
 from coalign.judging.verifiers.registry import (
     ConstraintError,
     Inner,
@@ -331,8 +332,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(repr(value), 60)
 
 
 class _Wording(string.Formatter):

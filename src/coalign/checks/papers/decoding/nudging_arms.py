@@ -11,10 +11,10 @@ import torch
 
 from coalign.checks.arms import Measures
 from coalign.checks.worlds.words.sums import AdditionWorld, answer_of
-from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, Conversation, converse
+from coalign.decoding.collaboration.cached_speakers import CachedSpeaker, converse
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
 from coalign.decoding.collaboration.mixtures import ENSEMBLE_TOP, ensemble, mix
-from coalign.decoding.collaboration.speakers import Length, Talk
+from coalign.decoding.collaboration.speakers import Conversation, Length, Talk
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 
