@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
@@ -23,20 +24,15 @@ def found(*records):
     return RecordSet(list(records), "preference", "test", "f.jsonl")
 
 
+def pair(prompt, chosen, rejected, **more):
+    return Preference(prompt=user(prompt) if prompt else [], chosen=chosen, rejected=rejected, **more)
+
+
 def test_counts():
-    pair = Preference(prompt=user("q"), chosen="a", rejected="b")
-    check = check_records(
-        found(
-            pair,
-            pair,
-            Preference(prompt=user("q"), chosen="c", rejected="d"),
-            Preference(
-                prompt=user("r"), chosen="same", rejected="same", chosen_score=1.0, rejected_score=1.0
-            ),
-            Preference(prompt=user("s"), chosen="a", rejected="b", chosen_score=1.0, rejected_score=2.0),
-            Preference(prompt=[], chosen="a", rejected="b"),
-        )
-    )
+    tie, reversed_scores = ({"chosen_score": 1.0, "rejected_score": other} for other in (1.0, 2.0))
+    records = [pair("q", "a", "b"), pair("q", "a", "b"), pair("q", "c", "d"), pair("", "a", "b")]
+    records += [pair("r", "same", "same", **tie), pair("s", "a", "b", **reversed_scores)]
+    check = check_records(found(*records))
     assert (check.duplicates, check.repeated_prompts, check.identical_responses) == (1, 1, 1)
     assert (check.ties, check.reversed_scores, check.empty_prompts) == (1, 1, 1)
     assert len(check.warnings()) == 5
@@ -46,9 +42,8 @@ def test_counts():
 def test_ties_and_classes():
     ranking = Ranking(prompt=user("q"), responses=("a", "b", "c"), scores=(1.0, 2.0, 1.0))
     assert check_records(found(ranking)).ties == 1
-    check = check_records(
-        found(*[Feedback(prompt=user(str(n)), completion="a", label=True) for n in range(3)])
-    )
+    thumbs = [Feedback(prompt=user(str(n)), completion="a", label=True) for n in range(3)]
+    check = check_records(found(*thumbs))
     assert check.classes == {"true": 3, "false": 0}
     assert "No record is labelled false" in check.warnings()[0]
 
@@ -58,12 +53,8 @@ def test_lengths_in_words_characters_or_tokens():
     (lengths,) = words.lengths
     assert (lengths.unit, lengths.median, lengths.mean, lengths.longest) == ("words", 2, 2.0, 3)
     assert [count for *_, count in lengths.bins] == [1, 0, 1]
-    assert (
-        check_records(found(PromptRecord(prompt=user("天空是蓝色的，大海是绿色的，山是灰色的。"))))
-        .lengths[0]
-        .unit
-        == "characters"
-    )
+    chinese = PromptRecord(prompt=user("天空是蓝色的，大海是绿色的，山是灰色的。"))
+    assert check_records(found(chinese)).lengths[0].unit == "characters"
     tokenizer = byte_tokenizer(CHATML)
     (tokens,) = check_records(found(PromptRecord(prompt=user("one"))), tokenizer).lengths
     assert tokens.unit == "tokens"
@@ -74,18 +65,16 @@ def test_bins_hold_every_value():
     (lengths,) = check_records(found(*records)).lengths
     assert sum(count for *_, count in lengths.bins) == 300
     assert lengths.bins[-1][1] == 5000
-    assert all(
-        end + 1 == start for (_, end, _), (start, _, _) in zip(lengths.bins, lengths.bins[1:], strict=False)
-    )
+    assert all(one[1] + 1 == other[0] for one, other in pairwise(lengths.bins))
 
 
 def test_truncation_is_counted_from_tokens():
     tokenizer = byte_tokenizer(CHATML)
-    pair = Preference(prompt=user("q"), chosen="a", rejected="b " * 50)
-    check = check_records(found(pair), tokenizer, max_length=40)
+    long = found(pair("q", "a", "b " * 50))
+    check = check_records(long, tokenizer, max_length=40)
     assert (check.truncated_prompts, check.truncated_responses, check.dropped) == (0, 1, [])
     assert max(one.longest for one in check.lengths) > 40
-    assert check_records(found(pair), tokenizer).truncated_prompts is None
+    assert check_records(long, tokenizer).truncated_prompts is None
 
 
 def test_template_refusal_makes_it_unusable():
@@ -178,34 +167,26 @@ def test_what_is_trained_is_shown_token_by_token_for_each_shape():
     records = [PromptRecord(prompt=one) for one in (user("a"), user("b"), system)]
     pictures = check_records(found(*records), byte_tokenizer(CHATML), show=0).pictures
     assert ["".join(one.prompt).count("<|im_start|>") for one in pictures] == [2, 3]
-    pair = Preference(prompt=user("q"), chosen="yes", rejected="no")
-    (picture,) = check_records(found(pair), byte_tokenizer(CHATML)).pictures
-    assert [(name, "".join(tokens)) for name, tokens in picture.responses] == [
-        ("chosen", "yes<|im_end|>"),
-        ("rejected", "no<|im_end|>"),
-    ]
+    (picture,) = check_records(found(pair("q", "yes", "no")), byte_tokenizer(CHATML)).pictures
+    shown = {name: "".join(tokens) for name, tokens in picture.responses}
+    assert shown == {"chosen": "yes<|im_end|>", "rejected": "no<|im_end|>"}
 
 
 def test_pairs_that_are_equal_once_they_are_cut_are_counted():
-    pair = Preference(prompt=user("q"), chosen="it is so, right", rejected="it is so, wrong")
-    (picture,) = check_records(found(pair), byte_tokenizer(CHATML)).pictures
-    check = check_records(found(pair), byte_tokenizer(CHATML), max_length=len(picture.prompt) + 4)
+    alike = found(pair("q", "it is so, right", "it is so, wrong"))
+    (picture,) = check_records(alike, byte_tokenizer(CHATML)).pictures
+    check = check_records(alike, byte_tokenizer(CHATML), max_length=len(picture.prompt) + 4)
     assert (check.identical_responses, check.same_tokens) == (0, 1)
     assert any("are the same tokens" in line for line in check.warnings())
-    assert check_records(found(pair), byte_tokenizer(CHATML)).same_tokens == 0
+    assert check_records(alike, byte_tokenizer(CHATML)).same_tokens == 0
 
 
 @pytest.mark.parametrize(
     "text", ["<|im_start|>user\nhi<|im_end|>", "<s>[INST] hi [/INST]", "### Instruction:\nhi"]
 )
 def test_text_that_is_already_templated_is_warned_of(tmp_path, text):
-    path = tmp_path / "f.jsonl"
-    path.write_text(
-        json.dumps({"prompt": text, "completion": "a </s> b"})
-        + "\n"
-        + json.dumps({"prompt": "p", "completion": "c"})
-    )
-    (warning,) = scan_records(path).warnings
+    rows = {"prompt": text, "completion": "a </s> b"}, {"prompt": "p", "completion": "c"}
+    (warning,) = scan_records(write(tmp_path / "f.jsonl", *rows)).warnings
     assert "already holds a chat template's marks" in warning
     assert ": 1." in warning
 

@@ -5,15 +5,7 @@ import pytest
 from coalign.core.errors import DataError
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Preference,
-    PromptRecord,
-    Ranking,
-    Source,
-)
+from coalign.data.records import Demonstration, Feedback, Judgment, Preference, PromptRecord, Ranking, Source
 
 SOURCE = Source("f.jsonl", 1)
 
@@ -40,6 +32,9 @@ def problems(row, kind=None):
 
 
 QA = {"prompt": [user("q")], "completion": "a"}
+DO = {"instruction": "do", "output": "a"}
+AB = {"chosen": "a", "rejected": "b"}
+PAIR = Preference(prompt=[user("q")], **AB)
 
 
 @pytest.mark.parametrize(
@@ -55,28 +50,13 @@ QA = {"prompt": [user("q")], "completion": "a"}
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             Demonstration(**QA),
         ),
-        (
-            {"instruction": "do", "input": "this", "output": "a"},
-            Demonstration(prompt=[user("do\n\nthis")], completion="a"),
-        ),
-        (
-            {"instruction": "do", "input": "", "output": "a"},
-            Demonstration(prompt=[user("do")], completion="a"),
-        ),
+        ({**DO, "input": "this"}, Demonstration(prompt=[user("do\n\nthis")], completion="a")),
+        ({**DO, "input": ""}, Demonstration(prompt=[user("do")], completion="a")),
         ({"question": "q", "answer": "a"}, Demonstration(**QA)),
         ({"text": "once"}, Demonstration(prompt=[], completion="once", plain=True)),
-        (
-            {"system": "be brief", "question": "q", "chosen": "a", "rejected": "b"},
-            Preference(prompt=[SYSTEM, user("q")], chosen="a", rejected="b"),
-        ),
-        (
-            {"prompt": "q", "chosen": "a", "rejected": "b"},
-            Preference(prompt=[user("q")], chosen="a", rejected="b", plain=True),
-        ),
-        (
-            {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
-            Preference(prompt=[user("q")], chosen="a", rejected="b"),
-        ),
+        ({"system": "be brief", "question": "q", **AB}, Preference(prompt=[SYSTEM, user("q")], **AB)),
+        ({"prompt": "q", **AB}, Preference(prompt=[user("q")], **AB, plain=True)),
+        ({"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}, PAIR),
         (  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
             {
                 "prompt": "q",
@@ -86,9 +66,7 @@ QA = {"prompt": [user("q")], "completion": "a"}
                 "score_rejected": 2.5,
                 "messages": [user("q"), assistant("a")],
             },
-            Preference(
-                prompt=[SYSTEM, user("q")], chosen="a", rejected="b", chosen_score=9.0, rejected_score=2.5
-            ),
+            Preference(prompt=[SYSTEM, user("q")], **AB, chosen_score=9.0, rejected_score=2.5),
         ),
         (  # implicit prompt of messages
             {"chosen": [user("q"), assistant("same")], "rejected": [user("q"), assistant("same")]},
@@ -98,14 +76,8 @@ QA = {"prompt": [user("q")], "completion": "a"}
             {"chosen": "The sky is blue.", "rejected": "The sky is green."},
             Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True),
         ),
-        (
-            {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
-            Preference(prompt=[user("q")], chosen="a", rejected="b"),
-        ),
-        (
-            {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": "a", "rejected": "b"},
-            Preference(prompt=[user("q")], chosen="a", rejected="b"),
-        ),
+        ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, PAIR),
+        ({"prompt": "\n\nHuman: q\n\nAssistant:", **AB}, PAIR),
         (
             {"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]},
             Ranking(prompt=[user("q")], responses=("a", "b"), scores=(1.0, 2.0), plain=True),
@@ -151,13 +123,9 @@ def test_null_judgment_means_nothing_to_say():
 
 
 def test_prompts_can_be_had_from_any_kind():
-    prompt = PromptRecord(prompt=[user("q")])
-    assert (
-        parse({"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "prompt")
-        == prompt
-    )
-    assert parse({"messages": [user("q"), assistant("a")]}, "prompt") == prompt
-    assert parse({**QA, "label": True}, "prompt") == prompt
+    said = [[user("q"), assistant(text)] for text in "ab"]
+    for row in ({"chosen": said[0], "rejected": said[1]}, {"messages": said[0]}, {**QA, "label": True}):
+        assert parse(row, "prompt") == PromptRecord(prompt=[user("q")])
 
 
 @pytest.mark.parametrize(
@@ -199,9 +167,8 @@ def test_transcript_turns_of_one_speaker_are_one_message():
         "chosen": transcript((H, "q"), (A, "No.  Human: why?"), (A, "Because.")),
         "rejected": transcript((H, "q"), (A, "A king.")),
     }
-    assert parse(row) == Preference(
-        prompt=[user("q")], chosen="No.  Human: why?\n\nBecause.", rejected="A king."
-    )
+    chosen = "No.  Human: why?\n\nBecause."
+    assert parse(row) == Preference(prompt=[user("q")], chosen=chosen, rejected="A king.")
 
 
 def test_dialogues_that_part_before_the_last_user_turn_are_refused():
@@ -210,9 +177,8 @@ def test_dialogues_that_part_before_the_last_user_turn_are_refused():
         "rejected": transcript((H, "q"), (A, "other"), (H, "more"), (A, "c")),
     }
     (problem,) = problems(row)
-    assert problem.startswith(
-        "chosen: chosen and rejected part at message 2, after which chosen has 3 messages"
-    )
+    parting = "chosen: chosen and rejected part at message 2, after which chosen has 3 messages"
+    assert problem.startswith(parting)
 
 
 def test_transcript_without_a_last_reply():

@@ -4,19 +4,11 @@ from coalign.data.convert import convert
 from coalign.data.records import Feedback, Ranking
 
 
-def _feedback(prompt: str, completion: str, label: bool) -> Feedback:
-    return Feedback(prompt=[{"role": "user", "content": prompt}], completion=completion, label=label)
-
-
 def test_feedback_on_one_prompt_becomes_a_ranking() -> None:
+    said = [("p", "wrong", False), ("q", "alone", True), ("p", "right", True), ("p", "right", True)]
+    said += [("r", "a", True), ("r", "a", False), ("r", "b", True)]
     rows = [
-        _feedback("p", "wrong", False),
-        _feedback("q", "alone", True),
-        _feedback("p", "right", True),
-        _feedback("p", "right", True),
-        _feedback("r", "a", True),
-        _feedback("r", "a", False),
-        _feedback("r", "b", True),
+        Feedback(prompt=[{"role": "user", "content": p}], completion=c, label=good) for p, c, good in said
     ]
     first, second = convert(rows, "feedback", "ranking")
     assert isinstance(first, Ranking)

@@ -98,14 +98,12 @@ def test_tokens_do_not_depend_on_the_other_response(response):
 def test_plain_on_request_overrides_the_template_for_plain_records_only():
     plain = Demonstration(prompt=HI, completion=" yes", plain=True)
     chat = Demonstration(prompt=HI, completion=" yes")
-    templated = [
-        decoded(CHATML_TOKENIZER, one.prompt_ids)
-        for one in encode_records([plain, chat], CHATML_TOKENIZER).records
-    ]
-    asked = [
-        decoded(CHATML_TOKENIZER, one.prompt_ids)
-        for one in encode_records([plain, chat], CHATML_TOKENIZER, plain=True).records
-    ]
+    templated, asked = (
+        [decoded(CHATML_TOKENIZER, one.prompt_ids) for one in encoded.records]
+        for encoded in (
+            encode_records([plain, chat], CHATML_TOKENIZER, plain=asked) for asked in (False, True)
+        )
+    )
     assert templated[0] == templated[1] == asked[1]
     assert asked[0] == "hi"
 
@@ -230,52 +228,31 @@ def test_tools_and_calls_are_given_to_the_template():
     tokenizer = byte_tokenizer(WITH_TOOLS)
     encoded = encode_records([record], tokenizer).records[0]
     assert '"name": "look"' in tokenizer.decode(encoded.prompt_ids)
-    assert [
-        name in tokenizer.decode(ids) for name, ids in zip(("look", "run"), encoded.response_ids, strict=True)
-    ] == [True, True]
+    for name, ids in zip(("look", "run"), encoded.response_ids, strict=True):
+        assert name in tokenizer.decode(ids)
     assert encoded.response_ids[0] != encoded.response_ids[1]
+
+
+TOOLED = Demonstration(prompt=HI, completion="a", tools=TOOLS)
+THOUGHT = Demonstration(prompt=HI, completion=Reply("a", {"thinking": "b"}))
+CALLED = [*HI, {"role": "assistant", "content": "", "tool_calls": [{}]}, *HI]
+SILENT = Demonstration(prompt=HI, completion="<think>hm</think> yes")
 
 
 @pytest.mark.parametrize(
     ("record", "template", "message"),
     [
-        (
-            Demonstration(prompt=HI, completion="a", tools=TOOLS),
-            CHATML,
-            "tools: the chat template leaves them out",
-        ),
-        (
-            Demonstration(prompt=HI, completion="a", tools=TOOLS),
-            None,
-            "tools: cannot be written without a chat template",
-        ),
-        (
-            Demonstration(prompt=HI, completion=Reply("a", {"thinking": "b"})),
-            CHATML,
-            "thinking: the chat template leaves it out",
-        ),
-        (
-            Demonstration(prompt=HI, completion=Reply("a", {"thinking": "b"})),
-            None,
-            "thinking: cannot be written without",
-        ),
-        (
-            Demonstration(
-                prompt=[*HI, {"role": "assistant", "content": "", "tool_calls": [{}]}, *HI], completion="a"
-            ),
-            CHATML,
-            "leaves out the tool_calls of message 2",
-        ),
+        (TOOLED, CHATML, "tools: the chat template leaves them out"),
+        (TOOLED, None, "tools: cannot be written without a chat template"),
+        (THOUGHT, CHATML, "thinking: the chat template leaves it out"),
+        (THOUGHT, None, "thinking: cannot be written without"),
+        (Demonstration(prompt=CALLED, completion="a"), CHATML, "leaves out the tool_calls of message 2"),
         (
             Demonstration(prompt=HI, completion="a"),
             "{{ 1 + messages }}",
             "the chat template refuses these messages",
         ),
-        (
-            Demonstration(prompt=HI, completion="<think>hm</think> yes"),
-            REWRITING.replace("<think>\n", ""),
-            "leaves out a part of the answer",
-        ),
+        (SILENT, REWRITING.replace("<think>\n", ""), "leaves out a part of the answer"),
     ],
 )
 def test_what_a_template_leaves_out_is_not_trained_without_it(record, template, message):

@@ -39,7 +39,13 @@ TOOLS = [
     {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 ]
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"country": "France"}}}
+TEXT_CALL = {"type": "function", "function": {"name": "look", "arguments": '{"country": "France"}'}}
 SHAREGPT = [{"from": "human", "value": "Name a river."}, {"from": "gpt", "value": "The Loire."}]
+
+
+LOIRE, MOON = [*Q, said("The Loire.")], [*Q, said("The Moon.")]
+CHATS = {"chosen": LOIRE, "rejected": MOON}
+RESULT = {"role": "tool", "content": "Loire"}
 
 
 def ranking(*responses: str, scores: tuple[float, ...] = (1.0, 0.0)) -> Ranking:
@@ -68,22 +74,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         {"instruction": "Name a river.", "input": "", "history": [["My name is Ana.", "Hello Ana."]], **PAIR},
         Preference(prompt=ASKED, **PAIR),
     ),
-    "the reply with its last question": (
-        {
-            "prompt": ASKED,
-            "chosen": [*Q, said("The Loire.")],
-            "rejected": [*Q, said("The Moon.")],
-        },
-        Preference(prompt=ASKED, **PAIR),
-    ),
+    "the reply with its last question": ({"prompt": ASKED, **CHATS}, Preference(prompt=ASKED, **PAIR)),
     "UltraFeedback binarized": (
-        {
-            "prompt": "Name a river.",
-            "chosen": [*Q, said("The Loire.")],
-            "rejected": [*Q, said("The Moon.")],
-            "score_chosen": 8.5,
-            "score_rejected": 4,
-        },
+        {"prompt": "Name a river.", **CHATS, "score_chosen": 8.5, "score_rejected": 4},
         Preference(prompt=Q, **PAIR, chosen_score=8.5, rejected_score=4.0),
     ),
     "ratings after the name": (
@@ -136,11 +129,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         ranking(scores=(2.0, -2.0)),
     ),
     "Chatbot Arena": (
-        {
-            "conversation_a": [*Q, said("The Loire.")],
-            "conversation_b": [*Q, said("The Moon.")],
-            "winner": "tie (bothbad)",
-        },
+        {"conversation_a": LOIRE, "conversation_b": MOON, "winner": "tie (bothbad)"},
         ranking(scores=(0.5, 0.5)),
     ),
     "HH with a system column": (
@@ -174,7 +163,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         Feedback(prompt=Q, completion="The Loire.", label=True),
     ),
     "Capybara": ({"conversation": [{"input": "Name a river.", "output": "The Loire."}]}, demonstration()),
-    "LMSYS chats": ({"conversation": [*Q, said("The Loire.")], "model": "m"}, demonstration()),
+    "LMSYS chats": ({"conversation": LOIRE, "model": "m"}, demonstration()),
     "OpenHermes": ({"conversations": SHAREGPT, "system_prompt": "Be brief."}, demonstration([SYSTEM, *Q])),
     "Dolly": (
         {"instruction": "Name a river.", "context": "The Loire flows.", "response": "The Loire."},
@@ -200,7 +189,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         {
             "prompt": "Name a river.",
             "chosen": "[{'role': 'user', 'content': 'Name a river.'}\n {'role': 'assistant', 'content': 'The Loire.'}]",
-            "rejected": str([*Q, said("The Moon.")]),
+            "rejected": str(MOON),
         },
         PREFERENCE,
     ),
@@ -221,44 +210,21 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         {"messages": [*Q, said("The Loire.", reasoning_content="Rivers of France...")]},
         demonstration(completion=Reply("The Loire.", {"reasoning_content": "Rivers of France..."})),
     ),
-    "tools as text": (
-        {"tools": json.dumps(TOOLS), "messages": [*Q, said("The Loire.")]},
-        demonstration(tools=TOOLS),
-    ),
+    "tools as text": ({"tools": json.dumps(TOOLS), "messages": LOIRE}, demonstration(tools=TOOLS)),
     "arguments of the template": (
-        {
-            "messages": [*Q, said("The Loire.")],
-            "chat_template_kwargs": {"enable_thinking": False, "more": None},
-        },
+        {"messages": LOIRE, "chat_template_kwargs": {"enable_thinking": False, "more": None}},
         demonstration(template_kwargs={"enable_thinking": False}),
     ),
     "a call in the history, without content": (
         {
             "tools": TOOLS,
-            "prompt": [
-                *Q,
-                {"role": "assistant", "tool_calls": [CALL], "content": None},
-                {"role": "tool", "content": "Loire"},
-            ],
+            "prompt": [*Q, {"role": "assistant", "tool_calls": [CALL], "content": None}, RESULT],
             "completion": [said("The Loire.")],
         },
-        demonstration([*Q, said("", tool_calls=[CALL]), {"role": "tool", "content": "Loire"}], tools=TOOLS),
+        demonstration([*Q, said("", tool_calls=[CALL]), RESULT], tools=TOOLS),
     ),
     "OpenAI's calls, whose arguments are text": (
-        {
-            "messages": [
-                *Q,
-                said(
-                    "",
-                    tool_calls=[
-                        {
-                            "type": "function",
-                            "function": {"name": "look", "arguments": '{"country": "France"}'},
-                        }
-                    ],
-                ),
-            ]
-        },
+        {"messages": [*Q, said("", tool_calls=[TEXT_CALL])]},
         demonstration(completion=Reply("", {"tool_calls": [CALL]})),
     ),
     "ShareGPT's function calls": (
@@ -270,7 +236,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
                 SHAREGPT[1],
             ]
         },
-        demonstration([*Q, said("", tool_calls=[CALL]), {"role": "tool", "content": "Loire"}]),
+        demonstration([*Q, said("", tool_calls=[CALL]), RESULT]),
     ),
     "prompts of any kind": ({"query": "Name a river."}, PromptRecord(prompt=Q, plain=True)),
 }

@@ -17,6 +17,7 @@ ROWS = [
     {"prompt": "two", "chosen": "göod", "rejected": "b\u2028ad"},
 ]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+ZIPPED = gzip.compress(LINES, mtime=0)
 
 
 def pairs(found):
@@ -29,7 +30,7 @@ EXPECTED = [("one", "good", "bad"), ("two", "göod", "b\u2028ad")]
 def test_json_lines_plain_and_compressed(tmp_path):
     contents = {
         "a.jsonl": LINES,
-        "a.jsonl.gz": gzip.compress(LINES, mtime=0),
+        "a.jsonl.gz": ZIPPED,
         "a.jsonl.zst": zstandard.compress(LINES[:20]) + zstandard.compress(LINES[20:]),
         "bom.jsonl": b"\xef\xbb\xbf" + LINES,
         "blank.ndjson": b"\n" + LINES.replace(b"\n", b"\r\n\n"),
@@ -55,14 +56,11 @@ def test_json_list_and_data_know_their_lines(tmp_path):
 
 def test_csv_lines_count_line_breaks_in_cells(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text(
-        'prompt,completion,label\n"one\nline",yes,true\n\ntwo,no,0\nthree,no\nfour,maybe,perhaps\n'
-    )
+    rows = ('"one\nline",yes,true\n', "two,no,0", "three,no", "four,maybe,perhaps\n")
+    path.write_text("\n".join(("prompt,completion,label", *rows)))
     found = scan_records(path)
-    assert [(one.source.line, one.label) for one in found.records if isinstance(one, Feedback)] == [
-        (2, True),
-        (5, False),
-    ]
+    assert all(isinstance(one, Feedback) for one in found.records)
+    assert [(one.source.line, one.label) for one in found.records] == [(2, True), (5, False)]
     assert [str(one) for one in found.problems] == [
         f"{path}:6: row: 2 cells, expected 3 as in the header",
         f"{path}:7: label: the text 'perhaps', expected true or false (also 1 and 0, yes and no)",
@@ -82,9 +80,8 @@ def test_parquet_and_saved_dataset(tmp_path):
     dataset = datasets.Dataset.from_list(ROWS)
     dataset.to_parquet(str(tmp_path / "a.parquet"))
     dataset.save_to_disk(str(tmp_path / "saved"))
-    datasets.DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(
-        str(tmp_path / "splits")
-    )
+    splits = datasets.DatasetDict({"train": dataset, "test": dataset.select([0])})
+    splits.save_to_disk(str(tmp_path / "splits"))
     assert pairs(read_records(tmp_path / "a.parquet")) == EXPECTED
     assert pairs(read_records(tmp_path / "saved")) == EXPECTED
     assert pairs(read_records(tmp_path / "splits", split="test")) == EXPECTED[:1]
@@ -143,12 +140,8 @@ def test_hub_configuration_and_split(monkeypatch):
         ("a.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("a.jsonl", b"hello\nworld\n", r"none of the first 2 rows can be read"),
         ("a.parquet", b"PAR1 not really", "not a readable Parquet"),
-        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-12], "cut off or damaged"),
-        (
-            "a.jsonl.gz",
-            gzip.compress(LINES, mtime=0)[:20] + b"xxxx" + gzip.compress(LINES, mtime=0)[24:],
-            "cut off or damaged",
-        ),
+        ("a.jsonl.gz", ZIPPED[:-12], "cut off or damaged"),
+        ("a.jsonl.gz", ZIPPED[:20] + b"xxxx" + ZIPPED[24:], "cut off or damaged"),
         ("a.jsonl.zst", zstandard.compress(LINES * 50)[:-5], "cut off or damaged"),
     ],
 )
@@ -165,9 +158,9 @@ def test_absent_file(tmp_path):
 
 
 BAD = (
-    LINES
-    + b'{"prompt": "x", "chosen": \n{"prompt": "\xff"}\n[1]\n{"prompt": "y", "chosen": true, "rejected": ""}\n'
+    b'{"prompt": "x", "chosen": \n{"prompt": "\xff"}\n[1]\n{"prompt": "y", "chosen": true, "rejected": ""}\n'
 )
+BAD = LINES + BAD
 
 
 def test_fail_names_every_bad_record(tmp_path):

@@ -6,14 +6,7 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.data.readers import read_records
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Preference,
-    PromptRecord,
-    Ranking,
-)
+from coalign.data.records import Demonstration, Feedback, Judgment, Preference, PromptRecord, Ranking
 from coalign.data.splits import split_records
 from coalign.data.writers import write_records
 
@@ -56,10 +49,9 @@ def test_round_trip_without_a_prompt(tmp_path, make, form):
 def test_what_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match="its prompt has 4 messages"):
         write_records(tmp_path / "a.jsonl", [PromptRecord(prompt=CHAT)])
+    two = [PromptRecord(prompt=PLAIN), Demonstration(prompt=PLAIN, completion="a")]
     with pytest.raises(DataError, match="several kinds"):
-        write_records(
-            tmp_path / "a.jsonl", [PromptRecord(prompt=PLAIN), Demonstration(prompt=PLAIN, completion="a")]
-        )
+        write_records(tmp_path / "a.jsonl", two)
     with pytest.raises(DataError, match=r"\.jsonl or \.parquet"):
         write_records(tmp_path / "a.csv", [PromptRecord(prompt=PLAIN)])
     assert list(tmp_path.iterdir()) == []

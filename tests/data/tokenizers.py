@@ -69,10 +69,7 @@ def _wrapped(inner: Tokenizer, template: str | None, adds_bos: bool) -> PreTrain
             single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
         )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=SPECIAL[2:],
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", additional_special_tokens=SPECIAL[2:]
     )
     tokenizer.chat_template = template
     return tokenizer

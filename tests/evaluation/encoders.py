@@ -31,9 +31,7 @@ def pair_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     core = Tokenizer(WordLevel({one: i for i, one in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = Whitespace()
     core.post_processor = TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     names = {
         "bos_token": "<s>",

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import read_rows
 from coalign.judging.language_judge import LanguageModelJudge
-from coalign.judging.parsing import (
-    Form,
-    read_comparison,
-    read_expected_score,
-    read_letter_odds,
-    read_rating,
-)
+from coalign.judging.parsing import Form, read_comparison, read_expected_score, read_letter_odds, read_rating
 from coalign.judging.prompts import load_template, mark_of
 from coalign.judging.protocol import (
     Choice,

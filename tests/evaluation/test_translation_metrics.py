@@ -6,12 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coalign.measures.translation_metrics import (
-    corpus_scores,
-    edit_similarity,
-    sentence_chrf,
-    term_usage,
-)
+from coalign.measures.translation_metrics import corpus_scores, edit_similarity, sentence_chrf, term_usage
 
 TEXTS = ["Lávese las manos con agua y jabón.", "Quédese en casa si está enfermo."]
 
