@@ -97,24 +97,14 @@ def test_text_longer_than_audio_is_given_up_after_ten_windows() -> None:
 def test_pauses_move_the_anchor() -> None:
     rows = ROWS[:4]
     speech = [(0.0, 10.0), (40.0, 50.0)]
-    truth = {
-        rows[0]: (0.5, 4.5, -0.2),
-        rows[1]: (5.5, 9.5, -0.2),
-        rows[2]: (40.5, 44.5, -0.2),
-        rows[3]: (45.5, 49.5, -0.2),
-    }
+    truth = {row: (start, start + 4, -0.2) for row, start in zip(rows, (0.5, 5.5, 40.5, 45.5), strict=True)}
     found = align_rows(rows, speech, 50, opener(truth, 50))
     assert [one.start for one in found.aligned] == [pytest.approx(truth[row][0]) for row in rows]
 
 
 def test_even_times_clip_at_pauses_and_stretch_the_last_row() -> None:
     slots = even_times([30, 30, 30, 30], [(0, 10), (30, 40)], 60)
-    assert slots == [
-        Slot(0, 5),
-        Slot(5, 10, (10, 30)),
-        Slot(30, 35),
-        Slot(35, 60),
-    ]
+    assert slots == [Slot(0, 5), Slot(5, 10, (10, 30)), Slot(30, 35), Slot(35, 60)]
 
 
 def test_retiming_starts_at_the_anchor() -> None:

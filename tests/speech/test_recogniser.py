@@ -59,37 +59,21 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert np.allclose(found.logps(samples), again.logps(samples), atol=1e-6)
     assert again.vocabulary.tokens == found.vocabulary.tokens
     assert again.frame_seconds == found.frame_seconds == 0.02
-    assert {path.name for path in (tmp_path / "model").iterdir()} >= {
-        "config.json",
-        "model.safetensors",
-        "vocab.json",
-        "preprocessor_config.json",
-    }
+    files = {"config.json", "model.safetensors", "vocab.json", "preprocessor_config.json"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= files
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert"])
 def test_models_of_transformers(kind: str, tmp_path: Path) -> None:
-    from transformers import HubertConfig, HubertForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
+    import transformers
 
     vocabulary = Vocabulary.of_texts(TEXTS)
-    config_class, model_class = {
-        "wav2vec2": (Wav2Vec2Config, Wav2Vec2ForCTC),
-        "hubert": (HubertConfig, HubertForCTC),
-    }[kind]
+    config_class, model_class = (getattr(transformers, f"{kind}{part}") for part in ("Config", "ForCTC"))
     config = config_class(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_stride=(5, 4),
-        conv_kernel=(10, 4),
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        num_feat_extract_layers=2,
-        pad_token_id=0,
-    )
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 4), num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, num_feat_extract_layers=2, pad_token_id=0,
+    )  # fmt: skip
     model_class(config).save_pretrained(tmp_path)
     vocabulary.save(tmp_path)
     found = load_recogniser(str(tmp_path), device="cpu")
@@ -154,11 +138,8 @@ def test_training_counts_what_it_leaves_out(tmp_path: Path) -> None:
     result = train_recogniser(found, clips(), options, run)
     assert result.steps == 3
     assert result.clips == 4
-    assert dict(result.left_out) == {
-        "silent": 1,
-        "text longer than the audio": 1,
-        "no text in the vocabulary": 1,
-    }
+    reasons = ("silent", "text longer than the audio", "no text in the vocabulary")
+    assert dict(result.left_out) == dict.fromkeys(reasons, 1)
     assert any(not torch.equal(a, b) for a, b in zip(before, found.model.parameters(), strict=True))
     with pytest.raises(CoalignError, match="1 x silent"):
         train_recogniser(found, clips()[4:5], options, run)

@@ -139,12 +139,7 @@ def test_textgrid_has_no_gaps_and_no_overlaps() -> None:
 
 def test_every_format_is_written(tmp_path: Path) -> None:
     written = write_alignment(UTTERANCES, 4000, tmp_path / "talk.one", FORMATS)
-    assert [path.name for path in written] == [
-        "talk.one.jsonl",
-        "talk.one.TextGrid",
-        "talk.one.srt",
-        "talk.one.vtt",
-        "talk.one.labels.txt",
-    ]
+    endings = ("jsonl", "TextGrid", "srt", "vtt", "labels.txt")
+    assert [path.name for path in written] == [f"talk.one.{ending}" for ending in endings]
     assert json.loads(written[0].read_text().splitlines()[1])["id"] == "a-1"
     assert write_alignment([], 10, tmp_path / "none", FORMATS)
