@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coalign.decoding.search.lookahead import SearchCost, SearchSettings, rows_of, search, top_tokens
 from coalign.models.scoring.token_tree import CachedTrees, PlainTrees
 from tests.decoding.chain import Chain
-from tests.models.tiny import VOCABULARY, make_model
+from tests.models.tiny import make_model
 
 END = 2
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
@@ -33,7 +33,7 @@ def rule(model, prompt, heuristic, settings):
                 pool.append((ids, total, score, done))
                 continue
             following = logps(ids).tolist()
-            order = sorted(range(VOCABULARY), key=lambda one: (-following[one], one))
+            order = sorted(range(len(following)), key=lambda one: (-following[one], one))
             for token in order[: settings.candidates]:
                 text = [*ids, token]
                 while text[-1] != END and len(text) < min(
@@ -53,17 +53,16 @@ def liked(tokens):
     return sum(one % 2 == 0 for one in tokens) / len(tokens) + (17 in tokens)
 
 
-def found(trees, settings, prompts=PROMPTS, **more):
+def found(trees, settings, prompts=PROMPTS, value=liked, **more):
     with torch.inference_mode():
-        pools = search(
+        return search(
             trees,
             prompts,
-            lambda drafts: [liked(one.tokens) for one in drafts],
+            lambda drafts: [value(one.tokens) for one in drafts],
             lambda texts: [ids[-1] == END for ids in texts],
             settings,
             **more,
         )
-    return pools
 
 
 @pytest.mark.parametrize(
@@ -90,10 +89,8 @@ def test_cached_plain_and_alone_are_the_same(every):
     one = SearchSettings(max_new_tokens=7, candidates=3, beams=2, lookahead=4, weight=4.0, every=every)
     cached, plain = found(CachedTrees(model), one), found(PlainTrees(model), one)
     alone = [found(CachedTrees(model), one, [prompt])[0] for prompt in PROMPTS]
-    for pools in (plain, alone):
-        assert [[beam.tokens for beam in pool] for pool in pools] == [
-            [beam.tokens for beam in pool] for pool in cached
-        ]
+    tokens = [[[beam.tokens for beam in pool] for pool in pools] for pools in (cached, plain, alone)]
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_without_weight_it_is_greedy():
@@ -118,39 +115,23 @@ def test_the_lookahead_of_the_winner_is_computed_once():
 
 
 def test_equal_scores_go_to_the_smaller_tokens():
-    pools = search(
-        Chain([[0.0, 0.0, 0.0]] * 3),
-        [[0]],
-        lambda drafts: [0.0] * len(drafts),
-        lambda texts: [False] * len(texts),
-        SearchSettings(max_new_tokens=2, candidates=2, beams=3, lookahead=1),
-    )
+    settings = SearchSettings(max_new_tokens=2, candidates=2, beams=3, lookahead=1)
+    pools = found(Chain([[0.0, 0.0, 0.0]] * 3), settings, [[0]], lambda tokens: 0.0)
     assert [beam.tokens for beam in pools[0]] == [[0, 0], [0, 1], [1, 0]]
 
 
 def test_a_finished_beam_stays_and_wins():
     """Token 2 ends; afterwards everything is improbable."""
     table = [[0.0, 0.0, 2.0], [-9.0, -9.0, -9.0], [0.0, 0.0, 0.0]]
-    pools = search(
-        Chain(table),
-        [[0]],
-        lambda drafts: [0.0] * len(drafts),
-        lambda texts: [ids[-1] == 2 for ids in texts],
-        SearchSettings(max_new_tokens=5, candidates=3, beams=2, lookahead=2),
-    )
+    settings = SearchSettings(max_new_tokens=5, candidates=3, beams=2, lookahead=2)
+    pools = found(Chain(table), settings, [[0]], lambda tokens: 0.0)
     assert pools[0][0].tokens == [2]
     assert pools[0][0].finished
 
 
 def test_a_heuristic_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="nan"):
-        search(
-            Chain([[0.0, 1.0]] * 2),
-            [[0]],
-            lambda drafts: [float("nan")] * len(drafts),
-            lambda texts: [False] * len(texts),
-            SearchSettings(max_new_tokens=2),
-        )
+        found(Chain([[0.0, 1.0]] * 2), SearchSettings(max_new_tokens=2), [[0]], lambda tokens: float("nan"))
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -181,20 +162,8 @@ def test_the_rule_on_random_chains(candidates, beams, lookahead, weight, data):
     def value(tokens):
         return float(3 in tokens)
 
-    pools = search(
-        Chain(table),
-        [[0]],
-        lambda drafts: [value(each.tokens) for each in drafts],
-        lambda texts: [ids[-1] == END for ids in texts],
-        one,
-    )
-    import tests.decoding.test_lookahead as here
-
-    before, here.VOCABULARY = here.VOCABULARY, 5
-    try:
-        expected = rule(Model(), [0], value, one)
-    finally:
-        here.VOCABULARY = before
+    pools = found(Chain(table), one, [[0]], value)
+    expected = rule(Model(), [0], value, one)
     assert [beam.score for beam in pools[0]] == pytest.approx([score for *_, score in expected])
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coalign.cli.running.run import execute
 from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
+from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
@@ -150,50 +151,34 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     save_tiny_model(folder / "base", seed=1)
     save_tiny_model(folder / "chat", seed=2)
-    rows = [{"prompt": f"the sky is {word} </script>"} for word in ("blue", "green")]
-    write(folder / "prompts.jsonl", rows)
+    write(folder / "prompts.jsonl", [{"prompt": f"the sky is {word}"} for word in ("blue", "green")])
     (folder / "style.txt").write_text("Be kind.\n")
     return folder
 
 
-def config(folder, **changes):
-    values = {
-        "model": str(folder / "base"),
-        "prompts": str(folder / "prompts.jsonl"),
-        "style": str(folder / "style.txt"),
-        "max_new_tokens": 12,
-        "device": "cpu",
-        "dtype": "float32",
-    }
-    return build(urial.Config, {**values, **changes})
+@pytest.fixture
+def work(folder, tmp_path):
+    """A run; again to continue."""
+
+    def work(**changes):
+        files = {"model": "base", "prompts": "prompts.jsonl", "style": "style.txt"}
+        options = {
+            **{name: str(folder / file) for name, file in files.items()},
+            "max_new_tokens": 12,
+            **changes,
+        }
+        config = build(urial.Config, {"device": "cpu", "dtype": "float32", **options})
+        return execute("urial", urial, config, tmp_path / "run")
+
+    return work
 
 
-def test_a_whole_run_with_comparison_and_judge(folder, tmp_path, monkeypatch):
-    judge = ScriptedGenerator(lambda _: "I would give it a 4.\n\nRating: [[4]]")
-    monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
-    run = execute(
-        "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
-    )
-    for name in ("answers", "without-examples"):
-        rows = [json.loads(one) for one in (run.artefacts / f"{name}.jsonl").read_text().splitlines()]
-        assert [row["index"] for row in rows] == [0, 1]
-        assert all({"id", "prompt", "responses", "generator"} <= row.keys() for row in rows)
-    page = run.report.read_text(encoding="utf-8")
-    assert "Ratings by aspect" in page
-    assert "</script>" not in page.partition('type="application/json"')[2].partition("</script>")[0]
-    again = execute(
-        "urial", urial, config(folder, compare=True, judge_model=str(folder / "chat")), tmp_path / "run"
-    )
-    assert again.state == "done"
-
-
-def test_token_shift_of_a_pair(folder, tmp_path):
-    options = config(folder, style="default", analysis="token-shift", aligned_model=str(folder / "chat"))
-    run = execute("urial", urial, options, tmp_path / "run")
+def test_token_shift_of_a_pair(folder, work):
+    run = work(style="default", analysis="token-shift", aligned_model=str(folder / "chat"))
     summary = json.loads((run.artefacts / "summary.json").read_text())
     assert sum(summary["shares"].values()) == pytest.approx(1)
     assert "By position" in run.report.read_text(encoding="utf-8")
-    rows = [json.loads(one) for one in (run.artefacts / "shifts.jsonl").read_text().splitlines()]
+    rows = read_rows(run.artefacts / "shifts.jsonl")
     assert all(one["position"] == place for row in rows for place, one in enumerate(row["positions"]))
 
 
@@ -239,13 +224,7 @@ def test_ranks_and_divergence_are_those_of_their_definitions(seed, length, size)
 
 
 def test_classes_and_shares():
-    assert [position_class(n) for n in range(5)] == [
-        "unshifted",
-        "marginal",
-        "marginal",
-        "shifted",
-        "shifted",
-    ]
+    assert [position_class(n)[0] for n in range(5)] == ["u", "m", "m", "s", "s"]
     with pytest.raises(ValueError, match="rank"):
         position_class(-1)
     logits = torch.eye(8, dtype=torch.float64) * 3
@@ -318,19 +297,14 @@ def test_not_applicable_counts_as_the_best_score_and_is_counted():
 
 def scored(text):
     """Three for factuality, N/A for depth, 2 for safety, 4 else."""
-    for start, reply in (
-        ("Is what", "[[3]]"),
-        ("Does the answer go", "[[N/A]]"),
-        ("Is the answer free", "[[2]]"),
-    ):
-        if f"Judge it by this: {start}" in text:
-            return f"Well. {reply}"
-    return "[[4]]"
+    replies = {"Is what": "3", "Does the answer go": "N/A", "Is the answer free": "2"}
+    found = [reply for start, reply in replies.items() if f"Judge it by this: {start}" in text]
+    return f"Well. [[{found[0]}]]" if found else "[[4]]"
 
 
 @pytest.fixture
 def judged(folder, monkeypatch):
-    rows = [{"id": f"p{n}", "prompt": f"the sky {n}", "safety": n == 2} for n in range(3)]
+    rows = [{"id": f"p{n}", "prompt": f"the sky {n} </script>", "safety": n == 2} for n in range(3)]
     write(folder / "mixed.jsonl", rows)
     judge = ScriptedGenerator(scored)
     monkeypatch.setattr(in_context_ratings, "open_named", lambda *_, **__: judge)
@@ -338,10 +312,16 @@ def judged(folder, monkeypatch):
     return judge, options
 
 
-def test_general_prompts_are_rated_by_five_aspects_and_harmful_ones_for_safety(folder, tmp_path, judged):
+def test_general_prompts_are_rated_by_five_aspects_and_harmful_ones_for_safety(work, judged):
     judge, options = judged
-    run = execute("urial", urial, config(folder, compare=True, **options), tmp_path / "run")
-    rows = [json.loads(one) for one in (run.artefacts / "ratings.jsonl").read_text().splitlines()]
+    run = work(compare=True, **options)
+    for name in ("answers", "without-examples"):
+        answered = read_rows(run.artefacts / f"{name}.jsonl")
+        assert [row["index"] for row in answered] == [0, 1, 2]
+        assert all({"id", "prompt", "responses", "generator"} <= row.keys() for row in answered)
+    page = run.report.read_text(encoding="utf-8")
+    assert "</script>" not in page.partition('type="application/json"')[2].partition("</script>")[0]
+    rows = read_rows(run.artefacts / "ratings.jsonl")
     assert len(rows) == 2 * (2 * 5 + 1)
     assert {row["aspect"] for row in rows if row["id"] == "p2"} == {"safety"}
     assert {row["aspect"] for row in rows if row["id"] == "p0"} == set(ASPECTS)
@@ -360,28 +340,28 @@ def test_general_prompts_are_rated_by_five_aspects_and_harmful_ones_for_safety(f
     assert answers["rows"][0]["outputs"][1]["score"] == 4.0
     asked = len(judge.asked)
     (run.path / "status.json").write_text(json.dumps({**run.status(), "state": "interrupted"}))
-    execute("urial", urial, config(folder, compare=True, **options), tmp_path / "run")
+    work(compare=True, **options)
     assert len(judge.asked) == asked
 
 
-def test_harmful_prompts_alone(folder, tmp_path, judged):
+def test_harmful_prompts_alone(folder, work, judged):
     _, options = judged
     write(folder / "harmful.jsonl", [{"prompt": "the sky", "bad": "true"}])
     options |= {"prompts": str(folder / "harmful.jsonl"), "safety_column": "bad"}
-    run = execute("urial", urial, config(folder, **options), tmp_path / "run")
+    run = work(**options)
     assert run.status()["figures"]["overall rating"] is None
     assert "Safety, 1 to 5" in run.report.read_text(encoding="utf-8")
 
 
-def test_a_judge_that_says_nothing_useful_fails_the_run_and_loses_nothing(folder, tmp_path, judged):
+def test_a_judge_that_says_nothing_useful_fails_the_run_and_loses_nothing(work, tmp_path, judged):
     judge, options = judged
     judge.answer = lambda _: "Hm."
     with pytest.raises(CoalignError, match="11 of 11 verdicts are missing"):
-        execute("urial", urial, config(folder, **options), tmp_path / "run")
+        work(**options)
     run = Run.open(tmp_path / "run")
-    assert len((run.artefacts / "answers.jsonl").read_text().splitlines()) == 3
-    assert len((run.artefacts / "ratings.jsonl").read_text().splitlines()) == 11
-    run = execute("urial", urial, config(folder, max_failures=1.0, **options), tmp_path / "run")
+    assert len(read_rows(run.artefacts / "answers.jsonl")) == 3
+    assert len(read_rows(run.artefacts / "ratings.jsonl")) == 11
+    run = work(max_failures=1.0, **options)
     assert run.status()["figures"]["overall rating"] is None
     assert "no readable verdict" in run.report.read_text(encoding="utf-8")
 
@@ -403,6 +383,6 @@ def test_columns_of_safety_are_true_or_false(folder):
     assert "flags.jsonl:2: s: is 'perhaps', expected true or false" in str(error.value)
 
 
-def test_a_prefix_that_is_longer_than_the_models_window_is_named(folder, tmp_path):
+def test_a_prefix_that_is_longer_than_the_models_window_is_named(work):
     with pytest.raises(ConfigError, match=r"style: the prefix has \d+ tokens, but the model's context"):
-        execute("urial", urial, config(folder, style="default"), tmp_path / "run")
+        work(style="default")
