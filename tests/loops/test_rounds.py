@@ -35,25 +35,6 @@ def test_stages_run_in_the_engine_s_order_and_once(run: Run) -> None:
     assert calls == [(name, n) for n in (1, 2) for name in ("generate", "fit", "evaluate")]
 
 
-def test_a_failed_stage_is_repeated_and_earlier_ones_are_not(run: Run) -> None:
-    calls: list[str] = []
-
-    def generate(round: Round) -> None:
-        calls.append("generate")
-        round.write("generate", [{"id": "a"}])
-
-    def fit(round: Round) -> None:
-        calls.append("fit")
-        if calls.count("fit") == 1:
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        run_rounds(run, {"generate": generate, "fit": fit})
-    rounds = run_rounds(run, {"generate": generate, "fit": fit})
-    assert calls == ["generate", "fit", "fit"]
-    assert rounds[0].read("generate") == [{"id": "a"}]
-
-
 def test_a_torn_row_is_cut_off(run: Run) -> None:
     one = Round(run, 1)
     one.append("generate", [{"id": "a"}, {"id": "b"}])

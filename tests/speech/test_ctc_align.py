@@ -163,21 +163,3 @@ def test_a_confidence_is_the_worst_stretch() -> None:
 def test_collapse() -> None:
     assert collapse([0, 1, 1, 0, 1, 2, 2, 0], 0) == [1, 1, 2]
     assert collapse([], 0) == collapse([0, 0], 0) == []
-
-
-def test_it_agrees_with_ctc_segmentation() -> None:
-    reference = pytest.importorskip("ctc_segmentation")
-    logps, tokens, _ = spoken(frames=500, count=70, labels=12, seed=5)
-    parts = [tokens[:20], tokens[20:45], tokens[45:]]
-    config = reference.CtcSegmentationParameters(
-        index_duration=0.02, blank=BLANK, char_list=[str(label) for label in range(12)]
-    )
-    matrix, begins = reference.prepare_token_list(config, [np.array(part) for part in parts])
-    timings, probs, _ = reference.ctc_segmentation(config, logps.astype(np.float32), matrix)
-    theirs = reference.determine_utterance_segments(config, begins, probs, timings, ["", "", ""])
-    states, places = ground_truth(parts, BLANK)
-    ours = utterance_segments(segment(logps, states, BLANK), places, 0.02)
-    assert begins == places.tolist()
-    for (start, end, score), one in zip(theirs, ours, strict=True):
-        assert (one.start, one.end) == pytest.approx((start, end))
-        assert one.score == pytest.approx(score, abs=1e-5)

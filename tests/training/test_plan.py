@@ -51,13 +51,8 @@ def test_the_plan_foresees_the_steps(
     accumulation: int,
     epochs: float,
 ) -> None:
-    options = build(
-        TrainingOptions,
-        {
-            "batch_size": batch, "gradient_accumulation": accumulation, "epochs": epochs, "max_length": 60,
-            "save_steps": 0, "learning_rate": 1e-3,
-        },
-    )  # fmt: skip
+    sizes = {"batch_size": batch, "gradient_accumulation": accumulation, "epochs": epochs}
+    options = build(TrainingOptions, {**sizes, "max_length": 60, "save_steps": 0, "learning_rate": 1e-3})
     model = add_lora(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
     run = Run.start(tmp_path / "run", "test", ModelOptions())
     job = Job(objective=PAIRS_FREE, options=options, run=run, records=pairs(count), constants=NoConstants())
@@ -100,21 +95,12 @@ def test_max_steps_goes_before_epochs(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_limits_that_cut_nothing(tmp_path: Path) -> None:
-    model = make_model("llama")
-    options = TrainingOptions()
-    arguments = training_arguments(options, tmp_path, model)
-    record = EncodedRecord(0, [1], [[2]], None, [1.0], True)
-    whole = make_plan("sft", Prepared([Example((record,), "0", {})]), 0, options, arguments, model)
+    examples = [Example((EncodedRecord(0, [1], [[2]], None, [1.0], True),), "0", {})]
+    model, options = make_model("llama"), TrainingOptions()
+    rest = (0, options, training_arguments(options, tmp_path, model), model)
+    whole = make_plan("sft", Prepared(examples), *rest)
     assert "Length limits" not in dict(whole.lines())
-    cut = make_plan(
-        "sft",
-        Prepared([Example((record,), "0", {})], 2, 3),
-        0,
-        options,
-        arguments,
-        model,
-        checkpoint=tmp_path / "checkpoint-1",
-    )
+    cut = make_plan("sft", Prepared(examples, 2, 3), *rest, checkpoint=tmp_path / "checkpoint-1")
     assert dict(cut.lines())["Length limits"] == "5 prompts or responses cut"
     assert dict(cut.lines())["Steps"].endswith("1 done before")
     assert asdict(cut)["truncated"] == 5

@@ -92,12 +92,6 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert torch.equal(weights(whole), weights(again))
 
 
-def test_half_written_checkpoint_is_not_resumed(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-9").mkdir()
-    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) is None
-
-
 def test_evaluation_is_normalised_over_all_records(tmp_path: Path) -> None:
     model = adapted()
     examples = make_examples(7, seed=5)
