@@ -45,6 +45,12 @@ from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 
+BASELINES = {
+    "ensemble": (ensemble, (BASE, NUDGING), ENSEMBLE_TOP),
+    "proxy-tuning": (proxy_tuning, (BASE, NUDGING, PLAIN), PROXY_TOP),
+}
+"""How each chooses a token, among which models, and how many of their most probable tokens it looks at."""
+
 
 @dataclass(kw_only=True)
 class NudgingOptions(PromptOptions):
@@ -121,11 +127,7 @@ def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remot
             raise ConfigError(
                 f"temperature: {options.combine} takes the most probable token of its mixture; expected 0."
             )
-        choose, sides = (
-            (ensemble, (BASE, NUDGING))
-            if options.combine == "ensemble"
-            else (proxy_tuning, (BASE, NUDGING, PLAIN))
-        )
+        choose, sides, _ = BASELINES[options.combine]
         return mix(
             choose, sides, length, max_length=sampling.max_new_tokens, chunk_tokens=options.base_chunk_tokens
         )
@@ -163,14 +165,13 @@ def make_generator(options: NudgingOptions, models: MethodModels, *, rows: int |
             assert_same_tokens(
                 local[0], other, hint=f"{options.combine} mixes distributions over one vocabulary."
             )
-    tops = {"nudging": 0, "ensemble": ENSEMBLE_TOP, "proxy-tuning": PROXY_TOP}
     temperature = options.nudging_temperature
     return TwoModels(
         models=opened,
         make=partial(make_talk, options),
         prompts=options,
         temperatures={} if temperature is None else {NUDGING: temperature},
-        alternatives=tops[options.combine],
+        alternatives=BASELINES[options.combine][2] if options.combine in BASELINES else 0,
         batch_size=rows,
     )
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,17 +214,10 @@ def arena_results(played: Sequence[Played], outputs: Outputs, config: Config) ->
 def simulation_results(config: Config) -> dict[str, Any]:
     """Median rank correlation with the truth of both ways, setting by setting."""
     rows = []
-    for prompts in config.sim_prompts:
-        for precision in config.sim_precision:
-            found = simulate(
-                config.sim_ratings,
-                reference=config.sim_reference,
-                precision=precision,
-                prompts=prompts,
-                trials=config.sim_trials,
-                seed=config.seed,
-            )
-            rows.append({"prompts": prompts, "precision": precision, **simulation_figures(found)})
+    for prompts, precision in product(config.sim_prompts, config.sim_precision):
+        setting = {"prompts": prompts, "precision": precision}
+        known = {"reference": config.sim_reference, "trials": config.sim_trials, "seed": config.seed}
+        rows.append({**setting, **simulation_figures(simulate(config.sim_ratings, **setting, **known))})
     return {"models": len(config.sim_ratings), "trials": config.sim_trials, "settings": rows}
 
 

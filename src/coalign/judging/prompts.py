@@ -111,8 +111,7 @@ def load_template(kind: Literal["pair", "rate"], path: Path | None = None) -> Ju
             f"{file}:{error.lineno}: not a template: {error.message}.",
             hint=f"`coalign judge --print-template {kind}` shows one that works.",
         ) from error
-    needed = {"answers"}
-    if not needed & names:
+    if "answers" not in names:
         raise ConfigError(
             f"{file}: the template never shows the answers (the variable `answers`).",
             hint=f"`coalign judge --print-template {kind}` shows one that works.",

@@ -161,13 +161,11 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
 
 def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
     consistency = results.get("consistency")
-    parts = []
-    if consistency:
-        parts.append(
-            f"The judge gives the same verdict in both orders on {consistency['mean']:.0%} of {summary.n} pairs"
-        )
-    else:
-        parts.append(f"{summary.n} pairs were judged in one order")
+    parts = [
+        f"The judge gives the same verdict in both orders on {consistency['mean']:.0%} of {summary.n} pairs"
+        if consistency
+        else f"{summary.n} pairs were judged in one order"
+    ]
     if people := results.get("people"):
         parts.append(f"it agrees with people on {people['accuracy']['mean']:.0%} of {people['pairs']}")
     return "; ".join(parts) + "."

@@ -111,11 +111,7 @@ class Deferred:
 
     def __init__(self, make: Callable[[], Generator]) -> None:
         self._make = make
-        self._made: Generator | None = None
-
-    @property
-    def made(self) -> Generator | None:
-        return self._made
+        self.made: Generator | None = None
 
     def generate(
         self,
@@ -126,9 +122,9 @@ class Deferred:
         on_batch: OnBatch | None = None,
         label: str = "Generating",
     ) -> list[list[Generation]]:
-        if self._made is None:
-            self._made = self._make()
-        return self._made.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
+        if self.made is None:
+            self.made = self._make()
+        return self.made.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
 
 
 def ask(

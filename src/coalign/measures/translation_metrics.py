@@ -48,15 +48,10 @@ def corpus_scores(
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} translations for {len(references)} references, expected as many")
     metrics: Any = require("sacrebleu.metrics", EXTRA)
-    bleu = _bleu(metrics, tokens)
-    chrf, ter = metrics.CHRF(word_order=2), metrics.TER()
-    scores = {
-        name: metric.corpus_score(list(hypotheses), [list(references)]).score
-        for name, metric in (("bleu", bleu), ("chrf", chrf), ("ter", ter))
-    }
-    signatures = {
-        name: str(metric.get_signature()) for name, metric in (("bleu", bleu), ("chrf", chrf), ("ter", ter))
-    }
+    used = {"bleu": _bleu(metrics, tokens), "chrf": metrics.CHRF(word_order=2), "ter": metrics.TER()}
+    texts = list(hypotheses), [list(references)]
+    scores = {name: one.corpus_score(*texts).score for name, one in used.items()}
+    signatures = {name: str(one.get_signature()) for name, one in used.items()}
     return TranslationScores(**scores, signatures=signatures)
 
 

@@ -23,7 +23,6 @@ from coalign.report.model import (
     Sample,
     Samples,
     Series,
-    TableSection,
     Values,
 )
 from coalign.report.page import publish
@@ -60,6 +59,7 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
     words = fmean(row["nudge_ratio"] for row in rows) if rows else None
     share = nudged / tokens if tokens else None
     ended = Counter(row["stop_reason"] for row in rows)
+    turn_ends = Counter(end for row in rows for end in row["ends"] if end)
     by_itself = ended["nudging_model_stop"] / len(rows) if rows else None
     length = tokens / len(rows) if rows else None
     mixed = config.combine != "nudging"
@@ -71,6 +71,12 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
         Figure("Ended by the aligned model", by_itself, unit="percent", better="neither"),
         Figure("Mean length in tokens", length, better="neither"),
     ]
+    turns = counted(
+        "Why turns of the base model ended",
+        ("reason", "turns"),
+        {ENDS[reason]: n for reason, n in turn_ends.most_common()},
+        note="Guards stop a base model that repeats itself.",
+    )
     fewer = f"coalign run {run.status()['method']} --gamma 0.2 ..."
     return publish(
         run,
@@ -93,7 +99,7 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
                 ("reason", "answers"),
                 {STOPS[reason]: n for reason, n in ended.most_common()},
             ),
-            *([] if mixed else [_turns(rows)]),
+            *([] if mixed else [turns]),
         ],
         limitations=[
             "Who wrote a word says nothing about its quality: compare the answers with those of each model alone.",
@@ -138,16 +144,6 @@ def _where(rows: Sequence[Mapping[str, Any]]) -> list[AnySection]:
             x_label="share of words",
         ),
     ]
-
-
-def _turns(rows: Sequence[Mapping[str, Any]]) -> TableSection:
-    ends = Counter(end for row in rows for end in row["ends"] if end)
-    return counted(
-        "Why turns of the base model ended",
-        ("reason", "turns"),
-        {ENDS[reason]: n for reason, n in ends.most_common()},
-        note="Guards stop a base model that repeats itself.",
-    )
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> Samples:

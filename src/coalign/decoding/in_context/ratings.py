@@ -146,9 +146,10 @@ def rate_answers(
         )
         found[arm] = ArmRatings(general, safety, places)
     scored = [
-        (arm, name, one)
+        (arm, name, *each)
         for arm, mine in found.items()
         for name, one in {**mine.general, **mine.safety}.items()
+        for each in zip(one.ratings, one.scores, one.skipped, strict=True)
     ]
     write_rows(
         run.artefacts / "ratings.jsonl",
@@ -162,15 +163,10 @@ def rate_answers(
                 "failure": None if skip else rating.failure,
                 "reply": rating.reply,
             }
-            for arm, name, one in scored
-            for rating, score, skip in zip(one.ratings, one.scores, one.skipped, strict=True)
+            for arm, name, rating, score, skip in scored
         ],
     )
-    judged = [
-        replace(rating, failure=None) if skip else rating
-        for _, _, one in scored
-        for rating, skip in zip(one.ratings, one.skipped, strict=True)
-    ]
+    judged = [replace(rating, failure=None) if skip else rating for _, _, rating, _, skip in scored]
     check_failures(judged, limit=max_failures)
     return found
 

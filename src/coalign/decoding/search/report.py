@@ -150,18 +150,9 @@ def _all_arms(rows: dict[str, Any], arms: Arms) -> TableSection:
     for name in arms.names:
         mine, facts = rows[name], arms.facts(name)
         reward = estimate(bootstrap_mean(_numbers(mine, "reward")))
-        made.append(
-            [
-                _title(name),
-                reward.value,
-                reward.low,
-                reward.high,
-                _mean(_measured(mine)),
-                _mean([float(one["finish_reasons"][0] == "stop") for one in mine]),
-                facts.get("tokens_tried"),
-                facts["seconds"],
-            ]
-        )
+        ended = _mean([float(one["finish_reasons"][0] == "stop") for one in mine])
+        measured = [reward.value, reward.low, reward.high, _mean(_measured(mine)), ended]
+        made.append([_title(name), *measured, facts.get("tokens_tried"), facts["seconds"]])
     return TableSection(
         "All ways to answer",
         note="Tokens tried are those computed after the prompts; time is that of the session that finished the row.",

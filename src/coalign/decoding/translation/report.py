@@ -161,12 +161,9 @@ def _unscored(sentences: Sequence[Sentence], arms: dict[str, Rows]) -> Headline:
 
 
 def _table(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> TableSection:
-    made = []
-    for name, rows in arms.items():
-        one, shares = scores[name], _shares(rows)
-        made.append(
-            [name, one.bleu, one.chrf, one.ter, shares["term_usage"], shares["copied"], shares["empty"]]
-        )
+    shown = ("term_usage", "copied", "empty")
+    shares = {name: [_shares(rows)[one] for one in shown] for name, rows in arms.items()}
+    made = [[name, one.bleu, one.chrf, one.ter, *shares[name]] for name, one in scores.items()]
     return TableSection(
         "Scores by number of matches",
         note="Corpus scores by sacrebleu; TER: lower is better. Terms used: of those whose target side the reference "

@@ -137,7 +137,7 @@ def _read(row: Row, *, source: str, layout: Layout, column: str | None) -> tuple
         text = parse_text(given, allow_empty=True)
     except FieldError as error:
         raise FieldError(error.problem, error.expected, name) from error
-    model = value.get(column) if column else Path(source).name.split(".")[0]
+    model = value.get(column) if column else ""
     if not isinstance(model, str):
         raise FieldError(describe(model), "the model's name", column)
     return record, model or Path(source).name.split(".")[0], text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,18 +108,11 @@ class PairEncoder:
         if cut:
             keep, keep_second = kept_lengths(len(first), len(second), room)
             first, second = first[:keep], second[:keep_second]
-        (before, types_before), (between, types_between), (after, types_after) = self._frame
-        return EncodedPair(
-            [*before, *first, *between, *second, *after],
-            [
-                *types_before,
-                *[self._types[0]] * len(first),
-                *types_between,
-                *[self._types[1]] * len(second),
-                *types_after,
-            ],
-            cut,
-        )
+        before, between, after = self._frame
+        texts = [(text, [kind] * len(text)) for text, kind in zip((first, second), self._types, strict=True)]
+        pieces = (before, texts[0], between, texts[1], after)
+        ids, type_ids = (list(chain.from_iterable(part)) for part in zip(*pieces, strict=True))
+        return EncodedPair(ids, type_ids, cut)
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
