@@ -263,10 +263,10 @@ def test_a_run_ranks_and_shows_every_match(arena: Any, tmp_path: Path) -> None:
 
 
 def test_stored_verdicts_rate_models(arena: Any, tmp_path: Path) -> None:
+    said = [(0, "x0", "xx0", "second"), (0, "xxx0", "xx0", "first"), (1, "xx1", "x1", "tie")]
     verdicts = [
-        {"prompt": "Prompt 0?", "response_a": "x0", "response_b": "xx0", "label": "second"},
-        {"prompt": "Prompt 0?", "response_a": "xxx0", "response_b": "xx0", "label": "first"},
-        {"prompt": "Prompt 1?", "response_a": "xx1", "response_b": "x1", "label": "tie"},
+        {"prompt": f"Prompt {x}?", "response_a": a, "response_b": b, "label": label}
+        for x, a, b, label in said
     ]
     stored = {"judge": "stored", "stored_verdicts": write_rows(tmp_path / "v.jsonl", verdicts)}
     results, _ = arena(output_rows(3, 2), schedule="all", **stored)

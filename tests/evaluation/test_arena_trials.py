@@ -19,22 +19,22 @@ from coalign.evaluation.arena.trials import read_judged_pairs, trial
 NAMES = ("d", "a", "c", "b")
 
 
+def match(prompt: str, first: str, second: str, share: float | None) -> dict[str, Any]:
+    return {"prompt": prompt, "model_a": first, "model_b": second, "share_a": share}
+
+
 def rows(prompts: int = 30, noise: float = 0.0) -> list[dict[str, Any]]:
     """Earlier letters are better; verdicts are turned round with probability `noise`."""
     draw = random.Random(0)
     made = []
     for x, (first, second) in itertools.product(range(prompts), itertools.combinations(NAMES, 2)):
         better = float((first < second) != (draw.random() < noise))
-        made.append({"prompt": f"p{x}", "model_a": first, "model_b": second, "share_a": better})
+        made.append(match(f"p{x}", first, second, better))
     return made
 
 
 def test_verdicts_are_read_in_both_directions_and_repeats_count_by_their_mean(tmp_path: Path) -> None:
-    more = [
-        {"prompt": "p0", "model_a": "a", "model_b": "d", "share_a": 0},
-        {"prompt": "p1", "model_a": "a", "model_b": "d", "share_a": None},
-        {"prompt": "lone", "model_a": "a", "model_b": "b", "share_a": 0.5},
-    ]
+    more = [match("p0", "a", "d", 0), match("p1", "a", "d", None), match("lone", "a", "b", 0.5)]
     write_rows(tmp_path / "m.jsonl", [*rows(3), *more])
     found = read_judged_pairs(tmp_path / "m.jsonl")
     assert found.models == ("a", "b", "c", "d")
@@ -56,9 +56,7 @@ def test_sure_verdicts_give_the_true_order_and_trials_repeat(tmp_path: Path) -> 
 
 def test_bad_rows_are_named_and_a_file_without_whole_prompts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    write_rows(
-        path, [*rows(1), {"prompt": "p", "model_a": "a", "model_b": "b", "share_a": 2}, {"prompt": "p"}]
-    )
+    write_rows(path, [*rows(1), match("p", "a", "b", 2), {"prompt": "p"}])
     with pytest.raises(DataError, match="2 rows are no judged pairs") as error:
         read_judged_pairs(path)
     assert f"{path}:7: share_a: is 2, expected as in matches.jsonl" in str(error.value)

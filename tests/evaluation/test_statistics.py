@@ -31,9 +31,8 @@ def test_interval_covers_as_often_as_it_says(confidence: float) -> None:
     before = rng.choice([0, 0.5, 1], size=(400, 50), p=[0.5, 0.3, 0.2])
     after = np.clip(before + rng.choice([0, 0.5], size=before.shape, p=[0.6, 0.4]), 0, 1)
     truth = 0.8 * 0.4 * 0.5
-    found = [
-        paired_bootstrap(b, a, n=1000, confidence=confidence) for b, a in zip(before, after, strict=True)
-    ]
+    pairs = zip(before, after, strict=True)
+    found = [paired_bootstrap(*one, n=1000, confidence=confidence) for one in pairs]
     share = np.mean([one.low <= truth <= one.high for one in found])
     assert share == pytest.approx(confidence, abs=0.04)
 

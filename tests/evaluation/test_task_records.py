@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from coalign.evaluation.factuality.records import (
     read_task_records,
 )
 from coalign.evaluation.factuality.sources import CONVERTERS, converter
+from tests.preference.tiny_runs import write
 
 ROWS: dict[str, dict[str, Any]] = {
     "snli": {"premise": "p", "hypothesis": "h", "label": -1},
@@ -46,37 +46,40 @@ def never(record: TaskRecord, **options: Any) -> Any:
     return labelled_pair(record, random.Random(0), augmentation=0.0, **options)
 
 
+def converted(name: str) -> list[TaskRecord]:
+    return list(converter(name)(ROWS[name]))
+
+
 def test_every_converter_has_a_row_here() -> None:
     assert ROWS.keys() == CONVERTERS.keys()
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_becomes_pairs_with_labels_of_its_task(name: str) -> None:
-    for record in converter(name)(ROWS[name]):
+    for record in converted(name):
         pair = never(record, others=[record, TaskRecord(record.task, "other", ("other summary",))])
         assert pair.head in ("tri", "bin", "reg")
         assert 0 <= pair.label <= 2
 
 
 def test_values_of_the_conversions() -> None:
-    assert never(converter("snli")(ROWS["snli"])[0]) == ("p", "h", "tri", 1)
-    assert never(converter("mnli")(ROWS["mnli"])[0]) == ("p", "h", "tri", 2)
-    assert never(converter("doc_nli")(ROWS["doc_nli"])[0]) == ("p", "h", "bin", 0)
-    assert never(converter("vitaminc")(ROWS["vitaminc"])[0]) == ("e", "c", "tri", 1)
-    assert never(converter("stsb")(ROWS["stsb"])[0]) == ("a", "b", "reg", 0.5)
-    assert [never(one) for one in converter("squad")(ROWS["squad"])] == [
-        ("c", "q? x", "bin", 1),
-        ("c", "q? z", "bin", 0),
-    ]
-    assert converter("squad_v2")(ROWS["squad_v2"]) == []
-    race = converter("race")(ROWS["race"])[0]
+    first = {
+        "snli": ("p", "h", "tri", 1),
+        "mnli": ("p", "h", "tri", 2),
+        "doc_nli": ("p", "h", "bin", 0),
+        "vitaminc": ("e", "c", "tri", 1),
+        "stsb": ("a", "b", "reg", 0.5),
+    }
+    assert {name: never(converted(name)[0]) for name in first} == first
+    assert [never(one) for one in converted("squad")] == [("c", "q? x", "bin", 1), ("c", "q? z", "bin", 0)]
+    assert converted("squad_v2") == []
+    race = converted("race")[0]
     assert (race.text_b, race.text_c) == (("It is two .",), ("It is one .",))
-    assert converter("boolq")(ROWS["boolq"])[0].text_b == ("q? No.",)
-    assert [never(one).label for one in converter("ms_marco")(ROWS["ms_marco"])] == [0, 1]
-    assert [never(one) for one in converter("gap")(ROWS["gap"])] == [
-        ("t", 'Who does "she" refer to? Ada', "bin", 1),
-        ("t", 'Who does "she" refer to? Bea', "bin", 0),
-    ]
+    assert converted("boolq")[0].text_b == ("q? No.",)
+    assert [never(one).label for one in converted("ms_marco")] == [0, 1]
+    asked = 'Who does "she" refer to?'
+    both = [("t", f"{asked} Ada", "bin", 1), ("t", f"{asked} Bea", "bin", 0)]
+    assert [never(one) for one in converted("gap")] == both
 
 
 @pytest.mark.parametrize(
@@ -116,11 +119,8 @@ def test_augmentation_keeps_labels_true() -> None:
     def seen(record: TaskRecord) -> set[Any]:
         return {labelled_pair(record, draw, augmentation=0.4) for _ in range(300)}
 
-    assert seen(TaskRecord("nli", "a", ("b",), label=2)) == {
-        ("a", "b", "tri", 2),
-        ("b", "a", "tri", 2),
-        ("a", "a", "tri", 0),
-    }
+    alike, both = ("a", "a", "tri", 0), {("a", "b", "tri", 2), ("b", "a", "tri", 2)}
+    assert seen(TaskRecord("nli", "a", ("b",), label=2)) == {*both, alike}
     assert seen(TaskRecord("nli", "a", ("b",), label=0)) == {("a", "b", "tri", 0), ("a", "a", "tri", 0)}
     assert ("b", "a", "bin", 0) in seen(TaskRecord("paraphrase", "a", ("b",), label=0))
     assert seen(TaskRecord("qa", "a", ("b",), ("c",), 1)) == {("a", "b c", "bin", 1)}
@@ -128,14 +128,11 @@ def test_augmentation_keeps_labels_true() -> None:
 
 
 def test_records_of_a_file_and_their_faults(tmp_path: Path) -> None:
+    texts = {"text_a": "a", "text_b": ["b"]}
     rows = [
-        {"task": "nli", "text_a": "a", "text_b": ["b"], "orig_label": 0},
-        {"task": "nli", "text_a": "a", "text_b": ["b"], "orig_label": 7},
-        {"task": "qa", "text_a": "a", "text_b": "b", "orig_label": 1},
-        {"task": "odd", "text_a": "a", "text_b": "b"},
+        {"task": task, **texts, "orig_label": label} for task, label in (("nli", 0), ("nli", 7), ("qa", 1))
     ]
-    path = tmp_path / "r.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path = write(tmp_path / "r.jsonl", [*rows, {"task": "odd", **texts}])
     with pytest.raises(DataError, match=r"3 of 4 rows") as caught:
         read_task_records(str(path), most=10)
     assert f"{path}:2: orig_label: the number 7, expected one of: -1, 0, 1, 2" in str(caught.value)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -82,10 +83,8 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_runs_are_listed_latest_first_and_escaped(root: Path) -> None:
     text = client_of(root).get("/").text
     assert text.index("/runs/second") < text.index("/runs/first")
-    assert "30 % to 46 %" in text
+    assert [part for part in ("30 % to 46 %", "&lt;script&gt;", "U+202E") if part not in text] == []
     assert "<script>window.pwned" not in text
-    assert "&lt;script&gt;" in text
-    assert "U+202E" in text
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
@@ -162,12 +161,11 @@ def test_answers_stream_as_lines(root: Path) -> None:
     assert (parts[-1]["tokens"], parts[-1]["finish_reason"]) == (5, "stop")
 
 
-def test_a_model_that_fails_to_load_is_an_error_line(root: Path) -> None:
-    def load(name: str) -> Any:
-        raise ModelError("no weights here")
-
-    answer = client_of(root, load).post("/api/generate", json={"model": "default", "prompt": "x"})
-    assert lines(answer.text)[-1] == {"error": "no weights here"}
+def test_a_model_that_fails_to_load_is_an_error_line_and_only_listed_ones_are_loaded(root: Path) -> None:
+    client = client_of(root, Mock(side_effect=ModelError("no weights here")))
+    for model, error in (("default", "no weights here"), ("/etc", "'/etc' is not a model of this page.")):
+        answer = client.post("/api/generate", json={"model": model, "prompt": "x"})
+        assert lines(answer.text)[-1] == {"error": error}
 
 
 @pytest.mark.parametrize(
@@ -185,11 +183,6 @@ def test_bad_requests_are_explained(root: Path, body: bytes, message: str) -> No
     answer = client_of(root).post("/api/generate", content=body)
     assert answer.status_code == 400
     assert message in answer.json()["error"]
-
-
-def test_only_listed_models_are_loaded(root: Path) -> None:
-    answer = client_of(root).post("/api/generate", json={"model": "/etc", "prompt": "x"})
-    assert lines(answer.text)[-1] == {"error": "'/etc' is not a model of this page."}
 
 
 def test_the_least_used_model_leaves_memory(root: Path) -> None:
