@@ -86,13 +86,6 @@ PAIR = Preference(prompt=[user("q")], **AB)
             {"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]},
             Ranking(prompt=[user("q")], responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
         ),
-        (  # UltraFeedback
-            {
-                "instruction": "q",
-                "completions": [{"response": "a", "overall_score": 3}, {"response": "b", "overall_score": 4}],
-            },
-            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(3.0, 4.0)),
-        ),
         ({**QA, "label": True}, Feedback(**QA, label=True)),
         ({**QA, "label": 0}, Feedback(**QA, label=False)),
         ({"messages": [user("q"), assistant("a")], "label": "yes"}, Feedback(**QA, label=True)),

@@ -75,10 +75,6 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         Preference(prompt=ASKED, **PAIR),
     ),
     "the reply with its last question": ({"prompt": ASKED, **CHATS}, Preference(prompt=ASKED, **PAIR)),
-    "UltraFeedback binarized": (
-        {"prompt": "Name a river.", **CHATS, "score_chosen": 8.5, "score_rejected": 4},
-        Preference(prompt=Q, **PAIR, chosen_score=8.5, rejected_score=4.0),
-    ),
     "ratings after the name": (
         {"prompt": "Name a river.", **PAIR, "rating_chosen": 5, "rating_rejected": 1},
         Preference(prompt=Q, **PAIR, chosen_score=5, rejected_score=1, plain=True),

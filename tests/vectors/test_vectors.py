@@ -118,39 +118,20 @@ def test_unreadable_files_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "3 of 3 files could not be run" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("actual", "expected", "error"),
-    [
-        (torch.tensor([1.0, 2.0]), [1.0, 2.0], 0.0),
-        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]], 0.0),
-        (np.float32(0.5), 0.5, 0.0),
-        (110.0, 100.0, 0.1),
-        (0.1, 0.0, 0.1),
-        (1.5, 1, 0.5),
-        (1, 1.5, 1 / 3),
-        (math.nan, math.nan, 0.0),
-        (0.0, math.nan, math.inf),
-        (math.nan, 0.0, math.inf),
-        (-math.inf, -math.inf, 0.0),
-        (math.inf, -math.inf, math.inf),
-        ({"a": (None, True)}, {"a": [None, True]}, 0.0),
-        ([], [], 0.0),
-    ],
-)
+EQUAL = [(torch.tensor([1.0, 2.0]), [1.0, 2.0]), (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]), ([], [])]
+EQUAL += [(np.float32(0.5), 0.5), (math.nan, math.nan), (-math.inf, -math.inf)]
+EQUAL += [({"a": (None, True)}, {"a": [None, True]})]
+APART = [(110.0, 100.0, 0.1), (0.1, 0.0, 0.1), (1.5, 1, 0.5), (1, 1.5, 1 / 3)]
+APART += [(*two, math.inf) for two in ((0.0, math.nan), (math.nan, 0.0), (math.inf, -math.inf))]
+
+
+@pytest.mark.parametrize(("actual", "expected", "error"), [*((*two, 0.0) for two in EQUAL), *APART])
 def test_the_largest_error(actual: Any, expected: Any, error: float) -> None:
     assert largest_error(actual, expected, Tolerance(), "x") == pytest.approx(error)
 
 
-NEVER = [
-    ([1.0], [1.0, 2.0]),
-    (1.0, [1.0]),
-    ([1.0], 1.0),
-    ("yes", "no"),
-    (1, True),
-    (True, 1),
-    (2**60 + 1, 2**60),
-]
-NEVER += [(None, 0.0), (0.0, None), ({"a": 1, "b": 2}, {"a": 1}), ({}, {"a": 1})]
+NEVER = [([1.0], [1.0, 2.0]), (1.0, [1.0]), ([1.0], 1.0), ("yes", "no"), (1, True), (True, 1)]
+NEVER += [(2**60 + 1, 2**60), (None, 0.0), (0.0, None), ({"a": 1, "b": 2}, {"a": 1}), ({}, {"a": 1})]
 NEVER += [([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0, 4.0]])]
 
 

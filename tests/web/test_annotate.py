@@ -18,7 +18,6 @@ from coalign.data.readers import read_records
 from coalign.judging.options import stored_judge
 from coalign.judging.protocol import JudgeItem
 from coalign.web.annotate import Session, annotation_app, open_session
-from coalign.web.local import local_app
 from tests.browser import browser as browser
 from tests.browser import js, wait
 from tests.evaluation.judge_files import pair_rows, write_rows
@@ -140,17 +139,6 @@ def test_the_interface(tmp_path: Path) -> None:
     foreign = client.post("/api/undo", json={}, headers={"origin": "http://evil.example"})
     assert foreign.status_code == 403
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
-    session.close()
-
-
-def test_it_can_be_mounted(tmp_path: Path) -> None:
-    session = Session(items(1), tmp_path / "x.jsonl")
-    outer = local_app("outer")
-    outer.mount("/annotate", annotation_app(session))
-    client = TestClient(outer, base_url="http://localhost")
-    assert client.get("/annotate/").status_code == 200
-    assert client.get("/annotate/static/annotate.js").status_code == 200
-    assert client.get("/annotate/api/state").json()["total"] == 1
     session.close()
 
 

@@ -118,13 +118,6 @@ def test_completions_take_several_texts_and_give_logprobs(client, generator):
     assert logprobs.text_offset[0] == 0
 
 
-def test_a_begun_turn_is_continued(client, generator):
-    begun = [*ASKED, {"role": "assistant", "content": "the sea"}]
-    answer = client.chat.completions.create(model="tiny", messages=begun, max_tokens=9, temperature=0)
-    expected = generator.generate([begun], Sampling(9, temperature=0.0))[0][0]
-    assert answer.choices[0].message.content == expected.text
-
-
 def test_content_may_come_in_parts(client):
     parts = [{"type": "text", "text": "is the "}, {"type": "text", "text": "sea blue?"}]
     asked = [ASKED[0], {"role": "user", "content": parts}]

@@ -201,7 +201,9 @@ def test_pairs_are_judged_on_the_same_site(root: Path) -> None:
     app = workbench(root, load=lambda name: (Echo(name), True), annotation=annotation_app(session))
     client = TestClient(app, base_url="http://127.0.0.1:8600")
     assert "Blind comparison" in client.get("/").text
-    assert client.get("/annotate/").status_code == 200
+    for path in ("/annotate/", "/annotate/static/annotate.js"):
+        assert client.get(path).status_code == 200
+    assert client.get("/annotate/api/state").json()["total"] == 1
     assert "Blind comparison" not in client_of(root).get("/").text
     session.close()
 

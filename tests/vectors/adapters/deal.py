@@ -43,19 +43,15 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
         ]
         steps.append({"step": step, "candidates": rows, "kept": [[start, *one.tokens] for one in kept]})
 
+    names = {"max_new_tokens": "max_steps", "candidates": "top_k", "beams": "beam", "weight": "lambda"}
+    given = {name: params[key] for name, key in names.items()}
+    settings = SearchSettings(lookahead=params["lookahead"], past_the_end=True, **given)
     best = search(
         Chain(inputs["transition_logits"]),
         [[start]],
         lambda extensions: [value(one) for one in extensions],
         lambda texts: [ids[-1] == end for ids in texts],
-        SearchSettings(
-            max_new_tokens=params["max_steps"],
-            candidates=params["top_k"],
-            beams=params["beam"],
-            lookahead=params["lookahead"],
-            weight=params["lambda"],
-            past_the_end=True,
-        ),
+        settings,
         trace=trace,
     )[0][0]
     return {
