@@ -135,7 +135,8 @@ def kept_items(run: Run, arm: str, seeds: int) -> list[dict[str, Any]]:
 
 def seconds_spent(run: Run) -> float:
     """Processor time of a check, that before an interruption included. One thread works, so it is the wall time of a
-    machine with nothing else to do."""
+    machine with nothing else to do.
+    """
     return round(sum(event["seconds"] for event in run.events("measured")), 1)
 
 

@@ -83,7 +83,8 @@ def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:
 
 def clearly_above(*gaps: Mapping[int, float]) -> CheckOutcome:
     """`seen` where every mean over seeds is above 0 by more than 2 of its standard errors, `not seen` where one is not
-    by more than 1, `mixed` between."""
+    by more than 1, `mixed` between.
+    """
     return decide(seen=all(map(exceeds, gaps)), not_seen=not all(exceeds(one, errors=1.0) for one in gaps))
 
 

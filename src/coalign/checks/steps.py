@@ -27,7 +27,8 @@ def example(
     **columns: float,
 ) -> Example:
     """A training example from token ids; `values` as in `ScoredBatch.values`, by default not a number. `columns` are
-    what an objective asks for by name."""
+    what an objective asks for by name.
+    """
     record = EncodedRecord(
         record_index=0,
         prompt_ids=list(prompt),

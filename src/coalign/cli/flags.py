@@ -181,7 +181,6 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
     Args:
         names: of the flag, such as `--method`.
     """
-
     from coalign.models.methods import available_methods
 
     known = ", ".join(available_methods()) or "none is installed"
@@ -288,6 +287,7 @@ def shown(value: Any) -> str:
 
 
 def metavar(one: Option) -> str:
+    """What help shows for the value of an option."""
     if one.choices:
         text = "[" + "|".join(one.choices) + "]"
     elif "path" in one.type_name:

@@ -185,6 +185,7 @@ def rate(per_second: float, unit: str) -> str:
 
 
 def plural(unit: str) -> str:
+    """The plural of an English unit: `batches`, `records`."""
     return f"{unit}es" if unit.endswith(("ch", "sh", "s", "x")) else f"{unit}s"
 
 

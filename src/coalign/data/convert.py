@@ -89,7 +89,8 @@ def _convert(record: Record, wanted: Kind) -> list[Record]:
             if record.label is None:
                 return []
             return [Feedback.of(record, completion=record.completion, label=record.label)]
-    raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
+        case _:
+            raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
 
 
 def _grouped(records: Sequence[Record]) -> list[Record]:

@@ -61,6 +61,7 @@ def describe(value: Any) -> str:
 
 
 def shorten(text: str, width: int = 40) -> str:
+    """The text, or its start and three dots."""
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
@@ -153,7 +154,8 @@ def is_dialogue(value: Any) -> TypeGuard[str]:
 
 def shares_prompt(chosen: Any, rejected: Any, words: int | None = None) -> bool:
     """Whether two responses, given as text or as messages, begin with something that can be their prompt: a sentence,
-    or so many words."""
+    or so many words.
+    """
     if is_dialogue(chosen) and is_dialogue(rejected):
         return True
     try:

@@ -375,7 +375,8 @@ def _from_json(value: Any) -> Any:
 
 def _reply_to(prompt: Messages, text: str) -> str:
     """A reply given as text beside a prompt column: without the cue of a transcript, or, where it is a transcript
-    that holds the prompt, its last turn."""
+    that holds the prompt, its last turn.
+    """
     if not is_transcript(text):
         return text
     turns = parse_transcript(text)

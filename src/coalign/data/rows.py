@@ -229,7 +229,8 @@ def _unreadable(error: Exception) -> str:
 
 def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
     """Field, problem and expectation of the first text with half of a surrogate pair, which is no valid text: it cannot
-    be written as UTF-8, nor tokenised."""
+    be written as UTF-8, nor tokenised.
+    """
     match value:
         case str():
             found = _SURROGATE.search(value)

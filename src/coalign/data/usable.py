@@ -13,7 +13,8 @@ from coalign.data.records import Feedback, Kind, Preference, Ranking, Record, re
 
 def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
     """A problem for every record that calls a response better than itself: a preference between equal texts, a
-    ranking that gives one text two scores."""
+    ranking that gives one text two scores.
+    """
     problems = []
     for record in records:
         found = _equal(record)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,6 +32,8 @@ from coalign.decoding.translation.files import (
     write_tmx,
     write_tsv,
 )
+from coalign.decoding.translation.memory import TranslationUnit
+from coalign.decoding.translation.prompts import Term
 from coalign.decoding.translation.report import write_session_report, write_translation_report
 from coalign.decoding.translation.runs import translate_arms
 from coalign.decoding.translation.session import run_session, typed
@@ -113,14 +116,16 @@ def run(config: Config, run: Run) -> None:
     write_translation_report(run, config, translator, sentences, arms)
 
 
-def open_translator(config: Config, units: list, glossary: list, *, own: bool, **more) -> AdaptiveTranslator:
+def open_translator(
+    config: Config, units: list[TranslationUnit], glossary: list[Term], *, own: bool, **more: Any
+) -> AdaptiveTranslator:
     """The model and a memory of `units`."""
     chat = config.prompt == "chat" or (config.prompt == "auto" and config.chosen_backend == "endpoint")
     memory = open_memory(config, units, **more)
     return AdaptiveTranslator(open_generator(config), memory, glossary, config, chat=chat, own=own)
 
 
-def _interact(config: Config, run: Run, glossary: list) -> None:
+def _interact(config: Config, run: Run, glossary: list[Term]) -> None:
     """Sentences of the data one by one, or typed ones; what was learnt is kept in the run folder."""
     units = read_sentences(config.memory, config.codes, targets=True) if config.memory else []
     journal = run.artefacts / "memory.jsonl"

@@ -232,7 +232,8 @@ def answer_row(record: Any, answers: list[Guided], length: Length) -> dict[str, 
 
 def _facts(answer: Guided, length: Length) -> dict[str, Any]:
     """`tokens` and `nudge_tokens` are counted piece by piece, so that they add up; the last nudge, which ends the
-    answer, counts in neither `nudge_words` nor `nudge_tokens`."""
+    answer, counts in neither `nudge_words` nor `nudge_tokens`.
+    """
     words, share = nudged_words(answer.text, answer.nudges)
     nudges = [length(one) for one in answer.nudges]
     closing = nudges[-1] if answer.turns and not answer.turns[-1].ended else 0

@@ -114,7 +114,8 @@ def summarise(
     before: Sequence[ResponseType], after: Sequence[ResponseType], right: Sequence[bool]
 ) -> dict[str, Any]:
     """The metrics with 95 % bootstrap intervals over questions, the nine counts, and the loose accuracy (right content,
-    declined or not)."""
+    declined or not).
+    """
     accuracy = np.array(right, dtype=np.float64)
     return {
         "questions": len(before),

@@ -160,6 +160,7 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
 
 
 def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
+    """How consistent a judge of pairs was, in one sentence."""
     consistency = results.get("consistency")
     parts = [
         f"The judge gives the same verdict in both orders on {consistency['mean']:.0%} of {summary.n} pairs"

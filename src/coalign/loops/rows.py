@@ -147,7 +147,8 @@ def read_answers(path: Path) -> list[Row]:
 
 def current(row: Row) -> Row:
     """A row in the schema of today. Earlier versions wrote a mapping a response, or one response under its own name;
-    what they did not keep is null."""
+    what they did not keep is null.
+    """
     responses = row.get("responses")
     if responses and isinstance(responses[0], dict):
         return {**row, **_columns(responses, "text")}

@@ -105,14 +105,15 @@ def _descend(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A Newton step, halved for the fits whose objective it would raise."""
     length = np.ones((len(start), 1))
-    for _ in range(30):
+    halvings = 29
+    while True:
         moved = start - length * step
         reached = _objective(moved, wins, weights)
         worse = reached > value + 1e-12 * np.maximum(np.abs(value), 1.0)
-        if not worse.any():
-            break
+        if not worse.any() or not halvings:
+            return moved, reached
         length[worse] /= 2
-    return moved, reached
+        halvings -= 1
 
 
 def _chances(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -154,7 +155,8 @@ def match_probabilities(
 
 def cyclic_share(table: Table) -> tuple[int, int]:
     """(cycles, triples): among triples of players who have all met, those in which each beats the next one more often
-    than not."""
+    than not.
+    """
     ahead = table > table.T
     met = (table + table.T) > 0
     triples = [

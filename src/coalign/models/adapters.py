@@ -171,18 +171,18 @@ def merge(model: PeftModel) -> PreTrainedModel:
 
 def _untie_adapted(model: PeftModel) -> None:
     """Give input embedding and head weights of their own where they share one and an adapter changes one of them:
-    merged into the shared weight, it would change both."""
+    merged into the shared weight, it would change both.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    plain = model.get_base_model()
+    plain = cast("PreTrainedModel", model.get_base_model())
     layers = [plain.get_input_embeddings(), plain.get_output_embeddings()]
-    bases = [one.get_base_layer() if isinstance(one, BaseTunerLayer) else one for one in layers]
+    bases: list[Any] = [one.get_base_layer() if isinstance(one, BaseTunerLayer) else one for one in layers]
     if None in bases or bases[0].weight is not bases[1].weight:
         return
     if any(isinstance(one, BaseTunerLayer) for one in layers):
-        bases[1].weight = torch.nn.Parameter(
-            bases[1].weight.detach().clone(), requires_grad=bases[1].weight.requires_grad
-        )
+        shared = bases[1].weight
+        bases[1].weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
         plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = False
 
 

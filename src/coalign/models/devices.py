@@ -68,7 +68,8 @@ def pick_dtype(device: torch.device, name: DtypeName = "auto", *, training: bool
 
 def decoding_dtype(device: torch.device) -> torch.dtype:
     """The number format in which text is sampled fastest: bfloat16 on CPUs that multiply it natively (AVX512-BF16, AMX),
-    where decoding takes about half the time of float32; otherwise what `pick_dtype` says."""
+    where decoding takes about half the time of float32; otherwise what `pick_dtype` says.
+    """
     native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in native):
         return torch.bfloat16

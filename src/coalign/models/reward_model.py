@@ -130,7 +130,8 @@ class RewardModel:
 
     def _padding(self, rows: Sequence[Sequence[int]]) -> int:
         """The id to pad with. Models that read the reward at the last token find it as the last one that is not
-        padding, so it must be none that occurs: end-of-text tokens often are both. Encoders count positions by it."""
+        padding, so it must be none that occurs: end-of-text tokens often are both. Encoders count positions by it.
+        """
         if not _reads_last_token(self.model):
             return self.tokenizer.pad_token_id
         used = {one for ids in rows for one in ids}

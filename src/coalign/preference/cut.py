@@ -176,7 +176,9 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
 
     __group__ = "Method"
 
-    data: str | None = option(None, "judged answers to learn from; or give --prompts", group="Data")
+    data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # not needed beside prompts
+        None, "judged answers to learn from; or give --prompts", group="Data"
+    )
     prompts: str | None = option(
         None, "prompts for rounds of criticism: the model answers, the critic judges, CUT learns"
     )
@@ -211,10 +213,10 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
                 self.refuse(names, "without prompts")
         elif self.eval_data is not None:
             raise ValueError("eval_data has no effect with prompts; --eval-fraction of them is held out")
-        if self.threshold is None:
-            self.threshold = 1.2 if self.prompts is None else 1.1
-        if self.unlikelihood_weight is None:
-            self.unlikelihood_weight = 0.5 if self.prompts is None else 1.0
+        usual = {"threshold": (1.2, 1.1), "unlikelihood_weight": (0.5, 1.0)}
+        for name, (over_data, in_rounds) in usual.items():
+            if getattr(self, name) is None:
+                setattr(self, name, over_data if self.prompts is None else in_rounds)
 
 
 def run(config: Config, run: Run) -> None:

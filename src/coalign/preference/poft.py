@@ -114,7 +114,8 @@ def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
 )
 def poft_whole(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
     """PoFT with the trained model's mean over prompt, template and response, as in the official code; the aligned
-    models' mean runs over the response alone. The first token of the prompt, which nothing predicts, does not count."""
+    models' mean runs over the response alone. The first token of the prompt, which nothing predicts, does not count.
+    """
     return poft(batch, constants)
 
 

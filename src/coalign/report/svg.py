@@ -60,6 +60,7 @@ def x_labels(axis: Axis) -> Markup:
 
 
 def join(parts: Iterable[Markup]) -> Markup:
+    """Elements one after the other."""
     return Markup("").join(parts)
 
 

@@ -14,7 +14,8 @@ from coalign.report.text import visible_html
 
 def template_environment(folder: Path) -> jinja2.Environment:
     """The templates of a folder. Every value is escaped, one that is missing is an error; the filter `seen` also shows
-    what would be invisible (`coalign.report.text.visible_html`)."""
+    what would be invisible (`coalign.report.text.visible_html`).
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -28,7 +29,8 @@ def template_environment(folder: Path) -> jinja2.Environment:
 
 def inlined(folder: Path, name: str, *allowed: str) -> dict[str, str]:
     """`NAME.css` and `NAME.js` of a folder as `style` and `script`, and the content security `policy` of a page on its own:
-    these two run, what `allowed` says (`img-src data:`) may be shown, nothing else."""
+    these two run, what `allowed` says (`img-src data:`) may be shown, nothing else.
+    """
     style, script = ((folder / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     sources = (f"style-src {_hash(style)}", f"script-src {_hash(script)}")
     rules = ("default-src 'none'", *sources, *allowed, "base-uri 'none'", "form-action 'none'")

@@ -75,6 +75,7 @@ def pick_samples(section: Samples) -> list[tuple[str, int]]:
 
 
 def print_section(console: Console, title: str, body: Table | Group) -> None:
+    """Print a titled block after an empty line."""
     console.print()
     console.print(plain(title, "bold"))
     console.print(body)

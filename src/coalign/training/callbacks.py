@@ -22,7 +22,8 @@ _SHOWN = {
 
 class ProgressBar(TrainerCallback):
     """A progress bar over optimizer steps with the loss and, where there are such, reward margin, accuracy, log-ratio
-    to the reference (nats a response) and length (tokens a response)."""
+    to the reference (nats a response) and length (tokens a response).
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label

@@ -1,5 +1,6 @@
 """What trainers share about checkpoints and order: only whole checkpoints count, and the order of records depends on
-seed and epoch alone."""
+seed and epoch alone.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ class Prepared:
 
     def valued_lengths(self) -> tuple[float, float] | None:
         """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
-        responses of value 1 and of value 0 where records have one each; None where nothing is compared."""
+        responses of value 1 and of value 0 where records have one each; None where nothing is compared.
+        """
         best, worst = [], []
         for one in self._encoded():
             pairs = zip(one.values, map(len, one.response_ids), strict=True)

@@ -101,7 +101,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the arguments name; a warm-up that would be all of the run is left out, since its first step,
-        and so a run of one step, has the rate 0."""
+        and so a run of one step, has the rate 0.
+        """
         if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
             self.args.warmup_steps = 0
         return super().create_scheduler(num_training_steps, optimizer)
@@ -192,7 +193,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As Transformers does it, without its progress bar, and without peft asking the hub about the base's
-        vocabulary: embeddings are never part of the adapter."""
+        vocabulary: embeddings are never part of the adapter.
+        """
         model: Any = self.model
         with no_weight_bars():
             if not has_adapter(model):
@@ -215,7 +217,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
-        them, also where the loss still is a number."""
+        them, also where the loss still is a number.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not math.isfinite(float(norm)):
             self._stop_diverged("A gradient", self._step_ids)

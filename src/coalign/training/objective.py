@@ -121,7 +121,8 @@ class ObjectiveState(Protocol):
 
     def update(self, batch: ScoredBatch, constants: Any) -> None:
         """Take in a training batch. Called before the loss of every forward pass in training, without gradient and by
-        all processes together; never in evaluation."""
+        all processes together; never in evaluation.
+        """
         ...
 
     def state_dict(self) -> dict[str, float]:

@@ -57,7 +57,8 @@ class Task:
 
     def count(self, batch: Batch) -> int | Tensor:
         """What a step's summed losses are divided by: the examples, or something else that is counted; [K] for losses of
-        K terms that each are a mean over their own rows (a term without rows adds nothing)."""
+        K terms that each are a mean over their own rows (a term without rows adds nothing).
+        """
         return len(batch["ids"])
 
     def sampler(self, size: int, seed: int) -> Sampler[int]:

@@ -60,6 +60,8 @@ class ApiError(Exception):
 
 
 class TextPart(BaseModel):
+    """A part of a message's content; only text is taken."""
+
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
@@ -67,6 +69,8 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
+    """A turn of the conversation."""
+
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -81,6 +85,8 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
     include_usage: bool = False
 
 

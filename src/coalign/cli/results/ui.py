@@ -42,10 +42,10 @@ def ui(asked: Request) -> None:
         raise ConfigError(
             "--annotate and --annotations go together: pairs to judge, and where to keep what is said."
         )
+    from coalign.web.annotate import annotation_app, open_session
+
     session = None
     if asked.annotate is not None and asked.annotations is not None:
-        from coalign.web.annotate import annotation_app, open_session
-
         session = open_session(asked.annotate, asked.annotations)
     app = workbench(asked.root, asked.model, annotation=annotation_app(session) if session else None)
     click.echo(f"Workbench: {address_of(server)} (Ctrl-C ends it)", err=True)

@@ -39,7 +39,8 @@ DRAWS = 4096
 @dataclass(frozen=True)
 class Next:
     """What follows a token: the token that the model puts next, the largest probability at that place, and the most
-    probable tokens with theirs."""
+    probable tokens with theirs.
+    """
 
     token: int
     top_prob: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from coalign.decoding.collaboration.speakers import Ask, Chunk, Length, Talk
 
@@ -240,7 +240,7 @@ def _speak(settings: Settings, text: str, first: Chunk, length: Length) -> Talk[
     return written, "length"
 
 
-def _certain(tokens: Sequence, gamma: float) -> int:
+def _certain(tokens: Sequence[Any], gamma: float) -> int:
     """How many tokens come before the first uncertain one."""
     return next((place for place, one in enumerate(tokens) if one.top_prob < gamma), len(tokens))
 

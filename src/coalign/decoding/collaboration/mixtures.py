@@ -30,7 +30,8 @@ def ensemble(tokens: Mapping[str, Token]) -> str:
 
 def proxy_tuning(tokens: Mapping[str, Token]) -> str:
     """The token with the largest `P_base * P_aligned / P_plain` among those in all three lists; the base model's own
-    where there is none."""
+    where there is none.
+    """
     base, aligned, plain = (dict(tokens[side].alternatives) for side in (BASE, NUDGING, PLAIN))
     shared = [text for text in base if text in aligned and text in plain]
     if not shared:

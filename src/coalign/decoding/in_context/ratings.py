@@ -175,7 +175,8 @@ def rating_sections(
     names: Mapping[str, str], rows: Rows, ratings: Mapping[str, ArmRatings]
 ) -> list[Comparison | TableSection]:
     """Scores by aspect with intervals, paired where there are two arms, words of the answers beside them, and what was
-    not scored."""
+    not scored.
+    """
     if not ratings:
         return []
     sections: list[Comparison | TableSection] = []

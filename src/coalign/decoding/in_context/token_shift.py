@@ -181,7 +181,8 @@ def shifted_share(answers: Iterable[Sequence[Shift]], start: float, end: float) 
 
 def place_share(answers: Iterable[Sequence[bool]], start: float, end: float) -> float:
     """Share of marked positions among those at `start <= place / length < end`, over all answers together; 0 where
-    there are none."""
+    there are none.
+    """
     chosen = [
         one for answer in answers for place, one in enumerate(answer) if start <= place / len(answer) < end
     ]

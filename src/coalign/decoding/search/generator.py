@@ -301,7 +301,8 @@ class _Texts:
 
 def with_instruction(prompt: Messages | str, text: str, frame: Frame) -> Messages | str:
     """A prompt with a text in the system's turn, after what stands there; where the chat template knows no such turn,
-    before the first message; before plain text, on a line of its own."""
+    before the first message; before plain text, on a line of its own.
+    """
     if isinstance(prompt, str):
         return f"{text}\n{prompt}"
     if prompt and prompt[0]["role"] == "system":

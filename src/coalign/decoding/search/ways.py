@@ -87,7 +87,8 @@ class Arms:
 
     def rows(self, name: str) -> list[Row]:
         """Measured answers in the order of the prompts: rows of `coalign.loops.rows` with values (by reward), reward,
-        logp (mean over tokens under the model)."""
+        logp (mean over tokens under the model).
+        """
         path = self.run.artefacts / f"{_file(name)}.measured.jsonl"
         if not path.exists():
             self._measure(name, path)
@@ -95,7 +96,6 @@ class Arms:
 
     def facts(self, name: str) -> dict[str, Any]:
         """What is kept of an arm that is finished: seconds (of the session that finished the arm), and what the search cost."""
-
         return json.loads(self._done_path(name).read_text(encoding="utf-8"))
 
     def _generate(

@@ -54,7 +54,7 @@ class TranslationUnit:
 class Match(NamedTuple):
     """An entry of the memory and how similar its source is."""
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # no tuple is searched for it
     score: float
 
 

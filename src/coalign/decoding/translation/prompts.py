@@ -69,7 +69,8 @@ def _lines(source: str, mt: str | None, terms: Sequence[Term], target: str, labe
 
 def clean_translation(reply: str, source: str) -> str:
     """What of a reply is the translation: its first line; and of one line only the first sentence, where it has more
-    sentences than the source and more than twice as many words."""
+    sentences than the source and more than twice as many words.
+    """
     text = reply.strip()
     if "\n" in text:
         return text.split("\n", 1)[0].strip()

@@ -1,5 +1,6 @@
 """Trials of rankings on verdicts that are there already: random brackets and comparisons with a reference, drawn from the
-judged pairs of a file."""
+judged pairs of a file.
+"""
 
 from __future__ import annotations
 

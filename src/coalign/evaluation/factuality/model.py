@@ -102,7 +102,8 @@ class PairClassifier(nn.Module):
 
 def head_scores(logits: PairLogits, head: Head) -> Tensor:
     """[B] alignment under one head: P(aligned) of the three-way head (`nli`) or of the two-way head (`bin`), or the
-    regression's own number (`reg`), which no function bounds."""
+    regression's own number (`reg`), which no function bounds.
+    """
     if head == "nli":
         return logits.tri.softmax(-1)[:, 0]
     return logits.bin.softmax(-1)[:, 1] if head == "bin" else logits.reg[:, 0]

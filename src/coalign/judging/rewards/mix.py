@@ -31,7 +31,7 @@ class Draft(NamedTuple):
         finished: nothing follows.
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # no tuple is searched for it
     prompt: Messages | str
     text: str
     finished: bool = True

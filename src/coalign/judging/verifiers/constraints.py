@@ -328,7 +328,8 @@ def _plain(value: Any) -> Any:
             return [_plain(one) for one in value]
         case Mapping():
             return {name: _plain(one) for name, one in value.items()}
-    return value
+        case _:
+            return value
 
 
 def _short(value: Any) -> str:

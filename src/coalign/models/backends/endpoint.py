@@ -213,7 +213,7 @@ class EndpointGenerator:
     def _ask(self, asked: Asked, sampling: Sampling, first: int, count: int) -> list[dict[str, Any]]:
         """The choices of one request, each with `n_tokens` when the server counted it alone."""
         body = request_body(asked, sampling, first, count)
-        tries = self._options.endpoint_retries + 1
+        tries, problem = self._options.endpoint_retries + 1, ""
         for _ in range(tries):
             answer = self._post(asked.path, body)
             self._client.budget.take_tokens(answer.get("usage"))

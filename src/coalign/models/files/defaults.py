@@ -182,7 +182,8 @@ def _download(default: DefaultModel) -> Path:
 
 def wheel_file(default: DefaultModel) -> Path | None:
     """The model file of the installed wheel, None when it is not installed. The package is not imported: it needs
-    libraries that are not installed."""
+    libraries that are not installed.
+    """
     spec = importlib.util.find_spec(default.package)
     if spec is None or not spec.submodule_search_locations:
         return None

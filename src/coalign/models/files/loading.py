@@ -308,7 +308,8 @@ def _load_plain(
 
 def _mend_generation_config(model: PreTrainedModel) -> None:
     """Settings of sampling without `do_sample`, which many published folders have, mean sampling: Transformers reads
-    such a configuration with a warning, and refuses to save it."""
+    such a configuration with a warning, and refuses to save it.
+    """
     config = model.generation_config
     try:
         if config is not None:

@@ -109,6 +109,8 @@ class _Reader(pickle.Unpickler):
                 return _parameter
             case ("torch" | "torch.storage", one) if one in _STORAGES:
                 return getattr(torch, _STORAGES[one])
+            case _:
+                pass
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return _Inert()
         inert = (module, name) in _INERT_NAMES or any(
@@ -122,7 +124,8 @@ class _Reader(pickle.Unpickler):
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, _, _):
                 return _Storage(dtype, key)
-        raise _RefusedError(f"a reference to {pid!r}")
+            case _:
+                raise _RefusedError(f"a reference to {pid!r}")
 
 
 class _RefusedError(Exception):

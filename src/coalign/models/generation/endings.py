@@ -18,7 +18,8 @@ _SLACK = 4  # tokens of a window that may add nothing to its text: special ones,
 
 def stop_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a response: EOS of generation configuration, model and tokenizer, and the token that the
-    chat template puts at the end of the assistant's turn."""
+    chat template puts at the end of the assistant's turn.
+    """
     from coalign.data.frame import EncodingError, Frame
 
     ids: set[int] = set()

@@ -78,6 +78,7 @@ def _replaced(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
     if not path:
         return new
     view = copy.copy(module)
-    view._modules = dict(module._modules)
-    view._modules[path[0]] = _replaced(module._modules[path[0]], path[1:], new)  # type: ignore[arg-type]
+    children = dict(module.named_children())
+    children[path[0]] = _replaced(children[path[0]], path[1:], new)
+    vars(view)["_modules"] = children
     return view

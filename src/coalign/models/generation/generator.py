@@ -244,6 +244,7 @@ class TransformersGenerator:
             index = torch.tensor([place[prompt] for prompt, _ in rows], device=self.device)
             forward.select(index)
             logits = logits[index]
+        left = 0
         for step in range(sampling.max_new_tokens):
             tokens = state.draw(step, logits)
             ended = torch.isin(tokens, stop_ids)

@@ -255,7 +255,8 @@ def _positions(mask: Tensor) -> Tensor:
 @OnceAModel
 def _can_continue(model: nn.Module) -> bool:
     """Try both paths on two short prompts of different length, and on two with one beginning, that are repeated,
-    reordered and continued."""
+    reordered and continued.
+    """
     ids = probe_ids(model, 2, 6).to(next(unwrap(model).parameters()).device)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0

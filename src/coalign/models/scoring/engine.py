@@ -120,7 +120,8 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
 @contextlib.contextmanager
 def _attention(bare: torch.nn.Module) -> Iterator[None]:
     """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
-    checkpointing runs the layers again in the backward pass, outside this context."""
+    checkpointing runs the layers again in the backward pass, outside this context.
+    """
     from coalign.models.scoring import shared_prefix
 
     config: Any = bare.config

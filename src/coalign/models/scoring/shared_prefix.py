@@ -54,7 +54,8 @@ class Layout:
     @cached_property
     def masks(self) -> list[Tensor]:
         """For each group its attention mask [L, L], True where a query (row) sees a key (column): causal, the prompt
-        visible to all, each response visible to itself alone."""
+        visible to all, each response visible to itself alone.
+        """
         parts = [self.owners[start:end] for start, end in self.spans]
         return [((one[:, None] == one[None, :]) | (one[None, :] == 0)).tril_() for one in parts]
 

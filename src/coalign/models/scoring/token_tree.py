@@ -44,7 +44,8 @@ class Trees(Protocol):
 
     def keep(self, rows: Sequence[int], paths: Sequence[Sequence[int]]) -> None:
         """Row i becomes row `rows[i]` with the nodes `paths[i]` alone, each the parent of the next, the first after
-        the prompt. They are then called 0, 1, ... in that order."""
+        the prompt. They are then called 0, 1, ... in that order.
+        """
         ...
 
 

@@ -92,7 +92,8 @@ def make_judged_loop(run: Run, config: Any, objective: Objective, ratio: float) 
 
 def usable_judgments(round: Round, rows: Sequence[Row]) -> list[Row]:
     """The answers that can be learned from: they say something and are fine, or it is said what is wrong with them.
-    How many there are is kept in `counts.json`."""
+    How many there are is kept in `counts.json`.
+    """
     known = [row for row in rows if row["responses"][0].strip() and row["label"] is not None]
     usable = [row for row in known if row["label"] or row["judgment"]]
     counts = {

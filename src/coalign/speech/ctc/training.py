@@ -88,7 +88,8 @@ class Clip:
 
 class ExtraTerm(Protocol):
     """A term beside the CTC loss: logits [B, T, V] and frames [B] of a batch, its texts, and the optimizer step, to
-    losses [B] (already weighted) and figures to log."""
+    losses [B] (already weighted) and figures to log.
+    """
 
     def __call__(
         self, logits: Tensor, lengths: Tensor, texts: Sequence[str], step: int

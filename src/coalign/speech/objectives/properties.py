@@ -144,7 +144,8 @@ def low_latency(paths: Tensor, lengths: Tensor, references: Sequence[str] | None
 
 def removable(paths: Tensor, lengths: Tensor, blank: int) -> Tensor:
     """[B, N, T] frames that repeat the one before (blanks too), and a first frame that is a blank: without any of
-    them the alignment stands for the same text."""
+    them the alignment stands for the same text.
+    """
     repeats = paths[..., 1:] == paths[..., :-1]
     first = paths[..., :1] == blank
     return torch.cat([first, repeats], dim=-1) & _own(paths, lengths)

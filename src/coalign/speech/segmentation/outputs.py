@@ -111,7 +111,8 @@ def _without_gaps(
     intervals: Sequence[tuple[float, float, str]], seconds: float
 ) -> list[tuple[float, float, str]]:
     """Intervals from 0 to `seconds` without gap or overlap, as Praat wants them: a start gives way to the end before,
-    what has no length is left out."""
+    what has no length is left out.
+    """
     filled: list[tuple[float, float, str]] = []
     now = 0.0
     for start, end, text in sorted(intervals):

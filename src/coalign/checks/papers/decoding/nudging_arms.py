@@ -29,7 +29,8 @@ def alone(side: Literal["base", "aligned"], world: AdditionWorld) -> Measures:
 
 def begun(world: AdditionWorld) -> Measures:
     """The base model's greedy answers after the words with which the aligned model begins: what it can do once it
-    answers at all."""
+    answers at all.
+    """
     return {"accuracy": fmean(right(world, _greedy("base", world, OPENING)))}
 
 

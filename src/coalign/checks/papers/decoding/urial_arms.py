@@ -52,7 +52,8 @@ def shift_arm(run: Run) -> Callable[[StyledWorld], Measures]:
 
 def shift_figures(answers: Sequence[str]) -> Measures:
     """Shares of positions, from one digit a position (its place in `CLASSES`): each class, and shifted ones among the
-    first fifth and the second half of the answers."""
+    first fifth and the second half of the answers.
+    """
     every = "".join(answers)
     shares = {name: every.count(str(place)) / len(every) for place, name in enumerate(CLASSES)}
     shifted = [[one == SHIFTED for one in answer] for answer in answers]

@@ -31,7 +31,8 @@ class Starts:
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Gains shrink with more pairs, and a fine-tuned start ends higher than one that learned little, in a world of
-    copying."""
+    copying.
+    """
     methods = {
         "DPO": ("dpo", DPOConstants(beta=0.1)),
         "IPO": ("ipo", IPOConstants(tau=0.5, length_normalised=True)),

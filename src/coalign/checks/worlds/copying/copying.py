@@ -148,7 +148,8 @@ class CopyingWorld:
 
     def measure(self, model: nn.Module, reference: nn.Module, samples: int = 4) -> Measures:
         """Samples of `model` on the held-out prompts: mean gold (also by class of prompts, where there are several),
-        mean length in tokens (the end counted), and the KL divergence from `reference` in nats a response."""
+        mean length in tokens (the end counted), and the KL divergence from `reference` in nats a response.
+        """
         prompts, responses, gold = self.evaluated(model, samples)
         flat = [one for row in responses for one in row]
         owners = [index for index, row in enumerate(responses) for _ in row]
@@ -269,7 +270,8 @@ def mean_gold(world: CopyingWorld, model: nn.Module) -> float:
 
 def pair_changes(material: Start[CopyingWorld], model: nn.Module, panel: str) -> Measures:
     """How the summed log-probabilities of the chosen and of the rejected responses of a panel of pairs changed from
-    the starting model to `model`: means over pairs, in nats."""
+    the starting model to `model`: means over pairs, in nats.
+    """
     scored = responses_of_examples(material.panels[panel])
     before, after = (
         torch.tensor([float(one.sum()) for one in frozen_logps(policy, scored).split()])

@@ -95,7 +95,8 @@ def judged(seed: int, *, answers: int = 1200, fresh: int = 300) -> Judged:
 
 def panels_of(answers: Sequence[JudgedAnswer]) -> dict[str, list[Example]]:
     """`plain`: every answer after its prompt, the judgment left out; `hindsight`: with the judgment where it has a
-    fault; `contrasts`: after its prompt and, where it has a fault, also after prompt and judgment."""
+    fault; `contrasts`: after its prompt and, where it has a fault, also after prompt and judgment.
+    """
     plain = [example(one.prompt, [one.answer]) for one in answers]
     judged = [example(one.judged_prompt, [one.answer]) for one in answers]
     rows = list(zip(answers, plain, judged, strict=True))

@@ -73,7 +73,8 @@ class MarkedWorld:
     def measure(self, model: nn.Module, reference: nn.Module | None = None, samples: int = 4) -> Measures:
         """Samples to held-out prompts: share with a mark, gold and length of those without (0 where there are none);
         and the cross-entropy of held-out answers without a mark, nats a token. Nothing is compared with a
-        `reference`."""
+        `reference`.
+        """
         _, answers, gold = self.copying.evaluated(model, samples)
         good = torch.tensor([[one[0] not in self.mark for one in row] for row in answers])
         held_out = responses_of_examples(self.answers(self.copying.held_out, "held out", 0.0))

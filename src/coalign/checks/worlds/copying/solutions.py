@@ -36,7 +36,8 @@ def solution_groups(seed: int) -> Start[CopyingWorld]:
 
 def solution_measures(material: Start[CopyingWorld], policy: nn.Module) -> Measures:
     """Share of correct samples to held-out questions, and the negative log-likelihood of held-out demonstrations in
-    nats a token."""
+    nats a token.
+    """
     world = material.world
     _, _, gold = world.evaluated(policy)
     held_out = responses_of_examples(world.demonstrations(1000, "held-out"))

@@ -22,7 +22,8 @@ fitted on the first two."""
 
 def even_thumbs(seed: int, *, compared: Objective) -> Start[CopyingWorld]:
     """Pairs of a seed (`pairs`), the same taken apart (`thumbs`), and these as the objective `compared` prepares them
-    (`mismatched thumbs`)."""
+    (`mismatched thumbs`).
+    """
     world = CopyingWorld(seed)
     base = world.base_model()
     candidates = world.candidates(base)

@@ -40,10 +40,12 @@ Fact = tuple[str, str]
 
 
 def stated(fact: Fact) -> str:
+    """A fact as the source says it."""
     return f"the {fact[0]} box holds {fact[1]} coins ."
 
 
 def rephrased(fact: Fact) -> str:
+    """The same fact in other words."""
     return f"{fact[1]} coins lie in the {fact[0]} box ."
 
 

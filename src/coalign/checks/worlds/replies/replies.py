@@ -113,7 +113,8 @@ class ReplyWorld:
         self, model: nn.Module, reference: nn.Module | None = None, prompts: int = 300, samples: int = 4
     ) -> Measures:
         """Mean constraint satisfaction and hidden task score of samples on held-out prompts. Nothing is compared with a
-        `reference`."""
+        `reference`.
+        """
         held_out = self.prompts(prompts, "evaluation")
         replies = self.replies(model, held_out, samples, "evaluation")
         return {
@@ -129,7 +130,8 @@ class ReplyWorld:
 
 def sampled_replies(seed: int, prompts: int = 400, samples: int = 4) -> Start[ReplyWorld]:
     """World, base model and its own replies to unlabelled prompts, with 24 content symbols. The panels are `all` replies
-    of each prompt with their satisfaction, the `best` of them, and the `first`."""
+    of each prompt with their satisfaction, the `best` of them, and the `first`.
+    """
     world = ReplyWorld(seed, content=24)
     base = world.base_model()
     drawn = world.prompts(prompts, "training")

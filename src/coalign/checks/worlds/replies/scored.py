@@ -65,7 +65,8 @@ class ScoredWorld:
 
     def score(self, classes: list[int], replies: list[list[int]]) -> Tensor:
         """[N] true scores, whole numbers from 0 to 6: `6 - 1.5 (4 - n)` for n up to 4 good symbols in the reply,
-        `6 - 2 (n - 4)` above, not below 0, rounded."""
+        `6 - 2 (n - 4)` above, not below 0, rounded.
+        """
         world = self.replies
         order = world.order[torch.tensor(classes) - 1][:, : world.good]
         symbols = torch.tensor(replies) - 1 - world.classes
@@ -134,7 +135,8 @@ class ScoredPairs(Start[ScoredWorld]):
 
 def scored_pairs(seed: int, *, reward: GoalReward) -> ScoredPairs:
     """World, base model and pairs of a seed: as they are (`pairs`), relabelled by `reward` (`rows`), and the rows of the
-    first half of the pairs (`half of the rows`). See `pair_rows`."""
+    first half of the pairs (`half of the rows`). See `pair_rows`.
+    """
     world = ScoredWorld(ReplyWorld(seed))
     base = world.base_model()
     pairs = world.pairs(base)
@@ -148,7 +150,8 @@ def scored_pairs(seed: int, *, reward: GoalReward) -> ScoredPairs:
 
 def pair_rows(pairs: list[ScoredPair], world: ScoredWorld, reward: GoalReward | None) -> list[Example]:
     """Pairs under prompts that ask for no score; or, with a reward, two rows a pair, under the score of either reply,
-    in which the reply of the higher reward is preferred."""
+    in which the reply of the higher reward is preferred.
+    """
     if reward is None:
         return [example(world.prompt(one.cls), [one.chosen, one.rejected], [1.0, 0.0]) for one in pairs]
     rows = []
@@ -176,7 +179,8 @@ def goal_arm(
 
 def measures_under(material: ScoredPairs, model: nn.Module, *, goal: int | None) -> Measures:
     """Change of the log-probability of good rejected replies (score 4 or more) against the base model under the goal
-    that is used at inference, nats a reply, and for a goal also under the next lower one; and the quality of samples."""
+    that is used at inference, nats a reply, and for a goal also under the next lower one; and the quality of samples.
+    """
     good = [one for one in material.pairs if one.rejected_score >= 4]
 
     def change(goal: int | None) -> float:

@@ -155,7 +155,8 @@ def trained_on(material: StreamStart, term: Term | None = None) -> Measures:
 @torch.no_grad()
 def measure_streams(model: StreamModel, streams: Streams) -> Measures:
     """Greedy decoding: mean delay in frames from a token's start to its first frame, over the streams decoded without
-    an error (their share is `correct`), and the token error rate over all."""
+    an error (their share is `correct`), and the token error rate over all.
+    """
     paths = model(streams.frames).argmax(-1)
     delays: list[int] = []
     texts: list[str] = []

@@ -184,6 +184,7 @@ def right_facts(facts: Facts, query: Query, answer: str) -> float:
 
 
 def numbered(lines: Sequence[str]) -> str:
+    """Lines with their numbers, one a line."""
     return "\n".join(f"{place} . {line}" for place, line in enumerate(lines, start=1))
 
 
