@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from coalign.measures.text_metrics import (
     compare_distinct_n,
-    distinct_n,
     perplexity_from_logps,
     rarefied_distinct_n,
 )
@@ -21,10 +20,9 @@ TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=6).map(" ".join), max
 
 def test_distinct_n_by_hand() -> None:
     texts = ["A b a b", "b a"]  # words: a b a b b a; bigrams: ab ba ab | ba
-    assert distinct_n(texts, 1) == pytest.approx(2 / 6)
-    assert distinct_n(texts, 2) == pytest.approx(2 / 4)
-    assert distinct_n(texts, 5) == 0
-    assert distinct_n([], 1) == 0
+    assert rarefied_distinct_n(texts, 1, 6) == pytest.approx(2 / 6)
+    assert rarefied_distinct_n(texts, 2, 4) == pytest.approx(2 / 4)
+    assert compare_distinct_n(texts, texts, 5) == compare_distinct_n([], texts, 1) == (0, 0, 0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -37,21 +35,20 @@ def test_rarefaction_is_the_mean_over_all_draws(words: list[str], data: st.DataO
 
 def test_comparison_is_fair_to_the_longer_corpus() -> None:
     short, long = ["a b c d e f g h"], ["a b c d e f g h"] * 3
-    assert distinct_n(long, 1) < distinct_n(short, 1)
     before, after, size = compare_distinct_n(short, long, 1)
     assert (before, size) == (1.0, 8)
-    assert distinct_n(long, 1) < after < 1
+    assert rarefied_distinct_n(long, 1, 24) == pytest.approx(8 / 24)
+    assert 8 / 24 < after < 1
     assert compare_distinct_n(short, [""], 2) == (0, 0, 0)
 
 
 @given(texts=TEXTS, n=st.integers(1, 3))
 def test_properties_of_distinct_n(texts: list[str], n: int) -> None:
-    value = distinct_n(texts, n)
-    assert 0 <= value <= 1
-    assert distinct_n(texts[::-1], n) == value
     total = round(sum(max(0, len(text.split()) - n + 1) for text in texts))
     if total:
-        assert rarefied_distinct_n(texts, n, total) == pytest.approx(value)
+        value = rarefied_distinct_n(texts, n, total)
+        assert 0 < value <= 1
+        assert rarefied_distinct_n(texts[::-1], n, total) == pytest.approx(value)
         assert rarefied_distinct_n(texts, n, 1) == pytest.approx(1)
         sizes = [rarefied_distinct_n(texts, n, size) for size in range(1, total + 1)]
         assert sizes == sorted(sizes, reverse=True) or max(sizes) - min(sizes) < 1e-9
@@ -64,7 +61,7 @@ def test_rarefaction_refuses_more_than_there_is_and_n_below_one() -> None:
         with pytest.raises(ValueError, match="expected 1 to 3"):
             rarefied_distinct_n(["a b c"], 1, size)
     with pytest.raises(ValueError, match="n is 0"):
-        distinct_n(["a"], 0)
+        rarefied_distinct_n(["a"], 0, 1)
 
 
 def test_perplexity_weighs_tokens_alike() -> None:

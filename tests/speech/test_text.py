@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,8 +13,7 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ModelError
 from coalign.speech.audio.error_rates import character_error_rate, edit_pairs, word_error_rate
-from coalign.speech.ctc.align import collapse
-from coalign.speech.ctc.decoding import beam_search, emission_frames, greedy
+from coalign.speech.ctc.decoding import emission_frames, greedy
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
 from coalign.speech.segmentation.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
 
@@ -91,22 +89,6 @@ def test_error_rates() -> None:
     assert word_error_rate([""], ["x"]).rate == 1
     with pytest.raises(ValueError, match="2 references for 1"):
         word_error_rate(["a", "b"], ["a"])
-
-
-def test_beam_search_sums_alignments() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(5):
-        logits = rng.normal(0, 1, (5, 3))
-        logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        sums: dict[tuple[int, ...], float] = {}
-        for path in itertools.product(range(3), repeat=5):
-            text = tuple(collapse(path, 0))
-            probability = float(np.exp(sum(logps[t, label] for t, label in enumerate(path))))
-            sums[text] = sums.get(text, 0.0) + probability
-        best = max(sums, key=lambda text: sums[text])
-        found, logp = beam_search(logps, 0, width=200)
-        assert tuple(found) == best
-        assert logp == pytest.approx(np.log(sums[best]))
 
 
 def test_greedy_and_emissions() -> None:

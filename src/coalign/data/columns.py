@@ -85,25 +85,15 @@ _USES = {
     "text": "the text",
 }
 
-_LOOKS_LIKE: tuple[tuple[str, re.Pattern[str]], ...] = (
-    (
-        "a prompt",
-        re.compile(
-            r"prompt|instruction|question|query|input|context|passages?|document|dialogue|source_text"
-        ),
-    ),
-    ("a conversation", re.compile(r"messages|conversations?|history|turns_before|previous")),
-    ("tools", re.compile(r"tools?|functions?")),
-    ("a system message", re.compile(r"system.*|persona")),
-    (
-        "scores",
-        re.compile(
-            r".*(score|rating|reward|rank|vote)s?(_.*)?|helpfulness|correctness|coherence|complexity|verbosity|quality"
-        ),
-    ),
-    ("a label", re.compile(r"labels?|winner|preferred|preference|(better|safer|best)_.*|overall_preference")),
-    ("responses", re.compile(r"answers?|responses?|completions?|outputs?|replies|reply")),
-)
+_LOOKS_LIKE = {
+    "a prompt": r"prompt|instruction|question|query|input|context|passages?|document|dialogue|source_text",
+    "a conversation": r"messages|conversations?|history|turns_before|previous",
+    "tools": r"tools?|functions?",
+    "a system message": r"system.*|persona",
+    "scores": r".*(score|rating|reward|rank|vote)s?(_.*)?|helpfulness|correctness|coherence|complexity|verbosity|quality",
+    "a label": r"labels?|winner|preferred|preference|(better|safer|best)_.*|overall_preference",
+    "responses": r"answers?|responses?|completions?|outputs?|replies|reply",
+}
 """What a column's name suggests that it holds."""
 
 _HALF: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -219,23 +209,27 @@ def _rewritten_names(known: KnownLayout, rows: Sequence[Mapping[str, Any]]) -> C
     for row in rows:
         try:
             return known.rewrite(row).keys()
-        except (FieldError, KeyError):
+        except FieldError:
             continue
     return ("prompt",)
 
 
 def _overlooked(rest: Sequence[str]) -> tuple[str, ...]:
     """A sentence for every kept column whose name says that it may have been meant."""
-    found = [(name, what) for name in rest for what, look in _LOOKS_LIKE if look.fullmatch(name.lower())]
+    found = [(name, what) for name in rest for what in _LOOKS_LIKE if _looks_like(what, name)]
     return tuple(
         f"The column {name} looks like {what} and is not used; rename it if it belongs to the record."
         for name, what in dict(found).items()
     )
 
 
+def _looks_like(what: str, name: str) -> bool:
+    return re.fullmatch(_LOOKS_LIKE[what], name.lower()) is not None
+
+
 def _assert_not_rated(rest: Sequence[str], source: str) -> None:
     """Refuse rated responses that would all be taken as examples, bad ones included."""
-    rated = [name for name in rest if _LOOKS_LIKE[4][1].fullmatch(name.lower())]
+    rated = [name for name in rest if _looks_like("scores", name)]
     if len(rated) > 1:
         raise DataError(
             f"{source}: the columns {', '.join(rated)} look like ratings of the responses, which demonstrations have not.",
@@ -245,9 +239,8 @@ def _assert_not_rated(rest: Sequence[str], source: str) -> None:
 
 
 def _may_be_prompt(name: str, values: Sequence[Any]) -> bool:
-    if any(look.fullmatch(name.lower()) for _, look in (_LOOKS_LIKE[0], _LOOKS_LIKE[1])):
-        return True
-    return 2 * sum(isinstance(value, str) and value.count(" ") > 2 for value in values) > len(values)
+    named = _looks_like("a prompt", name) or _looks_like("a conversation", name)
+    return named or 2 * sum(isinstance(value, str) and value.count(" ") > 2 for value in values) > len(values)
 
 
 def _assert_shared_prompts(
@@ -293,16 +286,11 @@ def _parts(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[st
         if (name := next((n for n in names if n in columns), None))
     }
     if parts.get("prompt") == "instruction":
-        second = next((name for name in ("input", "context") if name in columns), None)
-        parts |= {"input": second} if second else {}
+        parts |= {"input": name for name in ("context", "input") if name in columns}
     if "chosen" in parts and "prompt" not in parts and "messages" not in parts and "input" in columns:
         parts["prompt"] = "input"
-    if (
-        "answers" in columns
-        and "responses" not in parts
-        and _are_scored_dicts(row.get("answers") for row in rows)
-    ):
-        parts["responses"] = "answers"
+    if "answers" in columns and _are_scored_dicts(row.get("answers") for row in rows):
+        parts.setdefault("responses", "answers")
     return parts
 
 

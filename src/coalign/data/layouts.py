@@ -17,20 +17,29 @@ class KnownLayout:
 
     Attributes:
         name: of the data set, for messages.
-        columns: all of them must be there.
-        rewrite: a row to the usual columns; raises FieldError.
-        uses: column to what is done with it.
+        uses: column to what is done with it; all of them must be there.
+        usual: a row to the usual columns; raises FieldError.
     """
 
     name: str
-    columns: frozenset[str]
-    rewrite: Rewrite
     uses: Mapping[str, str]
+    usual: Rewrite
+
+    def rewrite(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row in the usual columns.
+
+        Raises:
+            FieldError: a column is missing, or holds what cannot be used.
+        """
+        try:
+            return self.usual(row)
+        except KeyError as error:
+            raise FieldError("missing", "a value", str(error.args[0])) from error
 
 
 def known_layout(columns: Collection[str]) -> KnownLayout | None:
     """The known layout that these columns have, or None."""
-    return next((one for one in _KNOWN if one.columns <= set(columns)), None)
+    return next((one for one in _KNOWN if one.uses.keys() <= set(columns)), None)
 
 
 def refused_layout(columns: Collection[str]) -> str | None:
@@ -48,38 +57,33 @@ def _choice(row: Mapping[str, Any], column: str, scores: Mapping[Any, tuple[floa
     return list(found)
 
 
-def _shp(row: Mapping[str, Any]) -> dict[str, Any]:
-    scores = _choice(row, "labels", {1: (1.0, 0.0), 0: (0.0, 1.0)})
-    return {
-        "question": row["history"],
-        "responses": [row["human_ref_A"], row["human_ref_B"]],
-        "scores": scores,
-    }
+def _two(
+    prompt: str,
+    first: str,
+    second: str,
+    scores: Callable[[Mapping[str, Any]], Sequence[float]],
+    part: str = "question",
+) -> Rewrite:
+    """A prompt and two responses in columns of their own, and what scores them."""
+    return lambda row: {"scores": scores(row), part: row[prompt], "responses": [row[first], row[second]]}
 
 
 def _webgpt(row: Mapping[str, Any]) -> dict[str, Any]:
     question = row["question"]
     text = question.get("full_text") if isinstance(question, dict) else question
-    scores = [row["score_0"], row["score_1"]]
-    return {"question": text, "responses": [row["answer_0"], row["answer_1"]], "scores": scores}
+    usual = _two("question", "answer_0", "answer_1", lambda row: [row["score_0"], row["score_1"]])
+    return {**usual(row), "question": text}
 
 
-def _safe_rlhf(row: Mapping[str, Any]) -> dict[str, Any]:
-    scores = _choice(row, "better_response_id", {0: (1.0, 0.0), 1: (0.0, 1.0)})
-    return {"question": row["prompt"], "responses": [row["response_0"], row["response_1"]], "scores": scores}
-
-
-def _helpsteer3(row: Mapping[str, Any]) -> dict[str, Any]:
+def _margin(row: Mapping[str, Any]) -> list[float]:
     preference = row["overall_preference"]
     if isinstance(preference, bool) or not isinstance(preference, int | float):
         raise FieldError(describe(preference), "a number from -3 to 3", "overall_preference")
-    responses = [row["response1"], row["response2"]]
-    return {"prompt": row["context"], "responses": responses, "scores": [-preference, preference]}
+    return [-preference, preference]
 
 
 def _arena(row: Mapping[str, Any]) -> dict[str, Any]:
-    tie = (0.5, 0.5)
-    winners = {"model_a": (1.0, 0.0), "model_b": (0.0, 1.0), "tie": tie, "tie (bothbad)": tie}
+    winners = {"model_a": _FIRST_WINS, "model_b": _SECOND_WINS, "tie": _TIE, "tie (bothbad)": _TIE}
     ours, theirs = row["conversation_a"], row["conversation_b"]
     if not (isinstance(ours, list) and isinstance(theirs, list) and ours and ours[:-1] == theirs[:-1]):
         raise FieldError(
@@ -89,88 +93,86 @@ def _arena(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": ours[:-1], "responses": replies, "scores": _choice(row, "winner", winners)}
 
 
+_FIRST_WINS, _SECOND_WINS, _TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
+_PROMPT, _FIRST, _SECOND, _BETTER = (
+    "the prompt",
+    "the first response",
+    "the second response",
+    "which is better",
+)
+
 _KNOWN: Sequence[KnownLayout] = (
     KnownLayout(
         "SHP",
-        frozenset(("history", "human_ref_A", "human_ref_B", "labels")),
-        _shp,
         {
-            "history": "the prompt",
-            "human_ref_A": "the first response",
-            "human_ref_B": "the second response",
-            "labels": "which is better (1: the first)",
+            "history": _PROMPT,
+            "human_ref_A": _FIRST,
+            "human_ref_B": _SECOND,
+            "labels": f"{_BETTER} (1: the first)",
         },
+        _two(
+            "history",
+            "human_ref_A",
+            "human_ref_B",
+            lambda row: _choice(row, "labels", {1: _FIRST_WINS, 0: _SECOND_WINS}),
+        ),
     ),
     KnownLayout(
         "WebGPT comparisons",
-        frozenset(("question", "answer_0", "answer_1", "score_0", "score_1")),
-        _webgpt,
         {
-            "question": "the prompt (its full_text)",
-            "answer_0": "the first response",
-            "answer_1": "the second response",
-            "score_0": "the score of the first",
-            "score_1": "the score of the second",
+            "question": f"{_PROMPT} (its full_text)",
+            **{"answer_0": _FIRST, "answer_1": _SECOND},
+            **{"score_0": "the score of the first", "score_1": "the score of the second"},
         },
+        _webgpt,
     ),
     KnownLayout(
         "PKU-SafeRLHF",
-        frozenset(("prompt", "response_0", "response_1", "better_response_id")),
-        _safe_rlhf,
-        {
-            "prompt": "the prompt",
-            "response_0": "the first response",
-            "response_1": "the second response",
-            "better_response_id": "which is better",
-        },
+        {"prompt": _PROMPT, "response_0": _FIRST, "response_1": _SECOND, "better_response_id": _BETTER},
+        _two(
+            "prompt",
+            "response_0",
+            "response_1",
+            lambda row: _choice(row, "better_response_id", {0: _FIRST_WINS, 1: _SECOND_WINS}),
+        ),
     ),
     KnownLayout(
         "HelpSteer3",
-        frozenset(("context", "response1", "response2", "overall_preference")),
-        _helpsteer3,
         {
-            "context": "the prompt",
-            "response1": "the first response",
-            "response2": "the second response",
-            "overall_preference": "which is better (below 0: the first)",
+            "context": _PROMPT,
+            **{"response1": _FIRST, "response2": _SECOND},
+            "overall_preference": f"{_BETTER} (below 0: the first)",
         },
+        _two("context", "response1", "response2", _margin, part="prompt"),
     ),
     KnownLayout(
         "Chatbot Arena",
-        frozenset(("conversation_a", "conversation_b", "winner")),
-        _arena,
         {
             "conversation_a": "the prompt and the first response",
-            "conversation_b": "the second response",
-            "winner": "which is better",
+            "conversation_b": _SECOND,
+            "winner": _BETTER,
         },
+        _arena,
     ),
 )
 
+_REPLY_TREES = (
+    "(OpenAssistant); write one row a reply with `messages` from the root to it, or rankings with `prompt`, `responses` "
+    "and `ranks`"
+)
 _REFUSED: Sequence[tuple[frozenset[str], str]] = (
     (
         frozenset(("message_id", "parent_id", "text", "role")),
-        (
-            "these are single messages of reply trees (OpenAssistant); write one row a reply with `messages` from the "
-            "root to it, or rankings with `prompt`, `responses` and `ranks`"
-        ),
+        f"these are single messages of reply trees {_REPLY_TREES}",
     ),
-    (
-        frozenset(("message_tree_id", "prompt")),
-        (
-            "these are reply trees (OpenAssistant); write one row a reply with `messages` from the root to it, or "
-            "rankings with `prompt`, `responses` and `ranks`"
-        ),
-    ),
+    (frozenset(("message_tree_id", "prompt")), f"these are reply trees {_REPLY_TREES}"),
     (
         frozenset(("query", "answers", "tools")),
         "these are function calls as text; write `messages` whose last one has `tool_calls`, and `tools`",
     ),
     (
         frozenset(("question", "thinking_trajectories", "attempt")),
-        (
-            "these are reasoning traces; rename thinking_trajectories and attempt to one `messages` column whose reply "
-            "has `reasoning_content`"
-        ),
+        "these are reasoning traces; rename thinking_trajectories and attempt to one `messages` column whose reply has "
+        + "`reasoning_content`",
     ),
 )

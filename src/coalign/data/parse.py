@@ -49,24 +49,14 @@ T = TypeVar("T")
 
 def parse_row(row: Mapping[str, Any], layout: Layout, source: Source) -> Record | list[RecordProblem]:
     """The record in `row`, or its problems (at least one)."""
+    parser, record = _Parser(row, layout), None
     try:
         if layout.rewrite is not None:
             rest = {name: value for name, value in row.items() if name not in layout.claimed}
-            row = {**rest, **layout.rewrite(row)}
-    except (FieldError, KeyError) as error:
-        missing = FieldError("missing", "a value", str(error.args[0]) if error.args else None)
-        error = error if isinstance(error, FieldError) else missing
-        return [
-            RecordProblem(
-                source.file, source.line, error.field or "row", error.problem, error.expected, source.index
-            )
-        ]
-    parser = _Parser(row, layout)
-    try:
+            parser.row = {**rest, **layout.rewrite(row)}
         record = parser.record(source)
     except FieldError as error:
         parser.errors.append(error)
-        record = None
     if record is not None and not parser.errors:
         return record
     return [
@@ -112,22 +102,15 @@ class _Parser:
 
     def _preference(self, common: dict[str, Any]) -> Record | None:
         pair = self._pair()
-        scores = [
-            self._read(part, _parse_score) if self._value(part) is not None else None
+        scores = {
+            part: self._read(part, _parse_score)
             for part in ("chosen_score", "rejected_score")
-        ]
+            if self._value(part) is not None
+        }
         if pair is None:
             return None
         prompt, chosen, rejected, plain = pair
-        return Preference(
-            prompt=prompt,
-            chosen=chosen,
-            rejected=rejected,
-            chosen_score=scores[0],
-            rejected_score=scores[1],
-            plain=plain,
-            **common,
-        )
+        return Preference(prompt=prompt, chosen=chosen, rejected=rejected, plain=plain, **scores, **common)
 
     def _pair(self) -> tuple[Messages, str, str, bool] | None:
         chosen, rejected = self._read("chosen", from_text), self._read("rejected", from_text)

@@ -15,20 +15,6 @@ from coalign.measures.text_units import folded_words, ngrams
 _ROUGE_WORD = re.compile(r"[^\W_]+")
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct-n: distinct n-grams over all n-grams of the corpus, in [0, 1]; 0 where there is none.
-
-    No n-gram spans two texts. Source: Li et al. 2016 (arXiv 1510.03055). The figure falls as the amount
-    of text grows, so it cannot be compared between corpora of different size: use `compare_distinct_n`.
-
-    Raises:
-        ValueError: n below 1.
-    """
-    counts = _counts(texts, n)
-    total = sum(counts.values())
-    return len(counts) / total if total else 0.0
-
-
 def rarefied_distinct_n(texts: Sequence[str], n: int, size: int) -> float:
     """Expected distinct-n of `size` n-grams drawn from the corpus without replacement.
 

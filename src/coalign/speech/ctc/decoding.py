@@ -1,8 +1,7 @@
-"""From CTC log-probabilities to text: the best path, or a beam over prefixes."""
+"""From CTC log-probabilities to tokens: the best path."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,48 +28,3 @@ def emission_frames(path: Iterable[int], blank: int) -> list[int]:
             frames.append(frame)
         before = label
     return frames
-
-
-def beam_search(logps: Logps, blank: int, *, width: int = 16, keep: float = 12.0) -> tuple[list[int], float]:
-    """The likeliest token sequence, all its alignments summed (prefix beam search, Hannun et al. 2014, arXiv 1408.2873).
-
-    Args:
-        logps: [T, V] log-probabilities.
-        width: prefixes kept after a frame.
-        keep: tokens less likely than the best of a frame by more than this (nats) are not tried.
-
-    Returns:
-        Token ids and their log-probability under the beam.
-    """
-    beam: dict[tuple[int, ...], tuple[float, float]] = {
-        (): (0.0, -math.inf)
-    }  # ends in blank, ends in its last token
-    for frame in logps:
-        tried = np.flatnonzero(frame >= frame.max() - keep).tolist()
-        grown: dict[tuple[int, ...], tuple[float, float]] = {}
-
-        def add(prefix: tuple[int, ...], in_blank: float, in_token: float, grown: Any = grown) -> None:
-            old = grown.get(prefix, (-math.inf, -math.inf))
-            grown[prefix] = (_add(old[0], in_blank), _add(old[1], in_token))
-
-        for prefix, (in_blank, in_token) in beam.items():
-            both = _add(in_blank, in_token)
-            for token in tried:
-                logp = float(frame[token])
-                if token == blank:
-                    add(prefix, both + logp, -math.inf)
-                elif prefix and token == prefix[-1]:
-                    add(prefix, -math.inf, in_token + logp)
-                    add((*prefix, token), -math.inf, in_blank + logp)
-                else:
-                    add((*prefix, token), -math.inf, both + logp)
-        best = sorted(grown.items(), key=lambda one: -_add(*one[1]))
-        beam = dict(best[:width])
-    prefix, ends = next(iter(beam.items()))
-    return list(prefix), _add(*ends)
-
-
-def _add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

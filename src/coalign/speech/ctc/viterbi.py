@@ -9,19 +9,11 @@ Scores are float64. All kernels work on a band of states `[low[t], high[t])` a f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
-
 import numpy as np
 from numba import njit
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 NEVER = -1e30
 """Log-probability of what cannot be; finite, so that sums of it stay comparable."""
-
-Floats: TypeAlias = "NDArray[np.float64]"
-Ints: TypeAlias = "NDArray[np.int64]"
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

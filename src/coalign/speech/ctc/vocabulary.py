@@ -13,7 +13,6 @@ from typing import Any
 
 from coalign.core.errors import ModelError
 from coalign.core.files import write_json
-from coalign.speech.ctc.align import collapse
 
 BLANK = "<pad>"
 UNKNOWN = "<unk>"
@@ -132,10 +131,6 @@ class Vocabulary:
         pieces = (self.tokens[one] for one in ids if one != self.blank)
         text = "".join(" " if one == self.delimiter else one for one in pieces if not _SPECIAL.match(one))
         return " ".join(text.split())
-
-    def text_of(self, path: Sequence[int]) -> str:
-        """Text of an alignment: one label a frame."""
-        return self.decode(collapse(path, self.blank))
 
 
 def outside_message(outside: Counter[str]) -> str:
