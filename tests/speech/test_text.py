@@ -44,7 +44,6 @@ def test_text_is_written_as_the_model_writes_it() -> None:
     assert outside_message(Counter()) == ""
     ids = vocabulary.encode("hello world")
     assert vocabulary.decode(ids) == "hello world"
-    assert vocabulary.encode_words("it's so") == [vocabulary.encode("it's"), vocabulary.encode("so")]
 
 
 def test_case_follows_the_vocabulary() -> None:

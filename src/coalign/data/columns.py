@@ -285,8 +285,9 @@ def _parts(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[st
         for part, names in PARTS.items()
         if (name := next((n for n in names if n in columns), None))
     }
-    if parts.get("prompt") == "instruction":
-        parts |= {"input": name for name in ("context", "input") if name in columns}
+    second = next((name for name in ("input", "context") if name in columns), None)
+    if parts.get("prompt") == "instruction" and second:
+        parts["input"] = second
     if "chosen" in parts and "prompt" not in parts and "messages" not in parts and "input" in columns:
         parts["prompt"] = "input"
     if "answers" in columns and _are_scored_dicts(row.get("answers") for row in rows):

@@ -172,7 +172,9 @@ _REFUSED: Sequence[tuple[frozenset[str], str]] = (
     ),
     (
         frozenset(("question", "thinking_trajectories", "attempt")),
-        "these are reasoning traces; rename thinking_trajectories and attempt to one `messages` column whose reply has "
-        + "`reasoning_content`",
+        (
+            "these are reasoning traces; rename thinking_trajectories and attempt to one `messages` column whose reply "
+            "has `reasoning_content`"
+        ),
     ),
 )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, CountOrZero, NonNegative, Positive, option, required
+from coalign.core.options import CountOrZero, option, required
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.loops.rounds import Round, Stage, run_rounds
@@ -42,44 +42,7 @@ SILENT_DB = -80.0
 
 
 @dataclass(kw_only=True)
-class Windows:
-    """Constants of the window algorithm."""
-
-    __group__ = "Windows"
-
-    threshold: float = option(
-        -2.0, "lowest confidence of an anchor; to be tuned for a model", source="official code"
-    )
-    instant_accept: float = option(
-        -1.0, "confidence above which a window's end is taken at once", source="official code"
-    )
-    short_utterance: CountOrZero = option(
-        30, "characters below which an utterance cannot be an anchor", source="official code"
-    )
-    max_words: Count = option(24, "longer lines are split", source="official code")
-    retime_window: Positive = option(
-        70.0, "seconds of a window from which on expected times are made anew", source="official code"
-    )
-    stop_window: Positive = option(
-        500.0, "seconds of a window at which a recording is given up", source="official code"
-    )
-    min_ratio: NonNegative = option(
-        0.8, "text-to-audio ratio below which a window waits for more text", source="official code"
-    )
-    max_ratio: NonNegative = option(
-        10.0, "ratio above which text is dropped before a pause", source="official code"
-    )
-    min_silence: Positive = option(
-        20.0, "seconds of silence that divide stretches of speech", source="official shell script"
-    )
-
-    def rules(self) -> WindowRules:
-        names = WindowRules.__dataclass_fields__
-        return WindowRules(**{name: getattr(self, name) for name in names})
-
-
-@dataclass(kw_only=True)
-class Config(Windows, RecogniserOptions, CTCTrainingOptions):
+class Config(WindowRules, RecogniserOptions, CTCTrainingOptions):
     """Options of `coalign run pseudo-forced-alignment`."""
 
     __group__ = "Method"
@@ -213,7 +176,7 @@ def _aligned(
         recogniser,
         recording,
         speech,
-        config.rules(),
+        config,
         outside=outside,
         conversions=conversions,
         on_row=on_row,

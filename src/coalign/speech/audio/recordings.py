@@ -96,32 +96,24 @@ def _manifest(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
             raise FieldError(_shown(columns[text_column]), expected, text_column)
         audio = path.parent / str(columns[audio_column])
         name = str(columns.get("id") or audio.stem)
-        try:
-            return Recording(name, audio, rows, audio_info(audio).seconds, str(path), row.line)
-        except AudioError as error:
-            raise FieldError(error.message.rstrip("."), "an audio file", audio_column) from error
+        return _recording(name, audio, rows, path, row.line, audio_column)
 
     return parse_each(iter_rows(path), path, parse, problems)
 
 
 def _folder(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
     for audio in sorted(one for one in path.iterdir() if one.suffix.lower() in AUDIO_SUFFIXES):
-        text = next(
-            (audio.with_suffix(one) for one in TEXT_SUFFIXES if audio.with_suffix(one).is_file()), None
-        )
-        if text is None:
-            expected = f"{audio.stem}.txt, .srt or .vtt beside it"
-            problems.append(RecordProblem(str(audio), None, "text", "no text file", expected))
-            continue
+        text = next(filter(Path.is_file, map(audio.with_suffix, TEXT_SUFFIXES)), None)
         try:
+            if text is None:
+                raise FieldError("no text file", f"{audio.stem}.txt, .srt or .vtt beside it", "text")
             rows = read_rows_of_text(text)
-        except UnicodeDecodeError:
-            problems.append(RecordProblem(str(text), None, "text", "not UTF-8", "UTF-8 text"))
-            continue
-        if not rows:
-            problems.append(RecordProblem(str(text), None, "text", "empty", "one line at least"))
-            continue
-        yield from _checked(audio.stem, audio, rows, str(text), None, "audio", problems)
+            if not rows:
+                raise FieldError("empty", "one line at least", "text")
+            yield _recording(audio.stem, audio, rows, text, None, "audio")
+        except FieldError as error:
+            place = str(text or audio)
+            problems.append(RecordProblem(place, None, str(error.field), error.problem, error.expected))
 
 
 def _common_voice(path: Path, split: str, problems: list[RecordProblem]) -> Iterator[Recording]:
@@ -129,35 +121,40 @@ def _common_voice(path: Path, split: str, problems: list[RecordProblem]) -> Iter
     if not file.is_file():
         splits = ", ".join(sorted(one.stem for one in path.glob("*.tsv")))
         raise DataError(f"{path}: no {split}.tsv.", hint=f"Splits there: {splits}.")
+
+    def parse(row: Row) -> Recording:
+        columns = row.value or {}
+        rows = _rows_of(columns.get("sentence"))
+        if not columns.get("path") or rows is None:
+            field = "path" if not columns.get("path") else "sentence"
+            raise FieldError("missing or empty", "a value", field)
+        audio = path / "clips" / columns["path"]
+        return _recording(audio.stem, audio, rows, file, row.line, "path")
+
     with file.open(encoding="utf-8", newline="") as lines:
-        for line, row in enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
-            rows = _rows_of(row.get("sentence"))
-            if not row.get("path") or rows is None:
-                field = "path" if not row.get("path") else "sentence"
-                problems.append(RecordProblem(str(file), line, field, "missing or empty", "a value"))
-                continue
-            audio = path / "clips" / row["path"]
-            yield from _checked(audio.stem, audio, rows, str(file), line, "path", problems)
+        read = enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        yield from parse_each((Row(row, n + 2, n) for n, row in read), file, parse, problems)
 
 
-def _checked(
-    name: str,
-    audio: Path,
-    rows: tuple[str, ...],
-    source: str,
-    line: int | None,
-    field: str,
-    problems: list[RecordProblem],
-) -> Iterable[Recording]:
+def _recording(
+    name: str, audio: Path, rows: tuple[str, ...], source: Path, line: int | None, field: str
+) -> Recording:
     try:
-        yield Recording(name, audio, rows, audio_info(audio).seconds, source, line)
+        return Recording(name, audio, rows, audio_info(audio).seconds, str(source), line)
     except AudioError as error:
-        problems.append(RecordProblem(source, line, field, error.message.rstrip("."), "an audio file"))
+        raise FieldError(error.message.rstrip("."), "an audio file", field) from error
 
 
 def read_rows_of_text(path: Path) -> tuple[str, ...]:
-    """Lines of text; of subtitles the lines of each cue joined, without numbers, times and notes."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    """Lines of text; of subtitles the lines of each cue joined, without numbers, times and notes.
+
+    Raises:
+        FieldError: not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FieldError("not UTF-8", "UTF-8 text", "text") from error
     if path.suffix.lower() == ".txt":
         return tuple(line.strip() for line in lines if line.strip())
     rows, inside = [], False

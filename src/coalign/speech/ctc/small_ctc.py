@@ -100,18 +100,10 @@ class SmallCTC(PreTrainedModel):
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
-            logps = logits.float().log_softmax(-1)
-            counts = (labels >= 0).sum(1)
-            losses = F.ctc_loss(
-                logps.transpose(0, 1),
-                labels.clamp(min=0),
-                lengths,
-                counts,
-                self.config.pad_token_id,
-                "none",
-                True,
-            )
-            loss = losses.mean()
+            from coalign.speech.ctc.training import ctc_losses
+
+            targets = [row[row >= 0].tolist() for row in labels]
+            loss = ctc_losses(logits.float(), lengths, targets, self.config.pad_token_id).mean()
         return CausalLMOutput(loss=loss, logits=logits)
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:

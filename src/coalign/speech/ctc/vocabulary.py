@@ -120,10 +120,6 @@ class Vocabulary:
         chars = (self.delimiter if char == " " else char for char in text)
         return [self._ids[char] for char in chars if char in self._ids]
 
-    def encode_words(self, text: str) -> list[list[int]]:
-        """The ids of each word of a normalised text, without delimiters."""
-        return [self.encode(word) for word in text.split()]
-
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids (not of an alignment); special tokens are left out."""
         if self.tokenizer is not None:

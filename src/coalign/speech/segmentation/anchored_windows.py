@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from coalign.core.options import Count, CountOrZero, NonNegative, Positive, option
 from coalign.speech.ctc.align import Segment, TextTooLongError
 
 PHONE_SECONDS = 0.08
@@ -31,18 +32,40 @@ MAX_FAILURES = 10
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class WindowRules:
     """Constants of the algorithm; scores are mean natural-log probabilities, lengths seconds or characters."""
 
-    threshold: float = -2.0
-    short_utterance: int = 30
-    max_words: int = 24
-    retime_window: float = 70.0
-    stop_window: float = 500.0
-    min_ratio: float = 0.8
-    max_ratio: float = 10.0
-    instant_accept: float = -1.0
+    __group__ = "Windows"
+
+    threshold: float = option(
+        -2.0, "lowest confidence of an anchor; to be tuned for a model", source="official code"
+    )
+    instant_accept: float = option(
+        -1.0, "confidence above which a window's end is taken at once", source="official code"
+    )
+    short_utterance: CountOrZero = option(
+        30, "characters below which an utterance cannot be an anchor", source="official code"
+    )
+    max_words: Count = option(24, "longer lines are split", source="official code")
+    retime_window: Positive = option(
+        70.0, "seconds of a window from which on expected times are made anew", source="official code"
+    )
+    stop_window: Positive = option(
+        500.0, "seconds of a window at which a recording is given up", source="official code"
+    )
+    min_ratio: NonNegative = option(
+        0.8, "text-to-audio ratio below which a window waits for more text", source="official code"
+    )
+    max_ratio: NonNegative = option(
+        10.0, "ratio above which text is dropped before a pause", source="official code"
+    )
+    min_silence: Positive = option(
+        20.0, "seconds of silence that divide stretches of speech", source="official shell script"
+    )
+
+
+DEFAULT_RULES = WindowRules()
 
 
 class Window(Protocol):
@@ -166,7 +189,7 @@ def align_rows(
     speech: Sequence[Interval],
     duration: float,
     open_window: Callable[[float, float], Window],
-    rules: WindowRules = WindowRules(),
+    rules: WindowRules = DEFAULT_RULES,
     on_row: Callable[[], None] = lambda: None,
     on_accept: Callable[[Window, Sequence[Aligned]], None] = lambda window, aligned: None,
 ) -> Result:

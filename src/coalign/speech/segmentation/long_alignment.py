@@ -36,14 +36,8 @@ WORD_MARGIN = 0.2
 """Seconds around an utterance in which its words may lie."""
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word of an utterance: seconds in the recording, mean probability of its tokens in [0, 1]."""
-
-    word: str
-    start: float
-    end: float
-    score: float
+WordRow = dict[str, Any]
+"""A word of an utterance: `word`, `start`, `end` (seconds in the recording), `score` (mean probability of its tokens)."""
 
 
 class AudioWindow:
@@ -84,7 +78,7 @@ class AudioWindow:
         path = segment(self.logps, states, vocabulary.blank)
         return utterance_segments(path, begins, self.recogniser.frame_seconds)
 
-    def words(self, text: str, start: float, end: float) -> list[Word]:
+    def words(self, text: str, start: float, end: float) -> list[WordRow]:
         """The words of an utterance between two seconds of the recording; none where there are too few frames."""
         frame = self.recogniser.frame_seconds
         first = max(round((start - self.start - WORD_MARGIN) / frame), 0)
@@ -92,10 +86,10 @@ class AudioWindow:
         return word_times(self.recogniser, self.logps[first:last], text, self.start + first * frame)
 
 
-def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) -> list[Word]:
+def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) -> list[WordRow]:
     """The words of `text` by forced alignment with `logps` [T, V], which begin at second `start`."""
     vocabulary, frame = recogniser.vocabulary, recogniser.frame_seconds
-    parts = vocabulary.encode_words(text)
+    parts = [vocabulary.encode(word) for word in text.split()]
     delimiter = vocabulary.encode(" ") if vocabulary.tokenizer is None else []
     ids = [one for index, part in enumerate(parts) for one in (delimiter if index else []) + part]
     try:
@@ -109,7 +103,10 @@ def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) ->
         place += len(part)
         if own:
             score = sum(span.score for span in own) / len(own)
-            found.append(Word(word, start + own[0].start * frame, start + own[-1].end * frame, score))
+            begin, end = start + own[0].start * frame, start + own[-1].end * frame
+            found.append(
+                {"word": word, "start": round(begin, 3), "end": round(end, 3), "score": round(score, 4)}
+            )
     return found
 
 
@@ -152,7 +149,7 @@ def align_recording(
         for row, text in enumerate(texts)
         if not text
     ]
-    words: dict[tuple[float, float], list[Word]] = {}
+    words: dict[tuple[float, float], list[WordRow]] = {}
 
     def open_window(start: float, seconds: float) -> AudioWindow:
         return AudioWindow(recogniser, recording.audio, start, seconds, conversions)
@@ -163,10 +160,10 @@ def align_recording(
             if one.end > one.start:
                 words[one.start, one.end] = window.words(one.utterance.text, one.start, one.end)
 
+    lines = [text for _, text in written]
     if whole:
-        found = _at_once([text for _, text in written], recording.seconds, open_window, rules, find_words)
+        found = _at_once(lines, recording.seconds, open_window, rules, find_words)
     else:
-        lines = [text for _, text in written]
         found = align_rows(lines, speech, recording.seconds, open_window, rules, on_row, find_words)
     utterances = [
         {
@@ -175,7 +172,7 @@ def align_recording(
             "start": round(one.start, 3),
             "end": round(one.end, 3),
             "score": round(max(one.score, LOWEST_SCORE), 6) if one.score > NO_SCORE else LOWEST_SCORE,
-            "words": [_rounded(word) for word in words.get((one.start, one.end), [])],
+            "words": words.get((one.start, one.end), []),
         }
         for one in found.aligned
     ]
@@ -206,12 +203,3 @@ def _at_once(
     aligned = [Aligned(one, at.start, at.end, at.score) for one, at in zip(texts, places, strict=True)]
     on_accept(window, aligned)
     return Result(aligned, windows=1)
-
-
-def _rounded(word: Word) -> dict[str, Any]:
-    return {
-        "word": word.word,
-        "start": round(word.start, 3),
-        "end": round(word.end, 3),
-        "score": round(word.score, 4),
-    }

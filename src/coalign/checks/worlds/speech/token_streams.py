@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures
 from coalign.checks.tiny_models import seeded, stream
 from coalign.speech.audio.error_rates import word_error_rate
+from coalign.speech.ctc.decoding import emission_frames
+from coalign.speech.ctc.training import ctc_losses
 
 BLANK = 0
 Term = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -125,10 +126,7 @@ def train_streams(
     for _ in range(steps):
         rows = torch.randint(len(data.tokens), (batch_size,), generator=order)
         logits = model(data.frames[rows])
-        targets = [torch.tensor(data.tokens[row]) for row in rows.tolist()]
-        counts = torch.tensor([len(one) for one in targets])
-        logps = logits.log_softmax(-1).transpose(0, 1)
-        losses = F.ctc_loss(logps, torch.cat(targets), lengths, counts, BLANK, reduction="none")
+        losses = ctc_losses(logits, lengths, [data.tokens[row] for row in rows.tolist()], BLANK)
         if term is not None:
             losses = losses + term(logits, lengths, draws)
         optimizer.zero_grad()
@@ -140,15 +138,8 @@ def train_streams(
 
 def trained_on(material: StreamStart, term: Term | None = None) -> Measures:
     """300 steps more (Adam 1e-3), with or without a term, measured on the test streams."""
-    model = train_streams(
-        material.base,
-        material.train,
-        material.world.seed,
-        "arms",
-        steps=300,
-        learning_rate=1e-3,
-        term=term,
-    )
+    base, data, seed = material.base, material.train, material.world.seed
+    model = train_streams(base, data, seed, "arms", steps=300, learning_rate=1e-3, term=term)
     return measure_streams(model, material.test)
 
 
@@ -162,16 +153,12 @@ def measure_streams(model: StreamModel, streams: Streams) -> Measures:
     texts: list[str] = []
     correct = 0
     for path, tokens, starts in zip(paths.tolist(), streams.tokens, streams.starts, strict=True):
-        found = [
-            (frame, label)
-            for frame, label in enumerate(path)
-            if label != BLANK and (frame == 0 or path[frame - 1] != label)
-        ]
-        written = [label for _, label in found]
+        found = emission_frames(path, BLANK)
+        written = [path[frame] for frame in found]
         texts.append(" ".join(map(str, written)))
         if written == tokens:
             correct += 1
-            delays += [frame - begin for (frame, _), begin in zip(found, starts, strict=True)]
+            delays += [frame - begin for frame, begin in zip(found, starts, strict=True)]
     references = [" ".join(map(str, tokens)) for tokens in streams.tokens]
     return {
         "delay": sum(delays) / len(delays) if delays else float(streams.frames.shape[1]),
