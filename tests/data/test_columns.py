@@ -19,6 +19,8 @@ def assistant(text):
 
 
 SYSTEM = {"role": "system", "content": "be brief"}
+Q = [user("q")]
+ANSWER_A, ANSWER_B = [*Q, assistant("a")], [*Q, assistant("b")]
 
 
 def parse(row, kind=None):
@@ -31,21 +33,21 @@ def problems(row, kind=None):
     return [str(one).removeprefix("f.jsonl:1: ") for one in parsed]
 
 
-QA = {"prompt": [user("q")], "completion": "a"}
+QA = {"prompt": Q, "completion": "a"}
 DO = {"instruction": "do", "output": "a"}
 AB = {"chosen": "a", "rejected": "b"}
-PAIR = Preference(prompt=[user("q")], **AB)
+PAIR = Preference(prompt=Q, **AB)
 
 
 @pytest.mark.parametrize(
     ("row", "record"),
     [
-        ({"prompt": "q"}, PromptRecord(prompt=[user("q")], plain=True)),
-        ({"prompt": [SYSTEM, user("q")]}, PromptRecord(prompt=[SYSTEM, user("q")])),
-        ({"messages": [user("q")]}, PromptRecord(prompt=[user("q")])),
-        ({"prompt": "q", "completion": " a"}, Demonstration(prompt=[user("q")], completion=" a", plain=True)),
-        ({"prompt": [user("q")], "completion": [assistant("a")]}, Demonstration(**QA)),
-        ({"messages": [user("q"), assistant("a")]}, Demonstration(**QA)),
+        ({"prompt": "q"}, PromptRecord(prompt=Q, plain=True)),
+        ({"prompt": [SYSTEM, *Q]}, PromptRecord(prompt=[SYSTEM, *Q])),
+        ({"messages": Q}, PromptRecord(prompt=Q)),
+        ({"prompt": "q", "completion": " a"}, Demonstration(prompt=Q, completion=" a", plain=True)),
+        ({"prompt": Q, "completion": [assistant("a")]}, Demonstration(**QA)),
+        ({"messages": ANSWER_A}, Demonstration(**QA)),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             Demonstration(**QA),
@@ -54,23 +56,23 @@ PAIR = Preference(prompt=[user("q")], **AB)
         ({**DO, "input": ""}, Demonstration(prompt=[user("do")], completion="a")),
         ({"question": "q", "answer": "a"}, Demonstration(**QA)),
         ({"text": "once"}, Demonstration(prompt=[], completion="once", plain=True)),
-        ({"system": "be brief", "question": "q", **AB}, Preference(prompt=[SYSTEM, user("q")], **AB)),
-        ({"prompt": "q", **AB}, Preference(prompt=[user("q")], **AB, plain=True)),
-        ({"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}, PAIR),
+        ({"system": "be brief", "question": "q", **AB}, Preference(prompt=[SYSTEM, *Q], **AB)),
+        ({"prompt": "q", **AB}, Preference(prompt=Q, **AB, plain=True)),
+        ({"prompt": Q, "chosen": [assistant("a")], "rejected": [assistant("b")]}, PAIR),
         (  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
             {
                 "prompt": "q",
-                "chosen": [SYSTEM, user("q"), assistant("a")],
-                "rejected": [SYSTEM, user("q"), assistant("b")],
+                "chosen": [SYSTEM, *ANSWER_A],
+                "rejected": [SYSTEM, *ANSWER_B],
                 "score_chosen": 9,
                 "score_rejected": 2.5,
-                "messages": [user("q"), assistant("a")],
+                "messages": ANSWER_A,
             },
-            Preference(prompt=[SYSTEM, user("q")], **AB, chosen_score=9.0, rejected_score=2.5),
+            Preference(prompt=[SYSTEM, *Q], **AB, chosen_score=9.0, rejected_score=2.5),
         ),
         (  # implicit prompt of messages
-            {"chosen": [user("q"), assistant("same")], "rejected": [user("q"), assistant("same")]},
-            Preference(prompt=[user("q")], chosen="same", rejected="same"),
+            {"chosen": [*Q, assistant("same")], "rejected": [*Q, assistant("same")]},
+            Preference(prompt=Q, chosen="same", rejected="same"),
         ),
         (  # implicit prompt of text
             {"chosen": "The sky is blue.", "rejected": "The sky is green."},
@@ -80,15 +82,15 @@ PAIR = Preference(prompt=[user("q")], **AB)
         ({"prompt": "\n\nHuman: q\n\nAssistant:", **AB}, PAIR),
         (
             {"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]},
-            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(1.0, 2.0), plain=True),
+            Ranking(prompt=Q, responses=("a", "b"), scores=(1.0, 2.0), plain=True),
         ),
         (
             {"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]},
-            Ranking(prompt=[user("q")], responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
+            Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
         ),
         ({**QA, "label": True}, Feedback(**QA, label=True)),
         ({**QA, "label": 0}, Feedback(**QA, label=False)),
-        ({"messages": [user("q"), assistant("a")], "label": "yes"}, Feedback(**QA, label=True)),
+        ({"messages": ANSWER_A, "label": "yes"}, Feedback(**QA, label=True)),
         ({**QA, "judgment": "good"}, Judgment(**QA, judgment="good")),
         ({**QA, "critique": "bad", "label": False}, Judgment(**QA, judgment="bad", label=False)),
     ],
@@ -116,9 +118,9 @@ def test_null_judgment_means_nothing_to_say():
 
 
 def test_prompts_can_be_had_from_any_kind():
-    said = [[user("q"), assistant(text)] for text in "ab"]
-    for row in ({"chosen": said[0], "rejected": said[1]}, {"messages": said[0]}, {**QA, "label": True}):
-        assert parse(row, "prompt") == PromptRecord(prompt=[user("q")])
+    rows = {"chosen": ANSWER_A, "rejected": ANSWER_B}, {"messages": ANSWER_A}, {**QA, "label": True}
+    for row in rows:
+        assert parse(row, "prompt") == PromptRecord(prompt=Q)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +131,12 @@ def test_prompts_can_be_had_from_any_kind():
         ({"prompt": 1, "chosen": "a", "rejected": "b"}, ["prompt: the number 1, expected text"]),
         ({"prompt": "q", "chosen": "a", "rejected": [assistant("b")]}, ["rejected: a list while chosen is text, expected both as text or both as messages"]),
         ({"prompt": ""}, ["prompt: empty, expected text"]),
-        ({"prompt": [user("q"), assistant("a")]}, ["prompt: the last message is from the assistant, expected a prompt that ends with the user's turn"]),
+        ({"prompt": ANSWER_A}, ["prompt: the last message is from the assistant, expected a prompt that ends with the user's turn"]),
         ({"prompt": [user(" ")]}, ["prompt: the user's last message is empty, expected text"]),
         ({"prompt": [{"role": "human", "content": "q"}]}, ["prompt: the role of message 1 is the text 'human', expected one of: system, developer, user, assistant, tool"]),
         ({"prompt": [{"role": "user", "content": None}]}, ["prompt: the content of message 1 is missing, expected text"]),
         ({"prompt": []}, ["prompt: an empty list, expected at least one message"]),
-        ({"messages": [user("q"), assistant("a")], "label": 2}, ["label: the number 2, expected true or false (also 1 and 0, yes and no)"]),
+        ({"messages": ANSWER_A, "label": 2}, ["label: the number 2, expected true or false (also 1 and 0, yes and no)"]),
         ({"prompt": "q", "responses": ["a"], "scores": [1]}, ["responses: 1 response, expected at least 2"]),
         ({"prompt": "q", "responses": ["a", ""], "scores": [1, float("nan")]}, ["responses[1]: empty, expected text", "scores[1]: not finite (nan), expected a finite number"]),
         ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, ["scores: 1 values for 2 responses, expected one a response"]),
@@ -161,7 +163,7 @@ def test_transcript_turns_of_one_speaker_are_one_message():
         "rejected": transcript((H, "q"), (A, "A king.")),
     }
     chosen = "No.  Human: why?\n\nBecause."
-    assert parse(row) == Preference(prompt=[user("q")], chosen=chosen, rejected="A king.")
+    assert parse(row) == Preference(prompt=Q, chosen=chosen, rejected="A king.")
 
 
 def test_dialogues_that_part_before_the_last_user_turn_are_refused():
@@ -182,7 +184,7 @@ def test_transcript_without_a_last_reply():
 
 
 def test_prompt_must_be_that_of_the_conversations():
-    row = {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+    row = {"prompt": "p", "chosen": ANSWER_A, "rejected": ANSWER_B}
     assert "does not hold the prompt's last message" in problems(row)[0]
 
 

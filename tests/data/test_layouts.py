@@ -31,8 +31,9 @@ def said(text: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
-Q, SYSTEM = [user("Name a river.")], {"role": "system", "content": "Be brief."}
-PAIR = {"chosen": "The Loire.", "rejected": "The Moon."}
+ASK, GOOD, BAD = "Name a river.", "The Loire.", "The Moon."
+Q, SYSTEM = [user(ASK)], {"role": "system", "content": "Be brief."}
+PAIR = {"chosen": GOOD, "rejected": BAD}
 PREFERENCE = Preference(prompt=Q, **PAIR)
 ASKED = [user("My name is Ana."), said("Hello Ana."), *Q]
 TOOLS = [
@@ -56,6 +57,9 @@ def demonstration(prompt: list[Any] = Q, completion: str = "The Loire.", **more:
     return Demonstration(prompt=prompt, completion=completion, **more)
 
 
+WEBGPT = {"dataset": "x", "full_text": ASK}
+TEA = {"chosen": "Human: Tea?\n\nAssistant: Yes.", "rejected": "No."}
+OVERALL = {"overall_score": 8.0, "model": "a"}, {"overall_score": 2.0, "model": "b"}
 LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
     "Orca pairs": (
         {"system": "Be brief.", "input": Q[0]["content"], **PAIR},
@@ -63,65 +67,52 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
     ),
     "messages beside the pair": ({"messages": [SYSTEM, *Q], **PAIR}, Preference(prompt=[SYSTEM, *Q], **PAIR)),
     "ShareGPT pairs of one message": (
-        {
-            "conversations": SHAREGPT[:1],
-            "chosen": SHAREGPT[1],
-            "rejected": {"from": "gpt", "value": "The Moon."},
-        },
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": BAD}},
         PREFERENCE,
     ),
     "pairs with history": (
-        {"instruction": "Name a river.", "input": "", "history": [["My name is Ana.", "Hello Ana."]], **PAIR},
+        {"instruction": ASK, "input": "", "history": [["My name is Ana.", "Hello Ana."]], **PAIR},
         Preference(prompt=ASKED, **PAIR),
     ),
     "the reply with its last question": ({"prompt": ASKED, **CHATS}, Preference(prompt=ASKED, **PAIR)),
     "ratings after the name": (
-        {"prompt": "Name a river.", **PAIR, "rating_chosen": 5, "rating_rejected": 1},
+        {"prompt": ASK, **PAIR, "rating_chosen": 5, "rating_rejected": 1},
         Preference(prompt=Q, **PAIR, chosen_score=5, rejected_score=1, plain=True),
     ),
     "UltraFeedback": (
         {
-            "instruction": "Name a river.",
-            "completions": [
-                {"response": "The Loire.", "overall_score": 8.0, "model": "a"},
-                {"response": "The Moon.", "overall_score": 2.0, "model": "b"},
-            ],
+            "instruction": ASK,
+            "completions": [{"response": GOOD, **OVERALL[0]}, {"response": BAD, **OVERALL[1]}],
         },
         ranking(scores=(8.0, 2.0)),
     ),
     "Nectar": (
         {
-            "prompt": "\n\nHuman: Name a river.\n\nAssistant: ",
-            "answers": [{"answer": "The Loire.", "rank": 1.0}, {"answer": "The Moon.", "rank": 2.0}],
+            "prompt": f"\n\nHuman: {ASK}\n\nAssistant: ",
+            "answers": [{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}],
         },
         ranking(scores=(-1.0, -2.0)),
     ),
     "SHP": (
-        {"history": "Name a river.", "human_ref_A": "The Moon.", "human_ref_B": "The Loire.", "labels": 0},
-        ranking("The Moon.", "The Loire.", scores=(0.0, 1.0)),
+        {"history": ASK, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0},
+        ranking(BAD, GOOD, scores=(0.0, 1.0)),
     ),
     "WebGPT": (
-        {
-            "question": {"dataset": "x", "full_text": "Name a river."},
-            "answer_0": "The Loire.",
-            "answer_1": "The Moon.",
-            "score_0": 0.5,
-            "score_1": -0.5,
-        },
+        {"question": WEBGPT, "answer_0": GOOD, "answer_1": BAD, "score_0": 0.5, "score_1": -0.5},
         ranking(scores=(0.5, -0.5)),
     ),
     "PKU-SafeRLHF": (
         {
-            "prompt": "Name a river.",
-            "response_0": "The Moon.",
-            "response_1": "The Loire.",
+            "prompt": ASK,
+            "response_0": BAD,
+            "response_1": GOOD,
             "better_response_id": 1,
             "safer_response_id": 0,
         },
-        ranking("The Moon.", "The Loire.", scores=(0.0, 1.0)),
+        ranking(BAD, GOOD, scores=(0.0, 1.0)),
     ),
     "HelpSteer3": (
-        {"context": Q, "response1": "The Loire.", "response2": "The Moon.", "overall_preference": -2},
+        {"context": Q, "response1": GOOD, "response2": BAD, "overall_preference": -2},
         ranking(scores=(2.0, -2.0)),
     ),
     "Chatbot Arena": (
@@ -131,17 +122,12 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
     "HH with a system column": (
         {
             "system": "Be brief.",
-            "chosen": "\n\nHuman: Name a river.\n\nAssistant: The Loire.",
-            "rejected": "\n\nHuman: Name a river.\n\nAssistant: The Moon.",
+            **{side: f"\n\nHuman: {ASK}\n\nAssistant: {text}" for side, text in PAIR.items()},
         },
         Preference(prompt=[SYSTEM, *Q], **PAIR),
     ),
     "a prompt both share, with a system column": (
-        {
-            "system": "Be brief.",
-            "chosen": "Name a river. Now: Loire.",
-            "rejected": "Name a river. Now: Moon.",
-        },
+        {"system": "Be brief.", "chosen": f"{ASK} Now: Loire.", "rejected": f"{ASK} Now: Moon."},
         Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon."),
     ),
     "replies with a transcript's cue": (
@@ -149,62 +135,47 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True),
     ),
     "a reply that is a dialogue": (
-        {"prompt": "Write one.", "chosen": "Human: Tea?\n\nAssistant: Yes.", "rejected": "No."},
-        Preference(
-            prompt=[user("Write one.")], chosen="Human: Tea?\n\nAssistant: Yes.", rejected="No.", plain=True
-        ),
+        {"prompt": "Write one.", **TEA},
+        Preference(prompt=[user("Write one.")], **TEA, plain=True),
     ),
     "KTO of pandas": (
-        {"prompt": Q, "completion": [said("The Loire.")], "label": 1.0},
-        Feedback(prompt=Q, completion="The Loire.", label=True),
+        {"prompt": Q, "completion": [said(GOOD)], "label": 1.0},
+        Feedback(prompt=Q, completion=GOOD, label=True),
     ),
-    "Capybara": ({"conversation": [{"input": "Name a river.", "output": "The Loire."}]}, demonstration()),
+    "Capybara": ({"conversation": [{"input": ASK, "output": GOOD}]}, demonstration()),
     "LMSYS chats": ({"conversation": LOIRE, "model": "m"}, demonstration()),
     "OpenHermes": ({"conversations": SHAREGPT, "system_prompt": "Be brief."}, demonstration([SYSTEM, *Q])),
     "Dolly": (
-        {"instruction": "Name a river.", "context": "The Loire flows.", "response": "The Loire."},
+        {"instruction": ASK, "context": "The Loire flows.", "response": GOOD},
         demonstration([user("Name a river.\n\nThe Loire flows.")]),
     ),
     "Alpaca with history": (
-        {
-            "instruction": "Name a river.",
-            "input": "",
-            "output": "The Loire.",
-            "history": [["My name is Ana.", "Hello Ana."]],
-        },
+        {"instruction": ASK, "input": "", "output": GOOD, "history": [["My name is Ana.", "Hello Ana."]]},
         demonstration(ASKED),
     ),
     "messages as JSON text": (
-        {
-            name: json.dumps(value)
-            for name, value in {"prompt": Q, "completion": [said("The Loire.")]}.items()
-        },
+        {name: json.dumps(value) for name, value in {"prompt": Q, "completion": [said(GOOD)]}.items()},
         demonstration(),
     ),
     "messages as pandas writes them": (
         {
-            "prompt": "Name a river.",
+            "prompt": ASK,
             "chosen": "[{'role': 'user', 'content': 'Name a river.'}\n {'role': 'assistant', 'content': 'The Loire.'}]",
             "rejected": str(MOON),
         },
         PREFERENCE,
     ),
     "content in parts": (
-        {
-            "messages": [
-                {"role": "user", "content": [{"type": "text", "text": "Name a river."}]},
-                said("The Loire."),
-            ]
-        },
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ASK}]}, said(GOOD)]},
         demonstration(),
     ),
     "absent keys as nulls": (
-        {"messages": [user("Name a river.") | {"tool_calls": None}, said("The Loire.", name=None)]},
+        {"messages": [user(ASK) | {"tool_calls": None}, said(GOOD, name=None)]},
         demonstration(),
     ),
     "reasoning beside the answer": (
-        {"messages": [*Q, said("The Loire.", reasoning_content="Rivers of France...")]},
-        demonstration(completion=Reply("The Loire.", {"reasoning_content": "Rivers of France..."})),
+        {"messages": [*Q, said(GOOD, reasoning_content="Rivers of France...")]},
+        demonstration(completion=Reply(GOOD, {"reasoning_content": "Rivers of France..."})),
     ),
     "tools as text": ({"tools": json.dumps(TOOLS), "messages": LOIRE}, demonstration(tools=TOOLS)),
     "arguments of the template": (
@@ -215,7 +186,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         {
             "tools": TOOLS,
             "prompt": [*Q, {"role": "assistant", "tool_calls": [CALL], "content": None}, RESULT],
-            "completion": [said("The Loire.")],
+            "completion": [said(GOOD)],
         },
         demonstration([*Q, said("", tool_calls=[CALL]), RESULT], tools=TOOLS),
     ),
@@ -227,14 +198,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
         {
             "conversations": [
                 SHAREGPT[0],
-                {"from": "function_call", "value": '{"name": "look", "arguments": {"country": "France"}}'},
+                {"from": "function_call", "value": json.dumps(CALL["function"])},
                 {"from": "observation", "value": "Loire"},
                 SHAREGPT[1],
             ]
         },
         demonstration([*Q, said("", tool_calls=[CALL]), RESULT]),
     ),
-    "prompts of any kind": ({"query": "Name a river."}, PromptRecord(prompt=Q, plain=True)),
+    "prompts of any kind": ({"query": ASK}, PromptRecord(prompt=Q, plain=True)),
 }
 
 
@@ -261,10 +232,7 @@ def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: Record) 
         ({"message_tree_id": "1", "prompt": {"text": "t", "replies": []}}, "reply trees .OpenAssistant."),
         ({"query": "q", "answers": "[]", "tools": "[]"}, "`messages` whose last one has `tool_calls`"),
         ({"question": "q", "attempt": "a", "thinking_trajectories": ["t"]}, "`reasoning_content`"),
-        (
-            {"context": "Name a river.", "system": "s", **PAIR},
-            r"no prompt: .*; context may hold it.*\nRename context",
-        ),
+        ({"context": ASK, "system": "s", **PAIR}, r"no prompt: .*; context may hold it.*\nRename context"),
         ({"src": "Please name a river in France.", **PAIR}, "src may hold it"),
         ({"chosen": [said("a")], "rejected": [said("b")]}, "no prompt: there is no prompt column"),
     ],
@@ -295,11 +263,7 @@ def test_what_cannot_be_read_says_what_to_rename(row: dict[str, Any], message: s
             "chat_template_kwargs: the number 1, expected a mapping",
         ),
         (
-            {
-                "conversation_a": [*Q, said("a")],
-                "conversation_b": [user("?"), said("b")],
-                "winner": "model_a",
-            },
+            {"conversation_a": LOIRE, "conversation_b": [user("?"), said("b")], "winner": "model_a"},
             "part before",
         ),
         (
@@ -316,11 +280,8 @@ def test_every_column_is_accounted_for() -> None:
     row = {"prompt": "p", **PAIR, "context": "c", "rating": 3, "source": "s"}
     layout = recognise([row], "f.jsonl")
     assert layout.uses.keys() == row.keys()
-    assert [name for name, use in layout.uses.items() if use == "kept beside the record"] == [
-        "context",
-        "rating",
-        "source",
-    ]
+    kept = [name for name, use in layout.uses.items() if use == "kept beside the record"]
+    assert kept == ["context", "rating", "source"]
     assert [one.split()[2] for one in layout.warnings] == ["context", "rating"]
 
 
