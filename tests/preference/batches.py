@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from coalign.core.options import build
 from coalign.models.types import ResponseLogps
-from coalign.training.objective import ScoredBatch
+from coalign.training.objective import Losses, ScoredBatch, get_objective
 
 
 def scored_batch(
@@ -50,7 +52,8 @@ def reordered(batch: ScoredBatch, order: Sequence[int]) -> ScoredBatch:
         return ResponseLogps(torch.cat([parts[row] for row in rows]), scored.lengths[rows], index)
 
     reference = moved(batch.reference) if batch.reference is not None else None
-    return ScoredBatch(moved(batch.policy), reference, index, batch.values[rows])
+    extras = {name: value[torch.tensor(order)] for name, value in batch.extras.items()}
+    return ScoredBatch(moved(batch.policy), reference, index, batch.values[rows], extras, batch.state)
 
 
 def naive_records(batch: ScoredBatch) -> list[list[dict[str, float]]]:
@@ -67,6 +70,29 @@ def naive_records(batch: ScoredBatch) -> list[list[dict[str, float]]]:
             responses.append({**one, "value": float(batch.values[row])})
         records.append(responses)
     return records
+
+
+def naive_pro_ranks(scores: list[float], rewards: list[float], temperature: str, eps: float) -> float:
+    """PRO's losses of all ranks, best response first."""
+    total = 0.0
+    for k in range(len(scores) - 1):
+        below = range(k + 1, len(scores))
+        if temperature == "reward":
+            positive = math.exp(scores[k] * max(rewards[k] - rewards[i] for i in below))
+            negatives = [math.exp(scores[i] * (rewards[k] - rewards[i])) for i in below]
+        else:
+            positive = math.exp(scores[k])
+            negatives = [math.exp(scores[i]) for i in below if rewards[i] < rewards[k]]
+            if not negatives:
+                continue
+        total -= math.log(positive / (eps + positive + sum(negatives)))
+    return total
+
+
+def evaluate(name: str, batch: ScoredBatch, **constants: Any) -> Losses:
+    """An objective with these constants on a batch."""
+    one = get_objective(name)
+    return one.loss(batch, build(one.constants, constants))
 
 
 def sigmoid(x: float) -> float:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,15 @@ from coalign.training.losses.density_ratio import (
 )
 from coalign.training.losses.reward_shift import RewardShift, implicit_rewards
 from coalign.training.losses.running_moments import RunningMoments
-from coalign.training.objective import Losses, ScoredBatch, get_objective
-from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+from coalign.training.objective import ScoredBatch, get_objective
+from tests.preference.batches import evaluate, naive_records, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny
 from tests.preference.processes import moments_of_two_processes
 
 rewards_lists = st.lists(st.floats(-50, 50), min_size=1, max_size=12)
 
 
-def run(batch: ScoredBatch, name: str = "bco", **constants: Any) -> Losses:
-    one = get_objective(name)
-    return one.loss(batch, build(one.constants, constants))
+run = partial(evaluate, "bco")
 
 
 def updated(batch: ScoredBatch, **constants: Any) -> ScoredBatch:
@@ -123,7 +122,7 @@ def test_a_batch_of_one_class_is_legal(label: float) -> None:
 def test_the_order_of_records_does_not_matter() -> None:
     batch = updated(scored_batch([[1.0], [0.0], [1.0], [0.0]]))
     order = [2, 0, 3, 1]
-    moved = replace(reordered(batch, order), state=batch.state)
+    moved = reordered(batch, order)
     torch.testing.assert_close(run(moved).losses, run(batch).losses[order])
     torch.testing.assert_close(run(updated(moved)).losses, run(moved).losses)
 
@@ -210,7 +209,7 @@ def test_only_undesirable_records_are_weighted() -> None:
     batch = updated(scored_batch([[1.0], [0.0]]))
     plain = run(batch).losses
     weighted = replace(batch, extras={PROB_DESIRABLE: torch.tensor([0.9, 0.75])})
-    losses = run(weighted, "bco_matched")
+    losses = evaluate("bco_matched", weighted)
     torch.testing.assert_close(losses.losses, plain * torch.tensor([1.0, 3.0]))
     assert losses.metrics["density_ratio"][1] == pytest.approx(3.0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
-from coalign.core.options import build
 from coalign.data.encoding import encode_records
 from coalign.data.records import Judgment, Messages, Source
 from coalign.models.scoring.engine import score_responses
@@ -27,15 +26,13 @@ from coalign.preference.critiques.judgments import (
     keep_appropriate,
 )
 from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
-from coalign.training.objective import Losses, ScoredBatch, get_objective
+from coalign.training.objective import ScoredBatch
 from tests.models.tiny import make_model
+from tests.preference.batches import evaluate
 from tests.preference.fitting import fit_tiny
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
 
-
-def run(batch: ScoredBatch, **constants: Any) -> Losses:
-    one = get_objective("cut")
-    return one.loss(batch, build(one.constants, constants))
+run = partial(evaluate, "cut")
 
 
 def judged_batch(shapes: list[tuple[int, bool]], *, seed: int = 0) -> ScoredBatch:

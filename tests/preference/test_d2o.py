@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,21 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
-from coalign.core.options import build
 from coalign.data.records import Feedback, Messages, Preference, Ranking
 from coalign.models.types import Generation
 from coalign.preference.d2o import d2o_loss
 from coalign.preference.data.anchors import anchor, human_negatives
 from coalign.preference.data.parts import due
 from coalign.training.losses.pairwise import dpo_loss
-from coalign.training.objective import Losses, ScoredBatch, get_objective
-from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+from tests.preference.batches import evaluate, naive_records, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny
 
-
-def run(batch: ScoredBatch, **constants: Any) -> Losses:
-    one = get_objective("d2o")
-    return one.loss(batch, build(one.constants, constants))
+run = partial(evaluate, "d2o")
 
 
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 999))

@@ -15,6 +15,7 @@ from coalign.training.losses.listwise import (
     ranking_accuracies,
     ranking_hinge_loss,
 )
+from tests.preference.batches import naive_pro_ranks
 
 NAN = math.nan
 score = st.floats(min_value=-20, max_value=-1e-3)
@@ -131,22 +132,6 @@ def test_no_records_give_no_losses() -> None:
     assert best_responses(nothing, index).shape == (0,)
 
 
-def naive_pro(scores: list[float], rewards: list[float], temperature: str, eps: float) -> float:
-    total = 0.0
-    for k in range(len(scores) - 1):
-        below = range(k + 1, len(scores))
-        if temperature == "reward":
-            positive = math.exp(scores[k] * max(rewards[k] - rewards[i] for i in below))
-            negatives = [math.exp(scores[i] * (rewards[k] - rewards[i])) for i in below]
-        else:
-            positive = math.exp(scores[k])
-            negatives = [math.exp(scores[i]) for i in below if rewards[i] < rewards[k]]
-            if not negatives:
-                continue
-        total -= math.log(positive / (eps + positive + sum(negatives)))
-    return total
-
-
 @given(
     ranking=st.lists(st.tuples(st.floats(-8, -0.01), value), min_size=2, max_size=8),
     temperature=st.sampled_from(["reward", "none"]),
@@ -163,7 +148,7 @@ def test_pro_equals_the_formula(ranking: list[tuple[float, float]], temperature:
         eps=eps,
     )
     assert losses.shape == (1, len(scores) - 1)
-    assert float(losses.sum()) == pytest.approx(naive_pro(scores, rewards, temperature, eps), rel=1e-9)
+    assert float(losses.sum()) == pytest.approx(naive_pro_ranks(scores, rewards, temperature, eps), rel=1e-9)
 
 
 @pytest.mark.parametrize("temperature", ["reward", "none"])

@@ -16,7 +16,8 @@ from coalign.core.options import build, options_of
 from coalign.preference import aft, asft, dpo_insights, ln_dpo, pro
 from coalign.training.losses import binary, listwise, pairwise, supervised
 from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
-from tests.preference.batches import naive_records, reordered, scored_batch, sigmoid
+from tests.preference.batches import evaluate as run
+from tests.preference.batches import naive_pro_ranks, naive_records, reordered, scored_batch, sigmoid
 
 MODULES = (aft, asft, binary, listwise, ln_dpo, pairwise, pro, supervised)
 Response = dict[str, float]
@@ -54,13 +55,9 @@ def naive_rrhf(record: list[Response]) -> float:
 
 def naive_pro(record: list[Response]) -> float:
     record = sorted(record, key=lambda one: -one["value"])
-    total = -0.05 * (len(record) - 1) ** 2 * record[0]["S"]
-    for k, best in enumerate(record[:-1]):
-        gaps = [best["value"] - one["value"] for one in record[k + 1 :]]
-        positive = math.exp(best["a"] * max(gaps))
-        negatives = sum(math.exp(one["a"] * gap) for one, gap in zip(record[k + 1 :], gaps, strict=True))
-        total -= math.log(positive / (1e-10 + positive + negatives))
-    return total
+    scores, rewards = ([one[name] for one in record] for name in ("a", "value"))
+    ranks = naive_pro_ranks(scores, rewards, "reward", 1e-10)
+    return ranks - 0.05 * (len(record) - 1) ** 2 * record[0]["S"]
 
 
 def naive_aft(record: list[Response]) -> float:
@@ -73,11 +70,6 @@ def naive_aft(record: list[Response]) -> float:
 
 
 LISTED = {"rrhf": naive_rrhf, "pro": naive_pro, "aft": naive_aft}
-
-
-def run(name: str, batch: ScoredBatch, **constants: Any) -> Losses:
-    one = get_objective(name)
-    return one.loss(batch, build(one.constants, constants))
 
 
 def check_metrics(losses: Losses, batch: ScoredBatch) -> None:

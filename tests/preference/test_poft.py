@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from coalign.core.options import build
 from coalign.data.encoding import EncodedRecord, encode_prompt
 from coalign.data.records import Demonstration
 from coalign.models.scoring.engine import score_responses
@@ -34,10 +33,10 @@ from coalign.preference.data.aligned_scores import (
 from coalign.preference.poft import PoFTConstants, poft_coefficients, poft_loss
 from coalign.training.batches import collate
 from coalign.training.examples import prepare_examples
-from coalign.training.objective import Losses, ScoredBatch, get_objective
+from coalign.training.objective import ScoredBatch, get_objective
 from coalign.training.options import TrainingOptions
 from tests.models.tiny import make_model
-from tests.preference.batches import reordered, scored_batch, sigmoid
+from tests.preference.batches import evaluate, reordered, scored_batch, sigmoid
 from tests.preference.fitting import fit_tiny
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
 
@@ -89,18 +88,11 @@ def test_content_and_end_are_split(shapes: list[tuple[int, int]]) -> None:
 
 def batch_with(aligned: Sequence[float], end_tokens: Sequence[int], seed: int = 0) -> ScoredBatch:
     batch = scored_batch([[math.nan]] * len(aligned), seed=seed, reference=False)
-    return replace(
-        batch,
-        extras={
-            ALIGNED_LOGP: torch.tensor(aligned, dtype=torch.float64),
-            END_TOKENS: torch.tensor(end_tokens, dtype=torch.float32),
-        },
-    )
+    votes, ends = torch.tensor(aligned).double(), torch.tensor(end_tokens).float()
+    return replace(batch, extras={ALIGNED_LOGP: votes, END_TOKENS: ends})
 
 
-def run(batch: ScoredBatch, **constants: Any) -> Losses:
-    one = get_objective("poft")
-    return one.loss(batch, build(one.constants, constants))
+run = partial(evaluate, "poft")
 
 
 def test_the_objective_equals_a_loop() -> None:
@@ -122,10 +114,7 @@ def test_the_objective_equals_a_loop() -> None:
 def test_the_order_of_records_does_not_matter() -> None:
     batch = batch_with([-0.4, -1.0, -3.0], [1, 0, 1])
     order = [2, 0, 1]
-    moved = replace(
-        reordered(batch, order), extras={name: value[order] for name, value in batch.extras.items()}
-    )
-    torch.testing.assert_close(run(moved).losses, run(batch).losses[order])
+    torch.testing.assert_close(run(reordered(batch, order)).losses, run(batch).losses[order])
 
 
 def test_the_end_is_learned_even_when_the_preference_is_satisfied() -> None:

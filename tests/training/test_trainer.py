@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,33 +104,27 @@ def test_evaluation_is_normalised_over_all_records(tmp_path: Path) -> None:
     assert whole == pytest.approx(sum(singles) / len(singles), rel=1e-5)
 
 
+def spoilt_after(calls: int, spoil: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
+    """The loss on pairs, from then on with something added."""
+    made = itertools.count(1)
+
+    def loss(batch: ScoredBatch, constants: NoConstants) -> Losses:
+        losses = pair_loss(batch, constants).losses
+        return Losses(losses + spoil(losses) if next(made) > calls else losses)
+
+    return Objective("spoilt", data="preference", reference=False, loss=loss)
+
+
 def test_nan_stops_with_the_records_and_a_checkpoint(tmp_path: Path) -> None:
-    calls = 0
-
-    def poisoned(batch: ScoredBatch, constants: NoConstants) -> Losses:
-        nonlocal calls
-        calls += 1
-        output = pair_loss(batch, constants)
-        return Losses(output.losses * float("nan")) if calls == 3 else output
-
-    objective = Objective("poisoned", data="preference", reference=False, loss=poisoned)
+    objective = spoilt_after(2, lambda losses: losses * float("nan"))
     with pytest.raises(DivergedError, match=r"after step 2, in the batch of records \d+, \d+"):
         train(adapted(), objective, tmp_path)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_an_infinite_gradient_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
-    """The loss is a number; its derivative is not."""
-    calls = 0
-
-    def steep(batch: ScoredBatch, constants: NoConstants) -> Losses:
-        nonlocal calls
-        calls += 1
-        output = pair_loss(batch, constants)
-        cliff = (output.losses - output.losses.detach()).clamp(min=0).sqrt()  # 0, with an infinite slope
-        return Losses(output.losses + cliff) if calls > 4 else output
-
-    objective = Objective("steep", data="preference", reference=False, loss=steep)
+    """The loss is a number; its derivative is not: 0, with an infinite slope, is added."""
+    objective = spoilt_after(4, lambda losses: (losses - losses.detach()).clamp(min=0).sqrt())
     model = adapted()
     with pytest.raises(
         DivergedError, match=r"A gradient is NaN or infinite after step 2, .* records (\d+, ){3}\d+\."
