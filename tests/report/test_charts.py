@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coalign.report import charts
@@ -77,6 +77,7 @@ def test_tick_texts_stay_short(log: bool) -> None:
 
 
 @given(st.lists(st.one_of(FINITE, st.floats(-1e-12, 1e-12)), min_size=1, max_size=60))
+@example([9.0, -5e-324])
 def test_bins_hold_every_value(values: list[float]) -> None:
     edges = charts.bin_edges(values)
     assert edges[0] <= min(values)

@@ -191,13 +191,13 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
     appropriate_ratio: NonNegative = option(
         0.25, "fine answers to train on, at most so many for each criticised one", source="official code"
     )
-    threshold: Annotated[float, Ge(1)] | None = option(
+    threshold: Annotated[float, Ge(1)] | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None,
         "ratio of probabilities above which a token is inappropriate; by default 1.2, in rounds 1.1",
         source="official code",
         group="Objective",
     )
-    unlikelihood_weight: NonNegative | None = option(
+    unlikelihood_weight: NonNegative | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         None,
         "weight of the unlikelihood of inappropriate tokens; by default 0.5, in rounds 1",
         source="official code",

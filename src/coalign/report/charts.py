@@ -302,8 +302,9 @@ def bin_edges(values: Sequence[float]) -> list[float]:
     width = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9))
     if all(value == int(value) for value in values):
         width = max(1, round(width))
-    first, count = math.floor(low / width), math.floor(high / width) - math.floor(low / width) + 1
-    return [(first + index) * width for index in range(count + 1)]
+    first, last = math.floor(low / width), math.floor(high / width) + 1
+    first -= first * width > low  # the quotient of the smallest numbers is 0
+    return [index * width for index in range(first, last + 1)]
 
 
 def _measured(values: Sequence[float | None]) -> list[float]:

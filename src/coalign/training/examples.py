@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.errors import ConfigError, DataError
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
 from coalign.data.usable import compares_nothing
-from coalign.training.batches import Example
+from coalign.training.batches import Example, Prepared
 from coalign.training.job import Job
 from coalign.training.objective import Objective
 from coalign.training.options import TrainingOptions
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Examples of an objective, and what the length limits took.
-
-    Attributes:
-        truncated_prompts, truncated_responses: how many were cut.
-        dropped: records whose prompt leaves no room for a response.
-        same_tokens: records whose compared responses are the same tokens once they are cut: nothing is learnt from them.
-    """
-
-    examples: list[Example]
-    truncated_prompts: int = 0
-    truncated_responses: int = 0
-    dropped: tuple[RecordProblem, ...] = ()
-    same_tokens: int = 0
-
-    def _encoded(self) -> Iterator[EncodedRecord]:
-        return (one for example in self.examples for one in example.contexts)
-
-    @property
-    def responses(self) -> int:
-        """Responses that are scored, those that the objective added included."""
-        return sum(len(one.response_ids) for one in self._encoded())
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompts, each counted once for all its responses: what the scoring engine computes."""
-        return sum(len(one.prompt_ids) for one in self._encoded())
-
-    @property
-    def response_tokens(self) -> int:
-        """Tokens of the responses."""
-        return sum(len(ids) for one in self._encoded() for ids in one.response_ids)
-
-    def valued_lengths(self) -> tuple[float, float] | None:
-        """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
-        responses of value 1 and of value 0 where records have one each; None where nothing is compared.
-        """
-        best, worst = [], []
-        for one in self._encoded():
-            pairs = zip(one.values, map(len, one.response_ids), strict=True)
-            valued = [(value, length) for value, length in pairs if not math.isnan(value)]
-            if len(valued) == 1:
-                (best if valued[0][0] > 0.5 else worst).append(valued[0][1])
-            elif valued and min(valued)[0] < max(valued)[0]:
-                best.append(max(valued)[1])
-                worst.append(min(valued)[1])
-        return (statistics.fmean(best), statistics.fmean(worst)) if best and worst else None
 
 
 def texts_of(parts: Sequence[Prepared | tuple[()]]) -> Iterator[list[int]]:

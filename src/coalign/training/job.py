@@ -11,7 +11,7 @@ from coalign.data.records import Record
 from coalign.training.objective import Objective
 
 if TYPE_CHECKING:
-    from coalign.training.examples import Prepared
+    from coalign.training.batches import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
