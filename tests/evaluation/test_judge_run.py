@@ -67,7 +67,8 @@ def test_too_many_failures_fail_the_run_and_keep_the_replies(
     judge_by(ScriptedGenerator(lambda _: "Both are nice."))
     with pytest.raises(CoalignError, match=r"12 of 12 verdicts are missing \(12 malformed\).*Both are nice"):
         judge_file("run")
-    assert len(read_rows(tmp_path / "run" / "artefacts" / "replies.jsonl")) == 12
+    replies = read_rows(tmp_path / "run" / "artefacts" / "replies.jsonl")
+    assert [row["text"] for row in replies] == ["Both are nice."] * 12
     judge_by(ScriptedGenerator(lambda _: pytest.fail("asked again")))
     assert judge_file("run", max_failures=1)[1]["failures"] == {"malformed": 12}
 
