@@ -7,80 +7,19 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 
-ROOMS = {
-    "preference": "learning from fixed feedback",
-    "selfalign": "systems that make their own data",
-    "rewards": "reward models, transforms, verifiers",
-    "decoding": "alignment at inference time",
-    "evaluation": "metrics, judges, tournaments, protocols",
-    "curation": "making, filtering, selecting and mixing data",
-    "vision": "images and text",
-    "video": "video and text",
-    "speech": "sound and text",
-    "tables": "table structure",
-    "platform": "whole pipelines over several rooms",
-    "guide": "the surveys as a map of the field",
-}
+_TABLES = tomllib.loads((resources.files("coalign.core") / "catalogue.toml").read_text(encoding="utf-8"))
+
+ROOMS: dict[str, str] = _TABLES["rooms"]
 """Room to what it holds, in the order in which systems are listed."""
-
-VERBS = {
-    "fit": "learn",
-    "score": "measure",
-    "generate": "decode",
-    "build": "make or select data",
-    "evaluate": "compare and report",
-}
-
-DATA = {
-    "prompts": "prompts without responses",
-    "demonstrations": "prompts with the response to imitate, or questions with their answer",
-    "preferences": "prompts with a chosen and a rejected response",
-    "rankings": "prompts with several scored or ranked responses",
-    "feedback": "prompts with a response and thumbs up or down",
-    "judgments": "prompts with a response and a written judgment",
-    "responses": "responses of several models or methods to the same prompts",
-    "conversations": "logs of chats with several turns",
-    "texts": "texts or pairs of texts",
-    "images": "images, with captions or labels where the system learns from them",
-    "audio": "recordings with transcripts",
-    "video": "videos or their features",
-    "tables": "annotated tables",
-}
-
-MODELS = {
-    "policy": "the language model that is trained, steered or measured",
-    "base": "a language model without alignment tuning",
-    "reference": "a frozen copy to compare with",
-    "aligned": "a language model that is already aligned",
-    "judge": "a model that writes verdicts",
-    "teacher": "a model that writes data",
-    "reward": "a model that scores responses",
-    "encoder": "a model that embeds text, images or video",
-    "vlm": "a model that reads images and writes text",
-    "generator": "a model that makes images",
-    "recogniser": "a speech recogniser with a CTC head",
-    "network": "a network that the system builds itself",
-}
-
-CONFIDENCE = {
-    "high": "confirmed from the paper or its official code",
-    "medium": "confirmed in the main; some parts are reconstructed",
-    "medium-low": "confirmed in outline; central parts are reconstructed",
-    "low": "only the idea is confirmed; the form is reconstructed",
-}
-
-_IMPLIED = {
-    "rankings": ("preferences", "demonstrations", "feedback", "prompts"),
-    "preferences": ("demonstrations", "feedback", "prompts"),
-    "demonstrations": ("prompts",),
-    "feedback": ("prompts",),
-    "judgments": ("prompts",),
-}
+VERBS: dict[str, str] = _TABLES["verbs"]
+DATA: dict[str, str] = _TABLES["data"]
+MODELS: dict[str, str] = _TABLES["models"]
+CONFIDENCE: dict[str, str] = _TABLES["confidence"]
+"""What systems do, need and run on, and how well they could be confirmed: key to words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +80,12 @@ class Entry:
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every system, by room in the order of `ROOMS`."""
-    text = resources.files("coalign.core").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    rows = [_entry(row) for row in tomllib.loads(text)["system"]]
+    rows = (
+        {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        for row in _TABLES["system"]
+    )
     rooms = list(ROOMS)
-    return tuple(sorted(rows, key=lambda entry: rooms.index(entry.room)))
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
-    }
-    return Entry(**fields)
+    return tuple(sorted((Entry(**row) for row in rows), key=lambda entry: rooms.index(entry.room)))
 
 
 def get(slug: str) -> Entry:
@@ -193,7 +127,7 @@ def select(
     if have is None:
         return tuple(found)
     given = {_data_kind(kind) for kind in have}
-    usable = given.union(*(_IMPLIED.get(kind, ()) for kind in given))
+    usable = given.union(*(_TABLES["implied"].get(kind, ()) for kind in given))
     fitting = [entry for entry in found if usable.issuperset(entry.data)]
     return tuple(sorted(fitting, key=lambda entry: -len(given.intersection(entry.data))))
 
