@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
@@ -80,7 +81,7 @@ class Entry:
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every system, by room in the order of `ROOMS`."""
-    rows = (
+    rows: Iterable[dict[str, Any]] = (
         {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         for row in _TABLES["system"]
     )
