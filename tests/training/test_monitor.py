@@ -16,7 +16,8 @@ from coalign.core.runs import Run
 from coalign.models.options import ModelOptions
 from coalign.report.page import warning_section
 from coalign.training.examples import Prepared
-from coalign.training.monitor import (
+from coalign.training.trainer import _all_equal
+from coalign.training.watch.monitor import (
     Monitor,
     Sign,
     earlier_lengths,
@@ -26,7 +27,6 @@ from coalign.training.monitor import (
     much_cut,
     signs,
 )
-from coalign.training.trainer import _all_equal
 
 
 def history(count: int = 200, seed: int = 0, **columns: Any) -> list[dict[str, float]]:

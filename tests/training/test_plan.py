@@ -23,7 +23,7 @@ from coalign.training.job import Job
 from coalign.training.module_trainer import training_arguments
 from coalign.training.objective import NoConstants
 from coalign.training.options import TrainingOptions
-from coalign.training.plan import Estimate, make_plan, optimizer_steps
+from coalign.training.watch.plan import Estimate, make_plan, optimizer_steps
 from tests.models.tiny import make_model
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
 from tests.training.helpers import PAIRS_FREE, arguments

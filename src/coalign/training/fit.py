@@ -22,17 +22,17 @@ from coalign.training.checkpoints import resume_point
 from coalign.training.examples import prepare_job
 from coalign.training.job import FitResult, Job
 from coalign.training.module_trainer import training_arguments
-from coalign.training.monitor import Monitor, earlier_lengths, plan_signs
-from coalign.training.plan import make_plan, show_plan
 from coalign.training.reference import with_reference
 from coalign.training.trainer import AlignmentTrainer
+from coalign.training.watch.monitor import Monitor, earlier_lengths, plan_signs
+from coalign.training.watch.plan import make_plan, show_plan
 
 
 def fit(
     job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, reference: nn.Module | None = None
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
-    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
+    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.watch.monitor`).
 
     Args:
         reference: what an objective with a reference compares with, where it is not the model that training starts from.

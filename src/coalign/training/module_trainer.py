@@ -24,13 +24,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
 from coalign.models.quiet import no_weight_bars
-from coalign.training.callbacks import ProgressBar, RunEvents
 from coalign.training.checkpoints import WholeCheckpoints
-from coalign.training.monitor import Monitor
 from coalign.training.objective import Losses
-from coalign.training.plan import Estimate
 from coalign.training.processes import own_batches
 from coalign.training.task import Batch, DivergedError, Task
+from coalign.training.watch.callbacks import ProgressBar, RunEvents
+from coalign.training.watch.monitor import Monitor
+from coalign.training.watch.plan import Estimate
 
 ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6

@@ -46,7 +46,7 @@ def fit_module(
     **arguments: Any,
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
-    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.monitor`).
+    Before the first step the plan is printed; known signs of failure are told while it runs (`coalign.training.watch.monitor`).
 
     Args:
         examples, held_out: to train and to evaluate on; any sequence or map-style data set whose items `task.collate`
@@ -65,8 +65,8 @@ def fit_module(
 
     from coalign.training.checkpoints import resume_point
     from coalign.training.module_trainer import ModuleTrainer, training_arguments
-    from coalign.training.monitor import Monitor
-    from coalign.training.plan import module_plan, show_plan
+    from coalign.training.watch.monitor import Monitor
+    from coalign.training.watch.plan import module_plan, show_plan
 
     started = time.monotonic()
     set_seed(options.seed)

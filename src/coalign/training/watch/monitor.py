@@ -13,8 +13,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 from coalign.core.runs import Run
-from coalign.training.callbacks import Logs
-from coalign.training.plan import Plan
+from coalign.training.watch.callbacks import Logs
+from coalign.training.watch.plan import Plan
 
 Row = Mapping[str, float]
 
