@@ -35,10 +35,10 @@ T = TypeVar("T")
 
 
 def parse_history(value: Any) -> Messages:
+    """Earlier turns: pairs of question and answer, or messages."""
     value = from_text(value)
     pairs = isinstance(value, list) and all(isinstance(one, list | tuple) and len(one) == 2 for one in value)
     if not pairs:
-    """Earlier turns: pairs of question and answer, or messages."""
         return parse_messages(value)
     roles = ("user", "assistant")
     return [
@@ -57,9 +57,9 @@ def parse_tools(value: Any) -> list[Any]:
 
 
 def parse_mapping(value: Any) -> dict[str, Any]:
+    """A mapping, also as JSON text; keys without a value are left out."""
     found = _from_json(value)
     if not isinstance(found, dict):
-    """A mapping, also as JSON text; keys without a value are left out."""
         raise FieldError(describe(value), "a mapping")
     return {name: one for name, one in found.items() if one is not None}
 
@@ -148,9 +148,9 @@ def each(position: int, parse: Callable[[Any], T], value: Any) -> T:
 
 
 def dict_score(value: Any, position: int) -> float:
+    """The score that a response given as a mapping carries."""
     name = next((one for one in RESPONSE_SCORE if isinstance(value, dict) and one in value), None)
     if name is None:
-    """The score that a response given as a mapping carries."""
         return each(position, lambda _: parse_score(None), value)
     score = each(position, parse_score, value[name])
     return -score if name == "rank" else score
@@ -169,8 +169,8 @@ def other_fields(responses: list[Any]) -> list[dict[str, Any]] | None:
 
 
 def parse_scores(value: Any) -> list[float]:
-    if not isinstance(value, list | tuple):
     """Numbers, one a response."""
+    if not isinstance(value, list | tuple):
         raise FieldError(describe(value), "a list of numbers, one a response")
     return [each(position, parse_score, one) for position, one in enumerate(value)]
 
@@ -181,6 +181,7 @@ def parse_ranks(value: Any) -> list[float]:
 
 
 def parse_score(value: Any) -> float:
+    """A finite number, also as text or Decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise FieldError(describe(value), "a number")
     try:
@@ -190,18 +191,17 @@ def parse_score(value: Any) -> float:
     if not math.isfinite(number):
         raise FieldError(f"not finite ({number})", "a finite number")
     if abs(number) > LARGEST:
-    """A finite number, also as text or Decimal."""
         raise FieldError(f"too large ({number:g})", f"a number of at most {LARGEST:g} in size")
     return number
 
 
 def parse_label(value: Any) -> bool:
+    """Thumbs up or down in any of the usual writings."""
     if isinstance(value, bool):
         return value
     if isinstance(value, float) and value in (0.0, 1.0):  # what pandas makes of a column with a gap
         return value == 1.0
     text = str(value).strip().lower() if isinstance(value, str | int) else ""
     if text in _TRUE or text in _FALSE:
-    """Thumbs up or down in any of the usual writings."""
         return text in _TRUE
     raise FieldError(describe(value), "true or false (also 1 and 0, yes and no)")
