@@ -6,17 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.checks.rules import (
-    by_arm,
-    clearly_above,
-    decide,
-    exceeds,
-    mean_of,
-    most_seeds,
-    paired_gaps,
-    standard_error,
-    values_of,
-)
+from coalign.checks import rules
 
 ROWS = [
     {"arm": "base", "seed": 0, "gold": 0.5},
@@ -39,73 +29,73 @@ ROWS = [
     ],
 )
 def test_decide(seen: bool, not_seen: bool | None, outcome: str) -> None:
-    assert decide(seen=seen, not_seen=not_seen) == outcome
+    assert rules.decide(seen=seen, not_seen=not_seen) == outcome
 
 
 def test_a_rule_that_contradicts_itself_is_an_error() -> None:
     with pytest.raises(ValueError, match="both"):
-        decide(seen=True, not_seen=True)
+        rules.decide(seen=True, not_seen=True)
 
 
 def test_gaps_are_paired_by_seed() -> None:
-    assert paired_gaps(ROWS, "gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
-    assert mean_of(paired_gaps(ROWS, "gold", "ours", "base")) == pytest.approx(0.05)
+    assert rules.paired_gaps(ROWS, "gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
+    assert rules.mean_of(rules.paired_gaps(ROWS, "gold", "ours", "base")) == pytest.approx(0.05)
 
 
 def test_a_grid_is_averaged_within_a_seed() -> None:
-    assert values_of(ROWS, "gold", ["ours", "other"]) == pytest.approx({0: 0.5, 1: 0.7})
+    assert rules.values_of(ROWS, "gold", ["ours", "other"]) == pytest.approx({0: 0.5, 1: 0.7})
 
 
 def test_missing_rows_are_named() -> None:
     with pytest.raises(ValueError, match="'ours' lacks the seeds \\[1\\]"):
-        values_of(ROWS[:3], "gold", ["base", "ours"])
+        rules.values_of(ROWS[:3], "gold", ["base", "ours"])
     with pytest.raises(ValueError, match="'theirs' lacks"):
-        values_of(ROWS, "gold", "theirs")
+        rules.values_of(ROWS, "gold", "theirs")
     with pytest.raises(ValueError, match="expected the same"):
-        paired_gaps(ROWS[:3], "gold", "base", "ours")
+        rules.paired_gaps(ROWS[:3], "gold", "base", "ours")
 
 
 @pytest.mark.parametrize(("seeds", "needed"), [(1, 1), (3, 3), (4, 4), (5, 4), (6, 5), (10, 8)])
 def test_most_seeds(seeds: int, needed: int) -> None:
-    assert most_seeds({seed: seed < needed for seed in range(seeds)})
-    assert not most_seeds({seed: seed < needed - 1 for seed in range(seeds)})
+    assert rules.most_seeds({seed: seed < needed for seed in range(seeds)})
+    assert not rules.most_seeds({seed: seed < needed - 1 for seed in range(seeds)})
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_one_more_hit_never_hurts(hits: list[bool]) -> None:
-    before = most_seeds(dict(enumerate(hits)))
-    after = most_seeds(dict(enumerate([*hits[1:], True])))
+    before = rules.most_seeds(dict(enumerate(hits)))
+    after = rules.most_seeds(dict(enumerate([*hits[1:], True])))
     assert after or not before or hits[0]
 
 
 def test_by_arm_gives_mean_and_sample_deviation() -> None:
-    table = by_arm(ROWS)
+    table = rules.by_arm(ROWS)
     assert list(table) == ["base", "ours", "other"]
     assert table["base"]["gold"] == pytest.approx((0.55, 0.05 * 2**0.5))
-    assert by_arm(ROWS[:1])["base"]["gold"] == (0.5, 0.0)
+    assert rules.by_arm(ROWS[:1])["base"]["gold"] == (0.5, 0.0)
 
 
 def test_standard_errors_by_hand() -> None:
     gaps = {0: 1.0, 1: 2.0, 2: 3.0, 3: 2.0}
-    assert standard_error(gaps) == pytest.approx((2 / 3) ** 0.5 / 2)
-    assert exceeds(gaps)
-    assert exceeds(gaps, errors=4.8)
-    assert not exceeds(gaps, errors=5.0)
-    assert standard_error({0: 1.0}) == 0.0
-    assert exceeds({0: 0.1})
-    assert not exceeds({0: 0.0, 1: 0.0})
-    assert not exceeds({0: -1.0, 1: -1.0})
+    assert rules.standard_error(gaps) == pytest.approx((2 / 3) ** 0.5 / 2)
+    assert rules.exceeds(gaps)
+    assert rules.exceeds(gaps, errors=4.8)
+    assert not rules.exceeds(gaps, errors=5.0)
+    assert rules.standard_error({0: 1.0}) == 0.0
+    assert rules.exceeds({0: 0.1})
+    assert not rules.exceeds({0: 0.0, 1: 0.0})
+    assert not rules.exceeds({0: -1.0, 1: -1.0})
 
 
 def test_clearly_above_by_hand() -> None:
     sure, between, none = {0: 1.0, 1: 2.0, 2: 1.5}, {0: 1.0, 1: 3.0, 2: -0.5}, {0: 1.0, 1: -1.0}
-    assert [clearly_above(one) for one in (sure, between, none)] == ["seen", "mixed", "not seen"]
-    assert clearly_above(sure, between) == "mixed"
-    assert clearly_above(sure, none) == "not seen"
+    assert [rules.clearly_above(one) for one in (sure, between, none)] == ["seen", "mixed", "not seen"]
+    assert rules.clearly_above(sure, between) == "mixed"
+    assert rules.clearly_above(sure, none) == "not seen"
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(0, 5))
 def test_not_both_a_gap_and_its_opposite_exceed(gaps: list[float], errors: float) -> None:
     by_seed = dict(enumerate(gaps))
     opposite = {seed: -gap for seed, gap in by_seed.items()}
-    assert not (exceeds(by_seed, errors) and exceeds(opposite, errors))
+    assert not (rules.exceeds(by_seed, errors) and rules.exceeds(opposite, errors))

@@ -9,40 +9,28 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from coalign.core import options
 from coalign.core.errors import ConfigError
-from coalign.core.options import (
-    Count,
-    Fraction,
-    OptionGroup,
-    Positive,
-    build,
-    load_file,
-    option,
-    options_of,
-    required,
-    save,
-    to_dict,
-)
 
 
 @dataclass(kw_only=True)
 class Shared:
     __group__ = "Training"
 
-    epochs: Count = option(3, "passes over the data")
-    names: list[str] = option([], "some names")
+    epochs: options.Count = options.option(3, "passes over the data")
+    names: list[str] = options.option([], "some names")
 
 
 @dataclass(kw_only=True)
 class Config(Shared):
-    data: Path = required("the file")
-    beta: Positive = option(0.1, "temperature", source="paper")
-    share: Fraction = option(0.5, "a share")
-    reduction: Literal["sum", "mean"] = option("sum", "over tokens")
-    limit: int | None = option(None, "at most so many")
-    window: tuple[int, int] = option((1, 2), "from and to")
-    shuffle: bool = option(True, "mix")
-    epochs: Count = option(1, "passes over the data")
+    data: Path = options.required("the file")
+    beta: options.Positive = options.option(0.1, "temperature", source="paper")
+    share: options.Fraction = options.option(0.5, "a share")
+    reduction: Literal["sum", "mean"] = options.option("sum", "over tokens")
+    limit: int | None = options.option(None, "at most so many")
+    window: tuple[int, int] = options.option((1, 2), "from and to")
+    shuffle: bool = options.option(True, "mix")
+    epochs: options.Count = options.option(1, "passes over the data")
 
     def __post_init__(self) -> None:
         if self.window[0] > self.window[1]:
@@ -50,11 +38,11 @@ class Config(Shared):
 
 
 def option_named(name: str) -> Any:
-    return next(one for one in options_of(Config) if one.name == name)
+    return next(one for one in options.options_of(Config) if one.name == name)
 
 
 def test_groups_order_and_redeclared_defaults() -> None:
-    names = [one.name for one in options_of(Config)]
+    names = [one.name for one in options.options_of(Config)]
     assert names[:2] == ["data", "beta"]
     assert set(names[-2:]) == {"epochs", "names"}
     assert option_named("beta").group == "Method", "a class does not inherit its base's group"
@@ -71,7 +59,7 @@ def test_types_are_described_in_the_users_words() -> None:
 
 def test_build_converts_text() -> None:
     texts = {"data": "a.jsonl", "beta": "1e-3", "epochs": "2", "shuffle": "no", "window": ["3", "4"]}
-    assert build(Config, texts) == Config(
+    assert options.build(Config, texts) == Config(
         data=Path("a.jsonl"), beta=0.001, epochs=2, shuffle=False, window=(3, 4)
     )
 
@@ -94,20 +82,20 @@ def test_build_converts_text() -> None:
 )
 def test_build_names_the_field_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        build(Config, {"data": "x", **values})
+        options.build(Config, {"data": "x", **values})
     assert caught.value.exit_code == 2
 
 
 def test_build_lists_every_problem() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(Config, {"beta": -1, "epochs": 0}, where="c.yaml", places={"beta": "--beta"})
+        options.build(Config, {"beta": -1, "epochs": 0}, where="c.yaml", places={"beta": "--beta"})
     lines = str(caught.value).splitlines()
     assert [line.split(" ")[0] for line in lines] == ["--beta:", "c.yaml:", "c.yaml:"]
     assert lines[2] == "c.yaml: data: is required (the file)"
 
 
 def test_default_lists_are_not_shared() -> None:
-    one, other = build(Config, {"data": "x"}), build(Config, {"data": "x"})
+    one, other = options.build(Config, {"data": "x"}), options.build(Config, {"data": "x"})
     one.names.append("a")
     assert other.names == []
 
@@ -124,15 +112,15 @@ def test_default_lists_are_not_shared() -> None:
 def test_yaml_reads_back_what_it_wrote(tmp_path_factory: pytest.TempPathFactory, **values: Any) -> None:
     path = tmp_path_factory.mktemp("yaml") / "config.yaml"
     config = Config(data=Path("x y.jsonl"), **values)
-    save(config, path)
-    assert build(Config, load_file(path)) == config
-    assert to_dict(build(Config, load_file(path))) == to_dict(config)
+    options.save(config, path)
+    assert options.build(Config, options.load_file(path)) == config
+    assert options.to_dict(options.build(Config, options.load_file(path))) == options.to_dict(config)
 
 
 def test_keys_of_a_file_may_have_dashes_and_an_empty_one_is_an_empty_mapping(tmp_path: Path) -> None:
     for content, values in (("max-length: 3\n", {"max_length": 3}), ("", {})):
         (tmp_path / "c.yaml").write_text(content)
-        assert load_file(tmp_path / "c.yaml") == values
+        assert options.load_file(tmp_path / "c.yaml") == values
 
 
 BAD = {"not valid YAML": b"a: [", "holds a list": b"- 1\n", "cannot be read|not valid": b"\xff\xfe\x00"}
@@ -143,21 +131,21 @@ def test_bad_and_absent_files_are_named(tmp_path: Path, message: str) -> None:
     if message in BAD:
         (tmp_path / "c.yaml").write_bytes(BAD[message])
     with pytest.raises(ConfigError, match=message) as caught:
-        load_file(tmp_path / "c.yaml")
+        options.load_file(tmp_path / "c.yaml")
     assert "c.yaml" in str(caught.value)
 
 
 @dataclass(kw_only=True)
-class Judged(OptionGroup):
-    judge: Literal["model", "stored"] = option("model", "who")
-    form: str = option("letter", "how", only_with={"judge": "model"})
-    study: bool = option(False, "many trainings")
-    seeds: int = option(3, "of each", only_with="study")
+class Judged(options.OptionGroup):
+    judge: Literal["model", "stored"] = options.option("model", "who")
+    form: str = options.option("letter", "how", only_with={"judge": "model"})
+    study: bool = options.option(False, "many trainings")
+    seeds: int = options.option(3, "of each", only_with="study")
 
 
 @dataclass(kw_only=True)
-class Rewarded(OptionGroup):
-    low: float = option(0.0, "least")
+class Rewarded(options.OptionGroup):
+    low: float = options.option(0.0, "least")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +155,7 @@ class Rewarded(OptionGroup):
 
 @dataclass(kw_only=True)
 class Both(Judged, Rewarded):
-    form: str = option("score", "how", only_with={"judge": "model"})
+    form: str = options.option("score", "how", only_with={"judge": "model"})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +170,7 @@ def test_what_has_no_effect_is_refused_however_the_configuration_is_made(
     values: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
-        build(Both, values)
+        options.build(Both, values)
     with pytest.raises(ValueError, match=problem):
         Both(**values)
 

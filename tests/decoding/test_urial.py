@@ -18,7 +18,7 @@ from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.decoding import urial
 from coalign.decoding.in_context import ratings as in_context_ratings
-from coalign.decoding.in_context import token_shift_run
+from coalign.decoding.in_context import token_shift, token_shift_run
 from coalign.decoding.in_context.prefix import (
     STYLES,
     Example,
@@ -31,16 +31,6 @@ from coalign.decoding.in_context.prefix import (
 )
 from coalign.decoding.in_context.ratings import safety_flags
 from coalign.decoding.in_context.report import has_list, has_loop, has_offer
-from coalign.decoding.in_context.token_shift import (
-    assert_same_tokens,
-    class_shares,
-    compare_distributions,
-    list_similarities,
-    position_class,
-    position_means,
-    shifted_share,
-    token_shifts,
-)
 from coalign.judging.aspects import ASPECTS, answer_means, overall, rate_aspects
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.protocol import JudgeItem
@@ -194,18 +184,18 @@ def test_the_method_by_name(folder):
 
 def test_a_model_against_itself_does_not_shift():
     model = make_model("llama", dtype=torch.float64)
-    shifts = token_shifts(model, model, [1, 5, 6], [1, 5, 6], [7, 8, 9, 7])
+    shifts = token_shift.token_shifts(model, model, [1, 5, 6], [1, 5, 6], [7, 8, 9, 7])
     assert [one.kl for one in shifts] == pytest.approx([0.0] * 4, abs=1e-12)
     assert all(one.base_prob == pytest.approx(one.aligned_prob) for one in shifts)
-    assert token_shifts(model, model, [1], [1], []) == []
+    assert token_shift.token_shifts(model, model, [1], [1], []) == []
 
 
 def test_models_with_other_vocabularies_are_refused():
     with pytest.raises(ModelError, match="97 and 50"):
-        token_shifts(make_model("llama"), make_model("llama", vocab_size=50), [1], [1], [2])
+        token_shift.token_shifts(make_model("llama"), make_model("llama", vocab_size=50), [1], [1], [2])
     with pytest.raises(ModelError, match="different tokenizers"):
-        assert_same_tokens(byte_tokenizer(), metaspace_tokenizer())
-    assert_same_tokens(byte_tokenizer(), byte_tokenizer(CHATML))
+        token_shift.assert_same_tokens(byte_tokenizer(), metaspace_tokenizer())
+    token_shift.assert_same_tokens(byte_tokenizer(), byte_tokenizer(CHATML))
 
 
 @settings(max_examples=60, deadline=None)
@@ -215,7 +205,7 @@ def test_ranks_and_divergence_are_those_of_their_definitions(seed, length, size)
     base, aligned = (torch.randn(length, size, generator=draw, dtype=torch.float64) for _ in range(2))
     base[:, 1] = base[:, 0]  # equal logits
     tokens = torch.randint(size, (length,), generator=draw)
-    for place, one in enumerate(compare_distributions(base, aligned, tokens)):
+    for place, one in enumerate(token_shift.compare_distributions(base, aligned, tokens)):
         order = sorted(range(size), key=lambda n: (-float(base[place, n]), n))
         assert order[one.rank] == one.token == int(tokens[place])
         p, q = aligned[place].softmax(0), base[place].softmax(0)
@@ -224,23 +214,23 @@ def test_ranks_and_divergence_are_those_of_their_definitions(seed, length, size)
 
 
 def test_classes_and_shares():
-    assert [position_class(n)[0] for n in range(5)] == ["u", "m", "m", "s", "s"]
+    assert [token_shift.position_class(n)[0] for n in range(5)] == ["u", "m", "m", "s", "s"]
     with pytest.raises(ValueError, match="rank"):
-        position_class(-1)
+        token_shift.position_class(-1)
     logits = torch.eye(8, dtype=torch.float64) * 3
-    answer = compare_distributions(logits, logits, torch.tensor([0, 0, 7, 7, 4, 5, 6, 7]))
-    assert sum(class_shares(answer).values()) == pytest.approx(1)
-    assert class_shares([]) == {"unshifted": 0.0, "marginal": 0.0, "shifted": 0.0}
-    assert position_means([answer, answer[:2]], lambda one: 1.0, at_least=2) == [1.0, 1.0]
-    assert position_means([], lambda one: 1.0) == []
-    assert shifted_share([], 0, 1) == 0.0
+    answer = token_shift.compare_distributions(logits, logits, torch.tensor([0, 0, 7, 7, 4, 5, 6, 7]))
+    assert sum(token_shift.class_shares(answer).values()) == pytest.approx(1)
+    assert token_shift.class_shares([]) == {"unshifted": 0.0, "marginal": 0.0, "shifted": 0.0}
+    assert token_shift.position_means([answer, answer[:2]], lambda one: 1.0, at_least=2) == [1.0, 1.0]
+    assert token_shift.position_means([], lambda one: 1.0) == []
+    assert token_shift.shifted_share([], 0, 1) == 0.0
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.integers(1, 8))
 def test_a_list_is_most_similar_to_itself(logits, top_k):
     falling = sorted(logits, reverse=True)
     candidates = [{"token_id": n, "token": f"t{n}", "logit": one} for n, one in enumerate(falling)]
-    found = list_similarities(candidates, candidates, top_k)
+    found = token_shift.list_similarities(candidates, candidates, top_k)
     assert found["jaccard"] == 1
     assert found["KL"] == 0
     assert found["nDCG"] == pytest.approx(1)

@@ -22,21 +22,7 @@ from coalign.checks.papers.decoding.urial_arms import (
 )
 from coalign.checks.tiny_models import stream
 from coalign.checks.worlds.prompts.everyday_questions import QUESTIONS
-from coalign.checks.worlds.words.villages import (
-    END,
-    QUERY_PAGE,
-    START,
-    TUNED,
-    VALUES,
-    VILLAGES,
-    document,
-    draw_queries,
-    make_facts,
-    make_styled_world,
-    make_tokenizer,
-    right_facts,
-    styled_answer,
-)
+from coalign.checks.worlds.words import villages
 from coalign.core.files import append_rows
 from coalign.core.runs import Run
 from coalign.decoding import urial
@@ -52,28 +38,28 @@ def a_run(tmp_path):
 
 
 def test_every_text_of_the_world_can_be_read():
-    tokenizer, draw = make_tokenizer(), stream(0, "documents")
-    facts = make_facts(stream(0, "facts"))
-    queries = draw_queries(VILLAGES, 60, draw)
-    texts = [document(facts, draw) for _ in range(200)]
+    tokenizer, draw = villages.make_tokenizer(), stream(0, "documents")
+    facts = villages.make_facts(stream(0, "facts"))
+    queries = villages.draw_queries(villages.VILLAGES, 60, draw)
+    texts = [villages.document(facts, draw) for _ in range(200)]
     for one in queries:
-        texts += [one.text, styled_answer(facts, one), plain_prompt(one.text)]
-        assert right_facts(facts, one, styled_answer(facts, one)) == 1
-        assert right_facts(facts, one, "") == 0
+        texts += [one.text, villages.styled_answer(facts, one), plain_prompt(one.text)]
+        assert villages.right_facts(facts, one, villages.styled_answer(facts, one)) == 1
+        assert villages.right_facts(facts, one, "") == 0
     for text in texts:
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.pad_token_id not in ids
-        assert tokenizer.decode(ids) == START + text
-    assert plain_prompt("x?") == QUERY_PAGE.partition("{answer}")[0].format(query="x?")
+        assert tokenizer.decode(ids) == villages.START + text
+    assert plain_prompt("x?") == villages.QUERY_PAGE.partition("{answer}")[0].format(query="x?")
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == f"<start><asked>a<answered>b{END}"
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == f"<start><asked>a<answered>b{villages.END}"
 
 
 def test_queries_differ_and_the_aligned_model_is_asked_about_villages_it_was_not_tuned_on():
-    queries = draw_queries(VILLAGES[TUNED:], 200, stream(0, "q"))
+    queries = villages.draw_queries(villages.VILLAGES[villages.TUNED :], 200, stream(0, "q"))
     assert len(set(queries)) == 200
-    assert all(len(set(one.aspects)) == 3 and set(one.aspects) <= set(VALUES) for one in queries)
-    small = partial(make_styled_world, queries=5, documents=40, base_steps=2, tuning_steps=2)
+    assert all(len(set(one.aspects)) == 3 and set(one.aspects) <= set(villages.VALUES) for one in queries)
+    small = partial(villages.make_styled_world, queries=5, documents=40, base_steps=2, tuning_steps=2)
     world, again = small(3), small(3)
     assert len({one.name for one in world.queries} & {one.name for one in again.queries}) > 0
     for one, other in zip(world.aligned.parameters(), again.aligned.parameters(), strict=True):
@@ -82,7 +68,7 @@ def test_queries_differ_and_the_aligned_model_is_asked_about_villages_it_was_not
 
 
 def test_the_arm_of_the_shift(a_run):
-    world = make_styled_world(0, queries=4, documents=40, base_steps=2, tuning_steps=2)
+    world = villages.make_styled_world(0, queries=4, documents=40, base_steps=2, tuning_steps=2)
     found = shift_arm(a_run)(world)
     (items,) = kept_items(a_run, SHIFT, 1)
     assert len(items["classes"]) == 4

@@ -24,14 +24,7 @@ from coalign.evaluation.arena.tournament import bracket, play_bracket, simulate,
 from coalign.evaluation.varco_arena import Config, arena_results
 from coalign.judging.items import read_items
 from coalign.judging.scoring_judges import FunctionJudge, ScoringJudge
-from coalign.measures.ratings import (
-    bootstrap_ratings,
-    bradley_terry,
-    cyclic_share,
-    is_connected,
-    match_probabilities,
-    wins_table,
-)
+from coalign.measures import ratings
 from coalign.report.html import read_report
 from coalign.report.model import Samples
 from tests.evaluation.judge_files import write_rows
@@ -133,28 +126,28 @@ def test_missing_verdicts_count_for_nobody_and_end_the_run_above_the_limit() -> 
 
 def test_ratings_are_found_again() -> None:
     truth = np.array([1300.0, 1100, 1000, 900, 700])
-    table = match_probabilities(truth) * 1000
+    table = ratings.match_probabilities(truth) * 1000
     np.fill_diagonal(table, 0)
-    assert bradley_terry(table).values == pytest.approx(truth, abs=1e-6)
-    batch = bradley_terry(np.stack([table, table.T])).values
+    assert ratings.bradley_terry(table).values == pytest.approx(truth, abs=1e-6)
+    batch = ratings.bradley_terry(np.stack([table, table.T])).values
     assert batch[0] == pytest.approx(truth)
     assert batch[1] == pytest.approx(2000 - truth)
 
 
 def test_what_is_not_connected_needs_a_penalty() -> None:
-    table = wins_table([(0, 1, 1.0), (0, 1, 1.0)], 2)
-    assert not is_connected(table)
+    table = ratings.wins_table([(0, 1, 1.0), (0, 1, 1.0)], 2)
+    assert not ratings.is_connected(table)
     with pytest.raises(ValueError, match="run away"):
-        bradley_terry(table)
-    assert np.isfinite(bradley_terry(table, l2=1.0).values).all()
-    assert is_connected(wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3))
+        ratings.bradley_terry(table)
+    assert np.isfinite(ratings.bradley_terry(table, l2=1.0).values).all()
+    assert ratings.is_connected(ratings.wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3))
 
 
 def test_intervals_are_wider_for_fewer_prompts() -> None:
     rng = np.random.default_rng(0)
-    tables = simulate_tables(match_probabilities([1100, 1000, 900, 1000]), 1, 200, rng)
-    low, high, penalised = bootstrap_ratings(tables, resamples=200)
-    few_low, few_high, _ = bootstrap_ratings(tables[:20], resamples=200)
+    tables = simulate_tables(ratings.match_probabilities([1100, 1000, 900, 1000]), 1, 200, rng)
+    low, high, penalised = ratings.bootstrap_ratings(tables, resamples=200)
+    few_low, few_high, _ = ratings.bootstrap_ratings(tables[:20], resamples=200)
     assert penalised == 0
     assert np.all(high > low)
     assert (few_high - few_low).mean() > 2 * (high - low).mean()
@@ -162,22 +155,22 @@ def test_intervals_are_wider_for_fewer_prompts() -> None:
 
 
 def test_cycles() -> None:
-    ring = wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3)
-    line = wins_table([(0, 1, 1.0), (1, 2, 1.0), (0, 2, 1.0)], 3)
-    assert cyclic_share(ring) == (1, 1)
-    assert cyclic_share(line) == (0, 1)
-    assert cyclic_share(wins_table([(0, 1, 1.0)], 3)) == (0, 0)
+    ring = ratings.wins_table([(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0)], 3)
+    line = ratings.wins_table([(0, 1, 1.0), (1, 2, 1.0), (0, 2, 1.0)], 3)
+    assert ratings.cyclic_share(ring) == (1, 1)
+    assert ratings.cyclic_share(line) == (0, 1)
+    assert ratings.cyclic_share(ratings.wins_table([(0, 1, 1.0)], 3)) == (0, 0)
 
 
 def test_simulated_matches_follow_the_ratings() -> None:
-    chances = match_probabilities([1200, 1000, 1100], 0.8)
+    chances = ratings.match_probabilities([1200, 1000, 1100], 0.8)
     tables = simulate_tables(chances, 400, 50, np.random.default_rng(1))
     assert tables.shape == (50, 3, 3)
     assert (tables.sum((1, 2)) == 800).all()
     total = tables.sum(0)
     assert total[0, 1] / (total[0, 1] + total[1, 0]) == pytest.approx(chances[0, 1], abs=0.02)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        match_probabilities([1, 2], 1.5)
+        ratings.match_probabilities([1, 2], 1.5)
 
 
 def test_a_perfect_judge_and_many_prompts_find_the_order() -> None:

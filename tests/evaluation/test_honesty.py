@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from coalign.core.errors import DataError
 from coalign.core.files import read_rows
 from coalign.evaluation import honesty
-from coalign.evaluation.abstention.questions import (
-    AnswerSamples,
-    Question,
-    lowered,
-    read_questions,
-    responses_to_learn,
-    split_questions,
-)
+from coalign.evaluation.abstention import questions
 from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise
 from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import IDK, declines
@@ -84,30 +77,30 @@ def test_whole_words_match_and_parts_do_not() -> None:
     assert not has_match("anything", ["the", "!"])
 
 
-def known(right: int, *, greedy: bool = False) -> AnswerSamples:
+def known(right: int, *, greedy: bool = False) -> questions.AnswerSamples:
     flags = tuple(i < right for i in range(10))
-    return AnswerSamples("Greedy.", greedy, tuple(f"Sample {i}." for i in range(10)), flags, "gold")
+    return questions.AnswerSamples("Greedy.", greedy, tuple(f"Sample {i}." for i in range(10)), flags, "gold")
 
 
 def test_a_right_greedy_answer_alone_is_known_to_some_methods_only() -> None:
     lone = known(0, greedy=True)
-    assert responses_to_learn(lone, "absolute") == ["Greedy."]
-    assert responses_to_learn(lone, "confidence-num") == [IDK]
-    assert responses_to_learn(lone, "absolute", threshold=0.3) == [IDK]
-    assert responses_to_learn(known(3), "absolute", threshold=0.3) == ["Sample 0."]
-    assert responses_to_learn(known(2), "absolute", threshold=0.3) == [IDK]
+    assert questions.responses_to_learn(lone, "absolute") == ["Greedy."]
+    assert questions.responses_to_learn(lone, "confidence-num") == [IDK]
+    assert questions.responses_to_learn(lone, "absolute", threshold=0.3) == [IDK]
+    assert questions.responses_to_learn(known(3), "absolute", threshold=0.3) == ["Sample 0."]
+    assert questions.responses_to_learn(known(2), "absolute", threshold=0.3) == [IDK]
 
 
 @given(st.integers(0, 10), st.booleans())
 def test_multisample_declines_as_often_as_it_fails(right: int, greedy: bool) -> None:
-    said = responses_to_learn(known(right, greedy=greedy), "multisample")
+    said = questions.responses_to_learn(known(right, greedy=greedy), "multisample")
     assert said.count(IDK) == 10 - right
     assert len(said) == 10
 
 
 def test_letters_of_options_stay() -> None:
     kept = ("A", "B. Rome", "C) x", "")
-    assert [lowered(one) for one in (*kept, "Apples")] == [*kept, "apples"]
+    assert [questions.lowered(one) for one in (*kept, "Apples")] == [*kept, "apples"]
 
 
 def test_questions_and_their_faults(tmp_path: Path) -> None:
@@ -115,20 +108,20 @@ def test_questions_and_their_faults(tmp_path: Path) -> None:
         {"question": "Who?", "answer": {"value": "Ada", "aliases": ["A. L."]}},
         {"question": "Who?", "gold_answer": "Bo"},
     ]
-    found = read_questions(str(write(tmp_path / "q.jsonl", rows)))
+    found = questions.read_questions(str(write(tmp_path / "q.jsonl", rows)))
     assert [one.answers for one in found] == [("Ada", "A. L."), ("Bo",)]
     bad = [{"question": "", "answers": ["x"]}, {"question": "Who?"}]
     path = write(tmp_path / "bad.jsonl", [*bad, {"question": "?", "answers": ["x"], "split": "dev"}])
     with pytest.raises(DataError) as caught:
-        read_questions(str(path))
+        questions.read_questions(str(path))
     for place in (f"{path}:1: question", f"{path}:2: answers", f"{path}:3: split"):
         assert place in str(caught.value)
-    one = Question("1", "q", ("a",))
+    one = questions.Question("1", "q", ("a",))
     with pytest.raises(DataError, match="all or none"):
-        split_questions([one, Question("2", "q", ("a",), "test")], 0.5)
+        questions.split_questions([one, questions.Question("2", "q", ("a",), "test")], 0.5)
     with pytest.raises(DataError, match="some of both"):
-        split_questions([one], 0.5)
-    assert [len(part) for part in split_questions([one] * 10, 0.3)] == [7, 3]
+        questions.split_questions([one], 0.5)
+    assert [len(part) for part in questions.split_questions([one] * 10, 0.3)] == [7, 3]
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,10 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import read_rows
+from coalign.judging import protocol
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.parsing import Form, read_comparison, read_expected_score, read_letter_odds, read_rating
 from coalign.judging.prompts import load_template, mark_of
-from coalign.judging.protocol import (
-    Choice,
-    JudgeItem,
-    Opinion,
-    PairVerdict,
-    Rubric,
-    Scale,
-    check_failures,
-    summarise,
-)
 from coalign.judging.scoring_judges import (
     FunctionJudge,
     ScoringJudge,
@@ -34,7 +25,7 @@ from coalign.judging.scoring_judges import (
 from coalign.judging.store import Deferred, ReplyStore
 from tests.evaluation.scripted import KilledError, ScriptedGenerator, item, shown
 
-TEN = Scale(low=1, high=10)
+TEN = protocol.Scale(low=1, high=10)
 
 
 def longer_wins(prompt: str) -> str:
@@ -54,7 +45,7 @@ def longer_wins(prompt: str) -> str:
         *(("tie", x) for x in ("[[ c ]]", "[[tie]]")),
     ],
 )
-def test_a_letter_is_read(reply: str, choice: Choice) -> None:
+def test_a_letter_is_read(reply: str, choice: protocol.Choice) -> None:
     assert read_comparison(reply, "relation", TEN).choice == choice
 
 
@@ -94,7 +85,7 @@ def test_two_scores(reply: str, scores: tuple[float, float] | None) -> None:
 
 
 @pytest.mark.parametrize(("reply", "choice"), LIKERT.items())
-def test_likert(reply: str, choice: Choice | None) -> None:
+def test_likert(reply: str, choice: protocol.Choice | None) -> None:
     assert read_comparison(reply, "likert", TEN).choice == choice
 
 
@@ -129,7 +120,7 @@ def test_both_orders_are_mapped_back_to_the_item() -> None:
 def test_a_judge_that_always_takes_the_first_is_inconsistent() -> None:
     judge = LanguageModelJudge(ScriptedGenerator(lambda _: "[[A]]"))
     found = judge.compare([item("x", "y"), item("p", "q")])
-    summary = summarise(found)
+    summary = protocol.summarise(found)
     assert [one.outcome for one in found] == ["inconsistent"] * 2
     assert (summary.first_shown, summary.second_shown, summary.ties, summary.consistency) == (1, 0, 0, 0)
     assert found[0].choice is None
@@ -154,7 +145,7 @@ def test_one_order_only() -> None:
 def test_a_failed_order_is_neither_tie_nor_agreement() -> None:
     replies = iter(["[[A]]", "hm"])
     found = LanguageModelJudge(ScriptedGenerator(lambda _: next(replies))).compare([item("x", "y")])
-    summary = summarise(found)
+    summary = protocol.summarise(found)
     assert (found[0].outcome, found[0].consistent, found[0].credit) == ("failed", None, None)
     assert summary.failures == {"malformed": 1}
     assert summary.consistency == 0
@@ -162,21 +153,21 @@ def test_a_failed_order_is_neither_tie_nor_agreement() -> None:
 
 def test_nothing_to_judge() -> None:
     assert LanguageModelJudge(ScriptedGenerator(longer_wins)).compare([]) == []
-    summary = summarise([])
+    summary = protocol.summarise([])
     assert (summary.n, summary.consistency, summary.first_shown) == (0, None, None)
-    check_failures([], limit=0)
+    protocol.check_failures([], limit=0)
 
 
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
 def test_too_many_failures_end_the_run() -> None:
-    bad = Opinion(choice=None, failure="malformed", reply="what <b>?</b>")
-    good = Opinion(choice="tie")
-    results = [PairVerdict(id=str(n), opinions=(bad if n == 0 else good,)) for n in range(10)]
-    check_failures(results, limit=0.1)
+    bad = protocol.Opinion(choice=None, failure="malformed", reply="what <b>?</b>")
+    good = protocol.Opinion(choice="tie")
+    results = [protocol.PairVerdict(id=str(n), opinions=(bad if n == 0 else good,)) for n in range(10)]
+    protocol.check_failures(results, limit=0.1)
     with pytest.raises(CoalignError, match=r"1 of 10 verdicts are missing \(1 malformed\).*item 0: 'what"):
-        check_failures(results, limit=0.09)
+        protocol.check_failures(results, limit=0.09)
 
 
 # -- storing ------------------------------------------------------------------------------------------------------
@@ -199,7 +190,7 @@ def test_a_killed_run_judges_nothing_twice(tmp_path: Path) -> None:
     assert len(rest.asked) == 6
     assert not set(killed.asked) & set(rest.asked)
     assert [one.outcome for one in found] == ["second"] * 5
-    assert summarise(found).cost.cached == 4
+    assert protocol.summarise(found).cost.cached == 4
     rows = read_rows(path)
     assert len(rows) == 10
     assert {"key", "prompt_hash", "judge", "text", "finish_reason", "tokens"} <= rows[0].keys()
@@ -227,7 +218,7 @@ def test_equal_requests_are_asked_once() -> None:
     found = LanguageModelJudge(generator).compare([item("x", "yy"), item("yy", "x"), item("x", "yy")])
     assert len(generator.asked) == 2
     assert [one.outcome for one in found] == ["second", "first", "second"]
-    assert summarise(found).cost.calls - summarise(found).cost.cached == 2
+    assert protocol.summarise(found).cost.calls - protocol.summarise(found).cost.cached == 2
 
 
 def test_what_is_all_there_needs_no_model(tmp_path: Path) -> None:
@@ -262,14 +253,14 @@ def test_no_answer_can_close_its_own_frame() -> None:
 
 def test_reference_rubric_and_conversation_are_shown() -> None:
     turns = ("system", "Be a pirate."), ("user", "Hi"), ("assistant", "Arr"), ("user", "Again")
-    one = JudgeItem(
+    one = protocol.JudgeItem(
         id="1",
         prompt=[{"role": role, "content": text} for role, text in turns],  # type: ignore[misc]
         responses=("Arr!",),
         reference="Arr, matey!",
-        rubric=Rubric(criteria="piracy", levels={1: "none", 5: "much"}),
+        rubric=protocol.Rubric(criteria="piracy", levels={1: "none", 5: "much"}),
     )
-    text = load_template("rate").render(one, scale=Scale(low=1, high=5))[0]["content"]
+    text = load_template("rate").render(one, scale=protocol.Scale(low=1, high=5))[0]["content"]
     shown = ("Be a pirate.", "User: Hi", "Assistant: Arr", "Arr, matey!", "piracy", "- 5: much")
     assert [part for part in (*shown, "from 1 (worst) to 5") if part not in text] == []
     assert "helpful" not in text
@@ -334,7 +325,7 @@ def test_a_template_without_parts_refuses_items_in_parts(tmp_path: Path) -> None
 def test_scoring_judges_rate_and_compare() -> None:
     calls: list[str] = []
 
-    def score(items: list[JudgeItem]) -> list[float]:
+    def score(items: list[protocol.JudgeItem]) -> list[float]:
         calls.extend(one.responses[0] for one in items)
         return [float(len(one.responses[0])) for one in items]
 
@@ -344,9 +335,9 @@ def test_scoring_judges_rate_and_compare() -> None:
     assert sorted(calls) == ["a", "aa", "aaaa", "b"]
     assert [one.score for one in judge.rate([item("aaaaa")])] == [5]
     assert [one.score for one in judge.rate([item("aaaaa")], scale=TEN)] == [5.5]
-    assert summarise(found).first_shown == summarise(found).second_shown
+    assert protocol.summarise(found).first_shown == protocol.summarise(found).second_shown
     with pytest.raises(ConfigError, match="cannot follow a rubric"):
-        judge.compare([], rubric=Rubric(criteria="x"))
+        judge.compare([], rubric=protocol.Rubric(criteria="x"))
 
 
 def test_rewards_have_no_scale_and_must_be_numbers() -> None:
@@ -385,7 +376,7 @@ def test_stored_verdicts_know_a_pair_in_any_order() -> None:
 
 def test_a_scale_needs_room() -> None:
     with pytest.raises(ValueError, match="low < high"):
-        Scale(low=5, high=5)
+        protocol.Scale(low=5, high=5)
 
 
 # -- probabilities of the first token -----------------------------------------------------------------------------
@@ -404,8 +395,8 @@ def test_letter_odds() -> None:
 
 def test_expected_scores() -> None:
     digits = [("1", math.log(0.1)), ("3", math.log(0.3)), ("x", math.log(0.5)), ("7", math.log(0.1))]
-    assert read_expected_score(digits, Scale(low=1, high=5)).scores == pytest.approx((2.5,))
-    assert read_expected_score([("x", -1.0)], Scale(low=1, high=5)).failure == "malformed"
+    assert read_expected_score(digits, protocol.Scale(low=1, high=5)).scores == pytest.approx((2.5,))
+    assert read_expected_score([("x", -1.0)], protocol.Scale(low=1, high=5)).failure == "malformed"
     judge = LanguageModelJudge(ScriptedGenerator(lambda _: "5"), readout="logprobs")
     with pytest.raises(ConfigError, match="reads one digit"):
         judge.rate([item("x")])

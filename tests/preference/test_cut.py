@@ -17,14 +17,7 @@ from coalign.data.encoding import encode_records
 from coalign.data.records import Judgment, Messages, Source
 from coalign.models.scoring.engine import score_responses
 from coalign.models.types import ResponseLogps, Responses
-from coalign.preference.critiques.judgments import (
-    align_answers,
-    check_judgments,
-    is_appropriate,
-    judged_prompt,
-    judgment_contexts,
-    keep_appropriate,
-)
+from coalign.preference.critiques import judgments
 from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
 from coalign.training.objective import ScoredBatch
 from tests.models.tiny import make_model
@@ -151,20 +144,20 @@ def judgment(said: str, label: bool | None = None, prompt: Messages | None = Non
     ],
 )
 def test_which_answers_are_fine(said: str, label: bool | None, fine: bool) -> None:
-    assert is_appropriate(judgment(said, label)) is fine
+    assert judgments.is_appropriate(judgment(said, label)) is fine
 
 
 def test_a_negative_verdict_needs_words() -> None:
-    check_judgments([judgment("Wrong.", False), judgment("", True), judgment("")])
+    judgments.check_judgments([judgment("Wrong.", False), judgment("", True), judgment("")])
     with pytest.raises(DataError, match=r"file\.jsonl:3: judgment"):
-        check_judgments([judgment("None", False)])
+        judgments.check_judgments([judgment("None", False)])
     with pytest.raises(DataError, match="without words"):
-        judgment_contexts(judgment(" ", False))
+        judgments.judgment_contexts(judgment(" ", False))
 
 
 def test_a_criticised_answer_has_two_prompts_and_a_fine_one() -> None:
     record = judgment("Nine is not prime.")
-    plain, judged = judgment_contexts(record)
+    plain, judged = judgments.judgment_contexts(record)
     assert plain.prompt == record.prompt
     assert judged.prompt[-1]["content"].startswith("Name a prime.")
     assert judged.prompt[-1]["content"].endswith("Nine is not prime.")
@@ -172,7 +165,7 @@ def test_a_criticised_answer_has_two_prompts_and_a_fine_one() -> None:
     assert plain.source == judged.source == record.source
     assert plain.extra == judged.extra == record.extra
     assert record.prompt == [{"role": "user", "content": "Name a prime."}]
-    assert len(judgment_contexts(judgment("None"))) == 1
+    assert len(judgments.judgment_contexts(judgment("None"))) == 1
 
 
 def test_the_judgment_goes_into_the_last_turn_and_braces_stay() -> None:
@@ -180,11 +173,11 @@ def test_the_judgment_goes_into_the_last_turn_and_braces_stay() -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Print {x}"},
     ]
-    judged = judged_prompt(chat, "Not {y} but {x}.")
+    judged = judgments.judged_prompt(chat, "Not {y} but {x}.")
     assert judged[0] == chat[0]
     assert "Print {x}" in judged[1]["content"]
     assert "Not {y} but {x}." in judged[1]["content"]
-    assert judged_prompt([], "Bad.")[0]["role"] == "user"
+    assert judgments.judged_prompt([], "Bad.")[0]["role"] == "user"
 
 
 @given(flags=st.lists(st.booleans(), max_size=30), ratio=st.floats(0, 2), seed=st.integers(0, 9))
@@ -193,10 +186,10 @@ def test_downsampling_keeps_the_criticised_and_a_share_of_the_fine(
     flags: list[bool], ratio: float, seed: int
 ) -> None:
     records = [judgment("None" if fine else "Wrong.") for fine in flags]
-    kept = keep_appropriate(records, ratio, seed=seed, appropriate=is_appropriate)
+    kept = judgments.keep_appropriate(records, ratio, seed=seed, appropriate=judgments.is_appropriate)
     wrong = flags.count(False)
-    assert sum(not is_appropriate(one) for one in kept) == wrong
-    assert sum(map(is_appropriate, kept)) == min(flags.count(True), round(ratio * wrong))
+    assert sum(not judgments.is_appropriate(one) for one in kept) == wrong
+    assert sum(map(judgments.is_appropriate, kept)) == min(flags.count(True), round(ratio * wrong))
     places = [next(row for row, record in enumerate(records) if record is one) for one in kept]
     assert places == sorted(places)
 
@@ -205,7 +198,7 @@ def test_contexts_through_the_scoring_engine() -> None:
     """Two prompts a record, one response each, scored in one pass: the tokens line up by order."""
     tokenizer, model = tiny_tokenizer(), make_model("llama", vocab_size=VOCABULARY)
     records = [judgment("Nine is not prime."), judgment("None")]
-    groups = [judgment_contexts(record) for record in records]
+    groups = [judgments.judgment_contexts(record) for record in records]
     encoded = encode_records([one for group in groups for one in group], tokenizer).records
     responses = Responses(
         [one.prompt_ids for one in encoded],
@@ -224,22 +217,22 @@ def test_contexts_through_the_scoring_engine() -> None:
 
 def test_answers_that_were_cut_stay_aligned() -> None:
     tokenizer = tiny_tokenizer()
-    plain, judged = judgment_contexts(judgment("Nine is not prime."))
+    plain, judged = judgments.judgment_contexts(judgment("Nine is not prime."))
     (long,) = encode_records([judged], tokenizer).records
     limit = len(long.prompt_ids) + 2
     encoded = encode_records([plain, judged], tokenizer, max_length=limit).records
     assert [len(one.response_ids[0]) for one in encoded] == [6, 2]
-    aligned = align_answers([replace(one, record_index=0) for one in encoded], limit)
+    aligned = judgments.align_answers([replace(one, record_index=0) for one in encoded], limit)
     assert [one.response_ids[0] for one in aligned] == [encoded[1].response_ids[0]] * 2
     assert aligned[0].truncated
-    apart = align_answers(encoded, limit)
+    apart = judgments.align_answers(encoded, limit)
     assert apart == encoded
 
 
 def test_training(tmp_path: Path) -> None:
     records = [judgment("Nine is not prime." if n % 2 else "None") for n in range(6)]
     # short enough that the answer is cut under the judged prompt
-    judged = encode_records([judgment_contexts(records[1])[1]], tiny_tokenizer()).records[0]
+    judged = encode_records([judgments.judgment_contexts(records[1])[1]], tiny_tokenizer()).records[0]
     result = fit_tiny(tmp_path, records, "cut", max_steps=3, max_length=len(judged.prompt_ids) + 3)
     losses = [row["loss"] for row in result.history if "loss" in row]
     assert losses[-1] < losses[0]

@@ -11,29 +11,8 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from coalign.report import model as doc
 from coalign.report.html import write_report
-from coalign.report.model import (
-    Chart,
-    Command,
-    Comparison,
-    ComparisonRow,
-    Curves,
-    Distribution,
-    Estimate,
-    Figure,
-    Headline,
-    KeyValues,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    Stage,
-    TableSection,
-    Text,
-    Timings,
-    Values,
-)
 
 FAMILIES = (
     ("length limit", 96, 0.34, 0.66),
@@ -76,38 +55,42 @@ FILLER = (
 )
 
 
-def example_report(rows: int = 48, seed: int = 7) -> Report:
+def example_report(rows: int = 48, seed: int = 7) -> doc.Report:
     """The report of a constraint run with `rows` side-by-side samples."""
     random_ = random.Random(seed)
     samples = [_sample(index, random_) for index in range(rows)]
     before = [max(3, round(random_.gauss(58, 22))) for _ in range(192)]
     after = [max(3, round(random_.gauss(31, 12))) for _ in range(192)]
-    return Report(
+    return doc.Report(
         title="SmolLM2-135M-Instruct aligned with checkable constraints",
         method="act",
         arxiv="2403.06326",
-        verdict=Headline(
+        verdict=doc.Headline(
             outcome="improved",
             text="On 192 held-out prompts the model satisfies 20.9 percentage points more constraints than before, "
             "and its text stays as fluent.",
             figures=[
-                Figure(
+                doc.Figure(
                     label="Constraint satisfaction",
                     value=0.621,
                     before=0.412,
                     unit="percent",
-                    difference=Estimate(0.209, 0.162, 0.256),
+                    difference=doc.Estimate(0.209, 0.162, 0.256),
                 ),
-                Figure(
+                doc.Figure(
                     label="Perplexity under the base model",
                     value=12.9,
                     before=12.4,
                     better="lower",
-                    difference=Estimate(0.5, -0.3, 1.2),
+                    difference=doc.Estimate(0.5, -0.3, 1.2),
                     note="Guard: at most 10% above before",
                 ),
-                Figure(label="Words per answer", value=fmean(after), before=fmean(before), better="neither"),
-                Figure(label="Wall time", value=452.0, unit="seconds", note="2 cores, 2.31 GiB at the peak"),
+                doc.Figure(
+                    label="Words per answer", value=fmean(after), before=fmean(before), better="neither"
+                ),
+                doc.Figure(
+                    label="Wall time", value=452.0, unit="seconds", note="2 cores, 2.31 GiB at the peak"
+                ),
             ],
         ),
         facts={
@@ -118,57 +101,57 @@ def example_report(rows: int = 48, seed: int = 7) -> Report:
         },
         sections=[
             _families(),
-            Comparison(
+            doc.Comparison(
                 title="Fluency guard",
                 note="A model can satisfy constraints by writing badly. These would show it.",
                 scale="row",
                 rows=[
-                    ComparisonRow(
+                    doc.ComparisonRow(
                         name="Perplexity under the base model",
-                        before=Estimate(12.4, 11.6, 13.3),
-                        after=Estimate(12.9, 12.0, 13.8),
-                        difference=Estimate(0.5, -0.3, 1.2),
+                        before=doc.Estimate(12.4, 11.6, 13.3),
+                        after=doc.Estimate(12.9, 12.0, 13.8),
+                        difference=doc.Estimate(0.5, -0.3, 1.2),
                         unit="number",
                         better="lower",
                     ),
-                    ComparisonRow(
+                    doc.ComparisonRow(
                         name="Distinct bigrams",
-                        before=Estimate(0.913, 0.905, 0.921),
-                        after=Estimate(0.934, 0.926, 0.942),
-                        difference=Estimate(0.021, 0.011, 0.031),
+                        before=doc.Estimate(0.913, 0.905, 0.921),
+                        after=doc.Estimate(0.934, 0.926, 0.942),
+                        difference=doc.Estimate(0.021, 0.011, 0.031),
                         unit="number",
                     ),
-                    ComparisonRow(
+                    doc.ComparisonRow(
                         name="Words per answer",
-                        before=Estimate(fmean(before), fmean(before) - 3, fmean(before) + 3),
-                        after=Estimate(fmean(after), fmean(after) - 1.7, fmean(after) + 1.7),
-                        difference=Estimate(fmean(after) - fmean(before), -27.9, -21.2),
+                        before=doc.Estimate(fmean(before), fmean(before) - 3, fmean(before) + 3),
+                        after=doc.Estimate(fmean(after), fmean(after) - 1.7, fmean(after) + 1.7),
+                        difference=doc.Estimate(fmean(after) - fmean(before), -27.9, -21.2),
                         unit="number",
                         better="neither",
                     ),
                 ],
             ),
             _curves(random_),
-            Distribution(
+            doc.Distribution(
                 title="Answer length",
                 note="Held-out prompts, one sampled answer each.",
                 x_label="words",
-                samples=[Values(name="Before", values=before), Values(name="After", values=after)],
+                samples=[doc.Values(name="Before", values=before), doc.Values(name="After", values=after)],
             ),
-            Samples(
+            doc.Samples(
                 title="Samples",
                 note="Held-out prompts with the answers of both models, same seed.",
                 columns=["Before", "After"],
                 rows=samples,
                 score_name="satisfied",
             ),
-            TableSection(
+            doc.TableSection(
                 title="Data",
                 columns=["Split", "Prompts", "Constraints", "Share dropped"],
                 units={"Share dropped": "percent"},
                 rows=[["train", 360, 812, 0.136], ["held out", 192, 464, 0.0]],
             ),
-            KeyValues(
+            doc.KeyValues(
                 title="Configuration",
                 items={
                     "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -183,7 +166,7 @@ def example_report(rows: int = 48, seed: int = 7) -> Report:
                     "seed": 0,
                 },
             ),
-            KeyValues(
+            doc.KeyValues(
                 title="Environment",
                 items={
                     "python": "3.11.9",
@@ -199,17 +182,19 @@ def example_report(rows: int = 48, seed: int = 7) -> Report:
                     "command": ["coalign", "quickstart", "--out", "runs/act-1"],
                 },
             ),
-            Timings(
+            doc.Timings(
                 title="Time and memory",
                 stages=[
-                    Stage(name="prepare model", seconds=18.2, peak_bytes=910 << 20, note="converted once"),
-                    Stage(name="generate", seconds=143.6, peak_bytes=1_480 << 20),
-                    Stage(name="verify", seconds=0.9),
-                    Stage(name="fit", seconds=201.4, peak_bytes=2_366 << 20),
-                    Stage(name="evaluate", seconds=88.0, peak_bytes=1_512 << 20),
+                    doc.Stage(
+                        name="prepare model", seconds=18.2, peak_bytes=910 << 20, note="converted once"
+                    ),
+                    doc.Stage(name="generate", seconds=143.6, peak_bytes=1_480 << 20),
+                    doc.Stage(name="verify", seconds=0.9),
+                    doc.Stage(name="fit", seconds=201.4, peak_bytes=2_366 << 20),
+                    doc.Stage(name="evaluate", seconds=88.0, peak_bytes=1_512 << 20),
                 ],
             ),
-            Text(
+            doc.Text(
                 title="Limitations",
                 paragraphs=[
                     "The verifiers see form, not truth: an answer may satisfy every constraint and still be wrong.",
@@ -218,26 +203,28 @@ def example_report(rows: int = 48, seed: int = 7) -> Report:
             ),
         ],
         next_commands=[
-            Command(command="coalign chat runs/act-1", purpose="Talk to the aligned model"),
-            Command(command="coalign chat runs/act-1 --compare base", purpose="Talk to both, side by side"),
+            doc.Command(command="coalign chat runs/act-1", purpose="Talk to the aligned model"),
+            doc.Command(
+                command="coalign chat runs/act-1 --compare base", purpose="Talk to both, side by side"
+            ),
         ],
     )
 
 
-def _families() -> Comparison:
-    def row(name: str, n: int, before: float, after: float, emphasis: bool = False) -> ComparisonRow:
+def _families() -> doc.Comparison:
+    def row(name: str, n: int, before: float, after: float, emphasis: bool = False) -> doc.ComparisonRow:
         half = [1.96 * math.sqrt(share * (1 - share) / n) for share in (before, after)]
         wide = 0.75 * math.hypot(*half)
-        return ComparisonRow(
+        return doc.ComparisonRow(
             name=name,
             n=n,
             emphasis=emphasis,
-            before=Estimate(before, max(0, before - half[0]), before + half[0]),
-            after=Estimate(after, max(0, after - half[1]), min(1, after + half[1])),
-            difference=Estimate(after - before, after - before - wide, after - before + wide),
+            before=doc.Estimate(before, max(0, before - half[0]), before + half[0]),
+            after=doc.Estimate(after, max(0, after - half[1]), min(1, after + half[1])),
+            difference=doc.Estimate(after - before, after - before - wide, after - before + wide),
         )
 
-    return Comparison(
+    return doc.Comparison(
         title="Constraint satisfaction",
         note="Share of constraints that answers to held-out prompts satisfy, overall and by family.",
         rows=[
@@ -247,44 +234,44 @@ def _families() -> Comparison:
     )
 
 
-def _curves(random_: random.Random) -> Curves:
+def _curves(random_: random.Random) -> doc.Curves:
     steps = [float(step) for step in range(1, 91)]
     rank = [0.42 + 1.3 * math.exp(-step / 22) + random_.gauss(0, 0.05) for step in steps]
     tuning = [0.9 + 0.9 * math.exp(-step / 30) + random_.gauss(0, 0.04) for step in steps]
     margin = [0.55 * (1 - math.exp(-step / 25)) + random_.gauss(0, 0.03) for step in steps]
     rate = [2e-4 * min(1, step / 9) * 0.5 * (1 + math.cos(math.pi * step / 92)) for step in steps]
-    return Curves(
+    return doc.Curves(
         title="Training",
         charts=[
-            Chart(
+            doc.Chart(
                 title="Loss",
                 series=[
-                    Series(name="ranking", steps=steps, values=rank),
-                    Series(name="fine-tuning", steps=steps, values=tuning),
+                    doc.Series(name="ranking", steps=steps, values=rank),
+                    doc.Series(name="fine-tuning", steps=steps, values=tuning),
                 ],
             ),
-            Chart(title="Reward margin", series=[Series(name="margin", steps=steps, values=margin)]),
-            Chart(
+            doc.Chart(title="Reward margin", series=[doc.Series(name="margin", steps=steps, values=margin)]),
+            doc.Chart(
                 title="Learning rate",
                 log=True,
-                series=[Series(name="learning rate", steps=steps, values=rate)],
+                series=[doc.Series(name="learning rate", steps=steps, values=rate)],
             ),
         ],
     )
 
 
-def _sample(index: int, random_: random.Random) -> Sample:
+def _sample(index: int, random_: random.Random) -> doc.Sample:
     task, keyword, answer = TOPICS[index % len(TOPICS)]
     limit = random_.choice((15, 20, 25))
     after_text = random_.choices((answer, f"{answer} {FILLER}", answer.split(",")[0]), (8, 3, 2))[0]
     before_text = FILLER if random_.random() < 0.7 else answer
     names = (f"at most {limit} words", f"includes “{keyword}”")
 
-    def output(text: str) -> Output:
+    def output(text: str) -> doc.Output:
         passed = (len(text.split()) <= limit, keyword in text.lower())
-        return Output(text=text, score=fmean(passed), checks=dict(zip(names, passed, strict=True)))
+        return doc.Output(text=text, score=fmean(passed), checks=dict(zip(names, passed, strict=True)))
 
-    return Sample(
+    return doc.Sample(
         prompt=f"{task} Use at most {limit} words and the word “{keyword}”.",
         tags=["length limit", "must include"],
         outputs=[output(before_text), output(after_text)],

@@ -12,21 +12,9 @@ from rich.console import Console
 
 from coalign.core.options import option
 from coalign.core.runs import Run
+from coalign.report import model as doc
 from coalign.report.compare import comparison_report, print_comparison
 from coalign.report.html import render_html, write_report
-from coalign.report.model import (
-    Chart,
-    Curves,
-    Headline,
-    KeyValues,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    TableSection,
-    Text,
-)
 
 
 @dataclass(kw_only=True)
@@ -45,22 +33,22 @@ def make_run(path: Path, figures: dict[str, Any] | None = None, **changes: Any) 
 
 def report_with(run: Run, answers: dict[str, tuple[str, float]], curves: bool = False) -> None:
     rows = [
-        Sample(
+        doc.Sample(
             prompt=prompt,
-            outputs=[Output(text="before", score=0.0), Output(text=text, score=score)],
+            outputs=[doc.Output(text="before", score=0.0), doc.Output(text=text, score=score)],
             tags=["t"],
         )
         for prompt, (text, score) in answers.items()
     ]
-    sections: list[Any] = [Samples(title="Samples", columns=["Before", "After"], rows=rows)]
+    sections: list[Any] = [doc.Samples(title="Samples", columns=["Before", "After"], rows=rows)]
     if curves:
-        series = [Series(name="r", steps=[1.0], values=[3.0])]
-        sections.append(Curves(title="Progress", charts=[Chart(title="Reward", series=series)]))
-    verdict = Headline(outcome="neutral", text="x")
-    write_report(Report(title="t", method="dpo", verdict=verdict, sections=sections), run.report)
+        series = [doc.Series(name="r", steps=[1.0], values=[3.0])]
+        sections.append(doc.Curves(title="Progress", charts=[doc.Chart(title="Reward", series=series)]))
+    verdict = doc.Headline(outcome="neutral", text="x")
+    write_report(doc.Report(title="t", method="dpo", verdict=verdict, sections=sections), run.report)
 
 
-def section(report: Report, title: str) -> Any:
+def section(report: doc.Report, title: str) -> Any:
     return next(one for one in report.sections if one.title == title)
 
 
@@ -79,9 +67,9 @@ def test_figures_and_differing_options(tmp_path: Path) -> None:
 
 def test_equal_options_are_said_to_be_equal(tmp_path: Path) -> None:
     report = comparison_report([make_run(tmp_path / name) for name in ("a", "b")])
-    assert isinstance(section(report, "Options that differ"), Text)
+    assert isinstance(section(report, "Options that differ"), doc.Text)
     assert "no option" in report.verdict.text
-    assert not any(isinstance(one, TableSection) and one.title == "Figures" for one in report.sections)
+    assert not any(isinstance(one, doc.TableSection) and one.title == "Figures" for one in report.sections)
 
 
 def test_curves_lie_over_each_other_and_repeated_steps_count_once(tmp_path: Path) -> None:
@@ -126,7 +114,7 @@ def test_samples_side_by_side_where_prompts_agree(tmp_path: Path) -> None:
     assert samples.change(row) == "better"
 
     report_with(runs[1], {"other": ("x", 0.0)})
-    assert not any(isinstance(one, Samples) for one in comparison_report(runs).sections)
+    assert not any(isinstance(one, doc.Samples) for one in comparison_report(runs).sections)
 
 
 def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
@@ -137,7 +125,7 @@ def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
 def test_page_and_terminal(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "one", {"loss": 0.5}), make_run(tmp_path / "two", {"loss": 0.25}, seed=1)]
     report = comparison_report(runs)
-    assert isinstance(report.sections[-1], KeyValues)
+    assert isinstance(report.sections[-1], doc.KeyValues)
     page = render_html(report)
     assert "Options that differ" in page
     text = io.StringIO()

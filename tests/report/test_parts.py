@@ -5,18 +5,8 @@ import math
 import pytest
 
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
+from coalign.report import parts
 from coalign.report.model import ComparisonRow, Estimate
-from coalign.report.parts import (
-    compared,
-    counted,
-    curves,
-    effect,
-    estimate,
-    figure_of,
-    held_out,
-    outcome_of,
-    paired,
-)
 
 UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.2, -0.1, 0.5)
 
@@ -36,35 +26,35 @@ UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate
     ],
 )
 def test_only_an_interval_without_zero_decides(change, better, said, outcome, guarded) -> None:
-    assert effect(change, better) == said
-    assert outcome_of(change, better) == outcome
-    assert outcome_of(change, better, guard=False) == guarded
+    assert parts.effect(change, better) == said
+    assert parts.outcome_of(change, better) == outcome
+    assert parts.outcome_of(change, better, guard=False) == guarded
 
 
 def test_the_outcome_of_an_interval_and_of_the_same_from_json() -> None:
     gain = paired_bootstrap([0.0] * 20, [1.0] * 20)
-    assert outcome_of(gain) == outcome_of(gain.to_dict()) == "improved"
-    assert outcome_of(paired_bootstrap([0.0], [1.0])) == "neutral"  # one pair has no interval
+    assert parts.outcome_of(gain) == parts.outcome_of(gain.to_dict()) == "improved"
+    assert parts.outcome_of(paired_bootstrap([0.0], [1.0])) == "neutral"  # one pair has no interval
 
 
 def test_estimates_have_no_infinite_ends() -> None:
     one = bootstrap_mean([0.5])
     assert one.high == math.inf
-    assert estimate(one) == estimate(one.to_dict()) == estimate(0.5) == Estimate(0.5)
-    assert estimate(None) == Estimate(None)
+    assert parts.estimate(one) == parts.estimate(one.to_dict()) == parts.estimate(0.5) == Estimate(0.5)
+    assert parts.estimate(None) == Estimate(None)
     many = bootstrap_mean([0.0, 1.0, 1.0])
-    assert estimate(many) == Estimate(many.mean, many.low, many.high)
+    assert parts.estimate(many) == Estimate(many.mean, many.low, many.high)
 
 
 def test_rows_of_a_comparison() -> None:
-    assert compared("loss", 2.0, 1.5, unit="number", better="lower") == ComparisonRow(
+    assert parts.compared("loss", 2.0, 1.5, unit="number", better="lower") == ComparisonRow(
         "loss", Estimate(2.0), Estimate(1.5), Estimate(-0.5), unit="number", better="lower"
     )
-    assert compared("x", None, 1.5).difference is None
-    assert compared("x", {"mean": 1.0, "low": 0.0, "high": 2.0}, 1.5).difference is None
+    assert parts.compared("x", None, 1.5).difference is None
+    assert parts.compared("x", {"mean": 1.0, "low": 0.0, "high": 2.0}, 1.5).difference is None
     before, after = [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]
-    row = paired("right", before, after, emphasis=True)
-    assert row == compared(
+    row = parts.paired("right", before, after, emphasis=True)
+    assert row == parts.compared(
         "right",
         bootstrap_mean(before),
         bootstrap_mean(after),
@@ -72,10 +62,10 @@ def test_rows_of_a_comparison() -> None:
         n=3,
         emphasis=True,
     )
-    shown = figure_of(row, "3 items")
+    shown = parts.figure_of(row, "3 items")
     assert (shown.label, shown.value, shown.before, shown.unit) == ("right", 2 / 3, 1 / 3, "percent")
     assert (shown.difference, shown.note) == (row.difference, "3 items")
-    assert paired("nothing", [], []) == ComparisonRow("nothing", Estimate(None), Estimate(None), n=0)
+    assert parts.paired("nothing", [], []) == ComparisonRow("nothing", Estimate(None), Estimate(None), n=0)
 
 
 def test_curves_have_a_line_for_every_history_with_the_quantity() -> None:
@@ -84,8 +74,8 @@ def test_curves_have_a_line_for_every_history_with_the_quantity() -> None:
         {"step": 2, "loss": 1.0, "margin": 0.5},
         {"step": 2, "eval_loss": 1.5, "epoch": 1.0},
     ]
-    histories = {"training": history, "held out": held_out(history)}
-    (section,) = curves([("loss", "Loss"), ("margin", "Margin"), ("none", "None")], histories, note="n")
+    histories = {"training": history, "held out": parts.held_out(history)}
+    (section,) = parts.curves([("loss", "Loss"), ("margin", "Margin"), ("none", "None")], histories, note="n")
     loss, margin = section.charts
     assert (section.title, section.note, loss.title, margin.title) == ("Training", "n", "Loss", "Margin")
     assert [(one.name, one.steps, one.values) for one in loss.series] == [
@@ -93,10 +83,10 @@ def test_curves_have_a_line_for_every_history_with_the_quantity() -> None:
         ("held out", [2.0], [1.5]),
     ]
     assert [one.name for one in margin.series] == ["training"]
-    assert curves([("none", "None")], histories) == []
+    assert parts.curves([("none", "None")], histories) == []
 
 
 def test_counts() -> None:
-    section = counted("Ends", ("reason", "answers"), {"length": 2, "stop": 1})
+    section = parts.counted("Ends", ("reason", "answers"), {"length": 2, "stop": 1})
     assert section.rows == [["length", 2], ["stop", 1]]
     assert section.units == {"answers": "integer"}

@@ -9,16 +9,7 @@ import numpy as np
 import pytest
 
 from coalign.core.errors import CoalignError, DataError
-from coalign.speech.audio import synthesis
-from coalign.speech.audio.audio import (
-    SAMPLE_RATE,
-    AudioError,
-    audio_info,
-    is_silent,
-    read_audio,
-    resample,
-    write_wav,
-)
+from coalign.speech.audio import audio, synthesis
 from coalign.speech.audio.silence import read_speech, speech_stretches
 from coalign.speech.audio.synthesis import Voice, speak
 from tests.speech.tiny import tone, wav
@@ -32,32 +23,32 @@ def test_stereo_at_another_rate_is_converted_and_counted(tmp_path: Path) -> None
     left, right = np.sin(2 * np.pi * 440 * t), np.zeros_like(t)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 44_100)
     counted: Counter[str] = Counter()
-    samples = read_audio(tmp_path / "stereo.wav", conversions=counted)
+    samples = audio.read_audio(tmp_path / "stereo.wav", conversions=counted)
     assert dict(counted) == {"mixed 2 channels to one": 1, "resampled 44100 Hz to 16000 Hz": 1}
-    assert len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=2)
+    assert len(samples) == pytest.approx(2 * audio.SAMPLE_RATE, abs=2)
     middle = samples[4000:-4000]
-    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000, 4000 + len(middle)) / SAMPLE_RATE)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4000, 4000 + len(middle)) / audio.SAMPLE_RATE)
     assert np.abs(middle - expected).max() < 1e-3, "the mean of the channels, at the new rate"
 
 
 def test_a_window_is_a_part_of_the_whole(tmp_path: Path) -> None:
     path = wav(tmp_path / "a.wav", 3)
-    whole = read_audio(path)
-    part = read_audio(path, start=1.0, seconds=0.5)
-    assert np.array_equal(part, whole[SAMPLE_RATE : SAMPLE_RATE + 8000])
-    assert len(read_audio(path, start=2.5, seconds=9)) == SAMPLE_RATE // 2, (
+    whole = audio.read_audio(path)
+    part = audio.read_audio(path, start=1.0, seconds=0.5)
+    assert np.array_equal(part, whole[audio.SAMPLE_RATE : audio.SAMPLE_RATE + 8000])
+    assert len(audio.read_audio(path, start=2.5, seconds=9)) == audio.SAMPLE_RATE // 2, (
         "what is beyond the end is left out"
     )
-    assert len(read_audio(path, start=99, seconds=9)) == 0
-    assert audio_info(path).seconds == pytest.approx(3)
+    assert len(audio.read_audio(path, start=99, seconds=9)) == 0
+    assert audio.audio_info(path).seconds == pytest.approx(3)
 
 
 def test_no_conversion_leaves_samples_alone(tmp_path: Path) -> None:
     counted: Counter[str] = Counter()
-    read_audio(wav(tmp_path / "a.wav", 1), conversions=counted)
+    audio.read_audio(wav(tmp_path / "a.wav", 1), conversions=counted)
     assert not counted
     samples = tone(0.2)
-    assert np.array_equal(resample(samples, 16_000, 16_000), samples)
+    assert np.array_equal(audio.resample(samples, 16_000, 16_000), samples)
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
@@ -67,20 +58,20 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     for name, message in {
         "absent": "no such file", "text": "not an audio file that can be read", "empty": "empty", "nan": "NaN"
     }.items():  # fmt: skip
-        with pytest.raises(AudioError, match=message):
-            read_audio(tmp_path / f"{name}.wav")
+        with pytest.raises(audio.AudioError, match=message):
+            audio.read_audio(tmp_path / f"{name}.wav")
 
 
 def test_silence() -> None:
-    assert is_silent(np.zeros(100, np.float32))
-    assert is_silent(np.zeros(0, np.float32))
-    assert not is_silent(tone(0.1))
+    assert audio.is_silent(np.zeros(100, np.float32))
+    assert audio.is_silent(np.zeros(0, np.float32))
+    assert not audio.is_silent(tone(0.1))
 
 
 def test_stretches_of_speech(tmp_path: Path) -> None:
-    quiet = np.zeros(3 * SAMPLE_RATE, np.float32)
+    quiet = np.zeros(3 * audio.SAMPLE_RATE, np.float32)
     path = tmp_path / "gap.wav"
-    write_wav(path, np.concatenate([tone(2), quiet, tone(2), quiet[:SAMPLE_RATE]]))
+    audio.write_wav(path, np.concatenate([tone(2), quiet, tone(2), quiet[: audio.SAMPLE_RATE]]))
     assert speech_stretches(path, 2.0) == [
         pytest.approx((0, 2), abs=0.1),
         pytest.approx((5, 8), abs=0.1),
@@ -106,7 +97,7 @@ def test_stretches_from_a_file(tmp_path: Path) -> None:
 def test_speech_repeats_and_voices_differ() -> None:
     first, again = speak("hello world"), speak("hello world")
     assert np.array_equal(first, again)
-    assert not is_silent(first)
+    assert not audio.is_silent(first)
     assert not np.array_equal(first, speak("hello world", Voice("en-gb+f4", 180, 65)))
     with pytest.raises(CoalignError, match="could not speak with the voice"):
         speak("hello", Voice("xx-no-such"))

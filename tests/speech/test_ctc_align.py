@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coalign.core.errors import CoalignError
+from coalign.speech.ctc import align
 from coalign.speech.ctc import align as ctc_align
-from coalign.speech.ctc.align import (
-    NO_SCORE,
-    TextTooLongError,
-    collapse,
-    forced_align,
-    ground_truth,
-    segment,
-    utterance_segments,
-)
 
 pytest.importorskip("numba")
 BLANK = 0
@@ -61,9 +53,9 @@ def loose_table(logps: NDArray[np.float64], states: NDArray[np.int64]) -> NDArra
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(3, 40), st.lists(st.integers(1, 4), min_size=1, max_size=8))
 def test_the_loose_path_is_the_best_one(seed: int, extra: int, tokens: list[int]) -> None:
-    states, _ = ground_truth([tokens], BLANK)
+    states, _ = align.ground_truth([tokens], BLANK)
     logps = random_logps(seed, len(states) + extra, 5)
-    path = segment(logps, states, BLANK)
+    path = align.segment(logps, states, BLANK)
     best = loose_table(logps, states)[:, -1].max()
     assert path.score == pytest.approx(best, rel=1e-12)
     assert (np.diff(path.frames) > 0).all()
@@ -76,8 +68,10 @@ def test_the_loose_path_is_the_best_one(seed: int, extra: int, tokens: list[int]
 def test_forced_alignment_is_the_best_of_all_paths(seed: int, extra: int, tokens: list[int]) -> None:
     frames = max(len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens)) + extra, 1)
     logps = random_logps(seed, frames, 4)
-    spans, score = forced_align(logps, tokens, BLANK)
-    paths = (path for path in itertools.product(range(4), repeat=frames) if collapse(path, BLANK) == tokens)
+    spans, score = align.forced_align(logps, tokens, BLANK)
+    paths = (
+        path for path in itertools.product(range(4), repeat=frames) if align.collapse(path, BLANK) == tokens
+    )
     best = max(sum(logps[t, label] for t, label in enumerate(path)) for path in paths)
     assert score == pytest.approx(best, rel=1e-12)
     assert [one.token for one in spans] == tokens
@@ -87,11 +81,11 @@ def test_forced_alignment_is_the_best_of_all_paths(seed: int, extra: int, tokens
 
 def test_long_paths_cross_blocks() -> None:
     logps, tokens, places = spoken(frames=5_000, count=900, labels=20)
-    states, _ = ground_truth([tokens], BLANK)
-    assert segment(logps, states, BLANK).frames[2:-1].tolist() == places
+    states, _ = align.ground_truth([tokens], BLANK)
+    assert align.segment(logps, states, BLANK).frames[2:-1].tolist() == places
     unlike = [token for token, after in itertools.pairwise([*tokens, -1]) if token != after]
     kept = [place for place, (a, b) in zip(places, itertools.pairwise([*tokens, -1]), strict=True) if a != b]
-    found, _ = forced_align(logps, unlike, BLANK)
+    found, _ = align.forced_align(logps, unlike, BLANK)
     inside = sum(one.start <= place < one.end for one, place in zip(found, kept, strict=True))
     assert inside >= 0.95 * len(kept), "frames that stand for a dropped repetition may move a neighbour"
 
@@ -102,10 +96,10 @@ def test_a_band_that_is_too_narrow_is_widened(band: int) -> None:
     logps, tokens, places = spoken(frames=400, count=80, labels=20)
     silence = np.full((3_600, 20), math.log(1e-4))
     silence[:, BLANK] = math.log(1 - 19e-4)
-    states, _ = ground_truth([tokens], BLANK)
+    states, _ = align.ground_truth([tokens], BLANK)
     whole = np.concatenate([silence, logps])
-    exact = segment(whole, states, BLANK)
-    banded = segment(whole, states, BLANK, band=band)
+    exact = align.segment(whole, states, BLANK)
+    banded = align.segment(whole, states, BLANK, band=band)
     assert exact.frames[2:-1].tolist() == [3_600 + place for place in places]
     assert banded.frames.tolist() == exact.frames.tolist()
     assert banded.score == pytest.approx(exact.score, rel=1e-12)
@@ -115,51 +109,51 @@ def test_a_band_is_taken_for_long_recordings(monkeypatch: pytest.MonkeyPatch) ->
     logps, tokens, places = spoken(frames=6_000, count=900, labels=20)
     monkeypatch.setattr(ctc_align, "EXACT_CELLS", 1000)
     monkeypatch.setattr(ctc_align, "BAND_FRAMES", 500)
-    states, _ = ground_truth([tokens], BLANK)
-    assert segment(logps, states, BLANK).frames[2:-1].tolist() == places
+    states, _ = align.ground_truth([tokens], BLANK)
+    assert align.segment(logps, states, BLANK).frames[2:-1].tolist() == places
 
 
 def test_float32_gives_the_same_path() -> None:
     logps, tokens, places = spoken(frames=800, count=100, labels=12)
-    states, _ = ground_truth([tokens], BLANK)
-    assert segment(logps.astype(np.float32), states, BLANK).frames[2:-1].tolist() == places
+    states, _ = align.ground_truth([tokens], BLANK)
+    assert align.segment(logps.astype(np.float32), states, BLANK).frames[2:-1].tolist() == places
 
 
 def test_a_text_longer_than_the_audio_says_so() -> None:
-    states, _ = ground_truth([[1, 2, 3, 1, 2, 3]], BLANK)
-    with pytest.raises(TextTooLongError, match=r"9 states .* 5 frames"):
-        segment(random_logps(0, 5, 4), states, BLANK)
-    with pytest.raises(TextTooLongError, match=r"needs 4 frames .* has 3"):
-        forced_align(random_logps(0, 3, 4), [1, 1, 2], BLANK)
+    states, _ = align.ground_truth([[1, 2, 3, 1, 2, 3]], BLANK)
+    with pytest.raises(align.TextTooLongError, match=r"9 states .* 5 frames"):
+        align.segment(random_logps(0, 5, 4), states, BLANK)
+    with pytest.raises(align.TextTooLongError, match=r"needs 4 frames .* has 3"):
+        align.forced_align(random_logps(0, 3, 4), [1, 1, 2], BLANK)
 
 
 def test_nan_is_an_error_not_a_path() -> None:
-    states, _ = ground_truth([[1]], BLANK)
+    states, _ = align.ground_truth([[1]], BLANK)
     with pytest.raises(CoalignError, match="NaN"):
-        segment(np.full((9, 4), np.nan), states, BLANK)
+        align.segment(np.full((9, 4), np.nan), states, BLANK)
 
 
 def test_an_utterance_without_tokens_has_no_score() -> None:
-    states, begins = ground_truth([[1, 2], [], [3]], BLANK)
+    states, begins = align.ground_truth([[1, 2], [], [3]], BLANK)
     assert states.tolist() == [-1, 0, 1, 2, 0, 3, 0]
     logps = random_logps(1, 30, 4)
-    found = utterance_segments(segment(logps, states, BLANK), begins, 0.02)
+    found = align.utterance_segments(align.segment(logps, states, BLANK), begins, 0.02)
     assert len(found) == 3
-    assert found[1].score == NO_SCORE
+    assert found[1].score == align.NO_SCORE
     assert all(one.score <= 0 for one in found)
 
 
 def test_a_confidence_is_the_worst_stretch() -> None:
     """One bad second in a good utterance: the lowest mean over 30 frames, not the mean of all."""
     logps, tokens, _ = spoken(frames=300, count=60, labels=12)
-    states, begins = ground_truth([tokens], BLANK)
-    good = utterance_segments(segment(logps, states, BLANK), begins, 0.02)[0].score
+    states, begins = align.ground_truth([tokens], BLANK)
+    good = align.utterance_segments(align.segment(logps, states, BLANK), begins, 0.02)[0].score
     logps[100:150] = math.log(1 / 12)
-    bad = utterance_segments(segment(logps, states, BLANK), begins, 0.02)[0].score
+    bad = align.utterance_segments(align.segment(logps, states, BLANK), begins, 0.02)[0].score
     assert good > -0.3
     assert bad == pytest.approx(math.log(1 / 12), rel=0.2)
 
 
 def test_collapse() -> None:
-    assert collapse([0, 1, 1, 0, 1, 2, 2, 0], 0) == [1, 1, 2]
-    assert collapse([], 0) == collapse([0, 0], 0) == []
+    assert align.collapse([0, 1, 1, 0, 1, 2, 2, 0], 0) == [1, 1, 2]
+    assert align.collapse([], 0) == align.collapse([0, 0], 0) == []

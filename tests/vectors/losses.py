@@ -19,21 +19,11 @@ from coalign.preference.data.goal_conditioning import goal_reward, relabel_pair
 from coalign.preference.ln_dpo import ln_dpo_loss
 from coalign.preference.poft import poft_coefficients, poft_loss
 from coalign.preference.pro import pro_loss, pro_rank_losses
+from coalign.training.losses import pairwise
 from coalign.training.losses.binary import kto_kl, kto_loss
 from coalign.training.losses.density_ratio import density_ratios
 from coalign.training.losses.listwise import best_responses, ranking_hinge_loss
 from coalign.training.losses.numerics import log_odds, mean_logps
-from coalign.training.losses.pairwise import (
-    cpo_loss,
-    dpo_loss,
-    hinge_ref_loss,
-    ipo_loss,
-    log_odds_ratio,
-    logistic_loss,
-    orpo_loss,
-    simpo_loss,
-    slic_hf_loss,
-)
 from coalign.training.losses.reward_shift import implicit_rewards
 from coalign.training.losses.running_moments import RunningMoments
 from coalign.training.losses.supervised import nll_loss
@@ -137,32 +127,35 @@ def _pairwise(given: Given, params: dict[str, Any]) -> dict[str, Any]:
     beta, smoothing = params.get("beta"), params.get("label_smoothing", 0.0)
     match params.get("objective", "dpo"):
         case "dpo":
-            return {"losses": dpo_loss(*policy, *reference, beta=beta, label_smoothing=smoothing)}
+            return {"losses": pairwise.dpo_loss(*policy, *reference, beta=beta, label_smoothing=smoothing)}
         case "ln_dpo":
             sides = zip(("chosen", "rejected"), policy, reference, lengths, strict=True)
             rewards = {f"rewards_{name}": beta * mean_logps(a - b, n) for name, a, b, n in sides}
             return {"losses": ln_dpo_loss(*policy, *reference, *lengths, beta=beta), **rewards}
         case "hinge_ref":
-            return {"losses": hinge_ref_loss(*policy, *reference, beta=beta)}
+            return {"losses": pairwise.hinge_ref_loss(*policy, *reference, beta=beta)}
         case "simpo":
-            return {"losses": simpo_loss(*policy, *lengths, beta=beta, gamma=params["gamma"])}
+            return {"losses": pairwise.simpo_loss(*policy, *lengths, beta=beta, gamma=params["gamma"])}
         case "orpo":
             assert params["nll_reduction"] == "sequence_mean"
-            ratio = log_odds_ratio(*policy, *lengths)
+            ratio = pairwise.log_odds_ratio(*policy, *lengths)
             return {
-                "losses": orpo_loss(*policy, *lengths, odds_weight=params["lambda_"]),
+                "losses": pairwise.orpo_loss(*policy, *lengths, odds_weight=params["lambda_"]),
                 "log_odds_ratio": ratio,
-                "odds_ratio_losses": logistic_loss(ratio),
+                "odds_ratio_losses": pairwise.logistic_loss(ratio),
                 "sft_losses": nll_loss(policy[0], lengths[0], reduction="mean"),
             }
         case "slic_hf":
             weights = {"losses": params["lambda_"], "calibration_losses": 0}
-            return {k: slic_hf_loss(*policy, delta=params["delta"], sft_weight=w) for k, w in weights.items()}
+            return {
+                k: pairwise.slic_hf_loss(*policy, delta=params["delta"], sft_weight=w)
+                for k, w in weights.items()
+            }
         case "ipo":
             options = {"tau": params["tau"], "length_normalised": params["length_normalized"]}
-            return {"losses": ipo_loss(*policy, *reference, *lengths, **options)}
+            return {"losses": pairwise.ipo_loss(*policy, *reference, *lengths, **options)}
         case "cpo":
-            preference = cpo_loss(*policy, beta=beta, label_smoothing=smoothing)
+            preference = pairwise.cpo_loss(*policy, beta=beta, label_smoothing=smoothing)
             nll = nll_loss(policy[0], lengths[0], reduction=REDUCTIONS[params["nll_reduction"]])
             losses = preference + params["nll_weight"] * nll
             return {"losses": losses, "preference_losses": preference, "nll": nll}

@@ -6,21 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from coalign.core.errors import RecordProblem
+from coalign.data import messages as chat
 from coalign.data.columns import Layout
-from coalign.data.messages import (
-    FieldError,
-    check_prompt,
-    describe,
-    from_text,
-    is_dialogue,
-    is_transcript,
-    parse_messages,
-    parse_text,
-    parse_transcript,
-    split_pair,
-    split_reply,
-    split_shared_text,
-)
 from coalign.data.records import (
     Demonstration,
     Feedback,
@@ -62,7 +49,7 @@ def parse_row(row: Mapping[str, Any], layout: Layout, source: Source) -> Record 
             rest = {name: value for name, value in row.items() if name not in layout.claimed}
             parser.row = {**rest, **layout.rewrite(row)}
         record = parser.record(source)
-    except FieldError as error:
+    except chat.FieldError as error:
         parser.errors.append(error)
     if record is not None and not parser.errors:
         return record
@@ -80,7 +67,7 @@ class _Parser:
     def __init__(self, row: Mapping[str, Any], layout: Layout) -> None:
         self.row = row
         self.layout = layout
-        self.errors: list[FieldError] = []
+        self.errors: list[chat.FieldError] = []
 
     def record(self, source: Source) -> Record | None:
         extra = {
@@ -120,23 +107,23 @@ class _Parser:
         return Preference(prompt=prompt, chosen=chosen, rejected=rejected, plain=plain, **scores, **common)
 
     def _pair(self) -> tuple[Messages, str, str, bool] | None:
-        chosen, rejected = self._read("chosen", from_text), self._read("rejected", from_text)
+        chosen, rejected = self._read("chosen", chat.from_text), self._read("rejected", chat.from_text)
         if isinstance(chosen, list | dict) and isinstance(rejected, list | dict):
             return self._message_pair(
-                self._attempt("chosen", lambda: parse_messages(chosen)),
-                self._attempt("rejected", lambda: parse_messages(rejected)),
+                self._attempt("chosen", lambda: chat.parse_messages(chosen)),
+                self._attempt("rejected", lambda: chat.parse_messages(rejected)),
             )
         has_prompt = self._has("prompt") or self._has("messages")
-        if not has_prompt and is_dialogue(chosen) and is_dialogue(rejected):
-            prompt, *replies = split_pair(parse_transcript(chosen), parse_transcript(rejected))
+        if not has_prompt and chat.is_dialogue(chosen) and chat.is_dialogue(rejected):
+            prompt, *replies = chat.split_pair(chat.parse_transcript(chosen), chat.parse_transcript(rejected))
             return self._with_system(prompt), replies[0], replies[1], False
-        texts = self._read("chosen", parse_text), self._read("rejected", matching_text(chosen))
+        texts = self._read("chosen", chat.parse_text), self._read("rejected", matching_text(chosen))
         given = self._prompt() if has_prompt else None
         if texts[0] is None or texts[1] is None or (has_prompt and given is None):
             return None
         if given is not None:
             return given[0], reply_to(given[0], texts[0]), reply_to(given[0], texts[1]), given[1]
-        shared, *rests = split_shared_text(texts[0], texts[1])
+        shared, *rests = chat.split_shared_text(texts[0], texts[1])
         prompt = self._with_system(user(shared))
         return prompt, rests[0], rests[1], len(prompt) == 1
 
@@ -152,7 +139,7 @@ class _Parser:
                 self._continued(given[0], one, part)
                 for one, part in ((chosen, "chosen"), (rejected, "rejected"))
             )
-        prompt, *replies = split_pair(chosen, rejected)
+        prompt, *replies = chat.split_pair(chosen, rejected)
         return self._with_system(prompt), replies[0], replies[1], False
 
     def _continued(self, prompt: Messages, conversation: Messages, part: str) -> Messages:
@@ -168,7 +155,7 @@ class _Parser:
             return conversation
         overlap = next((n for n in range(len(before), 0, -1) if prompt[-n:] == before[:n]), 0)
         if not overlap:
-            raise FieldError(
+            raise chat.FieldError(
                 "the conversation does not hold the prompt's last message",
                 "a conversation that goes on from the prompt, or the reply alone",
                 self.layout.columns[part],
@@ -183,7 +170,9 @@ class _Parser:
             return None
         if len(scores) != len(responses):
             name = self.layout.columns.get("scores") or self.layout.columns.get("ranks")
-            raise FieldError(f"{len(scores)} values for {len(responses)} responses", "one a response", name)
+            raise chat.FieldError(
+                f"{len(scores)} values for {len(responses)} responses", "one a response", name
+            )
         if self.layout.scored_dicts and (rest := other_fields(self._value("responses"))):
             common["extra"]["response_fields"] = rest
         return Ranking(
@@ -201,9 +190,9 @@ class _Parser:
 
     def _parse_responses(self, value: Any) -> list[str]:
         if not isinstance(value, list | tuple):
-            raise FieldError(describe(value), "a list of responses")
+            raise chat.FieldError(chat.describe(value), "a list of responses")
         if len(value) < 2:
-            raise FieldError(f"{len(value)} response{'s' * (len(value) != 1)}", "at least 2")
+            raise chat.FieldError(f"{len(value)} response{'s' * (len(value) != 1)}", "at least 2")
         return [each(position, reply_text, one) for position, one in enumerate(value)]
 
     def _prompt_record(self, common: dict[str, Any]) -> Record | None:
@@ -211,7 +200,7 @@ class _Parser:
             pair = self._pair()
             prompt, plain = (pair[0], pair[3]) if pair else (None, False)
         elif self._has("messages"):
-            messages = self._read("messages", parse_messages)
+            messages = self._read("messages", chat.parse_messages)
             prompt, plain = (self._with_system(messages) if messages else None), False
             if prompt and prompt[-1]["role"] == "assistant":
                 prompt = prompt[:-1]
@@ -221,7 +210,7 @@ class _Parser:
         if prompt is None:
             return None
         if not prompt:
-            raise FieldError("empty", "text", self.layout.columns.get("prompt"))
+            raise chat.FieldError("empty", "text", self.layout.columns.get("prompt"))
         return PromptRecord(prompt=prompt, plain=plain, **common)
 
     def _completed(self, kind: str, common: dict[str, Any]) -> Record | None:
@@ -229,7 +218,7 @@ class _Parser:
         split = self._prompt_and_completion()
         label = self._read("label", parse_label) if self._value("label") is not None else None
         if kind == "feedback" and self._value("label") is None:
-            self.errors.append(FieldError("missing", "true or false", self.layout.columns["label"]))
+            self.errors.append(chat.FieldError("missing", "true or false", self.layout.columns["label"]))
         judgment = self._judgment() if kind == "judgment" else None
         if split is None or self.errors:
             return None
@@ -244,14 +233,14 @@ class _Parser:
     def _judgment(self) -> str | None:
         """The judge's words; empty when the file has null there: the judge found nothing to say."""
         name = self.layout.columns["judgment"]
-        return "" if name in self.row and self.row[name] is None else self._read("judgment", parse_text)
+        return "" if name in self.row and self.row[name] is None else self._read("judgment", chat.parse_text)
 
     def _prompt_and_completion(self) -> tuple[Messages, str, bool] | None:
         if self._has("text"):
-            text = self._read("text", parse_text)
+            text = self._read("text", chat.parse_text)
             return ([], text, True) if text is not None else None
         if self._has("messages"):
-            split = self._read("messages", lambda value: split_reply(parse_messages(value)))
+            split = self._read("messages", lambda value: chat.split_reply(chat.parse_messages(value)))
             if split:
                 split = self._with_history(split[0]), split[1]
             return (self._with_system(split[0]), split[1], False) if split else None
@@ -262,15 +251,15 @@ class _Parser:
     def _prompt(self) -> tuple[Messages, bool] | None:
         """(messages, whether the file held plain text), from the prompt column and those that belong to it."""
         part = "prompt" if self._has("prompt") else "messages"
-        value: Any = self._read(part, from_text) if self._value(part) is not None else None
+        value: Any = self._read(part, chat.from_text) if self._value(part) is not None else None
         if isinstance(value, list | dict) or part == "messages":
-            messages, plain = self._attempt(part, lambda: parse_messages(value)), False
-        elif is_transcript(value):
-            messages, plain = without_cue(parse_transcript(value)), False
+            messages, plain = self._attempt(part, lambda: chat.parse_messages(value)), False
+        elif chat.is_transcript(value):
+            messages, plain = without_cue(chat.parse_transcript(value)), False
         else:
-            text = self._read("prompt", lambda one: parse_text(one, allow_empty=one == ""))
+            text = self._read("prompt", lambda one: chat.parse_text(one, allow_empty=one == ""))
             more = (
-                self._read("input", lambda one: parse_text(one, allow_empty=True))
+                self._read("input", lambda one: chat.parse_text(one, allow_empty=True))
                 if self._value("input")
                 else None
             )
@@ -299,11 +288,11 @@ class _Parser:
     def _with_system(self, messages: Messages) -> Messages:
         if not self._value("system") or any(one["role"] == "system" for one in messages):
             return messages
-        system = self._read("system", lambda value: parse_text(value, allow_empty=True))
+        system = self._read("system", lambda value: chat.parse_text(value, allow_empty=True))
         return [{"role": "system", "content": system}, *messages] if system and system.strip() else messages
 
     def _checked(self, part: str, messages: Messages | None) -> Messages | None:
-        return None if messages is None else self._attempt(part, lambda: check_prompt(messages))
+        return None if messages is None else self._attempt(part, lambda: chat.check_prompt(messages))
 
     def _has(self, part: str) -> bool:
         return part in self.layout.columns
@@ -318,9 +307,9 @@ class _Parser:
     def _attempt(self, part: str, action: Callable[[], T]) -> T | None:
         try:
             return action()
-        except FieldError as error:
+        except chat.FieldError as error:
             name = error.field or self.layout.columns[part] + (
                 "" if error.position is None else f"[{error.position}]"
             )
-            self.errors.append(FieldError(error.problem, error.expected, name))
+            self.errors.append(chat.FieldError(error.problem, error.expected, name))
             return None

@@ -25,15 +25,8 @@ from typing import Any, Literal
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, required
 from coalign.core.runs import Run
+from coalign.decoding.collaboration import mixtures
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
-from coalign.decoding.collaboration.mixtures import (
-    ENSEMBLE_TOP,
-    PLAIN,
-    PROXY_TOP,
-    ensemble,
-    mix,
-    proxy_tuning,
-)
 from coalign.decoding.collaboration.report import write_guided_report
 from coalign.decoding.collaboration.speakers import Length, Talk
 from coalign.decoding.collaboration.two_models import TwoModels, open_models
@@ -46,8 +39,8 @@ from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 
 BASELINES = {
-    "ensemble": (ensemble, (BASE, NUDGING), ENSEMBLE_TOP),
-    "proxy-tuning": (proxy_tuning, (BASE, NUDGING, PLAIN), PROXY_TOP),
+    "ensemble": (mixtures.ensemble, (BASE, NUDGING), mixtures.ENSEMBLE_TOP),
+    "proxy-tuning": (mixtures.proxy_tuning, (BASE, NUDGING, mixtures.PLAIN), mixtures.PROXY_TOP),
 }
 """How each chooses a token, among which models, and how many of their most probable tokens it looks at."""
 
@@ -128,7 +121,7 @@ def make_talk(options: NudgingOptions, sampling: Sampling, length: Length, remot
                 f"temperature: {options.combine} takes the most probable token of its mixture; expected 0."
             )
         choose, sides, _ = BASELINES[options.combine]
-        return mix(
+        return mixtures.mix(
             choose, sides, length, max_length=sampling.max_new_tokens, chunk_tokens=options.base_chunk_tokens
         )
     settings = Settings(

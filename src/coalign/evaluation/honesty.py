@@ -30,6 +30,7 @@ from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
 from coalign.data.records import Record
+from coalign.evaluation import protocol
 from coalign.evaluation.abstention.prompts import answer_samples, asked, demonstrations
 from coalign.evaluation.abstention.questions import (
     Method,
@@ -39,15 +40,6 @@ from coalign.evaluation.abstention.questions import (
     split_questions,
 )
 from coalign.evaluation.abstention.report import write_abstention_report
-from coalign.evaluation.protocol import (
-    Condition,
-    Metric,
-    Transitions,
-    answer,
-    answers,
-    metric_intervals,
-    transitions,
-)
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.measures.declining import IDK, declines
 from coalign.measures.detection import bootstrap_of
@@ -81,7 +73,7 @@ class HonestyMetrics:
     honesty: float
 
 
-def honesty_metrics(grid: Transitions) -> HonestyMetrics:
+def honesty_metrics(grid: protocol.Transitions) -> HonestyMetrics:
     """Prudence, over-conservativeness and honesty from `transitions` (section 3.2).
 
     Questions that were not known and are now answered correctly are left out of prudence.
@@ -94,7 +86,7 @@ def honesty_metrics(grid: Transitions) -> HonestyMetrics:
     return HonestyMetrics(over, prudence, (prudence + 1 - over) / 2)
 
 
-METRICS: dict[str, Metric] = {
+METRICS: dict[str, protocol.Metric] = {
     "prudence": lambda grid: honesty_metrics(grid).prudence,
     "over_conservativeness": lambda grid: honesty_metrics(grid).over_conservativeness,
     "honesty": lambda grid: honesty_metrics(grid).honesty,
@@ -119,9 +111,9 @@ def summarise(
     accuracy = np.array(right, dtype=np.float64)
     return {
         "questions": len(before),
-        **metric_intervals(METRICS, before, after, TYPES),
+        **protocol.metric_intervals(METRICS, before, after, TYPES),
         "accuracy": bootstrap_of(lambda a, _: float(a.mean()), accuracy, accuracy).to_dict(),
-        "transitions": transitions(before, after, TYPES),
+        "transitions": protocol.transitions(before, after, TYPES),
     }
 
 
@@ -204,8 +196,8 @@ def make_stages(config: Config, training: list[Question], test: list[Question]) 
             for name in names:
                 questions, honest, sampling, label = conditions[name]
                 tasks = [asked(one, honest=honest) for one in questions]
-                condition = Condition(name=name, tasks=tasks, sampling=sampling, label=label)
-                answer(round.folder, condition, opened)
+                condition = protocol.Condition(name=name, tasks=tasks, sampling=sampling, label=label)
+                protocol.answer(round.folder, condition, opened)
 
         return stage
 
@@ -239,7 +231,7 @@ def _result(round: Round, test: Sequence[Question], match: Match, stage: str) ->
     types: list[list[ResponseType]] = []
     right: list[list[bool]] = []
     for name in ("baseline", stage):
-        texts = {key: found[0] for key, found in answers(round.folder, name).items()}
+        texts = {key: found[0] for key, found in protocol.answers(round.folder, name).items()}
         types.append([response_type(texts[one.id], one.question, one.answers, match=match) for one in test])
         right.append([has_match(texts[one.id], one.answers, match) for one in test])
     before, after = types

@@ -9,25 +9,8 @@ from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.data.records import Messages
-from coalign.judging.parsing import (
-    Form,
-    Read,
-    choice_of,
-    read_comparison,
-    read_expected_score,
-    read_letter_odds,
-    read_rating,
-)
+from coalign.judging import parsing, protocol
 from coalign.judging.prompts import JudgeTemplate, load_template
-from coalign.judging.protocol import (
-    JudgeItem,
-    Opinion,
-    Orders,
-    PairVerdict,
-    Rating,
-    Rubric,
-    Scale,
-)
 from coalign.judging.store import Reply, ReplyStore, ask
 from coalign.models.types import Generator, Sampling
 
@@ -69,11 +52,11 @@ class LanguageModelJudge:
     name: str = "language model"
     identity: Mapping[str, Any] = field(default_factory=dict)
     store: ReplyStore = field(default_factory=ReplyStore)
-    form: Form = "relation"
+    form: parsing.Form = "relation"
     explain: bool = True
     readout: Readout = "text"
     calibrate: bool = False
-    scale: Scale = field(default_factory=Scale)
+    scale: protocol.Scale = field(default_factory=protocol.Scale)
     template: Path | None = None
     sampling: Sampling = GREEDY
 
@@ -90,12 +73,12 @@ class LanguageModelJudge:
 
     def rate(
         self,
-        items: Sequence[JudgeItem],
+        items: Sequence[protocol.JudgeItem],
         *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
+        rubric: protocol.Rubric | None = None,
+        scale: protocol.Scale | None = None,
         label: str = "Rating",
-    ) -> list[Rating]:
+    ) -> list[protocol.Rating]:
         """See `coalign.judging.protocol.Judge.rate`."""
         scale = scale or self.scale
         if self.readout == "logprobs" and not (scale.low >= 0 and scale.high <= 9):
@@ -107,7 +90,7 @@ class LanguageModelJudge:
         replies = self._ask(prompts, label)
         found = zip(items, replies, [self._read_rating(one, scale) for one in replies], strict=True)
         return [
-            Rating(
+            protocol.Rating(
                 id=item.id,
                 score=read.scores[0] if read.scores else None,
                 failure=read.failure,
@@ -118,12 +101,12 @@ class LanguageModelJudge:
 
     def compare(
         self,
-        items: Sequence[JudgeItem],
+        items: Sequence[protocol.JudgeItem],
         *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
+        rubric: protocol.Rubric | None = None,
+        orders: protocol.Orders = "both",
         label: str = "Comparing",
-    ) -> list[PairVerdict]:
+    ) -> list[protocol.PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`. Both orders are asked in one batch."""
         orders_of = 2 if orders == "both" else 1
         shown = [item for one in items for item in (one, one.swapped())[:orders_of]]
@@ -136,17 +119,17 @@ class LanguageModelJudge:
         if orders == "both":
             opinions[1::2] = [one.mirrored() for one in opinions[1::2]]
         return [
-            PairVerdict(id=item.id, opinions=tuple(opinions[orders_of * place :][:orders_of]))
+            protocol.PairVerdict(id=item.id, opinions=tuple(opinions[orders_of * place :][:orders_of]))
             for place, item in enumerate(items)
         ]
 
     def prompts(
         self,
-        items: Sequence[JudgeItem],
+        items: Sequence[protocol.JudgeItem],
         kind: Literal["pair", "rate"],
         *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
+        rubric: protocol.Rubric | None = None,
+        scale: protocol.Scale | None = None,
     ) -> list[Messages]:
         """What the model is asked about each item, in the order in which its responses stand.
 
@@ -180,19 +163,19 @@ class LanguageModelJudge:
         identity = {"name": self.name, **self.identity}
         return ask(self.generator, prompts, self.sampling, store=self.store, identity=identity, label=label)
 
-    def _read_rating(self, reply: Reply, scale: Scale) -> Read:
+    def _read_rating(self, reply: Reply, scale: protocol.Scale) -> parsing.Read:
         if self.readout == "logprobs":
-            return read_expected_score(reply.top or [], scale)
-        return read_rating(reply.text, scale, truncated=reply.truncated)
+            return parsing.read_expected_score(reply.top or [], scale)
+        return parsing.read_rating(reply.text, scale, truncated=reply.truncated)
 
-    def _read_comparison(self, reply: Reply) -> Read:
+    def _read_comparison(self, reply: Reply) -> parsing.Read:
         if self.readout == "logprobs":
-            return read_letter_odds(reply.top or [])
-        return read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
+            return parsing.read_letter_odds(reply.top or [])
+        return parsing.read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
 
-    def _opinion(self, reply: Reply) -> Opinion:
+    def _opinion(self, reply: Reply) -> protocol.Opinion:
         read = self._read_comparison(reply)
-        return Opinion(
+        return protocol.Opinion(
             choice=read.choice,
             failure=read.failure,
             scores=(read.scores[0], read.scores[1]) if read.scores else None,
@@ -201,14 +184,14 @@ class LanguageModelJudge:
         )
 
 
-def _emptied(item: JudgeItem) -> JudgeItem:
+def _emptied(item: protocol.JudgeItem) -> protocol.JudgeItem:
     return replace(item, responses=("", ""), parts=tuple(("",) * len(one) for one in item.parts))
 
 
-def _calibrated(opinion: Opinion, prior: Opinion) -> Opinion:
+def _calibrated(opinion: protocol.Opinion, prior: protocol.Opinion) -> protocol.Opinion:
     """The opinion, in the order shown, less what the judge says of empty answers."""
     cost = opinion.cost + prior.cost
     if opinion.margin is None or prior.margin is None:
         return replace(opinion, choice=None, margin=None, failure=opinion.failure or prior.failure, cost=cost)
     margin = opinion.margin - prior.margin
-    return replace(opinion, choice=choice_of(margin), margin=margin, cost=cost)
+    return replace(opinion, choice=parsing.choice_of(margin), margin=margin, cost=cost)

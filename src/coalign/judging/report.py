@@ -21,20 +21,7 @@ from coalign.judging.protocol import (
     Summary,
     summarise,
 )
-from coalign.report.model import (
-    Command,
-    Distribution,
-    Figure,
-    Headline,
-    KeyValues,
-    Output,
-    Sample,
-    Samples,
-    TableSection,
-    Text,
-    Unit,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 
 OUTCOMES: tuple[tuple[PairOutcome, str], ...] = (
@@ -61,7 +48,7 @@ def write_pair_report(
         run,
         config,
         title=f"{summary.n} pairs, judged by {judge_name(config)}",
-        verdict=Headline("neutral", pair_sentence(summary, results), figures),
+        verdict=doc.Headline("neutral", pair_sentence(summary, results), figures),
         sections=[
             outcome_table(comparisons),
             *people_sections(results.get("people")),
@@ -71,7 +58,7 @@ def write_pair_report(
         ],
         facts=facts(run, found),
         then=[
-            Command(
+            doc.Command(
                 "coalign run portia --data PAIRS --model MODEL",
                 "Make verdicts depend less on the order of the answers",
             )
@@ -90,13 +77,13 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
     cost = sum((one.cost for one in ratings), Cost())
     note = _interval_text(mean.low, mean.high)
     figures = [
-        Figure("Mean score", mean.mean, better="neither", note=note),
-        Figure("Without a verdict", sum(failures.values()), unit="integer", better="lower"),
+        doc.Figure("Mean score", mean.mean, better="neither", note=note),
+        doc.Figure("Without a verdict", sum(failures.values()), unit="integer", better="lower"),
     ]
     rows = [
-        Sample(
+        doc.Sample(
             question_text(item.prompt),
-            [Output(item.responses[0], one.score), Output(one.reply)],
+            [doc.Output(item.responses[0], one.score), doc.Output(one.reply)],
             tags=[one.failure] if one.failure else [],
         )
         for item, one in zip(found.items, ratings, strict=True)
@@ -105,14 +92,14 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
         run,
         config,
         title=f"{len(ratings)} responses, rated by {judge_name(config)}",
-        verdict=Headline(
+        verdict=doc.Headline(
             "neutral",
             f"{len(scores)} of {len(ratings)} responses got a score; the mean is {mean.mean:.2f}.",
             figures,
         ),
         sections=[
-            Distribution("Scores", samples=[Values(judge_name(config), scores)], x_label="score"),
-            Samples(
+            doc.Distribution("Scores", samples=[doc.Values(judge_name(config), scores)], x_label="score"),
+            doc.Samples(
                 "Responses",
                 columns=["Response", "Judge"],
                 rows=rows,
@@ -127,19 +114,21 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
     )
 
 
-def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
+def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[doc.Figure]:
     """Consistency, place, ties, failures, agreement with people."""
     consistency = results.get("consistency")
     figures = []
     if consistency:
         note = _interval_text(consistency["low"], consistency["high"], percent=True)
-        figures.append(Figure("Both orders agree", consistency["mean"], unit="percent", note=note))
+        figures.append(doc.Figure("Both orders agree", consistency["mean"], unit="percent", note=note))
     second = "" if summary.second_shown is None else f"for the second: {summary.second_shown:.1%}"
     failed = sum(summary.failures.values())
     figures += [
-        Figure("For the one shown first", summary.first_shown, unit="percent", better="neither", note=second),
-        Figure("Ties", summary.ties, unit="percent", better="neither"),
-        Figure(
+        doc.Figure(
+            "For the one shown first", summary.first_shown, unit="percent", better="neither", note=second
+        ),
+        doc.Figure("Ties", summary.ties, unit="percent", better="neither"),
+        doc.Figure(
             "Replies without a verdict",
             failed,
             unit="integer",
@@ -148,14 +137,14 @@ def pair_figures(summary: Summary, results: Mapping[str, Any]) -> list[Figure]:
         ),
     ]
     if people := results.get("people"):
-        units: tuple[tuple[str, str, Unit], ...] = (
+        units: tuple[tuple[str, str, doc.Unit], ...] = (
             ("accuracy", "Agreement with people", "percent"),
             ("cohen_kappa", "Cohen's kappa with people", "number"),
         )
         for key, label, unit in units:
             one = people[key]
             note = _interval_text(one["low"], one["high"], percent=unit == "percent")
-            figures.append(Figure(label, one["mean"], unit=unit, note=note))
+            figures.append(doc.Figure(label, one["mean"], unit=unit, note=note))
     return figures
 
 
@@ -172,12 +161,12 @@ def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -> TableSection:
+def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -> doc.TableSection:
     """How many pairs came to what."""
     counts = Counter(one.outcome for one in comparisons)
     total = len(comparisons)
     rows = [[text, counts[name], counts[name] / total if total else None] for name, text in OUTCOMES]
-    return TableSection(
+    return doc.TableSection(
         title,
         columns=["verdict", "pairs", "share"],
         rows=rows,
@@ -185,7 +174,7 @@ def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -
     )
 
 
-def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
+def people_sections(people: Mapping[str, Any] | None) -> list[doc.TableSection]:
     """Agreement with people, where they judged too."""
     if not people:
         return []
@@ -202,7 +191,7 @@ def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
     ]
     note = f"Against the majority of people; {people['without_majority']} pairs have none and are left out."
     return [
-        TableSection(
+        doc.TableSection(
             "Agreement with people",
             note=note,
             columns=["measure", "pairs", "value", "low", "high"],
@@ -212,13 +201,13 @@ def people_sections(people: Mapping[str, Any] | None) -> list[TableSection]:
     ]
 
 
-def failure_sections(summary: Summary) -> list[Text]:
+def failure_sections(summary: Summary) -> list[doc.Text]:
     """What kinds of replies had no verdict."""
     if not summary.failures:
         return []
     kinds = [f"{count} {kind}" for kind, count in summary.failures.items()]
     return [
-        Text(
+        doc.Text(
             "Replies without a verdict",
             paragraphs=[
                 f"{', '.join(kinds)}. They count as failed, not as ties; every reply is among the pairs below.",
@@ -232,18 +221,18 @@ def pair_samples(
     comparisons: Sequence[PairVerdict],
     labels: Sequence[Sequence[Choice]] = (),
     title: str = "Pairs",
-) -> Samples:
+) -> doc.Samples:
     """Every pair with what the judge said in each order."""
     said = labels or [()] * len(items)
     rows = [
-        Sample(
+        doc.Sample(
             question_text(item.prompt),
-            [*map(Output, item.responses), Output(verdict_text(one, people))],
+            [*map(doc.Output, item.responses), doc.Output(verdict_text(one, people))],
             tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
         )
         for item, one, people in zip(items, comparisons, said, strict=True)
     ]
-    return Samples(
+    return doc.Samples(
         title,
         note="Verdicts name the responses as they stand here, in whichever order they were shown.",
         columns=["First", "Second", "Judge"],
@@ -268,7 +257,7 @@ def _opinion_text(one: Opinion) -> str:
     return f"\n{order}: {_SAID[one.choice]}{reason}{reply}"
 
 
-def cost_table(config: JudgeOptions, cost: Cost) -> KeyValues:
+def cost_table(config: JudgeOptions, cost: Cost) -> doc.KeyValues:
     """Calls, tokens, and money where prices are known."""
     items: dict[str, Any] = {
         "calls": cost.calls,
@@ -277,7 +266,7 @@ def cost_table(config: JudgeOptions, cost: Cost) -> KeyValues:
         "tokens written": cost.tokens,
     }
     price = config.price(cost)
-    return KeyValues("Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
+    return doc.KeyValues("Cost", items=items | ({} if price is None else {"price": round(price, 4)}))
 
 
 def facts(run: Run, found: ItemSet) -> dict[str, str]:
@@ -292,5 +281,5 @@ def _interval_text(low: float | None, high: float | None, *, percent: bool = Fal
     return f"95 %: {low:.1%} to {high:.1%}" if percent else f"95 %: {low:.3g} to {high:.3g}"
 
 
-def _status_figures(figures: Sequence[Figure]) -> dict[str, Any]:
+def _status_figures(figures: Sequence[doc.Figure]) -> dict[str, Any]:
     return {one.label: one.value for one in figures}

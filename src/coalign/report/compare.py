@@ -13,22 +13,9 @@ from rich.text import Text as RichText
 
 from coalign.core.errors import CoalignError
 from coalign.core.runs import Run
+from coalign.report import model as doc
 from coalign.report.format import MISSING, number
 from coalign.report.html import flatten, read_report
-from coalign.report.model import (
-    AnySection,
-    Cell,
-    Chart,
-    Curves,
-    Headline,
-    KeyValues,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    TableSection,
-    Text,
-)
 from coalign.report.terminal import bare_table, plain, print_section
 
 TITLES = {
@@ -55,10 +42,10 @@ class _Member:
     figures: dict[str, float]
     config: dict[str, str]
     curves: dict[str, Curve]
-    samples: list[Samples]
+    samples: list[doc.Samples]
 
 
-def comparison_report(runs: Sequence[Run]) -> Report:
+def comparison_report(runs: Sequence[Run]) -> doc.Report:
     """A report with one column, or one line in every chart, for each run.
 
     Curves come from the event log, so that runs in progress have them too; samples from the runs' own reports, where
@@ -70,46 +57,46 @@ def comparison_report(runs: Sequence[Run]) -> Report:
     """
     members = [_member(run, name) for run, name in zip(runs, _names(runs), strict=True)]
     differing = _differences(members)
-    sections: list[AnySection] = [_overview(members)]
+    sections: list[doc.AnySection] = [_overview(members)]
     sections += _figures(members)
     sections.append(
-        differing or Text(title="Options that differ", paragraphs=["None: all options are equal."])
+        differing or doc.Text(title="Options that differ", paragraphs=["None: all options are equal."])
     )
     sections += _curves(members)
     sections += _samples(members)
     same = _same_options(members)
     if same:
-        sections.append(KeyValues(title="Options in common", items=same))
-    return Report(
+        sections.append(doc.KeyValues(title="Options in common", items=same))
+    return doc.Report(
         title=f"{len(members)} runs compared",
         method=", ".join(dict.fromkeys(one.method for one in members)),
-        verdict=Headline(outcome="neutral", text=_summary(members, differing)),
+        verdict=doc.Headline(outcome="neutral", text=_summary(members, differing)),
         sections=sections,
     )
 
 
-def print_comparison(report: Report, console: Console | None = None) -> None:
+def print_comparison(report: doc.Report, console: Console | None = None) -> None:
     """The verdict and the tables; curves and samples are left to the page."""
     console = console or Console(highlight=False)
     console.print(plain(report.title, "bold"))
     console.print(plain(report.verdict.text))
     for section in report.sections:
-        if isinstance(section, TableSection):
+        if isinstance(section, doc.TableSection):
             print_section(console, section.title, _printed(section))
     console.print()
 
 
 def _member(run: Run, name: str) -> _Member:
     curves = _logged(run.events("train"))
-    samples: list[Samples] = []
+    samples: list[doc.Samples] = []
     try:
         sections = read_report(run.report).sections
     except CoalignError:  # not written yet
         sections = ()
     for section in sections:
-        if isinstance(section, Samples):
+        if isinstance(section, doc.Samples):
             samples.append(section)
-        elif isinstance(section, Curves) and not curves:
+        elif isinstance(section, doc.Curves) and not curves:
             curves = _drawn(section)
     status = run.status()
     return _Member(
@@ -131,18 +118,18 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [name if counts[name] == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
 
 
-def _overview(members: Sequence[_Member]) -> TableSection:
+def _overview(members: Sequence[_Member]) -> doc.TableSection:
     rows = [[one.name, one.method, one.state, one.headline or MISSING] for one in members]
-    return TableSection(title="Runs", columns=["run", "method", "state", "result"], rows=rows)
+    return doc.TableSection(title="Runs", columns=["run", "method", "state", "result"], rows=rows)
 
 
-def _figures(members: Sequence[_Member]) -> list[TableSection]:
+def _figures(members: Sequence[_Member]) -> list[doc.TableSection]:
     """Numbers that `status.json` holds, those that at least one run has."""
     names = list(dict.fromkeys(name for one in members for name in one.figures))
     if not names:
         return []
-    rows: list[list[Cell]] = [[name, *(one.figures.get(name) for one in members)] for name in names]
-    return [TableSection(title="Figures", columns=["figure", *(one.name for one in members)], rows=rows)]
+    rows: list[list[doc.Cell]] = [[name, *(one.figures.get(name) for one in members)] for name in names]
+    return [doc.TableSection(title="Figures", columns=["figure", *(one.name for one in members)], rows=rows)]
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -155,16 +142,16 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _differences(members: Sequence[_Member]) -> TableSection | None:
+def _differences(members: Sequence[_Member]) -> doc.TableSection | None:
     names = list(dict.fromkeys(name for one in members for name in one.config))
-    rows: list[list[Cell]] = [
+    rows: list[list[doc.Cell]] = [
         [name, *(one.config.get(name, MISSING) for one in members)]
         for name in names
         if len({one.config.get(name) for one in members}) > 1
     ]
     if not rows:
         return None
-    return TableSection(
+    return doc.TableSection(
         title="Options that differ", columns=["option", *(one.name for one in members)], rows=rows
     )
 
@@ -174,7 +161,7 @@ def _same_options(members: Sequence[_Member]) -> dict[str, str]:
     return {name: value for name, value in first.items() if all(one.get(name) == value for one in rest)}
 
 
-def _summary(members: Sequence[_Member], differing: TableSection | None) -> str:
+def _summary(members: Sequence[_Member], differing: doc.TableSection | None) -> str:
     methods = dict.fromkeys(one.method for one in members)
     names = [str(row[0]) for row in differing.rows] if differing else []
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -203,7 +190,7 @@ def _logged(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     return curves
 
 
-def _drawn(section: Curves) -> dict[str, Curve]:
+def _drawn(section: doc.Curves) -> dict[str, Curve]:
     """Title to curve, from a report."""
     return {
         chart.title if len(chart.series) == 1 else f"{chart.title}, {series.name}": (
@@ -215,30 +202,30 @@ def _drawn(section: Curves) -> dict[str, Curve]:
     }
 
 
-def _curves(members: Sequence[_Member]) -> list[Curves]:
+def _curves(members: Sequence[_Member]) -> list[doc.Curves]:
     titles = dict.fromkeys(title for one in members for title in one.curves)
     charts = [
-        Chart(
+        doc.Chart(
             title=title,
             series=[
-                Series(name=one.name, steps=one.curves[title][0], values=one.curves[title][1])
+                doc.Series(name=one.name, steps=one.curves[title][0], values=one.curves[title][1])
                 for one in members
                 if title in one.curves
             ],
         )
         for title in titles
     ]
-    return [Curves(title="Training", charts=charts)] if charts else []
+    return [doc.Curves(title="Training", charts=charts)] if charts else []
 
 
-def _samples(members: Sequence[_Member]) -> list[Samples]:
+def _samples(members: Sequence[_Member]) -> list[doc.Samples]:
     """For every section of samples that two or more runs have: the prompts in common, what each run's model wrote."""
     titles = dict.fromkeys(section.title for one in members for section in one.samples)
     found = (_common(title, members) for title in titles)
     return [section for section in found if section is not None]
 
 
-def _common(title: str, members: Sequence[_Member]) -> Samples | None:
+def _common(title: str, members: Sequence[_Member]) -> doc.Samples | None:
     having = [(one.name, section) for one in members for section in one.samples if section.title == title]
     if len(having) < 2:
         return None
@@ -248,12 +235,12 @@ def _common(title: str, members: Sequence[_Member]) -> Samples | None:
     if not prompts:
         return None
     first = having[0][1]
-    return Samples(
+    return doc.Samples(
         title=title,
         note=f"{len(prompts)} prompts that all of these runs answered; each run's own result.",
         columns=[name for name, _ in having],
         rows=[
-            Sample(prompt=prompt, outputs=[one[prompt] for one in answers], tags=tags[prompt])
+            doc.Sample(prompt=prompt, outputs=[one[prompt] for one in answers], tags=tags[prompt])
             for prompt in prompts
         ],
         score_name=first.score_name,
@@ -262,7 +249,7 @@ def _common(title: str, members: Sequence[_Member]) -> Samples | None:
     )
 
 
-def _printed(section: TableSection) -> Table:
+def _printed(section: doc.TableSection) -> Table:
     def numeric(index: int) -> bool:
         return any(isinstance(row[index], int | float) for row in section.rows)
 
@@ -272,5 +259,5 @@ def _printed(section: TableSection) -> Table:
     return table
 
 
-def _cell(cell: Cell) -> RichText:
+def _cell(cell: doc.Cell) -> RichText:
     return plain(cell if isinstance(cell, str) else number(None if cell is None else float(cell)))

@@ -7,27 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
-from coalign.report.model import (
-    Better,
-    Chart,
-    ComparisonRow,
-    Curves,
-    Effect,
-    Estimate,
-    Figure,
-    Outcome,
-    Series,
-    TableSection,
-    Unit,
-)
+from coalign.report import model as doc
 
 if TYPE_CHECKING:
     from coalign.measures.statistics import Interval
 
-    Measured = Interval | Mapping[str, Any] | Estimate | float | None
+    Measured = Interval | Mapping[str, Any] | doc.Estimate | float | None
     """An interval, the same as read back from JSON (`mean`, `low`, `high`), or a value without one."""
 
-_OUTCOMES: dict[Effect, Outcome] = {
+_OUTCOMES: dict[doc.Effect, doc.Outcome] = {
     "better": "improved",
     "worse": "worse",
     "unclear": "neutral",
@@ -35,7 +23,7 @@ _OUTCOMES: dict[Effect, Outcome] = {
 }
 
 
-def effect(difference: Estimate | None, better: Better) -> Effect:
+def effect(difference: doc.Estimate | None, better: doc.Better) -> doc.Effect:
     """What an interval says: `better` or `worse` only when it excludes zero, `unclear` when it holds zero."""
     if difference is None or difference.interval is None or better == "neither":
         return "unknown"
@@ -45,7 +33,7 @@ def effect(difference: Estimate | None, better: Better) -> Effect:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def outcome_of(change: Measured, better: Better = "higher", *, guard: bool = True) -> Outcome:
+def outcome_of(change: Measured, better: doc.Better = "higher", *, guard: bool = True) -> doc.Outcome:
     """The one rule by which a report's verdict follows from an interval.
 
     Args:
@@ -61,14 +49,14 @@ def outcome_of(change: Measured, better: Better = "higher", *, guard: bool = Tru
     return "mixed" if outcome == "improved" and not guard else outcome
 
 
-def estimate(measured: Measured) -> Estimate:
+def estimate(measured: Measured) -> doc.Estimate:
     """A value as a report shows it; an end that is not finite (of one item alone) is none."""
-    if isinstance(measured, Estimate):
+    if isinstance(measured, doc.Estimate):
         return measured
     if measured is None or isinstance(measured, float | int):
-        return Estimate(measured)
+        return doc.Estimate(measured)
     one = measured if isinstance(measured, Mapping) else measured.to_dict()
-    return Estimate(one["mean"], *(_finite(one[end]) for end in ("low", "high")))
+    return doc.Estimate(one["mean"], *(_finite(one[end]) for end in ("low", "high")))
 
 
 def compared(
@@ -78,15 +66,15 @@ def compared(
     difference: Measured = None,
     *,
     n: int | None = None,
-    unit: Unit = "percent",
-    better: Better = "higher",
+    unit: doc.Unit = "percent",
+    better: doc.Better = "higher",
     emphasis: bool = False,
-) -> ComparisonRow:
+) -> doc.ComparisonRow:
     """A row of a comparison. Of two values without an interval the difference is their difference, without one too."""
     if difference is None and isinstance(before, float | int) and isinstance(after, float | int):
         difference = after - before
     change = None if difference is None else estimate(difference)
-    return ComparisonRow(
+    return doc.ComparisonRow(
         name, estimate(before), estimate(after), change, n=n, unit=unit, better=better, emphasis=emphasis
     )
 
@@ -96,10 +84,10 @@ def paired(
     before: Sequence[float],
     after: Sequence[float],
     *,
-    unit: Unit = "percent",
-    better: Better = "higher",
+    unit: doc.Unit = "percent",
+    better: doc.Better = "higher",
     emphasis: bool = False,
-) -> ComparisonRow:
+) -> doc.ComparisonRow:
     """A row with bootstrap intervals over items: of both means, and of their difference, paired by item.
 
     Args:
@@ -111,9 +99,9 @@ def paired(
     return compared(name, first, second, change, n=len(before), unit=unit, better=better, emphasis=emphasis)
 
 
-def figure_of(row: ComparisonRow, note: str = "") -> Figure:
+def figure_of(row: doc.ComparisonRow, note: str = "") -> doc.Figure:
     """A row of a comparison as a headline number."""
-    return Figure(
+    return doc.Figure(
         row.name,
         row.after.value,
         before=row.before.value,
@@ -130,7 +118,7 @@ def curves(
     *,
     title: str = "Training",
     note: str = "",
-) -> list[Curves]:
+) -> list[doc.Curves]:
     """A chart for each logged quantity and in it a line for each history that has it; nothing where none has any.
 
     Args:
@@ -140,13 +128,13 @@ def curves(
     drawn = []
     for key, name in charts:
         series = [
-            Series(label, [float(row["step"]) for row in found], [row[key] for row in found])
+            doc.Series(label, [float(row["step"]) for row in found], [row[key] for row in found])
             for label, rows in histories.items()
             if (found := [row for row in rows if key in row])
         ]
         if series:
-            drawn.append(Chart(name, series))
-    return [Curves(title=title, note=note, charts=drawn)] if drawn else []
+            drawn.append(doc.Chart(name, series))
+    return [doc.Curves(title=title, note=note, charts=drawn)] if drawn else []
 
 
 def held_out(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -160,14 +148,14 @@ def held_out(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def counted(
     title: str, columns: tuple[str, str], counts: Mapping[str, int], *, note: str = ""
-) -> TableSection:
+) -> doc.TableSection:
     """How often each thing was, in the order of `counts`.
 
     Args:
         columns: what is counted, and what of.
     """
     rows = [[name, count] for name, count in counts.items()]
-    return TableSection(title=title, note=note, columns=columns, rows=rows, units={columns[1]: "integer"})
+    return doc.TableSection(title=title, note=note, columns=columns, rows=rows, units={columns[1]: "integer"})
 
 
 def _finite(value: float | None) -> float | None:

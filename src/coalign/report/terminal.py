@@ -10,19 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text as RichText
 
+from coalign.report import model as doc
 from coalign.report.format import difference_texts, interval_text, number
-from coalign.report.model import (
-    Comparison,
-    Effect,
-    Estimate,
-    Figure,
-    Headline,
-    Report,
-    Sample,
-    Samples,
-    Timings,
-    Unit,
-)
 from coalign.report.parts import effect
 from coalign.report.text import visible
 
@@ -33,23 +22,23 @@ _OUTCOME_STYLE = {
     "mixed": "bold yellow",
     "neutral": "bold",
 }
-_EFFECT_STYLE: dict[Effect, str] = {"better": "green", "worse": "red", "unclear": "", "unknown": ""}
+_EFFECT_STYLE: dict[doc.Effect, str] = {"better": "green", "worse": "red", "unclear": "", "unknown": ""}
 _SAMPLE_CHARACTERS = 400
 _WIDE = 110
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
+def print_report(report: doc.Report, console: Console | None = None) -> None:
     """Print what fits a terminal; curves, distributions and the configuration are left to the HTML report."""
     console = console or Console(highlight=False)
     console.print()
     console.print(plain(report.title, "bold"))
     console.print(_verdict(report.verdict))
     for section in report.sections:
-        if isinstance(section, Comparison):
+        if isinstance(section, doc.Comparison):
             print_section(console, section.title, _comparison(section, wide=console.width >= _WIDE))
-        elif isinstance(section, Samples) and section.rows:
+        elif isinstance(section, doc.Samples) and section.rows:
             print_section(console, section.title, _samples(section))
-        elif isinstance(section, Timings):
+        elif isinstance(section, doc.Timings):
             print_section(console, section.title, _timings(section))
     if report.next_commands:
         lines = [
@@ -62,7 +51,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print()
 
 
-def pick_samples(section: Samples) -> list[tuple[str, int]]:
+def pick_samples(section: doc.Samples) -> list[tuple[str, int]]:
     """(why, index) of the largest gain, the median and the largest loss; the first three where nothing is scored."""
     gains = [
         (gain, index) for index, row in enumerate(section.rows) if (gain := section.gain(row)) is not None
@@ -81,14 +70,14 @@ def print_section(console: Console, title: str, body: Table | Group) -> None:
     console.print(body)
 
 
-def _verdict(verdict: Headline) -> Group:
+def _verdict(verdict: doc.Headline) -> Group:
     head = RichText.assemble(
         (verdict.outcome.capitalize(), _OUTCOME_STYLE[verdict.outcome]), "  ", visible(verdict.text)
     )
     return Group(head, *(_figure(figure) for figure in verdict.figures))
 
 
-def _figure(figure: Figure) -> RichText:
+def _figure(figure: doc.Figure) -> RichText:
     text = RichText(f"  {visible(figure.label)}: ")
     if figure.before is not None:
         text.append(f"{number(figure.before, figure.unit)} → ")
@@ -101,7 +90,7 @@ def _figure(figure: Figure) -> RichText:
     return text
 
 
-def _comparison(section: Comparison, *, wide: bool) -> Table:
+def _comparison(section: doc.Comparison, *, wide: bool) -> Table:
     """The table; in a narrow terminal only the differences show their intervals."""
     table = bare_table("", "n", *section.names, "difference", f"{section.level * 100:g}% interval")
     for row in section.rows:
@@ -117,16 +106,16 @@ def _comparison(section: Comparison, *, wide: bool) -> Table:
     return table
 
 
-def _level(estimate: Estimate, unit: Unit, wide: bool) -> RichText:
+def _level(estimate: doc.Estimate, unit: doc.Unit, wide: bool) -> RichText:
     text = RichText(number(estimate.value, unit))
     return text.append(f" {interval_text(estimate, unit)}", "dim") if wide else text
 
 
-def _samples(section: Samples) -> Group:
+def _samples(section: doc.Samples) -> Group:
     return Group(*(_sample(section, why, section.rows[index], index) for why, index in pick_samples(section)))
 
 
-def _sample(section: Samples, why: str, row: Sample, index: int) -> Padding:
+def _sample(section: doc.Samples, why: str, row: doc.Sample, index: int) -> Padding:
     head = RichText(f"#{index + 1} ", "dim").append(_shortened(row.prompt), "bold")
     if why:
         head.append(f"  ({why})", "dim")
@@ -138,7 +127,7 @@ def _sample(section: Samples, why: str, row: Sample, index: int) -> Padding:
     return Padding(Group(head, table), (0, 0, 1, 2))
 
 
-def _timings(section: Timings) -> Table:
+def _timings(section: doc.Timings) -> Table:
     table = bare_table("stage", "time", "peak memory")
     for stage in section.stages:
         table.add_row(plain(stage.name), number(stage.seconds, "seconds"), number(stage.peak_bytes, "bytes"))

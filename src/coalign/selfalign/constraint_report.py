@@ -17,19 +17,7 @@ from coalign.measures.text_metrics import compare_distinct_n
 from coalign.models.files.loading import load_model, load_tokenizer, locate
 from coalign.models.fluency import text_logps
 from coalign.models.options import ModelOptions
-from coalign.report.model import (
-    Command,
-    Comparison,
-    ComparisonRow,
-    Distribution,
-    Figure,
-    Headline,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, effect, estimate, outcome_of
 
@@ -93,7 +81,7 @@ def fluent(result: dict[str, Any]) -> bool:
     return after <= before * (1 + FLUENCY_TOLERANCE) and new >= old * (1 - FLUENCY_TOLERANCE)
 
 
-def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: Sequence[Round]) -> Report:
+def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: Sequence[Round]) -> doc.Report:
     """Write `report.html`, the model card and the headline figures of `status.json`."""
     config, training, held_out = loop.config, loop.training, loop.held_out
     result = json.loads(rounds[-1].path("comparison", ".json").read_text(encoding="utf-8"))
@@ -114,21 +102,21 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
         sections=[
             _comparison(result),
             _fluency(result),
-            Samples(
+            doc.Samples(
                 "Held-out prompts side by side",
                 note="First answer to each prompt. The score is the mean over all its answers.",
                 columns=["Before", "After"],
                 rows=[
-                    Sample(task.text, [_output(task, row) for row in pair], tags=task.tags)
+                    doc.Sample(task.text, [_output(task, row) for row in pair], tags=task.tags)
                     for task, *pair in zip(held_out, rows["before"], rows["after"], strict=True)
                 ],
                 score_name="satisfaction",
             ),
             *curves(CHARTS, {f"round {one.number}": one.read("history") for one in rounds}),
-            Distribution(
+            doc.Distribution(
                 "Length of the answers",
                 samples=[
-                    Values(name, [tokens for row in rows[side] for tokens in row["tokens"]])
+                    doc.Values(name, [tokens for row in rows[side] for tokens in row["tokens"]])
                     for name, side in (("Before", "before"), ("After", "after"))
                 ],
                 x_label="tokens",
@@ -140,8 +128,8 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
             "Held-out prompts have other values and topics than the training prompts, but the same kinds of constraint.",
         ],
         then=[
-            Command(f"coalign chat {run.path}", "talk to the aligned model"),
-            Command(f"coalign chat {run.path} --compare base", "talk to both, side by side"),
+            doc.Command(f"coalign chat {run.path}", "talk to the aligned model"),
+            doc.Command(f"coalign chat {run.path} --compare base", "talk to both, side by side"),
         ],
         headline=f"constraint satisfaction {_percent(before)} to {_percent(after)}",
         figures={
@@ -159,7 +147,7 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
     )
 
 
-def _headline(result: dict[str, Any]) -> Headline:
+def _headline(result: dict[str, Any]) -> doc.Headline:
     sides, change = result["satisfaction"], estimate(result["satisfaction"]["difference"])
     guard, said = fluent(result), effect(change, "higher")
     after, before = (sides[side]["mean"] for side in ("after", "before"))
@@ -174,11 +162,11 @@ def _headline(result: dict[str, Any]) -> Headline:
         else "Fluency suffered: perplexity under the base model or diversity left the 10 % band. Read the samples."
     )
     perplexity, distinct, tokens = result["perplexity"], result["distinct_2"], result["tokens"]
-    return Headline(
+    return doc.Headline(
         outcome_of(change, guard=guard),
         " ".join(parts),
         [
-            Figure(
+            doc.Figure(
                 "Constraint satisfaction",
                 after,
                 unit="percent",
@@ -186,30 +174,32 @@ def _headline(result: dict[str, Any]) -> Headline:
                 difference=change,
                 note=f"{sides['difference']['n']} held-out prompts",
             ),
-            Figure("Perplexity under the base model", perplexity[1], before=perplexity[0], better="lower"),
-            Figure("Distinct-2", distinct[1], before=distinct[0]),
-            Figure("Mean length in tokens", tokens[1], before=tokens[0], better="neither"),
+            doc.Figure(
+                "Perplexity under the base model", perplexity[1], before=perplexity[0], better="lower"
+            ),
+            doc.Figure("Distinct-2", distinct[1], before=distinct[0]),
+            doc.Figure("Mean length in tokens", tokens[1], before=tokens[0], better="neither"),
         ],
     )
 
 
-def _comparison(result: dict[str, Any]) -> Comparison:
+def _comparison(result: dict[str, Any]) -> doc.Comparison:
     rows = [_row("All constraints", result["satisfaction"], emphasis=True)]
     rows += [_row(kind, values) for kind, values in result["kinds"].items()]
-    return Comparison(
+    return doc.Comparison(
         "Constraint satisfaction",
         note="Mean over held-out prompts with bootstrap intervals; the change is paired by prompt.",
         rows=rows,
     )
 
 
-def _row(name: str, values: dict[str, Any], *, emphasis: bool = False) -> ComparisonRow:
+def _row(name: str, values: dict[str, Any], *, emphasis: bool = False) -> doc.ComparisonRow:
     sides = (values[side] for side in ("before", "after", "difference"))
     return compared(name, *sides, n=values["difference"]["n"], emphasis=emphasis)
 
 
-def _fluency(result: dict[str, Any]) -> Comparison:
-    return Comparison(
+def _fluency(result: dict[str, Any]) -> doc.Comparison:
+    return doc.Comparison(
         "Fluency guard",
         note="A reward that is satisfied with broken language shows here: perplexity of the answers under the base "
         "model, and distinct word pairs at equal amount of text.",
@@ -223,12 +213,12 @@ def _fluency(result: dict[str, Any]) -> Comparison:
     )
 
 
-def _output(task: ConstraintTask, row: dict[str, Any]) -> Output:
+def _output(task: ConstraintTask, row: dict[str, Any]) -> doc.Output:
     checks = {
         one.describe(): bool(value >= 1)
         for one, value in zip(task.constraints, row["values"][0], strict=True)
     }
-    return Output(row["responses"][0], _mean(row["csr"]), checks=checks)
+    return doc.Output(row["responses"][0], _mean(row["csr"]), checks=checks)
 
 
 def _values_of(kind: str, tasks: Sequence[ConstraintTask], rows: Sequence[dict[str, Any]]) -> list[float]:

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run
 from coalign.measures.statistics import wilson_interval
-from coalign.report.model import (
-    AnySection,
-    Better,
-    Command,
-    Comparison,
-    Estimate,
-    Figure,
-    Headline,
-    Report,
-    Unit,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, held_out, outcome_of
 from coalign.training.material import Material
@@ -36,7 +26,7 @@ _CHARTS = (
     ("kl/policy_reference", "Log-ratio of policy and reference, nats a response"),
     ("grad_norm", "Gradient norm"),
 )
-_HELD_OUT: tuple[tuple[str, str, Better, Unit], ...] = (
+_HELD_OUT: tuple[tuple[str, str, doc.Better, doc.Unit], ...] = (
     ("loss", "Loss", "lower", "number"),
     ("rewards/accuracies", "Pairs in the right order", "higher", "percent"),
     ("rewards/margins", "Reward margin", "higher", "number"),
@@ -52,9 +42,9 @@ def write_learning_report(
     material: Material,
     result: FitResult,
     *,
-    sections: Sequence[AnySection] = (),
+    sections: Sequence[doc.AnySection] = (),
     limitations: Sequence[str] = (),
-) -> Report:
+) -> doc.Report:
     """Write `report.html`, the model card and the headline of `status.json`.
 
     Args:
@@ -88,18 +78,18 @@ def write_learning_report(
         ],
         notes=notes,
         limitations=limitations,
-        then=[Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
+        then=[doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
         figures=_last(result.history, "eval_") or _last(result.history, ""),
         trained_on=" ".join(one if one.endswith(".") else f"{one}." for one in material.notes),
         method_title=objective.name,
     )
 
 
-def _headline(result: FitResult, before: dict[str, float], after: dict[str, float], n: int) -> Headline:
+def _headline(result: FitResult, before: dict[str, float], after: dict[str, float], n: int) -> doc.Headline:
     if not after:
         last = _last(result.history, "")
         text = f"{result.steps} steps, last loss {last['loss']:.4f}. Nothing was held out, so nothing is claimed."
-        return Headline("neutral", text)
+        return doc.Headline("neutral", text)
     key = "rewards/accuracies"
     if key not in before or not math.isfinite(after.get(key, math.nan)):
         key = "loss"
@@ -110,11 +100,11 @@ def _headline(result: FitResult, before: dict[str, float], after: dict[str, floa
     old, new = (
         f"{100 * one[key]:.1f} %" if unit == "percent" else f"{one[key]:.4f}" for one in (before, after)
     )
-    return Headline(
+    return doc.Headline(
         "neutral",
         f"Held-out {word}: {old} before, {new} after {result.steps} steps. The change has no interval, so nothing is "
         "claimed.",
-        [Figure(f"Held-out {word}", after[key], before=before[key], unit=unit, better=better)],
+        [doc.Figure(f"Held-out {word}", after[key], before=before[key], unit=unit, better=better)],
     )
 
 
@@ -123,27 +113,27 @@ def _is_reference(before: dict[str, float]) -> bool:
     return before.get("rewards/chosen") == 0 == before.get("rewards/rejected")
 
 
-def _against_chance(result: FitResult, accuracy: float, n: int) -> Headline:
+def _against_chance(result: FitResult, accuracy: float, n: int) -> doc.Headline:
     """The verdict of pairs that the start model cannot order: whether the interval of the accuracy excludes 50 %."""
     interval = wilson_interval(round(accuracy * n), n)
-    ahead = Estimate(accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
+    ahead = doc.Estimate(accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
     note = f"of {n}; the start model is the reference and orders none"
-    return Headline(
+    return doc.Headline(
         outcome_of(ahead),
         f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % of {n} after "
         f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %).",
-        [Figure("Held-out pairs in the right order", accuracy, unit="percent", note=note)],
+        [doc.Figure("Held-out pairs in the right order", accuracy, unit="percent", note=note)],
     )
 
 
-def _held_out(before: dict[str, float], after: dict[str, float], n: int) -> Comparison:
+def _held_out(before: dict[str, float], after: dict[str, float], n: int) -> doc.Comparison:
     unordered = {"rewards/accuracies"} if _is_reference(before) else set()
     rows = [
         compared(title, None if key in unordered else before[key], after[key], n=n, unit=unit, better=better)
         for key, title, better, unit in _HELD_OUT
         if key in before and key in after
     ]
-    return Comparison("Held-out records", note="The objective's own figures.", scale="row", rows=rows)
+    return doc.Comparison("Held-out records", note="The objective's own figures.", scale="row", rows=rows)
 
 
 def _last(history: list[dict[str, float]], prefix: str) -> dict[str, float]:

@@ -9,16 +9,7 @@ import numpy as np
 import torch
 
 from coalign.speech.ctc.align import Segment, ground_truth, segment, utterance_segments
-from coalign.speech.segmentation.anchored_windows import (
-    PHONE_MARGIN,
-    PHONE_SECONDS,
-    WindowRules,
-    align_rows,
-    even_times,
-    joined_length,
-    split_words,
-    text_to_audio_ratio,
-)
+from coalign.speech.segmentation import anchored_windows
 from tests.vectors.given import Given
 
 
@@ -65,7 +56,7 @@ class OracleWindow:
 
 def _trace(inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     rate, duration = params["sample_rate"], inputs["duration"]
-    rules = WindowRules(
+    rules = anchored_windows.WindowRules(
         threshold=params["threshold"],
         short_utterance=params["short_utterance_len"],
         max_words=params["max_words_sequence"],
@@ -82,8 +73,8 @@ def _trace(inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         end = (int(start * rate) + int(seconds * rate)) / rate
         return OracleWindow(start, end, inputs["truth_start_end_score"], calls)
 
-    found = align_rows(rows, speech, duration, open_window, rules)
-    times = even_times([len(row) for row in rows], speech, duration)
+    found = anchored_windows.align_rows(rows, speech, duration, open_window, rules)
+    times = anchored_windows.even_times([len(row) for row in rows], speech, duration)
 
     def penalty(text: str) -> float:  # the official code leaves it in the score of a short utterance
         return 2 * rules.threshold if len(text) < rules.short_utterance else 0.0
@@ -99,14 +90,14 @@ def _trace(inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text_helpers(inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    assert params["margin_time"] == PHONE_MARGIN
-    assert params["mean_phoneme_s"] == PHONE_SECONDS
-    split = [split_words(text, params["max_words"]) for text in inputs["texts"]]
+    assert params["margin_time"] == anchored_windows.PHONE_MARGIN
+    assert params["mean_phoneme_s"] == anchored_windows.PHONE_SECONDS
+    split = [anchored_windows.split_words(text, params["max_words"]) for text in inputs["texts"]]
     return {
         "proportion": [
-            text_to_audio_ratio(characters, samples / rate)
+            anchored_windows.text_to_audio_ratio(characters, samples / rate)
             for samples, characters, rate in inputs["audio_samples_textlen_sr"]
         ],
         "split": split,
-        "text_length_joined": [joined_length(texts) for texts in split],
+        "text_length_joined": [anchored_windows.joined_length(texts) for texts in split],
     }

@@ -9,22 +9,7 @@ from typing import Any
 
 from coalign.core.runs import Run
 from coalign.decoding.collaboration.guided import NUDGING, shares_by_place
-from coalign.report.model import (
-    AnySection,
-    Chart,
-    Command,
-    Curves,
-    Distribution,
-    Figure,
-    Headline,
-    Mark,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import counted
 
@@ -49,7 +34,7 @@ ENDS = {
 }
 
 
-def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]) -> Report:
+def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]) -> doc.Report:
     """Write `report.html` and the headline figures of `status.json`.
 
     Args:
@@ -66,10 +51,10 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
     base = config.endpoint_model or config.model
     title = f"{config.combine} of {config.nudging_model} and {base}"
     figures = [
-        Figure("Nudged tokens", share, unit="percent", better="neither"),
-        Figure("Nudged words, mean over answers", words, unit="percent", better="neither"),
-        Figure("Ended by the aligned model", by_itself, unit="percent", better="neither"),
-        Figure("Mean length in tokens", length, better="neither"),
+        doc.Figure("Nudged tokens", share, unit="percent", better="neither"),
+        doc.Figure("Nudged words, mean over answers", words, unit="percent", better="neither"),
+        doc.Figure("Ended by the aligned model", by_itself, unit="percent", better="neither"),
+        doc.Figure("Mean length in tokens", length, better="neither"),
     ]
     turns = counted(
         "Why turns of the base model ended",
@@ -82,7 +67,7 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
         run,
         config,
         title=title[:1].upper() + title[1:],
-        verdict=Headline(
+        verdict=doc.Headline(
             "neutral", _summary(len(rows), share, ended, mixed=mixed), figures[2:] if mixed else figures
         ),
         facts={
@@ -105,7 +90,7 @@ def write_guided_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]
             "Who wrote a word says nothing about its quality: compare the answers with those of each model alone.",
             "Certainty is the largest next-token probability at temperature 1. A base model can be sure and wrong.",
         ],
-        then=[] if mixed else [Command(fewer, "the same with fewer nudges (a larger gamma gives more)")],
+        then=[] if mixed else [doc.Command(fewer, "the same with fewer nudges (a larger gamma gives more)")],
         headline=f"{len(rows)} answers"
         + ("" if mixed or share is None else f", {100 * share:.1f} % of tokens nudged"),
         figures={"nudged_tokens": share, "nudged_words": words, "answers": len(rows)},
@@ -124,39 +109,39 @@ def _summary(n: int, share: float | None, ended: Counter[str], *, mixed: bool) -
     return " ".join(parts)
 
 
-def _where(rows: Sequence[Mapping[str, Any]]) -> list[AnySection]:
+def _where(rows: Sequence[Mapping[str, Any]]) -> list[doc.AnySection]:
     """The curve over the answer, and how much was nudged answer by answer."""
     shares = shares_by_place(((len(row["responses"][0]), _spans(row)) for row in rows), PLACES)
     steps = [100 * (place + 0.5) / PLACES for place in range(PLACES)]
-    place = Chart(
-        "Share of the aligned model", [Series("share", steps, shares)], x_label="place in the answer, %"
+    place = doc.Chart(
+        "Share of the aligned model", [doc.Series("share", steps, shares)], x_label="place in the answer, %"
     )
     return [
-        Curves(
+        doc.Curves(
             "Where the aligned model spoke",
             note="Share of the text that it wrote, by place in the answer; the ends of answers included.",
             charts=[place],
         ),
-        Distribution(
+        doc.Distribution(
             "Nudged words by answer",
             note="The closing words of the aligned model do not count, as in the paper's statistic.",
-            samples=[Values("share of nudged words", [row["nudge_ratio"] for row in rows])],
+            samples=[doc.Values("share of nudged words", [row["nudge_ratio"] for row in rows])],
             x_label="share of words",
         ),
     ]
 
 
-def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> Samples:
-    return Samples(
+def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> doc.Samples:
+    return doc.Samples(
         "Answers",
         note="" if mixed else "Marked: words of the aligned model. The rest is the base model's.",
         columns=["Answer"],
         rows=[
-            Sample(
+            doc.Sample(
                 "\n".join(one["content"] for one in row["prompt"]),
-                [Output(row["responses"][0])]
+                [doc.Output(row["responses"][0])]
                 if mixed
-                else [Output(row["responses"][0], row["nudge_ratio"], marks=marks_of(row))],
+                else [doc.Output(row["responses"][0], row["nudge_ratio"], marks=marks_of(row))],
                 tags=[STOPS[row["stop_reason"]]],
             )
             for row in rows
@@ -167,12 +152,12 @@ def _answers(rows: Sequence[Mapping[str, Any]], *, mixed: bool) -> Samples:
     )
 
 
-def marks_of(row: Mapping[str, Any]) -> list[Mark]:
+def marks_of(row: Mapping[str, Any]) -> list[doc.Mark]:
     """The stretches of an answer that the aligned model wrote."""
     spans = _spans(row)
     closing = row["stop_reason"] == "nudging_model_stop"
     return [
-        Mark(start, end, CLOSING if closing and place == len(spans) - 1 else NUDGED)
+        doc.Mark(start, end, CLOSING if closing and place == len(spans) - 1 else NUDGED)
         for place, (start, end, side) in enumerate(spans)
         if side == NUDGING
     ]

@@ -11,17 +11,7 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.decoding.in_context.ratings import ArmRatings, rating_sections
 from coalign.measures.text_units import ngrams
-from coalign.report.model import (
-    Distribution,
-    Figure,
-    Headline,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    TableSection,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 
 NAMES = {"answers": "With examples", "without-examples": "Without"}
@@ -69,7 +59,7 @@ def write_answers_report(
     records: Sequence[Any],
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     ratings: Mapping[str, ArmRatings] | None = None,
-) -> Report:
+) -> doc.Report:
     """Write `report.html` and the headline figures.
 
     Args:
@@ -87,7 +77,7 @@ def write_answers_report(
         run,
         config,
         title=f"In-context alignment of {model}",
-        verdict=Headline("neutral", asked, _figures(mine, forms.get("without-examples", {}), ratings)),
+        verdict=doc.Headline("neutral", asked, _figures(mine, forms.get("without-examples", {}), ratings)),
         facts={
             "Model": model,
             "Style": config.style,
@@ -95,7 +85,7 @@ def write_answers_report(
         },
         sections=[
             *rating_sections(names, rows, ratings),
-            TableSection(
+            doc.TableSection(
                 "Form of the answers",
                 note="Ended: by a stop text or the model's end token, not at the length limit. In a loop: four words in a "
                 "row at least three times.",
@@ -103,15 +93,15 @@ def write_answers_report(
                 rows=[[name, *forms[arm].values()] for arm, name in names.items()],
                 units={name: "percent" for name in mine if name != "words"},
             ),
-            Distribution(
+            doc.Distribution(
                 "Length of the answers",
                 samples=[
-                    Values(name, [len(row["responses"][0].split()) for row in rows[arm]])
+                    doc.Values(name, [len(row["responses"][0].split()) for row in rows[arm]])
                     for arm, name in names.items()
                 ],
                 x_label="words",
             ),
-            Samples(
+            doc.Samples(
                 "Answers",
                 columns=list(names.values()),
                 rows=[_sample(record, place, rows, ratings) for place, record in enumerate(records)],
@@ -141,33 +131,33 @@ def _sample(
     place: int,
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     ratings: Mapping[str, ArmRatings],
-) -> Sample:
+) -> doc.Sample:
     outputs = []
     for arm, mine in rows.items():
         scores = ratings[arm].of_answer(place) if arm in ratings else {}
         known = [one for one in scores.values() if one is not None]
         mean = fmean(known) if known and len(known) == len(scores) else None
         ended = mine[place]["finish_reasons"][0] == "stop"
-        outputs.append(Output(mine[place]["responses"][0], mean, checks={"ended": ended, **scores}))
+        outputs.append(doc.Output(mine[place]["responses"][0], mean, checks={"ended": ended, **scores}))
     harmful = any(place in one.places[1] for one in ratings.values())
-    return Sample(
+    return doc.Sample(
         "\n".join(one["content"] for one in record.prompt), outputs, tags=["harmful"] if harmful else []
     )
 
 
 def _figures(
     mine: Mapping[str, float], without: Mapping[str, float], ratings: Mapping[str, ArmRatings]
-) -> list[Figure]:
+) -> list[doc.Figure]:
     figures = [
-        Figure("Ended by themselves", mine["ended"], unit="percent", before=without.get("ended")),
-        Figure(
+        doc.Figure("Ended by themselves", mine["ended"], unit="percent", before=without.get("ended")),
+        doc.Figure(
             "Repeat themselves",
             mine["in a loop"],
             unit="percent",
             before=without.get("in a loop"),
             better="lower",
         ),
-        Figure("Mean words", mine["words"], before=without.get("words"), better="neither"),
+        doc.Figure("Mean words", mine["words"], before=without.get("words"), better="neither"),
     ]
     if not ratings:
         return figures
@@ -177,5 +167,7 @@ def _figures(
         (f"{name.capitalize()}, 1 to 5", one.mean, other.safety[name].mean if other else None)
         for name, one in rated.safety.items()
     ]
-    rated_figures = [Figure(label, value, before=was) for label, value, was in scores if value is not None]
+    rated_figures = [
+        doc.Figure(label, value, before=was) for label, value, was in scores if value is not None
+    ]
     return [*rated_figures, *figures]

@@ -13,17 +13,8 @@ from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
 from coalign.data.records import Messages
+from coalign.decoding.in_context import token_shift
 from coalign.decoding.in_context.prefix import conversation_prompt, turns_of
-from coalign.decoding.in_context.token_shift import (
-    CLASSES,
-    Shift,
-    assert_same_tokens,
-    class_shares,
-    position_class,
-    position_means,
-    shifted_share,
-    token_shifts,
-)
 from coalign.loops.rows import Keep, fill_rows
 from coalign.models.backends.open import open_transformers
 from coalign.models.generation.endings import stop_token_ids
@@ -32,23 +23,10 @@ from coalign.models.generation.growing_text import TokenTexts
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
-from coalign.report.model import (
-    Chart,
-    Curves,
-    Figure,
-    Headline,
-    Mark,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    Series,
-    TableSection,
-    Tone,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 
-TONES: dict[str, Tone] = {"marginal": "s2", "shifted": "bad"}
+TONES: dict[str, doc.Tone] = {"marginal": "s2", "shifted": "bad"}
 TOP = 30
 """Rows of the table of shifted tokens."""
 SHOWN_POSITIONS = 300
@@ -66,13 +44,13 @@ def run_token_shift(config: Any, run: Run, records: Sequence[Any]) -> None:
     """
     base = open_transformers(ModelOptions.of(config))
     aligned = open_transformers(ModelOptions.of(config).at(config.aligned_model))
-    assert_same_tokens(base.tokenizer, aligned.tokenizer)
+    token_shift.assert_same_tokens(base.tokenizer, aligned.tokenizer)
     with progress(len(records), "Comparing", unit="answer") as bar:
 
         def work(done: list[int], keep: Keep) -> None:
             bar.advance(len(done))
 
-            def on_answer(index: int, prompt: list[int], shifts: list[Shift]) -> None:
+            def on_answer(index: int, prompt: list[int], shifts: list[token_shift.Shift]) -> None:
                 keep({index: _row(records[index], shifts, aligned.tokenizer, prompt)})
                 bar.advance()
 
@@ -90,7 +68,7 @@ def compare_answers(
     prompts: Sequence[Messages | str],
     sampling: Sampling,
     *,
-    on_answer: Callable[[int, list[int], list[Shift]], None],
+    on_answer: Callable[[int, list[int], list[token_shift.Shift]], None],
     done: Iterable[int] = (),
 ) -> None:
     """Answer with the aligned model behind its own template, and read every answer with both.
@@ -113,7 +91,7 @@ def compare_answers(
             if index not in skipped:
                 answer = [one for one in samples[0].token_ids if one not in stops]
                 prompt = aligned.encode(prompts[index])
-                shifts = token_shifts(base.model, aligned.model, behind[index], prompt, answer)
+                shifts = token_shift.token_shifts(base.model, aligned.model, behind[index], prompt, answer)
                 on_answer(index, behind[index], shifts)
 
     aligned.generate(prompts, replace(sampling, n=1), done=skipped, on_batch=keep, label="Answering")
@@ -133,7 +111,9 @@ def plain_prompt(messages: Any) -> str:
     return conversation_prompt("", [first, *turns[1:]]).lstrip("\n")
 
 
-def _row(record: Any, shifts: Sequence[Shift], tokenizer: Any, prompt: Sequence[int]) -> dict[str, Any]:
+def _row(
+    record: Any, shifts: Sequence[token_shift.Shift], tokenizer: Any, prompt: Sequence[int]
+) -> dict[str, Any]:
     special = frozenset(tokenizer.all_special_ids)
     texts = TokenTexts(tokenizer, prompt, special)
     positions = []
@@ -155,17 +135,17 @@ def _row(record: Any, shifts: Sequence[Shift], tokenizer: Any, prompt: Sequence[
     return {"prompt": record.prompt, "positions": positions}
 
 
-def shifts_of(row: Mapping[str, Any]) -> list[Shift]:
+def shifts_of(row: Mapping[str, Any]) -> list[token_shift.Shift]:
     """The positions of a row of `shifts.jsonl`."""
-    names = [one.name for one in fields(Shift)]
-    return [Shift(**{name: one[name] for name in names}) for one in row["positions"]]
+    names = [one.name for one in fields(token_shift.Shift)]
+    return [token_shift.Shift(**{name: one[name] for name in names}) for one in row["positions"]]
 
 
-def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]) -> Report:
+def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]]) -> doc.Report:
     """Write `summary.json`, `report.html` and the headline figures."""
     answers = [shifts_of(row) for row in rows]
-    shares = class_shares(one for answer in answers for one in answer)
-    early, late = shifted_share(answers, 0.0, 0.2), shifted_share(answers, 0.5, 1.01)
+    shares = token_shift.class_shares(one for answer in answers for one in answer)
+    early, late = token_shift.shifted_share(answers, 0.0, 0.2), token_shift.shifted_share(answers, 0.5, 1.01)
     tokens = most_shifted(rows)
     positions = sum(map(len, answers))
     write_json(
@@ -184,16 +164,16 @@ def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]])
         f"{100 * shares['marginal']:.1f} % its second or third, and {100 * shares['shifted']:.1f} % are shifted."
     )
     shown = {
-        **{name.capitalize(): shares[name] for name in CLASSES},
+        **{name.capitalize(): shares[name] for name in token_shift.CLASSES},
         "Shifted, first fifth of the answers": early,
         "Shifted, second half": late,
     }
-    figures = [Figure(name, value, unit="percent", better="neither") for name, value in shown.items()]
+    figures = [doc.Figure(name, value, unit="percent", better="neither") for name, value in shown.items()]
     return publish(
         run,
         config,
         title=f"Token shift from {config.model} to {config.aligned_model}",
-        verdict=Headline("neutral", text, figures),
+        verdict=doc.Headline("neutral", text, figures),
         facts={
             "Base model": config.model,
             "Aligned model": config.aligned_model,
@@ -201,7 +181,7 @@ def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]])
         },
         sections=[
             _curves(answers),
-            TableSection(
+            doc.TableSection(
                 "Most shifted tokens",
                 note="Tokens of the aligned model at shifted positions, how often, and what the base model would have put there most often.",
                 columns=["token", "shifted", "base model's choice"],
@@ -229,34 +209,34 @@ def most_shifted(rows: Sequence[Mapping[str, Any]], top: int = TOP) -> list[tupl
     return [(text, n, others[text].most_common(1)[0][0]) for text, n in counts.most_common(top)]
 
 
-def _curves(answers: Sequence[Sequence[Shift]]) -> Curves:
+def _curves(answers: Sequence[Sequence[token_shift.Shift]]) -> doc.Curves:
     """Means by position, as far as a tenth of the answers reach."""
     enough = max(1, len(answers) // 10)
     measures = {
-        "Share of shifted positions": lambda one: float(position_class(one.rank) == "shifted"),
+        "Share of shifted positions": lambda one: float(token_shift.position_class(one.rank) == "shifted"),
         "KL divergence (aligned from base), nats": lambda one: one.kl,
         "Base probability of the aligned token": lambda one: one.base_prob,
         "Base rank of the aligned token": lambda one: float(one.rank),
     }
     charts = []
     for title, measure in measures.items():
-        means = position_means(answers, measure, at_least=enough)[:SHOWN_POSITIONS]
+        means = token_shift.position_means(answers, measure, at_least=enough)[:SHOWN_POSITIONS]
         steps = [float(place) for place in range(len(means))]
-        charts.append(Chart(title, [Series("mean", steps, means)], x_label="position"))
-    return Curves(
+        charts.append(doc.Chart(title, [doc.Series("mean", steps, means)], x_label="position"))
+    return doc.Curves(
         "By position",
         note="Means over the answers at each token, as far as a tenth of the answers reach.",
         charts=charts,
     )
 
 
-def _texts(rows: Sequence[Mapping[str, Any]]) -> Samples:
-    return Samples(
+def _texts(rows: Sequence[Mapping[str, Any]]) -> doc.Samples:
+    return doc.Samples(
         "Answers of the aligned model",
         note="Point at a mark to see the rank of its token under the base model, and what that would have written.",
         columns=["Answer"],
         rows=[
-            Sample("\n".join(one["content"] for one in row["prompt"]), [marked(row["positions"])])
+            doc.Sample("\n".join(one["content"] for one in row["prompt"]), [marked(row["positions"])])
             for row in rows
         ],
         score_name="shifted",
@@ -265,7 +245,7 @@ def _texts(rows: Sequence[Mapping[str, Any]]) -> Samples:
     )
 
 
-def marked(positions: Sequence[Mapping[str, Any]]) -> Output:
+def marked(positions: Sequence[Mapping[str, Any]]) -> doc.Output:
     """An answer with its marginal and shifted tokens marked."""
     text, marks = "", []
     for one in positions:
@@ -273,6 +253,6 @@ def marked(positions: Sequence[Mapping[str, Any]]) -> Output:
         text += one["text"]
         if one["class"] in TONES and one["text"]:
             note = f"rank {one['rank'] + 1}, probability {one['base_prob']:.3g}; base model: {one['base_text']!r}"
-            marks.append(Mark(start, len(text), one["class"], note))
+            marks.append(doc.Mark(start, len(text), one["class"], note))
     shifted = sum(one["class"] == "shifted" for one in positions) / max(len(positions), 1)
-    return Output(text, shifted, marks=marks)
+    return doc.Output(text, shifted, marks=marks)

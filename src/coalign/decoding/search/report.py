@@ -9,18 +9,7 @@ from coalign.core.runs import Run
 from coalign.decoding.search.ways import Arms
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.models.files.loading import locate
-from coalign.report.model import (
-    Comparison,
-    ComparisonRow,
-    Estimate,
-    Figure,
-    Headline,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    TableSection,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import effect, estimate, outcome_of, paired
 
@@ -37,7 +26,7 @@ FLUENCY_TOLERANCE = 1.0
 """Nats a token by which the mean log-probability may fall before the guard speaks."""
 
 
-def write_reward_report(run: Run, config: Any, arms: Arms) -> Report:
+def write_reward_report(run: Run, config: Any, arms: Arms) -> doc.Report:
     """Write `report.html` and the headline figures; the last arm is compared with the first one."""
     rows = {name: arms.rows(name) for name in arms.names}
     first, last = arms.names[0], arms.names[-1]
@@ -56,14 +45,14 @@ def write_reward_report(run: Run, config: Any, arms: Arms) -> Report:
             "Seed": str(config.seed),
         },
         sections=[
-            Comparison(
+            doc.Comparison(
                 "Rewards",
                 note="Mean over prompts with bootstrap intervals; the change is paired by prompt.",
                 names=(_title(first), _title(last)),
                 rows=_rewards(rows[first], rows[last], arms.rewards.names),
                 scale="row",
             ),
-            Comparison(
+            doc.Comparison(
                 "Fluency guard",
                 note="A reward that is met with broken language shows here: the answers' log-probability under the model "
                 "itself, without any alignment prompt.",
@@ -72,7 +61,7 @@ def write_reward_report(run: Run, config: Any, arms: Arms) -> Report:
                 scale="row",
             ),
             _all_arms(rows, arms),
-            Samples(
+            doc.Samples(
                 "Answers side by side",
                 columns=[_title(name) for name in arms.names],
                 rows=[_sample(arms, rows, place) for place in range(len(arms.tasks))],
@@ -93,7 +82,7 @@ def write_reward_report(run: Run, config: Any, arms: Arms) -> Report:
     )
 
 
-def _headline(first: Rows, last: Rows, change: Estimate, drop: float | None) -> Headline:
+def _headline(first: Rows, last: Rows, change: doc.Estimate, drop: float | None) -> doc.Headline:
     sides = (first, last)
     reward = [_mean(_numbers(rows, "reward")) for rows in sides]
     logp = [_mean(_measured(rows)) for rows in sides]
@@ -109,18 +98,18 @@ def _headline(first: Rows, last: Rows, change: Estimate, drop: float | None) -> 
         text += f"The mean log-probability of a token changed by {-drop:+.2f} nats."
     else:
         text += f"Fluency suffered: a token's mean log-probability fell by {drop:.2f} nats. Read the answers."
-    return Headline(
+    return doc.Headline(
         outcome_of(change, guard=fluent),
         text,
         [
-            Figure("Reward", reward[1], before=reward[0], difference=change, note=f"{len(last)} prompts"),
-            Figure("Log-probability of a token (nats)", logp[1], before=logp[0], better="neither"),
-            Figure("Tokens of an answer", tokens[1], before=tokens[0], better="neither"),
+            doc.Figure("Reward", reward[1], before=reward[0], difference=change, note=f"{len(last)} prompts"),
+            doc.Figure("Log-probability of a token (nats)", logp[1], before=logp[0], better="neither"),
+            doc.Figure("Tokens of an answer", tokens[1], before=tokens[0], better="neither"),
         ],
     )
 
 
-def _rewards(first: Rows, last: Rows, names: Sequence[str]) -> list[ComparisonRow]:
+def _rewards(first: Rows, last: Rows, names: Sequence[str]) -> list[doc.ComparisonRow]:
     def values(rows: Rows, name: str) -> list[float]:
         return [one["values"][name] for one in rows]
 
@@ -129,7 +118,7 @@ def _rewards(first: Rows, last: Rows, names: Sequence[str]) -> list[ComparisonRo
     return made + [paired(name, values(first, name), values(last, name), unit="number") for name in names]
 
 
-def _fluency(first: Rows, last: Rows) -> list[ComparisonRow]:
+def _fluency(first: Rows, last: Rows) -> list[doc.ComparisonRow]:
     pairs = [
         (one["logp"], other["logp"])
         for one, other in zip(first, last, strict=True)
@@ -145,7 +134,7 @@ def _fluency(first: Rows, last: Rows) -> list[ComparisonRow]:
     ]
 
 
-def _all_arms(rows: dict[str, Any], arms: Arms) -> TableSection:
+def _all_arms(rows: dict[str, Any], arms: Arms) -> doc.TableSection:
     made = []
     for name in arms.names:
         mine, facts = rows[name], arms.facts(name)
@@ -153,7 +142,7 @@ def _all_arms(rows: dict[str, Any], arms: Arms) -> TableSection:
         ended = _mean([float(one["finish_reasons"][0] == "stop") for one in mine])
         measured = [reward.value, reward.low, reward.high, _mean(_measured(mine)), ended]
         made.append([_title(name), *measured, facts.get("tokens_tried"), facts["seconds"]])
-    return TableSection(
+    return doc.TableSection(
         "All ways to answer",
         note="Tokens tried are those computed after the prompts; time is that of the session that finished the row.",
         columns=[
@@ -164,12 +153,12 @@ def _all_arms(rows: dict[str, Any], arms: Arms) -> TableSection:
     )  # fmt: skip
 
 
-def _sample(arms: Arms, rows: dict[str, Any], place: int) -> Sample:
+def _sample(arms: Arms, rows: dict[str, Any], place: int) -> doc.Sample:
     task = arms.tasks[place]
-    return Sample(
+    return doc.Sample(
         task.prompt[-1]["content"] if task.prompt else "",
         [
-            Output(one["responses"][0], one["reward"], checks=one["values"])
+            doc.Output(one["responses"][0], one["reward"], checks=one["values"])
             for one in (rows[name][place] for name in arms.names)
         ],
     )

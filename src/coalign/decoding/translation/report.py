@@ -11,21 +11,7 @@ from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.translator import AdaptiveTranslator
 from coalign.measures.statistics import paired_bootstrap
 from coalign.measures.translation_metrics import TranslationScores, corpus_scores
-from coalign.report.model import (
-    AnySection,
-    Comparison,
-    ComparisonRow,
-    Distribution,
-    Figure,
-    Headline,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    TableSection,
-    Text,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import effect, estimate, outcome_of, paired
 
@@ -40,7 +26,7 @@ def write_translation_report(
     translator: AdaptiveTranslator,
     sentences: Sequence[Sentence],
     arms: dict[str, Rows],
-) -> Report:
+) -> doc.Report:
     """Write `report.html`, `translations.json` with the scores, and the headline figures."""
     scored = all(one.target for one in sentences)
     scores = {name: _scores(rows, config) for name, rows in arms.items()} if scored else {}
@@ -71,7 +57,7 @@ def write_translation_report(
     )
 
 
-def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) -> Report:
+def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) -> doc.Report:
     """Write the report of interactive work: how often proposals were accepted, what was corrected."""
     rows = read_rows(run.artefacts / "session.jsonl", repair=True)
     decided = [row for row in rows if row["final"]]
@@ -85,12 +71,12 @@ def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) 
         run,
         config,
         title=f"{config.source_language} to {config.target_language} with a translator",
-        verdict=Headline(
-            "neutral", text, [Figure("Accepted as proposed", share, unit="percent", better="neither")]
+        verdict=doc.Headline(
+            "neutral", text, [doc.Figure("Accepted as proposed", share, unit="percent", better="neither")]
         ),
         facts={"Model": config.endpoint_model or config.model, "Memory": f"{len(translator.memory)} entries"},
         sections=[
-            TableSection(
+            doc.TableSection(
                 "Decisions",
                 columns=["source", "proposal", "final", "best match"],
                 rows=[
@@ -127,12 +113,14 @@ def _shares(rows: Rows) -> dict[str, float | None]:
     }
 
 
-def _headline(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> Headline:
+def _headline(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> doc.Headline:
     first, last = next(iter(arms)), list(arms)[-1]
     after = scores[last]
     if first == last:
         text = f"With {last} the translations reach {after.chrf:.1f} chrF++ and {after.bleu:.1f} BLEU."
-        return Headline("neutral", text, [Figure("chrF++", after.chrf), Figure("BLEU", after.bleu)])
+        return doc.Headline(
+            "neutral", text, [doc.Figure("chrF++", after.chrf), doc.Figure("BLEU", after.bleu)]
+        )
     before = scores[first]
     change = estimate(paired_bootstrap(_chrf(arms[first]), _chrf(arms[last])))
     said = effect(change, "higher")
@@ -142,29 +130,29 @@ def _headline(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> He
             " They got worse." if said == "worse" else " The interval of the change does not exclude zero."
         )
     note = "difference: mean over sentences"
-    return Headline(
+    return doc.Headline(
         outcome_of(change),
         text,
         [
-            Figure("chrF++", after.chrf, before=before.chrf, difference=change, note=note),
-            Figure("BLEU", after.bleu, before=before.bleu),
-            Figure("TER", after.ter, before=before.ter, better="lower"),
+            doc.Figure("chrF++", after.chrf, before=before.chrf, difference=change, note=note),
+            doc.Figure("BLEU", after.bleu, before=before.bleu),
+            doc.Figure("TER", after.ter, before=before.ter, better="lower"),
         ],
     )
 
 
-def _unscored(sentences: Sequence[Sentence], arms: dict[str, Rows]) -> Headline:
-    return Headline(
+def _unscored(sentences: Sequence[Sentence], arms: dict[str, Rows]) -> doc.Headline:
+    return doc.Headline(
         "neutral",
         f"{len(sentences)} sentences were translated in {len(arms)} ways. There are no references, so nothing is scored.",
     )
 
 
-def _table(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> TableSection:
+def _table(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> doc.TableSection:
     shown = ("term_usage", "copied", "empty")
     shares = {name: [_shares(rows)[one] for one in shown] for name, rows in arms.items()}
     made = [[name, one.bleu, one.chrf, one.ter, *shares[name]] for name, one in scores.items()]
-    return TableSection(
+    return doc.TableSection(
         "Scores by number of matches",
         note="Corpus scores by sacrebleu; TER: lower is better. Terms used: of those whose target side the reference "
         "has. Copied: the translation of a match, word for word.",
@@ -174,7 +162,7 @@ def _table(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> Table
     )
 
 
-def _bands(arms: dict[str, Rows]) -> list[AnySection]:
+def _bands(arms: dict[str, Rows]) -> list[doc.AnySection]:
     """chrF++ by how similar the best match is: first way against last."""
     names = list(arms)
     if len(names) < 2:
@@ -188,7 +176,7 @@ def _bands(arms: dict[str, Rows]) -> list[AnySection]:
             label = f"below {high:g}" if low < 0 else f"{low:g} to {min(high, 1.0):g}"
             made.append(_row(label, inside))
     return [
-        Comparison(
+        doc.Comparison(
             "chrF++ by similarity of the best match",
             note="Mean of sentence scores with bootstrap intervals; the change is paired by sentence.",
             names=(first, last),
@@ -197,12 +185,12 @@ def _bands(arms: dict[str, Rows]) -> list[AnySection]:
     ]
 
 
-def _row(name: str, pairs: Sequence[Any], *, emphasis: bool = False) -> ComparisonRow:
+def _row(name: str, pairs: Sequence[Any], *, emphasis: bool = False) -> doc.ComparisonRow:
     before, after = ([pair[side]["chrf"] for pair in pairs] for side in (0, 1))
     return paired(name, before, after, unit="number", emphasis=emphasis)
 
 
-def _terms(arms: dict[str, Rows]) -> list[AnySection]:
+def _terms(arms: dict[str, Rows]) -> list[doc.AnySection]:
     """Terms that were wanted and missing with the last way."""
     rows = list(arms.values())[-1]
     missing = [
@@ -213,7 +201,7 @@ def _terms(arms: dict[str, Rows]) -> list[AnySection]:
     if not missing:
         return []
     return [
-        TableSection(
+        doc.TableSection(
             "Sentences that lack a term",
             note=f"With {list(arms)[-1]}; the first 50.",
             columns=["source", "terms in the prompt", "translation"],
@@ -222,25 +210,25 @@ def _terms(arms: dict[str, Rows]) -> list[AnySection]:
     ]
 
 
-def _similarities(arms: dict[str, Rows]) -> Distribution:
+def _similarities(arms: dict[str, Rows]) -> doc.Distribution:
     rows = list(arms.values())[-1]
-    return Distribution(
+    return doc.Distribution(
         "Similarity of the best match",
         note="Many values near 1 mean near-duplicates, which flatter the scores: max_similarity leaves them out.",
-        samples=[Values("best match", [row["similarity"] for row in rows])],
+        samples=[doc.Values("best match", [row["similarity"] for row in rows])],
         x_label="similarity",
     )
 
 
-def _samples(arms: dict[str, Rows], scored: bool) -> Samples:
+def _samples(arms: dict[str, Rows], scored: bool) -> doc.Samples:
     rows = list(zip(*arms.values(), strict=True))
-    return Samples(
+    return doc.Samples(
         "Translations side by side",
         columns=list(arms),
         rows=[
-            Sample(
+            doc.Sample(
                 one[0]["source"] + (f"\n{one[0]['reference']}" if scored else ""),
-                [Output(each["translation"], each.get("chrf")) for each in one],
+                [doc.Output(each["translation"], each.get("chrf")) for each in one],
                 tags=[f"best match {_similarity(one[-1]):.2f}"] if one[-1]["similarity"] is not None else [],
             )
             for one in rows
@@ -251,11 +239,11 @@ def _samples(arms: dict[str, Rows], scored: bool) -> Samples:
     )
 
 
-def _notes(scores: dict[str, TranslationScores]) -> list[AnySection]:
+def _notes(scores: dict[str, TranslationScores]) -> list[doc.AnySection]:
     if not scores:
         return []
     signatures = next(iter(scores.values())).signatures
-    return [Text("Signatures", paragraphs=[f"{name}: {one}" for name, one in signatures.items()])]
+    return [doc.Text("Signatures", paragraphs=[f"{name}: {one}" for name, one in signatures.items()])]
 
 
 def _similarity(row: dict[str, Any]) -> float:

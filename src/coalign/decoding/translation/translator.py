@@ -10,6 +10,7 @@ from typing import Any, Literal
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, option
 from coalign.data.records import Messages
+from coalign.decoding.translation import prompts as wording
 from coalign.decoding.translation.files import Sentence, language_code
 from coalign.decoding.translation.memory import (
     Match,
@@ -18,17 +19,6 @@ from coalign.decoding.translation.memory import (
     TranslationUnit,
     everyday,
     terms_in,
-)
-from coalign.decoding.translation.prompts import (
-    Labels,
-    Shot,
-    Term,
-    TranslationRequest,
-    clean_translation,
-    extraction_prompt,
-    length_limit,
-    read_terms,
-    translation_prompt,
 )
 from coalign.models.types import Generator, Sampling
 
@@ -93,8 +83,8 @@ class TranslationOptions(OptionGroup):
         )
 
     @property
-    def labels(self) -> Labels:
-        return Labels(self.source_language, self.target_language, self.mt_label, self.terms_label)
+    def labels(self) -> wording.Labels:
+        return wording.Labels(self.source_language, self.target_language, self.mt_label, self.terms_label)
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ class Proposal:
     translation: str
     raw: str
     matches: Sequence[tuple[TranslationUnit, float]] = ()
-    terms: Sequence[Term] = field(default_factory=tuple)
+    terms: Sequence[wording.Term] = field(default_factory=tuple)
     top_similarity: float | None = None
 
     @property
@@ -134,12 +124,12 @@ class AdaptiveTranslator:
 
     generator: Generator
     memory: TranslationMemory
-    glossary: Sequence[Term]
+    glossary: Sequence[wording.Term]
     options: TranslationOptions
     _: KW_ONLY
     chat: bool = False
     own: bool = False
-    _extracted: dict[int, list[Term]] = field(default_factory=dict, init=False)
+    _extracted: dict[int, list[wording.Term]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.options.terms == "glossary" and not self.glossary:
@@ -175,16 +165,16 @@ class AdaptiveTranslator:
             self._extract({one.index for found in used for one in found})
         requests = [self._request(one, found) for one, found in zip(sentences, used, strict=True)]
         prompts = [
-            translation_prompt(one, options.labels, best_last=options.order == "best last")
+            wording.translation_prompt(one, options.labels, best_last=options.order == "best last")
             for one in requests
         ]
-        limit = length_limit([one.source for one in sentences], options.length_multiplier)
+        limit = wording.length_limit([one.source for one in sentences], options.length_multiplier)
         replies = self._ask(prompts, limit, options.seed + start, ("\n",), label)
         return [
             Proposal(
                 sentence=one,
                 prompt=prompt,
-                translation=clean_translation(reply, one.source),
+                translation=wording.clean_translation(reply, one.source),
                 raw=reply,
                 matches=tuple((self.memory.units[match.index], match.score) for match in found),
                 terms=tuple(request.terms),
@@ -214,22 +204,22 @@ class AdaptiveTranslator:
         draw = random.Random(f"{self.options.seed} {number}")
         return [Match(one, float("nan")) for one in draw.sample(rest, min(count, len(rest)))]
 
-    def _request(self, sentence: Sentence, matches: Sequence[Match]) -> TranslationRequest:
+    def _request(self, sentence: Sentence, matches: Sequence[Match]) -> wording.TranslationRequest:
         options = self.options
         units = [self.memory.units[one.index] for one in matches]
         in_shots = [self._shot_terms(one.index) for one in matches]
         shots = [
-            Shot(unit.source, unit.target, unit.mt if options.mt == "all" else None, terms)
+            wording.Shot(unit.source, unit.target, unit.mt if options.mt == "all" else None, terms)
             for unit, terms in zip(units, in_shots, strict=True)
         ]
-        return TranslationRequest(
+        return wording.TranslationRequest(
             sentence.source,
             shots,
             sentence.mt if options.mt != "none" else None,
             self._terms(sentence, [pair for terms in in_shots for pair in terms]),
         )
 
-    def _shot_terms(self, index: int) -> list[Term]:
+    def _shot_terms(self, index: int) -> list[wording.Term]:
         unit, options = self.memory.units[index], self.options
         if options.terms == "none":
             return []
@@ -237,7 +227,7 @@ class AdaptiveTranslator:
             return self._extracted.get(index, [])
         return terms_in(self.glossary, unit.source, target=unit.target, count=options.max_terms)
 
-    def _terms(self, sentence: Sentence, in_shots: Sequence[Term]) -> list[Term]:
+    def _terms(self, sentence: Sentence, in_shots: Sequence[wording.Term]) -> list[wording.Term]:
         options = self.options
         if options.terms == "none":
             return []
@@ -251,11 +241,12 @@ class AdaptiveTranslator:
             return
         options, units = self.options, [self.memory.units[index] for index in new]
         prompts = [
-            extraction_prompt(one.source, one.target, options.labels, options.max_terms) for one in units
+            wording.extraction_prompt(one.source, one.target, options.labels, options.max_terms)
+            for one in units
         ]
         replies = self._ask(prompts, 16 * options.max_terms, options.seed, ("\n\n",), "Extracting terms")
         for index, unit, reply in zip(new, units, replies, strict=True):
-            found = read_terms(reply, unit.source, unit.target, options.max_terms)
+            found = wording.read_terms(reply, unit.source, unit.target, options.max_terms)
             self._extracted[index] = [one for one in found if not everyday(one[0])]
 
     def _ask(

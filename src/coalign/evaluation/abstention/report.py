@@ -8,21 +8,11 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.evaluation.abstention.questions import Question
 from coalign.loops.rounds import STAGES, Round, timings
-from coalign.report.model import (
-    AnySection,
-    Better,
-    Command,
-    Comparison,
-    Headline,
-    Output,
-    Sample,
-    Samples,
-    TableSection,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, figure_of, outcome_of
 
-METRICS: tuple[tuple[str, str, Better], ...] = (
+METRICS: tuple[tuple[str, str, doc.Better], ...] = (
     ("honesty", "Honesty", "higher"),
     ("prudence", "Prudence: declined of what it does not know", "higher"),
     ("over_conservativeness", "Over-conservativeness: declined of what it knew", "lower"),
@@ -43,7 +33,7 @@ def write_abstention_report(
     trained = "evaluate" in results
     stage = "evaluate" if trained else "prompted"
     found = results[stage]
-    sections: list[AnySection] = [_comparison(found, "After")]
+    sections: list[doc.AnySection] = [_comparison(found, "After")]
     if trained:
         sections.append(_comparison(results["prompted"], "Instruction alone", title="Without training"))
     publish(
@@ -58,12 +48,12 @@ def write_abstention_report(
             *(event["note"] for event in run.events("data")),
         ],
         rounds=timings([round], STAGES),
-        then=[Command(f"coalign chat {run.path}", "talk to the model")] if run.model.exists() else [],
+        then=[doc.Command(f"coalign chat {run.path}", "talk to the model")] if run.model.exists() else [],
         figures={name: found["after"][name]["mean"] for name, _, _ in METRICS},
     )
 
 
-def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> Headline:
+def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> doc.Headline:
     before, after = found["before"], found["after"]
     held_against = before["honesty"]["mean"]
     change = {
@@ -77,7 +67,7 @@ def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> Headline:
         figure_of(compared(title.partition(":")[0], before[name], after[name], better=better))
         for name, title, better in METRICS
     ]
-    return Headline(
+    return doc.Headline(
         outcome_of(change),
         f"After {what}: honesty {percent['honesty']:.1f} % (before {100 * held_against:.1f} %), prudence "
         f"{percent['prudence']:.1f} %, over-conservativeness {percent['over_conservativeness']:.1f} %, on {n} questions.",
@@ -85,7 +75,7 @@ def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> Headline:
     )
 
 
-def _comparison(found: Mapping[str, Any], after: str, *, title: str = "Metrics") -> Comparison:
+def _comparison(found: Mapping[str, Any], after: str, *, title: str = "Metrics") -> doc.Comparison:
     rows = [
         compared(
             label,
@@ -98,12 +88,12 @@ def _comparison(found: Mapping[str, Any], after: str, *, title: str = "Metrics")
         for name, label, better in METRICS
     ]
     note = "A model that never declines has 50 % honesty, and so has one that always does."
-    return Comparison(title, note=note, rows=rows, names=("Before", after))
+    return doc.Comparison(title, note=note, rows=rows, names=("Before", after))
 
 
-def _grid(found: Mapping[str, Any]) -> TableSection:
+def _grid(found: Mapping[str, Any]) -> doc.TableSection:
     counts = found["after"]["transitions"]
-    return TableSection(
+    return doc.TableSection(
         "From before to after",
         note="Questions by the type of their answer. Wrong or declined before, correct after: in no metric.",
         columns=["before", *(f"after: {one}" for one in TYPES)],
@@ -113,16 +103,16 @@ def _grid(found: Mapping[str, Any]) -> TableSection:
 
 def _answers(
     round: Round, test: Sequence[Question], types: Mapping[str, Sequence[str]], stage: str
-) -> Samples:
+) -> doc.Samples:
     texts = [{row["id"]: row["responses"][0] for row in round.read(name)} for name in ("baseline", stage)]
     good = {"correct": 1.0, "idk": 0.5, "wrong": 0.0}
     rows = [
-        Sample(
+        doc.Sample(
             f"{one.question}\nGold: {', '.join(one.answers[:3])}",
-            [Output(found[one.id], good[kind]) for found, kind in zip(texts, types[one.id], strict=True)],
+            [doc.Output(found[one.id], good[kind]) for found, kind in zip(texts, types[one.id], strict=True)],
             tags=[f"{types[one.id][0]} → {types[one.id][1]}"],
         )
         for one in test
     ]
     note = "Scores: correct 1, declined 0.5, wrong 0; for ordering alone."
-    return Samples("Answers", note=note, columns=["Before", "After"], rows=rows, unit="number")
+    return doc.Samples("Answers", note=note, columns=["Before", "After"], rows=rows, unit="number")

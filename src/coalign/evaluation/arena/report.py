@@ -12,23 +12,11 @@ from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
 from coalign.judging.protocol import Cost
 from coalign.judging.report import cost_table
-from coalign.report.model import (
-    Chart,
-    Command,
-    Curves,
-    Figure,
-    Headline,
-    Output,
-    Sample,
-    Samples,
-    Series,
-    TableSection,
-    Unit,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 
 _HOW = {"judge": "judge", "empty": "an empty output loses", "same": "equal outputs tie"}
-_BOARD: dict[str, tuple[str, Unit]] = {
+_BOARD: dict[str, tuple[str, doc.Unit]] = {
     "rank": ("rank", "integer"),
     "model": ("model", "number"),
     "rating": ("rating", "integer"),
@@ -53,30 +41,30 @@ def write_arena_report(
         + ("their intervals do not overlap." if clear else "their intervals overlap.")
     )
     figures = [
-        Figure("Leader", first["model"]),
-        Figure("Matches", results["matches"], unit="integer", note=f"{results['judged']:,} judged"),
-        Figure("Ties", results["ties"], unit="integer", better="neither"),
-        Figure("Without a verdict", results["without_verdict"], unit="integer", better="lower"),
+        doc.Figure("Leader", first["model"]),
+        doc.Figure("Matches", results["matches"], unit="integer", note=f"{results['judged']:,} judged"),
+        doc.Figure("Ties", results["ties"], unit="integer", better="neither"),
+        doc.Figure("Without a verdict", results["without_verdict"], unit="integer", better="lower"),
     ]
     if truth := results.get("ground_truth"):
         note = f"{truth['models']} models"
-        figures.append(Figure("Rank correlation with the truth", truth["spearman"], note=note))
+        figures.append(doc.Figure("Rank correlation with the truth", truth["spearman"], note=note))
     cost = sum((one.comparison.cost for one in played if one.comparison), Cost())
     cycles, triples = results["cyclic_triples"]
     publish(
         run,
         config,
         title=f"{results['models']} models on {results['prompts']} prompts, judged by {judge_name(config)}",
-        verdict=Headline("neutral", text, figures),
+        verdict=doc.Headline("neutral", text, figures),
         sections=[
-            TableSection(
+            doc.TableSection(
                 "Leaderboard",
                 note=_note(results),
                 columns=list(_BOARD),
                 rows=[[row[key] for key, _ in _BOARD.values()] for row in board],
                 units={name: unit for name, (_, unit) in _BOARD.items() if unit != "number"},
             ),
-            TableSection(
+            doc.TableSection(
                 "Wins by pair",
                 note="Share of the row's wins over the column, ties half. A dash: they never met. "
                 f"{cycles} of {triples} triples that have all met are cycles (a beats b, b beats c, c beats a).",
@@ -90,7 +78,7 @@ def write_arena_report(
         ],
         facts={"Date": run.environment()["started"][:10], "Models": ", ".join(outputs.models)},
         then=[
-            Command(
+            doc.Command(
                 f"coalign annotate {run.artefacts / 'matches.jsonl'} --out human.jsonl",
                 "Judge the matches yourself, blind",
             )
@@ -99,7 +87,7 @@ def write_arena_report(
     )
 
 
-def match_samples(played: Sequence[Played], outputs: Outputs) -> Samples:
+def match_samples(played: Sequence[Played], outputs: Outputs) -> doc.Samples:
     """Every match, to be filtered by model, round and outcome."""
     rows = []
     for one in played:
@@ -111,17 +99,19 @@ def match_samples(played: Sequence[Played], outputs: Outputs) -> Samples:
             [f"Goes on: {outputs.models[one.winner]} ({_HOW[one.how]})", *filter(None, replies)]
         )
         rows.append(
-            Sample(
+            doc.Sample(
                 question_text(outputs.prompts[one.match.prompt]),
                 [
-                    Output(f"[{names[0]}]\n\n{texts[one.match.first]}"),
-                    Output(f"[{names[1]}]\n\n{texts[one.match.second]}"),
-                    Output(said),
+                    doc.Output(f"[{names[0]}]\n\n{texts[one.match.first]}"),
+                    doc.Output(f"[{names[1]}]\n\n{texts[one.match.second]}"),
+                    doc.Output(said),
                 ],
                 tags=[*names, f"round {one.match.round}", *([outcome] if outcome else [])],
             )
         )
-    return Samples("Matches", columns=["Shown first", "Shown second", "Verdict"], rows=rows, better="neither")
+    return doc.Samples(
+        "Matches", columns=["Shown first", "Shown second", "Verdict"], rows=rows, better="neither"
+    )
 
 
 def write_simulation_report(run: Run, config: Any, results: Mapping[str, Any]) -> None:
@@ -133,28 +123,28 @@ def write_simulation_report(run: Run, config: Any, results: Mapping[str, Any]) -
     for precision in dict.fromkeys(row["precision"] for row in rows):
         mine = sorted((row for row in rows if row["precision"] == precision), key=lambda row: row["prompts"])
         steps = [row["prompts"] for row in mine]
-        lines = [Series(name, steps, [row[name] for row in mine]) for name in ("tournament", "anchored")]
-        charts.append(Chart(f"Judge of precision {precision:g}", lines, x_label="prompts"))
+        lines = [doc.Series(name, steps, [row[name] for row in mine]) for name in ("tournament", "anchored")]
+        charts.append(doc.Chart(f"Judge of precision {precision:g}", lines, x_label="prompts"))
     keys = ("prompts", "precision", "tournament", "anchored", "share_higher")
     nearer = "trials in which the tournament is nearer"
     publish(
         run,
         config,
         title=f"Simulated benchmarks of {results['models']} models",
-        verdict=Headline(
+        verdict=doc.Headline(
             "neutral",
             text,
-            [Figure("Trials a setting", results["trials"], unit="integer", better="neither")],
+            [doc.Figure("Trials a setting", results["trials"], unit="integer", better="neither")],
         ),
         sections=[
-            TableSection(
+            doc.TableSection(
                 "Median rank correlation with the truth",
                 note="Tournaments get one verdict a prompt fewer than the comparisons with a reference.",
                 columns=[*keys[:-1], nearer],
                 rows=[[row[key] for key in keys] for row in rows],
                 units={"prompts": "integer", nearer: "percent"},
             ),
-            Curves("By the number of prompts", charts=charts),
+            doc.Curves("By the number of prompts", charts=charts),
         ],
         figures={"settings ahead": ahead},
     )
@@ -176,13 +166,13 @@ def _note(results: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _anchored(found: Mapping[str, Any] | None) -> list[TableSection]:
+def _anchored(found: Mapping[str, Any] | None) -> list[doc.TableSection]:
     if not found:
         return []
     agreement = found["spearman_with_tournament"]
     shown = "" if agreement is None else f" Rank correlation with the tournaments: {agreement:.2f}."
     return [
-        TableSection(
+        doc.TableSection(
             f"Against {found['reference']}",
             note=f"Share of wins over the reference, for {found['calls']} verdicts.{shown}",
             columns=["model", "win rate"],

@@ -11,23 +11,7 @@ from coalign.core.runs import Run
 from coalign.evaluation.factuality.text_pairs import PairSet, TextPair
 from coalign.measures.detection import best_threshold, bootstrap_of, roc_auc, spearman
 from coalign.measures.statistics import bootstrap_mean
-from coalign.report.model import (
-    AnySection,
-    Cell,
-    Command,
-    Curves,
-    Distribution,
-    Figure,
-    Headline,
-    Mark,
-    Output,
-    Sample,
-    Samples,
-    TableSection,
-    Text,
-    Tone,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, held_out
 
@@ -37,7 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 2000
 """Most claims with their sources on the page; the rows file has all."""
 SUPPORTED, DOUBTFUL, UNSUPPORTED, SOURCE = "supported", "doubtful", "not supported", "best support"
-MARKS: dict[str, Tone] = {SUPPORTED: "good", DOUBTFUL: "s1", UNSUPPORTED: "bad", SOURCE: "s0"}
+MARKS: dict[str, doc.Tone] = {SUPPORTED: "good", DOUBTFUL: "s1", UNSUPPORTED: "bad", SOURCE: "s0"}
 DOUBT = 0.2
 """A supported sentence within this of the threshold is called doubtful."""
 
@@ -90,58 +74,61 @@ def summarise(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
 
 def claim_report(
     rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float
-) -> tuple[Headline, list[AnySection]]:
+) -> tuple[doc.Headline, list[doc.AnySection]]:
     """The headline and the sections of the page."""
     found = summarise(rows, threshold)
     score, below, weak = found["score"], found["sentences_below"], found["claims_with_a_sentence_below"]
     figures = [
-        Figure("Mean score", score["mean"], note=_interval(score)),
-        Figure(
+        doc.Figure("Mean score", score["mean"], note=_interval(score)),
+        doc.Figure(
             f"Sentences below {threshold:g}",
             below,
             unit="integer",
             note=f"of {found['sentences']}",
             better="lower",
         ),
-        Figure(
+        doc.Figure(
             "Claims with such a sentence", weak, unit="integer", note=f"of {found['claims']}", better="lower"
         ),
     ]
     for key, name in AGREEMENT.items():
         if key in found:
-            figures.append(Figure(name, found[key]["mean"], note=_interval(found[key])))
+            figures.append(doc.Figure(name, found[key]["mean"], note=_interval(found[key])))
     text = (
         f"{weak} of {found['claims']} claims have a sentence that its source does not support (score below "
         f"{threshold:g})."
     )
-    sections: list[AnySection] = _labels(found)
+    sections: list[doc.AnySection] = _labels(found)
     if found["truncated_pairs"]:
         note = (
             f"{found['truncated_pairs']} pairs of chunk and sentence in {found['claims_with_truncation']} claims did not fit "
             "the encoder: the end of the chunk was not read. A smaller --words-per-chunk avoids it, unless a single sentence "
             "is that long."
         )
-        sections.append(Text("Cut off", paragraphs=[note]))
+        sections.append(doc.Text("Cut off", paragraphs=[note]))
     sentence_scores = [one["score"] for row in rows for one in row["sentences"]]
     sections += [
-        Distribution(
+        doc.Distribution(
             "Scores",
-            samples=[Values("claims", [row["score"] for row in rows]), Values("sentences", sentence_scores)],
+            samples=[
+                doc.Values("claims", [row["score"] for row in rows]),
+                doc.Values("sentences", sentence_scores),
+            ],
             x_label="alignment score",
         ),
         claim_samples(rows, pairs, threshold),
     ]
-    return Headline("neutral", text, figures), sections
+    return doc.Headline("neutral", text, figures), sections
 
 
-def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> Samples:
+def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> doc.Samples:
     """Claims with their sentences marked, the worst sentence first, beside sources with the chunks that support them."""
     texts = {one.id: one for one in pairs}
     order = sorted(rows, key=_lowest)
     note = "The claim with the weakest sentence first. Point at a mark, or click it, for its score."
     if len(order) > SHOWN:
         note += f" The first {SHOWN:,} of {len(order):,}; artefacts/scores.jsonl has all."
-    return Samples(
+    return doc.Samples(
         "Claims",
         note=note,
         columns=["Claim", "Source"],
@@ -152,12 +139,12 @@ def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: flo
     )
 
 
-def _sample(row: Row, pair: TextPair, threshold: float) -> Sample:
+def _sample(row: Row, pair: TextPair, threshold: float) -> doc.Sample:
     weak = [one for one in row["sentences"] if one["score"] < threshold]
     tags = ["all supported" if not weak else "not supported", *(["cut off"] if row["truncated"] else [])]
     label = "" if row["label"] is None else f", label {row['label']:g}"
     claim_marks = [
-        Mark(
+        doc.Mark(
             one["start"],
             one["end"],
             _name(one["score"], threshold),
@@ -166,24 +153,24 @@ def _sample(row: Row, pair: TextPair, threshold: float) -> Sample:
         for one in row["sentences"]
         if one["end"] > one["start"]
     ]
-    return Sample(
+    return doc.Sample(
         f"{pair.id}: {len(weak)} of {len(row['sentences'])} sentences not supported{label}",
         [
-            Output(pair.claim, row["score"], marks=claim_marks),
-            Output(pair.context, marks=_source_marks(row)),
+            doc.Output(pair.claim, row["score"], marks=claim_marks),
+            doc.Output(pair.context, marks=_source_marks(row)),
         ],
         tags=tags,
     )
 
 
-def _source_marks(row: Row) -> list[Mark]:
+def _source_marks(row: Row) -> list[doc.Mark]:
     """A mark for each chunk that supports a sentence best; its note names them."""
     supported: dict[int, list[str]] = {}
     for number, one in enumerate(row["sentences"], start=1):
         supported.setdefault(one["chunk"], []).append(f"sentence {number} ({one['score']:.3f})")
     chunks = {chunk: row["chunks"][chunk] for chunk in sorted(supported)}
     return [
-        Mark(one["start"], one["end"], SOURCE, f"chunk {chunk + 1}, of {', '.join(supported[chunk])}")
+        doc.Mark(one["start"], one["end"], SOURCE, f"chunk {chunk + 1}, of {', '.join(supported[chunk])}")
         for chunk, one in chunks.items()
         if one["end"] > one["start"]
     ]
@@ -205,10 +192,10 @@ def _interval(value: Mapping[str, Any]) -> str:
     return f"{value['low']:.3f} to {value['high']:.3f} (95 % interval)"
 
 
-def _labels(found: Mapping[str, Any]) -> list[AnySection]:
+def _labels(found: Mapping[str, Any]) -> list[doc.AnySection]:
     if "labelled" not in found:
         return []
-    rows: list[list[Cell]] = [
+    rows: list[list[doc.Cell]] = [
         [name, *(found[key][one] for one in ("mean", "low", "high"))]
         for key, name in AGREEMENT.items()
         if key in found
@@ -220,9 +207,9 @@ def _labels(found: Mapping[str, Any]) -> list[AnySection]:
             [optimistic, best["balanced_accuracy"], None, None],
         ]
     if not rows:
-        return [Text("Labels", paragraphs=["All labels are the same: nothing can be compared."])]
+        return [doc.Text("Labels", paragraphs=["All labels are the same: nothing can be compared."])]
     return [
-        TableSection(
+        doc.TableSection(
             "Agreement with labels",
             note=f"{found['labelled']} claims with a label; 95 % bootstrap intervals over claims.",
             columns=["Measure", "Value", "Low", "High"],
@@ -231,7 +218,7 @@ def _labels(found: Mapping[str, Any]) -> list[AnySection]:
     ]
 
 
-def training_sections(result: Trained) -> list[Curves]:
+def training_sections(result: Trained) -> list[doc.Curves]:
     """Curves of a training."""
     rows = [{key.removeprefix("losses/"): one for key, one in row.items()} for row in result.history]
     note = "Cross-entropies in units of chance (1 is guessing), the regression's squared error, nats for masked tokens."
@@ -247,15 +234,15 @@ def write_claim_report(
     pairs: PairSet | None,
     rows: Sequence[Row],
     *,
-    sections: Sequence[AnySection] = (),
-    then: Sequence[Command] = (),
+    sections: Sequence[doc.AnySection] = (),
+    then: Sequence[doc.Command] = (),
 ) -> None:
     """Write `report.html` and the headline of `status.json`."""
-    headline, found = Headline("neutral", "Trained; nothing was scored."), []
+    headline, found = doc.Headline("neutral", "Trained; nothing was scored."), []
     if pairs is not None:
         headline, found = claim_report(rows, pairs.pairs, config.threshold)
         if pairs.problems:
-            found.append(Text("Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
+            found.append(doc.Text("Skipped rows", paragraphs=[str(one) for one in pairs.problems[:20]]))
     publish(
         run,
         config,

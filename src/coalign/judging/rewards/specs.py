@@ -25,16 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
-from coalign.judging.rewards.mix import (
-    Combine,
-    ConstraintReward,
-    JudgeReward,
-    ModelReward,
-    OwnConstraintsReward,
-    Reward,
-    RewardMix,
-    Weighted,
-)
+from coalign.judging.rewards import mix
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
 
 if TYPE_CHECKING:
@@ -60,7 +51,7 @@ class RewardOptions(OptionGroup):
         "judge:CRITERION; may be given several times",
         split=False,
     )
-    combine: Combine = option("sum", "weighted mean of the rewards, the worst of them, or the best")
+    combine: mix.Combine = option("sum", "weighted mean of the rewards, the worst of them, or the best")
     normalise: bool = option(
         False, "standardise each reward over the candidates of a step, for rewards of different scale"
     )
@@ -126,7 +117,7 @@ def build_rewards(
     *,
     constraints: Mapping[int, Sequence[Constraint]] | None = None,
     open_judge: Callable[[str | None], Judge] | None = None,
-) -> RewardMix:
+) -> mix.RewardMix:
     """The rewards of `options`, models loaded.
 
     Args:
@@ -140,8 +131,8 @@ def build_rewards(
     specs = [parse_reward(one) for one in options.reward]
     if options.judge_model and not any(one.kind == "judge" for one in specs):
         raise ConfigError("judge_model has no effect without a reward judge:CRITERION.")
-    return RewardMix(
-        [Weighted(_reward(one, options, constraints, open_judge), one.weight) for one in specs],
+    return mix.RewardMix(
+        [mix.Weighted(_reward(one, options, constraints, open_judge), one.weight) for one in specs],
         combine=options.combine,
         normalise=options.normalise,
     )
@@ -152,25 +143,25 @@ def _reward(
     options: RewardOptions,
     constraints: Mapping[int, Sequence[Constraint]] | None,
     open_judge: Callable[[str | None], Judge] | None,
-) -> Reward:
+) -> mix.Reward:
     if spec.kind == "constraints":
         if constraints is None:
             raise ConfigError(
                 "reward: constraints: the prompts' column is read by `coalign run`, not here.",
                 hint="Name the verifiers themselves.",
             )
-        return OwnConstraintsReward(constraints)
+        return mix.OwnConstraintsReward(constraints)
     if spec.kind == "model":
         from coalign.models.reward_model import load_reward_model
 
         given: dict[str, Any] = dict(spec.arguments)
-        return ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
+        return mix.ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
     if spec.kind == "judge":
         if open_judge is None:
             raise ConfigError("reward: judge: there is no language model to judge with here.")
-        return JudgeReward(open_judge(options.judge_model), spec.name, spec.criteria)
+        return mix.JudgeReward(open_judge(options.judge_model), spec.name, spec.criteria)
     assert spec.constraint is not None
-    return ConstraintReward(spec.constraint)
+    return mix.ConstraintReward(spec.constraint)
 
 
 def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:

@@ -11,17 +11,7 @@ from coalign.core.runs import Run
 from coalign.loops.labelling import Labelling
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.statistics import paired_bootstrap
-from coalign.report.model import (
-    Cell,
-    Command,
-    Figure,
-    Headline,
-    Output,
-    Report,
-    Sample,
-    Samples,
-    TableSection,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, estimate, outcome_of
 
@@ -34,7 +24,7 @@ CHARTS = (
 )
 
 
-def write_judged_report(run: Run, loop: Labelling[Any], rounds: Sequence[Round]) -> Report:
+def write_judged_report(run: Run, loop: Labelling[Any], rounds: Sequence[Round]) -> doc.Report:
     """Write `report.html`, the model card and the headline of `status.json`."""
     config = loop.config
     before, after = loop.before(run), loop.after(rounds[-1])
@@ -56,7 +46,7 @@ def write_judged_report(run: Run, loop: Labelling[Any], rounds: Sequence[Round])
         ],
         rounds=timings(rounds, STAGES),
         limitations=["Answers are fine where the critic says so: read the samples."],
-        then=[Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
+        then=[doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
         figures={"fine_before": _fine(before), "fine_after": _fine(after)},
         trained_on=f"{len(loop.training)} prompts ({config.prompts}), answered by the model itself and criticised.",
     )
@@ -67,7 +57,7 @@ def _fine(rows: Rows) -> float | None:
     return fmean(known) if known else None
 
 
-def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> Headline:
+def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> doc.Headline:
     pairs = [
         (float(one["label"]), float(other["label"]))
         for one, other in zip(before, after, strict=True)
@@ -76,10 +66,10 @@ def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> Headline:
     if not pairs:
         count = sum(_counts(one)["criticised"] for one in rounds)
         text = f"{count} criticised answers were learned from. Nothing was held out, so nothing is claimed."
-        return Headline("neutral", text)
+        return doc.Headline("neutral", text)
     old, new = ([one[side] for one in pairs] for side in (0, 1))
     change = paired_bootstrap(old, new)
-    fault_free = Figure(
+    fault_free = doc.Figure(
         "Held-out answers without fault",
         fmean(new),
         before=fmean(old),
@@ -87,7 +77,7 @@ def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> Headline:
         difference=estimate(change),
         note=f"{len(pairs)} prompts, greedy answers",
     )
-    return Headline(
+    return doc.Headline(
         outcome_of(change),
         f"The critic finds no fault in {100 * fmean(new):.1f} % of {len(pairs)} held-out answers, "
         f"{100 * fmean(old):.1f} % before.",
@@ -99,8 +89,8 @@ def _counts(round: Round) -> dict[str, int]:
     return json.loads((round.folder / "counts.json").read_text(encoding="utf-8"))
 
 
-def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> TableSection:
-    table: list[dict[str, Cell]] = []
+def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> doc.TableSection:
+    table: list[dict[str, doc.Cell]] = []
     for one in rounds:
         counts = _counts(one)
         trained = json.loads((one.folder / "model.json").read_text(encoding="utf-8"))["trained"]
@@ -117,7 +107,7 @@ def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> TableSection
                 "held-out answers without fault": _fine(loop.after(one)),
             }
         )
-    return TableSection(
+    return doc.TableSection(
         "Rounds",
         note="Judged answers, those with a fault, and those trained on (all with a fault and some without). Left out: "
         "faulty answers of which nothing is said, and answers that are empty or have no verdict.",
@@ -127,20 +117,20 @@ def _rounds_table(loop: Labelling[Any], rounds: Sequence[Round]) -> TableSection
     )
 
 
-def _samples(before: Rows, after: Rows) -> Samples:
-    return Samples(
+def _samples(before: Rows, after: Rows) -> doc.Samples:
+    return doc.Samples(
         "Held-out prompts side by side",
         note="Greedy answers and what the critic says of them.",
         columns=["Before", "After"],
         rows=[
-            Sample(one["prompt"][-1]["content"], [_output(one), _output(other)])
+            doc.Sample(one["prompt"][-1]["content"], [_output(one), _output(other)])
             for one, other in zip(before, after, strict=True)
         ],
         score_name="without fault",
     )
 
 
-def _output(row: Mapping[str, Any]) -> Output:
+def _output(row: Mapping[str, Any]) -> doc.Output:
     said = f"\n\nCritic: {row['judgment']}" if row["judgment"] else ""
     fine = row["label"]
-    return Output(row["responses"][0] + said, None if fine is None else float(fine))
+    return doc.Output(row["responses"][0] + said, None if fine is None else float(fine))

@@ -22,30 +22,18 @@ from coalign.preference.studies.figures import (
     spread,
     spread_of_best,
 )
+from coalign.report import model as doc
 from coalign.report.format import number
-from coalign.report.model import (
-    AnySection,
-    Cell,
-    Chart,
-    Command,
-    Curves,
-    Figure,
-    Headline,
-    Report,
-    Series,
-    TableSection,
-    Text,
-)
 from coalign.report.page import publish
 
 DRAWN = ("satisfaction", "reward_accuracy", "logp_accuracy", "margin", "choices", "kl", "length")
 """Metrics with a chart over the number of pairs; the others stand in the tables."""
 
 
-def size_sections(rows: Rows, main: str) -> list[AnySection]:
+def size_sections(rows: Rows, main: str) -> list[doc.AnySection]:
     """Every metric over the number of pairs, one chart a start model and one line an objective; and tables."""
     starts = list(dict.fromkeys(row["start"] for row in rows))
-    sections: list[AnySection] = []
+    sections: list[doc.AnySection] = []
     for metric in sorted({*DRAWN} & {*measured(rows)}, key=[main, *MEASURES].index):
         drawn = [
             chart
@@ -53,12 +41,12 @@ def size_sections(rows: Rows, main: str) -> list[AnySection]:
             for chart in charts(start, _size_lines(rows, start, metric), "pairs", x_log=None)
         ]
         note = "Mean over seeds; the band is one standard deviation. The start model is drawn at every size."
-        sections.append(Curves(MEASURES[metric].title, note=note, charts=drawn))
+        sections.append(doc.Curves(MEASURES[metric].title, note=note, charts=drawn))
     sections += [_size_table(rows, start, main) for start in starts]
     return sections
 
 
-def _size_lines(rows: Rows, start: str, metric: str) -> list[Series | None]:
+def _size_lines(rows: Rows, start: str, metric: str) -> list[doc.Series | None]:
     own = [row for row in rows if row["start"] == start]
     lines = [
         line(objective, found, metric, lambda row: row["size"])
@@ -67,13 +55,13 @@ def _size_lines(rows: Rows, start: str, metric: str) -> list[Series | None]:
     before = of_start(own, metric)
     sizes = sorted({float(row["size"]) for row in own if row["objective"] != START})
     if before is not None and metric != "kl":
-        lines.append(Series("start model", sizes, [before] * len(sizes)))
+        lines.append(doc.Series("start model", sizes, [before] * len(sizes)))
     return lines
 
 
-def _size_table(rows: Rows, start: str, main: str) -> TableSection:
+def _size_table(rows: Rows, start: str, main: str) -> doc.TableSection:
     own = [row for row in rows if row["start"] == start]
-    groups: list[tuple[list[Cell], Sequence[Row]]] = [
+    groups: list[tuple[list[doc.Cell], Sequence[Row]]] = [
         (["start model", 0, None], [row]) for row in own if row["objective"] == START
     ]
     for (objective, size), found in grouped(own, lambda row: (row["objective"], row["size"])).items():
@@ -89,12 +77,12 @@ def _table(
     note: str,
     heads: Sequence[str],
     rows: Rows,
-    groups: Iterable[tuple[list[Cell], Sequence[Row]]],
+    groups: Iterable[tuple[list[doc.Cell], Sequence[Row]]],
     main: str,
-) -> TableSection:
+) -> doc.TableSection:
     """Every metric that `rows` have, the main one first, for each group of rows behind its head."""
     metrics = sorted(measured(rows), key=lambda name: name != main)
-    return TableSection(
+    return doc.TableSection(
         title,
         note=note,
         columns=[*heads, *(MEASURES[name].title for name in metrics)],
@@ -102,9 +90,9 @@ def _table(
     )
 
 
-def sensitivity_sections(rows: Rows, main: str) -> list[AnySection]:
+def sensitivity_sections(rows: Rows, main: str) -> list[doc.AnySection]:
     """Sensitivity by objective; main metric, KL and length over every varied setting; metric against KL; all cells."""
-    sections: list[AnySection] = [*_sensitivity_tables(sensitivity(rows, main), main)]
+    sections: list[doc.AnySection] = [*_sensitivity_tables(sensitivity(rows, main), main)]
     for metric in dict.fromkeys((main, "kl", "length")):
         drawn = [
             chart
@@ -112,9 +100,9 @@ def sensitivity_sections(rows: Rows, main: str) -> list[AnySection]:
             for chart in _setting_charts(objective, own, metric)
         ]
         if drawn:
-            sections.append(Curves(f"{MEASURES[metric].title}, over settings", charts=drawn))
+            sections.append(doc.Curves(f"{MEASURES[metric].title}, over settings", charts=drawn))
     sections.append(
-        Curves(
+        doc.Curves(
             "What a result costs in distance from the start model",
             note="Each point is a setting, averaged over seeds.",
             charts=_against_kl(rows, main),
@@ -124,12 +112,12 @@ def sensitivity_sections(rows: Rows, main: str) -> list[AnySection]:
     return sections
 
 
-def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[TableSection]:
+def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[doc.TableSection]:
     unit = MEASURES[main].unit
-    results: list[list[Cell]] = []
-    costs: list[list[Cell]] = []
+    results: list[list[doc.Cell]] = []
+    costs: list[list[doc.Cell]] = []
     for one in found:
-        head: list[Cell] = [one["objective"], one["tried"], one["diverged"]]
+        head: list[doc.Cell] = [one["objective"], one["tried"], one["diverged"]]
         if "best" not in one:
             results.append([*head, *[None] * 5])
             continue
@@ -138,14 +126,14 @@ def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[T
         at_best = [one["kl"].text(), one["length"].text()]
         costs.append([one["objective"], *at_best, one["mean_length"], one["length_spread"]])
     return [
-        TableSection(
+        doc.TableSection(
             "Sensitivity",
             note=f"{MEASURES[main].title}. Best: mean and standard deviation over seeds; mean, worst and spread (best "
             "minus worst) over the settings.",
             columns=["objective", "settings", "diverged", "best", "at", "mean", "worst", "spread"],
             rows=results,
         ),
-        TableSection(
+        doc.TableSection(
             "Distance and length",
             note="KL from the start model in nats a response, lengths in tokens.",
             columns=["objective", "KL at best", "length at best", "mean length", "spread of length"],
@@ -154,7 +142,7 @@ def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[T
     ]
 
 
-def _setting_charts(objective: str, rows: Sequence[Row], metric: str) -> list[Chart]:
+def _setting_charts(objective: str, rows: Sequence[Row], metric: str) -> list[doc.Chart]:
     varied = {
         name: {row["settings"][name] for row in rows if name in row["settings"]}
         for name in dict.fromkeys(name for row in rows for name in row["settings"])
@@ -176,7 +164,7 @@ def _others(row: Row, name: str) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in row["settings"].items() if key != name)
 
 
-def _against_kl(rows: Rows, main: str) -> list[Chart]:
+def _against_kl(rows: Rows, main: str) -> list[doc.Chart]:
     lines = []
     for objective, own in grouped(rows, lambda row: row["objective"]).items():
         points = []
@@ -186,12 +174,12 @@ def _against_kl(rows: Rows, main: str) -> list[Chart]:
                 points.append((kl.mean, value.mean))
         points.sort()
         if points:
-            lines.append(Series(objective, [x for x, _ in points], [y for _, y in points]))
+            lines.append(doc.Series(objective, [x for x, _ in points], [y for _, y in points]))
     return charts(MEASURES[main].title, lines, MEASURES["kl"].title, x_log=False)
 
 
-def _settings_table(rows: Rows, main: str) -> TableSection:
-    groups: list[tuple[list[Cell], Sequence[Row]]] = [
+def _settings_table(rows: Rows, main: str) -> doc.TableSection:
+    groups: list[tuple[list[doc.Cell], Sequence[Row]]] = [
         (["start model", ""], [row]) for row in rows if row["objective"] == START
     ]
     trained = grouped(rows, lambda row: (row["objective"], settings_text(row)))
@@ -208,8 +196,8 @@ def run_study(
     *,
     title: str,
     findings: Callable[[Rows, str], list[str]],
-    sections: Callable[[Rows, str], list[AnySection]],
-) -> Report:
+    sections: Callable[[Rows, str], list[doc.AnySection]],
+) -> doc.Report:
     """Train and measure every cell that is missing, keep the best model, and report.
 
     Args:
@@ -224,21 +212,23 @@ def run_study(
     save_best(run, study, rows)
     main = study.exam.main
     best, (headline, *seen) = spread_of_best(rows, main), findings(rows, main)
-    figures = [Figure(MEASURES[main].title, best.mean, unit=MEASURES[main].unit)] if best else []
+    figures = [doc.Figure(MEASURES[main].title, best.mean, unit=MEASURES[main].unit)] if best else []
     return publish(
         run,
         study.config,
         title=title,
-        verdict=Headline("neutral", headline, figures),
+        verdict=doc.Headline("neutral", headline, figures),
         facts={
             "Trainings": str(sum(row["objective"] != START for row in rows)),
             "Seeds": str(study.config.seeds),
             "Held-out pairs": str(len(study.exam.pairs)),
             "Answers": str(len(study.exam.tasks)),
         },
-        sections=[*([Text("What was seen", paragraphs=seen)] if seen else []), *sections(rows, main)],
+        sections=[*([doc.Text("What was seen", paragraphs=seen)] if seen else []), *sections(rows, main)],
         notes=notes,
-        then=[Command(f"coalign chat {run.path}", "talk to the best model")] if run.model.exists() else [],
+        then=[doc.Command(f"coalign chat {run.path}", "talk to the best model")]
+        if run.model.exists()
+        else [],
         figures={f"{row['id']}/{main}": row[main] for row in rows if row.get(main) is not None},
     )
 

@@ -8,16 +8,7 @@ from typing import Any
 
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, timings
-from coalign.report.model import (
-    Command,
-    Comparison,
-    ComparisonRow,
-    Distribution,
-    Figure,
-    Headline,
-    TableSection,
-    Values,
-)
+from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, figure_of, outcome_of
 from coalign.speech.audio.latency import error_rows
@@ -69,9 +60,9 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
     )
     errors = _errors(rounds)
     figures = [
-        Figure("Kept utterances", len(kept), unit="integer", note=f"of {len(utterances)} aligned"),
-        Figure("Kept speech", seconds, unit="seconds", note=f"of {total / 60:.1f} minutes"),
-        Figure("Lines not aligned", len(unaligned), unit="integer", better="lower"),
+        doc.Figure("Kept utterances", len(kept), unit="integer", note=f"of {len(utterances)} aligned"),
+        doc.Figure("Kept speech", seconds, unit="seconds", note=f"of {total / 60:.1f} minutes"),
+        doc.Figure("Lines not aligned", len(unaligned), unit="integer", better="lower"),
     ]
     characters = errors[-1] if errors else None
     if characters:
@@ -81,20 +72,22 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
         config,
         title=f"{len(rows)} recording{'s' * (len(rows) != 1)} aligned with text",
         facts={"Model": config.model, "Data": str(config.data), "Rounds": str(config.rounds)},
-        verdict=Headline(outcome_of(characters.difference if characters else None, "lower"), text, figures),
+        verdict=doc.Headline(
+            outcome_of(characters.difference if characters else None, "lower"), text, figures
+        ),
         sections=[
             *(
-                [Comparison("The recogniser before and after", note=MEASURED, scale="row", rows=errors)]
+                [doc.Comparison("The recogniser before and after", note=MEASURED, scale="row", rows=errors)]
                 if errors
                 else []
             ),
             _table(config, rows, found),
-            Distribution(
+            doc.Distribution(
                 "Confidence",
                 note=f"Lowest mean log-probability over 30 frames; kept from {config.min_score:g} on, shown from "
                 f"{LOWEST_SHOWN:g}.",
                 samples=[
-                    Values(
+                    doc.Values(
                         f"round {one.number}",
                         [
                             max(utterance["score"], LOWEST_SHOWN)
@@ -106,7 +99,7 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
                 ],
                 x_label="mean log-probability",
             ),
-            TableSection(
+            doc.TableSection(
                 "Not aligned",
                 note="Every line of text is an utterance above or stands here."
                 + (f" {outside_message(outside)}" if outside else ""),
@@ -116,18 +109,20 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
             *curves([("loss", "CTC loss")], {f"round {one.number}": one.read("history") for one in rounds}),
         ],
         rounds=timings(rounds, STAGES),
-        then=[Command(f"ls {run.path / 'alignments'}", "subtitles, TextGrids, labels, and a page to listen")],
+        then=[
+            doc.Command(f"ls {run.path / 'alignments'}", "subtitles, TextGrids, labels, and a page to listen")
+        ],
     )
 
 
-def _table(config: Any, rows: Sequence[dict[str, Any]], found: Usable) -> TableSection:
+def _table(config: Any, rows: Sequence[dict[str, Any]], found: Usable) -> doc.TableSection:
     reasons = reasons_text(found.left_out)
     conversions = Counter(one for row in rows for one in row["conversions"])
     notes = [
         f"Recordings left out: {reasons}." if reasons else "",
         f"Converted: {reasons_text(conversions)}." if conversions else "",
     ]
-    return TableSection(
+    return doc.TableSection(
         "Recordings",
         note=" ".join(filter(None, notes)),
         columns=["recording", "duration", "windows", "aligned", "kept", "not aligned"],
@@ -146,7 +141,7 @@ def _table(config: Any, rows: Sequence[dict[str, Any]], found: Usable) -> TableS
     )
 
 
-def _errors(rounds: Sequence[Round]) -> list[ComparisonRow]:
+def _errors(rounds: Sequence[Round]) -> list[doc.ComparisonRow]:
     """Word and character errors of the first and the last measured round, where two are."""
     measured = [one.read("baseline") for one in rounds if one.read("baseline")]
     return error_rows(measured[0], measured[-1]) if len(measured) > 1 else []

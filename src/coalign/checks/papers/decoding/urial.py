@@ -6,16 +6,7 @@ from functools import cache
 from statistics import fmean
 
 from coalign.checks.arms import kept_items, measure_arms
-from coalign.checks.papers.decoding.urial_arms import (
-    SHIFT,
-    WITH,
-    WITHOUT,
-    Prompting,
-    answers_arm,
-    shift_arm,
-    shift_figures,
-    signs,
-)
+from coalign.checks.papers.decoding import urial_arms
 from coalign.checks.rules import decide, most_seeds
 from coalign.checks.worlds.words.villages import make_styled_world
 from coalign.core.runs import Run
@@ -38,28 +29,30 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     orderings = min(seeds, 3)
     base = cache(lambda: open_transformers(ModelOptions(device="cpu")))
 
-    def with_prefix(material: Prompting) -> InContextGenerator:
+    def with_prefix(material: urial_arms.Prompting) -> InContextGenerator:
         return InContextGenerator(material.base, prefix_of(material.style), UrialOptions(style="brief"))
 
-    def plain(material: Prompting) -> InContextGenerator:
+    def plain(material: urial_arms.Prompting) -> InContextGenerator:
         return InContextGenerator(material.base, "", UrialOptions())
 
-    rows = measure_arms(run, seeds=seeds, prepare=make_styled_world, arms={SHIFT: shift_arm(run)})
-    for name, make, count in ((WITHOUT, plain, 1), (WITH, with_prefix, orderings)):
+    rows = measure_arms(
+        run, seeds=seeds, prepare=make_styled_world, arms={urial_arms.SHIFT: urial_arms.shift_arm(run)}
+    )
+    for name, make, count in ((urial_arms.WITHOUT, plain, 1), (urial_arms.WITH, with_prefix, orderings)):
         rows += measure_arms(
             run,
             seeds=count,
-            prepare=lambda seed: Prompting(seed, base()),
-            arms={name: answers_arm(run, name, make)},
+            prepare=lambda seed: urial_arms.Prompting(seed, base()),
+            arms={name: urial_arms.answers_arm(run, name, make)},
         )
-    shifts = [shift_figures(row["classes"]) for row in kept_items(run, SHIFT, seeds)]
+    shifts = [urial_arms.shift_figures(row["classes"]) for row in kept_items(run, urial_arms.SHIFT, seeds)]
     hits = {
         seed: one["shifted"] <= 0.25 and one["shifted, first fifth"] >= 1.5 * one["shifted, second half"]
         for seed, one in enumerate(shifts)
     }
-    (before,) = (row["well_formed"] for row in kept_items(run, WITHOUT, 1))
-    after = [row["well_formed"] for row in kept_items(run, WITH, orderings)]
-    won, lost = signs(before, after)
+    (before,) = (row["well_formed"] for row in kept_items(run, urial_arms.WITHOUT, 1))
+    after = [row["well_formed"] for row in kept_items(run, urial_arms.WITH, orderings)]
+    won, lost = urial_arms.signs(before, after)
     gain = fmean(fmean(one) for one in after) - fmean(before)
     shift_seen, prompting_seen = most_seeds(hits), gain >= 0.15 and won > lost and mcnemar(won, lost) < 0.05
     return rows.verdict(

@@ -12,15 +12,7 @@ import torch
 from coalign.checks.arms import Measures, measure_arms
 from coalign.checks.rules import decide, most_seeds
 from coalign.checks.tiny_models import stream
-from coalign.checks.worlds.facts.entities import (
-    IDK_TOKEN,
-    Entities,
-    EntityWorld,
-    entity_world,
-    greedy_answers,
-    sampled_answers,
-    tuned,
-)
+from coalign.checks.worlds.facts import entities
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.abstention.questions import AnswerSamples, Method, responses_to_learn
@@ -41,7 +33,7 @@ METHODS: dict[str, Method] = {
 class Tested:
     """What the arms of the check share: the world and the types of the test answers before and after the baseline."""
 
-    world: EntityWorld
+    world: entities.EntityWorld
     known: list[AnswerSamples]
     before: list[ResponseType]
     baseline: list[ResponseType]
@@ -83,15 +75,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 
 def _prepare(seed: int) -> Tested:
-    world = entity_world(seed)
+    world = entities.entity_world(seed)
     learning, test = world.learning, world.test
-    greedy = greedy_answers(world.base, learning.prompts, may_decline=False).tolist()
-    drawn = sampled_answers(world.base, learning.prompts, 10, stream(seed, "samples")).tolist()
+    greedy = entities.greedy_answers(world.base, learning.prompts, may_decline=False).tolist()
+    drawn = entities.sampled_answers(world.base, learning.prompts, 10, stream(seed, "samples")).tolist()
     known = [
         AnswerSamples(str(one), one == gold, tuple(map(str, many)), tuple(x == gold for x in many), str(gold))
         for one, many, gold in zip(greedy, drawn, learning.answers.tolist(), strict=True)
     ]
-    before = _types(greedy_answers(world.base, test.prompts, may_decline=False).tolist(), test)
+    before = _types(entities.greedy_answers(world.base, test.prompts, may_decline=False).tolist(), test)
     shared = Tested(world, known, before, [])
     return replace(shared, baseline=_after(shared, "sft-baseline"))
 
@@ -102,8 +94,8 @@ def _after(tested: Tested, method: Method) -> list[ResponseType]:
     for prompt, known in zip(world.learning.prompts, tested.known, strict=True):
         for text in responses_to_learn(known, method):
             prompts.append(prompt)
-            tokens.append(IDK_TOKEN if text == IDK else int(text.rstrip(".")))
-    model = tuned(
+            tokens.append(entities.IDK_TOKEN if text == IDK else int(text.rstrip(".")))
+    model = entities.tuned(
         world.base,
         torch.stack(prompts),
         torch.tensor(tokens),
@@ -113,12 +105,12 @@ def _after(tested: Tested, method: Method) -> list[ResponseType]:
         batch_size=64,
         rate=3e-4,
     )
-    return _types(greedy_answers(model, world.test.prompts).tolist(), world.test)
+    return _types(entities.greedy_answers(model, world.test.prompts).tolist(), world.test)
 
 
-def _types(answers: Sequence[int], test: Entities) -> list[ResponseType]:
+def _types(answers: Sequence[int], test: entities.Entities) -> list[ResponseType]:
     return [
-        "idk" if one == IDK_TOKEN else "correct" if one == gold else "wrong"
+        "idk" if one == entities.IDK_TOKEN else "correct" if one == gold else "wrong"
         for one, gold in zip(answers, test.answers.tolist(), strict=True)
     ]
 
