@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -102,10 +104,19 @@ def test_a_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
         main_module.main(["doctor"])
 
 
-def test_faults_of_the_code_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda *_: raising(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        main_module.main(["doctor"])
+@pytest.mark.parametrize("error", [ZeroDivisionError("by\nnothing"), OSError("odd"), RecursionError()])
+def test_faults_of_the_code_are_one_line_and_a_file(
+    coalign: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda *_: raising(error))
+    result = coalign("doctor")
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    first, second = result.err.splitlines()
+    assert first.startswith(f"Error: {type(error).__name__} at main.py:")
+    kept = Path(second.partition("Its traceback: ")[2])
+    assert "Traceback (most recent call last)" in kept.read_text()
+    shutil.rmtree(kept.parent)
 
 
 @pytest.mark.parametrize("argv", [["methods", "--json"], ["--version"]])

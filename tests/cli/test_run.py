@@ -115,6 +115,12 @@ def test_the_folder_knows_how_the_run_ended(coalign: Callable, method: Any, tmp_
     assert failed.err.endswith("Error: pairs.jsonl holds no pairs.\n")
     assert Run.open(tmp_path / "failed").status()["error"] == "DataError: pairs.jsonl holds no pairs."
 
+    method.fail = ZeroDivisionError("no luck")
+    broken = coalign("run", "act", "--data", "x", "--out", "broken")
+    assert broken.code == 1
+    assert "Error: ZeroDivisionError at run.py:" in broken.err
+    assert "no luck" in (tmp_path / "broken" / "traceback.log").read_text()
+
     method.fail = KeyboardInterrupt()
     stopped = coalign("run", "act", "--data", "x", "--out", "my run")
     assert stopped.code == 130

@@ -13,6 +13,7 @@ import click
 from coalign import __version__
 from coalign.core.deferred import defer
 from coalign.core.errors import CoalignError
+from coalign.core.faults import told
 from coalign.core.files import FULL
 from coalign.core.names import suggest
 
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Turns errors that a user can act on into a message and an exit code, without a traceback.
 
     Exit codes: 0 done, 1 the work could not be done (or the reader of the output went away), 2 wrong usage or
-    configuration, 130 interrupted. `COALIGN_TRACEBACK=1` shows where an error came from.
+    configuration, 130 interrupted. An error that is a fault of the code is told in one line too: what it is, where, and
+    which file holds its traceback. `COALIGN_TRACEBACK=1` shows where any error came from.
     """
     defer("torch", "numpy", "jinja2")
     try:
@@ -98,19 +100,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The interpreter flushes standard output once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (CoalignError, OSError) as error:
-        message = _message(error)
-        if message is None or os.environ.get("COALIGN_TRACEBACK") == "1":
+    except Exception as error:
+        if os.environ.get("COALIGN_TRACEBACK") == "1":
             raise
-        click.echo(f"Error: {message}", err=True)
-        code = getattr(error, "exit_code", 1)
+        click.echo(f"Error: {_message(error) or told(error)}", err=True)
+        code = getattr(error, "exit_code", 1) if isinstance(error, CoalignError) else 1
     sys.exit(code if type(code) is int else 0)
 
 
-def _message(error: CoalignError | OSError) -> str | None:
+def _message(error: Exception) -> str | None:
     """What to tell the user; None for an error that is a fault of the code."""
     if isinstance(error, CoalignError):
         return str(error)
+    if not isinstance(error, OSError):
+        return None
     if error.errno in FULL:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"No space left on the disk{place}.\nFree some space and run the same command again."

@@ -15,6 +15,7 @@ from coalign.cli.flags import ConfigCommand
 from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
 from coalign.core.deferred import load_deferred
 from coalign.core.errors import ConfigError
+from coalign.core.faults import keep_traceback
 from coalign.core.names import suggest
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
@@ -93,6 +94,7 @@ def true_status(run: Run, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         run.set_status(state="failed", error=f"{type(error).__name__}: {error}")
+        keep_traceback(error, run.path)
         raise
 
 

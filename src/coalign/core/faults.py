@@ -1,0 +1,36 @@
+"""Errors that are faults of the code: one line for the user, the traceback in a file."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from pathlib import Path
+
+from coalign.core.errors import CoalignError
+
+TRACEBACK = "traceback.log"
+"""File of a run folder with the traceback of what ended it."""
+
+
+def keep_traceback(error: Exception, folder: Path) -> None:
+    """Write the traceback of a fault into a run folder, where `told` finds it; an error of the user's needs none."""
+    if not isinstance(error, CoalignError):
+        path = folder / TRACEBACK
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+        error.add_note(str(path))
+
+
+def told(error: Exception) -> str:
+    """A fault in words: what it is, where in coalign it came up, and which file holds its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [one for one in frames if f"{Path(__file__).parents[1]}" in one.filename] or frames
+    where = f" at {Path(inside[-1].filename).name}:{inside[-1].lineno}" if inside else ""
+    kept = next((Path(note) for note in getattr(error, "__notes__", []) if note.endswith(TRACEBACK)), None)
+    if kept is None:
+        kept = Path(tempfile.mkdtemp(prefix="coalign-")) / TRACEBACK
+        kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+    message = " ".join(str(error).split())[:300]
+    return (
+        f"{type(error).__name__}{where}{': ' if message else ''}{message}\n"
+        f"This is a fault of coalign. Its traceback: {kept}"
+    )
