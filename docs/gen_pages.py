@@ -15,7 +15,7 @@ from coalign.cli.flags import shown
 from coalign.cli.running.objectives import method_of
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
-from coalign.core.system import check_module_name, load_system, module_name
+from coalign.core.system import check_module_name, load_check, load_system, module_name
 from coalign.training.objective import Objective, all_objectives
 
 
@@ -85,7 +85,8 @@ def system_page(entry: Entry) -> str:
     module = module_name(entry.room, entry.slug)
     code = [f"::: {module}.{name}\n" for name, value in vars(system).items() if is_own(value, name, module)]
     if entry.checked:
-        code.append(f"::: {check_module_name(entry.room, entry.slug)}.check\n")
+        check, module = load_check(entry.slug), check_module_name(entry.room, entry.slug)
+        code += [f"::: {module}.{name}\n" for name in ("check", "check_on_data") if hasattr(check, name)]
     return "\n".join([*lines, "", "## Code", "", *code])
 
 

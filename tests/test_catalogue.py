@@ -11,6 +11,7 @@ import re
 import pytest
 
 import coalign
+from coalign.checks.arms import stated
 from coalign.cli.running.run import Methods, run
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries, get, select
 from coalign.core.errors import ConfigError
@@ -77,8 +78,8 @@ def test_available_system_keeps_the_contract(entry: Entry) -> None:
 @pytest.mark.parametrize(
     "entry", [entry for entry in AVAILABLE if entry.checked], ids=lambda entry: entry.slug
 )
-def test_a_check_stands_apart_from_its_system(entry: Entry) -> None:
-    assert callable(load_check(entry.slug).check)
+def test_a_check_stands_apart_from_its_system_and_says_its_rule(entry: Entry) -> None:
+    assert stated(load_check(entry.slug).check).keys() == {"rule", "setting"}
 
 
 @pytest.mark.parametrize("entry", AVAILABLE, ids=lambda entry: entry.slug)

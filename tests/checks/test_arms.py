@@ -8,17 +8,39 @@ from pathlib import Path
 import pytest
 import torch
 
-from coalign.checks.arms import measure_arms, seconds_spent
+from coalign.checks.arms import measure_arms, seconds_spent, stated
 from coalign.checks.options import CheckOptions
 from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
+from coalign.core.verdict import Verdict
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.start(tmp_path / "run", "check", CheckOptions())
+
+
+def small_check(run: Run) -> Verdict:
+    """Gold rises.
+
+    Rule:
+        Seen: gold rises.
+
+        Otherwise not seen.
+
+    Setting:
+        {data}: {n} records,
+        held-out ones too.
+
+    Raises:
+        CoalignError: never.
+    """
+    raise NotImplementedError
+
+
+small_check.__module__ = "coalign.checks.papers.selfalign.act"
 
 
 class World:
@@ -100,7 +122,24 @@ def test_a_verdict_reads_its_rows_and_those_of_other_arms(run: Run) -> None:
     assert rows.gaps("gold", "ours", "base") == {0: 0.0, 1: 1.0}
     assert (rows.mean("gold", ["base", "ours"]), rows.gap("gold", "ours", "base")) == (0.75, 0.5)
     verdict = rows.verdict(
-        "act", outcome="seen", rule="r", setting="s", summary={"kl": rows.mean("kl", "other")}
+        small_check, outcome="seen", summary={"kl": rows.mean("kl", "other")}, data="pairs.jsonl", n=2
     )
+    assert (verdict.slug, verdict.rule) == ("act", "Seen: gold rises. Otherwise not seen.")
+    assert verdict.setting == "pairs.jsonl: 2 records, held-out ones too."
     assert (verdict.claim, verdict.measures, verdict.summary) == (get("act").claim, rows.rows, {"kl": 1.0})
     assert verdict.seconds == seconds_spent(run)
+
+
+def test_a_check_that_does_not_say_its_rule_or_its_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(KeyError, match="n"):
+        stated(small_check, data="pairs.jsonl")
+    for doc, missing in (
+        ("Up.\n\nRule:\n    r\n", "Setting"),
+        ("Up.\n\nRule:\n\nSetting:\n    s\n", "Rule"),
+        (None, "Rule"),
+    ):
+        monkeypatch.setattr(small_check, "__doc__", doc)
+        with pytest.raises(ValueError, match=f"act.small_check: its docstring has no section {missing}"):
+            stated(small_check)

@@ -105,7 +105,7 @@ ARMS = {"pro": 1, "poft": 1, "aft": 2, "cut": 2, "d2o": 3, "reward-augmented": 4
 
 def verdict_of(slug: str, rows: list[dict[str, Any]], folder: Path, seeds: int = 2) -> Verdict:
     run = Run.start(folder / "run", "check", CheckOptions())
-    return load_check(slug).check(run, seeds=seeds, data=write(folder / "rows.jsonl", rows))
+    return load_check(slug).check_on_data(run, seeds=seeds, data=write(folder / "rows.jsonl", rows))
 
 
 @pytest.mark.usefixtures("model")

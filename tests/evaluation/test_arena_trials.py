@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coalign.checks.papers.evaluation.varco_arena import check
+from coalign.checks.papers.evaluation.varco_arena import check_on_data
 from coalign.cli.running.reproduce import CheckOptions
 from coalign.core.errors import DataError
 from coalign.core.files import write_rows
@@ -69,7 +69,7 @@ def test_bad_rows_are_named_and_a_file_without_whole_prompts_is_refused(tmp_path
 def test_the_check_reads_verdicts(tmp_path: Path) -> None:
     write_rows(tmp_path / "m.jsonl", rows(12, noise=0.2))
     run = Run.start(tmp_path / "run", "varco-arena", CheckOptions(), seed=0)
-    verdict = check(run, seeds=1, data=tmp_path / "m.jsonl")
+    verdict = check_on_data(run, seeds=1, data=tmp_path / "m.jsonl")
     assert {row["arm"] for row in verdict.measures} == {"5 prompts", "10 prompts"}
     assert "4 models, 12 prompts" in verdict.setting
     assert verdict.outcome in ("seen", "not seen", "mixed")

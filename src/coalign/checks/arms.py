@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,26 +62,49 @@ class Measured:
 
     def verdict(
         self,
-        slug: str,
+        check: Callable[..., Verdict],
         *,
         outcome: CheckOutcome,
-        rule: str,
-        setting: str,
         summary: dict[str, Any],
         tried: Sequence[str] = (),
+        **found: object,
     ) -> Verdict:
-        """The verdict on a system's claim; its parts are described in `core.verdict`."""
+        """The verdict on a system's claim; its parts are described in `core.verdict`.
+
+        Args:
+            check: the function that decides; its module is named as the system, its docstring says rule and setting.
+            found: what only the run knows of them, see `stated`.
+        """
+        slug = check.__module__.rpartition(".")[2].replace("_", "-")
         return Verdict(
             slug=slug,
             outcome=outcome,
             claim=get(slug).claim,
-            rule=rule,
-            setting=setting,
+            **stated(check, **found),
             measures=self.rows,
             summary=summary,
             tried=list(tried),
             seconds=seconds_spent(self.run),
         )
+
+
+def stated(check: Callable[..., Verdict], **found: object) -> dict[str, str]:
+    """The texts of the sections `Rule:` and `Setting:` in a check's docstring, on one line, as "rule" and "setting".
+
+    Args:
+        found: name to what stands for `{name}` in them.
+
+    Raises:
+        KeyError: nothing is found for a name.
+        ValueError: a section is missing.
+    """
+    texts: dict[str, str] = {}
+    for title in ("Rule", "Setting"):
+        section = re.search(rf"^{title}:((?:\n+ .+)+)", inspect.getdoc(check) or "", re.MULTILINE)
+        if section is None:
+            raise ValueError(f"{check.__module__}.{check.__qualname__}: its docstring has no section {title}")
+        texts[title.lower()] = " ".join(section[1].split()).format_map(found)
+    return texts
 
 
 def measure_arms(

@@ -51,6 +51,16 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     Best-of-8 by the same reward, at a quarter of the search's tokens, and the search by blocks, at about as many as
     best-of-8, are reported and have no part in the rule.
+
+    Rule:
+        Seen: soft coverage above greedy decoding's by 0.10 or more, the 95 % interval of a bootstrap over all sets of
+        words above 0, and the log-probability of a token lower by at most 1.0 nat. Not seen: the interval holds 0 or is
+        below. Mixed: between.
+
+    Setting:
+        SmolLM2-135M-Instruct (bfloat16 where the processor has it), chat template, asked for one sentence with three
+        given words; 8 sets a seed out of 120 common words, 24 new tokens. Search: 5 candidates, 1 beam, lookahead of 8,
+        weight 10.
     """
     base = cache(lambda: open_transformers(ModelOptions(device="cpu")))
     options = SearchOptions(candidates=5, beams=1, lookahead=8, reward_weight=10.0)
@@ -76,15 +86,10 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     change = paired_bootstrap(_coverage(run, PROMPTED, seeds), _coverage(run, DEAL, seeds))
     drop = -rows.gap("log-probability", DEAL, PROMPTED)
     return rows.verdict(
-        "deal",
+        check,
         outcome=decide(
             seen=change.low > 0 and change.mean >= 0.10 and drop <= 1.0, not_seen=not change.low > 0
         ),
-        rule="Seen: soft coverage above greedy decoding's by 0.10 or more, the 95 % interval of a bootstrap over all "
-        "sets of words above 0, and the log-probability of a token lower by at most 1.0 nat. Not seen: the interval "
-        "holds 0 or is below. Mixed: between.",
-        setting="SmolLM2-135M-Instruct (bfloat16 where the processor has it), chat template, asked for one sentence with three given words; "
-        "8 sets a seed out of 120 common words, 24 new tokens. Search: 5 candidates, 1 beam, lookahead of 8, weight 10.",
         summary={
             "sets of words": change.n,
             "soft coverage, DeAL - greedy": change.mean,

@@ -17,6 +17,20 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     """A base model that can add, nudged by a small one that knows how answers look, beats both, in a world of sums.
 
     The base model with the first words of an answer is reported and has no part in the rule.
+
+    Rule:
+        Seen: the nudged answers' accuracy is above that of both models alone by 0.05 or more in at least 4 of 5 seeds,
+        McNemar's exact test against the better of the two (by mean accuracy), pooled over seeds, gives p < 0.05, and
+        the mean share of nudged words is below 0.5. Otherwise not seen.
+
+    Setting:
+        Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96, 700 steps on
+        documents in which a question is followed by a solution in one of 8 x 3 x 3 x 5 ways of writing or, as often, by
+        unrelated text, which begins with one of 4 words, so that it never answers by itself. Aligned: 1 layer and width
+        32, 500 steps on answers in one way of writing. One vocabulary of words. 300 held-out questions, greedy, gamma
+        0.4, at most 60 tokens; an answer's number is what follows "The answer is", else its last number. Mended after
+        its first run, under the same rule: there the base model answered by itself and was right on every question, and
+        the aligned model (2 layers) on 96 %, so that no arm could be better by 0.05.
     """
     arms = {
         "base": partial(alone, "base"),
@@ -40,18 +54,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     unsure, sure = (rows.mean(f"models differ, {where}", "nudged") for where in ("below 0.3", "above 0.8"))
     hits = {seed: gap >= 0.05 for seed, gap in gaps.items()}
     return rows.verdict(
-        "nudging",
+        check,
         outcome=decide(seen=most_seeds(hits) and p < 0.05 and ratio < 0.5),
-        rule="Seen: the nudged answers' accuracy is above that of both models alone by 0.05 or more in at least 4 of 5 "
-        "seeds, McNemar's exact test against the better of the two (by mean accuracy), pooled over seeds, gives p < "
-        "0.05, and the mean share of nudged words is below 0.5. Otherwise not seen.",
-        setting="Sums of two numbers of two digits, worked out in words. Base: transformer of 3 layers and width 96, 700 steps "
-        "on documents in which a question is followed by a solution in one of 8 x 3 x 3 x 5 ways of writing or, as often, by "
-        "unrelated text, which begins with one of 4 words, so that it never answers by itself. Aligned: 1 layer and width 32, 500 steps on answers in one way of "
-        "writing. One vocabulary of words. 300 held-out questions, greedy, gamma 0.4, at most 60 tokens; an answer's number "
-        'is what follows "The answer is", else its last number. Mended after its first run, under the same rule: there the '
-        "base model answered by itself and was right on every question, and the aligned model (2 layers) on 96 %, so that no "
-        "arm could be better by 0.05.",
         summary={
             "seeds that hit": sum(hits.values()),
             "accuracy, nudged - better of both": mean_of(gaps),

@@ -25,6 +25,24 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     The first part in a world of villages, where the base model's reading is known; the second with the default model
     without its chat template.
+
+    Rule:
+        Token shift is seen: in at least 4 of 5 seeds at most 25 % of all positions are shifted (so 75 % are unshifted
+        or marginal), and the shifted share in the first fifth of the answers is at least 1.5 times that in their second
+        half. Prompting is seen: the share of well-formed answers, mean over the orders of the examples, is above that
+        without examples by 0.15 or more, and a two-sided sign test over queries (mean over the orders against without;
+        ties left out) gives p < 0.05. Well-formed: ended by a stop text or the end token within 80 tokens, not empty,
+        and no four words in a row three times. Seen: both. Mixed: one. Not seen: none.
+
+    Setting:
+        Token shift: 60 villages with five facts each. Base: transformer of 2 layers and width 64, 500 steps from
+        scratch on articles, lists, letters and query pages with unstyled answers. Aligned: the same weights, 120 steps
+        on queries about 40 of the villages, answered with an opening, a numbered list, a summary and an offer of help.
+        200 queries about the other 20, greedy; 5 seeds. Prompting: SmolLM2-135M-Instruct without its chat template is a
+        stand-in for a base model (it is tuned, and no untuned model of this size is at hand); 60 everyday questions,
+        greedy, 80 new tokens, the same query block without a prefix and after system text and three short examples of
+        our own (245 tokens) in three orders. What the rule does not read, lists and offers of help, is reported beside
+        it.
     """
     orderings = min(seeds, 3)
     base = cache(lambda: open_transformers(ModelOptions(device="cpu")))
@@ -56,21 +74,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     gain = fmean(fmean(one) for one in after) - fmean(before)
     shift_seen, prompting_seen = most_seeds(hits), gain >= 0.15 and won > lost and mcnemar(won, lost) < 0.05
     return rows.verdict(
-        "urial",
+        check,
         outcome=decide(seen=shift_seen and prompting_seen, not_seen=not shift_seen and not prompting_seen),
-        rule="Token shift is seen: in at least 4 of 5 seeds at most 25 % of all positions are shifted (so 75 % are "
-        "unshifted or marginal), and the shifted share in the first fifth of the answers is at least 1.5 times that in "
-        "their second half. Prompting is seen: the share of well-formed answers, mean over the orders of the examples, is "
-        "above that without examples by 0.15 or more, and a two-sided sign test over queries (mean over the orders "
-        "against without; ties left out) gives p < 0.05. Well-formed: ended by a stop text or the end token within 80 "
-        "tokens, not empty, and no four words in a row three times. Seen: both. Mixed: one. Not seen: none.",
-        setting="Token shift: 60 villages with five facts each. Base: transformer of 2 layers and width 64, 500 steps from "
-        "scratch on articles, lists, letters and query pages with unstyled answers. Aligned: the same weights, 120 steps "
-        "on queries about 40 of the villages, answered with an opening, a numbered list, a summary and an offer of help. "
-        "200 queries about the other 20, greedy; 5 seeds. Prompting: SmolLM2-135M-Instruct without its chat template is a "
-        "stand-in for a base model (it is tuned, and no untuned model of this size is at hand); 60 everyday questions, "
-        "greedy, 80 new tokens, the same query block without a prefix and after system text and three short examples of "
-        "our own (245 tokens) in three orders. What the rule does not read, lists and offers of help, is reported beside it.",
         summary={
             "token shift": "seen" if shift_seen else "not seen",
             "seeds that hit": sum(hits.values()),

@@ -48,7 +48,19 @@ class Learnt:
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """Splitting and unified training find changed facts in long documents, in a small world of facts."""
+    """Splitting and unified training find changed facts in long documents, in a small world of facts.
+
+    Rule:
+        Seen: the area under the ROC curve with splitting is above that without by 0.05 or more in the mean, and below
+        it in no seed. Not seen: by less than 0.02, or below it in a seed. Mixed: between. The gain of unified over
+        NLI-only training is reported beside the rule, as there from 0.02 in the mean.
+
+    Setting:
+        Facts about 80 boxes with 12 values; an encoder with one attention between the texts, 128 tokens a pair, 88
+        words a chunk (a quarter of the paper's lengths). Unified: 1000 pairs each of NLI, paraphrase, question
+        answering and similarity; NLI only: its 1000; 300 steps of 32, AdamW 2e-3. 300 documents of 40 to 60 facts with
+        claims of three sentences, one of them changed in half of the claims.
+    """
     arms = {
         UNIFIED: lambda learnt: _measured(learnt.documents, learnt.unified, splits=True),
         NLI_ONLY: lambda learnt: _measured(learnt.documents, learnt.nli_only, splits=True),
@@ -59,15 +71,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     splitting, never_worse = mean_of(gaps), min(gaps.values()) >= 0
     tasks = rows.gap("AUC", UNIFIED, NLI_ONLY)
     return rows.verdict(
-        "alignscore",
+        check,
         outcome=decide(seen=splitting >= 0.05 and never_worse, not_seen=splitting < 0.02 or not never_worse),
-        rule="Seen: the area under the ROC curve with splitting is above that without by 0.05 or more in the mean, and "
-        "below it in no seed. Not seen: by less than 0.02, or below it in a seed. Mixed: between. The gain of unified over "
-        "NLI-only training is reported beside the rule, as there from 0.02 in the mean.",
-        setting="Facts about 80 boxes with 12 values; an encoder with one attention between the texts, 128 tokens a pair, 88 "
-        "words a chunk (a quarter of the paper's lengths). Unified: 1000 pairs each of NLI, paraphrase, question answering "
-        "and similarity; NLI only: its 1000; 300 steps of 32, AdamW 2e-3. 300 documents of 40 to 60 facts with claims of "
-        "three sentences, one of them changed in half of the claims.",
         summary={
             "AUC, split - not split": splitting,
             "AUC, unified - NLI only": tasks,

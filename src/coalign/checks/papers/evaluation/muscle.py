@@ -18,6 +18,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     An item is one token. The control trains the new version on for as long by cross-entropy. Pure distillation from
     the old version is reported and has no part in the rule.
+
+    Rule:
+        Seen: MUSCLE's mean negative flip rate is at most 0.90 of the plain new version's, below it and below the
+        control's in every seed, and its accuracy at most 1 point lower. Not seen: more than 0.97 of it. Mixed: between.
+
+    Setting:
+        Classifiers of 20 Gaussian inputs into 4 classes, labels by random nets; bases of 2 and 3 hidden layers of width
+        64 trained on another labelling; rank 8 adapters, 1500 samples with 15 % random labels, 20 epochs, then 20 more
+        for MUSCLE and the control; 4000 clean test samples.
     """
     muscle, plain, more, pure = "MUSCLE", "new version", "more steps of cross-entropy", "only the old version"
 
@@ -35,13 +44,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     ratio = rows.mean("NFR", muscle) / rows.mean("NFR", plain)
     below = all(gap < 0 for gaps in (over_plain, over_more) for gap in gaps.values())
     return rows.verdict(
-        "muscle",
+        check,
         outcome=decide(seen=ratio <= 0.90 and below and accuracy >= -0.01, not_seen=ratio > 0.97),
-        rule="Seen: MUSCLE's mean negative flip rate is at most 0.90 of the plain new version's, below it and below the "
-        "control's in every seed, and its accuracy at most 1 point lower. Not seen: more than 0.97 of it. Mixed: between.",
-        setting="Classifiers of 20 Gaussian inputs into 4 classes, labels by random nets; bases of 2 and 3 hidden layers "
-        "of width 64 trained on another labelling; rank 8 adapters, 1500 samples with 15 % random labels, 20 epochs, "
-        "then 20 more for MUSCLE and the control; 4000 clean test samples.",
         summary={
             "NFR, MUSCLE / new version": ratio,
             "NFR, MUSCLE - new version": mean_of(over_plain),

@@ -47,6 +47,17 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     The judge is the default model (SmolLM2-135M-Instruct), its verdict the difference of the log-probabilities of A and
     B, less that for empty answers.
+
+    Rule:
+        Over all pairs of all seeds. Seen: PORTIA's consistency is above the plain prompt's by 5 points or more with p <
+        0.05 (one-sided bootstrap over pairs) and not below it in at least 4 of 5 seeds; or its bias share is lower by
+        0.05 or more with a 95 % bootstrap interval below 0, and lower in at least 4 of 5 seeds. Not seen: consistency
+        is lower, or within 2 points with the bias share within 0.02. Mixed: between.
+
+    Setting:
+        Judge: SmolLM2-135M-Instruct, d = log P(A) - log P(B) of the first token of its reply, less d for empty answers.
+        16 pairs a seed of a full and a thin answer of four sentences; k = 3. Bias share: mean |d12 + d21| / (mean |d12
+        + d21| + mean |d12 - d21|), d21 with the answers swapped.
     """
     names = ("plain", "equal parts", "PORTIA", "parts, not in turn")
     arms = {name: partial(_judged, run, name) for name in names}
@@ -64,17 +75,10 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     by_bias = bias.mean <= -0.05 and bias.high < 0 and most_seeds({s: g < 0 for s, g in gaps.items()})
     near = abs(gain.mean) <= 0.02 and abs(bias.mean) <= 0.02
     return rows.verdict(
-        "portia",
+        check,
         outcome=decide(
             seen=by_rate or by_bias, not_seen=not (by_rate or by_bias) and (near or gain.mean < 0)
         ),
-        rule="Over all pairs of all seeds. Seen: PORTIA's consistency is above the plain prompt's by 5 points or more "
-        "with p < 0.05 (one-sided bootstrap over pairs) and not below it in at least 4 of 5 seeds; or its bias share is "
-        "lower by 0.05 or more with a 95 % bootstrap interval below 0, and lower in at least 4 of 5 seeds. Not seen: "
-        "consistency is lower, or within 2 points with the bias share within 0.02. Mixed: between.",
-        setting=f"Judge: SmolLM2-135M-Instruct, d = log P(A) - log P(B) of the first token of its reply, less d for "
-        f"empty answers. {PAIRS_A_SEED} pairs a seed of a full and a thin answer of four sentences; k = 3. Bias share: "
-        "mean |d12 + d21| / (mean |d12 + d21| + mean |d12 - d21|), d21 with the answers swapped.",
         summary={
             "pairs": len(pairs["plain"]),
             "consistency, PORTIA - plain": gain.mean,

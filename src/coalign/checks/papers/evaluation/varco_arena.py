@@ -22,14 +22,22 @@ PROMPTS_OF_TRIALS = (5, 10, 20)
 TRIALS_OF_SEED = 100
 
 
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Tournaments rank simulated models nearer to their true ratings than comparisons with a reference do.
 
-    The paper's first experiment: ratings of Chatbot Arena, a judge of precision 1 or 0.8, 50 to 500 prompts. With `data`
-    its second: brackets drawn from the verdicts of a file in which every pair of models was judged.
+    The paper's first experiment: ratings of Chatbot Arena, a judge of precision 1 or 0.8, 50 to 500 prompts.
+
+    Rule:
+        Medians over 60 trials, their mean over the seeds. Seen: in all six settings the tournament's median rank
+        correlation with the truth is higher and the tournament is nearer in 60 % of the trials or more, and a one-sided
+        sign test over all trials has p < 0.01. Not seen: the anchored median is higher by more than 0.01 in a setting.
+        Mixed: between.
+
+    Setting:
+        Simulation of the paper's first experiment: 20 models with Chatbot Arena ratings 1116 to 1287, reference 1186;
+        each match is drawn from the ratings and turned round with probability 1 - precision. Tournaments get (N - 1) X
+        verdicts, the anchored arm N X.
     """
-    if data is not None:
-        return _check_on_verdicts(run, seeds, data)
     arms = {
         f"{prompts} prompts, precision {precision:g}": partial(_simulated, prompts, precision)
         for prompts in (50, 100, 500)
@@ -47,15 +55,8 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     )
     seen = min(gaps.values()) > 0 and min(shares.values()) >= 0.6 and p_value < 0.01
     return rows.verdict(
-        "varco-arena",
+        check,
         outcome=decide(seen=seen, not_seen=not seen and min(gaps.values()) < -0.01),
-        rule="Medians over 60 trials, their mean over the seeds. Seen: in all six settings the tournament's median rank "
-        "correlation with the truth is higher and the tournament is nearer in 60 % of the trials or more, and a "
-        "one-sided sign test over all trials has p < 0.01. Not seen: the anchored median is higher by more than 0.01 in "
-        "a setting. Mixed: between.",
-        setting="Simulation of the paper's first experiment: 20 models with Chatbot Arena ratings 1116 to 1287, "
-        "reference 1186; each match is drawn from the ratings and turned round with probability 1 - precision. "
-        "Tournaments get (N - 1) X verdicts, the anchored arm N X.",
         summary={
             **{f"median gap, {name}": gap for name, gap in gaps.items()},
             "smallest share of trials": min(shares.values()),
@@ -64,8 +65,19 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     )
 
 
-def _check_on_verdicts(run: Run, seeds: int, data: Path) -> Verdict:
-    """The paper's second experiment on given verdicts: random brackets and prompts, as many verdicts on both sides."""
+def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
+    """The paper's second experiment: brackets and prompts drawn from the verdicts of a file in which every pair of models
+    was judged, as many verdicts on both sides.
+
+    Rule:
+        Means over 100 trials a seed. Seen: the tournament's rank correlation with the truth is above the anchored one
+        by more than 0.02 for every number of prompts. Not seen: above it for none. Mixed: between.
+
+    Setting:
+        Verdicts of {data}: {models} models, {prompts} prompts on which every pair was judged. Truth: Bradley-Terry
+        ratings of the verdicts on {others} other prompts. A trial draws prompts and brackets; the anchored arm compares
+        with each model in turn, mean correlation over them. Both spend N - 1 verdicts a prompt.
+    """
     judged = read_judged_pairs(data)
     complete = judged.complete()
     others = [one for one in range(len(judged.shares)) if one not in set(complete)]
@@ -92,15 +104,13 @@ def _check_on_verdicts(run: Run, seeds: int, data: Path) -> Verdict:
         for name in arms
     }
     return rows.verdict(
-        "varco-arena",
+        check_on_data,
         outcome=decide(seen=min(gaps.values()) > 0.02, not_seen=max(gaps.values()) <= 0),
-        rule=f"Means over {TRIALS_OF_SEED} trials a seed. Seen: the tournament's rank correlation with the truth is above "
-        "the anchored one by more than 0.02 for every number of prompts. Not seen: above it for none. Mixed: between.",
-        setting=f"Verdicts of {data.name}: {len(judged.models)} models, {len(complete)} prompts on which every pair was "
-        f"judged. Truth: Bradley-Terry ratings of the verdicts on {len(others) or 'the same'} other prompts. A trial draws "
-        "prompts and brackets; the anchored arm compares with each model in turn, mean correlation over them. Both spend "
-        "N - 1 verdicts a prompt.",
         summary={f"gap, {name}": gap for name, gap in gaps.items()},
+        data=data.name,
+        models=len(judged.models),
+        prompts=len(complete),
+        others=len(others) or "the same",
     )
 
 

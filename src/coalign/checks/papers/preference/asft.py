@@ -21,6 +21,16 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Under ASFT the chosen responses rise while they fall under DPO, and the rejected ones fall, in a world of copying.
 
     Whether samples are better than DPO's is reported and has no part in the rule.
+
+    Rule:
+        Seen: the summed log-probability of the chosen training responses rises from the starting model in every seed,
+        and by more than under DPO in every seed; that of the rejected ones falls in the mean, by more than under
+        fine-tuning on the chosen ones. Not seen: the chosen ones fall, or rise no more than under DPO, in a seed.
+        Mixed: the chosen ones do as claimed, the rejected ones do not.
+
+    Setting:
+        Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold with
+        noise; 300 steps of 32 pairs, Adam 3e-4; ASFT lambda 1, DPO beta 0.1. 400 fresh prompts, 4 samples each.
     """
     trained = partial(training_arm, measure=_measured)
     arms = {
@@ -37,14 +47,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rejected_sft = rows.mean("rejected, change", "SFT on chosen")
     kept = min(chosen.values()) > 0 and min(over_dpo.values()) > 0
     return rows.verdict(
-        "asft",
+        check,
         outcome=decide(seen=kept and rejected < 0 and rejected < rejected_sft, not_seen=not kept),
-        rule="Seen: the summed log-probability of the chosen training responses rises from the starting model in every "
-        "seed, and by more than under DPO in every seed; that of the rejected ones falls in the mean, by more than under "
-        "fine-tuning on the chosen ones. Not seen: the chosen ones fall, or rise no more than under DPO, in a seed. "
-        "Mixed: the chosen ones do as claimed, the rejected ones do not.",
-        setting="Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold "
-        "with noise; 300 steps of 32 pairs, Adam 3e-4; ASFT lambda 1, DPO beta 0.1. 400 fresh prompts, 4 samples each.",
         summary={
             "chosen, smallest change over seeds": min(chosen.values()),
             "chosen, ASFT - DPO, smallest over seeds": min(over_dpo.values()),

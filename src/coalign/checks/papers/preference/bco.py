@@ -23,6 +23,18 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     A second panel, in which thumbs-up and thumbs-down come from different prompts, compares BCO with and without
     distribution matching; it is reported and has no part in the rule.
+
+    Rule:
+        Seen: gold of BCO above that of the starting model by more than 2 standard errors of the paired gaps, at least
+        that of the same loss without reward shift in at least 4 of 5 seeds, and at most 0.05 below DPO's in the mean.
+        Not seen: otherwise. The panel of uneven prompts has no part in it.
+
+    Setting:
+        Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold with
+        noise, for thumbs taken apart into 2400 records; 300 steps of 32 pairs or 64 thumbs, Adam 3e-4, beta 0.1. Uneven
+        prompts: two classes, copied by demonstrations at 0.84 and 0.39; 1000 thumbs-up, 800 of them to the first class,
+        and 1000 thumbs-down, 800 to the second; 150 steps; the classifier sees the class. 400 fresh prompts, 4 samples
+        each.
     """
     plain, unshifted = BCOConstants(), BCOConstants(shift="none")
     on_thumbs = partial(training_arm, batch_size=64)
@@ -56,16 +68,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     matched = rows.gaps("gold, class 1", "BCO matched, uneven prompts", "BCO, uneven prompts")
     matching_helps = {seed: gap > 0 for seed, gap in matched.items()}
     return rows.verdict(
-        "bco",
+        check,
         outcome=decide(seen=exceeds(gain) and most_seeds(shift_helps) and behind <= 0.05),
-        rule="Seen: gold of BCO above that of the starting model by more than 2 standard errors of the paired gaps, at "
-        "least that of the same loss without reward shift in at least 4 of 5 seeds, and at most 0.05 below DPO's in the "
-        "mean. Not seen: otherwise. The panel of uneven prompts has no part in it.",
-        setting="Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold "
-        "with noise, for thumbs taken apart into 2400 records; 300 steps of 32 pairs or 64 thumbs, Adam 3e-4, beta "
-        "0.1. Uneven prompts: two classes, copied by demonstrations at 0.84 and 0.39; 1000 thumbs-up, 800 of them to "
-        "the first class, and 1000 thumbs-down, 800 to the second; 150 steps; the classifier sees the class. 400 fresh "
-        "prompts, 4 samples each.",
         summary={
             "gold, BCO - SFT": mean_of(gain),
             "gold, BCO - BCE without shift": mean_of(shift),

@@ -20,15 +20,23 @@ LAST_GOLD = f"gold, {STEPS[-1]} steps"
 """What the check's rule compares."""
 
 
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Criticised tokens are found by their change in probability, and unlearning them beats likelihood on the same
     answers, in a world of copying with a judge.
 
-    With `data`, judged answers in real text (CUT's files as they are): whether the judgment raises the probability of
-    what it quotes more than that of the rest of the answer, after a short training of the default model.
+    Rule:
+        Seen: in every seed the tokens found at threshold 1.2 are wrong more often than all tokens of judged answers, by
+        0.1 or more, and hold more than 0.7 of the wrong ones, and at threshold 3 more than 0.9 of the found are wrong;
+        and gold after 450 steps is above that of likelihood on the same answers by more than 2 standard errors. Not
+        seen: found tokens are wrong no more often in the mean, or gold is not above. Mixed: between. The comparison
+        with hindsight has no part in it.
+
+    Setting:
+        Copying three letters with a judge who marks each: transformer of 2 layers and width 48, start model 60 % right;
+        1200 of its answers, those without a fault unjudged; 450 steps of 32, Adam 1e-3 (5e-4 at threshold 3),
+        unlikelihood weight 1. Found tokens: 300 fresh answers of the start model, after the last step. Gold: 300 fresh
+        prompts without judgments, 4 samples each.
     """
-    if data is not None:
-        return _check_on_text(run, seeds, data)
 
     def contrast(
         threshold: float, weight: float, learning_rate: float = 1e-3
@@ -55,17 +63,8 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     found = all(above[seed] >= 0.1 and recall[seed] > 0.7 and strict[seed] > 0.9 for seed in above)
     gaps = rows.gaps(LAST_GOLD, "CUT", "likelihood")
     return rows.verdict(
-        "cut",
+        check,
         outcome=decide(seen=found and exceeds(gaps), not_seen=mean_of(above) <= 0 or mean_of(gaps) <= 0),
-        rule="Seen: in every seed the tokens found at threshold 1.2 are wrong more often than all tokens of judged "
-        "answers, by 0.1 or more, and hold more than 0.7 of the wrong ones, and at threshold 3 more than 0.9 of the "
-        "found are wrong; and gold after 450 steps is above that of likelihood on the same answers by more than 2 "
-        "standard errors. Not seen: found tokens are wrong no more often in the mean, or gold is not above. Mixed: "
-        "between. The comparison with hindsight has no part in it.",
-        setting="Copying three letters with a judge who marks each: transformer of 2 layers and width 48, start model 60 % "
-        "right; 1200 of its answers, those without a fault unjudged; 450 steps of 32, Adam 1e-3 (5e-4 at threshold 3), "
-        "unlikelihood weight 1. Found tokens: 300 fresh answers of the start model, after the last step. Gold: 300 fresh "
-        "prompts without judgments, 4 samples each.",
         summary={
             "precision above base rate": mean_of(above),
             "recall": mean_of(recall),
@@ -76,7 +75,21 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     )
 
 
-def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
+    """Judged answers in real text (CUT's files as they are): whether the judgment raises the probability of what it
+    quotes more than that of the rest of the answer, after a short training of the default model.
+
+    Rule:
+        Seen: after training the log-ratio of the probabilities with and without the judgment is larger for tokens that
+        the judgment quotes than for the others, in the mean by more than 2 standard errors over the seeds. Not seen:
+        not by more than 1. Mixed: between. Words become likelier by being quoted alone: the measure cannot tell that
+        from criticism.
+
+    Setting:
+        {data}: a seed trains on 40 criticised answers and measures 12 others whose judgments quote them, at most 400
+        tokens each under both prompts. Quoted: what stands in double quotes in the judgment and in the answer, not as a
+        better answer. 40 steps of one answer, adapter of rank 16, Adam 3e-4, threshold 1.2, unlikelihood weight 0.5.
+    """
     records = criticised(read_judgments(data))
     constants = CUTConstants()
     measured = partial(quoted_measures, detect=partial(inappropriate_tokens, threshold=constants.threshold))
@@ -93,19 +106,12 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     inside, outside = (rows.values(f"log-ratio, {part}", "CUT") for part in ("quoted", "not quoted"))
     gaps = {seed: inside[seed] - outside[seed] for seed in inside}
     return rows.verdict(
-        "cut",
+        check_on_data,
         outcome=clearly_above(gaps),
-        rule="Seen: after training the log-ratio of the probabilities with and without the judgment is larger for tokens "
-        "that the judgment quotes than for the others, in the mean by more than 2 standard errors over the seeds. Not seen: "
-        "not by more than 1. Mixed: between. Words become likelier by being quoted alone: the measure cannot tell that "
-        "from criticism.",
-        setting=f"{data.name}: a seed trains on 40 criticised answers and measures 12 others whose judgments quote them, "
-        "at most 400 tokens each under both prompts. Quoted: what stands in double quotes in the judgment and in the "
-        "answer, not as a better answer. 40 steps of one answer, adapter of rank 16, Adam 3e-4, threshold 1.2, "
-        "unlikelihood weight 0.5.",
         summary={
             "log-ratio, quoted - not quoted": mean_of(gaps),
             "found, quoted - not quoted": difference("found", "CUT"),
             "log-ratio, quoted - not quoted, default model": difference("log-ratio", "default model"),
         },
+        data=data.name,
     )

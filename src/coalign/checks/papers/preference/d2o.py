@@ -18,14 +18,20 @@ from coalign.preference.d2o import D2OConstants, d2o_margins
 from coalign.training.losses.pairwise import DPOConstants
 
 
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """D2O removes marked answers as gradient ascent does, and keeps what the model could, in a world of copying.
 
-    With `data`, pairs of real text (the Anthropic HH data as it is): margins and the likelihood of the chosen side after
-    a short training of the default model on the rejected side.
+    Rule:
+        Seen: in every seed D2O's share of marked answers is below half the start's and its cross-entropy on held-out
+        unmarked answers is below gradient ascent's; and in the mean over seeds D2O loses at most 0.15 of the gold of
+        unmarked answers while gradient ascent loses more than 0.4. Not seen: the share is not halved in a seed, or the
+        cross-entropy is not below. Mixed: between.
+
+    Setting:
+        Copying with a mark: transformer of 2 layers and width 48, 4 of 10 answers that it learned begin with two tokens
+        that nobody wants. 800 prompts with a marked answer; 5 samples each of the start model as anchors; 200 steps of
+        32, Adam 3e-4, alpha = beta = 0.1. 400 fresh prompts, 4 samples each.
     """
-    if data is not None:
-        return _check_on_text(run, seeds, data)
     constants = D2OConstants(alpha=0.1, beta=0.1)
     arms: dict[str, Arm[Start[MarkedWorld]]] = {
         "start": untrained_arm,
@@ -45,15 +51,8 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     kept = lost <= 0.15 and lost_by_ascent > 0.4
     below = all(gap < 0 for gap in nll.values())
     return rows.verdict(
-        "d2o",
+        check,
         outcome=decide(seen=removed and below and kept, not_seen=not removed or not below),
-        rule="Seen: in every seed D2O's share of marked answers is below half the start's and its cross-entropy on held-"
-        "out unmarked answers is below gradient ascent's; and in the mean over seeds D2O loses at most 0.15 of the gold "
-        "of unmarked answers while gradient ascent loses more than 0.4. Not seen: the share is not halved in a seed, or "
-        "the cross-entropy is not below. Mixed: between.",
-        setting="Copying with a mark: transformer of 2 layers and width 48, 4 of 10 answers that it learned begin with "
-        "two tokens that nobody wants. 800 prompts with a marked answer; 5 samples each of the start model as anchors; "
-        "200 steps of 32, Adam 3e-4, alpha = beta = 0.1. 400 fresh prompts, 4 samples each.",
         summary={
             "marked, start": rows.mean("marked", "start"),
             "marked, D2O": rows.mean("marked", "D2O"),
@@ -86,7 +85,21 @@ def _tried(rows: Measured, what: str, arm: str, ascent: str) -> str:
     )
 
 
-def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
+    """Pairs of real text (the Anthropic HH data as it is): margins and the likelihood of the chosen side after a short
+    training of the default model on the rejected side.
+
+    Rule:
+        Seen: after D2O the margin of self-samples over the rejected responses is above 0, and the cross-entropy of the
+        chosen responses, which nothing was trained on, is below that after gradient ascent, both by more than 2
+        standard errors over the seeds. Not seen: one of them not by more than 1. Mixed: between. It speaks of margins
+        and likelihoods after a short training, not of what the model then says.
+
+    Setting:
+        {data} ({unusable} unusable records left out): 20 pairs a seed of at most 160 tokens; 3 samples of 24 tokens of
+        the default model to each prompt as anchors; 40 steps of one prompt, adapter of rank 16, Adam 3e-4, alpha = beta
+        = 0.1.
+    """
     pairs, unusable = read_pairs(data)
     constants = D2OConstants()
 
@@ -108,18 +121,13 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     margin = rows.values("margin", "D2O")
     kept = rows.gaps("nll, chosen", "gradient ascent", "D2O")
     return rows.verdict(
-        "d2o",
+        check_on_data,
         outcome=clearly_above(margin, kept),
-        rule="Seen: after D2O the margin of self-samples over the rejected responses is above 0, and the cross-entropy of "
-        "the chosen responses, which nothing was trained on, is below that after gradient ascent, both by more than 2 "
-        "standard errors over the seeds. Not seen: one of them not by more than 1. Mixed: between. It speaks of margins "
-        "and likelihoods after a short training, not of what the model then says.",
-        setting=f"{data.name} ({unusable} unusable records left out): 20 pairs a seed of at most 160 tokens; 3 samples of "
-        "24 tokens of the default model to each prompt as anchors; 40 steps of one prompt, adapter of rank 16, Adam 3e-4, "
-        "alpha = beta = 0.1.",
         summary={
             "margin, D2O": mean_of(margin),
             "nll of the chosen side, gradient ascent - D2O": mean_of(kept),
             "nll of the chosen side, D2O - default model": rows.gap("nll, chosen", "D2O", "default model"),
         },
+        data=data.name,
+        unusable=unusable,
     )

@@ -32,6 +32,17 @@ class Starts:
 def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Gains shrink with more pairs, and a fine-tuned start ends higher than one that learned little, in a world of
     copying.
+
+    Rule:
+        Seen: in the mean over seeds, for at least 3 of the 4 methods gold rises less from 1200 to 3600 pairs than from
+        300 to 1200, and for at least 3 of the 4 it is higher at 1200 pairs from the fine-tuned start than from the
+        undertrained one. Otherwise not seen. Truthfulness and reasoning have no counterpart here.
+
+    Setting:
+        Copying letters: transformer of 2 layers and width 48, fine-tuned for 700 steps or undertrained for 120. Pairs
+        of the fine-tuned model's samples labelled by gold with noise, for both; 3 epochs in steps of 32 pairs (64
+        responses for KTO), Adam 1e-3. DPO, KTO: beta 0.1; IPO: averaged, tau 0.5; CPO: beta 0.1, averaged likelihood.
+        400 fresh prompts, 4 samples each.
     """
     methods = {
         "DPO": ("dpo", DPOConstants(beta=0.1)),
@@ -54,15 +65,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     flatter = sum(late[method] < early[method] for method in methods)
     higher = sum(gap > 0 for gap in above.values())
     return rows.verdict(
-        "dpo-insights",
+        check,
         outcome=decide(seen=flatter >= 3 and higher >= 3),
-        rule="Seen: in the mean over seeds, for at least 3 of the 4 methods gold rises less from 1200 to 3600 pairs than "
-        "from 300 to 1200, and for at least 3 of the 4 it is higher at 1200 pairs from the fine-tuned start than from the "
-        "undertrained one. Otherwise not seen. Truthfulness and reasoning have no counterpart here.",
-        setting="Copying letters: transformer of 2 layers and width 48, fine-tuned for 700 steps or undertrained for 120. "
-        "Pairs of the fine-tuned model's samples labelled by gold with noise, for both; 3 epochs in steps of 32 pairs (64 "
-        "responses for KTO), Adam 1e-3. DPO, KTO: beta 0.1; IPO: averaged, tau 0.5; CPO: beta 0.1, averaged likelihood. "
-        "400 fresh prompts, 4 samples each.",
         summary={
             "methods with smaller gains later": flatter,
             "methods higher from the fine-tuned start": higher,

@@ -25,6 +25,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Over a grid of betas LN-DPO writes shorter responses than DPO, as good ones, in a world of copying.
 
     Labels of a second panel reward length; it is reported and has no part in the rule.
+
+    Rule:
+        Seen: the length over the grid of betas is below DPO's in at least 4 of 5 seeds, and gold over the grid is at
+        least DPO's - 0.02. Not seen: fewer seeds, or gold lower by more than 0.05. Mixed: between.
+
+    Setting:
+        Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold with
+        noise; 300 steps of 32 pairs, Adam 3e-4. Betas: DPO 0.03, 0.1, 0.3; LN-DPO 0.3, 1, 3; SimPO 1, 2, 4 with gamma =
+        beta / 2. 400 fresh prompts, 4 samples each.
     """
 
     def grid(method: str, panel: str = "") -> list[str]:
@@ -51,15 +60,10 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     reduced = {seed: gap < 0 for seed, gap in shorter.items()}
     best = [max(grid(method), key=lambda arm: rows.mean("gold", arm)) for method in GRIDS]
     return rows.verdict(
-        "ln-dpo",
+        check,
         outcome=decide(
             seen=most_seeds(reduced) and gold >= -0.02, not_seen=not most_seeds(reduced) or gold < -0.05
         ),
-        rule="Seen: the length over the grid of betas is below DPO's in at least 4 of 5 seeds, and gold over the grid "
-        "is at least DPO's - 0.02. Not seen: fewer seeds, or gold lower by more than 0.05. Mixed: between.",
-        setting="Copying letters: transformer of 2 layers and width 48, 1200 pairs of its own samples labelled by gold "
-        "with noise; 300 steps of 32 pairs, Adam 3e-4. Betas: DPO 0.03, 0.1, 0.3; LN-DPO 0.3, 1, 3; SimPO 1, 2, 4 "
-        "with gamma = beta / 2. 400 fresh prompts, 4 samples each.",
         summary={
             "seeds with shorter responses": sum(reduced.values()),
             "length, LN-DPO - DPO": mean_of(shorter),

@@ -21,15 +21,20 @@ from coalign.preference.data.aligned_scores import ALIGNED_LOGP, END_TOKENS
 from coalign.preference.poft import PoFTConstants, poft_coefficients
 
 
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """On demonstrations of which two in five are bad PoFT learns the good ones better than fine-tuning, in a world of
     copying.
 
-    With `data`, prompts and answers in real text: whether the coefficient of PoFT, with the default model as aligned
-    model, tells answers from misplaced ones, without training.
+    Rule:
+        Seen: gold of PoFT after 900 steps above that of cross-entropy by more than 2 standard errors of the paired
+        gaps. Not seen: not by more than 1. Mixed: between.
+
+    Setting:
+        Copying letters: 1500 demonstrations, of which 40 % copy 5 % of the letters rightly and the others 95 %. The
+        aligned model, a transformer of 2 layers and width 48, was trained for 400 steps on demonstrations of 95 %. The
+        same transformer from random weights, 900 steps of 64 demonstrations, Adam 2e-3, by cross-entropy and by PoFT.
+        400 fresh prompts, 4 samples each.
     """
-    if data is not None:
-        return _check_on_text(run, seeds, data)
     arms = {
         "aligned model": aligned_arm,
         "CE": mixed_arm(LIKELIHOOD, None, poft_coefficients),
@@ -45,14 +50,8 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
         return mean_of({seed: max(one[seed] for one in golds) - golds[-1][seed] for seed in golds[-1]})
 
     return rows.verdict(
-        "poft",
+        check,
         outcome=clearly_above(gaps),
-        rule=f"Seen: gold of PoFT after {EVALUATED[-1]} steps above that of cross-entropy by more than 2 standard errors "
-        "of the paired gaps. Not seen: not by more than 1. Mixed: between.",
-        setting="Copying letters: 1500 demonstrations, of which 40 % copy 5 % of the letters rightly and the others 95 %. "
-        "The aligned model, a transformer of 2 layers and width 48, was trained for 400 steps on demonstrations of 95 %. "
-        "The same transformer from random weights, 900 steps of 64 demonstrations, Adam 2e-3, by cross-entropy and by "
-        "PoFT. 400 fresh prompts, 4 samples each.",
         summary={
             "gold, PoFT - CE": mean_of(gaps),
             "gold, best to last, CE": drop("CE"),
@@ -64,7 +63,19 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     )
 
 
-def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
+    """Prompts and answers in real text: whether the coefficient of PoFT, with the default model as aligned model, tells
+    answers from misplaced ones, without training.
+
+    Rule:
+        Seen: the coefficient ranks answers above misplaced ones: area under the curve above one half by more than 2
+        standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the weights of
+        records, not of training.
+
+    Setting:
+        {data}: 40 answers a seed, 30 % of them given to each other's prompts; aligned model: the default model; the
+        trained model likes all records alike.
+    """
     answers = read_answers(data)
 
     def tell_apart(chosen: list[Demonstration]) -> Measures:
@@ -78,12 +89,8 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
     )
     above_chance = {seed: auc - 0.5 for seed, auc in rows.values("AUC", "default model").items()}
     return rows.verdict(
-        "poft",
+        check_on_data,
         outcome=clearly_above(above_chance),
-        rule="Seen: the coefficient ranks answers above misplaced ones: area under the curve above one half by more than "
-        "2 standard errors over the seeds. Not seen: not by more than 1. Mixed: between. It speaks of the weights of "
-        "records, not of training.",
-        setting=f"{data.name}: 40 answers a seed, 30 % of them given to each other's prompts; aligned model: the default "
-        "model; the trained model likes all records alike.",
         summary={"AUC, above one half": mean_of(above_chance)},
+        data=data.name,
     )

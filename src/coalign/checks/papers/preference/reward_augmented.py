@@ -30,14 +30,21 @@ PLAIN, LONGER, OURS = "DPO", "DPO, as many steps", "reward-augmented"
 CHANGE = "good rejected, change"
 
 
-def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Under goals good rejected replies are unlearned less than by DPO, and quality follows the goal, in a world of
     scored replies.
 
-    With `data`, prompts in real text: the same two measures on replies of the default model that a program scores.
+    Rule:
+        Seen: in at least 4 of 5 seeds the log-probability of rejected replies of score 4 or more falls less from the
+        base model than under DPO, also under DPO with as many steps, the relabelled model asked for the highest score;
+        and the mean quality of its samples rises by 0.1 or more from goals 0 and 2 to goals 4 and 5. Otherwise not
+        seen. Quality at the highest goal against DPO's has no part in it.
+
+    Setting:
+        Classes and replies of eight symbols, true scores 0 to 6: GRU of 2 layers and width 96, 12,000 rows, half under
+        a score up to 2 off. 1500 pairs of its own samples with true scores; 3 epochs of batches of 32, Adam 1e-3, beta
+        0.1. 300 prompts, 2 samples each at temperature 1.
     """
-    if data is not None:
-        return _check_on_text(run, seeds, data)
     constants = DPOConstants(beta=0.1)
     arms: dict[str, Arm[ScoredPairs]] = {
         "base": base_arm,
@@ -50,15 +57,8 @@ def check(run: Run, *, seeds: int = 5, data: Path | None = None) -> Verdict:
     changes, kept = _changes(rows)
     rise = _of_goals(rows, OURS, (4, 5)) - _of_goals(rows, OURS, (0, 2))
     return rows.verdict(
-        "reward-augmented",
+        check,
         outcome=decide(seen=most_seeds(kept) and rise >= 0.1),
-        rule="Seen: in at least 4 of 5 seeds the log-probability of rejected replies of score 4 or more falls less from "
-        "the base model than under DPO, also under DPO with as many steps, the relabelled model asked for the highest "
-        "score; and the mean quality of its samples rises by 0.1 or more from goals 0 and 2 to goals 4 and 5. Otherwise "
-        "not seen. Quality at the highest goal against DPO's has no part in it.",
-        setting="Classes and replies of eight symbols, true scores 0 to 6: GRU of 2 layers and width 96, 12,000 rows, half "
-        "under a score up to 2 off. 1500 pairs of its own samples with true scores; 3 epochs of batches of 32, Adam 1e-3, "
-        "beta 0.1. 300 prompts, 2 samples each at temperature 1.",
         summary={
             **changes,
             "quality, goals 4 and 5 - goals 0 and 2": rise,
@@ -98,7 +98,21 @@ def _of_goals(rows: Measured, arm: str, goals: Sequence[int]) -> float:
     return fmean(rows.mean(f"quality, goal {goal}", arm) for goal in goals)
 
 
-def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
+def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
+    """Prompts in real text: the same two measures on replies of the default model that a program scores.
+
+    Rule:
+        Seen: in at least 4 of 5 seeds (of 3: all) the log-probability of good rejected replies falls less from the
+        default model than under DPO, also under DPO with as many steps, the relabelled model asked for score 10; and
+        the mean score of its samples rises by 0.9, a tenth of the scale, or more from goal 2 to goal 9. Otherwise not
+        seen.
+
+    Setting:
+        {data}: 24 prompts a seed of at most 64 tokens, two replies of 32 tokens to each by the default model; a program
+        scores them from 1 to 10 by the letters of a word on average, short words high; pairs of different scores. Good:
+        a rejected reply at or above the median of the rejected ones. One pass of one row a step, adapter of rank 16,
+        Adam 3e-4, beta 0.1; two samples a prompt and goal.
+    """
     prompts = read_prompts(data)
 
     def learned(material: GoalText, records: list[Preference], passes: int, goal: float | None) -> Measures:
@@ -124,18 +138,12 @@ def _check_on_text(run: Run, seeds: int, data: Path) -> Verdict:
         return high - low
 
     return rows.verdict(
-        "reward-augmented",
+        check_on_data,
         outcome=decide(seen=most_seeds(kept) and rise(OURS) >= 0.9),
-        rule="Seen: in at least 4 of 5 seeds (of 3: all) the log-probability of good rejected replies falls less from the "
-        "default model than under DPO, also under DPO with as many steps, the relabelled model asked for score 10; and the "
-        "mean score of its samples rises by 0.9, a tenth of the scale, or more from goal 2 to goal 9. Otherwise not seen.",
-        setting=f"{data.name}: 24 prompts a seed of at most 64 tokens, two replies of 32 tokens to each by the default "
-        "model; a program scores them from 1 to 10 by the letters of a word on average, short words high; pairs of "
-        "different scores. Good: a rejected reply at or above the median of the rejected ones. One pass of one row a step, "
-        "adapter of rank 16, Adam 3e-4, beta 0.1; two samples a prompt and goal.",
         summary={
             **changes,
             "score, goal 9 - goal 2": rise(OURS),
             "score, goal 9 - goal 2, default model": rise("default model"),
         },
+        data=data.name,
     )

@@ -17,6 +17,15 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     ACT is compared with the base model, with training on one random sample of its own, and with training on the best
     of K samples, over the same steps; the task score is hidden from every arm. The same with four times the steps is
     reported and has no part in the rule.
+
+    Rule:
+        Seen: in at least 4 of 5 seeds ACT's satisfaction is above the base model's by 0.03 or more and above that of
+        training on one random sample, and the mean task score is not below the base model's. Otherwise not seen.
+
+    Setting:
+        Classes and replies: GRU of 2 layers and width 96, 8 classes, 24 symbols, replies of 8; constraints: allowed
+        symbols only, no repetition. 400 prompts, 4 samples each at temperature 0.8; 2 epochs of batches of 16, Adam
+        1e-3; margin 3, fine-tuning weight 3. 300 held-out prompts, 4 samples each.
     """
     best_of_k, own_sample, more = "best of 4 samples", "one random sample", ", batches of 4"
     constants = Constants(margin=3.0, ft_weight=3.0)
@@ -33,14 +42,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     hits = {seed: over_base[seed] >= 0.03 and over_sample[seed] > 0 for seed in over_base}
     task = rows.gap("task score", "ACT", "base")
     return rows.verdict(
-        "act",
+        check,
         outcome=decide(seen=most_seeds(hits) and task >= 0),
-        rule="Seen: in at least 4 of 5 seeds ACT's satisfaction is above the base model's by 0.03 or more and above "
-        "that of training on one random sample, and the mean task score is not below the base model's. Otherwise not "
-        "seen.",
-        setting="Classes and replies: GRU of 2 layers and width 96, 8 classes, 24 symbols, replies of 8; constraints: "
-        "allowed symbols only, no repetition. 400 prompts, 4 samples each at temperature 0.8; 2 epochs of batches of "
-        "16, Adam 1e-3; margin 3, fine-tuning weight 3. 300 held-out prompts, 4 samples each.",
         summary={
             "seeds that hit": sum(hits.values()),
             "satisfaction, ACT - base": mean_of(over_base),

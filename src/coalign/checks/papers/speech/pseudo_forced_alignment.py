@@ -12,7 +12,20 @@ from coalign.core.verdict import Verdict
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
-    """Windows from anchor to anchor find boundaries as well as one pass does, and the clips adapt a recogniser."""
+    """Windows from anchor to anchor find boundaries as well as one pass does, and the clips adapt a recogniser.
+
+    Rule:
+        Seen: the boundary error of the kept utterances is at most that of one pass of CTC-segmentation in two thirds of
+        the seeds (4 of 5), and the character error rate on held-out speech of the new voice falls in every seed, by 10
+        % relative or more in the mean. Not seen: it falls in no seed. Mixed: between.
+
+    Setting:
+        espeak-ng, 60 words. A recogniser (log-mel features, convolution, BiGRU of 1 layer and width 96, 20 ms frames)
+        learns 240 utterances of voice en-us in 350 steps of 16. Three recordings of 40 utterances of voice en-gb+f4,
+        gaps of 0.3 to 1 s; of the captions 15 % of the utterances are missing and 10 % of the words are wrong. Both
+        arms keep utterances with a confidence of -1 or more and train 80 steps of 16 on them, Adam 5e-4. 30 held-out
+        utterances of en-gb+f4. Boundary error: |start| + |end| of the kept utterances, mean, in seconds.
+    """
     arms = {
         "seed model": seed_arm,
         "one pass": lambda material: adapted_arm(material, whole=True),
@@ -29,12 +42,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     boundary = most_seeds({seed: gap <= 0 for seed, gap in edges.items()}, "2/3")
     adapted = all(gain > 0 for gain in gains.values()) and mean_of(gains) >= 0.1
     return rows.verdict(
-        "pseudo-forced-alignment",
+        check,
         outcome=decide(seen=boundary and adapted, not_seen=not any(gain > 0 for gain in gains.values())),
-        rule="Seen: the boundary error of the kept utterances is at most that of one pass of CTC-segmentation in two "
-        "thirds of the seeds (4 of 5), and the character error rate on held-out speech of the new voice falls in every "
-        "seed, by 10 % relative or more in the mean. Not seen: it falls in no seed. Mixed: between.",
-        setting=VoiceStart.setting,
         summary={
             "seeds with boundary error at most one pass's": sum(gap <= 0 for gap in edges.values()),
             "boundary error in seconds, windows - one pass": mean_of(edges),

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -49,13 +48,6 @@ class Spoken:
 class VoiceStart:
     """What the arms of a seed share: a recogniser of the home voice, recordings and held-out clips of the other."""
 
-    setting: ClassVar[str] = (
-        "espeak-ng, 60 words. A recogniser (log-mel features, convolution, BiGRU of 1 layer and width 96, 20 ms frames) "
-        "learns 240 utterances of voice en-us in 350 steps of 16. Three recordings of 40 utterances of voice en-gb+f4, "
-        "gaps of 0.3 to 1 s; of the captions 15 % of the utterances are missing and 10 % of the words are wrong. Both "
-        "arms keep utterances with a confidence of -1 or more and train 80 steps of 16 on them, Adam 5e-4. 30 held-out "
-        "utterances of en-gb+f4. Boundary error: |start| + |end| of the kept utterances, mean, in seconds."
-    )
     seed: int
     recogniser: Recogniser
     recordings: list[Spoken]
