@@ -13,8 +13,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from coalign.web.workbench import workbench
+from tests.browser import assert_quiet, click, js, texts, visit, wait
 from tests.browser import browser as browser
-from tests.browser import js, wait
 from tests.web.serving import running
 from tests.web.test_workbench import HOSTILE, Echo, make_run
 
@@ -30,24 +30,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def _open(browser, url: str, width: int = 1280) -> None:
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get_log("browser")
-    browser.get(url)
-
-
 @pytest.mark.parametrize("path", ["/", "/methods", "/play", "/runs/second", "/runs/first/report"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pages_load_without_errors_and_fit(browser, address: str, path: str, width: int) -> None:
-    _open(browser, address + path, width)
-    assert browser.get_log("browser") == []
-    assert js(browser, "document.documentElement.scrollWidth") <= width
-    assert js(browser, "typeof window.pwned") == "undefined"
+    visit(browser, address + path, width)
+    assert_quiet(browser, width)
 
 
 def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None:
-    _open(browser, address)
+    visit(browser, address)
     visible = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).length"
     assert js(browser, visible) == 2
     browser.execute_script("document.getElementById('filter').focus()")
@@ -61,26 +52,24 @@ def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None
             ActionChains(browser).send_keys(Keys.TAB).perform()
         ActionChains(browser).send_keys(Keys.SPACE).perform()
     wait(browser, "!document.getElementById('compare').disabled")
-    browser.execute_script("document.getElementById('compare').click()")
+    click(browser, "#compare")
     wait(browser, "document.title.includes('2 runs compared')")
 
 
 def test_two_models_answer_by_keyboard(browser, address: str) -> None:
-    _open(browser, f"{address}/play?a=first&b=second")
+    visit(browser, f"{address}/play?a=first&b=second")
     browser.execute_script("document.querySelector('[name=prompt]').value = arguments[0]", HOSTILE)
     browser.execute_script("document.querySelector('[name=prompt]').focus()")
     ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
     ended = "[...document.querySelectorAll('.speed')].every((one) => one.textContent.startsWith('5 tokens'))"
     wait(browser, ended)
-    answers = js(browser, "[...document.querySelectorAll('.answer')].map((one) => one.textContent.trim())")
-    assert answers == [f"first: {HOSTILE}", f"second: {HOSTILE}"]
-    assert js(browser, "typeof window.pwned") == "undefined"
-    assert browser.get_log("browser") == []
+    assert [one.strip() for one in texts(browser, ".answer")] == [f"first: {HOSTILE}", f"second: {HOSTILE}"]
+    assert_quiet(browser)
 
 
 def test_every_control_has_a_name(browser, address: str) -> None:
     for path in ("/", "/methods", "/play", "/runs/first"):
-        _open(browser, address + path)
+        visit(browser, address + path)
         controls = "[...document.querySelectorAll('input, select, button, a, textarea')]"
         name = "(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()"
         assert js(browser, f"{controls}.filter((one) => !{name}).length") == 0, path
