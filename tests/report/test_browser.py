@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from coalign.report.html import write_report
-from coalign.report.model import Headline, Mark, Output, Report, Sample, Samples
+from coalign.report.model import Mark, Output, Report, Samples
 from tests.browser import assert_quiet, click, js, texts, visit, wait
 from tests.browser import browser as browser
+from tests.report.build import report_of, sample, samples
 from tests.report.example import example_report
 from tests.report.test_html import HOSTILE, hostile_report
 
@@ -25,8 +26,7 @@ def show(browser, tmp_path: Path) -> Callable[..., Path]:
     """Open a report, or a page of these samples alone."""
 
     def call(report: Report | Samples, width: int = 1280, dark: bool = False) -> Path:
-        if isinstance(report, Samples):
-            report = Report(title="t", method="m", verdict=Headline("neutral", ""), sections=[report])
+        report = report_of(report) if isinstance(report, Samples) else report
         write_report(report, tmp_path / "report.html")
         visit(browser, (tmp_path / "report.html").as_uri(), width, dark=dark)
         return tmp_path / "report.html"
@@ -102,11 +102,7 @@ def test_filters_sorts_and_pages(browser, show) -> None:
 
 
 def test_categories_filter(browser, show) -> None:
-    samples = [
-        Sample(prompt=f"p{index}", outputs=[Output(text="a")], tags=[f"tag {index % 3}"])
-        for index in range(9)
-    ]
-    show(Samples(title="Samples", columns=["Answer"], rows=samples))
+    show(samples(*(sample("a", prompt=f"p{index}", tags=[f"tag {index % 3}"]) for index in range(9))))
     choose(browser, "tag", "1", rows(3))
     assert set(texts(browser, ".tag")) == {"tag 1"}
     assert texts(browser, "[name=change]") == []
@@ -141,11 +137,8 @@ def test_nothing_scrolls_sideways(browser, show, width: int, report: Report) -> 
 def test_marked_text_is_coloured_searched_and_explained(browser, show) -> None:
     text = "\U0001f600 tea </script> and more"
     marks = [Mark(2, 5, "kept", note="probability 0.9"), Mark(6, 15, "shifted", note=HOSTILE)]
-    samples = [Sample(prompt="p", outputs=[Output(text=text, marks=marks), Output(text="plain")])]
-    show(
-        Samples(title="T", columns=["A", "B"], rows=samples, marks={"kept": "good", "shifted": "bad"}),
-        width=360,
-    )
+    row = sample(Output(text, marks=marks), "plain")
+    show(samples(row, marks={"kept": "good", "shifted": "bad"}), width=360)
     assert texts(browser, ".words .m") == ["tea", "</script>"]
     assert texts(browser, ".legend .m") == ["kept", "shifted"]
     assert texts(browser, ".output .words")[0] == text
@@ -162,8 +155,7 @@ def test_marked_text_is_coloured_searched_and_explained(browser, show) -> None:
 
 def test_long_outputs_fold_and_direction_follows_the_text(browser, show) -> None:
     answers = ("x" * 20_000, "line\n" * 200, "مرحبا بالعالم", "")
-    samples = [Sample(prompt="p", outputs=[Output(text=text)]) for text in answers]
-    show(Samples(title="Samples", columns=["Answer"], rows=samples), width=360)
+    show(samples(*map(sample, answers)), width=360)
     assert_quiet(browser, 360)
     assert js(browser, rows(2, ".more"))
     click(browser, ".more")

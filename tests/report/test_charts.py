@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from coalign.report import charts
 from coalign.report.format import difference_texts, interval_text, number, tick_texts, ticks
-from coalign.report.model import (
-    Chart,
-    Comparison,
-    ComparisonRow,
-    Distribution,
-    Estimate,
-    Series,
-    Values,
-)
+from coalign.report.model import Comparison, ComparisonRow, Distribution, Estimate, Values
+from tests.report.build import chart
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 6))
 
@@ -78,6 +71,7 @@ def test_tick_texts_stay_short(log: bool) -> None:
 
 @given(st.lists(st.one_of(FINITE, st.floats(-1e-12, 1e-12)), min_size=1, max_size=60))
 @example([9.0, -5e-324])
+@example([0.0, 5e-324])
 def test_bins_hold_every_value(values: list[float]) -> None:
     edges = charts.bin_edges(values)
     assert edges[0] <= min(values)
@@ -93,58 +87,54 @@ def _paths(svg: str) -> list[list[tuple[float, float]]]:
 
 
 def test_line_chart_places_values() -> None:
-    chart = Chart(title="c", series=[Series(name="a", steps=[0, 5, 10], values=[1.0, 2.0, 1.5])])
-    ((first, middle, last),) = _paths(charts.line_chart(chart))
+    ((first, middle, last),) = _paths(charts.line_chart(chart([1.0, 2.0, 1.5], [0, 5, 10])))
     assert (first[0], middle[0], last[0]) == (0, 50, 100)
     assert middle[1] < last[1] < first[1]  # the y axis of SVG points down
     assert last[1] == pytest.approx((first[1] + middle[1]) / 2, abs=0.01)
 
 
 def test_log_chart_is_even_in_decades_and_counts_what_it_cannot_draw() -> None:
-    chart = Chart(title="c", log=True, series=[Series(name="a", steps=[0, 1, 2, 3], values=[1, 10, 100, 0])])
-    ((one, ten, hundred),) = _paths(charts.line_chart(chart))
+    made = chart([1, 10, 100, 0], log=True)
+    ((one, ten, hundred),) = _paths(charts.line_chart(made))
     assert one[1] - ten[1] == pytest.approx(ten[1] - hundred[1], abs=0.01)
-    assert charts.chart_note(chart).startswith("1 value ")
+    assert charts.chart_note(made).startswith("1 value ")
 
 
 def test_bands_marks_and_a_logarithmic_axis_of_steps() -> None:
-    series = Series(
-        name="a", steps=[1, 10, 100], values=[1.0, 2.0, 3.0], low=[0.5, None, 2.0], high=[1.5, 2.5, 4.0]
-    )
-    svg = charts.line_chart(Chart(title="c", series=[series], x_log=True, marks=True))
+    band = [0.5, None, 2.0], [1.5, 2.5, 4.0]
+    svg = charts.line_chart(chart([1.0, 2.0, 3.0], [1, 10, 100], band, x_log=True, marks=True))
     ((first, middle, last),) = _paths(svg)
     assert (first[0], middle[0], last[0]) == (0, 50, 100)
-    (band,) = re.findall(r'class="band s0" d="([^"]*)"', svg)
-    assert band.startswith("M0 ")
-    assert band.endswith("Z")
-    assert band.count("L") == 3, "a place without an end is left out"
+    (outline,) = re.findall(r'class="band s0" d="([^"]*)"', svg)
+    assert re.fullmatch("M0 [^L]*(L[^L]*){3}Z", outline), "a place without an end is left out"
     assert svg.split('class="hit"')[0].count("<circle") == 3
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(ValueError, match="one end of a band"):
-        Series(name="a", steps=[1], values=[1.0], low=[0.0])
-    with pytest.raises(ValueError, match="2 high"):
-        Series(name="a", steps=[1], values=[1.0], low=[0.0], high=[1.0, 2.0])
-    with pytest.raises(ValueError, match="at or below zero"):
-        Chart(title="c", series=[Series(name="a", steps=[0], values=[1.0])], x_log=True)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"band": ([0.0],)}, "one end of a band"),
+        ({"band": ([0.0], [1.0, 2.0])}, "2 high"),
+        ({"steps": [0], "x_log": True}, "at or below zero"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(fields, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chart([1.0], **fields)
 
 
 def test_gaps_stay_gaps() -> None:
-    values = [1.0, None, float("nan"), 2.0]
-    svg = charts.line_chart(Chart(title="c", series=[Series(name="a", steps=[0, 1, 2, 3], values=values)]))
-    assert re.search(r'd="M[^L"]*M[^L"]*"', svg)
+    assert re.search(r'd="M[^L"]*M[^L"]*"', charts.line_chart(chart([1.0, None, float("nan"), 2.0])))
 
 
 def test_a_spike_survives_thinning() -> None:
     values = [math.sin(step / 50) for step in range(20_000)]
     values[12_345] = 99.0
-    steps = [float(step) for step in range(20_000)]
-    chart = Chart(title="c", series=[Series(name="a", steps=steps, values=[*values])])
-    (points,) = _paths(charts.line_chart(chart))
+    svg = charts.line_chart(chart(values))
+    (points,) = _paths(svg)
     assert len(points) <= charts.MAX_POINTS
-    assert "99" in charts.line_chart(chart)
-    assert "20,000 points" in charts.chart_note(chart)
+    assert "99" in svg
+    assert "20,000 points" in charts.chart_note(chart(values))
 
 
 def test_bars_start_at_zero_also_below_it() -> None:
@@ -156,13 +146,14 @@ def test_bars_start_at_zero_also_below_it() -> None:
     assert w1 == pytest.approx(w2, abs=0.01)
 
 
-def test_charts_without_values_say_so() -> None:
-    empty = Chart(title="c", series=[Series(name="a", steps=[1], values=[None])])
-    assert "No values" in charts.line_chart(empty)
-    assert "No values" in charts.histogram(Distribution(title="d", x_label="x", samples=[]))
-    missing = [Values(name="a", values=[1.0, None, float("nan"), 2.0])]
-    assert "n = 2 (2 not measured), mean 1.50" in charts.histogram(
-        Distribution(title="d", x_label="x", samples=missing)
-    )
-    one_empty = [Values(name="a", values=[]), Values(name="b", values=[1.0, 2.0])]
-    assert "no values" in charts.histogram(Distribution(title="d", x_label="x", samples=one_empty))
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([], "No values"),
+        ([Values("a", [1.0, None, float("nan"), 2.0])], "n = 2 (2 not measured), mean 1.50"),
+        ([Values("a", []), Values("b", [1.0, 2.0])], "no values"),
+    ],
+)
+def test_charts_without_values_say_so(samples: list[Values], said: str) -> None:
+    assert "No values" in charts.line_chart(chart([None]))
+    assert said in charts.histogram(Distribution(title="d", x_label="x", samples=samples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from coalign.core.options import option
 from coalign.core.runs import Run
-from coalign.report import model as doc
 from coalign.report.compare import comparison_report, print_comparison
 from coalign.report.html import render_html, write_report
+from coalign.report.model import Curves, KeyValues, Report, Samples, Text
+from tests.report.build import chart, report_of, sample, samples
 
 
 @dataclass(kw_only=True)
@@ -24,37 +26,41 @@ class Config:
     seed: int = option(0, "seed")
 
 
-def make_run(path: Path, figures: dict[str, Any] | None = None, **changes: Any) -> Run:
-    run = Run.start(path, "dpo", Config(**changes))
-    if figures is not None:
-        run.set_status(state="done", headline=f"headline of {path.name}", figures=figures)
-    return run
+Make = Callable[..., Run]
 
 
-def report_with(run: Run, answers: dict[str, tuple[str, float]], curves: bool = False) -> None:
-    rows = [
-        doc.Sample(
-            prompt=prompt,
-            outputs=[doc.Output(text="before", score=0.0), doc.Output(text=text, score=score)],
-            tags=["t"],
-        )
-        for prompt, (text, score) in answers.items()
-    ]
-    sections: list[Any] = [doc.Samples(title="Samples", columns=["Before", "After"], rows=rows)]
-    if curves:
-        series = [doc.Series(name="r", steps=[1.0], values=[3.0])]
-        sections.append(doc.Curves(title="Progress", charts=[doc.Chart(title="Reward", series=series)]))
-    verdict = doc.Headline(outcome="neutral", text="x")
-    write_report(doc.Report(title="t", method="dpo", verdict=verdict, sections=sections), run.report)
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A run in a folder of this name, done where it has figures."""
+
+    def call(name: str, figures: dict[str, Any] | None = None, **changes: Any) -> Run:
+        run = Run.start(tmp_path / name, "dpo", Config(**changes))
+        if figures is not None:
+            run.set_status(state="done", headline=f"headline of {name}", figures=figures)
+        return run
+
+    return call
 
 
-def section(report: doc.Report, title: str) -> Any:
+def answered(run: Run, *sections: Any, **answers: tuple[str, float]) -> None:
+    """Write a run's report: these answers by prompt, and sections."""
+    rows = [sample(("before", 0.0), one, prompt=prompt, tags=["t"]) for prompt, one in answers.items()]
+    write_report(report_of(samples(*rows) if rows else Text(title="x", paragraphs=[]), *sections), run.report)
+
+
+def printed(report: Report) -> str:
+    text = io.StringIO()
+    print_comparison(report, Console(file=text, width=100))
+    return " ".join(text.getvalue().split())
+
+
+def section(report: Report, title: str) -> Any:
     return next(one for one in report.sections if one.title == title)
 
 
-def test_figures_and_differing_options(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one", {"loss": 0.5, "nested": {"low": 1.0}, "note": "no number"}, beta=0.1)
-    two = make_run(tmp_path / "two", {"loss": 0.25, "accuracy": 0.75}, beta=0.5)
+def test_figures_and_differing_options(make: Make) -> None:
+    one = make("one", {"loss": 0.5, "nested": {"low": 1.0}, "note": "no number"}, beta=0.1)
+    two = make("two", {"loss": 0.25, "accuracy": 0.75}, beta=0.5)
     report = comparison_report([one, two])
     figures = section(report, "Figures")
     assert figures.columns == ["figure", "one", "two"]
@@ -63,17 +69,22 @@ def test_figures_and_differing_options(tmp_path: Path) -> None:
     assert section(report, "Options in common").items == {"model": "default", "seed": "0"}
     assert report.verdict.text == "2 runs of dpo. They differ in: beta."
     assert [row[3] for row in section(report, "Runs").rows] == ["headline of one", "headline of two"]
+    assert isinstance(report.sections[-1], KeyValues)
+    assert "Options that differ" in render_html(report)
+    assert "loss 0.500 0.250" in printed(report)
+    assert "beta 0.1 0.5" in printed(report)
 
 
-def test_equal_options_are_said_to_be_equal(tmp_path: Path) -> None:
-    report = comparison_report([make_run(tmp_path / name) for name in ("a", "b")])
-    assert isinstance(section(report, "Options that differ"), doc.Text)
+def test_equal_options_are_said_to_be_equal_and_equal_names_told_apart(make: Make) -> None:
+    report = comparison_report([make("a/run"), make("b/run")])
+    assert isinstance(section(report, "Options that differ"), Text)
     assert "no option" in report.verdict.text
-    assert not any(isinstance(one, doc.TableSection) and one.title == "Figures" for one in report.sections)
+    assert "Figures" not in [one.title for one in report.sections]
+    assert len({row[0] for row in section(report, "Runs").rows}) == 2
 
 
-def test_curves_lie_over_each_other_and_repeated_steps_count_once(tmp_path: Path) -> None:
-    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+def test_curves_lie_over_each_other_and_repeated_steps_count_once(make: Make) -> None:
+    one, two = make("one"), make("two")
     for step, loss in ((1, 0.9), (2, 0.8), (3, 0.7), (2, 0.6)):  # resumed from step 1
         one.log("train", stage="train", step=step, loss=loss)
     one.log("train", stage="train", step=3, eval_loss=0.5)
@@ -86,59 +97,35 @@ def test_curves_lie_over_each_other_and_repeated_steps_count_once(tmp_path: Path
     assert [series.name for series in charts["Reward margin"].series] == ["two"]
 
 
-def test_stages_of_a_loop_are_kept_apart(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+def test_curves_by_stage_or_of_a_report_where_nothing_was_logged(make: Make) -> None:
+    runs = [make("one"), make("two")]
+    for run in runs:
+        answered(run, Curves(title="Progress", charts=[chart([3.0], title="Reward")]))
+    (reward,) = section(comparison_report(runs), "Training").charts
+    assert (reward.title, len(reward.series)) == ("Reward", 2)
     for run in runs:
         for stage in ("round-1", "round-2"):
             run.log("train", stage=stage, step=1, loss=1.0)
     charts = section(comparison_report(runs), "Training").charts
-    assert [chart.title for chart in charts] == ["Loss (round-1)", "Loss (round-2)"]
+    assert [one.title for one in charts] == ["Loss (round-1)", "Loss (round-2)"]
 
 
-def test_curves_of_a_report_where_nothing_was_logged(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name) for name in ("one", "two")]
-    for run in runs:
-        report_with(run, {}, curves=True)
-    (chart,) = section(comparison_report(runs), "Training").charts
-    assert (chart.title, len(chart.series)) == ("Reward", 2)
-
-
-def test_samples_side_by_side_where_prompts_agree(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name) for name in ("one", "two", "three")]
-    report_with(runs[0], {"p": ("from one", 0.2), "q": ("only here", 0.1)})
-    report_with(runs[1], {"p": ("from two", 0.9)})
-    samples = section(comparison_report(runs), "Samples")
-    assert samples.columns == ["one", "two"]
-    (row,) = samples.rows
+def test_samples_side_by_side_where_prompts_agree(make: Make) -> None:
+    runs = [make("one"), make("two"), make("three")]
+    answered(runs[0], p=("from one", 0.2), q=("only here", 0.1))
+    answered(runs[1], p=("from two", 0.9))
+    found = section(comparison_report(runs), "Samples")
+    assert found.columns == ["one", "two"]
+    (row,) = found.rows
     assert (row.prompt, [one.text for one in row.outputs]) == ("p", ["from one", "from two"])
-    assert samples.change(row) == "better"
+    assert found.change(row) == "better"
 
-    report_with(runs[1], {"other": ("x", 0.0)})
-    assert not any(isinstance(one, doc.Samples) for one in comparison_report(runs).sections)
-
-
-def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
-    report = comparison_report([make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run")])
-    assert len({row[0] for row in section(report, "Runs").rows}) == 2
-
-
-def test_page_and_terminal(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "one", {"loss": 0.5}), make_run(tmp_path / "two", {"loss": 0.25}, seed=1)]
-    report = comparison_report(runs)
-    assert isinstance(report.sections[-1], doc.KeyValues)
-    page = render_html(report)
-    assert "Options that differ" in page
-    text = io.StringIO()
-    print_comparison(report, Console(file=text, width=100))
-    shown = " ".join(text.getvalue().split())
-    assert "loss 0.500 0.250" in shown
-    assert "seed 0 1" in shown
+    answered(runs[1], other=("x", 0.0))
+    assert not any(isinstance(one, Samples) for one in comparison_report(runs).sections)
 
 
 @pytest.mark.parametrize("value", ["[bold]x", "\x1b[31mred"])
-def test_nothing_that_a_run_holds_steers_the_terminal(tmp_path: Path, value: str) -> None:
-    runs = [make_run(tmp_path / "one", model=value), make_run(tmp_path / "two")]
-    text = io.StringIO()
-    print_comparison(comparison_report(runs), Console(file=text, width=100))
-    assert "\x1b" not in text.getvalue()
-    assert value.lstrip("\x1b") in text.getvalue() or "U+001B" in text.getvalue()
+def test_nothing_that_a_run_holds_steers_the_terminal(make: Make, value: str) -> None:
+    text = printed(comparison_report([make("one", model=value), make("two")]))
+    assert "\x1b" not in text
+    assert value.lstrip("\x1b") in text or "U+001B" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +13,8 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError
 from coalign.report import model as doc
+from tests.report.build import report_of, sample, samples
 from tests.report.example import example_report
-
-
-def _report(*sections, **fields) -> doc.Report:
-    return doc.Report(
-        title="t",
-        method="m",
-        verdict=doc.Headline(outcome="neutral", text=""),
-        sections=[*sections],
-        **fields,
-    )
 
 
 def test_example_survives_json() -> None:
@@ -31,88 +24,74 @@ def test_example_survives_json() -> None:
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_survives_json(text: str) -> None:
-    report = _report(doc.Text(title=text, paragraphs=[text]), facts={text: text})
+    report = report_of(doc.Text(title=text, paragraphs=[text]), facts={text: text})
     assert doc.from_dict(json.loads(json.dumps(doc.to_dict(report)))) == report
 
 
 def test_what_json_cannot_hold_is_replaced() -> None:
     items = {"nan": float("nan"), "numpy": np.float32(0.5), "array": np.arange(2), "half": "a\ud800b"}
-    value = doc.to_dict(_report(doc.KeyValues(title="k", items=items)))
+    value = doc.to_dict(report_of(doc.KeyValues(title="k", items=items)))
     assert value["sections"][0]["items"] == {"nan": None, "numpy": 0.5, "array": [0, 1], "half": "a\ufffdb"}
 
 
 def test_checks_keep_bool_and_number_apart() -> None:
-    outputs = [doc.Output(text="x", checks={"passed": True, "share": 1.0})]
-    report = _report(doc.Samples(title="s", columns=["A"], rows=[doc.Sample(prompt="p", outputs=outputs)]))
+    report = report_of(samples(sample(doc.Output("x", checks={"passed": True, "share": 1.0}))))
     checks = doc.from_dict(doc.to_dict(report)).sections[0].rows[0].outputs[0].checks  # type: ignore[union-attr]
     assert checks["passed"] is True
     assert isinstance(checks["share"], float)
 
 
 def test_change_follows_the_direction_of_the_score() -> None:
-    row = doc.Sample(prompt="p", outputs=[doc.Output(text="a", score=0.2), doc.Output(text="b", score=0.7)])
-    unscored = doc.Sample(prompt="p", outputs=[doc.Output(text="a", score=0.2), doc.Output(text="b")])
-    higher = doc.Samples(title="s", columns=["A", "B"], rows=[row, unscored])
-    lower = doc.Samples(title="s", columns=["A", "B"], rows=[row], better="lower")
+    row, unscored = sample(("a", 0.2), ("b", 0.7)), sample(("a", 0.2), "b")
+    higher, lower = samples(row, unscored), samples(row, better="lower")
     assert (higher.change(row), lower.change(row), higher.change(unscored)) == ("better", "worse", "unknown")
     assert lower.gain(row) == pytest.approx(-0.5)
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 steps but 1 values"):
-        doc.Series(name="loss", steps=[1, 2], values=[0.5])
-    with pytest.raises(ValueError, match="row 0: 1 cells for 2 columns"):
-        doc.TableSection(title="t", columns=["A", "B"], rows=[[1]])
-    rows = [
-        doc.ComparisonRow(name=unit, before=doc.Estimate(1), after=doc.Estimate(1), unit=unit)
-        for unit in ("bytes", "number")
-    ]
-    with pytest.raises(ValueError, match="bytes, number: use scale='row'"):
-        doc.Comparison(title="c", rows=rows)
-    with pytest.raises(ValueError, match="row 0: 1 outputs for 2 columns"):
-        doc.Samples(
-            title="s", columns=["A", "B"], rows=[doc.Sample(prompt="p", outputs=[doc.Output(text="a")])]
-        )
+def _rows(*units: Any) -> list[doc.ComparisonRow]:
+    return [doc.ComparisonRow(unit, doc.Estimate(1), doc.Estimate(1), unit=unit) for unit in units]
+
+
+def _marked(*spans: tuple[int, int]) -> doc.Output:
+    return doc.Output("abcde", marks=[doc.Mark(*span, name=str(number)) for number, span in enumerate(spans)])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: doc.Series("loss", [1, 2], [0.5]), "2 steps but 1 values"),
+        (lambda: doc.TableSection(title="t", columns=["A", "B"], rows=[[1]]), "row 0: 1 cells for 2 columns"),
+        (lambda: doc.Comparison(title="c", rows=_rows("bytes", "number")), "bytes, number: use scale='row'"),
+        (lambda: samples(sample("a"), columns=["A", "B"]), "row 0: 1 outputs for 2 columns"),
+        (lambda: samples(sample(_marked((0, 1))), marks={"y": "good"}), "mark '0' is not in marks"),
+        *((lambda span=span: _marked((0, 2), span), "mark '1'") for span in [(0, 0), (3, 2), (-1, 2), (2, 6), (1, 3)]),
+    ],
+)  # fmt: skip
+def test_shapes_that_do_not_fit_are_refused(make: Callable[[], Any], message: str) -> None:
+    """Also marks that are empty, out of order, outside or without a place in the legend."""
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_marks_cut_a_text_into_pieces() -> None:
-    text = "a café is open"
-    marks = [
-        doc.Mark(start=2, end=6, name="noun"),
-        doc.Mark(start=10, end=14, name="adjective", note="not closed"),
-    ]
-    output = doc.Output(text=text, marks=marks)
+    marks = [doc.Mark(2, 6, "noun"), doc.Mark(10, 14, "adjective", note="not closed")]
+    output = doc.Output("a café is open", marks=marks)
     assert output.pieces() == [("a ", None), ("café", marks[0]), (" is ", None), ("open", marks[1])]
-    assert doc.Output(text="plain").pieces() == [("plain", None)]
-    assert doc.Output(text="").pieces() == []
-    section = doc.Samples(
-        title="s",
-        columns=["A"],
-        rows=[doc.Sample(prompt="p", outputs=[output])],
-        marks={"noun": "s0", "adjective": "bad"},
-    )
-    report = _report(section)
+    assert doc.Output("plain").pieces() == [("plain", None)]
+    assert doc.Output("").pieces() == []
+    report = report_of(samples(sample(output), marks={"noun": "s0", "adjective": "bad"}))
     assert doc.from_dict(doc.to_dict(report)) == report
 
 
-@pytest.mark.parametrize("span", [(0, 0), (3, 2), (-1, 2), (2, 6), (1, 3)])
-def test_marks_that_are_empty_out_of_order_or_outside_are_refused(span: tuple[int, int]) -> None:
-    marks = [doc.Mark(start=0, end=2, name="first"), doc.Mark(start=span[0], end=span[1], name="second")]
-    with pytest.raises(ValueError, match="mark 'second'"):
-        doc.Output(text="abcde", marks=marks)
-
-
-def test_a_mark_needs_a_place_in_the_legend() -> None:
-    row = doc.Sample(prompt="p", outputs=[doc.Output(text="abc", marks=[doc.Mark(start=0, end=1, name="x")])])
-    with pytest.raises(ValueError, match="mark 'x' is not in marks"):
-        doc.Samples(title="s", columns=["A"], rows=[row], marks={"y": "good"})
-
-
-def test_a_stored_report_that_does_not_fit_names_the_place() -> None:
-    value = doc.to_dict(_report(doc.Text(title="t", paragraphs=["p"])))
-    with pytest.raises(CoalignError, match="schema 99"):
-        doc.from_dict({**value, "schema": 99})
-    with pytest.raises(CoalignError, match=r"sections\[0\]: kind 'essay'"):
-        doc.from_dict({**value, "sections": [{"kind": "essay"}]})
-    with pytest.raises(CoalignError, match=r"sections\[0\] \(text\).paragraphs"):
-        doc.from_dict({**value, "sections": [{"kind": "text", "title": "t", "paragraphs": 3}]})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"sections": [{"kind": "essay"}]}, r"sections\[0\]: kind 'essay'"),
+        ({"sections": [{"kind": "text", "title": "t", "paragraphs": 3}]}, r"sections\[0\] \(text\).paragraphs"),
+    ],
+)  # fmt: skip
+def test_a_stored_report_that_does_not_fit_names_the_place(changes: dict[str, Any], message: str) -> None:
+    value = doc.to_dict(report_of(doc.Text(title="t", paragraphs=["p"])))
+    with pytest.raises(CoalignError, match=message):
+        doc.from_dict({**value, **changes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -10,26 +11,27 @@ from huggingface_hub import ModelCard
 from coalign.report.model_card import model_card, write_model_card
 from tests.report.example import example_report
 
+FIELDS: dict[str, Any] = {
+    "report": example_report(rows=3),
+    "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "library": "peft",
+    "method_title": "Alignment with automatic constraint verification (ACT)",
+    "data": "360 prompts with constraints.",
+    "config": {"margin": 0.5, "lora": {"r": 16}},
+}
+
 
 def _card(**changes) -> str:
-    fields = {
-        "report": example_report(rows=3),
-        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "library": "peft",
-        "method_title": "Alignment with automatic constraint verification (ACT)",
-        "data": "360 prompts with constraints.",
-        "config": {"margin": 0.5, "lora": {"r": 16}},
-    }
-    return model_card(**{**fields, **changes})
+    return model_card(**{**FIELDS, **changes})
 
 
 def test_front_matter_is_read_by_the_hub_client() -> None:
     data = ModelCard(_card(hub_datasets=["org/prompts"])).data.to_dict()
-    assert data["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert data["library_name"] == "peft"
-    assert data["base_model_relation"] == "adapter"
-    assert data["tags"] == ["coalign", "act", "lora"]
-    assert data["datasets"] == ["org/prompts"]
+    expected = {
+        "base_model": FIELDS["base_model"], "library_name": "peft", "base_model_relation": "adapter",
+        "tags": ["coalign", "act", "lora"], "datasets": ["org/prompts"],
+    }  # fmt: skip
+    assert data.items() >= expected.items()
     assert "license" not in data
     metrics = data["model-index"][0]["results"][0]["metrics"]
     assert {"type": "all_constraints", "value": 0.621, "name": "All constraints"} in metrics
@@ -48,14 +50,9 @@ def test_a_local_base_model_is_named_but_not_linked() -> None:
 def test_says_what_a_reader_must_know() -> None:
     card = _card(limitations=["English only."])
     for part in (
-        "arXiv:2403.06326",
-        "| All constraints | 464 | 41.2% ",
-        "| +20.9 pp |",
-        "PeftModel.from_pretrained",
-        "- English only.",
-        "- The verifiers see form, not truth",
-        "7 min 32 s",
-    ):
+        "arXiv:2403.06326", "| All constraints | 464 | 41.2% ", "| +20.9 pp |", "PeftModel.from_pretrained",
+        "- English only.", "- The verifiers see form, not truth", "7 min 32 s",
+    ):  # fmt: skip
         assert part in card
 
 
@@ -74,13 +71,5 @@ def test_hostile_text_stays_text() -> None:
 
 def test_write_model_card(tmp_path: Path) -> None:
     path = tmp_path / "model" / "README.md"
-    write_model_card(
-        path,
-        report=example_report(rows=1),
-        base_model="a/b",
-        library="transformers",
-        method_title="m",
-        data="d",
-        config={},
-    )
-    assert ModelCard.load(path).data.base_model == "a/b"
+    write_model_card(path, **FIELDS)
+    assert path.read_text(encoding="utf-8") == _card()

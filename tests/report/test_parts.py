@@ -54,14 +54,8 @@ def test_rows_of_a_comparison() -> None:
     assert parts.compared("x", {"mean": 1.0, "low": 0.0, "high": 2.0}, 1.5).difference is None
     before, after = [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]
     row = parts.paired("right", before, after, emphasis=True)
-    assert row == parts.compared(
-        "right",
-        bootstrap_mean(before),
-        bootstrap_mean(after),
-        paired_bootstrap(before, after),
-        n=3,
-        emphasis=True,
-    )
+    means = bootstrap_mean(before), bootstrap_mean(after)
+    assert row == parts.compared("right", *means, paired_bootstrap(before, after), n=3, emphasis=True)
     shown = parts.figure_of(row, "3 items")
     assert (shown.label, shown.value, shown.before, shown.unit) == ("right", 2 / 3, 1 / 3, "percent")
     assert (shown.difference, shown.note) == (row.difference, "3 items")

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from coalign.report.model import Output, Sample, Samples
 from coalign.report.terminal import pick_samples, print_report
+from tests.report.build import report_of, sample, samples
 from tests.report.example import example_report
 from tests.report.test_html import hostile_report
 
@@ -33,28 +33,19 @@ def test_hostile_text_is_neither_markup_nor_an_escape_sequence() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "U+001B" in text
-    markup = Samples(
-        title="[red]s[/red]", columns=["A"], rows=[Sample(prompt="[bold]", outputs=[Output(text="[/]")])]
-    )
-    report = example_report()
-    printed = _printed(type(report)(title="[link]", method="m", verdict=report.verdict, sections=[markup]))
+    markup = samples(sample("[/]", prompt="[bold]"), title="[red]s[/red]")
+    printed = _printed(report_of(markup, title="[link]"))
     for part in ("[link]", "[red]s[/red]", "[bold]", "[/]"):
         assert part in printed
 
 
-def _samples(*gains: float | None) -> Samples:
-    rows = [
-        Sample(prompt="p", outputs=[Output(text="a", score=0.0), Output(text="b", score=gain)])
-        for gain in gains
-    ]
-    return Samples(title="s", columns=["A", "B"], rows=rows)
-
-
-def test_samples_are_picked_by_rule_and_not_by_taste() -> None:
-    assert pick_samples(_samples(0.1, -0.4, 0.9, None)) == [
-        ("largest gain", 2),
-        ("median", 0),
-        ("largest loss", 1),
-    ]
-    assert pick_samples(_samples(0.1, 0.4, 0.9))[-1] == ("smallest gain", 0)
-    assert pick_samples(_samples(None, None)) == [("", 0), ("", 1)]
+@pytest.mark.parametrize(
+    ("gains", "picked"),
+    [
+        ((0.1, -0.4, 0.9, None), {"largest gain": 2, "median": 0, "largest loss": 1}),
+        ((0.1, 0.4, 0.9), {"largest gain": 2, "median": 1, "smallest gain": 0}),
+    ],
+)
+def test_samples_are_picked_by_rule_and_not_by_taste(gains, picked) -> None:
+    assert pick_samples(samples(*(sample(("a", 0.0), ("b", gain)) for gain in gains))) == [*picked.items()]
+    assert pick_samples(samples(sample("a", "b"), sample("a", "b"))) == [("", 0), ("", 1)]

@@ -293,7 +293,7 @@ def bin_edges(values: Sequence[float]) -> list[float]:
         return []
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # of less, no width is a number above zero
         return [low - 0.5, low + 0.5]
     spread = ordered[(3 * len(ordered)) // 4] - ordered[len(ordered) // 4]
     width = 2 * spread / len(ordered) ** (1 / 3) or (high - low) / 20
