@@ -22,9 +22,8 @@ def test_a_tuned_model_answers_as_it_learnt() -> None:
     world = entities.entity_world(1, known=8, unknown=8, steps=200, batch_size=8)
     known = world.learning.prompts[:4]
     assert (entities.greedy_answers(world.base, known) == world.learning.answers[:4]).all()
-    silent = entities.tuned(
-        world.base, known, torch.full((4,), entities.IDK_TOKEN), 1, "order", steps=60, batch_size=4, rate=1e-3
-    )
+    settings = {"steps": 60, "batch_size": 4, "learning_rate": 1e-3, "order": "order"}
+    silent = entities.tuned(world.base, known, torch.full((4,), entities.IDK_TOKEN), 1, **settings)
     assert (entities.greedy_answers(silent, known) == entities.IDK_TOKEN).all()
     drawn = entities.sampled_answers(silent, known, 5, stream(1, "draw"))
     assert drawn.shape == (4, 5)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.checks import rules
+from coalign.checks.arms import Measured
 
 ROWS = [
     {"arm": "base", "seed": 0, "gold": 0.5},
@@ -16,6 +17,10 @@ ROWS = [
     {"arm": "other", "seed": 1, "gold": 0.9},
     {"arm": "other", "seed": 0, "gold": 0.3},
 ]
+
+
+def measured(n: int = len(ROWS)) -> Measured:
+    return Measured(None, ROWS[:n])  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -38,21 +43,21 @@ def test_a_rule_that_contradicts_itself_is_an_error() -> None:
 
 
 def test_gaps_are_paired_by_seed() -> None:
-    assert rules.paired_gaps(ROWS, "gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
-    assert rules.mean_of(rules.paired_gaps(ROWS, "gold", "ours", "base")) == pytest.approx(0.05)
+    assert measured().gaps("gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
+    assert rules.mean_of(measured().gaps("gold", "ours", "base")) == pytest.approx(0.05)
 
 
 def test_a_grid_is_averaged_within_a_seed() -> None:
-    assert rules.values_of(ROWS, "gold", ["ours", "other"]) == pytest.approx({0: 0.5, 1: 0.7})
+    assert measured().values("gold", ["ours", "other"]) == pytest.approx({0: 0.5, 1: 0.7})
 
 
 def test_missing_rows_are_named() -> None:
     with pytest.raises(ValueError, match="'ours' lacks the seeds \\[1\\]"):
-        rules.values_of(ROWS[:3], "gold", ["base", "ours"])
+        measured(3).values("gold", ["base", "ours"])
     with pytest.raises(ValueError, match="'theirs' lacks"):
-        rules.values_of(ROWS, "gold", "theirs")
+        measured().values("gold", "theirs")
     with pytest.raises(ValueError, match="expected the same"):
-        rules.paired_gaps(ROWS[:3], "gold", "base", "ours")
+        measured(3).gaps("gold", "base", "ours")
 
 
 @pytest.mark.parametrize(("seeds", "needed"), [(1, 1), (3, 3), (4, 4), (5, 4), (6, 5), (10, 8)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ModelError
 from coalign.speech.audio.error_rates import character_error_rate, edit_pairs, word_error_rate
-from coalign.speech.ctc.decoding import emission_frames, greedy
+from coalign.speech.ctc.align import emission_frames, greedy
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
 from coalign.speech.segmentation.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
 

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from coalign.checks.rules import mean_of, paired_gaps, values_of
+from coalign.checks.rules import mean_of
 from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import append_rows, read_rows
@@ -45,12 +46,36 @@ class Measured:
         return Measured(self.run, self.rows + other.rows)
 
     def values(self, metric: str, arms: str | Sequence[str]) -> dict[int, float]:
-        """Seed to the metric of an arm, or to its mean over several: see `rules.values_of`."""
-        return values_of(self.rows, metric, arms)
+        """Seed to the metric of an arm, or to its mean over several arms (a grid), seeds in ascending order.
+
+        Raises:
+            ValueError: an arm was not measured, or not under every seed of the others.
+        """
+        names = [arms] if isinstance(arms, str) else list(arms)
+        found: dict[str, dict[int, float]] = {name: {} for name in names}
+        for row in self.rows:
+            if row["arm"] in found:
+                found[row["arm"]][row["seed"]] = float(row[metric])
+        seeds = {seed for by_seed in found.values() for seed in by_seed}
+        for name, by_seed in found.items():
+            if not by_seed or seeds - by_seed.keys():
+                raise ValueError(
+                    f"arm {name!r} lacks the seeds {sorted(seeds - by_seed.keys()) or 'of any row'}"
+                )
+        return {seed: statistics.fmean(found[name][seed] for name in names) for seed in sorted(seeds)}
 
     def gaps(self, metric: str, arms: str | Sequence[str], against: str | Sequence[str]) -> dict[int, float]:
-        """Seed to the metric of `arms` minus that of `against`: see `rules.paired_gaps`."""
-        return paired_gaps(self.rows, metric, arms, against)
+        """Seed to the metric of `arms` minus that of `against`.
+
+        Raises:
+            ValueError: the two sides were not measured under the same seeds.
+        """
+        ours, theirs = self.values(metric, arms), self.values(metric, against)
+        if ours.keys() != theirs.keys():
+            raise ValueError(
+                f"{arms} has the seeds {list(ours)} and {against} {list(theirs)}, expected the same"
+            )
+        return {seed: ours[seed] - theirs[seed] for seed in ours}
 
     def mean(self, metric: str, arms: str | Sequence[str]) -> float:
         """Mean of `values` over the seeds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -32,38 +32,6 @@ def decide(*, seen: bool, not_seen: bool | None = None) -> CheckOutcome:
     if seen:
         return "seen"
     return "mixed" if not_seen is False else "not seen"
-
-
-def values_of(rows: Iterable[Row], metric: str, arms: str | Sequence[str]) -> dict[int, float]:
-    """Seed to the metric of an arm, or to its mean over several arms (a grid), seeds in ascending order.
-
-    Raises:
-        ValueError: an arm was not measured, or not under every seed of the others.
-    """
-    names = [arms] if isinstance(arms, str) else list(arms)
-    found: dict[str, dict[int, float]] = {name: {} for name in names}
-    for row in rows:
-        if row["arm"] in found:
-            found[row["arm"]][row["seed"]] = float(row[metric])
-    seeds = {seed for by_seed in found.values() for seed in by_seed}
-    for name, by_seed in found.items():
-        if not by_seed or seeds - by_seed.keys():
-            raise ValueError(f"arm {name!r} lacks the seeds {sorted(seeds - by_seed.keys()) or 'of any row'}")
-    return {seed: statistics.fmean(found[name][seed] for name in names) for seed in sorted(seeds)}
-
-
-def paired_gaps(
-    rows: Sequence[Row], metric: str, arms: str | Sequence[str], against: str | Sequence[str]
-) -> dict[int, float]:
-    """Seed to the metric of `arms` minus that of `against`.
-
-    Raises:
-        ValueError: the two sides were not measured under the same seeds.
-    """
-    ours, theirs = values_of(rows, metric, arms), values_of(rows, metric, against)
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"{arms} has the seeds {list(ours)} and {against} {list(theirs)}, expected the same")
-    return {seed: ours[seed] - theirs[seed] for seed in ours}
 
 
 def mean_of(by_seed: Mapping[int, float]) -> float:

@@ -50,14 +50,7 @@ def start_with(
     world: W, base: nn.Module, panels: dict[str, list[Example]], *, compared: Collection[str]
 ) -> Start[W]:
     """A start; `compared` are the panels that objectives with a reference learn from."""
-    return Start(world, base, panels, references(base, panels, compared))
-
-
-def references(
-    base: nn.Module, panels: dict[str, list[Example]], compared: Collection[str]
-) -> dict[str, list[Tensor]]:
-    """The log-probabilities of some panels under the starting model."""
-    return {name: reference_logps(base, panels[name]) for name in compared}
+    return Start(world, base, panels, {name: reference_logps(base, panels[name]) for name in compared})
 
 
 def pretrained(

@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import Encoded, EncodedRecord, encode_records, shorten
@@ -29,6 +29,7 @@ from coalign.data.usable import compares_nothing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Shown = TypeVar("Shown")
 N_BINS = 12
 SHAPES = 6
 """So many distinct shapes of records are shown token by token."""
@@ -51,21 +52,15 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A record as the model would see it: the prompt as context, and (name, text) of each response."""
+class Example(Generic[Shown]):
+    """A record as the model would see it: the prompt as context, and (name, content) of each response.
+
+    The content is text, or token by token as it is trained on.
+    """
 
     place: str
-    prompt: str
-    responses: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A record token by token, as it is trained on: the prompt's tokens, and those of each response by name."""
-
-    place: str
-    prompt: list[str]
-    responses: list[tuple[str, list[str]]]
+    prompt: Shown
+    responses: list[tuple[str, Shown]]
 
 
 @dataclass(frozen=True)
@@ -107,12 +102,12 @@ class Check:
     truncated_prompts: int | None = None
     truncated_responses: int | None = None
     dropped: list[RecordProblem] | None = None
-    examples: list[Example] = field(default_factory=list)
+    examples: list[Example[str]] = field(default_factory=list)
     rejects: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     overlooked: tuple[str, ...] = ()
     same_tokens: int = 0
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Example[list[str]]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -227,7 +222,7 @@ def _cut(
 
 def _pictures(
     encoded: Sequence[EncodedRecord], records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
-) -> list[Picture]:
+) -> list[Example[list[str]]]:
     """The first record of each distinct shape: its roles, and what its messages have beside text."""
     first: dict[tuple[Any, ...], EncodedRecord] = {}
     for one in encoded:
@@ -241,35 +236,33 @@ def _pictures(
     def written(ids: Sequence[int]) -> list[str]:
         return [str(tokenizer.decode([one])) for one in ids]
 
-    return [
-        Picture(
-            _place(records[one.record_index]),
-            written(one.prompt_ids),
-            [
-                (name, written(ids))
-                for name, ids in zip(_names(records[one.record_index]), one.response_ids, strict=True)
-            ],
-        )
-        for one in list(first.values())[:SHAPES]
-    ]
+    pictures = []
+    for one in list(first.values())[:SHAPES]:
+        record, responses = records[one.record_index], map(written, one.response_ids)
+        named = list(zip(_names(record), responses, strict=True))
+        pictures.append(Example(_place(record), written(one.prompt_ids), named))
+    return pictures
 
 
 def _lengths(records: Sequence[Record], encoded: Encoded | None) -> list[Lengths]:
     parts: dict[str, list[int]] = {"prompt": []}
     if encoded is not None:
         unit = "tokens"
-        for one in encoded.records:
-            parts["prompt"].append(len(one.prompt_ids))
-            for name, ids in zip(_names(records[one.record_index]), one.response_ids, strict=True):
-                parts.setdefault(name, []).append(len(ids))
+        rows = [
+            (records[one.record_index], len(one.prompt_ids), map(len, one.response_ids))
+            for one in encoded.records
+        ]
     else:
         texts = [text for record in records for text in (_prompt_text(record), *responses_of(record))]
         unit = "characters" if sum(map(len, texts)) > 15 * sum(map(_words, texts)) else "words"
         measure = len if unit == "characters" else _words
-        for record in records:
-            parts["prompt"].append(measure(_prompt_text(record)))
-            for name, text in zip(_names(record), responses_of(record), strict=True):
-                parts.setdefault(name, []).append(measure(text))
+        rows = [
+            (record, measure(_prompt_text(record)), map(measure, responses_of(record))) for record in records
+        ]
+    for record, prompt, responses in rows:
+        parts["prompt"].append(prompt)
+        for name, length in zip(_names(record), responses, strict=True):
+            parts.setdefault(name, []).append(length)
     return [_summary(part, unit, values) for part, values in parts.items() if values]
 
 
@@ -341,7 +334,7 @@ def _classes(records: Sequence[Record]) -> dict[str, int]:
     return {"true": given.count(True), "false": given.count(False)} if given else {}
 
 
-def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | None) -> list[Example]:
+def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | None) -> list[Example[str]]:
     frame = Frame(tokenizer) if tokenizer is not None else None
     examples = []
     for record in records:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Example, Lengths, Picture
+from coalign.data.check import Check, Example, Lengths
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20
@@ -90,7 +90,7 @@ def _print_lengths(lengths: Lengths, console: Console) -> None:
         console.print(Text.assemble(f"  {label:>{width}} ", (bar, "cyan"), f" {count:,}"))
 
 
-def _print_example(example: Example, console: Console) -> None:
+def _print_example(example: Example[str], console: Console) -> None:
     console.print(Text(f"\n{example.place}", style="dim"), soft_wrap=True)
     opening, closing = ("", "") if console.color_system else ("⟦", "⟧")
     _print_indented(Text(_visible(example.prompt, keep_end=True), style="dim"), console)
@@ -99,7 +99,7 @@ def _print_example(example: Example, console: Console) -> None:
         _print_indented(Text.assemble((f"{name}: ", "bold"), (trained, "black on green")), console)
 
 
-def _print_picture(picture: Picture, console: Console) -> None:
+def _print_picture(picture: Example[list[str]], console: Console) -> None:
     console.print(Text(f"\n{picture.place}", style="dim"), soft_wrap=True)
     _print_indented(Text(_cells(picture.prompt, keep_end=True), style="dim"), console)
     for name, tokens in picture.responses:

@@ -17,32 +17,35 @@ from coalign.data.layouts import KnownLayout, Rewrite, known_layout, refused_lay
 from coalign.data.messages import FieldError, is_dialogue, shares_prompt
 from coalign.data.records import KINDS, Kind
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation"),
-    "prompt": ("prompt", "instruction", "question", "query"),
-    "system": ("system", "system_prompt"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "chosen_score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
-    "rejected_score": (
-        "score_rejected",
-        "rejected_score",
-        "rejected-rating",
-        "rejected_rating",
-        "rating_rejected",
+_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "messages": ("the conversation", ("messages", "conversations", "conversation")),
+    "prompt": ("the prompt", ("prompt", "instruction", "question", "query")),
+    "system": ("the system message", ("system", "system_prompt")),
+    "chosen": ("the preferred response", ("chosen",)),
+    "rejected": ("the other response", ("rejected",)),
+    "chosen_score": (
+        "the score of the preferred response",
+        ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
     ),
-    "responses": ("responses", "completions"),
-    "scores": ("scores", "rewards", "ratings"),
-    "ranks": ("ranks",),
-    "completion": ("completion", "response", "output", "answer"),
-    "label": ("label",),
-    "judgment": ("judgment", "judgement", "critique"),
-    "text": ("text",),
-    "history": ("history",),
-    "tools": ("tools",),
-    "template_kwargs": ("chat_template_kwargs",),
+    "rejected_score": (
+        "the score of the other response",
+        ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
+    ),
+    "responses": ("the responses", ("responses", "completions")),
+    "scores": ("their scores", ("scores", "rewards", "ratings")),
+    "ranks": ("their ranks (1 is best)", ("ranks",)),
+    "completion": ("the response", ("completion", "response", "output", "answer")),
+    "label": ("thumbs up or down", ("label",)),
+    "judgment": ("what a judge said", ("judgment", "judgement", "critique")),
+    "text": ("the text", ("text",)),
+    "history": ("earlier turns of the prompt", ("history",)),
+    "tools": ("the tools that the chat template writes", ("tools",)),
+    "template_kwargs": ("arguments of the chat template", ("chat_template_kwargs",)),
+    "input": ("the prompt's second part", ()),
 }
-"""Part of a record to the column names that may hold it, the first that is there counts."""
+"""Part of a record to what it is, and to the column names that may hold it, the first that is there counts."""
+PARTS = {part: names for part, (_, names) in _PARTS.items()}
+"""Part of a record to the column names that may hold it."""
 
 _NEEDS: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "preference": (("chosen", "rejected"),),
@@ -56,33 +59,9 @@ _NEEDS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 
 _AROUND = ("input", "system", "history", "tools", "template_kwargs")
 _OPTIONAL: dict[Kind, tuple[str, ...]] = {
+    **dict.fromkeys(KINDS, _AROUND),
     "preference": ("prompt", "messages", "chosen_score", "rejected_score", *_AROUND),
-    "ranking": _AROUND,
     "judgment": (*_AROUND, "label"),
-    "feedback": _AROUND,
-    "demonstration": _AROUND,
-    "prompt": _AROUND,
-}
-
-_USES = {
-    "messages": "the conversation",
-    "prompt": "the prompt",
-    "input": "the prompt's second part",
-    "system": "the system message",
-    "history": "earlier turns of the prompt",
-    "tools": "the tools that the chat template writes",
-    "template_kwargs": "arguments of the chat template",
-    "chosen": "the preferred response",
-    "rejected": "the other response",
-    "chosen_score": "the score of the preferred response",
-    "rejected_score": "the score of the other response",
-    "responses": "the responses",
-    "scores": "their scores",
-    "ranks": "their ranks (1 is best)",
-    "completion": "the response",
-    "label": "thumbs up or down",
-    "judgment": "what a judge said",
-    "text": "the text",
 }
 
 _LOOKS_LIKE = {
@@ -186,7 +165,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
         _assert_not_rated(rest, source)
     sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()))}{how}"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
-    uses = {name: _USES[part] for part, name in used.items()} | dict.fromkeys(rest, KEPT)
+    uses = {name: _PARTS[part][0] for part, name in used.items()} | dict.fromkeys(rest, KEPT)
     return replace(layout, recognised=sentence, uses=uses, warnings=_overlooked(rest))
 
 
@@ -303,12 +282,8 @@ def _match(
         for needs in alternatives:
             if kind not in (None, candidate) or not have.issuperset(needs):
                 continue
-            if (
-                kind is None
-                and candidate == "demonstration"
-                and needs == ("messages",)
-                and _ends_with_user(rows, parts)
-            ):
+            said = kind is None and candidate == "demonstration" and needs == ("messages",)
+            if said and _ends_with_user(rows, parts):
                 continue
             beside = [part for part in _OPTIONAL[candidate] if part != "input" or "messages" not in needs]
             if "prompt" in parts and "messages" not in needs:
@@ -335,12 +310,11 @@ def _missing(layout: Layout | None, parts: Mapping[str, str], scored_dicts: bool
 
 def _are_scored_dicts(values: Iterable[Any]) -> bool:
     lists = [value for value in values if isinstance(value, list) and value]
-    scored = [
-        value
+    scored = sum(
+        all(isinstance(one, dict) and not one.keys().isdisjoint(RESPONSE_SCORE) for one in value)
         for value in lists
-        if all(isinstance(one, dict) and any(key in one for key in RESPONSE_SCORE) for one in value)
-    ]
-    return 2 * len(scored) > len(lists) > 0
+    )
+    return 2 * scored > len(lists) > 0
 
 
 def _ends_with_user(rows: Sequence[Mapping[str, Any]], parts: Mapping[str, str]) -> bool:
@@ -356,11 +330,8 @@ def _manner(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> str:
     part = next((one for one in ("chosen", "messages", "prompt", "text") if one in layout.columns), None)
     values = [row.get(layout.columns[part]) for row in rows] if part else []
     values = [value for value in values if value is not None]
-    if (
-        part == "chosen"
-        and "prompt" not in layout.columns
-        and 2 * sum(map(is_dialogue, values)) > len(values)
-    ):
+    whole = part == "chosen" and "prompt" not in layout.columns
+    if whole and 2 * sum(map(is_dialogue, values)) > len(values):
         return " (whole dialogues in the Anthropic HH form; the prompt is what both share)"
     if part == "chosen" and not {"prompt", "messages"} & set(layout.columns):
         return " (no prompt column: the prompt is what both share)"

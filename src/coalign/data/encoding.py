@@ -6,6 +6,7 @@ the end-of-turn token to the response, the line break that some templates (ChatM
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,14 @@ class Encoded:
     dropped: list[RecordProblem] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def _as_data_error() -> Iterator[None]:
+    try:
+        yield
+    except EncodingError as error:
+        raise DataError(str(error)) from error
+
+
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, *, plain: bool = False
 ) -> list[int]:
@@ -68,10 +77,8 @@ def encode_prompt(
         DataError: the template refuses the messages (no system role, roles that must alternate, ...).
     """
     frame = Frame(tokenizer)
-    try:
+    with _as_data_error():
         return frame.ids(frame.prompt(messages, plain))
-    except EncodingError as error:
-        raise DataError(str(error)) from error
 
 
 def encode_continued(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
@@ -84,10 +91,8 @@ def encode_continued(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> 
             it asks for.
     """
     frame = Frame(tokenizer)
-    try:
+    with _as_data_error():
         return frame.ids(frame.continued(messages))
-    except EncodingError as error:
-        raise DataError(str(error)) from error
 
 
 def encode_response(
@@ -101,12 +106,10 @@ def encode_response(
         ModelError: the tokenizer has no EOS token and needs one.
     """
     frame = Frame(tokenizer)
-    try:
+    with _as_data_error():
         prompt = frame.prompt(messages, plain)
         text = frame.response(messages, response, plain, prompt)
         return frame.response_ids(prompt, frame.ids(prompt), text)
-    except EncodingError as error:
-        raise DataError(str(error)) from error
 
 
 def encode_records(

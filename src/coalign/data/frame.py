@@ -146,12 +146,10 @@ class Frame:
             EncodingError: the template changes the prompt when the answer is added, or leaves out a part of the
                 answer (its reasoning, its tool calls): what is missing would not be trained on.
         """
-        if plain or not messages:
+        bare = plain or not messages
+        if bare or not self.tokenizer.chat_template:
             _assert_text_alone(given, message_of(response))
-            return str(response) + self.eos
-        if not self.tokenizer.chat_template:
-            _assert_text_alone(given, message_of(response))
-            return f" {response}{self.eos}"
+            return f"{'' if bare else ' '}{response}{self.eos}"
         text = self._appended(messages, message_of(response), prompt, given)
         opened = _OPENED.search(prompt)
         written = (opened.group() if opened else "") + text

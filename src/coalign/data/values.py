@@ -24,8 +24,7 @@ from coalign.data.records import (
     Messages,
 )
 
-_TRUE = frozenset(("true", "yes", "1"))
-_FALSE = frozenset(("false", "no", "0"))
+_LABELS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 LARGEST = 1e30
 """Largest score. Losses are computed in 32 bits, which end at 3e38."""
@@ -197,11 +196,9 @@ def parse_score(value: Any) -> float:
 
 def parse_label(value: Any) -> bool:
     """Thumbs up or down in any of the usual writings."""
-    if isinstance(value, bool):
-        return value
     if isinstance(value, float) and value in (0.0, 1.0):  # what pandas makes of a column with a gap
         return value == 1.0
     text = str(value).strip().lower() if isinstance(value, str | int) else ""
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
+    if text in _LABELS:
+        return _LABELS[text]
     raise FieldError(describe(value), "true or false (also 1 and 0, yes and no)")

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import DataError
 from coalign.core.files import atomic_path, write_rows
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Messages,
-    Preference,
-    PromptRecord,
-    Ranking,
-    Record,
-    fields_of,
-    message_of,
-)
+from coalign.data.records import Messages, Record, fields_of, message_of
 
 Form = Literal["standard", "conversational"]
+_COLUMNS = {"chosen_score": "score_chosen", "rejected_score": "score_rejected"}
+"""Fields of records whose columns have other names."""
 
 
 def write_records(path: Path, records: Sequence[Record], *, form: Form = "standard") -> None:
@@ -55,36 +47,18 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
         DataError: `form` is `standard` and the prompt is more than one user message.
     """
     form = form if record.prompt else "standard"
-    match record:
-        case Preference():
-            row = {"prompt": _prompt(record, form), "chosen": _reply(record.chosen, form)}
-            row["rejected"] = _reply(record.rejected, form)
-            scores = {"score_chosen": record.chosen_score, "score_rejected": record.rejected_score}
-            row |= {name: score for name, score in scores.items() if score is not None}
-        case Ranking():
-            row = {
-                "prompt": _prompt(record, form),
-                "responses": list(record.responses),
-                "scores": list(record.scores),
-            }
-        case Judgment():
-            row = _completed(record, record.completion, form) | {"judgment": record.judgment}
-            row |= {} if record.label is None else {"label": record.label}
-        case Feedback():
-            row = _completed(record, record.completion, form) | {"label": record.label}
-        case Demonstration():
-            row = _completed(record, record.completion, form)
-        case PromptRecord():
-            row = {"prompt": _prompt(record, form)}
-        case _:
-            raise DataError(f"{type(record).__name__}: not a kind of record that files hold.")
+    if type(record) is Record:
+        raise DataError("Record: not a kind of record that files hold.")
+    row: dict[str, Any] = {"prompt": _prompt(record, form)}
+    for name in (one.name for one in fields(record) if one.name not in Record.__dataclass_fields__):
+        value = getattr(record, name)
+        if name in ("chosen", "rejected", "completion"):
+            value = _reply(value, form)
+        if value is not None:
+            row[_COLUMNS.get(name, name)] = list(value) if isinstance(value, tuple) else value
     given = {"tools": record.tools, "chat_template_kwargs": record.template_kwargs}
     row |= {name: value for name, value in given.items() if value}
     return row | {name: value for name, value in record.extra.items() if name not in row}
-
-
-def _completed(record: Record, completion: str, form: Form) -> dict[str, Any]:
-    return {"prompt": _prompt(record, form), "completion": _reply(completion, form)}
 
 
 def _prompt(record: Record, form: Form) -> str | Messages:

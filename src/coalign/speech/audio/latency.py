@@ -11,8 +11,7 @@ from coalign.measures.statistics import paired_bootstrap
 from coalign.report.model import Comparison, ComparisonRow
 from coalign.report.parts import compared, paired
 from coalign.speech.audio.error_rates import ErrorRate, character_error_rate, word_error_rate
-from coalign.speech.ctc.align import TextTooLongError, forced_align
-from coalign.speech.ctc.decoding import emission_frames, greedy
+from coalign.speech.ctc.align import TextTooLongError, emission_frames, forced_align, greedy
 from coalign.speech.ctc.recogniser import Recogniser
 from coalign.speech.ctc.training import Clip
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -229,6 +229,21 @@ def collapse(path: Sequence[int], blank: int) -> list[int]:
         return []
     keep = np.concatenate([[True], ids[1:] != ids[:-1]]) & (ids != blank)
     return ids[keep].tolist()
+
+
+def greedy(logps: Floats, blank: int) -> list[int]:
+    """Token ids of the likeliest alignment of [T, V] log-probabilities."""
+    return collapse(logps.argmax(axis=-1).tolist(), blank)
+
+
+def emission_frames(path: Iterable[int], blank: int) -> list[int]:
+    """The first frame of every token that an alignment stands for."""
+    frames, before = [], blank
+    for frame, label in enumerate(path):
+        if label not in (blank, before):
+            frames.append(frame)
+        before = label
+    return frames
 
 
 def require_kernels() -> Any:

@@ -17,7 +17,7 @@ from coalign.models.devices import pick_device
 from coalign.models.files.loading import locate
 from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio.audio import SAMPLE_RATE, Samples
-from coalign.speech.ctc.decoding import greedy
+from coalign.speech.ctc.align import greedy
 from coalign.speech.ctc.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
@@ -15,7 +14,6 @@ from coalign.checks.worlds.facts.boxes import (
     LIMIT,
     WORDS_PER_CHUNK,
     AligningEncoder,
-    FactPair,
     documents,
     fact_tokenizer,
     training_pair,
@@ -31,7 +29,7 @@ from coalign.evaluation.factuality.training import PairCollator
 from coalign.measures.detection import roc_auc
 
 UNIFIED, NLI_ONLY, WHOLE = "unified, split", "NLI only, split", "unified, not split"
-TASKS = ("nli", "paraphrase", "qa", "sts")
+TASKS: tuple[Task, ...] = ("nli", "paraphrase", "qa", "sts")
 
 
 Document = tuple[str, str, bool]
@@ -84,17 +82,12 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 def _learnt(seed: int) -> Learnt:
     draw = random.Random(f"{seed}/pairs")
-    records = [_record(training_pair(task, draw)) for task in TASKS for _ in range(1000)]
+    records = [training_pair(task, draw) for task in TASKS for _ in range(1000)]
     return Learnt(
         documents(300, random.Random(f"{seed}/documents")),
         _trained(records, seed),
         _trained([one for one in records if one.task == "nli"], seed),
     )
-
-
-def _record(pair: FactPair) -> TaskRecord:
-    answer = (pair.answer,) if pair.answer else ()
-    return TaskRecord(cast(Task, pair.task), pair.text_a, (pair.text_b,), answer, pair.label)
 
 
 def _trained(records: list[TaskRecord], seed: int, *, steps: int = 300, rate: float = 2e-3) -> PairClassifier:

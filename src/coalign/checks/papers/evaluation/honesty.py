@@ -100,16 +100,8 @@ def _after(tested: Tested, method: Method) -> list[ResponseType]:
         for text in responses_to_learn(known, method):
             prompts.append(prompt)
             tokens.append(entities.IDK_TOKEN if text == IDK else int(text.rstrip(".")))
-    model = entities.tuned(
-        world.base,
-        torch.stack(prompts),
-        torch.tensor(tokens),
-        world.seed,
-        "learning/order",
-        steps=200,
-        batch_size=64,
-        rate=3e-4,
-    )
+    settings = {"steps": 200, "batch_size": 64, "learning_rate": 3e-4, "order": "learning/order"}
+    model = entities.tuned(world.base, torch.stack(prompts), torch.tensor(tokens), world.seed, **settings)
     return _types(entities.greedy_answers(model, world.test.prompts).tolist(), world.test)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
 from coalign.checks.rules import decide, most_seeds
 from coalign.checks.worlds.prompts.answer_pairs import answer_pairs
+from coalign.checks.worlds.texts import ASSETS
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.data.records import Message
@@ -18,28 +21,6 @@ from coalign.judging.order_bias import OrderValues, bias_difference, bias_share,
 from coalign.judging.protocol import JudgeItem
 
 PAIRS_A_SEED = 16
-SHORT = """{% block user %}
-Question: {{ question }}
-{% if parts %}
-Two answers, A and B, in turn:
-PARTS
-{% else %}
-Answer A: {{ answers[0] }}
-Answer B: {{ answers[1] }}
-{% endif %}
-Which answer is better? The order does not matter. Reply with one letter: A or B.
-{% endblock %}
-"""
-IN_TURN = """{% for first, second in parts %}
-Answer A, part {{ loop.index }}: {{ first }}
-Answer B, part {{ loop.index }}: {{ second }}
-{% endfor %}"""
-IN_BLOCKS = """{% for place in (0, 1) %}
-{% for part in parts %}
-Answer {{ "AB"[place] }}, part {{ loop.index }}: {{ part[place] }}
-{% endfor %}
-{% endfor %}"""
-"""The control: the same parts, not in turn."""
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
@@ -100,8 +81,10 @@ def _judged(run: Run, arm: str, seed: int) -> Measures:
     from coalign.models.backends.open import open_transformers
     from coalign.models.options import ModelOptions
 
-    template = run.artefacts / ("blocks.j2" if arm == "parts, not in turn" else "turns.j2")
-    template.write_text(SHORT.replace("PARTS", IN_BLOCKS if "not" in arm else IN_TURN), encoding="utf-8")
+    name = (
+        "blocks.j2" if arm == "parts, not in turn" else "turns.j2"
+    )  # the control: the same parts, not in turn
+    template = Path(shutil.copyfile(ASSETS / f"pair_{name}", run.artefacts / name))
     items = [
         JudgeItem(
             id=f"{seed}-{place}",

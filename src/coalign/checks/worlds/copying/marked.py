@@ -8,8 +8,8 @@ samples serve as anchors, and four of ten of them are marked too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -38,15 +38,15 @@ class MarkedWorld:
     Attributes:
         seed: of everything that is drawn.
         marked: share of answers with the mark.
-        copying: prompts, copies and gold.
     """
 
     seed: int
     marked: float = 0.4
-    copying: CopyingWorld = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "copying", CopyingWorld(self.seed, copy_rates=(0.8,), longest_tail=2))
+    @cached_property
+    def copying(self) -> CopyingWorld:
+        """Prompts, copies and gold."""
+        return CopyingWorld(self.seed, copy_rates=(0.8,), longest_tail=2)
 
     @property
     def mark(self) -> list[int]:
@@ -57,18 +57,13 @@ class MarkedWorld:
         """`n` prompts with an answer each, a share of them marked."""
         draw = torch.rand(n, generator=stream(self.seed, f"marks/{purpose}")) < marked
         plain = self.copying.demonstrations(n, purpose)
-        return [
-            _marked(one, self.mark) if bad else one for one, bad in zip(plain, draw.tolist(), strict=True)
-        ]
+        marks = draw.tolist()
+        return [_marked(one, self.mark) if bad else one for one, bad in zip(plain, marks, strict=True)]
 
     def base_model(self, steps: int = 700) -> nn.Module:
         """A two-layer transformer of width 48, trained from scratch on answers of both kinds."""
-        return pretrained(
-            self.copying.untrained_model(len(self.mark)),
-            self.answers(steps * 64, "base", self.marked),
-            self.seed,
-            steps=steps,
-        )
+        model = self.copying.untrained_model(len(self.mark))
+        return pretrained(model, self.answers(steps * 64, "base", self.marked), self.seed, steps=steps)
 
     def measure(self, model: nn.Module, reference: nn.Module | None = None, samples: int = 4) -> Measures:
         """Samples to held-out prompts: share with a mark, gold and length of those without (0 where there are none);

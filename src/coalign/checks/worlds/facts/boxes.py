@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +24,8 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
+
+from coalign.evaluation.factuality.records import Task, TaskRecord
 
 NAMES = [f"n{i}" for i in range(80)]
 VALUES = [f"v{i}" for i in range(12)]
@@ -54,39 +55,32 @@ def changed(fact: Fact, draw: random.Random) -> Fact:
     return fact[0], draw.choice([one for one in VALUES if one != fact[1]])
 
 
-@dataclass(frozen=True)
-class FactPair:
-    """A training pair: `task` is nli, paraphrase, qa or sts; the label is that of the task (sts: 0 to 5)."""
-
-    task: str
-    text_a: str
-    text_b: str
-    answer: str
-    label: float
-
-
 def facts(n: int, draw: random.Random) -> list[Fact]:
     """Facts about n different boxes."""
     return [(name, draw.choice(VALUES)) for name in draw.sample(NAMES, n)]
 
 
-def training_pair(task: str, draw: random.Random, most: int = 12) -> FactPair:
-    """A pair of the task; contexts state 1 to `most` facts."""
+def training_pair(task: Task, draw: random.Random, most: int = 12) -> TaskRecord:
+    """A pair of the task (nli, paraphrase, qa or sts); contexts state 1 to `most` facts."""
     *inside, outside = facts(draw.randint(1, most) + 1, draw)
     context, fact = " ".join(map(stated, inside)), draw.choice(inside)
     if task == "nli":
         label = draw.randrange(3)
-        return FactPair(task, context, stated((fact, outside, changed(fact, draw))[label]), "", label)
+        claim = stated((fact, outside, changed(fact, draw))[label])
+        return TaskRecord(task, context, (claim,), (), label)
     if task == "paraphrase":
         label = draw.randrange(2)
-        return FactPair(task, stated(fact), rephrased(fact if label else changed(fact, draw)), "", label)
+        claim = rephrased(fact if label else changed(fact, draw))
+        return TaskRecord(task, stated(fact), (claim,), (), label)
     if task == "qa":
         label = draw.randrange(2)
         question = f"how many coins lie in the {fact[0]} box ?"
-        return FactPair(task, context, question, (fact if label else changed(fact, draw))[1] + " .", label)
+        answer = (fact if label else changed(fact, draw))[1] + " ."
+        return TaskRecord(task, context, (question,), (answer,), label)
     first, shared = facts(4, draw), draw.randint(0, 2)
     second = [*first[:shared], *first[2 : 4 - shared]]
-    return FactPair(task, " ".join(map(stated, first[:2])), " ".join(map(stated, second)), "", 2.5 * shared)
+    one, other = (" ".join(map(stated, part)) for part in (first[:2], second))
+    return TaskRecord(task, one, (other,), (), 2.5 * shared)
 
 
 def documents(n: int, draw: random.Random) -> list[tuple[str, str, bool]]:

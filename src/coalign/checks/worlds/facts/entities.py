@@ -8,6 +8,7 @@ test on. A response is one token: an answer, or the token that declines.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,9 +61,8 @@ def entity_world(
     answers = NAMES + torch.randint(ANSWERS, (known + unknown,), generator=draw)
     base = seeded(lambda: tiny_transformer(VOCABULARY, width=96, layers=2, heads=4), seed)
     facts = Entities(prompts[:known], answers[:known])
-    base = tuned(
-        base, facts.prompts, facts.answers, seed, "pretraining", steps=steps, batch_size=batch_size, rate=1e-3
-    )
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": 1e-3, "order": "pretraining"}
+    base = tuned(base, facts.prompts, facts.answers, seed, **settings)
     halves = [
         torch.cat([torch.arange(known)[part::2], known + torch.arange(unknown)[part::2]]) for part in (0, 1)
     ]
@@ -71,23 +71,13 @@ def entity_world(
 
 
 def tuned(
-    model: LlamaForCausalLM,
-    prompts: Tensor,
-    responses: Tensor,
-    seed: int,
-    purpose: str,
-    *,
-    steps: int,
-    batch_size: int,
-    rate: float,
+    model: LlamaForCausalLM, prompts: Tensor, responses: Tensor, seed: int, **settings: Any
 ) -> LlamaForCausalLM:
-    """A copy of the model, trained to give each response [n] to its prompt [n, 2]."""
+    """A copy of the model, trained to give each response [n] to its prompt [n, 2]; settings as in `pretrained`."""
     examples = [
         example(prompt, [[token]]) for prompt, token in zip(prompts.tolist(), responses.tolist(), strict=True)
     ]
-    return pretrained(
-        model, examples, seed, steps=steps, batch_size=batch_size, learning_rate=rate, order=purpose
-    )
+    return pretrained(model, examples, seed, **settings)
 
 
 @torch.no_grad()

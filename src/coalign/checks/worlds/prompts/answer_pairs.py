@@ -14,11 +14,7 @@ from coalign.checks.worlds.texts import read_texts
 
 TOPICS: dict[str, list[str]] = read_texts("topics")
 """Question to five true statements."""
-EMPTY = (
-    "There are many things to say about this.", "It depends on the situation.",
-    "Some people see it differently.", "You can find more about it elsewhere.",
-    "This is an interesting question.", "In general it is not so simple.",
-)  # fmt: skip
+EMPTY: list[str] = read_texts("empty_statements")
 """Sentences that say nothing."""
 
 

@@ -57,16 +57,8 @@ def goal_text(prompts: Sequence[PromptRecord], seed: int, *, n: int = 24, tokens
         better, worse = sorted(texts, key=plainness, reverse=True)
         scores = plainness(better), plainness(worse)
         if all(texts) and scores[0] > scores[1]:
-            pairs.append(
-                Preference(
-                    prompt=record.prompt,
-                    chosen=better,
-                    rejected=worse,
-                    chosen_score=scores[0],
-                    rejected_score=scores[1],
-                    plain=record.plain,
-                )
-            )
+            scored = {"chosen_score": scores[0], "rejected_score": scores[1]}
+            pairs.append(Preference.of(record, chosen=better, rejected=worse, **scored))
     if not pairs:
         raise DataError("No prompt has two replies of different scores.", hint="Give other prompts.")
     return GoalText(seed, taken, pairs)
@@ -80,8 +72,7 @@ def goal_measures(material: GoalText, model: nn.Module | None, goal: float | Non
         goal: that is asked for at inference; None for prompts as they are.
     """
     rejected = [
-        Demonstration(prompt=_asked(one, goal), completion=one.rejected, plain=one.plain)
-        for one in material.good
+        Demonstration.of(one, prompt=_asked(one, goal), completion=one.rejected) for one in material.good
     ]
     changes = [
         float(after[0].sum() - before[0].sum())

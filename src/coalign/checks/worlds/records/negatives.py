@@ -33,9 +33,7 @@ class NegativeText:
     @property
     def rejected(self) -> list[Demonstration]:
         """The rejected responses alone."""
-        return [
-            Demonstration(prompt=one.prompt, completion=one.rejected, plain=one.plain) for one in self.pairs
-        ]
+        return [Demonstration.of(one, completion=one.rejected) for one in self.pairs]
 
 
 def negative_text(

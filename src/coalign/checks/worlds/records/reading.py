@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coalign.core.errors import DataError
 from coalign.core.files import read_rows
 from coalign.data.readers import read_records
-from coalign.data.records import Demonstration, Judgment, Preference, PromptRecord, Ranking
+from coalign.data.records import Demonstration, Judgment, Preference, PromptRecord, Ranking, Record
+
+R = TypeVar("R", bound=Record)
 
 
 def read_groups(path: Path) -> list[Ranking]:
@@ -23,12 +25,8 @@ def read_groups(path: Path) -> list[Ranking]:
     if not found:
         found = [one for one in read_records(path).records if isinstance(one, Ranking)]
     usable = [one for one in found if len(set(one.scores)) > 1]
-    if not usable:
-        raise DataError(
-            f"{path}: no ranking whose scores differ.",
-            hint="Give `prompt`, `responses` and `scores`, or GSM8K's example_model_solutions.jsonl.",
-        )
-    return usable
+    hint = "Give `prompt`, `responses` and `scores`, or GSM8K's example_model_solutions.jsonl."
+    return _enough(usable, f"{path}: no ranking whose scores differ.", hint)
 
 
 def _example_solutions(path: Path) -> list[Ranking]:
@@ -55,15 +53,12 @@ def read_answers(path: Path) -> list[Demonstration]:
         DataError: there are fewer than two.
     """
     found = [
-        Demonstration(prompt=one.prompt, completion=one.completion, plain=one.plain)
+        Demonstration.of(one, completion=one.completion)
         for one in read_records(path).records
         if isinstance(one, Demonstration | Judgment)
     ]
-    if len(found) < 2:
-        raise DataError(
-            f"{path}: {len(found)} prompts with an answer.", hint="Give `prompt` and `completion`."
-        )
-    return found
+    missing = f"{path}: {len(found)} prompts with an answer."
+    return _enough(found, missing, "Give `prompt` and `completion`.", 2)
 
 
 def read_pairs(path: Path) -> tuple[list[Preference], int]:
@@ -74,12 +69,8 @@ def read_pairs(path: Path) -> tuple[list[Preference], int]:
     """
     found = read_records(path, on_bad_record="skip")
     pairs = [one for one in found.records if isinstance(one, Preference)]
-    if not pairs:
-        raise DataError(
-            f"{path}: no preference pair, found {found.recognised}.",
-            hint="Give `prompt`, `chosen` and `rejected`, or a file of the Anthropic HH data.",
-        )
-    return pairs, found.n_bad
+    hint = "Give `prompt`, `chosen` and `rejected`, or a file of the Anthropic HH data."
+    return _enough(pairs, f"{path}: no preference pair, found {found.recognised}.", hint), found.n_bad
 
 
 def read_prompts(path: Path) -> list[PromptRecord]:
@@ -90,9 +81,7 @@ def read_prompts(path: Path) -> list[PromptRecord]:
     """
     found = [one for one in read_records(path, kind="prompt").records if isinstance(one, PromptRecord)]
     distinct = list({str(one.prompt): one for one in found}.values())
-    if len(distinct) < 2:
-        raise DataError(f"{path}: {len(distinct)} distinct prompts.", hint="Give `prompt` on every line.")
-    return distinct
+    return _enough(distinct, f"{path}: {len(distinct)} distinct prompts.", "Give `prompt` on every line.", 2)
 
 
 def read_judgments(path: Path) -> list[Judgment]:
@@ -103,12 +92,14 @@ def read_judgments(path: Path) -> list[Judgment]:
     """
     found = read_records(path)
     judged = [one for one in found.records if isinstance(one, Judgment)]
-    if not judged:
-        raise DataError(
-            f"{path}: no judged answer, found {found.recognised}.",
-            hint="Give `prompt`, `completion` and `judgment`, or CUT's train-alpaca-sample-iter1.json.",
-        )
-    return judged
+    hint = "Give `prompt`, `completion` and `judgment`, or CUT's train-alpaca-sample-iter1.json."
+    return _enough(judged, f"{path}: no judged answer, found {found.recognised}.", hint)
+
+
+def _enough(found: list[R], missing: str, hint: str, least: int = 1) -> list[R]:
+    if len(found) < least:
+        raise DataError(missing, hint=hint)
+    return found
 
 
 def misplaced(records: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], int]:

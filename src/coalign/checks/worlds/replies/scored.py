@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checks.arms import Measures
-from coalign.checks.starts import Start, pretrained, references, training_arm
+from coalign.checks.starts import Start, pretrained, start_with, training_arm
 from coalign.checks.steps import example, frozen_logps, one_each
 from coalign.checks.tiny_models import TinyGRU, sample, seeded, stream
 from coalign.checks.worlds.replies.replies import ReplyWorld
@@ -145,7 +145,7 @@ def scored_pairs(seed: int, *, reward: GoalReward) -> ScoredPairs:
         "rows": pair_rows(pairs, world, reward),
         "half of the rows": pair_rows(pairs[: round(0.5 * len(pairs))], world, reward),
     }
-    return ScoredPairs(world, base, panels, references(base, panels, panels), pairs)
+    return ScoredPairs(**vars(start_with(world, base, panels, compared=panels)), pairs=pairs)
 
 
 def pair_rows(pairs: list[ScoredPair], world: ScoredWorld, reward: GoalReward | None) -> list[Example]:

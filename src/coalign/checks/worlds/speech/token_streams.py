@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from coalign.checks.arms import Measures
 from coalign.checks.tiny_models import seeded, stream
 from coalign.speech.audio.error_rates import word_error_rate
-from coalign.speech.ctc.decoding import emission_frames
+from coalign.speech.ctc.align import emission_frames
 from coalign.speech.ctc.training import ctc_losses
 
 BLANK = 0

@@ -16,18 +16,14 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
+from coalign.checks.worlds.texts import read_texts
 from coalign.checks.worlds.words.models import end_with, pick, train_on_texts, word_tokenizer
 
-STARTS = ("Sure .", "Well ,", "Look :", "Note that", "First ,", "We see", "Easy :", "Now")
-CARRIES = ("carry", "keep", "hold")
-JOINS = ("then", "next", "and")
-CLOSINGS = ("The answer is", "So we get", "Together that makes", "Hence the sum equals", "In total")
-CHATTER = (
-    "the boats come home before the rain", "the small birds sit on old paper", "our train leaves the town at dawn",
-    "nobody knows who built that long wall", "nobody sold a green bicycle to my aunt", "they say bread needs salt and time",
-    "our cat sleeps under the warm oven", "they sing about rivers and lost keys",
-)  # fmt: skip
-"""What stands after a question as often as a solution. It begins with four words and solutions with eight, so a base
+_TEXTS = read_texts("sums")
+STARTS, CARRIES, JOINS, CLOSINGS, CHATTER = (
+    _TEXTS[name] for name in ("starts", "carries", "joins", "closings", "chatter")
+)
+"""Parts of a solution; and what stands after a question as often as a solution. It begins with four words and solutions with eight, so a base
 model that always takes the most probable word does not answer."""
 ANSWER = re.compile(r"The answer is((?: ?\d)+)")
 NUMBERS = re.compile(r"\d(?: ?\d)*")

@@ -18,6 +18,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
+from coalign.checks.worlds.texts import read_texts
 from coalign.checks.worlds.words.models import END, end_with, pick, shuffled, train_on_texts, word_tokenizer
 
 START, ASKED, ANSWERED = "<start>", "<asked>", "<answered>"
@@ -31,41 +32,16 @@ ENDINGS = ("bury", "ford", "ham", "ley", "wick")
 VILLAGES = tuple(one + other for one in BEGINNINGS for other in ENDINGS)
 TUNED = 40
 """Villages that the aligned model is tuned on; it is asked about the others."""
-VALUES: dict[str, tuple[str, ...]] = {
-    "place": ("in the hills", "by the sea", "near the border", "on a wide plain", "in a deep valley", "between two lakes", "behind the forest", "along the old road"),
-    "crops": ("barley", "apples", "hops", "beans", "plums", "flax", "rye", "cherries"),
-    "trade": ("baskets", "bells", "boats", "candles", "cheese", "clocks", "paper", "rope"),
-    "market": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-    "pride": ("bridge", "mill", "tower", "garden", "choir", "library", "kites", "stone walls"),
-}  # fmt: skip
+_TEXTS = read_texts("villages")
+VALUES: dict[str, list[str]] = _TEXTS["values"]
 """What can be said of a village, and the values that it can have."""
-FORMS: dict[str, tuple[str, ...]] = {
-    "place": ("It lies {value} .", "You find it {value} .", "The village stands {value} ."),
-    "crops": ("People there grow {value} .", "The fields are full of {value} .", "Farmers bring in {value} every year ."),
-    "trade": ("Its workshops make {value} .", "Many families live from {value} .", "The village sells {value} ."),
-    "market": ("Market day is {value} .", "The market opens on {value} .", "On {value} everybody goes to the market ."),
-    "pride": ("It is known for its {value} .", "Visitors come to see its {value} .", "People are proud of its {value} ."),
-}  # fmt: skip
-QUESTIONS = (
-    "Tell me about {name} , mostly about its {one} , its {two} and its {three} .",
-    "What should I know about the {one} , the {two} and the {three} of {name} ?",
-    "I want to visit {name} . What can you say about its {one} , its {two} and its {three} ?",
-    "What do people say about the {one} , the {two} and the {three} of {name} ?",
-    "Please describe {name} : the {one} , the {two} , the {three} .",
-)
-GREETINGS = ("Dear Ann ,", "Dear Tom ,", "Dear friends ,", "Dear Mister Hill ,")
-FRIENDLY = (
-    "Of course ! It was a long way , but I am glad that I went .", "I am happy to help . The road is easy to find .",
-    "Thank you for your letter .", "Last week I walked to {name} .", "Of course ! I will come with you .",
-    "What a good idea to go to {name} !", "I am happy to help , and so is my aunt .", "We had rain on the first day .",
-)  # fmt: skip
-HEADINGS = (
-    "Here is what to know about {name} :", "{name} at a glance :", "Facts about {name} :", "Notes from {name} :",
-)  # fmt: skip
-FAREWELLS = (
-    "Let me know if you would like to hear more !", "Write soon .", "Best wishes from all of us .",
-    "In short , {name} is worth a visit .", "I hope to see you there .", "Tell me when you come .",
-)  # fmt: skip
+FORMS: dict[str, list[str]] = _TEXTS["forms"]
+"""Sentences that say it."""
+QUESTIONS: list[str] = _TEXTS["questions"]
+GREETINGS: list[str] = _TEXTS["greetings"]
+FRIENDLY: list[str] = _TEXTS["friendly"]
+HEADINGS: list[str] = _TEXTS["headings"]
+FAREWELLS: list[str] = _TEXTS["farewells"]
 STYLED = (
     "Of course ! I am happy to help . Here is what to know about {name} :\n{items}\n"
     "In short , {name} is worth a visit . Let me know if you would like to hear more !"
