@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.checks.papers.evaluation.varco_arena import sign_test
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
@@ -178,12 +177,6 @@ def test_a_perfect_judge_and_many_prompts_find_the_order() -> None:
     assert found.tournament == pytest.approx(np.ones(4))
     again = simulate([1400, 1200, 1000, 800], reference=1100, precision=1, prompts=2000, trials=4)
     assert np.array_equal(found.anchored, again.anchored)
-
-
-def test_sign_test() -> None:
-    assert sign_test(5, 0) == 1 / 32
-    assert sign_test(0, 0) == 1
-    assert sign_test(300, 100) < 1e-10
 
 
 # -- files and runs -----------------------------------------------------------------------------------------------

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
+from coalign.measures.statistics import (
+    Interval,
+    bootstrap_mean,
+    mcnemar,
+    paired_bootstrap,
+    sign_test,
+    wilson_interval,
+)
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -143,3 +150,11 @@ def test_wilson_stays_in_range(n: int, share: float, confidence: float) -> None:
 def test_wilson_refuses(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(successes, n)
+
+
+def test_tests_of_counts_are_exact() -> None:
+    assert (sign_test(5, 0), sign_test(0, 0)) == (1 / 32, 1)
+    assert sign_test(300, 100) < 1e-10
+    assert (mcnemar(5, 0), mcnemar(0, 5), mcnemar(0, 0), mcnemar(3, 3)) == (1 / 16, 1 / 16, 1, 1)
+    with pytest.raises(ValueError, match="expected none below 0"):
+        mcnemar(2, -1)

@@ -183,6 +183,11 @@ def kept_items(run: Run, arm: str, seeds: int) -> list[dict[str, Any]]:
     return [kept[seed] for seed in range(seeds)]
 
 
+def kept_values(run: Run, arm: str, seeds: int, name: str) -> list[Any]:
+    """One list of `kept_items`, item by item through all seeds."""
+    return [value for row in kept_items(run, arm, seeds) for value in row[name]]
+
+
 def seconds_spent(run: Run) -> float:
     """Processor time of a check, that before an interruption included. One thread works, so it is the wall time of a
     machine with nothing else to do.

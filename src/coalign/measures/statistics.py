@@ -150,11 +150,21 @@ def mcnemar(won: int, lost: int) -> float:
     Raises:
         ValueError: a negative count.
     """
-    if won < 0 or lost < 0:
-        raise ValueError(f"counts are {won} and {lost}, expected none below 0")
-    n = won + lost
-    tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * sign_test(max(won, lost), min(won, lost)))
+
+
+def sign_test(higher: int, lower: int) -> float:
+    """One-sided p-value of as many or more `higher` if both were equally likely; equal pairs are left out.
+
+    1 where there are none.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if higher < 0 or lower < 0:
+        raise ValueError(f"counts are {higher} and {lower}, expected none below 0")
+    n = higher + lower
+    return sum(math.comb(n, k) for k in range(lower + 1)) / 2**n
 
 
 def _resampled_means(

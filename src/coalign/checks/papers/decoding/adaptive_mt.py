@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from coalign.checks.arms import measure_arms
+from coalign.checks.arms import kept_values, measure_arms
 from coalign.checks.rules import decide
-from coalign.checks.worlds.prompts.translations import TranslationTask, by_sentence, measured
+from coalign.checks.worlds.prompts.translations import TranslationTask, measured
 from coalign.core.errors import CoalignError
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -86,12 +86,11 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path | None) -> Verdict:
     }
     arms = {name: partial(measured, run, name, prompt) for name, prompt in prompts.items()}
     rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
-    nll = {name: by_sentence(run, name, seeds) for name in arms}
-    gain = paired_bootstrap([one["nll"] for one in nll[FUZZY]], [one["nll"] for one in nll[RANDOM]])
+    fuzzy, drawn = (kept_values(run, name, seeds, "nll") for name in (FUZZY, RANDOM))
+    gain = paired_bootstrap(fuzzy, drawn)
     gaps = rows.gaps("nats per token", RANDOM, FUZZY)
     same_sign = all(one > 0 for one in gaps.values())
-    similarity = torch.tensor([one["similarity"] for one in nll[FUZZY]])
-    gains = torch.tensor([b["nll"] - a["nll"] for a, b in zip(nll[FUZZY], nll[RANDOM], strict=True)])
+    similarity = kept_values(run, FUZZY, seeds, "similarity")
     return rows.verdict(
         check,
         outcome=decide(seen=gain.mean >= 0.15 and gain.low > 0 and same_sign, not_seen=not gain.low > 0),
@@ -104,7 +103,7 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path | None) -> Verdict:
             "nats per token, zero-shot - fuzzy": rows.gap("nats per token", ZERO_SHOT, FUZZY),
             "nats per token, best first - best last": rows.gap("nats per token", REVERSED, FUZZY),
             "correlation of gain and similarity": float(
-                torch.corrcoef(torch.stack([similarity, gains]))[0, 1]
+                np.corrcoef(similarity, np.subtract(drawn, fuzzy))[0, 1]
             ),
             "chrF++, fuzzy - random": rows.gap("chrF++", FUZZY, RANDOM),
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
+from coalign.checks.arms import Measures, keep_items, kept_values, measure_arms
 from coalign.checks.rules import decide
 from coalign.checks.worlds.prompts.keyword_sets import keyword_sets
 from coalign.core.runs import Run
@@ -83,7 +83,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         BLOCKS: partial(searched, BLOCKS, replace(options, mode="block")),
     }
     rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
-    change = paired_bootstrap(_coverage(run, PROMPTED, seeds), _coverage(run, DEAL, seeds))
+    change = paired_bootstrap(*(kept_values(run, arm, seeds, "soft") for arm in (PROMPTED, DEAL)))
     drop = -rows.gap("log-probability", DEAL, PROMPTED)
     return rows.verdict(
         check,
@@ -122,8 +122,3 @@ def _measured(run: Run, name: str, task: KeywordTask, generator: Generator, samp
         "hard": sum(one == 1 for one in soft) / len(soft),
         "log-probability": sum(logps.sums) / max(1, sum(logps.tokens)),
     }
-
-
-def _coverage(run: Run, arm: str, seeds: int) -> list[float]:
-    """Soft coverage of every set of words, by seed."""
-    return [value for row in kept_items(run, arm, seeds) for value in row["soft"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
+from coalign.checks.arms import Measures, keep_items, kept_values, measure_arms
 from coalign.checks.rules import decide, most_seeds
 from coalign.checks.worlds.prompts.answer_pairs import answer_pairs
 from coalign.checks.worlds.texts import ASSETS
@@ -43,7 +43,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     names = ("plain", "equal parts", "PORTIA", "parts, not in turn")
     arms = {name: partial(_judged, run, name) for name in names}
     rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
-    pairs = {name: _pair_values(run, name, seeds) for name in arms}
+    pairs = {name: np.array(kept_values(run, name, seeds, "values")) for name in arms}
     gain = paired_gain(pairs["plain"][:, 2], pairs["PORTIA"][:, 2])
     bias = bias_difference(pairs["plain"], pairs["PORTIA"])
     gaps = rows.gaps("bias share", "PORTIA", "plain")
@@ -124,8 +124,3 @@ def _judged(run: Run, arm: str, seed: int) -> Measures:
 def _right(values: OrderValues) -> float:
     """Share of the full answer among consistent verdicts; 0 where there are none."""
     return float(values[:, 3].sum() / max(values[:, 2].sum(), 1.0))
-
-
-def _pair_values(run: Run, arm: str, seeds: int) -> OrderValues:
-    """[pairs, 4] of all seeds."""
-    return np.array([row for one in kept_items(run, arm, seeds) for row in one["values"]])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from functools import partial
-from math import comb
 from pathlib import Path
 
 import numpy as np
 
-from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.arms import Measured, Measures, measure_arms
 from coalign.checks.rules import decide
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.arena.tournament import simulate
 from coalign.evaluation.arena.trials import read_judged_pairs, trial
 from coalign.evaluation.varco_arena import PAPER_RATINGS, simulation_figures
+from coalign.measures.statistics import sign_test
 
 CHECK_TRIALS = 60
 PROMPTS_OF_TRIALS = (5, 10, 20)
@@ -44,22 +45,18 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         for precision in (1.0, 0.8)
     }
     rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
-
-    def mean(metric: str, arm: str) -> float:
-        return float(np.mean(list(rows.values(metric, arm).values())))
-
-    gaps = {name: mean("tournament", name) - mean("anchored", name) for name in arms}
-    shares = {name: mean("higher", name) for name in arms}
+    gaps = _gaps(rows, arms)
+    shares = [rows.mean("higher", name) for name in arms]
     p_value = sign_test(
         *(sum(round(row[side] * CHECK_TRIALS) for row in rows.rows) for side in ("higher", "lower"))
     )
-    seen = min(gaps.values()) > 0 and min(shares.values()) >= 0.6 and p_value < 0.01
+    seen = min(gaps.values()) > 0 and min(shares) >= 0.6 and p_value < 0.01
     return rows.verdict(
         check,
         outcome=decide(seen=seen, not_seen=not seen and min(gaps.values()) < -0.01),
         summary={
             **{f"median gap, {name}": gap for name, gap in gaps.items()},
-            "smallest share of trials": min(shares.values()),
+            "smallest share of trials": min(shares),
             "sign test, p": p_value,
         },
     )
@@ -99,10 +96,7 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
 
     arms = {f"{size} prompts": partial(arm, size) for size in sizes}
     rows = measure_arms(run, seeds=seeds, prepare=int, arms=arms)
-    gaps = {
-        name: float(np.mean([row["tournament"] - row["anchored"] for row in rows.rows if row["arm"] == name]))
-        for name in arms
-    }
+    gaps = _gaps(rows, arms)
     return rows.verdict(
         check_on_data,
         outcome=decide(seen=min(gaps.values()) > 0.02, not_seen=max(gaps.values()) <= 0),
@@ -114,6 +108,11 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
     )
 
 
+def _gaps(rows: Measured, arms: Iterable[str]) -> dict[str, float]:
+    """Arm to by how much the tournament is above the comparisons with a reference."""
+    return {name: rows.mean("tournament", name) - rows.mean("anchored", name) for name in arms}
+
+
 def _simulated(prompts: int, precision: float, seed: int) -> Measures:
     found = simulate(
         PAPER_RATINGS, reference=1186, precision=precision, prompts=prompts, trials=CHECK_TRIALS, seed=seed
@@ -121,9 +120,3 @@ def _simulated(prompts: int, precision: float, seed: int) -> Measures:
     figures = simulation_figures(found)
     sides = {"higher": figures["share_higher"], "lower": figures["share_lower"]}
     return {"tournament": figures["tournament"], "anchored": figures["anchored"], **sides}
-
-
-def sign_test(higher: int, lower: int) -> float:
-    """One-sided p-value of as many or more `higher` if both were equally likely; equal trials are left out."""
-    n = higher + lower
-    return sum(comb(n, k) for k in range(higher, n + 1)) / 2**n if n else 1.0

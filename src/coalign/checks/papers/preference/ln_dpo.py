@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from coalign.checks.arms import Arm, measure_arms
 from coalign.checks.rules import decide, mean_of, most_seeds
 from coalign.checks.starts import Start, training_arm, untrained_arm
@@ -49,11 +51,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         name = method.lower().replace("-", "_")
         arms |= {cell: training_arm(name, constants, panel) for cell, constants in cells}
 
-    def prepare(seed: int) -> Start[CopyingWorld]:
-        # 0.15 per five tokens.
-        return start(seed, {"": 0.0, LENGTH_PANEL: 0.03})
-
-    rows = measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
+    panels = {"": 0.0, LENGTH_PANEL: 0.03}  # 0.15 per five tokens
+    rows = measure_arms(run, seeds=seeds, prepare=partial(start, panels=panels), arms=arms)
     shorter = rows.gaps("length", grid("LN-DPO"), grid("DPO"))
     gold = rows.gap("gold", grid("LN-DPO"), grid("DPO"))
     longer = rows.gaps("length", grid("LN-DPO", LENGTH_PANEL), grid("DPO", LENGTH_PANEL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from coalign.checks.arms import measure_arms
 from coalign.checks.rules import decide, mean_of, most_seeds
@@ -28,8 +29,8 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     """
     arms = {
         "seed model": seed_arm,
-        "one pass": lambda material: adapted_arm(material, whole=True),
-        "windows": lambda material: adapted_arm(material, whole=False),
+        "one pass": partial(adapted_arm, whole=True),
+        "windows": partial(adapted_arm, whole=False),
     }
 
     def prepare(seed: int) -> VoiceStart:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from coalign.checks.arms import Measures, keep_items, kept_items
+from coalign.checks.arms import Measures, keep_items
 from coalign.core.runs import Run
 from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.prompts import (
@@ -82,12 +82,3 @@ def measured(
     keep_items(run, name, task.seed, nll=nll, similarity=similarity, translations=made)
     chrf = sentence_chrf(made, references[: len(made)])
     return {"nats per token": sum(nll) / len(nll), "chrF++": sum(chrf) / len(chrf)}
-
-
-def by_sentence(run: Run, arm: str, seeds: int) -> list[dict[str, float]]:
-    """Figures of every sentence, by seed."""
-    return [
-        {"nll": nll, "similarity": similarity}
-        for row in kept_items(run, arm, seeds)
-        for nll, similarity in zip(row["nll"], row["similarity"], strict=True)
-    ]
