@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
-from coalign.data.records import Messages
 from coalign.judging.protocol import JudgeItem
-from coalign.models.types import Generation, OnBatch, Sampling
+from coalign.models.types import Generating, Generation, Prompts, Samples, Sampling, generating
 
 
 class KilledError(Exception):
@@ -42,17 +41,10 @@ class ScriptedGenerator:
         self._finish_reason = finish_reason
         self._odds = odds
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
+        done, on_batch, _ = generating(**how)
         self.samplings.append(sampling)
-        missing = [index for index in range(len(prompts)) if index not in set(done)]
+        missing = [index for index in range(len(prompts)) if index not in done]
         results: list[list[Generation]] = [[] for _ in prompts]
         for start in range(0, len(missing), self._batch):
             if self._kill_after is not None and len(self.asked) >= self._kill_after:
@@ -67,8 +59,7 @@ class ScriptedGenerator:
                 more: Any = {"finish_reason": self._finish_reason, "top_logprobs": top}
                 batch[index] = [Generation(reply, n_tokens=len(reply.split()), **more)] * sampling.n
                 results[index] = batch[index]
-            if on_batch:
-                on_batch(batch)
+            on_batch(batch)
         return results
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -13,7 +13,7 @@ from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, PromptRecord
 from coalign.judging.items import read_items
 from coalign.loops.rows import answer_rows, current, fill_rows, row_id
-from coalign.models.types import Generation, OnBatch, Sampling
+from coalign.models.types import Generating, Generation, Samples, Sampling, generating
 
 
 class Echo:
@@ -22,22 +22,14 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
 
-    def generate(
-        self,
-        prompts: Sequence[Any],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Sequence[Any], sampling: Sampling, **how: Unpack[Generating]) -> Samples:
+        done, on_batch, _ = generating(**how)
         for start in reversed(range(0, len(prompts), 2)):
             batch = list(range(start, min(start + 2, len(prompts))))
-            if set(done).issuperset(batch):
+            if done.issuperset(batch):
                 continue
             self.asked.append(batch)
             texts = {n: f"{prompts[n][-1]['content']}!" for n in batch}
-            assert on_batch is not None
             on_batch({n: [Generation(text, [1, 2])] * sampling.n for n, text in texts.items()})
         return []
 

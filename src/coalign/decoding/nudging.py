@@ -201,7 +201,7 @@ def run(config: Config, run: Run) -> None:
             [record.prompt for record in records],
             sampling,
             done=done,
-            on_answer=lambda found: keep(
+            on_batch=lambda found: keep(
                 {index: answer_row(records[index], mine, generator.length) for index, mine in found.items()}
             ),
             label="Answering",

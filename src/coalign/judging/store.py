@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from coalign.core.files import append_rows, hold_file, read_rows
 from coalign.data.records import Messages
 from coalign.judging.protocol import Cost
-from coalign.models.types import Generation, Generator, OnBatch, Sampling
+from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +113,10 @@ class Deferred:
         self._make = make
         self.made: Generator | None = None
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         if self.made is None:
             self.made = self._make()
-        return self.made.generate(prompts, sampling, done=done, on_batch=on_batch, label=label)
+        return self.made.generate(prompts, sampling, **how)
 
 
 def ask(

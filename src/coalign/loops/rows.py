@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
@@ -65,7 +66,7 @@ def answer_rows(
     sampling: Sampling,
     *,
     label: str,
-    asked: Sequence[Messages | str] | None = None,
+    asked: Prompts | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Sample responses to every task and keep one row a task in `path`.

@@ -21,6 +21,7 @@ from coalign.models.devices import DtypeName, pick_device, pick_dtype
 from coalign.models.files.loading import load_pretrained, load_tokenizer, locate
 from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.options import ModelOptions
+from coalign.models.types import Prompts
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class RewardModel:
 
     def score(
         self,
-        prompts: Sequence[Messages | str],
+        prompts: Prompts,
         responses: Sequence[str],
         *,
         batch_size: int = BATCH_SIZE,

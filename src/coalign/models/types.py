@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack
 
 import torch
 
@@ -187,7 +187,39 @@ class GenerationStats:
         return self.samples / self.seconds if self.seconds else 0.0
 
 
-OnBatch = Callable[[dict[int, list[Generation]]], None]
+Made = TypeVar("Made")
+"""What stands for one response: a `Generation`, or what a decoder knows of it besides."""
+OnBatch = Callable[[dict[int, list[Made]]], None]
+"""Gets {prompt index: samples}."""
+Prompts = Sequence[Messages | str]
+"""Chat messages (rendered through the model's template with the generation prompt) or plain text (taken as it is)."""
+Samples = list[list[Generation]]
+"""For each prompt its samples, in order."""
+
+
+class Work(TypedDict, Generic[Made], total=False):
+    """How a generator goes through its prompts; every key may be left out.
+
+    Attributes:
+        done: indices that need no work (a resumed run); their entry in the result is empty. A batch is worked on whole
+            when any of its prompts is missing, so that numbers do not depend on where a run was cut.
+        on_batch: called after every batch with {prompt index: samples}; a loop persists rows here.
+        label: text of the progress bar.
+    """
+
+    done: Iterable[int]
+    on_batch: OnBatch[Made] | None
+    label: str
+
+
+Generating = Work[Generation]
+
+
+def generating(
+    *, done: Iterable[int] = (), on_batch: OnBatch[Made] | None = None, label: str = "Generating"
+) -> tuple[set[int], OnBatch[Made], str]:
+    """What is done, what gets the samples, and the label, of the keys of `Work` that are given."""
+    return set(done), on_batch or (lambda _: None), label
 
 
 def is_prefilled(prompt: Messages | str) -> bool:
@@ -203,25 +235,14 @@ def goes_on(prompt: Messages | str) -> bool:
 class Generator(Protocol):
     """A generation back end, or a decoding method over one."""
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """Sample `sampling.n` responses to every prompt.
 
         Args:
             prompts: chat messages (rendered through the model's template with the generation prompt) or plain text
                 (taken as it is). When the last message is the assistant's, that turn is continued (prefill): no
                 generation prompt, no end of turn, and the text is the continuation alone.
-            done: indices that need no work (a resumed run); their entry in the result is empty. A batch is worked
-                on whole when any of its prompts is missing, so that numbers do not depend on where a run was cut.
-            on_batch: called after every batch with {prompt index: samples}; a loop persists rows here.
-            label: text of the progress bar.
+            **how: what is done, what gets the samples, and a label; see `Work`.
 
         Returns:
             For each prompt its samples, in order.
@@ -232,7 +253,7 @@ class Generator(Protocol):
 class Streaming(Protocol):
     """A `Generator` that also gives its text while it is made."""
 
-    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+    def stream(self, prompts: Prompts, sampling: Sampling) -> Iterator[Piece]:
         """Sample as `generate` does and yield pieces as they come, the last of every sample with the whole of it.
 
         The texts of a sample's pieces add up to its text. Closing the iterator ends the work.

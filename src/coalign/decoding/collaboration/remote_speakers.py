@@ -14,7 +14,7 @@ from typing import TypeVar
 from coalign.core.errors import ModelError
 from coalign.data.records import Messages
 from coalign.decoding.collaboration.speakers import Ask, Chunk, Conversation, Token
-from coalign.models.types import Generation, Generator, Sampling, is_prefilled
+from coalign.models.types import Generation, Generator, Prompts, Sampling, is_prefilled
 
 T = TypeVar("T")
 CHARACTERS_PER_TOKEN = 4
@@ -40,9 +40,7 @@ class RemoteSpeaker:
     sampling: Sampling
     alternatives: int = 1
 
-    def chunks(
-        self, prompts: Sequence[Messages | str], texts: Sequence[str], max_tokens: int, *, cut: bool
-    ) -> list[Chunk]:
+    def chunks(self, prompts: Prompts, texts: Sequence[str], max_tokens: int, *, cut: bool) -> list[Chunk]:
         """What follows each text after its prompt; `cut`: one token is enough for now."""
         settings = replace(
             self.sampling,

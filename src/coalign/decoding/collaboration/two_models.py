@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.progress import progress
@@ -32,7 +32,16 @@ from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.generation.generator import CPU_ROWS, GPU_ROWS, TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, Generator, OnBatch, Sampling
+from coalign.models.types import (
+    Generating,
+    Generation,
+    Generator,
+    Prompts,
+    Samples,
+    Sampling,
+    Work,
+    generating,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,42 +88,26 @@ class TwoModels:
                 parts.append(f"{side} {getattr(one, 'description', type(one).__name__)}")
         return "; ".join(parts)
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """See `coalign.models.types.Generator.generate`; `on_batch` is called for each prompt.
 
         Raises:
             ConfigError: log-probabilities are asked for: two distributions make a text, so it has none of its own.
         """
+        done, on_batch, label = generating(**how)
 
         def hand_over(found: dict[int, list[Guided]]) -> None:
-            if on_batch:
-                on_batch({index: [self._generation(one) for one in mine] for index, mine in found.items()})
+            on_batch({index: [self._generation(one) for one in mine] for index, mine in found.items()})
 
-        answers = self.write(prompts, sampling, done=done, on_answer=hand_over, label=label)
+        answers = self.write(prompts, sampling, done=done, on_batch=hand_over, label=label)
         return [[self._generation(one) for one in mine] for mine in answers]
 
-    def write(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_answer: Callable[[dict[int, list[Guided]]], None] | None = None,
-        label: str = "Generating",
-    ) -> list[list[Guided]]:
+    def write(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Work[Guided]]) -> list[list[Guided]]:
         """As `generate`, with the record of who wrote what."""
+        done, on_batch, label = generating(**how)
         check_sampling(sampling)
         if sampling.wants_logprobs:
             raise ConfigError("logprobs: a text that two models wrote has no log-probabilities of its own.")
-        done = set(done)
         drawn = 1 if max(self._temperature(side, sampling) for side in self.models) == 0 else sampling.n
         keys = [(index, n) for index in range(len(prompts)) if index not in done for n in range(drawn)]
         found: dict[int, dict[int, Guided]] = {}
@@ -128,8 +121,7 @@ class TwoModels:
                 bar.advance(sampling.n // drawn)
                 if len(mine) == drawn:
                     results[index] = [mine[n] for n in range(drawn)] * (sampling.n // drawn)
-                    if on_answer:
-                        on_answer({index: results[index]})
+                    on_batch({index: results[index]})
 
             if keys:
                 (self._run_local if self.local else self._run_remote)(prompts, keys, sampling, keep)
@@ -144,7 +136,7 @@ class TwoModels:
 
     def _run_local(
         self,
-        prompts: Sequence[Messages | str],
+        prompts: Prompts,
         keys: Sequence[tuple[int, int]],
         sampling: Sampling,
         keep: Callable[[int, Guided], None],
@@ -177,7 +169,7 @@ class TwoModels:
 
     def _run_remote(
         self,
-        prompts: Sequence[Messages | str],
+        prompts: Prompts,
         keys: Sequence[tuple[int, int]],
         sampling: Sampling,
         keep: Callable[[int, Guided], None],

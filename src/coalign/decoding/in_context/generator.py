@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import CountOrZero, option
@@ -18,7 +19,7 @@ from coalign.decoding.in_context.prefix import (
     turns_of,
 )
 from coalign.models.generation.generator import TransformersGenerator
-from coalign.models.types import Generation, Generator, OnBatch, Sampling
+from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
 
 @dataclass(kw_only=True)
@@ -73,16 +74,9 @@ class InContextGenerator:
                 return text
             turns = turns[2:]
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """See `coalign.models.types.Generator.generate`; token ids and log-probabilities are those of the raw text."""
+        done, on_batch, label = generating(**how)
         self._assert_room(sampling.max_new_tokens)
         written = []
         for index, one in enumerate(prompts):
@@ -93,8 +87,7 @@ class InContextGenerator:
         stops = tuple(dict.fromkeys((*sampling.stop, *STOPS)))
 
         def hand_over(found: dict[int, list[Generation]]) -> None:
-            if on_batch:
-                on_batch({index: self._cleaned(mine) for index, mine in found.items()})
+            on_batch({index: self._cleaned(mine) for index, mine in found.items()})
 
         found = self.inner.generate(
             written, replace(sampling, stop=stops), done=done, on_batch=hand_over, label=label

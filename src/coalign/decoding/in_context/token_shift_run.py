@@ -12,7 +12,6 @@ from coalign.core.files import write_json
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.frame import Frame
-from coalign.data.records import Messages
 from coalign.decoding.in_context import token_shift
 from coalign.decoding.in_context.prefix import conversation_prompt, turns_of
 from coalign.loops.rows import Keep, fill_rows
@@ -22,7 +21,7 @@ from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.growing_text import TokenTexts
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, Sampling
+from coalign.models.types import Generation, Prompts, Sampling
 from coalign.report import model as doc
 from coalign.report.page import publish
 
@@ -65,7 +64,7 @@ def run_token_shift(config: Any, run: Run, records: Sequence[Any]) -> None:
 def compare_answers(
     base: TransformersGenerator,
     aligned: TransformersGenerator,
-    prompts: Sequence[Messages | str],
+    prompts: Prompts,
     sampling: Sampling,
     *,
     on_answer: Callable[[int, list[int], list[token_shift.Shift]], None],

@@ -7,17 +7,15 @@ The simplest search for rewarded text, over any back end. It helps where good re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, option
-from coalign.data.records import Messages
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import RewardOptions, build_rewards, judge_over
 from coalign.models.methods import Method
-from coalign.models.types import Generation, Generator, OnBatch, Sampling
+from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
 
 @dataclass(kw_only=True)
@@ -46,15 +44,7 @@ class BestOfGenerator:
             return getattr(self.inner, name)
         raise AttributeError(name)
 
-    def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """The `sampling.n` best of `best_of` samples, best first; see `coalign.models.types.Generator.generate`.
 
         Of equal rewards the earlier sample goes first.
@@ -62,6 +52,7 @@ class BestOfGenerator:
         Raises:
             ConfigError: greedy decoding, whose samples are all the same, or more responses than samples.
         """
+        done, on_batch, label = generating(**how)
         if sampling.temperature == 0 and self.best_of > 1:
             raise ConfigError(
                 "best-of-n needs different samples, and at temperature 0 they are all the same.",
@@ -75,14 +66,13 @@ class BestOfGenerator:
             best = self._best(prompts, batch, sampling.n)
             for index, one in best.items():
                 results[index] = one
-            if on_batch:
-                on_batch(best)
+            on_batch(best)
 
         self.inner.generate(prompts, replace(sampling, n=self.best_of), done=done, on_batch=keep, label=label)
         return results
 
     def _best(
-        self, prompts: Sequence[Messages | str], batch: dict[int, list[Generation]], count: int
+        self, prompts: Prompts, batch: dict[int, list[Generation]], count: int
     ) -> dict[int, list[Generation]]:
         rows = [(index, one) for index, samples in batch.items() for one in samples]
         self.rewards.forget()

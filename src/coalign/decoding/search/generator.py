@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 
@@ -17,12 +17,12 @@ from coalign.data.frame import EncodingError, Frame
 from coalign.data.records import Messages
 from coalign.decoding.search.lookahead import Beam, Extension, SearchCost, SearchSettings, rows_of, search
 from coalign.judging.rewards.mix import Draft, RewardMix
+from coalign.models import types
 from coalign.models.batching import length_batches
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.modules import evaluation
-from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,9 @@ class Found:
         reward: of the whole text, all rewards together.
     """
 
-    generation: Generation
+    generation: types.Generation
     score: float
     reward: float
-
-
-OnFound = Callable[[dict[int, list[Found]]], None]
 
 
 class SearchGenerator:
@@ -105,18 +102,12 @@ class SearchGenerator:
     def __init__(self, base: TransformersGenerator, rewards: RewardMix, options: SearchOptions) -> None:
         self.base, self.rewards, self.options = base, rewards, options
         self.tokenizer = base.tokenizer
-        self.last_stats = GenerationStats()
+        self.last_stats = types.GenerationStats()
         self.last_cost = SearchCost()
 
     def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Searching",
-    ) -> list[list[Generation]]:
+        self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
+    ) -> types.Samples:
         """The `sampling.n` best texts to every prompt; see `coalign.models.types.Generator.generate`.
 
         The search is deterministic: of `sampling` it takes `max_new_tokens`, `n`, `stop` and `logprobs`.
@@ -125,29 +116,26 @@ class SearchGenerator:
             ConfigError: options of sampling, or more texts than beams.
             DataError, ModelError: as the Transformers back end.
         """
+        how.setdefault("label", "Searching")
+        done, on_batch, label = types.generating(**how)
 
         def plain(found: dict[int, list[Found]]) -> None:
-            if on_batch:
-                on_batch({index: [_asked(one, sampling) for one in texts] for index, texts in found.items()})
+            on_batch({index: [_asked(one, sampling) for one in texts] for index, texts in found.items()})
 
-        found = self.search(prompts, sampling, done=done, on_found=plain, label=label)
+        found = self.search(prompts, sampling, done=done, on_batch=plain, label=label)
         return [[_asked(one, sampling) for one in texts] for texts in found]
 
     def search(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_found: OnFound | None = None,
-        label: str = "Searching",
+        self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Work[Found]]
     ) -> list[list[Found]]:
         """As `generate`, with scores and rewards."""
+        how.setdefault("label", "Searching")
+        done, on_batch, label = types.generating(**how)
         self._check(sampling)
         given = [self._instructed(one) for one in prompts]
         encoded = [self.base.encode(prompt, index) for index, prompt in enumerate(given)]
         self.base.assert_room(encoded, sampling)
-        done, results = set(done), [list[Found]() for _ in prompts]
+        results = [list[Found]() for _ in prompts]
         self.last_cost, started = SearchCost(), time.monotonic()
         batches = [one for one in self._batches(encoded, sampling) if not done.issuperset(one)]
         with evaluation(self.base.model), progress(sum(map(len, batches)), label, "prompt") as bar:
@@ -161,10 +149,9 @@ class SearchGenerator:
                 new = {index: pools[index] for index in batch if index not in done}
                 for index, texts in new.items():
                     results[index] = texts
-                if on_found:
-                    on_found(new)
+                on_batch(new)
         worked = [texts for texts in results if texts]
-        self.last_stats = GenerationStats(
+        self.last_stats = types.GenerationStats(
             prompts=len(worked),
             samples=sum(map(len, worked)),
             prompt_tokens=sum(len(encoded[index]) for index, texts in enumerate(results) if texts),
@@ -173,7 +160,7 @@ class SearchGenerator:
         )
         return results
 
-    def _check(self, sampling: Sampling) -> None:
+    def _check(self, sampling: types.Sampling) -> None:
         check_sampling(sampling)
         if sampling.temperature not in (0, 1) or sampling.top_p != 1 or sampling.top_k != 0:
             raise ConfigError(
@@ -192,7 +179,7 @@ class SearchGenerator:
         text = self.options.alignment_prompt
         return prompt if text is None else with_instruction(prompt, text, Frame(self.tokenizer))
 
-    def _batches(self, encoded: list[list[int]], sampling: Sampling) -> list[list[int]]:
+    def _batches(self, encoded: list[list[int]], sampling: types.Sampling) -> list[list[int]]:
         """Prompts that are searched together, longest first; the same on every run."""
         settings = self.options.settings(sampling.max_new_tokens)
         base = self.base
@@ -206,7 +193,7 @@ class SearchGenerator:
         batch: list[int],
         prompts: list[Messages | str],
         encoded: list[list[int]],
-        sampling: Sampling,
+        sampling: types.Sampling,
         bar: Progress,
     ) -> dict[int, list[Found]] | None:
         """Search one batch; None when it does not fit into the GPU's memory."""
@@ -261,12 +248,12 @@ class _Texts:
         batch: list[int],
         prompts: list[Messages | str],
         encoded: list[list[int]],
-        sampling: Sampling,
+        sampling: types.Sampling,
     ) -> None:
         self._owner, self._batch, self._stop = owner, batch, bool(sampling.stop)
         self._stop_ids = frozenset(owner.base.stop_ids)
         self._prompts = [prompts[index] for index in batch]
-        self._before = [encoded[index][-1] if goes_on(prompts[index]) else None for index in batch]
+        self._before = [encoded[index][-1] if types.goes_on(prompts[index]) else None for index in batch]
         self._endings = Endings(owner.tokenizer, sampling.stop)
 
     def ended(self, sequences: Sequence[Sequence[int]]) -> list[bool]:
@@ -285,7 +272,7 @@ class _Texts:
 
     def found(self, place: int, beam: Beam) -> Found:
         text, before = self._endings.text(beam.tokens, self._before[place])[0], self._before[place]
-        made = Generation(
+        made = types.Generation(
             text,
             beam.tokens,
             "stop" if beam.finished else "length",
@@ -320,7 +307,7 @@ def with_instruction(prompt: Messages | str, text: str, frame: Frame) -> Message
     return [{"role": first["role"], "content": f"{text}\n\n{first['content']}"}, *prompt[1:]]
 
 
-def _asked(one: Found, sampling: Sampling) -> Generation:
+def _asked(one: Found, sampling: types.Sampling) -> types.Generation:
     """The generation without what was not asked for."""
     if sampling.logprobs:
         return one.generation

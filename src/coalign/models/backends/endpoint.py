@@ -13,14 +13,14 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from coalign.core.cache import cache_root
 from coalign.core.errors import BudgetError, EndpointError
 from coalign.core.progress import progress
-from coalign.data.records import Messages
+from coalign.models import types
 from coalign.models.backends.endpoint_cache import AnswerCache
 from coalign.models.backends.endpoint_client import EndpointClient, RefusedError
 from coalign.models.backends.endpoint_format import (
@@ -33,7 +33,6 @@ from coalign.models.backends.endpoint_format import (
 )
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling import check_sampling
-from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, is_prefilled
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class EndpointGenerator:
         self._cache = _open_cache(options)
         self._models: list[dict[str, Any]] | None = None
         self.model = options.endpoint_model or self._only_model()
-        self.last_stats = GenerationStats()
+        self.last_stats = types.GenerationStats()
         self.kept = 0
         self._takes_n = True
         self._limit_name = "max_tokens"
@@ -79,14 +78,8 @@ class EndpointGenerator:
         return f"{self.model} at {self._client.address}"
 
     def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+        self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
+    ) -> types.Samples:
         """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
 
         `on_batch` gets each prompt when its last sample is there, in the order in which prompts finish. Greedy samples
@@ -97,10 +90,10 @@ class EndpointGenerator:
             BudgetError: the budget is used up; what was under way is finished and kept first.
             EndpointError: a request failed for good; likewise.
         """
+        done, on_batch, label = types.generating(**how)
         check_sampling(sampling)
         asked = self._asked(prompts)
-        done = set(done)
-        results: list[list[Generation]] = [[] for _ in prompts]
+        results: list[list[types.Generation]] = [[] for _ in prompts]
         started, spent = time.monotonic(), self._client.budget.tokens
         self._filtered, fresh = 0, 0
         todo = [index for index in range(len(prompts)) if index not in done]
@@ -108,12 +101,11 @@ class EndpointGenerator:
             for index, samples, new in self._work([asked[one] for one in todo], todo, sampling):
                 fresh += new
                 results[index] = samples
-                if on_batch:
-                    on_batch({index: samples})
+                on_batch({index: samples})
                 bar.advance(sampling.n)
                 bar.note(self._note())
         self.kept = len(todo) * sampling.n - fresh
-        self.last_stats = GenerationStats(
+        self.last_stats = types.GenerationStats(
             prompts=len(todo),
             samples=fresh,
             tokens=self._client.budget.tokens - spent,
@@ -123,7 +115,7 @@ class EndpointGenerator:
             logger.warning("%d samples were cut short by the server's content filter.", self._filtered)
         return results
 
-    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+    def stream(self, prompts: types.Prompts, sampling: types.Sampling) -> Iterator[types.Piece]:
         """Sample one after the other and yield text as it comes; see `coalign.models.types.Streaming.stream`.
 
         Streams are counted against the budget of requests and are not kept.
@@ -145,8 +137,8 @@ class EndpointGenerator:
     # -- prompts side by side ------------------------------------------------------------------------------------
 
     def _work(
-        self, asked: list[Asked], indices: list[int], sampling: Sampling
-    ) -> Iterator[tuple[int, list[Generation], int]]:
+        self, asked: list[Asked], indices: list[int], sampling: types.Sampling
+    ) -> Iterator[tuple[int, list[types.Generation], int]]:
         """(prompt index, its samples, how many of them are new) as prompts finish; failures at the end."""
         outcomes: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
         waiting, lock, stop = iter(zip(indices, asked, strict=True)), threading.Lock(), threading.Event()
@@ -184,7 +176,7 @@ class EndpointGenerator:
         if failure is not None:
             raise failure
 
-    def _samples(self, asked: Asked, sampling: Sampling) -> tuple[list[Generation], int]:
+    def _samples(self, asked: Asked, sampling: types.Sampling) -> tuple[list[types.Generation], int]:
         """All samples of a prompt, kept ones first; and how many had to be asked for."""
         count = sampling.rows
         found: dict[int, dict[str, Any]] = {}
@@ -210,7 +202,7 @@ class EndpointGenerator:
         copies = sampling.n // count
         return samples * copies, new * copies
 
-    def _ask(self, asked: Asked, sampling: Sampling, first: int, count: int) -> list[dict[str, Any]]:
+    def _ask(self, asked: Asked, sampling: types.Sampling, first: int, count: int) -> list[dict[str, Any]]:
         """The choices of one request, each with `n_tokens` when the server counted it alone."""
         body = request_body(asked, sampling, first, count)
         tries, problem = self._options.endpoint_retries + 1, ""
@@ -254,7 +246,7 @@ class EndpointGenerator:
         """`body` with the name that this server has for the limit on new tokens."""
         return {self._limit_name if name == "max_tokens" else name: value for name, value in body.items()}
 
-    def _parsed(self, choice: dict[str, Any], sampling: Sampling) -> Generation:
+    def _parsed(self, choice: dict[str, Any], sampling: types.Sampling) -> types.Generation:
         if choice.get("finish_reason") == "content_filter":
             self._filtered += 1
         return parse_choice(choice, sampling, choice.get("n_tokens"))
@@ -266,7 +258,9 @@ class EndpointGenerator:
 
     # -- one stream ----------------------------------------------------------------------------------------------
 
-    def _stream_one(self, index: int, sample: int, asked: Asked, sampling: Sampling) -> Iterator[Piece]:
+    def _stream_one(
+        self, index: int, sample: int, asked: Asked, sampling: types.Sampling
+    ) -> Iterator[types.Piece]:
         body = self._renamed(request_body(asked, sampling, sample, 1))
         text, finish, logprobs = "", None, []
         with self._explained(asked.path):
@@ -278,14 +272,14 @@ class EndpointGenerator:
                 logprobs.append(choice.get("logprobs"))
                 text += piece
                 if piece:
-                    yield Piece(index, sample, piece)
+                    yield types.Piece(index, sample, piece)
         whole = {"text": text, "finish_reason": finish, "logprobs": _joined(logprobs)}
-        yield Piece(index, sample, "", parse_choice(whole, sampling, None))
+        yield types.Piece(index, sample, "", parse_choice(whole, sampling, None))
 
     # -- what is asked -------------------------------------------------------------------------------------------
 
-    def _asked(self, prompts: Sequence[Messages | str]) -> list[Asked]:
-        prefill: Prefill = self._prefill() if any(map(is_prefilled, prompts)) else "off"
+    def _asked(self, prompts: types.Prompts) -> list[Asked]:
+        prefill: Prefill = self._prefill() if any(map(types.is_prefilled, prompts)) else "off"
         seen: Counter[str] = Counter()
         asked = []
         for prompt in prompts:

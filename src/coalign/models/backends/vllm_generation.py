@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.extras import require
 from coalign.core.progress import progress
-from coalign.data.records import Messages
+from coalign.models import types
 from coalign.models.backends.endpoint_format import wire_seed
 from coalign.models.files.loading import Location, base_of, load_tokenizer, locate
 from coalign.models.generation.batching import encode_any
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.options import ModelOptions
-from coalign.models.types import Generation, GenerationStats, OnBatch, Sampling, goes_on
 
 CHUNK = 256
 """Prompts handed over at a time: what is finished is kept after each."""
@@ -66,19 +64,13 @@ class VllmGenerator:
             )
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"vLLM cannot load {options.model}: {str(error).splitlines()[0]}") from error
-        self.last_stats = GenerationStats()
+        self.last_stats = types.GenerationStats()
         self.description = f"{options.model} on vLLM"
         self._stop_ids = _stop_ids(base, self.tokenizer, options.trust_remote_code)
 
     def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+        self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
+    ) -> types.Samples:
         """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
 
         Every prompt has a seed of its own, made of `sampling.seed` and its index. Numbers may differ in the last bits
@@ -88,11 +80,11 @@ class VllmGenerator:
             ConfigError: a sampling option that cannot be used.
             DataError: a prompt that the template refuses, or that is too long.
         """
+        done, on_batch, label = types.generating(**how)
         check_sampling(sampling)
-        done = set(done)
         todo = [index for index in range(len(prompts)) if index not in done]
         encoded = {index: encode_any(self.tokenizer, prompts[index], index) for index in todo}
-        results: list[list[Generation]] = [[] for _ in prompts]
+        results: list[list[types.Generation]] = [[] for _ in prompts]
         started, tokens = time.monotonic(), 0
         with progress(len(todo) * sampling.n, label, unit="sample") as bar:
             for start in range(0, len(todo), CHUNK):
@@ -101,10 +93,9 @@ class VllmGenerator:
                 tokens += sum(one.length for samples in found.values() for one in samples)
                 for index, samples in found.items():
                     results[index] = samples
-                if on_batch:
-                    on_batch(found)
+                on_batch(found)
                 bar.advance(len(chunk) * sampling.n)
-        self.last_stats = GenerationStats(
+        self.last_stats = types.GenerationStats(
             len(todo),
             len(todo) * sampling.n,
             sum(map(len, encoded.values())),
@@ -117,9 +108,9 @@ class VllmGenerator:
         self,
         indices: list[int],
         encoded: list[list[int]],
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-    ) -> dict[int, list[Generation]]:
+        prompts: types.Prompts,
+        sampling: types.Sampling,
+    ) -> dict[int, list[types.Generation]]:
         try:
             outputs = self._engine.generate(
                 [{"prompt_token_ids": ids} for ids in encoded],
@@ -133,12 +124,12 @@ class VllmGenerator:
         copies = sampling.n // sampling.rows
         found = {}
         for index, ids, output in zip(indices, encoded, outputs, strict=True):
-            before = ids[-1] if goes_on(prompts[index]) else None
+            before = ids[-1] if types.goes_on(prompts[index]) else None
             samples = sorted(output.outputs, key=lambda one: one.index)
             found[index] = [_generation(one, endings, before, sampling) for one in samples] * copies
         return found
 
-    def _params(self, sampling: Sampling, index: int) -> Any:
+    def _params(self, sampling: types.Sampling, index: int) -> Any:
         greedy = sampling.temperature == 0
         return self._vllm.SamplingParams(
             n=sampling.rows,
@@ -160,20 +151,22 @@ class VllmGenerator:
         return LoRARequest("adapter", 1, self._adapter)
 
 
-def _generation(output: Any, endings: Endings, before: int | None, sampling: Sampling) -> Generation:
+def _generation(
+    output: Any, endings: Endings, before: int | None, sampling: types.Sampling
+) -> types.Generation:
     """A sample out of vLLM's; its text is made as everywhere else here."""
     ids = list(output.token_ids)
     text, cut = endings.text(ids, before)
     finish = "length" if output.finish_reason == "length" and not cut else "stop"
     if not sampling.wants_logprobs:
-        return Generation(text, ids, finish)
+        return types.Generation(text, ids, finish)
     places = [{token: one.logprob for token, one in place.items()} for place in output.logprobs]
     tops = None
     if sampling.top_logprobs:
         ranked = [sorted(place.items(), key=lambda one: -one[1])[: sampling.top_logprobs] for place in places]
         tops = [[(endings.alternative(token), logp) for token, logp in place] for place in ranked]
     logps = [place[token] for token, place in zip(ids, places, strict=True)]
-    return Generation(text, ids, finish, logps, endings.tokens(ids, before), tops)
+    return types.Generation(text, ids, finish, logps, endings.tokens(ids, before), tops)
 
 
 def _rank(place: Location) -> int:

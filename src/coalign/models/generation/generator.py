@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from coalign.core.errors import DataError, ModelError
 from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
+from coalign.models import types
 from coalign.models.generation.batching import (
     default_batch_tokens,
     encode_any,
@@ -29,7 +30,6 @@ from coalign.models.generation.decode_state import DecodeState, Row, generation_
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.modules import evaluation, unwrap
-from coalign.models.types import Generation, GenerationStats, OnBatch, Piece, Sampling, goes_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +71,7 @@ class TransformersGenerator:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.last_stats = GenerationStats()
+        self.last_stats = types.GenerationStats()
         self.device = next(model.parameters()).device
         self.batch_tokens = batch_tokens or default_batch_tokens(model, self.device)
         self.batch_size = batch_size or (GPU_ROWS if self.device.type == "cuda" else CPU_ROWS)
@@ -79,14 +79,8 @@ class TransformersGenerator:
         self.stop_ids = stop_token_ids(unwrap(model), tokenizer)
 
     def generate(
-        self,
-        prompts: Sequence[Messages | str],
-        sampling: Sampling,
-        *,
-        done: Iterable[int] = (),
-        on_batch: OnBatch | None = None,
-        label: str = "Generating",
-    ) -> list[list[Generation]]:
+        self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
+    ) -> types.Samples:
         """Sample `sampling.n` responses to every prompt; see `coalign.models.types.Generator.generate`.
 
         `on_batch` gets the prompts that were not done. Messages are written with the chat template; text is taken as
@@ -98,17 +92,17 @@ class TransformersGenerator:
             DataError: a prompt that the template refuses, or that leaves no room for the response.
             ModelError: logits that are not numbers, or a single row that does not fit into memory.
         """
+        done, on_batch, label = types.generating(**how)
         check_sampling(sampling)
         encoded = [self.encode(prompt, index) for index, prompt in enumerate(prompts)]
         self.assert_room(encoded, sampling)
-        done = set(done)
         plan = [
             batch
             for batch in plan_batches(list(map(len, encoded)), sampling, self.batch_tokens, self.batch_size)
             if not done.issuperset(batch)
         ]
         job = _Job.of(prompts, encoded, sampling)
-        results: list[list[Generation]] = [[] for _ in prompts]
+        results: list[list[types.Generation]] = [[] for _ in prompts]
         started = time.monotonic()
         total = sum(map(len, plan)) * job.sampling.rows
         with evaluation(self.model), progress(total, label, unit="sample") as bar:
@@ -118,10 +112,9 @@ class TransformersGenerator:
                 missing = {index: one for index, one in samples.items() if index not in done}
                 for index, one in missing.items():
                     results[index] = one
-                if on_batch:
-                    on_batch(missing)
+                on_batch(missing)
         worked = [index for batch in plan for index in batch]
-        self.last_stats = GenerationStats(
+        self.last_stats = types.GenerationStats(
             prompts=len(worked),
             samples=len(worked) * sampling.n,
             prompt_tokens=sum(len(encoded[index]) for index in worked),
@@ -130,7 +123,7 @@ class TransformersGenerator:
         )
         return results
 
-    def stream(self, prompts: Sequence[Messages | str], sampling: Sampling) -> Iterator[Piece]:
+    def stream(self, prompts: types.Prompts, sampling: types.Sampling) -> Iterator[types.Piece]:
         """Sample as `generate` does, and yield text as it comes; see `coalign.models.types.Streaming.stream`.
 
         Prompts join as others end, so numbers may differ from those of `generate` in the last bits. `last_stats` is
@@ -173,7 +166,7 @@ class TransformersGenerator:
         config: Any = unwrap(self.model).config
         return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
-    def assert_room(self, encoded: list[list[int]], sampling: Sampling) -> None:
+    def assert_room(self, encoded: list[list[int]], sampling: types.Sampling) -> None:
         """Refuse prompts that leave no room for the response.
 
         Raises:
@@ -193,10 +186,10 @@ class TransformersGenerator:
                 hint="Shorten the prompt or lower max_new_tokens.",
             )
 
-    def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[Generation]]:
+    def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[types.Generation]]:
         """All samples of the prompts of a batch, in as few passes as memory allows."""
         rows = [(index, sample) for index in batch for sample in range(job.sampling.rows)]
-        found: dict[int, list[Generation]] = {index: [] for index in batch}
+        found: dict[int, list[types.Generation]] = {index: [] for index in batch}
         longest = max(len(job.encoded[index]) for index in batch)
         limit = most_rows(longest, job.sampling, self.batch_tokens, self.batch_size)
         start = 0
@@ -228,7 +221,7 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
 
-    def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[Generation]:
+    def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[types.Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
         from coalign.models.generation.incremental import open_rows
 
@@ -282,11 +275,11 @@ class _Job:
 
     encoded: list[list[int]]
     continued: list[bool]
-    sampling: Sampling
+    sampling: types.Sampling
 
     @classmethod
-    def of(cls, prompts: Sequence[Messages | str], encoded: list[list[int]], sampling: Sampling) -> _Job:
-        continued = [goes_on(one) for one in prompts]
+    def of(cls, prompts: types.Prompts, encoded: list[list[int]], sampling: types.Sampling) -> _Job:
+        continued = [types.goes_on(one) for one in prompts]
         return cls(encoded, continued, sampling)
 
     def before(self, row: Row) -> int | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import option
 from coalign.data.records import Messages
-from coalign.models.types import Generation, Generator, Sampling
+from coalign.models.types import Generating, Generator, Prompts, Samples, Sampling
 from coalign.preference.data.goal_conditioning import Placement, Scale, format_score, with_goal
 
 GOAL_FILE = "goal.json"
@@ -53,11 +52,9 @@ class GoalGenerator:
     scale: Scale
     placement: Placement
 
-    def generate(
-        self, prompts: Sequence[Messages | str], sampling: Sampling, **rest: Any
-    ) -> list[list[Generation]]:
+    def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """See `coalign.models.types.Generator.generate`."""
-        return self.inner.generate([self.asked(one) for one in prompts], sampling, **rest)
+        return self.inner.generate([self.asked(one) for one in prompts], sampling, **how)
 
     def asked(self, prompt: Messages | str) -> Messages | str:
         """The prompt with the goal."""
