@@ -8,7 +8,7 @@ import pytest
 
 from coalign.checks.options import CheckOptions
 from coalign.checks.papers.decoding import nudging
-from coalign.checks.papers.decoding.nudging_arms import OPENING, alone, begun, ensembled, nudged
+from coalign.checks.papers.decoding.nudging import OPENING, alone, begun, ensembled, nudged
 from coalign.checks.tiny_models import stream
 from coalign.checks.worlds.words.sums import (
     CHATTER,

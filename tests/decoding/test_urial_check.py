@@ -9,13 +9,13 @@ import torch
 
 from coalign.checks.arms import ITEMS, kept_items
 from coalign.checks.options import CheckOptions
-from coalign.checks.papers.decoding.urial import check
-from coalign.checks.papers.decoding.urial_arms import (
+from coalign.checks.papers.decoding.urial import (
     SHIFT,
     WITH,
     WITHOUT,
     Prompting,
     answers_arm,
+    check,
     shift_arm,
     shift_figures,
     signs,

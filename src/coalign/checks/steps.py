@@ -126,7 +126,7 @@ def score(
     path: Path = "padded",
 ) -> ScoredBatch:
     """A batch as objectives read it; `reference` holds the token log-probabilities of each example."""
-    policy = logps(model, batch.responses, path=path)
+    policy = score_responses(model, batch.responses, path=path)
     frozen = None
     if reference is not None:
         frozen = ResponseLogps(torch.cat(list(reference)), policy.lengths, policy.prompt_index)
@@ -150,14 +150,7 @@ def one_each(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]
 def frozen_logps(model: nn.Module, responses: Responses, *, path: Path = "padded") -> ResponseLogps:
     """Log-probabilities of many responses, without gradient."""
     with torch.no_grad():
-        return logps(model, responses, batch_tokens=SCORING_TOKENS, path=path)
-
-
-def logps(
-    model: nn.Module, responses: Responses, *, batch_tokens: int | None = None, path: Path = "padded"
-) -> ResponseLogps:
-    """The scoring engine, by default on the path that every architecture takes; little is shared in small worlds."""
-    return score_responses(model, responses, batch_tokens=batch_tokens, path=path)
+        return score_responses(model, responses, batch_tokens=SCORING_TOKENS, path=path)
 
 
 def _batches(size: int, steps: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -20,9 +20,7 @@ from coalign.core.verdict import Verdict
 from coalign.data.records import Ranking
 from coalign.preference.aft import Constants
 from coalign.training.batches import collate
-from coalign.training.losses.listwise import (
-    ranking_accuracies,
-)
+from coalign.training.losses.listwise import ranking_accuracies
 
 CONSTRAINED = ("AFT detached", "AFT boundary 1")
 
