@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Unpack
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
@@ -24,12 +25,13 @@ from coalign.core.runs import Run
 from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.options import JudgeOptions, make_judge
 from coalign.judging.protocol import (
+    ComparingTerms,
     Judge,
     JudgeItem,
-    Orders,
     PairVerdict,
     Rubric,
     check_failures,
+    comparing_terms,
 )
 from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
 
@@ -92,19 +94,13 @@ class SplitMergeJudge:
         self.rate = judge.rate  # a single response has nothing to be aligned with
         self._judge, self._k = judge, k
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
+    def compare(self, items: Sequence[JudgeItem], **terms: Unpack[ComparingTerms]) -> list[PairVerdict]:
         """See `split_and_merge`.
 
         Raises:
             ConfigError: only one order is wanted.
         """
+        rubric, orders, _ = comparing_terms(**terms)
         if orders != "both":
             raise ConfigError("Aligned parts are judged in both orders; give orders: both.")
         return [one.comparison for one in split_and_merge(self._judge, items, k=self._k, rubric=rubric)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from coalign.core.errors import ConfigError
 from coalign.data.records import Messages
@@ -72,14 +72,10 @@ class LanguageModelJudge:
         self._templates: dict[str, JudgeTemplate] = {}
 
     def rate(
-        self,
-        items: Sequence[protocol.JudgeItem],
-        *,
-        rubric: protocol.Rubric | None = None,
-        scale: protocol.Scale | None = None,
-        label: str = "Rating",
+        self, items: Sequence[protocol.JudgeItem], **terms: Unpack[protocol.RatingTerms]
     ) -> list[protocol.Rating]:
         """See `coalign.judging.protocol.Judge.rate`."""
+        rubric, scale, label = protocol.rating_terms(**terms)
         scale = scale or self.scale
         if self.readout == "logprobs" and not (scale.low >= 0 and scale.high <= 9):
             raise ConfigError(
@@ -100,14 +96,10 @@ class LanguageModelJudge:
         ]
 
     def compare(
-        self,
-        items: Sequence[protocol.JudgeItem],
-        *,
-        rubric: protocol.Rubric | None = None,
-        orders: protocol.Orders = "both",
-        label: str = "Comparing",
+        self, items: Sequence[protocol.JudgeItem], **terms: Unpack[protocol.ComparingTerms]
     ) -> list[protocol.PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`. Both orders are asked in one batch."""
+        rubric, orders, label = protocol.comparing_terms(**terms)
         orders_of = 2 if orders == "both" else 1
         shown = [item for one in items for item in (one, one.swapped())[:orders_of]]
         blank = [_emptied(one) for one in items] if self.calibrate else []

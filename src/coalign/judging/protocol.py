@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from coalign.core.errors import CoalignError
 from coalign.data.records import Messages
@@ -204,6 +204,52 @@ class PairVerdict:
         return sum((one.cost for one in self.opinions), Cost())
 
 
+class Terms(TypedDict, total=False):
+    """What a judge is told beside the items; every key may be left out.
+
+    Attributes:
+        rubric: for items that bring none.
+        label: text of the progress bar.
+    """
+
+    rubric: Rubric | None
+    label: str
+
+
+class RatingTerms(Terms, total=False):
+    """What `Judge.rate` takes.
+
+    Attributes:
+        scale: of the scores; None takes the judge's own.
+    """
+
+    scale: Scale | None
+
+
+class ComparingTerms(Terms, total=False):
+    """What `Judge.compare` takes.
+
+    Attributes:
+        orders: in which the responses are shown, both by default.
+    """
+
+    orders: Orders
+
+
+def rating_terms(
+    *, rubric: Rubric | None = None, scale: Scale | None = None, label: str = "Rating"
+) -> tuple[Rubric | None, Scale | None, str]:
+    """Rubric, scale and label, of the terms that are given."""
+    return rubric, scale, label
+
+
+def comparing_terms(
+    *, rubric: Rubric | None = None, orders: Orders = "both", label: str = "Comparing"
+) -> tuple[Rubric | None, Orders, str]:
+    """Rubric, orders and label, of the terms that are given."""
+    return rubric, orders, label
+
+
 class Judge(Protocol):
     """A judge."""
 
@@ -212,34 +258,15 @@ class Judge(Protocol):
         """What reports call it."""
         ...
 
-    def rate(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
-        label: str = "Rating",
-    ) -> list[Rating]:
+    def rate(self, items: Sequence[JudgeItem], **terms: Unpack[RatingTerms]) -> list[Rating]:
         """Rate the only response of every item.
-
-        Args:
-            rubric: for items that bring none.
-            scale: of the scores; None takes the judge's own.
-            label: text of the progress bar.
 
         Raises:
             ConfigError: the judge cannot rate, or not on this scale.
         """
         ...
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
+    def compare(self, items: Sequence[JudgeItem], **terms: Unpack[ComparingTerms]) -> list[PairVerdict]:
         """Compare the two responses of every item.
 
         Raises:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.data.records import Messages
 from coalign.judging.parsing import choice_of
 from coalign.judging.protocol import (
     Choice,
+    ComparingTerms,
     JudgeItem,
     Opinion,
     Orders,
     PairVerdict,
     Rating,
+    RatingTerms,
     Rubric,
     Scale,
+    comparing_terms,
+    rating_terms,
 )
 
 ScoreItems = Callable[[Sequence[JudgeItem]], Sequence[float]]
@@ -42,19 +46,13 @@ class ScoringJudge:
     bounds: tuple[float, float] | None = None
     tie_margin: float = 0.0
 
-    def rate(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
-        label: str = "Rating",
-    ) -> list[Rating]:
+    def rate(self, items: Sequence[JudgeItem], **terms: Unpack[RatingTerms]) -> list[Rating]:
         """The score of every response, stretched from the judge's bounds to `scale` where one is given.
 
         Raises:
             ConfigError: a rubric, which it cannot follow, or a scale for scores without bounds.
         """
+        rubric, scale, _ = rating_terms(**terms)
         self._refuse(rubric)
         if scale is not None and self.bounds is None:
             raise ConfigError(
@@ -67,15 +65,9 @@ class ScoringJudge:
             for item, score in zip(items, self._scores(items), strict=True)
         ]
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
+    def compare(self, items: Sequence[JudgeItem], **terms: Unpack[ComparingTerms]) -> list[PairVerdict]:
         """Score both responses of every item, equal texts to the same prompt once, and let the higher score win."""
+        rubric, orders, _ = comparing_terms(**terms)
         self._refuse(rubric)
         singles = [_single(item, place) for item in items for place in (0, 1)]
         scores = self._scores(singles)
@@ -118,14 +110,7 @@ class ComparingJudge:
 
     name: str
 
-    def rate(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        scale: Scale | None = None,
-        label: str = "Rating",
-    ) -> list[Rating]:
+    def rate(self, items: Sequence[JudgeItem], **terms: Unpack[RatingTerms]) -> list[Rating]:
         """Refused.
 
         Raises:
@@ -133,15 +118,9 @@ class ComparingJudge:
         """
         raise ConfigError(f"{self.name}: only compares and cannot rate.")
 
-    def compare(
-        self,
-        items: Sequence[JudgeItem],
-        *,
-        rubric: Rubric | None = None,
-        orders: Orders = "both",
-        label: str = "Comparing",
-    ) -> list[PairVerdict]:
+    def compare(self, items: Sequence[JudgeItem], **terms: Unpack[ComparingTerms]) -> list[PairVerdict]:
         """See `coalign.judging.protocol.Judge.compare`."""
+        rubric, orders, _ = comparing_terms(**terms)
         return [PairVerdict(id=item.id, opinions=self._opinions(item, rubric, orders)) for item in items]
 
     def _opinions(self, item: JudgeItem, rubric: Rubric | None, orders: Orders) -> tuple[Opinion, ...]:
