@@ -15,12 +15,7 @@ def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
     """A problem for every record that calls a response better than itself: a preference between equal texts, a
     ranking that gives one text two scores.
     """
-    problems = []
-    for record in records:
-        found = _equal(record)
-        if found is not None:
-            problems.append(record.problem(*found))
-    return problems
+    return [record.problem(*found) for record in records if (found := _equal(record)) is not None]
 
 
 def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:

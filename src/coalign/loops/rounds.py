@@ -111,13 +111,14 @@ def run_rounds(run: Run, stages: Mapping[str, Stage], *, rounds: int = 1) -> lis
     return done
 
 
-def run_stage(round: Round, name: str, work: Stage) -> None:
+def run_stage(one: Round, name: str, work: Stage) -> None:
     """Run one stage, measure it and mark it done."""
-    round.run.log("stage", stage=name, round=round.number, state="started")
+    one.run.log("stage", stage=name, round=one.number, state="started")
     with measure() as spent:
-        work(round)
-    round.finish(name, **{key: round_to(value) for key, value in asdict(spent).items()})
-    round.run.log("stage", stage=name, round=round.number, state="done", seconds=round_to(spent.seconds))
+        work(one)
+    facts = {key: round(value, 3) for key, value in asdict(spent).items()}
+    one.finish(name, **facts)
+    one.run.log("stage", stage=name, round=one.number, state="done", seconds=facts["seconds"])
 
 
 def timings(rounds: Iterable[Round], stages: Iterable[str]) -> list[dict[str, Any]]:
@@ -128,8 +129,3 @@ def timings(rounds: Iterable[Round], stages: Iterable[str]) -> list[dict[str, An
             if one.is_done(name):
                 rows.append({"round": one.number, "stage": name, **one.facts(name)})
     return rows
-
-
-def round_to(value: float) -> float:
-    """Three decimals: enough for seconds and megabytes."""
-    return round(value, 3)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from coalign.loops.rounds import Round
     from coalign.speech.ctc.recogniser import Recogniser
+    from coalign.training.job import FitResult
 
 SMALL_LEARNING_RATE = 2e-3
 LARGE_LEARNING_RATE = 1e-4
@@ -96,16 +97,6 @@ class ExtraTerm(Protocol):
     ) -> tuple[Tensor, dict[str, float]]: ...
 
 
-@dataclass(frozen=True)
-class CTCFit:
-    """What training did."""
-
-    steps: int
-    history: list[dict[str, float]]
-    clips: int
-    left_out: Counter[str]
-
-
 def ctc_losses(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], blank: int) -> Tensor:
     """[B] CTC losses, -log p(text | audio) summed over the sequence; 0 where no alignment exists (too few frames).
 
@@ -164,7 +155,7 @@ def train_recogniser(
     *,
     name: str = "train",
     extra: ExtraTerm | None = None,
-) -> CTCFit:
+) -> tuple[FitResult, Counter[str]]:
     """Train `recogniser` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
 
     Clips without text, silent ones and those with fewer frames than their text needs are left out and counted.
@@ -192,7 +183,7 @@ def train_recogniser(
         learning_rate=options.learning_rate or (SMALL_LEARNING_RATE if small else LARGE_LEARNING_RATE),
     )
     model.eval()
-    return CTCFit(fitted.steps, fitted.history, len(kept), left_out)
+    return fitted, left_out
 
 
 def fit_round(
@@ -205,9 +196,10 @@ def fit_round(
     extra: ExtraTerm | None = None,
 ) -> None:
     """The stage `fit` of a round: `train_recogniser`, with history, counts and model written into the round."""
-    result = train_recogniser(recogniser, clips, options, round.run, name=name, extra=extra)
-    round.write("history", result.history)
-    write_json(round.path("training", ".json"), {"clips": result.clips, "left out": dict(result.left_out)})
+    fitted, left_out = train_recogniser(recogniser, clips, options, round.run, name=name, extra=extra)
+    round.write("history", fitted.history)
+    counts = {"clips": len(clips) - left_out.total(), "left out": dict(left_out)}
+    write_json(round.path("training", ".json"), counts)
     recogniser.save(round.folder / "model")
 
 

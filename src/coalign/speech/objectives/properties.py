@@ -117,11 +117,6 @@ def get_property(name: str) -> AlignmentProperty:
     return found if found in _REGISTRY.values() else for_each_path(found)
 
 
-def properties() -> list[str]:
-    """Registered names."""
-    return list(_REGISTRY)
-
-
 # -- low latency --------------------------------------------------------------------------------------------------
 
 

@@ -38,23 +38,17 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         prompts without judgments, 4 samples each.
     """
 
-    def contrast(
-        threshold: float, weight: float, learning_rate: float = 1e-3
-    ) -> Callable[[Judged], Measures]:
-        return judged_arm(
-            "cut",
-            CUTConstants(threshold=threshold, unlikelihood_weight=weight),
-            "contrasts",
-            learning_rate=learning_rate,
-            detect=partial(inappropriate_tokens, threshold=threshold),
-        )
+    def contrast(threshold: float, **settings: float) -> Callable[[Judged], Measures]:
+        constants = CUTConstants(threshold=threshold, unlikelihood_weight=1.0)
+        detect = partial(inappropriate_tokens, threshold=threshold)
+        return judged_arm("cut", constants, "contrasts", detect=detect, **settings)
 
     arms: dict[str, Callable[[Judged], Measures]] = {
         "start": untouched_arm,
         "likelihood": judged_arm("sft", None, "plain"),
         "hindsight": judged_arm("sft", None, "hindsight"),
-        "CUT": contrast(1.2, 1.0),
-        "CUT, threshold 3": contrast(3.0, 1.0, 5e-4),
+        "CUT": contrast(1.2),
+        "CUT, threshold 3": contrast(3.0, learning_rate=5e-4),
     }
     rows = measure_arms(run, seeds=seeds, prepare=judged, arms=arms)
     precision, recall = (rows.values(metric, "CUT") for metric in ("precision", "recall"))

@@ -100,12 +100,7 @@ def _learned(
 ) -> Callable[[Starts], Measures]:
     """An arm: three passes over so many pairs."""
     objective = get_objective(name)
-    arm = training_arm(
-        objective,
-        constants,
-        f"{objective.data} {size}",
-        epochs=EPOCHS,
-        batch_size=64 if objective.data == "feedback" else 32,
-        learning_rate=1e-3,
-    )
+    batch_size = 64 if objective.data == "feedback" else 32
+    panel = f"{objective.data} {size}"
+    arm = training_arm(objective, constants, panel, epochs=EPOCHS, batch_size=batch_size, learning_rate=1e-3)
     return lambda starts: arm(getattr(starts, start))

@@ -70,11 +70,8 @@ def update_arms(
     losses: Mapping[str, UpdateLoss], *, plain: str, control: str
 ) -> dict[str, Callable[[Update], Measures]]:
     """The new version as it is, the same with as many more steps of cross-entropy, and trained by each loss."""
-    arms: dict[str, Callable[[Update], Measures]] = {
-        plain: lambda update: compared(update, update.new),
-        control: lambda update: compared(update, retrained(update, lambda s, o, n, y: _likelihood(s, y))),
-    }
-    for name, loss in losses.items():
+    arms: dict[str, Callable[[Update], Measures]] = {plain: lambda update: compared(update, update.new)}
+    for name, loss in {control: lambda s, o, n, y: _likelihood(s, y), **losses}.items():
         arms[name] = lambda update, loss=loss: compared(update, retrained(update, loss))
     return arms
 
