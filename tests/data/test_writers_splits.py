@@ -1,3 +1,5 @@
+"""What is written is read again; splits share no prompt; feedback on one prompt becomes a ranking."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.data.convert import convert
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Feedback, Judgment, Preference, PromptRecord, Ranking
 from coalign.data.splits import split_records
@@ -91,3 +94,16 @@ def test_split_that_cannot_be():
         split_records(prompts([1, 1]), 0.5)
     with pytest.raises(ConfigError, match="below 1"):
         split_records(prompts([1, 2]), 1.0)
+
+
+def test_feedback_on_one_prompt_becomes_a_ranking() -> None:
+    said = [("p", "wrong", False), ("q", "alone", True), ("p", "right", True), ("p", "right", True)]
+    said += [("r", "a", True), ("r", "a", False), ("r", "b", True)]
+    rows = [
+        Feedback(prompt=[{"role": "user", "content": p}], completion=c, label=good) for p, c, good in said
+    ]
+    first, second = convert(rows, "feedback", "ranking")
+    assert isinstance(first, Ranking)
+    assert isinstance(second, Ranking)
+    assert (first.responses, first.scores) == (("right", "wrong"), (1.0, 0.0))
+    assert (second.responses, second.scores) == (("b", "a"), (1.0, 0.0)), "one thumb down is enough"

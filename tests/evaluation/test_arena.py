@@ -1,8 +1,10 @@
-"""Varco Arena: brackets, ratings, simulation, whole runs, continuation, errors."""
+"""Varco Arena: brackets, ratings, simulation, whole runs, the page, trials on verdicts that are there, errors."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coalign.checks.papers.evaluation.varco_arena import check_on_data
+from coalign.cli.running.reproduce import CheckOptions
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.options import build
@@ -19,13 +23,17 @@ from coalign.core.runs import Run
 from coalign.evaluation import varco_arena
 from coalign.evaluation.arena.matches import Arena, tables_of
 from coalign.evaluation.arena.outputs import Outputs, read_outputs
+from coalign.evaluation.arena.report import write_arena_report
 from coalign.evaluation.arena.tournament import bracket, play_bracket, simulate, simulate_tables
+from coalign.evaluation.arena.trials import read_judged_pairs, trial
 from coalign.evaluation.varco_arena import Config, arena_results
 from coalign.judging.items import read_items
 from coalign.judging.scoring_judges import FunctionJudge, ScoringJudge
 from coalign.measures import ratings
 from coalign.report.html import read_report
 from coalign.report.model import Samples
+from tests.browser import browser as browser
+from tests.browser import js, wait
 from tests.evaluation.judge_files import write_rows
 from tests.evaluation.scripted import ScriptedGenerator, longer_is_better
 
@@ -288,3 +296,120 @@ def test_a_penalty_of_nothing_must_be_possible() -> None:
     config = build(Config, {"data": ["x"], "penalty": 0, "resamples": 10})
     with pytest.raises(ConfigError, match="no finite ratings"):
         arena_results(Arena(made, LENGTH).tournaments(), made, config)
+
+
+NAMES = ("d", "a", "c", "b")
+
+
+def match(prompt: str, first: str, second: str, share: float | None) -> dict[str, Any]:
+    return {"prompt": prompt, "model_a": first, "model_b": second, "share_a": share}
+
+
+def verdict_rows(prompts: int = 30, noise: float = 0.0) -> list[dict[str, Any]]:
+    """Earlier letters are better; verdicts are turned round with probability `noise`."""
+    draw = random.Random(0)
+    made = []
+    for x, (first, second) in itertools.product(range(prompts), itertools.combinations(NAMES, 2)):
+        better = float((first < second) != (draw.random() < noise))
+        made.append(match(f"p{x}", first, second, better))
+    return made
+
+
+def test_verdicts_are_read_in_both_directions_and_repeats_count_by_their_mean(tmp_path: Path) -> None:
+    more = [match("p0", "a", "d", 0), match("p1", "a", "d", None), match("lone", "a", "b", 0.5)]
+    write_rows(tmp_path / "m.jsonl", [*verdict_rows(3), *more])
+    found = read_judged_pairs(tmp_path / "m.jsonl")
+    assert found.models == ("a", "b", "c", "d")
+    assert found.complete() == [0, 1, 2]
+    assert found.shares[0][0, 3] == found.shares[0][3, 0] == 0.5
+    assert found.shares[1][0, 3] == 1.0
+    assert found.shares[3] == {(0, 1): 0.5, (1, 0): 0.5}
+    assert list(found.ratings([1, 2]).argsort()) == [3, 2, 1, 0]
+
+
+def test_sure_verdicts_give_the_true_order_and_trials_repeat(tmp_path: Path) -> None:
+    write_rows(tmp_path / "m.jsonl", verdict_rows())
+    found = read_judged_pairs(tmp_path / "m.jsonl")
+    tournament, anchored = trial(found, list(range(20)), [4, 3, 2, 1], random.Random(1))
+    assert tournament == pytest.approx(1)
+    assert 0.5 < anchored < 1, "a fixed reference cannot order the models that all beat it"
+    assert trial(found, list(range(20)), [4, 3, 2, 1], random.Random(1)) == (tournament, anchored)
+
+
+def test_bad_rows_are_named_and_a_file_without_whole_prompts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_rows(path, [*verdict_rows(1), match("p", "a", "b", 2), {"prompt": "p"}])
+    with pytest.raises(DataError, match="2 rows are no judged pairs") as error:
+        read_judged_pairs(path)
+    assert f"{path}:7: share_a: is 2, expected as in matches.jsonl" in str(error.value)
+    assert f"{path}:8: model_a: missing" in str(error.value)
+    write_rows(path, verdict_rows(1)[:5])
+    with pytest.raises(DataError, match="0 prompts on which every pair"):
+        read_judged_pairs(path)
+
+
+def test_the_check_reads_verdicts(tmp_path: Path) -> None:
+    write_rows(tmp_path / "m.jsonl", verdict_rows(12, noise=0.2))
+    run = Run.start(tmp_path / "run", "varco-arena", CheckOptions(), seed=0)
+    verdict = check_on_data(run, seeds=1, data=tmp_path / "m.jsonl")
+    assert {row["arm"] for row in verdict.measures} == {"5 prompts", "10 prompts"}
+    assert "4 models, 12 prompts" in verdict.setting
+    assert verdict.outcome in ("seen", "not seen", "mixed")
+
+
+MODELS, PROMPTS = 20, 527
+TEXT = "the council said that its winter report about old engines would be late because several people asked"
+WORDS = TEXT.split()
+
+
+def page_outputs() -> Outputs:
+    """Texts of up to 120 words; later models write more of them."""
+    draw = random.Random(0)
+    return Outputs(
+        models=tuple(f"model-{k:02d}" for k in range(MODELS)),
+        ids=tuple(f"p{x}" for x in range(PROMPTS)),
+        prompts=tuple([{"role": "user", "content": f"Question {x}?"}] for x in range(PROMPTS)),  # type: ignore[misc]
+        texts=tuple(
+            tuple(" ".join(draw.choices(WORDS, k=draw.randint(20, 80 + 2 * k))) for k in range(MODELS))
+            for _ in range(PROMPTS)
+        ),
+    )
+
+
+def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
+    made = page_outputs()
+    played = Arena(made, LENGTH).tournaments()
+    assert len(played) == (MODELS - 1) * PROMPTS == 10_013
+    config = build(Config, {"data": ["outputs.jsonl"], "judge": "verifiers", "resamples": 20})
+    run = Run.start(tmp_path / "run", "varco-arena", config, seed=0)
+    results = arena_results(played, made, config)
+    write_arena_report(run, config, made, played, results)
+    assert run.report.stat().st_size < 25e6
+    browser.set_window_size(1280, 1000)
+    browser.get(run.report.as_uri())
+    wait(browser, "document.querySelector('.status').textContent.startsWith('1 to 20 of 10,013')")
+    assert js(browser, "document.querySelectorAll('*').length") < 5000, "a page of matches at a time"
+    assert js(browser, "document.documentElement.scrollWidth <= window.innerWidth")
+    wins = "[...document.querySelectorAll('table')].find((one) => one.rows.length === 21 && one.rows[0].cells.length === 21)"
+    assert js(browser, f"{wins}.rows[1].offsetHeight") < 60, "names of models are not broken into letters"
+    scroll = f"{wins}.parentElement"
+    browser.execute_script(f"{scroll}.scrollLeft = {scroll}.scrollWidth")
+    left = f"{wins}.rows[1].cells[0].getBoundingClientRect().left - {scroll}.getBoundingClientRect().left"
+    assert abs(js(browser, left)) < 2, "they stay in sight while the table scrolls"
+    browser.execute_script("document.querySelector('[name=next]').click()")
+    assert js(browser, "document.querySelector('.status').textContent").startswith("21 to 40 of ")
+    first = results["leaderboard"][0]
+    option = f"[...document.querySelectorAll('[name=tag] option')].find((one) => one.text.startsWith('{first['model']} '))"
+    browser.execute_script(
+        f"const tag = document.querySelector('[name=tag]'); tag.value = {option}.value;"
+        "tag.dispatchEvent(new Event('input', {bubbles: true})); tag.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    wait(browser, f"document.querySelector('.status').textContent.includes('{first['matches']:,} samples')")
+    browser.execute_script(
+        "const text = document.querySelector('[name=text]'); text.value = 'Question 526?';"
+        "text.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    wait(browser, "/of \\d samples/.test(document.querySelector('.status').textContent)")
+    sorts = js(browser, "[...document.querySelectorAll('[name=sort] option')].map((one) => one.value)")
+    assert sorts == ["", "long"]
+    assert browser.get_log("browser") == []

@@ -1,4 +1,4 @@
-"""MUSCLE: masks and loss, and whole runs on tiny models: choices, adapters continued, kill and resume, refusals."""
+"""MUSCLE: flips, test items, masks and loss, and whole runs on tiny models: adapters continued, refusals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,111 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.core.errors import CoalignError, ModelError
+from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
 from coalign.evaluation import muscle
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
+from coalign.evaluation.regressions.flips import QUADRANTS, flips, quadrant, smooth_flips
+from coalign.evaluation.regressions.tasks import Task, folded, last_number, read_task, scores
+from coalign.measures.text_metrics import rouge_1
 from coalign.models.files.loading import load_model
 from coalign.models.options import ModelOptions
 from coalign.training.distillation import IGNORED, TokenExample, collate
 from tests.preference.tiny_runs import run_system, save_tiny_model, write
+
+ITEMS = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40)
+SCORES = st.lists(st.tuples(*[st.floats(0, 1)] * 2), min_size=1, max_size=40)
+
+
+@given(ITEMS)
+def test_flips_explain_the_change_of_accuracy(items: list[tuple[int, int, int]]) -> None:
+    old, new, truth = zip(*items, strict=True)
+    found = flips(old, new, truth)
+    assert found.accuracy_new - found.accuracy_old == pytest.approx(found.pfr - found.nfr)
+    assert found.nfr <= found.nfr_mc + 1e-12
+    assert found.nfr <= found.accuracy_old + 1e-12
+    if found.btc is not None:
+        assert found.btc == pytest.approx(1 - found.nfr / found.accuracy_old)
+    assert flips(old, old, truth).nfr_mc == 0
+
+
+@given(SCORES)
+def test_score_flips_explain_the_change_of_the_mean(items: list[tuple[float, float]]) -> None:
+    old, new = zip(*items, strict=True)
+    found = smooth_flips(old, new)
+    assert found.score_new - found.score_old == pytest.approx(
+        found.gain * found.pfr - found.loss * found.nfr, abs=1e-9
+    )
+    back = smooth_flips(new, old)
+    assert (found.nfr, found.loss) == (back.pfr, back.gain)
+
+
+def test_a_margin_silences_small_differences() -> None:
+    found = smooth_flips([0.5, 0.5, 0.5], [0.52, 0.48, 0.9], margin=0.05)
+    assert (found.pfr, found.nfr, found.loss) == (pytest.approx(1 / 3), 0.0, 0.0)
+
+
+def test_quadrants() -> None:
+    found = [quadrant(was, now) for was in (True, False) for now in (True, False)]
+    assert tuple(found) == QUADRANTS
+
+
+def test_unusable_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 old and 1 new"):
+        flips([1, 2], [1], [1, 2])
+    with pytest.raises(ValueError, match="no items"):
+        flips([], [], [])
+    with pytest.raises(ValueError, match="finite"):
+        smooth_flips([0.1], [float("nan")])
+    with pytest.raises(ValueError, match="margin"):
+        smooth_flips([0.1], [0.2], margin=-1)
+
+
+NUMBERS = {
+    "She has 12 apples, so the answer is 1,234.50.": "1234.5",
+    "#### 72": "72",
+    "-3": "-3",
+    "about .5": ".5",
+}
+NUMBERS |= {"100": "100", "7.00": "7", "none": None, "": None}
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS.items())
+def test_last_number(text: str, number: str | None) -> None:
+    assert last_number(text) == number
+
+
+def test_rouge_1_counts_clipped_unigrams() -> None:
+    assert rouge_1("the the the cat", "The cat sat.") == pytest.approx(2 * 2 / (4 + 3))
+    assert rouge_1("same words", "Words same!") == 1
+    assert rouge_1("", "words") == 0
+    assert rouge_1("...", "...") == 0
+
+
+def test_the_metric_follows_the_rows(tmp_path: Path) -> None:
+    choice = write(tmp_path / "c.jsonl", [{"question": "q", "choices": ["a", "b"], "answer": 1}])
+    number = write(tmp_path / "n.jsonl", [{"prompt": "2+2?", "completion": "2+2 = 4. #### 4"}])
+    text = write(tmp_path / "t.jsonl", [{"prompt": "Sum up.", "completion": "A short text."}])
+    found = [read_task(str(path)) for path in (choice, number, text)]
+    assert [one.metric for one in found] == ["choice", "number", "rouge1"]
+    assert [one.truths for one in found] == [["b"], ["4"], ["A short text."]]
+    assert read_task(str(text), "exact").truths == ["a short text"]
+
+
+def test_metrics_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    text = write(tmp_path / "t.jsonl", [{"prompt": "p", "completion": "no number"}])
+    with pytest.raises(ConfigError, match="choices"):
+        read_task(str(text), "choice")
+    with pytest.raises(DataError, match=r"t\.jsonl:1: completion: holds no number"):
+        read_task(str(text), "number")
+
+
+def test_scores_of_answers(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": "4"}, {"prompt": "q", "completion": "5"}]
+    items = read_task(str(write(tmp_path / "n.jsonl", rows)))
+    assert scores(items, [folded("It is 4.0", "number"), ""]) == [1.0, 0.0]
+    rouge = Task("rouge1", items.items)
+    assert scores(rouge, ["4", "nothing"]) == [1.0, 0.0]
+
 
 N, V = 6, 5
 

@@ -1,14 +1,25 @@
+"""Training on text pairs, in one process and under a launcher of several."""
+
 from __future__ import annotations
 
+import functools
+import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from coalign.cli.main import main
+from coalign.core.files import write_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
+from coalign.evaluation.factuality import model, training
 from coalign.evaluation.factuality.model import (
     IGNORED,
     PairClassifier,
@@ -19,14 +30,7 @@ from coalign.evaluation.factuality.model import (
 )
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
 from coalign.evaluation.factuality.records import TaskRecord
-from coalign.evaluation.factuality.training import (
-    EncoderTraining,
-    KeyedShuffle,
-    PairCollator,
-    TaskRecordData,
-    fit_pair_classifier,
-)
-from tests.evaluation.encoders import encoder_config, pair_tokenizer
+from tests.evaluation.encoders import encoder_config, pair_tokenizer, save_encoder
 
 
 def records(n: int = 24) -> list[TaskRecord]:
@@ -40,15 +44,15 @@ def records(n: int = 24) -> list[TaskRecord]:
     return made
 
 
-def model(seed: int = 0, *, masked: bool = False) -> PairClassifier:
+def new_model(seed: int = 0, *, masked: bool = False) -> PairClassifier:
     torch.manual_seed(seed)
     config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return PairClassifier(new_encoder(config), masked=masked, dropout=0.0)
 
 
-def options(**changes: Any) -> EncoderTraining:
+def options(**changes: Any) -> training.EncoderTraining:
     given = {"learning_rate": 1e-3, "batch_size": 8, "max_length": 40, "logging_steps": 1, **changes}
-    return build(EncoderTraining, given)
+    return build(training.EncoderTraining, given)
 
 
 def native_rows(n: int) -> list[dict[str, Any]]:
@@ -64,9 +68,9 @@ def weights(one: PairClassifier) -> torch.Tensor:
 
 
 def fit(folder: Path, **changes: Any) -> tuple[PairClassifier, Any]:
-    made, config = model(masked=changes.pop("masked", False)), options(**changes)
+    made, config = new_model(masked=changes.pop("masked", False)), options(**changes)
     run = Run.start(folder, "alignscore", config, seed=0)
-    return made, fit_pair_classifier(made, pair_tokenizer(), records(), records(8), config, run)
+    return made, training.fit_pair_classifier(made, pair_tokenizer(), records(), records(8), config, run)
 
 
 def test_losses_of_all_heads_fall_and_are_logged(tmp_path: Path) -> None:
@@ -88,8 +92,8 @@ def test_the_update_does_not_depend_on_how_a_step_is_cut(tmp_path: Path) -> None
 
 
 def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:
-    data = TaskRecordData(records(40), seed=3, augmentation=0.3)
-    order = KeyedShuffle(40, 3)
+    data = training.TaskRecordData(records(40), seed=3, augmentation=0.3)
+    order = training.KeyedShuffle(40, 3)
     first = list(order)
     order.set_epoch(1)
     second = list(order)
@@ -101,10 +105,10 @@ def test_pairs_depend_on_seed_epoch_and_record_alone() -> None:
 
 def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
     tokenizer = pair_tokenizer()
-    collate = PairCollator(PairEncoder(tokenizer, 40), masked=True)
-    data = TaskRecordData(records(), 0, 0.0)
+    collate = training.PairCollator(PairEncoder(tokenizer, 40), masked=True)
+    data = training.TaskRecordData(records(), 0, 0.0)
     batches = [collate([data[i + 24 * epoch] for i in range(24)]) for epoch in range(20)]
-    plain = PairCollator(PairEncoder(tokenizer, 40))([data[i] for i in range(24)])
+    plain = training.PairCollator(PairEncoder(tokenizer, 40))([data[i] for i in range(24)])
     masked = total = hidden = 0
     for one in batches:
         labels, ids = one["pair_labels"]["mlm"], one["inputs"]["input_ids"]
@@ -146,3 +150,67 @@ def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
     plain, _ = fit(tmp_path / "a", max_steps=2)
     saved, _ = fit(tmp_path / "b", max_steps=2, gradient_checkpointing=True)
     torch.testing.assert_close(weights(plain), weights(saved), atol=1e-6, rtol=1e-4)
+
+
+_WORKER = """
+import sys, functools, torch
+from coalign.cli.main import main
+from coalign.evaluation.factuality import model
+torch.set_num_threads(1)
+model.PairClassifier = functools.partial(model.PairClassifier, dropout=0.0)
+main(sys.argv[1:])
+"""
+
+
+def arguments(folder: Path, out: Path, batch: int) -> list[str]:
+    """29 records, of which 5 are held out: an odd number, so that no two processes share them evenly."""
+    files = {"--train": "records.jsonl", "--encoder": "encoder", "--data": "pairs.jsonl"}
+    options = {name: folder / file for name, file in files.items()} | {"--out": out, "--batch-size": batch}
+    fixed = (
+        "--held-out 0.17 --max-steps 3 --max-length 12 --learning-rate 1e-3 --logging-steps 1 --device cpu"
+    )
+    return ["run", "alignscore", *[str(one) for item in options.items() for one in item], *fixed.split(" ")]
+
+
+def results(out: Path) -> tuple[dict[str, Any], torch.Tensor]:
+    weights = load_file(str(out / "model" / "model.safetensors"))
+    trained = json.loads((out / "artefacts" / "training.json").read_text())
+    return trained, torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` with two gloo processes: the losses, the held-out losses and the weights of one process."""
+    config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    torch.manual_seed(0)
+    save_encoder(new_encoder(config), tmp_path / "encoder")
+    write_rows(tmp_path / "records.jsonl", native_rows(29))
+    write_rows(tmp_path / "pairs.jsonl", [{"context": "the sky is blue", "claim": "it rains"}])
+    monkeypatch.setattr(model, "PairClassifier", functools.partial(PairClassifier, dropout=0.0))
+    with pytest.raises(SystemExit) as end:
+        main(arguments(tmp_path, tmp_path / "one", 8))
+    assert not end.value.code
+    script = tmp_path / "worker.py"
+    script.write_text(_WORKER)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    settings = (
+        "--mixed_precision no --num_processes 2 --num_machines 1 --dynamo_backend no --main_process_port 0"
+    )
+    launcher += settings.split(" ")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
+    command = [*launcher, str(script), *arguments(tmp_path, tmp_path / "two", 4)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (one, weights), (two, other) = results(tmp_path / "one"), results(tmp_path / "two")
+    assert one["truncated"] > 0
+    assert two["truncated"] == one["truncated"]
+    assert len(one["history"]) == len(two["history"])
+    for expected, found in zip(one["history"], two["history"], strict=True):
+        timing = {name for name in expected if "runtime" in name or "per_second" in name}
+        assert found.keys() == expected.keys()
+        for name in expected.keys() - timing:
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    torch.testing.assert_close(other, weights, rtol=1e-3, atol=2e-5)
+    files = [tmp_path / name / "artefacts" / "scores.jsonl" for name in ("one", "two")]
+    first, second = (json.loads(file.read_text())["score"] for file in files)
+    assert first == pytest.approx(second, abs=1e-4)

@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import build, options_of
-from coalign.preference import aft, asft, dpo_insights, ln_dpo, pro
-from coalign.training.losses import binary, listwise, pairwise, supervised
+from coalign.preference import dpo_insights
 from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
 from tests.preference.batches import evaluate as run
 from tests.preference.batches import naive_pro_ranks, naive_records, reordered, scored_batch, sigmoid
 
-MODULES = (aft, asft, binary, listwise, ln_dpo, pairwise, pro, supervised)
 Response = dict[str, float]
 NAN = math.nan
 

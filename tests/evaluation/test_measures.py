@@ -1,4 +1,4 @@
-"""Bootstrap and Wilson intervals: known values, coverage, degenerate input."""
+"""Measures: bootstrap and Wilson intervals, agreement, detection: known values, coverage, limits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coalign.measures import detection
+from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa, midranks, spearman
 from coalign.measures.statistics import (
     Interval,
     bootstrap_mean,
@@ -158,3 +160,128 @@ def test_tests_of_counts_are_exact() -> None:
     assert (mcnemar(5, 0), mcnemar(0, 5), mcnemar(0, 0), mcnemar(3, 3)) == (1 / 16, 1 / 16, 1, 1)
     with pytest.raises(ValueError, match="expected none below 0"):
         mcnemar(2, -1)
+
+
+LABELS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
+
+
+def test_cohen_kappa_of_the_textbook() -> None:
+    # 20 both yes, 5 and 10 mixed, 15 both no: p_o = 0.7, p_e = 0.5.
+    first = ["y"] * 25 + ["n"] * 25
+    second = ["y"] * 20 + ["n"] * 5 + ["y"] * 10 + ["n"] * 15
+    found = cohen_kappa(first, second)
+    assert found.mean == pytest.approx(0.4)
+    assert found.low < 0.4 < found.high
+    assert found.n == 50
+
+
+def test_fleiss_kappa_of_the_textbook() -> None:
+    counts = [
+        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+    ]  # fmt: skip
+    ratings = [[k for k, count in enumerate(row) for _ in range(count)] for row in counts]
+    assert fleiss_kappa(ratings).mean == pytest.approx(0.2099, abs=5e-5)
+
+
+def test_items_with_one_rating_are_left_out() -> None:
+    assert fleiss_kappa([["a", "a"], ["b", "b"], ["a"]]).n == 2
+    with pytest.raises(ValueError, match="no item has two ratings"):
+        fleiss_kappa([["a"], []])
+
+
+def test_accuracy_counts_what_is_missing_as_wrong() -> None:
+    found = accuracy(["a", None, "b", "b"], ["a", "a", "b", "a"])
+    assert found.mean == 0.5
+    with pytest.raises(ValueError, match="2 verdicts for 1 labels"):
+        accuracy(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="no items"):
+        accuracy([], [])
+
+
+def test_intervals_cover() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        truth = rng.integers(0, 2, 60)
+        says = np.where(rng.random(60) < 0.8, truth, 1 - truth)
+        found = accuracy(says.tolist(), truth.tolist(), resamples=400)
+        hits += found.low <= 0.8 <= found.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_one_item_has_no_interval() -> None:
+    found = accuracy(["a"], ["a"])
+    assert (found.mean, found.low, found.high) == (1, -math.inf, math.inf)
+
+
+def test_constant_raters_agree() -> None:
+    assert cohen_kappa(["a", "a"], ["a", "a"]).mean == 1
+    assert fleiss_kappa([["a", "a"]]).mean == 1
+    assert cohen_kappa(["a", "a", "b"], [None, None, None]).mean == pytest.approx(0)
+
+
+@given(LABELS)
+def test_kappa_is_symmetric_and_at_most_one(pairs: list[tuple[str, str]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    one = cohen_kappa(first, second, resamples=10)
+    assert one.mean <= 1 + 1e-12
+    assert one.mean == pytest.approx(cohen_kappa(second, first, resamples=10).mean)
+    assert cohen_kappa(first, first, resamples=10).mean == pytest.approx(1)
+
+
+def test_spearman() -> None:
+    assert spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
+    assert spearman([1, 2, 2, 3], [4, 3, 3, 1]) == pytest.approx(-1)
+    assert math.isnan(spearman([1, 1], [1, 2]))
+    assert midranks(np.array([3.0, 1.0, 3.0])).tolist() == [2.5, 1, 2.5]
+    with pytest.raises(ValueError, match="not finite"):
+        spearman([1, math.nan], [1, 2])
+    with pytest.raises(ValueError, match="at least 2"):
+        spearman([1], [1])
+
+
+ITEMS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=30).filter(
+    lambda items: len({one for one, _ in items}) == 2
+)
+
+
+@given(ITEMS)
+def test_auc_is_the_share_of_pairs_in_the_right_order(items: list[tuple[bool, int]]) -> None:
+    labels, scores = zip(*items, strict=True)
+    good = [score for label, score in items if label]
+    bad = [score for label, score in items if not label]
+    share = np.mean([(a > b) + 0.5 * (a == b) for a in good for b in bad])
+    assert detection.roc_auc(labels, scores) == pytest.approx(share)
+    assert detection.roc_auc([not one for one in labels], scores) == pytest.approx(1 - share)
+
+
+@given(ITEMS)
+def test_no_threshold_is_better_than_the_best(items: list[tuple[bool, int]]) -> None:
+    labels, scores = zip(*items, strict=True)
+    threshold, accuracy = detection.best_threshold(labels, scores)
+    assert accuracy == pytest.approx(detection.balanced_accuracy(labels, np.array(scores) >= threshold))
+    assert all(
+        detection.balanced_accuracy(labels, np.array(scores) >= cut) <= accuracy + 1e-12
+        for cut in np.arange(-1, 8, 0.5)
+    )
+
+
+def test_values() -> None:
+    assert detection.ranks(np.array([3.0, 1.0, 3.0])).tolist() == [2.5, 1.0, 2.5]
+    assert detection.spearman([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
+    assert detection.spearman([1, 2, 2], [3, 3, 3]) == 0
+    assert detection.pearson([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+
+
+def test_one_class_is_refused_and_its_resamples_are_drawn_again() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        detection.roc_auc([True, True], [1, 2])
+    found = detection.bootstrap_of(
+        detection.roc_auc, np.array([True, False, False]), np.array([3.0, 1.0, 2.0]), n=200
+    )
+    assert (found.mean, found.low, found.high) == (1, 1, 1)
+    wide = detection.bootstrap_of(
+        detection.roc_auc, np.array([1, 0, 1, 0]), np.array([0.2, 0.3, 0.9, 0.1]), n=200
+    )
+    assert wide.low <= wide.mean <= wide.high
