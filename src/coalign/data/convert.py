@@ -7,18 +7,9 @@ import math
 from collections.abc import Sequence
 
 from coalign.core.errors import DataError
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Kind,
-    Preference,
-    PromptRecord,
-    Ranking,
-    Record,
-)
+from coalign.data import records as schema
 
-CONVERSIONS: dict[tuple[Kind, Kind], str] = {
+CONVERSIONS: dict[tuple[schema.Kind, schema.Kind], str] = {
     ("preference", "ranking"): "a ranking of two",
     ("preference", "feedback"): "thumbs up for the chosen and thumbs down for the rejected response",
     ("preference", "demonstration"): "the chosen response",
@@ -31,7 +22,7 @@ CONVERSIONS: dict[tuple[Kind, Kind], str] = {
 """What each conversion keeps, in words. Any kind becomes `prompt` by leaving its responses out."""
 
 
-def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record]:
+def convert(records: Sequence[schema.Record], found: schema.Kind, wanted: schema.Kind) -> list[schema.Record]:
     """Records of kind `wanted` from records of kind `found`.
 
     A record that has no counterpart (a ranking of ties as a preference, thumbs down as a demonstration) is left out;
@@ -54,25 +45,25 @@ def convert(records: Sequence[Record], found: Kind, wanted: Kind) -> list[Record
     return [one for record in records for one in _convert(record, wanted)]
 
 
-def _convert(record: Record, wanted: Kind) -> list[Record]:
+def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:
     match record, wanted:
         case _, "prompt":
-            return [PromptRecord.of(record)]
-        case Preference(), "ranking":
+            return [schema.PromptRecord.of(record)]
+        case schema.Preference(), "ranking":
             scores = _scores(record)
-            return [Ranking.of(record, responses=(record.chosen, record.rejected), scores=scores)]
-        case Preference(), "feedback":
+            return [schema.Ranking.of(record, responses=(record.chosen, record.rejected), scores=scores)]
+        case schema.Preference(), "feedback":
             pair = ((record.chosen, True), (record.rejected, False))
-            return [Feedback.of(record, completion=text, label=label) for text, label in pair]
-        case Preference(), "demonstration":
-            return [Demonstration.of(record, completion=record.chosen)]
-        case Ranking(), "preference":
+            return [schema.Feedback.of(record, completion=text, label=label) for text, label in pair]
+        case schema.Preference(), "demonstration":
+            return [schema.Demonstration.of(record, completion=record.chosen)]
+        case schema.Ranking(), "preference":
             order = sorted(range(len(record.scores)), key=lambda n: -record.scores[n])
             best, worst = order[0], order[-1]
             if record.scores[best] == record.scores[worst]:
                 return []
             return [
-                Preference.of(
+                schema.Preference.of(
                     record,
                     chosen=record.responses[best],
                     rejected=record.responses[worst],
@@ -80,26 +71,26 @@ def _convert(record: Record, wanted: Kind) -> list[Record]:
                     rejected_score=record.scores[worst],
                 )
             ]
-        case Ranking(), "demonstration":
+        case schema.Ranking(), "demonstration":
             best = max(range(len(record.scores)), key=lambda n: record.scores[n])
-            return [Demonstration.of(record, completion=record.responses[best])]
-        case Feedback(), "demonstration":
-            return [Demonstration.of(record, completion=record.completion)] if record.label else []
-        case Judgment(), "feedback":
+            return [schema.Demonstration.of(record, completion=record.responses[best])]
+        case schema.Feedback(), "demonstration":
+            return [schema.Demonstration.of(record, completion=record.completion)] if record.label else []
+        case schema.Judgment(), "feedback":
             if record.label is None:
                 return []
-            return [Feedback.of(record, completion=record.completion, label=record.label)]
+            return [schema.Feedback.of(record, completion=record.completion, label=record.label)]
         case _:
             raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
 
 
-def _grouped(records: Sequence[Record]) -> list[Record]:
+def _grouped(records: Sequence[schema.Record]) -> list[schema.Record]:
     """A ranking of scores 1 and 0 for each prompt with two or more responses; thumbs down wins over up for one text."""
-    groups: dict[str, list[Feedback]] = {}
+    groups: dict[str, list[schema.Feedback]] = {}
     for record in records:
-        if isinstance(record, Feedback):
+        if isinstance(record, schema.Feedback):
             groups.setdefault(json.dumps(record.prompt, sort_keys=True), []).append(record)
-    rankings: list[Record] = []
+    rankings: list[schema.Record] = []
     for group in groups.values():
         labels: dict[str, bool] = {}
         for record in group:
@@ -107,7 +98,7 @@ def _grouped(records: Sequence[Record]) -> list[Record]:
         if len(labels) > 1:
             texts = sorted(labels, key=lambda text: not labels[text])
             rankings.append(
-                Ranking.of(
+                schema.Ranking.of(
                     group[0],
                     responses=tuple(texts),
                     scores=tuple(float(labels[text]) for text in texts),
@@ -116,7 +107,7 @@ def _grouped(records: Sequence[Record]) -> list[Record]:
     return rankings
 
 
-def _scores(record: Preference) -> tuple[float, float]:
+def _scores(record: schema.Preference) -> tuple[float, float]:
     """A preference's scores where both are there and agree with it, else 1 and 0."""
     chosen, rejected = record.chosen_score, record.rejected_score
     if chosen is None or rejected is None or math.isnan(chosen) or math.isnan(rejected) or chosen <= rejected:

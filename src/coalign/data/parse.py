@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from coalign.core.errors import RecordProblem
 from coalign.data import messages as chat
+from coalign.data import values as reading
 from coalign.data.columns import Layout
 from coalign.data.records import (
     Demonstration,
@@ -18,24 +19,6 @@ from coalign.data.records import (
     Ranking,
     Record,
     Source,
-)
-from coalign.data.values import (
-    dict_score,
-    each,
-    is_reply,
-    matching_text,
-    other_fields,
-    parse_history,
-    parse_label,
-    parse_mapping,
-    parse_ranks,
-    parse_score,
-    parse_scores,
-    parse_tools,
-    reply_text,
-    reply_to,
-    user,
-    without_cue,
 )
 
 T = TypeVar("T")
@@ -89,15 +72,15 @@ class _Parser:
     def _template_arguments(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self._value("tools"):
-            found["tools"] = self._read("tools", parse_tools)
+            found["tools"] = self._read("tools", reading.parse_tools)
         if self._value("template_kwargs"):
-            found["template_kwargs"] = self._read("template_kwargs", parse_mapping) or {}
+            found["template_kwargs"] = self._read("template_kwargs", reading.parse_mapping) or {}
         return found
 
     def _preference(self, common: dict[str, Any]) -> Record | None:
         pair = self._pair()
         scores = {
-            part: self._read(part, parse_score)
+            part: self._read(part, reading.parse_score)
             for part in ("chosen_score", "rejected_score")
             if self._value(part) is not None
         }
@@ -117,14 +100,19 @@ class _Parser:
         if not has_prompt and chat.is_dialogue(chosen) and chat.is_dialogue(rejected):
             prompt, *replies = chat.split_pair(chat.parse_transcript(chosen), chat.parse_transcript(rejected))
             return self._with_system(prompt), replies[0], replies[1], False
-        texts = self._read("chosen", chat.parse_text), self._read("rejected", matching_text(chosen))
+        texts = self._read("chosen", chat.parse_text), self._read("rejected", reading.matching_text(chosen))
         given = self._prompt() if has_prompt else None
         if texts[0] is None or texts[1] is None or (has_prompt and given is None):
             return None
         if given is not None:
-            return given[0], reply_to(given[0], texts[0]), reply_to(given[0], texts[1]), given[1]
+            return (
+                given[0],
+                reading.reply_to(given[0], texts[0]),
+                reading.reply_to(given[0], texts[1]),
+                given[1],
+            )
         shared, *rests = chat.split_shared_text(texts[0], texts[1])
-        prompt = self._with_system(user(shared))
+        prompt = self._with_system(reading.user(shared))
         return prompt, rests[0], rests[1], len(prompt) == 1
 
     def _message_pair(
@@ -148,7 +136,7 @@ class _Parser:
         Raises:
             FieldError: it neither goes on from the prompt nor is a reply to it.
         """
-        if is_reply(conversation):
+        if reading.is_reply(conversation):
             return [*prompt, *conversation]
         before = conversation[:-1]
         if any(before[at : at + len(prompt)] == prompt for at in range(len(before) - len(prompt) + 1)):
@@ -173,7 +161,7 @@ class _Parser:
             raise chat.FieldError(
                 f"{len(scores)} values for {len(responses)} responses", "one a response", name
             )
-        if self.layout.scored_dicts and (rest := other_fields(self._value("responses"))):
+        if self.layout.scored_dicts and (rest := reading.other_fields(self._value("responses"))):
             common["extra"]["response_fields"] = rest
         return Ranking(
             prompt=given[0], responses=tuple(responses), scores=tuple(scores), plain=given[1], **common
@@ -182,18 +170,18 @@ class _Parser:
     def _score_part(self) -> tuple[str, Callable[[Any], list[float]]]:
         if self.layout.scored_dicts:
             return "responses", lambda value: [
-                dict_score(one, position) for position, one in enumerate(value)
+                reading.dict_score(one, position) for position, one in enumerate(value)
             ]
         if self._has("scores"):
-            return "scores", parse_scores
-        return "ranks", parse_ranks
+            return "scores", reading.parse_scores
+        return "ranks", reading.parse_ranks
 
     def _parse_responses(self, value: Any) -> list[str]:
         if not isinstance(value, list | tuple):
             raise chat.FieldError(chat.describe(value), "a list of responses")
         if len(value) < 2:
             raise chat.FieldError(f"{len(value)} response{'s' * (len(value) != 1)}", "at least 2")
-        return [each(position, reply_text, one) for position, one in enumerate(value)]
+        return [reading.each(position, reading.reply_text, one) for position, one in enumerate(value)]
 
     def _prompt_record(self, common: dict[str, Any]) -> Record | None:
         if self._has("chosen"):
@@ -216,7 +204,7 @@ class _Parser:
     def _completed(self, kind: str, common: dict[str, Any]) -> Record | None:
         """Demonstration, feedback or judgment: a prompt and one response."""
         split = self._prompt_and_completion()
-        label = self._read("label", parse_label) if self._value("label") is not None else None
+        label = self._read("label", reading.parse_label) if self._value("label") is not None else None
         if kind == "feedback" and self._value("label") is None:
             self.errors.append(chat.FieldError("missing", "true or false", self.layout.columns["label"]))
         judgment = self._judgment() if kind == "judgment" else None
@@ -245,7 +233,7 @@ class _Parser:
                 split = self._with_history(split[0]), split[1]
             return (self._with_system(split[0]), split[1], False) if split else None
         given = self._prompt()
-        completion = self._read("completion", reply_text)
+        completion = self._read("completion", reading.reply_text)
         return (given[0], completion, given[1]) if given is not None and completion is not None else None
 
     def _prompt(self) -> tuple[Messages, bool] | None:
@@ -255,7 +243,7 @@ class _Parser:
         if isinstance(value, list | dict) or part == "messages":
             messages, plain = self._attempt(part, lambda: chat.parse_messages(value)), False
         elif chat.is_transcript(value):
-            messages, plain = without_cue(chat.parse_transcript(value)), False
+            messages, plain = reading.without_cue(chat.parse_transcript(value)), False
         else:
             text = self._read("prompt", lambda one: chat.parse_text(one, allow_empty=one == ""))
             more = (
@@ -267,7 +255,7 @@ class _Parser:
                 text = f"{text}\n\n{more}"
             # Instructions and questions are turns of a dialogue; `prompt` text is what the response goes on from.
             messages, plain = (
-                (None if text is None else user(text)),
+                (None if text is None else reading.user(text)),
                 self.layout.columns["prompt"] in ("prompt", "query"),
             )
         if messages is None:
@@ -283,7 +271,7 @@ class _Parser:
         value = self._value("history")
         if not value:
             return messages
-        return [*(self._read("history", parse_history) or []), *messages]
+        return [*(self._read("history", reading.parse_history) or []), *messages]
 
     def _with_system(self, messages: Messages) -> Messages:
         if not self._value("system") or any(one["role"] == "system" for one in messages):

@@ -8,18 +8,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from coalign.data import messages as chat
 from coalign.data.columns import RESPONSE_SCORE, RESPONSE_TEXT
-from coalign.data.messages import (
-    FieldError,
-    are_messages,
-    describe,
-    from_text,
-    is_transcript,
-    parse_messages,
-    parse_text,
-    parse_transcript,
-    reply_of,
-)
 from coalign.data.records import (
     Messages,
 )
@@ -35,13 +25,13 @@ T = TypeVar("T")
 
 def parse_history(value: Any) -> Messages:
     """Earlier turns: pairs of question and answer, or messages."""
-    value = from_text(value)
+    value = chat.from_text(value)
     pairs = isinstance(value, list) and all(isinstance(one, list | tuple) and len(one) == 2 for one in value)
     if not pairs:
-        return parse_messages(value)
+        return chat.parse_messages(value)
     roles = ("user", "assistant")
     return [
-        {"role": role, "content": parse_text(text)}
+        {"role": role, "content": chat.parse_text(text)}
         for pair in value
         for role, text in zip(roles, pair, strict=True)
     ]
@@ -51,7 +41,7 @@ def parse_tools(value: Any) -> list[Any]:
     """Tools as templates take them: mappings, also as JSON text, singly or as a whole."""
     found = _from_json(value)
     if not isinstance(found, list) or not all(isinstance(_from_json(one), dict) for one in found):
-        raise FieldError(describe(value), "a list of JSON schemas of functions")
+        raise chat.FieldError(chat.describe(value), "a list of JSON schemas of functions")
     return [_from_json(one) for one in found]
 
 
@@ -59,7 +49,7 @@ def parse_mapping(value: Any) -> dict[str, Any]:
     """A mapping, also as JSON text; keys without a value are left out."""
     found = _from_json(value)
     if not isinstance(found, dict):
-        raise FieldError(describe(value), "a mapping")
+        raise chat.FieldError(chat.describe(value), "a mapping")
     return {name: one for name, one in found.items() if one is not None}
 
 
@@ -76,9 +66,9 @@ def reply_to(prompt: Messages, text: str) -> str:
     """A reply given as text beside a prompt column: without the cue of a transcript, or, where it is a transcript
     that holds the prompt, its last turn.
     """
-    if not is_transcript(text):
+    if not chat.is_transcript(text):
         return text
-    turns = parse_transcript(text)
+    turns = chat.parse_transcript(text)
     if len(turns) == 1:
         return turns[0]["content"]
     asked = [one["content"].strip() for one in prompt if one["role"] == "user"][-1:]
@@ -107,43 +97,43 @@ def matching_text(other: Any) -> Callable[[Any], str]:
 
     def parse(value: Any) -> str:
         if isinstance(value, list) and isinstance(other, str):
-            raise FieldError("a list while chosen is text", "both as text or both as messages")
-        return parse_text(value)
+            raise chat.FieldError("a list while chosen is text", "both as text or both as messages")
+        return chat.parse_text(value)
 
     return parse
 
 
 def reply_text(value: Any) -> str:
     """A response as text: a string, the assistant's message(s), a mapping that holds the text, or a list of one text."""
-    value = from_text(value)
+    value = chat.from_text(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return parse_text(value[0])
+        return chat.parse_text(value[0])
     if isinstance(value, list):
-        messages = parse_messages(value)
+        messages = chat.parse_messages(value)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise FieldError(
+            raise chat.FieldError(
                 f"{len(messages)} messages, last from the {messages[-1]['role']}",
                 "one message of the assistant",
             )
-        return reply_of(messages[0])
-    if are_messages(value):
+        return chat.reply_of(messages[0])
+    if chat.are_messages(value):
         return reply_text([value])
     if isinstance(value, dict):
         name = next((one for one in RESPONSE_TEXT if one in value), None)
         if name is None:
-            raise FieldError(
+            raise chat.FieldError(
                 f"a mapping with {', '.join(value) or 'nothing'}", f"one of: {', '.join(RESPONSE_TEXT)}"
             )
-        return parse_text(value[name])
-    return parse_text(value)
+        return chat.parse_text(value[name])
+    return chat.parse_text(value)
 
 
 def each(position: int, parse: Callable[[Any], T], value: Any) -> T:
     """`parse(value)`, an error of which names the position in the list."""
     try:
         return parse(value)
-    except FieldError as error:
-        raise FieldError(error.problem, error.expected, error.field, position) from error
+    except chat.FieldError as error:
+        raise chat.FieldError(error.problem, error.expected, error.field, position) from error
 
 
 def dict_score(value: Any, position: int) -> float:
@@ -170,7 +160,7 @@ def other_fields(responses: list[Any]) -> list[dict[str, Any]] | None:
 def parse_scores(value: Any) -> list[float]:
     """Numbers, one a response."""
     if not isinstance(value, list | tuple):
-        raise FieldError(describe(value), "a list of numbers, one a response")
+        raise chat.FieldError(chat.describe(value), "a list of numbers, one a response")
     return [each(position, parse_score, one) for position, one in enumerate(value)]
 
 
@@ -182,15 +172,15 @@ def parse_ranks(value: Any) -> list[float]:
 def parse_score(value: Any) -> float:
     """A finite number, also as text or Decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise FieldError(describe(value), "a number")
+        raise chat.FieldError(chat.describe(value), "a number")
     try:
         number = float(value)
     except (ValueError, OverflowError) as error:
-        raise FieldError(describe(value), "a number") from error
+        raise chat.FieldError(chat.describe(value), "a number") from error
     if not math.isfinite(number):
-        raise FieldError(f"not finite ({number})", "a finite number")
+        raise chat.FieldError(f"not finite ({number})", "a finite number")
     if abs(number) > LARGEST:
-        raise FieldError(f"too large ({number:g})", f"a number of at most {LARGEST:g} in size")
+        raise chat.FieldError(f"too large ({number:g})", f"a number of at most {LARGEST:g} in size")
     return number
 
 
@@ -201,4 +191,4 @@ def parse_label(value: Any) -> bool:
     text = str(value).strip().lower() if isinstance(value, str | int) else ""
     if text in _LABELS:
         return _LABELS[text]
-    raise FieldError(describe(value), "true or false (also 1 and 0, yes and no)")
+    raise chat.FieldError(chat.describe(value), "true or false (also 1 and 0, yes and no)")

@@ -29,15 +29,7 @@ from coalign.core.runs import Run
 from coalign.data.records import Feedback
 from coalign.loops.rounds import Round
 from coalign.models.generation.sampling_options import SamplingOptions
-from coalign.preference.data.anchors import (
-    NEGATIVE,
-    Anchored,
-    check_anchored,
-    human_negatives,
-    negatives_with_room,
-    sampled_anchors,
-    told,
-)
+from coalign.preference.data import anchors as anchoring
 from coalign.preference.data.parts import joined, segments
 from coalign.training.job import FitResult, Job
 from coalign.training.learning import train
@@ -111,14 +103,14 @@ class D2OConstants:
     data="ranking",
     reference=True,
     constants=D2OConstants,
-    prepare=check_anchored,
+    prepare=anchoring.check_anchored,
     equation=r"-\log \sigma\left(\frac{\beta}{K} \sum_{i=1}^{K} \log\frac{\pi_\theta(y_i|x)}{\pi_{ref}(y_i|x)} - \alpha \log\frac{\pi_\theta(y_l|x)}{\pi_{ref}(y_l|x)}\right)",
     when="Only bad answers are labelled, or the chosen answers of pairs are not to be trusted.",
 )
 def d2o(batch: ScoredBatch, constants: D2OConstants) -> Losses:
     """D2O (arXiv 2403.03419), equation 3, over rankings of self-samples (score 1) and one negative (score 0)."""
     log_ratios = batch.policy.sums() - batch.reference_sums()
-    anchors, negatives = split_anchors(log_ratios, batch.values == NEGATIVE, batch.record_index)
+    anchors, negatives = split_anchors(log_ratios, batch.values == anchoring.NEGATIVE, batch.record_index)
     losses = d2o_loss(anchors, negatives, alpha=constants.alpha, beta=constants.beta)
     return Losses(losses, reward_metrics(constants.beta * anchors, constants.alpha * negatives))
 
@@ -158,18 +150,18 @@ def run(config: Config, run: Run) -> None:
     """
     assert_one_process("d2o samples")
     material = read_material(config, "feedback", run, also=["preference", "feedback"])
-    negatives, held_out = (human_negatives(part) for part in (material.training, material.held_out))
+    negatives, held_out = (anchoring.human_negatives(part) for part in (material.training, material.held_out))
     if not negatives:
         raise DataError(
             f"{config.data}: there is no negative to learn from.", hint="Give pairs or thumbs-down records."
         )
-    negatives, held_out, told_of = negatives_with_room(config, negatives, held_out)
+    negatives, held_out, told_of = anchoring.negatives_with_room(config, negatives, held_out)
     notes = [*material.notes, *told_of]
     announce(notes, run)
     sampling = config.sampling(n=config.samples, seed=config.seed)
-    anchored = Anchored([])
+    anchored = anchoring.Anchored([])
     if held_out:
-        anchored = sampled_anchors(Round(run, 1), "held-out", held_out, sampling, config)
+        anchored = anchoring.sampled_anchors(Round(run, 1), "held-out", held_out, sampling, config)
     material = Material([], [*anchored.records], notes)
     material, results = _train_parts(config, run, negatives, material)
     write_learning_report(run, config, get_objective("d2o"), material, joined(results))
@@ -185,12 +177,12 @@ def _train_parts(
     for number, steps in enumerate(parts, start=1):
         round = Round(run, number)
         sampling = config.sampling(n=config.samples, seed=config.seed + number - 1)
-        anchored = sampled_anchors(round, "samples", negatives, sampling, policy)
+        anchored = anchoring.sampled_anchors(round, "samples", negatives, sampling, policy)
         if not anchored.records:
             raise DataError(
                 "No self-sample is usable: all are empty or equal to the negative.", anchored.dropped
             )
-        note = (f"Part {number}: " if number > 1 else "") + told(anchored, len(negatives))
+        note = (f"Part {number}: " if number > 1 else "") + anchoring.told(anchored, len(negatives))
         announce([note], run)
         material = Material([*anchored.records], material.held_out, [*material.notes, note])
         options = replace(policy, max_steps=steps, seed=config.seed + number - 1)

@@ -10,14 +10,7 @@ from typing import Unpack
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import CountOrZero, option
 from coalign.data.records import Messages
-from coalign.decoding.in_context.prefix import (
-    STOPS,
-    clean_answer,
-    conversation_prompt,
-    load_style,
-    prefix_of,
-    turns_of,
-)
+from coalign.decoding.in_context import prefix as prefixes
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
@@ -63,11 +56,13 @@ class InContextGenerator:
 
         A system message of the conversation stands before its first query.
         """
-        system, turns = turns_of(messages)
+        system, turns = prefixes.turns_of(messages)
         if system:
             turns = [f"{system}\n\n{turns[0]}", *turns[1:]]
         while True:
-            text = conversation_prompt(self.prefix, turns, legacy_spacing=self.options.legacy_spacing)
+            text = prefixes.conversation_prompt(
+                self.prefix, turns, legacy_spacing=self.options.legacy_spacing
+            )
             if not self.prefix:
                 text = text.removeprefix("\n")
             if len(turns) == 1 or self._fits(text, max_new_tokens):
@@ -84,7 +79,7 @@ class InContextGenerator:
                 written.append(self.prompt(one, sampling.max_new_tokens))
             except DataError as error:
                 raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
-        stops = tuple(dict.fromkeys((*sampling.stop, *STOPS)))
+        stops = tuple(dict.fromkeys((*sampling.stop, *prefixes.STOPS)))
 
         def hand_over(found: dict[int, list[Generation]]) -> None:
             on_batch({index: self._cleaned(mine) for index, mine in found.items()})
@@ -96,7 +91,7 @@ class InContextGenerator:
 
     def _cleaned(self, samples: Sequence[Generation]) -> list[Generation]:
         keep = self.options.keep_inner_fences
-        return [replace(one, text=clean_answer(one.text, keep_inner_fences=keep)) for one in samples]
+        return [replace(one, text=prefixes.clean_answer(one.text, keep_inner_fences=keep)) for one in samples]
 
     def _assert_room(self, max_new_tokens: int) -> None:
         """Refuse a prefix that leaves no room for any query and answer.
@@ -132,4 +127,4 @@ def make_prefix(options: InContextOptions) -> str:
             return Path(options.style).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"style: {options.style}: cannot be read ({error.strerror}).") from error
-    return prefix_of(load_style(options.style, options.examples, options.shuffle))
+    return prefixes.prefix_of(prefixes.load_style(options.style, options.examples, options.shuffle))

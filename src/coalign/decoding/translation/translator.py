@@ -10,16 +10,9 @@ from typing import Any, Literal
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, option
 from coalign.data.records import Messages
+from coalign.decoding.translation import memory as tm
 from coalign.decoding.translation import prompts as wording
 from coalign.decoding.translation.files import Sentence, language_code
-from coalign.decoding.translation.memory import (
-    Match,
-    Retrieval,
-    TranslationMemory,
-    TranslationUnit,
-    everyday,
-    terms_in,
-)
 from coalign.models.types import Generator, Sampling
 
 BATCH = 32
@@ -36,7 +29,7 @@ class TranslationOptions(OptionGroup):
     target_language: str = option("Spanish", "name of the target language")
     source_code: str | None = option(None, "its code in TMX files; by default that of the name")
     target_code: str | None = option(None, "its code in TMX files")
-    retrieval: Retrieval = option(
+    retrieval: tm.Retrieval = option(
         "embeddings",
         "how similar entries are found: cosine of embeddings, word-level edit similarity, the mean of both",
         source="official code",
@@ -102,7 +95,7 @@ class Proposal:
     prompt: str
     translation: str
     raw: str
-    matches: Sequence[tuple[TranslationUnit, float]] = ()
+    matches: Sequence[tuple[tm.TranslationUnit, float]] = ()
     terms: Sequence[wording.Term] = field(default_factory=tuple)
     top_similarity: float | None = None
 
@@ -123,7 +116,7 @@ class AdaptiveTranslator:
     """
 
     generator: Generator
-    memory: TranslationMemory
+    memory: tm.TranslationMemory
     glossary: Sequence[wording.Term]
     options: TranslationOptions
     _: KW_ONLY
@@ -187,9 +180,9 @@ class AdaptiveTranslator:
 
     def correct(self, source: str, target: str) -> None:
         """Take a corrected translation into the memory at once."""
-        self.memory.add(TranslationUnit(source, target))
+        self.memory.add(tm.TranslationUnit(source, target))
 
-    def _matches(self, sentence: Sentence, number: int, count: int) -> list[Match]:
+    def _matches(self, sentence: Sentence, number: int, count: int) -> list[tm.Match]:
         options = self.options
         return self.memory.matches(
             sentence.source,
@@ -199,12 +192,12 @@ class AdaptiveTranslator:
             max_similarity=options.max_similarity,
         )
 
-    def _drawn(self, number: int, count: int) -> list[Match]:
+    def _drawn(self, number: int, count: int) -> list[tm.Match]:
         rest = [one for one in range(len(self.memory)) if not (self.own and one == number)]
         draw = random.Random(f"{self.options.seed} {number}")
-        return [Match(one, float("nan")) for one in draw.sample(rest, min(count, len(rest)))]
+        return [tm.Match(one, float("nan")) for one in draw.sample(rest, min(count, len(rest)))]
 
-    def _request(self, sentence: Sentence, matches: Sequence[Match]) -> wording.TranslationRequest:
+    def _request(self, sentence: Sentence, matches: Sequence[tm.Match]) -> wording.TranslationRequest:
         options = self.options
         units = [self.memory.units[one.index] for one in matches]
         in_shots = [self._shot_terms(one.index) for one in matches]
@@ -225,14 +218,14 @@ class AdaptiveTranslator:
             return []
         if options.terms == "matches":
             return self._extracted.get(index, [])
-        return terms_in(self.glossary, unit.source, target=unit.target, count=options.max_terms)
+        return tm.terms_in(self.glossary, unit.source, target=unit.target, count=options.max_terms)
 
     def _terms(self, sentence: Sentence, in_shots: Sequence[wording.Term]) -> list[wording.Term]:
         options = self.options
         if options.terms == "none":
             return []
         pool = list(in_shots) if options.terms == "matches" else [*sentence.terms, *self.glossary]
-        return terms_in(pool, sentence.source, count=options.max_terms)
+        return tm.terms_in(pool, sentence.source, count=options.max_terms)
 
     def _extract(self, indices: set[int]) -> None:
         """Have the model name the terms of entries that were not asked for yet."""
@@ -247,7 +240,7 @@ class AdaptiveTranslator:
         replies = self._ask(prompts, 16 * options.max_terms, options.seed, ("\n\n",), "Extracting terms")
         for index, unit, reply in zip(new, units, replies, strict=True):
             found = wording.read_terms(reply, unit.source, unit.target, options.max_terms)
-            self._extracted[index] = [one for one in found if not everyday(one[0])]
+            self._extracted[index] = [one for one in found if not tm.everyday(one[0])]
 
     def _ask(
         self, prompts: Sequence[str], limit: int, seed: int, stop: tuple[str, ...], label: str
@@ -266,8 +259,8 @@ class AdaptiveTranslator:
 
 
 def open_memory(
-    options: TranslationOptions, units: Sequence[TranslationUnit], **more: Any
-) -> TranslationMemory:
+    options: TranslationOptions, units: Sequence[tm.TranslationUnit], **more: Any
+) -> tm.TranslationMemory:
     """A memory with the encoder that its retrieval needs."""
     encoder = None
     if options.retrieval != "edit":
@@ -275,4 +268,4 @@ def open_memory(
         from coalign.models.embedding import load_encoder
 
         encoder = KeptEncoder(load_encoder(options.encoder), options.encoder)
-    return TranslationMemory(list(units), options.retrieval, encoder, **more)
+    return tm.TranslationMemory(list(units), options.retrieval, encoder, **more)

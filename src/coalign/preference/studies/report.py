@@ -7,21 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from coalign.core.runs import Run
+from coalign.preference.studies import figures as plots
 from coalign.preference.studies.cells import START, Rows, Study, run_cells, save_best
 from coalign.preference.studies.cells import Cell as StudyCell
 from coalign.preference.studies.examination import MEASURES
-from coalign.preference.studies.figures import (
-    Row,
-    charts,
-    grouped,
-    line,
-    measured,
-    of_start,
-    sensitivity,
-    settings_text,
-    spread,
-    spread_of_best,
-)
 from coalign.report import model as doc
 from coalign.report.format import number
 from coalign.report.page import publish
@@ -34,11 +23,11 @@ def size_sections(rows: Rows, main: str) -> list[doc.AnySection]:
     """Every metric over the number of pairs, one chart a start model and one line an objective; and tables."""
     starts = list(dict.fromkeys(row["start"] for row in rows))
     sections: list[doc.AnySection] = []
-    for metric in sorted({*DRAWN} & {*measured(rows)}, key=[main, *MEASURES].index):
+    for metric in sorted({*DRAWN} & {*plots.measured(rows)}, key=[main, *MEASURES].index):
         drawn = [
             chart
             for start in starts
-            for chart in charts(start, _size_lines(rows, start, metric), "pairs", x_log=None)
+            for chart in plots.charts(start, _size_lines(rows, start, metric), "pairs", x_log=None)
         ]
         note = "Mean over seeds; the band is one standard deviation. The start model is drawn at every size."
         sections.append(doc.Curves(MEASURES[metric].title, note=note, charts=drawn))
@@ -49,10 +38,10 @@ def size_sections(rows: Rows, main: str) -> list[doc.AnySection]:
 def _size_lines(rows: Rows, start: str, metric: str) -> list[doc.Series | None]:
     own = [row for row in rows if row["start"] == start]
     lines = [
-        line(objective, found, metric, lambda row: row["size"])
-        for objective, found in grouped(own, lambda row: row["objective"]).items()
+        plots.line(objective, found, metric, lambda row: row["size"])
+        for objective, found in plots.grouped(own, lambda row: row["objective"]).items()
     ]
-    before = of_start(own, metric)
+    before = plots.of_start(own, metric)
     sizes = sorted({float(row["size"]) for row in own if row["objective"] != START})
     if before is not None and metric != "kl":
         lines.append(doc.Series("start model", sizes, [before] * len(sizes)))
@@ -61,10 +50,10 @@ def _size_lines(rows: Rows, start: str, metric: str) -> list[doc.Series | None]:
 
 def _size_table(rows: Rows, start: str, main: str) -> doc.TableSection:
     own = [row for row in rows if row["start"] == start]
-    groups: list[tuple[list[doc.Cell], Sequence[Row]]] = [
+    groups: list[tuple[list[doc.Cell], Sequence[plots.Row]]] = [
         (["start model", 0, None], [row]) for row in own if row["objective"] == START
     ]
-    for (objective, size), found in grouped(own, lambda row: (row["objective"], row["size"])).items():
+    for (objective, size), found in plots.grouped(own, lambda row: (row["objective"], row["size"])).items():
         trained = f"{sum(not row['diverged'] for row in found)} of {len(found)}"
         groups.append(([objective, size, trained], found))
     note = "Mean and standard deviation over seeds; the third column counts trainings that did not diverge."
@@ -77,11 +66,11 @@ def _table(
     note: str,
     heads: Sequence[str],
     rows: Rows,
-    groups: Iterable[tuple[list[doc.Cell], Sequence[Row]]],
+    groups: Iterable[tuple[list[doc.Cell], Sequence[plots.Row]]],
     main: str,
 ) -> doc.TableSection:
     """Every metric that `rows` have, the main one first, for each group of rows behind its head."""
-    metrics = sorted(measured(rows), key=lambda name: name != main)
+    metrics = sorted(plots.measured(rows), key=lambda name: name != main)
     return doc.TableSection(
         title,
         note=note,
@@ -92,11 +81,11 @@ def _table(
 
 def sensitivity_sections(rows: Rows, main: str) -> list[doc.AnySection]:
     """Sensitivity by objective; main metric, KL and length over every varied setting; metric against KL; all cells."""
-    sections: list[doc.AnySection] = [*_sensitivity_tables(sensitivity(rows, main), main)]
+    sections: list[doc.AnySection] = [*_sensitivity_tables(plots.sensitivity(rows, main), main)]
     for metric in dict.fromkeys((main, "kl", "length")):
         drawn = [
             chart
-            for objective, own in grouped(rows, lambda row: row["objective"]).items()
+            for objective, own in plots.grouped(rows, lambda row: row["objective"]).items()
             for chart in _setting_charts(objective, own, metric)
         ]
         if drawn:
@@ -142,7 +131,7 @@ def _sensitivity_tables(found: Sequence[Mapping[str, Any]], main: str) -> list[d
     ]
 
 
-def _setting_charts(objective: str, rows: Sequence[Row], metric: str) -> list[doc.Chart]:
+def _setting_charts(objective: str, rows: Sequence[plots.Row], metric: str) -> list[doc.Chart]:
     varied = {
         name: {row["settings"][name] for row in rows if name in row["settings"]}
         for name in dict.fromkeys(name for row in rows for name in row["settings"])
@@ -151,38 +140,38 @@ def _setting_charts(objective: str, rows: Sequence[Row], metric: str) -> list[do
     for name, values in varied.items():
         if len(values) < 2 or not all(isinstance(one, int | float) for one in values):
             continue
-        others = grouped(rows, lambda row, name=name: _others(row, name))
+        others = plots.grouped(rows, lambda row, name=name: _others(row, name))
         lines = [
-            line(rest or objective, group, metric, lambda row, name=name: row["settings"][name])
+            plots.line(rest or objective, group, metric, lambda row, name=name: row["settings"][name])
             for rest, group in others.items()
         ]
-        found += charts(f"{objective}: {name}", lines, name)
+        found += plots.charts(f"{objective}: {name}", lines, name)
     return found
 
 
-def _others(row: Row, name: str) -> str:
+def _others(row: plots.Row, name: str) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in row["settings"].items() if key != name)
 
 
 def _against_kl(rows: Rows, main: str) -> list[doc.Chart]:
     lines = []
-    for objective, own in grouped(rows, lambda row: row["objective"]).items():
+    for objective, own in plots.grouped(rows, lambda row: row["objective"]).items():
         points = []
-        for group in grouped(own, settings_text).values():
-            kl, value = spread(group, "kl"), spread(group, main)
+        for group in plots.grouped(own, plots.settings_text).values():
+            kl, value = plots.spread(group, "kl"), plots.spread(group, main)
             if kl is not None and value is not None:
                 points.append((kl.mean, value.mean))
         points.sort()
         if points:
             lines.append(doc.Series(objective, [x for x, _ in points], [y for _, y in points]))
-    return charts(MEASURES[main].title, lines, MEASURES["kl"].title, x_log=False)
+    return plots.charts(MEASURES[main].title, lines, MEASURES["kl"].title, x_log=False)
 
 
 def _settings_table(rows: Rows, main: str) -> doc.TableSection:
-    groups: list[tuple[list[doc.Cell], Sequence[Row]]] = [
+    groups: list[tuple[list[doc.Cell], Sequence[plots.Row]]] = [
         (["start model", ""], [row]) for row in rows if row["objective"] == START
     ]
-    trained = grouped(rows, lambda row: (row["objective"], settings_text(row)))
+    trained = plots.grouped(rows, lambda row: (row["objective"], plots.settings_text(row)))
     groups += [([*head], found) for head, found in trained.items()]
     note = "Mean and standard deviation over seeds."
     return _table("All settings", note, ["objective", "settings"], rows, groups, main)
@@ -211,7 +200,7 @@ def run_study(
     rows = run_cells(run, study, cells)
     save_best(run, study, rows)
     main = study.exam.main
-    best, (headline, *seen) = spread_of_best(rows, main), findings(rows, main)
+    best, (headline, *seen) = plots.spread_of_best(rows, main), findings(rows, main)
     figures = [doc.Figure(MEASURES[main].title, best.mean, unit=MEASURES[main].unit)] if best else []
     return publish(
         run,
@@ -233,6 +222,6 @@ def run_study(
     )
 
 
-def _text(rows: Sequence[Row], metric: str) -> str | None:
-    found = spread(rows, metric)
+def _text(rows: Sequence[plots.Row], metric: str) -> str | None:
+    found = plots.spread(rows, metric)
     return found.text(MEASURES[metric].unit) if found else None

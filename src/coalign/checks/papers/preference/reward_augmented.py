@@ -9,15 +9,8 @@ from statistics import fmean
 
 from coalign.checks.arms import Arm, Measured, Measures, measure_arms
 from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.worlds.records import goals as world
 from coalign.checks.worlds.records.default_model import adapted
-from coalign.checks.worlds.records.goals import (
-    GOALS,
-    SCALE,
-    GoalText,
-    goal_measures,
-    goal_text,
-    text_placement,
-)
 from coalign.checks.worlds.records.reading import read_prompts
 from coalign.checks.worlds.replies.scored import HIGHEST, ScoredPairs, base_arm, goal_arm, scored_pairs
 from coalign.core.runs import Run
@@ -115,26 +108,28 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
     """
     prompts = read_prompts(data)
 
-    def learned(material: GoalText, records: list[Preference], passes: int, goal: float | None) -> Measures:
+    def learned(
+        material: world.GoalText, records: list[Preference], passes: int, goal: float | None
+    ) -> Measures:
         steps = passes * len(records)
         model = adapted(records, "dpo", DPOConstants(beta=0.1), steps=steps, seed=material.seed)
-        return goal_measures(material, model, goal)
+        return world.goal_measures(material, model, goal)
 
-    def under_goals(material: GoalText) -> Measures:
-        rows = relabel(material.pairs, scale=SCALE, placement=text_placement()).records
-        return learned(material, rows, 1, SCALE.highest)
+    def under_goals(material: world.GoalText) -> Measures:
+        rows = relabel(material.pairs, scale=world.SCALE, placement=world.text_placement()).records
+        return learned(material, rows, 1, world.SCALE.highest)
 
-    arms: dict[str, Arm[GoalText]] = {
-        "default model": lambda material: goal_measures(material, None, SCALE.highest),
+    arms: dict[str, Arm[world.GoalText]] = {
+        "default model": lambda material: world.goal_measures(material, None, world.SCALE.highest),
         PLAIN: lambda material: learned(material, material.pairs, 1, None),
         LONGER: lambda material: learned(material, material.pairs, 2, None),
         OURS: under_goals,
     }
-    rows = measure_arms(run, seeds=seeds, prepare=partial(goal_text, prompts), arms=arms)
+    rows = measure_arms(run, seeds=seeds, prepare=partial(world.goal_text, prompts), arms=arms)
     changes, kept = _changes(rows)
 
     def rise(arm: str) -> float:
-        low, high = (rows.mean(f"score, goal {goal}", arm) for goal in GOALS)
+        low, high = (rows.mean(f"score, goal {goal}", arm) for goal in world.GOALS)
         return high - low
 
     return rows.verdict(
