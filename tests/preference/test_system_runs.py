@@ -105,6 +105,22 @@ def test_bad_records_of_both_files_are_kept_apart(learn: Any) -> None:
     assert notes(run).count("1 bad records were skipped") == 2
 
 
+def test_pairs_of_equal_responses_are_among_the_rejects(learn: Any) -> None:
+    equal = {"prompt": "x", "chosen": "y", "rejected": "y"}
+    run = learn("dpo", [equal, *pairs(6), {"prompt": "x", "chosen": "y"}], on_bad_record="skip", max_steps=1)
+    rows = read_rows(run.path / "rejects.jsonl")
+    assert [row["line"] for row in rows] == [8, 1]
+    assert rows[1]["row"] == equal
+    assert rows[1]["problems"][0]["problem"] == "the same text as the chosen response"
+
+
+def test_held_out_data_of_another_kind_is_named(learn: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"^\S+\.jsonl: feedback records were found, preference records are needed"
+    ):
+        learn("dpo", pairs(), eval_data=feedback())
+
+
 def test_held_out_records_that_cannot_be_used_say_so(learn: Any) -> None:
     with pytest.raises(DataError, match=r"Held-out records: KTO needs responses to at least two") as caught:
         learn("kto", pairs())

@@ -13,7 +13,7 @@ from coalign.core.files import write_rows
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of
-from coalign.data.rows import Row, iter_rows
+from coalign.data.rows import iter_rows
 from coalign.data.usable import written_with_template
 
 OnBadRecord = Literal["fail", "skip"]
@@ -138,7 +138,7 @@ def scan_records(
             records.append(parsed)
         else:
             problems.extend(parsed)
-            bad.append(_reject(row, parsed))
+            bad.append(rejected(row.line, row.index, row.raw if row.value is None else row.value, parsed))
     if rejects is not None and bad:
         write_rows(rejects, bad)
     warnings = (*layout.warnings, *written_with_template(records))
@@ -152,12 +152,12 @@ def _beyond_text(record: Record) -> RecordProblem | None:
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
 
 
-def _reject(row: Row, problems: Iterable[RecordProblem]) -> dict[str, Any]:
-    """What the reject file holds of a bad row: the row as it was, and why."""
+def rejected(line: int | None, index: int, row: Any, problems: Iterable[RecordProblem]) -> dict[str, Any]:
+    """What the reject file holds of a bad row: where it was, the row as it was, and why."""
     return {
-        "line": row.line,
-        "index": row.index,
-        "row": row.raw if row.value is None else row.value,
+        "line": line,
+        "index": index,
+        "row": row,
         "problems": [
             {"field": one.field, "problem": one.problem, "expected": one.expected} for one in problems
         ],

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from coalign.core.errors import DataError
+from coalign.core.files import read_rows, write_rows
 from coalign.core.options import Fraction, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
-from coalign.data.readers import read_records
+from coalign.data.readers import RecordSet, read_records, rejected
 from coalign.data.records import Kind, Record
 from coalign.data.splits import split_records
 from coalign.data.usable import assert_contrast, equal_responses
+from coalign.data.writers import to_row
 from coalign.models.options import ModelOptions
 from coalign.training.options import TrainingOptions
 
@@ -127,8 +129,11 @@ def _usable(
     kept: Kind = found.kind if found.kind in also else kind
     distinct = found.records
     if kept not in ("demonstration", "prompt"):
-        distinct = _distinct(found.records, config, notes)
-    records = convert(distinct, found.kind, kept)
+        distinct = _distinct(found, config, rejects, notes)
+    try:
+        records = convert(distinct, found.kind, kept)
+    except DataError as error:
+        raise DataError(f"{source}: {error.message}", error.problems, hint=error.hint) from error
     converted = []
     if found.kind != kept:
         how = CONVERSIONS.get((found.kind, kept), "the prompts alone")
@@ -146,8 +151,13 @@ def _usable(
     return records
 
 
-def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) -> list[Record]:
-    """The records that do not set a response against itself; these stop the run, or are skipped and noted."""
+def _distinct(
+    found: RecordSet, config: LearningOptions, rejects: Path | None, notes: list[str]
+) -> list[Record]:
+    """The records that do not set a response against itself; these stop the run, or are skipped, noted and written to
+    `rejects`, behind what is there already.
+    """
+    records = found.records
     problems = equal_responses(records)
     if not problems:
         return records
@@ -160,5 +170,13 @@ def _distinct(records: list[Record], config: LearningOptions, notes: list[str]) 
     notes.append(
         f"{len(problems)} records that set a response against itself were skipped; the first: {problems[0]}"
     )
-    bad = {(one.source, one.line, one.index) for one in problems}
-    return [one for one in records if (one.source.file, one.source.line, one.source.index) not in bad]
+    named = {(one.line, one.index): one for one in problems}
+    if rejects is not None:
+        places = [(one, (one.source.line, one.source.index)) for one in records]
+        rows = [
+            rejected(*place, to_row(one, "standard" if one.plain else "conversational"), [named[place]])
+            for one, place in places
+            if place in named
+        ]
+        write_rows(rejects, [*(read_rows(rejects) if found.rejects else ()), *rows])
+    return [one for one in records if (one.source.line, one.source.index) not in named]
