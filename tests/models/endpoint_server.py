@@ -102,12 +102,11 @@ def prompt_of(body: dict[str, Any]) -> str:
 def answer_to(body: dict[str, Any], most: int = 99) -> dict[str, Any]:
     """Choice k of a prompt says `prompt|seed|k`."""
     count = min(body.get("n", 1), most)
-    texts = [f"{prompt_of(body)}|{body.get('seed')}|{k}" for k in range(count)]
-    kind = {"text": ""} if "prompt" in body else {"message": {"role": "assistant"}}
     choices = []
-    for index, text in enumerate(texts):
-        filled = {"text": text} if "text" in kind else {"message": {"role": "assistant", "content": text}}
-        choices.append({"index": index, "finish_reason": "stop", **filled})
+    for index in range(count):
+        text = f"{prompt_of(body)}|{body.get('seed')}|{index}"
+        said = {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
+        choices.append({"index": index, "finish_reason": "stop", **said})
     usage = {"prompt_tokens": 7, "completion_tokens": 3 * count, "total_tokens": 7 + 3 * count}
     return {"choices": choices[::-1], "usage": usage}
 
@@ -122,13 +121,10 @@ def failing(share: float, *, hang: float, seed: int = 0) -> Fault:
         match kind:
             case None:
                 return False
-            case 0:
-                handler.send(500, {"error": {"message": "out of luck"}})
-            case 1:
-                handler.send(429, {"error": {"message": "slow down"}}, {"retry-after": "0.02"})
-            case 2:
+            case 0 | 1 | 2:
                 date = email.utils.formatdate(time.time(), usegmt=True)
-                handler.send(429, {"error": {"message": "slow down"}}, {"retry-after": date})
+                after = ({}, {"retry-after": "0.02"}, {"retry-after": date})[kind]
+                handler.send(429 if after else 500, error("slow down"), after)
             case 3:
                 time.sleep(hang)
                 handler.close_connection = True
@@ -136,6 +132,20 @@ def failing(share: float, *, hang: float, seed: int = 0) -> Fault:
                 handler.cut()
             case 5:
                 handler.send(200, json.dumps(answer_to(body)).encode()[:-9])
+        return True
+
+    return fault
+
+
+def error(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+def saying(status: int, body: Any, headers: dict[str, str] | None = None) -> Fault:
+    """Answers every request with this."""
+
+    def fault(handler: Handler, _: dict[str, Any]) -> bool:
+        handler.send(status, body, headers)
         return True
 
     return fault

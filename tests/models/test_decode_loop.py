@@ -10,9 +10,7 @@ from coalign.models.generation import incremental
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
-from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.test_generation import PROMPTS, tiny
-from tests.models.tiny import float64_norms
 
 SAMPLINGS = [
     Sampling(20, temperature=0.0),
@@ -25,15 +23,7 @@ SAMPLINGS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _exact_norms():
-    with float64_norms():
-        yield
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(CHATML)
+pytestmark = pytest.mark.usefixtures("exact_norms")
 
 
 def run(loop: DecodeLoop, arrivals: dict[int, list[Decoding]]) -> dict[Decoding, dict[int, Any]]:
@@ -69,13 +59,9 @@ def test_requests_that_come_and_go_get_what_they_get_alone(architecture, cached,
     for one, prompt, sampling in zip(asked, PROMPTS, SAMPLINGS, strict=True):
         alone = generator.generate([prompt], sampling)[0]
         found = [wholes[one][sample] for sample in range(sampling.n)]
-        assert [sample.token_ids for sample in found] == [sample.token_ids for sample in alone]
         for mine, other in zip(found, alone, strict=True):
-            assert (mine.text, mine.finish_reason, mine.tokens) == (
-                other.text,
-                other.finish_reason,
-                other.tokens,
-            )
+            for name in ("token_ids", "text", "finish_reason", "tokens"):
+                assert getattr(mine, name) == getattr(other, name)
             if other.logprobs:
                 assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-6)
             assert (mine.top_logprobs is None) == (other.top_logprobs is None)
@@ -117,19 +103,14 @@ def test_cancelled_requests_leave(tokenizer):
 def test_places_that_are_padding_everywhere_are_dropped(tokenizer):
     generator = TransformersGenerator(tiny(eos_token_id=None), tokenizer)
     generator.stop_ids = []
-    loop = DecodeLoop(generator)
-    begun = loop.step()
-    assert begun == []
+    loop: Any = DecodeLoop(generator)
+    assert loop.step() == []
     long = Decoding(generator.encode("the sea is green " * 8), Sampling(2))
     short = Decoding(generator.encode("a"), Sampling(40))
     loop.add([long, short])
     for _ in range(4):
         loop.step()
-    assert rows_of(loop)._mask.shape[1] > 30
+    assert loop._forward._mask.shape[1] > 30
     loop.add([Decoding(generator.encode("b"), Sampling(40))])
     loop.step()
-    assert rows_of(loop)._mask.shape[1] < 12
-
-
-def rows_of(loop: DecodeLoop) -> Any:
-    return loop._forward
+    assert loop._forward._mask.shape[1] < 12

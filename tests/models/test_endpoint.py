@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +22,16 @@ from coalign.models.backends.open import describe_generator, open_generator
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
-from tests.models.endpoint_server import failing, running
+from tests.models.endpoint_server import error, failing, running, saying
 
-PROMPTS = [[{"role": "user", "content": f"prompt {number}"}] for number in range(12)]
+
+def prompts_of(count: int) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
+
+
+PROMPTS = prompts_of(12)
+FEW = Sampling(4)
+BEGUN = [*PROMPTS[0], {"role": "assistant", "content": "well"}]
 
 
 @pytest.fixture
@@ -36,26 +42,38 @@ def server():
 
 @pytest.fixture
 def options(server, tmp_path, monkeypatch):
-    """Back-end options; every server has a port of its own, so budgets do not meet."""
+    """Back-end options, named without `endpoint_`; every server has a port of its own, so budgets do not meet."""
     for name in ("COALIGN_API_KEY", "OPENAI_API_KEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    def make(**changes: Any) -> BackendOptions:
-        values = {
-            "endpoint": server.address,
-            "endpoint_timeout": 5.0,
-            "endpoint_cache": str(tmp_path / "c.sqlite"),
-        }
-        return BackendOptions(**{**values, **changes})
+    def make(address: str = server.address, **changes: Any) -> BackendOptions:
+        values = {"timeout": 5.0, "cache": str(tmp_path / "c.sqlite"), **changes}
+        return BackendOptions(endpoint=address, **{f"endpoint_{name}": one for name, one in values.items()})
 
     return make
 
 
-def opened(options: BackendOptions, first_wait: float = 0.01) -> EndpointGenerator:
-    return EndpointGenerator(options, client=EndpointClient(options, first_wait=first_wait))
+@pytest.fixture
+def opened(options):
+    def make(*, first_wait: float = 0.01, **changes: Any) -> EndpointGenerator:
+        chosen = options(**changes)
+        return EndpointGenerator(chosen, client=EndpointClient(chosen, first_wait=first_wait))
+
+    return make
 
 
-def expected(index: int, sampling: Sampling, occurrence: int = 0) -> list[str]:
+@pytest.fixture
+def ask(opened):
+    """What a new generator answers to prompts, or to the first so many of `PROMPTS`."""
+
+    def call(prompts: int | list[Any] = 1, sampling=FEW, *, done=(), on_batch=None, **changes: Any) -> Any:
+        prompts = PROMPTS[:prompts] if isinstance(prompts, int) else prompts
+        return opened(**changes).generate(prompts, sampling, done=done, on_batch=on_batch)
+
+    return call
+
+
+def expected(index: int, sampling=FEW, occurrence: int = 0) -> list[str]:
     seed = wire_seed(sampling, occurrence, 0) if sampling.temperature else None
     count = sampling.n if sampling.temperature else 1
     return [f"prompt {index}|{seed}|{k}" for k in range(count)] * (sampling.n // count)
@@ -65,8 +83,8 @@ def texts(results):
     return [[one.text for one in samples] for samples in results]
 
 
-def test_samples_of_messages_and_of_text(server, options):
-    generator = opened(options())
+def test_samples_of_messages_and_of_text(server, options, opened):
+    generator = opened()
     sampling = Sampling(9, n=3, top_p=0.8, top_k=5, stop=("END",), seed=4)
     results = generator.generate([*PROMPTS[:2], "plain"], sampling)
     assert texts(results)[:2] == [expected(0, sampling), expected(1, sampling)]
@@ -83,83 +101,66 @@ def test_samples_of_messages_and_of_text(server, options):
     assert isinstance(open_generator(ModelOptions(), options()), EndpointGenerator)
 
 
-def test_greedy_is_asked_for_once(server, options):
+def test_greedy_is_asked_for_once(server, ask):
     sampling = Sampling(4, temperature=0.0, n=3)
-    assert texts(opened(options()).generate(PROMPTS[:1], sampling)) == [expected(0, sampling)]
-    assert len(server.requests) == 1
-    assert "seed" not in server.requests[0]
+    assert texts(ask(1, sampling)) == [expected(0, sampling)]
+    assert ["seed" in one for one in server.requests] == [False]
 
 
-def test_equal_prompts_get_samples_of_their_own(server, options):
+def test_equal_prompts_get_samples_of_their_own(ask):
     sampling = Sampling(4, n=2)
-    results = opened(options()).generate([PROMPTS[0], PROMPTS[1], PROMPTS[0]], sampling)
+    results = ask([PROMPTS[0], PROMPTS[1], PROMPTS[0]], sampling)
     assert texts(results) == [expected(0, sampling), expected(1, sampling), expected(0, sampling, 1)]
     assert results[0] != results[2]
 
 
-def test_kept_answers_are_not_asked_for_again(server, options):
+def test_kept_answers_are_not_asked_for_again(server, opened, ask):
     sampling = Sampling(4, n=2)
-    first = opened(options()).generate(PROMPTS, sampling)
+    first = ask(12, sampling)
     assert len(server.requests) == 12
-    again = opened(options())
-    assert again.generate(list(reversed(PROMPTS)), sampling) == first[::-1]
+    again = opened()
+    assert again.generate(PROMPTS[::-1], sampling) == first[::-1]
     assert (len(server.requests), again.kept, again.last_stats.samples) == (12, 24, 0)
     more = again.generate(PROMPTS, Sampling(4, n=3))
     assert [samples[:2] for samples in more] == first
-    assert len(server.requests) == 24
-    assert all("n" not in one for one in server.requests[12:])
-    opened(options(endpoint_cache="off")).generate(PROMPTS[:1], sampling)
+    assert ["n" in one for one in server.requests[12:]] == [False] * 12
+    ask(1, sampling, cache="off")
     assert len(server.requests) == 25
 
 
 def test_every_field_of_the_key_counts():
-    asked, sampling = Asked("http://a/v1", "m", PROMPTS[0], 0, "off"), Sampling()
-    begun = [*PROMPTS[0], {"role": "assistant", "content": "a"}]
-    keys = [
-        answer_key(asked, sampling, 0),
-        answer_key(asked, sampling, 1),
-        *(
-            answer_key(Asked(*one), sampling, 0)
-            for one in [
-                ("http://b/v1", "m", PROMPTS[0], 0, "off"),
-                ("http://a/v1", "n", PROMPTS[0], 0, "off"),
-                ("http://a/v1", "m", PROMPTS[1], 0, "off"),
-                ("http://a/v1", "m", "prompt 0", 0, "off"),
-                ("http://a/v1", "m", PROMPTS[0], 1, "off"),
-                ("http://a/v1", "m", begun, 0, "continue"),
-                ("http://a/v1", "m", begun, 0, "vllm"),
-            ]
-        ),
-        *(
-            answer_key(asked, Sampling(**changes), 0)
-            for changes in [
-                {"max_new_tokens": 5}, {"temperature": 0.5}, {"top_p": 0.5}, {"top_k": 5}, {"seed": 5},
-                {"stop": ("a",)}, {"logprobs": True}, {"top_logprobs": 2},
-            ]
-        ),
+    fields = {"address": "http://a/v1", "model": "m", "prompt": PROMPTS[0], "occurrence": 0, "prefill": "off"}
+    others: list[dict[str, Any]] = [
+        {}, {"address": "http://b/v1"}, {"model": "n"}, {"prompt": PROMPTS[1]}, {"prompt": "prompt 0"},
+        {"occurrence": 1}, {"prompt": BEGUN, "prefill": "continue"}, {"prompt": BEGUN, "prefill": "vllm"},
     ]  # fmt: skip
-    assert len(set(keys)) == len(keys)
+    changes: list[dict[str, Any]] = [
+        {"max_new_tokens": 5}, {"temperature": 0.5}, {"top_p": 0.5}, {"top_k": 5}, {"seed": 5},
+        {"stop": ("a",)}, {"logprobs": True}, {"top_logprobs": 2},
+    ]  # fmt: skip
+    asked = Asked(**fields)
+    keys = [answer_key(Asked(**{**fields, **one}), Sampling(), 0) for one in others]
+    keys += [answer_key(asked, Sampling(**one), 0) for one in changes]
+    keys += [answer_key(asked, Sampling(), 1)]
+    assert len(set(keys)) == len(keys) == 17
     assert answer_key(asked, Sampling(n=9), 0) == keys[0]
-    greedy = [answer_key(asked, Sampling(temperature=0.0, seed=seed), seed) for seed in range(3)]
-    assert len(set(greedy)) == 1
+    assert len({answer_key(asked, Sampling(temperature=0.0, seed=seed), seed) for seed in range(3)}) == 1
 
 
-def test_a_server_that_ignores_n_is_asked_one_by_one(server, options):
+def test_a_server_that_ignores_n_is_asked_one_by_one(server, ask):
     server.choices = 1
     sampling = Sampling(4, n=3)
-    results = opened(options(endpoint_concurrency=1)).generate(PROMPTS[:2], sampling)
-    for index, samples in enumerate(results):
-        assert [one.text for one in samples] == [
-            f"prompt {index}|{wire_seed(sampling, 0, k)}|0" for k in range(3)
-        ]
+    seeds = [wire_seed(sampling, 0, k) for k in range(3)]
+    assert texts(ask(2, sampling, concurrency=1)) == [
+        [f"prompt {index}|{seed}|0" for seed in seeds] for index in range(2)
+    ]
     assert [one.get("n", 1) for one in server.requests] == [3, 1, 1, 1, 1, 1]
 
 
-def test_nothing_is_lost_doubled_or_mixed_up_when_a_third_of_the_requests_fail(server, options):
+def test_nothing_is_lost_doubled_or_mixed_up_when_a_third_of_the_requests_fail(server, opened):
     server.fault = failing(0.3, hang=0.9)
-    chosen = options(endpoint_timeout=0.4, endpoint_concurrency=6, endpoint_retries=12)
-    prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(60)]
-    sampling = Sampling(4, n=2)
+    chosen = {"timeout": 0.4, "concurrency": 6, "retries": 12}
+    prompts, sampling = prompts_of(60), Sampling(4, n=2)
     rows: dict[int, Any] = {}
     times: Counter[int] = Counter()
 
@@ -167,47 +168,45 @@ def test_nothing_is_lost_doubled_or_mixed_up_when_a_third_of_the_requests_fail(s
         times.update(batch.keys())
         rows.update(batch)
 
-    generator = opened(chosen)
+    generator = opened(**chosen)
     results = generator.generate(prompts, sampling, done=[3, 4], on_batch=keep)
-    wanted = [expected(index, sampling) for index in range(60)]
-    assert [texts([one])[0] for index, one in enumerate(results) if index not in (3, 4)] == [
-        one for index, one in enumerate(wanted) if index not in (3, 4)
-    ]
-    assert sorted(times) == [index for index in range(60) if index not in (3, 4)]
-    assert set(times.values()) == {1}
-    assert rows == {index: results[index] for index in times}
+    rest = [index for index in range(60) if index not in (3, 4)]
+    assert texts(results[index] for index in rest) == [expected(index, sampling) for index in rest]
+    assert times == dict.fromkeys(rest, 1)
+    assert rows == {index: results[index] for index in rest}
     assert generator._client.retries > 8
     assert server.most_at_once <= 6
     before = len(server.requests)
-    opened(chosen).generate(prompts, sampling, done=[3, 4])
+    opened(**chosen).generate(prompts, sampling, done=[3, 4])
     assert len(server.requests) == before
 
 
-def test_a_killed_run_pays_for_nothing_twice(server, options, tmp_path):
+SCRIPT = """
+import sys
+from coalign.models.backends.options import BackendOptions
+from coalign.models.backends.endpoint import EndpointGenerator
+from coalign.models.types import Sampling
+options = BackendOptions(endpoint=sys.argv[1], endpoint_cache=sys.argv[2], endpoint_concurrency=2)
+prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(12)]
+EndpointGenerator(options).generate(prompts, Sampling(4))
+"""
+
+
+def test_a_killed_run_pays_for_nothing_twice(server, options, ask):
     """A process is killed while it works; the next one asks only for what is not there."""
-    script = textwrap.dedent("""
-        import sys
-        from coalign.models.backends.options import BackendOptions
-        from coalign.models.backends.endpoint import EndpointGenerator
-        from coalign.models.types import Sampling
-        options = BackendOptions(endpoint=sys.argv[1], endpoint_cache=sys.argv[2], endpoint_concurrency=2)
-        prompts = [[{"role": "user", "content": f"prompt {number}"}] for number in range(12)]
-        EndpointGenerator(options).generate(prompts, Sampling(4))
-    """)
     reached = threading.Event()
 
     def slow(handler, body):
         time.sleep(0.02)
-        if len(server.answered) >= 5:
-            reached.set()
-            time.sleep(1.0)  # killed meanwhile: these never come to be answered
-            handler.close_connection = True
-            return True
-        return False
+        if len(server.answered) < 5:
+            return False
+        reached.set()
+        time.sleep(1.0)  # killed meanwhile: these never come to be answered
+        handler.close_connection = True
+        return True
 
     server.fault = slow
-    cache = str(tmp_path / "c.sqlite")
-    child = subprocess.Popen([sys.executable, "-c", script, server.address, cache])
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, server.address, options().endpoint_cache])
     try:
         assert reached.wait(60)
         time.sleep(0.3)
@@ -215,60 +214,54 @@ def test_a_killed_run_pays_for_nothing_twice(server, options, tmp_path):
         child.kill()
         child.wait()
     server.fault = None
-    paid = Counter(server.answered)
-    assert 5 <= sum(paid.values()) <= 7
-    results = opened(options()).generate(PROMPTS, Sampling(4))
-    assert texts(results) == [expected(index, Sampling(4)) for index in range(12)]
-    assert Counter(server.answered) == Counter(dict.fromkeys(server.answered, 1))
-    assert len(server.answered) == 12
+    assert 5 <= len(server.answered) <= 7
+    assert texts(ask(12)) == [expected(index) for index in range(12)]
+    assert [*Counter(server.answered).values()] == [1] * 12
 
 
-def test_a_budget_of_requests_stops_the_run_and_keeps_what_is_there(server, options):
-    sampling = Sampling(4)
+def test_a_budget_of_requests_stops_the_run_and_keeps_what_is_there(server, ask):
     rows: dict[int, Any] = {}
-    with pytest.raises(BudgetError, match="5 requests of --endpoint-max-requests 5") as caught:
-        opened(options(endpoint_max_requests=5)).generate(PROMPTS, sampling, on_batch=rows.update)
-    assert "run the same command again" in str(caught.value)
+    with pytest.raises(
+        BudgetError, match=r"(?s)5 requests of --endpoint-max-requests 5.*run the same command again"
+    ):
+        ask(12, max_requests=5, on_batch=rows.update)
     assert len(server.requests) == len(rows) == 5
     with pytest.raises(BudgetError):  # the budget is the process's, not the generator's
-        opened(options(endpoint_max_requests=5)).generate(PROMPTS, sampling)
-    results = opened(options(endpoint_max_requests=7)).generate(PROMPTS, sampling)
-    assert texts(results) == [expected(index, sampling) for index in range(12)]
+        ask(12, max_requests=5)
+    assert texts(ask(12, max_requests=7)) == [expected(index) for index in range(12)]
     assert len(server.requests) == 12
 
 
-def test_a_budget_of_tokens(server, options):
-    chosen = options(endpoint_max_tokens=25, endpoint_concurrency=1)
+def test_a_budget_of_tokens(server, ask):
     with pytest.raises(BudgetError, match="30 tokens of --endpoint-max-tokens 25"):
-        opened(chosen).generate(PROMPTS, Sampling(4))
+        ask(12, max_tokens=25, concurrency=1)
     assert len(server.requests) == 3
     server.change = lambda answer: {**answer, "usage": None}
     with pytest.raises(EndpointError, match="does not say how many tokens"):
-        opened(options(endpoint_max_tokens=26)).generate(PROMPTS, Sampling(4))
+        ask(12, max_tokens=26)
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda h, b: h.send(500, {"error": {"message": "out of luck"}}) or True, r"answered 500 \(out of luck\), 3 times"),
-        (lambda h, b: h.send(503, b"<html>busy</html>") or True, r"answered 503 \(<html>busy</html>\)"),
+        (saying(500, error("out of luck")), r"answered 500 \(out of luck\), 3 times"),
+        (saying(503, b"<html>busy</html>"), r"answered 503 \(<html>busy</html>\)"),
         (lambda h, b: time.sleep(0.6) or True, r"timed out after 0\.2 s while waiting for the answer"),
         (lambda h, b: h.cut() or True, "the connection was cut"),
-        (lambda h, b: h.send(200, b"{no") or True, r"the answer is not JSON \('\{no'\)"),
-        (lambda h, b: h.send(200, b"[]") or True, "not a JSON object"),
-        (lambda h, b: h.send(200, {"choices": []}) or True, "cannot be used: it has no choices, 3 times"),
-        (lambda h, b: h.send(200, {"choices": [{}]}) or True, "neither message nor text"),
+        (saying(200, b"{no"), r"the answer is not JSON \('\{no'\)"),
+        (saying(200, b"[]"), "not a JSON object"),
+        (saying(200, {"choices": []}), "cannot be used: it has no choices, 3 times"),
+        (saying(200, {"choices": [{}]}), "neither message nor text"),
     ],
 )  # fmt: skip
-def test_a_failure_that_stays_is_named_with_its_prompt(server, options, fault, message):
+def test_a_failure_that_stays_is_named_with_its_prompt(server, ask, fault, message):
     server.fault = fault
-    generator = opened(options(endpoint_retries=2, endpoint_timeout=0.2))
     with pytest.raises(EndpointError, match="prompt 0: .*" + message):
-        generator.generate(PROMPTS[:1], Sampling(4))
+        ask(retries=2, timeout=0.2)
     assert len(server.requests) == 3
 
 
-def test_a_slow_answer_is_not_waited_for_for_ever(server, options):
+def test_a_slow_answer_is_not_waited_for_for_ever(server, ask):
     def drip(handler, body):
         handler.send_response(200)
         handler.send_header("content-length", "1000")
@@ -282,66 +275,56 @@ def test_a_slow_answer_is_not_waited_for_for_ever(server, options):
     server.fault = drip
     started = time.monotonic()
     with pytest.raises(EndpointError, match="while the answer was coming in"):
-        opened(options(endpoint_retries=0, endpoint_timeout=0.25)).generate(PROMPTS[:1], Sampling(4))
+        ask(retries=0, timeout=0.25)
     assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "hint"),
+    ("status", "said", "hint"),
     [
-        (400, "too long", "kept"),
-        (401, "no key", "--endpoint-key-variable"),
-        (404, "no model", "usually ends in /v1"),
+        (400, error("too long"), "answered 400 .too long.*kept"),
+        (401, error("no key"), "answered 401 .no key.*--endpoint-key-variable"),
+        (404, error("no model"), "answered 404 .no model.*usually ends in /v1"),
+        (429, error("quota", code="insufficient_quota"), "quota"),  # exhausted, so not waited for
     ],
 )
-def test_what_the_server_refuses_is_not_repeated(server, options, status, text, hint):
-    server.fault = lambda handler, body: handler.send(status, {"error": {"message": text}}) or True
-    with pytest.raises(EndpointError, match=f"answered {status} .{text}") as caught:
-        opened(options(endpoint_concurrency=1)).generate(PROMPTS, Sampling(4))
-    assert hint in str(caught.value)
+def test_what_the_server_refuses_is_not_repeated(server, ask, status, said, hint):
+    server.fault = saying(status, said)
+    with pytest.raises(EndpointError, match="(?s)" + hint):
+        ask(12, concurrency=1)
     assert len(server.requests) == 1
 
 
-def test_an_exhausted_quota_is_not_waited_for(server, options):
-    body = {"error": {"message": "quota", "code": "insufficient_quota"}}
-    server.fault = lambda handler, _: handler.send(429, body) or True
-    with pytest.raises(EndpointError, match="quota"):
-        opened(options()).generate(PROMPTS[:1], Sampling(4))
-    assert len(server.requests) == 1
-
-
-def test_the_others_are_kept_when_one_prompt_fails(server, options):
+def test_the_others_are_kept_when_one_prompt_fails(server, ask):
     def fault(handler, body):
         if body["messages"][-1]["content"] == "prompt 2":
             time.sleep(0.1)
-            return handler.send(400, {"error": {"message": "no"}}) or True
+            return saying(400, error("no"))(handler, body)
         return False
 
     server.fault = fault
     rows: dict[int, Any] = {}
     with pytest.raises(EndpointError, match="prompt 2"):
-        opened(options(endpoint_concurrency=4)).generate(PROMPTS, Sampling(4), on_batch=rows.update)
+        ask(12, concurrency=4, on_batch=rows.update)
     assert {0, 1, 3} <= set(rows)
     assert len(rows) == len(server.requests) - 1
 
 
-def test_waits_are_those_that_the_server_asks_for(server, options, monkeypatch):
+@pytest.mark.parametrize(
+    ("headers", "least"), [({"retry-after": "7"}, 7), ({"retry-after-ms": "2500"}, 2.5), ({}, 0)]
+)
+def test_waits_are_those_that_the_server_asks_for(server, ask, monkeypatch, headers, least):
     waits: list[float] = []
     monkeypatch.setattr(EndpointClient, "_pause", lambda self, seconds: waits.append(seconds))
-    for headers, least in (({"retry-after": "7"}, 7), ({"retry-after-ms": "2500"}, 2.5), ({}, 0)):
-        once = iter([True])
-        server.fault = lambda handler, body, once=once, headers=headers: (
-            next(once, False) and (handler.send(429, {}, headers) or True)
-        )
-        waits.clear()
-        opened(options(endpoint_cache="off"), first_wait=0.5).generate(PROMPTS[:1], Sampling(4))
-        assert least <= waits[0] <= least + 0.5
-    server.fault = lambda handler, body: handler.send(429, {}, {"retry-after": "86400"}) or True
+    server.fault = lambda *request: not waits and saying(429, {}, headers)(*request)
+    ask(first_wait=0.5)
+    assert least <= waits[0] <= least + 0.5
+    server.fault = saying(429, {}, {"retry-after": "86400"})
     with pytest.raises(EndpointError, match="asks to wait 86400 s"):
-        opened(options(endpoint_cache="off")).generate(PROMPTS[:1], Sampling(4))
+        ask(cache="off")
 
 
-def test_back_off_grows_and_has_an_end(server, options):
+def test_back_off_grows_and_has_an_end(options):
     client = EndpointClient(options(), first_wait=0.5)
     for attempt, most in ((1, 0.5), (2, 1.0), (5, 8.0), (40, endpoint_client.LONGEST_WAIT)):
         waits = [client._delay(attempt, None) for _ in range(200)]
@@ -350,40 +333,34 @@ def test_back_off_grows_and_has_an_end(server, options):
 
 
 def test_retry_after_in_seconds_and_as_a_date():
-    import email.utils
-
-    date = email.utils.formatdate(time.time() + 30, usegmt=True)
+    soon, past = (email.utils.formatdate(time.time() + shift, usegmt=True) for shift in (30, -99))
     assert retry_after({"retry-after": "1.5"}) == 1.5
-    assert 27 < retry_after({"retry-after": date}) <= 30
-    assert retry_after({"retry-after": email.utils.formatdate(time.time() - 99, usegmt=True)}) == 0
+    assert 27 < retry_after({"retry-after": soon}) <= 30
+    assert retry_after({"retry-after": past}) == 0
     assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
 
 
-def test_the_key_is_sent_and_never_shown(server, options, monkeypatch, tmp_path):
+def test_the_key_is_sent_and_never_shown(server, ask, monkeypatch, tmp_path):
     monkeypatch.setenv("MY_KEY", "sk-secret-123")
-    chosen = options(endpoint_key_variable="MY_KEY", endpoint_retries=0)
-    opened(chosen).generate(PROMPTS[:1], Sampling(4))
+    chosen = {"key_variable": "MY_KEY", "retries": 0}
+    ask(**chosen)
     assert server.headers[0]["authorization"] == "Bearer sk-secret-123"
     for status in (401, 500):
-        server.fault = lambda handler, body, status=status: (
-            handler.send(status, {"error": {"message": "bad key sk-secret-123"}}) or True
-        )
+        server.fault = saying(status, error("bad key sk-secret-123"))
         with pytest.raises(EndpointError, match=r"bad key \*\*\*") as caught:
-            opened(chosen).generate(PROMPTS[1:2], Sampling(4))
+            ask(2, **chosen)
         assert "secret" not in str(caught.value)
     assert b"secret" not in b"".join(one.read_bytes() for one in tmp_path.iterdir())
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY is not set"):
-        opened(chosen)
+        ask(**chosen)
 
 
-def test_a_key_goes_only_where_it_belongs(server, options, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    opened(options()).generate(PROMPTS[:1], Sampling(4))
-    assert server.headers[-1]["authorization"] is None
-    monkeypatch.setenv("COALIGN_API_KEY", "ours")
-    opened(options()).generate(PROMPTS[1:2], Sampling(4))
-    assert server.headers[-1]["authorization"] == "Bearer ours"
+def test_a_key_goes_only_where_it_belongs(server, ask, monkeypatch):
+    for name, key, sent in (("OPENAI_API_KEY", "sk-other", None), ("COALIGN_API_KEY", "ours", "Bearer ours")):
+        monkeypatch.setenv(name, key)
+        ask(cache="off")
+        assert server.headers[-1]["authorization"] == sent
 
 
 @pytest.mark.parametrize(
@@ -396,102 +373,86 @@ def test_addresses_that_hold_a_secret_or_are_none(address):
     assert "api_key=pass" not in str(caught.value)
 
 
-def test_the_only_model_is_taken_and_among_several_one_must_be_named(server, options):
-    assert opened(options()).model == "echo"
+def test_the_only_model_is_taken_and_among_several_one_must_be_named(server, opened):
+    assert opened().model == "echo"
     server.models = [{"id": "a"}, {"id": "b"}]
     with pytest.raises(EndpointError, match="lists 2 models: a, b"):
-        opened(options())
-    assert opened(options(endpoint_model="b")).model == "b"
-
-
-def test_a_server_that_is_not_there(options):
-    chosen = options(endpoint="http://127.0.0.1:9/v1", endpoint_retries=0)
+        opened()
+    assert opened(model="b").model == "b"
     with pytest.raises(EndpointError, match="cannot connect"):
-        opened(chosen)
+        opened(address="http://127.0.0.1:9/v1", retries=0)
 
 
-BEGUN = [*PROMPTS[0], {"role": "assistant", "content": "well"}]
-
-
-def test_a_begun_turn_only_where_the_server_continues_it(server, options):
+def test_a_begun_turn_only_where_the_server_continues_it(server, ask):
     with pytest.raises(EndpointError, match="not known to continue"):
-        opened(options()).generate([BEGUN], Sampling(4))
+        ask([BEGUN])
     assert server.requests == []
-    opened(options(endpoint_prefill="continue")).generate([BEGUN], Sampling(4))
+    ask([BEGUN], prefill="continue")
     assert "continue_final_message" not in server.requests[0]
     server.models = [{"id": "echo", "owned_by": "vllm"}]
-    opened(options()).generate([BEGUN], Sampling(4))
-    assert server.requests[1]["continue_final_message"] is True
-    assert server.requests[1]["add_generation_prompt"] is False
+    ask([BEGUN])
+    assert (
+        server.requests[1].items() >= {"continue_final_message": True, "add_generation_prompt": False}.items()
+    )
 
 
-def test_logprobs_in_both_forms(server, options):
+def test_logprobs_in_both_forms(server, ask):
+    top = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]
+    forms = {
+        "message": {"content": [{**top[0], "top_logprobs": top}]},
+        "text": {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -1.5, "a": -0.5}]},
+    }
+
     def change(answer):
         for one in answer["choices"]:
-            if "message" in one:
-                top = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]
-                one["logprobs"] = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": top}]}
-            else:
-                one["logprobs"] = {
-                    "tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -1.5, "a": -0.5}],
-                }  # fmt: skip
+            one["logprobs"] = forms["message" if "message" in one else "text"]
         return answer
 
     server.change = change
     sampling = Sampling(4, top_logprobs=2)
-    chat, text = (samples[0] for samples in opened(options()).generate([PROMPTS[0], "x"], sampling))
-    for one in (chat, text):
+    for (one,) in ask([PROMPTS[0], "x"], sampling):
         assert (one.tokens, one.logprobs, one.length) == (["a"], [-0.5], 1)
         assert one.top_logprobs == [[("a", -0.5), ("b", -1.5)]]
     assert {one.get("top_logprobs", one.get("logprobs")) for one in server.requests} == {2}
     server.change = lambda answer: answer
     with pytest.raises(EndpointError, match="no log-probabilities"):
-        opened(options()).generate(PROMPTS[1:2], sampling)
+        ask(2, sampling)
 
 
-def test_a_stop_text_that_the_server_left_is_cut(server, options):
+@pytest.mark.parametrize(
+    ("content", "reason", "found", "said"),
+    [
+        ("one STOP two", "length", ("one ", "stop", 3), ""),  # a stop text that the server left
+        (None, "content_filter", ("", "stop", 3), "2 samples were cut short by the server's content filter"),
+    ],
+)  # fmt: skip
+def test_what_the_server_left_or_cut(server, ask, caplog, content, reason, found, said):
     def change(answer):
-        for one in answer["choices"]:
-            one["message"]["content"], one["finish_reason"] = "one STOP two", "length"
+        answer["choices"][0] |= {"finish_reason": reason, "message": {"content": content}}
         return answer
 
     server.change = change
-    one = opened(options()).generate(PROMPTS[:1], Sampling(4, stop=("STOP",)))[0][0]
-    assert (one.text, one.finish_reason, one.length) == ("one ", "stop", 3)
+    for (one,) in ask(2, Sampling(4, stop=("STOP",))):
+        assert (one.text, one.finish_reason, one.length) == found
+    assert said in caplog.text
 
 
-def test_a_server_with_another_name_for_the_limit(server, options):
-    def fault(handler, body):
-        if "max_tokens" in body:
-            message = "Unsupported parameter: use 'max_completion_tokens' instead."
-            return handler.send(400, {"error": {"message": message}}) or True
-        return False
-
-    server.fault = fault
-    results = opened(options(endpoint_concurrency=1)).generate(PROMPTS[:2], Sampling(4))
-    assert texts(results) == [expected(0, Sampling(4)), expected(1, Sampling(4))]
+def test_a_server_with_another_name_for_the_limit(server, ask):
+    unknown = saying(400, error("Unsupported parameter: use 'max_completion_tokens' instead."))
+    server.fault = lambda handler, body: "max_tokens" in body and unknown(handler, body)
+    assert texts(ask(2, concurrency=1)) == [expected(0), expected(1)]
     assert [list(one)[1] for one in server.requests] == ["max_tokens", *["max_completion_tokens"] * 2]
 
 
-def test_what_the_content_filter_cut_is_counted(server, options, caplog):
-    def change(answer):
-        answer["choices"][0] |= {"finish_reason": "content_filter", "message": {"content": None}}
-        return answer
-
-    server.change = change
-    assert texts(opened(options()).generate(PROMPTS[:2], Sampling(4))) == [[""], [""]]
-    assert "2 samples were cut short by the server's content filter" in caplog.text
-
-
-def test_a_file_that_is_no_cache(options, tmp_path):
+def test_a_file_that_is_no_cache(opened, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("not a database, " * 100)
     with pytest.raises(EndpointError, match=r"notes\.txt: the cache of answers cannot be used"):
-        opened(options(endpoint_cache=str(other)))
+        opened(cache=str(other))
     assert other.read_text().startswith("not a database")
 
 
-def test_leaving_early_does_not_wait_for_the_rest(server, options):
+def test_leaving_early_does_not_wait_for_the_rest(server, ask):
     server.fault = lambda handler, body: time.sleep(0.05 if "prompt 0" in json.dumps(body) else 4) or False
 
     def interrupt(batch):
@@ -499,35 +460,28 @@ def test_leaving_early_does_not_wait_for_the_rest(server, options):
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        opened(options(endpoint_concurrency=3)).generate(PROMPTS, Sampling(4), on_batch=interrupt)
+        ask(12, concurrency=3, on_batch=interrupt)
     assert time.monotonic() - started < 3.5
 
 
-def test_events_become_pieces(server, options):
-    def fault(handler, body):
-        assert body["stream"] is True
-        said = [
-            {"delta": {"content": "he"}},
-            {"delta": {"content": "llo"}},
-            {"delta": {}, "finish_reason": "length"},
-        ]
-        lines = [f"data: {json.dumps({'choices': [one]})}\n\n" for one in said]
-        return handler.send(200, "".join([*lines, "data: [DONE]\n\n"]).encode()) or True
-
-    server.fault = fault
-    pieces = list(opened(options()).stream(PROMPTS[:1], Sampling(4)))
+def test_events_become_pieces(server, opened):
+    said = [{"delta": {"content": one}} for one in ("he", "llo")]
+    said.append({"delta": {}, "finish_reason": "length"})
+    lines = [f"data: {json.dumps({'choices': [one]})}\n\n" for one in said]
+    server.fault = saying(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+    pieces = list(opened().stream(PROMPTS[:1], Sampling(4)))
+    assert server.requests[0]["stream"] is True
     assert [one.text for one in pieces] == ["he", "llo", ""]
-    assert pieces[-1].generation.text == "hello"
-    assert pieces[-1].generation.finish_reason == "length"
-    server.fault = lambda handler, body: handler.send(200, b'data: {"choices": [{"delta": {}}]}\n\n') or True
-    with pytest.raises(EndpointError, match="ended before"):
-        list(opened(options()).stream(PROMPTS[:1], Sampling(4)))
-    server.fault = lambda handler, body: handler.send(400, {"error": "no"}) or True
-    with pytest.raises(EndpointError, match="answered 400"):
-        list(opened(options()).stream(PROMPTS[:1], Sampling(4)))
+    whole = pieces[-1].generation
+    assert (whole.text, whole.finish_reason) == ("hello", "length")
+    torn = saying(200, b'data: {"choices": [{"delta": {}}]}\n\n')
+    for fault, message in ((torn, "ended before"), (saying(400, {"error": "no"}), "answered 400")):
+        server.fault = fault
+        with pytest.raises(EndpointError, match=message):
+            list(opened().stream(PROMPTS[:1], Sampling(4)))
 
 
-def test_the_cache_folder_is_the_default(server, options, tmp_path, monkeypatch):
+def test_the_cache_folder_is_the_default(ask, tmp_path, monkeypatch):
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
-    opened(options(endpoint_cache="auto")).generate(PROMPTS[:1], Sampling(4))
-    assert Path(tmp_path / "cache" / "endpoint.sqlite").is_file()
+    ask(cache="auto")
+    assert (tmp_path / "cache" / "endpoint.sqlite").is_file()

@@ -10,55 +10,38 @@ from coalign.data.encoding import encode_continued, encode_prompt, encode_respon
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
-from tests.data.tokenizers import (
-    CHATML,
-    GEMMA,
-    LLAMA3,
-    NO_END,
-    PHI3,
-    REWRITING,
-    byte_tokenizer,
-    metaspace_tokenizer,
-)
+from tests.data import tokenizers
+from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
 from tests.models.test_generation import PROMPTS, scripted, tiny
 
 ASKED = [{"role": "user", "content": "is the sea blue?"}]
 BEGUN = [*ASKED, {"role": "assistant", "content": "the sea"}]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(CHATML)
-
-
 def make(tokenizer, **options):
     return TransformersGenerator(tiny(dtype=torch.float32), tokenizer, **options)
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA3, GEMMA, PHI3, NO_END, None])
+@pytest.mark.parametrize("template", ["CHATML", "LLAMA3", "GEMMA", "PHI3", "NO_END", None])
 def test_a_begun_turn_is_the_prompt_and_the_start_of_a_response(template):
-    tokenizer = byte_tokenizer(template)
+    tokenizer = byte_tokenizer(getattr(tokenizers, template) if template else None)
     begun, prompt = encode_continued(tokenizer, BEGUN), encode_prompt(tokenizer, ASKED)
     assert tokenizer.decode(begun[len(prompt) :]).strip() == "the sea"
     response = encode_response(tokenizer, ASKED, "the sea is")
     assert begun == (prompt + response)[: len(begun)]
-    empty = [*ASKED, {"role": "assistant", "content": ""}]
+    empty, spaced = ([*ASKED, {"role": "assistant", "content": one}] for one in ("", "the \n"))
     assert encode_continued(tokenizer, empty) == prompt
-    assert tokenizer.decode(
-        encode_continued(tokenizer, [*ASKED, {"role": "assistant", "content": "the \n"}])
-    ).endswith("the \n")
+    assert tokenizer.decode(encode_continued(tokenizer, spaced)).endswith("the \n")
 
 
 def test_a_template_that_rewrites_the_answer_cannot_be_continued():
     with pytest.raises(DataError, match=r"prompt 1: .*changes it when the answer is added"):
-        make(byte_tokenizer(REWRITING)).generate([ASKED, BEGUN], Sampling(3))
+        make(byte_tokenizer(tokenizers.REWRITING)).generate([ASKED, BEGUN], Sampling(3))
 
 
 def test_a_begun_turn_goes_on_as_its_text_does(tokenizer):
-    generator = make(tokenizer)
-    sampling = Sampling(12, n=2, seed=3)
     text = tokenizer.decode(encode_continued(tokenizer, BEGUN))
-    begun, plain = generator.generate([BEGUN], sampling), generator.generate([text], sampling)
+    begun, plain = (make(tokenizer).generate([one], Sampling(12, n=2, seed=3)) for one in (BEGUN, text))
     assert begun == plain
 
 
@@ -129,12 +112,8 @@ def test_pieces_add_up_to_what_generate_gives(make_tokenizer, sampling):
             own = [one for one in pieces if (one.prompt, one.sample) == (index, number)]
             assert "".join(one.text for one in own) == sample.text
             assert [one.generation is None for one in own] == [True] * (len(own) - 1) + [False]
-            whole = own[-1].generation
-            assert (whole.text, whole.token_ids, whole.tokens) == (
-                sample.text,
-                sample.token_ids,
-                sample.tokens,
-            )
+            for name in ("text", "token_ids", "tokens"):
+                assert getattr(own[-1].generation, name) == getattr(sample, name)
 
 
 def test_what_may_become_a_stop_text_is_held_back(tokenizer):

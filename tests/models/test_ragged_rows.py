@@ -9,13 +9,9 @@ import pytest
 import torch
 
 from coalign.models.scoring.ragged_rows import RaggedRows, plan_passes
-from tests.models.tiny import VOCABULARY, float64_norms, make_model
+from tests.models.tiny import VOCABULARY, make_model
 
-
-@pytest.fixture(autouse=True)
-def _exact_norms():
-    with float64_norms():
-        yield
+pytestmark = pytest.mark.usefixtures("exact_norms")
 
 
 @torch.inference_mode()
@@ -23,18 +19,9 @@ def expected(model, ids, keep):
     return model(input_ids=torch.tensor([ids])).logits[0, -keep:]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes"),
-    [
-        ("llama", {}),
-        ("qwen3", {}),
-        ("gemma", {}),
-        ("gpt2", {}),
-        ("mistral", {"sliding_window": 12}),
-        ("gemma2", {"sliding_window": 12}),
-    ],
-)
-def test_rows_that_grow_and_are_cut_give_the_logits_of_their_texts(architecture, changes, caplog):
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2", "mistral", "gemma2"])
+def test_rows_that_grow_and_are_cut_give_the_logits_of_their_texts(architecture, caplog):
+    changes = {"sliding_window": 12} if architecture in ("mistral", "gemma2") else {}
     model = make_model(architecture, dtype=torch.float64, **changes)
     draw = random.Random(0)
     with caplog.at_level(logging.WARNING):
@@ -46,13 +33,12 @@ def test_rows_that_grow_and_are_cut_give_the_logits_of_their_texts(architecture,
                 rows.cut(row, draw.randint(len(rows.ids[row]) // 2, len(rows.ids[row])))
             new = [[draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 9))] for _ in chosen]
             keep = [draw.randint(1, len(one)) for one in new]
-            before = [list(rows.ids[row]) for row in chosen]
-            for row, had, one, wanted, logits in zip(
-                chosen, before, new, keep, rows.extend(chosen, new, keep), strict=True
-            ):
-                assert rows.ids[row] == had + one
+            whole = [rows.ids[row] + one for row, one in zip(chosen, new, strict=True)]
+            found = rows.extend(chosen, new, keep)
+            assert [rows.ids[row] for row in chosen] == whole
+            for logits, ids, wanted in zip(found, whole, keep, strict=True):
                 # float64_norms leaves Gemma 2's norms in float32
-                torch.testing.assert_close(logits, expected(model, had + one, wanted), atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(logits, expected(model, ids, wanted), atol=1e-5, rtol=1e-5)
     assert rows.cached == (not changes)  # these rows outgrew the window
     assert ("outgrew" in caplog.text) == bool(changes)
 
@@ -80,16 +66,11 @@ def test_a_model_without_keys_and_values_computes_whole_rows(caplog):
     torch.testing.assert_close(logits, expected(model, [3, 4, 8, 9], 2).float())
 
 
-def test_half_precision():
-    model = make_model("llama", dtype=torch.bfloat16)
-    rows = RaggedRows(model, 1)
+def test_half_precision_and_a_keep_that_does_not_fit():
+    rows = RaggedRows(make_model("llama", dtype=torch.bfloat16), 1)
     assert rows.cached
     (logits,) = rows.extend([0], [[3, 4, 5]])
     assert logits.dtype == torch.float32
-
-
-def test_keep_must_fit():
-    rows = RaggedRows(make_model("llama"), 1)
     with pytest.raises(ValueError, match="keep"):
         rows.extend([0], [[1, 2]], [3])
 
