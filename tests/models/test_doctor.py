@@ -8,17 +8,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from coalign.cli import doctor as doctor_module
 from coalign.cli.doctor import doctor
 from coalign.cli.serving.chat import chat
 from coalign.core.errors import ConfigError
+from coalign.core.runs import Run
 from coalign.models.adapters import add_lora
 from coalign.models.files import defaults, loading
 from coalign.models.files.loading import load_model
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
+from tests.models.test_loading import llama
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <end> {% endfor %}"
@@ -26,11 +28,7 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
-    for module in (defaults, loading):
-        monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture
@@ -42,11 +40,8 @@ def folder(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", unk_token="<unk>")
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = LlamaConfig(
-        vocab_size=10, num_hidden_layers=1, max_position_embeddings=32, eos_token_id=0, **sizes
-    )
-    return save_model(LlamaForCausalLM(config), tokenizer, tmp_path / "model")
+    model = llama(vocab_size=10, num_hidden_layers=1, max_position_embeddings=32, eos_token_id=0)
+    return save_model(model, tokenizer, tmp_path / "model")
 
 
 @pytest.fixture
@@ -99,8 +94,6 @@ def test_the_base_answers_beside_the_adapter(folder, adapter):
 
 
 def test_a_run_is_compared_with_the_model_of_its_configuration(folder, tmp_path):
-    from coalign.core.runs import Run
-
     run = Run.start(tmp_path / "run", "act", ModelOptions(model=str(folder)))
     save_model(load_model(str(folder), training=False), loading.load_tokenizer(str(folder)), run.model)
     lines = say("hello", args=[str(run.path), "--compare", "base", *GREEDY]).stdout.splitlines()
@@ -119,7 +112,6 @@ def test_without_a_template_text_is_continued(folder):
 
 def test_doctor_reports_and_advises(monkeypatch):
     monkeypatch.setattr(defaults, "wheel_file", lambda _: None)
-    monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
     result = CliRunner().invoke(doctor, ["--json"])
     found = json.loads(result.stdout)
     assert result.exit_code == 1  # no default model can be had
@@ -132,14 +124,9 @@ def test_doctor_reports_and_advises(monkeypatch):
     for heading in ("Versions", "Machine", "Extras", "Caches", "Models", "Problems"):
         assert f"{heading}\n  " in text
     assert "hub: not reachable: no network" in text
-
-
-def test_doctor_is_content_when_the_hub_answers(monkeypatch):
     monkeypatch.setattr(defaults, "hub_problem", lambda *_: None)
-    monkeypatch.setattr(defaults, "wheel_file", lambda _: None)
-    monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
     result = CliRunner().invoke(doctor)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, "it is content when the hub answers"
     assert "hub: reachable" in result.stdout
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
+from coalign.models import adapters
 from coalign.models.adapters import has_adapter
 from coalign.models.devices import describe_device, pick_device, pick_dtype
 from coalign.models.files import defaults, loading
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer, locate
 from coalign.models.options import ModelOptions
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    for module in (defaults, loading):
-        monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def llama(**changes):
@@ -92,11 +93,6 @@ def test_what_is_not_there_is_named(name, message):
         load_tokenizer(name)
 
 
-def test_a_folder_without_a_configuration_is_no_model(tmp_path):
-    with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
-        load_model(str(tmp_path), training=False)
-
-
 def test_a_revision_of_a_folder_is_refused(folder):
     with pytest.raises(ModelError, match="is a folder, so revision 'main'"):
         load_model(ModelOptions(model=str(folder), revision="main"), training=False)
@@ -104,62 +100,68 @@ def test_a_revision_of_a_folder_is_refused(folder):
         locate("default", "main")
 
 
-def test_an_encoder_is_not_a_causal_model(tmp_path):
+def test_an_encoder_and_a_folder_without_a_configuration_are_no_causal_models(tmp_path):
+    with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
+        load_model(str(tmp_path), training=False)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a BertModel, not a causal language model"):
         load_model(str(tmp_path), training=False)
 
 
-@pytest.mark.parametrize("keep", [0, 4, 1000])
-def test_truncated_weights_are_called_corrupted(folder, keep):
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(ModelError, match="weights are corrupted"):
-        load_model(str(folder), training=False)
-
-
-def test_missing_weights_are_not_made_up(folder, model):
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(folder / "model.safetensors")
+def lose_weights(weights: Path) -> None:
+    state = load_file(weights)
     del state["model.layers.1.mlp.up_proj.weight"]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 weights are missing.*layers.1.mlp.up_proj"):
+    save_file(state, weights, metadata={"format": "pt"})
+
+
+def pickle_weights(weights: Path) -> None:
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *((lambda one, keep=keep: one.write_bytes(one.read_bytes()[:keep]), "weights are corrupted") for keep in (0, 4, 1000)),
+        (lose_weights, r"1 weights are missing.*layers.1.mlp.up_proj"),
+        (pickle_weights, "no safetensors weights"),
+    ],
+    ids=["0", "4", "1000", "missing", "pickled"],
+)  # fmt: skip
+def test_weights_that_are_cut_missing_or_pickled_are_not_read(folder, damage, message):
+    damage(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
         load_model(str(folder), training=False)
 
 
-def test_pickled_weights_are_not_read(folder, model):
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="no safetensors weights"):
-        load_model(str(folder), training=False)
-
-
-def test_gated_and_unknown_hub_models_are_told_apart(monkeypatch):
-    from types import SimpleNamespace
-
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from transformers import AutoConfig
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("GatedRepoError", "is gated"),
+        ("RepositoryNotFoundError", "nor a model on the hub"),
+        ("RevisionNotFoundError", "has no revision 'v9'"),
+    ],
+)
+def test_gated_and_unknown_hub_models_are_told_apart(monkeypatch, kind, message):
+    def fail(*_, **__):
+        response = SimpleNamespace(headers={}, request=None, status_code=403)
+        raise OSError("wrapped") from getattr(errors, kind)("no", response=response)
 
     monkeypatch.setattr(loading, "hub_problem", lambda: None)
-    response = SimpleNamespace(headers={}, request=None, status_code=403)
-    cases = [(GatedRepoError, "is gated"), (RepositoryNotFoundError, "nor a model on the hub")]
-    for kind, message in [*cases, (RevisionNotFoundError, "has no revision 'v9'")]:
-
-        def fail(*_, _kind=kind, **__):
-            raise OSError("wrapped") from _kind("no", response=response)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
-        with pytest.raises(ModelError, match=message):
-            load_model(ModelOptions(model="someone/some-model", revision="v9"), training=False)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=message):
+        load_model(ModelOptions(model="someone/some-model", revision="v9"), training=False)
 
 
-def test_the_digit_rule_of_the_tokenizer_file_is_kept(tmp_path):
+def test_the_digit_rule_of_the_tokenizer_file_is_kept_and_a_damaged_one_named(tmp_path):
     settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|end|>", "pad_token": "<|end|>"}
     tokenizer = load_tokenizer(str(digits_tokenizer(tmp_path / "digits", settings)))
     assert tokenizer("a  5").input_ids == [2, 4, 5]
     assert tokenizer.eos_token == tokenizer.pad_token == "<|end|>"
+    (tmp_path / "digits" / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
+        load_tokenizer(str(tmp_path / "digits"))
 
 
 def test_a_missing_pad_token_is_taken_from_the_vocabulary(tmp_path):
@@ -171,13 +173,6 @@ def test_a_missing_pad_token_is_taken_from_the_vocabulary(tmp_path):
     assert load_tokenizer(str(digits_tokenizer(tmp_path / "two", settings))).pad_token == "<|endoftext|>"
 
 
-def test_a_damaged_tokenizer_is_named(tmp_path):
-    folder = digits_tokenizer(tmp_path / "bad", {"tokenizer_class": "PreTrainedTokenizerFast"})
-    (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
-        load_tokenizer(str(folder))
-
-
 def test_training_on_a_cpu_adds_an_adapter_by_default(folder):
     options = ModelOptions(model=str(folder), adapter_rank=4)
     assert has_adapter(load_for_training(options))
@@ -186,46 +181,43 @@ def test_training_on_a_cpu_adds_an_adapter_by_default(folder):
     assert all(one.requires_grad for one in full.parameters())
 
 
-def test_options_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="adapter_rank has no effect with tuning: full"):
-        build(ModelOptions, {"tuning": "full", "adapter_rank": 4})
-    with pytest.raises(ConfigError, match="tuning: 'some' is not usable, expected one of: auto, lora, full"):
-        build(ModelOptions, {"tuning": "some"})
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def test_devices_and_formats():
-    cpu = pick_device("cpu")
-    assert pick_dtype(cpu) == torch.float32
-    assert pick_dtype(cpu, "bfloat16", training=True) == torch.bfloat16
-    assert "cpu" in describe_device(cpu, torch.float32)
-    assert "float32" in describe_device(cpu, torch.float32)
-    for name in ("gpu", "cpu:1", "cuda:x", "mps:0"):
-        with pytest.raises(ConfigError, match="is not usable, expected one of"):
-            pick_device(name)
-    with pytest.raises(ConfigError, match="float16 is not usable for a CPU"):
-        pick_dtype(cpu, "float16")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="sees no CUDA device"):
-            pick_device("cuda")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build(ModelOptions, {"tuning": "full", "adapter_rank": 4}), "adapter_rank has no effect with tuning: full"),
+        (lambda: build(ModelOptions, {"tuning": "some"}), "tuning: 'some' is not usable, expected one of: auto, lora, full"),
+        *((lambda name=name: pick_device(name), "is not usable, expected one of") for name in ("gpu", "cpu:1", "cuda:x", "mps:0")),
+        (lambda: pick_dtype(CPU, "float16"), "float16 is not usable for a CPU"),
+        (lambda: pick_device("cuda"), "sees no CUDA device"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_work_are_refused(monkeypatch, call, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        call()
 
 
-def test_gpu_formats(monkeypatch):
-    cuda = torch.device("cuda", 0)
+def test_devices_and_formats(monkeypatch):
+    assert pick_device("cpu") == CPU
+    assert pick_dtype(CPU) == torch.float32
+    assert pick_dtype(CPU, "bfloat16", training=True) == torch.bfloat16
+    assert {"cpu", "float32"} <= {*re.findall(r"\w+", describe_device(CPU, torch.float32))}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert pick_dtype(cuda) == torch.bfloat16
-    assert pick_dtype(cuda, training=True) == torch.float32
+    assert pick_dtype(CUDA) == torch.bfloat16
+    assert pick_dtype(CUDA, training=True) == torch.float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert pick_dtype(cuda) == torch.float16
+    assert pick_dtype(CUDA) == torch.float16
 
 
 def test_full_fine_tuning_only_where_it_fits(monkeypatch):
-    from coalign.models import adapters
-
-    cuda, options = torch.device("cuda", 0), ModelOptions()
+    cuda, options = CUDA, ModelOptions()
     monkeypatch.setattr(adapters, "free_memory", lambda _: 32_000)
     assert adapters.choose_tuning(options, 1000, cuda) == "full"
     assert adapters.choose_tuning(options, 1001, cuda) == "lora"
-    assert adapters.choose_tuning(options, 10, torch.device("cpu")) == "lora"
+    assert adapters.choose_tuning(options, 10, CPU) == "lora"
     assert adapters.choose_tuning(ModelOptions(adapter_rank=4), 10, cuda) == "lora"
 
 

@@ -6,16 +6,18 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from coalign.core.errors import ModelError
-from coalign.models.adapters import add_lora, has_adapter
+from coalign.models.adapters import add_lora, disabled_adapter, has_adapter
 from coalign.models.files import loading
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
-from tests.models.test_loading import digits_tokenizer, llama, offline  # noqa: F401  a fixture
+from tests.models.test_loading import digits_tokenizer, llama
 
+pytestmark = pytest.mark.usefixtures("offline")
 IDS = torch.arange(12).reshape(2, 6)
 
 
@@ -45,6 +47,11 @@ def trained(options: ModelOptions):
     return model
 
 
+def base_of(saved):
+    """The base model that an adapter records."""
+    return json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
 def logits(model):
     with torch.no_grad():
         return model(IDS).logits
@@ -55,7 +62,7 @@ def test_an_adapter_comes_back(base, tmp_path, tokenizer):
     saved = save_model(model, tokenizer, tmp_path / "out")
     assert {one.name for one in saved.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
     assert not (saved / "model.safetensors").exists()
-    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    assert base_of(saved) == str(base)
     loaded = load_model(str(saved), training=False)
     assert has_adapter(loaded)
     assert torch.equal(logits(loaded), logits(model))
@@ -76,8 +83,6 @@ def test_a_merged_model_needs_neither_peft_nor_its_base(base, tmp_path, tokenize
 
 
 def test_training_goes_on_from_an_adapter_as_the_new_reference(base, tmp_path, tokenizer):
-    from coalign.models.adapters import disabled_adapter
-
     first = trained(ModelOptions(model=str(base), adapter_rank=4))
     saved = save_model(first, tokenizer, tmp_path / "first")
     second = trained(ModelOptions(model=str(saved), adapter_rank=2))
@@ -89,14 +94,12 @@ def test_training_goes_on_from_an_adapter_as_the_new_reference(base, tmp_path, t
     torch.testing.assert_close(logits(loaded), logits(second), atol=1e-3, rtol=1e-3)
 
 
-def test_an_adapter_of_the_default_records_the_hub_id_and_loads_offline(
-    base, tmp_path, tokenizer, monkeypatch
-):
+def test_an_adapter_of_the_default_records_the_hub_id(base, tmp_path, tokenizer, monkeypatch):
+    """And loads offline."""
     monkeypatch.setattr(loading, "default_model_path", lambda kind: base)
     model = trained(ModelOptions(adapter_rank=4))
     saved = save_model(model, tokenizer, tmp_path / "out")
-    recorded = json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert recorded == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert base_of(saved) == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert torch.equal(logits(load_model(str(saved), training=False)), logits(model))
 
 
@@ -109,30 +112,23 @@ def test_what_was_there_is_replaced_whole(base, tmp_path, tokenizer):
     assert load_model(str(out), training=False) is not None
 
 
-@pytest.mark.parametrize("broken", ["gone", "cut", "other"])
-def test_broken_adapters_are_named(base, tmp_path, tokenizer, broken):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda weights, _: weights.unlink(), "is missing"),
+        (lambda weights, _: weights.write_bytes(weights.read_bytes()[:100]), "is corrupted"),
+        (lambda _, base: base.rename(base.with_name("moved")), "adapts another model:.*base does not exist"),
+    ],
+    ids=["gone", "cut", "other"],
+)  # fmt: skip
+def test_broken_adapters_are_named(base, tmp_path, tokenizer, damage, message):
     saved = save_model(trained(ModelOptions(model=str(base))), tokenizer, tmp_path / "out")
-    weights = saved / "adapter_model.safetensors"
-    if broken == "gone":
-        weights.unlink()
-    elif broken == "cut":
-        weights.write_bytes(weights.read_bytes()[:100])
-    else:
-        config = json.loads((saved / "adapter_config.json").read_text())
-        config["base_model_name_or_path"] = str(tmp_path / "moved")
-        (saved / "adapter_config.json").write_text(json.dumps(config))
-    message = {
-        "gone": "is missing",
-        "cut": "is corrupted",
-        "other": "adapts another model:.*moved does not exist",
-    }
-    with pytest.raises(ModelError, match=message[broken]):
+    damage(saved / "adapter_model.safetensors", base)
+    with pytest.raises(ModelError, match=message):
         load_model(str(saved), training=False)
 
 
 def test_a_full_disk_leaves_what_was_there(base, tmp_path, tokenizer, monkeypatch):
-    from safetensors import SafetensorError
-
     model = load_model(str(base), training=False)
     before = sorted(one.name for one in base.iterdir())
 
@@ -152,9 +148,7 @@ def test_a_full_disk_leaves_what_was_there(base, tmp_path, tokenizer, monkeypatc
 )
 def test_a_generation_config_that_transformers_would_not_save(base, tmp_path, tokenizer, settings):
     (base / "generation_config.json").write_text(json.dumps(settings))
-    model = load_model(str(base), training=True)
-    written = json.loads(
-        (save_model(model, tokenizer, tmp_path / "again") / "generation_config.json").read_text()
-    )
+    saved = save_model(load_model(str(base), training=True), tokenizer, tmp_path / "again")
+    written = json.loads((saved / "generation_config.json").read_text())
     assert {name: written[name] for name in settings} == settings
     assert written.get("do_sample", False) == bool(settings)
