@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Example, Lengths
+from coalign.data.check import Check, Lengths
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20
@@ -32,12 +32,16 @@ def print_check(check: Check, console: Console) -> None:
     if check.examples:
         marked = "highlighted" if console.color_system else "between ⟦ and ⟧"
         console.print(Text(f"\nFirst records; what can be trained on is {marked}", style="bold"))
+        opening, closing = ("", "") if console.color_system else ("⟦", "⟧")
         for example in check.examples:
-            _print_example(example, console)
+            texts = [(f"{name}: ", f"{opening}{_visible(text)}{closing}") for name, text in example.responses]
+            prompt = _visible(example.prompt, keep_end=True)
+            _print_record(example.place, prompt, texts, "black on green", console)
     if check.pictures:
         console.print(Text("\nToken by token, the first record of each shape", style="bold"))
         for picture in check.pictures:
-            _print_picture(picture, console)
+            texts = [(f"{name} ", _cells(tokens)) for name, tokens in picture.responses]
+            _print_record(picture.place, _cells(picture.prompt, keep_end=True), texts, "green", console)
     _print_problems("Bad records", check.problems, console)
     _print_problems("Dropped for length", check.dropped or [], console)
     console.print()
@@ -90,20 +94,15 @@ def _print_lengths(lengths: Lengths, console: Console) -> None:
         console.print(Text.assemble(f"  {label:>{width}} ", (bar, "cyan"), f" {count:,}"))
 
 
-def _print_example(example: Example[str], console: Console) -> None:
-    console.print(Text(f"\n{example.place}", style="dim"), soft_wrap=True)
-    opening, closing = ("", "") if console.color_system else ("⟦", "⟧")
-    _print_indented(Text(_visible(example.prompt, keep_end=True), style="dim"), console)
-    for name, response in example.responses:
-        trained = f"{opening}{_visible(response)}{closing}"
-        _print_indented(Text.assemble((f"{name}: ", "bold"), (trained, "black on green")), console)
-
-
-def _print_picture(picture: Example[list[str]], console: Console) -> None:
-    console.print(Text(f"\n{picture.place}", style="dim"), soft_wrap=True)
-    _print_indented(Text(_cells(picture.prompt, keep_end=True), style="dim"), console)
-    for name, tokens in picture.responses:
-        _print_indented(Text.assemble((f"{name} ", "bold"), (_cells(tokens), "green")), console)
+def _print_record(
+    place: str, prompt: str, responses: list[tuple[str, str]], style: str, console: Console
+) -> None:
+    console.print(Text(f"\n{place}", style="dim"), soft_wrap=True)
+    for text in (
+        Text(prompt, style="dim"),
+        *(Text.assemble((name, "bold"), (said, style)) for name, said in responses),
+    ):
+        console.print(Padding(text, (0, 0, 0, 2), expand=False))
 
 
 def _cells(tokens: list[str], *, keep_end: bool = False) -> str:
@@ -117,10 +116,6 @@ def _cells(tokens: list[str], *, keep_end: bool = False) -> str:
             *shown[kept - SHOWN_TOKENS :],
         ]
     return _visible("|".join(shown), keep_end=keep_end, most=len("|".join(shown)))
-
-
-def _print_indented(text: Text, console: Console) -> None:
-    console.print(Padding(text, (0, 0, 0, 2), expand=False))
 
 
 def _visible(text: str, *, keep_end: bool = False, most: int = SHOWN_CHARACTERS) -> str:

@@ -58,22 +58,12 @@ def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:
         case schema.Preference(), "demonstration":
             return [schema.Demonstration.of(record, completion=record.chosen)]
         case schema.Ranking(), "preference":
-            order = sorted(range(len(record.scores)), key=lambda n: -record.scores[n])
-            best, worst = order[0], order[-1]
-            if record.scores[best] == record.scores[worst]:
-                return []
-            return [
-                schema.Preference.of(
-                    record,
-                    chosen=record.responses[best],
-                    rejected=record.responses[worst],
-                    chosen_score=record.scores[best],
-                    rejected_score=record.scores[worst],
-                )
-            ]
+            (chosen, high), *_, (rejected, low) = _ordered(record)
+            scores = {"chosen_score": high, "rejected_score": low}
+            pair = schema.Preference.of(record, chosen=chosen, rejected=rejected, **scores)
+            return [] if high == low else [pair]
         case schema.Ranking(), "demonstration":
-            best = max(range(len(record.scores)), key=lambda n: record.scores[n])
-            return [schema.Demonstration.of(record, completion=record.responses[best])]
+            return [schema.Demonstration.of(record, completion=_ordered(record)[0][0])]
         case schema.Feedback(), "demonstration":
             return [schema.Demonstration.of(record, completion=record.completion)] if record.label else []
         case schema.Judgment(), "feedback":
@@ -82,6 +72,11 @@ def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:
             return [schema.Feedback.of(record, completion=record.completion, label=record.label)]
         case _:
             raise AssertionError(f"no conversion of {type(record).__name__} to {wanted}")
+
+
+def _ordered(record: schema.Ranking) -> list[tuple[str, float]]:
+    """Responses with their scores, the best first; of equals the earlier one."""
+    return sorted(zip(record.responses, record.scores, strict=True), key=lambda one: -one[1])
 
 
 def _grouped(records: Sequence[schema.Record]) -> list[schema.Record]:
@@ -97,13 +92,8 @@ def _grouped(records: Sequence[schema.Record]) -> list[schema.Record]:
             labels[record.completion] = record.label and labels.get(record.completion, True)
         if len(labels) > 1:
             texts = sorted(labels, key=lambda text: not labels[text])
-            rankings.append(
-                schema.Ranking.of(
-                    group[0],
-                    responses=tuple(texts),
-                    scores=tuple(float(labels[text]) for text in texts),
-                )
-            )
+            scores = tuple(float(labels[text]) for text in texts)
+            rankings.append(schema.Ranking.of(group[0], responses=tuple(texts), scores=scores))
     return rankings
 
 
