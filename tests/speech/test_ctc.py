@@ -18,9 +18,10 @@ from coalign.core.runs import Run
 from coalign.speech.ctc import align
 from coalign.speech.ctc import align as ctc_align
 from coalign.speech.ctc import recogniser as recognisers
+from coalign.speech.ctc.losses import ctc_losses
 from coalign.speech.ctc.recogniser import load_recogniser
 from coalign.speech.ctc.recogniser_options import RecogniserOptions, open_recogniser
-from coalign.speech.ctc.training import Clip, CTCTrainingOptions, ctc_losses, train_recogniser
+from coalign.speech.ctc.training import Clip, CTCTrainingOptions, train_recogniser
 from coalign.speech.ctc.vocabulary import Vocabulary
 from tests.speech.tiny import TEXTS, tiny_recogniser, tone
 

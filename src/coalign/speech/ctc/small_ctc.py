@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from coalign.speech.ctc.losses import ctc_losses
+
 WINDOW, HOP = 400, 160
 """Samples of an analysis window and between two (25 and 10 ms at 16 kHz)."""
 LOG_FLOOR = 1e-5
@@ -100,8 +102,6 @@ class SmallCTC(PreTrainedModel):
         logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
-            from coalign.speech.ctc.training import ctc_losses
-
             targets = [row[row >= 0].tolist() for row in labels]
             loss = ctc_losses(logits.float(), lengths, targets, self.config.pad_token_id).mean()
         return CausalLMOutput(loss=loss, logits=logits)

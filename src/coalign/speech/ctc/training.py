@@ -17,6 +17,7 @@ from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Posi
 from coalign.core.runs import Run
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
 from coalign.speech.audio.recordings import reasons_text
+from coalign.speech.ctc.losses import ctc_losses
 from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
 from coalign.training.task import Batch, Task
@@ -95,20 +96,6 @@ class ExtraTerm(Protocol):
     def __call__(
         self, logits: Tensor, lengths: Tensor, texts: Sequence[str], step: int
     ) -> tuple[Tensor, dict[str, float]]: ...
-
-
-def ctc_losses(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], blank: int) -> Tensor:
-    """[B] CTC losses, -log p(text | audio) summed over the sequence; 0 where no alignment exists (too few frames).
-
-    Args:
-        logits: [B, T, V], float32 or wider; `lengths` [B] frames of each item.
-    """
-    labels = torch.tensor([one for ids in targets for one in ids], dtype=torch.long)
-    counts = torch.tensor([len(ids) for ids in targets])
-    logps = logits.log_softmax(-1).transpose(0, 1)
-    return torch.nn.functional.ctc_loss(
-        logps, labels.to(logits.device), lengths.cpu(), counts, blank, reduction="none", zero_infinity=True
-    )
 
 
 class CTCTask(Task):

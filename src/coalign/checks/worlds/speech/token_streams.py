@@ -17,7 +17,7 @@ from coalign.checks.arms import Measures
 from coalign.checks.tiny_models import seeded, stream
 from coalign.speech.audio.error_rates import word_error_rate
 from coalign.speech.ctc.align import emission_frames
-from coalign.speech.ctc.training import ctc_losses
+from coalign.speech.ctc.losses import ctc_losses
 
 BLANK = 0
 Term = Callable[[Tensor, Tensor, torch.Generator], Tensor]

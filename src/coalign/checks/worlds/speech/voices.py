@@ -22,9 +22,9 @@ from coalign.speech.audio.audio import SAMPLE_RATE, Samples, read_audio, write_w
 from coalign.speech.audio.error_rates import character_error_rate
 from coalign.speech.audio.recordings import Recording
 from coalign.speech.audio.synthesis import Voice, speak
+from coalign.speech.ctc.losses import ctc_losses
 from coalign.speech.ctc.recogniser import Recogniser
 from coalign.speech.ctc.small_ctc import SmallCTC, SmallCTCConfig
-from coalign.speech.ctc.training import ctc_losses
 from coalign.speech.ctc.vocabulary import Vocabulary
 from coalign.speech.segmentation.anchored_windows import WindowRules
 from coalign.speech.segmentation.long_alignment import align_recording
