@@ -11,7 +11,7 @@ import pytest
 
 from coalign.core.errors import CoalignError, DataError
 from coalign.speech.audio import audio, synthesis
-from coalign.speech.audio.recordings import read_recordings, usable
+from coalign.speech.audio.recordings import read_recordings, read_rows_of_text, usable
 from coalign.speech.audio.silence import read_speech, speech_stretches
 from coalign.speech.audio.synthesis import Voice, speak
 from tests.speech.tiny import tone, wav
@@ -142,6 +142,38 @@ def test_a_folder_with_texts_and_subtitles(tmp_path: Path) -> None:
         ("first cue", "42"),
         ("only cue",),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        (
+            "a.vtt",
+            "WEBVTT\n\n00:01.000 --> 00:02.000\nAT&amp;T said 3 &lt; 5&nbsp;today",
+            ("AT&T said 3 < 5 today",),
+        ),
+        (
+            "a.srt",
+            "1\n00:00:01,000 --> 00:00:02,000\none\n2\n00:00:03,000 --> 00:00:04,000\n42\n",
+            ("one", "42"),
+        ),
+    ],
+)
+def test_subtitles_with_entities_or_without_empty_lines(
+    tmp_path: Path, name: str, text: str, rows: tuple[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_rows_of_text(tmp_path / name) == rows
+
+
+def test_a_stretch_of_a_recording_is_refused_by_name(tmp_path: Path) -> None:
+    wav(tmp_path / "a.wav", 1)
+    rows = [{"audio": "a.wav", "text": "x", "offset": offset, "duration": 0.5} for offset in (0.0, None, 0.5)]
+    (tmp_path / "m.jsonl").write_text(
+        "\n".join(json.dumps({**row, "id": str(n)}) for n, row in enumerate(rows))
+    )
+    with pytest.raises(DataError, match=r"m\.jsonl:3: offset: the number 0\.5, expected no offset"):
+        read_recordings(tmp_path / "m.jsonl")
 
 
 def test_common_voice(tmp_path: Path) -> None:

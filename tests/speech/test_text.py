@@ -118,6 +118,14 @@ def test_textgrid_has_no_gaps_and_no_overlaps() -> None:
     assert '"say ""x"" <b>"' in text
 
 
+def test_textgrid_keeps_times_after_hours() -> None:
+    late = [{**UTTERANCES[0], "start": 12345.61, "end": 12345.64, "words": []}]
+    text = textgrid(late, 20000.5)
+    assert "xmin = 12345.61\n" in text
+    assert "xmax = 12345.64\n" in text
+    assert "xmax = 20000.5\n" in text
+
+
 def test_every_format_is_written(tmp_path: Path) -> None:
     written = write_alignment(UTTERANCES, 4000, tmp_path / "talk.one", FORMATS)
     endings = ("jsonl", "TextGrid", "srt", "vtt", "labels.txt")

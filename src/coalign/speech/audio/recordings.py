@@ -9,6 +9,7 @@ Common Voice      a folder with `clips/` and `train.tsv`, `validated.tsv`, ... (
 from __future__ import annotations
 
 import csv
+import html
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -90,6 +91,10 @@ def _manifest(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
             raise FieldError("missing", f"a path under one of {', '.join(AUDIO_COLUMNS)}", "audio")
         if text_column is None:
             raise FieldError("missing", f"text under one of {', '.join(TEXT_COLUMNS)}", "text")
+        if columns.get("offset"):
+            raise FieldError(
+                f"the number {columns['offset']}", "no offset: recordings are read whole", "offset"
+            )
         rows = _rows_of(columns[text_column])
         if rows is None:
             expected = "text, or a list of texts, that is not empty"
@@ -157,15 +162,21 @@ def read_rows_of_text(path: Path) -> tuple[str, ...]:
         raise FieldError("not UTF-8", "UTF-8 text", "text") from error
     if path.suffix.lower() == ".txt":
         return tuple(line.strip() for line in lines if line.strip())
-    rows, inside = [], False
+    cues: list[list[str]] = []
+    inside = False
     for line in lines:
         if _CUE.match(line):
+            if (
+                inside and cues[-1] and cues[-1][-1].isdecimal()
+            ):  # the number of this cue: no empty line is before it
+                cues[-1].pop()
             inside = True
-            rows.append("")
+            cues.append([])
         elif not line.strip():
             inside = False
         elif inside:
-            rows[-1] = f"{rows[-1]} {re.sub(r'<[^>]*>', '', line).strip()}".strip()
+            cues[-1].append(html.unescape(re.sub(r"<[^>]*>", "", line)))
+    rows = (" ".join(" ".join(cue).split()) for cue in cues)
     return tuple(row for row in rows if row)
 
 

@@ -72,7 +72,7 @@ def textgrid(utterances: Utterances, seconds: float) -> str:
         'Object class = "TextGrid"',
         "",
         "xmin = 0",
-        f"xmax = {seconds:g}",
+        f"xmax = {_plain(seconds)}",
         "tiers? <exists>",
         f"size = {len(tiers)}",
         "item []:",
@@ -84,18 +84,23 @@ def textgrid(utterances: Utterances, seconds: float) -> str:
             '        class = "IntervalTier"',
             f'        name = "{name}"',
             "        xmin = 0",
-            f"        xmax = {seconds:g}",
+            f"        xmax = {_plain(seconds)}",
             f"        intervals: size = {len(filled)}",
         ]
         for index, (start, end, text) in enumerate(filled, start=1):
             quoted = text.replace('"', '""')
             lines += [
                 f"        intervals [{index}]:",
-                f"            xmin = {start:g}",
-                f"            xmax = {end:g}",
+                f"            xmin = {_plain(start)}",
+                f"            xmax = {_plain(end)}",
                 f'            text = "{quoted}"',
             ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(seconds: float) -> str:
+    """Seconds to the microsecond, without trailing zeros: six digits in all, as `:g` has, run out after 10,000 s."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 _WRITERS: dict[str, tuple[str, Callable[[Utterances, float], str]]] = {
