@@ -1,16 +1,28 @@
+"""Files of records: formats, compression, bad rows, the hub; writing and splitting; multiple-choice questions."""
+
 from __future__ import annotations
 
 import gzip
 import io
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coalign.core.errors import DataError
+from coalign.core.errors import ConfigError, DataError
+from coalign.data.convert import convert
+from coalign.data.multiple_choice import as_text, choice_accuracy, read_questions
 from coalign.data.readers import read_records, scan_records
-from coalign.data.records import Feedback, Preference
+from coalign.data.records import Demonstration, Feedback, Judgment, Preference, PromptRecord, Ranking
+from coalign.data.splits import split_records
+from coalign.data.writers import write_records
+from tests.preference.tiny_runs import write
 
 ROWS = [
     {"prompt": "one", "chosen": "good", "rejected": "bad"},
@@ -212,3 +224,162 @@ def test_limit_and_positions(tmp_path):
     assert len(found) == 1
     assert isinstance(found.records[0], Preference)
     assert (found.records[0].source.line, found.records[0].source.index) == (1, 0)
+
+
+PLAIN = [{"role": "user", "content": "q\u2028é"}]
+CHAT = [{"role": "system", "content": "s"}, *PLAIN, {"role": "assistant", "content": "a"}, *PLAIN]
+KINDS = [
+    lambda **common: PromptRecord(**common),
+    lambda **common: Demonstration(completion="a", **common),
+    lambda **common: Preference(chosen="a b", rejected="a c", **common),
+    lambda **common: Preference(chosen="a b", rejected="a c", chosen_score=2.0, rejected_score=1.0, **common),
+    lambda **common: Ranking(responses=("a", "b", "c"), scores=(1.0, 3.0, 3.0), **common),
+    lambda **common: Feedback(completion="a", label=False, **common),
+    lambda **common: Judgment(completion="a", judgment="j", **common),
+    lambda **common: Judgment(completion="a", judgment="j", label=True, **common),
+]
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("form", ["standard", "conversational"])
+def test_round_trip(tmp_path, make, suffix, form):
+    common = {"prompt": PLAIN, "plain": True} if form == "standard" else {"prompt": CHAT}
+    records = [make(extra={"id": 7, "tags": ["x"]}, **common), make(**common)]
+    path = tmp_path / f"a{suffix}"
+    write_records(path, records, form=form)
+    found = read_records(path)
+    assert found.records == records
+    assert [one.extra for one in found.records] == [one.extra for one in records]
+
+
+@pytest.mark.parametrize("make", KINDS[1:])
+@pytest.mark.parametrize("form", ["standard", "conversational"])
+def test_round_trip_without_a_prompt(tmp_path, make, form):
+    path = tmp_path / "a.jsonl"
+    record = make(prompt=[], plain=True)
+    write_records(path, [record], form=form)
+    assert read_records(path).records == [record]
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(DataError, match="its prompt has 4 messages"):
+        write_records(tmp_path / "a.jsonl", [PromptRecord(prompt=CHAT)])
+    two = [PromptRecord(prompt=PLAIN), Demonstration(prompt=PLAIN, completion="a")]
+    with pytest.raises(DataError, match="several kinds"):
+        write_records(tmp_path / "a.jsonl", two)
+    with pytest.raises(DataError, match=r"\.jsonl or \.parquet"):
+        write_records(tmp_path / "a.csv", [PromptRecord(prompt=PLAIN)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def prompts(numbers):
+    return [PromptRecord(prompt=[{"role": "user", "content": str(number)}]) for number in numbers]
+
+
+@given(
+    numbers=st.lists(st.integers(0, 30), min_size=2, max_size=80).filter(lambda one: len(set(one)) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 5),
+)
+def test_split_never_shares_a_prompt(numbers, fraction, seed):
+    records = prompts(numbers)
+    train, evaluation = split_records(records, fraction, seed)
+    contents = [{one.prompt[0]["content"] for one in part} for part in (train, evaluation)]
+    assert not contents[0] & contents[1]
+    assert len(train) + len(evaluation) == len(records)
+    assert train
+    assert evaluation
+    again = split_records(records[::-1], fraction, seed)
+    assert again[1] == evaluation[::-1]
+
+
+def test_split_size_and_seed():
+    records = prompts(range(200))
+    train, evaluation = split_records(records, 0.1, seed=1)
+    assert (len(train), len(evaluation)) == (180, 20)
+    assert split_records(records, 0.1, seed=2)[1] != evaluation
+    assert split_records(records, 0.0) == (records, [])
+
+
+def test_split_that_cannot_be():
+    with pytest.raises(ConfigError, match="different prompt"):
+        split_records(prompts([1, 1]), 0.5)
+    with pytest.raises(ConfigError, match="below 1"):
+        split_records(prompts([1, 2]), 1.0)
+
+
+def test_feedback_on_one_prompt_becomes_a_ranking() -> None:
+    said = [("p", "wrong", False), ("q", "alone", True), ("p", "right", True), ("p", "right", True)]
+    said += [("r", "a", True), ("r", "a", False), ("r", "b", True)]
+    rows = [
+        Feedback(prompt=[{"role": "user", "content": p}], completion=c, label=good) for p, c, good in said
+    ]
+    first, second = convert(rows, "feedback", "ranking")
+    assert isinstance(first, Ranking)
+    assert isinstance(second, Ranking)
+    assert (first.responses, first.scores) == (("right", "wrong"), (1.0, 0.0))
+    assert (second.responses, second.scores) == (("b", "a"), (1.0, 0.0)), "one thumb down is enough"
+
+
+TWO = {"question": "?", "choices": ["a", "b"]}
+
+
+def question_file(folder: Path, *rows: Any) -> Path:
+    return write(folder / "questions.jsonl", rows)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1},
+        {"question": "2 + 2?", "choices": ["3", "4"], "answer": "B"},
+        {"prompt": "2 + 2?", "choices": ["3", "4"], "answer": "4"},
+        {"ctx": "2 + 2?", "endings": ["3", "4"], "label": "1"},
+        {"question": "2 + 2?", "choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"},
+    ],
+)
+def test_forms_of_a_question(row: dict[str, Any], tmp_path: Path) -> None:
+    (question,) = read_questions(question_file(tmp_path, row))
+    assert question.prompt[0]["content"] == "2 + 2?"
+    assert question.responses == ("3", "4")
+    assert question.scores == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": ["a", "b"], "answer": 0}, "question: is missing"),
+        ({"question": "?", "answer": 0}, "choices: holds None"),
+        ({"question": "?", "choices": ["a"], "answer": 0}, "two or more texts"),
+        ({"question": "?", "choices": ["a", "a"], "answer": 0}, "same text twice"),
+        ({**TWO, "answer": 2}, "answer: holds 2, expected a position from 0 to 1"),
+        ({**TWO, "answer": True}, "holds True"),
+        (TWO, "answer: holds None"),
+    ],
+)
+def test_rows_that_are_no_questions_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_questions(question_file(tmp_path, {**TWO, "answer": 0}, row))
+    assert message in str(caught.value)
+    assert "questions.jsonl:2" in str(caught.value)
+    assert len(read_questions(tmp_path / "questions.jsonl", limit=1)) == 1
+
+
+def test_accuracy_by_hand() -> None:
+    sums = torch.tensor([-2.0, -3.0, -1.0, -1.0, -4.0])
+    lengths = torch.tensor([1, 3, 1, 1, 8])
+    values = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])
+    found = choice_accuracy(sums, lengths, values, torch.tensor([0, 0, 1, 1, 1]))
+    assert (found.by_sum, found.by_mean) == (0.5, 0.0), "a tie is no hit"
+    with pytest.raises(ValueError, match="exactly one"):
+        choice_accuracy(sums[:2], lengths[:2], torch.ones(2), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="no question"):
+        choice_accuracy(sums[:0], lengths[:0], values[:0], torch.zeros(0, dtype=torch.long))
+
+
+def test_a_question_for_a_model_without_a_template(tmp_path: Path) -> None:
+    row = {"question": "2 + 2?", "choices": ["3", " 4"], "answer": 1}
+    question = as_text(read_questions(question_file(tmp_path, row))[0])
+    assert question.prompt[0]["content"] == "2 + 2?\nAnswer:"
+    assert question.responses == (" 3", " 4")

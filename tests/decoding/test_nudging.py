@@ -12,16 +12,7 @@ import pytest
 from coalign.checks.options import CheckOptions
 from coalign.checks.papers.decoding.nudging import OPENING, alone, begun, check, ensembled, nudged
 from coalign.checks.tiny_models import stream
-from coalign.checks.worlds.words.sums import (
-    CHATTER,
-    STARTS,
-    Sum,
-    _document,
-    answer_of,
-    make_tokenizer,
-    make_world,
-    worked,
-)
+from coalign.checks.worlds.words import sums
 from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.files import append_rows, read_rows
@@ -213,31 +204,31 @@ def test_marks_tell_the_closing_words_apart():
 
 
 def test_solutions_are_right():
-    question = Sum(57, 68)
-    text = worked(question, "Sure .", "carry", "then", "The answer is")
+    question = sums.Sum(57, 68)
+    text = sums.worked(question, "Sure .", "carry", "then", "The answer is")
     assert text == " Sure . 7 + 8 = 1 5 carry 1 then 5 + 6 + 1 = 1 2 . The answer is 1 2 5 ."
-    assert answer_of(text) == question.total == 125
-    assert answer_of("So we get 1 2 5 .") == 125
-    assert answer_of("the boats") is None
+    assert sums.answer_of(text) == question.total == 125
+    assert sums.answer_of("So we get 1 2 5 .") == 125
+    assert sums.answer_of("the boats") is None
     assert text.startswith(OPENING)
 
 
 def test_a_question_is_answered_in_half_of_the_documents_and_the_likeliest_word_begins_no_answer():
-    draw, sums = stream(0, "documents"), [Sum(12, 34), Sum(99, 99)]
-    documents = [_document(sums, draw) for _ in range(4000)]
-    tokenizer = make_tokenizer()
+    draw, drawn = stream(0, "documents"), [sums.Sum(12, 34), sums.Sum(99, 99)]
+    documents = [sums._document(drawn, draw) for _ in range(4000)]
+    tokenizer = sums.make_tokenizer()
     assert all(tokenizer.pad_token_id not in tokenizer(one)["input_ids"] for one in documents[:200])
     first = Counter(
         one.partition("A : ")[2].split()[0] if "A : " in one else one.split("A :")[1].split()[0]
         for one in documents
     )
-    starts = {one.split()[0] for one in STARTS}
+    starts = {one.split()[0] for one in sums.STARTS}
     assert sum(n for word, n in first.items() if word in starts) == pytest.approx(2000, abs=120)
-    assert {word for word, _ in first.most_common(4)} == {one.split()[0] for one in CHATTER}
+    assert {word for word, _ in first.most_common(4)} == {one.split()[0] for one in sums.CHATTER}
 
 
 def test_the_arms_run():
-    world = make_world(0, questions=2, documents=200, base_steps=30, aligned_steps=40)
+    world = sums.make_world(0, questions=2, documents=200, base_steps=30, aligned_steps=40)
     for arm in (lambda one: alone("base", one), begun, ensembled):
         assert 0 <= arm(world)["accuracy"] <= 1
     found = nudged(world)

@@ -17,18 +17,8 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.decoding import urial
+from coalign.decoding.in_context import prefix, token_shift, token_shift_run
 from coalign.decoding.in_context import ratings as in_context_ratings
-from coalign.decoding.in_context import token_shift, token_shift_run
-from coalign.decoding.in_context.prefix import (
-    STYLES,
-    Example,
-    Style,
-    clean_answer,
-    conversation_prompt,
-    load_style,
-    prefix_of,
-    turns_of,
-)
 from coalign.decoding.in_context.ratings import safety_flags
 from coalign.decoding.in_context.report import has_list, has_loop, has_offer
 from coalign.judging.aspects import ASPECTS, answer_means, overall, rate_aspects
@@ -53,46 +43,46 @@ CHAT = [
 
 
 def test_a_prompt_is_prefix_and_conversation():
-    style = Style("Be kind.", (Example("q", "a"),))
-    prefix = prefix_of(style)
-    assert prefix == "# Instruction\n\nBe kind.\n\n# Query:\n```\nq\n```\n\n# Answer:\n```\na\n```"
-    text = conversation_prompt(prefix, ["x"], legacy_spacing=True)
+    style = prefix.Style("Be kind.", (prefix.Example("q", "a"),))
+    start = prefix.prefix_of(style)
+    assert start == "# Instruction\n\nBe kind.\n\n# Query:\n```\nq\n```\n\n# Answer:\n```\na\n```"
+    text = prefix.conversation_prompt(start, ["x"], legacy_spacing=True)
     assert text.endswith("\n# Query:\n```x```\n\n# Answer:\n```\n")
-    assert prefix_of(Style("", ())) == ""
+    assert prefix.prefix_of(prefix.Style("", ())) == ""
     with pytest.raises(ValueError, match="odd"):
-        conversation_prompt("", ["a", "b"])
+        prefix.conversation_prompt("", ["a", "b"])
 
 
 def test_answers_are_read():
     code = "Sure:\n```python\nx = 1\n```\nDone.\n```\n# Que"
-    assert clean_answer(code) == "Sure:\npython\nx = 1\n\nDone.\n\n# Que"
-    assert clean_answer(code, keep_inner_fences=True) == "Sure:\n```python\nx = 1\n```\nDone."
-    assert clean_answer("a<|endoftext|>b") == "a b"
-    assert clean_answer("") == clean_answer("```", keep_inner_fences=True) == ""
+    assert prefix.clean_answer(code) == "Sure:\npython\nx = 1\n\nDone.\n\n# Que"
+    assert prefix.clean_answer(code, keep_inner_fences=True) == "Sure:\n```python\nx = 1\n```\nDone."
+    assert prefix.clean_answer("a<|endoftext|>b") == "a b"
+    assert prefix.clean_answer("") == prefix.clean_answer("```", keep_inner_fences=True) == ""
 
 
-@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("name", prefix.STYLES)
 def test_the_styles_can_be_used(name):
-    style = load_style(name, 3)
+    style = prefix.load_style(name, 3)
     assert len(style.examples) == 3
-    assert load_style(name, 3, seed=1).examples != load_style(name, 3, seed=4).examples
+    assert prefix.load_style(name, 3, seed=1).examples != prefix.load_style(name, 3, seed=4).examples
     assert "```" not in "".join(one.query + one.answer for one in style.examples)
 
 
 def test_styles_of_ones_own(tmp_path):
     path = tmp_path / "style.json"
     path.write_text(json.dumps({"examples": [{"query": "q", "answer": "a"}]}))
-    assert load_style(str(path)) == Style("", (Example("q", "a"),))
+    assert prefix.load_style(str(path)) == prefix.Style("", (prefix.Example("q", "a"),))
     with pytest.raises(ConfigError, match="1 examples, 3"):
-        load_style(str(path), 3)
+        prefix.load_style(str(path), 3)
     path.write_text('{"examples": [{"query": "q"}]}')
     with pytest.raises(ConfigError, match="answer"):
-        load_style(str(path))
+        prefix.load_style(str(path))
     path.write_text("[")
     with pytest.raises(ConfigError, match=r"style\.json"):
-        load_style(str(path))
+        prefix.load_style(str(path))
     with pytest.raises(ConfigError, match="neither"):
-        load_style("nothing")
+        prefix.load_style("nothing")
     (tmp_path / "whole.txt").write_text("My prefix\n")
     assert urial.make_prefix(urial.UrialOptions(style=str(tmp_path / "whole.txt"))) == "My prefix\n"
     with pytest.raises(ConfigError, match="no effect"):
@@ -100,11 +90,11 @@ def test_styles_of_ones_own(tmp_path):
 
 
 def test_turns_must_alternate():
-    assert turns_of([{"role": "system", "content": "s"}, *CHAT]) == ("s", ["Hi", "Hello", "Why?"])
+    assert prefix.turns_of([{"role": "system", "content": "s"}, *CHAT]) == ("s", ["Hi", "Hello", "Why?"])
     with pytest.raises(DataError, match="expected one to answer"):
-        turns_of(CHAT[:2])
+        prefix.turns_of(CHAT[:2])
     with pytest.raises(DataError, match="message 2 is the user's"):
-        turns_of([CHAT[0], CHAT[2]])
+        prefix.turns_of([CHAT[0], CHAT[2]])
 
 
 def test_the_wrapper_around_any_generator():

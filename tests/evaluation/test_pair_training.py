@@ -20,14 +20,6 @@ from coalign.core.files import write_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation.factuality import model, training
-from coalign.evaluation.factuality.model import (
-    IGNORED,
-    PairClassifier,
-    PairLogits,
-    joint_sums,
-    new_encoder,
-    weigh,
-)
 from coalign.evaluation.factuality.pair_scoring import PairEncoder
 from coalign.evaluation.factuality.records import TaskRecord
 from tests.evaluation.encoders import encoder_config, pair_tokenizer, save_encoder
@@ -44,10 +36,10 @@ def records(n: int = 24) -> list[TaskRecord]:
     return made
 
 
-def new_model(seed: int = 0, *, masked: bool = False) -> PairClassifier:
+def new_model(seed: int = 0, *, masked: bool = False) -> model.PairClassifier:
     torch.manual_seed(seed)
     config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    return PairClassifier(new_encoder(config), masked=masked, dropout=0.0)
+    return model.PairClassifier(model.new_encoder(config), masked=masked, dropout=0.0)
 
 
 def options(**changes: Any) -> training.EncoderTraining:
@@ -63,11 +55,11 @@ def native_rows(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def weights(one: PairClassifier) -> torch.Tensor:
+def weights(one: model.PairClassifier) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in one.parameters()])
 
 
-def fit(folder: Path, **changes: Any) -> tuple[PairClassifier, Any]:
+def fit(folder: Path, **changes: Any) -> tuple[model.PairClassifier, Any]:
     made, config = new_model(masked=changes.pop("masked", False)), options(**changes)
     run = Run.start(folder, "alignscore", config, seed=0)
     return made, training.fit_pair_classifier(made, pair_tokenizer(), records(), records(8), config, run)
@@ -112,7 +104,7 @@ def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
     masked = total = hidden = 0
     for one in batches:
         labels, ids = one["pair_labels"]["mlm"], one["inputs"]["input_ids"]
-        chosen = labels != IGNORED
+        chosen = labels != model.IGNORED
         assert not (plain["inputs"]["attention_mask"][chosen] == 0).any()
         assert not torch.isin(labels[chosen], torch.tensor(tokenizer.all_special_ids)).any()
         masked += int(chosen.sum())
@@ -125,22 +117,22 @@ def test_masked_tokens_are_of_texts_and_their_share_is_right() -> None:
 
 
 def test_chance_costs_one_and_a_lone_row_weighs_as_much_as_many() -> None:
-    logits = PairLogits(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 1))
+    logits = model.PairLogits(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 1))
     labels = {
-        "bin": torch.tensor([1, 0, 1, IGNORED]),
-        "tri": torch.tensor([IGNORED] * 3 + [2]),
-        "reg": torch.full((4,), float(IGNORED)),
+        "bin": torch.tensor([1, 0, 1, model.IGNORED]),
+        "tri": torch.tensor([model.IGNORED] * 3 + [2]),
+        "reg": torch.full((4,), float(model.IGNORED)),
     }
-    assert float(weigh(*joint_sums(logits, labels))) == pytest.approx(2)
-    empty = {name: torch.full_like(value, IGNORED) for name, value in labels.items()}
-    assert float(weigh(*joint_sums(logits, empty))) == 0
+    assert float(model.weigh(*model.joint_sums(logits, labels))) == pytest.approx(2)
+    empty = {name: torch.full_like(value, model.IGNORED) for name, value in labels.items()}
+    assert float(model.weigh(*model.joint_sums(logits, empty))) == 0
 
 
 def test_an_encoder_without_pooler_gets_one() -> None:
     from transformers import DistilBertConfig
 
     config = DistilBertConfig(vocab_size=120, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
-    made = PairClassifier(new_encoder(config))
+    made = model.PairClassifier(model.new_encoder(config))
     assert made.pooler is not None
     inputs = pair_tokenizer()("the sky", "is blue", return_tensors="pt")
     assert made(**inputs).tri.shape == (1, 3)
@@ -182,10 +174,10 @@ def test_two_processes_train_like_one(tmp_path: Path, monkeypatch: pytest.Monkey
     """`accelerate launch` with two gloo processes: the losses, the held-out losses and the weights of one process."""
     config = encoder_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
-    save_encoder(new_encoder(config), tmp_path / "encoder")
+    save_encoder(model.new_encoder(config), tmp_path / "encoder")
     write_rows(tmp_path / "records.jsonl", native_rows(29))
     write_rows(tmp_path / "pairs.jsonl", [{"context": "the sky is blue", "claim": "it rains"}])
-    monkeypatch.setattr(model, "PairClassifier", functools.partial(PairClassifier, dropout=0.0))
+    monkeypatch.setattr(model, "PairClassifier", functools.partial(model.PairClassifier, dropout=0.0))
     with pytest.raises(SystemExit) as end:
         main(arguments(tmp_path, tmp_path / "one", 8))
     assert not end.value.code

@@ -20,14 +20,7 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.evaluation import portia
 from coalign.evaluation.portia import Config, SplitMergeJudge, correction, split_and_merge
-from coalign.evaluation.position_bias.parts import (
-    common_parts,
-    length_cuts,
-    parts_of,
-    pieces_of,
-    semantic_cuts,
-    similarity,
-)
+from coalign.evaluation.position_bias import parts
 from coalign.judging.language_judge import LanguageModelJudge
 from coalign.judging.order_bias import bias_difference, bias_share, order_values, paired_gain
 from coalign.judging.protocol import Opinion, PairVerdict, summarise
@@ -45,43 +38,45 @@ SENTENCES = st.lists(
 
 
 def test_sentences_lists_and_code_stay_whole() -> None:
-    assert pieces_of("One. Two is 3.14 long! Three?") == ["One. ", "Two is 3.14 long! ", "Three?"]
-    assert pieces_of("1. First item. More.\n2. Second") == ["1. First item. ", "More.\n", "2. Second"]
-    assert pieces_of("".join(CODE)) == CODE
+    assert parts.pieces_of("One. Two is 3.14 long! Three?") == ["One. ", "Two is 3.14 long! ", "Three?"]
+    assert parts.pieces_of("1. First item. More.\n2. Second") == ["1. First item. ", "More.\n", "2. Second"]
+    assert parts.pieces_of("".join(CODE)) == CODE
     unclosed = ["Look:\n", "```\nfor x. in y.\nnever closed. at all."]
-    assert pieces_of("".join(unclosed)) == unclosed
-    assert pieces_of("") == [""]
-    assert pieces_of("... !!") == ["... !!"]
-    assert pieces_of("~~~\n```\na. b.\n~~~\nEnd.") == ["~~~\n```\na. b.\n~~~\n", "End."]
+    assert parts.pieces_of("".join(unclosed)) == unclosed
+    assert parts.pieces_of("") == [""]
+    assert parts.pieces_of("... !!") == ["... !!"]
+    assert parts.pieces_of("~~~\n```\na. b.\n~~~\nEnd.") == ["~~~\n```\na. b.\n~~~\n", "End."]
 
 
 @given(st.text(alphabet="ab1.!? \n`-\t", max_size=80))
 def test_pieces_are_the_text(text: str) -> None:
-    assert "".join(pieces_of(text)) == text
-    assert all(pieces_of(text)) or text == ""
+    assert "".join(parts.pieces_of(text)) == text
+    assert all(parts.pieces_of(text)) or text == ""
 
 
 def test_equal_lengths() -> None:
-    assert length_cuts(["aaaa", "b", "c", "dddd"], 2) == (2,)
-    assert length_cuts(["aa", "aa", "aa"], 2) == (1,), "the earlier of two equally near cuts"
-    assert length_cuts(["a" * 100, "b", "c"], 3) == (1, 2), "every part keeps a piece"
-    assert length_cuts(["a", "b"], 1) == ()
-    assert common_parts(["a"], ["a", "b"], 3) == 1
+    assert parts.length_cuts(["aaaa", "b", "c", "dddd"], 2) == (2,)
+    assert parts.length_cuts(["aa", "aa", "aa"], 2) == (1,), "the earlier of two equally near cuts"
+    assert parts.length_cuts(["a" * 100, "b", "c"], 3) == (1, 2), "every part keeps a piece"
+    assert parts.length_cuts(["a", "b"], 1) == ()
+    assert parts.common_parts(["a"], ["a", "b"], 3) == 1
     with pytest.raises(ValueError, match="at least 1"):
-        common_parts(["a"], ["b"], 0)
+        parts.common_parts(["a"], ["b"], 0)
 
 
 def test_similarity() -> None:
-    assert similarity("The cat", "the CAT sat") == pytest.approx(2 / 3)
-    assert similarity("", "...") == 0
+    assert parts.similarity("The cat", "the CAT sat") == pytest.approx(2 / 3)
+    assert parts.similarity("", "...") == 0
 
 
 def brute_force(first: list[str], second: list[str], k: int) -> Any:
     best: Any = ((), (), -1.0)
     for one in itertools.combinations(range(1, len(first)), k - 1):
         for other in itertools.combinations(range(1, len(second)), k - 1):
-            parts = zip(parts_of(first, one, joint=" "), parts_of(second, other, joint=" "), strict=True)
-            total = sum(similarity(a, b) for a, b in parts)
+            pieces = zip(
+                parts.parts_of(first, one, joint=" "), parts.parts_of(second, other, joint=" "), strict=True
+            )
+            total = sum(parts.similarity(a, b) for a, b in pieces)
             if total > best[2] + 1e-12:
                 best = (one, other, total)
     return best
@@ -90,8 +85,8 @@ def brute_force(first: list[str], second: list[str], k: int) -> Any:
 @settings(max_examples=150, deadline=None)
 @given(SENTENCES, SENTENCES, st.integers(1, 4))
 def test_the_best_pair_of_splits_is_found(first: list[str], second: list[str], k: int) -> None:
-    k = common_parts(first, second, k)
-    found = semantic_cuts(first, second, k)
+    k = parts.common_parts(first, second, k)
+    found = parts.semantic_cuts(first, second, k)
     cuts_1, cuts_2, total = brute_force(first, second, k)
     assert found.total == pytest.approx(total)
     assert (found.first, found.second) == (cuts_1, cuts_2)
@@ -99,9 +94,9 @@ def test_the_best_pair_of_splits_is_found(first: list[str], second: list[str], k
 
 def test_long_answers_take_no_search_over_all_splits() -> None:
     first = [f"Sentence {n} about topic{n % 7} and word{n}." for n in range(40)]
-    found = semantic_cuts(first, first[::-1], 4)
+    found = parts.semantic_cuts(first, first[::-1], 4)
     assert len(found.first) == len(found.second) == 3
-    assert semantic_cuts(first, first, 4).total == pytest.approx(4)
+    assert parts.semantic_cuts(first, first, 4).total == pytest.approx(4)
 
 
 LONG = "One fact. Two facts. Three facts. Four facts."

@@ -27,13 +27,6 @@ from coalign.models.scoring.engine import score_responses
 from coalign.models.types import ResponseLogps, Responses
 from coalign.preference import cut
 from coalign.preference.critiques import critics, judgments
-from coalign.preference.critiques.critics import (
-    Answered,
-    ConstraintCritic,
-    Criticism,
-    JudgeCritic,
-    without_verdict,
-)
 from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
 from coalign.training.objective import ScoredBatch
 from tests.models.tiny import make_model
@@ -284,15 +277,15 @@ class Judge:
     compare: Any = None
 
 
-def answered(text: str, name: str = "a") -> Answered:
-    return Answered(name, [{"role": "user", "content": "Say it."}], text)
+def answered(text: str, name: str = "a") -> critics.Answered:
+    return critics.Answered(name, [{"role": "user", "content": "Say it."}], text)
 
 
 def test_programs_name_what_is_broken() -> None:
     constraints = parse_constraints([{"verifier": "max_words", "n": 2}, {"verifier": "max_words", "n": 9}])
-    critic = ConstraintCritic({"a": constraints})
+    critic = critics.ConstraintCritic({"a": constraints})
     fine, broken = critic([answered("two words"), answered("now there are four")])
-    assert fine == Criticism("", True, 1.0)
+    assert fine == critics.Criticism("", True, 1.0)
     assert broken is not None
     assert not broken.fine
     assert broken.score == 0.5
@@ -303,15 +296,17 @@ def test_programs_name_what_is_broken() -> None:
 def test_a_judge_criticises_with_its_reasons() -> None:
     judge = Judge()
     rubric = Rubric(criteria="length")
-    critic = JudgeCritic(judge, fine_from=7.0, rubric=rubric)
+    critic = critics.JudgeCritic(judge, fine_from=7.0, rubric=rubric)
     short, long = critic([answered("no"), answered("long enough", "b")])
-    assert short == Criticism("Too short.", False, 2.0)
+    assert short == critics.Criticism("Too short.", False, 2.0)
     assert long is not None
     assert long.fine
     assert judge.asked[0] == ("a", rubric, critics.SCALE)
     with pytest.raises(CoalignError, match="verdicts are missing"):
-        JudgeCritic(Judge(failing=True), fine_from=7.0)([answered("x")])
-    assert JudgeCritic(Judge(failing=True), fine_from=7.0, max_failures=1.0)([answered("x")]) == [None]
+        critics.JudgeCritic(Judge(failing=True), fine_from=7.0)([answered("x")])
+    assert critics.JudgeCritic(Judge(failing=True), fine_from=7.0, max_failures=1.0)([answered("x")]) == [
+        None
+    ]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +319,7 @@ def test_a_judge_criticises_with_its_reasons() -> None:
     ],
 )
 def test_the_verdict_is_no_part_of_the_criticism(reply: str, words: str) -> None:
-    assert without_verdict(reply) == words
+    assert critics.without_verdict(reply) == words
 
 
 def report_of(run: Run) -> dict[str, Any]:

@@ -14,21 +14,15 @@ from coalign.core.errors import ConfigError
 from coalign.speech.awp import AlignWithPurpose, Constants, alignment_scores, hinge_loss, sample_alignments
 from coalign.speech.ctc.align import collapse
 from coalign.speech.ctc.vocabulary import Vocabulary
-from coalign.speech.objectives.properties import (
-    Context,
-    get_property,
-    low_latency,
-    minimum_wer,
-    removable,
-)
+from coalign.speech.objectives import properties
 
 BLANK = 0
 VOCABULARY = Vocabulary.of_texts(["abcdefghijklmnopqrstuvwxyz"])
 LETTERS = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
-def context(seed: int = 0, **options: int) -> Context:
-    return Context(VOCABULARY, torch.Generator().manual_seed(seed), **options)
+def context(seed: int = 0, **options: int) -> properties.Context:
+    return properties.Context(VOCABULARY, torch.Generator().manual_seed(seed), **options)
 
 
 def path_of(text: str) -> list[int]:
@@ -44,9 +38,9 @@ def text_of(path: list[int]) -> str:
 @given(LETTERS, st.integers(1, 3), st.integers(0, 99))
 def test_low_latency_keeps_the_text_and_moves_it_forward(path: list[int], shift: int, seed: int) -> None:
     paths, lengths = torch.tensor([[path]]), torch.tensor([len(path)])
-    found = low_latency(paths, lengths, None, context(seed, shift=shift))[0, 0].tolist()
+    found = properties.low_latency(paths, lengths, None, context(seed, shift=shift))[0, 0].tolist()
     assert collapse(found, BLANK) == collapse(path, BLANK)
-    count = min(shift, int(removable(paths, lengths, BLANK).sum()))
+    count = min(shift, int(properties.removable(paths, lengths, BLANK).sum()))
     assert found[len(path) - count :] == [BLANK] * count
     if count == 0:
         assert found == path
@@ -56,23 +50,24 @@ def test_low_latency_leaves_padding_alone() -> None:
     paths = torch.tensor([[[1, 1, 2, 7, 7, 7]], [[0, 1, 1, 1, 2, 2]]])
     lengths = torch.tensor([3, 6])
     for seed in range(20):
-        found = low_latency(paths, lengths, None, context(seed))
+        found = properties.low_latency(paths, lengths, None, context(seed))
         assert found[0, 0].tolist() == [1, 2, BLANK, 7, 7, 7]
-    assert not removable(paths, lengths, BLANK)[0, 0, 3:].any()
+    assert not properties.removable(paths, lengths, BLANK)[0, 0, 3:].any()
 
 
 def test_every_candidate_is_drawn_alike() -> None:
     """The last candidate as well, and a single one: the official code draws neither."""
     path = torch.tensor([[[1, 1, 2, 2, 3, 3]]])
     drawn = {
-        tuple(low_latency(path, torch.tensor([6]), None, context(seed))[0, 0].tolist()) for seed in range(60)
+        tuple(properties.low_latency(path, torch.tensor([6]), None, context(seed))[0, 0].tolist())
+        for seed in range(60)
     }
     assert drawn == {(1, 2, 2, 3, 3, 0), (1, 1, 2, 3, 3, 0), (1, 1, 2, 2, 3, 0)}
 
 
 def corrected(path: str, reference: str, seed: int = 0) -> str:
     paths = torch.tensor([[path_of(path)]])
-    found = minimum_wer(paths, torch.tensor([paths.shape[-1]]), [reference], context(seed))
+    found = properties.minimum_wer(paths, torch.tensor([paths.shape[-1]]), [reference], context(seed))
     return text_of(found[0, 0].tolist())
 
 
@@ -99,16 +94,16 @@ def test_properties_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "def wrong(path, reference, context):\n    return path[1:]\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = get_property("my_property:last_blank")
+    found = properties.get_property("my_property:last_blank")
     paths = torch.tensor([[[1, 2, 3, 9]]])
     assert found(paths, torch.tensor([3]), None, context())[0, 0].tolist() == [1, 2, BLANK, 9]
     with pytest.raises(ValueError, match="2 labels for 3 frames"):
-        get_property("my_property:wrong")(paths, torch.tensor([3]), None, context())
+        properties.get_property("my_property:wrong")(paths, torch.tensor([3]), None, context())
     with pytest.raises(ConfigError, match="cannot be imported"):
-        get_property("my_property:absent")
+        properties.get_property("my_property:absent")
     with pytest.raises(ConfigError, match="Did you mean"):
-        get_property("low-latncy")
-    assert all(map(get_property, ("low-latency", "minimum-wer")))
+        properties.get_property("low-latncy")
+    assert all(map(properties.get_property, ("low-latency", "minimum-wer")))
     sys.modules.pop("my_property")
 
 

@@ -1,23 +1,26 @@
-"""`coalign run awp` and `coalign run pseudo-forced-alignment` on tiny models: results, bad input."""
+"""`coalign run awp` and `coalign run pseudo-forced-alignment` on tiny models; the world of two voices."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from coalign.checks.worlds.speech import voices as world
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.report.html import read_report
-from coalign.speech.audio.audio import write_wav
+from coalign.speech.audio.audio import SAMPLE_RATE, read_audio, write_wav
+from coalign.speech.audio.synthesis import is_available
 from coalign.speech.ctc.recogniser import load_recogniser
 from tests.preference.tiny_runs import write
-from tests.speech.tiny import TEXTS, tiny_recogniser, wav
+from tests.speech.tiny import TEXTS, tiny_recogniser, tone, wav
 
 pytest.importorskip("soundfile")
 pytest.importorskip("numba")
@@ -126,3 +129,33 @@ def test_alignment_of_what_cannot_be_aligned(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=message):
             work("pseudo-forced-alignment", tmp_path / folder, data, **changes)
+
+
+def test_captions_lack_lines_and_have_wrong_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "speak", lambda text, voice: np.full(800 * len(text.split()), 0.5, np.float32))
+    spoken = world.away_recordings(tmp_path, random.Random(0))
+    assert [one.recording.id for one in spoken] == ["one", "two", "three"]
+    lines = [len(one.times) for one in spoken]
+    assert 0.7 < sum(lines) / 120 < 0.98
+    for one in spoken:
+        assert len(one.recording.rows) == len(one.times)
+        samples = read_audio(one.recording.audio)
+        assert len(samples) / SAMPLE_RATE == pytest.approx(one.recording.seconds, abs=0.01)
+        for start, end in one.times:
+            assert (samples[round(start * SAMPLE_RATE) + 1 : round(end * SAMPLE_RATE) - 1] > 0.4).all()
+            assert samples[round(start * SAMPLE_RATE) - 100] == 0
+
+
+@pytest.mark.skipif(not is_available(), reason="espeak-ng is not installed")
+def test_the_words_can_be_spoken() -> None:
+    ((text, samples),) = world._spoken(1, world.AWAY, random.Random(1))
+    assert len(samples) / SAMPLE_RATE > 0.15 * len(text.split())
+
+
+def test_training_is_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = tiny_recogniser()
+    trained = world.trained_copy(
+        start, [("old men", tone(0.6))], 0, steps=2, learning_rate=1e-2, batch_size=2
+    )
+    assert trained.model is not start.model
+    assert not np.allclose(trained.logps(tone(0.4)), start.logps(tone(0.4)))
