@@ -7,24 +7,16 @@ from typing import Any, TypeVar
 
 from coalign.core.errors import RecordProblem
 from coalign.data import messages as chat
+from coalign.data import records as schema
 from coalign.data import values as reading
 from coalign.data.columns import Layout
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Messages,
-    Preference,
-    PromptRecord,
-    Ranking,
-    Record,
-    Source,
-)
 
 T = TypeVar("T")
 
 
-def parse_row(row: Mapping[str, Any], layout: Layout, source: Source) -> Record | list[RecordProblem]:
+def parse_row(
+    row: Mapping[str, Any], layout: Layout, source: schema.Source
+) -> schema.Record | list[RecordProblem]:
     """The record in `row`, or its problems (at least one)."""
     parser, record = _Parser(row, layout), None
     try:
@@ -52,7 +44,7 @@ class _Parser:
         self.layout = layout
         self.errors: list[chat.FieldError] = []
 
-    def record(self, source: Source) -> Record | None:
+    def record(self, source: schema.Source) -> schema.Record | None:
         extra = {
             name: value
             for name, value in self.row.items()
@@ -77,7 +69,7 @@ class _Parser:
             found["template_kwargs"] = self._read("template_kwargs", reading.parse_mapping) or {}
         return found
 
-    def _preference(self, common: dict[str, Any]) -> Record | None:
+    def _preference(self, common: dict[str, Any]) -> schema.Record | None:
         pair = self._pair()
         scores = {
             part: self._read(part, reading.parse_score)
@@ -87,9 +79,11 @@ class _Parser:
         if pair is None:
             return None
         prompt, chosen, rejected, plain = pair
-        return Preference(prompt=prompt, chosen=chosen, rejected=rejected, plain=plain, **scores, **common)
+        return schema.Preference(
+            prompt=prompt, chosen=chosen, rejected=rejected, plain=plain, **scores, **common
+        )
 
-    def _pair(self) -> tuple[Messages, str, str, bool] | None:
+    def _pair(self) -> tuple[schema.Messages, str, str, bool] | None:
         chosen, rejected = self._read("chosen", chat.from_text), self._read("rejected", chat.from_text)
         if isinstance(chosen, list | dict) and isinstance(rejected, list | dict):
             return self._message_pair(
@@ -116,8 +110,8 @@ class _Parser:
         return prompt, rests[0], rests[1], len(prompt) == 1
 
     def _message_pair(
-        self, chosen: Messages | None, rejected: Messages | None
-    ) -> tuple[Messages, str, str, bool] | None:
+        self, chosen: schema.Messages | None, rejected: schema.Messages | None
+    ) -> tuple[schema.Messages, str, str, bool] | None:
         has_prompt = self._has("prompt") or self._has("messages")
         given = self._prompt() if has_prompt else None
         if chosen is None or rejected is None or (has_prompt and given is None):
@@ -130,7 +124,9 @@ class _Parser:
         prompt, *replies = chat.split_pair(chosen, rejected)
         return self._with_system(prompt), replies[0], replies[1], False
 
-    def _continued(self, prompt: Messages, conversation: Messages, part: str) -> Messages:
+    def _continued(
+        self, prompt: schema.Messages, conversation: schema.Messages, part: str
+    ) -> schema.Messages:
         """The whole conversation: the prompt, and what `conversation` adds where the two overlap.
 
         Raises:
@@ -150,7 +146,7 @@ class _Parser:
             )
         return [*prompt, *conversation[overlap:]]
 
-    def _ranking(self, common: dict[str, Any]) -> Record | None:
+    def _ranking(self, common: dict[str, Any]) -> schema.Record | None:
         given = self._prompt()
         responses = self._read("responses", self._parse_responses)
         scores = self._read(*self._score_part())
@@ -163,7 +159,7 @@ class _Parser:
             )
         if self.layout.scored_dicts and (rest := reading.other_fields(self._value("responses"))):
             common["extra"]["response_fields"] = rest
-        return Ranking(
+        return schema.Ranking(
             prompt=given[0], responses=tuple(responses), scores=tuple(scores), plain=given[1], **common
         )
 
@@ -183,7 +179,7 @@ class _Parser:
             raise chat.FieldError(f"{len(value)} response{'s' * (len(value) != 1)}", "at least 2")
         return [reading.each(position, reading.reply_text, one) for position, one in enumerate(value)]
 
-    def _prompt_record(self, common: dict[str, Any]) -> Record | None:
+    def _prompt_record(self, common: dict[str, Any]) -> schema.Record | None:
         if self._has("chosen"):
             pair = self._pair()
             prompt, plain = (pair[0], pair[3]) if pair else (None, False)
@@ -199,9 +195,9 @@ class _Parser:
             return None
         if not prompt:
             raise chat.FieldError("empty", "text", self.layout.columns.get("prompt"))
-        return PromptRecord(prompt=prompt, plain=plain, **common)
+        return schema.PromptRecord(prompt=prompt, plain=plain, **common)
 
-    def _completed(self, kind: str, common: dict[str, Any]) -> Record | None:
+    def _completed(self, kind: str, common: dict[str, Any]) -> schema.Record | None:
         """Demonstration, feedback or judgment: a prompt and one response."""
         split = self._prompt_and_completion()
         label = self._read("label", reading.parse_label) if self._value("label") is not None else None
@@ -213,17 +209,17 @@ class _Parser:
         prompt, completion, plain = split
         common.update(prompt=prompt, completion=completion, plain=plain)
         if kind == "judgment" and judgment is not None:
-            return Judgment(judgment=judgment, label=label, **common)
+            return schema.Judgment(judgment=judgment, label=label, **common)
         if kind == "feedback" and label is not None:
-            return Feedback(label=label, **common)
-        return Demonstration(**common)
+            return schema.Feedback(label=label, **common)
+        return schema.Demonstration(**common)
 
     def _judgment(self) -> str | None:
         """The judge's words; empty when the file has null there: the judge found nothing to say."""
         name = self.layout.columns["judgment"]
         return "" if name in self.row and self.row[name] is None else self._read("judgment", chat.parse_text)
 
-    def _prompt_and_completion(self) -> tuple[Messages, str, bool] | None:
+    def _prompt_and_completion(self) -> tuple[schema.Messages, str, bool] | None:
         if self._has("text"):
             text = self._read("text", chat.parse_text)
             return ([], text, True) if text is not None else None
@@ -236,7 +232,7 @@ class _Parser:
         completion = self._read("completion", reading.reply_text)
         return (given[0], completion, given[1]) if given is not None and completion is not None else None
 
-    def _prompt(self) -> tuple[Messages, bool] | None:
+    def _prompt(self) -> tuple[schema.Messages, bool] | None:
         """(messages, whether the file held plain text), from the prompt column and those that belong to it."""
         part = "prompt" if self._has("prompt") else "messages"
         value: Any = self._read(part, chat.from_text) if self._value(part) is not None else None
@@ -266,20 +262,20 @@ class _Parser:
             None if messages is None else (messages, plain and all(one["role"] == "user" for one in messages))
         )
 
-    def _with_history(self, messages: Messages) -> Messages:
+    def _with_history(self, messages: schema.Messages) -> schema.Messages:
         """With the earlier turns of a `history` column: messages, or pairs of question and answer."""
         value = self._value("history")
         if not value:
             return messages
         return [*(self._read("history", reading.parse_history) or []), *messages]
 
-    def _with_system(self, messages: Messages) -> Messages:
+    def _with_system(self, messages: schema.Messages) -> schema.Messages:
         if not self._value("system") or any(one["role"] == "system" for one in messages):
             return messages
         system = self._read("system", lambda value: chat.parse_text(value, allow_empty=True))
         return [{"role": "system", "content": system}, *messages] if system and system.strip() else messages
 
-    def _checked(self, part: str, messages: Messages | None) -> Messages | None:
+    def _checked(self, part: str, messages: schema.Messages | None) -> schema.Messages | None:
         return None if messages is None else self._attempt(part, lambda: chat.check_prompt(messages))
 
     def _has(self, part: str) -> bool:

@@ -10,25 +10,9 @@ from typing import Any
 
 from coalign.speech.audio.audio import read_audio
 from coalign.speech.audio.recordings import Recording
-from coalign.speech.ctc.align import (
-    NO_SCORE,
-    Segment,
-    TextTooLongError,
-    forced_align,
-    ground_truth,
-    segment,
-    utterance_segments,
-)
+from coalign.speech.ctc import align as ctc
 from coalign.speech.ctc.recogniser import Logps, Recogniser
-from coalign.speech.segmentation.anchored_windows import (
-    Aligned,
-    Result,
-    Utterance,
-    Window,
-    WindowRules,
-    align_rows,
-    split_words,
-)
+from coalign.speech.segmentation import anchored_windows as anchored
 
 LOWEST_SCORE = -1000.0
 """What a confidence without a frame is written as: finite and below every threshold."""
@@ -71,12 +55,12 @@ class AudioWindow:
     def frames(self) -> int:
         return len(self.logps)
 
-    def align(self, utterances: Sequence[str]) -> list[Segment]:
+    def align(self, utterances: Sequence[str]) -> list[ctc.Segment]:
         """See `coalign.speech.segmentation.anchored_windows.Window`."""
         vocabulary = self.recogniser.vocabulary
-        states, begins = ground_truth([vocabulary.encode(one) for one in utterances], vocabulary.blank)
-        path = segment(self.logps, states, vocabulary.blank)
-        return utterance_segments(path, begins, self.recogniser.frame_seconds)
+        states, begins = ctc.ground_truth([vocabulary.encode(one) for one in utterances], vocabulary.blank)
+        path = ctc.segment(self.logps, states, vocabulary.blank)
+        return ctc.utterance_segments(path, begins, self.recogniser.frame_seconds)
 
     def words(self, text: str, start: float, end: float) -> list[WordRow]:
         """The words of an utterance between two seconds of the recording; none where there are too few frames."""
@@ -93,8 +77,8 @@ def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) ->
     delimiter = vocabulary.encode(" ") if vocabulary.tokenizer is None else []
     ids = [one for index, part in enumerate(parts) for one in (delimiter if index else []) + part]
     try:
-        spans, _ = forced_align(logps, ids, vocabulary.blank)
-    except TextTooLongError:
+        spans, _ = ctc.forced_align(logps, ids, vocabulary.blank)
+    except ctc.TextTooLongError:
         return []
     found, place = [], 0
     for index, (word, part) in enumerate(zip(text.split(), parts, strict=True)):
@@ -128,7 +112,7 @@ def align_recording(
     recogniser: Recogniser,
     recording: Recording,
     speech: Sequence[tuple[float, float]],
-    rules: WindowRules,
+    rules: anchored.WindowRules,
     *,
     outside: Counter[str],
     conversions: Counter[str],
@@ -154,7 +138,7 @@ def align_recording(
     def open_window(start: float, seconds: float) -> AudioWindow:
         return AudioWindow(recogniser, recording.audio, start, seconds, conversions)
 
-    def find_words(window: Window, aligned: Sequence[Aligned]) -> None:
+    def find_words(window: anchored.Window, aligned: Sequence[anchored.Aligned]) -> None:
         assert isinstance(window, AudioWindow)
         for one in aligned:
             if one.end > one.start:
@@ -164,14 +148,14 @@ def align_recording(
     if whole:
         found = _at_once(lines, recording.seconds, open_window, rules, find_words)
     else:
-        found = align_rows(lines, speech, recording.seconds, open_window, rules, on_row, find_words)
+        found = anchored.align_rows(lines, speech, recording.seconds, open_window, rules, on_row, find_words)
     utterances = [
         {
             "row": written[one.utterance.row][0],
             "text": one.utterance.text,
             "start": round(one.start, 3),
             "end": round(one.end, 3),
-            "score": round(max(one.score, LOWEST_SCORE), 6) if one.score > NO_SCORE else LOWEST_SCORE,
+            "score": round(max(one.score, LOWEST_SCORE), 6) if one.score > ctc.NO_SCORE else LOWEST_SCORE,
             "words": words.get((one.start, one.end), []),
         }
         for one in found.aligned
@@ -188,18 +172,24 @@ def _at_once(
     rows: Sequence[str],
     duration: float,
     open_window: Callable[[float, float], AudioWindow],
-    rules: WindowRules,
-    on_accept: Callable[[Window, Sequence[Aligned]], None],
-) -> Result:
+    rules: anchored.WindowRules,
+    on_accept: Callable[[anchored.Window, Sequence[anchored.Aligned]], None],
+) -> anchored.Result:
     """One window over the whole recording, every utterance accepted."""
     texts = [
-        Utterance(row, text) for row, line in enumerate(rows) for text in split_words(line, rules.max_words)
+        anchored.Utterance(row, text)
+        for row, line in enumerate(rows)
+        for text in anchored.split_words(line, rules.max_words)
     ]
     window = open_window(0.0, duration + 1)
     try:
         places = window.align([one.text for one in texts])
-    except TextTooLongError:
-        return Result(unaligned=[(one, "the text is longer than the audio") for one in texts], windows=1)
-    aligned = [Aligned(one, at.start, at.end, at.score) for one, at in zip(texts, places, strict=True)]
+    except ctc.TextTooLongError:
+        return anchored.Result(
+            unaligned=[(one, "the text is longer than the audio") for one in texts], windows=1
+        )
+    aligned = [
+        anchored.Aligned(one, at.start, at.end, at.score) for one, at in zip(texts, places, strict=True)
+    ]
     on_accept(window, aligned)
-    return Result(aligned, windows=1)
+    return anchored.Result(aligned, windows=1)

@@ -10,14 +10,7 @@ import torch
 from coalign.checks.arms import Measures, measure_arms
 from coalign.checks.rules import decide, mean_of
 from coalign.checks.tiny_models import seeded
-from coalign.checks.worlds.facts.boxes import (
-    LIMIT,
-    WORDS_PER_CHUNK,
-    AligningEncoder,
-    documents,
-    fact_tokenizer,
-    training_pair,
-)
+from coalign.checks.worlds.facts import boxes
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.evaluation.factuality.functions import headed_scorer
@@ -82,9 +75,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 def _learnt(seed: int) -> Learnt:
     draw = random.Random(f"{seed}/pairs")
-    records = [training_pair(task, draw) for task in TASKS for _ in range(1000)]
+    records = [boxes.training_pair(task, draw) for task in TASKS for _ in range(1000)]
     return Learnt(
-        documents(300, random.Random(f"{seed}/documents")),
+        boxes.documents(300, random.Random(f"{seed}/documents")),
         _trained(records, seed),
         _trained([one for one in records if one.task == "nli"], seed),
     )
@@ -92,8 +85,8 @@ def _learnt(seed: int) -> Learnt:
 
 def _trained(records: list[TaskRecord], seed: int, *, steps: int = 300, rate: float = 2e-3) -> PairClassifier:
     """Heads and encoder from random weights: the joint loss of batches of 32, the rate falling to 0."""
-    model = seeded(lambda: PairClassifier(AligningEncoder()), seed).train()
-    collate = PairCollator(PairEncoder(fact_tokenizer(), LIMIT))
+    model = seeded(lambda: PairClassifier(boxes.AligningEncoder()), seed).train()
+    collate = PairCollator(PairEncoder(boxes.fact_tokenizer(), boxes.LIMIT))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     draw = random.Random(f"{seed}/order")
     with torch.random.fork_rng(devices=[]):
@@ -109,9 +102,9 @@ def _trained(records: list[TaskRecord], seed: int, *, steps: int = 300, rate: fl
 
 
 def _measured(documents: list[Document], model: PairClassifier, *, splits: bool) -> Measures:
-    function = headed_scorer(model, fact_tokenizer(), LIMIT)
+    function = headed_scorer(model, boxes.fact_tokenizer(), boxes.LIMIT)
     contexts, claims, labels = zip(*documents, strict=True)
-    found = ClaimScorer(function, splits, WORDS_PER_CHUNK).score(contexts, claims)
+    found = ClaimScorer(function, splits, boxes.WORDS_PER_CHUNK).score(contexts, claims)
     return {
         "AUC": roc_auc(labels, [one.score for one in found]),
         "pairs cut off": sum(one.truncated for one in found),

@@ -11,14 +11,8 @@ import torch
 
 from coalign.checks.arms import Measures, keep_items
 from coalign.core.runs import Run
+from coalign.decoding.translation import prompts as prompting
 from coalign.decoding.translation.files import Sentence
-from coalign.decoding.translation.prompts import (
-    Labels,
-    Shot,
-    TranslationRequest,
-    clean_translation,
-    translation_prompt,
-)
 from coalign.measures.translation_metrics import sentence_chrf
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
@@ -40,9 +34,13 @@ class TranslationTask:
 
     def prompt(self, place: int, examples: Sequence[int], best_last: bool = True) -> str:
         """For a sentence with some of the others as examples, best first."""
-        shots = [Shot(self.sentences[one].source, self.sentences[one].target or "") for one in examples]
-        request = TranslationRequest(self.sentences[place].source, shots)
-        return translation_prompt(request, Labels("English", "Spanish"), best_last=best_last)
+        shots = [
+            prompting.Shot(self.sentences[one].source, self.sentences[one].target or "") for one in examples
+        ]
+        request = prompting.TranslationRequest(self.sentences[place].source, shots)
+        return prompting.translation_prompt(
+            request, prompting.Labels("English", "Spanish"), best_last=best_last
+        )
 
     def nearest(self, place: int) -> list[int]:
         """The two most similar others."""
@@ -75,7 +73,7 @@ def measured(
     sampling = Sampling(max_new_tokens=40, temperature=0.0, stop=("\n",))
     replies = task.generator.generate(prompts[:TRANSLATED], sampling, label=name)
     made = [
-        clean_translation(one[0].text, task.sentences[place].source)
+        prompting.clean_translation(one[0].text, task.sentences[place].source)
         for one, place in zip(replies, task.tested, strict=False)
     ]
     similarity = [float(task.vectors[one] @ task.vectors[task.nearest(one)[0]]) for one in task.tested]
