@@ -13,16 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core import files
+from coalign.core import files as disk
 from coalign.core.errors import CoalignError
-from coalign.core.files import (
-    append_rows,
-    atomic_path,
-    read_rows,
-    remove_stale,
-    write_json,
-    write_rows,
-    write_text,
-)
 
 KILLED = """
 import os, signal, sys
@@ -41,16 +33,16 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     assert result.returncode == -signal.SIGKILL
     assert target.read_text() == "old"
     assert list(tmp_path.glob("*.json")) == [target], "readers that glob see no half-written file"
-    remove_stale(tmp_path)
+    disk.remove_stale(tmp_path)
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_an_error_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
-    write_text(target, "old")
+    disk.write_text(target, "old")
 
     def write_and_fail() -> None:
-        with atomic_path(target) as path:
+        with disk.atomic_path(target) as path:
             path.write_text("new")
             raise RuntimeError
 
@@ -63,7 +55,7 @@ def test_an_error_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
 def test_folders_are_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
     for name in ("one", "two"):
-        with atomic_path(target) as path:
+        with disk.atomic_path(target) as path:
             path.mkdir()
             (path / name).write_text(name)
     assert [one.name for one in target.iterdir()] == ["two"]
@@ -74,7 +66,7 @@ def test_writing_nothing_is_an_error_and_keeps_the_old(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.mkdir()
     (target / "weights").write_text("w")
-    with pytest.raises(FileNotFoundError), atomic_path(target):
+    with pytest.raises(FileNotFoundError), disk.atomic_path(target):
         pass
     assert (target / "weights").exists()
 
@@ -85,7 +77,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(files, "_sync", Mock(side_effect=OSError(code, os.strerror(code))))
     with pytest.raises(CoalignError, match=r"No space left on the disk while writing .*a\.txt"):
-        write_text(tmp_path / "a.txt", "text")
+        disk.write_text(tmp_path / "a.txt", "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +85,7 @@ def test_an_append_to_a_full_disk_leaves_the_rows_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "rows.jsonl"
-    append_rows(target, [{"n": 1}])
+    disk.append_rows(target, [{"n": 1}])
 
     def torn(file: object, data: bytes) -> None:
         file.write(data[:5])  # type: ignore[attr-defined]
@@ -102,9 +94,9 @@ def test_an_append_to_a_full_disk_leaves_the_rows_as_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(files, "_write_all", torn)
         with pytest.raises(CoalignError, match="No space left"):
-            append_rows(target, [{"n": 2}])
-    append_rows(target, [{"n": 3}])
-    assert read_rows(target) == [{"n": 1}, {"n": 3}]
+            disk.append_rows(target, [{"n": 2}])
+    disk.append_rows(target, [{"n": 3}])
+    assert disk.read_rows(target) == [{"n": 1}, {"n": 3}]
 
 
 @settings(deadline=None, max_examples=50)
@@ -113,40 +105,40 @@ def test_a_torn_line_costs_only_itself(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rows: list[dict[str, object]]
 ) -> None:
     target = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    append_rows(target, rows)
+    disk.append_rows(target, rows)
     whole = target.read_bytes()
     torn = whole[: cut % (len(whole) + 1)]
     target.write_bytes(torn)
     kept = rows[: torn.count(b"\n")]
-    append_rows(target, [{"after": True}])
-    assert read_rows(target) == [*kept, {"after": True}], "an append never joins onto a torn line"
+    disk.append_rows(target, [{"after": True}])
+    assert disk.read_rows(target) == [*kept, {"after": True}], "an append never joins onto a torn line"
     target.write_bytes(torn)
-    assert read_rows(target, repair=True) == kept
-    assert read_rows(target) == kept, "the file itself is repaired"
+    assert disk.read_rows(target, repair=True) == kept
+    assert disk.read_rows(target) == kept, "the file itself is repaired"
 
 
 def test_long_torn_lines_are_cut_too(tmp_path: Path) -> None:
     target = tmp_path / "rows.jsonl"
     target.write_bytes(b'{"a": 1}\n{"b": "' + b"x" * 10_000)
-    append_rows(target, [{"c": 1}])
-    assert read_rows(target) == [{"a": 1}, {"c": 1}]
+    disk.append_rows(target, [{"c": 1}])
+    assert disk.read_rows(target) == [{"a": 1}, {"c": 1}]
 
 
 def test_a_changed_file_is_named_with_its_line(tmp_path: Path) -> None:
     target = tmp_path / "rows.jsonl"
     target.write_text('{"a": 1}\nnot json\n{"b": 1}\n')
     with pytest.raises(CoalignError, match=r"rows.jsonl:2: not JSON"):
-        read_rows(target, repair=True)
+        disk.read_rows(target, repair=True)
 
 
 def test_rows_keep_line_separators_inside_text_and_absent_ones_are_none(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\u0085c\nd"}]
-    assert read_rows(tmp_path / "rows.jsonl") == []
-    write_rows(tmp_path / "rows.jsonl", rows)
-    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert disk.read_rows(tmp_path / "rows.jsonl") == []
+    disk.write_rows(tmp_path / "rows.jsonl", rows)
+    assert disk.read_rows(tmp_path / "rows.jsonl") == rows
 
 
 def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(tmp_path / "a.json", {"loss": float("nan")})
+        disk.write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []

@@ -8,22 +8,11 @@ from typing import Any
 import pytest
 
 from coalign.core.errors import DataError
+from coalign.data import records as schema
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
-from coalign.data.records import (
-    Demonstration,
-    Feedback,
-    Judgment,
-    Preference,
-    PromptRecord,
-    Ranking,
-    Record,
-    Reply,
-    Source,
-    fields_of,
-)
 
-SOURCE = Source("f.jsonl", 1)
+SOURCE = schema.Source("f.jsonl", 1)
 
 
 def user(text):
@@ -52,39 +41,39 @@ def problems(row, kind=None):
 QA = {"prompt": Q, "completion": "a"}
 DO = {"instruction": "do", "output": "a"}
 AB = {"chosen": "a", "rejected": "b"}
-A_OVER_B = Preference(prompt=Q, **AB)
+A_OVER_B = schema.Preference(prompt=Q, **AB)
 
 
 @pytest.mark.parametrize(
     ("row", "record"),
     [
-        ({"prompt": "q"}, PromptRecord(prompt=Q, plain=True)),
-        ({"prompt": [SYSTEM, *Q]}, PromptRecord(prompt=[SYSTEM, *Q])),
-        ({"messages": Q}, PromptRecord(prompt=Q)),
-        ({"prompt": "q", "completion": " a"}, Demonstration(prompt=Q, completion=" a", plain=True)),
-        ({"prompt": Q, "completion": [assistant("a")]}, Demonstration(**QA)),
-        ({"messages": ANSWER_A}, Demonstration(**QA)),
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, Demonstration(**QA)),
-        ({**DO, "input": "this"}, Demonstration(prompt=[user("do\n\nthis")], completion="a")),
-        ({**DO, "input": ""}, Demonstration(prompt=[user("do")], completion="a")),
-        ({"question": "q", "answer": "a"}, Demonstration(**QA)),
-        ({"text": "once"}, Demonstration(prompt=[], completion="once", plain=True)),
-        ({"system": "Be brief.", "question": "q", **AB}, Preference(prompt=[SYSTEM, *Q], **AB)),
-        ({"prompt": "q", **AB}, Preference(prompt=Q, **AB, plain=True)),
+        ({"prompt": "q"}, schema.PromptRecord(prompt=Q, plain=True)),
+        ({"prompt": [SYSTEM, *Q]}, schema.PromptRecord(prompt=[SYSTEM, *Q])),
+        ({"messages": Q}, schema.PromptRecord(prompt=Q)),
+        ({"prompt": "q", "completion": " a"}, schema.Demonstration(prompt=Q, completion=" a", plain=True)),
+        ({"prompt": Q, "completion": [assistant("a")]}, schema.Demonstration(**QA)),
+        ({"messages": ANSWER_A}, schema.Demonstration(**QA)),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, schema.Demonstration(**QA)),
+        ({**DO, "input": "this"}, schema.Demonstration(prompt=[user("do\n\nthis")], completion="a")),
+        ({**DO, "input": ""}, schema.Demonstration(prompt=[user("do")], completion="a")),
+        ({"question": "q", "answer": "a"}, schema.Demonstration(**QA)),
+        ({"text": "once"}, schema.Demonstration(prompt=[], completion="once", plain=True)),
+        ({"system": "Be brief.", "question": "q", **AB}, schema.Preference(prompt=[SYSTEM, *Q], **AB)),
+        ({"prompt": "q", **AB}, schema.Preference(prompt=Q, **AB, plain=True)),
         ({"prompt": Q, "chosen": [assistant("a")], "rejected": [assistant("b")]}, A_OVER_B),
         ({"prompt": "q", "chosen": [SYSTEM, *ANSWER_A], "rejected": [SYSTEM, *ANSWER_B], "score_chosen": 9, "score_rejected": 2.5, "messages": ANSWER_A},
-         Preference(prompt=[SYSTEM, *Q], **AB, chosen_score=9.0, rejected_score=2.5)),  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
-        ({"chosen": [*Q, assistant("same")], "rejected": [*Q, assistant("same")]}, Preference(prompt=Q, chosen="same", rejected="same")),  # implicit prompt of messages
-        ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True)),  # implicit prompt of text
+         schema.Preference(prompt=[SYSTEM, *Q], **AB, chosen_score=9.0, rejected_score=2.5)),  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
+        ({"chosen": [*Q, assistant("same")], "rejected": [*Q, assistant("same")]}, schema.Preference(prompt=Q, chosen="same", rejected="same")),  # implicit prompt of messages
+        ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, schema.Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True)),  # implicit prompt of text
         ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, A_OVER_B),
         ({"prompt": "\n\nHuman: q\n\nAssistant:", **AB}, A_OVER_B),
-        ({"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]}, Ranking(prompt=Q, responses=("a", "b"), scores=(1.0, 2.0), plain=True)),
-        ({"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]}, Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True)),
-        ({**QA, "label": True}, Feedback(**QA, label=True)),
-        ({**QA, "label": 0}, Feedback(**QA, label=False)),
-        ({"messages": ANSWER_A, "label": "yes"}, Feedback(**QA, label=True)),
-        ({**QA, "judgment": "good"}, Judgment(**QA, judgment="good")),
-        ({**QA, "critique": "bad", "label": False}, Judgment(**QA, judgment="bad", label=False)),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]}, schema.Ranking(prompt=Q, responses=("a", "b"), scores=(1.0, 2.0), plain=True)),
+        ({"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]}, schema.Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True)),
+        ({**QA, "label": True}, schema.Feedback(**QA, label=True)),
+        ({**QA, "label": 0}, schema.Feedback(**QA, label=False)),
+        ({"messages": ANSWER_A, "label": "yes"}, schema.Feedback(**QA, label=True)),
+        ({**QA, "judgment": "good"}, schema.Judgment(**QA, judgment="good")),
+        ({**QA, "critique": "bad", "label": False}, schema.Judgment(**QA, judgment="bad", label=False)),
     ],
 )  # fmt: skip
 def test_rows_become_records(row, record):
@@ -105,14 +94,14 @@ def test_other_fields_of_scored_responses_are_kept():
 
 def test_null_judgment_means_nothing_to_say():
     layout = recognise([{**QA, "judgment": None}, {**QA, "judgment": "bad"}], "f")
-    assert parse_row({**QA, "judgment": None}, layout, SOURCE) == Judgment(**QA, judgment="")
+    assert parse_row({**QA, "judgment": None}, layout, SOURCE) == schema.Judgment(**QA, judgment="")
     assert isinstance(parse_row({**QA, "judgment": ""}, layout, SOURCE), list)
 
 
 def test_prompts_can_be_had_from_any_kind():
     rows = {"chosen": ANSWER_A, "rejected": ANSWER_B}, {"messages": ANSWER_A}, {**QA, "label": True}
     for row in rows:
-        assert parse(row, "prompt") == PromptRecord(prompt=Q)
+        assert parse(row, "prompt") == schema.PromptRecord(prompt=Q)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +144,7 @@ def test_transcript_turns_of_one_speaker_are_one_message():
         "rejected": transcript((H, "q"), (A, "A king.")),
     }
     chosen = "No.  Human: why?\n\nBecause."
-    assert parse(row) == Preference(prompt=Q, chosen=chosen, rejected="A king.")
+    assert parse(row) == schema.Preference(prompt=Q, chosen=chosen, rejected="A king.")
 
 
 def test_dialogues_that_part_before_the_last_user_turn_are_refused():
@@ -222,7 +211,7 @@ def test_recognised_says_what_and_why():
 ASK, GOOD, BAD = "Name a river.", "The Loire.", "The Moon."
 RIVER = [user(ASK)]
 PAIR = {"chosen": GOOD, "rejected": BAD}
-PREFERENCE, BRIEF = (Preference(prompt=one, **PAIR) for one in (RIVER, [SYSTEM, *RIVER]))
+PREFERENCE, BRIEF = (schema.Preference(prompt=one, **PAIR) for one in (RIVER, [SYSTEM, *RIVER]))
 HISTORY = [["My name is Ana.", "Hello Ana."]]
 ASKED = [user("My name is Ana."), assistant("Hello Ana."), *RIVER]
 TOOLS = [
@@ -236,25 +225,27 @@ CHATS = {"chosen": LOIRE, "rejected": MOON}
 RESULT = {"role": "tool", "content": "Loire"}
 
 
-def ranking(*responses: str, scores: tuple[float, ...] = (1.0, 0.0)) -> Ranking:
-    return Ranking(prompt=RIVER, responses=responses or ("The Loire.", "The Moon."), scores=scores)
+def ranking(*responses: str, scores: tuple[float, ...] = (1.0, 0.0)) -> schema.Ranking:
+    return schema.Ranking(prompt=RIVER, responses=responses or ("The Loire.", "The Moon."), scores=scores)
 
 
-def demonstration(prompt: list[Any] = RIVER, completion: str = "The Loire.", **more: Any) -> Demonstration:
-    return Demonstration(prompt=prompt, completion=completion, **more)
+def demonstration(
+    prompt: list[Any] = RIVER, completion: str = "The Loire.", **more: Any
+) -> schema.Demonstration:
+    return schema.Demonstration(prompt=prompt, completion=completion, **more)
 
 
 WEBGPT = {"dataset": "x", "full_text": ASK}
 TEA = {"chosen": "Human: Tea?\n\nAssistant: Yes.", "rejected": "No."}
 OVERALL = {"overall_score": 8.0, "model": "a"}, {"overall_score": 2.0, "model": "b"}
-LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
+LAYOUTS: dict[str, tuple[dict[str, Any], schema.Record]] = {
     "Orca pairs": ({"system": "Be brief.", "input": ASK, **PAIR}, BRIEF),
     "messages beside the pair": ({"messages": [SYSTEM, *RIVER], **PAIR}, BRIEF),
     "ShareGPT pairs of one message": ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": BAD}}, PREFERENCE),
-    "pairs with history": ({"instruction": ASK, "input": "", "history": HISTORY, **PAIR}, Preference(prompt=ASKED, **PAIR)),
-    "the reply with its last question": ({"prompt": ASKED, **CHATS}, Preference(prompt=ASKED, **PAIR)),
+    "pairs with history": ({"instruction": ASK, "input": "", "history": HISTORY, **PAIR}, schema.Preference(prompt=ASKED, **PAIR)),
+    "the reply with its last question": ({"prompt": ASKED, **CHATS}, schema.Preference(prompt=ASKED, **PAIR)),
     "ratings after the name": ({"prompt": ASK, **PAIR, "rating_chosen": 5, "rating_rejected": 1},
-     Preference(prompt=RIVER, **PAIR, chosen_score=5, rejected_score=1, plain=True)),
+     schema.Preference(prompt=RIVER, **PAIR, chosen_score=5, rejected_score=1, plain=True)),
     "UltraFeedback": ({"instruction": ASK, "completions": [{"response": GOOD, **OVERALL[0]}, {"response": BAD, **OVERALL[1]}]}, ranking(scores=(8.0, 2.0))),
     "Nectar": ({"prompt": f"\n\nHuman: {ASK}\n\nAssistant: ", "answers": [{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}]}, ranking(scores=(-1.0, -2.0))),
     "SHP": ({"history": ASK, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0}, ranking(BAD, GOOD, scores=(0.0, 1.0))),
@@ -264,11 +255,11 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
     "Chatbot Arena": ({"conversation_a": LOIRE, "conversation_b": MOON, "winner": "tie (bothbad)"}, ranking(scores=(0.5, 0.5))),
     "HH with a system column": ({"system": "Be brief.", **{side: f"\n\nHuman: {ASK}\n\nAssistant: {text}" for side, text in PAIR.items()}}, BRIEF),
     "a prompt both share, with a system column": ({"system": "Be brief.", "chosen": f"{ASK} Now: Loire.", "rejected": f"{ASK} Now: Moon."},
-     Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon.")),
+     schema.Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon.")),
     "replies with a transcript's cue": ({"prompt": "Greet me.", "chosen": "Assistant: Hello.", "rejected": "Assistant: Go away."},
-     Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True)),
-    "a reply that is a dialogue": ({"prompt": "Write one.", **TEA}, Preference(prompt=[user("Write one.")], **TEA, plain=True)),
-    "KTO of pandas": ({"prompt": RIVER, "completion": [assistant(GOOD)], "label": 1.0}, Feedback(prompt=RIVER, completion=GOOD, label=True)),
+     schema.Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True)),
+    "a reply that is a dialogue": ({"prompt": "Write one.", **TEA}, schema.Preference(prompt=[user("Write one.")], **TEA, plain=True)),
+    "KTO of pandas": ({"prompt": RIVER, "completion": [assistant(GOOD)], "label": 1.0}, schema.Feedback(prompt=RIVER, completion=GOOD, label=True)),
     "Capybara": ({"conversation": [{"input": ASK, "output": GOOD}]}, demonstration()),
     "LMSYS chats": ({"conversation": LOIRE, "model": "m"}, demonstration()),
     "OpenHermes": ({"conversations": SHAREGPT, "system_prompt": "Be brief."}, demonstration([SYSTEM, *RIVER])),
@@ -280,21 +271,21 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Record]] = {
     "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": ASK}]}, assistant(GOOD)]}, demonstration()),
     "absent keys as nulls": ({"messages": [user(ASK) | {"tool_calls": None}, assistant(GOOD, name=None)]}, demonstration()),
     "reasoning beside the answer": ({"messages": [*RIVER, assistant(GOOD, reasoning_content="Rivers of France...")]},
-     demonstration(completion=Reply(GOOD, {"reasoning_content": "Rivers of France..."}))),
+     demonstration(completion=schema.Reply(GOOD, {"reasoning_content": "Rivers of France..."}))),
     "tools as text": ({"tools": json.dumps(TOOLS), "messages": LOIRE}, demonstration(tools=TOOLS)),
     "arguments of the template": ({"messages": LOIRE, "chat_template_kwargs": {"enable_thinking": False, "more": None}},
      demonstration(template_kwargs={"enable_thinking": False})),
     "a call in the history, without content": ({"tools": TOOLS, "prompt": [*RIVER, {"role": "assistant", "tool_calls": [CALL], "content": None}, RESULT], "completion": [assistant(GOOD)]},
      demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT], tools=TOOLS)),
-    "OpenAI's calls, whose arguments are text": ({"messages": [*RIVER, assistant("", tool_calls=[TEXT_CALL])]}, demonstration(completion=Reply("", {"tool_calls": [CALL]}))),
+    "OpenAI's calls, whose arguments are text": ({"messages": [*RIVER, assistant("", tool_calls=[TEXT_CALL])]}, demonstration(completion=schema.Reply("", {"tool_calls": [CALL]}))),
     "ShareGPT's function calls": ({"conversations": [SHAREGPT[0], {"from": "function_call", "value": json.dumps(CALL["function"])}, {"from": "observation", "value": "Loire"}, SHAREGPT[1]]},
      demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT])),
-    "prompts of any kind": ({"query": ASK}, PromptRecord(prompt=RIVER, plain=True)),
+    "prompts of any kind": ({"query": ASK}, schema.PromptRecord(prompt=RIVER, plain=True)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("row", "record"), LAYOUTS.values(), ids=LAYOUTS)
-def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: Record) -> None:
+def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: schema.Record) -> None:
     assert parse(row) == record
 
 
@@ -342,9 +333,9 @@ def test_every_column_is_accounted_for() -> None:
 
 
 def test_replies_are_equal_only_with_all_they_say() -> None:
-    one, other = Reply("a", {"tool_calls": [1]}), Reply("a", {"tool_calls": [2]})
-    assert one == Reply("a", {"tool_calls": [1]})
+    one, other = schema.Reply("a", {"tool_calls": [1]}), schema.Reply("a", {"tool_calls": [2]})
+    assert one == schema.Reply("a", {"tool_calls": [1]})
     assert one != other
     assert one != "a" != one
     assert len({one, other, "a"}) == 3
-    assert fields_of("a") == {}
+    assert schema.fields_of("a") == {}

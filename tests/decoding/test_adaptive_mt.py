@@ -16,6 +16,7 @@ from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.decoding import adaptive_mt
 from coalign.decoding.translation import memory
+from coalign.decoding.translation import prompts as wording
 from coalign.decoding.translation.files import (
     Sentence,
     language_code,
@@ -25,15 +26,6 @@ from coalign.decoding.translation.files import (
     write_tsv,
 )
 from coalign.decoding.translation.memory import TranslationUnit
-from coalign.decoding.translation.prompts import (
-    Labels,
-    Shot,
-    TranslationRequest,
-    clean_translation,
-    length_limit,
-    read_terms,
-    translation_prompt,
-)
 from coalign.decoding.translation.translator import AdaptiveTranslator, TranslationOptions
 from coalign.models.types import Generation
 from coalign.report.html import read_report
@@ -166,7 +158,7 @@ def test_codes_of_languages():
         language_code("Old High German")
 
 
-LABELS = Labels("English", "Spanish")
+LABELS = wording.Labels("English", "Spanish")
 PAIRS = [
     ("wash your hands", "lávese las manos"),
     ("wash your face", "lávese la cara"),
@@ -275,24 +267,24 @@ def test_mined_pairs_hold_each_sentences_nearest(rows, count):
 
 
 def test_prompts():
-    shots = [Shot("near", "cerca", "mt near", [("a", "b")]), Shot("far", "lejos")]
-    request = TranslationRequest("new", shots, "mt new", [("c", "d"), ("e", "f")])
-    assert translation_prompt(request, LABELS) == (
+    shots = [wording.Shot("near", "cerca", "mt near", [("a", "b")]), wording.Shot("far", "lejos")]
+    request = wording.TranslationRequest("new", shots, "mt new", [("c", "d"), ("e", "f")])
+    assert wording.translation_prompt(request, LABELS) == (
         "English: far\nSpanish: lejos\nEnglish: near\nMT: mt near\nTerms: a = b\nSpanish: cerca\n"
         "English: new\nMT: mt new\nTerms: c = d, e = f\nSpanish:"
     )
-    assert translation_prompt(request, LABELS, best_last=False).startswith("English: near")
-    assert translation_prompt(TranslationRequest("new"), LABELS) == "English: new\nSpanish:"
+    assert wording.translation_prompt(request, LABELS, best_last=False).startswith("English: near")
+    assert wording.translation_prompt(wording.TranslationRequest("new"), LABELS) == "English: new\nSpanish:"
 
 
 def test_reading_replies():
-    assert clean_translation("  uno\nEnglish: two", "one") == "uno"
-    assert clean_translation("Hola. Adiós amigos míos, hasta la vista.", "Hello.") == "Hola."
-    assert clean_translation("Hola. Adiós.", "Hello. Bye.") == "Hola. Adiós."
-    assert clean_translation("", "one") == ""
-    assert length_limit(["one two three"], 4) == 12
-    assert length_limit(["洗手" * 5], 4) == 40
-    assert read_terms(
+    assert wording.clean_translation("  uno\nEnglish: two", "one") == "uno"
+    assert wording.clean_translation("Hola. Adiós amigos míos, hasta la vista.", "Hello.") == "Hola."
+    assert wording.clean_translation("Hola. Adiós.", "Hello. Bye.") == "Hola. Adiós."
+    assert wording.clean_translation("", "one") == ""
+    assert wording.length_limit(["one two three"], 4) == 12
+    assert wording.length_limit(["洗手" * 5], 4) == 40
+    assert wording.read_terms(
         "1. virus = virus\n- mask = bata\nno pair\nvirus = virus", "the virus mask", "el virus", 5
     ) == [("virus", "virus")]
 

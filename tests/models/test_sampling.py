@@ -12,13 +12,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.generation import sampling
-from coalign.models.generation.sampling import (
-    check_sampling,
-    filter_logits,
-    row_uniforms,
-    sample_tokens,
-    token_logps,
-)
+from coalign.models.generation import sampling as drawing
 from coalign.models.types import Sampling
 
 
@@ -47,7 +41,7 @@ def as_transformers(logits, temperature, top_k, top_p):
 def test_filter_is_that_of_transformers(vocabulary, temperature, top_k, top_p, scale, seed):
     logits = random_logits(3, vocabulary, seed, scale)
     expected = as_transformers(logits, temperature, top_k, top_p)
-    actual = filter_logits(logits, temperature, top_k, top_p)
+    actual = drawing.filter_logits(logits, temperature, top_k, top_p)
     # Rounding alone decides over a token where the mass of those above it is `top_p` to the last digits, as with
     # 0.9999999999999999: there, and only there, the two may differ.
     differ = actual.isfinite() != expected.isfinite()
@@ -61,9 +55,9 @@ def test_filter_is_that_of_transformers(vocabulary, temperature, top_k, top_p, s
 @pytest.mark.parametrize("scale", [0.01, 1.0, 6.0])
 def test_few_candidates_give_the_result_of_the_whole_sort(monkeypatch, scale):
     logits = random_logits(8, 6000, scale=scale)
-    few = filter_logits(logits, top_p=0.9)
+    few = drawing.filter_logits(logits, top_p=0.9)
     monkeypatch.setattr(sampling, "CANDIDATES", 6000)
-    assert torch.equal(few, filter_logits(logits, top_p=0.9))
+    assert torch.equal(few, drawing.filter_logits(logits, top_p=0.9))
 
 
 def test_largest_values_come_from_blocks_too():
@@ -75,24 +69,24 @@ def test_largest_values_come_from_blocks_too():
 
 def test_equals_of_the_last_one_stay():
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, -3.0]], dtype=torch.float64)
-    assert filter_logits(logits, top_k=2).isfinite().tolist() == [[True, True, True, True, False]]
-    assert filter_logits(logits, top_p=0.55).isfinite().tolist() == [[True, True, True, True, False]]
+    assert drawing.filter_logits(logits, top_k=2).isfinite().tolist() == [[True, True, True, True, False]]
+    assert drawing.filter_logits(logits, top_p=0.55).isfinite().tolist() == [[True, True, True, True, False]]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (0, 0.0), (0, 1e-12), (1, 0.0)])
 def test_one_token_always_stays(top_k, top_p):
     logits = random_logits(4, 300)
-    kept = filter_logits(logits, top_k=top_k, top_p=top_p)
+    kept = drawing.filter_logits(logits, top_k=top_k, top_p=top_p)
     assert kept.isfinite().sum(-1).tolist() == [1] * 4
     assert torch.equal(kept.argmax(-1), logits.argmax(-1))
 
 
 def test_draws_follow_the_distribution():
     logits = random_logits(1, 40, scale=1.5).expand(40_000, -1)
-    uniforms = row_uniforms(3, [(n, 0) for n in range(40_000)], 1)[:, 0]
+    uniforms = drawing.row_uniforms(3, [(n, 0) for n in range(40_000)], 1)[:, 0]
     for temperature, top_k, top_p in [(1.0, 0, 1.0), (0.7, 0, 0.9), (1.3, 12, 1.0), (1.0, 20, 0.8)]:
-        drawn = sample_tokens(logits, uniforms, temperature, top_k, top_p)
-        wanted = torch.softmax(filter_logits(logits[:1], temperature, top_k, top_p), -1)[0]
+        drawn = drawing.sample_tokens(logits, uniforms, temperature, top_k, top_p)
+        wanted = torch.softmax(drawing.filter_logits(logits[:1], temperature, top_k, top_p), -1)[0]
         counts = torch.bincount(drawn, minlength=40).double()
         assert (counts[wanted == 0] == 0).all()
         kept = wanted > 0
@@ -124,7 +118,7 @@ def test_greedy_takes_the_first_of_equals():
     logits = torch.zeros(3, 1000)
     logits[1, [700, 999]] = 1.0
     logits[2, 999] = 1.0
-    assert sample_tokens(logits, torch.zeros(3), temperature=0.0).tolist() == [0, 700, 999]
+    assert drawing.sample_tokens(logits, torch.zeros(3), temperature=0.0).tolist() == [0, 700, 999]
 
 
 @pytest.mark.parametrize("cut", [(0.0,), (1.0,), (1.0, 0, 0.9), (1.0, 5), (1.0, 5, 0.9)])
@@ -133,30 +127,30 @@ def test_logits_that_are_not_numbers_are_refused(cut, bad):
     logits = torch.zeros(2, 300)
     logits[1, 7] = bad
     with pytest.raises(ModelError, match="not numbers"):
-        sample_tokens(logits, torch.zeros(2, dtype=torch.float64), *cut)
+        drawing.sample_tokens(logits, torch.zeros(2, dtype=torch.float64), *cut)
 
 
 def test_impossible_tokens_are_allowed():
     logits = torch.full((2, 300), -torch.inf)
     logits[:, 5] = 0.0
-    assert sample_tokens(logits, torch.tensor([0.0, 0.999]), top_p=0.9).tolist() == [5, 5]
-    assert sample_tokens(logits, torch.zeros(2), temperature=0.0).tolist() == [5, 5]
+    assert drawing.sample_tokens(logits, torch.tensor([0.0, 0.999]), top_p=0.9).tolist() == [5, 5]
+    assert drawing.sample_tokens(logits, torch.zeros(2), temperature=0.0).tolist() == [5, 5]
 
 
 def test_token_logps_are_those_of_log_softmax():
     logits = random_logits(6, 50)
     tokens = torch.arange(6) * 7
     expected = torch.log_softmax(logits, -1)[torch.arange(6), tokens]
-    torch.testing.assert_close(token_logps(logits, tokens), expected)
+    torch.testing.assert_close(drawing.token_logps(logits, tokens), expected)
 
 
 def test_streams_depend_on_seed_prompt_and_sample_alone():
     rows = [(0, 0), (0, 1), (1, 0), (7, 3)]
-    streams = row_uniforms(5, rows, 8)
-    assert torch.equal(row_uniforms(5, rows[2:3], 20)[:, :8], streams[2:3])
+    streams = drawing.row_uniforms(5, rows, 8)
+    assert torch.equal(drawing.row_uniforms(5, rows[2:3], 20)[:, :8], streams[2:3])
     assert len({tuple(one) for one in streams.tolist()}) == 4
-    assert not torch.equal(row_uniforms(6, rows, 8), streams)
-    assert row_uniforms(-1, rows, 2).shape == (4, 2)
+    assert not torch.equal(drawing.row_uniforms(6, rows, 8), streams)
+    assert drawing.row_uniforms(-1, rows, 2).shape == (4, 2)
     assert 0 <= streams.min() <= streams.max() < 1
 
 
@@ -175,4 +169,4 @@ def test_streams_depend_on_seed_prompt_and_sample_alone():
 )
 def test_meaningless_options_are_named(changes, named):
     with pytest.raises(ConfigError, match=named):
-        check_sampling(Sampling(**changes))
+        drawing.check_sampling(Sampling(**changes))

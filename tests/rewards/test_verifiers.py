@@ -6,26 +6,14 @@ import json
 
 import pytest
 
+from coalign.judging.verifiers import constraints as specs
 from coalign.judging.verifiers import registry as verifier_registry
-from coalign.judging.verifiers.constraints import (
-    Constraint,
-    ConstraintError,
-    aggregate_csr,
-    constraint_satisfaction,
-    cross_response_csr,
-    get_verifier,
-    parse_constraints,
-    verifier,
-    verifier_table,
-    verifiers,
-    verify,
-)
 
 
 def test_nested_and_flat_form_are_the_same_constraint() -> None:
-    nested = Constraint.from_json({"verifier": "max_words", "args": {"n": 20}})
-    flat = Constraint.from_json({"verifier": "max_words", "n": 20})
-    assert nested == flat == Constraint("max_words", {"n": 20})
+    nested = specs.Constraint.from_json({"verifier": "max_words", "args": {"n": 20}})
+    flat = specs.Constraint.from_json({"verifier": "max_words", "n": 20})
+    assert nested == flat == specs.Constraint("max_words", {"n": 20})
     assert len({nested, flat}) == 1
     assert nested.to_json() == {"verifier": "max_words", "args": {"n": 20}}
     assert nested.describe() == "at most 20 words"
@@ -34,8 +22,8 @@ def test_nested_and_flat_form_are_the_same_constraint() -> None:
 def test_composites_survive_json() -> None:
     bullets = {"verifier": "bullet_points", "n": 2, "relation": "at_least"}
     parts = [{"verifier": "not", "constraint": {"verifier": "no_commas"}}, bullets]
-    one = Constraint.from_json({"verifier": "weighted", "weights": [1.0, 3.0], "constraints": parts})
-    assert Constraint.from_json(json.loads(json.dumps(one.to_json()))) == one
+    one = specs.Constraint.from_json({"verifier": "weighted", "weights": [1.0, 3.0], "constraints": parts})
+    assert specs.Constraint.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert one.describe() == "weighted: not: no commas, at least 2 bullet points"
     assert one.verify("", "a, b") == pytest.approx(1 / 4)
     assert one.verify("", "- a\n- b") == pytest.approx(3 / 4)
@@ -47,12 +35,15 @@ def test_null_arguments_of_a_columnar_file_are_absent() -> None:
     rows = [{"verifier": "max_words", "n": 3}, {"verifier": "must_include", "keywords": ["a"]}]
     for column in (rows, [{"verifier": row.pop("verifier"), "args": row} for row in map(dict, rows)]):
         filled = pa.array([column]).to_pylist()[0]
-        assert parse_constraints(filled) == parse_constraints(rows)
+        assert specs.parse_constraints(filled) == specs.parse_constraints(rows)
 
 
 def test_constraints_may_come_as_json_text() -> None:
     text = '[{"verifier": "max_words", "n": 3}, {"verifier": "no_commas"}]'
-    assert parse_constraints(text) == (Constraint("max_words", {"n": 3}), Constraint("no_commas"))
+    assert specs.parse_constraints(text) == (
+        specs.Constraint("max_words", {"n": 3}),
+        specs.Constraint("no_commas"),
+    )
 
 
 WHOLE = "a list of one or more constraints"
@@ -104,8 +95,8 @@ ALONE = [
     ],
 )
 def test_a_bad_constraint_says_where_and_what(value: object, field: str, message: str) -> None:
-    with pytest.raises(ConstraintError) as caught:
-        parse_constraints(value)
+    with pytest.raises(specs.ConstraintError) as caught:
+        specs.parse_constraints(value)
     assert caught.value.field == field
     assert message in str(caught.value)
     assert str(caught.value) == f"{field}: {caught.value.problem}, expected {caught.value.expected}"
@@ -113,48 +104,48 @@ def test_a_bad_constraint_says_where_and_what(value: object, field: str, message
 
 def test_constraint_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="did_not_exist"):
-        verify("did_not_exist", "", "x", {})
+        specs.verify("did_not_exist", "", "x", {})
 
 
 def test_csr_is_the_mean_of_the_values() -> None:
     colours = {"verifier": "must_include", "keywords": ["red", "blue"]}
-    constraints = parse_constraints([{"verifier": "max_words", "n": 2}, colours])
-    assert constraint_satisfaction("", "red car", constraints) == (0.75, [1.0, 0.5])
-    assert constraint_satisfaction("", "a big red and blue car", constraints) == (0.5, [0.0, 1.0])
+    constraints = specs.parse_constraints([{"verifier": "max_words", "n": 2}, colours])
+    assert specs.constraint_satisfaction("", "red car", constraints) == (0.75, [1.0, 0.5])
+    assert specs.constraint_satisfaction("", "a big red and blue car", constraints) == (0.5, [0.0, 1.0])
 
 
 def test_a_blank_response_satisfies_nothing() -> None:
     for text in ("", "  \n\t", "\u200b", "\x00\x07"):
-        assert verify("max_words", "", text, {"n": 5}) == 0
-        assert verify("not", "", text, {"constraint": {"verifier": "max_words", "n": 5}}) == 0
+        assert specs.verify("max_words", "", text, {"n": 5}) == 0
+        assert specs.verify("not", "", text, {"constraint": {"verifier": "max_words", "n": 5}}) == 0
 
 
 @pytest.mark.parametrize("values", [[[]], [[0.5, float("nan")]], [[1.5]], [[-0.1]]])
 def test_aggregate_csr_refuses(values: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="response 0"):
-        aggregate_csr(values)
+        specs.aggregate_csr(values)
 
 
 @pytest.mark.parametrize("pairs", [[], [[None]], [[None, 1], [1, None, 0]], [[None, None], [1, None]]])
 def test_cross_response_csr_refuses(pairs: list[list[float | None]]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        cross_response_csr(pairs)
+        specs.cross_response_csr(pairs)
 
 
 def test_group_value_is_the_mean_over_the_others_and_equals_the_pairwise_form() -> None:
     answers = ["yes", "no", "Yes, it is."]
-    constraint = Constraint("consistent_options", {"options": ["yes", "no"]})
+    constraint = specs.Constraint("consistent_options", {"options": ["yes", "no"]})
     turns = [(f"question {i}", answer) for i, answer in enumerate(answers)]
     values = [
         constraint.verify(*turns[i], group=[turn for j, turn in enumerate(turns) if j != i]) for i in range(3)
     ]
-    assert values == cross_response_csr([[None, 0, 1], [0, None, 0], [1, 0, None]]) == [0.5, 0.0, 0.5]
+    assert values == specs.cross_response_csr([[None, 0, 1], [0, None, 0], [1, 0, None]]) == [0.5, 0.0, 0.5]
 
 
 def test_a_group_verifier_needs_a_group() -> None:
-    constraint = Constraint("all_of", {"constraints": [Constraint("same_answer")]})
+    constraint = specs.Constraint("all_of", {"constraints": [specs.Constraint("same_answer")]})
     assert constraint.needs_group
-    assert not Constraint("no_commas").needs_group
+    assert not specs.Constraint("no_commas").needs_group
     for group in (None, []):
         with pytest.raises(ValueError, match="other responses of a group"):
             constraint.verify("p", "yes", group)
@@ -163,34 +154,34 @@ def test_a_group_verifier_needs_a_group() -> None:
 
 
 def test_own_verifiers_register_and_are_held_to_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifier_registry, "_REGISTRY", verifiers())
+    monkeypatch.setattr(verifier_registry, "_REGISTRY", specs.verifiers())
 
-    @verifier("test_length", classification="response", describe="length {n}")
+    @specs.verifier("test_length", classification="response", describe="length {n}")
     def length(response: str, *, n: int = 1) -> float:
         """Length."""
         return len(response) / n
 
-    assert list(verifiers())[-1] == "test_length"
-    assert get_verifier("test_length").defaults == {"n": 1}
-    assert verify("test_length", "", "ab", {"n": 4}) == 0.5
+    assert list(specs.verifiers())[-1] == "test_length"
+    assert specs.get_verifier("test_length").defaults == {"n": 1}
+    assert specs.verify("test_length", "", "ab", {"n": 4}) == 0.5
     with pytest.raises(ValueError, match=r"returned 2\.0"):
-        verify("test_length", "", "ab", {})
+        specs.verify("test_length", "", "ab", {})
 
     with pytest.raises(ValueError, match="already registered"):
 
-        @verifier("test_length", classification="response", describe="")
+        @specs.verifier("test_length", classification="response", describe="")
         def other(response: str) -> float:
             return 1.0
 
     with pytest.raises(ValueError, match="reserved"):
 
-        @verifier("test_reserved", classification="response", describe="")
+        @specs.verifier("test_reserved", classification="response", describe="")
         def reserved(response: str, *, args: int) -> float:
             return 1.0
 
 
 def test_every_verifier_is_documented() -> None:
-    table = verifier_table()
-    assert {row["name"] for row in table} == set(verifiers())
+    table = specs.verifier_table()
+    assert {row["name"] for row in table} == set(specs.verifiers())
     assert {"response", "prompt", "group", "composite"} == {row["class"] for row in table}
     assert all(row["description"].endswith((".", "each")) for row in table)

@@ -17,16 +17,7 @@ from coalign.models.options import ModelOptions
 from coalign.report.page import warning_section
 from coalign.training.examples import Prepared
 from coalign.training.trainer import _all_equal
-from coalign.training.watch.monitor import (
-    Monitor,
-    Sign,
-    earlier_lengths,
-    learning_rate_high,
-    length_biased,
-    length_grows,
-    much_cut,
-    signs,
-)
+from coalign.training.watch import monitor as watching
 
 
 def history(count: int = 200, seed: int = 0, **columns: Any) -> list[dict[str, float]]:
@@ -49,7 +40,7 @@ def history(count: int = 200, seed: int = 0, **columns: Any) -> list[dict[str, f
     return rows
 
 
-def keys(found: list[Sign]) -> list[str]:
+def keys(found: list[watching.Sign]) -> list[str]:
     return [one.key for one in found]
 
 
@@ -57,7 +48,7 @@ def keys(found: list[Sign]) -> list[str]:
 def test_a_healthy_training_shows_no_sign_at_any_moment(seed: int) -> None:
     rows = history(seed=seed)
     for length in range(0, 201, 10):
-        assert signs(rows[:length]) == []
+        assert watching.signs(rows[:length]) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +64,7 @@ def test_a_healthy_training_shows_no_sign_at_any_moment(seed: int) -> None:
     ],
 )
 def test_each_sign_is_seen_and_only_it(key: str, columns: dict[str, Any]) -> None:
-    found = signs(history(**columns))
+    found = watching.signs(history(**columns))
     assert keys(found) == [key]
     assert found[0].text
     assert found[0].advice
@@ -83,21 +74,21 @@ def test_what_looks_alike_is_no_sign() -> None:
     fell_with_the_margin = history(
         **{"logps/chosen": lambda step: -100 - step, "rewards/margins": lambda step: 1 - step / 200}
     )
-    assert "chosen_falls" not in keys(signs(fell_with_the_margin))
+    assert "chosen_falls" not in keys(watching.signs(fell_with_the_margin))
     warming_up = history(loss=lambda step: 0.6931, learning_rate=lambda step: 0.0)
-    assert signs(warming_up) == []
+    assert watching.signs(warming_up) == []
     one_spike = history(grad_norm=lambda step: 1000 if step == 50 else 1)
-    assert signs(one_spike) == []
+    assert watching.signs(one_spike) == []
     early = history(40, **{"rewards/accuracies": lambda step: 0.5})
-    assert signs(early) == []
+    assert watching.signs(early) == []
     missing = history(**{"rewards/accuracies": lambda step: math.nan})
-    assert signs(missing) == []
+    assert watching.signs(missing) == []
 
 
 def test_evaluations_are_not_read() -> None:
     rows = history()
     rows.insert(100, {"step": 100.0, "eval_loss": math.nan, "eval_rewards/margins": 1e9})
-    assert signs(rows) == []
+    assert watching.signs(rows) == []
 
 
 @pytest.mark.parametrize(
@@ -105,24 +96,24 @@ def test_evaluations_are_not_read() -> None:
     [(1e-3, True, False), (2e-3, True, True), (5e-5, False, False), (1e-4, False, True), (1e-4, True, False)],
 )
 def test_learning_rate(rate: float, adapter: bool, high: bool) -> None:
-    assert (learning_rate_high(rate, adapter=adapter) is not None) == high
+    assert (watching.learning_rate_high(rate, adapter=adapter) is not None) == high
 
 
 def test_lengths() -> None:
-    assert length_grows([40]) is None
-    assert length_grows([40, 55]) is None
-    sign = length_grows([40, 50, 90])
+    assert watching.length_grows([40]) is None
+    assert watching.length_grows([40, 55]) is None
+    sign = watching.length_grows([40, 50, 90])
     assert sign is not None
     assert "from 40 to 90 tokens over 3 rounds" in sign.text
-    assert much_cut(1, 10) is None
-    assert much_cut(2, 10) is not None
+    assert watching.much_cut(1, 10) is None
+    assert watching.much_cut(2, 10) is not None
 
 
 def test_better_responses_that_are_much_longer_are_told() -> None:
-    assert length_biased((150, 100)) is None
-    assert length_biased((100, 400)) is None
-    assert length_biased(None) is None
-    sign = length_biased((151, 100))
+    assert watching.length_biased((150, 100)) is None
+    assert watching.length_biased((100, 400)) is None
+    assert watching.length_biased(None) is None
+    sign = watching.length_biased((151, 100))
     assert sign is not None
     assert "151 tokens on average, the worse ones 100" in str(sign)
 
@@ -142,7 +133,7 @@ def test_a_sign_is_told_once_also_after_a_resume(tmp_path: Path, capsys: pytest.
     run = Run.start(tmp_path / "run", "test", ModelOptions())
     state: Any = SimpleNamespace(is_world_process_zero=True, global_step=0)
     for _ in range(2):
-        monitor = Monitor(run, "train")
+        monitor = watching.Monitor(run, "train")
         for row in history(**{"rewards/margins": lambda step: step / 4}):
             state.global_step = row["step"]
             monitor.on_log(None, state, None, logs={k: v for k, v in row.items() if k != "step"})  # type: ignore[arg-type]
@@ -157,8 +148,8 @@ def test_rounds_before_this_one(tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", "test", ModelOptions())
     for stage, tokens in (("round-1", 100), ("round-2", 300), ("round-2", 400)):
         run.log("plan", stage=stage, response_tokens=tokens, responses=10)
-    assert earlier_lengths(run, "round-2") == [10.0]
-    assert earlier_lengths(run, "round-3") == [10.0, 40.0]
+    assert watching.earlier_lengths(run, "round-2") == [10.0]
+    assert watching.earlier_lengths(run, "round-3") == [10.0, 40.0]
 
 
 def test_all_equal_by_record() -> None:

@@ -9,13 +9,7 @@ import torch
 from coalign.speech.awp import alignment_scores, hinge_loss
 from coalign.speech.ctc.vocabulary import Vocabulary
 from coalign.speech.objectives import properties
-from coalign.speech.objectives.properties import (
-    Context,
-    for_each_path,
-    minimum_wer_path,
-    removable,
-    remove_frames,
-)
+from coalign.speech.objectives import properties as awp
 from tests.vectors.given import Given
 
 
@@ -32,8 +26,8 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
         removed = torch.nn.functional.one_hot(
             torch.tensor(inputs["removed_index_BN"]), paths.shape[-1]
         ).bool()
-        assert (removed & removable(paths, whole, params["blank"])).sum() == removed.sum()
-        better = remove_frames(paths, removed, whole, params["blank"])
+        assert (removed & awp.removable(paths, whole, params["blank"])).sum() == removed.sum()
+        better = awp.remove_frames(paths, removed, whole, params["blank"])
         outputs["shifted_paths_BNT"] = better
     else:
         better = _corrected(paths, whole, inputs, params)
@@ -57,11 +51,11 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
 
 def _shifts(path: list[int], blank: int) -> dict[str, Any]:
     paths, lengths = torch.tensor([[path]]), torch.tensor([len(path)])
-    places = removable(paths, lengths, blank)[0, 0].nonzero().flatten().tolist()
+    places = awp.removable(paths, lengths, blank)[0, 0].nonzero().flatten().tolist()
     shifted = []
     for place in places or [len(path)]:  # nothing is removed where nothing can be
         removed = torch.arange(len(path)).eq(place).expand_as(paths)
-        shifted.append(remove_frames(paths, removed, lengths, blank)[0, 0].tolist())
+        shifted.append(awp.remove_frames(paths, removed, lengths, blank)[0, 0].tolist())
     return {"removable_indices": places, "shifted_for_each_choice": shifted}
 
 
@@ -69,7 +63,7 @@ def _corrected(
     paths: torch.Tensor, lengths: torch.Tensor, inputs: dict[str, Any], params: dict[str, Any]
 ) -> torch.Tensor:
     tokens = [one if one != " " else "|" for one in params["alphabet"]] + [params["blank_char"]]
-    context = Context(
+    context = awp.Context(
         Vocabulary(tokens, params["blank"]), torch.Generator(), max_char_distance=params["max_char_dist"]
     )
     ranks = iter(inputs["choice_rank_BN"])  # one is used where there is something to choose from
@@ -80,6 +74,6 @@ def _corrected(
 
     properties.torch.randint = given  # type: ignore[assignment]
     try:
-        return for_each_path(minimum_wer_path)(paths, lengths, inputs["gt_B"], context)
+        return awp.for_each_path(awp.minimum_wer_path)(paths, lengths, inputs["gt_B"], context)
     finally:
         properties.torch.randint = original  # type: ignore[assignment]

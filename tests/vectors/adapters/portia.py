@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coalign.evaluation.portia import correction
-from coalign.evaluation.position_bias.parts import (
-    common_parts,
-    length_cuts,
-    parts_of,
-    semantic_cuts,
-    similarity,
-)
+from coalign.evaluation.position_bias import parts as cutting
 from coalign.judging.parsing import LETTERS
 from coalign.judging.protocol import Opinion, PairVerdict, summarise
 from tests.vectors.given import Given
@@ -31,22 +25,22 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _split(first: list[str], second: list[str], k: int) -> dict[str, Any]:
-    k = common_parts(first, second, k)
-    cuts = length_cuts(first, k), length_cuts(second, k)
-    parts = [parts_of(side, cut, joint=" ") for side, cut in zip((first, second), cuts, strict=True)]
-    best = semantic_cuts(first, second, k)
+    k = cutting.common_parts(first, second, k)
+    cuts = cutting.length_cuts(first, k), cutting.length_cuts(second, k)
+    parts = [cutting.parts_of(side, cut, joint=" ") for side, cut in zip((first, second), cuts, strict=True)]
+    best = cutting.semantic_cuts(first, second, k)
     return {
         "k_effective": k,
         "length_cuts_1": cuts[0],
         "length_cuts_2": cuts[1],
         "length_parts_1": parts[0],
         "length_parts_2": parts[1],
-        "length_similarities": [similarity(a, b) for a, b in zip(*parts, strict=True)],
+        "length_similarities": [cutting.similarity(a, b) for a, b in zip(*parts, strict=True)],
         "semantic_cuts_1": best.first,
         "semantic_cuts_2": best.second,
         "semantic_total": best.total,
-        "semantic_parts_1": parts_of(first, best.first, joint=" "),
-        "semantic_parts_2": parts_of(second, best.second, joint=" "),
+        "semantic_parts_1": cutting.parts_of(first, best.first, joint=" "),
+        "semantic_parts_2": cutting.parts_of(second, best.second, joint=" "),
     }
 
 

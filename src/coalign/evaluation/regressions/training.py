@@ -18,13 +18,7 @@ from coalign.data.readers import read_records
 from coalign.data.records import Record
 from coalign.data.splits import split_records
 from coalign.models.adapters import active_adapter, disabled_adapter, trainable_summary
-from coalign.models.files.loading import (
-    load_adapter_twice,
-    load_for_training,
-    load_model,
-    load_tokenizer,
-    locate,
-)
+from coalign.models.files import loading
 from coalign.models.files.saving import save_model
 from coalign.models.options import ADAPTER, ModelOptions
 from coalign.training.distillation import Distillation, Teacher, TokenExample, TokenLoss
@@ -98,7 +92,7 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
     set_seed(config.seed)  # a new adapter's first weights
     student, new_version = _student(config)
     run.log("model", summary=trainable_summary(student))
-    old = load_model(version_options(config, config.old), training=False).requires_grad_(False)
+    old = loading.load_model(version_options(config, config.old), training=False).requires_grad_(False)
     fitted = fit_module(
         student,
         Distillation(loss, [_fixed(old), new_version]),
@@ -131,15 +125,15 @@ def training_history(run: Run) -> dict[str, Any]:
 
 def _student(config: CompatibilityOptions) -> tuple[Any, Teacher]:
     """The model to train, and how to ask it for what the new version says."""
-    if locate(config.model, config.revision).is_adapter:
+    if loading.locate(config.model, config.revision).is_adapter:
         changed = config.changed(ADAPTER)
         if changed or config.tuning == "full":
             raise ModelError(
                 f"{changed[0] if changed else 'tuning: full'} has no effect: the adapter of {config.model} is trained further."
             )
-        model: Any = load_adapter_twice(config, SHIPPED)
+        model: Any = loading.load_adapter_twice(config, SHIPPED)
         return model, lambda student, given: _logits(student, given, active_adapter(student, SHIPPED))
-    model = load_for_training(dataclasses.replace(config, tuning="lora"))
+    model = loading.load_for_training(dataclasses.replace(config, tuning="lora"))
     return model, lambda student, given: _logits(student, given, disabled_adapter(student))
 
 
@@ -159,7 +153,7 @@ def _logits(model: nn.Module, given: dict[str, Tensor], context: Any) -> Tensor:
 
 
 def _shared_tokenizer(config: CompatibilityOptions) -> PreTrainedTokenizerBase:
-    old, new = load_tokenizer(version_options(config, config.old)), load_tokenizer(config)
+    old, new = loading.load_tokenizer(version_options(config, config.old)), loading.load_tokenizer(config)
     if old.get_vocab() != new.get_vocab() or old.chat_template != new.chat_template:
         what = "vocabularies" if old.get_vocab() != new.get_vocab() else "chat templates"
         raise ModelError(
