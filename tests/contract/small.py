@@ -261,7 +261,7 @@ SMALL: dict[str, Small] = {
     ),
     "pseudo-forced-alignment": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "recordings.jsonl", "min_score": -30, "threshold": -30,
-         "instant_accept": -20, "max_steps": 2, "batch_size": 2, "save_steps": 0, "rounds": 1,
+         "instant_accept": -20, "min_ratio": 0.1, "short_utterance": 1, "max_steps": 2, "batch_size": 2, "save_steps": 0, "rounds": 1,
          "page_sound": "none"},
         {"recordings.jsonl": _recordings},
     ),

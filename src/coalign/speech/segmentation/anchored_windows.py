@@ -266,9 +266,9 @@ def _crowded(
     texts: Sequence[Utterance], seconds: float, slot: Slot, start: float, is_last: bool, rules: WindowRules
 ) -> bool:
     """Whether a stretch of speech ends here with far more text than audio."""
-    if is_last or slot.pause is None or abs(slot.pause[0] - start) <= PAUSE_REACH_SECONDS:
+    if text_to_audio_ratio(joined_length([one.text for one in texts]), seconds) <= rules.max_ratio:
         return False
-    return text_to_audio_ratio(joined_length([one.text for one in texts]), seconds) > rules.max_ratio
+    return not is_last and slot.pause is not None and abs(slot.pause[0] - start) > PAUSE_REACH_SECONDS
 
 
 def _fitting(texts: list[Utterance], window: Window) -> tuple[list[Utterance], list[Utterance]]:
