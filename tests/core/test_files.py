@@ -99,7 +99,7 @@ def test_an_append_to_a_full_disk_leaves_the_rows_as_they_were(
     assert disk.read_rows(target) == [{"n": 1}, {"n": 3}]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(min_value=0), st.lists(st.dictionaries(st.text(), st.text() | st.integers()), max_size=4))
 def test_a_torn_line_costs_only_itself(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rows: list[dict[str, object]]

@@ -100,7 +100,7 @@ def test_default_lists_are_not_shared() -> None:
     assert other.names == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     beta=st.floats(min_value=1e-300, allow_infinity=False),
     names=st.lists(st.text()),

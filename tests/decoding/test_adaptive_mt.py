@@ -247,7 +247,7 @@ def test_vectors_are_kept_on_disk(monkeypatch, tmp_path):
     assert len(inner.asked) == 140
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3).filter(any), min_size=1, max_size=7),
     st.integers(1, 7),

@@ -68,7 +68,7 @@ def cut(chunk, ask):
     return Chunk(chunk.tokens[:enough], partial=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TABLES, TABLES, st.sampled_from([0.0, 0.4, 0.5, 1.1]), st.integers(1, 5), st.integers(1, 5))
 def test_asking_for_less_or_for_several_words_at_once_changes_nothing(
     base, aligned, gamma, n_base, n_aligned
@@ -82,7 +82,7 @@ def test_asking_for_less_or_for_several_words_at_once_changes_nothing(
         assert lazily(guide(settings, words), speakers, settings) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TABLES, TABLES)
 def test_spans_cover_the_answer(base, aligned):
     speakers = {BASE: table_speaker(base), NUDGING: table_speaker(aligned)}

@@ -152,7 +152,7 @@ def test_a_heuristic_that_is_no_number_is_refused():
         found(Chain([[0.0, 1.0]] * 2), SearchSettings(max_new_tokens=2), [[0]], lambda tokens: float("nan"))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4),
     st.integers(1, 9),
@@ -163,7 +163,7 @@ def test_top_tokens_are_sorted_by_probability_then_id(rows, count):
         assert top.tokens == sorted(range(6), key=lambda one: (-row[one], one))[:count]
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.sampled_from([0.0, 1.0, 20.0]), st.data())
 def test_the_rule_on_random_chains(candidates, beams, lookahead, weight, data):
     numbers = st.integers(-300, 300)

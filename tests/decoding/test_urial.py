@@ -188,7 +188,7 @@ def test_models_with_other_vocabularies_are_refused():
     token_shift.assert_same_tokens(byte_tokenizer(), byte_tokenizer(CHATML))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 9))
 def test_ranks_and_divergence_are_those_of_their_definitions(seed, length, size):
     draw = torch.Generator().manual_seed(seed)

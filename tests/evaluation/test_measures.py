@@ -105,7 +105,7 @@ def test_bad_settings_are_refused(n: int, confidence: float) -> None:
         bootstrap_mean([0.0, 1.0], n=n, confidence=confidence)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=30), seed=st.integers(0, 99))
 def test_properties_of_the_paired_interval(pairs: list[tuple[float, float]], seed: int) -> None:
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))

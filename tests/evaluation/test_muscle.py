@@ -131,7 +131,7 @@ LABELS, ROWS = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0, 0, 0, 1, 1, 2]
     "mask", ["student_wrong", "old_right", "all_old", "token_likelihood", "sequence_likelihood"]
 )
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_student_that_equals_both_versions_has_nothing_to_learn(mask: Any, seed: int) -> None:
     student = logits(seed)
     losses = compatibility_losses(student, student, student, LABELS, ROWS, temperature=2.0, mask=mask)
@@ -139,7 +139,7 @@ def test_a_student_that_equals_both_versions_has_nothing_to_learn(mask: Any, see
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-50, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_losses_are_divergences(seed: int, shift: float) -> None:
     student, old, new = logits(seed), logits(seed + 1), logits(seed + 2)
     losses = compatibility_losses(student, old, new, LABELS, ROWS, temperature=2.0)

@@ -156,7 +156,7 @@ TOKENIZER = encoders.pair_tokenizer()
 WORD_LISTS = st.lists(st.sampled_from(encoders.WORDS[:20]), max_size=40).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WORD_LISTS, WORD_LISTS.filter(bool), st.sampled_from([8, 15, 30, 64]))
 def test_pairs_are_encoded_and_cut_as_the_tokenizer_does(first: str, second: str, longest: int) -> None:
     found = PairEncoder(TOKENIZER, longest).encode([(first, second)])[0]

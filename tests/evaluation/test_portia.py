@@ -82,7 +82,7 @@ def brute_force(first: list[str], second: list[str], k: int) -> Any:
     return best
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SENTENCES, SENTENCES, st.integers(1, 4))
 def test_the_best_pair_of_splits_is_found(first: list[str], second: list[str], k: int) -> None:
     k = parts.common_parts(first, second, k)

@@ -26,7 +26,7 @@ def test_distinct_n_by_hand() -> None:
     assert compare_distinct_n(texts, texts, 5) == compare_distinct_n([], texts, 1) == (0, 0, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(words=st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), data=st.data())
 def test_rarefaction_is_the_mean_over_all_draws(words: list[str], data: st.DataObject) -> None:
     size = data.draw(st.integers(1, len(words)))
@@ -128,7 +128,7 @@ def test_terms_that_the_reference_does_without_are_not_counted():
 sentences = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6).map(" ".join)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(sentences, sentences, sentences)
 def test_edit_distance_is_a_metric(a, b, c):
     def distance(one, other):

@@ -27,7 +27,7 @@ def tokenizer(request):
     return byte_tokenizer(CHATML) if request.param == "bytes" else metaspace_tokenizer(CHATML)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS, st.lists(TEXTS, max_size=5))
 def test_a_growing_text_has_the_tokens_of_the_whole(prompt, parts):
     for made in _both():
@@ -69,7 +69,7 @@ def test_a_wrong_split_is_noticed_at_the_end(caplog):
     assert text.ids("it is so") == encoder.whole("it is so")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS, TEXTS)
 def test_token_texts_add_up(before, text):
     tokenizer = _both()[0]

@@ -28,7 +28,7 @@ def as_transformers(logits, temperature, top_k, top_p):
     return TopPLogitsWarper(top_p)(None, scores) if top_p < 1 else scores
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     vocabulary=st.sampled_from([2, 5, 97, 700, 5000]),
     temperature=st.sampled_from([0.3, 1.0, 2.5]),
@@ -95,7 +95,7 @@ def test_draws_follow_the_distribution():
         assert chi < freedom + 4 * math.sqrt(2 * freedom)  # about 1 in 10 000 for a right sampler
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.3, 1.0, 7.0]), min_size=1, max_size=600).filter(
         any

@@ -193,7 +193,7 @@ def test_disabled_adapter_is_the_base() -> None:
     torch.testing.assert_close(again, base)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(responses=ragged(max_prompts=5, max_responses=3), budget=st.integers(1, 300))
 def test_batches_do_not_change_values(responses: Responses, budget: int) -> None:
     model = make_model("llama", dtype=torch.float64)

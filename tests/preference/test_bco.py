@@ -53,7 +53,7 @@ def updated(batch: ScoredBatch, **constants: Any) -> ScoredBatch:
 
 
 @given(labels=st.lists(st.booleans(), min_size=1, max_size=8), seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_objective_equals_a_loop(labels: list[bool], seed: int) -> None:
     batch = updated(scored_batch([[float(label)] for label in labels], seed=seed))
     losses = run(batch)
@@ -71,7 +71,7 @@ def test_the_objective_equals_a_loop(labels: list[bool], seed: int) -> None:
 
 
 @given(desirable=rewards_lists, undesirable=rewards_lists, delta=st.floats(-20, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_shifted_terms_bound_the_dpo_loss_of_every_pair(
     desirable: list[float], undesirable: list[float], delta: float
 ) -> None:
@@ -89,7 +89,7 @@ def test_the_shift_tightens_the_bound() -> None:
 @given(
     rewards=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), delta=st.floats(-1e6, 1e6), data=st.data()
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_losses_stay_finite_and_gradients_have_the_right_sign(
     rewards: list[float], delta: float, data: st.DataObject
 ) -> None:
@@ -142,7 +142,7 @@ def test_without_a_running_shift_the_objective_refuses() -> None:
 
 
 @given(parts=st.lists(st.lists(st.floats(-1e3, 1e3), max_size=6), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_running_moments_equal_numpy(parts: list[list[float]]) -> None:
     running = RunningMoments()
     for part in parts:
@@ -197,7 +197,7 @@ def test_moments_are_those_of_all_processes(tmp_path: Path) -> None:
 
 
 @given(probabilities=st.lists(st.floats(0, 1), min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_density_ratios_are_clipped_odds(probabilities: list[float]) -> None:
     ratios = density_ratios(torch.tensor(probabilities).double(), minimum=0.5, maximum=10.0)
     for p, ratio in zip(torch.tensor(probabilities).double().tolist(), ratios.tolist(), strict=True):

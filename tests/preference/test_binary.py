@@ -26,7 +26,7 @@ ratio = st.floats(-300, 300)
 
 
 @given(h=st.lists(ratio, min_size=1, max_size=6), z0=st.floats(0, 20), gain=st.floats(0, 50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_kto_is_bounded_and_monotone(h: list[float], z0: float, gain: float) -> None:
     ratios, zeros = torch.tensor(h, dtype=torch.float64), torch.zeros(len(h), dtype=torch.float64)
     for label, sign in ((1, 1.0), (0, -1.0)):
@@ -61,7 +61,7 @@ def test_the_kl_is_a_clamped_mean_without_gradient() -> None:
 
 
 @given(labels=st.lists(st.booleans(), min_size=1, max_size=6), seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_objective_equals_a_loop(labels: list[bool], seed: int) -> None:
     batch = scored_batch([[float(label), NAN] for label in labels], seed=seed)
     losses = kto(batch, KTOConstants(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7))

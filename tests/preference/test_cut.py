@@ -68,7 +68,7 @@ shapes = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_s
 
 
 @given(shapes=shapes, seed=st.integers(0, 999), threshold=st.sampled_from([1.0, 1.2, 3.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_objective_equals_a_loop(shapes: list[tuple[int, bool]], seed: int, threshold: float) -> None:
     batch = judged_batch(shapes, seed=seed)
     losses = run(batch, threshold=threshold, unlikelihood_weight=0.5)
@@ -92,7 +92,7 @@ def test_the_order_of_records_does_not_matter() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-1e4, 0), st.floats(-1e4, 0)), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_losses_and_gradients_stay_finite(pairs: list[tuple[float, float]]) -> None:
     plain = torch.tensor([one for one, _ in pairs], dtype=torch.float64, requires_grad=True)
     judged = torch.tensor([other for _, other in pairs], dtype=torch.float64)
@@ -190,7 +190,7 @@ def test_the_judgment_goes_into_the_last_turn_and_braces_stay() -> None:
 
 
 @given(flags=st.lists(st.booleans(), max_size=30), ratio=st.floats(0, 2), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_downsampling_keeps_the_criticised_and_a_share_of_the_fine(
     flags: list[bool], ratio: float, seed: int
 ) -> None:

@@ -26,7 +26,7 @@ run = partial(evaluate, "d2o")
 
 
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 999))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_objective_equals_a_loop_over_any_number_of_samples(sizes: list[int], seed: int) -> None:
     batch = scored_batch([[1.0] * k + [0.0] for k in sizes], seed=seed)
     losses = run(batch, alpha=0.3, beta=0.2)
@@ -52,7 +52,7 @@ def test_one_sample_and_equal_weights_are_dpo() -> None:
 
 
 @given(anchor_ratio=st.floats(-1e6, 1e6), negative_ratio=st.floats(-1e6, 1e6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_losses_stay_finite_and_gradients_push_apart(anchor_ratio: float, negative_ratio: float) -> None:
     ratios = torch.tensor([anchor_ratio, negative_ratio], dtype=torch.float64, requires_grad=True)
     loss = d2o_loss(ratios[:1], ratios[1:], alpha=0.1, beta=0.1).sum()

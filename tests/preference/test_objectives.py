@@ -82,7 +82,7 @@ sizes = st.lists(st.integers(2, 8), min_size=1, max_size=5)
 
 @pytest.mark.parametrize("name", PAIRED)
 @given(n_records=st.integers(1, 6), seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_paired_objectives_equal_a_loop(name: str, n_records: int, seed: int) -> None:
     batch = scored_batch([[1.0, 0.0]] * n_records, seed=seed, reference=get_objective(name).reference)
     losses = run(name, batch)
@@ -95,7 +95,7 @@ def test_paired_objectives_equal_a_loop(name: str, n_records: int, seed: int) ->
 
 @pytest.mark.parametrize("name", LISTED)
 @given(sizes=sizes, seed=st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ranked_objectives_equal_a_loop(name: str, sizes: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     # Few levels: ties are common, and some records are all tied.
@@ -117,7 +117,7 @@ def test_aft_imitates_the_reference_solution() -> None:
 
 @pytest.mark.parametrize("name", [*PAIRED, *LISTED, "kto"])
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_records_does_not_matter(name: str, data: st.DataObject) -> None:
     shapes = {"kto": [[1.0, NAN], [0.0, NAN], [1.0, NAN]]}
     ranked = [[1.0, 0.0, 0.5], [0.0, 2.0], [1.0, 1.0, 0.0, 3.0]]

@@ -68,7 +68,7 @@ def test_equal_responses_have_a_known_loss(name: str) -> None:
 
 @every_loss
 @given(rows=records, data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_losses_are_per_record_in_the_order_of_the_records(
     name: str, rows: list[Any], data: st.DataObject
 ) -> None:
@@ -83,7 +83,7 @@ def test_losses_are_per_record_in_the_order_of_the_records(
 
 @pytest.mark.parametrize("name", sorted(UNBOUNDED_TARGET))
 @given(row=record, gain=st.floats(0.01, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_better_chosen_response_never_costs_more(name: str, row: Any, gain: float) -> None:
     better = (min(row[0] + gain, -1e-4), *row[1:])
     worse_rejected = (row[0], row[1] - gain, *row[2:])
@@ -94,7 +94,7 @@ def test_a_better_chosen_response_never_costs_more(name: str, row: Any, gain: fl
 
 @pytest.mark.parametrize("name", sorted(UNBOUNDED_TARGET))
 @given(rows=records)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_gradients_raise_the_chosen_and_lower_the_rejected(name: str, rows: list[Any]) -> None:
     columns = columns_of(rows)
     chosen, rejected = torch.autograd.grad(evaluate(name, columns).sum(), columns[:2])
@@ -121,7 +121,7 @@ def test_no_records_give_no_losses(name: str) -> None:
 
 
 @given(rows=records)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_losses_on_log_ratios_see_only_log_ratios(rows: list[Any]) -> None:
     shifted = [(w + 1, r - 2, rw + 1, rr - 2, n, m) for w, r, rw, rr, n, m in rows]
     for name in ("dpo", "cdpo", "ipo", "ipo_mean", "hinge_ref", "ln_dpo"):
@@ -162,7 +162,7 @@ def naive_pairs(record: list[tuple[float, float]]) -> list[tuple[int, int]]:
 
 
 @given(records=groups, margin=st.floats(0, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_hinge_equals_a_loop_over_pairs(records: list[list[tuple[float, float]]], margin: float) -> None:
     scores, values, index = laid_out(records)
     summed = listwise.ranking_hinge_loss(scores.detach(), values, index, margin=margin)
@@ -181,7 +181,7 @@ def test_the_hinge_equals_a_loop_over_pairs(records: list[list[tuple[float, floa
 
 
 @given(records=groups, beta=st.floats(0.05, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_aft_equals_a_loop_over_pairs(records: list[list[tuple[float, float]]], beta: float) -> None:
     scores, values, index = laid_out(records)
     plain = aft_loss(scores.detach(), values, index, constraint="none")
@@ -200,7 +200,7 @@ def test_aft_equals_a_loop_over_pairs(records: list[list[tuple[float, float]]], 
 
 
 @given(records=groups)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_detached_lower_responses_are_not_pushed(records: list[list[tuple[float, float]]]) -> None:
     scores, values, index = laid_out(records)
     loss = aft_loss(scores, values, index, constraint="detached").sum()
@@ -266,7 +266,7 @@ def test_no_rankings_give_no_losses() -> None:
     temperature=st.sampled_from(["reward", "none"]),
     eps=st.sampled_from([0.0, 1e-10]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_pro_equals_the_formula(ranking: list[tuple[float, float]], temperature: str, eps: float) -> None:
     ranking = sorted(ranking, key=lambda one: -one[1])
     scores, rewards = ([one[column] for one in ranking] for column in (0, 1))

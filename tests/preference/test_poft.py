@@ -49,7 +49,7 @@ from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
     beta=st.floats(0.1, 5),
     gamma=st.floats(-2, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_gradient_is_the_coefficient(
     policy: list[float], aligned: float, beta: float, gamma: float
 ) -> None:
@@ -72,7 +72,7 @@ def test_gradcheck_and_no_gradient_for_the_votes() -> None:
 
 
 @given(shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_content_and_end_are_split(shapes: list[tuple[int, int]]) -> None:
     lengths = torch.tensor([content + end for content, end in shapes])
     logps = -torch.rand(int(lengths.sum()), dtype=torch.float64)

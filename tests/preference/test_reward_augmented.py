@@ -140,7 +140,7 @@ def test_conditioned_pairs_encode_under_a_template_without_a_system_role() -> No
 
 
 @given(values=st.lists(st.tuples(scores, scores), max_size=12), share=st.floats(0, 1), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_disappears_without_a_count(
     values: list[tuple[float, float]], share: float, seed: int
 ) -> None:

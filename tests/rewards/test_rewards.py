@@ -160,7 +160,7 @@ def test_a_prefilled_beginning_is_valued_too():
 numbers = st.floats(-1e3, 1e3, allow_nan=False)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(numbers, min_size=2, max_size=2), min_size=1, max_size=6), st.integers(0, 3))
 def test_standardised_columns_have_no_scale(rows, shift):
     groups = [place % 2 for place in range(len(rows))]
@@ -169,7 +169,7 @@ def test_standardised_columns_have_no_scale(rows, shift):
         assert one == pytest.approx(other, abs=1e-4) or max(map(abs, one + other)) < 3
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(numbers, min_size=3, max_size=3), st.lists(st.floats(0.1, 5), min_size=3, max_size=3))
 def test_a_mixture_lies_between_its_rewards(values, weights):
     mixed = combine_rewards([values], weights)[0]

@@ -40,7 +40,7 @@ def built_in() -> dict[str, Constraint]:
 
 
 @pytest.mark.parametrize("name", sorted(built_in()))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=TEXT, response=TEXT, other=TEXT)
 def test_any_text_has_a_value(name: str, prompt: str, response: str, other: str) -> None:
     constraint = built_in()[name]
@@ -67,7 +67,7 @@ def test_huge_text_takes_linear_time(name: str) -> None:
         assert time.process_time() - start < 2, unit
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT, n=st.integers(1, 20))
 def test_limits_are_ordered(text: str, n: int) -> None:
     for unit in ("words", "sentences", "characters"):
@@ -82,7 +82,7 @@ def test_limits_are_ordered(text: str, n: int) -> None:
             assert max(most, least) == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXT)
 def test_normalisation_is_idempotent_and_ignored_by_every_count(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
@@ -97,7 +97,7 @@ def test_normalisation_is_idempotent_and_ignored_by_every_count(text: str) -> No
         assert units(changed) == units(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT)
 def test_case_folding_satisfies_the_case_verifier(text: str) -> None:
     for case, changed in (("lower", normalise(text).lower()), ("upper", normalise(text).upper())):
@@ -105,7 +105,7 @@ def test_case_folding_satisfies_the_case_verifier(text: str) -> None:
             assert verify("letter_case", "", changed, {"case": case}) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT, keyword=TEXT.filter(lambda text: not is_blank(text)))
 def test_include_and_not_include_are_complements(text: str, keyword: str) -> None:
     if is_blank(text):
@@ -120,7 +120,7 @@ def test_include_and_not_include_are_complements(text: str, keyword: str) -> Non
     assert verify("min_keyword_uses", "", text, once) == verify("must_include", "", text, args)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXT, values=st.lists(st.sampled_from([1, 2, 3, 5, 8]), min_size=1, max_size=4))
 def test_composites_agree_with_their_definition(text: str, values: list[int]) -> None:
     inner = [Constraint("no_repetition", {"n": n}) for n in values]

@@ -65,7 +65,7 @@ def loose_table(logps: NDArray[np.float64], states: NDArray[np.int64]) -> NDArra
     return table
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(3, 40), st.lists(st.integers(1, 4), min_size=1, max_size=8))
 def test_the_loose_path_is_the_best_one(seed: int, extra: int, tokens: list[int]) -> None:
     states, _ = align.ground_truth([tokens], BLANK)
@@ -78,7 +78,7 @@ def test_the_loose_path_is_the_best_one(seed: int, extra: int, tokens: list[int]
     assert used.sum() == pytest.approx(best, rel=1e-9), "the transitions add up to the score"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 4), st.lists(st.integers(1, 3), min_size=0, max_size=3))
 def test_forced_alignment_is_the_best_of_all_paths(seed: int, extra: int, tokens: list[int]) -> None:
     frames = max(len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens)) + extra, 1)
