@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 
+from coalign.core.files import read_rows
 from coalign.models.generation.generator import TransformersGenerator
-from tests.data.tokenizers import CHATML, byte_tokenizer
-from tests.models.tiny import make_model
+from tests.preference.tiny_runs import write
+
+WORDS = ("sea", "sky", "a", "green")
+OUT = Path("out.jsonl")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> str:
-    tokenizer = byte_tokenizer(CHATML)
-    folder = tmp_path / "model"
-    make_model("llama", dtype=torch.float32, vocab_size=len(tokenizer), eos_token_id=1).save_pretrained(
-        folder
-    )
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+def generate(coalign, tiny_model, tmp_path, monkeypatch):
+    """The command in a folder of its own, from `prompts.jsonl` into `OUT`."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("prompts.jsonl"), [{"prompt": f"say {word}"} for word in WORDS])
+
+    def call(*argv, model=tiny_model, prompts="prompts.jsonl", out=OUT):
+        return coalign("generate", "--model", model, "--prompts", prompts, "--out", str(out), *argv)
+
+    return call
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> str:
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(
-        "".join(json.dumps({"prompt": f"say {word}"}) + "\n" for word in ("sea", "sky", "a", "green"))
-    )
-    return str(file)
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_rows_in_the_order_of_the_prompts(coalign, model, prompts, tmp_path):
-    out = tmp_path / "out.jsonl"
-    result = coalign(
-        "generate", "--model", model, "--prompts", prompts, "--out", str(out),
-        "--samples", "2", "--max-new-tokens", "6", "--logprobs", "--top-p", "0.9",
-    )  # fmt: skip
+def test_rows_in_the_order_of_the_prompts(generate):
+    result = generate("--samples", "2", "--max-new-tokens", "6", "--logprobs", "--top-p", "0.9")
     assert result.code == 0
-    assert result.out.strip() == str(out)
+    assert result.out.strip() == str(OUT)
     assert "samples/s" in result.err
-    made = rows(out)
-    assert [one["prompt"][-1]["content"] for one in made] == ["say sea", "say sky", "say a", "say green"]
+    made = read_rows(OUT)
+    assert [one["prompt"][-1]["content"] for one in made] == [f"say {word}" for word in WORDS]
     assert all(len(one["responses"]) == len(one["finish_reasons"]) == 2 for one in made)
     assert [len(logps) for logps in made[0]["logprobs"]] == made[0]["tokens"]
-    assert not out.with_name("out.jsonl.partial").exists()
+    assert not Path("out.jsonl.partial").exists()
 
 
-def test_a_killed_command_goes_on(coalign, model, prompts, tmp_path, monkeypatch):
-    out = tmp_path / "out.jsonl"
-    command = [
-        "generate",
-        "--model",
-        model,
-        "--prompts",
-        prompts,
-        "--max-new-tokens",
-        "5",
-        "--batch-size",
-        "1",
-    ]
-    coalign(*command, "--out", str(tmp_path / "whole.jsonl"))
+def test_a_killed_command_goes_on(generate, monkeypatch):
+    command = ["--max-new-tokens", "5", "--batch-size", "1"]
+    generate(*command, out="whole.jsonl")
     decode, calls = TransformersGenerator._decode, []
 
     def killed(self, part, job, meter):
@@ -76,47 +50,39 @@ def test_a_killed_command_goes_on(coalign, model, prompts, tmp_path, monkeypatch
         return decode(self, part, job, meter)
 
     monkeypatch.setattr(TransformersGenerator, "_decode", killed)
-    assert coalign(*command, "--out", str(out)).code == 130
-    assert not out.exists()
-    other = coalign(*command, "--out", str(out), "--temperature", "0")
+    assert generate(*command).code == 130
+    assert not OUT.exists()
+    other = generate(*command, "--temperature", "0")
     assert other.code == 2
     assert "temperature: 1.0 there, 0.0 now" in other.err
-    result = coalign(*command, "--out", str(out))
-    assert "2 of 4 prompts are done" in result.err
+    assert "2 of 4 prompts are done" in generate(*command).err
     assert len(calls) == 5
-    assert rows(out) == rows(tmp_path / "whole.jsonl")
-    again = coalign(*command, "--out", str(out))
+    assert read_rows(OUT) == read_rows(Path("whole.jsonl"))
+    again = generate(*command)
     assert again.code == 2
     assert "--overwrite" in again.err
-    assert coalign(*command, "--out", str(out), "--overwrite").code == 0
+    assert generate(*command, "--overwrite").code == 0
 
 
-def test_stop_texts_and_plain_prompts(coalign, model, prompts, tmp_path):
-    out = tmp_path / "out.jsonl"
-    result = coalign(
-        "generate", "--model", model, "--prompts", prompts, "--out", str(out), "--plain",
-        "--max-new-tokens", "3", "--stop", r"\n", "--stop", "a, b",
-    )  # fmt: skip
+def test_stop_texts_and_plain_prompts(generate):
+    result = generate("--plain", "--max-new-tokens", "3", "--stop", r"\n", "--stop", "a, b")
     assert result.code == 0
-    assert len(rows(out)) == 4
-    chat = tmp_path / "chat.jsonl"
-    chat.write_text(json.dumps({"prompt": [{"role": "user", "content": "hi"}]}) + "\n")
-    refused = coalign(
-        "generate", "--model", model, "--prompts", str(chat), "--out", str(tmp_path / "b.jsonl"), "--plain"
-    )
+    assert len(read_rows(OUT)) == 4
+    write(Path("chat.jsonl"), [{"prompt": [{"role": "user", "content": "hi"}]}])
+    refused = generate("--plain", prompts="chat.jsonl", out="b.jsonl")
     assert refused.code == 2
     assert "--plain" in refused.err
 
 
-def test_bad_options_and_files_are_refused_before_the_model_is_loaded(coalign, prompts, tmp_path):
-    out = str(tmp_path / "out.jsonl")
-    bad = coalign("generate", "--model", "absent/model", "--prompts", prompts, "--out", out, "--top-p", "2")
-    assert bad.code == 2
-    assert "--top-p" in bad.err
-    missing = coalign("generate", "--model", "absent/model", "--prompts", "nowhere.jsonl", "--out", out)
-    assert missing.code == 1
-    assert "nowhere.jsonl" in missing.err
-    assert not Path(out).exists()
+@pytest.mark.parametrize(
+    ("argv", "prompts", "code", "said"),
+    [(["--top-p", "2"], "prompts.jsonl", 2, "--top-p"), ([], "nowhere.jsonl", 1, "nowhere.jsonl")],
+)
+def test_bad_options_and_files_are_refused_before_the_model_is_loaded(generate, argv, prompts, code, said):
+    result = generate(*argv, model="absent/model", prompts=prompts)
+    assert result.code == code
+    assert said in result.err
+    assert not OUT.exists()
 
 
 def test_methods_are_listed_with_their_options(coalign):

@@ -46,26 +46,20 @@ def processor_time(command: list[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def test_version(coalign: Callable) -> None:
+def test_version_help_and_the_nearest_command(coalign: Callable) -> None:
     assert __version__ in coalign("--version").out
-
-
-def test_help_lists_every_command(coalign: Callable) -> None:
     result = coalign("--help")
     assert result.code == 0
     assert all(f"  {name} " in result.out for name in COMMANDS)
+    result = coalign("methds")
+    assert result.code == 2
+    assert "Did you mean methods?" in result.err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_listed_command_exists(name: str) -> None:
     command = main_module.coalign.get_command(click.Context(main_module.coalign), name)
     assert isinstance(command, click.Command)
-
-
-def test_a_typing_error_gets_the_nearest_command(coalign: Callable) -> None:
-    result = coalign("methds")
-    assert result.code == 2
-    assert "Did you mean methods?" in result.err
 
 
 def raising(error: BaseException) -> click.Command:

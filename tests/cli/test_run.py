@@ -48,10 +48,7 @@ def test_every_type_has_its_flag(
     ("argv", "message"),
     [
         (["--data", "x", "--beta", "-1"], "--beta: '-1' is not usable, expected a number above 0"),
-        (
-            ["--data", "x", "--reduction", "max"],
-            "--reduction: 'max' is not usable, expected one of: sum, mean",
-        ),
+        (["--data", "x", "--reduction=max"], "--reduction: 'max' is not usable, expected one of: sum, mean"),
         (["--data", "x", "--epochs", "two"], "--epochs: 'two' is not usable"),
         (["--data", "x", "--epoch", "2"], "No such option '--epoch'. Did you mean '--epochs'?"),
         ([], "--data: is required (file of pairs)"),
@@ -72,23 +69,19 @@ def test_bad_values_name_their_place(
     assert not (tmp_path / "runs").exists(), "nothing is left behind"
 
 
-def test_print_config_reads_back(coalign: Callable, method: Any, tmp_path: Path) -> None:
-    result = coalign("run", "act", "--data", "x", "--words", "p,q", "--print-config")
-    (tmp_path / "c.yaml").write_text(result.out)
-    assert coalign("run", "act", "--config", "c.yaml").code == 0
-    assert method.seen == [Config(data=Path("x"), words=["p", "q"])]
-
-
-def test_print_config_leaves_required_options_to_fill_in(
+def test_print_config_reads_back_and_leaves_required_options_to_fill_in(
     coalign: Callable, method: Any, tmp_path: Path
 ) -> None:
+    whole = coalign("run", "act", "--data", "x", "--words", "p,q", "--print-config")
+    (tmp_path / "c.yaml").write_text(whole.out)
+    assert coalign("run", "act", "--config", "c.yaml").code == 0
+    assert method.seen == [Config(data=Path("x"), words=["p", "q"])]
     result = coalign("run", "act", "--beta", "2", "--print-config")
     assert "data:  # required: file of pairs\n" in result.out
     assert "beta: 2.0\n" in result.out
     (tmp_path / "c.yaml").write_text(result.out)
-    assert (
-        "c.yaml: data: None is not usable, expected a path" in coalign("run", "act", "--config", "c.yaml").err
-    )
+    refused = coalign("run", "act", "--config", "c.yaml")
+    assert "c.yaml: data: None is not usable, expected a path" in refused.err
     assert coalign("run", "act", "--beta", "0", "--print-config").code == 2
 
 
@@ -97,10 +90,8 @@ def test_help_groups_the_options_and_tells_the_paper(coalign: Callable, method: 
     assert text.index("Method: --data PATH file of pairs [required]") < text.index("Training: --epochs")
     assert "--reduction [sum|mean] over tokens [default: sum]" in text
     assert "--shuffle / --no-shuffle mix the data [default: on]" in text
-    assert "arxiv.org/abs/2403.06326" in text
-    assert "Claim:" in text
-    assert "Confidence: medium-low" in text
-    assert "General: --out DIR" in text
+    said = ("arxiv.org/abs/2403.06326", "Claim:", "Confidence: medium-low", "General: --out DIR")
+    assert [one for one in said if one not in text] == []
 
 
 def test_the_folder_knows_how_the_run_ended(coalign: Callable, method: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What several tests of models share: a tokenizer, a model folder, norms in float64, and a machine without a hub."""
+"""What several tests of models share: a tokenizer, norms in float64, and a machine without a hub."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.data.tokenizers import CHATML, byte_tokenizer
-from tests.models.tiny import float64_norms, make_model
+from tests.models.tiny import float64_norms
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +20,6 @@ def tokenizer() -> Any:
 def exact_norms():
     with float64_norms():
         yield
-
-
-@pytest.fixture
-def chat_model(tmp_path: Path, tokenizer: Any) -> str:
-    """A model folder with larger weights than usual."""
-    model: Any = make_model("llama", dtype=torch.float32, vocab_size=len(tokenizer), eos_token_id=1)
-    model.save_pretrained(tmp_path / "chat")
-    tokenizer.save_pretrained(tmp_path / "chat")
-    return str(tmp_path / "chat")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
-from tests.cli.test_generate import model  # noqa: F401  a fixture
 
 
 @dataclass(kw_only=True)
@@ -42,10 +41,10 @@ def test_auto_is_the_endpoint_where_one_is_named():
     assert BackendOptions(backend="vllm").chosen_backend == "vllm"
 
 
-def test_the_factory_opens_a_local_model(model):  # noqa: F811
-    generator = open_generator(ModelOptions(model=model, dtype="float32"), batch_size=3)
+def test_the_factory_opens_a_local_model(tiny_model):
+    generator = open_generator(ModelOptions(model=tiny_model, dtype="float32"), batch_size=3)
     assert isinstance(generator, TransformersGenerator)
     assert describe_generator(generator, "m").startswith("m on ")
-    both = open_generator(Both(model=model, dtype="float32"))
+    both = open_generator(Both(model=tiny_model, dtype="float32"))
     greedy = Sampling(4, temperature=0.0)
     assert both.generate(["a"], greedy) == generator.generate(["a"], greedy)

@@ -67,10 +67,10 @@ def test_largest_values_come_from_blocks_too():
     assert torch.equal(sampling._largest(tied, 40), tied.topk(40).values)
 
 
-def test_equals_of_the_last_one_stay():
+@pytest.mark.parametrize("cut", [{"top_k": 2}, {"top_p": 0.55}])
+def test_equals_of_the_last_one_stay(cut):
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, -3.0]], dtype=torch.float64)
-    assert drawing.filter_logits(logits, top_k=2).isfinite().tolist() == [[True, True, True, True, False]]
-    assert drawing.filter_logits(logits, top_p=0.55).isfinite().tolist() == [[True, True, True, True, False]]
+    assert drawing.filter_logits(logits, **cut).isfinite().tolist() == [[True, True, True, True, False]]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (0, 0.0), (0, 1e-12), (1, 0.0)])
@@ -97,9 +97,7 @@ def test_draws_follow_the_distribution():
 
 @settings(max_examples=100)
 @given(
-    weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.3, 1.0, 7.0]), min_size=1, max_size=600).filter(
-        any
-    ),
+    weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.3, 1.0, 7.0]), max_size=600).filter(any),
     uniform=st.one_of(st.floats(0, 1, exclude_max=True), st.just(1 - 2**-53), st.just(0.0)),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
@@ -116,8 +114,7 @@ def test_inverse_hits_the_right_token_and_never_an_impossible_one(weights, unifo
 
 def test_greedy_takes_the_first_of_equals():
     logits = torch.zeros(3, 1000)
-    logits[1, [700, 999]] = 1.0
-    logits[2, 999] = 1.0
+    logits[[1, 1, 2], [700, 999, 999]] = 1.0
     assert drawing.sample_tokens(logits, torch.zeros(3), temperature=0.0).tolist() == [0, 700, 999]
 
 
@@ -135,13 +132,6 @@ def test_impossible_tokens_are_allowed():
     logits[:, 5] = 0.0
     assert drawing.sample_tokens(logits, torch.tensor([0.0, 0.999]), top_p=0.9).tolist() == [5, 5]
     assert drawing.sample_tokens(logits, torch.zeros(2), temperature=0.0).tolist() == [5, 5]
-
-
-def test_token_logps_are_those_of_log_softmax():
-    logits = random_logits(6, 50)
-    tokens = torch.arange(6) * 7
-    expected = torch.log_softmax(logits, -1)[torch.arange(6), tokens]
-    torch.testing.assert_close(drawing.token_logps(logits, tokens), expected)
 
 
 def test_streams_depend_on_seed_prompt_and_sample_alone():
