@@ -20,10 +20,13 @@ def model():
     return llama(tie_word_embeddings=False).eval()
 
 
-def disturb(model) -> None:
-    for one in model.parameters():
+def adapted_by(model, **options):
+    """The model with an adapter that is not zero, and what it says with it."""
+    adapted = add_lora(model, ModelOptions(**options)).eval()
+    for one in adapted.parameters():
         if one.requires_grad:
             torch.nn.init.normal_(one, std=0.3)
+    return adapted, adapted(IDS).logits
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains(model):
@@ -42,10 +45,8 @@ def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains(model):
 
 def test_the_reference_is_the_base_and_gradients_survive(model):
     before = model(IDS).logits.detach()
-    adapted = add_lora(model, ModelOptions())
-    disturb(adapted)
+    adapted, policy = adapted_by(model)
     required = [one.requires_grad for one in adapted.parameters()]
-    policy = adapted(IDS).logits
     with disabled_adapter(adapted), torch.no_grad():
         reference = adapted(IDS).logits
     assert torch.equal(reference, before)
@@ -56,19 +57,12 @@ def test_the_reference_is_the_base_and_gradients_survive(model):
     assert all(one.grad is not None for one in adapted.parameters() if one.requires_grad)
 
 
-def test_the_adapter_is_on_again_after_an_error(model):
-    adapted = add_lora(model, ModelOptions())
-    disturb(adapted)
-    policy = adapted(IDS).logits
+def test_the_adapter_is_on_again_after_an_error_and_stays_frozen(model):
+    adapted, policy = adapted_by(model)
+    adapted.requires_grad_(False)
     with pytest.raises(RuntimeError, match="stop"), disabled_adapter(adapted):
         raise RuntimeError("stop")
     assert torch.equal(adapted(IDS).logits, policy)
-
-
-def test_a_frozen_adapter_stays_frozen(model):
-    adapted = add_lora(model, ModelOptions()).requires_grad_(False)
-    with disabled_adapter(adapted):
-        pass
     assert not any(one.requires_grad for one in adapted.parameters())
 
 
@@ -80,9 +74,7 @@ def test_there_is_no_reference_without_an_adapter(model):
 
 
 def test_merging_keeps_the_outputs(model):
-    adapted = add_lora(model, ModelOptions())
-    disturb(adapted)
-    policy = adapted(IDS).logits
+    adapted, policy = adapted_by(model)
     merged = merge(adapted)
     assert not has_adapter(merged)
     torch.testing.assert_close(merged(IDS).logits, policy, atol=1e-5, rtol=1e-5)
@@ -106,11 +98,10 @@ def test_targets_that_match_nothing_are_refused(model, targets):
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["q_proj"]])
 def test_tied_weights_are_untied_where_an_adapter_changes_one(targets, tmp_path):
     torch.manual_seed(0)
-    options = ModelOptions(adapter_rank=4, adapter_targets=targets)
-    adapted = add_lora(llama(num_hidden_layers=1).eval(), options).eval()
-    disturb(adapted)
     with torch.no_grad():
-        expected = adapted(IDS).logits
+        adapted, expected = adapted_by(
+            llama(num_hidden_layers=1).eval(), adapter_rank=4, adapter_targets=targets
+        )
         merged = merge(adapted)
         assert torch.allclose(merged(IDS).logits, expected, atol=1e-4)
         merged.save_pretrained(tmp_path)

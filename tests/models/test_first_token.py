@@ -6,23 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from coalign.models.generation.first_token import first_token_view
 
 SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
+    "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
     "max_position_embeddings": 40,
-}
+}  # fmt: skip
 
 
 def config(kind: str, **changes: Any) -> PretrainedConfig:
@@ -84,14 +75,17 @@ def test_the_view_shares_weights_and_gradients() -> None:
         torch.testing.assert_close(view(**inputs).pooler_output, model(**inputs).pooler_output)
 
 
-@pytest.mark.parametrize("kind", ["distilbert", "deberta-v2", "mpnet"])
-def test_other_architectures_have_no_view(kind: str) -> None:
-    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "vocab_size": 40}
-    made = AutoConfig.for_model(kind, **sizes) if kind == "distilbert" else config(kind)
+@pytest.mark.parametrize(
+    "made",
+    [
+        AutoConfig.for_model("distilbert", dim=16, n_layers=2, n_heads=2, hidden_dim=24, vocab_size=40),
+        config("deberta-v2"),
+        config("mpnet"),
+        config("bert", is_decoder=True),
+    ],
+    ids=lambda one: one.model_type,
+)
+def test_other_architectures_decoders_and_two_encoders_have_no_view(made: PretrainedConfig) -> None:
     assert first_token_view(AutoModel.from_config(made)) is None
-
-
-def test_decoders_and_two_encoders_have_no_view() -> None:
-    assert first_token_view(AutoModel.from_config(config("bert", is_decoder=True))) is None
     one, other = (AutoModel.from_config(config("bert")) for _ in range(2))
     assert first_token_view(nn.ModuleList([one, other])) is None

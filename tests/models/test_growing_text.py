@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
 
 import pytest
@@ -17,27 +17,19 @@ from tests.data.tokenizers import CHATML, byte_tokenizer, metaspace_tokenizer
 TEXTS = st.text(alphabet="the skybluÀé東🙂 \n.,1", max_size=40)
 
 
-@functools.cache
-def _both():
-    return [byte_tokenizer(CHATML), metaspace_tokenizer(CHATML)]
+BYTES, METASPACE = byte_tokenizer(CHATML), metaspace_tokenizer(CHATML)
+BOTH = pytest.mark.parametrize("tokenizer", [BYTES, METASPACE], ids=["bytes", "metaspace"])
 
 
-@pytest.fixture(scope="module", params=["bytes", "metaspace"])
-def tokenizer(request):
-    return byte_tokenizer(CHATML) if request.param == "bytes" else metaspace_tokenizer(CHATML)
-
-
+@BOTH
 @settings(max_examples=150)
-@given(TEXTS, st.lists(TEXTS, max_size=5))
-def test_a_growing_text_has_the_tokens_of_the_whole(prompt, parts):
-    for made in _both():
-        encoder = TextEncoder(made)
-        text = GrowingText(encoder, prompt)
-        grown = ""
-        for part in parts:
-            grown += part
-            assert text.ids(grown) == encoder.whole(prompt + grown)
-        assert text.verify(grown)
+@given(prompt=TEXTS, parts=st.lists(TEXTS, max_size=5))
+def test_a_growing_text_has_the_tokens_of_the_whole(tokenizer, prompt, parts):
+    encoder = TextEncoder(tokenizer)
+    text = GrowingText(encoder, prompt)
+    for grown in itertools.accumulate(parts, initial=""):
+        assert text.ids(grown) == encoder.whole(prompt + grown)
+    assert text.verify("".join(parts))
 
 
 def merging_tokenizer():
@@ -69,22 +61,23 @@ def test_a_wrong_split_is_noticed_at_the_end(caplog):
     assert text.ids("it is so") == encoder.whole("it is so")
 
 
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 @settings(max_examples=150)
 @given(TEXTS, TEXTS)
 def test_token_texts_add_up(before, text):
-    tokenizer = _both()[0]
-    special = frozenset(tokenizer.all_special_ids)
-    context = tokenizer(before, add_special_tokens=False)["input_ids"]
-    texts = TokenTexts(tokenizer, context, special)
-    parts = [texts.push(one) for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    texts = TokenTexts(BYTES, ids_of(BYTES, before), frozenset(BYTES.all_special_ids))
+    parts = [texts.push(one) for one in ids_of(BYTES, text)]
     assert "".join(one or "" for one in parts) == text
     assert all("\ufffd" not in one for one in parts if one)
 
 
+@BOTH
 def test_a_leading_space_is_kept_and_special_tokens_have_no_text(tokenizer):
-    special = frozenset(tokenizer.all_special_ids)
-    context = tokenizer("the sky", add_special_tokens=False)["input_ids"]
-    texts = TokenTexts(tokenizer, context, special)
-    ids = tokenizer("the sky is", add_special_tokens=False)["input_ids"][len(context) :]
+    context = ids_of(tokenizer, "the sky")
+    texts = TokenTexts(tokenizer, context, frozenset(tokenizer.all_special_ids))
+    ids = ids_of(tokenizer, "the sky is")[len(context) :]
     assert "".join(texts.push(one) or "" for one in ids) == " is"
     assert texts.push(tokenizer.eos_token_id) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,32 +63,29 @@ def reference_logps(model: nn.Module, responses: Responses) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-def gradients(
-    model: nn.Module, responses: Responses, path: str
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+Gradients = dict[str, torch.Tensor]
+
+
+def gradients(model: nn.Module, responses: Responses, path: str) -> tuple[torch.Tensor, Gradients]:
     """Loss and gradients of a loss that weighs every token differently."""
     model.zero_grad()
     logps = score_responses(model, responses, path=path)
     weights = torch.linspace(-1, 2, len(logps.token_logps), dtype=logps.token_logps.dtype)
     loss = (weights * logps.token_logps).sum() + (logps.means() ** 2).sum()
     loss.backward()
-    return loss.detach(), {
-        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
-    }
+    found = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return loss.detach(), found
 
 
-def assert_same_gradients(
-    model: nn.Module, responses: Responses, tolerance: float, floor: float = 1e-4
-) -> None:
+def assert_same_gradients(model: nn.Module, responses: Responses, dtype: torch.dtype) -> None:
+    tolerance, floor = (1e-10, 1e-4) if dtype == torch.float64 else (1e-5, 0.02)
     loss, packed = gradients(model, responses, "packed")
     expected, padded = gradients(model, responses, "padded")
     torch.testing.assert_close(loss, expected, rtol=tolerance, atol=tolerance)
     assert_close_gradients(packed, padded, tolerance, floor)
 
 
-def assert_close_gradients(
-    packed: dict[str, torch.Tensor], padded: dict[str, torch.Tensor], tolerance: float, floor: float
-) -> None:
+def assert_close_gradients(packed: Gradients, padded: Gradients, tolerance: float, floor: float) -> None:
     assert packed.keys() == padded.keys()
     largest = max(one.abs().max() for one in padded.values())
     for name, gradient in padded.items():
@@ -108,19 +106,22 @@ def test_values_are_those_of_the_model(architecture: str, path: str) -> None:
     assert actual.prompt_index.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(responses=ragged())
-def test_packed_gradients_in_float64(architecture: str, responses: Responses) -> None:
-    with float64_norms():
-        assert_same_gradients(make_model(architecture, dtype=torch.float64), responses, 1e-10)
+@contextlib.contextmanager
+def precise(architecture: str, dtype: torch.dtype) -> Iterator[Any]:
+    """A model whose norms are computed in `dtype` too, with weights that it can bear."""
+    double = dtype == torch.float64
+    with float64_norms() if double else contextlib.nullcontext():
+        yield make_model(architecture, dtype=dtype, scale=4.0 if double else 2.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(responses=ragged(max_responses=3))
-def test_packed_gradients_in_float32(architecture: str, responses: Responses) -> None:
-    assert_same_gradients(make_model(architecture, scale=2.0), responses, 1e-5, floor=0.02)
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_packed_gradients(architecture: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    responses = data.draw(ragged(max_responses=8 if dtype == torch.float64 else 3))
+    with precise(architecture, dtype) as model:
+        assert_same_gradients(model, responses, dtype)
 
 
 def with_adapter(model: Any) -> Any:
@@ -141,16 +142,15 @@ def with_checkpointing(model: Any) -> Any:
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "llama_tied"])
 def test_packed_gradients_of_rankings(architecture: str, adapter: bool, checkpointing: bool) -> None:
     """Loss and every gradient in both precisions, over rankings of 2 to 8 with one-token responses."""
-    for dtype, tolerance, floor in ((torch.float64, 1e-10, 1e-4), (torch.float32, 1e-5, 0.02)):
-        with float64_norms() if dtype == torch.float64 else contextlib.nullcontext():
-            model: Any = make_model(architecture, dtype=dtype, scale=4.0 if dtype == torch.float64 else 2.0)
+    for dtype in (torch.float64, torch.float32):
+        with precise(architecture, dtype) as model:
             model = with_adapter(model) if adapter else model
             model = with_checkpointing(model) if checkpointing else model
-            assert_same_gradients(model, RANKINGS, tolerance, floor)
+            assert_same_gradients(model, RANKINGS, dtype)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(responses=ragged())
 def test_values_under_flex_attention(architecture: str, responses: Responses) -> None:
     model: Any = make_model(architecture, dtype=torch.float64)
@@ -163,9 +163,10 @@ def test_values_under_flex_attention(architecture: str, responses: Responses) ->
 
 
 def test_flex_attention_without_a_backward_pass_is_not_taken() -> None:
-    model: Any = make_model("llama", dtype=torch.float64)
+    model: Any = make_model("llama", dtype=torch.float64).train()
     model.set_attn_implementation("flex_attention")
     score_responses(model, FIXED, path="packed").token_logps.sum().backward()
+    assert model.training
     assert model.config._attn_implementation == shared_prefix.NAME
 
 
@@ -239,12 +240,6 @@ def test_sliding_window_shorter_than_the_text_is_padded() -> None:
         torch.testing.assert_close(actual, reference_logps(model, long), rtol=1e-9, atol=1e-9)
 
 
-def test_training_mode_is_kept() -> None:
-    model = make_model("llama").train()
-    score_responses(model, FIXED)
-    assert model.training
-
-
 def test_gradients_repeat_to_the_last_bit() -> None:
     """Many responses share a prompt's last position; with several threads their sum must keep its order."""
     many = Responses([[5, 6, 7]], [[10 + n % 80, 11, 12] for n in range(48)], [0] * 48)
@@ -273,16 +268,12 @@ def test_prompt_is_computed_once() -> None:
         ([[1]], [[]], [0], "no tokens"),
         ([[1], [2]], [[3], [4]], [1, 0], "non-decreasing"),
         ([[1]], [[3]], [0, 0], "prompt indices"),
+        ([[]], [[3, 4]], [0], "prompt 0 is empty"),
     ],
 )
 def test_bad_responses(prompts: list, responses: list, index: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Responses(prompts, responses, index)
-
-
-def test_empty_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="prompt 0 is empty"):
-        score_responses(make_model("llama"), Responses([[]], [[3, 4]], [0]), path="packed")
+        score_responses(make_model("llama"), Responses(prompts, responses, index), path="packed")
 
 
 @pytest.mark.parametrize("bias", [False, True])

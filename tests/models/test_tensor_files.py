@@ -23,20 +23,19 @@ class Hostile:
         return os.system, (self.command,)
 
 
+def pack(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
 def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     tensors = {
-        "plain": base,
-        "transposed": base.T,
-        "slice": base[1:3, 2:],
-        "half": base.half(),
-        "bfloat": base.bfloat16(),
-        "long": torch.tensor([1, 2]),
-        "flag": torch.tensor([True, False]),
-        "empty": torch.empty(0, 3),
-        "scalar": torch.tensor(2.5),
-        "parameter": torch.nn.Parameter(base),
-    }
+        "plain": base, "transposed": base.T, "slice": base[1:3, 2:], "half": base.half(), "bfloat": base.bfloat16(),
+        "long": torch.tensor([1, 2]), "flag": torch.tensor([True, False]), "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5), "parameter": torch.nn.Parameter(base),
+    }  # fmt: skip
     torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
     found = read_tensors(tmp_path / "a.ckpt")
     assert found.keys() == tensors.keys()
@@ -65,8 +64,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
 def test_names_that_could_do_something_are_refused(tmp_path: Path, name: str) -> None:
     module, _, attribute = name.rpartition(".")
     data = b"c" + module.encode() + b"\n" + attribute.encode() + b"\n)R."
-    with zipfile.ZipFile(tmp_path / "bad.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", data)
+    pack(tmp_path / "bad.ckpt", {"archive/data.pkl": data})
     with pytest.raises(ModelError, match="nothing of it was run"):
         read_tensors(tmp_path / "bad.ckpt")
 
@@ -75,27 +73,25 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"w": torch.ones(8)}}, tmp_path / "a.ckpt")
     with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(tmp_path / "b.ckpt", "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data[:8] if "/data/" in name else data)
+    cut = {name: data[:8] if "/data/" in name else data for name, data in members.items()}
+    pack(tmp_path / "b.ckpt", cut)
     with pytest.raises(ModelError, match="beyond its storage"):
         read_tensors(tmp_path / "b.ckpt")
 
 
 def test_faults_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file"):
-        read_tensors(tmp_path / "none.ckpt")
-    (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ModelError, match=r"PyTorch 1\.6"):
-        read_tensors(tmp_path / "old.ckpt")
-    torch.save({"model": {"w": torch.ones(1)}}, tmp_path / "other.ckpt")
-    with pytest.raises(ModelError, match="only: model"):
-        read_tensors(tmp_path / "other.ckpt")
-    with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
-        archive.writestr("readme", "x")
-    with pytest.raises(ModelError, match=r"no data\.pkl"):
-        read_tensors(tmp_path / "zip.ckpt")
-    whole = (tmp_path / "other.ckpt").read_bytes()
-    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="cut off"):
-        read_tensors(tmp_path / "cut.ckpt")
+    (tmp_path / "old").write_bytes(pickle.dumps({"a": 1}))
+    torch.save({"model": {"w": torch.ones(1)}}, tmp_path / "other")
+    pack(tmp_path / "zip", {"readme": b"x"})
+    whole = (tmp_path / "other").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    faults = {
+        "none": "no such file",
+        "old": r"PyTorch 1\.6",
+        "other": "only: model",
+        "zip": r"no data\.pkl",
+        "cut": "cut off",
+    }
+    for name, message in faults.items():
+        with pytest.raises(ModelError, match=message):
+            read_tensors(tmp_path / name)
