@@ -41,15 +41,10 @@ def byte_tokenizer(template: str | None = None, *, adds_bos: bool = False) -> Pr
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(
-        ["the sky is blue and the sea is green, said the user to the assistant"] * 4, trainer
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    given = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
+    text = "the sky is blue and the sea is green, said the user to the assistant"
+    inner.train_from_iterator([text] * 4, trainers.BpeTrainer(vocab_size=400, **given))
     return _wrapped(inner, template, adds_bos)
 
 

@@ -27,14 +27,8 @@ def make_pair(kind: str, seed: int, architecture: str = "llama", **changes: Any)
     """A random model that writes letters, spaces and line breaks, sometimes ends, and does not fall into a loop (what
     it prefers differs from place to place); and a tokenizer."""
     tokenizer: Any = TOKENIZERS[kind]()
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-        "pad_token_id": None,
-        "max_position_embeddings": 1024,
-        **changes,
-    }
+    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": None}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 1024, **ids, **changes}
     model = make_model(architecture, seed=seed, dtype=torch.float64, scale=3.0, **sizes)
     bias = torch.full((len(tokenizer),), -30.0, dtype=torch.float64)
     for token in range(len(tokenizer)):

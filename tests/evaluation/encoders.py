@@ -33,17 +33,10 @@ def pair_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     core.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    names = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
-    inputs = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, model_max_length=max_length, model_input_names=inputs, **names
-    )
+    names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
+    given: Any = dict(zip(names, SPECIAL, strict=True))
+    given |= {"model_max_length": max_length, "model_input_names": ["input_ids", "attention_mask"]}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **given)
 
 
 def save_encoder(model: Any, folder: Path) -> Path:

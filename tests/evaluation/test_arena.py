@@ -40,14 +40,16 @@ from tests.evaluation.scripted import ScriptedGenerator, longer_is_better
 LENGTH = ScoringJudge(lambda items: [len(one.responses[0]) for one in items], name="length")
 
 
+def outputs_of(texts: list[list[str]], name: str = "m{}") -> Outputs:
+    """For each prompt the text of every model."""
+    prompts: Any = [[{"role": "user", "content": f"Prompt {x}?"}] for x in range(len(texts))]
+    ids, models = (f"p{x}" for x in range(len(texts))), map(name.format, range(len(texts[0])))
+    return Outputs(tuple(models), tuple(ids), tuple(prompts), tuple(map(tuple, texts)))
+
+
 def outputs(models: int = 5, prompts: int = 4) -> Outputs:
     """Model k writes k + 1 letters, so higher names are better for a judge of length."""
-    return Outputs(
-        models=tuple(f"m{k}" for k in range(models)),
-        ids=tuple(f"p{x}" for x in range(prompts)),
-        prompts=tuple([{"role": "user", "content": f"Prompt {x}?"}] for x in range(prompts)),  # type: ignore[misc]
-        texts=tuple(tuple("x" * (k + 1) + str(x) for k in range(models)) for x in range(prompts)),
-    )
+    return outputs_of([["x" * (k + 1) + str(x) for k in range(models)] for x in range(prompts)])
 
 
 def output_rows(models: int = 4, prompts: int = 3) -> list[dict[str, Any]]:
@@ -365,15 +367,8 @@ WORDS = TEXT.split()
 def page_outputs() -> Outputs:
     """Texts of up to 120 words; later models write more of them."""
     draw = random.Random(0)
-    return Outputs(
-        models=tuple(f"model-{k:02d}" for k in range(MODELS)),
-        ids=tuple(f"p{x}" for x in range(PROMPTS)),
-        prompts=tuple([{"role": "user", "content": f"Question {x}?"}] for x in range(PROMPTS)),  # type: ignore[misc]
-        texts=tuple(
-            tuple(" ".join(draw.choices(WORDS, k=draw.randint(20, 80 + 2 * k))) for k in range(MODELS))
-            for _ in range(PROMPTS)
-        ),
-    )
+    lengths = [[draw.randint(20, 80 + 2 * k) for k in range(MODELS)] for _ in range(PROMPTS)]
+    return outputs_of([[" ".join(draw.choices(WORDS, k=n)) for n in row] for row in lengths], "model-{:02d}")
 
 
 def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
@@ -406,7 +401,7 @@ def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
     )
     wait(browser, f"document.querySelector('.status').textContent.includes('{first['matches']:,} samples')")
     browser.execute_script(
-        "const text = document.querySelector('[name=text]'); text.value = 'Question 526?';"
+        "const text = document.querySelector('[name=text]'); text.value = 'Prompt 526?';"
         "text.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     wait(browser, "/of \\d samples/.test(document.querySelector('.status').textContent)")

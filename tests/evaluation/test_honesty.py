@@ -20,12 +20,8 @@ from tests.preference.tiny_runs import run_system, save_tiny_model, write
 
 KIND = st.sampled_from(TYPES)
 QUESTIONS = [
-    {
-        "question": f"What colour is thing {i}?",
-        "answers": ["e", "blue"],
-        "split": "train" if i < 6 else "test",
-    }
-    for i in range(10)
+    {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": part}
+    for i, part in enumerate(["train"] * 6 + ["test"] * 4)
 ]
 
 

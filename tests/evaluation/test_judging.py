@@ -68,14 +68,8 @@ def test_a_reply_that_was_cut_off_says_so() -> None:
 SCORES = {"[[8, 5]]": (8, 5), "[[8/10; 5/10]]": (8, 5), "7.5 3": (7.5, 3)}
 SCORES |= dict.fromkeys(["[[8]]", "[[8, 11]]", "[[8/5, 5/5]]", "[[8, x]]", "[[8, 5, 3]]"])
 LIKERT = {"[[1]]": "first", "[[3]]": "tie", "5": "second", "[[6]]": None, "2.5": None}
-RATINGS = {
-    "[[10]]": (10,),
-    "Good. [[ 4/10 ]]": (4,),
-    "10": (10,),
-    "[[0]]": None,
-    "[[11]]": None,
-    "[[1 0]]": None,
-}
+RATINGS = {"[[10]]": (10,), "Good. [[ 4/10 ]]": (4,), "10": (10,)}
+RATINGS |= dict.fromkeys(["[[0]]", "[[11]]", "[[1 0]]"])
 
 
 @pytest.mark.parametrize(("reply", "scores"), SCORES.items())

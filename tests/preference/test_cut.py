@@ -130,14 +130,9 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 
 def judgment(said: str, label: bool | None = None, prompt: Messages | None = None) -> Judgment:
-    return Judgment(
-        prompt=[{"role": "user", "content": "Name a prime."}] if prompt is None else prompt,
-        completion="Nine.",
-        judgment=said,
-        label=label,
-        source=Source("file.jsonl", 3, 2),
-        extra={"id": "a"},
-    )
+    asked: Messages = [{"role": "user", "content": "Name a prime."}] if prompt is None else prompt
+    rest: Any = {"completion": "Nine.", "source": Source("file.jsonl", 3, 2), "extra": {"id": "a"}}
+    return Judgment(prompt=asked, judgment=said, label=label, **rest)
 
 
 @pytest.mark.parametrize(
@@ -356,13 +351,8 @@ def test_a_round_without_faults_trains_nothing(learn: Any) -> None:
 
 def test_a_language_model_criticises(learn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(critics, "LanguageModelJudge", lambda *rest, **more: Judge())
-    options = {
-        **ROUNDS,
-        "rounds": 1,
-        "critic": "http://127.0.0.1:9/v1",
-        "fine_from": 10.0,
-        "eval_fraction": 0,
-    }
+    critic = {"critic": "http://127.0.0.1:9/v1", "fine_from": 10.0}
+    options = {**ROUNDS, **critic, "rounds": 1, "eval_fraction": 0}
     run = learn("cut", prompts=prompts(4, topic="none"), **options)
     (row, *_) = read_rows(run.artefacts / "round-1" / "measure.jsonl")
     assert (row["judgment"], row["score"]) == ("Too short.", min(len(row["responses"][0]), 10))

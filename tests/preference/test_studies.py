@@ -190,16 +190,8 @@ def test_answer_metrics_by_hand() -> None:
 
 def row(objective: str, value: float | None, *, seed: int = 0, **settings: float) -> dict[str, Any]:
     measured = {} if value is None else {"reward_accuracy": value, "kl": value, "length": 10 * value}
-    return {
-        "id": f"{objective}{settings}{seed}",
-        "objective": objective,
-        "start": "start",
-        "size": 5,
-        "seed": seed,
-        "settings": settings,
-        "diverged": value is None,
-        **measured,
-    }
+    cell = {"objective": objective, "start": "start", "size": 5, "seed": seed, "settings": settings}
+    return {"id": f"{objective}{settings}{seed}", **cell, "diverged": value is None, **measured}
 
 
 def test_sensitivity_by_hand() -> None:

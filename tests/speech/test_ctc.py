@@ -28,7 +28,7 @@ from coalign.speech.ctc.recogniser_options import RecogniserOptions, open_recogn
 from coalign.speech.ctc.training import Clip, CTCTrainingOptions, train_recogniser
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
 from coalign.speech.segmentation.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
-from tests.speech.tiny import TEXTS, tiny_recogniser, tone
+from tests.speech.tiny import TEXTS, timed, tiny_recogniser, tone
 
 pytest.importorskip("numba")
 BLANK = 0
@@ -300,19 +300,10 @@ def test_training_counts_what_it_leaves_out(tmp_path: Path) -> None:
         train_recogniser(found, clips()[4:5], options, run)
 
 
+HELLO_WORLD = [timed(1.0, 1.4, 0.9, word="hello"), timed(1.6, 2.4, 0.8, word="world")]
 UTTERANCES = [
-    {
-        "id": "a-0",
-        "text": "hello world",
-        "start": 1.0,
-        "end": 2.5,
-        "score": -0.25,
-        "words": [
-            {"word": "hello", "start": 1.0, "end": 1.4, "score": 0.9},
-            {"word": "world", "start": 1.6, "end": 2.4, "score": 0.8},
-        ],
-    },
-    {"id": "a-1", "text": 'say "x" <b>', "start": 3661.0, "end": 3662.0, "score": -0.5, "words": []},
+    timed(1.0, 2.5, -0.25, id="a-0", text="hello world", words=HELLO_WORLD),
+    timed(3661.0, 3662.0, -0.5, id="a-1", text='say "x" <b>', words=[]),
 ]
 
 

@@ -15,7 +15,7 @@ from coalign.speech.segmentation.anchored_windows import Slot, Window, WindowRul
 from coalign.speech.segmentation.page import write_page
 from tests.browser import browser as browser
 from tests.browser import js, wait
-from tests.speech.tiny import wav
+from tests.speech.tiny import timed, wav
 
 soundfile = pytest.importorskip("soundfile")
 ROWS = [
@@ -141,13 +141,10 @@ HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=do
 
 
 def page(folder: Path, sound: str = "embed") -> Path:
-    words = [
-        {"word": "hello", "start": 0.5, "end": 0.9, "score": 0.9},
-        {"word": HOSTILE, "start": 1.0, "end": 1.4, "score": 0.1},
-    ]
+    words = [timed(0.5, 0.9, 0.9, word="hello"), timed(1.0, 1.4, 0.1, word=HOSTILE)]
     utterances = [
-        {"text": "hello", "start": 0.4, "end": 1.5, "score": -0.4, "kept": True, "words": words},
-        {"text": HOSTILE, "start": 2.0, "end": 2.9, "score": -1000.0, "kept": False, "words": []},
+        timed(0.4, 1.5, -0.4, text="hello", kept=True, words=words),
+        timed(2.0, 2.9, -1000.0, text=HOSTILE, kept=False, words=[]),
     ]
     path = folder / "page.html"
     write_page(

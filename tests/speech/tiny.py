@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,11 @@ TEXTS = [
     "young horses follow",
     "bread for winter nights",
 ]
+
+
+def timed(start: float, end: float, score: float, **more: Any) -> dict[str, Any]:
+    """A stretch of an alignment."""
+    return {"start": start, "end": end, "score": score, **more}
 
 
 def tone(seconds: float, seed: int = 0, sample_rate: int = SAMPLE_RATE) -> Samples:

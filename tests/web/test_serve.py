@@ -340,14 +340,8 @@ def test_any_generator_can_be_served_and_alike_requests_share_a_call():
 
 
 def test_the_command_serves_until_it_is_interrupted(model, tmp_path):  # noqa: F811
-    command = [
-        sys.executable,
-        "-m",
-        "coalign",
-        "serve",
-        model,
-        *["--port", "0", "--dtype", "float32", "--name", "m"],
-    ]
+    options = ["--port", "0", "--dtype", "float32", "--name", "m"]
+    command = [sys.executable, "-m", "coalign", "serve", model, *options]
     environment = {**os.environ, "COALIGN_PROGRESS": "0"}
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
