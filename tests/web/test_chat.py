@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from coalign.cli.serving.chat import Speaker, _columns, chat
+from coalign.core.files import read_rows
 from coalign.models.generation.generator import TransformersGenerator
 from tests.cli.conftest import coalign  # noqa: F401  a fixture
-from tests.cli.test_generate import model, prompts, rows  # noqa: F401  fixtures
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 from tests.web.serving import serving
@@ -26,7 +26,7 @@ GREEDY = ["--temperature", "0", "--max-new-tokens", "9"]
 
 
 @pytest.fixture
-def address(model, monkeypatch, tmp_path):  # noqa: F811
+def address(model, monkeypatch, tmp_path):
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
     tokenizer = byte_tokenizer(CHATML)
     same = make_model("llama", dtype=torch.float32, vocab_size=len(tokenizer), eos_token_id=1)
@@ -34,7 +34,7 @@ def address(model, monkeypatch, tmp_path):  # noqa: F811
         yield one
 
 
-def test_chat_over_an_endpoint(model, address):  # noqa: F811
+def test_chat_over_an_endpoint(model, address):
     local, remote = (
         CliRunner().invoke(chat, [*one, *GREEDY], input="hi\nand then\n", catch_exceptions=False)
         for one in ([model, "--dtype", "float32"], ["--endpoint", address])
@@ -44,14 +44,14 @@ def test_chat_over_an_endpoint(model, address):  # noqa: F811
     assert f"tiny at {address}" in remote.stderr
 
 
-def test_generate_over_an_endpoint(coalign, model, prompts, address, tmp_path):  # noqa: F811
+def test_generate_over_an_endpoint(coalign, model, prompts, address, tmp_path):
     command = ["generate", "--prompts", prompts, "--samples", "2", "--prefill", "the sea", *GREEDY]
     local, remote = tmp_path / "local.jsonl", tmp_path / "remote.jsonl"
     assert coalign(*command, "--model", model, "--dtype", "float32", "--out", str(local)).code == 0
     result = coalign(*command, "--endpoint", address, "--out", str(remote))
     assert result.code == 0, result.err
     assert "samples/s" in result.err
-    assert rows(remote) == rows(local)
+    assert read_rows(remote) == read_rows(local)
     refused = coalign(*command, "--endpoint", address, "--model", model, "--out", str(tmp_path / "x"))
     assert refused.code == 2
     assert "--model has no effect with --endpoint" in refused.err
@@ -61,11 +61,11 @@ def test_generate_over_an_endpoint(coalign, model, prompts, address, tmp_path): 
     assert "cannot connect" in partial.err
 
 
-def test_alternatives_in_the_file(coalign, model, prompts, tmp_path):  # noqa: F811
+def test_alternatives_in_the_file(coalign, model, prompts, tmp_path):
     out = tmp_path / "out.jsonl"
     command = ["generate", "--prompts", prompts, "--model", model, "--out", str(out), "--max-new-tokens", "5"]
     assert coalign(*command, "--top-logprobs", "2").code == 0
-    row = rows(out)[0]
+    row = read_rows(out)[0]
     assert [len(one) for one in row["top_logprobs"][0]] == [2] * row["tokens"][0]
     assert len(row["token_texts"][0]) == row["tokens"][0]
     bad = coalign(*command, "--overwrite", "--option", "a=1")
@@ -87,7 +87,7 @@ def test_two_answers_stand_side_by_side():
 
 
 @pytest.mark.slow
-def test_columns_in_a_terminal(model, tmp_path):  # noqa: F811
+def test_columns_in_a_terminal(model, tmp_path):
     """A real terminal: both answers come, nothing is left of the markup, Ctrl-D leaves."""
     other, end = pty.openpty()
     command = [sys.executable, "-m", "coalign", "chat", model, "--compare", model, *GREEDY]

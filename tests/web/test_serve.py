@@ -22,7 +22,6 @@ from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generation, Sampling
 from coalign.web import serve as module
 from tests.cli.conftest import coalign  # noqa: F401  a fixture
-from tests.cli.test_generate import model  # noqa: F401  a fixture
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
 from tests.models.test_generation import PROMPTS, tiny
 from tests.web.serving import asked, serving
@@ -339,7 +338,7 @@ def test_any_generator_can_be_served_and_alike_requests_share_a_call():
         assert "".join(one.choices[0].text for one in pieces) == "x|0"
 
 
-def test_the_command_serves_until_it_is_interrupted(model, tmp_path):  # noqa: F811
+def test_the_command_serves_until_it_is_interrupted(model, tmp_path):
     options = ["--port", "0", "--dtype", "float32", "--name", "m"]
     command = [sys.executable, "-m", "coalign", "serve", model, *options]
     environment = {**os.environ, "COALIGN_PROGRESS": "0"}
@@ -363,7 +362,7 @@ def test_the_command_serves_until_it_is_interrupted(model, tmp_path):  # noqa: F
         child.wait()
 
 
-def test_bad_usage(coalign, model):  # noqa: F811
+def test_bad_usage(coalign, model):
     refused = coalign("serve", model, "--align", "nothing-like-it")
     assert refused.code == 2
     assert "not a decoding method" in refused.err
