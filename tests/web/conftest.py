@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cli.conftest import coalign as coalign
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 from tests.preference.tiny_runs import write

@@ -17,7 +17,6 @@ from rich.console import Console
 from coalign.cli.serving.chat import Speaker, _columns, chat
 from coalign.core.files import read_rows
 from coalign.models.generation.generator import TransformersGenerator
-from tests.cli.conftest import coalign  # noqa: F401  a fixture
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 from tests.web.serving import serving

@@ -21,7 +21,6 @@ from coalign.models.generation.decode_loop import DecodeLoop
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generation, Sampling
 from coalign.web import serve as module
-from tests.cli.conftest import coalign  # noqa: F401  a fixture
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer
 from tests.models.test_generation import PROMPTS, tiny
 from tests.web.serving import asked, serving
