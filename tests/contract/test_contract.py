@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -284,3 +286,29 @@ def test_help_and_configuration_are_for_people_and_for_programs(
     (tmp_path / "printed.yaml").write_text(printed.out)
     again = coalign("run", slug, "--config", str(tmp_path / "printed.yaml"), "--print-config")
     assert again.out == printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["act", "ln-dpo"])
+def test_a_process_killed_at_random_moments_ends_like_the_undisturbed_run(
+    name: str, root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL, ten times; the attempt after the last one ends with the undisturbed figures."""
+    undisturbed, folder = whole(ready(name, root, monkeypatch)).run, Path("terminated") / name
+    Path("options.yaml").write_text(json.dumps(undisturbed.config()), encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "coalign.cli.main", "run", name),
+        "--config",
+        "options.yaml",
+        "--out",
+        str(folder),
+    ]
+    draw = random.Random(0)
+    for _ in range(10):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # on which the process is killed
+            subprocess.run(command, capture_output=True, timeout=draw.uniform(2, 12), check=True)
+    subprocess.run(command, capture_output=True, check=True)
+    other = (
+        "adapter_config.json",
+    )  # lists the modules in the order of a set, which differs between processes
+    assert_close(artefacts(folder, but=other), artefacts(undisturbed.path, but=other))
