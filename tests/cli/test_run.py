@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coalign.core.errors import DataError
+from coalign.core.faults import keep_traceback
 from coalign.core.options import load_file
 from coalign.core.runs import Run
 
@@ -111,6 +112,7 @@ def test_the_folder_knows_how_the_run_ended(coalign: Callable, method: Any, tmp_
     assert broken.code == 1
     assert "Error: ZeroDivisionError at run.py:" in broken.err
     assert "no luck" in (tmp_path / "broken" / "traceback.log").read_text()
+    keep_traceback(method.fail, tmp_path / "gone")  # a folder that cannot be written hides nothing
 
     method.fail = KeyboardInterrupt()
     stopped = coalign("run", "act", "--data", "x", "--out", "my run")

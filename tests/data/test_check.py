@@ -177,6 +177,7 @@ def test_pairs_that_are_equal_once_they_are_cut_are_counted():
     (picture,) = check_records(alike, byte_tokenizer(CHATML)).pictures
     check = check_records(alike, byte_tokenizer(CHATML), max_length=len(picture.prompt) + 4)
     assert (check.identical_responses, check.same_tokens) == (0, 1)
+    assert not check.usable
     assert any("are the same tokens" in line for line in check.warnings())
     assert check_records(alike, byte_tokenizer(CHATML)).same_tokens == 0
 

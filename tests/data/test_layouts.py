@@ -330,6 +330,37 @@ def test_every_column_is_accounted_for() -> None:
     kept = [name for name, use in layout.uses.items() if use == "kept beside the record"]
     assert kept == ["context", "rating", "source"]
     assert [one.split()[2] for one in layout.warnings] == ["context", "rating"]
+    known = {
+        "history": "h",
+        "human_ref_A": "a",
+        "human_ref_B": "b",
+        "labels": 1,
+        "score_A": 5,
+        "post_id": "x",
+    }
+    assert [one.split()[2] for one in recognise([known], "f.jsonl").warnings] == ["score_A"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": f"{ASK} Now: {GOOD}", "rejected": f"{ASK} Now: {BAD}"},
+        {
+            "chosen": f"\n\nHuman: {ASK}\n\nAssistant: {GOOD}",
+            "rejected": f"\n\nHuman: {ASK}\n\nAssistant: {BAD}",
+        },
+        {"chosen": LOIRE, "rejected": MOON},
+        {"messages": RIVER},
+        {"messages": [{"role": "system", "content": "Be brief."}, *RIVER]},
+        {"prompt": RIVER, **CHATS},
+    ],
+)
+@pytest.mark.parametrize("system", [{}, {"system": "Be brief."}])
+def test_earlier_turns_lead_every_form_of_prompt_once(row: dict[str, Any], system: dict[str, str]) -> None:
+    prompt = parse({**row, **system, "history": HISTORY}).prompt
+    leads = bool(system) or any(one["role"] == "system" for one in row.get("messages", []))
+    assert [one["role"] for one in prompt] == [*["system"] * leads, "user", "assistant", "user"]
+    assert [one["content"] for one in prompt[leads:]][:2] == list(HISTORY[0])
 
 
 def test_replies_are_equal_only_with_all_they_say() -> None:

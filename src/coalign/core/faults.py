@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import traceback
 from pathlib import Path
@@ -15,9 +16,15 @@ TRACEBACK = "traceback.log"
 def keep_traceback(error: Exception, folder: Path) -> None:
     """Write the traceback of a fault into a run folder, where `told` finds it; an error of the user's needs none."""
     if not isinstance(error, CoalignError):
-        path = folder / TRACEBACK
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
-        error.add_note(str(path))
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk, which may be what ended the run, is told of by its own error
+            _write(error, folder / TRACEBACK)
+            error.add_note(str(folder / TRACEBACK))
+
+
+def _write(error: Exception, path: Path) -> None:
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
 
 
 def told(error: Exception) -> str:
@@ -28,7 +35,7 @@ def told(error: Exception) -> str:
     kept = next((Path(note) for note in getattr(error, "__notes__", []) if note.endswith(TRACEBACK)), None)
     if kept is None:
         kept = Path(tempfile.mkdtemp(prefix="coalign-")) / TRACEBACK
-        kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+        _write(error, kept)
     message = " ".join(str(error).split())[:300]
     return (
         f"{type(error).__name__}{where}{': ' if message else ''}{message}\n"

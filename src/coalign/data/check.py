@@ -174,7 +174,10 @@ def check_records(
         source=found.source,
         kind=found.kind,
         recognised=found.recognised,
-        usable=bool(records) and (len(problems) == len(found.problems)) and (skip_bad or not problems),
+        usable=bool(records)
+        and (len(problems) == len(found.problems))
+        and (skip_bad or not problems)
+        and cut.get("same_tokens") != len(records),
         n_records=len(records),
         n_bad=found.n_bad,
         problems=problems,

@@ -146,6 +146,9 @@ def _verdict(check: Check) -> Text:
         return Text.assemble(("Usable", "bold green"), f": {check.n_records:,} records.{left_out}")
     if not check.n_records:
         return Text.assemble(("Not usable", "bold red"), ": no record can be used.")
+    if check.same_tokens == check.n_records:
+        same = ": in every record the responses that are compared are the same tokens."
+        return Text.assemble(("Not usable", "bold red"), same)
     if not check.n_bad:
         return Text.assemble(("Not usable", "bold red"), ": this tokenizer cannot encode the records above.")
     return Text.assemble(

@@ -181,7 +181,7 @@ def _known(
     sentence = f"{_PLURALS[wanted]}, from {_listed(list(known.uses))} (as in {known.name})"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     uses = {**known.uses, **dict.fromkeys(rest, KEPT)}
-    return Layout(wanted, columns_of, sentence, False, known.rewrite, uses)
+    return Layout(wanted, columns_of, sentence, False, known.rewrite, uses, _overlooked(rest))
 
 
 def _rewritten_names(known: KnownLayout, rows: Sequence[Mapping[str, Any]]) -> Collection[str]:

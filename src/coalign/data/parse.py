@@ -93,7 +93,7 @@ class _Parser:
         has_prompt = self._has("prompt") or self._has("messages")
         if not has_prompt and chat.is_dialogue(chosen) and chat.is_dialogue(rejected):
             prompt, *replies = chat.split_pair(chat.parse_transcript(chosen), chat.parse_transcript(rejected))
-            return self._with_system(prompt), replies[0], replies[1], False
+            return self._led(prompt), replies[0], replies[1], False
         texts = self._read("chosen", chat.parse_text), self._read("rejected", reading.matching_text(chosen))
         given = self._prompt() if has_prompt else None
         if texts[0] is None or texts[1] is None or (has_prompt and given is None):
@@ -106,7 +106,7 @@ class _Parser:
                 given[1],
             )
         shared, *rests = chat.split_shared_text(texts[0], texts[1])
-        prompt = self._with_system(reading.user(shared))
+        prompt = self._led(reading.user(shared))
         return prompt, rests[0], rests[1], len(prompt) == 1
 
     def _message_pair(
@@ -122,7 +122,7 @@ class _Parser:
                 for one, part in ((chosen, "chosen"), (rejected, "rejected"))
             )
         prompt, *replies = chat.split_pair(chosen, rejected)
-        return self._with_system(prompt), replies[0], replies[1], False
+        return self._led(prompt) if given is None else prompt, replies[0], replies[1], False
 
     def _continued(
         self, prompt: schema.Messages, conversation: schema.Messages, part: str
@@ -185,7 +185,7 @@ class _Parser:
             prompt, plain = (pair[0], pair[3]) if pair else (None, False)
         elif self._has("messages"):
             messages = self._read("messages", chat.parse_messages)
-            prompt, plain = (self._with_system(messages) if messages else None), False
+            prompt, plain = (self._led(messages) if messages else None), False
             if prompt and prompt[-1]["role"] == "assistant":
                 prompt = prompt[:-1]
             prompt = self._checked("messages", prompt)
@@ -225,9 +225,7 @@ class _Parser:
             return ([], text, True) if text is not None else None
         if self._has("messages"):
             split = self._read("messages", lambda value: chat.split_reply(chat.parse_messages(value)))
-            if split:
-                split = self._with_history(split[0]), split[1]
-            return (self._with_system(split[0]), split[1], False) if split else None
+            return (self._led(split[0]), split[1], False) if split else None
         given = self._prompt()
         completion = self._read("completion", reading.reply_text)
         return (given[0], completion, given[1]) if given is not None and completion is not None else None
@@ -256,20 +254,17 @@ class _Parser:
             )
         if messages is None:
             return None
-        messages = self._with_system(self._with_history(messages))
-        messages = self._checked(part, messages)
+        messages = self._checked(part, self._led(messages))
         return (
             None if messages is None else (messages, plain and all(one["role"] == "user" for one in messages))
         )
 
-    def _with_history(self, messages: schema.Messages) -> schema.Messages:
-        """With the earlier turns of a `history` column: messages, or pairs of question and answer."""
-        value = self._value("history")
-        if not value:
-            return messages
-        return [*(self._read("history", reading.parse_history) or []), *messages]
-
-    def _with_system(self, messages: schema.Messages) -> schema.Messages:
+    def _led(self, messages: schema.Messages) -> schema.Messages:
+        """With what other columns say before them: the system message, then the earlier turns of a `history` column."""
+        if self._value("history"):
+            at = 1 if messages and messages[0]["role"] == "system" else 0
+            earlier = self._read("history", reading.parse_history) or []
+            messages = [*messages[:at], *earlier, *messages[at:]]
         if not self._value("system") or any(one["role"] == "system" for one in messages):
             return messages
         system = self._read("system", lambda value: chat.parse_text(value, allow_empty=True))
