@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from coalign.models.backends.endpoint_format import wire_seed
+from coalign.models.types import Sampling
+
 Fault = Callable[["Handler", dict[str, Any]], bool]
 """Called before a request is answered; True when it has dealt with it."""
 
@@ -162,3 +165,22 @@ def running() -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+def prompts_of(count: int) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": f"prompt {number}"}] for number in range(count)]
+
+
+PROMPTS = prompts_of(12)
+FEW = Sampling(4)
+BEGUN = [*PROMPTS[0], {"role": "assistant", "content": "well"}]
+
+
+def expected(index: int, sampling=FEW, occurrence: int = 0) -> list[str]:
+    seed = wire_seed(sampling, occurrence, 0) if sampling.temperature else None
+    count = sampling.n if sampling.temperature else 1
+    return [f"prompt {index}|{seed}|{k}" for k in range(count)] * (sampling.n // count)
+
+
+def texts(results):
+    return [[one.text for one in samples] for samples in results]
