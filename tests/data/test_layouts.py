@@ -53,7 +53,10 @@ A_OVER_B = schema.Preference(prompt=Q, **AB)
         ({"prompt": "q", "completion": " a"}, schema.Demonstration(prompt=Q, completion=" a", plain=True)),
         ({"prompt": Q, "completion": [assistant("a")]}, schema.Demonstration(**QA)),
         ({"messages": ANSWER_A}, schema.Demonstration(**QA)),
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, schema.Demonstration(**QA)),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            schema.Demonstration(**QA),
+        ),
         ({**DO, "input": "this"}, schema.Demonstration(prompt=[user("do\n\nthis")], completion="a")),
         ({**DO, "input": ""}, schema.Demonstration(prompt=[user("do")], completion="a")),
         ({"question": "q", "answer": "a"}, schema.Demonstration(**QA)),
@@ -61,21 +64,42 @@ A_OVER_B = schema.Preference(prompt=Q, **AB)
         ({"system": "Be brief.", "question": "q", **AB}, schema.Preference(prompt=[SYSTEM, *Q], **AB)),
         ({"prompt": "q", **AB}, schema.Preference(prompt=Q, **AB, plain=True)),
         ({"prompt": Q, "chosen": [assistant("a")], "rejected": [assistant("b")]}, A_OVER_B),
-        ({"prompt": "q", "chosen": [SYSTEM, *ANSWER_A], "rejected": [SYSTEM, *ANSWER_B], "score_chosen": 9, "score_rejected": 2.5, "messages": ANSWER_A},
-         schema.Preference(prompt=[SYSTEM, *Q], **AB, chosen_score=9.0, rejected_score=2.5)),  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
-        ({"chosen": [*Q, assistant("same")], "rejected": [*Q, assistant("same")]}, schema.Preference(prompt=Q, chosen="same", rejected="same")),  # implicit prompt of messages
-        ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, schema.Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True)),  # implicit prompt of text
+        (
+            {
+                "prompt": "q",
+                "chosen": [SYSTEM, *ANSWER_A],
+                "rejected": [SYSTEM, *ANSWER_B],
+                "score_chosen": 9,
+                "score_rejected": 2.5,
+                "messages": ANSWER_A,
+            },
+            schema.Preference(prompt=[SYSTEM, *Q], **AB, chosen_score=9.0, rejected_score=2.5),
+        ),  # UltraFeedback binarised: the prompt as text beside whole conversations and scores
+        (
+            {"chosen": [*Q, assistant("same")], "rejected": [*Q, assistant("same")]},
+            schema.Preference(prompt=Q, chosen="same", rejected="same"),
+        ),  # implicit prompt of messages
+        (
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            schema.Preference(prompt=[user("The sky is")], chosen=" blue.", rejected=" green.", plain=True),
+        ),  # implicit prompt of text
         ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, A_OVER_B),
         ({"prompt": "\n\nHuman: q\n\nAssistant:", **AB}, A_OVER_B),
-        ({"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]}, schema.Ranking(prompt=Q, responses=("a", "b"), scores=(1.0, 2.0), plain=True)),
-        ({"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]}, schema.Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True)),
+        (
+            {"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]},
+            schema.Ranking(prompt=Q, responses=("a", "b"), scores=(1.0, 2.0), plain=True),
+        ),
+        (
+            {"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]},
+            schema.Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
+        ),
         ({**QA, "label": True}, schema.Feedback(**QA, label=True)),
         ({**QA, "label": 0}, schema.Feedback(**QA, label=False)),
         ({"messages": ANSWER_A, "label": "yes"}, schema.Feedback(**QA, label=True)),
         ({**QA, "judgment": "good"}, schema.Judgment(**QA, judgment="good")),
         ({**QA, "critique": "bad", "label": False}, schema.Judgment(**QA, judgment="bad", label=False)),
     ],
-)  # fmt: skip
+)
 def test_rows_become_records(row, record):
     assert parse(row) == record
 
@@ -107,25 +131,68 @@ def test_prompts_can_be_had_from_any_kind():
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"prompt": "q", "chosen": True, "rejected": 3}, ["chosen: the boolean true, expected text", "rejected: the number 3, expected text"]),
-        ({"prompt": "q", "chosen": " \n", "rejected": ""}, ["chosen: only white space, expected text", "rejected: empty, expected text"]),
+        (
+            {"prompt": "q", "chosen": True, "rejected": 3},
+            ["chosen: the boolean true, expected text", "rejected: the number 3, expected text"],
+        ),
+        (
+            {"prompt": "q", "chosen": " \n", "rejected": ""},
+            ["chosen: only white space, expected text", "rejected: empty, expected text"],
+        ),
         ({"prompt": 1, "chosen": "a", "rejected": "b"}, ["prompt: the number 1, expected text"]),
-        ({"prompt": "q", "chosen": "a", "rejected": [assistant("b")]}, ["rejected: a list while chosen is text, expected both as text or both as messages"]),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": [assistant("b")]},
+            ["rejected: a list while chosen is text, expected both as text or both as messages"],
+        ),
         ({"prompt": ""}, ["prompt: empty, expected text"]),
-        ({"prompt": ANSWER_A}, ["prompt: the last message is from the assistant, expected a prompt that ends with the user's turn"]),
+        (
+            {"prompt": ANSWER_A},
+            [
+                "prompt: the last message is from the assistant, expected a prompt that ends with the user's turn"
+            ],
+        ),
         ({"prompt": [user(" ")]}, ["prompt: the user's last message is empty, expected text"]),
-        ({"prompt": [{"role": "human", "content": "q"}]}, ["prompt: the role of message 1 is the text 'human', expected one of: system, developer, user, assistant, tool"]),
-        ({"prompt": [{"role": "user", "content": None}]}, ["prompt: the content of message 1 is missing, expected text"]),
+        (
+            {"prompt": [{"role": "human", "content": "q"}]},
+            [
+                "prompt: the role of message 1 is the text 'human', expected one of: system, developer, user, assistant, tool"
+            ],
+        ),
+        (
+            {"prompt": [{"role": "user", "content": None}]},
+            ["prompt: the content of message 1 is missing, expected text"],
+        ),
         ({"prompt": []}, ["prompt: an empty list, expected at least one message"]),
-        ({"messages": ANSWER_A, "label": 2}, ["label: the number 2, expected true or false (also 1 and 0, yes and no)"]),
+        (
+            {"messages": ANSWER_A, "label": 2},
+            ["label: the number 2, expected true or false (also 1 and 0, yes and no)"],
+        ),
         ({"prompt": "q", "responses": ["a"], "scores": [1]}, ["responses: 1 response, expected at least 2"]),
-        ({"prompt": "q", "responses": ["a", ""], "scores": [1, float("nan")]}, ["responses[1]: empty, expected text", "scores[1]: not finite (nan), expected a finite number"]),
-        ({"prompt": "q", "responses": ["a", "b"], "scores": [1]}, ["scores: 1 values for 2 responses, expected one a response"]),
-        ({"prompt": "q", "responses": ["a", "b"], "scores": [True, "x"]}, ["scores[0]: the boolean true, expected a number"]),
-        ({"prompt": "q", "responses": "ab", "scores": 1}, ["responses: the text 'ab', expected a list of responses", "scores: the number 1, expected a list of numbers, one a response"]),
-        ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "inf"}, ["score_chosen: not finite (inf), expected a finite number"]),
+        (
+            {"prompt": "q", "responses": ["a", ""], "scores": [1, float("nan")]},
+            ["responses[1]: empty, expected text", "scores[1]: not finite (nan), expected a finite number"],
+        ),
+        (
+            {"prompt": "q", "responses": ["a", "b"], "scores": [1]},
+            ["scores: 1 values for 2 responses, expected one a response"],
+        ),
+        (
+            {"prompt": "q", "responses": ["a", "b"], "scores": [True, "x"]},
+            ["scores[0]: the boolean true, expected a number"],
+        ),
+        (
+            {"prompt": "q", "responses": "ab", "scores": 1},
+            [
+                "responses: the text 'ab', expected a list of responses",
+                "scores: the number 1, expected a list of numbers, one a response",
+            ],
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "inf"},
+            ["score_chosen: not finite (inf), expected a finite number"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_rows_say_what_and_where(row, expected):
     assert problems(row) == expected
 
@@ -241,47 +308,153 @@ OVERALL = {"overall_score": 8.0, "model": "a"}, {"overall_score": 2.0, "model": 
 LAYOUTS: dict[str, tuple[dict[str, Any], schema.Record]] = {
     "Orca pairs": ({"system": "Be brief.", "input": ASK, **PAIR}, BRIEF),
     "messages beside the pair": ({"messages": [SYSTEM, *RIVER], **PAIR}, BRIEF),
-    "ShareGPT pairs of one message": ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": BAD}}, PREFERENCE),
-    "pairs with history": ({"instruction": ASK, "input": "", "history": HISTORY, **PAIR}, schema.Preference(prompt=ASKED, **PAIR)),
+    "ShareGPT pairs of one message": (
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": BAD}},
+        PREFERENCE,
+    ),
+    "pairs with history": (
+        {"instruction": ASK, "input": "", "history": HISTORY, **PAIR},
+        schema.Preference(prompt=ASKED, **PAIR),
+    ),
     "the reply with its last question": ({"prompt": ASKED, **CHATS}, schema.Preference(prompt=ASKED, **PAIR)),
-    "ratings after the name": ({"prompt": ASK, **PAIR, "rating_chosen": 5, "rating_rejected": 1},
-     schema.Preference(prompt=RIVER, **PAIR, chosen_score=5, rejected_score=1, plain=True)),
-    "UltraFeedback": ({"instruction": ASK, "completions": [{"response": GOOD, **OVERALL[0]}, {"response": BAD, **OVERALL[1]}]}, ranking(scores=(8.0, 2.0))),
-    "Nectar": ({"prompt": f"\n\nHuman: {ASK}\n\nAssistant: ", "answers": [{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}]}, ranking(scores=(-1.0, -2.0))),
-    "SHP": ({"history": ASK, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0}, ranking(BAD, GOOD, scores=(0.0, 1.0))),
-    "WebGPT": ({"question": WEBGPT, "answer_0": GOOD, "answer_1": BAD, "score_0": 0.5, "score_1": -0.5}, ranking(scores=(0.5, -0.5))),
-    "PKU-SafeRLHF": ({"prompt": ASK, "response_0": BAD, "response_1": GOOD, "better_response_id": 1, "safer_response_id": 0}, ranking(BAD, GOOD, scores=(0.0, 1.0))),
-    "HelpSteer3": ({"context": RIVER, "response1": GOOD, "response2": BAD, "overall_preference": -2}, ranking(scores=(2.0, -2.0))),
-    "Chatbot Arena": ({"conversation_a": LOIRE, "conversation_b": MOON, "winner": "tie (bothbad)"}, ranking(scores=(0.5, 0.5))),
-    "HH with a system column": ({"system": "Be brief.", **{side: f"\n\nHuman: {ASK}\n\nAssistant: {text}" for side, text in PAIR.items()}}, BRIEF),
-    "a prompt both share, with a system column": ({"system": "Be brief.", "chosen": f"{ASK} Now: Loire.", "rejected": f"{ASK} Now: Moon."},
-     schema.Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon.")),
-    "replies with a transcript's cue": ({"prompt": "Greet me.", "chosen": "Assistant: Hello.", "rejected": "Assistant: Go away."},
-     schema.Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True)),
-    "a reply that is a dialogue": ({"prompt": "Write one.", **TEA}, schema.Preference(prompt=[user("Write one.")], **TEA, plain=True)),
-    "KTO of pandas": ({"prompt": RIVER, "completion": [assistant(GOOD)], "label": 1.0}, schema.Feedback(prompt=RIVER, completion=GOOD, label=True)),
+    "ratings after the name": (
+        {"prompt": ASK, **PAIR, "rating_chosen": 5, "rating_rejected": 1},
+        schema.Preference(prompt=RIVER, **PAIR, chosen_score=5, rejected_score=1, plain=True),
+    ),
+    "UltraFeedback": (
+        {
+            "instruction": ASK,
+            "completions": [{"response": GOOD, **OVERALL[0]}, {"response": BAD, **OVERALL[1]}],
+        },
+        ranking(scores=(8.0, 2.0)),
+    ),
+    "Nectar": (
+        {
+            "prompt": f"\n\nHuman: {ASK}\n\nAssistant: ",
+            "answers": [{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}],
+        },
+        ranking(scores=(-1.0, -2.0)),
+    ),
+    "SHP": (
+        {"history": ASK, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0},
+        ranking(BAD, GOOD, scores=(0.0, 1.0)),
+    ),
+    "WebGPT": (
+        {"question": WEBGPT, "answer_0": GOOD, "answer_1": BAD, "score_0": 0.5, "score_1": -0.5},
+        ranking(scores=(0.5, -0.5)),
+    ),
+    "PKU-SafeRLHF": (
+        {
+            "prompt": ASK,
+            "response_0": BAD,
+            "response_1": GOOD,
+            "better_response_id": 1,
+            "safer_response_id": 0,
+        },
+        ranking(BAD, GOOD, scores=(0.0, 1.0)),
+    ),
+    "HelpSteer3": (
+        {"context": RIVER, "response1": GOOD, "response2": BAD, "overall_preference": -2},
+        ranking(scores=(2.0, -2.0)),
+    ),
+    "Chatbot Arena": (
+        {"conversation_a": LOIRE, "conversation_b": MOON, "winner": "tie (bothbad)"},
+        ranking(scores=(0.5, 0.5)),
+    ),
+    "HH with a system column": (
+        {
+            "system": "Be brief.",
+            **{side: f"\n\nHuman: {ASK}\n\nAssistant: {text}" for side, text in PAIR.items()},
+        },
+        BRIEF,
+    ),
+    "a prompt both share, with a system column": (
+        {"system": "Be brief.", "chosen": f"{ASK} Now: Loire.", "rejected": f"{ASK} Now: Moon."},
+        schema.Preference(prompt=[SYSTEM, user("Name a river. Now:")], chosen=" Loire.", rejected=" Moon."),
+    ),
+    "replies with a transcript's cue": (
+        {"prompt": "Greet me.", "chosen": "Assistant: Hello.", "rejected": "Assistant: Go away."},
+        schema.Preference(prompt=[user("Greet me.")], chosen="Hello.", rejected="Go away.", plain=True),
+    ),
+    "a reply that is a dialogue": (
+        {"prompt": "Write one.", **TEA},
+        schema.Preference(prompt=[user("Write one.")], **TEA, plain=True),
+    ),
+    "KTO of pandas": (
+        {"prompt": RIVER, "completion": [assistant(GOOD)], "label": 1.0},
+        schema.Feedback(prompt=RIVER, completion=GOOD, label=True),
+    ),
     "Capybara": ({"conversation": [{"input": ASK, "output": GOOD}]}, demonstration()),
     "LMSYS chats": ({"conversation": LOIRE, "model": "m"}, demonstration()),
-    "OpenHermes": ({"conversations": SHAREGPT, "system_prompt": "Be brief."}, demonstration([SYSTEM, *RIVER])),
-    "Dolly": ({"instruction": ASK, "context": "The Loire flows.", "response": GOOD}, demonstration([user("Name a river.\n\nThe Loire flows.")])),
-    "Alpaca with history": ({"instruction": ASK, "input": "", "output": GOOD, "history": HISTORY}, demonstration(ASKED)),
-    "messages as JSON text": ({name: json.dumps(value) for name, value in {"prompt": RIVER, "completion": [assistant(GOOD)]}.items()}, demonstration()),
-    "messages as pandas writes them": ({"prompt": ASK, "chosen": "[{'role': 'user', 'content': 'Name a river.'}\n {'role': 'assistant', 'content': 'The Loire.'}]", "rejected": str(MOON)},
-     PREFERENCE),
-    "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": ASK}]}, assistant(GOOD)]}, demonstration()),
-    "absent keys as nulls": ({"messages": [user(ASK) | {"tool_calls": None}, assistant(GOOD, name=None)]}, demonstration()),
-    "reasoning beside the answer": ({"messages": [*RIVER, assistant(GOOD, reasoning_content="Rivers of France...")]},
-     demonstration(completion=schema.Reply(GOOD, {"reasoning_content": "Rivers of France..."}))),
+    "OpenHermes": (
+        {"conversations": SHAREGPT, "system_prompt": "Be brief."},
+        demonstration([SYSTEM, *RIVER]),
+    ),
+    "Dolly": (
+        {"instruction": ASK, "context": "The Loire flows.", "response": GOOD},
+        demonstration([user("Name a river.\n\nThe Loire flows.")]),
+    ),
+    "Alpaca with history": (
+        {"instruction": ASK, "input": "", "output": GOOD, "history": HISTORY},
+        demonstration(ASKED),
+    ),
+    "messages as JSON text": (
+        {
+            name: json.dumps(value)
+            for name, value in {"prompt": RIVER, "completion": [assistant(GOOD)]}.items()
+        },
+        demonstration(),
+    ),
+    "messages as pandas writes them": (
+        {
+            "prompt": ASK,
+            "chosen": "[{'role': 'user', 'content': 'Name a river.'}\n {'role': 'assistant', 'content': 'The Loire.'}]",
+            "rejected": str(MOON),
+        },
+        PREFERENCE,
+    ),
+    "content in parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ASK}]}, assistant(GOOD)]},
+        demonstration(),
+    ),
+    "absent keys as nulls": (
+        {"messages": [user(ASK) | {"tool_calls": None}, assistant(GOOD, name=None)]},
+        demonstration(),
+    ),
+    "reasoning beside the answer": (
+        {"messages": [*RIVER, assistant(GOOD, reasoning_content="Rivers of France...")]},
+        demonstration(completion=schema.Reply(GOOD, {"reasoning_content": "Rivers of France..."})),
+    ),
     "tools as text": ({"tools": json.dumps(TOOLS), "messages": LOIRE}, demonstration(tools=TOOLS)),
-    "arguments of the template": ({"messages": LOIRE, "chat_template_kwargs": {"enable_thinking": False, "more": None}},
-     demonstration(template_kwargs={"enable_thinking": False})),
-    "a call in the history, without content": ({"tools": TOOLS, "prompt": [*RIVER, {"role": "assistant", "tool_calls": [CALL], "content": None}, RESULT], "completion": [assistant(GOOD)]},
-     demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT], tools=TOOLS)),
-    "OpenAI's calls, whose arguments are text": ({"messages": [*RIVER, assistant("", tool_calls=[TEXT_CALL])]}, demonstration(completion=schema.Reply("", {"tool_calls": [CALL]}))),
-    "ShareGPT's function calls": ({"conversations": [SHAREGPT[0], {"from": "function_call", "value": json.dumps(CALL["function"])}, {"from": "observation", "value": "Loire"}, SHAREGPT[1]]},
-     demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT])),
+    "arguments of the template": (
+        {"messages": LOIRE, "chat_template_kwargs": {"enable_thinking": False, "more": None}},
+        demonstration(template_kwargs={"enable_thinking": False}),
+    ),
+    "a call in the history, without content": (
+        {
+            "tools": TOOLS,
+            "prompt": [*RIVER, {"role": "assistant", "tool_calls": [CALL], "content": None}, RESULT],
+            "completion": [assistant(GOOD)],
+        },
+        demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT], tools=TOOLS),
+    ),
+    "OpenAI's calls, whose arguments are text": (
+        {"messages": [*RIVER, assistant("", tool_calls=[TEXT_CALL])]},
+        demonstration(completion=schema.Reply("", {"tool_calls": [CALL]})),
+    ),
+    "ShareGPT's function calls": (
+        {
+            "conversations": [
+                SHAREGPT[0],
+                {"from": "function_call", "value": json.dumps(CALL["function"])},
+                {"from": "observation", "value": "Loire"},
+                SHAREGPT[1],
+            ]
+        },
+        demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT]),
+    ),
     "prompts of any kind": ({"query": ASK}, schema.PromptRecord(prompt=RIVER, plain=True)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("row", "record"), LAYOUTS.values(), ids=LAYOUTS)
@@ -292,8 +465,14 @@ def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: schema.R
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "p", "response": "r", "helpfulness": 4, "correctness": 1}, "helpfulness, correctness look like ratings"),
-        ({"message_id": "1", "parent_id": "0", "text": "t", "role": "prompter"}, "single messages of reply trees"),
+        (
+            {"prompt": "p", "response": "r", "helpfulness": 4, "correctness": 1},
+            "helpfulness, correctness look like ratings",
+        ),
+        (
+            {"message_id": "1", "parent_id": "0", "text": "t", "role": "prompter"},
+            "single messages of reply trees",
+        ),
         ({"message_tree_id": "1", "prompt": {"text": "t", "replies": []}}, "reply trees .OpenAssistant."),
         ({"query": "q", "answers": "[]", "tools": "[]"}, "`messages` whose last one has `tool_calls`"),
         ({"question": "q", "attempt": "a", "thinking_trajectories": ["t"]}, "`reasoning_content`"),
@@ -301,7 +480,7 @@ def test_a_layout_is_read_as_what_it_means(row: dict[str, Any], record: schema.R
         ({"src": "Please name a river in France.", **PAIR}, "src may hold it"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no prompt: there is no prompt column"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_says_what_to_rename(row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"(?s){message}"):
         parse(row)
@@ -310,15 +489,33 @@ def test_what_cannot_be_read_says_what_to_rename(row: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": RIVER, "chosen": "[{'role': 'user', 'content': ...", "rejected": "b"}, "messages written as text that cannot be read"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("a")]}, "a part of type image, expected text"),
+        (
+            {"prompt": RIVER, "chosen": "[{'role': 'user', 'content': ...", "rejected": "b"},
+            "messages written as text that cannot be read",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("a")]},
+            "a part of type image, expected text",
+        ),
         ({"messages": [*RIVER, assistant("a", weight=0)]}, "the weight of message 2"),
-        ({"messages": [*RIVER, assistant("a")], "tools": "look"}, "tools: the text 'look', expected a list of JSON schemas"),
-        ({"messages": [*RIVER, assistant("a")], "chat_template_kwargs": 1}, "chat_template_kwargs: the number 1, expected a mapping"),
-        ({"conversation_a": LOIRE, "conversation_b": [user("?"), assistant("b")], "winner": "model_a"}, "part before"),
-        ({"history": "h", "human_ref_A": "a", "human_ref_B": "b", "labels": 2}, "labels: the number 2, expected one of: 1, 0"),
+        (
+            {"messages": [*RIVER, assistant("a")], "tools": "look"},
+            "tools: the text 'look', expected a list of JSON schemas",
+        ),
+        (
+            {"messages": [*RIVER, assistant("a")], "chat_template_kwargs": 1},
+            "chat_template_kwargs: the number 1, expected a mapping",
+        ),
+        (
+            {"conversation_a": LOIRE, "conversation_b": [user("?"), assistant("b")], "winner": "model_a"},
+            "part before",
+        ),
+        (
+            {"history": "h", "human_ref_A": "a", "human_ref_B": "b", "labels": 2},
+            "labels: the number 2, expected one of: 1, 0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_row_is_named(row: dict[str, Any], message: str) -> None:
     assert message in str(parse(row)[0])
 
