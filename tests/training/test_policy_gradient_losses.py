@@ -120,7 +120,9 @@ def test_kl_estimates_have_the_divergence_as_their_mean():
     assert bool((kl_estimates(policy, reference, "k3") >= 0).all())
 
 
-def _by_hand(loss_type: str, lengths: list[int], counted: list[bool], losses: list[Tensor], longest: int) -> Tensor:
+def _by_hand(
+    loss_type: str, lengths: list[int], counted: list[bool], losses: list[Tensor], longest: int
+) -> Tensor:
     rows = [one for one, keep in zip(losses, counted, strict=True) if keep]
     if loss_type == "grpo":
         return torch.stack([one.mean() for one in rows]).mean()
@@ -169,7 +171,9 @@ def test_ratios_of_tokens_and_of_sequences():
     st.floats(0.05, 0.5),
     st.floats(0.05, 0.9),
 )
-def test_a_token_has_no_gradient_exactly_where_the_clip_decides(rows: list[tuple[float, float]], low: float, high: float):
+def test_a_token_has_no_gradient_exactly_where_the_clip_decides(
+    rows: list[tuple[float, float]], low: float, high: float
+):
     logps = doubles([one for one, _ in rows]).requires_grad_()
     advantages = doubles([one for _, one in rows])
     losses, off = clipped_surrogate(logps.exp(), advantages, low=low, high=high)
@@ -183,7 +187,9 @@ def test_a_token_has_no_gradient_exactly_where_the_clip_decides(rows: list[tuple
 
 
 def test_a_ceiling_bounds_the_loss_of_bad_responses():
-    losses, off = clipped_surrogate(doubles([50.0, 50.0]), doubles([-1.0, 1.0]), low=0.2, high=0.3, ceiling=4.0)
+    losses, off = clipped_surrogate(
+        doubles([50.0, 50.0]), doubles([-1.0, 1.0]), low=0.2, high=0.3, ceiling=4.0
+    )
     assert losses.tolist() == [4.0, -1.3]
     assert off.tolist() == [True, True]
 
