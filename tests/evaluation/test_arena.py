@@ -408,3 +408,12 @@ def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
     sorts = js(browser, "[...document.querySelectorAll('[name=sort] option')].map((one) => one.value)")
     assert sorts == ["", "long"]
     assert browser.get_log("browser") == []
+
+
+def test_ids_count_only_where_every_file_has_them(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    a.write_text(json.dumps({"id": "1", "prompt": "q", "output": "x"}) + "\n")
+    b.write_text(json.dumps({"prompt": "q", "output": "y"}) + "\n")
+    for sources in ([str(a), str(b)], [str(b), str(a)]):
+        found = read_outputs(sources)
+        assert (found.ids, len(found.texts[0])) == (("q",), 2)

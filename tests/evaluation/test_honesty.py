@@ -12,6 +12,7 @@ from coalign.core.errors import DataError
 from coalign.core.files import read_rows
 from coalign.evaluation import honesty
 from coalign.evaluation.abstention import questions
+from coalign.evaluation.abstention.questions import read_questions
 from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise
 from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import IDK, declines
@@ -71,6 +72,30 @@ def test_whole_words_match_and_parts_do_not() -> None:
     assert has_match("a party", ["art"], "substring")
     assert has_match("Modern ART, they say", ["the art"])
     assert not has_match("anything", ["the", "!"])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "right"),
+    [
+        ("It is A.", "A", True), ("a dog", "A", False), ("The The", "The The", True), ("it is 3.5", "5", False),
+        ("1,500 of them", "500", False), ("minus: -5", "5", False), ("5", "-5", False), ("1000", "1,000", True),
+        ("half, so 0.5", "1/2", True), ("about 50 %", "50%", True), ("in the 1990s", "1990s", True),
+    ],
+)  # fmt: skip
+def test_a_gold_answer_is_found_only_as_a_whole(prediction: str, gold: str, right: bool) -> None:
+    assert has_match(prediction, [gold]) == right
+
+
+def test_gold_answers_are_numbers_booleans_and_worked_solutions_too(tmp_path: Path) -> None:
+    rows = [
+        {"question": "2+2?", "answer": 4},
+        {"question": "2+2?", "answers": [4, "four", 4.0]},
+        {"question": "Is it?", "answer": True},
+        {"question": "How many?", "answer": "7*9 = <<7*9=63>>63\n#### 63"},
+    ]
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"id": str(place), **row}) + "\n" for place, row in enumerate(rows)))
+    assert [one.answers for one in read_questions(str(path))] == [("4",), ("4", "four", "4.0"), ("yes",), ("63",)]
 
 
 def known(right: int, *, greedy: bool = False) -> questions.AnswerSamples:

@@ -219,6 +219,18 @@ def test_what_is_no_reward_model(tiny_model: str, tmp_path: Path) -> None:
         load_reward_model(tiny_model)
 
 
+def test_verdicts_of_only_0_and_1_may_mean_two_things(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response_a": "a", "response_b": f"b{place}", "label": place % 2} for place in range(4)]
+    path = str(write_rows(tmp_path / "p.jsonl", rows))
+    with pytest.raises(DataError, match=r"label are all 0 and 1.*\n.*--label-zero tie or first"):
+        read_items(path)
+    assert read_items(path, label_zero="tie").labels[:2] == [("tie",), ("first",)]
+    assert read_items(path, label_zero="first").labels[:2] == [("first",), ("second",)]
+    with_both = str(write_rows(tmp_path / "q.jsonl", [*rows, {**rows[0], "label": 2}]))
+    assert read_items(with_both).labels[-1] == ("second",)
+    assert read_items(with_both, label_zero="first").labels[-1] == ("tie",)
+
+
 def test_the_command_shows_templates_and_requests(
     monkeypatch: pytest.MonkeyPatch, coalign: Any, pair_file: str
 ) -> None:

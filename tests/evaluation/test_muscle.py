@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_unusable_input_is_refused() -> None:
 
 
 NUMBERS = {"She has 12 apples, so the answer is 1,234.50.": "1234.5", "#### 72": "72", "-3": "-3"}
-NUMBERS |= {"about .5": ".5", "100": "100", "7.00": "7", "none": None, "": None}
+NUMBERS |= {"about .5": "0.5", "100": "100", "7.00": "7", "none": None, "": None, "The share is 3/4": "0.75"}
+NUMBERS |= {"It costs 1.000.000": "1000000", "Version 2.0.0": None}
 
 
 @pytest.mark.parametrize(("text", "number"), NUMBERS.items())
@@ -93,6 +95,7 @@ def test_the_metric_follows_the_rows(tmp_path: Path) -> None:
     found = [read_task(str(path)) for path in (choice, number, text)]
     assert [one.metric for one in found] == ["choice", "number", "rouge1"]
     assert [one.truths for one in found] == [["b"], ["4"], ["A short text."]]
+    assert "compared by number (--metric), the first ones as '4'" in found[1].guessed
     assert read_task(str(text), "exact").truths == ["a short text"]
 
 
@@ -108,6 +111,9 @@ def test_scores_of_answers(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "completion": "4"}, {"prompt": "q", "completion": "5"}]
     items = read_task(str(write(tmp_path / "n.jsonl", rows)))
     assert scores(items, [folded("It is 4.0", "number"), ""]) == [1.0, 0.0]
+    assert scores(Task("exact", items.items), ["4", ""]) == [1.0, 0.0]
+    empty = Task("number", [replace(one, completion="none") for one in items.items])
+    assert scores(empty, [folded("I do not know.", "number")] * 2) == [0.0, 0.0]
     rouge = Task("rouge1", items.items)
     assert scores(rouge, ["4", "nothing"]) == [1.0, 0.0]
 

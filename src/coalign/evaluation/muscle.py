@@ -30,6 +30,7 @@ from coalign.evaluation.regressions.report import write_compatibility_report
 from coalign.evaluation.regressions.tasks import Metric, answer_task, read_task
 from coalign.evaluation.regressions.training import CompatibilityOptions, train_compatible, version_options
 from coalign.training.distillation import TokenLoss
+from coalign.training.material import announce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,6 +149,7 @@ def run(config: Config, run: Run) -> None:
         ModelError: versions whose tokenizers or vocabularies differ.
     """
     task = read_task(config.data, config.metric, config.limit)
+    announce([task.guessed] if task.guessed else [], run)
     versions = {"old": config.old, "new": config.model}
     if config.train_data is not None:
         train_compatible(config, run, _loss_of(config))

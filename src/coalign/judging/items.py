@@ -31,7 +31,10 @@ _CHOICES: dict[str, Choice] = {
     "2": "second", "second": "second", "b": "second", "model_b": "second", "response_2": "second",
     "response_b": "second", "0": "tie", "tie": "tie", "c": "tie", "both": "tie", "tie (bothbad)": "tie",
 }  # fmt: skip
+_FROM_ZERO: dict[str, Choice] = {"0": "first", "1": "second", "2": "tie"}
 LABELS_TEXT = "1, A or first; 2, B or second; 0, C or tie"
+Zero = Literal["tie", "first"]
+"""What a verdict 0 says: a tie (1 and 2 are the responses), or the first response (1 is the second, 2 a tie)."""
 _LOOK_AHEAD = 100
 _ANNOTATOR = re.compile(r"annotator[ _]?\d+", re.IGNORECASE)
 
@@ -79,6 +82,7 @@ def read_items(
     label_columns: Sequence[str] = (),
     reference_column: str = "reference",
     rubric_column: str = "rubric",
+    label_zero: Zero | None = None,
     split: str = "train",
     on_bad_record: Literal["fail", "skip"] = "fail",
     rejects: Path | None = None,
@@ -91,10 +95,12 @@ def read_items(
         pair_columns: the columns of the two responses, where their names are not among `PAIR_COLUMNS`.
         label_columns: columns with verdicts of people; by default those of `LABEL_COLUMNS` and every `annotator1`, `annotator2`, ....
             In a file of chosen and rejected responses, chosen is such a verdict.
+        label_zero: what a verdict 0 says; None takes a tie, and refuses a file whose verdicts are all 0 and 1.
         on_bad_record: `skip` leaves bad rows out, counted and, with `rejects`, written to a file.
 
     Raises:
-        DataError: the file cannot be read, has no such columns, or a row is bad (under `fail`).
+        DataError: the file cannot be read, has no such columns, its verdicts may mean two things, or a row is bad
+            (under `fail`).
     """
     rows = itertools.islice(iter_rows(source, split), limit)
     first = list(itertools.islice(rows, _LOOK_AHEAD))
@@ -106,8 +112,10 @@ def read_items(
     labels: list[tuple[Choice, ...]] = []
     problems: list[RecordProblem] = []
     bad: list[dict[str, Any]] = []
+    said: set[str] = set()
     for row in itertools.chain(first, rows):
-        found = [row.problem] if row.problem else _read(row, columns, source)
+        said.update(_number_text((row.value or {}).get(name)) for name in columns.labels)
+        found = [row.problem] if row.problem else _read(row, columns, source, label_zero)
         if isinstance(found, tuple):
             items.append(found[0])
             labels.append(found[1])
@@ -132,23 +140,34 @@ def read_items(
         raise DataError(f"{source}: no row can be judged.", problems)
     if rejects is not None and bad:
         write_rows(rejects, bad)
+    if label_zero is None and len(items) > 1 and len(columns.responses) == 2 and "0" in said <= {"0", "1", ""}:
+        raise DataError(
+            f"{source}: the verdicts in {', '.join(columns.labels)} are all 0 and 1: 0 may be a tie or the first response.",
+            hint="Say which with --label-zero tie or first, or write first, second and tie.",
+        )
     named = ", ".join(columns.responses) or "chosen, rejected"
-    said = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
+    people = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
     assert_unique((one.id for one in items), source)
-    return ItemSet(kind, items, labels, f"{kind} from {named}{said}", source, problems)
+    return ItemSet(kind, items, labels, f"{kind} from {named}{people}", source, problems)
 
 
-def parse_choice(value: Any) -> Choice:
+def parse_choice(value: Any, zero: Zero | None = None) -> Choice:
     """A verdict as files write it (`LABELS_TEXT`).
 
     Raises:
         FieldError: none of these.
     """
-    text = "" if isinstance(value, bool) else str(value).strip().lower()
-    text = text[:-2] if text.endswith(".0") else text
-    if text not in _CHOICES:
+    text = "" if isinstance(value, bool) else _number_text(value).lower()
+    choices: dict[str, Choice] = {**_CHOICES, **_FROM_ZERO} if zero == "first" else _CHOICES
+    if text not in choices:
         raise FieldError(describe(value), LABELS_TEXT)
-    return _CHOICES[text]
+    return choices[text]
+
+
+def _number_text(value: Any) -> str:
+    """A verdict as text; whole numbers as such."""
+    text = "" if value is None else str(value).strip()
+    return text.removesuffix(".0")
 
 
 def parse_rubric(value: Any) -> Rubric | None:
@@ -213,7 +232,7 @@ def _find_columns(
 
 
 def _read(
-    row: Row, columns: _Columns, source: str
+    row: Row, columns: _Columns, source: str, zero: Zero | None
 ) -> tuple[JudgeItem, tuple[Choice, ...]] | list[RecordProblem]:
     place = Source(source, row.line, row.index)
     value = row.value or {}
@@ -229,7 +248,7 @@ def _read(
             return None
 
     responses = tuple(read(name, _parse_response) for name in columns.responses)
-    said = tuple(read(name, parse_choice) for name in columns.labels if value.get(name) not in (None, ""))
+    said = tuple(read(name, parse_choice, zero) for name in columns.labels if value.get(name) not in (None, ""))
     rubric = read(columns.rubric, parse_rubric) if columns.rubric else None
     reference = value.get(columns.reference) if columns.reference else None
     if reference is not None and columns.reference:

@@ -33,6 +33,9 @@ class ItemOptions:
     label_columns: list[str] = option(
         [], "columns with verdicts of people; by default label, winner and annotator1, annotator2, ..."
     )
+    label_zero: Literal["tie", "first"] | None = option(
+        None, "what a verdict 0 says, where a file has only 0 and 1: a tie, or the first response"
+    )
     reference_column: str = option("reference", "column with an answer that is known to be good, if any")
     rubric_column: str = option("rubric", "column with what to judge a row by, if any")
     on_bad_record: Literal["fail", "skip"] = option(

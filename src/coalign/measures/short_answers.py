@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from coalign.measures.answers import numbers_in, parse_answer, same_answer
+
 Match = Literal["words", "substring", "exact"]
 _PUNCTUATION = re.compile(r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~‘’´]""")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -20,14 +22,26 @@ def normalise_answer(text: str) -> str:
 def has_match(prediction: str, gold: Sequence[str], match: Match = "words") -> bool:
     """Whether a normalised gold answer is in the normalised prediction.
 
+    A gold answer that normalises to nothing (`A`, `The The`, `-`) is looked for as it is, in its own case.
+
     Args:
-        match: `words`: as whole words in a row; `substring`: anywhere, also inside a word ("art" in "party"), as the
-            official code of arXiv 2312.07000 does; `exact`: nothing else may stand there. A gold answer that
-            normalises to nothing matches nothing.
+        match: `words`: as whole words in a row, a number as a whole number of the same value (5 is in neither 3.5 nor
+            1,500 nor -5); `substring`: anywhere, also inside a word ("art" in "party"), as the official code of
+            arXiv 2312.07000 does; `exact`: nothing else may stand there.
     """
-    found = normalise_answer(prediction)
-    wanted = filter(None, map(normalise_answer, gold))
+    return any(_has(prediction, one, match) for one in gold)
+
+
+def _has(prediction: str, gold: str, match: Match) -> bool:
+    wanted, found = normalise_answer(gold), normalise_answer(prediction)
+    if match == "words" and (number := parse_answer(gold)) and number.kind == "number":
+        if not any(map(str.isalpha, gold)):
+            return any(same_answer(number, one) for one in numbers_in(prediction))
+    if not wanted:
+        wanted, found = " ".join(gold.split()), " ".join(prediction.split())
+        if match == "words":
+            return bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", found) is not None
     if match == "exact":
-        return found in wanted
+        return found == wanted
     edge = " " if match == "words" else ""
-    return any(f"{edge}{one}{edge}" in f" {found} " for one in wanted)
+    return bool(wanted) and f"{edge}{wanted}{edge}" in f" {found} "

@@ -158,15 +158,23 @@ def _question(row: Row) -> Question:
 
 
 def _answers(row: Any) -> tuple[str, ...]:
+    """The gold answers as texts; of a worked solution that ends in `#### 72` (GSM8K) what stands there."""
     for name in ("answers", "gold_answer", "answer"):
         value = row.get(name)
         if isinstance(value, dict):
             value = [value.get("value"), *(value.get("aliases") or [])]
-        values: Sequence[Any] = [value] if isinstance(value, str) else value or ()
-        found = [one for one in values if isinstance(one, str) and one.strip()]
+        values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+        texts = [_gold(one) for one in values if isinstance(one, str | int | float)]
+        found = [one for one in texts if one]
         if found:
             return tuple(dict.fromkeys(found))
     return ()
+
+
+def _gold(value: str | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value).rpartition("####")[2].strip()
 
 
 def split_questions(

@@ -58,14 +58,14 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
     answers: dict[str, dict[str, str]] = {}
     first: dict[str, PromptRecord] = {}
     models: dict[str, None] = {}
-    for source in sources:
-        rows = list(iter_rows(source))
+    read_rows = {source: list(iter_rows(source)) for source in sources}
+    with_ids = all("id" in row.value for rows in read_rows.values() for row in rows if row.value is not None)
+    for source, rows in read_rows.items():
         values = [row.value for row in rows if row.value is not None]
         if not values:
             raise DataError(f"{source}: no row can be read.", [row.problem for row in rows if row.problem])
         column = _model_column(values, source, model_column, single=len(sources) == 1)
         layout = recognise(values[:100], source, "prompt")
-        with_ids = all("id" in one for one in values)
         problems: list[RecordProblem] = []
         read = partial(_read, source=source, layout=layout, column=column)
         for record, model, text in parse_each(rows, source, read, problems):

@@ -5,7 +5,6 @@ A file has questions with choices (`coalign.data.multiple_choice`), or prompts w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Ranking
 from coalign.data.rows import iter_rows
 from coalign.loops.rows import Keep, answer_rows, fill_rows, row_of
+from coalign.measures.answers import numbers_in
 from coalign.measures.text_metrics import rouge_1
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
@@ -30,7 +30,6 @@ from coalign.models.types import Generation, Responses, Sampling
 Metric = Literal["choice", "number", "exact", "rouge1"]
 """`choice`: the most probable choice; `number`: the last number of the text; `exact`: the whole text, folded;
 `rouge1`: ROUGE-1 F, a score instead of right or wrong."""
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Task:
     Attributes:
         metric: how an answer is compared; never `auto`.
         items: questions with choices for `choice`, else prompts with a completion.
+        guessed: under `auto`, which metric was taken and what it makes of the first answers, in a sentence.
     """
 
     metric: Metric
     items: list[Ranking] | list[Demonstration]
+    guessed: str = ""
 
     @property
     def truths(self) -> list[str]:
@@ -73,11 +74,14 @@ def read_task(source: str, metric: Literal["auto"] | Metric = "auto", limit: int
         return Task("choice", read_questions(source, limit=limit))
     records = read_records(source, kind="demonstration", limit=limit).records
     items = [one for one in records if isinstance(one, Demonstration)]
+    guessed = ""
     if metric == "auto":
         metric = "number" if all(last_number(one.completion) is not None for one in items) else "rouge1"
+        examples = ", ".join(repr(folded(one.completion, metric))[:60] for one in items[:3])
+        guessed = f"Answers are compared by {metric} (--metric), the first ones as {examples}."
     if metric == "number":
         _assert_numbers(items)
-    return Task(metric, items)
+    return Task(metric, items, guessed)
 
 
 def right_choice(question: Ranking) -> int:
@@ -86,16 +90,15 @@ def right_choice(question: Ranking) -> int:
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a text, without thousands separators and trailing zeros; None when there is none."""
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    number = found[-1].replace(",", "").lstrip("+")
-    return number.rstrip("0").rstrip(".") if "." in number else number
+    """The last number of a text as `coalign.measures.answers` shows it; None when there is none."""
+    found = numbers_in(text)
+    return found[-1].text if found else None
 
 
 def folded(text: str, metric: Metric) -> str:
-    """An answer as it is compared: its last number, or its words in lower case; as it is for `rouge1` and `choice`."""
+    """An answer as it is compared: its last number (empty without one), or its words in lower case; as it is for
+    `rouge1` and `choice`.
+    """
     if metric == "number":
         return last_number(text) or ""
     return " ".join(text.casefold().split()).strip(" .") if metric == "exact" else text
@@ -132,7 +135,7 @@ def scores(task: Task, answers: Sequence[str]) -> list[float]:
     pairs = zip(answers, task.truths, strict=True)
     if task.metric == "rouge1":
         return [rouge_1(answer, truth) for answer, truth in pairs]
-    return [float(answer == truth) for answer, truth in pairs]
+    return [float(answer == truth != "") for answer, truth in pairs]
 
 
 def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list[str]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-import regex
 from annotated_types import MinLen
 
 from coalign.core.options import Count, NonNegative
 from coalign.judging.verifiers.registry import ConstraintError, Inner, Inners, Texts, Turn, verifier
+from coalign.measures.answers import numbers_in
 from coalign.measures.text_units import find_phrases, fold, folded_words, ngrams, normalise
 
 Weights = Annotated[list[NonNegative], MinLen(1), "a list of numbers of at least 0, one a constraint"]
 Order = Literal["below", "at_most", "equal_to", "at_least", "above"]
 
-_NUMBER = regex.compile(r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?")
 _ORDERS = {
     "below": operator.lt,
     "at_most": operator.le,
@@ -154,6 +153,6 @@ def _only_option(turn: Turn, options: list[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _first_number(text: str) -> Decimal | None:
-    found = _NUMBER.search(normalise(text))
-    return Decimal(found.group().replace(",", "").replace("−", "-")) if found else None
+def _first_number(text: str) -> Fraction | None:
+    found = numbers_in(normalise(text))
+    return found[0].value if found else None

@@ -1,56 +1,23 @@
 """Solutions whose final answer can be checked: the answer in a text, and a model's own solutions marked by it.
 
-The final answer stands after the last marker (`####`, `A:`, `the answer is`, `\\boxed{}`); without one it is the last
-number. Numbers are compared as numbers (`1,000`, `1000.0` and `$1000.` are one answer), everything else without case,
-brackets and white space. A right answer by wrong reasoning counts as right.
+What the final answer of a text is, and when two are the same, says `coalign.measures.answers`. A right answer by wrong
+reasoning counts as right. Where nobody can tell whether an answer is the right one, the solution is left out, counted
+and said: neither right nor wrong.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.records import Demonstration, Messages, Ranking, Record
 from coalign.loops.rows import row_id
-
-_MARKER = re.compile(r"####|\bA:|\banswer\s*(?:is|:|=)|\\boxed\s*\{", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w.)])[-−])?(?<![\w.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d[\d,]*(?:\.\d+)?)?")
-_EDGES = " \t\"'`*_$().,:;[]{}"
-
-
-def final_answer(text: str) -> str | None:
-    """The final answer of a solution in the form in which answers are compared, None where it gives none."""
-    marks = list(_MARKER.finditer(text))
-    if marks:
-        rest = text[marks[-1].end() :].strip().splitlines()
-        return normalised_answer(rest[0]) if rest else None
-    numbers = _NUMBER.findall(text)
-    return _number(numbers[-1]) if numbers else None
-
-
-def normalised_answer(answer: str) -> str | None:
-    """An answer in the form in which answers are compared: its first number, else its words; None without either."""
-    found = _NUMBER.search(answer)
-    if found:
-        return _number(found.group())
-    return " ".join(answer.casefold().split()).strip(_EDGES) or None
-
-
-def _number(text: str) -> str:
-    """A number without commas, trailing zeros and with one kind of minus; what is no number after all as it is."""
-    plain = text.replace(",", "").replace("−", "-")
-    top, _, bottom = plain.partition("/")
-    try:
-        return str(Fraction(top) / Fraction(bottom or "1"))
-    except (ValueError, ZeroDivisionError):  # thousands of digits, a division by zero
-        return plain
-
+from coalign.measures import symbolic
+from coalign.measures.answers import Answer, final_answer, parse_answer, same_answer
 
 @dataclass(frozen=True)
 class Question:
@@ -58,12 +25,12 @@ class Question:
 
     Attributes:
         id: names its samples, see `row_id`.
-        answer: the right one, see `normalised_answer`.
+        answer: the right one.
     """
 
     id: str
     record: Demonstration
-    answer: str
+    answer: Answer
 
     @property
     def prompt(self) -> Messages:
@@ -84,7 +51,7 @@ def questions_of(records: Sequence[Record], answer_column: str | None = None) ->
             answer = final_answer(record.completion)
         else:
             value = record.extra.get(answer_column)
-            answer = None if value is None or isinstance(value, bool) else normalised_answer(str(value))
+            answer = None if value is None or isinstance(value, bool) else parse_answer(str(value))
         if answer is None:
             problems.append(_without_answer(record, answer_column))
             continue
@@ -114,6 +81,7 @@ class Marked:
         right, wrong: samples, repeated ones counted.
         repeated, empty: samples that were left out: equal to an earlier one, without text.
         unanswered: wrong ones without a final answer.
+        unscorable: samples whose answer nobody can compare with the right one; they are left out.
         unfinished: samples that ran out of tokens.
         contrasts: groups with right and wrong samples: the others teach the reference solution alone.
     """
@@ -124,6 +92,7 @@ class Marked:
     repeated: int = 0
     empty: int = 0
     unanswered: int = 0
+    unscorable: int = 0
     unfinished: int = 0
     contrasts: int = 0
 
@@ -142,6 +111,9 @@ class Marked:
         text += "".join(f"; {count} {why} and are left out" for why, count in left_out.items() if count)
         if self.unanswered:
             text += f"; {self.unanswered} give no final answer and count as wrong"
+        if self.unscorable:
+            text += f"; {self.unscorable} answers cannot be compared with the right ones and are left out"
+            text += "" if symbolic.is_available() else " (formulas: pip install 'coalign[math]')"
         if self.unfinished:
             text += f"; {self.unfinished} ran out of tokens (--max-new-tokens)"
         return text
@@ -160,13 +132,13 @@ def mark(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> Ma
         for text, reason in zip(row["responses"], row["finish_reasons"], strict=True):
             text = text.strip()
             answer = final_answer(text)
-            correct = answer == question.answer
-            counts["right" if correct else "wrong"] += 1
+            correct = answer is not None and same_answer(answer, question.answer)
+            counts["unscorable" if correct is None else "right" if correct else "wrong"] += 1
             counts["unanswered"] += answer is None and bool(text)
             counts["unfinished"] += reason == "length"
             counts["empty"] += not text
             counts["repeated"] += text in marks
-            if text:
+            if text and correct is not None:
                 marks[text] = float(correct)
         counts["contrasts"] += len(set(marks.values())) == 2
         group = Ranking.of(
