@@ -134,7 +134,8 @@ SAME = [
 @pytest.mark.parametrize(("one", "other", "same"), SAME)
 def test_answers_are_compared_whole(one: str, other: str, same: bool | None) -> None:
     left, right = parse_answer(one), parse_answer(other)
-    assert left and right
+    assert left
+    assert right
     assert same_answer(left, right) is same
     assert same_answer(right, left) is same
 
@@ -153,7 +154,8 @@ def test_answers_are_compared_whole(one: str, other: str, same: bool | None) -> 
 )
 def test_formulas_are_compared_by_value(one: str, other: str, same: bool) -> None:
     left, right = parse_answer(one), parse_answer(other)
-    assert left and right
+    assert left
+    assert right
     assert same_answer(left, right) is same
 
 
@@ -171,7 +173,8 @@ def test_a_comparison_that_takes_too_long_is_not_scorable(monkeypatch: pytest.Mo
 def test_formulas_are_not_scorable_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbolic, "is_available", lambda: False)
     left, right = parse_answer(r"\sqrt{7}"), parse_answer(r"\sqrt{8}")
-    assert left and right
+    assert left
+    assert right
     assert same_answer(left, right) is None
     assert same_answer(left, left) is True
 
@@ -181,13 +184,15 @@ def test_an_integer_is_read_however_it_is_written(number: int, marker: str) -> N
     written = [f"{number:,}.00", f"{number:_}".replace("_", " "), f"{number}", f"**{number}**"]
     for one in written:
         found = final_answer(f"3 and 4.\n{marker}{one}.")
-        assert found and found.value == number, one
+        assert found, one
+        assert found.value == number, one
 
 
 @given(st.fractions(max_denominator=10**6))
 def test_a_number_reads_as_what_it_shows(value: Fraction) -> None:
     found = parse_answer(str(value))
-    assert found and found.value == value
+    assert found
+    assert found.value == value
     assert parse_answer(found.text) == found
     assert numbers_in(f"so {found.text} it is")[0].value == value
 
@@ -200,4 +205,5 @@ def test_no_text_is_too_strange(text: str) -> None:
     assert written is None or (written.text or not text.strip()) is not None
     assert written is None or written.kind == "expression" or same_answer(written, written)
     after = final_answer(text + "\n#### 42")
-    assert after and after.value == 42
+    assert after
+    assert after.value == 42

@@ -95,7 +95,12 @@ def test_gold_answers_are_numbers_booleans_and_worked_solutions_too(tmp_path: Pa
     ]
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps({"id": str(place), **row}) + "\n" for place, row in enumerate(rows)))
-    assert [one.answers for one in read_questions(str(path))] == [("4",), ("4", "four", "4.0"), ("yes",), ("63",)]
+    assert [one.answers for one in read_questions(str(path))] == [
+        ("4",),
+        ("4", "four", "4.0"),
+        ("yes",),
+        ("63",),
+    ]
 
 
 def known(right: int, *, greedy: bool = False) -> questions.AnswerSamples:

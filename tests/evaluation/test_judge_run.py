@@ -220,7 +220,10 @@ def test_what_is_no_reward_model(tiny_model: str, tmp_path: Path) -> None:
 
 
 def test_verdicts_of_only_0_and_1_may_mean_two_things(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "response_a": "a", "response_b": f"b{place}", "label": place % 2} for place in range(4)]
+    rows = [
+        {"prompt": "p", "response_a": "a", "response_b": f"b{place}", "label": place % 2}
+        for place in range(4)
+    ]
     path = str(write_rows(tmp_path / "p.jsonl", rows))
     with pytest.raises(DataError, match=r"label are all 0 and 1.*\n.*--label-zero tie or first"):
         read_items(path)

@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
 from coalign.data.records import Demonstration, Source

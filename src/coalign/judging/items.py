@@ -140,7 +140,12 @@ def read_items(
         raise DataError(f"{source}: no row can be judged.", problems)
     if rejects is not None and bad:
         write_rows(rejects, bad)
-    if label_zero is None and len(items) > 1 and len(columns.responses) == 2 and "0" in said <= {"0", "1", ""}:
+    if (
+        label_zero is None
+        and len(items) > 1
+        and len(columns.responses) == 2
+        and "0" in said <= {"0", "1", ""}
+    ):
         raise DataError(
             f"{source}: the verdicts in {', '.join(columns.labels)} are all 0 and 1: 0 may be a tie or the first response.",
             hint="Say which with --label-zero tie or first, or write first, second and tie.",
@@ -248,7 +253,9 @@ def _read(
             return None
 
     responses = tuple(read(name, _parse_response) for name in columns.responses)
-    said = tuple(read(name, parse_choice, zero) for name in columns.labels if value.get(name) not in (None, ""))
+    said = tuple(
+        read(name, parse_choice, zero) for name in columns.labels if value.get(name) not in (None, "")
+    )
     rubric = read(columns.rubric, parse_rubric) if columns.rubric else None
     reference = value.get(columns.reference) if columns.reference else None
     if reference is not None and columns.reference:

@@ -45,10 +45,36 @@ _PHRASE = re.compile(r"\bA:|\banswer\s*(?:is\b|:|=)", re.IGNORECASE)
 _EDGES = " \t\n\"'`*_.,:;!?"
 _SENTENCE = re.compile(r"(?<=[^\s.])[.!?](?=\s|$)")
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log ln exp sqrt pi det mod max min lim".split())
-_MATHS = re.compile(r"[\\^=+*/<>√π∞≤≥≠±|]|\d\s*\(|[^\W\d_]\s*\(|\d[a-z]\b|(?<=\w)\s*-\s*(?=\w)|[\[(].*,.*[\])]|\{.*\}")
+_FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "log",
+        "ln",
+        "exp",
+        "sqrt",
+        "pi",
+        "det",
+        "mod",
+        "max",
+        "min",
+        "lim",
+    ]
+)
+_MATHS = re.compile(
+    r"[\\^=+*/<>√π∞≤≥≠±|]|\d\s*\(|[^\W\d_]\s*\(|\d[a-z]\b|(?<=\w)\s*-\s*(?=\w)|[\[(].*,.*[\])]|\{.*\}"
+)
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]*|\(?([A-J])\)(?:\s.*)?|([A-J]):\s.*", re.DOTALL)
-_BOOLEAN = re.compile(r"(yes|no|true|false)(?=$|[,.;:!]|\s+(?:because|since|as|it|they|he|she|the)\b)", re.IGNORECASE)
+_BOOLEAN = re.compile(
+    r"(yes|no|true|false)(?=$|[,.;:!]|\s+(?:because|since|as|it|they|he|she|the)\b)", re.IGNORECASE
+)
 _ASSIGNED = re.compile(r"(?:^|[^<>!=:])=(?!=)")
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d %B %Y", "%B %d %Y", "%d %b %Y", "%b %d %Y", "%d.%m.%Y")
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
@@ -146,7 +172,11 @@ def parse_answer(text: str) -> Answer | None:
     if _is_mathematics(plain):
         return Answer("expression", "".join(plain.split()))
     numbers = numbers_in(plain)
-    return numbers[0] if numbers else Answer("text", " ".join(plain.casefold().split()).strip(_EDGES + "()[]{}$"))
+    return (
+        numbers[0]
+        if numbers
+        else Answer("text", " ".join(plain.casefold().split()).strip(_EDGES + "()[]{}$"))
+    )
 
 
 def numbers_in(text: str) -> list[Answer]:
@@ -228,7 +258,11 @@ def _number(text: str) -> Answer | None:
         if value is None:
             return None
         unit = "%" if re.match(r"\s*(?:%|percent\b)", after) else _unit(rest)
-        if len(words := re.findall(r"[^\W\d_]+", rest)) == 1 and len(words[0]) == 1 and words[0] not in _UNITS:
+        if (
+            len(words := re.findall(r"[^\W\d_]+", rest)) == 1
+            and len(words[0]) == 1
+            and words[0] not in _UNITS
+        ):
             return None  # 2x
         return _as_number(value, unit)
     return None
@@ -310,7 +344,7 @@ def _list(text: str) -> Answer | None:
         return parse_answer(inner) if brackets == "(" and inner.strip() else None
     items = [parse_answer(one) for one in parts]
     whole = [one for one in items if one is not None and one.kind not in ("text", "boolean", "date")]
-    if len(whole) < len(items) or any(map(_words, parts)) or text[0] in "[(" and not brackets:
+    if len(whole) < len(items) or any(map(_words, parts)) or (text[0] in "[(" and not brackets):
         return None
     shown = f"{brackets}{','.join(one.text for one in whole)}{_BRACKETS.get(brackets, '')}"
     return Answer("list", shown, items=tuple(whole), brackets=brackets)
@@ -348,7 +382,8 @@ def _is_mathematics(text: str) -> bool:
 
 
 def _same_number(one: Answer, other: Answer) -> bool:
-    assert one.value is not None and other.value is not None
+    assert one.value is not None
+    assert other.value is not None
     left, right = _UNITS.get(one.unit), _UNITS.get(other.unit)
     if left and right:
         return left[0] == right[0] and one.value * left[1] == other.value * right[1]
@@ -359,7 +394,9 @@ def _same_number(one: Answer, other: Answer) -> bool:
 
 
 def _same_list(one: Answer, other: Answer) -> bool | None:
-    if len(one.items) != len(other.items) or (one.brackets and other.brackets and one.brackets != other.brackets):
+    if len(one.items) != len(other.items) or (
+        one.brackets and other.brackets and one.brackets != other.brackets
+    ):
         return False
     if "(" in one.brackets + other.brackets or "[" in one.brackets + other.brackets:
         return _all([same_answer(a, b) for a, b in zip(one.items, other.items, strict=True)])
@@ -381,4 +418,8 @@ def _all(found: Sequence[bool | None]) -> bool | None:
 
 def _may_be_decimal(listed: Answer) -> bool:
     whole = [one.value for one in listed.items]
-    return not listed.brackets and len(whole) == 2 and all(one is not None and one.denominator == 1 for one in whole)
+    return (
+        not listed.brackets
+        and len(whole) == 2
+        and all(one is not None and one.denominator == 1 for one in whole)
+    )

@@ -34,9 +34,9 @@ def has_match(prediction: str, gold: Sequence[str], match: Match = "words") -> b
 
 def _has(prediction: str, gold: str, match: Match) -> bool:
     wanted, found = normalise_answer(gold), normalise_answer(prediction)
-    if match == "words" and (number := parse_answer(gold)) and number.kind == "number":
-        if not any(map(str.isalpha, gold)):
-            return any(same_answer(number, one) for one in numbers_in(prediction))
+    number = parse_answer(gold) if match == "words" and not any(map(str.isalpha, gold)) else None
+    if number and number.kind == "number":
+        return any(same_answer(number, one) for one in numbers_in(prediction))
     if not wanted:
         wanted, found = " ".join(gold.split()), " ".join(prediction.split())
         if match == "words":

@@ -19,6 +19,7 @@ from coalign.loops.rows import row_id
 from coalign.measures import symbolic
 from coalign.measures.answers import Answer, final_answer, parse_answer, same_answer
 
+
 @dataclass(frozen=True)
 class Question:
     """A question to sample solutions to.
