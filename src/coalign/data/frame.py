@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from coalign.core.errors import ModelError
 from coalign.data.messages import render_transcript
 from coalign.data.records import Message, Messages, Record, Reply, fields_of, message_of, responses_of
+from coalign.data.templates import template_failure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +29,13 @@ class EncodingError(ValueError):
         self.field = field
         self.problem = problem
         self.expected = expected
+
+
+class TemplateError(EncodingError):
+    """What a chat template does with one record; another template may do better."""
+
+    def __init__(self, field: str, problem: str, expected: str) -> None:
+        super().__init__(field, problem, f"{expected} (--chat-template takes one)")
 
 
 class Frame:
@@ -81,13 +90,13 @@ class Frame:
         plain = record.plain and not given and (plain or not self.tokenizer.chat_template)
         prompt = self.prompt(record.prompt, plain, given)
         if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
-            raise EncodingError("tools", "the chat template leaves them out", "a template that writes tools")
+            raise TemplateError("tools", "the chat template leaves them out", "a template that writes tools")
         for place, one in enumerate(record.prompt):
             if "tool_calls" in one and prompt == self.prompt(
                 _without_calls(record.prompt, place), plain, given
             ):
                 problem = f"the chat template leaves out the tool_calls of message {place + 1}"
-                raise EncodingError("prompt", problem, "a template that writes tool calls")
+                raise TemplateError("prompt", problem, "a template that writes tool calls")
         replies = responses_of(record)
         try:
             return prompt, [self.response(record.prompt, one, plain, prompt, given) for one in replies]
@@ -107,7 +116,33 @@ class Frame:
         if not self.tokenizer.chat_template:
             _assert_text_alone(given, *messages)
             return self.bos + render_transcript(messages)
-        return self.render(messages, generation_prompt=True, given=given)
+        text = self.render(messages, generation_prompt=True, given=given)
+        return text + self._header(messages, text, given) if self.heads_answers_only else text
+
+    @cached_property
+    def heads_answers_only(self) -> bool:
+        """Whether the template has no generation prompt: what leads an answer is written with the answer alone."""
+        chat = cast(Messages, [{"role": "user", "content": "?"}])
+        try:
+            return self.render(chat, generation_prompt=True) == self.render(chat, generation_prompt=False)
+        except EncodingError:
+            return False
+
+    def _header(self, messages: Messages, prompt: str, given: Mapping[str, Any]) -> str:
+        """What the template writes between a prompt and any answer to it, the space before the first word left to the
+        answer, whose token has it. Nothing where that is white space alone (`[/INST]`), which is the answer's.
+        """
+        answers = (_ANSWER, f"<think>\n?\n</think>\n\n{_ANSWER}")
+        try:
+            added = [self._appended(messages, message_of(one), prompt, given) for one in answers]
+        except EncodingError:  # told when a response is encoded
+            return ""
+        if _ANSWER not in added[0]:
+            return ""
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*added, strict=False))
+        shared = "".join(one for one, _ in same).partition(_ANSWER)[0]
+        header = _OPENED.sub("", shared).rstrip(" ")
+        return header if header.strip() else ""
 
     def continued(self, messages: Messages) -> str:
         """The text of messages whose last one, the assistant's, is to be continued: nothing after its content.
@@ -156,12 +191,12 @@ class Frame:
         if _squeezed(response) not in _squeezed(written):
             left_out = _left_out(response, written)
             problem = f"the chat template leaves out a part of the answer ({left_out!r})"
-            raise EncodingError("response", problem, "a template that writes the whole answer")
+            raise TemplateError("response", problem, "a template that writes the whole answer")
         for name in fields_of(response):
             rest = {key: value for key, value in fields_of(response).items() if key != name}
             if text == self._appended(messages, message_of(Reply(response, rest)), prompt, given):
                 problem = "the chat template leaves it out of the answer"
-                raise EncodingError(name, problem, "a template that writes it, or records without it")
+                raise TemplateError(name, problem, "records without it, or a template that writes it")
         after, kept = self.turn_end
         return text.removesuffix(after) + kept
 
@@ -184,12 +219,12 @@ class Frame:
             if isinstance(named, dict):
                 raise ModelError(
                     f"The tokenizer has several chat templates ({', '.join(named)}) and no default.",
-                    hint="Save the tokenizer with the one that is wanted: `tokenizer.chat_template = tokenizer.chat_template[NAME]`.",
+                    hint="Choose one: --chat-template NAME.",
                 ) from error
             roles = ", ".join(one["role"] for one in messages)
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            problem = f"the chat template refuses these messages ({reason})"
-            raise EncodingError("prompt", problem, f"a template that takes the roles {roles}") from error
+            reason = template_failure(error, getattr(named, "origin", "line"))
+            problem = f"the chat template refuses these messages ({reason.removeprefix('line: ')})"
+            raise TemplateError("prompt", problem, f"a template that takes the roles {roles}") from error
         return cast(str, text)
 
     def ids(self, text: str) -> list[int]:
@@ -236,7 +271,7 @@ def _assert_text_alone(given: Mapping[str, Any], *messages: Message) -> None:
     more = [*given, *(key for one in messages for key in one if key not in ("role", "content", "name"))]
     if more:
         raise EncodingError(
-            more[0], "cannot be written without a chat template", "a model with a chat template"
+            more[0], "cannot be written without a chat template", "a model with one, or --chat-template"
         )
 
 
@@ -255,7 +290,7 @@ def _left_out(response: str, text: str) -> str:
 def _rewritten(prompt: str, full: str) -> EncodingError:
     pairs = enumerate(zip(full, prompt, strict=False))
     at = next((place for place, (one, other) in pairs if one != other), min(len(full), len(prompt)))
-    return EncodingError(
+    return TemplateError(
         "prompt",
         "the chat template changes it when the answer is added "
         f"({prompt[at : at + 30]!r} becomes {full[at : at + 30]!r})",

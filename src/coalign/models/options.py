@@ -37,11 +37,20 @@ class ModelOptions(OptionGroup):
         "auto",
         "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights",
     )
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto",
+        "number format in which a whole model is saved; auto: that of the model it was trained from. Adapters are float32",
+    )
     device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = option(
         "auto",
         "attention kernel; auto: what Transformers chooses for the model. Scoring shares prompts over SDPA whatever is "
         "chosen, on CUDA over FlexAttention where flex_attention is",
+    )
+    chat_template: str | None = option(
+        None,
+        "another chat template, saved with what is trained: a Jinja file, one of the tokenizer's own by name, or "
+        "alpaca, chatml, gemma, llama-3, zephyr",
     )
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
 
@@ -51,8 +60,8 @@ class ModelOptions(OptionGroup):
             self.refuse(ADAPTER, "with tuning: full", advice="leave it out or use tuning: lora")
 
     def at(self, model: str | Path) -> Self:
-        """The same options for another model or folder, whose revision is not that of this one."""
-        return replace(self, model=str(model), revision=None)
+        """The same options for another model or folder, which has a revision and a chat template of its own."""
+        return replace(self, model=str(model), revision=None, chat_template=None)
 
     def refuse_training(self) -> None:
         """Refuse options of training, for what only generates.
@@ -65,5 +74,5 @@ class ModelOptions(OptionGroup):
 
 ADAPTER = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
 """The options that describe an adapter."""
-TRAINING = ("tuning", *ADAPTER)
+TRAINING = ("tuning", "save_dtype", *ADAPTER)
 """The options of training, which what only generates does not take."""

@@ -26,6 +26,12 @@ def data() -> None:
     "--model", metavar="ID", help="Count tokens of this model's tokenizer (an id, a folder, or 'default')."
 )
 @click.option(
+    "--chat-template",
+    metavar="FILE|NAME",
+    help="Another chat template: a Jinja file, one of the tokenizer's own, or alpaca, chatml, gemma, llama-3, zephyr. "
+    "Needs --model.",
+)
+@click.option(
     "--max-length", type=click.IntRange(min=1), help="Count what this many tokens would cut. Needs --model."
 )
 @click.option(
@@ -55,6 +61,7 @@ def data() -> None:
 def check(
     source: str,
     model: str | None,
+    chat_template: str | None,
     max_length: int | None,
     max_prompt_length: int | None,
     kind: Any,
@@ -72,6 +79,8 @@ def check(
     """
     if model is None and (max_length or max_prompt_length):
         raise click.UsageError("--max-length and --max-prompt-length count tokens: give --model too.")
+    if model is None and chat_template:
+        raise click.UsageError("--chat-template is for a tokenizer: give --model too.")
     if rejects is not None and on_bad_record == "fail":
         raise click.UsageError("--rejects needs --on-bad-record skip.")
     from coalign.data.check import check_records
@@ -84,7 +93,7 @@ def check(
         found = scan_records(source, kind=kind, split=split, rejects=rejects, limit=limit)
         report = check_records(
             found,
-            _tokenizer(model) if model else None,
+            _tokenizer(model, chat_template) if model else None,
             max_prompt_length=max_prompt_length,
             max_length=max_length,
             show=show,
@@ -117,11 +126,12 @@ def check(
         raise SystemExit(1)
 
 
-def _tokenizer(model: str) -> PreTrainedTokenizerBase:
+def _tokenizer(model: str, chat_template: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer alone: no weights are loaded or fetched."""
     from coalign.models.files.loading import load_tokenizer
+    from coalign.models.options import ModelOptions
 
-    return load_tokenizer(model)
+    return load_tokenizer(ModelOptions(model=model, chat_template=chat_template))
 
 
 def _print_json(value: dict[str, Any]) -> None:

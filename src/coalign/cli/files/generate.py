@@ -121,7 +121,7 @@ def _model_settings(asked: Request) -> dict[str, Any]:
     """What decides over the text: a run is continued with the same."""
     kind = asked.chosen_backend
     endpoint = ("endpoint", "endpoint_model", "endpoint_prefill")
-    names = endpoint if kind == "endpoint" else ("model", "revision", "dtype")
+    names = endpoint if kind == "endpoint" else ("model", "revision", "dtype", "chat_template")
     return {"backend": kind, **{name: getattr(asked, name) for name in names}}
 
 

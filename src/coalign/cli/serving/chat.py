@@ -291,8 +291,7 @@ def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
 def _plain(which: ModelOptions, name: str, label: str | None = None) -> Opened:
     from coalign.models.backends.open import open_transformers
 
-    same = name == which.model
-    generator = open_transformers(replace(which, model=name, revision=which.revision if same else None))
+    generator = open_transformers(which if name == which.model else which.at(name))
     _announce(generator, name)
     return (label or name, generator, contextlib.nullcontext)
 

@@ -113,7 +113,7 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
 
 
 def version_options(config: CompatibilityOptions, model: str) -> ModelOptions:
-    """How to load one of the versions; the revision is the new version's."""
+    """How to load one of the versions; the revision is the new version's, a chat template is chosen for both."""
     return ModelOptions.of(config, model=model, revision=config.revision if model == config.model else None)
 
 

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from coalign.core.errors import CoalignError, ModelError
+from coalign.core.errors import ConfigError, ModelError
+from coalign.data.templates import choose_template
 from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
 from coalign.models.devices import pick_device, pick_dtype
 from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
+from coalign.models.files.failures import explained, first_line
+from coalign.models.files.stored import lost_steps, own_dtype
 from coalign.models.options import ModelOptions
 from coalign.models.quiet import no_weight_bars
 
@@ -119,6 +122,7 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
 
     Raises:
         ModelError: it cannot be found, fetched or read.
+        ConfigError: another chat template is asked for and cannot be used.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -131,7 +135,7 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
         loaded = AutoTokenizer.from_pretrained(
             place.path, trust_remote_code=options.trust_remote_code, **arguments
         )
-        if _lost_steps(loaded, place):
+        if lost_steps(loaded, place):
             loaded = PreTrainedTokenizerFast.from_pretrained(place.path, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise explained(error, place, "tokenizer") from error
@@ -142,31 +146,9 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
         tokenizer.pad_token = free[0] if free else tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ModelError(f"{place.name}: the tokenizer has neither a pad nor an end-of-sequence token.")
+    if options.chat_template is not None:
+        choose_template(tokenizer, options.chat_template)
     return tokenizer
-
-
-def _lost_steps(tokenizer: Any, place: Location) -> bool:
-    """Whether Transformers dropped steps of the published `tokenizer.json`.
-
-    Transformers 5 rebuilds the pre-tokenizer of some classes (GPT2Tokenizer: SmolLM2, StarCoder) without the rule
-    that splits digits, which changes the tokens around numbers.
-    """
-    from transformers.utils import cached_file
-
-    if not getattr(tokenizer, "is_fast", False):
-        return False
-    file = cached_file(
-        place.path,
-        "tokenizer.json",
-        revision=place.revision,
-        local_files_only=place.cached_only,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if file is None:
-        return False
-    published = json.loads(Path(file).read_text(encoding="utf-8")).get("pre_tokenizer") or {}
-    loaded = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer")
-    return published.get("type") == "Sequence" and published != loaded
 
 
 def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedModel:
@@ -190,7 +172,11 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
     device = pick_device(options.device)
     config = _config(base, options)
     full = training and _tuning(options, config, device) == "full"
-    plain = _load_plain(base, config, options, device, pick_dtype(device, options.dtype, training=full))
+    own = own_dtype(base, config) if training else None
+    dtype = pick_dtype(device, options.dtype, training=full)
+    plain = _load_plain(base, config, options, device, dtype)
+    if training:
+        cast(Any, plain).saved_dtype = _saved_dtype(options, own, dtype)
     if not place.is_adapter:
         return plain
     model = _load_adapter(plain, place)
@@ -202,11 +188,19 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
 
 
 def load_for_training(options: ModelOptions) -> PreTrainedModel:
-    """`load_model`, with a new adapter on it unless all weights are to be trained (see `adapters.choose_tuning`)."""
+    """`load_model`, with a new adapter on it unless all weights are to be trained (see `adapters.choose_tuning`).
+
+    Raises:
+        ConfigError: also a format to save in, where only an adapter is saved.
+    """
     place = locate(options.model, options.revision)
     config = _config(base_of(place) if place.is_adapter else place, options)
     # decided before loading: free memory is another afterwards
     tuning = _tuning(options, config, pick_device(options.device))
+    if tuning == "lora" and not place.is_adapter and options.save_dtype != "auto":
+        raise ConfigError(
+            "save_dtype has no effect on an adapter, which is float32; leave it out or use tuning: full"
+        )
     model = load_model(dataclasses.replace(options, tuning=tuning), training=True)
     return cast("PreTrainedModel", add_lora(model, options)) if tuning == "lora" else model
 
@@ -306,6 +300,13 @@ def _load_plain(
     return model.to(device)
 
 
+def _saved_dtype(options: ModelOptions, own: torch.dtype | None, used: torch.dtype) -> torch.dtype | None:
+    """The format to save in; None: that of the weights, which is never made wider than it has to be."""
+    if options.save_dtype != "auto":
+        return getattr(torch, options.save_dtype)
+    return own if own is not None and own.itemsize < used.itemsize else None
+
+
 def _mend_generation_config(model: PreTrainedModel) -> None:
     """Settings of sampling without `do_sample`, which many published folders have, mean sampling: Transformers reads
     such a configuration with a warning, and refuses to save it.
@@ -395,47 +396,6 @@ def _load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = F
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{place.name}: the adapter is corrupted ({error}).") from error
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{place.name} does not fit its base {base.name_or_path}: {_line(error)}") from error
-
-
-def explained(error: Exception, place: Location, what: str) -> CoalignError:
-    """What a failure of Transformers means to the user."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    causes = list(_causes(error))
-    name = place.name
-    if any(isinstance(one, GatedRepoError) for one in causes):
-        return ModelError(
-            f"{name} is gated: its owners ask for consent first.",
-            hint=f"Accept the terms at https://huggingface.co/{name} and run `hf auth login`.",
-        )
-    if any(isinstance(one, RevisionNotFoundError) for one in causes):
-        return ModelError(f"{name} has no revision {place.revision!r}.")
-    if any(isinstance(one, RepositoryNotFoundError) for one in causes):
-        hint = "Check the spelling; for a private model run `hf auth login`."
-        return ModelError(f"{name} is neither a folder here nor a model on the hub.", hint=hint)
-    if place.cached_only:
-        return ModelError(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached ({hub_problem()}).",
-            hint="Check the connection, give a model folder, or use the embedded `default`.",
-        )
-    if what == "model" and "safetensors" in str(error) and isinstance(error, OSError):
-        return ModelError(
-            f"{name} has no safetensors weights: {_line(error)}",
-            hint="Other formats can run code and are not read.",
-        )
-    if "trust_remote_code" in str(error):
-        return ModelError(
-            f"{name} brings its own Python code.", hint="Read it, then allow it with --trust-remote-code."
-        )
-    return ModelError(f"{name}: the {what} cannot be loaded: {_line(error)}")
-
-
-def _causes(error: BaseException | None) -> Any:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:400]
+        raise ModelError(
+            f"{place.name} does not fit its base {base.name_or_path}: {first_line(error)}"
+        ) from error

@@ -19,6 +19,7 @@ from coalign.core.progress import duration
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.devices import describe_device
+from coalign.models.files.saving import saved_format
 from coalign.report.format import number
 from coalign.training.examples import Prepared
 from coalign.training.options import TrainingOptions
@@ -53,6 +54,7 @@ class Plan:
         valued_lengths: mean tokens of the better and of the worse responses; None where none are compared.
         adapter: only an adapter is trained.
         trained: how many parameters are trained.
+        saved: the number format of the result, where it is not that of the training.
     """
 
     objective: str
@@ -67,6 +69,7 @@ class Plan:
     adapter: bool
     trained: str
     learning_rate_from: str = ""
+    saved: str = ""
     responses: int = 0
     prompt_tokens: int = 0
     response_tokens: int = 0
@@ -102,6 +105,7 @@ class Plan:
             ("Learning rate", f"{self.learning_rate:g}{reason}, {self.schedule}"),
             ("Parameters", self.trained),
             ("Device", self.device),
+            ("Saved in", self.saved),
         ]
         return [(name, text) for name, text in lines if text]
 
@@ -135,6 +139,7 @@ def module_plan(
         device=describe_device(weight.device, weight.dtype),
         adapter=has_adapter(model),
         trained=trainable_summary(model),
+        saved="" if has_adapter(model) else str(saved_format(model) or "").removeprefix("torch."),
     )
 
 
