@@ -29,10 +29,10 @@ def exact_norms():
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No hub, nothing of it on the disk, and an empty cache."""
-    from coalign.models.files import defaults, failures, loading
+    from coalign.models.files import defaults, failures, places
 
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
-    for module in (defaults, failures, loading):
+    for module in (defaults, failures, places):
         monkeypatch.setattr(module, "hub_problem", lambda *_: "no network")
     monkeypatch.setattr(defaults, "hub_snapshot", lambda _: None)
 

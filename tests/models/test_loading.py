@@ -19,8 +19,9 @@ from coalign.core.options import build
 from coalign.models import adapters
 from coalign.models.adapters import has_adapter
 from coalign.models.devices import describe_device, pick_device, pick_dtype
-from coalign.models.files import defaults, loading
-from coalign.models.files.loading import load_for_training, load_model, load_tokenizer, locate
+from coalign.models.files import defaults, places
+from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
+from coalign.models.files.places import locate
 from coalign.models.options import ModelOptions
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -148,7 +149,7 @@ def test_gated_and_unknown_hub_models_are_told_apart(monkeypatch, kind, message)
         response = SimpleNamespace(headers={}, request=None, status_code=403)
         raise OSError("wrapped") from getattr(errors, kind)("no", response=response)
 
-    monkeypatch.setattr(loading, "hub_problem", lambda: None)
+    monkeypatch.setattr(places, "hub_problem", lambda: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
     with pytest.raises(ModelError, match=message):
         load_model(ModelOptions(model="someone/some-model", revision="v9"), training=False)
@@ -222,11 +223,11 @@ def test_full_fine_tuning_only_where_it_fits(monkeypatch):
 
 
 def test_the_hub_id_of_the_default_is_the_embedded_copy_offline(monkeypatch, folder):
-    monkeypatch.setattr(loading, "default_model_path", lambda kind: folder)
-    monkeypatch.setattr(loading, "_in_hub_cache", lambda *_: False)
+    monkeypatch.setattr(places, "default_model_path", lambda kind: folder)
+    monkeypatch.setattr(places, "_in_hub_cache", lambda *_: False)
     hub_id = defaults.DEFAULTS["chat"].hub_id
     assert locate(hub_id).path == str(folder)
     assert locate("default").name == hub_id
-    monkeypatch.setattr(loading, "hub_problem", lambda: None)
+    monkeypatch.setattr(places, "hub_problem", lambda: None)
     assert locate(hub_id).path == hub_id
     assert locate(hub_id, as_base=True).path == str(folder)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from coalign.core.errors import ModelError
 from coalign.models.adapters import add_lora, disabled_adapter, has_adapter
-from coalign.models.files import loading
+from coalign.models.files import places
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.options import ModelOptions
@@ -96,7 +96,7 @@ def test_training_goes_on_from_an_adapter_as_the_new_reference(base, tmp_path, t
 
 def test_an_adapter_of_the_default_records_the_hub_id(base, tmp_path, tokenizer, monkeypatch):
     """And loads offline."""
-    monkeypatch.setattr(loading, "default_model_path", lambda kind: base)
+    monkeypatch.setattr(places, "default_model_path", lambda kind: base)
     model = trained(ModelOptions(adapter_rank=4))
     saved = save_model(model, tokenizer, tmp_path / "out")
     assert base_of(saved) == "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -223,7 +223,7 @@ def identity_of(options: JudgeOptions) -> dict[str, Any]:
     """What replies depend on besides the request: back end, model, revision, and for a folder the state of its files."""
     if options.chosen_backend == "endpoint":
         return {"endpoint": options.endpoint, "model": options.endpoint_model}
-    from coalign.models.files.loading import locate
+    from coalign.models.files.places import locate
 
     place = locate(options.model, options.revision)
     folder = Path(place.path)

@@ -13,7 +13,7 @@ import torch
 
 from coalign.core.errors import ModelError
 from coalign.models.devices import pick_device
-from coalign.models.files.loading import locate
+from coalign.models.files.places import locate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,7 +18,8 @@ from coalign.data.messages import render_transcript
 from coalign.data.records import Messages
 from coalign.models.batching import length_batches
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
-from coalign.models.files.loading import load_pretrained, load_tokenizer, locate
+from coalign.models.files.loading import load_pretrained, load_tokenizer
+from coalign.models.files.places import locate
 from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.options import ModelOptions
 from coalign.models.types import Prompts

@@ -272,7 +272,8 @@ def open_speakers(which: Request, methods: Sequence[str], values: dict[str, Any]
 def _base_and_adapter(which: ModelOptions) -> list[Opened] | None:
     """Both sides of an adapter over one copy of the weights; None where there is no adapter."""
     from coalign.models.adapters import disabled_adapter, has_adapter
-    from coalign.models.files.loading import load_model, load_tokenizer, locate
+    from coalign.models.files.loading import load_model, load_tokenizer
+    from coalign.models.files.places import locate
     from coalign.models.generation.generator import TransformersGenerator
 
     if not locate(which.model, which.revision).is_adapter:

@@ -8,7 +8,7 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.decoding.search.ways import Arms
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
-from coalign.models.files.loading import locate
+from coalign.models.files.places import locate
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import effect, estimate, outcome_of, paired

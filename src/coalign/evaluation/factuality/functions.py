@@ -16,7 +16,8 @@ from coalign.evaluation.factuality.options import Head
 from coalign.evaluation.factuality.pair_scoring import PairScorer
 from coalign.models.devices import pick_device
 from coalign.models.files.failures import explained
-from coalign.models.files.loading import load_pretrained, load_tokenizer, locate
+from coalign.models.files.loading import load_pretrained, load_tokenizer
+from coalign.models.files.places import locate
 from coalign.models.files.tensor_files import read_tensors
 from coalign.models.options import ModelOptions
 

@@ -19,6 +19,7 @@ from coalign.data.records import Record
 from coalign.data.splits import split_records
 from coalign.models.adapters import active_adapter, disabled_adapter, trainable_summary
 from coalign.models.files import loading
+from coalign.models.files.places import locate
 from coalign.models.files.saving import save_model
 from coalign.models.options import ADAPTER, ModelOptions
 from coalign.training.distillation import Distillation, Teacher, TokenExample, TokenLoss
@@ -125,7 +126,7 @@ def training_history(run: Run) -> dict[str, Any]:
 
 def _student(config: CompatibilityOptions) -> tuple[Any, Teacher]:
     """The model to train, and how to ask it for what the new version says."""
-    if loading.locate(config.model, config.revision).is_adapter:
+    if locate(config.model, config.revision).is_adapter:
         changed = config.changed(ADAPTER)
         if changed or config.tuning == "full":
             raise ModelError(

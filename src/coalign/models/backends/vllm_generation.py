@@ -16,7 +16,8 @@ from coalign.core.extras import require
 from coalign.core.progress import progress
 from coalign.models import types
 from coalign.models.backends.endpoint_format import wire_seed
-from coalign.models.files.loading import Location, base_of, load_tokenizer, locate
+from coalign.models.files.loading import load_tokenizer
+from coalign.models.files.places import Location, base_of, locate
 from coalign.models.generation.batching import encode_any
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling

@@ -8,7 +8,7 @@ from coalign.core.errors import CoalignError, ModelError
 from coalign.models.files.defaults import hub_problem
 
 if TYPE_CHECKING:
-    from coalign.models.files.loading import Location
+    from coalign.models.files.places import Location
 
 
 def explained(error: Exception, place: Location, what: str) -> CoalignError:

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from coalign.models.files.loading import Location
+    from coalign.models.files.places import Location
 
 
 def cached_path(place: Location, name: str) -> str | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.data.records import Demonstration, Record
-from coalign.models.files.loading import load_model, load_tokenizer, locate
+from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.files.places import locate
 from coalign.models.options import ModelOptions
 from coalign.preference.data.aligned_scores import (
     ALIGNED_LOGP,

@@ -14,7 +14,7 @@ import torch
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
 from coalign.models.devices import pick_device
-from coalign.models.files.loading import locate
+from coalign.models.files.places import locate
 from coalign.models.quiet import no_weight_bars
 from coalign.speech.audio.audio import SAMPLE_RATE, Samples
 from coalign.speech.ctc.align import greedy

@@ -1,0 +1,111 @@
+"""Where a model's files are: `default`, a hub id, a model folder, an adapter folder or a run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import ModelError
+from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the files of a model are.
+
+    Attributes:
+        name: what to record as the model's name: a hub id or an absolute folder.
+        path: folder or hub id to load from.
+        revision: on the hub, None for a folder.
+        cached_only: the hub cannot be reached; take the copy in its cache on this machine.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    cached_only: bool = False
+
+    @property
+    def adapter_config(self) -> Path:
+        return Path(self.path) / "adapter_config.json"
+
+    @property
+    def adapter_settings(self) -> dict[str, Any]:
+        """What `adapter_config.json` holds."""
+        return json.loads(self.adapter_config.read_text(encoding="utf-8"))
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.adapter_config.is_file()
+
+
+def locate(name: str, revision: str | None = None, *, as_base: bool = False) -> Location:
+    """Find a model.
+
+    Args:
+        name: `default`, `default-encoder`, a model folder, an adapter folder, a run folder (its `model/`) or a hub id.
+        revision: on the hub.
+        as_base: the name is recorded as the base of an adapter: the id of an embedded default then means the copy
+            that `default` means on this machine.
+
+    Raises:
+        ModelError: there is no such folder or run, a run has no model yet, or a revision of a folder was asked for.
+    """
+    for kind, default in DEFAULTS.items():
+        alias = "default" if kind == "chat" else "default-encoder"
+        pinned = revision in (None, default.revision)
+        same = name == default.hub_id and pinned and (as_base or hub_problem() is not None)
+        if name == alias and not pinned:
+            raise ModelError(f"{alias} is pinned to one revision, so revision {revision!r} cannot be taken.")
+        if name == alias or (same and not _in_hub_cache(name, revision)):
+            return Location(default.hub_id, str(default_model_path(kind)))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"{name} is a folder, so revision {revision!r} cannot be taken.")
+        folder = _model_folder(folder.resolve())
+        return Location(str(folder), str(folder))
+    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        found = "is a file" if folder.exists() else "does not exist"
+        raise ModelError(
+            f"{name} {found}.", hint="A model is `default`, a hub id, a model folder or a run folder."
+        )
+    return Location(name, name, revision, cached_only=hub_problem() is not None)
+
+
+def _in_hub_cache(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "model.safetensors", revision=revision), str)
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "status.json").is_file() and not (folder / "config.json").is_file():
+        state = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("state")
+        folder = folder / "model"
+        if not folder.is_dir():
+            raise ModelError(f"The run {folder.parent} has no model (its state: {state}).")
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{folder} is not a model: it holds neither config.json nor adapter_config.json.")
+    return folder
+
+
+def base_of(place: Location) -> Location:
+    """Where the model under an adapter is.
+
+    Raises:
+        ModelError: the adapter does not say, or it is not there.
+    """
+    config = place.adapter_settings
+    name = config.get("base_model_name_or_path")
+    if not name:
+        raise ModelError(f"{place.name} does not say which model it adapts (base_model_name_or_path).")
+    try:
+        return locate(name, config.get("revision"), as_base=True)
+    except ModelError as error:
+        raise ModelError(f"{place.name} adapts another model: {error.message}", hint=error.hint) from error
