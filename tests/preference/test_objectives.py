@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build, options_of
+from coalign.data.records import Preference, Source
+from coalign.models.types import ResponseLogps
 from coalign.preference import dpo_insights
+from coalign.training.examples import columns_of
+from coalign.training.losses.pairwise import CONFIDENCE, WEIGHT
 from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
 from tests.preference.batches import evaluate as run
 from tests.preference.batches import naive_pro_ranks, naive_records, reordered, scored_batch, sigmoid
@@ -91,6 +96,70 @@ def test_paired_objectives_equal_a_loop(name: str, n_records: int, seed: int) ->
     torch.testing.assert_close(losses.metrics["rewards/margins"], margins)
     assert losses.metrics["rewards/accuracies"].tolist() == (margins > 0).double().tolist()
     check_metrics(losses, batch)
+
+
+@given(
+    confidence=st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    weight=st.floats(0, 9),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=30)
+def test_soft_labels_equal_a_loop(confidence: list[float], weight: float, seed: int) -> None:
+    batch = scored_batch([[1.0, 0.0]] * len(confidence), seed=seed)
+    columns = {
+        CONFIDENCE: torch.tensor(confidence).double(),
+        WEIGHT: torch.full((len(confidence),), weight).double(),
+    }
+    losses = run("soft_dpo", dataclasses.replace(batch, extras=columns))
+    margins = [0.1 * (w["h"] - r["h"]) for w, r in naive_records(batch)]
+    expected = [
+        -weight * (c * math.log(sigmoid(z)) + (1 - c) * math.log(sigmoid(-z)))
+        for c, z in zip(columns[CONFIDENCE].tolist(), margins, strict=True)
+    ]
+    assert losses.losses.tolist() == pytest.approx(expected)
+    check_metrics(losses, batch)
+
+
+def test_soft_labels_at_full_confidence_are_dpo_and_swap_with_the_pair() -> None:
+    batch = scored_batch([[1.0, 0.0]] * 4, seed=3)
+    swapped = dataclasses.replace(
+        batch,
+        policy=reordered_pairs(batch.policy),
+        reference=reordered_pairs(batch.reference) if batch.reference else None,
+    )
+
+    def soft(one: ScoredBatch, value: float) -> torch.Tensor:
+        columns = {CONFIDENCE: torch.full((4,), value).double(), WEIGHT: torch.ones(4).double()}
+        return run("soft_dpo", dataclasses.replace(one, extras=columns)).losses
+
+    torch.testing.assert_close(soft(batch, 1.0), run("dpo", batch).losses)
+    torch.testing.assert_close(soft(batch, 0.8), soft(swapped, 0.2))
+
+
+def reordered_pairs(scored: ResponseLogps) -> ResponseLogps:
+    """The rejected response of each pair first."""
+    parts = scored.split()
+    rows = [place ^ 1 for place in range(len(parts))]
+    return ResponseLogps(torch.cat([parts[row] for row in rows]), scored.lengths[rows], scored.prompt_index)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [("confidence", 1.5, "at least 0 and at most 1"), ("confidence", "high", "a number"), ("weight", -1, "at least 0"),
+     ("weight", [1.0, math.nan], "a number")],
+)  # fmt: skip
+def test_a_column_beyond_its_limits_is_named(column: str, value: Any, expected: str) -> None:
+    record = Preference(
+        prompt=[], chosen="a", rejected="b", extra={column: value}, source=Source("pairs.jsonl", 3)
+    )
+    with pytest.raises(DataError, match=rf"soft_dpo cannot read the column '{column}'") as raised:
+        columns_of([record], get_objective("soft_dpo"))
+    (problem,) = raised.value.problems
+    assert str(problem).startswith("pairs.jsonl:3")
+    assert expected in problem.expected
+    assert columns_of([dataclasses.replace(record, extra={})], get_objective("soft_dpo")) == [
+        {"confidence": [1.0], "weight": [1.0]}
+    ]
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -150,6 +150,9 @@ def test_rounds_before_this_one(tmp_path: Path) -> None:
         run.log("plan", stage=stage, response_tokens=tokens, responses=10)
     assert watching.earlier_lengths(run, "round-2") == [10.0]
     assert watching.earlier_lengths(run, "round-3") == [10.0, 40.0]
+    for stage, objective in (("round-0", "sft"), ("round-4", "dpo"), ("round-5", "dpo")):
+        run.log("plan", stage=stage, response_tokens=500, responses=10, objective=objective)
+    assert watching.earlier_lengths(run, "round-5") == [50.0], "demonstrations are not the model's own"
 
 
 def test_all_equal_by_record() -> None:

@@ -58,9 +58,9 @@ class Run:
     def model(self) -> Path:
         return self.path / "model"
 
-    def publish_model(self, folder: Path | str) -> None:
-        """Copy a model folder to `model`, at once or not at all; nothing where there is one already."""
-        if not self.model.exists():
+    def publish_model(self, folder: Path | str, *, replace: bool = False) -> None:
+        """Copy a model folder to `model`, at once or not at all; where there is one already, only to replace it."""
+        if replace or not self.model.exists():
             with atomic_path(self.model) as path:
                 shutil.copytree(folder, path)
 
@@ -175,17 +175,17 @@ class Run:
                 f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
             )
         old, new = self.config(), options.to_dict(config)
-        differing = [
-            key
-            for key in new
-            if old.get(key) != new[key] and key not in getattr(config, "__may_change__", ())
-        ]
+        may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
+        changed = [key for key in new if old.get(key) != new[key]]
+        differing = [key for key in changed if key not in may_change]
         if differing:
             lines = [f"  {key}: {old.get(key)!r} there, {new[key]!r} now" for key in differing]
             raise RunError(
                 f"{self.path} was started with another configuration:\n" + "\n".join(lines),
                 hint="Run with the same options to continue it, or give another --out.",
             )
+        if changed:
+            options.save(config, self.path / "config.yaml")
 
 
 def new_run_path(method: str, root: Path = Path("runs")) -> Path:

@@ -9,7 +9,7 @@ done, and inside a stage at the first missing row::
     run_rounds(run, rounds=1, stages={"propose": propose, "generate": generate, ...})
 
 Artefacts are JSON Lines or JSON under `artefacts/round-<n>/`; `<stage>.done.json` marks a finished stage and keeps
-its time and memory.
+its time and memory. What travels from round to round (a queue of demonstrations) is a round's `memory`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, write_json, write_rows
+from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.measure import measure
 from coalign.core.runs import Run
 from coalign.loops.rows import read_answers
@@ -36,7 +36,7 @@ class Round:
 
     Attributes:
         run: the run folder.
-        number: 1, 2, ...
+        number: 1, 2, ...; 0 is what comes before the rounds, where a loop has such a stage.
         state: objects that are not artefacts (a loaded model); empty after a restart, so a stage that needs one
             must be able to make it.
     """
@@ -47,8 +47,9 @@ class Round:
 
     @property
     def previous(self) -> Round | None:
-        """The round before; None for the first."""
-        return Round(self.run, self.number - 1) if self.number > 1 else None
+        """The round before; None for the first. Round 0 is one where it has left something."""
+        before = Round(self.run, self.number - 1)
+        return before if self.number > 1 or (self.number == 1 and before.folder.is_dir()) else None
 
     @property
     def folder(self) -> Path:
@@ -69,6 +70,20 @@ class Round:
         """Add rows of a stage that works row by row."""
         append_rows(self.path(stage), rows)
 
+    @property
+    def memory(self) -> list[dict[str, Any]]:
+        """Rows that travel between the rounds: as this round left them, else as an earlier one did, else none."""
+        one: Round | None = self
+        while one is not None and not one.path("memory").exists():
+            one = one.previous
+        return [] if one is None else read_rows(one.path("memory"))
+
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Hand rows over to the rounds that follow. A stage that is begun anew after a kill must start from
+        `previous.memory`, not from what it left itself.
+        """
+        self.write("memory", rows)
+
     def is_done(self, stage: str) -> bool:
         return self.path(stage, ".done.json").exists()
 
@@ -83,26 +98,31 @@ class Round:
 Stage = Callable[[Round], None]
 
 
-def run_rounds(run: Run, stages: Mapping[str, Stage], *, rounds: int = 1) -> list[Round]:
+def run_rounds(run: Run, stages: Mapping[str, Stage], *, rounds: int = 1, first: int = 1) -> list[Round]:
     """Run every stage of every round that is not done yet.
 
     Args:
         run: the run folder.
         stages: stage name to function, a subset of `STAGES` in any order.
-        rounds: how often the stages are run.
+        rounds: number of the last round.
+        first: number of the first.
 
     Returns:
         The rounds, for what comes after (the report).
 
     Raises:
-        RunError: an unknown stage name.
+        RunError: an unknown stage name, or the folder has begun more rounds.
     """
+    if Round(run, rounds + 1).folder.exists() and first > 0:
+        raise RunError(
+            f"{run.path} has begun more than {rounds} rounds.", hint="Give as many --rounds, or more."
+        )
     unknown = [name for name in stages if name not in STAGES]
     if unknown:
         raise RunError(f"unknown stages: {', '.join(unknown)}; known: {', '.join(STAGES)}")
     done: list[Round] = []
     state: dict[str, Any] = {}
-    for number in range(1, rounds + 1):
+    for number in range(first, rounds + 1):
         one = Round(run, number, state)
         for name in STAGES:
             if name in stages and not one.is_done(name):

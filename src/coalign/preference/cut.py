@@ -175,6 +175,7 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
     """Options of `coalign run cut`."""
 
     __group__ = "Method"
+    __may_change__ = ("rounds",)
 
     data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # not needed beside prompts
         None, "judged answers to learn from; or give --prompts", group="Data"

@@ -62,6 +62,7 @@ class Config(Constants, ModelOptions, SamplingOptions, TrainingOptions):
     """Options of `coalign run act`."""
 
     __group__ = "Method"
+    __may_change__ = ("rounds",)
 
     prompts: str = required("prompts with a `constraints` column; `quickstart` for the bundled ones")
     samples: Count = option(4, "responses sampled to every prompt (K)")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
 from coalign.data.usable import compares_nothing
 from coalign.training.batches import Example, Prepared
 from coalign.training.job import Job
-from coalign.training.objective import Objective
+from coalign.training.objective import Column, Objective
 from coalign.training.options import TrainingOptions
 
 
@@ -65,6 +66,7 @@ def prepare_examples(
     prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
     if objective.prepare and prepared:
         prepared = objective.prepare(prepared, longest)
+    columns = columns_of(records, objective)
     grouped: dict[int, list[EncodedRecord]] = {}
     for one in prepared:
         grouped.setdefault(one.record_index, []).append(one)
@@ -72,7 +74,7 @@ def prepare_examples(
         Example(
             tuple(group),
             records[index].id,
-            {name: _column(records[index], name) for name in objective.columns},
+            columns[index],
         )
         for index, group in grouped.items()
         if len(group) == len(contexts[index])
@@ -111,9 +113,37 @@ def prepare_job(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Prepared,
         ) from error
 
 
-def _column(record: Record, name: str) -> list[float]:
-    if name not in record.extra:
-        problem = record.problem(name, "is missing", "a number or a list of numbers")
-        raise DataError(f"The objective needs the column {name!r}.", [problem])
-    value = record.extra[name]
-    return [float(one) for one in value] if isinstance(value, list | tuple) else [float(value)]
+def columns_of(records: Sequence[Record], objective: Objective) -> list[dict[str, list[float]]]:
+    """What the objective reads of each record's further columns.
+
+    Raises:
+        DataError: a column is missing, holds no numbers, or numbers beyond its limits; every such record is named.
+    """
+    wanted = [Column(one) if isinstance(one, str) else one for one in objective.columns]
+    problems: list[RecordProblem] = []
+    found = [{one.name: _column(record, one, problems) for one in wanted} for record in records]
+    if problems:
+        names = ", ".join(dict.fromkeys(repr(one.field) for one in problems))
+        raise DataError(f"{objective.name} cannot read the column {names} of these records.", problems)
+    return found
+
+
+def _column(record: Record, column: Column, problems: list[RecordProblem]) -> list[float]:
+    value = record.extra.get(column.name, column.default)
+    limits = [
+        f"{word} {limit:g}"
+        for word, limit in (("at least", column.low), ("at most", column.high))
+        if math.isfinite(limit)
+    ]
+    expected = " ".join(["a number or a list of numbers", " and ".join(limits)]).strip()
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if value is None:
+        problems.append(record.problem(column.name, "is missing", expected))
+    elif not all(
+        isinstance(one, int | float) and math.isfinite(one) and column.low <= one <= column.high
+        for one in values
+    ):
+        problems.append(record.problem(column.name, f"is {str(value)[:60]}", expected))
+    else:
+        return [float(one) for one in values]
+    return []

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -134,6 +135,22 @@ class ObjectiveState(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers that an objective reads.
+
+    Attributes:
+        low, high: least and greatest value.
+        default: of records without it; None: every record needs it.
+    """
+
+    name: str
+    _: KW_ONLY
+    low: float = -math.inf
+    high: float = math.inf
+    default: float | None = None
+
+
 @dataclass(kw_only=True)
 class NoConstants:
     """For objectives without constants."""
@@ -152,7 +169,8 @@ class Declaration:
         reference: it compares with a frozen reference model.
         normalise: see `Losses.losses`.
         constants: dataclass of its constants (options with sources); an instance is passed to the function.
-        columns: names in `Record.extra` that it needs as tensors in `ScoredBatch.extras`.
+        columns: what it needs of `Record.extra` as tensors in `ScoredBatch.extras`: names of columns that every record
+            has, or a `Column` with limits or a default.
         equation: the loss in LaTeX, for the docs and `--objective-help`.
         when: one line: when to choose it.
         prepare: applied once to all encoded records, with the length limit of prompt and response together; may add
@@ -167,7 +185,7 @@ class Declaration:
     reference: bool
     normalise: Normalisation = "records"
     constants: type = NoConstants
-    columns: tuple[str, ...] = ()
+    columns: tuple[str | Column, ...] = ()
     equation: str = ""
     when: str = ""
     prepare: Prepare | None = None

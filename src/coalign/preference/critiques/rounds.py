@@ -9,12 +9,10 @@ from typing import Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
-from coalign.data.splits import split_records
-from coalign.data.usable import repeated_ids
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
 from coalign.loops.labelling import Labelling
+from coalign.loops.prompts import read_prompts
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
 from coalign.models.types import Sampling
@@ -39,16 +37,7 @@ def read_judged_prompts(config: Any) -> tuple[list[JudgedPrompt], list[JudgedPro
         DataError: the file cannot be read, prompts without constraints and no critic to criticise in words, an id
             that occurs twice, or fewer prompts than rounds.
     """
-    records = read_records(config.prompts, kind="prompt", limit=config.limit).records
-    problems = repeated_ids(records)
-    if problems:
-        raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
-    training, held_out = split_records(records, config.eval_fraction, config.seed)
-    if len(training) < config.rounds:
-        raise DataError(
-            f"{config.prompts}: {len(training)} prompts to train on for {config.rounds} rounds.",
-            hint="Give more prompts, or fewer --rounds.",
-        )
+    training, held_out = read_prompts(config)
     checked = config.critic is None
     return _prompts(training, checked), _prompts(held_out, checked)
 

@@ -1,4 +1,4 @@
-"""Objectives on pairs: DPO, cDPO, IPO, hinge with reference; CPO, SimPO, ORPO, SLiC-HF without.
+"""Objectives on pairs: DPO, cDPO, DPO on soft labels, IPO, hinge with reference; CPO, SimPO, ORPO, SLiC-HF without.
 
 The loss functions are pure: they take [R] log-probabilities summed over response tokens (prompt not counted), and
 [R] response lengths in tokens where they average, and return [R] losses, not reduced. Gradients flow through the
@@ -25,7 +25,7 @@ from coalign.training.losses.pairs import (
     reference_pairs,
 )
 from coalign.training.losses.supervised import Reduction, nll_loss
-from coalign.training.objective import Losses, ScoredBatch, objective
+from coalign.training.objective import Column, Losses, ScoredBatch, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +34,16 @@ Smoothing = Annotated[float, Ge(0), Lt(0.5)]
 """The assumed share of pairs whose labels are swapped."""
 
 
-def logistic_loss(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """[R] `-(1 - e) log sig(z) - e log sig(-z)`: each label is wrong with probability e."""
+def logistic_loss(margins: Tensor, label_smoothing: float | Tensor = 0.0) -> Tensor:
+    """[R] `-(1 - e) log sig(z) - e log sig(-z)`: each label is wrong with probability e.
+
+    Args:
+        label_smoothing: e, of all pairs or [R] of each; no gradient flows into it.
+    """
     losses = -torch.nn.functional.logsigmoid(margins)
-    if label_smoothing:
+    if isinstance(label_smoothing, torch.Tensor):
+        label_smoothing = label_smoothing.detach()
+    if isinstance(label_smoothing, torch.Tensor) or label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * torch.nn.functional.logsigmoid(-margins)
     return losses
 
@@ -49,11 +55,11 @@ def dpo_loss(
     reference_rejected_logps: Tensor,
     *,
     beta: float,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
 ) -> Tensor:
     """[R] `-log sig(beta (h_w - h_l))`: Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
 
-    With `label_smoothing` e > 0 cDPO (Mitchell 2023): `-(1 - e) log sig(z) - e log sig(-z)`.
+    With `label_smoothing` e > 0 cDPO (Mitchell 2023): `-(1 - e) log sig(z) - e log sig(-z)`; [R] one for each pair.
     """
     chosen = policy_chosen_logps - reference_chosen_logps
     rejected = policy_rejected_logps - reference_rejected_logps
@@ -204,7 +210,30 @@ def cdpo(batch: ScoredBatch, constants: CDPOConstants) -> Losses:
     return _dpo(batch, beta=constants.beta, label_smoothing=constants.label_smoothing)
 
 
-def _dpo(batch: ScoredBatch, *, beta: float, label_smoothing: float = 0.0) -> Losses:
+CONFIDENCE, WEIGHT = "confidence", "weight"
+"""Columns of pairs: how probable it is that the order is right, and how much the pair counts."""
+
+
+@objective(
+    "soft_dpo",
+    data="preference",
+    reference=True,
+    constants=DPOConstants,
+    columns=(Column(CONFIDENCE, low=0, high=1, default=1.0), Column(WEIGHT, low=0, default=1.0)),
+    equation=r"w \left[-c \log \sigma(z) - (1 - c) \log \sigma(-z)\right], \quad z = \beta (h_w - h_l)",
+    when="Each pair says how far its label is to be trusted (columns `confidence` and `weight`), as self-made ones do.",
+)
+def soft_dpo(batch: ScoredBatch, constants: DPOConstants) -> Losses:
+    """DPO with a label smoothing and a weight for each pair: cDPO with e = 1 - confidence, times the weight.
+
+    The mean is over the records, not over their weights.
+    """
+    confidence = batch.extras[CONFIDENCE]
+    found = _dpo(batch, beta=constants.beta, label_smoothing=1 - confidence)
+    return Losses(batch.extras[WEIGHT] * found.losses, {**found.metrics, "labels/confidence": confidence})
+
+
+def _dpo(batch: ScoredBatch, *, beta: float, label_smoothing: float | Tensor = 0.0) -> Losses:
     pairs = (*policy_pairs(batch), *reference_pairs(batch))
     losses = dpo_loss(*pairs, beta=beta, label_smoothing=label_smoothing)
     return Losses(losses, pair_metrics(batch, *implicit_rewards(batch, beta)))

@@ -279,6 +279,13 @@ class Monitor(TrainerCallback):
 
 
 def earlier_lengths(run: Run, name: str) -> list[float]:
-    """Mean response length of the trainings before `name` in this run, in order."""
+    """Mean response length of the trainings before `name` in this run, in order; of those with its objective, because
+    others (on demonstrations, before the rounds) learn from what the model did not write.
+    """
     plans = {event["stage"]: event for event in run.events("plan") if event["responses"]}
-    return [plan["response_tokens"] / plan["responses"] for stage, plan in plans.items() if stage != name]
+    objective = plans[name].get("objective") if name in plans else None
+    return [
+        plan["response_tokens"] / plan["responses"]
+        for stage, plan in plans.items()
+        if stage != name and objective in (None, plan.get("objective"))
+    ]

@@ -1,0 +1,66 @@
+"""Log-probabilities of a round's responses under a model, kept row by row and continued after a kill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.progress import progress
+from coalign.loops.rows import Keep, Row, fill_rows
+
+if TYPE_CHECKING:
+    from coalign.models.implicit_reward import SequenceLogps
+    from coalign.models.options import ModelOptions
+
+CHUNK = 32
+"""Prompts that are scored and kept together: always the same ones, so that numbers do not depend on where a run was cut."""
+
+
+def scored_logps(
+    path: Path, rows: Sequence[Row], policy: ModelOptions, limits: Any, *, label: str
+) -> SequenceLogps:
+    """Log-probabilities of the `responses` of `rows` under the model of `policy`.
+
+    Args:
+        path: keeps a row a prompt: `id`, `logps` (sums over tokens, null where the prompt leaves no room) and
+            `scored_tokens`.
+        limits: has `max_length` and `max_prompt_length`, as the training that follows.
+    """
+    from coalign.models.files.loading import load_model, load_tokenizer
+    from coalign.models.implicit_reward import SequenceLogps, sequence_logps
+
+    def work(done: list[int], keep: Keep) -> None:
+        model, tokenizer = load_model(policy, training=False), load_tokenizer(policy)
+        with progress(sum(len(row["responses"]) for row in rows), label, unit="response") as bar:
+            for start in range(0, len(rows), CHUNK):
+                part = rows[start : start + CHUNK]
+                places = range(start, start + len(part))
+                if {*places} <= {*done}:
+                    bar.advance(sum(len(row["responses"]) for row in part))
+                    continue
+                found = sequence_logps(
+                    model,
+                    tokenizer,
+                    [row["prompt"] for row in part],
+                    [row["responses"] for row in part],
+                    max_length=limits.max_length,
+                    max_prompt_length=limits.max_prompt_length,
+                    on_batch=bar.advance,
+                )
+                keep(
+                    {
+                        place: {
+                            "logps": [None if math.isnan(one) else one for one in sums],
+                            "scored_tokens": n,
+                        }
+                        for place, sums, n in zip(places, found.sums, found.tokens, strict=True)
+                    }
+                )
+
+    kept = fill_rows(path, [row["id"] for row in rows], work)
+    return SequenceLogps(
+        [[math.nan if one is None else one for one in row["logps"]] for row in kept],
+        [row["scored_tokens"] for row in kept],
+    )
