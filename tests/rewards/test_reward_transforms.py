@@ -82,7 +82,9 @@ def test_calibrated_rewards_of_the_samples_have_the_mean_one_half(samples: list[
     found = calibrated(samples, [samples] * len(samples))
     assert float(found.mean()) == pytest.approx(0.5)
     np.testing.assert_array_equal(calibrated(np.exp(samples), [np.exp(samples)] * len(samples)), found)
-    np.testing.assert_allclose(calibrated(np.negative(samples), [np.negative(samples)] * len(samples)), 1 - found)
+    np.testing.assert_allclose(
+        calibrated(np.negative(samples), [np.negative(samples)] * len(samples)), 1 - found
+    )
     order = np.argsort(samples)
     assert (np.diff(found[order]) >= 0).all()
 
@@ -115,6 +117,6 @@ def test_exponentials_rise_and_are_at_most_one_when_normalised(first: float, sec
         (lambda: calibrated([1.0], [[math.inf]]), "not finite"),
     ],
 )
-def test_what_is_refused(call, message: str):  # noqa: ANN001
+def test_what_is_refused(call, message: str):
     with pytest.raises(ValueError, match=message):
         call()

@@ -36,7 +36,7 @@ def policies(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[float]]:
     return p / p.sum(), q / q.sum(), rewards
 
 
-def enumerated(p: np.ndarray, q: np.ndarray, rewards: list[float], n: int, pick) -> float:  # noqa: ANN001
+def enumerated(p: np.ndarray, q: np.ndarray, rewards: list[float], n: int, pick) -> float:
     """The win rate by going through every pair of groups."""
     groups = list(itertools.product(range(len(p)), repeat=n))
     total = 0.0
@@ -93,7 +93,7 @@ def test_the_best_of_n_beats_one_sample_by_n_over_n_plus_one():
 def test_samples_give_the_mean_over_all_groups(mine: list[float], others: list[float]):
     standard, best, worst = sampled_win_rates(mine, others, 3)
 
-    def mean(size: int, pick) -> float:  # noqa: ANN001
+    def mean(size: int, pick) -> float:
         pairs = itertools.product(itertools.combinations(mine, size), itertools.combinations(others, size))
         credits = [(a > b) + 0.5 * (a == b) for a, b in ((pick(x), pick(y)) for x, y in pairs)]
         return sum(credits) / len(credits)
@@ -153,8 +153,10 @@ def at_kl(transform: np.ndarray, kl: float, n: int = 4) -> WinRates:
     return quantile_win_rates(tilted_density(transform, high), n)
 
 
-@pytest.mark.parametrize(("procedure", "strength"), [("best_of_n", 0.5), ("worst_of_n", 0.5), ("best_of_n", 0.3)])
-def test_no_other_transform_wins_more_at_the_same_divergence(procedure, strength: float):  # noqa: ANN001
+@pytest.mark.parametrize(
+    ("procedure", "strength"), [("best_of_n", 0.5), ("worst_of_n", 0.5), ("best_of_n", 0.3)]
+)
+def test_no_other_transform_wins_more_at_the_same_divergence(procedure, strength: float):
     transform, density = optimal_transform(4, strength, procedure)
     best = quantile_win_rates(density, 4)
     np.testing.assert_allclose(tilted_density(transform, strength), density, rtol=1e-6)

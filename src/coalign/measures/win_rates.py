@@ -147,7 +147,13 @@ def tilted_density(transform: Array, strength: float) -> Array:
 
 
 def optimal_transform(
-    n: int, strength: float, procedure: Procedure, *, cells: int = 2000, tolerance: float = 1e-10, iterations: int = 20_000
+    n: int,
+    strength: float,
+    procedure: Procedure,
+    *,
+    cells: int = 2000,
+    tolerance: float = 1e-10,
+    iterations: int = 20_000,
 ) -> tuple[Array, Array]:
     """The transform Phi whose optimal policy wins most under best-of-N (worst-of-N) at its KL strength, and that policy's density.
 
