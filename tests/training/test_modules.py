@@ -109,22 +109,31 @@ def test_a_term_without_rows_adds_nothing(tmp_path: Path) -> None:
     assert row["eval_loss"] == pytest.approx(row["eval_above"], rel=1e-6)
 
 
-def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_evaluation", [True, False])
+def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path, in_evaluation: bool) -> None:
     class Killed(Squares):
         def loss(self, model: nn.Module, batch: dict[str, Any], state: Any) -> Losses:
-            if state.global_step == 4:
+            if state.global_step == (3 if in_evaluation else 4) and model.training != in_evaluation:
                 raise KeyboardInterrupt
             return super().loss(model, batch, state)
 
-    whole, _, _ = train(tmp_path / "a", Squares(), save_steps=3)
+    options = {"save_steps": 3, "logging_steps": 2, "held_out": 7}
+    whole, undisturbed, _ = train(tmp_path / "a", Squares(), **options)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", Killed(), save_steps=3)
+        train(tmp_path / "b", Killed(), **options)
     task = Squares()
-    resumed, fit, run = train(tmp_path / "b", task, save_steps=3)
+    resumed, fit, run = train(tmp_path / "b", task, **options)
     assert torch.equal(whole, resumed)
     assert fit.steps == 6
     assert task.seen == 40, "what a task keeps goes on from the checkpoint"
     assert [plan["done"] for plan in run.events("plan")] == [0, 3]
+    timed = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+    rows = [
+        [{k: v for k, v in row.items() if k not in timed} for row in one.history]
+        for one in (undisturbed, fit)
+    ]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0] if "eval_loss" in row] == [3, 6]
 
 
 def test_the_plan_is_told_and_metrics_are_means_over_the_interval(

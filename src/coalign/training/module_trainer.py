@@ -7,6 +7,7 @@ depend on how a step is cut into micro-batches or spread over processes.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence, Sized
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
+from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
 from coalign.models.quiet import no_weight_bars
@@ -34,6 +36,8 @@ from coalign.training.watch.plan import Estimate
 
 ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6
+INTERVAL = "interval.json"
+"""In a checkpoint: the sums since the last log line before it."""
 
 
 class ModuleTrainer(WholeCheckpoints, Trainer):
@@ -67,13 +71,16 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the step's count itself
         self._sums = _no_sums()
         self._step_ids: list[str] = []
+        self._interval: dict[str, Any] = {}
+        self._resumed: Path | None = None
         self._bar = ProgressBar("Training")
 
     def watch(self, run: Run, name: str, monitor: Monitor, *, quiet: bool = False) -> None:
         """Show progress, write the log lines to the run, and watch for signs of failure."""
         for unused in (PrinterCallback, ProgressCallback):
             self.remove_callback(unused)
-        for one in (self._bar, RunEvents(run, name), monitor, *([] if quiet else [Estimate(run, name)])):
+        shown = [] if quiet else [Estimate(run, name)]
+        for one in (self._bar, RunEvents(run, name), monitor, *shown, Resumed(self)):
             self.add_callback(one)
 
     def complete(self, checkpoint: Path | None) -> list[dict[str, float]]:
@@ -177,6 +184,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         if "loss" in logs:
             logs = {**logs, **self._means(self._sums)}
             self._sums.clear()
+        if "train_loss" in logs:  # Transformers' own is over the steps since the last start
+            logs = {**logs, "train_loss": self._total_loss_scalar / max(self.state.global_step, 1)}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -186,10 +195,14 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         means = {}
         for name in sorted(sums):
-            both = sums[name].to(torch.float32 if self.args.device.type == "mps" else torch.float64)
-            total, count = cast(Tensor, self.accelerator.reduce(both.to(self.args.device), reduction="sum"))
+            total, count = self._reduced(sums[name])
             means[name] = float(_normalised(total, count))
         return means
+
+    def _reduced(self, sums: Tensor) -> Tensor:
+        """A sum and a count over all processes."""
+        both = sums.to(torch.float32 if self.args.device.type == "mps" else torch.float64)
+        return cast(Tensor, self.accelerator.reduce(both.to(self.args.device), reduction="sum"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As Transformers does it, without its progress bar, and without peft asking the hub about the base's
@@ -207,13 +220,46 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
                     self.processing_class.save_pretrained(folder)
                 torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        mean = self.accelerator.reduce(self._tr_loss.detach().clone(), reduction="mean")
+        sums = {name: self._reduced(self._sums[name]).tolist() for name in sorted(self._sums)}
+        self._interval = {
+            "last": self._globalstep_last_logged,
+            "loss": float(cast(Tensor, mean)),
+            "total": self._total_loss_scalar,
+            "sums": sums,
+        }
+        super()._save_checkpoint(model, trial)
+
     def save_more(self, folder: Path) -> None:
-        """What the task keeps from step to step."""
+        """What the task keeps from step to step, and what was summed up since the last log line."""
         self.task.save(folder)
+        write_json(folder / INTERVAL, self._interval)
+
+    def begin(self) -> None:
+        """Take up the sums of the interval between two log lines that a loaded checkpoint lies in, and make up for the
+        evaluation at the end of its epoch, which comes after the checkpoint.
+        """
+        if self._resumed is None:
+            return
+        if (self._resumed / INTERVAL).exists():  # checkpoints of earlier versions have none
+            kept = json.loads((self._resumed / INTERVAL).read_text(encoding="utf-8"))
+            self._globalstep_last_logged = kept["last"]
+            self._tr_loss += kept["loss"]
+            self._total_loss_scalar = kept["total"]
+            if self.accelerator.is_main_process:
+                for name, pair in kept["sums"].items():
+                    self._sums[name] = torch.tensor(pair, dtype=torch.float64)
+        ended = self.state.epoch is not None and self.state.epoch > 0 and float(self.state.epoch).is_integer()
+        if ended and self.args.eval_strategy == "epoch" and self.eval_dataset is not None:
+            rows = self.state.log_history
+            if not any(row.get("step") == self.state.global_step and "eval_loss" in row for row in rows):
+                self.evaluate()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.task.load(Path(resume_from_checkpoint))
+        self._resumed = Path(resume_from_checkpoint)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
@@ -239,6 +285,16 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
             + (f", in the batch of {self.task.examples} {named}." if ids else "."),
             hint=f"The last good step is saved in {folder}. Lower the learning rate, or {self.task.advice}.",
         )
+
+
+class Resumed(TrainerCallback):
+    """Lets a trainer go on inside an interval, once Transformers has set its sums to nothing."""
+
+    def __init__(self, trainer: ModuleTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin()
 
 
 def training_arguments(
