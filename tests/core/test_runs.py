@@ -143,3 +143,41 @@ def test_new_paths_do_not_collide_and_lists_are_in_order(tmp_path: Path) -> None
     assert paths[0] != paths[1]
     assert [run.path for run in list_runs(tmp_path)] == paths
     assert list(list_runs(tmp_path / "absent")) == []
+
+
+@dataclass(kw_only=True)
+class Learning:
+    data: list[str] = option([], "files")
+    eval_prompts: Path | None = option(None, "a file")
+    replies: Path | None = option(None, "a file that the run writes")
+
+
+def test_work_goes_on_only_with_the_data_that_it_was_done_with(tmp_path: Path) -> None:
+    names = ("a.jsonl", "b.jsonl", "held.jsonl", "replies.jsonl", "shards/1.jsonl")
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{name}\n")
+    a, b, held, replies, shard = (tmp_path / name for name in names)
+    config = Learning(
+        data=[str(a), f"{b},weight=2", str(shard.parent), str(tmp_path / "*.csv"), "-", "hub/name"],
+        eval_prompts=held,
+        replies=replies,
+    )
+    run = Run.start(tmp_path / "run", "m", config)
+    a.write_text("mended before any work\n")
+    Run.start(tmp_path / "run", "m", config)
+    (run.artefacts / "rows.jsonl").write_text("{}\n")
+    replies.write_text("a run writes here\n")
+    Run.start(tmp_path / "run", "m", config)
+    for changed in (a, b, held, shard):
+        kept = changed.read_text()
+        changed.write_text("other")
+        with pytest.raises(
+            RunError, match=rf"(?s)was started with other data:.*{changed.name[:1]}.*content now"
+        ):
+            Run.start(tmp_path / "run", "m", config)
+        changed.write_text(kept)
+    held.unlink()
+    with pytest.raises(RunError, match=r"held\.jsonl: is gone"):
+        Run.start(tmp_path / "run", "m", config)

@@ -134,6 +134,8 @@ def test_the_interface(tmp_path: Path) -> None:
     assert client.post("/api/verdict", json={"index": 0, "said": "tie"}).json()["pair"]["index"] == 1
     assert client.post("/api/verdict", json={"index": 0, "said": "up"}).status_code == 400
     assert client.post("/api/verdict", content=b"{").status_code == 400
+    as_json = {"content-type": "application/json"}
+    assert client.post("/api/verdict", content=b"{", headers=as_json).status_code == 400
     assert client.post("/api/undo", json={}).json()["pair"]["index"] == 0
     assert client.get("/static/../secret").status_code == 404
     foreign = client.post("/api/undo", json={}, headers={"origin": "http://evil.example"})

@@ -91,12 +91,53 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     assert "coalign quickstart" in client_of(tmp_path / "none").get("/").text
 
 
-def test_a_damaged_run_is_listed_as_unreadable(root: Path) -> None:
-    (root / "second" / "status.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"state": ["done"]}', '{"state": 7}', "[" * 100_000])
+def test_a_damaged_run_is_listed_as_unreadable(root: Path, text: str) -> None:
+    (root / "second" / "status.json").write_text(text)
     client = client_of(root)
     assert "unreadable" in client.get("/").text
     states = {row["name"]: row["state"] for row in client.get("/api/runs").json()}
     assert states == {"first": "done", "second": "unreadable"}
+    assert client.get("/runs/second").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("events.jsonl", '{"time": "noon", "event": "late"}\n{"time": 1e300}\n[1]\n7\n', "noon"),
+        ("events.jsonl", "{no}\n", "events.jsonl:1: not JSON"),
+        ("config.yaml", "[1, 2]", "holds a list"),
+        ("config.yaml", "day: 2026-02-31", "not valid YAML"),
+        ("status.json", '{"state": "done", "started": 7, "headline": {"a": 1}, "method": null}', "done"),
+    ],
+)
+def test_what_is_damaged_in_a_run_is_said_on_its_page(root: Path, file: str, text: str, said: str) -> None:
+    (root / "second" / file).write_text(text)
+    client = client_of(root)
+    assert client.get("/").status_code == 200
+    answer = client.get("/runs/second")
+    assert answer.status_code == 200
+    assert said in answer.text
+
+
+def test_a_report_outside_of_the_folder_is_not_given(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret.html"
+    elsewhere.write_text("private")
+    (root / "first" / "report.html").unlink()
+    (root / "first" / "report.html").symlink_to(elsewhere)
+    answer = client_of(root).get("/runs/first/report")
+    assert answer.status_code == 404
+    assert "private" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"[" * 100_000, "application/json"), (b"{}", "text/plain"), (b"{}", None)]
+)
+def test_only_json_that_says_so_is_taken(root: Path, body: bytes, kind: str | None) -> None:
+    headers = {"content-type": kind} if kind else {}
+    assert client_of(root).post("/api/generate", content=body, headers=headers).status_code == 400
 
 
 def test_a_run_shows_its_events_and_options(root: Path) -> None:
@@ -180,7 +221,7 @@ def test_a_model_that_fails_to_load_is_an_error_line_and_only_listed_ones_are_lo
     ],
 )
 def test_bad_requests_are_explained(root: Path, body: bytes, message: str) -> None:
-    answer = client_of(root).post("/api/generate", content=body)
+    answer = client_of(root).post("/api/generate", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert message in answer.json()["error"]
 

@@ -132,7 +132,7 @@ def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
             continue
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CoalignError(f"{source}:{number}: not JSON ({error}); the file was changed.") from error
     return rows
 

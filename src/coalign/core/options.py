@@ -333,7 +333,7 @@ def load_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates that do not exist
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if loaded is None:
         return {}

@@ -2,6 +2,7 @@
 
 config.yaml        the whole configuration
 environment.json   versions, hardware, seed, commit, command
+data.json          the files of data by a hash of their content
 events.jsonl       what happened: one JSON object a line with `time`, `event` and its fields
 status.json        method, state (running, interrupted, done, failed), headline figures
 artefacts/         what stages produced (JSON Lines, JSON)
@@ -30,14 +31,17 @@ from typing import Any, TypeVar
 from coalign.core import options
 from coalign.core.errors import RunError
 from coalign.core.files import append_rows, atomic_path, read_rows, remove_stale, write_json
+from coalign.core.inputs import assert_unchanged, fingerprints
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
 _SECRET_FLAG = re.compile(r"(^|[-_])(token|key|secret|password)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"(?<=://)[^/@\s]+(?=@)|\b(hf_|sk-)[\w-]{8,}")
-_UNFINISHED_START = {"artefacts", "config.yaml", "environment.json"}
+_UNFINISHED_START = {"artefacts", "config.yaml", "data.json", "environment.json"}
+_NO_WORK = {"rejects.jsonl"}
 _LOCKS: dict[Path, int] = {}
 
 T = TypeVar("T")
+STATES = ("running", "interrupted", "done", "failed", "unreadable")
 
 
 class Run:
@@ -77,7 +81,7 @@ class Run:
 
         Raises:
             RunError: the folder belongs to another method or configuration (the differing keys are named), it
-                holds files of something else, or another process is working in it.
+                holds files of something else, its data has changed since, or another process is working in it.
         """
         run = cls(path)
         if not is_main_process():
@@ -86,6 +90,7 @@ class Run:
         if (path / "status.json").exists():
             run._assert_same(method, config)
             _lock(path)
+            run._assert_same_data(config)
             remove_stale(path)
             run.log("resumed")
             run.set_status(state="running")
@@ -100,6 +105,7 @@ class Run:
         _lock(path)
         options.save(config, path / "config.yaml")
         write_json(path / "environment.json", environment(seed))
+        write_json(path / "data.json", fingerprints(options.to_dict(config)))
         write_json(path / "status.json", {"method": method, "state": "running", "started": _now()})
         run.log("started", method=method)
         return run
@@ -121,15 +127,12 @@ class Run:
         Raises:
             RunError: the file cannot be read.
         """
-        try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / 'status.json'}: cannot be read ({error}).") from error
+        return _mapping(self.path / "status.json")
 
     @property
     def state(self) -> str:
         """`running`, `interrupted`, `done` or `failed`. A run whose process was killed is interrupted."""
-        state = self.status().get("state", "interrupted")
+        state = str(self.status().get("state", "interrupted"))
         return "interrupted" if state == "running" and not _is_locked(self.path) else state
 
     def set_status(self, **fields: Any) -> None:
@@ -144,6 +147,8 @@ class Run:
             status, state = self.status(), self.state
         except RunError:
             status, state = {}, "unreadable"
+        if state not in STATES:
+            state = "unreadable"
         return {
             "method": str(status.get("method", "?")),
             "state": state,
@@ -156,7 +161,7 @@ class Run:
         return options.load_file(self.path / "config.yaml")
 
     def environment(self) -> dict[str, Any]:
-        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        return _mapping(self.path / "environment.json")
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event to `events.jsonl`."""
@@ -166,7 +171,7 @@ class Run:
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         rows = read_rows(self.path / "events.jsonl", repair=True)
-        return [row for row in rows if event is None or row["event"] == event]
+        return [row for row in rows if isinstance(row, dict) and event in (None, row.get("event"))]
 
     def _assert_same(self, method: str, config: Any) -> None:
         status = self.status()
@@ -186,6 +191,18 @@ class Run:
             )
         if changed:
             options.save(config, self.path / "config.yaml")
+
+    def _assert_same_data(self, config: Any) -> None:
+        """Work that was done goes on with the data that it was done with; before any is done data may be mended."""
+        kept = self.path / "data.json"
+        if not self._has_work():
+            write_json(kept, fingerprints(options.to_dict(config)))
+        elif kept.exists():  # runs of earlier versions have none
+            assert_unchanged(json.loads(kept.read_text(encoding="utf-8")), self.path)
+
+    def _has_work(self) -> bool:
+        made = [*self.artefacts.rglob("*"), *self.checkpoints.rglob("*"), *self.model.rglob("*")]
+        return any(one.is_file() and one.name not in _NO_WORK for one in made)
 
 
 def new_run_path(method: str, root: Path = Path("runs")) -> Path:
@@ -255,6 +272,21 @@ def _wait_for(path: Path, seconds: float = 120.0) -> None:
                 hint="Look at the first process's messages. All processes need the same --out.",
             )
         time.sleep(0.05)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a JSON file of the folder holds.
+
+    Raises:
+        RunError: it cannot be read, or is no mapping.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read ({error}).") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: cannot be read (a {type(value).__name__}, expected a mapping).")
+    return value
 
 
 def _visible(folder: Path) -> list[str]:

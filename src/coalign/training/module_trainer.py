@@ -221,7 +221,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
                 torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        mean = self.accelerator.reduce(self._tr_loss.detach().clone(), reduction="mean")
+        since_log: Any = self._tr_loss
+        mean = self.accelerator.reduce(since_log.detach().clone(), reduction="mean")
         sums = {name: self._reduced(self._sums[name]).tolist() for name in sorted(self._sums)}
         self._interval = {
             "last": self._globalstep_last_logged,

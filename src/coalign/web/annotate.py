@@ -222,7 +222,7 @@ def annotation_app(session: Session) -> FastAPI:
         return {**state(session.next_index()), "invisible": INVISIBLE, "out": str(session.out)}
 
     async def verdict(request: Any) -> Any:
-        asked = _body(await request.body())
+        asked = await _body(request)
         session.say(asked["index"], asked["said"])
         return responses.JSONResponse(state(session.next_index(asked["index"])))
 
@@ -235,8 +235,8 @@ def annotation_app(session: Session) -> FastAPI:
     return app
 
 
-def _body(data: bytes) -> dict[str, Any]:
-    asked = json_object(data)
+async def _body(request: Any) -> dict[str, Any]:
+    asked = await json_object(request)
     if type(asked.get("index")) is not int or not isinstance(asked.get("said"), str):
         raise ConfigError("request: expected a JSON object with index and said")
     return asked

@@ -83,15 +83,19 @@ def local_app(title: str, *, hosts: Iterable[str] = (), **options: Any) -> FastA
     return app
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in the body of a request.
+async def json_object(request: Any) -> dict[str, Any]:
+    """The JSON object in the body of a request, which says that it is JSON: what a form or plain text of another page
+    could send is refused by its type.
 
     Raises:
         ConfigError: it is none.
     """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ConfigError(f"request: its content type is {kind or 'missing'}, expected application/json")
     try:
-        value = json.loads(body)
-    except ValueError as error:
+        value = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"request: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError("request: expected a JSON object")

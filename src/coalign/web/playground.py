@@ -107,13 +107,13 @@ def load_streaming(model: str) -> tuple[Streaming, bool]:
     return TransformersGenerator(policy, tokenizer), bool(tokenizer.chat_template)
 
 
-def parse_request(body: bytes) -> Request:
+async def parse_request(request: Any) -> Request:
     """The request in a JSON body.
 
     Raises:
         ConfigError: it is not JSON, or a field is missing, unknown or out of range.
     """
-    return build(Request, json_object(body), where="request")
+    return build(Request, await json_object(request), where="request")
 
 
 async def as_lines(events: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -9,9 +9,9 @@ knows are taken, so no request reaches a file outside of the run folders.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coalign.core.catalogue import ROOMS, entries
 from coalign.core.errors import CoalignError, RunError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SANDBOX = "sandbox allow-scripts allow-popups allow-downloads"
 """Policy of a run's report: it brings a policy and scripts of its own and must not reach the workbench."""
+T = TypeVar("T")
 EVENTS = 200
 """Events that a run's page shows."""
 
@@ -88,7 +89,8 @@ def workbench(
     @app.get("/runs/{name}")
     def run(name: str) -> Any:
         found = _run(root, name)
-        rows = found.events()
+        damage: list[str] = []
+        rows = _or(damage, found.events, [])
         return page(
             "run.html.j2",
             place="/",
@@ -96,14 +98,17 @@ def workbench(
             run=run_row(found),
             events=[_event(row) for row in rows[-EVENTS:]][::-1],
             more=max(0, len(rows) - EVENTS),
-            options=found.config(),
+            options=_or(damage, found.config, {}),
+            damage=damage,
         )
 
     @app.get("/runs/{name}/report")
     def report(name: str) -> Any:
         found = _run(root, name)
         if not found.report.exists():
-            raise RunError(f"{name} has no report yet (its state: {found.state}).")
+            raise RunError(f"{name} has no report yet (its state: {found.summary()['state']}).")
+        if not found.report.resolve().is_relative_to(root.resolve()):
+            raise RunError(f"{name}: its report is a link to a file outside of {root}.")
         return responses.FileResponse(
             found.report, media_type="text/html", headers={"content-security-policy": SANDBOX}
         )
@@ -132,7 +137,7 @@ def workbench(
         return page("play.html.j2", place="/play", title="Side by side", models=listed, sides=sides)
 
     async def generate(request: Any) -> Any:
-        asked = parse_request(await request.body())
+        asked = await parse_request(request)
         if asked.model not in playground.names:
             known_models()
         return responses.StreamingResponse(
@@ -167,10 +172,23 @@ def _has_model(run: Run) -> bool:
     return (run.model / "config.json").exists() or (run.model / "adapter_config.json").exists()
 
 
+def _or(damage: list[str], read: Callable[[], T], otherwise: T) -> T:
+    """What `read` gives; where a file of the run is damaged, what is wrong with it is kept."""
+    try:
+        return read()
+    except CoalignError as error:
+        damage.append(str(error))
+        return otherwise
+
+
 def _event(row: dict[str, Any]) -> dict[str, str]:
     details = {key: value for key, value in row.items() if key not in ("time", "event")}
+    try:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.get("time", 0)))
+    except (TypeError, ValueError, OverflowError, OSError):
+        when = str(row.get("time"))
     return {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.get("time", 0))),
+        "time": when,
         "name": str(row.get("event", "?")),
         "details": ", ".join(f"{key} {value}" for key, value in details.items()),
     }

@@ -1,0 +1,97 @@
+"""The data of a run by content, so that a run that goes on goes on with the data that it was started with."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import RunError
+
+NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents)$")
+"""Options that name data: `data`, `eval_data`, `prompts`, ...; files that a run writes to are under other names."""
+_MANY = 10_000
+"""Files of a folder beyond which only names and sizes are compared."""
+
+
+def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """The content of every local file of data that a configuration names, by path; folders and globs as a whole.
+
+    Args:
+        config: plain values, as `coalign.core.options.to_dict` gives them. Hub ids and standard input have no content here.
+    """
+    found = {}
+    for name, value in config.items():
+        if NAMES.search(name):
+            for path in _paths(value):
+                found[path] = _fingerprint(path)
+    return {path: digest for path, digest in found.items() if digest}
+
+
+def assert_unchanged(before: Mapping[str, str], folder: Path) -> None:
+    """Refuse to go on where a file of data is another one by now.
+
+    Args:
+        before: `fingerprints` at the start.
+        folder: of the run, for the message.
+
+    Raises:
+        RunError: naming every file that has changed or is gone.
+    """
+    changed = [
+        f"  {path}: {'has another content now' if os.path.exists(path) or _has_magic(path) else 'is gone'}"
+        for path, digest in before.items()
+        if _fingerprint(path) != digest
+    ]
+    if changed:
+        raise RunError(
+            f"{folder} was started with other data:\n" + "\n".join(changed),
+            hint="Put the data back to continue the run, or give another --out.",
+        )
+
+
+def _paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _paths(value.get("path"))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _paths(one)
+    elif isinstance(value, str) and value not in ("", "-"):
+        # a part of a mix may carry its settings: `a.jsonl,weight=2`
+        bare = value if os.path.exists(value) else re.split(r",(?=\w+=)", value)[0]
+        yield os.path.abspath(bare)
+
+
+def _fingerprint(path: str) -> str:
+    """Empty where nothing is."""
+    if os.path.isfile(path):
+        return _digest(path)
+    if os.path.isdir(path):
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+        files = [one for one in files if not os.path.relpath(one, path).startswith(".")]
+    else:
+        files = (
+            [one for one in glob.glob(path, recursive=True) if os.path.isfile(one)]
+            if _has_magic(path)
+            else []
+        )
+    if not files:
+        return ""
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        content = _digest(file) if len(files) <= _MANY else str(os.path.getsize(file))
+        whole.update(f"{os.path.relpath(file, path)}\0{content}\0".encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _has_magic(path: str) -> bool:
+    return glob.has_magic(path)
