@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.core.options import OptionGroup
+from coalign.core.runs import Run
 from coalign.data.convert import convert
 from coalign.data.multiple_choice import as_text, choice_accuracy, read_questions
 from coalign.data.readers import read_records, scan_records
@@ -34,6 +37,11 @@ ZIPPED = gzip.compress(LINES, mtime=0)
 
 def pairs(found):
     return [(one.prompt[0]["content"], one.chosen, one.rejected) for one in found.records]
+
+
+@dataclass(kw_only=True)
+class Options(OptionGroup):
+    """None."""
 
 
 EXPECTED = [("one", "good", "bad"), ("two", "göod", "b\u2028ad")]
@@ -383,3 +391,20 @@ def test_a_question_for_a_model_without_a_template(tmp_path: Path) -> None:
     question = as_text(read_questions(question_file(tmp_path, row))[0])
     assert question.prompt[0]["content"] == "2 + 2?\nAnswer:"
     assert question.responses == (" 3", " 4")
+
+
+def test_a_run_folder_stands_for_the_records_that_its_run_made(tmp_path):
+    run = Run.start(tmp_path / "run", "a-system", Options())
+    with pytest.raises(DataError, match="a run that made no records"):
+        read_records(run.path)
+    made = run.artefacts / "round-1" / "kept.jsonl"
+    made.parent.mkdir()
+    made.write_bytes(LINES)
+    run.publish_records(made)
+    assert pairs(read_records(str(run.path))) == EXPECTED
+    made.write_bytes(LINES + b'{"odd": 1}\n')
+    with pytest.raises(DataError, match=r"1 of 3 records"):
+        read_records(run.path)
+    made.unlink()
+    with pytest.raises(DataError, match="made no records"):
+        read_records(run.path)

@@ -18,7 +18,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "vllm": (("vllm",), "generation with vLLM"),
-    "translation": (("defusedxml", "rapidfuzz", "sacrebleu"), "adaptive-mt"),
+    "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),

@@ -137,6 +137,31 @@ def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
     return rows
 
 
+def stream_rows(source: Path, *, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """The rows of a JSON Lines file one by one, each with the byte at which its line begins; an absent file has none.
+
+    A torn last line (left by a kill while appending) is passed over.
+
+    Args:
+        start: byte at which to begin, that of a line.
+
+    Raises:
+        CoalignError: a line is not JSON and it is not a torn last line.
+    """
+    if not source.exists():
+        return
+    with source.open("rb") as file:
+        place = file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield place, json.loads(line)
+            except ValueError as error:
+                raise CoalignError(f"{source}, byte {place}: not JSON ({error}); the file was changed.") from error
+            place += len(line)
+
+
 @contextlib.contextmanager
 def _clear_when_full(target: Path) -> Iterator[None]:
     try:

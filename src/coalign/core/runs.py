@@ -68,6 +68,16 @@ class Run:
             with atomic_path(self.model) as path:
                 shutil.copytree(folder, path)
 
+    def publish_records(self, path: Path) -> None:
+        """Name the file of records that the run made: what the run folder stands for where records are read."""
+        self.set_status(records=str(path.relative_to(self.path)))
+
+    @property
+    def records(self) -> Path | None:
+        """The file of records that the run made, None where it made none (or none yet)."""
+        name = self.status().get("records")
+        return None if name is None else self.path / name
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"

@@ -69,7 +69,7 @@ def read_records(
 
     Args:
         source: a JSON Lines, JSON, CSV or Parquet file (the first three also as .gz or .zst), a folder written by
-            `datasets`, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
+            `datasets`, a run folder whose run made records, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
         kind: what is wanted, when the columns allow more than one; `prompt` takes the prompts of any kind.
         split: of a data set of the hub or on disk.
         on_bad_record: `fail` raises with every problem; `skip` leaves bad records out and counts them.

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.core.runs import Run
 from coalign.data.messages import FieldError, describe
 
-FORMATS = ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder that datasets saved, a hub id, or -"
+FORMATS = ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder that datasets saved, a run folder, a hub id, or -"
 _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
 _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
@@ -57,6 +58,9 @@ def iter_rows(source: str | Path, split: str = "train") -> Iterator[Row]:
         return _json_lines(sys.stdin.buffer.read(), "<stdin>")
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "status.json").exists():
+            made = _made_by(path)
+            return _file_rows(made, str(made))
         return _saved_dataset(path, split)
     if path.is_file():
         return _file_rows(path, name)
@@ -105,6 +109,21 @@ def assert_unique(ids: Iterable[str], source: str) -> None:
                 f"{source}: the id {one!r} appears twice.", hint="Give every row its own id, or none."
             )
         seen.add(one)
+
+
+def _made_by(folder: Path) -> Path:
+    """The records that a run made.
+
+    Raises:
+        DataError: it made none.
+    """
+    made = Run.open(folder).records
+    if made is None or not made.is_file():
+        raise DataError(
+            f"{folder}: a run that made no records.",
+            hint="Let it end, or name a file of it: `artefacts/` holds what its stages made.",
+        )
+    return made
 
 
 def _suffix(path: Path) -> str:

@@ -6,13 +6,14 @@ Tokens are case-folded words as `coalign.measures.text_units` defines them, so f
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
-from coalign.measures.text_units import folded_words, ngrams
+import regex
 
-_ROUGE_WORD = re.compile(r"[^\W_]+")
+from coalign.measures.text_units import CJK, folded_words, ngrams
+
+_ROUGE_WORD = regex.compile(rf"[{CJK}]|(?:(?![{CJK}_])\w)+")
 
 
 def rarefied_distinct_n(texts: Sequence[str], n: int, size: int) -> float:
@@ -49,12 +50,19 @@ def compare_distinct_n(before: Sequence[str], after: Sequence[str], n: int) -> t
     return rarefied_distinct_n(before, n, size), rarefied_distinct_n(after, n, size), size
 
 
+def rouge_words(text: str) -> list[str]:
+    """The words that ROUGE compares: runs of letters and digits in lower case, without stemming; every Han, Hiragana or
+    Katakana character is one.
+    """
+    return _ROUGE_WORD.findall(text.lower())
+
+
 def rouge_1(prediction: str, reference: str) -> float:
     """ROUGE-1 F, in [0, 1]: the harmonic mean of unigram precision and recall, counts clipped (Lin 2004).
 
-    Words are runs of letters and digits in lower case, without stemming. Two texts without words give 0.
+    Words are those of `rouge_words`. Two texts without words give 0.
     """
-    found, wanted = (Counter(_ROUGE_WORD.findall(text.lower())) for text in (prediction, reference))
+    found, wanted = (Counter(rouge_words(text)) for text in (prediction, reference))
     shared = (found & wanted).total()
     return 2 * shared / (found.total() + wanted.total()) if shared else 0.0
 

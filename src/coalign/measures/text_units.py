@@ -22,11 +22,11 @@ import regex
 _ASCII_MARKS = str.maketrans(
     {**dict.fromkeys("‘’‚‛ʼ′", "'"), **dict.fromkeys("“”„‟«»″", '"'), **dict.fromkeys("‐‑‒–—−", "-")}
 )
-_CJK = r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
+CJK = r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
 _WORD = regex.compile(
-    rf"[{_CJK}]|(?:(?![{_CJK}_])[\w])+(?:(?:['’ʼ\-‐‑]|(?<=\d)[.,:/](?=\d))(?:(?![{_CJK}_])[\w])+)*"
+    rf"[{CJK}]|(?:(?![{CJK}_])[\w])+(?:(?:['’ʼ\-‐‑]|(?<=\d)[.,:/](?=\d))(?:(?![{CJK}_])[\w])+)*"
 )
-_EDGE_WORD = regex.compile(rf"(?![{_CJK}])\w")
+_EDGE_WORD = regex.compile(rf"(?![{CJK}])\w")
 _GRAPHEME = regex.compile(r"\X")
 _VISIBLE = regex.compile(r"[\p{L}\p{M}\p{N}\p{P}\p{S}]")
 _LIST_MARK = regex.compile(r"^[^\S\n]*(?:[-*+•‣◦–—]|\(?\d{1,3}[.)])[^\S\n]+", regex.MULTILINE)

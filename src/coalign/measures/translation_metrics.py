@@ -98,14 +98,11 @@ def _flores_works(metrics: Any) -> bool:
 
 
 def edit_similarity(one: str, other: str) -> tuple[int, float]:
-    """Word-level Levenshtein distance, and `1 - distance / words of the longer`; 1 for two empty texts.
+    """Word-level Levenshtein distance, and `1 - distance / words of the longer`; 1 for two empty texts."""
+    from rapidfuzz.distance import Levenshtein
 
-    Raises:
-        MissingExtraError: rapidfuzz is not installed.
-    """
-    levenshtein: Any = require("rapidfuzz.distance.Levenshtein", EXTRA)
     first, second = one.split(), other.split()
-    distance = levenshtein.distance(first, second)
+    distance = Levenshtein.distance(first, second)
     longer = max(len(first), len(second))
     return distance, 1 - distance / longer if longer else 1.0
 

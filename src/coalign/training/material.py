@@ -32,7 +32,7 @@ class DataOptions:
     __group__ = "Data"
 
     data: str = required(
-        "records to learn from: a file, a hub id, a saved dataset folder or - for standard input"
+        "records to learn from: a file, a hub id, a saved dataset folder, a run folder that made records or - for standard input"
     )
     eval_data: str | None = option(
         None, "records to evaluate on; else --eval-fraction of the prompts is held out"

@@ -8,12 +8,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 
 from coalign.core.cache import cache_root
-from coalign.core.extras import require
 from coalign.core.files import append_rows, atomic_path, read_rows
 from coalign.decoding.translation.prompts import Term
 from coalign.judging.verifiers.context import FUNCTION_WORDS
@@ -75,8 +74,6 @@ class TranslationMemory:
     _queries: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.retrieval != "embeddings":
-            require("rapidfuzz", "translation")
         if self.retrieval != "edit" and self.encoder is None:
             raise ValueError(f"retrieval {self.retrieval} needs an encoder")
         if self.journal:
@@ -141,9 +138,10 @@ class TranslationMemory:
         return [(one + other) / 2 for one, other in zip(cosines, self._edit_scores(source), strict=True)]
 
     def _edit_scores(self, source: str) -> list[float]:
-        levenshtein: Any = require("rapidfuzz.distance.Levenshtein", "translation")
+        from rapidfuzz.distance import Levenshtein
+
         mine = source.split()
-        return [levenshtein.normalized_similarity(mine, one.source.split()) for one in self.units]
+        return [Levenshtein.normalized_similarity(mine, one.source.split()) for one in self.units]
 
     def _query(self, source: str) -> Tensor:
         return self._queries[source] if source in self._queries else self._encode([source])[0]

@@ -1,0 +1,113 @@
+"""What a step of a pipeline is: local, ordered or a choice (`coalign.loops.pipeline`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
+
+from coalign.loops.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record that goes on.
+
+    Attributes:
+        row: its columns; an `id` is set by the pipeline: that of the record it was made from, numbered where several
+            came from one.
+        facts: what the manifest keeps of this step.
+    """
+
+    row: Row
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that ends here.
+
+    Attributes:
+        reason: a few words, the same for all that fall for it: they are counted.
+    """
+
+    row: Row
+    reason: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Made = Kept | Rejected
+
+
+class Named(Protocol):
+    """What every step has. `needs`: columns without which it cannot work."""
+
+    name: str
+
+    @property
+    def needs(self) -> Sequence[str]: ...
+
+
+class Local(Named, Protocol):
+    """A step without a memory.
+
+    It may have `alone = True` (begin a pass), `batch` (most records at a time) and `close()` (called after its pass).
+    """
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Sequence[Made]]:
+        """What becomes of each record, in their order."""
+        ...
+
+
+class Ordered(Named, Protocol):
+    """A step that keeps a record or rejects it by what it kept before. `full`: no further record will be kept."""
+
+    full: bool
+
+    def look(self, row: Row) -> Made:
+        """The record as it is, kept or rejected; nothing is remembered."""
+        ...
+
+    def remember(self, row: Row) -> None:
+        """A record that was kept, now or before a kill."""
+        ...
+
+
+@dataclass(frozen=True)
+class Picks:
+    """What a choice came to.
+
+    Attributes:
+        groups: places of the records that make one together, mostly one each; in the order of the result.
+        reason: of a record in no group, by its place.
+    """
+
+    groups: Sequence[int] | Sequence[tuple[int, ...]]
+    reason: Callable[[int], str]
+
+
+class Choice(Named, Protocol):
+    """A step that decides when it has seen a sketch of every record."""
+
+    def sketch(self, rows: Sequence[Row]) -> Sequence[Any]:
+        """What it keeps of each record in memory: a number or a few bytes."""
+        ...
+
+    def choose(self, sketches: Sequence[Any]) -> Picks: ...
+
+    def join(self, rows: Sequence[Row]) -> Sequence[Made]:
+        """The record or records that a group makes."""
+        ...
+
+
+Step = Local | Ordered | Choice
+
+
+def is_ordered(step: Step) -> TypeGuard[Ordered]:
+    """Whether a step decides by what it kept before."""
+    return hasattr(step, "remember")
+
+
+def is_choice(step: Step) -> TypeGuard[Choice]:
+    """Whether a step decides when it has seen every record."""
+    return hasattr(step, "choose")
