@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import tracemalloc
 from collections import Counter
@@ -95,7 +96,7 @@ def test_every_record_is_kept_or_has_a_reason(tmp_path: Path) -> None:
     assert all(one["reason"] and one["step"] and one["row"]["id"] == one["id"] for one in rejects)
     steps = done.manifest["steps"]
     assert [one["name"] for one in steps] == [one.name for one in every_kind()]
-    for one, later in zip(steps, steps[1:], strict=False):
+    for one, later in itertools.pairwise(steps):
         assert one["out"] >= later["in"]  # a full `Take` leaves the rest
         if one["name"] != "parts":
             assert one["in"] - one["out"] == sum(one["rejected"].values())
@@ -166,7 +167,10 @@ def artefacts_of(folder: Path) -> dict[str, Any]:
 
 
 def test_nothing_is_asked_again_when_the_last_batch_was_written(tmp_path: Path) -> None:
-    step = lambda: Ask("asked", Echo, lambda row: row["text"], lambda row, said: [Kept(row)], Sampling(), batch=4)  # noqa: E731
+    def step():
+        return Ask(
+            "asked", Echo, lambda row: row["text"], lambda row, said: [Kept(row)], Sampling(), batch=4
+        )
     run(tmp_path, words(10), [step()])
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "01-asked.done.json").unlink()
@@ -200,7 +204,13 @@ def test_batches_change_nothing(
 
 
 def test_the_first_of_duplicates_and_the_novel_are_kept(tmp_path: Path) -> None:
-    texts = ["Sort the list of names.", "Sort the list of the names!", "Write a poem.", "sort the list of names", ""]
+    texts = [
+        "Sort the list of names.",
+        "Sort the list of the names!",
+        "Write a poem.",
+        "sort the list of names",
+        "",
+    ]
     rows = [{"id": str(i), "text": one} for i, one in enumerate(texts)]
     novel = Novel("novel", lambda row: row["text"], 0.7, known=["Write a short poem."])
     done = run(tmp_path, rows, [novel], 2)
@@ -300,7 +310,10 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
         source = ({"id": str(i), "text": f"{i} " * 60, "n": i} for i in range(n))
         tracemalloc.start()
         run_pipeline(
-            tmp_path / str(n), source, [Filter("some", lambda row: None), Top("best", "n", share=0.1)], batch=50
+            tmp_path / str(n),
+            source,
+            [Filter("some", lambda row: None), Top("best", "n", share=0.1)],
+            batch=50,
         )
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -158,7 +158,9 @@ def stream_rows(source: Path, *, start: int = 0) -> Iterator[tuple[int, Any]]:
             try:
                 yield place, json.loads(line)
             except ValueError as error:
-                raise CoalignError(f"{source}, byte {place}: not JSON ({error}); the file was changed.") from error
+                raise CoalignError(
+                    f"{source}, byte {place}: not JSON ({error}); the file was changed."
+                ) from error
             place += len(line)
 
 

@@ -79,7 +79,12 @@ class Curated:
 
 
 def run_pipeline(
-    folder: Path, source: Iterable[Row], steps: Sequence[Step], *, total: int | None = None, batch: int = BATCH
+    folder: Path,
+    source: Iterable[Row],
+    steps: Sequence[Step],
+    *,
+    total: int | None = None,
+    batch: int = BATCH,
 ) -> Curated:
     """Send the records of `source` through `steps`; what is done already is not done again.
 
@@ -118,6 +123,7 @@ def read_source(source: str | Path) -> Iterable[Row]:
     Raises:
         DataError: while it is iterated: a row that cannot be read, or an id that appears twice.
     """
+
     class Rows:
         def __iter__(self) -> Iterator[Row]:
             seen: set[int] = set()
@@ -163,4 +169,16 @@ def _publish(done: Curated, passes: Sequence[Pass]) -> None:
     )
 
 
-__all__ = ["Choice", "Curated", "Kept", "Local", "Made", "Ordered", "Picks", "Rejected", "Step", "read_source", "run_pipeline"]
+__all__ = [
+    "Choice",
+    "Curated",
+    "Kept",
+    "Local",
+    "Made",
+    "Ordered",
+    "Picks",
+    "Rejected",
+    "Step",
+    "read_source",
+    "run_pipeline",
+]

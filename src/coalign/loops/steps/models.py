@@ -83,7 +83,16 @@ class Rate:
         items = [self.item(row) for row in rows]
         ratings = self.judge.rate(items, rubric=self.rubric, scale=self.scale, label=self.name)
         return [
-            [scored(row, self.column, one.score, one.failure or "", judge=self.judge.name, prompt_hash=one.prompt_hash)]
+            [
+                scored(
+                    row,
+                    self.column,
+                    one.score,
+                    one.failure or "",
+                    judge=self.judge.name,
+                    prompt_hash=one.prompt_hash,
+                )
+            ]
             for row, one in zip(rows, ratings, strict=True)
         ]
 

@@ -111,7 +111,9 @@ class Pass:
 
     def _stream(self, items: Iterator[Item], total: int | None) -> None:
         ready = sum(1 for _ in stream_rows(self.log))
-        done = ready // self._batch * self._batch  # a batch that was cut is worked on whole, and its rest is written
+        done = (
+            ready // self._batch * self._batch
+        )  # a batch that was cut is worked on whole, and its rest is written
         self._remember(done)
         with progress(total, ", ".join(step.name for step in self.steps) or "Reading", unit="record") as bar:
             bar.advance(done)
@@ -165,7 +167,10 @@ class Pass:
 
     def _choose(self, step: Choice, before: Pass) -> None:
         sketches: list[Any] = []
-        lines, within = array("Q"), array("I")  # where the log before has each record: byte of the line, place in it
+        lines, within = (
+            array("Q"),
+            array("I"),
+        )  # where the log before has each record: byte of the line, place in it
         records = (
             (place, number, one["row"])
             for place, line in stream_rows(before.log)
@@ -241,7 +246,9 @@ def _joined(step: Choice, group: Sequence[Item]) -> Line:
     item = group[0]
     if len(group) > 1:
         notes = {json.dumps(note, sort_keys=True): note for one in group for note in one.trace}
-        item = Item(item.row, [*notes.values(), {"step": step.name, "from": [one.row["id"] for one in group]}])
+        item = Item(
+            item.row, [*notes.values(), {"step": step.name, "from": [one.row["id"] for one in group]}]
+        )
     line: Line = {"kept": [], "rejected": [], "n": [0], "of": len(group)}
     for one, child in _children(step, item, step.join([each.row for each in group])):
         if isinstance(one, Kept):
