@@ -168,9 +168,8 @@ def artefacts_of(folder: Path) -> dict[str, Any]:
 
 def test_nothing_is_asked_again_when_the_last_batch_was_written(tmp_path: Path) -> None:
     def step():
-        return Ask(
-            "asked", Echo, lambda row: row["text"], lambda row, said: [Kept(row)], Sampling(), batch=4
-        )
+        return Ask("asked", Echo, lambda row: row["text"], lambda row, said: [Kept(row)], Sampling(), batch=4)
+
     run(tmp_path, words(10), [step()])
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "01-asked.done.json").unlink()
