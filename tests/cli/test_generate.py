@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from coalign.core.files import read_rows
 from coalign.models.generation.generator import TransformersGenerator
-from tests.preference.tiny_runs import write
+from tests.preference.tiny_runs import save_tiny_model, write
 
 WORDS = ("sea", "sky", "a", "green")
 OUT = Path("out.jsonl")
@@ -90,3 +93,45 @@ def test_methods_are_listed_with_their_options(coalign):
     assert result.code == 0
     assert "nudging (" in result.out
     assert "gamma=FLOAT" in result.out
+
+
+def test_rows_of_another_model_are_not_continued(generate, tiny_model, tmp_path, monkeypatch):
+    """The name is the same, the weights are not."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    command = ["--max-new-tokens", "4", "--batch-size", "1"]
+    decode, calls = TransformersGenerator._decode, []
+
+    def killed(self, part, job, meter):
+        calls.append(part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(self, part, job, meter)
+
+    monkeypatch.setattr(TransformersGenerator, "_decode", killed)
+    assert generate(*command, model="model").code == 130
+    save_tiny_model(model, seed=9)
+    other = generate(*command, model="model")
+    assert other.code == 2
+    assert "identity: the model under this name is another one now" in other.err
+    assert len(read_rows(Path("out.jsonl.partial"))) == 2
+    save_tiny_model(model)
+    assert generate(*command, model="model").code == 0
+
+
+def test_a_second_process_is_refused(generate):
+    """While one writes, the other neither runs nor writes."""
+    script = (
+        "import sys; from pathlib import Path; from coalign.core.files import hold_file;"
+        "lock = hold_file(Path('out.jsonl.partial'), hint=''); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    refused = generate("--max-new-tokens", "3")
+    assert refused.code == 1
+    assert "out.jsonl.partial is in use by another process" in refused.err
+    assert not OUT.exists()
+    other.communicate()
+    assert generate("--max-new-tokens", "3").code == 0

@@ -148,3 +148,42 @@ def test_addresses_that_hold_a_secret_or_are_none(address):
         BackendOptions(endpoint=address)
     assert "pass@" not in str(caught.value)
     assert "api_key=pass" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sk-proj-1234567890abcdef",
+        "hf_AbCdEfGhIjKlMnOp",
+        "deadbeef0123456789",
+        "abc def",
+        "QWERTYUIOPASDFGHJ",
+        "x" * 40,
+    ],
+)
+def test_a_key_in_the_place_of_its_variable_is_refused_and_not_shown(name):
+    with pytest.raises(ValueError, match="expected the name of an environment variable") as caught:
+        BackendOptions(endpoint="http://h/v1", endpoint_key_variable=name)
+    assert name not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "MY_KEY_2", "team_key", "KEY"])
+def test_names_of_variables_are_taken(name):
+    assert BackendOptions(endpoint="http://h/v1", endpoint_key_variable=name).endpoint_key_variable == name
+
+
+@pytest.mark.parametrize("key", ["geheim\nwort", "pass wort", "schlüssel-wort", "a\x00b-wort", "wort\u2028x"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(ask, monkeypatch, key):
+    if "\x00" in key:
+        monkeypatch.setattr(endpoint_client.os, "environ", {"MY_KEY": key})
+    else:
+        monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ConfigError, match="MY_KEY: its value cannot be sent as a key") as caught:
+        ask(key_variable="MY_KEY")
+    assert "wort" not in str(caught.value)
+
+
+def test_the_line_break_at_the_end_of_a_key_does_not_matter(server, ask, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret-123\r\n")
+    ask(key_variable="MY_KEY")
+    assert server.headers[0]["authorization"] == "Bearer secret-123"

@@ -59,6 +59,21 @@ def test_the_model_is_listed(client):
         client.models.retrieve("huge")
 
 
+def test_the_model_and_its_answers_say_what_it_is(client, generator):
+    """Its weights where they are known, else this start: a client that keeps answers can tell models apart."""
+    listed: Any = client.models.retrieve("tiny")
+    assert listed.fingerprint == f"start-{listed.started}"
+    answer = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=2)
+    assert answer.system_fingerprint == listed.fingerprint
+    served = [module._Server(module.Served("tiny", generator, None, mark)) for mark in ("hash", None, None)]
+    try:
+        assert served[0].listing()["fingerprint"] == "hash"
+        assert len({one.listing()["fingerprint"] for one in served}) == 3
+    finally:
+        for one in served:
+            one.worker.close()
+
+
 def test_a_chat_is_what_the_back_end_says(client, generator):
     answer = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=12, temperature=0)
     expected = generator.generate([ASKED], Sampling(12, temperature=0.0))[0][0]

@@ -71,13 +71,15 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def append_rows(target: Path, rows: Iterable[Any]) -> None:
+def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) -> None:
     """Append rows to a JSON Lines file with one write and one sync.
+
+    `ascii_only` escapes all else, so that texts that are not valid Unicode can be kept too.
 
     A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
     that fails leaves the file as it was.
     """
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    data = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows).encode("utf-8")
     with _clear_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a+b", buffering=0) as file:

@@ -220,21 +220,14 @@ def judge_name(options: JudgeOptions) -> str:
 
 
 def identity_of(options: JudgeOptions) -> dict[str, Any]:
-    """What replies depend on besides the request: back end, model, revision, and for a folder the state of its files."""
-    if options.chosen_backend == "endpoint":
-        return {"endpoint": options.endpoint, "model": options.endpoint_model}
-    from coalign.models.files.places import locate
+    """What replies depend on besides the request: back end, model and what the model is under its name."""
+    from coalign.models.backends import open as backends
+    from coalign.models.options import ModelOptions
 
-    place = locate(options.model, options.revision)
-    folder = Path(place.path)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return {
-        "model": place.name,
-        "revision": place.revision,
-        "files": [[one.name, one.stat().st_size, int(one.stat().st_mtime)] for one in files],
-        "dtype": options.dtype,
-        "backend": options.chosen_backend,
-    }
+    identity = backends.identity_of(ModelOptions.of(options), options)
+    if options.chosen_backend == "endpoint":
+        return {"endpoint": options.endpoint, "model": options.endpoint_model, "identity": identity}
+    return {"model": options.model, "identity": identity, "backend": options.chosen_backend}
 
 
 def _open_generator(options: JudgeOptions) -> Generator:

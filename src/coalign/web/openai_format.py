@@ -196,14 +196,16 @@ class Format:
     Args:
         chat: chat completions, else completions.
         model: name to report.
+        fingerprint: what the model is, whatever it is called.
     """
 
-    def __init__(self, *, chat: bool, model: str) -> None:
+    def __init__(self, *, chat: bool, model: str, fingerprint: str) -> None:
         self.chat = chat
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": fingerprint,
         }
 
     def answer(self, samples: list[Generation], usage: dict[str, int]) -> dict[str, Any]:

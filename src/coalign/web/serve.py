@@ -50,11 +50,14 @@ class Served:
         name: the model's name for clients.
         generator: what answers.
         key: what clients must send, None: nothing.
+        fingerprint: what the model is, whatever it is called (a hash of its weights), so that clients know whether
+            answers that they keep are this model's; None: they are this start's alone.
     """
 
     name: str
     generator: Generator
     key: str | None = None
+    fingerprint: str | None = None
 
 
 def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
@@ -101,7 +104,7 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         server.admit(request)
         asked = parse_request(kind, await _json(request))
         works, events = server.submit(asked)
-        form = Format(chat=kind is ChatRequest, model=served.name)
+        form = Format(chat=kind is ChatRequest, model=served.name, fingerprint=server.fingerprint)
         if asked.stream:
             stream = _Stream(works, events, form, asked)
             # The first event decides whether it is an answer or an error with a status of its own.
@@ -131,11 +134,13 @@ class _Server:
         self.served = served
         self.worker: Worker = open_worker(served.generator)
         self.created = int(time.time())
+        self.started = secrets.token_hex(8)
+        self.fingerprint = served.fingerprint or f"start-{self.started}"
 
     def listing(self) -> dict[str, Any]:
         return {
             "id": self.served.name, "object": "model", "created": self.created, "owned_by": "coalign",
-            "max_model_len": self.context,
+            "max_model_len": self.context, "fingerprint": self.fingerprint, "started": self.started,
         }  # fmt: skip
 
     @property

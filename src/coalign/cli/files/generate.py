@@ -12,7 +12,7 @@ import click
 
 from coalign.cli.flags import assert_new, command, method_values_of, with_methods
 from coalign.core.errors import ConfigError
-from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.files import append_rows, hold_file, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, option, options_of, required
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -69,6 +69,8 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in asked.reward)))
     out, prefill = asked.out, asked.prefill or None
     assert_new(asked.overwrite, out=out)
+    lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
+    assert_new(asked.overwrite, out=out)  # the other process may just have finished
     records = read_records(asked.prompts, kind="prompt").records
     if asked.plain and not all(record.plain for record in records):
         raise ConfigError(
@@ -76,11 +78,13 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         )
     if asked.plain and prefill is not None:
         raise ConfigError("--prefill begins an assistant's turn, which --plain has not.")
+    from coalign.models.backends.open import identity_of
+
     wanted = ("samples", "seed", "logprobs", "top_logprobs", "plain", "batch_size")
     settings = {
         **{one.name: getattr(asked, one.name) for one in options_of(SamplingOptions)}, **_model_settings(asked),
         **{name: getattr(asked, name) for name in wanted}, "prefill": prefill,
-        "methods": list(methods), "options": values, "prompts": _digest([record.prompt for record in records]),
+        "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest([record.prompt for record in records]),
     }  # fmt: skip
     partial = start_partial(out, settings)
 
@@ -107,6 +111,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     )
     write_rows(out, ({name: value for name, value in row.items() if name != "index"} for row in rows))
     partial.unlink()
+    lock.release()
     stats = getattr(generator, "last_stats", None)
     if stats is not None:
         click.echo(
@@ -125,13 +130,17 @@ def _model_settings(asked: Request) -> dict[str, Any]:
     return {"backend": kind, **{name: getattr(asked, name) for name in names}}
 
 
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
 def start_partial(out: Path, settings: dict[str, Any]) -> Path:
     """The file of finished rows beside the one they will be in: a line of settings, then one row a prompt.
 
     Raises:
         ConfigError: the rows there were made with other settings; the differing ones are named.
     """
-    path = out.with_name(f"{out.name}.partial")
+    path = _partial(out)
     rows = read_rows(path, repair=True)
     if not rows:
         append_rows(path, [{"settings": settings}])
@@ -139,7 +148,12 @@ def start_partial(out: Path, settings: dict[str, Any]) -> Path:
     before = rows[0]["settings"]
     differing = [name for name in settings if settings[name] != before.get(name)]
     if differing:
-        lines = [f"  {name}: {before.get(name)!r} there, {settings[name]!r} now" for name in differing]
+        lines = [
+            "  identity: the model under this name is another one now"
+            if name == "identity"
+            else f"  {name}: {before.get(name)!r} there, {settings[name]!r} now"
+            for name in differing
+        ]
         raise ConfigError(
             f"{path} was started with other settings:\n" + "\n".join(lines),
             hint="Give the same options to continue it, another --out, or delete it.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -49,12 +50,23 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
         key = secrets.token_urlsafe(24)
     generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
     name = asked.name or "+".join([_base_name(asked), *methods])
-    app = make_app(Served(name, generator, key), hosts=() if is_loopback(asked.host) else ("*",))
+    served = Served(name, generator, key, _fingerprint(asked, generator, methods))
+    app = make_app(served, hosts=() if is_loopback(asked.host) else ("*",))
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
     if made:
         click.echo(f"Key for clients: {key}  (set {KEY_VARIABLE} to choose one)", err=True)
     click.echo(f"Model {name} at {address_of(socket)}/v1  (Ctrl-C ends it)", err=True)
     serve_app(app, socket)
+
+
+def _fingerprint(asked: Request, generator: Any, methods: tuple[str, ...]) -> str | None:
+    """A hash of the weights that answer; None where that is not all that decides: a method, another server."""
+    from coalign.models.files.identity import model_identity
+
+    if methods or asked.chosen_backend == "endpoint":
+        return None
+    dtype = getattr(getattr(generator, "model", None), "dtype", asked.chosen_backend)
+    return f"{model_identity(asked)}-{str(dtype).removeprefix('torch.')}"
 
 
 def _base_name(asked: Request) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import queue
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,15 +23,17 @@ from coalign.core.errors import BudgetError, EndpointError
 from coalign.core.progress import progress
 from coalign.models import types
 from coalign.models.backends.endpoint_cache import AnswerCache
-from coalign.models.backends.endpoint_client import EndpointClient, RefusedError
+from coalign.models.backends.endpoint_client import REDIRECTS, EndpointClient, RefusedError
 from coalign.models.backends.endpoint_format import (
     Asked,
     Prefill,
     answer_key,
     choices_of,
+    delta_of,
     parse_choice,
     request_body,
 )
+from coalign.models.backends.endpoint_identity import Identity
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling import check_sampling
 
@@ -54,6 +57,7 @@ class EndpointGenerator:
         model: the model's name on the server.
         last_stats: figures of the last call of `generate`: samples and tokens of new answers, not of kept ones.
         kept: samples of the last call that came from the cache.
+        refused: replies of the last call that could not be used; they lie beside the cache for inspection.
 
     Raises:
         ConfigError: the key's environment variable is not set.
@@ -66,9 +70,12 @@ class EndpointGenerator:
         self._client = client or EndpointClient(options)
         self._cache = _open_cache(options)
         self._models: list[dict[str, Any]] | None = None
+        self._client.on_refused = self._keep_refused
+        self._known = Identity(self._client.address, self._listed_anew)
         self.model = options.endpoint_model or self._only_model()
         self.last_stats = types.GenerationStats()
-        self.kept = 0
+        self.kept = self.refused = 0
+        self._dates: list[float] = []
         self._takes_n = True
         self._limit_name = "max_tokens"
         self._filtered = 0
@@ -95,7 +102,8 @@ class EndpointGenerator:
         asked = self._asked(prompts)
         results: list[list[types.Generation]] = [[] for _ in prompts]
         started, spent = time.monotonic(), self._client.budget.tokens
-        self._filtered, fresh = 0, 0
+        self._filtered, self.refused, fresh = 0, 0, 0
+        self._dates.clear()
         todo = [index for index in range(len(prompts)) if index not in done]
         with progress(len(todo) * sampling.n, label, unit="sample") as bar:
             for index, samples, new in self._work([asked[one] for one in todo], todo, sampling):
@@ -111,8 +119,7 @@ class EndpointGenerator:
             tokens=self._client.budget.tokens - spent,
             seconds=time.monotonic() - started,
         )
-        if self._filtered:
-            logger.warning("%d samples were cut short by the server's content filter.", self._filtered)
+        self._tell(fresh, quiet=label is None)
         return results
 
     def stream(self, prompts: types.Prompts, sampling: types.Sampling) -> Iterator[types.Piece]:
@@ -133,6 +140,37 @@ class EndpointGenerator:
         self._client.close()
         if self._cache:
             self._cache.close()
+
+    @property
+    def identity(self) -> str:
+        """What is known of the model behind its name; see `coalign.models.backends.endpoint_identity`."""
+        if self._options.endpoint_identity != "auto":
+            return self._options.endpoint_identity
+        return self._known.now()
+
+    def _tell(self, fresh: int, *, quiet: bool) -> None:
+        """Say what came from the cache, and what was amiss."""
+        if self.kept and not quiet:
+            days = sorted({time.strftime("%Y-%m-%d", time.localtime(one)) for one in self._dates})
+            print(
+                f"{self.kept} from the cache of {' to '.join(dict.fromkeys([days[0], days[-1]]))}, {fresh} asked",
+                file=sys.stderr,
+                flush=True,
+            )
+        if self.refused:
+            place = f" and lie in {self._cache.refused}" if self._cache else ""
+            logger.warning("%d replies could not be used, were asked for again%s.", self.refused, place)
+        if self._filtered:
+            logger.warning("%d samples were cut short by the server's content filter.", self._filtered)
+
+    def _keep_refused(self, path: str, body: Any, reply: Any, problem: str) -> None:
+        """Count a reply that cannot be used, and keep it apart."""
+        self.refused += 1
+        if self._cache:
+            shown = reply if isinstance(reply, dict) else self._client.masked(str(reply))
+            self._cache.keep_refused(
+                address=self._client.address, path=path, problem=problem, request=body, reply=shown
+            )
 
     # -- prompts side by side ------------------------------------------------------------------------------------
 
@@ -184,7 +222,8 @@ class EndpointGenerator:
             for sample in range(count):
                 kept = self._cache.get(answer_key(asked, sampling, sample))
                 if kept is not None:
-                    found[sample] = kept
+                    found[sample] = kept[0]
+                    self._dates.append(kept[1])
         new = 0
         while len(found) < count:
             first = next(sample for sample in range(count) if sample not in found)
@@ -208,20 +247,32 @@ class EndpointGenerator:
         tries, problem = self._options.endpoint_retries + 1, ""
         for _ in range(tries):
             answer = self._post(asked.path, body)
-            self._client.budget.take_tokens(answer.get("usage"))
             try:
-                choices = choices_of(answer)
+                choices = choices_of(answer, sampling)
             except ValueError as error:
                 problem = str(error)
+                self._keep_refused(asked.path, body, answer, problem)
+                self._client.retries += 1
+                with contextlib.suppress(EndpointError):
+                    self._client.budget.take_tokens(answer.get("usage"))
                 continue
-            usage = answer.get("usage")
-            counted = (
-                usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
-            )
+            usage = answer.get("usage") or {}
+            self._client.budget.take_tokens(usage)
+            self._assert_same_model(answer.get("system_fingerprint"))
+            counted = usage.get("completion_tokens") if len(choices) == 1 else None
             return [{**one, "n_tokens": counted} for one in choices[:count]]
         raise EndpointError(
             f"{self._client.address}/{asked.path}: the answer cannot be used: {problem}, {tries} times in a row."
         )
+
+    def _assert_same_model(self, fingerprint: str | None) -> None:
+        """Refuse an answer of another model than the one that was there at first, where the server says so."""
+        first = self._own().get("fingerprint")
+        if first and fingerprint and fingerprint != first:
+            raise EndpointError(
+                f"{self._client.address} was started again with another model while it was asked.",
+                hint="Run the same command again: what the first model said is kept for it alone.",
+            )
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         with self._explained(path):
@@ -265,11 +316,14 @@ class EndpointGenerator:
         text, finish, logprobs = "", None, []
         with self._explained(asked.path):
             for event in self._client.post_streaming(asked.path, body):
-                choice = (event.get("choices") or [{}])[0]
-                delta = choice.get("delta") or choice
-                piece = delta.get("content", delta.get("text")) or ""
-                finish = choice.get("finish_reason") or finish
-                logprobs.append(choice.get("logprobs"))
+                try:
+                    piece, ended, likely = delta_of(event)
+                except ValueError as error:
+                    self._keep_refused(asked.path, body, event, str(error))
+                    place = f"{self._client.address}/{asked.path}"
+                    raise EndpointError(f"{place}: an event cannot be used: {error}.") from error
+                finish = ended or finish
+                logprobs.append(likely)
                 text += piece
                 if piece:
                     yield types.Piece(index, sample, piece)
@@ -281,10 +335,10 @@ class EndpointGenerator:
     def _asked(self, prompts: types.Prompts) -> list[Asked]:
         prefill: Prefill = self._prefill() if any(map(types.is_prefilled, prompts)) else "off"
         seen: Counter[str] = Counter()
-        asked = []
+        asked, identity = [], self.identity
         for prompt in prompts:
             text = json.dumps(prompt, sort_keys=True)
-            asked.append(Asked(self._client.address, self.model, prompt, seen[text], prefill))
+            asked.append(Asked(self._client.address, self.model, prompt, seen[text], prefill, identity))
             seen[text] += 1
         return asked
 
@@ -296,8 +350,7 @@ class EndpointGenerator:
         """
         choice = self._options.endpoint_prefill
         if choice == "auto":
-            own = next((one for one in self._listed() if one.get("id") == self.model), {})
-            choice = PREFILL_OF_OWNER.get(str(own.get("owned_by")), "off")
+            choice = PREFILL_OF_OWNER.get(str(self._own().get("owned_by")), "off")
         if choice == "off":
             raise EndpointError(
                 f"{self._client.address} is not known to continue an assistant's turn, which this needs.",
@@ -315,11 +368,28 @@ class EndpointGenerator:
             )
         return names[0]
 
+    def _own(self) -> dict[str, Any]:
+        """What the server lists of the model; empty where it lists nothing."""
+        try:
+            return next((one for one in self._listed() if one.get("id") == self.model), {})
+        except EndpointError as error:
+            logger.info("%s: the list of models cannot be had (%s)", self._client.address, error)
+            self._models = []
+            return {}
+
+    def _listed_anew(self) -> dict[str, Any]:
+        self._models = None
+        return self._own()
+
     def _listed(self) -> list[dict[str, Any]]:
         if self._models is None:
             with self._explained("models"):
                 listed = self._client.get("models").get("data")
-            self._models = [one for one in listed or [] if isinstance(one, dict)]
+            self._models = [
+                one
+                for one in (listed if isinstance(listed, list) else [])
+                if isinstance(one, dict) and isinstance(one.get("id"), str)
+            ]
         return self._models
 
 
@@ -345,6 +415,9 @@ def _advice(status: int) -> str:
         403: "Set the key's environment variable (--endpoint-key-variable).",
         404: "Is the address right (it usually ends in /v1), and the model's name?",
         429: "The account's quota is used up. Every answer so far is kept.",
+        **dict.fromkeys(
+            REDIRECTS, "Redirects are not followed: the key would go along. Give the address itself."
+        ),
     }
     return advice.get(status, "Every answer so far is kept.")
 

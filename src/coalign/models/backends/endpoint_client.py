@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from coalign.core.errors import BudgetError, ConfigError, EndpointError
 from coalign.core.extras import require
@@ -21,6 +21,8 @@ from coalign.models.backends.options import BackendOptions
 
 logger = logging.getLogger(__name__)
 
+REDIRECTS = (301, 302, 303, 307, 308)
+"""Status codes that point to another address."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Status codes that may pass."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
@@ -30,6 +32,8 @@ LONGEST_RETRY_AFTER = 900.0
 CONNECT = 15.0
 """Seconds for a connection to come about."""
 SHOWN = 300
+MOST_KEPT = 65_536
+"""Bytes that are kept of a reply that is no JSON."""
 
 
 class PassingError(Exception):
@@ -84,6 +88,7 @@ class Budget:
             EndpointError: there is a limit on tokens and the server does not count them.
         """
         total = usage.get("total_tokens") if isinstance(usage, dict) else None
+        total = total if isinstance(total, int) else None
         with self.lock:
             self.tokens += total or 0
         if total is None and self.max_tokens is not None:
@@ -112,9 +117,10 @@ class EndpointClient:
     Attributes:
         budget: what was used.
         retries: requests that were repeated.
+        on_refused: called with path, request, reply and what is wrong with it, for replies that are no JSON object.
 
     Raises:
-        ConfigError: the environment variable of the key is not set.
+        ConfigError: the environment variable of the key is not set, or holds what cannot be a key.
         MissingExtraError: httpx or tenacity is not installed.
     """
 
@@ -124,6 +130,7 @@ class EndpointClient:
         self.address = str(options.endpoint).rstrip("/")
         self.budget = budget_of(options)
         self.retries = 0
+        self.on_refused: Callable[[str, Any, Any, str], None] = lambda path, body, reply, problem: None
         self._options = options
         self._first_wait = first_wait
         self._key = _key(options)
@@ -221,10 +228,13 @@ class EndpointClient:
             data = b"".join(in_time(response.iter_bytes()))
         try:
             answer = json.loads(data)
-        except ValueError as error:
-            raise PassingError(f"the answer is not JSON ({self._start_of(data)})") from error
+        except (ValueError, RecursionError):
+            answer, problem = None, "the answer is not JSON"
+        else:
+            problem = "the answer is not a JSON object"
         if not isinstance(answer, dict):
-            raise PassingError(f"the answer is not a JSON object ({self._start_of(data)})")
+            self.on_refused(path, body, data[:MOST_KEPT].decode(errors="replace"), problem)
+            raise PassingError(f"{problem} ({self._start_of(data)})")
         return answer
 
     def _events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -236,7 +246,7 @@ class EndpointClient:
                 if text:
                     try:
                         event = json.loads(text)
-                    except ValueError as error:
+                    except (ValueError, RecursionError) as error:
                         raise PassingError(f"an event is not JSON ({self.masked(text[:SHOWN])!r})") from error
                     if isinstance(event, dict) and "error" in event:
                         raise PassingError(f"the server reports {message_of(text)!r}")
@@ -281,6 +291,8 @@ class EndpointClient:
     def _refusal(self, response: Any, text: str) -> Exception:
         """What an answer without success means."""
         status, message = response.status_code, self.masked(message_of(text))
+        if status in REDIRECTS:
+            message = f"look at {self.masked(_without_secrets(response.headers.get('location', 'nowhere')))}"
         said = f"the server answered {status} ({message})" if message else f"the server answered {status}"
         if status not in PASSING or "insufficient_quota" in text:
             return RefusedError(status, said)
@@ -346,14 +358,26 @@ def message_of(text: str) -> str:
     return line if len(line) <= SHOWN else line[: SHOWN - 3] + "..."
 
 
+def _without_secrets(address: str) -> str:
+    """An address without user, password and what follows ? or #."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def _key(options: BackendOptions) -> str | None:
     name = options.endpoint_key_variable
-    if name != "auto":
-        if not os.environ.get(name):
-            raise ConfigError(f"--endpoint-key-variable: {name} is not set.", hint=f"export {name}=...")
-        return os.environ[name]
-    host = urlsplit(str(options.endpoint)).hostname
-    # A key must not go to a server that it was not made for.
-    return os.environ.get("COALIGN_API_KEY") or (
-        os.environ.get("OPENAI_API_KEY") if host == "api.openai.com" else None
-    )
+    if name == "auto":
+        host = urlsplit(str(options.endpoint)).hostname
+        # A key must not go to a server that it was not made for.
+        name = "COALIGN_API_KEY"
+        if not os.environ.get(name) and host == "api.openai.com":
+            name = "OPENAI_API_KEY"
+    elif not os.environ.get(name):
+        raise ConfigError(f"--endpoint-key-variable: {name} is not set.", hint=f"export {name}=...")
+    key = os.environ.get(name, "").strip()
+    if any(not "!" <= one <= "~" for one in key):
+        raise ConfigError(
+            f"{name}: its value cannot be sent as a key: it holds a space, a line break or a character that is not ASCII.",
+            hint=f"export {name}=... with the key alone.",
+        )
+    return key or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from coalign.core.errors import EndpointError
 from coalign.data.records import Messages
 from coalign.models.types import Generation, Sampling, is_prefilled
 
-FORMAT = 1
+FORMAT = 2
 """Version of the key: raised when a field gets another meaning."""
 Prefill = Literal["continue", "vllm", "off"]
 
@@ -26,6 +27,7 @@ class Asked:
         prompt: messages, or text.
         occurrence: how many prompts before it in the call are the same: equal prompts get samples of their own.
         prefill: how the server is asked to continue an assistant's turn.
+        identity: what is known of the model behind its name (`endpoint_identity`).
     """
 
     address: str
@@ -33,6 +35,7 @@ class Asked:
     prompt: Messages | str
     occurrence: int
     prefill: Prefill
+    identity: str = ""
 
     @property
     def path(self) -> str:
@@ -42,7 +45,7 @@ class Asked:
 def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
     """The hash under which one sample is kept: SHA-256 over a JSON object of
 
-    - `format`: version of this list; `address`, `path`, `model`: who was asked;
+    - `format`: version of this list; `address`, `path`, `model`, `identity`: who was asked;
     - `prompt`: the messages (role and content) or the text; `prefill`: how a begun turn is continued;
     - `max_tokens`, `temperature`, `top_p`, `top_k`, `stop`, `logprobs`, `top_logprobs`: the sampling;
     - `seed`, `occurrence`, `sample`: which of the samples; 0, 0, 0 for greedy decoding, where they do not matter.
@@ -55,6 +58,7 @@ def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
         "address": asked.address,
         "path": asked.path,
         "model": asked.model,
+        "identity": asked.identity,
         "prompt": asked.prompt,
         "prefill": asked.prefill if is_prefilled(asked.prompt) else None,
         "max_tokens": sampling.max_new_tokens,
@@ -109,19 +113,86 @@ def request_body(asked: Asked, sampling: Sampling, first: int, count: int) -> di
     return body
 
 
-def choices_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The choices of an answer in the order of their index, as far as they are usable.
+def choices_of(answer: dict[str, Any], sampling: Sampling) -> list[dict[str, Any]]:
+    """The choices of an answer in the order of their index, every field that is used of the type that it must have.
 
     Raises:
-        ValueError: there is none, or one has no text.
+        ValueError: there is none, one has no text, or a field is of another type; the field is named.
+        EndpointError: log-probabilities were asked for and are not there.
     """
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ValueError("it has no choices")
-    for one in choices:
+    usage = answer.get("usage")
+    _expect("usage", usage, dict, "an object")
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        _expect(f"usage.{name}", (usage or {}).get(name), int, "a whole number")
+    _expect("system_fingerprint", answer.get("system_fingerprint"), str, "text")
+    for number, one in enumerate(choices):
+        place = f"choices.{number}"
         if not isinstance(one, dict) or not ("text" in one or isinstance(one.get("message"), dict)):
             raise ValueError("a choice has neither message nor text")
+        _expect(f"{place}.index", one.get("index"), int, "a whole number")
+        _expect(f"{place}.finish_reason", one.get("finish_reason"), str, "text")
+        _assert_text(f"{place}.message.content", said_of(one))
+        if sampling.wants_logprobs and one.get("logprobs") is not None:
+            _assert_logprobs(f"{place}.logprobs", one["logprobs"])
+        parse_choice(one, sampling, None)
     return sorted(choices, key=lambda one: one.get("index") or 0)
+
+
+def _assert_logprobs(place: str, logprobs: Any) -> None:
+    try:
+        tokens, values, tops = parse_logprobs(logprobs)
+    except EndpointError as error:
+        raise ValueError(f"{place} is not usable, expected log-probabilities of tokens") from error
+    if not len(tokens) == len(values) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{place} is not usable, expected a finite number for every token")
+    for text in (*tokens, *(text for place in tops for text, _ in place)):
+        _assert_text(f"{place}.token", text)
+
+
+def said_of(choice: dict[str, Any]) -> Any:
+    """What a choice says, in either form; None where it says nothing."""
+    message = choice.get("message")
+    return message.get("content") if isinstance(message, dict) else choice.get("text")
+
+
+def _expect(place: str, value: Any, kind: type, expected: str) -> None:
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise ValueError(f"{place} is {_shown(value)}, expected {expected}")
+
+
+def _assert_text(place: str, value: Any) -> None:
+    _expect(place, value, str, "text")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{place} holds half a surrogate pair ({half}), expected valid text") from error
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def delta_of(event: Any) -> tuple[str, str | None, Any]:
+    """(text, finish reason, log-probabilities) of one event of a stream; nothing of one without choices.
+
+    Raises:
+        ValueError: a field is of another type than it must have.
+    """
+    choices = event.get("choices") or [{}] if isinstance(event, dict) else None
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise ValueError(f"it is {_shown(event)}, expected an object with a list of choices")
+    choice = choices[0]
+    _expect("delta", choice.get("delta"), dict, "an object")
+    _expect("finish_reason", choice.get("finish_reason"), str, "text")
+    delta = choice.get("delta") or choice
+    text = delta.get("content", delta.get("text"))
+    _assert_text("content", text)
+    return text or "", choice.get("finish_reason"), choice.get("logprobs")
 
 
 def parse_choice(choice: dict[str, Any], sampling: Sampling, n_tokens: int | None) -> Generation:
@@ -133,8 +204,7 @@ def parse_choice(choice: dict[str, Any], sampling: Sampling, n_tokens: int | Non
     Raises:
         EndpointError: log-probabilities were asked for and are not there.
     """
-    message = choice.get("message")
-    text = (message.get("content") if isinstance(message, dict) else choice.get("text")) or ""
+    text = said_of(choice) or ""
     places = [text.find(one) for one in sampling.stop]
     cut = min((place for place in places if place >= 0), default=None)
     tokens = logprobs = tops = None

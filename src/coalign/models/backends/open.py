@@ -46,6 +46,25 @@ def open_generator(
     return open_transformers(options, batch_size=batch_size)
 
 
+def identity_of(options: ModelOptions, backend: BackendOptions) -> str:
+    """What the model is that would answer, whatever it is called; no weights are loaded.
+
+    Raises:
+        ModelError: the model cannot be found, or the endpoint cannot be reached.
+    """
+    if backend.chosen_backend != "endpoint":
+        from coalign.models.files.identity import model_identity
+
+        return model_identity(options)
+    from coalign.models.backends.endpoint import EndpointGenerator
+
+    generator = EndpointGenerator(backend)
+    try:
+        return generator.identity
+    finally:
+        generator.close()
+
+
 def open_named(name: str | None, *, endpoint: str | None = None, device: str = "auto") -> Generator:
     """A model by name alone: on the server at `endpoint` (None: the only one that it lists), else on this machine.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -23,6 +25,20 @@ def assert_address(address: str) -> None:
             f"endpoint: the address of {parts.hostname} holds a user, a password or what follows ? or #; expected "
             "scheme, host and path alone, with the key in an environment variable (endpoint_key_variable)"
         )
+
+
+_WORDS = re.compile(r"_*([A-Z][A-Z0-9]{0,12}|[a-z][a-z0-9]{0,12})(_+[A-Za-z0-9]{1,13})*")
+_MOST_DIGITS = 4
+
+
+def names_a_variable(name: str) -> bool:
+    """Whether this can be an environment variable's name: one that is set, or words as names have them. A key that
+    is given in a name's place must not come into messages and files.
+    """
+    if name in os.environ:
+        return True
+    one_case = name in (name.upper(), name.lower())
+    return bool(_WORDS.fullmatch(name)) and one_case and sum(map(str.isdigit, name)) <= _MOST_DIGITS
 
 
 @dataclass(kw_only=True)
@@ -60,6 +76,11 @@ class BackendOptions(OptionGroup):
         "auto",
         "SQLite file of answers that were paid for; auto: endpoint.sqlite in coalign's cache; off: none",
     )
+    endpoint_identity: str = option(
+        "auto",
+        "what answers are kept under beside the model's name; auto: what the server says of the model, on this machine "
+        "with the start of the server, so that another model under the name is asked anew",
+    )
     endpoint_prefill: Literal["auto", "continue", "vllm", "off"] = option(
         "auto",
         "how the server is asked to continue an assistant's turn; continue: a last assistant message is enough; "
@@ -75,6 +96,11 @@ class BackendOptions(OptionGroup):
             raise ValueError("backend: endpoint needs the server's address: endpoint")
         if self.endpoint:
             assert_address(self.endpoint)
+        if not names_a_variable(self.endpoint_key_variable):
+            raise ValueError(
+                "endpoint_key_variable: expected the name of an environment variable, such as OPENAI_API_KEY; what was "
+                "given looks like a key, which belongs into that variable"
+            )
 
     @property
     def chosen_backend(self) -> Literal["transformers", "vllm", "endpoint"]:
