@@ -220,13 +220,13 @@ def judge_name(options: JudgeOptions) -> str:
 
 
 def identity_of(options: JudgeOptions) -> dict[str, Any]:
-    """What replies depend on besides the request: back end, model and what the model is under its name."""
-    from coalign.models.backends import open as backends
+    """What replies depend on besides the request: the endpoint's model, or what a model here is under its name."""
+    if options.chosen_backend == "endpoint":
+        return {"endpoint": options.endpoint, "model": options.endpoint_model}
+    from coalign.models.files.identity import model_identity
     from coalign.models.options import ModelOptions
 
-    identity = backends.identity_of(ModelOptions.of(options), options)
-    if options.chosen_backend == "endpoint":
-        return {"endpoint": options.endpoint, "model": options.endpoint_model, "identity": identity}
+    identity = model_identity(ModelOptions.of(options))
     return {"model": options.model, "identity": identity, "backend": options.chosen_backend}
 
 
