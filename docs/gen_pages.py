@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from gen_nav import api_packages
 
 from coalign.cli.flags import shown
 from coalign.cli.running.objectives import method_of
+from coalign.core.built_in import BUILT_IN, BuiltIn
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
 from coalign.core.system import check_module_name, load_check, load_system, module_name
@@ -73,21 +75,31 @@ def system_page(entry: Entry) -> str:
         "",
         "`coalign run " + entry.slug + " --print-config` prints them as YAML.",
     ]
-    for group, options in groups_of(system.Config).items():
-        lines += [
-            "",
-            f"### {group}",
-            "",
-            "| option | default | meaning | source of the default |",
-            "|---|---|---|---|",
-        ]
-        lines += [option_row(one) for one in options]
+    lines += option_tables(system.Config)
     module = module_name(entry.room, entry.slug)
     code = [f"::: {module}.{name}\n" for name, value in vars(system).items() if is_own(value, name, module)]
     if entry.checked:
         check, module = load_check(entry.slug), check_module_name(entry.room, entry.slug)
         code += [f"::: {module}.{name}\n" for name in ("check", "check_on_data") if hasattr(check, name)]
     return "\n".join([*lines, "", "## Code", "", *code])
+
+
+def option_tables(config: type) -> list[str]:
+    """The options of a configuration, a table a group."""
+    lines: list[str] = []
+    for group, options in groups_of(config).items():
+        head = ["| option | default | meaning | source of the default |", "|---|---|---|---|"]
+        lines += ["", f"### {group}", "", *head, *(option_row(one) for one in options)]
+    return lines
+
+
+def built_in_page(name: str, one: BuiltIn) -> str:
+    """A method of no one paper: what it is and its options."""
+    method = importlib.import_module(one.module)
+    title, _, text = (inspect.getdoc(method) or "").partition("\n\n")
+    intro = f"`coalign run {name} --print-config` prints them as YAML."
+    lines = [f"# {name}", "", title, "", text, "", "## Options", "", intro, *option_tables(method.Config)]
+    return "\n".join([*lines, ""])
 
 
 def is_own(value: object, name: str, module: str) -> bool:
@@ -166,6 +178,8 @@ write("systems/index.md", systems_page())
 for one in entries():
     if one.available:
         write(f"systems/{one.slug}.md", system_page(one))
+for name, method in BUILT_IN.items():
+    write(f"methods/{name}.md", built_in_page(name, method))
 write("objectives.md", objectives_page())
 write("api/index.md", api_index(api_packages()))
 for package, modules in api_packages().items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coalign.core.built_in import BUILT_IN
 from coalign.core.catalogue import entries
 from tests.cli.test_main import processor_time
 
@@ -34,7 +35,7 @@ def test_no_method_loads_more_than_its_options_need(tmp_path: Path) -> None:
     """All in one process, so that what one of them loads stands beside it: nothing heavy, and no check of a paper."""
     file = tmp_path / "options.yaml"
     file.write_text("data: pairs.jsonl\nlearning_rate: 1e-5\n")
-    methods = [*SLUGS, "simpo", "dpo"]
+    methods = [*SLUGS, *BUILT_IN, "simpo", "dpo"]
     good = [["run", name, flag] for name in methods for flag in ("--help", "--print-config")]
     good += [["run", "ln-dpo", "--config", str(file), "--beta", "0.3", "--print-config"]]
     bad = [["run", "ln-dpo", "--config", str(file), *wrong] for wrong in (["--beta", "-1"], ["--no-such"])]

@@ -41,7 +41,7 @@ def causal(tmp_path_factory):
 
 def test_batches_do_not_change_rewards(causal):
     model = load_reward_model(causal, device="cpu")
-    assert model.format == "chat"
+    assert model.inputs.format == "chat"
     together = model.score(PROMPTS, TEXTS)
     assert len(set(together)) == 4
     for prompt, text, reward in zip(PROMPTS, TEXTS, together, strict=True):
@@ -52,9 +52,9 @@ def test_batches_do_not_change_rewards(causal):
 
 def test_the_reward_is_read_at_the_last_token_although_it_is_the_padding_token_too(causal):
     model = load_reward_model(causal, device="cpu")
-    assert model.tokenizer.pad_token == model.tokenizer.eos_token
-    ids = model._encode(PROMPTS[1], TEXTS[1])[0]
-    assert ids[-1] == model.tokenizer.eos_token_id
+    assert model.inputs.tokenizer.pad_token == model.inputs.tokenizer.eos_token
+    ids = model.inputs.text(PROMPTS[1], TEXTS[1]).ids
+    assert ids[-1] == model.inputs.tokenizer.eos_token_id
     with torch.inference_mode():
         hidden = model.model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
         expected = float(model.model.score(hidden))
@@ -72,7 +72,7 @@ def test_an_encoder_takes_two_segments_and_a_label(tmp_path):
     config = hf.BertConfig(**SHAPE, num_labels=2, **labels)
     folder = saved(tmp_path, hf.BertForSequenceClassification, config, template=False)
     model = load_reward_model(folder, label="toxic", device="cpu")
-    assert model.format == "pair"
+    assert model.inputs.format == "pair"
     rewards = model.score(PROMPTS, TEXTS)
     assert all(reward < 0 for reward in rewards)
     assert model.score(PROMPTS[:1], TEXTS[:1]) == pytest.approx(rewards[:1], abs=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -37,8 +37,18 @@ def choose_tuning(options: ModelOptions, parameters: int, device: torch.device) 
     return "full" if device.type != "cpu" and fits else "lora"
 
 
-def add_lora(model: PreTrainedModel, options: ModelOptions) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel,
+    options: ModelOptions,
+    *,
+    task: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM",
+    whole: Sequence[str] = (),
+) -> PeftModel:
     """Freeze `model` and give it a trainable adapter, initialised so that outputs do not change.
+
+    Args:
+        task: what peft calls what the model does; the head of a classifier is trained and saved with the adapter.
+        whole: further modules that are trained and saved whole.
 
     Raises:
         ModelError: the model already has an adapter.
@@ -52,7 +62,9 @@ def add_lora(model: PreTrainedModel, options: ModelOptions) -> PeftModel:
         )
     targets = options.adapter_targets
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
+        modules_to_save=list(whole) or None,
+        exclude_modules=list(whole) or None,
         r=options.adapter_rank,
         lora_alpha=cast(int, options.adapter_alpha),  # annotated as int by peft, which takes any number
         lora_dropout=options.adapter_dropout,

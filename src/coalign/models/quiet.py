@@ -23,3 +23,16 @@ def no_weight_bars() -> Iterator[None]:
         yield
     finally:
         logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def no_load_report() -> Iterator[None]:
+    """No table of Transformers over weights that a model lacks, for callers that look at them themselves."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run
@@ -56,3 +57,12 @@ class FitResult:
     before: dict[str, float] = field(default_factory=dict)
     truncated: int = 0
     dropped: int = 0
+
+    def finite(self) -> FitResult:
+        """Without the metrics that nothing was measured for (no thumbs-up in a batch), as JSON takes it."""
+        history, before = [_finite(row) for row in self.history], _finite(self.before)
+        return replace(self, history=history, before=before)
+
+
+def _finite(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if math.isfinite(value)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,16 +116,8 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     elif objective.reference and not has_adapter(model) and config.reference_logps == "live":
         reference = copy.deepcopy(model)
     encoded = dataclasses.replace(job, records=training, held_out=held_out)
-    result = fit(encoded, model, tokenizer, reference=reference)
-    result = dataclasses.replace(
-        result, history=[_finite(row) for row in result.history], before=_finite(result.before)
-    )
+    result = fit(encoded, model, tokenizer, reference=reference).finite()
     if is_main_process():
         save_model(model, tokenizer, folder)
         write_json(done, dataclasses.asdict(result))
     return result
-
-
-def _finite(row: dict[str, float]) -> dict[str, float]:
-    """Without the metrics that nothing was measured for (no thumbs-up in a batch)."""
-    return {name: value for name, value in row.items() if math.isfinite(value)}

@@ -130,6 +130,8 @@ def _usable(
     distinct = found.records
     if kept not in ("demonstration", "prompt"):
         distinct = _distinct(found, config, rejects, notes)
+    if (found.kind, kept) == ("feedback", "ranking"):
+        assert_contrast(distinct, "feedback", source)
     try:
         records = convert(distinct, found.kind, kept)
     except DataError as error:

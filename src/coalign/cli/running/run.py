@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from coalign.cli.flags import ConfigCommand
+from coalign.core.built_in import BUILT_IN, load_built_in
 from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
 from coalign.core.deferred import load_deferred
 from coalign.core.errors import ConfigError
@@ -37,6 +38,8 @@ class Methods(click.Group):
             "Methods that can run (`coalign methods` lists all, `coalign objectives` the losses)"
         ):
             formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
+        with formatter.section("Methods of no one paper"):
+            formatter.write_dl([(name, one.summary) for name, one in BUILT_IN.items()])
 
 
 @click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD [OPTIONS]")
@@ -44,7 +47,7 @@ class Methods(click.Group):
 def run(ctx: click.Context) -> None:
     """Run a method, or continue a run: the same command with the same --out goes on where it stopped.
 
-    METHOD is a system's name (`coalign methods`) or an objective's (`coalign objectives`).
+    METHOD is a system's name (`coalign methods`), an objective's (`coalign objectives`), or one of those below.
     `coalign run METHOD --help` shows its options.
     """
     if ctx.invoked_subcommand is None:
@@ -52,7 +55,7 @@ def run(ctx: click.Context) -> None:
 
 
 def command(method: str) -> click.Command:
-    """The command of a system or of an objective.
+    """The command of a system, of a method of no one paper, or of an objective.
 
     Raises:
         ConfigError: there is neither, or the system is planned.
@@ -114,7 +117,7 @@ def _find(method: str) -> tuple[Entry | None, Any]:
     try:
         entry = get(method)
     except ConfigError:
-        return None, _objective(method)
+        return None, load_built_in(method) or _objective(method)
     return entry, load_system(entry.slug)
 
 
@@ -124,7 +127,8 @@ def _objective(name: str) -> Any:
 
     with contextlib.suppress(ConfigError):
         return learner(name)
-    names = [*(entry.slug for entry in entries()), *(one.replace("_", "-") for one in all_objectives())]
+    objectives = (one.replace("_", "-") for one in all_objectives())
+    names = [*(entry.slug for entry in entries()), *BUILT_IN, *objectives]
     advice = suggest(name, names, "`coalign methods` and `coalign objectives` list them.")
     raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")
 

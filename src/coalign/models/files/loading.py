@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-_PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
 
 
 def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
@@ -57,7 +57,7 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
     tokenizer = cast("PreTrainedTokenizerFast", loaded)
     if tokenizer.pad_token is None:
         vocabulary = tokenizer.get_vocab()
-        free = [one for one in _PAD_TOKENS if one in vocabulary and one != tokenizer.eos_token]
+        free = [one for one in PAD_TOKENS if one in vocabulary and one != tokenizer.eos_token]
         tokenizer.pad_token = free[0] if free else tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ModelError(f"{place.name}: the tokenizer has neither a pad nor an end-of-sequence token.")
@@ -94,7 +94,7 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
         cast(Any, plain).saved_dtype = _saved_dtype(options, own, dtype)
     if not place.is_adapter:
         return plain
-    model = _load_adapter(plain, place)
+    model = load_adapter(plain, place)
     if not training:
         return cast("PreTrainedModel", model)
     plain = merge(model)
@@ -133,7 +133,7 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.dtype, training=False)
     plain = _load_plain(base, _config(base, options), options, device, dtype)
-    model = _load_adapter(plain, place, trainable=True)
+    model = load_adapter(plain, place, trainable=True)
     with quiet_peft():
         model.load_adapter(place.path, adapter_name=copy)
     model.set_adapter("default")
@@ -220,7 +220,7 @@ def _mend_generation_config(model: PreTrainedModel) -> None:
 
 def load_pretrained(
     kind: Any,
-    name: str,
+    name: str | Location,
     *,
     what: str,
     revision: str | None = None,
@@ -238,10 +238,20 @@ def load_pretrained(
     Raises:
         ModelError: it cannot be found or read, or weights are missing.
     """
-    place = locate(name, revision)
+    place = name if isinstance(name, Location) else locate(name, revision)
+    model, info = load_with_info(kind, place, what, **arguments)
+    if needs is not None:
+        assert_whole(place, info, needs)
+    return model
+
+
+def load_with_info(kind: Any, place: Location, what: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+    """As `load_pretrained`, with Transformers' account of the weights that were missing or of another shape."""
+    from safetensors import SafetensorError
+
     try:
         with no_weight_bars():
-            model, info = kind.from_pretrained(
+            return kind.from_pretrained(
                 place.path,
                 revision=place.revision,
                 local_files_only=place.cached_only,
@@ -249,11 +259,8 @@ def load_pretrained(
                 output_loading_info=True,
                 **arguments,
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise explained(error, place, what) from error
-    if needs is not None:
-        assert_whole(place, info, needs)
-    return model
 
 
 def assert_whole(place: Location, info: dict[str, Any], hint: str) -> None:
@@ -283,7 +290,8 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = False) -> Any:
+def load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = False) -> Any:
+    """The adapter at `place` on its base, in evaluation mode."""
     from peft import PeftModel
     from safetensors import SafetensorError
 

@@ -108,7 +108,7 @@ def _with_dtype(config: Any, dtype: torch.dtype) -> Any:
 @contextlib.contextmanager
 def _stops_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Inside the block the generation configuration ends at the turns of a chat template that was chosen."""
-    config = model.generation_config
+    config = getattr(model, "generation_config", None)  # a classifier has none
     if config is None or not isinstance(tokenizer.chat_template, TemplateText):
         yield
         return

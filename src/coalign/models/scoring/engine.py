@@ -21,6 +21,8 @@ from coalign.models.types import ResponseLogps, Responses
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coalign.models.scoring.shared_prefix import PackedRow, PackedTexts
+
 Path = Literal["auto", "packed", "padded"]
 DEFAULT_BATCH_TOKENS = 4096
 
@@ -52,8 +54,8 @@ def score_responses(
     """
     score = _packed_logps if resolve_path(model, path, responses) == "packed" else _padded_logps
     pieces: list[Tensor | None] = [None] * len(responses.response_ids)
-    for rows in _plan(responses, batch_tokens):
-        part = _select(responses, rows)
+    for rows in plan_passes(responses, batch_tokens):
+        part = select_rows(responses, rows)
         logps = score(model, part)
         for row, one in zip(rows, torch.split(logps, [len(ids) for ids in part.response_ids]), strict=True):
             pieces[row] = one
@@ -62,15 +64,24 @@ def score_responses(
     return _assemble([piece for piece in pieces if piece is not None], responses)
 
 
-def resolve_path(model: torch.nn.Module, path: Path, responses: Responses | None = None) -> Path:
-    """The path `score_responses` takes for this model (and these responses)."""
+def resolve_path(
+    model: torch.nn.Module,
+    path: Path,
+    responses: Responses | None = None,
+    can_share: Callable[[torch.nn.Module], bool] | None = None,
+) -> Path:
+    """The path that is taken for this model (and these responses).
+
+    Args:
+        can_share: whether the model gives the same numbers on both; by default log-probabilities are compared.
+    """
     if path != "auto":
         return path
     bare = unwrap(model)
     window = attention_window(bare)
     if window is not None and responses is not None and _longest(responses) > window:
         return "padded"
-    return "packed" if _can_share(bare) else "padded"
+    return "packed" if (can_share or _can_share)(bare) else "padded"
 
 
 def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
@@ -80,22 +91,36 @@ def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
 
     bare = unwrap(model)
     row = shared_prefix.pack(responses, next(bare.parameters()).device)
-    # A 4-d mask passes through Transformers' mask code as it is; the layout says what may be seen.
-    no_mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=row.input_ids.device)
-    inputs: dict[str, Any] = {
-        "input_ids": row.input_ids,
-        "position_ids": row.position_ids,
-        "attention_mask": no_mask,
-        "use_cache": False,
-        "logits_to_keep": row.predictors,
-        "shared_prefix": row.layout,
-    }
+    inputs = {**packed_inputs(row), "logits_to_keep": row.predictors}
     head = bare.get_output_embeddings()  # type: ignore[operator]
-    with _attention(bare):
+    with shared_attention(bare):
         if type(head) is torch.nn.Linear and not _scales_logits(bare):
             with fused_token_head(head, row.targets, row.rows):
                 return model(**inputs).logits[0, :, 0]
         return token_logps_from_logits(model(**inputs).logits[0].index_select(0, row.rows), row.targets)
+
+
+def packed_inputs(row: PackedRow | PackedTexts) -> dict[str, Any]:
+    """The arguments of a model for a packed row; it must run under `shared_attention`."""
+    return {
+        "input_ids": row.input_ids,
+        "position_ids": row.position_ids,
+        # A 4-d mask passes through Transformers' mask code as it is; the layout says what may be seen.
+        "attention_mask": torch.empty(1, 1, 0, 0, dtype=torch.bool, device=row.input_ids.device),
+        "use_cache": False,
+        "shared_prefix": row.layout,
+    }
+
+
+def padded_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+    """The arguments of a model for rows of tokens, padded on the right."""
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device),
+        "attention_mask": torch.tensor(
+            [[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device
+        ),
+    }
 
 
 def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
@@ -105,10 +130,7 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     device = next(model.parameters()).device
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
-    width = max(map(len, rows))
-    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+    logits = model(**padded_inputs(rows, device), use_cache=False).logits
     kept = [
         logits[row, len(prompt) - 1 : len(prompt) - 1 + len(ids)]
         for row, (prompt, ids) in enumerate(zip(prompts, responses.response_ids, strict=True))
@@ -118,7 +140,7 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
 
 
 @contextlib.contextmanager
-def _attention(bare: torch.nn.Module) -> Iterator[None]:
+def shared_attention(bare: torch.nn.Module) -> Iterator[None]:
     """Select the shared-prefix attention. It stays selected (without a layout it is plain SDPA), because gradient
     checkpointing runs the layers again in the backward pass, outside this context.
     """
@@ -180,7 +202,7 @@ def _longest(responses: Responses) -> int:
     return max(p + len(ids) for p, ids in zip(prompts, responses.response_ids, strict=True))
 
 
-def _plan(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
+def plan_passes(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
     """Rows of each forward pass: whole prompt groups, longest first, under the token budget."""
     groups: dict[int, list[int]] = {}
     for row, prompt in enumerate(responses.prompt_index):
@@ -202,7 +224,7 @@ def _plan(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
     return plans
 
 
-def _select(responses: Responses, rows: Sequence[int]) -> Responses:
+def select_rows(responses: Responses, rows: Sequence[int]) -> Responses:
     """The part of `responses` with these rows (kept together by prompt)."""
     if list(rows) == list(range(len(responses.response_ids))):
         return replace(responses, trained=None)

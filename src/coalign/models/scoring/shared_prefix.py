@@ -6,7 +6,7 @@ tokens before it in its own prompt and response, and nothing else; positions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -97,47 +97,96 @@ class PackedRow:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class PackedTexts:
+    """A packed row of T tokens with B whole responses.
+
+    Attributes:
+        input_ids, position_ids: [1, T].
+        ends: [B] the position of each response's last token.
+        layout: attention layout.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    ends: Tensor
+    layout: Layout
+
+
 def pack(responses: Responses, device: torch.device | str = "cpu") -> PackedRow:
-    """Lay prompts and their responses out in one row.
+    """Lay prompts and their responses out in one row, to score their tokens.
 
     The last token of a response predicts nothing that is scored, so it is left out of the row.
 
     Raises:
         ValueError: a prompt is empty (there is no position that predicts the first response token).
     """
-    input_ids: list[int] = []
-    position_ids: list[int] = []
-    predictors: list[int] = []
-    spans: list[tuple[int, int]] = []
-    owners: list[int] = []
-    by_prompt: dict[int, list[list[int]]] = {}
-    for prompt, ids in zip(responses.prompt_index, responses.response_ids, strict=True):
-        by_prompt.setdefault(prompt, []).append(ids)
-    for prompt, group in by_prompt.items():
-        prompt_ids = responses.prompt_ids[prompt]
-        if not prompt_ids:
+    for prompt in set(responses.prompt_index):
+        if not responses.prompt_ids[prompt]:
             raise ValueError(f"prompt {prompt} is empty: there is nothing to predict its response from")
-        start = len(input_ids)
-        prompt_end = start + len(prompt_ids)
-        input_ids += prompt_ids
-        position_ids += range(len(prompt_ids))
-        owners += [0] * len(prompt_ids)
-        for owner, ids in enumerate(group, 1):
-            body = len(input_ids)
-            input_ids += ids[:-1]
-            position_ids += range(len(prompt_ids), len(prompt_ids) + len(ids) - 1)
-            owners += [owner] * (len(ids) - 1)
-            predictors += [prompt_end - 1, *range(body, body + len(ids) - 1)]
-        spans.append((start, len(input_ids)))
+    row = _Row(responses, [ids[:-1] for ids in responses.response_ids])
+    predictors = [
+        place
+        for prompt_end, start, ids in zip(row.prompt_ends, row.starts, responses.response_ids, strict=True)
+        for place in (prompt_end - 1, *range(start, start + len(ids) - 1))
+    ]
     unique, rows = torch.unique(torch.tensor(predictors, device=device), return_inverse=True)
     return PackedRow(
-        input_ids=torch.tensor([input_ids], device=device),
-        position_ids=torch.tensor([position_ids], device=device),
+        input_ids=torch.tensor([row.input_ids], device=device),
+        position_ids=torch.tensor([row.position_ids], device=device),
         predictors=unique,
         rows=rows,
         targets=torch.tensor([token for ids in responses.response_ids for token in ids], device=device),
-        layout=Layout(spans, torch.tensor(owners, device=device)),
+        layout=row.layout(device),
     )
+
+
+def pack_whole(responses: Responses, device: torch.device | str = "cpu") -> PackedTexts:
+    """Lay prompts and their whole responses out in one row, to read states at their ends. A prompt may be empty."""
+    row = _Row(responses, responses.response_ids)
+    ends = [start + len(ids) - 1 for start, ids in zip(row.starts, responses.response_ids, strict=True)]
+    return PackedTexts(
+        input_ids=torch.tensor([row.input_ids], device=device),
+        position_ids=torch.tensor([row.position_ids], device=device),
+        ends=torch.tensor(ends, device=device),
+        layout=row.layout(device),
+    )
+
+
+class _Row:
+    """Prompts and what is taken of their responses, one after another.
+
+    Attributes:
+        prompt_ends, starts: for each response where its prompt ends and where it starts in the row.
+    """
+
+    def __init__(self, responses: Responses, bodies: Sequence[Sequence[int]]) -> None:
+        self.input_ids: list[int] = []
+        self.position_ids: list[int] = []
+        self.owners: list[int] = []
+        self.spans: list[tuple[int, int]] = []
+        self.prompt_ends: list[int] = []
+        self.starts: list[int] = []
+        groups: dict[int, list[Sequence[int]]] = {}
+        for prompt, ids in zip(responses.prompt_index, bodies, strict=True):
+            groups.setdefault(prompt, []).append(ids)
+        for prompt, group in groups.items():
+            start, prompt_ids = len(self.input_ids), responses.prompt_ids[prompt]
+            self._add(prompt_ids, 0, 0)
+            prompt_end = len(self.input_ids)
+            for owner, ids in enumerate(group, 1):
+                self.prompt_ends.append(prompt_end)
+                self.starts.append(len(self.input_ids))
+                self._add(ids, len(prompt_ids), owner)
+            self.spans.append((start, len(self.input_ids)))
+
+    def layout(self, device: torch.device | str) -> Layout:
+        return Layout(self.spans, torch.tensor(self.owners, device=device))
+
+    def _add(self, ids: Sequence[int], first: int, owner: int) -> None:
+        self.input_ids += ids
+        self.position_ids += range(first, first + len(ids))
+        self.owners += [owner] * len(ids)
 
 
 def shared_prefix_attention(

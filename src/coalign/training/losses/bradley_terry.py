@@ -1,0 +1,47 @@
+"""The loss of reward models: Bradley-Terry on pairs, with margins, label smoothing and a term that centres rewards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coalign.training.losses.pairwise import logistic_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def bradley_terry_losses(
+    better: Tensor,
+    worse: Tensor,
+    margins: Tensor | float = 0.0,
+    *,
+    label_smoothing: float = 0.0,
+    center_rewards_coefficient: float = 0.0,
+) -> Tensor:
+    """[P] `-(1 - e) log sig(z) - e log sig(-z) + c (r_b + r_w)^2` with `z = r_b - r_w - m`, a pair each, not reduced.
+
+    Without m, e and c the negative log-likelihood of Bradley and Terry (1952), as in Ouyang et al. 2022 (arXiv 2203.02155),
+    equation 1. m: Touvron et al. 2023 (arXiv 2307.09288), equation 2. e: the assumed share of swapped labels. c: Eisenstein
+    et al. 2023 (arXiv 2312.09244), appendix; rewards are only known up to a constant, and the term keeps it near 0.
+
+    Args:
+        better, worse: [P] rewards of the two responses of each pair.
+        margins: [P] by how much the better one should be ahead; constants.
+        label_smoothing: e, in [0, 0.5).
+        center_rewards_coefficient: c.
+    """
+    losses = logistic_loss(better - worse - margins, label_smoothing)
+    if center_rewards_coefficient:
+        losses = losses + center_rewards_coefficient * (better + worse) ** 2
+    return losses
+
+
+def record_means(values: Tensor, record_index: Tensor, size: int) -> Tensor:
+    """[R] means of the values [P] of each record; 0 for a record without any.
+
+    Args:
+        record_index: [P] the record of each value.
+        size: R.
+    """
+    sums = values.new_zeros(size).index_add(0, record_index, values)
+    return sums / record_index.bincount(minlength=size).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Reward models: a scalar head on any encoder of texts, learnt from what people prefer."""

@@ -1,0 +1,187 @@
+"""Train a reward model from preferences or rankings, save it with its head, and say how far its probabilities hold.
+
+    coalign run reward-model --data pairs.jsonl --model default
+
+A scalar head on any Hugging Face language model or encoder, trained by Bradley-Terry; several data sets at once keep a
+tag each. What is saved gives the same number in coalign (`--reward model:RUN`) and in plain Transformers: the reward is
+read at the last token of the response, also where the end of a turn is the padding token of the base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from coalign.core.errors import DataError
+from coalign.core.files import read_rows, write_json, write_rows
+from coalign.core.options import option
+from coalign.core.runs import Run, is_main_process
+from coalign.data.records import Ranking
+from coalign.training.job import FitResult
+from coalign.training.material import LearningOptions, Material, announce, read_material
+from coalign.training.reward_models.report import write_reward_report
+from coalign.training.reward_models.task import RewardLossOptions, RewardTask, make_examples, tag_of
+
+if TYPE_CHECKING:
+    from coalign.models.reward_inputs import RewardInputs
+
+HELD_OUT = "held_out.jsonl"
+"""Artefact with the rewards of the held-out responses."""
+
+
+@dataclass(kw_only=True)
+class RewardModelOptions(RewardLossOptions, LearningOptions):
+    """Options of everything that trains a reward model."""
+
+    __group__ = "Reward model"
+
+    input_format: Literal["auto", "chat", "pair", "transcript"] = option(
+        "auto",
+        "how prompt and response become a text; auto: the chat template where there is one, else two segments for an "
+        "encoder, else a transcript",
+    )
+    save: Literal["whole", "adapter"] = option(
+        "whole",
+        "a model folder that any tool loads as it is, or the adapter and the head alone, which are small",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse(("reference_logps", "max_prompt_length"), "for a reward model")
+        if self.tuning == "full" and self.save == "adapter":
+            raise ValueError("save: adapter has nothing to save with tuning: full")
+        if self.save == "adapter":
+            self.refuse(["save_dtype"], "with save: adapter, which is float32")
+
+
+@dataclass(kw_only=True)
+class Config(RewardModelOptions):
+    """Options of `coalign run reward-model`."""
+
+    __group__ = "Reward model"
+
+
+def run(config: Config, run: Run) -> None:
+    """Train, save, measure on held-out records and report.
+
+    Raises:
+        DataError: records that cannot be used, or that do not say what is better.
+    """
+    material = read_material(config, "ranking", run)
+    announce(material.notes, run)
+    result = train_reward_model(config, material, run)
+    if is_main_process():
+        rows = held_out_rewards(config, material, run)
+        write_reward_report(run, config, material, result, rows)
+
+
+MakeTask = Callable[["RewardInputs", RewardModelOptions, Sequence[str]], RewardTask]
+
+
+def train_reward_model(
+    config: RewardModelOptions, material: Material, run: Run, make_task: MakeTask = RewardTask
+) -> FitResult:
+    """Train on rankings and save the model in the run folder; what was finished before is read, not done again.
+
+    Args:
+        make_task: the task over inputs, options and tags, for methods that weigh or change the losses.
+
+    Raises:
+        DataError: no record is left in which a response is better than another.
+    """
+    from transformers import set_seed
+
+    from coalign.models.adapters import trainable_summary
+    from coalign.models.files.classifiers import choose_pad_token, new_classifier, outline
+    from coalign.models.files.loading import load_tokenizer
+    from coalign.models.files.saving import save_model
+    from coalign.models.limits import assert_fits
+    from coalign.models.reward_inputs import RewardInputs
+    from coalign.models.reward_model import longest_text, pick_format, write_settings
+    from coalign.training.modules import fit_module
+
+    done = run.artefacts / "train.json"
+    if done.exists() and run.model.exists():
+        return FitResult(**json.loads(done.read_text(encoding="utf-8")))
+    tokenizer: Any = load_tokenizer(config)
+    shape = outline(config)
+    wanted = None if config.input_format == "auto" else config.input_format
+    inputs = RewardInputs(
+        tokenizer,
+        pick_format(config.model, shape, tokenizer, wanted),
+        min(config.max_length or longest_text(shape, tokenizer), longest_text(shape, tokenizer)),
+    )
+    parts = [
+        _examples(cast("Sequence[Ranking]", records), inputs, config, run, what)
+        for records, what in ((material.training, "training"), (material.held_out, "held-out"))
+    ]
+    set_seed(config.seed)  # the first weights of head and adapter
+    model = new_classifier(config)
+    if choose_pad_token(model, tokenizer) is None:
+        told = "Plain Transformers reads the reward of a finished response one token early: every special token may end a text."
+        run.log(
+            "warning",
+            key="pad_token",
+            text=told,
+            advice="Score with coalign, or add a pad token to the base.",
+        )
+    assert_fits(model, (one.ids for part in parts for example in part for one in example.inputs))
+    run.log("model", summary=trainable_summary(model))
+    tags = list(dict.fromkeys(one.tag for part in parts for one in part))
+    result = fit_module(
+        model, make_task(inputs, config, tags), parts[0], config, run, held_out=parts[1], processor=tokenizer
+    ).finite()
+    if is_main_process():
+        save_model(cast(Any, model), tokenizer, run.model, merge=config.save == "whole")
+        write_settings(run.model, inputs)
+        write_json(done, asdict(result))
+    return result
+
+
+def _examples(
+    records: Sequence[Ranking], inputs: RewardInputs, config: RewardModelOptions, run: Run, what: str
+) -> list[Any]:
+    if not records:
+        return []
+    texts = inputs.texts(records, label="Tokenising")
+    cut = sum(one.cut for group in texts for one in group)
+    examples = make_examples(records, texts, config.margin)
+    same = sum(len(set(one.inputs)) == 1 for one in examples)
+    run.log("encoded", part=what, records=len(records), used=len(examples), truncated=cut, same_tokens=same)
+    if not examples or same == len(examples):
+        why = (
+            "the compared responses are the same tokens, once they are cut"
+            if examples
+            else "no response is better"
+        )
+        raise DataError(
+            f"In all {len(records)} {what} records {why}.", hint="Raise --max-length, or look at the data."
+        )
+    return examples
+
+
+def held_out_rewards(config: RewardModelOptions, material: Material, run: Run) -> list[dict[str, Any]]:
+    """For each held-out record its id, tag, values and the rewards of its responses under the saved model, which is read
+    back as any user reads it. Rows that are there already are not computed again.
+    """
+    from coalign.models.reward_model import load_reward_model
+
+    path = run.artefacts / HELD_OUT
+    records = [cast(Ranking, one) for one in material.held_out]
+    if not records:
+        return []
+    if not path.exists():
+        model = load_reward_model(
+            str(run.model), device=config.device, trust_remote_code=config.trust_remote_code
+        )
+        rewards = model.score_records(records, show="Scoring held-out responses")
+        write_rows(
+            path,
+            [
+                {"id": one.id, "tag": tag_of(one), "values": list(one.scores), "rewards": found}
+                for one, found in zip(records, rewards, strict=True)
+            ],
+        )
+    return list(read_rows(path))
