@@ -107,8 +107,9 @@ def test_parquet_and_saved_dataset(tmp_path):
     assert pairs(read_records(tmp_path / "splits", split="test")) == EXPECTED[:1]
     with pytest.raises(DataError, match="no split 'eval', only: train, test"):
         read_records(tmp_path / "splits", split="eval")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="not one that datasets saved"):
-        read_records(tmp_path)
+        read_records(tmp_path / "empty")
 
 
 def test_standard_input(monkeypatch):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from coalign.models.scoring.engine import score_responses
+from coalign.training.batches import Example
+from coalign.training.objective import Objective
 from tests.models.tiny import make_model
-from tests.training.helpers import PAIRS, PAIRS_FREE, adapted, logged, make_examples, train, trainer_of
+from tests.training.helpers import (
+    PAIRS,
+    PAIRS_FREE,
+    TOKENS,
+    adapted,
+    logged,
+    make_examples,
+    train,
+    trainer_of,
+)
 
 
 def test_log_ratio_to_the_reference(tmp_path: Path) -> None:
@@ -59,3 +71,18 @@ def test_checkpoints_are_silent_and_whole(
     captured = capfd.readouterr()
     assert "Writing" not in captured.err
     assert "fetch" not in captured.err
+
+
+@pytest.mark.parametrize("objective", [PAIRS_FREE, TOKENS])
+def test_the_loss_of_every_source_is_that_of_its_records_alone(tmp_path: Path, objective: Objective) -> None:
+    parts = {tag: [replace(one, tag=tag) for one in make_examples(5, seed)] for seed, tag in enumerate("ab")}
+    model = adapted()
+
+    def evaluated(*examples: Example) -> dict[str, float]:
+        return trainer_of(model, objective, tmp_path, 2, eval_examples=list(examples)).evaluate()
+
+    mixed = evaluated(*(one for both in zip(*parts.values(), strict=True) for one in both))
+    for tag, examples in parts.items():
+        alone = evaluated(*(replace(one, tag="") for one in examples))
+        assert mixed[f"eval_loss/{tag}"] == pytest.approx(alone["eval_loss"], rel=1e-5)
+        assert not [name for name in alone if "loss/" in name]

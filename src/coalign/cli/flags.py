@@ -256,10 +256,10 @@ def flag(one: Option) -> click.Option:
         made = Flag(
             [one.name, one.flag],
             default=None,
-            multiple=one.is_list,
+            multiple=True,
             metavar=metavar(one),
             help=text,
-            callback=_given,
+            callback=functools.partial(_given, one.repeats),
         )
     made.group = one.group
     return made
@@ -267,7 +267,8 @@ def flag(one: Option) -> click.Option:
 
 def described(one: Option) -> str:
     """Default and limits; the placeholder shows the type and the choices."""
-    limits = "" if one.choices or one.is_flag else _PLAIN.sub("", one.type_name).strip()
+    plain = one.choices or one.is_flag or (one.repeats and not one.is_list)
+    limits = "" if plain else _PLAIN.sub("", one.type_name).strip()
     limits = (
         limits.removesuffix("or nothing").strip()
         if one.default is None
@@ -312,8 +313,19 @@ def printed(config_class: type, values: Mapping[str, Any], places: Mapping[str, 
     return gaps + to_yaml({name: value for name, value in rest.items() if value is not dataclasses.MISSING})
 
 
-def _given(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    return None if value == () else value
+def _given(repeats: bool, ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """The values of a flag, the value where it takes one, None where it is not given.
+
+    Raises:
+        click.UsageError: a flag that takes one value has several: the others would be ignored.
+    """
+    if repeats or not values:
+        return values or None
+    if len({*values}) > 1:
+        raise click.UsageError(
+            f"{param.opts[-1]} takes one value and was given {len(values)}: {', '.join(map(str, values))}."
+        )
+    return values[0]
 
 
 def _general() -> list[click.Option]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import datetime
+import decimal
 import errno
 import json
 import os
@@ -68,7 +71,7 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
     """Write rows as JSON Lines, atomically."""
     with atomic_path(target) as path, path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_line(row))
 
 
 def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) -> None:
@@ -79,7 +82,7 @@ def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) 
     A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
     that fails leaves the file as it was.
     """
-    data = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows).encode("utf-8")
+    data = "".join(_line(row, ascii_only) for row in rows).encode("utf-8")
     with _clear_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a+b", buffering=0) as file:
@@ -91,6 +94,26 @@ def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) 
             except OSError:
                 file.truncate(end)
                 raise
+
+
+def _line(row: Any, ascii_only: bool = False) -> str:
+    return json.dumps(row, ensure_ascii=ascii_only, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Values that columns of Parquet files and of data sets have, and JSON has not: numbers, ISO times, base64."""
+    match value:
+        case decimal.Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta():
+            return value.total_seconds()
+        case bytes():
+            return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "tolist"):  # NumPy's
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def hold_file(path: Path, *, hint: str) -> BaseFileLock:

@@ -109,6 +109,13 @@ class Option:
         return typing.get_origin(_strip_optional(self.type)) in (list, tuple)
 
     @property
+    def repeats(self) -> bool:
+        """Whether a command line may give it several times."""
+        base = _strip_optional(self.type)
+        kinds = typing.get_args(base) if typing.get_origin(base) in (Union, types.UnionType) else [base]
+        return any(typing.get_origin(one) in (list, tuple) for one in kinds)
+
+    @property
     def type_name(self) -> str:
         return describe_type(self.type)
 
@@ -282,9 +289,14 @@ def converted(
 
 
 def parse_value(one: Option, value: Any) -> Any:
-    """A command line's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read."""
+    """A command line's text as `build` takes it: lists split at commas, `none` where nothing is allowed, mappings read.
+    Of a type that is one value or a list, what is given once is the value.
+    """
     if one.is_list and not one.split:
         return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple) and not one.is_list and one.repeats:
+        first, *more = value
+        value = [first, *more] if more else first
     if isinstance(value, list | tuple) and one.is_list:
         return [part for text in value for part in (_parts(text) if isinstance(text, str) else [text])]
     if not isinstance(value, str):
@@ -372,10 +384,12 @@ def save(config: Any, path: Path) -> None:
 
 
 def describe_type(hint: Any) -> str:
-    """A type in the user's words: `a number above 0`, `one of: sum, mean`."""
+    """A type in the user's words: `a number above 0`, `one of: sum, mean`; an annotation that is a text describes it."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
         base, *constraints = typing.get_args(hint)
+        if isinstance(constraints[0], str):
+            return constraints[0]
         limits = " and ".join(filter(None, (_describe_constraint(one) for one in constraints)))
         return f"{describe_type(base)} {limits}".rstrip()
     if origin is Literal:

@@ -23,6 +23,7 @@ from coalign.data.records import (
     message_of,
     responses_of,
 )
+from coalign.data.sources import DataSource
 from coalign.data.splits import prompt_key
 from coalign.data.usable import compares_nothing
 
@@ -138,6 +139,54 @@ class Check:
         return lines
 
 
+@dataclass(frozen=True)
+class MixedSource:
+    """A source of a mix: its good records, those under its cap, and what its weight makes of them in a pass, of which
+    `share` is its part. A training converts and holds out before it draws.
+    """
+
+    tag: str
+    kind: str
+    records: int
+    capped: int
+    weight: float
+    in_pass: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Several sources together.
+
+    Attributes:
+        repeated: records that an earlier source has exactly so.
+        shared_prompts: prompts that more than one source has.
+    """
+
+    sources: list[MixedSource]
+    repeated: int
+    shared_prompts: int
+
+
+def check_mix(sources: Sequence[DataSource], found: Sequence[RecordSet]) -> Mix:
+    """What several sources are together, as `scan_records` found each."""
+    prompts: Counter[str] = Counter()
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    repeated = 0
+    for one in found:
+        records = {(prompt_key(record), responses_of(record)) for record in one.records}
+        repeated += len(records & seen)
+        seen |= records
+        prompts.update({key for key, _ in records})
+    capped = [min(len(one), source.max or len(one)) for source, one in zip(sources, found, strict=True)]
+    in_pass = [round(count * source.weight) for count, source in zip(capped, sources, strict=True)]
+    rows = [
+        MixedSource(source.tag, one.kind, len(one), most, source.weight, count, count / max(sum(in_pass), 1))
+        for source, one, most, count in zip(sources, found, capped, in_pass, strict=True)
+    ]
+    return Mix(rows, repeated, sum(count > 1 for count in prompts.values()))
+
+
 def check_records(
     found: RecordSet,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -243,7 +292,7 @@ def _pictures(
     for one in list(first.values())[:SHAPES]:
         record, responses = records[one.record_index], map(written, one.response_ids)
         named = list(zip(_names(record), responses, strict=True))
-        pictures.append(Example(_place(record), written(one.prompt_ids), named))
+        pictures.append(Example(str(record.source), written(one.prompt_ids), named))
     return pictures
 
 
@@ -341,7 +390,7 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
     frame = Frame(tokenizer) if tokenizer is not None else None
     examples = []
     for record in records:
-        place = _place(record)
+        place = str(record.source)
         try:
             plain = _turns(record), [_said(message_of(one)) for one in responses_of(record)]
             prompt, responses = frame.texts(record) if frame else plain
@@ -349,11 +398,6 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
             continue
         examples.append(Example(place, prompt, list(zip(_names(record), responses, strict=True))))
     return examples
-
-
-def _place(record: Record) -> str:
-    source = record.source
-    return f"{source.file}:{source.line}" if source.line is not None else f"{source.file}[{source.index}]"
 
 
 def _turns(record: Record) -> str:

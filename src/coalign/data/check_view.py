@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Lengths
+from coalign.data.check import Check, Lengths, Mix
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20
@@ -46,6 +46,24 @@ def print_check(check: Check, console: Console) -> None:
     _print_problems("Dropped for length", check.dropped or [], console)
     console.print()
     console.print(_verdict(check), soft_wrap=True)
+
+
+def print_mix(mix: Mix, console: Console) -> None:
+    """Print what several sources are together."""
+    console.print(Text("\nMix", style="bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("source", "kind", "records", "drawn", "weight", "in a pass", "share"):
+        table.add_column(name, justify="left" if name in ("source", "kind") else "right")
+    for one in mix.sources:
+        counts = (f"{count:,}" for count in (one.records, one.capped))
+        table.add_row(one.tag, one.kind, *counts, f"{one.weight:g}", f"{one.in_pass:,}", f"{one.share:.1%}")
+    console.print(table)
+    for number, what in (
+        (mix.repeated, "Records that an earlier source has exactly so"),
+        (mix.shared_prompts, "Prompts that more than one source has"),
+    ):
+        if number:
+            console.print(Text.assemble(("\nwarning ", "yellow"), f"{what}: {number:,}."), soft_wrap=True)
 
 
 def _counts(check: Check) -> Table:

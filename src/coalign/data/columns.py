@@ -84,6 +84,9 @@ _HALF: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """Part, the parts of which one must stand beside it, what to say when none does."""
 
+BESIDE = ("input", "context", "answers", "id", "constraints", "group_id")
+"""Columns with a meaning that are no part of their own."""
+
 RESPONSE_TEXT = ("response", "text", "content", "completion", "output", "answer")
 RESPONSE_SCORE = ("score", "overall_score", "rating", "reward", "rank")
 """Keys of a response that is a mapping; a `rank` counts down."""
@@ -97,6 +100,9 @@ class Layout:
         columns: part to column; after `rewrite`, where there is one.
         scored_dicts: the responses are mappings that carry their own score (as in UltraFeedback).
         rewrite: makes a row of a known data set one of usual columns.
+        mapping: names to the file's columns that bear other names; everywhere else a column has the name that it is
+            mapped to.
+        displaced: columns whose own names are those of the mapping; they are kept beside the record.
         uses: every column that the file has, and what is done with it.
         warnings: columns that are kept, and whose names say that they may have been meant.
     """
@@ -108,11 +114,24 @@ class Layout:
     rewrite: Rewrite | None = None
     uses: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    displaced: tuple[str, ...] = ()
 
     @property
     def claimed(self) -> frozenset[str]:
         """The columns that a part, or a rewriting, uses."""
         return frozenset(name for name, use in self.uses.items() if use != KEPT) | set(self.columns.values())
+
+    @property
+    def uses_in_file(self) -> dict[str, str]:
+        """Every column by the name that it has in the file, and what is done with it."""
+        uses = {self.mapping.get(name, name): use for name, use in self.uses.items()}
+        return uses | dict.fromkeys(self.displaced, KEPT)
+
+    def in_file(self, field: str) -> str:
+        """A field as the file calls it: `prompt[1]` is `question[1]` where that column is mapped."""
+        name = next((one for one in self.mapping if re.match(rf"{re.escape(one)}(\W|$)", field)), None)
+        return field if name is None else self.mapping[name] + field[len(name) :]
 
 
 WORDS_OF_PROMPT = 3
@@ -127,21 +146,63 @@ def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name, count in counts.items() if 2 * count > len(rows) and name in filled]
 
 
-def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None = None) -> Layout:
+def renamed(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Mapping[str, Any]:
+    """A row of a file with the names of a mapping in place of its own."""
+    if not mapping:
+        return row
+    taken = {*mapping, *mapping.values()}
+    rest = {name: value for name, value in row.items() if name not in taken}
+    return {**rest, **{name: row[column] for name, column in mapping.items() if column in row}}
+
+
+def recognise(
+    rows: Sequence[Mapping[str, Any]],
+    source: str,
+    kind: Kind | None = None,
+    mapping: Mapping[str, str] | None = None,
+) -> Layout:
     """The layout of a file, from its first rows.
 
     Args:
         rows: the first rows of the file.
         source: the file, for messages.
         kind: what the caller wants. `prompt` is had from every kind, others only where their columns are.
+        mapping: names to columns of the file that are taken as if they had them (`coalign.data.sources.check_columns`). A column that had
+            such a name itself is kept beside the record.
 
     Raises:
-        DataError: no kind (or not the wanted one) fits; it names the columns found and the ones needed.
+        DataError: no kind (or not the wanted one) fits; it names the columns found and the ones needed. A column of
+            the mapping that is not there.
     """
+    mapping = mapping or {}
+    present = dict.fromkeys(name for row in rows for name in row)
+    absent = next((one for one in mapping.items() if one[1] not in present), None)
+    if absent is not None:
+        name, column = absent
+        raise DataError(
+            f"{source}: there is no column {column} to take as {name} (--column {name}={column}).",
+            hint=f"Its columns are: {', '.join(present)}. What holds for one source of several stands with it: "
+            f"PATH,column.{name}={column}.",
+        )
+    layout = _recognised([renamed(row, mapping) for row in rows], source, kind, mapping)
+    idle = [one for one in mapping if layout.uses.get(one, KEPT) == KEPT and one not in BESIDE]
+    if idle and kind != "prompt":
+        raise DataError(
+            f"{source}: --column {idle[0]}={mapping[idle[0]]} has no effect: {_PLURALS[layout.kind]} do not use "
+            f"{idle[0]} here.",
+            hint=f"Read as {layout.recognised}. Leave the mapping out, or choose another kind with --kind.",
+        )
+    displaced = tuple(one for one in mapping if one in present and one not in mapping.values())
+    return replace(layout, mapping=mapping, displaced=displaced)
+
+
+def _recognised(
+    rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None, mapping: Mapping[str, str]
+) -> Layout:
     columns = usual_columns(rows)
     known = known_layout(columns) if kind in (None, "ranking", "prompt") else None
     if known is not None:
-        return _known(known, columns, rows, kind)
+        return _known(known, columns, rows, kind, mapping)
     refused = refused_layout(columns) if kind is None else None
     if refused is not None:
         raise DataError(f"{source}: cannot be read as it is: {refused}.", hint=f"Needed: {_wanted(None)}.")
@@ -155,7 +216,8 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
         raise DataError(
             f"{source}: no {kind or 'known kind of record'} in the columns {', '.join(columns) or '(none)'}"
             + (f": {missing}." if missing else "."),
-            hint=f"Needed: {_wanted(kind)}." + (" Or choose another kind with --kind." if layout else ""),
+            hint=f"Needed: {_wanted(kind)}. Other names are told with --column NAME=COLUMN"
+            + (", another kind with --kind." if layout else "."),
         )
     used, how = layout.columns, _manner(layout, rows)
     rest = [name for name in columns if name not in layout.claimed]
@@ -163,14 +225,18 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, kind: Kind | None 
         _assert_shared_prompts(rows, used, rest, source)
     if layout.kind == "demonstration" and kind is None:
         _assert_not_rated(rest, source)
-    sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()))}{how}"
+    sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()), mapping)}{how}"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     uses = {name: _PARTS[part][0] for part, name in used.items()} | dict.fromkeys(rest, KEPT)
     return replace(layout, recognised=sentence, uses=uses, warnings=_overlooked(rest))
 
 
 def _known(
-    known: KnownLayout, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], kind: Kind | None
+    known: KnownLayout,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    kind: Kind | None,
+    mapping: Mapping[str, str],
 ) -> Layout:
     rest = [name for name in columns if name not in known.uses]
     # A row that cannot be rewritten is a bad record of its own; the columns are the same for all.
@@ -178,7 +244,7 @@ def _known(
     parts = {"prompt": prompt, "responses": "responses", "scores": "scores"}
     wanted: Kind = "prompt" if kind == "prompt" else "ranking"
     columns_of = {"prompt": prompt} if wanted == "prompt" else parts
-    sentence = f"{_PLURALS[wanted]}, from {_listed(list(known.uses))} (as in {known.name})"
+    sentence = f"{_PLURALS[wanted]}, from {_listed(list(known.uses), mapping)} (as in {known.name})"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     uses = {**known.uses, **dict.fromkeys(rest, KEPT)}
     return Layout(wanted, columns_of, sentence, False, known.rewrite, uses, _overlooked(rest))
@@ -197,7 +263,8 @@ def _overlooked(rest: Sequence[str]) -> tuple[str, ...]:
     """A sentence for every kept column whose name says that it may have been meant."""
     found = [(name, what) for name in rest for what in _LOOKS_LIKE if _looks_like(what, name)]
     return tuple(
-        f"The column {name} looks like {what} and is not used; rename it if it belongs to the record."
+        f"The column {name} looks like {what} and is not used; rename it if it belongs to the record, or give "
+        f"--column NAME={name}."
         for name, what in dict(found).items()
     )
 
@@ -212,8 +279,8 @@ def _assert_not_rated(rest: Sequence[str], source: str) -> None:
     if len(rated) > 1:
         raise DataError(
             f"{source}: the columns {', '.join(rated)} look like ratings of the responses, which demonstrations have not.",
-            hint="Write one row a prompt with `responses` and `scores`, or `chosen` and `rejected`; to learn from every "
-            "response all the same, remove these columns or give --kind demonstration.",
+            hint="Write one row a prompt with `responses` and `scores`, or `chosen` and `rejected`, or say which columns "
+            "hold them (--column scores=NAME); to learn from every response all the same give --kind demonstration.",
         )
 
 
@@ -236,7 +303,8 @@ def _assert_shared_prompts(
     raise DataError(
         f"{source}: no prompt: there is no prompt column, and chosen and rejected do not begin with a prompt that both "
         f"share{named}.",
-        hint=f"Rename {likely[0] if likely else 'the column that holds it'} to `prompt`.",
+        hint=f"Rename {likely[0] if likely else 'the column that holds it'} to `prompt`, or give --column "
+        f"prompt={likely[0] if likely else 'COLUMN'}.",
     )
 
 
@@ -345,7 +413,8 @@ def _wanted(kind: Kind | None) -> str:
     return "; ".join(f"{one}: " + " or ".join(" + ".join(needs) for needs in _NEEDS[one]) for one in kinds)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], mapping: Mapping[str, str]) -> str:
+    names = [f"{mapping[one]} (as {one})" if one in mapping else one for one in names]
     if len(names) == 1:
         return f"the column {names[0]}"
     return f"the columns {', '.join(names[:-1])} and {names[-1]}"

@@ -102,6 +102,10 @@ def parse_messages(value: Any) -> Messages:
 
 
 _MESSAGE_KEYS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+_BETWEEN = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\}\s+\{""", re.DOTALL)
+"""Text in quotes, or the gap between two mappings: a NumPy array of them, as pandas and datasets write it to CSV, has
+white space in place of commas.
+"""
 _WRITTEN = re.compile(r"\s*\[?\s*\{\s*['\"]")
 
 
@@ -127,8 +131,7 @@ def from_text(value: Any) -> Any:
         found = json.loads(value)
     except ValueError:
         try:
-            # A NumPy array of mappings, as pandas writes it to CSV, has line breaks in place of commas.
-            found = ast.literal_eval(re.sub(r"\}\s*\n\s*\{", "}, {", value.strip()))
+            found = ast.literal_eval(_BETWEEN.sub(lambda one: one[1] or "}, {", value.strip()))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             head = value.lstrip()[:60]
             if ("role" in head and "content" in value) or ("from" in head and "value" in head):

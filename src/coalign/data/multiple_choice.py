@@ -17,7 +17,7 @@ import torch
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError
-from coalign.data.records import Message, Ranking, Source
+from coalign.data.records import Message, Ranking
 from coalign.data.rows import Row, iter_rows, parse_each
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _question(place: Row, source: str) -> Ranking:
         prompt=[Message(role="user", content=question)],
         responses=tuple(texts),
         scores=tuple(float(index == right) for index in range(len(texts))),
-        source=Source(source, place.line, place.index),
+        source=place.source(source),
         plain=True,
     )
 

@@ -9,7 +9,7 @@ from coalign.core.errors import RecordProblem
 from coalign.data import messages as chat
 from coalign.data import records as schema
 from coalign.data import values as reading
-from coalign.data.columns import Layout
+from coalign.data.columns import Layout, renamed
 
 T = TypeVar("T")
 
@@ -18,6 +18,8 @@ def parse_row(
     row: Mapping[str, Any], layout: Layout, source: schema.Source
 ) -> schema.Record | list[RecordProblem]:
     """The record in `row`, or its problems (at least one)."""
+    displaced = {name: row[name] for name in layout.displaced if row.get(name) is not None}
+    row = renamed(row, layout.mapping)
     parser, record = _Parser(row, layout), None
     try:
         if layout.rewrite is not None:
@@ -27,11 +29,10 @@ def parse_row(
     except chat.FieldError as error:
         parser.errors.append(error)
     if record is not None and not parser.errors:
+        record.extra.update(displaced)
         return record
     return [
-        RecordProblem(
-            source.file, source.line, error.field or "row", error.problem, error.expected, source.index
-        )
+        source.problem(layout.in_file(error.field or "row"), error.problem, error.expected)
         for error in parser.errors
     ]
 

@@ -13,7 +13,7 @@ from coalign.core.files import write_rows
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of
-from coalign.data.rows import iter_rows
+from coalign.data.rows import iter_rows, list_columns
 from coalign.data.usable import written_with_template
 
 OnBadRecord = Literal["fail", "skip"]
@@ -35,6 +35,7 @@ class RecordSet:
         warnings: what may have been meant otherwise, one sentence each.
         source: the file, folder or hub id.
         rejects: where the others were written, when they were.
+        bad: the others as rows of a reject file.
     """
 
     records: list[Record]
@@ -45,11 +46,12 @@ class RecordSet:
     rejects: Path | None = None
     uses: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    bad: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def n_bad(self) -> int:
         """Records that could not be used."""
-        return len({(one.line, one.index) for one in self.problems})
+        return len({(one.source, one.line, one.index) for one in self.problems})
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,17 +66,22 @@ def read_records(
     rejects: Path | None = None,
     limit: int | None = None,
     text_alone: bool = True,
+    columns: Mapping[str, str] | None = None,
+    tag: str = "",
 ) -> RecordSet:
     """Read records.
 
     Args:
-        source: a JSON Lines, JSON, CSV or Parquet file (the first three also as .gz or .zst), a folder written by
-            `datasets`, a run folder whose run made records, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
+        source: a JSON Lines, JSON, CSV or Parquet file (the first three also as .gz or .zst), a folder or a glob of
+            such files (`coalign.data.files.shards`), a folder written by `datasets`, a run folder whose run made
+            records, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
         kind: what is wanted, when the columns allow more than one; `prompt` takes the prompts of any kind.
         split: of a data set of the hub or on disk.
         on_bad_record: `fail` raises with every problem; `skip` leaves bad records out and counts them.
         rejects: with `skip`, a JSON Lines file for the bad records and their problems; not written when there are none.
         limit: read only the first rows.
+        columns: names that records have to columns of the source that are taken as if they bore them.
+        tag: of the source in a mix; its records, ids and rejects carry it.
         text_alone: refuse records with tools, or with replies that have more than text (tool calls, reasoning): for
             callers that pass on texts and messages. What is encoded whole (`coalign.data.encoding`) takes them.
 
@@ -88,6 +95,8 @@ def read_records(
         rejects=rejects if on_bad_record == "skip" else None,
         limit=limit,
         text_alone=text_alone,
+        columns=columns,
+        tag=tag,
     )
     if result.problems and on_bad_record == "fail":
         total = len(result.records) + result.n_bad
@@ -109,6 +118,8 @@ def scan_records(
     rejects: Path | None = None,
     limit: int | None = None,
     text_alone: bool = False,
+    columns: Mapping[str, str] | None = None,
+    tag: str = "",
 ) -> RecordSet:
     """As `read_records`, but bad records never raise: they are in `problems`.
 
@@ -116,34 +127,41 @@ def scan_records(
         DataError: the source cannot be read or recognised.
     """
     name = "<stdin>" if str(source) == "-" else str(source)
-    rows = itertools.islice(iter_rows(source, split), limit)
+    columns = columns or {}
+    rows = itertools.islice(iter_rows(source, split, list_columns(columns)), limit)
     first = list(itertools.islice(rows, _LOOK_AHEAD))
     values = [row.value for row in first if row.value is not None]
     if not values:
         problems = [row.problem for row in first if row.problem is not None]
         raise DataError(f"{name}: none of the first {len(first)} rows can be read.", problems)
-    layout = recognise(values, name, kind)
+    layout = recognise(values, name, kind, columns)
     records: list[Record] = []
     problems: list[RecordProblem] = []
     bad: list[dict[str, Any]] = []
     for row in itertools.chain(first, rows):
-        parsed = (
-            [row.problem]
-            if row.problem
-            else parse_row(row.value or {}, layout, Source(name, row.line, row.index))
-        )
+        place = row.source(name, tag)
+        parsed = [row.problem] if row.problem else parse_row(row.value or {}, layout, place)
         if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed)):
             parsed = [beyond]
         if isinstance(parsed, Record):
             records.append(parsed)
         else:
             problems.extend(parsed)
-            bad.append(rejected(row.line, row.index, row.raw if row.value is None else row.value, parsed))
-    if rejects is not None and bad:
-        write_rows(rejects, bad)
-    warnings = (*layout.warnings, *written_with_template(records))
+            bad.append(rejected(place, row.raw if row.value is None else row.value, parsed))
     written = rejects if bad else None
-    return RecordSet(records, layout.kind, layout.recognised, name, problems, written, layout.uses, warnings)
+    if written is not None:
+        write_rows(written, bad)
+    return RecordSet(
+        records,
+        layout.kind,
+        layout.recognised,
+        name,
+        problems,
+        written,
+        layout.uses_in_file,
+        (*layout.warnings, *written_with_template(records)),
+        bad,
+    )
 
 
 def _beyond_text(record: Record) -> RecordProblem | None:
@@ -152,11 +170,13 @@ def _beyond_text(record: Record) -> RecordProblem | None:
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
 
 
-def rejected(line: int | None, index: int, row: Any, problems: Iterable[RecordProblem]) -> dict[str, Any]:
+def rejected(place: Source, row: Any, problems: Iterable[RecordProblem]) -> dict[str, Any]:
     """What the reject file holds of a bad row: where it was, the row as it was, and why."""
     return {
-        "line": line,
-        "index": index,
+        "file": place.file,
+        **({"tag": place.tag} if place.tag else {}),
+        "line": place.line,
+        "index": place.index - place.before,
         "row": row,
         "problems": [
             {"field": one.field, "problem": one.problem, "expected": one.expected} for one in problems

@@ -68,11 +68,39 @@ def message_of(reply: str) -> Message:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a record came from: for messages and for stable ids."""
+    """Where a record came from: for messages and for stable ids.
+
+    Attributes:
+        file: or folder, or hub id; of shards the one that holds the record.
+        line: 1-based; None where there are no lines.
+        index: 0-based position in the whole source.
+        before: records of the shards before this one.
+        tag: the source's name in a mix of several; empty where there is one.
+        whole: the folder or glob of shards.
+    """
 
     file: str
     line: int | None = None
     index: int = 0
+    before: int = 0
+    tag: str = ""
+    whole: str = ""
+
+    @property
+    def of(self) -> str:
+        """The source that a record belongs to, whichever shard holds it."""
+        return self.tag or self.whole or self.file
+
+    def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
+        """Something wrong with a field at this place."""
+        return RecordProblem(self.file, self.line, field, problem, expected, self.index - self.before)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}:{self.line}"
+            if self.line is not None
+            else f"{self.file}[{self.index - self.before}]"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +132,9 @@ class Record:
 
     @property
     def id(self) -> str:
-        """Stable within a data set: the `id` column when there is one, else the position."""
-        return str(self.extra.get("id", self.source.index))
+        """Stable within a data set: the `id` column when there is one, else the position; in a mix after the tag."""
+        own = str(self.extra.get("id", self.source.index))
+        return f"{self.source.tag}:{own}" if self.source.tag else own
 
     @classmethod
     def of(cls, other: Record, **own: Any) -> Self:
@@ -115,7 +144,7 @@ class Record:
 
     def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
         """Something wrong with a field of this record, at its place in the file."""
-        return RecordProblem(self.source.file, self.source.line, field, problem, expected, self.source.index)
+        return self.source.problem(field, problem, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -9,16 +10,24 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.runs import Run
+from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
+from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
 from coalign.data.messages import FieldError, describe
+from coalign.data.records import Source
 
-FORMATS = ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder that datasets saved, a run folder, a hub id, or -"
+FORMATS = (
+    ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, a "
+    "folder that datasets saved, a run folder, a hub id, or -"
+)
+_SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""Files of a folder that datasets saved."""
 _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
 _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
@@ -36,8 +45,10 @@ class Row:
     Attributes:
         value: the columns; None where the row could not be read, then `problem` says why.
         line: 1-based first line; None where the source has no lines.
-        index: 0-based position.
+        index: 0-based position in the whole source.
         raw: the text of a row that could not be read.
+        file: the file of several that holds it; empty where the source is one.
+        before: rows of the files before that one.
     """
 
     value: dict[str, Any] | None
@@ -45,10 +56,27 @@ class Row:
     index: int
     problem: RecordProblem | None = None
     raw: str = ""
+    file: str = ""
+    before: int = 0
+
+    def source(self, name: str | Path, tag: str = "") -> Source:
+        """Where it is.
+
+        Args:
+            name: of the source, for messages.
+            tag: of the source in a mix.
+        """
+        whole = str(name) if self.file else ""
+        return Source(self.file or str(name), self.line, self.index, self.before, tag, whole)
 
 
-def iter_rows(source: str | Path, split: str = "train") -> Iterator[Row]:
-    """The rows of `source` (see `coalign.data.readers.read_records`).
+def iter_rows(
+    source: str | Path, split: str = "train", lists: Collection[str] = _LIST_COLUMNS
+) -> Iterator[Row]:
+    """The rows of `source` (see `coalign.data.readers.read_records`); of shards one file after the other.
+
+    Args:
+        lists: columns of CSV files whose cells hold lists as JSON.
 
     Raises:
         DataError: absent, empty, of unknown format, damaged, or binary.
@@ -57,16 +85,65 @@ def iter_rows(source: str | Path, split: str = "train") -> Iterator[Row]:
     if name == "-":
         return _json_lines(sys.stdin.buffer.read(), "<stdin>")
     path = Path(name).expanduser()
-    if path.is_dir():
-        if (path / "status.json").exists():
-            made = _made_by(path)
-            return _file_rows(made, str(made))
-        return _saved_dataset(path, split)
+    if (path / "status.json").is_file():
+        made = _made_by(path)
+        return _file_rows(made, str(made), lists)
+    if path.is_dir() and any((path / one).exists() for one in _SAVED):
+        return _rows_of(saved_values(path, split))
+    if path.is_dir() or (is_glob(name) and not path.exists()):
+        return _shard_rows(files_of(source, split), name, lists)
     if path.is_file():
-        return _file_rows(path, name)
-    if _HUB_ID.match(name) and not _suffix(path):
-        return _hub_rows(name, split)
+        return _file_rows(path, name, lists)
+    if _HUB_ID.match(name) and not suffix_of(path):
+        return _rows_of(hub_values(name, split))
     raise DataError(f"{name}: no such file.", hint=f"Readable: {FORMATS}.")
+
+
+def files_of(source: str | Path, split: str = "train") -> list[Path]:
+    """The files of records that a source stands for: itself, what a run made, the shards of a folder or of a glob; none
+    for what is no file (the hub, standard input) or is read as a whole (what datasets saved).
+
+    Raises:
+        DataError: see `coalign.data.files.shards`; a folder without any.
+    """
+    name = str(source)
+    path = Path(name).expanduser()
+    if (path / "status.json").is_file():
+        return [_made_by(path)]
+    if path.is_dir() and not any((path / one).exists() for one in _SAVED):
+        found = shards_of_folder(path, split)
+        if not found:
+            what = "a folder without files that can be read, and not one that datasets saved"
+            raise DataError(f"{name}: {what}.", hint=f"Readable: {FORMATS}.")
+        return found
+    if name != "-" and is_glob(name) and not path.exists():
+        return shards_of_glob(name)
+    return [path] if path.is_file() else []
+
+
+def list_columns(mapping: Mapping[str, str]) -> frozenset[str]:
+    """Columns whose cells in a CSV file hold lists, where names are mapped to columns."""
+    return _LIST_COLUMNS | {column for name, column in mapping.items() if name in _LIST_COLUMNS}
+
+
+def _shard_rows(files: Sequence[Path], name: str, lists: Collection[str]) -> Iterator[Row]:
+    """The rows of one file after the other, which is open alone; files without rows are passed over."""
+    before = 0
+    for path in files:
+        count = 0
+        with contextlib.suppress(NoRowsError):
+            for row in _file_rows(path, str(path), lists):
+                yield replace(row, index=before + row.index, file=str(path), before=before)
+                count += 1
+        before += count
+    if not before:
+        raise NoRowsError(f"{name}: none of its {len(files)} files has a row.")
+
+
+def _rows_of(values: Iterable[Values]) -> Iterator[Row]:
+    """Rows of a source that has no lines."""
+    for index, (value, problem) in enumerate(values):
+        yield Row(value, None, index, problem)
 
 
 def parse_each(
@@ -87,11 +164,7 @@ def parse_each(
         except (FieldError, ExceptionGroup) as error:
             for one in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
                 assert isinstance(one, FieldError)
-                problems.append(
-                    RecordProblem(
-                        str(source), row.line, one.field or "row", one.problem, one.expected, row.index
-                    )
-                )
+                problems.append(row.source(source).problem(one.field or "row", one.problem, one.expected))
         else:
             yield made
 
@@ -126,33 +199,26 @@ def _made_by(folder: Path) -> Path:
     return made
 
 
-def _suffix(path: Path) -> str:
-    """The suffix that tells the format, without that of the compression; empty when it tells none."""
-    suffixes = [one.lower() for one in path.suffixes if one.lower() not in (".gz", ".zst")]
-    known = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-    return suffixes[-1] if suffixes and suffixes[-1] in known else ""
-
-
-def _file_rows(path: Path, name: str) -> Iterator[Row]:
+def _file_rows(path: Path, name: str, lists: Collection[str]) -> Iterator[Row]:
+    suffix = suffix_of(path)
+    if not suffix:
+        raise DataError(f"{name}: unknown format.", hint=f"Readable: {FORMATS}.")
+    if suffix == ".parquet":
+        return _rows_of(parquet_values(path, name))
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
-    suffix = _suffix(path)
-    if not suffix:
-        raise DataError(f"{name}: unknown format.", hint=f"Readable: {FORMATS}.")
-    if suffix == ".parquet":
-        return _parquet_rows(path, name)
     data = _decompress(data, name)
     if not data.strip():
-        raise DataError(f"{name}: the file is empty.", hint="One record a line is needed.")
+        raise NoRowsError(f"{name}: the file is empty.", hint="One record a line is needed.")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{name}: UTF-16 text.", hint="Save it as UTF-8.")
     if b"\0" in data[:8192]:
         raise DataError(f"{name}: binary data, not {suffix[1:]} text.", hint=f"Readable: {FORMATS}.")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if suffix == ".csv":
-        return _csv_rows(_decode(data, name), name)
+        return _csv_rows(_decode(data, name), name, lists)
     if suffix == ".json" and not _is_json_lines(data):
         return _json_rows(_decode(data, name), name)
     return _json_lines(data, name)
@@ -219,7 +285,7 @@ def _json_lines(data: bytes, name: str) -> Iterator[Row]:
         yield _json_line(line, name, number, index)
         index += 1
     if index == 0:
-        raise DataError(f"{name}: the input is empty.", hint="One JSON object a line is needed.")
+        raise NoRowsError(f"{name}: the input is empty.", hint="One JSON object a line is needed.")
 
 
 def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
@@ -282,7 +348,7 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
     if not isinstance(rows, list):
         raise DataError(f"{name}: holds {describe(whole)}, expected a list of records or {{'data': [...]}}.")
     if not rows:
-        raise DataError(f"{name}: the list is empty.", hint="At least one record is needed.")
+        raise NoRowsError(f"{name}: the list is empty.", hint="At least one record is needed.")
     for index, (value, line) in enumerate(
         zip(rows, _lines_of_items(text, isinstance(whole, dict)), strict=True)
     ):
@@ -322,7 +388,7 @@ def _lines_of_items(text: str, in_data: bool) -> Iterator[int]:
         position += text[position] == ","
 
 
-def _csv_rows(text: str, name: str) -> Iterator[Row]:
+def _csv_rows(text: str, name: str, lists: Collection[str]) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
@@ -341,7 +407,7 @@ def _csv_rows(text: str, name: str) -> Iterator[Row]:
                 yield Row(None, start, index, problem, ",".join(cells))
                 index += 1
             else:
-                value = {key: _csv_value(key, cell) for key, cell in zip(header, cells, strict=True)}
+                value = {key: _csv_value(cell, key in lists) for key, cell in zip(header, cells, strict=True)}
                 yield Row(value, start, index)
                 index += 1
     except csv.Error as error:
@@ -350,7 +416,7 @@ def _csv_rows(text: str, name: str) -> Iterator[Row]:
         )
         raise DataError(f"{name}: not valid CSV.", [problem]) from error
     if index == 0:
-        raise DataError(f"{name}: only a header, no rows.")
+        raise NoRowsError(f"{name}: only a header, no rows.")
 
 
 def _csv_header(cells: list[str], name: str) -> list[str]:
@@ -361,7 +427,7 @@ def _csv_header(cells: list[str], name: str) -> list[str]:
     return header
 
 
-def _csv_value(column: str, cell: str) -> Any:
+def _csv_value(cell: str, holds_lists: bool) -> Any:
     """A cell; lists and messages are written as JSON in their cell."""
     if not cell.startswith("["):
         return cell
@@ -370,64 +436,4 @@ def _csv_value(column: str, cell: str) -> Any:
     except ValueError:
         return cell
     is_messages = bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
-    return value if column in _LIST_COLUMNS or is_messages else cell
-
-
-def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        if file.metadata.num_rows == 0:
-            raise DataError(f"{name}: the file has no rows.")
-        index = 0
-        for batch in file.iter_batches():
-            for value in batch.to_pylist():
-                yield Row(value, None, index)
-                index += 1
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{name}: not a readable Parquet file ({error}).", hint="Fetch or write it again."
-        ) from error
-
-
-def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
-    if not any((path / one).exists() for one in ("dataset_info.json", "dataset_dict.json", "state.json")):
-        raise DataError(f"{path}: a folder, but not one that datasets saved.", hint=f"Readable: {FORMATS}.")
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise DataError(f"{path}: the saved data set cannot be read ({error}).") from error
-    return _dataset_rows(loaded, str(path), split)
-
-
-def _hub_rows(name: str, split: str) -> Iterator[Row]:
-    import datasets
-
-    identifier, _, configuration = name.partition(":")
-    try:
-        loaded = datasets.load_dataset(identifier, configuration or None)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{name}: no such file, and no data set of this name could be loaded from the hub ({reason}).",
-            hint="Check the path, the name (owner/name or owner/name:configuration) and the connection.",
-        ) from error
-    return _dataset_rows(loaded, name, split)
-
-
-def _dataset_rows(loaded: Any, name: str, split: str) -> Iterator[Row]:
-    import datasets
-
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise DataError(
-                f"{name}: no split {split!r}, only: {', '.join(map(str, loaded))}.", hint="Give a split."
-            )
-        loaded = loaded[split]
-    if len(loaded) == 0:
-        raise DataError(f"{name}: the data set has no rows.")
-    return (Row(dict(value), None, index) for index, value in enumerate(loaded))
+    return value if holds_lists or is_messages else cell

@@ -1,9 +1,10 @@
-"""Train and evaluation parts that share no prompt."""
+"""What is trained on and what is evaluated on: parts that share no prompt, caps and weights of sources."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -23,21 +24,55 @@ def split_records(records: Sequence[R], eval_fraction: float, seed: int = 0) -> 
     Raises:
         ConfigError: `eval_fraction` is not in [0, 1), or there are fewer than two different prompts to split.
     """
+    return split_parts([records], eval_fraction, seed)[0]
+
+
+def split_parts(
+    parts: Sequence[Sequence[R]], eval_fraction: float, seed: int = 0
+) -> list[tuple[list[R], list[R]]]:
+    """As `split_records`, for each of several sources: of each its own share of prompts is held out, and no prompt is
+    on both sides, whichever sources have it. A source with one prompt gives it to training.
+
+    Raises:
+        ConfigError: as of `split_records`, over all sources together.
+    """
     if not 0 <= eval_fraction < 1:
         raise ConfigError(f"eval_fraction: {eval_fraction} is not usable, expected at least 0 and below 1")
     if eval_fraction == 0:
-        return list(records), []
-    hashes = [_hash(record, seed) for record in records]
-    order = sorted(set(hashes))
-    if len(order) < 2:
+        return [(list(records), []) for records in parts]
+    hashes = [[_hash(record, seed) for record in records] for records in parts]
+    different = len(set().union(*hashes))
+    if different < 2:
         raise ConfigError(
-            f"eval_fraction: cannot split {len(records)} records of {len(order)} different prompt.",
+            f"eval_fraction: cannot split {sum(map(len, parts))} records of {different} different prompt.",
             hint="Give more prompts, or eval_fraction 0.",
         )
-    held_out = set(order[: min(max(1, round(eval_fraction * len(order))), len(order) - 1)])
-    train = [record for record, one in zip(records, hashes, strict=True) if one not in held_out]
-    evaluation = [record for record, one in zip(records, hashes, strict=True) if one in held_out]
-    return train, evaluation
+    held_out: set[bytes] = set()
+    for order in (sorted(set(one)) for one in hashes):
+        held_out.update(order[: min(max(1, round(eval_fraction * len(order))), len(order) - 1)])
+
+    def side(records: Sequence[R], keys: Sequence[bytes], held: bool) -> list[R]:
+        return [record for record, one in zip(records, keys, strict=True) if (one in held_out) == held]
+
+    return [
+        (side(records, keys, False), side(records, keys, True))
+        for records, keys in zip(parts, hashes, strict=True)
+    ]
+
+
+def drawn(records: Sequence[R], n: int | None, key: str) -> list[R]:
+    """At most `n` of the records, drawn by `key` (a seed and a name), in their order; all of them for None."""
+    if n is None or n >= len(records):
+        return list(records)
+    return [records[place] for place in sorted(random.Random(key).sample(range(len(records)), n))]
+
+
+def weighted(records: Sequence[R], weight: float, key: str) -> list[R]:
+    """The records as often as a weight says: 2 gives each twice, 0.5 half of them, 2.5 each twice and half of them a
+    third time; what is left of a whole number is drawn by `key`.
+    """
+    whole, rest = divmod(weight, 1)
+    return [*records] * int(whole) + drawn(records, round(rest * len(records)), key)
 
 
 def prompt_key(record: Record) -> str:

@@ -85,7 +85,7 @@ def assert_contrast(records: Sequence[Record], kind: Kind, source: str) -> None:
     Raises:
         DataError: feedback of one label only, or rankings all of whose responses are tied.
     """
-    if kind == "feedback":
+    if kind == "feedback" and records:
         labels = {record.label for record in records if isinstance(record, Feedback)}
         if len(labels) == 1:
             found, missing = ("true", "false") if labels == {True} else ("false", "true")

@@ -14,7 +14,7 @@ from coalign.core.files import write_rows
 from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_columns
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
-from coalign.data.records import Preference, PromptRecord, Record, Source, responses_of
+from coalign.data.records import Preference, PromptRecord, Record, responses_of
 from coalign.data.rows import Row, assert_unique, iter_rows
 from coalign.judging.protocol import Choice, JudgeItem, Rubric
 
@@ -239,7 +239,7 @@ def _find_columns(
 def _read(
     row: Row, columns: _Columns, source: str, zero: Zero | None
 ) -> tuple[JudgeItem, tuple[Choice, ...]] | list[RecordProblem]:
-    place = Source(source, row.line, row.index)
+    place = row.source(source)
     value = row.value or {}
     record = parse_row(value, columns.prompt, place)
     errors: list[FieldError] = []
@@ -260,10 +260,7 @@ def _read(
     reference = value.get(columns.reference) if columns.reference else None
     if reference is not None and columns.reference:
         reference = read(columns.reference, parse_text)
-    problems += [
-        RecordProblem(source, row.line, one.field or "row", one.problem, one.expected, row.index)
-        for one in errors
-    ]
+    problems += [place.problem(one.field or "row", one.problem, one.expected) for one in errors]
     if problems or not isinstance(record, Record):
         return problems
     if isinstance(record, Preference):

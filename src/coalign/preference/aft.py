@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Demonstration
+from coalign.data.sources import named
 from coalign.preference.data.own_solutions import OF_QUESTIONS, SolutionOptions, learn_own_solutions
 from coalign.preference.data.solutions import with_reference
 from coalign.training.learning import learn
@@ -163,6 +164,11 @@ def run(config: Config, run: Run) -> None:
     """
     material = read_material(config, "ranking", run, also=["demonstration"])
     demonstrations = all(isinstance(one, Demonstration) for one in material.training)
+    if not demonstrations and any(isinstance(one, Demonstration) for one in material.training):
+        raise DataError(
+            f"{named(config.data)}: a mix of demonstrations, to which solutions are sampled, and of given responses.",
+            hint="Give one or the other.",
+        )
     unused, why = (("reference_column",), "the completion is the reference solution")
     if not demonstrations:
         unused, why = OF_QUESTIONS, "the responses are given"

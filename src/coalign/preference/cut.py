@@ -34,6 +34,7 @@ from coalign.core.errors import ConfigError
 from coalign.core.options import Count, NonNegative, option
 from coalign.core.runs import Run
 from coalign.data.records import Judgment
+from coalign.data.sources import DataSources, named
 from coalign.loops.labelling import run_labelling
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
@@ -177,7 +178,7 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
     __group__ = "Method"
     __may_change__ = ("rounds",)
 
-    data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # not needed beside prompts
+    data: DataSources | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # not needed beside prompts
         None, "judged answers to learn from; or give --prompts", group="Data"
     )
     prompts: str | None = option(
@@ -236,5 +237,5 @@ def run(config: Config, run: Run) -> None:
         raise ConfigError("cut needs judged answers (--data) or prompts to answer (--prompts).")
     material = read_material(config, "judgment", run)
     check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
-    mixed = mix_judgments(material, config.appropriate_ratio, config.seed, config.data)
+    mixed = mix_judgments(material, config.appropriate_ratio, config.seed, named(config.data))
     learn(config, get_objective("cut"), run, material=mixed)

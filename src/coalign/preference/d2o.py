@@ -27,6 +27,7 @@ from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Feedback
+from coalign.data.sources import named
 from coalign.loops.rounds import Round
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.preference.data import anchors as anchoring
@@ -153,7 +154,8 @@ def run(config: Config, run: Run) -> None:
     negatives, held_out = (anchoring.human_negatives(part) for part in (material.training, material.held_out))
     if not negatives:
         raise DataError(
-            f"{config.data}: there is no negative to learn from.", hint="Give pairs or thumbs-down records."
+            f"{named(config.data)}: there is no negative to learn from.",
+            hint="Give pairs or thumbs-down records.",
         )
     negatives, held_out, told_of = anchoring.negatives_with_room(config, negatives, held_out)
     notes = [*material.notes, *told_of]

@@ -33,15 +33,15 @@ from typing import Literal, get_args
 from coalign.core.options import Count, Positive, option
 from coalign.core.runs import Run
 from coalign.data.convert import convert
-from coalign.data.readers import read_records
 from coalign.data.records import Preference, Record
+from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.models.options import ModelOptions
 from coalign.preference.studies.cells import Cell, StudyOptions, assert_possible, read_study
 from coalign.preference.studies.figures import size_findings
 from coalign.preference.studies.fine_tuned import fine_tune
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import run_study, size_sections
-from coalign.training.material import LearningOptions, announce
+from coalign.training.material import LearningOptions, ReadingOptions, announce, read_sources, split_and_weigh
 from coalign.training.processes import assert_one_process
 
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")
@@ -72,7 +72,7 @@ class Config(StudyOptions, LearningOptions):
     )
     constants: list[str] = option([], "constants in place of their defaults: `ipo.tau=0.5`, `dpo.beta=0.05`")
     instruct_model: str = option("default", "model of the scenario instruction-tuned, as --model")
-    sft_data: str | None = option(
+    sft_data: DataSources | None = option(
         None, "demonstrations for the scenario fine-tuned; by default the chosen responses of the pairs"
     )
     sft_epochs: Positive = option(1.0, "passes over them", source="paper: one model for all cells")
@@ -82,6 +82,8 @@ class Config(StudyOptions, LearningOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sft_data is not None:
+            self.sft_data = canonical_sources(self.sft_data, "sft_data")
         if not self.starts:
             self.starts = ["instruction-tuned"] if self.model == "default" else [*START_POINTS]
         for name in ("objectives", "starts", "sizes"):
@@ -155,9 +157,13 @@ def _make_fine_tuned(config: Config, run: Run, pairs: Sequence[Preference]) -> s
     records: Sequence[Record] = convert(pairs, "preference", "demonstration")
     note = f"Fine-tuned on the chosen responses of all {len(records)} training pairs"
     if config.sft_data is not None:
-        found = read_records(config.sft_data, split=config.split, on_bad_record=config.on_bad_record)
-        records = convert(found.records, found.kind, "demonstration")
-        note = f"Fine-tuned on {len(records)} demonstrations of {config.sft_data}"
+        told: list[str] = []
+        reading = ReadingOptions(split=config.split, on_bad_record=config.on_bad_record)
+        files = {"run": run, "rejects": "sft_rejects.jsonl"}
+        parts = read_sources(reading, config.sft_data, "demonstration", told, seed=config.seed, **files)
+        records = [one for part, _ in split_and_weigh(parts, 0, config.seed) for one in part]
+        announce(told, run)
+        note = f"Fine-tuned on {len(records)} demonstrations of {named(config.sft_data)}"
     rate = config.sft_learning_rate or config.learning_rate
     fine_tune(config, records, run, _fine_tuned(run), epochs=config.sft_epochs, learning_rate=rate)
     return note

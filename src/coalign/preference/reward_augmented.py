@@ -33,6 +33,7 @@ from coalign.core.files import write_json
 from coalign.core.options import Positive, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Preference, Ranking, Record
+from coalign.data.sources import named
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.methods import Method
 from coalign.preference.data.goal_conditioning import Placement, Scale, goal_placement, relabel
@@ -71,7 +72,7 @@ class Config(RewardAugmentedConstants, LearningOptions):
         1.0, "lower end of the scores' scale, named in every goal", source="paper: UltraFeedback"
     )
     highest: float = option(10.0, "upper end, the goal at inference", source="paper: UltraFeedback")
-    rescale: bool = option(False, "map the scores of each file on that scale, to one decimal")
+    rescale: bool = option(False, "map the scores of each source on that scale, to one decimal")
     share: Annotated[float, Gt(0), Le(1)] = option(
         1.0, "share of the pairs that is used; 0.5 is the paper's Half-RA", source="paper"
     )
@@ -122,7 +123,8 @@ def run(config: Config, run: Run) -> None:
     training = relabelled(material.training, "training", config.share)
     if not training:
         raise DataError(
-            f"{config.data}: no pair with two different scores is left to train on.", hint=f"{notes[-1]}."
+            f"{named(config.data)}: no pair with two different scores is left to train on.",
+            hint=f"{notes[-1]}.",
         )
     held_out = relabelled(material.held_out, "held-out", 1.0) if material.held_out else []
     goal = {

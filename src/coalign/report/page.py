@@ -10,7 +10,18 @@ from coalign.core import options
 from coalign.core.catalogue import entries
 from coalign.core.runs import Run
 from coalign.report.html import write_report
-from coalign.report.model import AnySection, Command, Headline, KeyValues, Report, Stage, Text, Timings
+from coalign.report.model import (
+    AnySection,
+    Command,
+    Headline,
+    KeyValues,
+    Report,
+    Stage,
+    TableSection,
+    Text,
+    Timings,
+    Unit,
+)
 from coalign.report.model_card import write_model_card
 
 
@@ -33,7 +44,7 @@ def publish(
 ) -> Report:
     """Write the run's `report.html` and `report.json`, its headline in `status.json`, and the model card of a training.
 
-    Around the sections stand, in this order: the run's warnings; notes on the data, time and memory, limitations,
+    Around the sections stand, in this order: the run's warnings; notes on the data, the sources of a mix, time and memory, limitations,
     configuration and environment. The paper is that of the run's method, where it is a system of the catalogue.
 
     Args:
@@ -61,6 +72,7 @@ def publish(
             *warning_section(run),
             *sections,
             *_text("Data", notes),
+            *source_section(run),
             *times(rounds),
             *_text("Limitations", limitations),
             KeyValues(title="Configuration", items=settings),
@@ -99,6 +111,31 @@ def warning_section(run: Run) -> list[Text]:
             for (stage, _), event in found.items()
         ],
     )
+
+
+def source_section(run: Run) -> list[TableSection]:
+    """The sources of a mix as a table, or nothing: what the events `source` and the last `plan` say of them."""
+    found = {(event["part"], event["tag"]): event for event in run.events("source")}
+    plans = [event["sources"] for event in run.events("plan") if event.get("sources")]
+    tokens = {tag: count for tag, (_, count) in (plans[-1] if plans else {}).items()}
+    columns = {
+        "read": "Read",
+        "rejected": "Rejected",
+        "used": "Used",
+        "held_out": "Held out",
+        "weight": "Weight",
+        "trained": "In a pass",
+        "share": "Share",
+    }
+    rows = [
+        [one["tag"], one["path"], *(one[name] for name in columns), tokens.get(one["tag"])]
+        for one in found.values()
+    ]
+    counts = ("Read", "Rejected", "Used", "Held out", "In a pass", "Tokens")
+    units: dict[str, Unit] = {"Share": "percent", **dict.fromkeys(counts, "integer")}
+    note = "Records of each source; a weight says how often each is trained on in a pass. Tokens are those of a pass."
+    names = ["Source", "File", *columns.values(), "Tokens"]
+    return [TableSection(title="Sources", note=note, columns=names, rows=rows, units=units)] if rows else []
 
 
 def times(rows: Iterable[Mapping[str, Any]]) -> list[Timings]:

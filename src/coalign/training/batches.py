@@ -22,6 +22,7 @@ class Batch:
 
     Attributes:
         ids: of the records, in order, for messages.
+        tags: the sources of the records, in order; empty where there is one source.
         responses: all their responses, as the scoring engine takes them.
         record_index: [B] the record of each response.
         values: [B] what the record says of the response (`ScoredBatch.values`).
@@ -35,6 +36,7 @@ class Batch:
     values: Tensor
     extras: dict[str, Tensor]
     reference: ResponseLogps | None = None
+    tags: tuple[str, ...] = ()
 
     def count(self, unit: Normalisation) -> int:
         """Records, or counted response tokens."""
@@ -79,6 +81,15 @@ class Prepared:
         """Tokens of the responses."""
         return sum(len(ids) for one in self._encoded() for ids in one.response_ids)
 
+    def by_source(self) -> dict[str, tuple[int, int]]:
+        """Source of a mix to its examples and their tokens, each prompt counted once; empty where there is no mix."""
+        counts: dict[str, tuple[int, int]] = {}
+        for example in self.examples if any(one.tag for one in self.examples) else ():
+            tokens = sum(len(one.prompt_ids) + sum(map(len, one.response_ids)) for one in example.contexts)
+            examples, total = counts.get(example.tag, (0, 0))
+            counts[example.tag] = (examples + 1, total + tokens)
+        return counts
+
     def valued_lengths(self) -> tuple[float, float] | None:
         """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
         responses of value 1 and of value 0 where records have one each; None where nothing is compared.
@@ -105,12 +116,14 @@ class Example:
         extras: the columns that the objective asked for.
         reference: for each response the log-probabilities of its counted tokens under the reference, where they were
             computed beforehand (`coalign.training.reference`).
+        tag: the record's source in a mix.
     """
 
     contexts: tuple[EncodedRecord, ...]
     id: str
     extras: dict[str, list[float]]
     reference: tuple[Tensor, ...] | None = None
+    tag: str = ""
 
     def counts(self) -> list[int]:
         """Counted tokens of each response."""
@@ -138,6 +151,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Batch]:
         values=torch.tensor([value for one in encoded for value in one.values], dtype=torch.float32),
         extras=_extras(examples),
         reference=_reference(examples, responses),
+        tags=tuple(example.tag for example in examples),
     )
     return {"batch": batch}
 

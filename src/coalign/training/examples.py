@@ -75,6 +75,7 @@ def prepare_examples(
             tuple(group),
             records[index].id,
             columns[index],
+            tag=records[index].source.tag,
         )
         for index, group in grouped.items()
         if len(group) == len(contexts[index])

@@ -133,6 +133,11 @@ def _held_out(before: dict[str, float], after: dict[str, float], n: int) -> doc.
         for key, title, better, unit in _HELD_OUT
         if key in before and key in after
     ]
+    rows += [
+        compared(f"Loss, {key.removeprefix('loss/')}", before[key], after[key], unit="number", better="lower")
+        for key in before
+        if key.startswith("loss/") and key in after
+    ]
     return doc.Comparison("Held-out records", note="The objective's own figures.", scale="row", rows=rows)
 
 

@@ -1,21 +1,33 @@
-"""Records to train and to evaluate on: which options say so, how they are read, converted and split."""
+"""Records to train and to evaluate on: which options say so, how they are read, mixed, converted and split."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from coalign.core.errors import DataError
-from coalign.core.files import read_rows, write_rows
-from coalign.core.options import Fraction, option, required
+from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import write_rows
+from coalign.core.options import Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.readers import RecordSet, read_records, rejected
 from coalign.data.records import Kind, Record
-from coalign.data.splits import split_records
+from coalign.data.rows import files_of
+from coalign.data.sources import (
+    ColumnNames,
+    DataSource,
+    DataSources,
+    Sources,
+    canonical_columns,
+    canonical_sources,
+    named,
+    sources_of,
+)
+from coalign.data.splits import drawn, split_parts, weighted
 from coalign.data.usable import assert_contrast, equal_responses
 from coalign.data.writers import to_row
 from coalign.models.options import ModelOptions
@@ -26,23 +38,49 @@ HELD_OUT = 0.05
 
 
 @dataclass(kw_only=True)
-class DataOptions:
-    """Which records to learn from."""
+class ReadingOptions(OptionGroup):
+    """How records are read."""
 
     __group__ = "Data"
 
-    data: str = required(
-        "records to learn from: a file, a hub id, a saved dataset folder, a run folder that made records or - for standard input"
+    split: str = option("train", "split of a hub dataset, or of a folder whose files are named by splits")
+    kind: Kind | None = option(None, "what the data holds, where its columns allow more than one kind")
+    column: ColumnNames | None = option(
+        None,
+        "take a column of the data under a name that records have, such as prompt=question; may be given several times",
     )
-    eval_data: str | None = option(
-        None, "records to evaluate on; else --eval-fraction of the prompts is held out"
-    )
-    split: str = option("train", "split of a hub dataset")
-    limit: int | None = option(None, "read only so many records")
+    limit: int | None = option(None, "read only so many records, of each source")
     on_bad_record: Literal["fail", "skip"] = option(
         "fail",
         "stop at bad records, or write them to rejects.jsonl in the run folder (eval_rejects.jsonl those of --eval-data) and go on",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.column = canonical_columns(self.column)
+
+
+@dataclass(kw_only=True)
+class DataOptions(ReadingOptions):
+    """Which records to learn from."""
+
+    __group__ = "Data"
+
+    data: DataSources = required(
+        "records to learn from: a file, a folder or a glob of files, a hub id, a saved dataset folder, a run folder that made "
+        "records or - for standard input; given several times they are mixed, each as PATH or PATH,KEY=VALUE,... with the keys weight, max, tag, "
+        "split, kind and column.NAME"
+    )
+    eval_data: DataSources | None = option(
+        None, "records to evaluate on, as --data; else --eval-fraction of the prompts is held out"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is not None:  # where a system also runs on something else
+            self.data = canonical_sources(self.data, "data")
+        if self.eval_data is not None:
+            self.eval_data = canonical_sources(self.eval_data, "eval_data", weights=False)
 
 
 @dataclass(kw_only=True)
@@ -72,10 +110,71 @@ class Material:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one source gives, and its figures.
+
+    Attributes:
+        records: that can be learnt from, at most as many as its cap.
+        kind: of them.
+        bad: rows of the reject file.
+        read, rejected: rows of the file.
+        usable: records before the cap.
+    """
+
+    source: DataSource
+    records: list[Record]
+    kind: Kind
+    bad: list[dict[str, Any]]
+    read: int
+    rejected: int
+    usable: int
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """How many records a source of a mix gives, as logged by the event `source`.
+
+    Attributes:
+        part: what the source is for: `training` or `held out`.
+        read, rejected: rows of the file.
+        usable: records that can be learnt from, converted to what is needed.
+        used: those under the cap.
+        held_out: of these.
+        trained: records of one pass, as often as the weight says.
+        share: of all records of a pass.
+    """
+
+    tag: str
+    path: str
+    part: str
+    weight: float
+    read: int
+    rejected: int
+    usable: int
+    used: int
+    held_out: int
+    trained: int
+    share: float
+
+    def told(self) -> str:
+        """One sentence."""
+        text = f"{self.tag} ({self.path}): {self.read:,} records read, {self.rejected:,} rejected"
+        text += (
+            f", {self.used:,} of {self.usable:,} usable ones drawn (max)" if self.used < self.usable else ""
+        )
+        text += f", {self.used:,} used" if self.used == self.usable else ""
+        if self.part != "training":
+            return f"{text}, all held out"
+        text += f", {self.held_out:,} held out, {self.trained:,} to train on in a pass"
+        text += f" (weight {self.weight:g})" if self.weight != 1 else ""
+        return f"{text}, {100 * self.share:.1f} % of the mix"
+
+
 def read_material(
     config: LearningOptions, kind: Kind, run: Run | None = None, *, also: Collection[Kind] = ()
 ) -> Material:
-    """Read, convert and split the records; nothing but data is touched.
+    """Read, mix, convert and split the records; nothing but data is touched.
 
     Args:
         kind: to convert to.
@@ -86,12 +185,91 @@ def read_material(
             nothing that says what is better (labels of one class, ties throughout).
     """
     notes: list[str] = []
-    records = _usable(config, config.data, kind, also, run, notes)
-    if config.eval_data is not None:
-        held_out = _usable(config, config.eval_data, kind, also, run, notes)
+    parts = read_sources(config, config.data, kind, notes, seed=config.seed, also=also, run=run)
+    eval_parts: list[Part] = []
+    if config.eval_data is None:
+        sides = split_and_weigh(parts, config.eval_fraction, config.seed)
     else:
-        records, held_out = split_records(records, config.eval_fraction, config.seed)
-    return Material(records, held_out, notes)
+        eval_parts = read_sources(
+            config,
+            config.eval_data,
+            kind,
+            notes,
+            seed=config.seed,
+            also=also,
+            run=run,
+            rejects="eval_rejects.jsonl",
+        )
+        sides = split_and_weigh(parts, 0, config.seed)
+    training = [records for records, _ in sides]
+    held_out = [records for _, records in sides] + [one.records for one in eval_parts]
+    figures = [
+        *_figures(parts, "training", [len(one) for _, one in sides], [*map(len, training)]),
+        *_figures(eval_parts, "held out", [len(one.records) for one in eval_parts], [0] * len(eval_parts)),
+    ]
+    if _says_more(parts) or _says_more(eval_parts):
+        notes += [one.told() for one in figures]
+        if run is not None:
+            for one in figures:
+                run.log("source", **asdict(one))
+    if not any(training):
+        hint = "Raise a weight, or hold out fewer (--eval-fraction)."
+        raise DataError(f"{named(config.data)}: no record is left to learn from. {notes[-1]}.", hint=hint)
+    return Material([*chain(*training)], [*chain(*held_out)], notes)
+
+
+def read_sources(
+    reading: ReadingOptions,
+    value: Sources,
+    kind: Kind,
+    notes: list[str],
+    *,
+    seed: int = 0,
+    also: Collection[Kind] = (),
+    run: Run | None = None,
+    rejects: str = "rejects.jsonl",
+) -> list[Part]:
+    """Read every source of an option and convert it to one kind; what happened is added to `notes`.
+
+    Args:
+        reading: how they are read, where a source says nothing else.
+        value: of the option.
+        seed: of what is drawn under a cap.
+        also: kinds that are taken as they are.
+        run: its folder holds the rejects.
+        rejects: their file.
+
+    Raises:
+        DataError: as of `read_material`; a file that two sources have.
+        ConfigError: what an option says is no source.
+    """
+    try:
+        sources = sources_of(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _assert_apart(sources, reading)
+    path = run.path / rejects if run is not None and reading.on_bad_record == "skip" else None
+    parts = [_part(reading, one, kind, also, notes, seed) for one in sources]
+    bad = [row for one in parts for row in one.bad]
+    if path is not None and bad:
+        write_rows(path, bad)
+    assert_contrast(
+        [record for one in parts if one.kind not in also for record in one.records], kind, named(value)
+    )
+    return parts
+
+
+def split_and_weigh(
+    parts: Sequence[Part], eval_fraction: float, seed: int
+) -> list[tuple[list[Record], list[Record]]]:
+    """For each source what is trained on, as often as its weight says, and what is held out, once each. Prompts are
+    held out as by `coalign.data.splits.split_parts`, of each source its share and none on both sides.
+    """
+    sides = split_parts([one.records for one in parts], eval_fraction, seed)
+    return [
+        (weighted(records, one.source.weight, f"{seed}/weight/{one.source.tag}"), held_out)
+        for (records, held_out), one in zip(sides, parts, strict=True)
+    ]
 
 
 def announce(notes: Sequence[str], run: Run) -> None:
@@ -102,83 +280,128 @@ def announce(notes: Sequence[str], run: Run) -> None:
             print(f"Data: {note}", file=sys.stderr, flush=True)
 
 
-def _usable(
-    config: LearningOptions,
-    source: str,
+def _assert_apart(sources: Sequence[DataSource], reading: ReadingOptions) -> None:
+    """Refuse a file that belongs to two sources, whose records would count twice without a word."""
+    owners: dict[Path, DataSource] = {}
+    for source in sources if len(sources) > 1 else ():
+        for path in files_of(source.path, source.split or reading.split):
+            other = owners.setdefault(path.resolve(), source)
+            if other is not source:
+                raise DataError(
+                    f"{path}: belongs to two sources, {other.path} and {source.path}.",
+                    hint="Name it once; a weight gives its records more often.",
+                )
+
+
+def _part(
+    reading: ReadingOptions,
+    source: DataSource,
     kind: Kind,
     also: Collection[Kind],
-    run: Run | None,
     notes: list[str],
-) -> list[Record]:
+    seed: int,
+) -> Part:
     """The records of one source that can be learnt from; what happened is added to `notes`."""
-    rejects: Path | None = None
-    if config.on_bad_record == "skip" and run is not None:
-        rejects = run.path / ("rejects.jsonl" if source == config.data else "eval_rejects.jsonl")
     found = read_records(
-        source,
-        split=config.split,
-        on_bad_record=config.on_bad_record,
-        rejects=rejects,
-        limit=config.limit,
+        source.path,
+        kind=source.kind or reading.kind,
+        split=source.split or reading.split,
+        on_bad_record=reading.on_bad_record,
+        limit=reading.limit,
         text_alone=False,
+        columns=source.columns or canonical_columns(reading.column),
+        tag=source.tag,
     )
-    notes.append(f"{source}: {found.recognised}")
+    of = f"{source.tag}: " if source.tag else ""
+    notes.append(f"{source.path}: {found.recognised}")
     if found.problems:
-        notes.append(f"{len(found.problems)} bad records were skipped; the first: {found.problems[0]}")
-    notes += [f"warning: {one}" for one in found.warnings]
+        notes.append(f"{of}{len(found.problems)} bad records were skipped; the first: {found.problems[0]}")
+    notes += [f"warning: {of}{one}" for one in found.warnings]
     kept: Kind = found.kind if found.kind in also else kind
-    distinct = found.records
+    distinct, equal = found.records, []
     if kept not in ("demonstration", "prompt"):
-        distinct = _distinct(found, config, rejects, notes)
+        distinct, equal = _distinct(found, reading, of, notes)
     if (found.kind, kept) == ("feedback", "ranking"):
-        assert_contrast(distinct, "feedback", source)
+        assert_contrast(distinct, "feedback", source.path)
     try:
         records = convert(distinct, found.kind, kept)
     except DataError as error:
-        raise DataError(f"{source}: {error.message}", error.problems, hint=error.hint) from error
+        raise DataError(f"{source.path}: {error.message}", error.problems, hint=error.hint) from error
     converted = []
     if found.kind != kept:
         how = CONVERSIONS.get((found.kind, kept), "the prompts alone")
-        told = f"{len(distinct)} {found.kind} records were read as {len(records)} {kept} records: {how}"
-        converted.append(told)
+        converted.append(
+            f"{of}{len(distinct)} {found.kind} records were read as {len(records)} {kept} records: {how}"
+        )
     if not records:
         why = "".join(f" {note}." for note in converted)
         raise DataError(
-            f"{source}: no record is left to learn from.{why}",
+            f"{source.path}: no record is left to learn from.{why}",
             hint="`coalign data check` shows what is there.",
         )
     notes += converted
-    if found.kind not in also:
-        assert_contrast(records, kind, source)
-    return records
+    bad = [*found.bad, *equal]
+    used = drawn(records, source.max, f"{seed}/max/{source.tag}")
+    return Part(source, used, kept, bad, len(found) + found.n_bad, len(bad), len(records))
 
 
 def _distinct(
-    found: RecordSet, config: LearningOptions, rejects: Path | None, notes: list[str]
-) -> list[Record]:
-    """The records that do not set a response against itself; these stop the run, or are skipped, noted and written to
-    `rejects`, behind what is there already.
+    found: RecordSet, reading: ReadingOptions, of: str, notes: list[str]
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """The records that do not set a response against itself, and the others as rows of the reject file; these stop the
+    run, or are skipped and noted.
     """
     records = found.records
     problems = equal_responses(records)
     if not problems:
-        return records
-    if config.on_bad_record == "fail":
+        return records, []
+    if reading.on_bad_record == "fail":
         raise DataError(
             f"{len(problems)} of {len(records)} records set a response against itself.",
             problems,
             hint="Correct them, or leave them out with --on-bad-record skip.",
         )
     notes.append(
-        f"{len(problems)} records that set a response against itself were skipped; the first: {problems[0]}"
+        f"{of}{len(problems)} records that set a response against itself were skipped; the first: {problems[0]}"
     )
-    named = {(one.line, one.index): one for one in problems}
-    if rejects is not None:
-        places = [(one, (one.source.line, one.source.index)) for one in records]
-        rows = [
-            rejected(*place, to_row(one, "standard" if one.plain else "conversational"), [named[place]])
-            for one, place in places
-            if place in named
-        ]
-        write_rows(rejects, [*(read_rows(rejects) if found.rejects else ()), *rows])
-    return [one for one in records if (one.source.line, one.source.index) not in named]
+    named = {(one.source, one.line, one.index): one for one in problems}
+    distinct, rows = [], []
+    for one in records:
+        place = one.source
+        problem = named.get((place.file, place.line, place.index - place.before))
+        if problem is None:
+            distinct.append(one)
+        else:
+            rows.append(
+                rejected(place, to_row(one, "standard" if one.plain else "conversational"), [problem])
+            )
+    return distinct, rows
+
+
+def _says_more(parts: Sequence[Part]) -> bool:
+    """Whether there is a mix, or a source of which more is said than where it is."""
+    return len(parts) > 1 or any(
+        (one.source.weight, one.source.max, one.source.tag) != (1, None, "") for one in parts
+    )
+
+
+def _figures(
+    parts: Sequence[Part], part: str, held_out: Sequence[int], trained: Sequence[int]
+) -> list[SourceFigures]:
+    whole = max(sum(trained), 1)
+    return [
+        SourceFigures(
+            tag=one.source.tag or one.source.path,
+            path=one.source.path,
+            part=part,
+            weight=one.source.weight,
+            read=one.read,
+            rejected=one.rejected,
+            usable=one.usable,
+            used=len(one.records),
+            held_out=held,
+            trained=count,
+            share=count / whole,
+        )
+        for one, held, count in zip(parts, held_out, trained, strict=True)
+    ]

@@ -28,13 +28,25 @@ OBJECTIVE_STATE = "objective_state.json"
 
 
 class ObjectiveTask(tasks.Task):
-    """An objective as what a language model learns; `reference` as in `AlignmentTrainer`."""
+    """An objective as what a language model learns; `reference` as in `AlignmentTrainer`.
 
-    def __init__(self, objective: Objective, constants: Any, reference: nn.Module | None = None) -> None:
+    Args:
+        tags: the sources of a mix; each has its own loss among the metrics.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        constants: Any,
+        reference: nn.Module | None = None,
+        *,
+        tags: Sequence[str] = (),
+    ) -> None:
         self.name = objective.name
         self.objective = objective
         self.constants = constants
         self.reference = reference
+        self.tags = tags
         self.objective_state = objective.state() if objective.state else None
 
     def collate(self, examples: Sequence[Example]) -> tasks.Batch:
@@ -51,7 +63,11 @@ class ObjectiveTask(tasks.Task):
             with torch.no_grad():
                 self.objective_state.update(scored, self.constants)
         output = self.objective.loss(scored, self.constants)
-        return Losses(output.losses, {**self._common_metrics(scored), **output.metrics})
+        common = {
+            **self._common_metrics(scored),
+            **self._losses_by_source(batch["batch"], scored, output.losses),
+        }
+        return Losses(output.losses, {**common, **output.metrics})
 
     def save(self, folder: Path) -> None:
         if self.objective_state:
@@ -112,6 +128,26 @@ class ObjectiveTask(tasks.Task):
             metrics["values/all_equal"] = _all_equal(scored.values, scored.record_index)
         return metrics
 
+    def _losses_by_source(self, batch: Batch, scored: ScoredBatch, losses: Tensor) -> dict[str, Tensor]:
+        """`loss/<tag>` of every source of a mix, normalised as the loss is; NaN elsewhere, which no mean counts.
+
+        Every batch has the same names, whichever sources are in it: processes sum them up together.
+        """
+        if not self.tags:
+            return {}
+        losses = losses.detach()
+        owners = torch.arange(len(losses), device=losses.device)
+        if self.objective.normalise == "tokens":
+            # A mean over tokens: of each record as many values as it has counted tokens, which sum to its loss.
+            counts = torch.zeros_like(owners).index_add(0, scored.record_index, scored.policy.lengths)
+            owners = owners.repeat_interleave(counts)
+            losses = losses / counts.clamp(min=1)
+        places = torch.tensor([self.tags.index(one) for one in batch.tags], device=losses.device)
+        return {
+            f"loss/{tag}": losses.masked_fill(places != place, torch.nan)[owners]
+            for place, tag in enumerate(self.tags)
+        }
+
 
 class AlignmentTrainer(ModuleTrainer):
     """Trains a causal language model with any `Objective`.
@@ -147,7 +183,8 @@ class AlignmentTrainer(ModuleTrainer):
             raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
         if reference is not None:
             reference = reference.to(args.device).eval().requires_grad_(False)
-        task = ObjectiveTask(objective, constants, reference)
+        tags = sorted({one.tag for one in examples})
+        task = ObjectiveTask(objective, constants, reference, tags=tags if len(tags) > 1 else ())
         super().__init__(
             model, task, list(train_examples), args, held_out=list(eval_examples or ()), **trainer_options
         )

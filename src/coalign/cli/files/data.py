@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.core.errors import CoalignError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.data.records import KINDS
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("source", metavar="FILE")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--model", metavar="ID", help="Count tokens of this model's tokenizer (an id, a folder, or 'default')."
 )
@@ -41,9 +44,19 @@ def data() -> None:
     "--kind", type=click.Choice(KINDS), help="What the file holds, when its columns allow more than one."
 )
 @click.option(
-    "--split", default="train", show_default=True, help="Split of a data set of the hub or on disk."
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME=COLUMN",
+    help="Take a column under a name that records have, such as prompt=question; may be given several times.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Look only at the first rows.")
+@click.option(
+    "--split",
+    default="train",
+    show_default=True,
+    help="Split of a data set of the hub or on disk, or of a folder whose files are named by splits.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Look only at the first rows of each FILE.")
 @click.option("--show", type=click.IntRange(min=0), default=3, show_default=True, help="Records to print.")
 @click.option(
     "--on-bad-record",
@@ -58,55 +71,28 @@ def data() -> None:
     help="With skip: bad records go here.  [default: FILE.rejects.jsonl in this folder]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable report only.")
-def check(
-    source: str,
-    model: str | None,
-    chat_template: str | None,
-    max_length: int | None,
-    max_prompt_length: int | None,
-    kind: Any,
-    split: str,
-    limit: int | None,
-    show: int,
-    on_bad_record: str,
-    rejects: Path | None,
-    as_json: bool,
-) -> None:
+def check(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Say what FILE holds and everything that is wrong with it.
 
-    FILE is a JSON Lines, JSON, CSV or Parquet file (text also as .gz or .zst), a folder written by `datasets`, a hub
-    id, or - for JSON Lines on standard input. The exit code is 1 when it cannot be used as it is.
+    FILE is a JSON Lines, JSON, CSV or Parquet file (text also as .gz or .zst), a folder or a glob of such files, a
+    folder written by `datasets`, a hub id, or - for JSON Lines on standard input. Several are a mix, as `--data` takes
+    it: FILE,weight=2,max=1000,tag=NAME. The exit code is 1 when it cannot be used as it is.
     """
-    if model is None and (max_length or max_prompt_length):
+    if options["model"] is None and (options["max_length"] or options["max_prompt_length"]):
         raise click.UsageError("--max-length and --max-prompt-length count tokens: give --model too.")
-    if model is None and chat_template:
+    if options["model"] is None and options["chat_template"]:
         raise click.UsageError("--chat-template is for a tokenizer: give --model too.")
-    if rejects is not None and on_bad_record == "fail":
+    if options["rejects"] is not None and options["on_bad_record"] == "fail":
         raise click.UsageError("--rejects needs --on-bad-record skip.")
-    from coalign.data.check import check_records
-    from coalign.data.readers import scan_records
-
-    skip = on_bad_record == "skip"
-    if skip and rejects is None:
-        rejects = Path(f"{'stdin' if source == '-' else Path(source).name}.rejects.jsonl")
     try:
-        found = scan_records(source, kind=kind, split=split, rejects=rejects, limit=limit)
-        report = check_records(
-            found,
-            _tokenizer(model, chat_template) if model else None,
-            max_prompt_length=max_prompt_length,
-            max_length=max_length,
-            show=show,
-            skip_bad=skip,
-            label=None if as_json else "Tokenising",
-        )
+        usable = _check(sources, as_json, **options)
     except CoalignError as error:
         if not as_json:
             raise
         problems = [vars(problem) for problem in getattr(error, "problems", ())]
         _print_json(
             {
-                "source": source,
+                "source": ", ".join(sources),
                 "usable": False,
                 "error": error.message,
                 "hint": error.hint,
@@ -114,16 +100,86 @@ def check(
             }
         )
         raise SystemExit(error.exit_code) from error
-    if as_json:
-        _print_json(report.to_dict() | {"warnings": report.warnings()})
-    else:
-        from rich.console import Console
-
-        from coalign.data.check_view import print_check
-
-        print_check(report, Console(highlight=False))
-    if not report.usable:
+    if not usable:
         raise SystemExit(1)
+
+
+def _check(
+    texts: Sequence[str],
+    as_json: bool,
+    *,
+    model: str | None,
+    chat_template: str | None,
+    max_length: int | None,
+    max_prompt_length: int | None,
+    kind: Any,
+    columns: Sequence[str],
+    split: str,
+    limit: int | None,
+    show: int,
+    on_bad_record: str,
+    rejects: Path | None,
+) -> bool:
+    """Check every source and print what was found; whether all can be used."""
+    from rich.console import Console
+
+    from coalign.core.files import write_rows
+    from coalign.data.check import check_mix, check_records
+    from coalign.data.check_view import print_check, print_mix
+    from coalign.data.readers import scan_records
+    from coalign.data.sources import canonical_columns, sources_of
+
+    try:
+        sources, mapping = sources_of(texts), canonical_columns(columns, "--column") or {}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    skip = on_bad_record == "skip"
+    console = Console(highlight=False)
+    tokenizer = _tokenizer(model, chat_template) if model else None
+    reports, found = [], []
+    for source in sources:
+        name = "stdin" if source.path == "-" else re.sub(r"[*?\[\]]+", "_", Path(source.path).name)
+        own = Path(f"{name}.rejects.jsonl")
+        found.append(
+            scan_records(
+                source.path,
+                kind=source.kind or kind,
+                split=source.split or split,
+                rejects=own if skip and rejects is None else None,
+                limit=limit,
+                columns=source.columns or mapping,
+                tag=source.tag,
+            )
+        )
+        bad = [row for one in found for row in one.bad]
+        if rejects is not None and bad:
+            write_rows(rejects, bad)
+            found[-1] = replace(found[-1], rejects=rejects)
+        reports.append(
+            check_records(
+                found[-1],
+                tokenizer,
+                max_prompt_length=max_prompt_length,
+                max_length=max_length,
+                show=show,
+                skip_bad=skip,
+                label=None if as_json else "Tokenising",
+            )
+        )
+        if not as_json:
+            print_check(reports[-1], console)
+    usable = all(one.usable for one in reports)
+    plain = [one.to_dict() | {"warnings": one.warnings()} for one in reports]
+    if len(sources) == 1:
+        if as_json:
+            _print_json(plain[0])
+        return usable
+    mix = check_mix(sources, found)
+    if as_json:
+        _print_json({"usable": usable, "mix": asdict(mix), "sources": plain})
+    else:
+        print_mix(mix, console)
+    return usable
 
 
 def _tokenizer(model: str, chat_template: str | None) -> PreTrainedTokenizerBase:

@@ -12,7 +12,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.data.columns import PARTS, Layout, recognise
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
-from coalign.data.records import Messages, PromptRecord, Record, Source
+from coalign.data.records import Messages, PromptRecord, Record
 from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.judging.prompts import question_text
 
@@ -123,7 +123,7 @@ def _model_column(
 def _read(row: Row, *, source: str, layout: Layout, column: str | None) -> tuple[PromptRecord, str, str]:
     """The prompt, who answers (by default the file's name) and the answer."""
     value = row.value or {}
-    record = parse_row(value, layout, Source(source, row.line, row.index))
+    record = parse_row(value, layout, row.source(source))
     if not isinstance(record, Record):
         raise ExceptionGroup(
             "no prompt", [FieldError(one.problem, one.expected, one.field) for one in record]

@@ -14,15 +14,15 @@ from coalign.core.files import write_json
 from coalign.core.options import Fraction, Positive, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.encoding import encode_records
-from coalign.data.readers import read_records
 from coalign.data.records import Record
-from coalign.data.splits import split_records
+from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.models.adapters import active_adapter, disabled_adapter, trainable_summary
 from coalign.models.files import loading
 from coalign.models.files.places import locate
 from coalign.models.files.saving import save_model
 from coalign.models.options import ADAPTER, ModelOptions
 from coalign.training.distillation import Distillation, Teacher, TokenExample, TokenLoss
+from coalign.training.material import ReadingOptions, announce, read_sources, split_and_weigh
 from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 
@@ -44,7 +44,7 @@ class CompatibilityOptions(ModelOptions, TrainingOptions):
         "the old version, whose answers users rely on: a run, a model folder, an adapter or a hub id",
         group="Method",
     )
-    train_data: str | None = option(
+    train_data: DataSources | None = option(
         None,
         "demonstrations of the task to train the compatibility adapter on; without it, only report",
         group="Method",
@@ -65,6 +65,8 @@ class CompatibilityOptions(ModelOptions, TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train_data is not None:
+            self.train_data = canonical_sources(self.train_data, "train_data")
         self.refuse(
             ("eval_steps", "save_steps", "reference_logps"),
             "here: evaluation and checkpoints come once an epoch",
@@ -168,12 +170,15 @@ def _examples(
     config: CompatibilityOptions, tokenizer: PreTrainedTokenizerBase, run: Run
 ) -> tuple[list[TokenExample], list[TokenExample]]:
     assert config.train_data is not None
-    records = read_records(config.train_data, kind="demonstration").records
-    training, held_out = split_records(records, config.eval_fraction, config.seed)
-    parts = [_encoded(part, config, tokenizer, run) for part in (training, held_out)]
+    notes: list[str] = []
+    reading = ReadingOptions(kind="demonstration")
+    sources = read_sources(reading, config.train_data, "demonstration", notes, seed=config.seed)
+    announce(notes, run)
+    sides = zip(*split_and_weigh(sources, config.eval_fraction, config.seed), strict=True)
+    parts = [_encoded([one for part in side for one in part], config, tokenizer, run) for side in sides]
     if not parts[0]:
         raise DataError(
-            f"{config.train_data}: no record is left to train on.",
+            f"{named(config.train_data)}: no record is left to train on.",
             hint="Raise --max-length, give more records, or lower --eval-fraction.",
         )
     return parts[0], parts[1]

@@ -167,7 +167,7 @@ def relabel(
             paper's Half-RA).
         ratings: a further column with one entry a response (a number or a list of numbers, which are averaged);
             pairs whose chosen response has the lower average are left out.
-        rescale: map the scores of each file linearly on `scale`, to one decimal. Scores of different judges are not
+        rescale: map the scores of each source linearly on `scale`, to one decimal. Scores of different judges are not
             on one scale.
         range_from: the records whose scores give the range of each file for `rescale`, by default `records`; the
             same for training and held-out records puts both on one scale.
@@ -251,8 +251,8 @@ def _rescaled(
 ) -> list[Preference]:
     seen: dict[str, list[float]] = defaultdict(list)
     for record in range_from:
-        seen[record.source.file] += [score for score in _scored(record)[1] if score is not None]
-    ends = {file: (min(scores), max(scores)) for file, scores in seen.items()}
+        seen[record.source.of] += [score for score in _scored(record)[1] if score is not None]
+    ends = {source: (min(scores), max(scores)) for source, scores in seen.items()}
 
     def on_scale(score: float, low: float, high: float) -> float:
         place = (score - low) / (high - low) if high > low else 1.0
@@ -260,7 +260,7 @@ def _rescaled(
 
     rescaled = []
     for pair in pairs:
-        better, worse = (on_scale(score, *ends[pair.source.file]) for score in _scores(pair))
+        better, worse = (on_scale(score, *ends[pair.source.of]) for score in _scores(pair))
         rescaled.append(replace(pair, chosen_score=better, rejected_score=worse))
     return rescaled
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Plan:
         adapter: only an adapter is trained.
         trained: how many parameters are trained.
         saved: the number format of the result, where it is not that of the training.
+        sources: of a mix, source to its records and their tokens.
     """
 
     objective: str
@@ -77,6 +78,7 @@ class Plan:
     same_tokens: int = 0
     dropped: int = 0
     valued_lengths: tuple[float, float] | None = None
+    sources: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def response_length(self) -> float:
@@ -100,6 +102,10 @@ class Plan:
             ("Objective", self.objective),
             ("Records", f"{self.records:,} to train{held_out}"),
             ("Tokens", tokens if self.responses else ""),
+            *(
+                ("" if place else "Sources", f"{tag}: {records:,} records, {tokens:,} tokens")
+                for place, (tag, (records, tokens)) in enumerate(self.sources.items())
+            ),
             ("Length limits", "; ".join(filter(None, lost))),
             ("Steps", steps + (f", {self.done:,} done before" if self.done else "")),
             ("Learning rate", f"{self.learning_rate:g}{reason}, {self.schedule}"),
@@ -166,6 +172,7 @@ def make_plan(
         same_tokens=prepared.same_tokens,
         dropped=len(prepared.dropped),
         valued_lengths=prepared.valued_lengths(),
+        sources=prepared.by_source(),
     )
 
 

@@ -1,0 +1,172 @@
+"""Rows of Parquet files and of data sets on disk or of the hub, as plain values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.errors import DataError, RecordProblem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class NoRowsError(DataError):
+    """A source of a known format that holds no row."""
+
+
+Decode = Callable[[Any], Any]
+
+Values = tuple[dict[str, Any] | None, RecordProblem | None]
+"""A row's columns, or what is wrong with it."""
+
+
+def parquet_values(path: Path, name: str) -> Iterator[Values]:
+    """The rows of a Parquet file, a batch in memory at a time.
+
+    Columns of Arrow's type `arrow.json` (and of Parquet's logical type JSON) are decoded, also inside lists and
+    structs: so `datasets` writes columns whose rows differ in form. Decimals become numbers.
+
+    Raises:
+        DataError: damaged, no Parquet, or without rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows == 0:
+                raise NoRowsError(f"{name}: the file has no rows.")
+            decoders = {
+                one.name: decode
+                for one in file.schema_arrow
+                if (decode := _decoder(one.type, one.metadata)) is not None
+            }
+            index = 0
+            for batch in file.iter_batches():
+                for value in batch.to_pylist():
+                    yield _decoded(value, decoders, name, index)
+                    index += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}: not a readable Parquet file ({error}).", hint="Fetch or write it again."
+        ) from error
+
+
+def saved_values(path: Path, split: str) -> Iterator[Values]:
+    """The rows of a folder that `datasets` saved."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise DataError(f"{path}: the saved data set cannot be read ({error}).") from error
+    return _dataset_values(loaded, str(path), split)
+
+
+def hub_values(name: str, split: str) -> Iterator[Values]:
+    """The rows of a data set of the hub, `owner/name` or `owner/name:configuration`."""
+    import datasets
+
+    identifier, _, configuration = name.partition(":")
+    try:
+        loaded = datasets.load_dataset(identifier, configuration or None)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name}: no such file, and no data set of this name could be loaded from the hub ({reason}).",
+            hint="Check the path, the name (owner/name or owner/name:configuration) and the connection.",
+        ) from error
+    return _dataset_values(loaded, name, split)
+
+
+def _dataset_values(loaded: Any, name: str, split: str) -> Iterator[Values]:
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(
+                f"{name}: no split {split!r}, only: {', '.join(map(str, loaded))}.", hint="Give a split."
+            )
+        loaded = loaded[split]
+    if len(loaded) == 0:
+        raise NoRowsError(f"{name}: the data set has no rows.")
+    decoders = {
+        one.name: decode
+        for one in loaded.features.arrow_schema
+        # The library decodes JSON itself; what it leaves as it is are decimals.
+        if (decode := _decoder(one.type, None, json_too=False)) is not None
+    }
+    return (_decoded(dict(value), decoders, name, index) for index, value in enumerate(loaded))
+
+
+def _decoded(value: dict[str, Any], decoders: dict[str, Decode], name: str, index: int) -> Values:
+    for column, decode in decoders.items():
+        try:
+            value[column] = decode(value[column])
+        except (ValueError, RecursionError) as error:
+            problem = f"declared as JSON and not JSON ({error})"
+            return None, RecordProblem(name, None, column, problem, "JSON", index)
+    return value, None
+
+
+def _decoder(
+    kind: pa.DataType, metadata: dict[bytes, bytes] | None, *, json_too: bool = True
+) -> Decode | None:
+    """What makes plain values of those of a type; None where they are plain."""
+    import pyarrow as pa
+
+    extension = (
+        getattr(kind, "extension_name", None) or (metadata or {}).get(b"ARROW:extension:name", b"").decode()
+    )
+    if extension == "arrow.json":
+        return _from_json if json_too else None
+    if isinstance(kind, pa.BaseExtensionType):
+        return _decoder(kind.storage_type, None, json_too=json_too)
+    if pa.types.is_decimal(kind):
+        return _from_decimal
+    if pa.types.is_dictionary(kind):
+        return _decoder(kind.value_type, None, json_too=json_too)
+    if pa.types.is_struct(kind):
+        fields = {
+            one.name: decode
+            for one in kind
+            if (decode := _decoder(one.type, one.metadata, json_too=json_too)) is not None
+        }
+        return (lambda value: _each_field(value, fields)) if fields else None
+    if pa.types.is_map(kind):
+        parts = [
+            _decoder(one.type, one.metadata, json_too=json_too) for one in (kind.key_field, kind.item_field)
+        ]
+        return (lambda value: _each_pair(value, parts)) if any(parts) else None
+    if hasattr(kind, "value_field"):  # lists of every layout
+        inner = _decoder(kind.value_field.type, kind.value_field.metadata, json_too=json_too)
+        return (lambda value: None if value is None else [inner(one) for one in value]) if inner else None
+    return None
+
+
+def _from_json(value: str | None) -> Any:
+    return None if value is None else json.loads(value)
+
+
+def _from_decimal(value: Decimal | None) -> int | float | None:
+    if value is None:
+        return None
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def _each_field(value: dict[str, Any] | None, fields: dict[str, Decode]) -> Any:
+    if value is None:
+        return None
+    return {name: fields[name](one) if name in fields else one for name, one in value.items()}
+
+
+def _each_pair(value: list[tuple[Any, Any]] | None, parts: list[Decode | None]) -> Any:
+    if value is None:
+        return None
+    return [
+        tuple(part(one) if part else one for part, one in zip(parts, pair, strict=True)) for pair in value
+    ]
