@@ -174,7 +174,8 @@ def test_work_goes_on_only_with_the_data_that_it_was_done_with(tmp_path: Path) -
         kept = changed.read_text()
         changed.write_text("other")
         with pytest.raises(
-            RunError, match=rf"(?s)was started with other data:.*{changed.name[:1]}.*content now"
+            RunError,
+            match=rf"(?s)was started with other data:.*(shards|{changed.name}): has another content now",
         ):
             Run.start(tmp_path / "run", "m", config)
         changed.write_text(kept)

@@ -361,6 +361,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {one.name: _plain(getattr(config, one.name)) for one in options_of(type(config))}
 
 
+def defaults(config_class: type) -> dict[str, Any]:
+    """The plain values of the options that have a default."""
+    return {one.name: _plain(one.default) for one in options_of(config_class) if not one.required}
+
+
 def to_yaml(config: Any) -> str:
     """The configuration, or a mapping of names to values, as YAML that `load_file` and `build` read back."""
     import yaml

@@ -189,7 +189,9 @@ class Run:
             raise RunError(
                 f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
             )
-        old, new = self.config(), options.to_dict(config)
+        # Options that the version which began the run did not have are at their defaults.
+        new = options.to_dict(config)
+        old = {**options.defaults(type(config)), **self.config()}
         may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
         changed = [key for key in new if old.get(key) != new[key]]
         differing = [key for key in changed if key not in may_change]
