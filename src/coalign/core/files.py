@@ -111,9 +111,10 @@ def _plain(value: Any) -> Any:
             return value.total_seconds()
         case bytes():
             return base64.b64encode(value).decode("ascii")
-    if hasattr(value, "tolist"):  # NumPy's
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+        case _ if hasattr(value, "tolist"):  # NumPy's
+            return value.tolist()
+        case _:
+            raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def hold_file(path: Path, *, hint: str) -> BaseFileLock:
