@@ -213,6 +213,12 @@ SMALL: dict[str, Small] = {
          "unfinished": "as is", "save_steps": 1},
         {"limited.jsonl": _limited(9)},
     ),
+    "cream": Small(
+        {**MODEL, **FIT, "prompts": "prompts.jsonl", "seed_data": "demonstrations.jsonl", "samples": 3, "rounds": 2,
+         "max_new_tokens": 6, "seed_epochs": 1, "measure": ["max_characters:12"], "eval_fraction": 0.3, "save_steps": 1,
+         "consistency": "sample"},
+        {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations()},
+    ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
          "compare": True},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import DataError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, OptionGroup, option, required
 from coalign.data.readers import read_records
 from coalign.data.records import PromptRecord, Record
@@ -45,11 +45,7 @@ class RoundOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.measure:
-            from coalign.judging.rewards.specs import parse_reward
-
-            for one in self.measure:
-                parse_reward(one)
+        check_values(self.measure)
 
 
 def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
@@ -75,6 +71,22 @@ def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
 
 def _as_prompt(record: Record) -> PromptRecord:
     return record if isinstance(record, PromptRecord) else PromptRecord.of(record)
+
+
+def check_values(specs: Sequence[str | dict[str, Any]]) -> None:
+    """Find what is wrong with rewards before anything is loaded.
+
+    Raises:
+        ConfigError: a reward that cannot be read, or a judge's.
+    """
+    if specs:
+        from coalign.judging.rewards.specs import parse_reward
+
+        for one in specs:
+            if parse_reward(one).kind == "judge":
+                raise ConfigError(
+                    f"reward: {one!r} is not usable here, expected a reward model or verifiers."
+                )
 
 
 def open_values(specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record]) -> Values | None:
