@@ -23,8 +23,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
     ],
     "cream": [
-        ({"prompts": "x"}, "give one of seed_data"),
-        ({"prompts": "x", "seed_data": "x", "initial_model": "y"}, "give one of seed_data"),
+        ({"prompts": "x", "seed_data": "x", "initial_model": "y"}, "exclude each other"),
         ({"prompts": "x", "initial_model": "y", "seed_epochs": 2}, "seed_epochs has no effect without seed_data"),
         ({"prompts": "x", "seed_data": "x", "oracle": ["max_words:3"], "consistency": "off"}, "consistency has no effect"),
         ({"prompts": "x", "seed_data": "x", "oracle": ["max_wrods:3"]}, "max_words"),

@@ -42,7 +42,7 @@ from coalign.core.files import write_json
 from coalign.data.readers import read_records
 from coalign.loops.readings import LABEL_ACCURACY, label_accuracy, tell
 from coalign.loops.rounds import Round, Stage, run_rounds
-from coalign.loops.rows import Prompted, Row, answer_rows
+from coalign.loops.rows import Prompted, Row, answer_rows, with_column
 from coalign.models.backends.open import open_generator
 from coalign.training.job import Job
 from coalign.training.learning import train
@@ -272,9 +272,7 @@ def _measure(loop: Labelling[Any], round: Round) -> None:
 
 
 def _probed(loop: Labelling[Any], tasks: Sequence[Any], rows: Sequence[Row]) -> Sequence[Row]:
-    if loop.probe is None:
-        return rows
-    return [{**row, "truth": one} for row, one in zip(rows, loop.probe(tasks, rows), strict=True)]
+    return rows if loop.probe is None else with_column(rows, "truth", loop.probe(tasks, rows))
 
 
 def _lengths(rows: Sequence[Row], of: str) -> dict[str, float | None]:
@@ -381,7 +379,8 @@ def _answer_held_out(loop: Labelling[Any], round: Round, stage: str, side: str, 
     before = "before: " if after is None else ""
     facts = _lengths(rows, f"{before}held-out ")
     if loop.probe is not None:
-        facts[f"{before}held-out measure"] = statistics.fmean(one for row in scored for one in row["truth"])
+        known = [one for row in scored for one in row["truth"] if one is not None]
+        facts[f"{before}held-out measure"] = statistics.fmean(known) if known else None
     tell(round, facts)
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, OptionGroup, option, required
-from coalign.data.readers import read_records
 from coalign.data.records import PromptRecord, Record
 from coalign.data.splits import split_records
 from coalign.data.usable import repeated_ids
+from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class RoundOptions(OptionGroup):
     __group__ = "Rounds"
     __may_change__ = ("rounds",)
 
-    prompts: str = required("prompts without labels: a file, a hub id or a saved dataset folder")
+    prompts: str = required(
+        "prompts without labels: a file, a hub id or a saved dataset folder; `quickstart` for the bundled ones"
+    )
     limit: Count | None = option(None, "read only so many prompts")
     rounds: Count = option(
         2, "rounds, each with prompts of its own; may be raised later in the same run folder"
@@ -54,7 +56,7 @@ def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
     Raises:
         DataError: the file cannot be read, an id that occurs twice, or fewer prompts than rounds.
     """
-    records = read_records(config.prompts, kind="prompt", limit=config.limit).records
+    records = prompt_records(config.prompts, config.limit)
     problems = repeated_ids(records)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)

@@ -160,7 +160,7 @@ def _drawn(loop: Labelling[Any], rounds: Sequence[Round], names: Sequence[str]) 
 
 def _truth(rows: Sequence[Row]) -> list[float]:
     """Mean true value of the answers to each prompt."""
-    return [statistics.fmean(row["truth"]) for row in rows if row.get("truth")]
+    return [statistics.fmean(row["truth"]) for row in rows if row.get("truth") and None not in row["truth"]]
 
 
 def _headline(

@@ -20,13 +20,12 @@ same have the rate 1/2, and of texts beyond `--max-length` the end is cut off wh
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from coalign.core.errors import CoalignError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import PromptRecord
@@ -35,7 +34,7 @@ from coalign.loops.prompts import RoundOptions, check_values, open_values, read_
 from coalign.loops.readings import FLOORS, Floor, tell
 from coalign.loops.report import write_rounds_report
 from coalign.loops.rounds import Round
-from coalign.loops.rows import Row
+from coalign.loops.rows import Row, with_column
 from coalign.loops.scoring import scored_logps
 from coalign.loops.seeds import SeedOptions, seed_stage
 from coalign.measures.agreement import kendall_tau
@@ -106,9 +105,9 @@ class Config(RoundOptions, SeedOptions, DPOConstants, ModelOptions, SamplingOpti
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.seed_data is None) == (self.initial_model is None):
+        if self.seed_data is not None and self.initial_model is not None:
             raise ValueError(
-                "give one of seed_data (to make M1 of model) and initial_model (M0, when model is M1)"
+                "seed_data and initial_model exclude each other: M1 is made of model, or is model"
             )
         check_values(self.oracle)
         if self.oracle:
@@ -121,9 +120,15 @@ def run(config: Config, run: Run) -> None:
     """Fine-tune on the seed data, then rounds of answers, two rankings and softened DPO; report.
 
     Raises:
+        ConfigError: neither seed data nor an initial model.
         DataError: seed data or prompts that cannot be used.
         CoalignError: all answers of every prompt are worth the same.
     """
+    if config.seed_data is None and config.initial_model is None:
+        raise ConfigError(
+            "cream compares two models: give demonstrations that make the second one (--seed-data), or the model that "
+            "--model was fine-tuned from (--initial-model)."
+        )
     loop = make_loop(config, run, *read_prompts(config))
     rounds = run_labelling(run, loop)
     write_rounds_report(
@@ -163,10 +168,10 @@ def make_loop(
 
     def current(round: Round, tasks: Sequence[PromptRecord], rows: Sequence[Row]) -> list[Row]:
         rewards = oracle(tasks, rows) if oracle else implicit(loop.index(round.previous), round, rows)
-        return _with("reward", rows, rewards)
+        return with_column(rows, "reward", rewards)
 
     def previous(round: Round, tasks: Sequence[PromptRecord], rows: Sequence[Row]) -> list[Row]:
-        return _with("previous_reward", rows, implicit(loop.index(round.previous) - 1, round, rows))
+        return with_column(rows, "previous_reward", implicit(loop.index(round.previous) - 1, round, rows))
 
     def agreed(round: Round, tasks: Sequence[PromptRecord], rows: Sequence[Row]) -> list[Row]:
         return rate_agreement(round, rows, config.ties) if not oracle else [*rows]
@@ -243,11 +248,3 @@ def make_pairs(round: Round, rows: Sequence[Row], config: Config) -> list[Row]:
         pairs.append({**pair, CONFIDENCE: believed})
     tell(round, {"without a pair": len(rows) - len(pairs)})
     return pairs
-
-
-def _with(name: str, rows: Sequence[Row], values: Sequence[Sequence[float]]) -> list[Row]:
-    """The rows with a column; what is not finite is null."""
-    return [
-        {**row, name: [one if math.isfinite(one) else None for one in each]}
-        for row, each in zip(rows, values, strict=True)
-    ]
