@@ -87,6 +87,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
         ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
         ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
+        ({"prompts": "b", "column": "prompt=q"}, "column has no effect with prompts"),
         ({"data": "x", "threshold": 0.5}, "of at least 1"),
     ],
     "ln-dpo": [
