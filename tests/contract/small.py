@@ -204,6 +204,11 @@ SMALL: dict[str, Small] = {
         {**LEARN, "data": "feedback.jsonl", "samples": 2, "max_new_tokens": 6}, {"feedback.jsonl": feedback()}
     ),
     "cut": Small({**LEARN, "data": "judgments.jsonl"}, {"judgments.jsonl": judgments()}),
+    "more": Small(
+        {**LEARN, "data": "tagged.jsonl", "batch_size": 2, "prompts": "asked.jsonl", "policy": "models/tiny",
+         "best_of": 2, "max_new_tokens": 6},
+        {"tagged.jsonl": [{**row, "tag": "ab"[at % 2]} for at, row in enumerate(pairs(12))], "asked.jsonl": _prompts(3)},
+    ),
     "reward-augmented": Small(
         {**LEARN, "data": "scored.jsonl"},
         {"scored.jsonl": pairs(chosen_score=9, rejected_score=4)},
@@ -212,12 +217,6 @@ SMALL: dict[str, Small] = {
         {**MODEL, **FIT, "prompts": "limited.jsonl", "samples": 4, "max_new_tokens": 10, "epochs": 1, "eval_samples": 2,
          "unfinished": "as is", "save_steps": 1},
         {"limited.jsonl": _limited(9)},
-    ),
-    "cream": Small(
-        {**MODEL, **FIT, "prompts": "prompts.jsonl", "seed_data": "demonstrations.jsonl", "samples": 3, "rounds": 2,
-         "max_new_tokens": 6, "seed_epochs": 1, "measure": ["max_characters:12"], "eval_fraction": 0.3, "save_steps": 1,
-         "consistency": "sample"},
-        {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations()},
     ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,

@@ -26,9 +26,9 @@ from coalign.core.options import Option, OptionGroup, build, options_of, to_dict
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.evaluation.factuality import scorer
-from coalign.loops import scoring
 from coalign.models.files.loading import load_model
 from coalign.models.generation import generator
+from coalign.models.reward_model import load_reward_model
 from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign
@@ -42,6 +42,8 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
 }
+REWARD_MODELS = {"more"}
+"""What these fit gives rewards, not text."""
 BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
 """Modules that read every option to write it down, to check it or to copy it."""
 
@@ -75,7 +77,6 @@ def ready(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(generator, "CPU_ROWS", 2)
     monkeypatch.setattr(scorer, "WINDOW", 2)
     monkeypatch.setattr(aligned_scores, "CHUNK", 2)
-    monkeypatch.setattr(scoring, "CHUNK", 2)
     furnish(root, small)
     return name
 
@@ -188,7 +189,9 @@ def test_a_model_that_was_fitted_is_published(
         assert "## Data" in card
     assert any(run.model.glob("*.safetensors"))
     assert any("loss" in event for event in run.events("train"))
-    if "recogniser" not in get(name).models:
+    if name in REWARD_MODELS:
+        load_reward_model(str(run.path), device="cpu")
+    elif "recogniser" not in get(name).models:
         load_model(str(run.path), training=False)
 
 

@@ -22,14 +22,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
         ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
     ],
-    "cream": [
-        ({"prompts": "x", "seed_data": "x", "initial_model": "y"}, "exclude each other"),
-        ({"prompts": "x", "initial_model": "y", "seed_epochs": 2}, "seed_epochs has no effect without seed_data"),
-        ({"prompts": "x", "seed_data": "x", "oracle": ["max_words:3"], "consistency": "off"}, "consistency has no effect"),
-        ({"prompts": "x", "seed_data": "x", "oracle": ["max_wrods:3"]}, "max_words"),
-        ({"prompts": "x", "seed_data": "x", "measure": ["judge:polite"]}, "expected a reward model or verifiers"),
-        ({"prompts": "x", "seed_data": "x", "samples": 1}, "at least 2"),
-    ],
     "honesty": [
         ({"data": "x", "method": "prompt", "threshold": 0.5}, "threshold has no effect"),
         ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),
@@ -49,6 +41,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "varco-arena": [
         ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
         ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),
+    ],
+    "more": [
+        ({"data": "x", "weights": "uniform", "normalise": "none"}, "normalise has no effect"),
+        ({"data": "x", "best_of": 8}, "best_of has no effect"),
+        ({"data": "x", "temperature": 0.5}, "temperature has no effect"),
+        ({"data": "x", "margin_scale": 2.0}, "margin_scale has no effect"),
     ],
     "muscle": [
         ({"old": "x", "data": "x", "eval_steps": 3}, "eval_steps has no effect"),
@@ -87,7 +85,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
         ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
         ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
-        ({"prompts": "b", "column": "prompt=q"}, "column has no effect with prompts"),
         ({"data": "x", "threshold": 0.5}, "of at least 1"),
     ],
     "ln-dpo": [

@@ -13,7 +13,7 @@ from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt, encode_records, encode_response
 from coalign.data.messages import render_transcript
 from coalign.data.records import Messages, Record, responses_of
-from coalign.models.scoring.sequence_states import reads_last_token, sequence_states
+from coalign.models.scoring.sequence_states import SequenceStates, reads_last_token, sequence_states
 from coalign.models.types import Responses
 
 if TYPE_CHECKING:
@@ -127,13 +127,24 @@ class RewardInputs:
             batch_tokens: most tokens in one forward pass; None runs everything in one.
         """
         if reads_last_token(model):
-            responses = shared_beginnings(groups)
-            outputs = sequence_states(model, responses, batch_tokens=batch_tokens, on_batch=on_batch).outputs
+            outputs = self.states(model, groups, batch_tokens=batch_tokens, on_batch=on_batch).outputs
         else:
             outputs = self._encoder_outputs(model, [one for group in groups for one in group])
             if on_batch:
                 on_batch(len(outputs))
         return outputs[:, 0] if self.label is None else outputs.log_softmax(-1)[:, self.label]
+
+    def states(
+        self,
+        model: nn.Module,
+        groups: Sequence[Sequence[RewardText]],
+        *,
+        batch_tokens: int | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> SequenceStates:
+        """What the head of a model that reads the last token reads, and what it gives; arguments as of `rewards`."""
+        responses = shared_beginnings(groups)
+        return sequence_states(model, responses, batch_tokens=batch_tokens, on_batch=on_batch)
 
     def _encoder_outputs(self, model: nn.Module, rows: Sequence[RewardText]) -> Tensor:
         """[B, L] logits, of rows padded on the right."""

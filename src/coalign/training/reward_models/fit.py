@@ -22,7 +22,13 @@ from coalign.data.records import Ranking
 from coalign.training.job import FitResult
 from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.reward_models.report import write_reward_report
-from coalign.training.reward_models.task import RewardLossOptions, RewardTask, make_examples, tag_of
+from coalign.training.reward_models.task import (
+    RewardExample,
+    RewardLossOptions,
+    RewardTask,
+    make_examples,
+    tag_of,
+)
 
 if TYPE_CHECKING:
     from coalign.models.reward_inputs import RewardInputs
@@ -77,16 +83,25 @@ def run(config: Config, run: Run) -> None:
         write_reward_report(run, config, material, result, rows)
 
 
-MakeTask = Callable[["RewardInputs", RewardModelOptions, Sequence[str]], RewardTask]
+MakeTask = Callable[["RewardInputs", Any, Sequence[str]], RewardTask]
+
+
+def _as_they_are(examples: list[RewardExample]) -> list[Any]:
+    return [*examples]
 
 
 def train_reward_model(
-    config: RewardModelOptions, material: Material, run: Run, make_task: MakeTask = RewardTask
+    config: RewardModelOptions,
+    material: Material,
+    run: Run,
+    make_task: MakeTask = RewardTask,
+    arrange: Callable[[list[RewardExample]], list[Any]] = _as_they_are,
 ) -> FitResult:
     """Train on rankings and save the model in the run folder; what was finished before is read, not done again.
 
     Args:
         make_task: the task over inputs, options and tags, for methods that weigh or change the losses.
+        arrange: training examples to what such a task collates (groups of them).
 
     Raises:
         DataError: no record is left in which a response is better than another.
@@ -131,7 +146,13 @@ def train_reward_model(
     run.log("model", summary=trainable_summary(model))
     tags = list(dict.fromkeys(one.tag for part in parts for one in part))
     result = fit_module(
-        model, make_task(inputs, config, tags), parts[0], config, run, held_out=parts[1], processor=tokenizer
+        model,
+        make_task(inputs, config, tags),
+        arrange(parts[0]),
+        config,
+        run,
+        held_out=parts[1],
+        processor=tokenizer,
     ).finite()
     if is_main_process():
         save_model(cast(Any, model), tokenizer, run.model, merge=config.save == "whole")
@@ -142,7 +163,7 @@ def train_reward_model(
 
 def _examples(
     records: Sequence[Ranking], inputs: RewardInputs, config: RewardModelOptions, run: Run, what: str
-) -> list[Any]:
+) -> list[RewardExample]:
     if not records:
         return []
     texts = inputs.texts(records, label="Tokenising")

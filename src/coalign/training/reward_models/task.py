@@ -83,7 +83,7 @@ class RewardExample:
 
 def tag_of(record: Ranking) -> str:
     """The data set of a record: the tag of its source in a mix, or its column `tag`."""
-    return str(getattr(record.source, "tag", "") or record.extra.get("tag") or "")
+    return str(record.source.tag or record.extra.get("tag") or "")
 
 
 def make_examples(

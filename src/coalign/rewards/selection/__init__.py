@@ -1,0 +1,1 @@
+"""Answers that rewards choose, to learn from."""
