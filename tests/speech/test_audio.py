@@ -14,6 +14,7 @@ from coalign.speech.audio import audio, synthesis
 from coalign.speech.audio.recordings import read_recordings, read_rows_of_text, usable
 from coalign.speech.audio.silence import read_speech, speech_stretches
 from coalign.speech.audio.synthesis import Voice, speak
+from coalign.speech.ctc.training import Clip
 from tests.speech.tiny import tone, wav
 
 soundfile = pytest.importorskip("soundfile")
@@ -149,14 +150,111 @@ def test_subtitles_with_entities_or_without_empty_lines(tmp_path: Path) -> None:
         assert read_rows_of_text(tmp_path / name) == rows
 
 
-def test_a_stretch_of_a_recording_is_refused_by_name(tmp_path: Path) -> None:
-    wav(tmp_path / "a.wav", 1)
-    rows = [{"audio": "a.wav", "text": "x", "offset": offset, "duration": 0.5} for offset in (0.0, None, 0.5)]
-    (tmp_path / "m.jsonl").write_text(
-        "\n".join(json.dumps({**row, "id": str(n)}) for n, row in enumerate(rows))
-    )
-    with pytest.raises(DataError, match=r"m\.jsonl:3: offset: the number 0\.5, expected no offset"):
-        read_recordings(tmp_path / "m.jsonl")
+def manifest(folder: Path, *rows: dict[str, object]) -> Path:
+    path = folder / "m.jsonl"
+    path.write_text("\n".join(json.dumps({"audio_filepath": "a.wav", "text": "x", **row}) for row in rows))
+    return path
+
+
+def test_rows_of_a_manifest_may_be_stretches_of_a_file(tmp_path: Path) -> None:
+    """As NeMo writes them: `offset` and `duration`, several rows of one file."""
+    wav(tmp_path / "a.wav", 3)
+    rows = [{"offset": 0.0, "duration": 1.0}, {"offset": 1.0, "duration": 1.5}, {"offset": 2.5}]
+    found = read_recordings(manifest(tmp_path, *rows))
+    assert [(one.id, one.start, one.seconds, one.part) for one in found] == [
+        ("a-0.00", 0.0, 1.0, True),
+        ("a-1.00", 1.0, 1.5, True),
+        ("a-2.50", 2.5, 0.5, True),
+    ]
+    whole = audio.read_audio(tmp_path / "a.wav")
+    samples = Clip.of(found[1], "x").read(audio.SAMPLE_RATE)
+    assert np.array_equal(samples, whole[audio.SAMPLE_RATE : 40_000])
+
+
+@pytest.mark.parametrize("row", [{}, {"duration": 2.95}, {"offset": 0, "duration": 3.05}, {"duration": 99}])
+def test_a_row_of_a_whole_file(tmp_path: Path, row: dict[str, object]) -> None:
+    wav(tmp_path / "a.wav", 3)
+    (found,) = read_recordings(manifest(tmp_path, row))
+    assert (found.id, found.start, found.seconds, found.part) == ("a", 0.0, 3.0, False)
+    assert len(Clip.of(found, "x").read(audio.SAMPLE_RATE)) == 48_000
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"offset": "late"}, "offset: a str, expected a number of seconds"),
+        ({"offset": -1}, "offset: the value -1, expected a number of seconds, not negative"),
+        ({"offset": float("nan")}, "offset: the value nan"),
+        ({"offset": 3.0}, r"offset: 3 s, expected a place before the file's end at 3\.00 s"),
+        ({"offset": 2, "duration": 2}, r"duration: 2 s, expected at most the 1\.00 s"),
+        ({"duration": 0}, "duration: 0 s"),
+    ],
+)
+def test_stretches_that_are_none_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
+    wav(tmp_path / "a.wav", 3)
+    with pytest.raises(DataError, match=rf"m\.jsonl:1: {message}"):
+        read_recordings(manifest(tmp_path, row))
+
+
+def headerless(source: Path, target: Path) -> Path:
+    """An MP3 without the frame that holds its length."""
+    data = source.read_bytes()
+    rates = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+    head = int.from_bytes(data[:4], "big")
+    target.write_bytes(data[144_000 * rates[head >> 12 & 15] // 44_100 + (head >> 9 & 1) :])
+    return target
+
+
+@pytest.fixture(scope="module")
+def mp3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Speech-like noise with silences at a variable bit rate: with and without its length, behind a picture's tag."""
+    folder = tmp_path_factory.mktemp("mp3")
+    time = np.arange(44_100 * 24)
+    loud = np.sin(time / 30_000) ** 2 * (time // 88_200 % 3 > 0)
+    samples = np.random.default_rng(0).normal(0, 0.25, len(time)) * loud
+    try:
+        soundfile.write(
+            folder / "vbr.mp3", samples, 44_100, format="MP3", compression_level=0.9, bitrate_mode="VARIABLE"
+        )
+    except (TypeError, ValueError, soundfile.LibsndfileError) as error:
+        pytest.skip(f"libsndfile writes no MP3 here ({error})")
+    tag = b"ID3\x04\x00\x00" + bytes((0, 0, 1 << 3, 0)) + bytes(1024)
+    (folder / "tagged.mp3").write_bytes(tag + (folder / "vbr.mp3").read_bytes())
+    bare = headerless(folder / "vbr.mp3", folder / "bare.mp3")
+    return {"vbr": folder / "vbr.mp3", "tagged": folder / "tagged.mp3", "bare": bare}
+
+
+@pytest.mark.parametrize("kind", ["vbr", "tagged", "bare"])
+def test_windows_of_a_variable_bit_rate_are_parts_of_the_whole(mp3: dict[str, Path], kind: str) -> None:
+    whole, rate = soundfile.read(mp3[kind], dtype="float32")
+    assert audio.audio_info(mp3[kind]).seconds == len(whole) / rate
+    assert len(whole) / rate == pytest.approx(24, abs=0.1)
+    for start in (0.0, 0.7, 5.3, 10.0, 17.37, 23.2):
+        part = audio.read_audio(mp3[kind], start=start, seconds=1.0, sample_rate=rate)
+        assert np.abs(part - whole[int(start * rate) :][:rate]).max() < 1e-5, start
+
+
+def test_a_length_is_counted_only_where_the_file_does_not_say_it(
+    mp3: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert soundfile.info(mp3["bare"]).frames > 30 * 44_100  # estimated from the size
+    assert [audio._says_its_length(mp3[kind]) for kind in ("vbr", "tagged", "bare")] == [True, True, False]
+    audio.audio_info(mp3["bare"])
+    monkeypatch.setattr(audio, "_pieces", lambda *_: pytest.fail("decoded again"))
+    assert audio.audio_info(mp3["bare"]).seconds == audio.audio_info(mp3["bare"]).seconds
+
+
+@pytest.mark.parametrize("kind", ["vbr", "bare"])
+def test_levels_of_a_variable_bit_rate(
+    mp3: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks in order hold the samples of the whole file, across the pieces that are decoded at once."""
+    monkeypatch.setattr(audio, "PIECE", 3.0)
+    whole, rate = soundfile.read(mp3[kind], dtype="float32")
+    with audio.blocks(mp3[kind], 0.05) as found:
+        blocks = list(found)
+    assert {len(one) for one in blocks[:-1]} == {int(0.05 * rate)}
+    assert np.abs(np.concatenate(blocks) - whole).max() < 1e-5
 
 
 def test_common_voice(tmp_path: Path) -> None:

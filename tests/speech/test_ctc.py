@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,11 +24,19 @@ from coalign.speech.ctc import align as ctc_align
 from coalign.speech.ctc import recogniser as recognisers
 from coalign.speech.ctc.align import emission_frames, greedy
 from coalign.speech.ctc.losses import ctc_losses
-from coalign.speech.ctc.recogniser import load_recogniser
+from coalign.speech.ctc.recogniser import Recogniser, load_recogniser
 from coalign.speech.ctc.recogniser_options import RecogniserOptions, open_recogniser
 from coalign.speech.ctc.training import Clip, CTCTrainingOptions, train_recogniser
 from coalign.speech.ctc.vocabulary import Vocabulary, outside_message
-from coalign.speech.segmentation.outputs import FORMATS, audacity, srt, textgrid, vtt, write_alignment
+from coalign.speech.segmentation.outputs import (
+    FORMATS,
+    audacity,
+    srt,
+    textgrid,
+    vtt,
+    vtt_words,
+    write_alignment,
+)
 from tests.speech.tiny import TEXTS, timed, tiny_recogniser, tone
 
 pytest.importorskip("numba")
@@ -219,8 +228,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} >= files
 
 
-@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert"])
-def test_models_of_transformers(kind: str, tmp_path: Path) -> None:
+def model_of_transformers(kind: str, folder: Path, **changes: Any) -> Recogniser:
     import transformers
 
     vocabulary = Vocabulary.of_texts(TEXTS)
@@ -228,11 +236,48 @@ def test_models_of_transformers(kind: str, tmp_path: Path) -> None:
     config = config_class(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 4), num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2, num_feat_extract_layers=2, pad_token_id=0,
+        num_conv_pos_embedding_groups=2, num_feat_extract_layers=2, pad_token_id=0, **changes,
     )  # fmt: skip
-    model_class(config).save_pretrained(tmp_path)
-    vocabulary.save(tmp_path)
-    found = load_recogniser(str(tmp_path), device="cpu")
+    torch.manual_seed(0)
+    model_class(config).save_pretrained(folder)
+    vocabulary.save(folder)
+    return load_recogniser(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_clip_does_not_depend_on_the_clips_beside_it(kind: str, norm: str, tmp_path: Path) -> None:
+    found = model_of_transformers(kind, tmp_path, feat_extract_norm=norm)
+    assert found.normalises_over_time is (norm == "group")
+    clips = [tone(0.5, 1), tone(0.9, 2), tone(0.5, 3), tone(0.2, 4)]
+    with torch.no_grad():
+        together, lengths = found.logits(clips)
+        for place, clip in enumerate(clips):
+            alone, own = found.logits([clip])
+            assert lengths[place] == own[0]
+            assert torch.allclose(together[place, : own[0]], alone[0, : own[0]], atol=1e-5)
+
+
+def test_clips_of_different_lengths_train_as_they_do_alone(tmp_path: Path) -> None:
+    """Under group norm: the same losses and gradients in one batch as one by one."""
+    found = model_of_transformers("Wav2Vec2", tmp_path)
+    clips = [tone(0.5, 1), tone(0.9, 2)]
+
+    def gradient(parts: list[list[Any]]) -> torch.Tensor:
+        found.model.zero_grad()
+        for part in parts:
+            logits, lengths = found.logits(part)
+            for row, frames in zip(logits, lengths, strict=True):
+                row[:frames].log_softmax(-1)[:, 1].sum().backward(retain_graph=True)
+        return cast(Any, found.model).lm_head.weight.grad.clone()
+
+    assert torch.allclose(gradient([clips]), gradient([[one] for one in clips]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert"])
+def test_models_of_transformers(kind: str, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.of_texts(TEXTS)
+    found = model_of_transformers(kind, tmp_path)
     assert found.samples_per_frame == 20
     logps = found.logps(tone(0.3))
     assert logps.shape[1] == len(vocabulary)
@@ -375,8 +420,11 @@ def test_subtitles_and_labels() -> None:
         "1\n00:00:01,000 --> 00:00:02,500\nhello world\n\n2\n01:01:01,000 -->"
     )
     page = vtt(UTTERANCES, 4000)
-    assert page.startswith("WEBVTT\n\n00:00:01.000 --> 00:00:02.500\nhello <00:00:01.600>world\n")
+    assert page.startswith("WEBVTT\n\n00:00:01.000 --> 00:00:02.500\nhello world\n")
     assert "&lt;b&gt;" in page
+    assert vtt_words(UTTERANCES, 4000).startswith(
+        "WEBVTT\n\n00:00:01.000 --> 00:00:02.500\nhello <00:00:01.600>world\n"
+    )
     assert audacity(UTTERANCES, 4000).splitlines()[0] == "1.000000\t2.500000\thello world"
 
 
@@ -402,7 +450,7 @@ def test_textgrid_keeps_times_after_hours() -> None:
 
 def test_every_format_is_written(tmp_path: Path) -> None:
     written = write_alignment(UTTERANCES, 4000, tmp_path / "talk.one", FORMATS)
-    endings = ("jsonl", "TextGrid", "srt", "vtt", "labels.txt")
+    endings = ("jsonl", "TextGrid", "srt", "vtt", "words.vtt", "labels.txt")
     assert [path.name for path in written] == [f"talk.one.{ending}" for ending in endings]
     assert json.loads(written[0].read_text().splitlines()[1])["id"] == "a-1"
     assert write_alignment([], 10, tmp_path / "none", FORMATS)

@@ -61,7 +61,10 @@ class Config(WindowRules, RecogniserOptions, CTCTrainingOptions):
     eval_data: Path | None = option(
         None, "clips with true transcripts to measure the recogniser on, every round"
     )
-    formats: list[Format] = option(["jsonl", "textgrid", "srt", "vtt", "audacity"], "files to write")
+    formats: list[Format] = option(
+        ["jsonl", "textgrid", "srt", "vtt", "audacity"],
+        "files to write; vtt-words: WebVTT with the time of every word",
+    )
     page_sound: Literal["embed", "link", "none"] = option(
         "embed", "sound of the pages: inside, linked, or no pages at all"
     )
@@ -196,4 +199,4 @@ def _aligned(
 
 def _eval_clips(data: Path, recogniser: Recogniser) -> list[Clip]:
     texts = [(one, recogniser.vocabulary.normalise(one.text)) for one in read_recordings(data)]
-    return [Clip(one.id, text, one.audio) for one, text in texts]
+    return [Clip.of(one, text) for one, text in texts]

@@ -1,7 +1,8 @@
 """Recordings and their text: a manifest, a folder of audio and text files, or the layout of Common Voice.
 
 manifest          JSON Lines or CSV with `audio` (or `audio_filepath`, `path`, `file`), and `text` (or `sentence`,
-                  `transcript`, `transcription`) or `rows`, a list of lines; paths are relative to the manifest
+                  `transcript`, `transcription`) or `rows`, a list of lines; paths are relative to the manifest.
+                  `offset` and `duration` (seconds, as NeMo writes them) name a stretch of the file
 folder            `name.wav` (or .flac, .ogg, .mp3) beside `name.txt`, `name.srt` or `name.vtt`
 Common Voice      a folder with `clips/` and `train.tsv`, `validated.tsv`, ... (`--split` names the file)
 """
@@ -13,7 +14,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
 TEXT_COLUMNS = ("rows", "text", "sentence", "transcript", "transcription")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aiff")
 TEXT_SUFFIXES = (".txt", ".srt", ".vtt")
+SLACK = 0.1
+"""Seconds by which a duration in a manifest may differ from the file's: they are rounded."""
 _CUE = re.compile(r"^\s*(\d{1,3}:)?\d{1,2}:\d{2}[.,]\d{1,3}\s*-->")
 
 
@@ -38,6 +41,8 @@ class Recording:
         rows: lines of text in order; one for a clip.
         seconds: duration.
         source, line: where it was read.
+        start: where it begins in the file.
+        part: it is a stretch of the file and not all of it.
     """
 
     id: str
@@ -46,6 +51,13 @@ class Recording:
     seconds: float
     source: str
     line: int | None = None
+    start: float = 0.0
+    part: bool = False
+
+    @property
+    def end(self) -> float:
+        """Where it ends in the file."""
+        return self.start + self.seconds
 
     @property
     def text(self) -> str:
@@ -91,19 +103,46 @@ def _manifest(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:
             raise FieldError("missing", f"a path under one of {', '.join(AUDIO_COLUMNS)}", "audio")
         if text_column is None:
             raise FieldError("missing", f"text under one of {', '.join(TEXT_COLUMNS)}", "text")
-        if columns.get("offset"):
-            raise FieldError(
-                f"the number {columns['offset']}", "no offset: recordings are read whole", "offset"
-            )
         rows = _rows_of(columns[text_column])
         if rows is None:
             expected = "text, or a list of texts, that is not empty"
             raise FieldError(_shown(columns[text_column]), expected, text_column)
         audio = path.parent / str(columns[audio_column])
-        name = str(columns.get("id") or audio.stem)
-        return _recording(name, audio, rows, path, row.line, audio_column)
+        whole = _recording(audio.stem, audio, rows, path, row.line, audio_column)
+        found = _stretch(whole, _seconds(columns, "offset"), _seconds(columns, "duration"))
+        begin = f"-{found.start:.2f}" if found.part else ""
+        return replace(found, id=str(columns.get("id") or f"{audio.stem}{begin}"))
 
     return parse_each(iter_rows(path), path, parse, problems)
+
+
+def _seconds(columns: dict[str, Any], field: str) -> float | None:
+    value = columns.get(field)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError) as error:
+        raise FieldError(_shown(value), "a number of seconds", field) from error
+    if isinstance(value, bool) or not 0 <= seconds < float("inf"):
+        raise FieldError(f"the value {value}", "a number of seconds, not negative", field)
+    return seconds
+
+
+def _stretch(whole: Recording, offset: float | None, duration: float | None) -> Recording:
+    """The stretch of a file that a row names; all of it where the row's duration is the file's."""
+    start = offset or 0.0
+    if start >= whole.seconds:
+        raise FieldError(f"{start:g} s", f"a place before the file's end at {whole.seconds:.2f} s", "offset")
+    left = whole.seconds - start
+    length = left if duration is None else duration
+    if length > left + SLACK and offset is not None:
+        raise FieldError(f"{length:g} s", f"at most the {left:.2f} s from the offset to the end", "duration")
+    if length == 0:
+        raise FieldError("0 s", "a duration above 0", "duration")
+    if start == 0 and length >= left - SLACK:
+        return whole
+    return replace(whole, start=start, seconds=min(length, left), part=True)
 
 
 def _folder(path: Path, problems: list[RecordProblem]) -> Iterator[Recording]:

@@ -80,11 +80,36 @@ class Recogniser:
         samples = inputs["attention_mask"].sum(1)
         return inputs, cast(Any, self.model)._get_feat_extract_output_lengths(samples).clamp(min=0)
 
-    def logits(self, clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
-        """Logits [B, T, V] of clips and the frames of each [B]; with gradient where it is enabled."""
-        inputs, lengths = self.batch(clips)
-        logits = self.model(**inputs).logits.float()
-        return logits, lengths.clamp(max=logits.shape[1])
+    @property
+    def normalises_over_time(self) -> bool:
+        """Whether the feature encoder normalises each channel over all of a clip (group norm: Wav2Vec2 base, Hubert
+        base, WavLM, ...), so that padding would change a clip's output with the clips beside it.
+        """
+        return getattr(self.model.config, "feat_extract_norm", None) == "group"
+
+    def logits(self, clips: Sequence[Samples], model: torch.nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V] of clips and the frames of each [B]; with gradient where it is enabled.
+
+        A clip's logits do not depend on the clips beside it: where padding would change them, only clips of one length
+        are computed together. Frames behind a clip's own are padding.
+
+        Args:
+            model: the model as a trainer has wrapped it.
+        """
+        groups: dict[int, list[int]] = {}
+        for place, clip in enumerate(clips):
+            groups.setdefault(len(clip) if self.normalises_over_time else 0, []).append(place)
+        logits: list[Tensor] = [torch.empty(0)] * len(clips)
+        lengths = torch.zeros(len(clips), dtype=torch.long, device=self.device)
+        for places in groups.values():
+            inputs, frames = self.batch([clips[place] for place in places])
+            found = (model or self.model)(**inputs).logits.float()
+            lengths[places] = frames.clamp(max=found.shape[1])
+            if len(groups) == 1:
+                return found, lengths
+            for place, one in zip(places, found, strict=True):
+                logits[place] = one
+        return torch.nn.utils.rnn.pad_sequence(logits, batch_first=True), lengths
 
     def logps(self, samples: Samples) -> Logps:
         """[T, V] log-probabilities of audio of any length, in chunks, without gradient."""

@@ -16,7 +16,7 @@ from coalign.core.files import write_json
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
-from coalign.speech.audio.recordings import reasons_text
+from coalign.speech.audio.recordings import Recording, reasons_text
 from coalign.speech.ctc.losses import ctc_losses
 from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
@@ -75,6 +75,13 @@ class Clip:
     seconds: float | None = None
     samples: Samples | None = None
 
+    @classmethod
+    def of(cls, recording: Recording, text: str) -> Clip:
+        """A recording, or the stretch of a file that it is."""
+        if not recording.part:
+            return cls(recording.id, text, recording.audio)
+        return cls(recording.id, text, recording.audio, recording.start, recording.seconds)
+
     def read(self, sample_rate: int, conversions: Counter[str] | None = None) -> Samples:
         if self.samples is not None:
             return self.samples
@@ -121,9 +128,8 @@ class CTCTask(Task):
     def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
         clips: list[Clip] = batch["clips"]
         texts = [clip.text for clip in clips]
-        inputs, lengths = self.recogniser.batch([clip.read(self.recogniser.sample_rate) for clip in clips])
-        logits = model(**inputs).logits.float()
-        lengths = lengths.clamp(max=logits.shape[1])
+        heard = [clip.read(self.recogniser.sample_rate) for clip in clips]
+        logits, lengths = self.recogniser.logits(heard, model)
         vocabulary = self.recogniser.vocabulary
         losses = ctc_losses(logits, lengths, [vocabulary.encode(text) for text in texts], vocabulary.blank)
         metrics = {"ctc": losses.detach()}

@@ -104,7 +104,7 @@ def _clips(recordings: Sequence[Any], recogniser: Recogniser, counts: dict[str, 
     clips = []
     for one in recordings:
         text = recogniser.vocabulary.normalise(one.text, counts["characters"])
-        clip = Clip(one.id, text, one.audio)
+        clip = Clip.of(one, text)
         if not text:
             counts["left out"]["no text in the vocabulary"] += 1
         elif is_silent(clip.read(recogniser.sample_rate, counts["conversions"])):

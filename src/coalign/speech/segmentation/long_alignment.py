@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from coalign.speech.audio.audio import read_audio
@@ -17,25 +17,36 @@ from coalign.speech.segmentation import anchored_windows as anchored
 LOWEST_SCORE = -1000.0
 """What a confidence without a frame is written as: finite and below every threshold."""
 WORD_MARGIN = 0.2
-"""Seconds around an utterance in which its words may lie."""
+"""Seconds around an utterance that are looked at too where its own frames are too few for its words."""
 
+
+_ROUNDING = 1e-6
+"""Of a frame: what a time may be off by in floating point."""
 
 WordRow = dict[str, Any]
 """A word of an utterance: `word`, `start`, `end` (seconds in the recording), `score` (mean probability of its tokens)."""
 
 
 class AudioWindow:
-    """A stretch of a recording; its posteriors are computed when they are first asked for."""
+    """A stretch of a recording; its posteriors are computed when they are first asked for.
+
+    Times are seconds of the recording, which may itself be a stretch of its file.
+    """
 
     def __init__(
-        self, recogniser: Recogniser, path: Path, start: float, seconds: float, conversions: Counter[str]
+        self,
+        recogniser: Recogniser,
+        recording: Recording,
+        start: float,
+        seconds: float,
+        conversions: Counter[str],
     ) -> None:
         self.recogniser = recogniser
         self.start = start
         self.samples = read_audio(
-            path,
-            start=start,
-            seconds=seconds,
+            recording.audio,
+            start=recording.start + start,
+            seconds=min(seconds, recording.seconds - start) if recording.part else seconds,
             sample_rate=recogniser.sample_rate,
             conversions=conversions,
         )
@@ -63,11 +74,39 @@ class AudioWindow:
         return ctc.utterance_segments(path, begins, self.recogniser.frame_seconds)
 
     def words(self, text: str, start: float, end: float) -> list[WordRow]:
-        """The words of an utterance between two seconds of the recording; none where there are too few frames."""
+        """The words of an utterance between two seconds of the recording, in order, none beyond them.
+
+        Where the utterance's frames are too few for its words, times in a wider stretch are drawn together into it; none
+        where that is too short as well.
+        """
         frame = self.recogniser.frame_seconds
-        first = max(round((start - self.start - WORD_MARGIN) / frame), 0)
-        last = min(round((end - self.start + WORD_MARGIN) / frame), self.frames)
-        return word_times(self.recogniser, self.logps[first:last], text, self.start + first * frame)
+        first, last = self._frames_within(start, end)
+        words = word_times(self.recogniser, self.logps[first:last], text, self.start + first * frame)
+        if words:
+            return _drawn_into(words, start, end, rescaled=False)
+        first, last = self._frames_within(start - WORD_MARGIN, end + WORD_MARGIN)
+        words = word_times(self.recogniser, self.logps[first:last], text, self.start + first * frame)
+        return _drawn_into(words, start, end, rescaled=True)
+
+    def _frames_within(self, start: float, end: float) -> tuple[int, int]:
+        """The frames that lie between two seconds of the recording."""
+        frame = self.recogniser.frame_seconds
+        first = math.ceil((start - self.start) / frame - _ROUNDING)
+        last = math.floor((end - self.start) / frame + _ROUNDING)
+        return max(first, 0), min(last, self.frames)
+
+
+def _drawn_into(words: list[WordRow], start: float, end: float, *, rescaled: bool) -> list[WordRow]:
+    """Words with their times between `start` and `end`: as they are, or stretched so that they fill it."""
+    if not words:
+        return []
+    begin, length = words[0]["start"], words[-1]["end"] - words[0]["start"]
+
+    def moved(time: float) -> float:
+        place = start + (time - begin) / length * (end - start) if rescaled and length > 0 else time
+        return round(min(max(place, start), end), 3)
+
+    return [{**word, "start": moved(word["start"]), "end": moved(word["end"])} for word in words]
 
 
 def word_times(recogniser: Recogniser, logps: Logps, text: str, start: float) -> list[WordRow]:
@@ -122,7 +161,7 @@ def align_recording(
     """Align a recording.
 
     Args:
-        speech: its stretches of speech.
+        speech: stretches of speech of its file. Times of the result are the file's too.
         outside, conversions: count characters outside the vocabulary, and what was done to the audio.
         whole: align all text with all audio at once instead of window by window.
     """
@@ -136,7 +175,7 @@ def align_recording(
     words: dict[tuple[float, float], list[WordRow]] = {}
 
     def open_window(start: float, seconds: float) -> AudioWindow:
-        return AudioWindow(recogniser, recording.audio, start, seconds, conversions)
+        return AudioWindow(recogniser, recording, start, seconds, conversions)
 
     def find_words(window: anchored.Window, aligned: Sequence[anchored.Aligned]) -> None:
         assert isinstance(window, AudioWindow)
@@ -145,6 +184,8 @@ def align_recording(
                 words[one.start, one.end] = window.words(one.utterance.text, one.start, one.end)
 
     lines = [text for _, text in written]
+    if recording.part:
+        speech = _within(speech, recording)
     if whole:
         found = _at_once(lines, recording.seconds, open_window, rules, find_words)
     else:
@@ -153,10 +194,10 @@ def align_recording(
         {
             "row": written[one.utterance.row][0],
             "text": one.utterance.text,
-            "start": round(one.start, 3),
-            "end": round(one.end, 3),
+            "start": round(recording.start + one.start, 3),
+            "end": round(recording.start + one.end, 3),
             "score": round(max(one.score, LOWEST_SCORE), 6) if one.score > ctc.NO_SCORE else LOWEST_SCORE,
-            "words": words.get((one.start, one.end), []),
+            "words": _shifted(words.get((one.start, one.end), []), recording.start),
         }
         for one in found.aligned
     ]
@@ -166,6 +207,21 @@ def align_recording(
     return RecordingAlignment(
         utterances, sorted(empty + unaligned, key=lambda one: one["row"]), found.windows
     )
+
+
+def _within(speech: Sequence[tuple[float, float]], recording: Recording) -> list[tuple[float, float]]:
+    """The stretches of speech that lie in a part of a file, in seconds of the part; all of it where there are none."""
+    moved = [
+        (max(start, recording.start) - recording.start, min(end, recording.end) - recording.start)
+        for start, end in speech
+    ]
+    return [one for one in moved if one[0] < one[1]] or [(0.0, recording.seconds)]
+
+
+def _shifted(words: list[WordRow], seconds: float) -> list[WordRow]:
+    if not seconds:
+        return words
+    return [{**one, **{edge: round(one[edge] + seconds, 3) for edge in ("start", "end")}} for one in words]
 
 
 def _at_once(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from coalign.core.files import write_text
 
-Format = Literal["jsonl", "textgrid", "srt", "vtt", "audacity"]
+Format = Literal["jsonl", "textgrid", "srt", "vtt", "vtt-words", "audacity"]
 FORMATS = get_args(Format)
 Utterances = Sequence[Mapping[str, Any]]
 """Rows `text`, `start`, `end`, `score`, `words` (rows `word`, `start`, `end`, `score`), in order."""
@@ -40,25 +40,34 @@ def audacity(utterances: Utterances, seconds: float) -> str:
 def srt(utterances: Utterances, seconds: float) -> str:
     """SubRip subtitles."""
     cues = [
-        f"{number}\n{_clock(one['start'], ',')} --> {_clock(one['end'], ',')}\n{_line(one['text'])}\n"
+        f"{number}\n{_span(one, ',')}\n{_line(one['text'])}\n"
         for number, one in enumerate(utterances, start=1)
     ]
     return "\n".join(cues)
 
 
 def vtt(utterances: Utterances, seconds: float) -> str:
-    """WebVTT subtitles with the time of every word."""
-    parts = ["WEBVTT\n"]
+    """WebVTT subtitles, plain text alone, which every reader takes."""
+    cues = [f"{_span(one, '.')}\n{html.escape(_line(one['text']), quote=False)}\n" for one in utterances]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def vtt_words(utterances: Utterances, seconds: float) -> str:
+    """WebVTT subtitles with the time of every word after the first (`<00:00:01.600>`), which players show word by word.
+
+    A line with exactly two times would be taken for the times of a cue by readers that look for these anywhere in a
+    line (pysubs2): such a line is broken.
+    """
+    cues = []
     for one in utterances:
         words = [
             f"<{_clock(word['start'], '.')}>{html.escape(word['word'], quote=False)}"
             for word in one["words"][1:]
         ]
-        first = one["words"][0]["word"] if one["words"] else _line(one["text"])
-        parts.append(
-            f"{_clock(one['start'], '.')} --> {_clock(one['end'], '.')}\n{' '.join([html.escape(first, quote=False), *words])}\n"
-        )
-    return "\n".join(parts)
+        first = html.escape(one["words"][0]["word"] if one["words"] else _line(one["text"]), quote=False)
+        text = f"{first} {words[0]}\n{words[1]}" if len(words) == 2 else " ".join([first, *words])
+        cues.append(f"{_span(one, '.')}\n{text}\n")
+    return "\n".join(["WEBVTT\n", *cues])
 
 
 def textgrid(utterances: Utterances, seconds: float) -> str:
@@ -108,6 +117,7 @@ _WRITERS: dict[str, tuple[str, Callable[[Utterances, float], str]]] = {
     "textgrid": (".TextGrid", textgrid),
     "srt": (".srt", srt),
     "vtt": (".vtt", vtt),
+    "vtt-words": (".words.vtt", vtt_words),
     "audacity": (".labels.txt", audacity),
 }
 
@@ -131,6 +141,12 @@ def _without_gaps(
     if now < seconds:
         filled.append((now, seconds, ""))
     return filled
+
+
+def _span(one: Mapping[str, Any], point: str) -> str:
+    """The times of a cue, which lasts a millisecond at least."""
+    end = max(one["end"], one["start"] + 0.001)
+    return f"{_clock(one['start'], point)} --> {_clock(end, point)}"
 
 
 def _clock(seconds: float, point: str) -> str:

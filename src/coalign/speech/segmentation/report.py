@@ -33,7 +33,7 @@ def write_outputs(config: Any, run: Run, round: Round, recordings: Sequence[Reco
             for index, one in enumerate(marked)
             if one["kept"]
         ]
-        write_alignment(kept, recording.seconds, folder / name, config.formats)
+        write_alignment(kept, recording.end, folder / name, config.formats)
         if config.page_sound != "none":
             write_page(
                 folder / f"{name}.html",
