@@ -72,7 +72,9 @@ class Config(TranslationOptions, ModelOptions, BackendOptions):
     )
     limit: Count | None = option(None, "only the first so many sentences")
     bleu_tokens: BleuTokens = option(
-        "auto", "tokeniser of BLEU; auto: flores200 (spBLEU) where it can be had, else 13a", source="paper"
+        "auto",
+        "tokeniser of BLEU; auto: that of Chinese, Japanese or Thai, else flores200 (spBLEU) where it can be had, else 13a",
+        source="paper",
     )
 
     def __post_init__(self) -> None:

@@ -27,6 +27,8 @@ _WORD = regex.compile(
     rf"[{CJK}]|(?:(?![{CJK}_])[\w])+(?:(?:['’ʼ\-‐‑]|(?<=\d)[.,:/](?=\d))(?:(?![{CJK}_])[\w])+)*"
 )
 _EDGE_WORD = regex.compile(rf"(?![{CJK}])\w")
+_CLUSTERED = r"\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}"
+_EDIT_UNIT = regex.compile(rf"[{CJK}]|(?=[{_CLUSTERED}])\X|(?:(?![{CJK}{_CLUSTERED}])\S)+")
 _GRAPHEME = regex.compile(r"\X")
 _VISIBLE = regex.compile(r"[\p{L}\p{M}\p{N}\p{P}\p{S}]")
 _LIST_MARK = regex.compile(r"^[^\S\n]*(?:[-*+•‣◦–—]|\(?\d{1,3}[.)])[^\S\n]+", regex.MULTILINE)
@@ -60,6 +62,13 @@ def is_blank(text: str) -> bool:
 def words(text: str) -> list[str]:
     """The words of `normalise(text)`, in order, case kept."""
     return _WORD.findall(normalise(text))
+
+
+def edit_units(text: str) -> list[str]:
+    """What edits are counted in: the text between white space, and in scripts that are written without spaces every
+    character (Han, Hiragana, Katakana) or cluster of letter and marks (Thai, Lao, Khmer, Burmese).
+    """
+    return _EDIT_UNIT.findall(text)
 
 
 def folded_words(text: str) -> list[str]:

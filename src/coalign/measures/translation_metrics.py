@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
+import regex
+
 from coalign.core.extras import require
+from coalign.measures.text_units import edit_units
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +37,20 @@ class TranslationScores:
 
 
 def corpus_scores(
-    hypotheses: Sequence[str], references: Sequence[str], *, tokens: BleuTokens = "auto"
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    tokens: BleuTokens = "auto",
+    language: str | None = None,
 ) -> TranslationScores:
     """BLEU, chrF++ and TER of a corpus with one reference each.
 
     Args:
-        tokens: tokeniser of BLEU. `auto`: flores200, whose model sacrebleu fetches once; where that fails, 13a, which is
-            said.
+        tokens: tokeniser of BLEU. `auto`: that of the language where it is written without spaces: `zh` for Chinese,
+            `ja-mecab` for Japanese (`char` where MeCab is not installed), `char` for Thai, Lao, Khmer and Burmese. For
+            others flores200, whose model sacrebleu fetches once; where that fails, 13a, which is said.
+        language: code of the target language (`zh-TW`); by default what the references are written in, as far as
+            their script tells. TER splits texts of Chinese and Japanese into characters.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
@@ -48,7 +59,9 @@ def corpus_scores(
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} translations for {len(references)} references, expected as many")
     metrics: Any = require("sacrebleu.metrics", EXTRA)
-    used = {"bleu": _bleu(metrics, tokens), "chrf": metrics.CHRF(word_order=2), "ter": metrics.TER()}
+    spaceless = _spaceless(language) if language else _script_of(references)
+    ter = metrics.TER(asian_support=True, normalized=True) if spaceless in ("zh", "ja") else metrics.TER()
+    used = {"bleu": _bleu(metrics, tokens, spaceless), "chrf": metrics.CHRF(word_order=2), "ter": ter}
     texts = list(hypotheses), [list(references)]
     scores = {name: one.corpus_score(*texts).score for name, one in used.items()}
     signatures = {name: str(one.get_signature()) for name, one in used.items()}
@@ -68,7 +81,41 @@ def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[
     ]
 
 
-def _bleu(metrics: Any, tokens: BleuTokens) -> Any:
+def _spaceless(language: str) -> str | None:
+    """The code of a language that is written without spaces; None for others."""
+    code = language.lower().replace("_", "-").partition("-")[0]
+    code = {"cmn": "zh", "yue": "zh", "zho": "zh", "jpn": "ja", "tha": "th"}.get(code, code)
+    return code if code in ("zh", "ja", "th", "lo", "km", "my") else None
+
+
+def _script_of(texts: Sequence[str]) -> str | None:
+    """A language that is written without spaces, where most letters of the texts are of its script."""
+    counts = {code: sum(len(found.findall(text)) for text in texts) for code, found in _SCRIPTS.items()}
+    letters = sum(len(_LETTER.findall(text)) for text in texts)
+    kana, han = counts.pop("ja"), counts.pop("zh")
+    counts["ja" if kana > han / 20 else "zh"] = han + kana
+    best = max(counts, key=lambda code: counts[code])
+    return best if letters and counts[best] > letters / 2 else None
+
+
+_SCRIPTS = {
+    "zh": regex.compile(r"\p{Script=Han}"),
+    "ja": regex.compile(r"[\p{Script=Hiragana}\p{Script=Katakana}]"),
+    "th": regex.compile(r"[\p{Script=Thai}--\p{M}]", regex.V1),
+    "lo": regex.compile(r"[\p{Script=Lao}--\p{M}]", regex.V1),
+    "km": regex.compile(r"[\p{Script=Khmer}--\p{M}]", regex.V1),
+    "my": regex.compile(r"[\p{Script=Myanmar}--\p{M}]", regex.V1),
+}
+_LETTER = regex.compile(r"\p{L}")
+
+
+def _bleu(metrics: Any, tokens: BleuTokens, spaceless: str | None) -> Any:
+    if tokens == "auto" and spaceless == "zh":
+        tokens = "zh"
+    elif tokens == "auto" and spaceless == "ja":
+        tokens = "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"
+    elif tokens == "auto" and spaceless:
+        tokens = "char"
     if tokens != "auto":
         return metrics.BLEU(tokenize=tokens)
     if "flores200" not in _working:
@@ -98,10 +145,13 @@ def _flores_works(metrics: Any) -> bool:
 
 
 def edit_similarity(one: str, other: str) -> tuple[int, float]:
-    """Word-level Levenshtein distance, and `1 - distance / words of the longer`; 1 for two empty texts."""
+    """Word-level Levenshtein distance, and `1 - distance / words of the longer`; 1 for two empty texts.
+
+    Words are `edit_units`: in Chinese, Japanese and Thai characters.
+    """
     from rapidfuzz.distance import Levenshtein
 
-    first, second = one.split(), other.split()
+    first, second = edit_units(one), edit_units(other)
     distance = Levenshtein.distance(first, second)
     longer = max(len(first), len(second))
     return distance, 1 - distance / longer if longer else 1.0

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from coalign import __version__
 from coalign.core.errors import ConfigError, DataError, RecordProblem
-from coalign.core.extras import require
 from coalign.core.files import atomic_path, write_text
 from coalign.data.messages import FieldError
 from coalign.data.rows import Row, iter_rows, parse_each
+from coalign.decoding.translation import tmx
 from coalign.decoding.translation.memory import TranslationUnit
 from coalign.decoding.translation.prompts import Term
 
@@ -31,9 +32,12 @@ LANGUAGES = {
     "turkish": "tr", "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi",
 }  # fmt: skip
 """Names of languages, as prompts use them, to the codes of TMX."""
-_NATIVE_CODE = {"bpt", "ept", "it", "ph", "ut"}
-"""Inline elements of TMX that hold the markup of a document, not text."""
-_XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+_COLUMNS = {
+    "source": {"source", "src", "source text", "source term", "source segment", "term"},
+    "target": {"target", "tgt", "trg", "target text", "target term", "target segment", "translation"},
+}
+"""Names of columns that other programs write, lower case, to ours."""
+_DOUBTFUL = re.compile(r"\b(source|target|term|translation|language|lang|glossary)s?\b")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -88,14 +92,14 @@ def read_sentences(
 ) -> list[Sentence]:
     """Read a file of sentences or pairs, or two plain files whose lines belong together.
 
-    By its ending a file is TMX (`.tmx`), tab-separated (`.tsv`: source, target, and optionally mt, or named columns in a
-    first line), JSON Lines (`.jsonl`: source, target, mt, terms, id), or else text with a source a line.
+    By its ending a file is TMX (`.tmx`), a table (`.tsv`, `.csv`: source, target, and optionally mt, or columns that a
+    first line names, by our names, usual ones or the languages), JSON Lines (`.jsonl`: source, target, mt, terms, id), or else text with a source a line.
 
     Args:
         paths: one file, or two.
-        codes: language codes of source and target, for TMX.
+        codes: language codes of source and target, for TMX and for columns with the names of languages.
         targets: every sentence must have a translation.
-        comments: lines of a tab-separated file that start with # are left out.
+        comments: lines of a table that start with # are left out.
 
     Raises:
         DataError: what cannot be used, by file and line.
@@ -107,8 +111,8 @@ def read_sentences(
         path, kind = paths[0], paths[0].suffix.lower()
         if kind == ".tmx":
             _read_tmx(path, reading, codes)
-        elif kind in (".tsv", ".tab"):
-            _read_tsv(path, reading, comments=comments)
+        elif kind in (".tsv", ".tab", ".csv"):
+            _read_table(path, reading, codes, "," if kind == ".csv" else "\t", comments=comments)
         elif kind == ".jsonl":
             reading.sentences += parse_each(iter_rows(path), path, _sentence, reading.problems)
         else:
@@ -128,7 +132,7 @@ def read_sentences(
 
 
 def read_glossary(path: Path, codes: tuple[str, str]) -> list[Term]:
-    """Pairs of terms from TMX or tab-separated text; lines that start with # are comments.
+    """Pairs of terms from TMX or a table; lines that start with # are comments.
 
     Raises:
         DataError: what cannot be used, by file and line.
@@ -138,12 +142,14 @@ def read_glossary(path: Path, codes: tuple[str, str]) -> list[Term]:
 
 
 def write_tsv(path: Path, units: Iterable[TranslationUnit]) -> None:
-    """Source and target, one pair a line, under a line of names; tabs and line breaks inside become spaces."""
-    lines = [
-        "source\ttarget",
-        *("\t".join(" ".join(text.split()) for text in (u.source, u.target)) for u in units),
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+    """Source and target, one pair a line, under a line of names; tabs and line breaks inside become spaces, and cells with
+    quotes are quoted as CSV has it, so that spreadsheets and CSV libraries read them back.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(("source", "target"))
+    writer.writerows([" ".join(side.split()) for side in (one.source, one.target)] for one in units)
+    write_text(path, text.getvalue())
 
 
 def write_tmx(path: Path, units: Iterable[TranslationUnit], codes: tuple[str, str]) -> None:
@@ -167,67 +173,17 @@ def write_tmx(path: Path, units: Iterable[TranslationUnit], codes: tuple[str, st
 
 def _read_tmx(path: Path, reading: _Reading, codes: tuple[str, str]) -> None:
     """Entries that lack one of the two languages are left out and counted."""
-    parser: Any = require("defusedxml.ElementTree", "translation")
-    lacking, seen = 0, set[str]()
-    try:
-        for _, element in parser.iterparse(str(path), events=("end",), forbid_dtd=False):
-            if _name(element) != "tu":
-                continue
-            variants = list(_variants(element))
-            seen.update(code for code, _ in variants)
-            source, target = (_of_language(variants, code) for code in codes)
-            if source and target:
-                reading.sentences.append(Sentence(source, target, id=element.get("tuid") or ""))
-            else:
-                lacking += 1
-            element.clear()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file.") from error
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path}: not a TMX file that can be read ({error}).") from error
-    if lacking:
-        if not reading.sentences:
-            raise DataError(
-                f"{path}: no entry has both {codes[0]} and {codes[1]}; its languages: {', '.join(sorted(seen))}.",
-                hint="Name the languages of the file with --source-code and --target-code.",
-            )
-        logger.warning("%s: %d entries without text in both languages are left out.", path, lacking)
-
-
-def _name(element: Any) -> str:
-    """The tag without its namespace."""
-    return str(element.tag).rpartition("}")[2]
-
-
-def _variants(unit: Any) -> Iterator[tuple[str, str]]:
-    """(language code, text) of each variant."""
-    for variant in unit:
-        if _name(variant) == "tuv":
-            code = variant.get(_XML_LANG) or variant.get("lang") or ""
-            for segment in variant:
-                if _name(segment) == "seg":
-                    yield code, " ".join(_text(segment).split())
-
-
-def _text(element: Any) -> str:
-    """Text without the markup of documents; highlighted text (`hi`) stays."""
-    parts = [element.text or ""]
-    for child in element:
-        if _name(child) not in _NATIVE_CODE:
-            parts.append(_text(child))
-        parts.append(child.tail or "")
-    return "".join(parts)
-
-
-def _of_language(variants: Sequence[tuple[str, str]], code: str) -> str | None:
-    """The text in a language: that of the very code, else of a variant of the language (`en` and `en-US`)."""
-    plain = code.lower().replace("_", "-")
-    same = [(one.lower().replace("_", "-"), text) for one, text in variants]
-    for test in (lambda one: one == plain, lambda one: one.partition("-")[0] == plain.partition("-")[0]):
-        for one, text in same:
-            if test(one) and text:
-                return text
-    return None
+    found = tmx.read_entries(path, codes)
+    reading.sentences += [Sentence(one.source, one.target, id=one.id) for one in found.entries]
+    if found.lacking and not found.entries:
+        raise DataError(
+            f"{path}: no entry has both {codes[0]} and {codes[1]}; its languages: {', '.join(sorted(found.languages))}.",
+            hint="Name the languages of the file with --source-code and --target-code.",
+        )
+    if found.lacking:
+        logger.warning("%s: %d entries without text in both languages are left out.", path, found.lacking)
+    for (wanted, taken), count in sorted(found.other_variants.items()):
+        logger.warning("%s: %d entries have no %s; their %s is taken.", path, count, wanted, taken)
 
 
 def _lines(path: Path) -> list[str]:
@@ -258,15 +214,19 @@ def _read_parallel(first: Path, second: Path, reading: _Reading) -> None:
             reading.bad(path, number, "text", "is empty", "a sentence, as in the other file")
 
 
-def _read_tsv(path: Path, reading: _Reading, *, comments: bool = False) -> None:
-    names = ["source", "target", "mt"]
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip() or (comments and line.startswith("#")):
+def _read_table(
+    path: Path, reading: _Reading, codes: tuple[str, str], delimiter: str, *, comments: bool = False
+) -> None:
+    """Cells between tabs or commas, in columns that a first line may name."""
+    names: list[str] | None = None
+    for number, cells in _cells(path, delimiter):
+        if not any(cells) or (comments and cells[0].startswith("#")):
             continue
-        cells = [one.strip() for one in line.split("\t")]
-        if number == 1 and "source" in map(str.lower, cells):
-            names = [one.lower() for one in cells]
-            continue
+        if names is None:
+            names = _column_names(cells, codes, f"{path}:{number}")
+            if names is not None:
+                continue
+            names = ["source", "target", "mt"]
         row = dict(zip(names, cells, strict=False))
         if not row.get("source"):
             reading.bad(path, number, "source", "is empty", "a sentence")
@@ -276,6 +236,61 @@ def _read_tsv(path: Path, reading: _Reading, *, comments: bool = False) -> None:
             reading.sentences.append(
                 Sentence(row["source"], row.get("target"), row.get("mt") or None, id=row.get("id", ""))
             )
+
+
+def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of a table, white space at their ends removed.
+
+    A file in which every cell that begins with a quote ends as CSV has it, and that cannot mean something else (a
+    doubled quote or a line break inside, or quotes around all), was written by a spreadsheet or a CSV library: its
+    quotes are not text. Elsewhere in tab-separated files they are.
+    """
+    lines = _lines(path)
+    raw = [line.split(delimiter) for line in lines]
+    quoted = any(cell.startswith('"') for cells in raw for cell in cells)
+    if quoted or delimiter == ",":
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
+        found, begin, spans = [], 1, False
+        try:
+            for cells in reader:
+                found.append((begin, [" ".join(cell.split()) for cell in cells]))
+                spans |= delimiter == "\t" and any("\t" in cell for cell in cells)
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            if delimiter == ",":
+                raise DataError(f"{path}:{begin}: not CSV ({error}).") from error
+        else:
+            every = all(cell.startswith('"') for cells in raw for cell in cells if cell)
+            doubled = any('""' in cell[1:-1] for cells in raw for cell in cells if cell.startswith('"'))
+            broken = len(found) < len(raw) and len({len(cells) for _, cells in found if any(cells)}) == 1
+            # a tab in a cell: more likely two stray quotes with all that lies between them
+            if delimiter == "," or (not spans and (every or broken or doubled)):
+                yield from found
+                return
+    yield from ((number, [cell.strip() for cell in cells]) for number, cells in enumerate(raw, start=1))
+
+
+def _column_names(cells: Sequence[str], codes: tuple[str, str], place: str) -> list[str] | None:
+    """The columns that a first line names, ours where they are known; None where it is a pair already.
+
+    Raises:
+        DataError: it names languages, and others than were asked for.
+    """
+    lowered = [" ".join(one.lower().replace("_", " ").split()) for one in cells]
+    spoken = [LANGUAGES.get(one) for one in lowered]
+    wanted = [code.lower().replace("_", "-").partition("-")[0] for code in codes]
+    coded = [spoken[at] or one.partition("-")[0].partition(" ")[0] for at, one in enumerate(lowered)]
+    if all(code in coded for code in wanted) and wanted[0] != wanted[1]:
+        sides = dict(zip(wanted, ("source", "target"), strict=True))
+        return [sides.get(one, name) for one, name in zip(coded, lowered, strict=True)]
+    if len([one for one in spoken if one]) >= 2:
+        raise DataError(f"{place}: the columns are {', '.join(cells)}, expected {codes[0]} and {codes[1]}.")
+    names = [next((ours for ours, known in _COLUMNS.items() if one in known), one) for one in lowered]
+    if "source" in names and ("target" in names or {*names} <= {"source", "mt", "id"}):
+        return names
+    if len(names) > 1 and any(_DOUBTFUL.search(one) for one in lowered):
+        logger.warning("%s: %s is read as a pair, not as names of columns.", place, " | ".join(cells))
+    return None
 
 
 def _sentence(row: Row) -> Sentence:

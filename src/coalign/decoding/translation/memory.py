@@ -16,7 +16,7 @@ from coalign.core.cache import cache_root
 from coalign.core.files import append_rows, atomic_path, read_rows
 from coalign.decoding.translation.prompts import Term
 from coalign.judging.verifiers.context import FUNCTION_WORDS
-from coalign.measures.text_units import find_phrases, fold, folded_words
+from coalign.measures.text_units import edit_units, find_phrases, fold, folded_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,8 +140,8 @@ class TranslationMemory:
     def _edit_scores(self, source: str) -> list[float]:
         from rapidfuzz.distance import Levenshtein
 
-        mine = source.split()
-        return [Levenshtein.normalized_similarity(mine, one.source.split()) for one in self.units]
+        mine = edit_units(source)
+        return [Levenshtein.normalized_similarity(mine, edit_units(one.source)) for one in self.units]
 
     def _query(self, source: str) -> Tensor:
         return self._queries[source] if source in self._queries else self._encode([source])[0]

@@ -98,7 +98,10 @@ def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) 
 
 def _scores(rows: Rows, config: Any) -> TranslationScores:
     return corpus_scores(
-        [row["translation"] for row in rows], [row["reference"] for row in rows], tokens=config.bleu_tokens
+        [row["translation"] for row in rows],
+        [row["reference"] for row in rows],
+        tokens=config.bleu_tokens,
+        language=config.codes[1],
     )
 
 
