@@ -194,6 +194,28 @@ def dpo_insights_rows(late: list[float], undertrained: list[float]) -> Rows:
     return rows_of({arm: {"gold": gold} for arm, gold in arms.items()})
 
 
+def cyclealign_rows(gaps: list[float], control: float = 0.6) -> Rows:
+    arms = {
+        "untrained": [0.6] * 5,
+        "CycleAlign": plus(0.6, gaps),
+        "empty queue": [0.7] * 5,
+        "random judge": [control] * 5,
+    }
+    judge = {"accuracy of the judge, cycle 4": 0.6}
+    return rows_of({arm: {"quality": values, **judge} for arm, values in arms.items()})
+
+
+def selfie_rows(gaps: list[float], sure: float = 1.0) -> Rows:
+    labels = {
+        f"{name}, round {one}": value
+        for one in (1, 2)
+        for name, value in (("right labels", 0.7), ("labels above chance", 1.0 if one == 1 else sure))
+    }
+    ours: Values = {"quality": plus(0.7, gaps), **labels}
+    others = {arm: {"quality": 0.7} for arm in ("base", "seed pairs", "seed pairs, as many steps")}
+    return rows_of({**others, "SPA": ours, "SPA without smoothing": ours})
+
+
 CASES: dict[str, list[tuple[Rows, str]]] = {
     "act": [
         (act_rows([0.05] * 5), "seen"),
@@ -201,6 +223,16 @@ CASES: dict[str, list[tuple[Rows, str]]] = {
         (act_rows([0.05] * 3 + [0.02] * 2), "not seen"),
         (act_rows([0.05] * 5, over_sample=-0.01), "not seen"),
         (act_rows([0.05] * 5, task=-0.01), "not seen"),
+    ],
+    "cyclealign": [
+        (cyclealign_rows([0.06] * 4 + [0.0]), "seen"),
+        (cyclealign_rows([0.06] * 3 + [0.04] * 2), "not seen"),
+        (cyclealign_rows([0.06] * 5, control=0.67), "not seen"),
+    ],
+    "selfie": [
+        (selfie_rows([0.06] * 4 + [0.0]), "seen"),
+        (selfie_rows([0.06] * 3 + [0.04] * 2), "not seen"),
+        (selfie_rows([0.06] * 5, sure=0.0), "not seen"),
     ],
     "ln-dpo": [
         (ln_dpo_rows([1.0] * 5, 0.0), "seen"),

@@ -218,6 +218,18 @@ SMALL: dict[str, Small] = {
          "unfinished": "as is", "save_steps": 1},
         {"limited.jsonl": _limited(9)},
     ),
+    "cyclealign": Small(
+        {**MODEL, **FIT, "prompts": "open.jsonl", "rounds": 2, "max_new_tokens": 6, "top_p": 1.0, "learning_rate": 1e-3,
+         "reward": ["max_characters:8"], "queue": 2, "min_agreement": 2, "eval_fraction": 0.25,
+         "measure": ["max_words:1"], "save_steps": 1, "batch_size": 2},
+        {"open.jsonl": _prompts(8)},
+    ),
+    "selfie": Small(
+        {**MODEL, **FIT, "seed_data": "pairs.jsonl", "prompts": "open.jsonl", "rounds": 2, "max_new_tokens": 6,
+         "learning_rate": 1e-3, "seed_epochs": 1, "seed_held_out": 0.25, "eval_fraction": 0.25, "margin_window": 2,
+         "measure": ["max_words:1"], "save_steps": 1, "batch_size": 2},
+        {"pairs.jsonl": pairs(), "open.jsonl": _prompts(8)},
+    ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
          "compare": True},

@@ -35,6 +35,12 @@ def loss_of_odds(w: Response, r: Response) -> float:
     return -math.log(sigmoid(log_odds(w["a"]) - log_odds(r["a"])))
 
 
+def doubted(margin: float) -> float:
+    """Without margins before, a pair is in doubt where the model itself has it the other way."""
+    smoothing = 0.1 if margin <= 0 else 0.0
+    return -(1 - smoothing) * math.log(sigmoid(margin)) - smoothing * math.log(sigmoid(-margin))
+
+
 PAIRED: dict[str, Callable[[Response, Response], float]] = {
     "dpo": lambda w, r: -math.log(sigmoid(0.1 * (w["h"] - r["h"]))),
     "cdpo": lambda w, r: (
@@ -48,6 +54,7 @@ PAIRED: dict[str, Callable[[Response, Response], float]] = {
     "orpo": lambda w, r: -w["a"] + 0.1 * loss_of_odds(w, r),
     "slic_hf": lambda w, r: max(0.0, 1 - w["S"] + r["S"]) - 0.1 * w["S"],
     "asft": lambda w, r: -2 * w["a"] - math.log(1 - math.exp(r["a"])),
+    "self_refinement": lambda w, r: doubted(0.1 * (w["h"] - r["h"])),
 }
 
 
@@ -217,7 +224,7 @@ def test_an_objective_explains_itself(name: str) -> None:
     assert one.equation
     assert one.when
     assert (one.loss.__doc__ or "").strip()
-    assert one.reference == (name in {"dpo", "cdpo", "ipo", "hinge_ref", "ln_dpo", "kto"})
+    assert one.reference == (name in {"dpo", "cdpo", "ipo", "hinge_ref", "ln_dpo", "kto", "self_refinement"})
     for constant in options_of(one.constants):
         assert constant.help
         assert not constant.required

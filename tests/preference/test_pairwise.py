@@ -17,8 +17,8 @@ from torch import Tensor
 from coalign.preference.aft import aft_loss
 from coalign.preference.asft import asft_loss
 from coalign.preference.ln_dpo import ln_dpo_loss
-from coalign.preference.pro import pro_rank_losses
 from coalign.training.losses import listwise, pairwise
+from coalign.training.losses.listwise import pro_rank_losses
 from coalign.training.losses.numerics import log1mexp, log1p_sum_exp, log_odds, mean_logps
 from tests.preference.batches import naive_pro_ranks
 

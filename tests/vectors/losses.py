@@ -18,11 +18,11 @@ from coalign.preference.d2o import d2o_loss, d2o_margins
 from coalign.preference.data.goal_conditioning import goal_reward, relabel_pair
 from coalign.preference.ln_dpo import ln_dpo_loss
 from coalign.preference.poft import poft_coefficients, poft_loss
-from coalign.preference.pro import pro_loss, pro_rank_losses
+from coalign.preference.pro import pro_loss
 from coalign.training.losses import pairwise
 from coalign.training.losses.binary import kto_kl, kto_loss
 from coalign.training.losses.density_ratio import density_ratios
-from coalign.training.losses.listwise import best_responses, ranking_hinge_loss
+from coalign.training.losses.listwise import best_responses, pro_rank_losses, ranking_hinge_loss
 from coalign.training.losses.numerics import log_odds, mean_logps
 from coalign.training.losses.reward_shift import implicit_rewards
 from coalign.training.losses.running_moments import RunningMoments

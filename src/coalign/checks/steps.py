@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from coalign.data.encoding import EncodedRecord
 from coalign.models.scoring.engine import Path, score_responses
+from coalign.models.scoring.extrapolation import score_extrapolated
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.objective import Losses, NoConstants, Objective, ObjectiveState, ScoredBatch
@@ -80,7 +82,8 @@ def trained(
         examples: drawn in permutations, one after the other; a batch may span two. As `prepared` makes them, for
             objectives that add responses.
         constants: of the objective; its defaults when None.
-        reference: what `reference_logps` gives for `examples`, for objectives with a reference.
+        reference: what `reference_logps` gives for `examples`, for objectives with a reference; one that extrapolates
+            takes `model` besides.
         on_step: called after every step with its number and the model, which it must leave as it is.
         path: of the scoring engine; the default is the one that every architecture takes.
 
@@ -91,12 +94,19 @@ def trained(
         raise ValueError(f"{objective.name} compares with a reference: give its log-probabilities")
     constants = constants if constants is not None else objective.constants()
     state = objective.state() if objective.state else None
+    strength = objective.strength(constants)
     policy = copy.deepcopy(model).train()
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, fused=True)
     for number, rows in enumerate(_batches(len(examples), steps, batch_size, generator), start=1):
         batch = collate([examples[row] for row in rows])["batch"]
         fixed = [reference[row] for row in rows] if reference is not None else None
         scored = score(policy, batch, fixed, state, path=path)
+        if strength > 0:
+            extrapolated, _ = score_extrapolated(
+                policy, lambda: nullcontext(model), batch.responses, strength, path=path
+            )
+            scored = replace(scored, extrapolated=extrapolated)
+        scored = replace(scored, progress=(number - 1) / steps)
         if state is not None:
             with torch.no_grad():
                 state.update(scored, constants)

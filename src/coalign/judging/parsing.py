@@ -27,6 +27,7 @@ _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"^\s*<think>(?!.*</think>)", re.DOTALL | re.IGNORECASE)
 _DECORATION = re.compile(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].]+$")
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:/(\d+))?")
+_BETWEEN_RANKS = re.compile(r"\s*[,;>]\s*|\s+")
 _REFUSAL = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|i can(?:no|')t|i can not|i won't|i will not|i'?m (?:not able|unable)|"
     r"i am (?:not able|unable)|as an ai\b|i must decline|n/a)",
@@ -42,12 +43,14 @@ class Read:
         choice: of a comparison, by place.
         scores: of a rating (one), or of both responses by place.
         margin: how much better the first one is, where the form tells.
+        order: of a ranking: places of the responses, best first.
         failure: why there is no verdict.
     """
 
     choice: Choice | None = None
     scores: tuple[float, ...] | None = None
     margin: float | None = None
+    order: tuple[int, ...] | None = None
     failure: Failure | None = None
 
 
@@ -69,6 +72,18 @@ def read_rating(reply: str, scale: Scale, *, truncated: bool = False) -> Read:
         return Read(scores=found) if found else None
 
     return _read(reply, truncated, rating)
+
+
+def read_ranking(reply: str, n: int, *, truncated: bool = False) -> Read:
+    """The order in a reply that ranks n responses by their numbers, `[[3, 1, 2]]` or `3 > 1 > 2`: all of them, once each."""
+
+    def ranking(text: str) -> Read | None:
+        numbers = [one.strip() for one in _BETWEEN_RANKS.split(text)]
+        if sorted(numbers) != sorted(map(str, range(1, n + 1))):
+            return None
+        return Read(order=tuple(int(one) - 1 for one in numbers))
+
+    return _read(reply, truncated, ranking)
 
 
 def _comparison(text: str, form: Form, scale: Scale) -> Read | None:

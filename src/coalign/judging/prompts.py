@@ -7,6 +7,7 @@ without blocks is the user's message as a whole. What may be used in it stands a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     import jinja2
 
 ASSETS = Path(__file__).parent / "assets"
-TEMPLATES = {"pair": ASSETS / "judge-pair.j2", "rate": ASSETS / "judge-rate.j2"}
+TEMPLATES = {
+    "pair": ASSETS / "judge-pair.j2",
+    "rate": ASSETS / "judge-rate.j2",
+    "rank": ASSETS / "judge-rank.j2",
+}
 """What is judged to the template that is shipped for it."""
 
 _ROLES = ("system", "user", "assistant")
@@ -48,8 +53,12 @@ class JudgeTemplate:
         form: str = "relation",
         explain: bool = True,
         bare: bool = False,
+        demonstrations: Sequence[Mapping[str, Any]] = (),
     ) -> Messages:
         """The messages that ask about `item`.
+
+        Args:
+            demonstrations: of rankings: `question`, `answers` as shown, and `order`, their numbers best first.
 
         Raises:
             ConfigError: the template needs something that there is not, or gives an empty message.
@@ -68,7 +77,10 @@ class JudgeTemplate:
             "form": form,
             "explain": explain,
             "bare": bare,
-            "mark": mark_of(item),
+            "demonstrations": demonstrations,
+            "mark": mark_of(
+                item, [text for one in demonstrations for text in (one["question"], *one["answers"])]
+            ),
         }
         blocks = [one for one in _ROLES if one in self._template.blocks]
         try:
@@ -85,7 +97,7 @@ class JudgeTemplate:
         return "".join(self._template.blocks[role](self._template.new_context(values)))
 
 
-def load_template(kind: Literal["pair", "rate"], path: Path | None = None) -> JudgeTemplate:
+def load_template(kind: Literal["pair", "rate", "rank"], path: Path | None = None) -> JudgeTemplate:
     """The shipped template for what is judged, or the one in `path`.
 
     Raises:
@@ -128,12 +140,13 @@ def question_text(prompt: Messages) -> str:
     )
 
 
-def mark_of(item: JudgeItem) -> str:
-    """Eight letters that depend on everything that is shown, and not on the order of the responses.
+def mark_of(item: JudgeItem, beside: Sequence[str] = ()) -> str:
+    """Eight letters that depend on everything that is shown, and not on the order of the responses or of what is shown
+    `beside` them.
 
     No text can hold a hash of itself except by chance, so no answer can close its own frame.
     """
-    shown = [question_text(item.prompt), item.reference or "", *sorted(item.responses)]
+    shown = [question_text(item.prompt), item.reference or "", *sorted(item.responses), *sorted(beside)]
     return hashlib.sha256("\0".join(shown).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 

@@ -67,7 +67,7 @@ class JudgeItem:
     Attributes:
         id: names the item in results and messages.
         prompt: the conversation up to the response.
-        responses: one to rate, two to compare.
+        responses: one to rate, two to compare, several to rank.
         reference: an answer that is known to be good.
         rubric: what to judge this item by; it goes before the judge's own.
         parts: each response cut into as many parts as the other one, to be shown in turn; empty to show it whole.
@@ -327,18 +327,34 @@ def summarise(comparisons: Sequence[PairVerdict]) -> Summary:
     )
 
 
-def check_failures(results: Iterable[Rating | PairVerdict], *, limit: float) -> None:
+class Verdict(Protocol):
+    """One verdict on an item, or why there is none."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def failure(self) -> Failure | None: ...
+
+    @property
+    def reply(self) -> str: ...
+
+
+def check_failures(results: Iterable[Verdict | PairVerdict], *, limit: float) -> None:
     """Refuse results of which too many have no verdict.
 
     Args:
+        results: comparisons, or whatever else has one verdict an item.
         limit: largest share of requests without a verdict that is accepted.
 
     Raises:
         CoalignError: the share is above `limit`; it counts the kinds and shows the first reply that could not be read.
     """
-    verdicts: list[tuple[str, Rating | Opinion]] = []
+    verdicts: list[tuple[str, Verdict | Opinion]] = []
     for one in results:
-        verdicts += [(one.id, one)] if isinstance(one, Rating) else [(one.id, each) for each in one.opinions]
+        verdicts += (
+            [(one.id, each) for each in one.opinions] if isinstance(one, PairVerdict) else [(one.id, one)]
+        )
     failed = [(name, one) for name, one in verdicts if one.failure]
     if not failed or len(failed) <= limit * len(verdicts):
         return

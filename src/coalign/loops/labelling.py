@@ -95,6 +95,7 @@ class Labelling(Generic[Task]):
     Attributes:
         config: model, training and sampling options, `seed` and `rounds`; the objective's constants where `constants`
             is not given.
+        constants: of the objective, or (round) to them where they follow a schedule.
         objective: learns from the kept rows, which have its kind of data.
         training: prompts to learn from; a round takes all of them, or with `fresh` its own share.
         held_out: prompts that are answered before the first and after every round; may be empty.
@@ -310,7 +311,8 @@ def _fit(loop: Labelling[Any], round: Round) -> None:
         records = read_records(str(round.path("filter")), kind=loop.objective.data).records
         options = replace(loop.config, model=start.model, revision=start.revision)
         reference = loop.reference(round) if loop.reference else None
-        _train(round, loop.objective, records, options, loop.constants, reference)
+        constants = loop.constants(round) if callable(loop.constants) else loop.constants
+        _train(round, loop.objective, records, options, constants, reference)
     model = str(round.folder / "model") if rows else start.model
     write_json(round.folder / "model.json", {"model": model, "trained": len(rows)})
 

@@ -26,6 +26,7 @@ CHARTS = (
     ("kl/policy_reference", "Log-ratio to the reference, nats"),
     ("grad_norm", "Gradient norm"),
 )
+OWN_LABELS = "The labels are the model's own: where nothing measures them, agreement with itself is not correctness. Read the samples."
 UNITS: dict[str, doc.Unit] = {
     "unfinished": "percent",
     "held-out unfinished": "percent",
@@ -48,6 +49,7 @@ def write_rounds_report(
     units: Mapping[str, doc.Unit] | None = None,
     limitations: Sequence[str] = (),
     figures: Mapping[str, Any] | None = None,
+    labelled_by: str | None = None,
 ) -> doc.Report:
     """Write `report.html`, the model card and the headline of `status.json`.
 
@@ -57,6 +59,7 @@ def write_rounds_report(
         charts: of the training, besides `CHARTS`.
         sections: of the system's own, after the table.
         figures: of `status.json`, besides those of held-out answers and the last round's measures.
+        labelled_by: whom the labels come from, where it is not the model itself.
     """
     config = loop.config
     before, after = loop.before(run), loop.after(rounds[-1])
@@ -66,7 +69,7 @@ def write_rounds_report(
         run,
         config,
         title=title,
-        verdict=_headline(loop, before, after, rounds),
+        verdict=_headline(loop, before, after, rounds, f"labels of {labelled_by or 'its own'}"),
         facts={
             "Model": str(config.model),
             "Prompts": f"{len(loop.training)} to train, {len(loop.held_out)} held out",
@@ -82,7 +85,7 @@ def write_rounds_report(
         ],
         rounds=timings(_all_rounds(loop, run, rounds), STAGES),
         limitations=[
-            "The labels are the model's own: where nothing measures them, agreement with itself is not correctness. Read the samples.",
+            *([] if labelled_by else [OWN_LABELS]),
             *limitations,
         ],
         then=[doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
@@ -91,7 +94,7 @@ def write_rounds_report(
             **{f"held_out_{side}": statistics.fmean(values) for side, values in held_out.items()},
             **(figures or {}),
         },
-        trained_on=f"{len(loop.training)} prompts ({config.prompts}), answered and labelled by the model itself.",
+        trained_on=f"{len(loop.training)} prompts ({config.prompts}), answered by the model itself and labelled by {labelled_by or 'it, too'}.",
     )
 
 
@@ -164,13 +167,11 @@ def _truth(rows: Sequence[Row]) -> list[float]:
 
 
 def _headline(
-    loop: Labelling[Any], before: Sequence[Row], after: Sequence[Row], rounds: Sequence[Round]
+    loop: Labelling[Any], before: Sequence[Row], after: Sequence[Row], rounds: Sequence[Round], labels: str
 ) -> doc.Headline:
     old, new = _truth(before), _truth(after)
     kept = sum(told(one).get("kept") or 0 for one in rounds)
-    learned = (
-        f"{kept} labels of its own were learned from in {len(rounds)} round{'s' if len(rounds) > 1 else ''}."
-    )
+    learned = f"{kept} {labels} were learned from in {len(rounds)} round{'s' if len(rounds) > 1 else ''}."
     if not new or len(old) != len(new):
         return doc.Headline("neutral", f"{learned} Nothing measured the answers, so nothing is claimed.")
     change = paired_bootstrap(old, new)

@@ -64,3 +64,28 @@ def scored_logps(
         [[math.nan if one is None else one for one in row["logps"]] for row in kept],
         [row["scored_tokens"] for row in kept],
     )
+
+
+def implicit_rewards(
+    folder: Path,
+    name: str,
+    rows: Sequence[Row],
+    policy: ModelOptions,
+    reference: ModelOptions,
+    limits: Any,
+    *,
+    beta: float,
+) -> list[list[float | None]]:
+    """`beta log(pi / pi_ref)` of the `responses` of `rows`, sums over tokens; None where a prompt leaves no room.
+
+    Args:
+        folder: keeps the log-probabilities of both models, `logps-<name>` and `logps-<name>-reference`.
+        name: of these rows, with dashes.
+        limits: see `scored_logps`.
+    """
+    label = f"Scoring {name.replace('-', ' ')}"
+    now = scored_logps(folder / f"logps-{name}.jsonl", rows, policy, limits, label=label)
+    path = folder / f"logps-{name}-reference.jsonl"
+    fixed = scored_logps(path, rows, reference, limits, label=f"{label} under the reference")
+    found = now.rewards(fixed, beta=beta)
+    return [[None if math.isnan(one) else one for one in rewards] for rewards in found]

@@ -17,60 +17,25 @@ responses are not contrasted with each other.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import torch
+from typing import TYPE_CHECKING
 
 from coalign.core.options import NonNegative, Positive, option
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
 from coalign.training.learning import learn
-from coalign.training.losses.listwise import ranking_metrics
+from coalign.training.losses.listwise import (
+    Temperature,
+    pro_rank_losses,
+    ranking_metrics,
+    sorted_by_length,
+)
 from coalign.training.losses.supervised import nll_loss
 from coalign.training.material import LearningOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Temperature = Literal["reward", "none"]
-
-
-def pro_rank_losses(
-    scores: Tensor, rewards: Tensor, *, temperature: Temperature = "reward", eps: float = 1e-10
-) -> Tensor:
-    """`loss_k = log( eps + exp(s_k m_k) + sum_{i>k} exp(s_i d_ki) ) - s_k m_k` for every step k of a ranking.
-
-    `d_ki = R_k - R_i` is the inverse temperature of a negative, `m_k` the largest of them that of the positive.
-    With temperature `none`, d and m are 1, and responses tied with k are left out; a step without a lower reward
-    is 0.
-
-    Args:
-        scores: [G, n] length-averaged log-probabilities, best response first.
-        rewards: [G, n] non-increasing; constants. Equal ones give temperature 0: a constant loss without gradient.
-        temperature: how rewards act.
-        eps: 1e-10 in the official code, 0 in the paper.
-
-    Returns:
-        [G, n - 1] losses, not reduced.
-    """
-    steps = []
-    for k in range(scores.shape[-1] - 1):
-        gaps = (rewards[:, k, None] - rewards[:, k + 1 :]).to(scores.dtype)
-        if temperature == "reward":
-            positive = scores[:, k] * gaps.amax(dim=-1)
-            negatives = scores[:, k + 1 :] * gaps
-        else:
-            positive = scores[:, k]
-            negatives = scores[:, k + 1 :].masked_fill(gaps <= 0, -torch.inf)
-        terms = [positive[:, None], negatives]
-        if eps > 0:
-            terms.append(torch.full_like(positive, math.log(eps))[:, None])
-        step = torch.logsumexp(torch.cat(terms, dim=-1), dim=-1) - positive
-        steps.append(step if temperature == "reward" else step.masked_fill((gaps <= 0).all(dim=-1), 0))
-    return torch.stack(steps, dim=-1)
 
 
 def pro_loss(
@@ -135,7 +100,7 @@ def pro(batch: ScoredBatch, constants: Constants) -> Losses:
         raise ValueError("PRO needs a score for every response of a ranking, found NaN")
     logps, lengths = batch.policy.sums(), batch.policy.lengths
     losses = logps.new_zeros(batch.n_records)
-    for records, rows in _sorted_by_length(batch):
+    for records, rows in sorted_by_length(batch):
         of_length = pro_loss(
             logps[rows],
             lengths[rows],
@@ -146,18 +111,6 @@ def pro(batch: ScoredBatch, constants: Constants) -> Losses:
         )
         losses = losses.index_add(0, records, of_length)
     return Losses(losses, ranking_metrics(batch, batch.policy.means()))
-
-
-def _sorted_by_length(batch: ScoredBatch) -> list[tuple[Tensor, Tensor]]:
-    """For each ranking length n: ([G] records, [G, n] rows of their responses, best first, ties in file order)."""
-    by_length: dict[int, tuple[list[int], list[Tensor]]] = {}
-    for record, rows in enumerate(batch.groups()):
-        order = torch.sort(batch.values[rows], descending=True, stable=True).indices
-        records, grouped = by_length.setdefault(len(rows), ([], []))
-        records.append(record)
-        grouped.append(rows[order])
-    device = batch.record_index.device
-    return [(torch.tensor(records, device=device), torch.stack(rows)) for records, rows in by_length.values()]
 
 
 @dataclass(kw_only=True)

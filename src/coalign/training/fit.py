@@ -58,13 +58,14 @@ def fit(
         show_plan(plan, run, name, quiet=quiet)
         monitor.tell(plan_signs(plan, [] if quiet else earlier_lengths(run, name)))
     train = prepared.examples
-    if objective.reference and options.reference_logps == "precomputed":
+    constants = options if job.constants is None else job.constants
+    if objective.reference and not objective.compares_live(options, constants):
         train, held_out = _with_reference([train, held_out], model, reference)
         reference = None
     trainer = AlignmentTrainer(
         model,
         objective,
-        options if job.constants is None else job.constants,
+        constants,
         train,
         arguments,
         eval_examples=held_out,

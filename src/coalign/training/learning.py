@@ -113,7 +113,7 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     reference = None
     if objective.reference and reference_from is not None:
         reference = load_model(reference_from, training=True)
-    elif objective.reference and not has_adapter(model) and config.reference_logps == "live":
+    elif not has_adapter(model) and objective.compares_live(config, job.constants or config):
         reference = copy.deepcopy(model)
     encoded = dataclasses.replace(job, records=training, held_out=held_out)
     result = fit(encoded, model, tokenizer, reference=reference).finite()

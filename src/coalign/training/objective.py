@@ -52,6 +52,9 @@ class ScoredBatch:
             (rejected) or its scores where it has them, feedback's 1 and 0; NaN where nothing is said.
         extras: further tensors that an objective asked for by `columns`: name to [R] or [B].
         state: what the objective keeps from step to step; None unless it declares a `state`.
+        extrapolated: the same as `policy` under logits that go on from the reference past the policy, without gradient;
+            None unless the objective declares an `extrapolation` above 0.
+        progress: share of the training's optimizer steps that are done, in [0, 1); 1 outside training.
     """
 
     policy: ResponseLogps
@@ -60,6 +63,8 @@ class ScoredBatch:
     values: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
     state: ObjectiveState | None = None
+    extrapolated: ResponseLogps | None = None
+    progress: float = 1.0
 
     @property
     def n_records(self) -> int:
@@ -178,6 +183,8 @@ class Declaration:
         state: makes its `ObjectiveState`, for objectives that keep something from step to step.
         contexts: the records under which a record is scored, for objectives that compare one response under several
             prompts: their responses, in order, are the record's rows of a batch. By default the record itself.
+        extrapolation: of its constants, the strength with which `ScoredBatch.extrapolated` leads from the reference
+            past the policy (`coalign.models.scoring.extrapolation`). Above 0 the reference is computed in every step.
     """
 
     name: str = field(kw_only=False)
@@ -191,6 +198,7 @@ class Declaration:
     prepare: Prepare | None = None
     state: Callable[[], ObjectiveState] | None = None
     contexts: Contexts | None = None
+    extrapolation: Callable[[Any], float] | None = None
 
     def __call__(self, loss: Loss) -> Loss:
         _OBJECTIVES[self.name] = Objective(**vars(self), loss=loss)
@@ -202,6 +210,14 @@ class Objective(Declaration):
     """An objective: what it needs, and the function."""
 
     loss: Loss
+
+    def strength(self, constants: Any) -> float:
+        """Of the extrapolation under these constants; 0 without one."""
+        return self.extrapolation(constants) if self.extrapolation else 0.0
+
+    def compares_live(self, options: Any, constants: Any) -> bool:
+        """Whether the reference model is needed in every step: by `reference_logps`, or for an extrapolation."""
+        return self.reference and (options.reference_logps == "live" or self.strength(constants) > 0)
 
 
 objective = Declaration

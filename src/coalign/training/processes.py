@@ -43,6 +43,13 @@ def over_processes(value: int) -> int:
     return int(cast(Any, reduce(counted, reduction="sum")))
 
 
+def gathered(values: Sequence[float]) -> list[float]:
+    """The numbers of all processes, one after the other; to be called by each of them."""
+    from accelerate.utils import gather_object
+
+    return list(gather_object(list(values)))
+
+
 def own_batches(
     data: Sequence[Any], size: int, collate: Callable[[list[Any]], Any], *, process: int, processes: int
 ) -> Iterator[tuple[Any, bool]]:

@@ -7,6 +7,7 @@ response tokens) of the whole optimizer step (`coalign.training.module_trainer`)
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import TrainerState, TrainingArguments
 from coalign.core.files import write_json
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.scoring.engine import score_responses
+from coalign.models.scoring.extrapolation import score_extrapolated
 from coalign.training import task as tasks
 from coalign.training.batches import Batch, Example, collate
 from coalign.training.module_trainer import ModuleTrainer
@@ -58,7 +60,8 @@ class ObjectiveTask(tasks.Task):
 
     def loss(self, model: nn.Module, batch: tasks.Batch, state: TrainerState) -> Losses:
         """The objective's losses, with its metrics and those that every objective has."""
-        scored = self.score(model, batch["batch"])
+        progress = state.global_step / state.max_steps if model.training and state.max_steps else 1.0
+        scored = self.score(model, batch["batch"], progress)
         if self.objective_state and model.training:
             with torch.no_grad():
                 self.objective_state.update(scored, self.constants)
@@ -78,23 +81,27 @@ class ObjectiveTask(tasks.Task):
             text = (folder / OBJECTIVE_STATE).read_text(encoding="utf-8")
             self.objective_state.load_state_dict(json.loads(text))
 
-    def score(self, model: nn.Module, batch: Batch) -> ScoredBatch:
+    def score(self, model: nn.Module, batch: Batch, progress: float = 1.0) -> ScoredBatch:
         """The batch's responses under the policy, and under the reference where the objective compares."""
-        reference = batch.reference
-        if self.objective.reference and reference is None:
+        reference, extrapolated = batch.reference, None
+        strength = self.objective.strength(self.constants)
+        if strength > 0:
+            frozen_model = functools.partial(self._reference_of, model)
+            extrapolated, reference = score_extrapolated(model, frozen_model, batch.responses, strength)
+        elif self.objective.reference and reference is None:
             with torch.no_grad(), self._reference_of(model) as frozen:
                 reference = score_responses(frozen, batch.responses)
         policy = score_responses(model, batch.responses)
         device = policy.token_logps.device
-        if reference is not None:
-            reference = reference.to(device)
         return ScoredBatch(
             policy=policy,
-            reference=reference,
+            reference=reference.to(device) if reference is not None else None,
             record_index=batch.record_index.to(device),
             values=batch.values.to(device),
             extras={name: value.to(device) for name, value in batch.extras.items()},
             state=self.objective_state,
+            extrapolated=extrapolated,
+            progress=progress,
         )
 
     @contextlib.contextmanager
@@ -179,6 +186,7 @@ class AlignmentTrainer(ModuleTrainer):
     ) -> None:
         examples = [*train_examples, *(eval_examples or ())]
         live = objective.reference and any(one.reference is None for one in examples)
+        live = live or objective.strength(constants) > 0
         if live and reference is None and not has_adapter(model):
             raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
         if reference is not None:

@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 from coalign.core.options import Count, CountOrZero, OptionGroup, Positive, option, options_of
 
 
+def is_address(name: str) -> bool:
+    """Whether a model is named by the address of a server."""
+    return name.startswith(("http://", "https://"))
+
+
 def assert_address(address: str) -> None:
     """Refuse what is not the address of a server, and addresses that hold a secret: options are written to files.
 

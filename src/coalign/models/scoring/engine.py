@@ -53,10 +53,24 @@ def score_responses(
         `responses.trained` masks out are left out.
     """
     score = _packed_logps if resolve_path(model, path, responses) == "packed" else _padded_logps
+    return in_passes(lambda part: score(model, part), responses, batch_tokens, on_batch)
+
+
+def in_passes(
+    score: Callable[[Responses], Tensor],
+    responses: Responses,
+    batch_tokens: int | None,
+    on_batch: Callable[[int], None] | None = None,
+) -> ResponseLogps:
+    """What `score` says of every token, asked for a part of the responses at a time (see `score_responses`).
+
+    Args:
+        score: a part to [N, ...] for all its response tokens.
+    """
     pieces: list[Tensor | None] = [None] * len(responses.response_ids)
     for rows in plan_passes(responses, batch_tokens):
         part = select_rows(responses, rows)
-        logps = score(model, part)
+        logps = score(part)
         for row, one in zip(rows, torch.split(logps, [len(ids) for ids in part.response_ids]), strict=True):
             pieces[row] = one
         if on_batch:
@@ -82,6 +96,28 @@ def resolve_path(
     if window is not None and responses is not None and _longest(responses) > window:
         return "padded"
     return "packed" if (can_share or _can_share)(bare) else "padded"
+
+
+def response_logits(
+    model: torch.nn.Module, responses: Responses, path: Path
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole distributions in place of the log-probabilities of single tokens, in one forward pass.
+
+    Args:
+        path: `packed` or `padded`.
+
+    Returns:
+        [U, V] logits; [N] the row of them that predicts each response token, masked ones included; [N] these tokens.
+    """
+    from coalign.models.scoring import shared_prefix
+
+    if path == "padded":
+        return _padded_logits(model, responses)
+    bare = unwrap(model)
+    row = shared_prefix.pack(responses, next(bare.parameters()).device)
+    with shared_attention(bare):
+        logits = model(**packed_inputs(row), logits_to_keep=row.predictors).logits[0]
+    return logits, row.rows, row.targets
 
 
 def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
@@ -127,6 +163,11 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
     from coalign.models.scoring.token_head import token_logps_from_logits
 
+    logits, _, targets = _padded_logits(model, responses)
+    return token_logps_from_logits(logits, targets)
+
+
+def _padded_logits(model: torch.nn.Module, responses: Responses) -> tuple[Tensor, Tensor, Tensor]:
     device = next(model.parameters()).device
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
@@ -136,7 +177,7 @@ def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
         for row, (prompt, ids) in enumerate(zip(prompts, responses.response_ids, strict=True))
     ]
     targets = torch.tensor([token for ids in responses.response_ids for token in ids], device=device)
-    return token_logps_from_logits(torch.cat(kept), targets)
+    return torch.cat(kept), torch.arange(len(targets), device=device), targets
 
 
 @contextlib.contextmanager

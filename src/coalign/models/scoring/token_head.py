@@ -48,7 +48,7 @@ class _TokenLogps(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         trainable_head = needs_weight or needs_bias
         early = needs_hidden and not trainable_head
-        logps = hidden.new_empty(len(targets), dtype=_wide(hidden))
+        logps = hidden.new_empty(len(targets), dtype=wide(hidden))
         expected = torch.empty_like(hidden) if early else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
             logits = F.linear(hidden[chunk], weight, bias).to(logps.dtype)
@@ -78,8 +78,8 @@ class _TokenLogps(torch.autograd.Function):
             return grad_hidden, None, None, None, None
         hidden, weight, bias, targets, rows = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=_wide(weight))
-        grad_bias = torch.zeros_like(bias, dtype=_wide(bias)) if bias is not None else None
+        grad_weight = torch.zeros_like(weight, dtype=wide(weight))
+        grad_bias = torch.zeros_like(bias, dtype=wide(bias)) if bias is not None else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
             logits = F.linear(hidden[chunk], weight, bias).to(gradient.dtype)
             local = rows[tokens] - chunk.start
@@ -122,11 +122,12 @@ def fused_token_head(head: nn.Linear, targets: Tensor, rows: Tensor) -> Iterator
 
 def token_logps_from_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target]: [N, V], [N] -> [N]. Keeps the logits for the backward pass."""
-    wide = logits.to(_wide(logits))
-    return wide.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(wide, dim=-1)
+    logits = logits.to(wide(logits))
+    return logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
+def wide(tensor: Tensor) -> torch.dtype:
+    """The format to normalise in: float32, float64 for float64."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 

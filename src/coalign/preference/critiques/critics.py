@@ -19,6 +19,7 @@ from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale, check_fail
 from coalign.judging.store import Deferred, ReplyStore
 from coalign.judging.verifiers.constraints import Constraint
 from coalign.models.backends.open import open_named
+from coalign.models.backends.options import is_address
 
 SCALE = Scale(low=1, high=10)
 _VERDICT = re.compile(r"\[\[[^\[\]]*\]\]")
@@ -51,7 +52,7 @@ class CriticOptions(OptionGroup):
         super().__post_init__()
         if not SCALE.low < self.fine_from <= SCALE.high:
             raise ValueError(f"fine_from: {self.fine_from:g} is not usable, expected above 1 and at most 10")
-        if self.critic_served is not None and not _is_address(self.critic or ""):
+        if self.critic_served is not None and not is_address(self.critic or ""):
             raise ValueError("critic_served names a model of a server: give its address as critic")
 
 
@@ -157,7 +158,7 @@ def open_critic(
     """
     if options.critic is None:
         return ConstraintCritic(constraints)
-    server = options.critic if _is_address(options.critic) else None
+    server = options.critic if is_address(options.critic) else None
     name = options.critic_served if server else options.critic
     judge = LanguageModelJudge(
         Deferred(lambda: open_named(name, endpoint=server, device=device)),
@@ -167,7 +168,3 @@ def open_critic(
     )
     rubric = Rubric(criteria=options.criteria) if options.criteria else None
     return JudgeCritic(judge, fine_from=options.fine_from, rubric=rubric, max_failures=options.max_failures)
-
-
-def _is_address(name: str) -> bool:
-    return name.startswith(("http://", "https://"))

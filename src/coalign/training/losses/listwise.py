@@ -1,4 +1,4 @@
-"""Objectives on rankings of any length: a hinge on every ordered pair, alone and as RRHF.
+"""Objectives on rankings of any length: a hinge on every ordered pair, alone and as RRHF, and the steps of PRO.
 
 Pure functions on the responses of R records laid end to end: `scores`, `values`, `record_index` are [B], record_index
 non-decreasing in 0..R-1. `values` order the responses of a record (higher is better); equal values, and NaN, make no
@@ -7,6 +7,7 @@ pair. Values are constants; gradients flow through the log-probabilities.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,9 @@ from coalign.training.objective import Losses, ScoredBatch, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Temperature = Literal["reward", "none"]
+"""Gaps in reward as inverse temperatures, or none: the order alone counts."""
 
 
 def ordered_pairs(values: Tensor, record_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +50,7 @@ def ranking_hinge_loss(
     record_index: Tensor,
     *,
     margin: float = 0.0,
+    margin_of: Literal["gap", "pair"] = "gap",
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
     """[R] `sum over pairs with v_i > v_j of max(0, s_j - s_i + margin (v_i - v_j))`; 0 for a record without pairs.
@@ -56,13 +61,15 @@ def ranking_hinge_loss(
     Args:
         scores: [B] length-normalised log-probabilities.
         values, record_index: [B], see the module.
-        margin: nats per token for a value gap of 1.
+        margin: nats per token for a value gap of 1, or for every pair alike.
+        margin_of: a unit of the gap in value, or a pair, however wide its gap: then values order and no more.
         reduction: over the pairs of a record.
     """
     losses = scores.new_zeros(int(record_index[-1]) + 1 if len(record_index) else 0)
     better, worse = ordered_pairs(values, record_index)
     gaps = (values[better] - values[worse]).to(scores.dtype)
-    hinges = torch.nn.functional.relu(scores[worse] - scores[better] + margin * gaps)
+    margins = margin * (gaps if margin_of == "gap" else torch.ones_like(gaps))
+    hinges = torch.nn.functional.relu(scores[worse] - scores[better] + margins)
     losses = losses.index_add(0, record_index[better], hinges)
     if reduction == "mean":
         losses = losses / torch.bincount(record_index[better], minlength=len(losses)).clamp(min=1)
@@ -95,6 +102,54 @@ def ranking_metrics(batch: ScoredBatch, scores: Tensor) -> dict[str, Tensor]:
         "logps/chosen": logps[best],
         "logps/rejected": logps[worst],
     }
+
+
+def pro_rank_losses(
+    scores: Tensor, rewards: Tensor, *, temperature: Temperature = "reward", eps: float = 1e-10
+) -> Tensor:
+    """`loss_k = log( eps + exp(s_k m_k) + sum_{i>k} exp(s_i d_ki) ) - s_k m_k` for every step k of a ranking:
+    PRO (Song et al. 2023, arXiv 2306.17492), equation 7.
+
+    `d_ki = R_k - R_i` is the inverse temperature of a negative, `m_k` the largest of them that of the positive.
+    With temperature `none`, d and m are 1, and responses tied with k are left out; a step without a lower reward
+    is 0.
+
+    Args:
+        scores: [G, n] length-averaged log-probabilities, best response first.
+        rewards: [G, n] non-increasing; constants. Equal ones give temperature 0: a constant loss without gradient.
+        temperature: how rewards act.
+        eps: 1e-10 in the official code, 0 in the paper.
+
+    Returns:
+        [G, n - 1] losses, not reduced.
+    """
+    steps = []
+    for k in range(scores.shape[-1] - 1):
+        gaps = (rewards[:, k, None] - rewards[:, k + 1 :]).to(scores.dtype)
+        if temperature == "reward":
+            positive = scores[:, k] * gaps.amax(dim=-1)
+            negatives = scores[:, k + 1 :] * gaps
+        else:
+            positive = scores[:, k]
+            negatives = scores[:, k + 1 :].masked_fill(gaps <= 0, -torch.inf)
+        terms = [positive[:, None], negatives]
+        if eps > 0:
+            terms.append(torch.full_like(positive, math.log(eps))[:, None])
+        step = torch.logsumexp(torch.cat(terms, dim=-1), dim=-1) - positive
+        steps.append(step if temperature == "reward" else step.masked_fill((gaps <= 0).all(dim=-1), 0))
+    return torch.stack(steps, dim=-1)
+
+
+def sorted_by_length(batch: ScoredBatch) -> list[tuple[Tensor, Tensor]]:
+    """For each ranking length n: ([G] records, [G, n] rows of their responses, best first, ties in file order)."""
+    by_length: dict[int, tuple[list[int], list[Tensor]]] = {}
+    for record, rows in enumerate(batch.groups()):
+        order = torch.sort(batch.values[rows], descending=True, stable=True).indices
+        records, grouped = by_length.setdefault(len(rows), ([], []))
+        records.append(record)
+        grouped.append(rows[order])
+    device = batch.record_index.device
+    return [(torch.tensor(records, device=device), torch.stack(rows)) for records, rows in by_length.values()]
 
 
 @dataclass(kw_only=True)

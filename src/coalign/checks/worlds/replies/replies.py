@@ -32,6 +32,7 @@ class ReplyWorld:
         seed: of everything that is drawn.
         content: content symbols; 36 make a vocabulary of 45.
         temperature: of every sample.
+        shared: the classes have the same good symbols.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class ReplyWorld:
     allowed: int = 12
     length: int = 8
     temperature: float = 0.8
+    shared: bool = False
 
     @property
     def vocabulary(self) -> int:
@@ -50,7 +52,8 @@ class ReplyWorld:
     def order(self) -> Tensor:
         """[classes, content] content symbols of each class: first the good ones, then the other allowed ones."""
         generator = stream(self.seed, "symbols")
-        return torch.stack([torch.randperm(self.content, generator=generator) for _ in range(self.classes)])
+        orders = [torch.randperm(self.content, generator=generator) for _ in range(self.classes)]
+        return torch.stack([orders[0]] * self.classes if self.shared else orders)
 
     def prompts(self, n: int, purpose: str) -> list[list[int]]:
         """`n` prompts of one token each; another purpose draws others."""
@@ -95,10 +98,17 @@ class ReplyWorld:
         present = symbols[..., None] == order[:, None, None, : self.good]
         return present.any(dim=2).float().mean(dim=-1)
 
+    def good_shares(self, prompts: list[list[int]], replies: Replies) -> Tensor:
+        """[P, n] share of a reply's symbols that are good ones of its class, repeated ones included."""
+        return self._shares_of(self.good, prompts, replies)
+
     def allowed_shares(self, prompts: list[list[int]], replies: Replies) -> Tensor:
         """[P, n] share of a reply's symbols that its class allows."""
+        return self._shares_of(self.allowed, prompts, replies)
+
+    def _shares_of(self, first: int, prompts: list[list[int]], replies: Replies) -> Tensor:
         symbols, order = self._symbols(prompts, replies)
-        return (symbols[..., None] == order[:, None, None, : self.allowed]).any(dim=-1).float().mean(dim=-1)
+        return (symbols[..., None] == order[:, None, None, :first]).any(dim=-1).float().mean(dim=-1)
 
     def distinct_shares(self, replies: Replies) -> Tensor:
         """[P, n] share of distinct symbols in a reply."""
