@@ -294,3 +294,25 @@ def test_token_head(bias: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch) -
     plain = nn.functional.linear(hidden, weight, offset).log_softmax(-1)[rows, targets]
     torch.testing.assert_close(fused(), plain)
     assert torch.autograd.gradcheck(fused, inputs)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+def test_a_temperature_divides_the_logits_on_both_paths(architecture: str):
+    model = make_model(architecture)
+    with torch.no_grad():
+        rows = [
+            model(torch.tensor([FIXED.prompt_ids[prompt] + ids]))
+            .logits[0]
+            .div(0.6)
+            .log_softmax(-1)[-len(ids) - 1 : -1]
+            for prompt, ids in zip(FIXED.prompt_index, FIXED.response_ids, strict=True)
+        ]
+        expected = torch.cat(
+            [
+                row.gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+                for row, ids in zip(rows, FIXED.response_ids, strict=True)
+            ]
+        )
+        for path in ("auto", "padded"):
+            actual = score_responses(model, FIXED, path=path, temperature=0.6).token_logps
+            torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
 from coalign.judging.protocol import Rating
 from coalign.judging.rewards.mix import (
     ConstraintReward,
     Draft,
     JudgeReward,
+    ModelReward,
     OwnConstraintsReward,
     RewardMix,
     Weighted,
@@ -137,7 +140,7 @@ def test_a_text_is_asked_for_once():
     assert len(reward.asked) == 4
 
 
-def test_a_judge_without_a_verdict_gives_the_lowest_value_and_is_counted():
+def test_a_judge_without_a_verdict_is_not_scorable_and_counted():
     class Judge:
         name = "judge"
 
@@ -146,8 +149,31 @@ def test_a_judge_without_a_verdict_gives_the_lowest_value_and_is_counted():
             return [Rating(id="", score=one, failure=None) for one in scores]
 
     reward = JudgeReward(Judge(), "judge", "clarity")  # pyright: ignore[reportArgumentType]
-    assert reward.score([Draft(0, "q", "good"), Draft(0, "q", "bad")]) == [1.0, 0.0]
-    assert (reward.asked, reward.failures) == (2, 1)
+    drafts = [Draft(0, "q", "good"), Draft(0, "q", "bad"), Draft(0, "q", "good too")]
+    assert reward.score(drafts) == pytest.approx([1.0, math.nan, 1.0], nan_ok=True)
+    assert (reward.asked, reward.failures) == (3, 1)
+    assert RewardMix([Weighted(reward)])(drafts) == [1.0, 0.0, 1.0]  # a search goes on
+    words = Weighted(ConstraintReward(Constraint("max_words", {"n": 1})))
+    for combine in ("sum", "min", "max"):
+        both = RewardMix([words, Weighted(reward)], combine=combine, unscorable="leave out")
+        assert [math.isnan(one) for one in both(drafts)] == [False, True, False]
+    scaled = RewardMix([words, Weighted(reward)], normalise=True, unscorable="leave out")(drafts)
+    assert math.isnan(scaled[1])
+    assert scaled[0] > scaled[2]
+
+
+def test_a_reward_model_that_gives_no_number_spoils_no_other_response():
+    class Model:
+        def score(self, prompts, responses):
+            if "bad" in responses:
+                raise ModelError("not numbers")
+            return [float(len(one)) for one in responses]
+
+    reward = ModelReward(Model(), "model")  # pyright: ignore[reportArgumentType]
+    drafts = [Draft(0, "q", "a"), Draft(0, "q", "bad"), Draft(0, "q", "ccc")]
+    assert reward.score(drafts) == pytest.approx([1.0, math.nan, 3.0], nan_ok=True)
+    with pytest.raises(ModelError, match="no lowest value"):
+        RewardMix([Weighted(reward)])(drafts)
 
 
 def test_a_prefilled_beginning_is_valued_too():

@@ -21,7 +21,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "script": {"name": "japanese"},
 }
 BY_ARGUMENT: dict[str, Any] = {
-    "n": 2, "low": 2, "high": 3, "case": "title", "phrase": "a b.", "keyword": "a", "keys": ["a"], "stems": ["a", "漢"],
+    "n": 2, "low": 2, "high": 3, "case": "title", "answer": "2", "phrase": "a b.", "keyword": "a", "keys": ["a"], "stems": ["a", "漢"],
     "keywords": ["a", "C++", "漢", "don't"], "options": ["a", "a b", "!"],
     "constraints": [NO_COMMAS, {"verifier": "no_repetition"}], "constraint": {"verifier": "no_repetition"},
 }  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,21 +17,43 @@ class BuiltIn:
     Attributes:
         module: with `Config` and `run`.
         summary: what it does, in one line.
+        make: a function of the module that makes the method of the name, where the module has several.
     """
 
     module: str
     summary: str
+    make: str = ""
+
+
+_ONLINE = ("coalign.loops.online", "online_learner")
 
 
 BUILT_IN: dict[str, BuiltIn] = {
+    "grpo": BuiltIn(
+        _ONLINE[0],
+        "Reinforcement learning on verifiable rewards: samples of a prompt are each other's baseline.",
+        _ONLINE[1],
+    ),
+    "online-dpo": BuiltIn(
+        _ONLINE[0], "DPO on the best and the worst of a prompt's samples, by any reward or judge.", _ONLINE[1]
+    ),
     "reward-model": BuiltIn(
         "coalign.training.reward_models.fit",
         "Train a reward model: a scalar head on any language model or encoder, from pairs, rankings or thumbs.",
     ),
+    "rloo": BuiltIn(
+        _ONLINE[0],
+        "REINFORCE leave-one-out: the unbiased gradient of any reward less the divergence from the start model.",
+        _ONLINE[1],
+    ),
 }
 
 
-def load_built_in(name: str) -> ModuleType | None:
-    """The module of the method `name` (case and underscores do not matter), None where there is none of that name."""
-    found = BUILT_IN.get(name.lower().replace("_", "-"))
-    return importlib.import_module(found.module) if found else None
+def load_built_in(name: str) -> Any:
+    """The method `name` (case and underscores do not matter), None where there is none of that name."""
+    name = name.lower().replace("_", "-")
+    found = BUILT_IN.get(name)
+    if found is None:
+        return None
+    module = importlib.import_module(found.module)
+    return getattr(module, found.make)(name) if found.make else module

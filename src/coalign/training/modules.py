@@ -75,7 +75,7 @@ def fit_module(
     settings = training_arguments(options, folder, model, n_eval=len(held_out), **arguments)
     if is_main_process():
         plan = module_plan(task.name, len(examples), len(held_out), settings, model, checkpoint=checkpoint)
-        show_plan(plan, run, name, quiet=quiet)
+        show_plan(task.planned(plan), run, name, quiet=quiet)
     trainer = ModuleTrainer(
         model,
         task,

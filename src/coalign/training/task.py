@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import TrainerState
 
+    from coalign.training.watch.plan import Plan
+
 Batch = dict[str, Any]
 
 
@@ -66,6 +68,10 @@ class Task:
         from coalign.training.checkpoints import EpochShuffle
 
         return EpochShuffle(size, seed)
+
+    def planned(self, plan: Plan) -> Plan:
+        """The plan of the training as it is shown, where the task knows it better."""
+        return plan
 
     def save(self, folder: Path) -> None:
         """Write what the task keeps from step to step (a running statistic, averaged weights) into a checkpoint."""

@@ -6,6 +6,7 @@
     model:OpenAssistant/reward-model@0.5     a reward model
     model:unitary/toxic-bert,label=toxic@-1  a classifier: less of this label
     judge:is the answer polite?              a language model's rating
+    final_answer:{answer}                    a verifier whose argument is a column of each prompt
     constraints                              the column `constraints` of the prompts
     {"verifier": "max_words", "n": 20, "weight": 2}
 
@@ -22,13 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
 from coalign.judging.rewards import mix
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
+from coalign.judging.verifiers.isolation import Verify, verify_here
 
 if TYPE_CHECKING:
+    from coalign.data.records import Record
     from coalign.judging.protocol import Judge
     from coalign.models.types import Generator
 
@@ -37,6 +40,7 @@ OTHERS = ("model", "judge", "constraints")
 MODEL_ARGUMENTS = ("label", "format", "device", "dtype")
 _WEIGHT = re.compile(r"(.*)@([-+]?[\d.]+)$", re.DOTALL)
 _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
+_COLUMN = re.compile(r"\{([\w -]+)\}")
 
 
 @dataclass(kw_only=True)
@@ -72,6 +76,7 @@ class RewardSpec:
         name: as the user wrote it, without the weight.
         arguments: of the reward model.
         constraint: of a verifier.
+        columns: of a verifier whose arguments are columns of each prompt: argument to column. `literal` has the others.
         criteria: of a judge.
     """
 
@@ -80,6 +85,9 @@ class RewardSpec:
     weight: float = 1.0
     arguments: Mapping[str, str] = field(default_factory=dict)
     constraint: Constraint | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    literal: Mapping[str, Any] = field(default_factory=dict)
+    verifier: str = ""
     criteria: str = ""
 
 
@@ -102,8 +110,7 @@ def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
     if name in OTHERS:
         return _other(value, name, text, weight)
     try:
-        arguments = _arguments(get_verifier(name).args, text)
-        return RewardSpec("verifier", body, weight, constraint=Constraint(name, arguments))
+        return _verifier(body, weight, name, _arguments(get_verifier(name).args, text))
     except ConstraintError as error:
         if error.field == "verifier":
             known = [*OTHERS, *verifiers()]
@@ -116,25 +123,36 @@ def build_rewards(
     options: RewardOptions,
     *,
     constraints: Mapping[int, Sequence[Constraint]] | None = None,
+    columns: Mapping[int, Record] | None = None,
     open_judge: Callable[[str | None], Judge] | None = None,
+    unscorable: mix.Unscorable = "lowest",
+    verify: Verify = verify_here,
 ) -> mix.RewardMix:
     """The rewards of `options`, models loaded.
 
     Args:
         constraints: those of the prompts' own column, by number of the prompt.
+        columns: the prompts by their numbers, for verifiers whose arguments are columns.
         open_judge: makes the judge for `judge:` rewards out of `options.judge_model`.
+        unscorable: what becomes of a response that a reward cannot score.
+        verify: works out the values of verifiers, in this process by default.
 
     Raises:
         ConfigError: a reward that cannot be used here.
+        DataError: a prompt without a column that a reward reads, or with one that it cannot use; every such is listed.
         ModelError: a reward model that cannot be loaded.
     """
     specs = [parse_reward(one) for one in options.reward]
     if options.judge_model and not any(one.kind == "judge" for one in specs):
         raise ConfigError("judge_model has no effect without a reward judge:CRITERION.")
     return mix.RewardMix(
-        [mix.Weighted(_reward(one, options, constraints, open_judge), one.weight) for one in specs],
+        [
+            mix.Weighted(_reward(one, options, constraints, columns, open_judge, verify), one.weight)
+            for one in specs
+        ],
         combine=options.combine,
         normalise=options.normalise,
+        unscorable=unscorable,
     )
 
 
@@ -142,7 +160,9 @@ def _reward(
     spec: RewardSpec,
     options: RewardOptions,
     constraints: Mapping[int, Sequence[Constraint]] | None,
+    columns: Mapping[int, Record] | None,
     open_judge: Callable[[str | None], Judge] | None,
+    verify: Verify,
 ) -> mix.Reward:
     if spec.kind == "constraints":
         if constraints is None:
@@ -150,7 +170,7 @@ def _reward(
                 "reward: constraints: the prompts' column is read by `coalign run`, not here.",
                 hint="Name the verifiers themselves.",
             )
-        return mix.OwnConstraintsReward(constraints)
+        return mix.OwnConstraintsReward(constraints, verify=verify)
     if spec.kind == "model":
         from coalign.models.reward_model import load_reward_model
 
@@ -160,8 +180,64 @@ def _reward(
         if open_judge is None:
             raise ConfigError("reward: judge: there is no language model to judge with here.")
         return mix.JudgeReward(open_judge(options.judge_model), spec.name, spec.criteria)
+    if spec.columns:
+        if columns is None:
+            raise ConfigError(f"reward: {spec.name}: columns of the prompts are read by training, not here.")
+        return mix.OwnConstraintsReward(_from_columns(spec, columns), spec.name, verify)
     assert spec.constraint is not None
-    return mix.ConstraintReward(spec.constraint)
+    return mix.ConstraintReward(spec.constraint, verify)
+
+
+def _verifier(name: str, weight: float, verifier: str, arguments: Mapping[str, Any]) -> RewardSpec:
+    """A verifier whose arguments are there, or stand in columns of the prompts (`{COLUMN}`)."""
+    columns = {key: found[1] for key, one in arguments.items() if (found := _column(one))}
+    literal = {key: one for key, one in arguments.items() if key not in columns}
+    if not columns:
+        return RewardSpec("verifier", name, weight, constraint=Constraint(verifier, literal))
+    hints = get_verifier(verifier).args
+    for key in arguments:
+        if key not in hints:
+            raise ConstraintError(key, "is not an argument", " or ".join(hints) or "none")
+    return RewardSpec("verifier", name, weight, columns=columns, literal=literal, verifier=verifier)
+
+
+def _column(value: Any) -> re.Match[str] | None:
+    """The column that an argument names: `{COLUMN}`, also as the only entry of a list or as YAML reads it."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict) and len(value) == 1 and [*value.values()] == [None]:
+        value = f"{{{next(iter(value))}}}"
+    return _COLUMN.fullmatch(value) if isinstance(value, str) else None
+
+
+def _from_columns(spec: RewardSpec, prompts: Mapping[int, Record]) -> dict[int, tuple[Constraint, ...]]:
+    hints = get_verifier(spec.verifier).args
+    found: dict[int, tuple[Constraint, ...]] = {}
+    problems: list[RecordProblem] = []
+    for number, record in prompts.items():
+        missing = [one for one in spec.columns.values() if record.extra.get(one) is None]
+        if missing:
+            problems.append(record.problem(missing[0], "is missing", f"what {spec.name} compares with"))
+            continue
+        own = {key: _fitting(hints[key], record.extra[one]) for key, one in spec.columns.items()}
+        try:
+            found[number] = (Constraint(spec.verifier, {**spec.literal, **own}),)
+        except ConstraintError as error:
+            column = spec.columns.get(error.field, error.field)
+            problems.append(record.problem(column, error.problem, error.expected))
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(prompts)} prompts cannot be rewarded by {spec.name}.", problems
+        )
+    return found
+
+
+def _fitting(hint: Any, value: Any) -> Any:
+    """A column's value as an argument: numbers as text where text is wanted, one value as a list where that is."""
+    base = _plain(hint)
+    if base is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return [value] if get_origin(base) is list and isinstance(value, str) else value
 
 
 def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:
@@ -174,6 +250,10 @@ def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:
         )
     if kinds[0] == "verifier":
         try:
+            arguments = rest.get("args", {key: one for key, one in rest.items() if key != "verifier"})
+            if isinstance(arguments, Mapping) and any(map(_column, arguments.values())):
+                shown = ",".join(f"{key}={one}" for key, one in arguments.items())
+                return _verifier(f"{rest['verifier']}:{shown}", weight, rest["verifier"], arguments)
             constraint = Constraint.from_json(rest)
         except ConstraintError as error:
             raise ConfigError(f"reward: {error}") from error

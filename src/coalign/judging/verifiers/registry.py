@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import MinLen
 from pydantic import AfterValidator
 
+from coalign.core.errors import CoalignError
 from coalign.core.options import describe_type
 from coalign.measures.text_units import is_blank
 
 Classification = Literal["response", "prompt", "group", "composite"]
 
-_BUILT_IN = ("text", "format", "context")
+_BUILT_IN = ("text", "format", "context", "answers")
 
 
 def _not_blank(value: str) -> str:
@@ -51,6 +52,10 @@ class ConstraintError(ValueError):
         self.field, self.problem, self.expected = field, problem, expected
 
 
+class NotScorableError(CoalignError):
+    """A response of which a verifier cannot say whether it is right: neither 0 nor 1."""
+
+
 @dataclass(frozen=True)
 class Verifier:
     """A registered verifier.
@@ -60,7 +65,7 @@ class Verifier:
         classification: what it looks at, which also fixes the parameters of `function` before the arguments:
             response (response), prompt (prompt, response), group (own: Turn, other: Turn, for one other member of
             the group), composite (values of the inner constraints).
-        function: the function; returns a float in [0, 1].
+        function: the function; returns a float in [0, 1], or raises NotScorableError.
         graded: gives partial credit; otherwise the value is 0 or 1.
         describe: the constraint in words, a format string over the arguments: `{n:word}` renders `1 word`, `2 words`;
             `{relation!w}` writes underscores as spaces.

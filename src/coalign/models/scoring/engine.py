@@ -33,6 +33,7 @@ def score_responses(
     *,
     batch_tokens: int | None = None,
     path: Path = "auto",
+    temperature: float = 1.0,
     on_batch: Callable[[int], None] | None = None,
 ) -> ResponseLogps:
     """Log-probability of every token of responses given their prompts; nothing is summed or averaged.
@@ -46,6 +47,7 @@ def score_responses(
         batch_tokens: most tokens in one forward pass; prompts are grouped by length under this budget. None runs
             everything in one pass (a training micro-batch).
         path: `auto` probes the model once; `packed` and `padded` force a path.
+        temperature: divides the logits, for the probabilities with which responses were sampled at it.
         on_batch: called with the number of responses done after each pass.
 
     Returns:
@@ -53,7 +55,7 @@ def score_responses(
         `responses.trained` masks out are left out.
     """
     score = _packed_logps if resolve_path(model, path, responses) == "packed" else _padded_logps
-    return in_passes(lambda part: score(model, part), responses, batch_tokens, on_batch)
+    return in_passes(lambda part: score(model, part, temperature), responses, batch_tokens, on_batch)
 
 
 def in_passes(
@@ -120,7 +122,7 @@ def response_logits(
     return logits, row.rows, row.targets
 
 
-def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
+def _packed_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, prompts shared."""
     from coalign.models.scoring import shared_prefix
     from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
@@ -131,9 +133,10 @@ def _packed_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
     head = bare.get_output_embeddings()  # type: ignore[operator]
     with shared_attention(bare):
         if type(head) is torch.nn.Linear and not _scales_logits(bare):
-            with fused_token_head(head, row.targets, row.rows):
+            with fused_token_head(head, row.targets, row.rows, temperature):
                 return model(**inputs).logits[0, :, 0]
-        return token_logps_from_logits(model(**inputs).logits[0].index_select(0, row.rows), row.targets)
+        logits = model(**inputs).logits[0].index_select(0, row.rows)
+        return token_logps_from_logits(logits, row.targets, temperature)
 
 
 def packed_inputs(row: PackedRow | PackedTexts) -> dict[str, Any]:
@@ -159,12 +162,12 @@ def padded_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[s
     }
 
 
-def _padded_logps(model: torch.nn.Module, responses: Responses) -> Tensor:
+def _padded_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
     from coalign.models.scoring.token_head import token_logps_from_logits
 
     logits, _, targets = _padded_logits(model, responses)
-    return token_logps_from_logits(logits, targets)
+    return token_logps_from_logits(logits, targets, temperature)
 
 
 def _padded_logits(model: torch.nn.Module, responses: Responses) -> tuple[Tensor, Tensor, Tensor]:

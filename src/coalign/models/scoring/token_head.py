@@ -103,14 +103,19 @@ class _TokenLogps(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def fused_token_head(head: nn.Linear, targets: Tensor, rows: Tensor) -> Iterator[None]:
+def fused_token_head(
+    head: nn.Linear, targets: Tensor, rows: Tensor, temperature: float = 1.0
+) -> Iterator[None]:
     """While active, `head` maps hidden states [1, U, D] to log-probabilities of `targets` [1, N, 1].
 
     The model is still called from the outside, so that wrappers around it (DDP, FSDP, PEFT) see a normal forward.
     """
 
     def forward(hidden: Tensor) -> Tensor:
-        logps = token_logps_from_hidden(hidden.squeeze(0), head.weight, head.bias, targets, rows)
+        states, bias = hidden.squeeze(0), head.bias
+        if temperature != 1:
+            states, bias = states / temperature, None if bias is None else bias / temperature
+        logps = token_logps_from_hidden(states, head.weight, bias, targets, rows)
         return logps[None, :, None]
 
     head.forward = forward  # type: ignore[method-assign]
@@ -120,9 +125,9 @@ def fused_token_head(head: nn.Linear, targets: Tensor, rows: Tensor) -> Iterator
         del head.forward
 
 
-def token_logps_from_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(logits)[target]: [N, V], [N] -> [N]. Keeps the logits for the backward pass."""
-    logits = logits.to(wide(logits))
+def token_logps_from_logits(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature)[target]: [N, V], [N] -> [N]. Keeps the logits for the backward pass."""
+    logits = logits.to(wide(logits)) / temperature
     return logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
 
 

@@ -56,6 +56,7 @@ class Plan:
         trained: how many parameters are trained.
         saved: the number format of the result, where it is not that of the training.
         sources: of a mix, source to its records and their tokens.
+        samples: what is sampled in the course of the training; empty where nothing is.
     """
 
     objective: str
@@ -79,6 +80,7 @@ class Plan:
     dropped: int = 0
     valued_lengths: tuple[float, float] | None = None
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)
+    samples: str = ""
 
     @property
     def response_length(self) -> float:
@@ -106,6 +108,7 @@ class Plan:
                 ("" if place else "Sources", f"{tag}: {records:,} records, {tokens:,} tokens")
                 for place, (tag, (records, tokens)) in enumerate(self.sources.items())
             ),
+            ("Samples", self.samples),
             ("Length limits", "; ".join(filter(None, lost))),
             ("Steps", steps + (f", {self.done:,} done before" if self.done else "")),
             ("Learning rate", f"{self.learning_rate:g}{reason}, {self.schedule}"),

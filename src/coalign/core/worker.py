@@ -1,0 +1,87 @@
+"""A child process that answers requests, a line of JSON each, and is ended when it takes too long.
+
+For work that may never end or that has to run in a main thread: a thread cannot be stopped, a process can. The module that is
+run prints `ready` and then one line for each line it reads (`answer_requests`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+STARTING = 60.0
+"""Seconds that a process may take to say that it is ready."""
+
+
+class Worker:
+    """A child process that runs `python -m MODULE`.
+
+    Args:
+        arguments: of the command.
+
+    Attributes:
+        ready: it answers; False once it was ended.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str] = ()) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        atexit.register(self.process.kill)
+        self.ready = self._read(STARTING) == "ready"
+
+    def _listen(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._lines.put(line.strip())
+        self._lines.put("")
+
+    def _read(self, seconds: float) -> str:
+        """The next line; empty when the process ends or takes longer."""
+        try:
+            return self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return ""
+
+    def ask(self, request: Any, seconds: float) -> Any:
+        """The answer to a request; None, and the process is ended, where it does not come in time."""
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = self._read(seconds)
+        except OSError:
+            answer = ""
+        if not answer:
+            self.end()
+        return json.loads(answer or "null")
+
+    def end(self) -> None:
+        """Kill the process."""
+        self.ready = False
+        self.process.kill()
+        self.process.wait()
+        atexit.unregister(self.process.kill)
+
+
+def answer_requests(answer: Callable[[Any], Any]) -> None:
+    """What the child does: answer every line until the input ends. What `answer` raises is answered by null."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            found = answer(json.loads(line))
+        except Exception:
+            found = None
+        print(json.dumps(found), flush=True)

@@ -1,0 +1,120 @@
+"""Options of reinforcement learning on a file of prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option, required
+from coalign.judging.rewards.specs import RewardOptions
+from coalign.models.options import ModelOptions
+
+
+@dataclass(kw_only=True)
+class OnlineOptions(RewardOptions, ModelOptions):
+    """Options of every online method. A subclass adds the constants of one."""
+
+    __group__ = "Method"
+
+    prompts: str = required(
+        "prompts to learn on: a file, a hub id, a saved dataset folder or - for standard input"
+    )
+    samples: Count = option(8, "responses sampled to every prompt", source="TRL")
+    prompts_per_step: Count = option(4, "prompts of one optimizer step")
+    minibatches: Count = option(1, "optimizer steps of one pass over a rollout")
+    updates: Count = option(1, "passes over a rollout; more than one needs the ratio clipping", source="TRL")
+    truncated: Literal["keep", "mask", "penalise"] = option(
+        "keep",
+        "a response that ran out of tokens counts with its reward, not at all (also not in its group's mean, deviation and divisor), or "
+        "with its reward less --truncation-penalty",
+    )
+    truncation_penalty: Positive = option(
+        1.0, "what such a response loses", only_with={"truncated": "penalise"}
+    )
+    dynamic_sampling: bool = option(
+        False,
+        "replace prompts whose responses all have one reward by the next ones",
+        source="DAPO, arXiv 2503.14476",
+    )
+    refills: Count = option(4, "how often, for one rollout", only_with="dynamic_sampling")
+    max_unscorable: Fraction = option(0.5, "largest share of a rollout's responses without a reward")
+    verifier_seconds: Positive = option(
+        10.0, "a verifier that takes longer is ended, and its response has no reward", group="Rewards"
+    )
+    merge_rollout: bool = option(
+        True,
+        "sample with the adapter merged into a copy of its weights: faster, equal to rounding (`sampler/gap` is logged)",
+    )
+
+    eval_prompts: str | None = option(
+        None, "held-out prompts; else --eval-fraction of the prompts is held out", group="Evaluation"
+    )
+    eval_fraction: Fraction = option(0.1, "share of the prompts held out", group="Evaluation")
+    eval_samples: Count = option(2, "responses to every held-out prompt, each time", group="Evaluation")
+    eval_steps: Count | None = option(
+        None, "answer them every so many steps; by default four times in a run", group="Evaluation"
+    )
+    stop_at_kl: Positive | None = option(
+        None,
+        "stop where the held-out responses are so far from the start model, in nats a response (to compare runs at one divergence)",
+        group="Evaluation",
+    )
+
+    split: str = option("train", "split of a hub dataset", group="Data")
+    limit: Count | None = option(None, "read only so many prompts", group="Data")
+
+    max_new_tokens: Count = option(256, "most tokens of one response", group="Sampling")
+    temperature: Positive = option(1.0, "divides the logits, in sampling and in learning", group="Sampling")
+    top_p: Fraction = option(
+        1.0, "sample from the most probable tokens that together reach this", group="Sampling"
+    )
+    top_k: CountOrZero = option(
+        0, "sample from this many most probable tokens; 0 means all", group="Sampling"
+    )
+
+    learning_rate: Positive | None = option(
+        None,
+        "peak learning rate; by default 1e-4 for an adapter and 1e-6 for full fine-tuning",
+        group="Training",
+    )
+    epochs: Positive = option(1.0, "passes over the prompts", group="Training")
+    max_steps: Count | None = option(
+        None, "stop after this many optimizer steps, whatever `epochs` says", group="Training"
+    )
+    batch_size: Count = option(
+        8,
+        "responses in one forward pass of the training: memory and speed, not the gradient",
+        group="Training",
+    )
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
+        "constant_with_warmup", "learning-rate schedule", group="Training"
+    )
+    warmup_ratio: Fraction = option(0.03, "share of the steps with rising learning rate", group="Training")
+    weight_decay: NonNegative = option(0.0, "AdamW weight decay", group="Training")
+    max_grad_norm: Positive = option(1.0, "gradient clipping", group="Training")
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass to save memory", group="Training"
+    )
+    logging_steps: Count = option(1, "log every so many steps", group="Training")
+    save_steps: CountOrZero = option(
+        50, "write a checkpoint every so many steps; 0 writes none", group="Training"
+    )
+    report_to: list[Literal["tensorboard", "wandb"]] = option(
+        [], "also log to these trackers", group="Training"
+    )
+    seed: int = option(0, "seed of everything random", group="Training")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.reward:
+            raise ValueError("reward: is required, such as max_words:20, final_answer:{answer} or model:PATH")
+        if self.samples < 2:
+            raise ValueError(f"samples: {self.samples} is compared with nothing, expected at least 2")
+        if self.eval_prompts is not None:
+            self.refuse(["eval_fraction"], "beside eval_prompts", advice="leave one of them out")
+        elif not self.eval_fraction:
+            self.refuse(["eval_samples", "eval_steps", "stop_at_kl"], "without held-out prompts")
+        if self.adapter_dropout:
+            raise ValueError(
+                "adapter_dropout has no place here: what was sampled without dropout is learnt without it"
+            )

@@ -1,0 +1,215 @@
+"""A run of an online method on a file of prompts: data and rewards are checked first, then the model is loaded and trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import write_json
+from coalign.core.runs import Run
+from coalign.data.readers import read_records
+from coalign.data.records import Messages, Record
+from coalign.data.splits import split_records
+from coalign.judging.rewards.mix import Draft, RewardMix
+from coalign.judging.rewards.specs import build_rewards, judge_over
+from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
+from coalign.judging.verifiers.isolation import IsolatedVerifiers
+from coalign.loops.online_options import OnlineOptions
+from coalign.loops.rollouts import ScoreRows
+from coalign.loops.rows import Row
+from coalign.models.backends.open import open_transformers
+from coalign.models.types import Generator
+from coalign.training.job import FitResult
+from coalign.training.policy_gradient import OnlineMethod
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt to learn on.
+
+    Attributes:
+        number: its place among all prompts, training and held-out ones, by which rewards know it.
+    """
+
+    number: int
+    id: str
+    prompt: Any
+    record: Record
+
+
+def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
+    """Read the prompts, build the rewards, train, and write model, card and report.
+
+    Raises:
+        DataError: prompts that cannot be used, with their places.
+        ConfigError: rewards that cannot be used.
+        CoalignError, DivergedError: see `coalign.loops.reinforcement.reinforce`.
+    """
+    from transformers import set_seed
+
+    from coalign.loops.online_report import write_online_report
+    from coalign.loops.reinforcement import Reinforcement, reinforce
+    from coalign.models.adapters import trainable_summary
+    from coalign.models.files.loading import load_for_training, load_tokenizer
+    from coalign.models.files.saving import save_model
+
+    training, held_out = read_tasks(config, run)
+    tokenizer = load_tokenizer(config)
+    if tokenizer.chat_template is None:
+        training, held_out = ([_as_text(one) for one in part] for part in (training, held_out))
+    mix = open_rewards(config, [*training, *held_out])
+    done = run.artefacts / "train.json"
+    if done.exists() and run.model.exists():
+        result = FitResult(**json.loads(done.read_text(encoding="utf-8")))
+    else:
+        set_seed(config.seed)  # the adapter's first weights
+        model = load_for_training(config)
+        run.log("model", summary=trainable_summary(model))
+        loop = Reinforcement(
+            method=method,
+            constants=config,
+            config=config,
+            run=run,
+            prompts=training,
+            held_out=held_out,
+            score=scorer(mix, {one.id: one.number for one in [*training, *held_out]}),
+        )
+        result = reinforce(loop, model, tokenizer)
+        result = dataclasses.replace(result, history=[_finite(row) for row in result.history])
+        save_model(model, tokenizer, run.model)
+        write_json(done, dataclasses.asdict(result))
+    write_online_report(run, config, method, result, n_training=len(training), n_held_out=len(held_out))
+    return result
+
+
+def read_tasks(config: OnlineOptions, run: Run | None = None) -> tuple[list[Task], list[Task]]:
+    """(training, held-out) prompts.
+
+    Raises:
+        DataError: a source that cannot be read, or two prompts with one id.
+    """
+    from coalign.data.usable import repeated_ids
+    from coalign.training.material import announce
+
+    notes = []
+
+    def read(source: str) -> list[Record]:
+        found = read_records(source, kind="prompt", split=config.split, limit=config.limit)
+        notes.append(f"{source}: {found.recognised}")
+        return list(found.records)
+
+    records = read(config.prompts)
+    if config.eval_prompts is not None:
+        held_out = read(config.eval_prompts)
+    else:
+        records, held_out = split_records(records, config.eval_fraction, config.seed)
+    problems = [*repeated_ids(records), *repeated_ids(held_out)]
+    if problems:
+        raise DataError(f"{len(problems)} prompts cannot be used.", problems)
+    prefix = "held-out " if config.eval_prompts is not None else ""
+    tasks = [Task(n, one.id, one.prompt, one) for n, one in enumerate(records)]
+    others = [
+        Task(n, f"{prefix}{one.id}", one.prompt, one) for n, one in enumerate(held_out, start=len(records))
+    ]
+    if run is not None:
+        announce(notes, run)
+    return tasks, others
+
+
+def open_rewards(config: OnlineOptions, tasks: Sequence[Task]) -> RewardMix:
+    """The rewards of the options; what they need of the prompts is checked.
+
+    Raises:
+        ConfigError: a reward that cannot be used.
+        DataError: prompts without a column that a reward reads, with their places.
+    """
+    own = None
+    if any(str(one).partition(":")[0].partition("@")[0] == "constraints" for one in config.reward):
+        own = _own_constraints(tasks)
+    return build_rewards(
+        config,
+        constraints=own,
+        columns={one.number: one.record for one in tasks},
+        open_judge=_judge(config),
+        unscorable="leave out",
+        verify=IsolatedVerifiers(config.verifier_seconds),
+    )
+
+
+def scorer(mix: RewardMix, numbers: Mapping[str, int]) -> ScoreRows:
+    """Rewards of rows of answers, as rollouts ask for them.
+
+    Args:
+        mix: the rewards, which leave out what they cannot score.
+        numbers: id of a prompt to the number by which the rewards know it.
+    """
+
+    def number(row: Row) -> int:
+        name = row["id"]
+        return numbers[name if name in numbers else name.rpartition("#")[0]]
+
+    def score(rows: Sequence[Row]) -> list[dict[str, Any]]:
+        drafts = [
+            Draft.of(number(row), row["prompt"], text, True) for row in rows for text in row["responses"]
+        ]
+        values = mix.values(drafts)
+        combined = mix.combined(drafts, values)
+        mix.forget()
+        found, start = [], 0
+        for row in rows:
+            end = start + len(row["responses"])
+            columns = zip(*values[start:end], strict=True)
+            by_name = {name: list(column) for name, column in zip(mix.names, columns, strict=True)}
+            missing = [name for name, column in by_name.items() if any(map(math.isnan, column))]
+            more = {"failure": f"{missing[0]} gave no number for prompt {row['id']}"} if missing else {}
+            found.append({"rewards": combined[start:end], "values": by_name, **more})
+            start = end
+        return found
+
+    return score
+
+
+def _own_constraints(tasks: Sequence[Task]) -> dict[int, tuple[Constraint, ...]]:
+    found: dict[int, tuple[Constraint, ...]] = {}
+    problems: list[RecordProblem] = []
+    for task in tasks:
+        try:
+            if "constraints" not in task.record.extra:
+                raise ConstraintError("constraints", "is missing", "a list of constraints")
+            found[task.number] = parse_constraints(task.record.extra["constraints"])
+        except ConstraintError as error:
+            problems.append(task.record.problem(error.field, error.problem, error.expected))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(tasks)} prompts cannot be rewarded.", problems)
+    return found
+
+
+def _judge(config: OnlineOptions) -> Any:
+    """The judge is another model than the one in training, which changes: by default the start model."""
+
+    class Lazy:
+        opened: Generator | None = None
+
+        def generate(self, *given: Any, **more: Any) -> Any:
+            if self.opened is None:
+                self.opened = open_transformers(config)
+            return self.opened.generate(*given, **more)
+
+    return judge_over(Lazy())
+
+
+def _as_text(task: Task) -> Task:
+    """Plain text for a model without a chat template, where the file has plain text."""
+    prompt: Messages = task.prompt
+    if not task.record.plain or len(prompt) != 1:
+        return task
+    return dataclasses.replace(task, prompt=prompt[0]["content"])
+
+
+def _finite(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if math.isfinite(value)}

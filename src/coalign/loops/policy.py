@@ -1,0 +1,128 @@
+"""What reinforcement learning is declared by, and the policy in training as what samples and is compared with its start."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.runs import Run
+from coalign.loops.rollouts import ScoreRows, Transform
+from coalign.loops.rows import Prompted
+from coalign.models.adapters import disabled_adapter, has_adapter
+from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.merged import MergedView
+from coalign.models.modules import evaluation
+from coalign.models.types import Sampling
+from coalign.training.policy_gradient import Cut, OnlineMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from coalign.models.types import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforcement:
+    """What a system brings to its training.
+
+    Attributes:
+        method: how is learnt; `constants` are its options.
+        config: `coalign.loops.online_options.OnlineOptions`, or a class with the same options.
+        prompts, held_out: to learn on, and to answer before, during and after; the latter may be empty.
+        score: gives the rewards of both.
+        transform: of the rewards that are learnt from (`coalign.loops.rollouts.Transform`).
+        open_generator: a generator over the policy as it is; by default the Transformers back end.
+        name: of this training among those of the run.
+    """
+
+    method: OnlineMethod
+    constants: Any
+    config: Any
+    run: Run
+    prompts: Sequence[Prompted]
+    held_out: Sequence[Prompted] = ()
+    score: ScoreRows
+    transform: Transform | None = None
+    open_generator: Callable[[nn.Module, PreTrainedTokenizerBase], Generator] = TransformersGenerator
+    name: str = "train"
+
+    @property
+    def folder(self) -> Path:
+        return self.run.artefacts / ("rollouts" if self.name == "train" else f"{self.name}/rollouts")
+
+    @property
+    def steps_of_rollout(self) -> int:
+        return self.config.minibatches * self.config.updates
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        size = self.config.prompts_per_step * self.config.minibatches
+        rollouts = max(1, round(self.config.epochs * len(self.prompts) / size))
+        planned = rollouts * self.steps_of_rollout
+        return min(planned, self.config.max_steps) if self.config.max_steps else planned
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(minibatches=self.config.minibatches, responses=self.config.batch_size)
+
+    @property
+    def parts(self) -> int:
+        """Forward passes of an optimizer step."""
+        return self.cut.parts(self.config.prompts_per_step, self.config.samples, self.method.unit)
+
+    def sampling(self, samples: int, seed: int) -> Sampling:
+        one = self.config
+        return Sampling(
+            max_new_tokens=one.max_new_tokens, temperature=one.temperature, top_p=one.top_p, top_k=one.top_k, n=samples, seed=seed, logprobs=True
+        )  # fmt: skip
+
+
+class Policy:
+    """The model in training, as what samples and as what is compared with its start.
+
+    Attributes:
+        model: as it is trained.
+    """
+
+    def __init__(self, loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self._loop, self._tokenizer = loop, tokenizer
+        self._view = MergedView(model) if loop.config.merge_rollout else None
+        compared = loop.method.needs_reference(loop.constants) or loop.held_out
+        # Made before a checkpoint is loaded: this is the start model.
+        self._start = (
+            copy.deepcopy(model).eval().requires_grad_(False) if compared and not has_adapter(model) else None
+        )
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Callable[[], Generator]]:
+        """Opens, when it is called, a generator over the policy as it now is; no cache of an earlier one is left."""
+        with contextlib.ExitStack() as stack:
+
+            def open_generator() -> Generator:
+                merged = self._view.merged() if self._view else contextlib.nullcontext(self.model)
+                return self._loop.open_generator(stack.enter_context(merged), self._tokenizer)
+
+            yield open_generator
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The start model, in evaluation mode."""
+        if self._start is not None:
+            yield self._start
+            return
+        with evaluation(self.model), disabled_adapter(self.model):
+            yield self.model
+
+    def assert_room(self, prompts: Sequence[Prompted]) -> None:
+        """Refuse prompts that leave no room for a response, before anything is sampled (of back ends that can say)."""
+        generator: Any = self._loop.open_generator(self.model, self._tokenizer)
+        if hasattr(generator, "assert_room"):
+            encoded = [generator.encode(one.prompt, index) for index, one in enumerate(prompts)]
+            generator.assert_room(encoded, self._loop.sampling(1, 0))

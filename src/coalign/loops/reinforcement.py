@@ -1,0 +1,180 @@
+"""The engine of reinforcement learning: rollouts, updates and held-out answers around the trainer.
+
+A system that learns from rewards declares what is its own and gets the rest: rollouts that resume, updates of any online method,
+held-out rewards with the divergence from the start model, signs of failure::
+
+    loop = Reinforcement(
+        method=get_online_method("rloo"), constants=config, config=config, run=run,
+        prompts=tasks, held_out=others, score=lambda rows: [{"rewards": [...]} for row in rows],
+        transform=lambda rewards, ids: torch.nn.functional.logsigmoid(rewards - quantiles(ids)),
+    )
+    result = reinforce(loop, model, tokenizer)
+    rows = held_out_rows(run)                # step, reward, kl, ... ; reward_at_kl(rows, 2.0)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerState
+
+from coalign.core.files import atomic_path
+from coalign.loops.held_out import HeldOut
+from coalign.loops.policy import Policy, Reinforcement
+from coalign.loops.rollouts import Rollouts
+from coalign.models.modules import evaluation
+from coalign.training.job import FitResult
+from coalign.training.modules import fit_module
+from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
+from coalign.training.processes import assert_one_process
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from coalign.training.watch.plan import Plan
+
+__all__ = ["Policy", "Reinforcement", "reinforce"]
+
+
+class OnlineTask(PolicyGradientTask):
+    """The method as a task whose plan speaks of prompts and rollouts."""
+
+    def __init__(self, loop: Reinforcement) -> None:
+        super().__init__(loop.method, loop.constants, parts=loop.parts)
+        self._loop = loop
+
+    def planned(self, plan: Plan) -> Plan:
+        loop, config = self._loop, self._loop.config
+        rollout = config.prompts_per_step * config.minibatches
+        return replace(
+            plan,
+            records=len(loop.prompts),
+            held_out=len(loop.held_out),
+            batch_size=config.prompts_per_step,
+            samples=f"{config.samples} to a prompt, {rollout} prompts a rollout, {loop.steps_of_rollout} steps on each; "
+            f"at most {config.max_new_tokens} new tokens",
+        )
+
+
+def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> FitResult:
+    """Train `model` in place; a run that was stopped goes on at its newest checkpoint, with the rollouts that are there.
+
+    Raises:
+        ConfigError: more than one process, or a back end that gives no token ids.
+        DataError: a prompt that leaves no room for a response.
+        CoalignError: too many responses have no reward.
+        DivergedError: the loss or a gradient became NaN or infinite.
+    """
+    assert_one_process("reinforcement learning samples from its policy")
+    task, policy = OnlineTask(loop), Policy(loop, model, tokenizer)
+    policy.assert_room([*loop.prompts, *loop.held_out])
+    options = {**vars(loop.config), "gradient_accumulation": loop.parts, "eval_steps": None}
+    return fit_module(
+        model,
+        task,
+        range(loop.steps * loop.parts),
+        SimpleNamespace(**options),
+        loop.run,
+        name=loop.name,
+        processor=tokenizer,
+        callbacks=[Driver(loop, task, policy)],
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        max_steps=loop.steps,
+    )
+
+
+class Driver(TrainerCallback):
+    """Before every optimizer step it gives the task what it learns from, and answers held-out prompts when it is time."""
+
+    def __init__(self, loop: Reinforcement, task: PolicyGradientTask, policy: Policy) -> None:
+        self._loop, self._task, self._policy = loop, task, policy
+        config = loop.config
+        self._rollouts = Rollouts(
+            folder=loop.folder,
+            prompts=loop.prompts,
+            score=loop.score,
+            sampling=loop.sampling(config.samples, config.seed),
+            size=config.prompts_per_step * config.minibatches,
+            transform=loop.transform,
+            truncated=config.truncated,
+            penalty=config.truncation_penalty,
+            refills=config.refills if config.dynamic_sampling else 0,
+            most_unscorable=config.max_unscorable,
+            tell=self._tell,
+        )
+        self._held_out = HeldOut(loop, policy) if loop.held_out else None
+        self._number = 0
+        self._steps: list[Step] = []
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        if self._held_out and not self._held_out.is_done(0):
+            self._held_out.measure(0)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        number, within = divmod(state.global_step, self._loop.steps_of_rollout)
+        if number + 1 != self._number:
+            self._steps = self._collect(number + 1)
+            self._number = number + 1
+        step = self._steps[within % self._loop.config.minibatches]
+        self._task.step = step if within == 0 else replace(step, metrics={})  # of a rollout, told once
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        step = state.global_step
+        if self._held_out is None or not (self._held_out.is_due(step) or step == state.max_steps):
+            return
+        row = self._held_out.measure(step)
+        limit = self._loop.config.stop_at_kl
+        if limit is not None and row["kl"] >= limit and step < state.max_steps:
+            self._tell(
+                f"Stopped after step {step}: the held-out divergence of {row['kl']:.2f} nats reached {limit:g}."
+            )
+            control.should_training_stop = True
+
+    def _collect(self, number: int) -> list[Step]:
+        """The steps of a rollout, sampled, rewarded and scored where that is not done."""
+        loop = self._loop
+        started = time.monotonic()
+        with self._policy.opened() as generator:
+            rollout = self._rollouts.collect(number, generator)
+        sampled = time.monotonic()
+        known = self._known(number, rollout)
+        loop.run.log(
+            "rollout",
+            stage=loop.name,
+            number=number,
+            prompts=len(rollout.ids),
+            tokens=sum(map(len, rollout.response_ids)),
+            sampling_seconds=round(sampled - started, 3),
+            scoring_seconds=round(time.monotonic() - sampled, 3),
+        )
+        steps = loop.method.steps(rollout, known, loop.constants, loop.cut)
+        return [replace(steps[0], metrics=rollout.metrics), *steps[1:]]
+
+    def _known(self, number: int, rollout: Rollout) -> Known:
+        """The policy's own log-probabilities are kept: a run that goes on between two updates has a later policy."""
+        loop, model = self._loop, self._policy.model
+        path = loop.folder / f"rollout-{number:05d}-policy.safetensors"
+        reference = self._policy.reference if loop.method.needs_reference(loop.constants) else None
+        old = loop.method.needs_old(loop.constants, loop.steps_of_rollout) and rollout.response_ids
+        if not old:
+            return know(rollout, model, reference=reference)
+        kept = load_file(path)["old"] if path.exists() else None
+        with evaluation(model):
+            known = know(rollout, model, reference=reference, old=kept is None)
+        if kept is not None:
+            return replace(known, old=torch.split(kept, [len(one) for one in rollout.response_ids]))
+        with atomic_path(path) as temporary:
+            save_file({"old": torch.cat(known.old or ())}, temporary)
+        return known
+
+    def _tell(self, text: str) -> None:
+        self._loop.run.log("note", stage=self._loop.name, text=text)
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,317 @@
+"""Learning from rewarded responses that the policy sampled itself: a `Task` of the trainer, its steps and its objectives.
+
+A *rollout* is n responses to each of P prompts, with their rewards as numbers: who gave them is not known here. It is cut
+into the *steps* of its updates, and each step into *parts*, the responses of one forward pass. What a step divides by is
+known before its first part (`coalign.training.losses.policy_gradient`), so its gradient does not depend on the parts::
+
+    task = PolicyGradientTask(method, constants, parts=4)
+    task.step = steps_of(rollout, method, constants, ...)[0]     # before each optimizer step
+    fit_module(model, task, range(4 * steps), options, run, ...)
+
+Token ids go in as they were sampled; nothing is decoded and encoded again, and lengths say what counts, so that a pad token
+that is the end token, or one of several end tokens, is learnt like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from coalign.models.scoring.engine import score_responses
+from coalign.models.types import ResponseLogps, Responses
+from coalign.training import task as tasks
+from coalign.training.losses import policy_gradient as pg
+from coalign.training.objective import Losses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Sampler
+    from transformers import TrainerState
+
+Metrics = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses and what they are worth.
+
+    Attributes:
+        ids: [P] names of the prompts, for messages.
+        prompt_ids: [P] token ids of each.
+        response_ids: [P n] token ids as they were sampled, the end token included; n of each prompt, prompt after prompt.
+        rewards: [P, n] float64; NaN for a response that does not count.
+        sampled_logps: [P n] log-probability of each token when it was sampled, where the back end says.
+        temperature: that they were sampled at.
+        longest: the most tokens that a response could have.
+        metrics: to log with the first step: name to values.
+    """
+
+    ids: list[str]
+    prompt_ids: list[list[int]]
+    response_ids: list[list[int]]
+    rewards: Tensor
+    sampled_logps: list[list[float]] | None = None
+    temperature: float = 1.0
+    longest: int = 0
+    metrics: Metrics = field(default_factory=dict)
+
+    def responses(self, rows: Sequence[int] | None = None) -> Responses:
+        """All responses, or those of these rows (in rising order), as the scoring engine takes them."""
+        n = self.rewards.shape[1]
+        kept = range(len(self.response_ids)) if rows is None else rows
+        prompts = sorted({row // n for row in kept})
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        return Responses(
+            prompt_ids=[self.prompt_ids[prompt] for prompt in prompts],
+            response_ids=[self.response_ids[row] for row in kept],
+            prompt_index=[place[row // n] for row in kept],
+        )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a rollout's tokens before its first update; pieces [|y|], one a response.
+
+    Attributes:
+        old: log-probabilities under the policy that sampled, as the trainer computes them; None where every response is
+            learnt from once, on policy.
+        reference: under the reference; None where nothing compares with it.
+        values: of the value head, float64; None without one.
+    """
+
+    old: tuple[Tensor, ...] | None = None
+    reference: tuple[Tensor, ...] | None = None
+    values: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Responses of one forward pass: B of them, N tokens.
+
+    Attributes:
+        weights: [B] what the loss of each token is multiplied by (`losses.policy_gradient.response_weights`).
+        advantages: [N] of each token; empty where pairs are learnt from.
+        old, reference, sampled, values, returns: [N], where they are known.
+    """
+
+    responses: Responses
+    weights: Tensor
+    advantages: Tensor
+    temperature: float = 1.0
+    old: Tensor | None = None
+    reference: Tensor | None = None
+    sampled: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
+
+    def to(self, device: torch.device) -> Part:
+        """The same on another device."""
+        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, torch.Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step learns from; fewer parts than the task has leave its last ones empty."""
+
+    parts: list[Part]
+    metrics: Metrics = field(default_factory=dict)
+
+
+StepLoss = Callable[[ResponseLogps, Part, Any], tuple["Tensor", Metrics]]
+MakeSteps = Callable[[Rollout, Known, Any, "Cut"], list[Step]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a rollout is cut.
+
+    Attributes:
+        minibatches: optimizer steps of one pass, each over its share of the prompts.
+        responses: most responses in one forward pass.
+    """
+
+    minibatches: int = 1
+    responses: int = 8
+
+    def parts(self, prompts: int, samples: int, unit: int) -> int:
+        """Forward passes of an optimizer step over so many prompts, of which units of so many responses are learnt from."""
+        units = prompts if unit > 1 else prompts * samples
+        return math.ceil(units / max(1, self.responses // unit))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineMethod:
+    """An objective on responses that the policy samples while it is trained.
+
+    Attributes:
+        name: as `coalign run` calls it.
+        constants: dataclass of its options.
+        steps: cuts a rollout into steps with advantages and weights.
+        loss: of a part's scored responses: the sum of its tokens' weighted losses, and metrics; its docstring begins with
+            the source.
+        needs_old: (constants, steps that a rollout is learnt from) to whether `Known.old` is needed.
+        needs_reference: constants to whether `Known.reference` is.
+        equation, when: for the docs and `coalign objectives`.
+        unit: responses that are learnt from together; 2 (of each prompt a pair) for methods that compare.
+        value_head: the model gets one.
+    """
+
+    name: str
+    constants: type
+    steps: MakeSteps
+    loss: StepLoss
+    needs_old: Callable[[Any, int], bool]
+    needs_reference: Callable[[Any], bool]
+    equation: str = ""
+    when: str = ""
+    unit: int = 1
+    value_head: bool = False
+
+
+class PolicyGradientTask(tasks.Task):
+    """An online method as what a language model learns.
+
+    Attributes:
+        step: what the next forward passes learn from; set before each optimizer step.
+        parts: forward passes of an optimizer step.
+    """
+
+    examples = "the prompts"
+    advice = "look at their rewards in artefacts/rollouts"
+
+    def __init__(self, method: OnlineMethod, constants: Any, *, parts: int) -> None:
+        self.name = method.name
+        self.method = method
+        self.constants = constants
+        self.parts = parts
+        self.step = Step([])
+
+    def collate(self, examples: Sequence[int]) -> tasks.Batch:
+        return {"ids": [], "places": [one % self.parts for one in examples]}
+
+    def count(self, batch: tasks.Batch) -> Any:
+        """A share of one step: losses are divided beforehand."""
+        return len(batch["places"]) / self.parts
+
+    def sampler(self, size: int, seed: int) -> Sampler[int]:
+        from torch.utils.data import SequentialSampler
+
+        return SequentialSampler(range(size))
+
+    def loss(self, model: nn.Module, batch: tasks.Batch, state: TrainerState) -> Losses:
+        losses, metrics = [], {}
+        for place in batch["places"]:
+            if place == 0:
+                metrics |= self.step.metrics
+            if place < len(self.step.parts):
+                part = self.step.parts[place].to(next(model.parameters()).device)
+                policy = score_responses(model, part.responses, temperature=part.temperature)
+                total, said = self.method.loss(policy, part, self.constants)
+                metrics |= said
+            else:
+                weight = next(one for one in model.parameters() if one.requires_grad)
+                total = weight.flatten()[:1].sum() * 0.0
+            losses.append(total)
+        return Losses(torch.stack(losses), metrics)
+
+
+def know(
+    rollout: Rollout,
+    model: nn.Module,
+    *,
+    reference: Callable[[], Any] | None = None,
+    old: bool = False,
+    batch_tokens: int = 4096,
+) -> Known:
+    """Score a rollout before its first update.
+
+    Args:
+        reference: opens a context that gives the reference; None: it is not needed.
+        old: the policy's own log-probabilities are needed.
+        batch_tokens: most tokens in one forward pass.
+    """
+    responses = rollout.responses()
+
+    def score(scorer: nn.Module) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            found = score_responses(
+                scorer, responses, batch_tokens=batch_tokens, temperature=rollout.temperature
+            )
+        return tuple(one.cpu() for one in found.split())
+
+    before = score(model) if old else None
+    if reference is None:
+        return Known(before)
+    with reference() as frozen:
+        return Known(before, score(frozen))
+
+
+def split_prompts(prompts: int, minibatches: int) -> list[range]:
+    """The prompts of each step of a pass: consecutive, of equal number where that is possible."""
+    bounds = [round(prompts * step / minibatches) for step in range(minibatches + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def make_parts(
+    rollout: Rollout,
+    known: Known,
+    units: Sequence[Sequence[int]],
+    weights: Tensor,
+    cut: Cut,
+    *,
+    advantages: Sequence[Tensor] | None = None,
+    returns: Sequence[Tensor] | None = None,
+) -> list[Part]:
+    """Parts of at most `cut.responses` responses.
+
+    Args:
+        units: rows that have to share a part (pairs), in rising order.
+        weights: [P n] of every row of the rollout.
+        advantages, returns: [P n] pieces over tokens.
+    """
+    size = max(1, cut.responses // max((len(one) for one in units), default=1))
+    parts = []
+    for start in range(0, len(units), size):
+        rows = [row for unit in units[start : start + size] for row in unit]
+
+        def joined(pieces: Sequence[Tensor] | None, rows: list[int] = rows) -> Tensor | None:
+            return None if pieces is None else torch.cat([pieces[row] for row in rows])
+
+        sampled = rollout.sampled_logps
+        parts.append(
+            Part(
+                rollout.responses(rows),
+                weights[rows],
+                cast("Tensor", joined(advantages) if advantages is not None else weights[:0]),
+                rollout.temperature,
+                joined(known.old),
+                joined(known.reference),
+                None if sampled is None else torch.tensor([one for row in rows for one in sampled[row]]),
+                joined(known.values),
+                joined(returns),
+            )
+        )
+    return parts
+
+
+def common_metrics(policy: ResponseLogps, part: Part) -> Metrics:
+    """What is told of every method.
+
+    `length/response`: tokens. `entropy`: -log p of the sampled tokens, whose mean is the entropy of the policy where it just
+    sampled them, in nats a token. `kl/policy_reference`: log-ratio to the reference of a response, whose mean is the KL divergence
+    there. `sampler/gap`: absolute difference of a token's log-probability between sampler and trainer; `sampler/largest_gap`.
+    """
+    logps = policy.token_logps.detach()
+    metrics = {"length/response": policy.lengths.float(), "entropy": -logps}
+    if part.reference is not None:
+        metrics["kl/policy_reference"] = pg.token_sums(logps - part.reference, policy.lengths)
+    if part.sampled is not None and part.temperature == 1:
+        gap = (part.sampled - (logps if part.old is None else part.old)).abs()
+        metrics |= {"sampler/gap": gap, "sampler/largest_gap": gap.max()[None]}
+    return metrics
