@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coalign.core.files import read_rows
+from coalign.measures.declining import IDK
 from coalign.models.generation.generator import TransformersGenerator
 from tests.preference.tiny_runs import save_tiny_model, write
 
@@ -135,3 +136,17 @@ def test_a_second_process_is_refused(generate):
     assert not OUT.exists()
     other.communicate()
     assert generate("--max-new-tokens", "3").code == 0
+
+
+def test_what_is_not_good_enough_is_declined(generate):
+    asked = ("--max-new-tokens", "4", "--temperature", "0", "--decline-below")
+    assert generate(*asked, "0.5", "--reward", "must_include:zebra").code == 0
+    assert {one["responses"][0] for one in read_rows(OUT)} == {IDK}
+    options = ("--option", "selective.decline_text=no", "--overwrite")
+    assert generate(*asked, "0.5", "--reward", "must_include:zebra@-1", *options).code == 0
+    assert "no" in {one["responses"][0] for one in read_rows(OUT)}
+    assert generate(*asked, "0", "--reward", "must_include:zebra", "--overwrite").code == 0
+    assert IDK not in {one["responses"][0] for one in read_rows(OUT)}
+    refused = generate(*asked, "0.5", "--overwrite")
+    assert refused.code == 2
+    assert "--decline-below needs something to compare with" in refused.err

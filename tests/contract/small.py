@@ -181,6 +181,7 @@ SENTENCES = [
 TEMPLATE = (
     "{% for one in parts or [answers] %}A: {{ one[0] }}\nB: {{ one[-1] }}\n{% endfor %}Reply with A or B."
 )
+GRADE = "{{ answers[0] }}{% if reference %} ({{ reference }}){% endif %} 0 to 9?"
 UNITS = (
     "wash your hands\tlávese las manos\nstay at home\tquédese en casa\ncover your mouth\tcúbrase la boca\n"
 )
@@ -229,6 +230,11 @@ SMALL: dict[str, Small] = {
          "learning_rate": 1e-3, "seed_epochs": 1, "seed_held_out": 0.25, "eval_fraction": 0.25, "margin_window": 2,
          "measure": ["max_words:1"], "save_steps": 1, "batch_size": 2},
         {"pairs.jsonl": pairs(), "open.jsonl": _prompts(8)},
+    ),
+    "self-j": Small(
+        {**MODEL, **FIT, "data": "demonstrations.jsonl", "max_new_tokens": 6, "eval_fraction": 0.4, "epochs": 1.0, "save_steps": 1,
+         "encoder": "models/encoder", "label_cut": "equal_frequency", "judge_template": "grade.j2", "max_failures": 1.0},
+        {"demonstrations.jsonl": demonstrations(), "grade.j2": _text(GRADE)},
     ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,

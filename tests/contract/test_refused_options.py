@@ -38,6 +38,11 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "judge": "reward", "criteria": "x"}, "criteria has no effect"),
         ({"data": "x", "judge": "reward", "endpoint": "http://x/v1"}, "endpoint has no effect with judge: reward"),
     ],
+    "self-j": [
+        ({"data": "x", "eval_fraction": 0}, "eval_fraction"),
+        ({"data": "x", "max_prompt_length": 9}, "max_prompt_length has no effect"),
+        ({"data": "x", "judge_template": "none.j2"}, "cannot be read"),
+    ],
     "varco-arena": [
         ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
         ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -117,6 +118,6 @@ def test_exponentials_rise_and_are_at_most_one_when_normalised(first: float, sec
         (lambda: calibrated([1.0], [[math.inf]]), "not finite"),
     ],
 )
-def test_what_is_refused(call, message: str):
+def test_what_is_refused(call: Callable[[], object], message: str):
     with pytest.raises(ValueError, match=message):
         call()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from coalign.measures.reward_transforms import exponential
 from coalign.measures.win_rates import (
+    Procedure,
     WinRates,
     kl_divergence,
     optimal_transform,
@@ -22,12 +25,13 @@ from coalign.measures.win_rates import (
     win_rates,
 )
 
+Pick = Callable[[Iterable[float]], float]
 CELLS = 2000
 U = (np.arange(CELLS) + 0.5) / CELLS
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[float]]:
+def policies(draw: st.DrawFn) -> tuple[Any, Any, list[float]]:
     """Two distributions over a few responses, and their rewards, some of them equal."""
     size = draw(st.integers(1, 6))
     weights = st.lists(st.floats(0.01, 1), min_size=size, max_size=size)
@@ -36,7 +40,7 @@ def policies(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[float]]:
     return p / p.sum(), q / q.sum(), rewards
 
 
-def enumerated(p: np.ndarray, q: np.ndarray, rewards: list[float], n: int, pick) -> float:
+def enumerated(p: Any, q: Any, rewards: list[float], n: int, pick: Pick) -> float:
     """The win rate by going through every pair of groups."""
     groups = list(itertools.product(range(len(p)), repeat=n))
     total = 0.0
@@ -50,8 +54,8 @@ def enumerated(p: np.ndarray, q: np.ndarray, rewards: list[float], n: int, pick)
 
 @given(policies())
 @settings(deadline=None, max_examples=25)
-def test_they_are_what_enumeration_gives(case: tuple[np.ndarray, np.ndarray, list[float]]):
-    p, q, rewards = (one[:4] for one in case)
+def test_they_are_what_enumeration_gives(case: tuple[Any, Any, list[float]]):
+    p, q, rewards = case[0][:4], case[1][:4], case[2][:4]
     p, q = p / p.sum(), q / q.sum()
     found = win_rates(p, q, rewards, 2)
     assert found.standard == pytest.approx(enumerated(p, q, rewards, 1, max))
@@ -61,7 +65,7 @@ def test_they_are_what_enumeration_gives(case: tuple[np.ndarray, np.ndarray, lis
 
 @given(policies(), st.integers(1, 8))
 @settings(deadline=None)
-def test_identities(case: tuple[np.ndarray, np.ndarray, list[float]], n: int):
+def test_identities(case: tuple[Any, Any, list[float]], n: int):
     p, q, rewards = case
     found, back = win_rates(p, q, rewards, n), win_rates(q, p, rewards, n)
     for name in ("standard", "best_of_n", "worst_of_n"):
@@ -93,7 +97,7 @@ def test_the_best_of_n_beats_one_sample_by_n_over_n_plus_one():
 def test_samples_give_the_mean_over_all_groups(mine: list[float], others: list[float]):
     standard, best, worst = sampled_win_rates(mine, others, 3)
 
-    def mean(size: int, pick) -> float:
+    def mean(size: int, pick: Pick) -> float:
         pairs = itertools.product(itertools.combinations(mine, size), itertools.combinations(others, size))
         credits = [(a > b) + 0.5 * (a == b) for a, b in ((pick(x), pick(y)) for x, y in pairs)]
         return sum(credits) / len(credits)
@@ -112,13 +116,11 @@ def test_too_few_samples_are_refused():
 
 @given(policies(), st.floats(0.05, 5))
 @settings(deadline=None)
-def test_no_policy_is_worth_more_than_the_tilt(
-    case: tuple[np.ndarray, np.ndarray, list[float]], strength: float
-):
+def test_no_policy_is_worth_more_than_the_tilt(case: tuple[Any, Any, list[float]], strength: float):
     other, base, utilities = case
     policy, kl = tilted(base, utilities, strength)
 
-    def worth(one: np.ndarray) -> float:
+    def worth(one: Any) -> float:
         return float(one @ np.array(utilities)) - strength * kl_divergence(one, base)
 
     assert policy.sum() == pytest.approx(1)
@@ -143,7 +145,7 @@ def test_the_continuous_rates_are_the_limit_of_the_discrete_ones():
     assert flat.best_of_n == pytest.approx(0.5, abs=1e-4)
 
 
-def at_kl(transform: np.ndarray, kl: float, n: int = 4) -> WinRates:
+def at_kl(transform: Any, kl: float, n: int = 4) -> WinRates:
     """Of the policy that the transform leads to at this divergence."""
     low, high = 1e-4, 1e6
     for _ in range(200):
@@ -156,7 +158,7 @@ def at_kl(transform: np.ndarray, kl: float, n: int = 4) -> WinRates:
 @pytest.mark.parametrize(
     ("procedure", "strength"), [("best_of_n", 0.5), ("worst_of_n", 0.5), ("best_of_n", 0.3)]
 )
-def test_no_other_transform_wins_more_at_the_same_divergence(procedure, strength: float):
+def test_no_other_transform_wins_more_at_the_same_divergence(procedure: Procedure, strength: float):
     transform, density = optimal_transform(4, strength, procedure)
     best = quantile_win_rates(density, 4)
     np.testing.assert_allclose(tilted_density(transform, strength), density, rtol=1e-6)

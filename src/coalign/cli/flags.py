@@ -247,6 +247,33 @@ def method_values_of(methods: Sequence[str], texts: Sequence[str]) -> dict[str, 
     return values
 
 
+def with_declining(
+    methods: Sequence[str], texts: Sequence[str], below: float | None, rewards: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Methods and `--option`s with selective answering around them, where `--decline-below` is given.
+
+    Args:
+        below: the threshold; None leaves everything as it is.
+        rewards: what is compared with it.
+
+    Raises:
+        ConfigError: a threshold without a reward, or the method named as well.
+    """
+    if below is None:
+        return tuple(methods), tuple(texts)
+    if "selective" in methods:
+        raise ConfigError(
+            "--decline-below is the method selective, which is given too.", hint="Give one of them."
+        )
+    if not rewards:
+        raise ConfigError(
+            "--decline-below needs something to compare with.",
+            hint="Give --reward, such as --reward model:FOLDER.",
+        )
+    own = (f"selective.decline_below={below}", *(f"selective.reward={one}" for one in rewards))
+    return ("selective", *methods), (*texts, *own)
+
+
 def flag(one: Option) -> click.Option:
     """The click option of a configuration option. Its value is None when it is not given."""
     text = f"{one.help}  [{described(one)}]"

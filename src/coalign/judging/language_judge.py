@@ -39,6 +39,7 @@ class LanguageModelJudge:
             of the first token; there are no reasons then, and comparisons have the form `relation`.
         calibrate: with `logprobs`, take off what the judge says of two empty answers to the same request, which is
             its bare preference for a letter; there are no ties then but of equal margins.
+        first_tokens: with `logprobs`, tokens within which the verdict comes: 2 for a model that writes a space token before it.
         scale: of scores.
         template: file of the user's own template, for comparisons or ratings, whichever is asked.
         sampling: how replies are decoded; greedy by default (temperature 0 in the papers on judging).
@@ -56,6 +57,7 @@ class LanguageModelJudge:
     explain: bool = True
     readout: Readout = "text"
     calibrate: bool = False
+    first_tokens: int = 1
     scale: protocol.Scale = field(default_factory=protocol.Scale)
     template: Path | None = None
     sampling: Sampling = GREEDY
@@ -68,7 +70,9 @@ class LanguageModelJudge:
                 raise ConfigError(
                     f"The readout logprobs reads one letter, so the form {self.form!r} cannot be had."
                 )
-            self.sampling = Sampling(max_new_tokens=1, temperature=0.0, top_logprobs=TOP_LOGPROBS)
+            self.sampling = Sampling(
+                max_new_tokens=self.first_tokens, temperature=0.0, top_logprobs=TOP_LOGPROBS
+            )
         self._templates: dict[str, JudgeTemplate] = {}
 
     def rate(

@@ -31,7 +31,7 @@ class Reply:
         finish_reason: `length` where it ran out of tokens.
         tokens: that were written.
         prompt_tokens: of the request, where the back end counts them.
-        top: the most probable first tokens as (text, log-probability), where they were asked for.
+        top: the most probable tokens at the first place that is not blank, as (text, log-probability), where they were asked for.
         cached: it was in the store.
     """
 
@@ -159,7 +159,7 @@ def ask(
                 "finish_reason": samples[0].finish_reason,
                 "tokens": samples[0].length,
                 "prompt_tokens": count(prompts[order[place]]) if count else None,
-                "top": samples[0].top_logprobs[0] if samples[0].top_logprobs else None,
+                "top": _first_written(samples[0]),
             }
             for place, samples in batch.items()
         )
@@ -170,6 +170,14 @@ def ask(
         )
     first = set(rows.values())
     return [store.get(key, cached=key in before or index not in first) for index, key in enumerate(keys)]
+
+
+def _first_written(sample: Generation) -> list[tuple[str, float]] | None:
+    """The most probable tokens where the first token stands that is not blank; of the first where all are."""
+    if not sample.top_logprobs:
+        return None
+    written = [place for place, text in enumerate(sample.tokens or ()) if text.strip()]
+    return sample.top_logprobs[written[0] if written else 0]
 
 
 def prompt_counter(generator: Generator) -> Callable[[Messages], int] | None:

@@ -7,22 +7,20 @@ prompt. NumPy only; nothing carries a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = "NDArray[np.float64]"
-Numbers: TypeAlias = "Sequence[float] | Array"
 QuantileMethod = Literal["gaussian", "empirical"]
 Deviation = Literal["population", "sample"]
 
 
-def log_sigmoid_centred(rewards: Numbers, references: Numbers) -> Array:
+def log_sigmoid_centred(rewards: ArrayLike, references: ArrayLike) -> Array:
     """`log sigmoid(r - r_ref)`: the log-probability that a response is better than the reference (arXiv 2402.00742, section 3).
 
     At most 0, and about `r - r_ref` far below the reference. It never underflows: far below it stays finite.
@@ -33,12 +31,12 @@ def log_sigmoid_centred(rewards: Numbers, references: Numbers) -> Array:
     return -np.logaddexp(0.0, np.asarray(references, np.float64) - np.asarray(rewards, np.float64))
 
 
-def log_sigmoid_slope(rewards: Numbers, references: Numbers) -> Array:
+def log_sigmoid_slope(rewards: ArrayLike, references: ArrayLike) -> Array:
     """[...] `sigmoid(r_ref - r)`, the derivative of `log_sigmoid_centred` by the reward: 1 far below the reference, 0 far above."""
     return np.exp(log_sigmoid_centred(references, rewards))
 
 
-def joint_log_sigmoid(rewards: Array, references: Array, weights: Numbers | None = None) -> Array:
+def joint_log_sigmoid(rewards: Array, references: Array, weights: ArrayLike | None = None) -> Array:
     """`sum_k w_k log sigmoid(r_k - r_k^ref)`: the log-probability that a response is good in all properties, which are
     independent given the response (arXiv 2402.00742, section 4). A weight is an exponent of its property's probability.
 
@@ -54,7 +52,7 @@ def joint_log_sigmoid(rewards: Array, references: Array, weights: Numbers | None
 
 
 def reference_quantile(
-    samples: Numbers | Sequence[Sequence[float]],
+    samples: ArrayLike,
     q: float,
     *,
     method: QuantileMethod = "gaussian",
@@ -82,7 +80,7 @@ def reference_quantile(
     return values.mean(-1) + NormalDist().inv_cdf(q) * spread
 
 
-def calibrated(rewards: Numbers, samples: Array | Sequence[Sequence[float]]) -> Array:
+def calibrated(rewards: ArrayLike, samples: ArrayLike) -> Array:
     """`E_z[1(r > r_z) + 1(r = r_z) / 2]`: the share of base samples that a reward beats, ties counting half (arXiv
     2412.19792, definition of the calibrated reward).
 
@@ -105,7 +103,7 @@ def calibrated(rewards: Numbers, samples: Array | Sequence[Sequence[float]]) -> 
     return np.where(np.isnan(values), np.nan, wins.mean(-1))
 
 
-def exponential(values: Numbers, t: float, *, normalise: bool = False) -> Array:
+def exponential(values: ArrayLike, t: float, *, normalise: bool = False) -> Array:
     """`sign(t) exp(t u)` (arXiv 2412.19792, section 4): t > 0 weighs the best quantiles, for best-of-n; t < 0 punishes the worst, for
     worst-of-n; t = 0 changes nothing.
 

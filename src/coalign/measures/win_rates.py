@@ -8,17 +8,16 @@ unbiased from samples (`sampled_win_rates`). Also the policies that a KL-regular
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = "NDArray[np.float64]"
-Numbers: TypeAlias = "Sequence[float] | Array"
 Procedure = Literal["best_of_n", "worst_of_n"]
 Decision: TypeAlias = "Callable[[Array, int], Array]"
 
@@ -40,7 +39,7 @@ class WinRates:
     worst_of_n: float
 
 
-def tilted(base: Numbers, utilities: Numbers, strength: float) -> tuple[Array, float]:
+def tilted(base: ArrayLike, utilities: ArrayLike, strength: float) -> tuple[Array, float]:
     """`pi ∝ base exp(u / strength)`, the optimum of `E_pi[u] - strength KL(pi || base)`, and that KL in nats.
 
     Args:
@@ -54,7 +53,7 @@ def tilted(base: Numbers, utilities: Numbers, strength: float) -> tuple[Array, f
     return policy, kl_divergence(policy, probabilities)
 
 
-def kl_divergence(policy: Numbers, base: Numbers) -> float:
+def kl_divergence(policy: ArrayLike, base: ArrayLike) -> float:
     """KL(policy || base) in nats; infinite where the policy gives what the base never does."""
     p, q = np.asarray(policy, np.float64), np.asarray(base, np.float64)
     given = p > 0
@@ -64,7 +63,7 @@ def kl_divergence(policy: Numbers, base: Numbers) -> float:
     return max(0.0, float((p[given] * np.log(p[given] / q[given])).sum()))
 
 
-def win_rates(policy: Numbers, base: Numbers, rewards: Numbers, n: int) -> WinRates:
+def win_rates(policy: ArrayLike, base: ArrayLike, rewards: ArrayLike, n: int) -> WinRates:
     """Of two distributions over the same responses (arXiv 2412.19792, inference-time win rate).
 
     Args:
@@ -73,7 +72,8 @@ def win_rates(policy: Numbers, base: Numbers, rewards: Numbers, n: int) -> WinRa
         n: N, at least 1.
     """
     _, level = np.unique(np.asarray(rewards, np.float64), return_inverse=True)
-    masses = [np.bincount(level, weights=np.asarray(one, np.float64)) for one in (policy, base)]
+    given = [np.asarray(one, np.float64) for one in (policy, base)]
+    masses: list[Array] = [np.bincount(level, weights=one).astype(np.float64) for one in given]
 
     def rate(decide: Decision) -> float:
         mine, others = (decide(mass, n) for mass in masses)
@@ -87,7 +87,7 @@ def win_rates(policy: Numbers, base: Numbers, rewards: Numbers, n: int) -> WinRa
     )
 
 
-def sampled_win_rates(policy: Numbers, base: Numbers, n: int) -> tuple[float, float, float]:
+def sampled_win_rates(policy: ArrayLike, base: ArrayLike, n: int) -> tuple[float, float, float]:
     """Standard, best-of-N and worst-of-N win rate on one prompt, from rewards of samples.
 
     The average over all groups of N distinct samples of each side, in closed form: unbiased, and with less variance than groups

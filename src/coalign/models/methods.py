@@ -33,6 +33,7 @@ MODULES = {
     "nudging": "coalign.decoding.nudging",
     "deal": "coalign.decoding.deal",
     "best-of-n": "coalign.decoding.search.best_of_n",
+    "selective": "coalign.decoding.search.selective",
     "reward-augmented": "coalign.preference.reward_augmented",
 }
 """Slug to module. A method is there once its module is."""

@@ -31,8 +31,8 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
                 "identity": exponential(given, 0),
             }
         case "win_rates":
-            given = (inputs[name] for name in ("policy_probs", "base_probs", "reward"))
-            return asdict(win_rates(*given, params["N"]))
+            policy, base, rewards = (inputs[name] for name in ("policy_probs", "base_probs", "reward"))
+            return asdict(win_rates(policy, base, rewards, params["N"]))
         case "ctrl_optimum":
             base, rewards = np.array(inputs["base_probs"]), np.array(inputs["reward"])
             beats = (rewards[:, None] > rewards) + 0.5 * (rewards[:, None] == rewards)

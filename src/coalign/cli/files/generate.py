@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import assert_new, command, method_values_of, with_methods
+from coalign.cli.flags import assert_new, command, method_values_of, with_declining, with_methods
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, hold_file, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, option, options_of, required
@@ -38,6 +38,9 @@ class Request(ModelOptions, SamplingOptions, BackendOptions):
         "best-of-n",
         split=False,
     )
+    decline_below: float | None = option(
+        None, "decline where the --reward of an answer is lower: the method selective, around every other"
+    )
     stop: list[str] = option(
         [], "text that ends a response (\\n is a line break); may be given several times", split=False
     )
@@ -64,9 +67,13 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     """
     from coalign.data.readers import read_records
 
-    if asked.reward and not methods:
-        methods = ("deal" if asked.chosen_backend == "transformers" else "best-of-n",)
-    values = method_values_of(methods, (*method_values, *(f"reward={one}" for one in asked.reward)))
+    if asked.decline_below is not None:
+        methods, method_values = with_declining(methods, method_values, asked.decline_below, asked.reward)
+    else:
+        if asked.reward and not methods:
+            methods = ("deal" if asked.chosen_backend == "transformers" else "best-of-n",)
+        method_values = (*method_values, *(f"reward={one}" for one in asked.reward))
+    values = method_values_of(methods, method_values)
     out, prefill = asked.out, asked.prefill or None
     assert_new(asked.overwrite, out=out)
     lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")

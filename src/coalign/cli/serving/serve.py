@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from coalign.cli.flags import command, method_values_of, with_methods
+from coalign.cli.flags import command, method_values_of, with_declining, with_methods
+from coalign.core.errors import ConfigError
 from coalign.core.options import Count, option
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
@@ -26,6 +27,15 @@ class Request(ModelOptions, BackendOptions):
     host: str = option("127.0.0.1", "address to listen on; elsewhere than on this machine clients need a key")
     port: Port = option(8000, "0 takes a free one")
     batch_size: Count | None = option(None, "most samples under way; by default as the device allows")
+    decline_below: float | None = option(
+        None, "decline where the --reward of an answer is lower: the method selective, around every other"
+    )
+    reward: list[str] = option(
+        [],
+        "what --decline-below compares: model:PATH (a grader of self-j, a reward model), judge:CRITERION, a verifier; may be given "
+        "several times",
+        split=False,
+    )
 
 
 @command(Request)
@@ -42,6 +52,11 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
     from coalign.web.local import address_of, is_loopback, listen, serve_app
     from coalign.web.serve import KEY_VARIABLE, Served, make_app
 
+    if asked.reward and asked.decline_below is None:
+        raise ConfigError(
+            "--reward has no effect here without --decline-below.", hint="A method takes --option reward=..."
+        )
+    methods, method_values = with_declining(methods, method_values, asked.decline_below, asked.reward)
     values = method_values_of(methods, method_values)
     key = os.environ.get(KEY_VARIABLE) or None
     socket = listen(asked.host, asked.port)

@@ -5,6 +5,7 @@
     words_between:low=10,high=20             arguments by name
     model:OpenAssistant/reward-model@0.5     a reward model
     model:unitary/toxic-bert,label=toxic@-1  a classifier: less of this label
+    model:runs/self-j                        a grader that `coalign run self-j` trained: its score from 0 to 9
     judge:is the answer polite?              a language model's rating
     final_answer:{answer}                    a verifier whose argument is a column of each prompt
     constraints                              the column `constraints` of the prompts
@@ -172,9 +173,15 @@ def _reward(
             )
         return mix.OwnConstraintsReward(constraints, verify=verify)
     if spec.kind == "model":
+        from coalign.judging.graders import GraderReward, load_grader, read_grader
         from coalign.models.reward_model import load_reward_model
 
         given: dict[str, Any] = dict(spec.arguments)
+        if read_grader(given["path"]) is not None:
+            unused = sorted(given.keys() - {"path", "device"})
+            if unused:
+                raise ConfigError(f"reward: {spec.name}: {unused[0]} has no effect on a grader.")
+            return GraderReward(load_grader(given["path"], device=given.get("device", "auto")), spec.name)
         return mix.ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
     if spec.kind == "judge":
         if open_judge is None:

@@ -1,0 +1,1 @@
+"""Training a grader on a model's own answers: examples, and the report."""
