@@ -221,3 +221,14 @@ def test_the_check_takes_a_mix(folder: Path) -> None:
     result = CliRunner().invoke(data, ["check", "a.jsonl", "c.jsonl"])
     assert "Records that an earlier source has exactly so: 1." in result.output
     assert CliRunner().invoke(data, ["check", "a.jsonl", "b.jsonl"]).exit_code == 1
+
+
+def test_evaluation_records_that_are_trained_on_are_said(learn: Any) -> None:
+    run = learn("sft", demonstrations(8), eval_data=demonstrations(9)[6:], max_steps=1)
+    assert (
+        "warning: 2 of 3 evaluation records have a prompt that is trained on: 2 in the same words"
+        in notes(run)
+    )
+    assert [event["exact"] for event in run.events("overlap")] == [2]
+    for place in (run.model / "README.md", run.report):
+        assert "2 of 3 evaluation records have a prompt that is trained on" in place.read_text()

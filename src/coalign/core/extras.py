@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "vllm": (("vllm",), "generation with vLLM"),
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
+    "overlap": (("rensa",), "near overlap of training and evaluation data"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
 }

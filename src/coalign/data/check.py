@@ -7,11 +7,13 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import Encoded, EncodedRecord, encode_records, shorten
 from coalign.data.frame import EncodingError, Frame
+from coalign.data.overlap import Overlap, find_overlap
 from coalign.data.readers import RecordSet
 from coalign.data.records import (
     Feedback,
@@ -36,6 +38,9 @@ SHAPES = 6
 """So many distinct shapes of records are shown token by token."""
 SHAPE_TURNS = 8
 """Messages by which shapes are told apart."""
+
+
+NO_EVALUATION: Mapping[str, Sequence[Record]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Check:
         overlooked: what may have been meant otherwise: columns that are not used, text that is already templated.
         same_tokens: records whose compared responses are the same tokens (once they are cut, where lengths are given).
         pictures: the first record of each distinct shape, token by token; with a tokenizer.
+        against: file of evaluation data to what it shares with these records.
     """
 
     source: str
@@ -109,6 +115,7 @@ class Check:
     overlooked: tuple[str, ...] = ()
     same_tokens: int = 0
     pictures: list[Example[list[str]]] = field(default_factory=list)
+    against: dict[str, Overlap] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -133,6 +140,7 @@ class Check:
             (len(self.dropped or ()), "Records dropped because their prompt leaves no room for a response"),
         ]
         lines = [*self.overlooked, *(f"{what}: {number:,}." for number, what in counts if number > 0)]
+        lines += [f"{file}: {one.told()}." for file, one in self.against.items() if one.matches]
         for name, number in self.classes.items():
             if number == 0:
                 lines.append(f"No record is labelled {name}: most objectives on feedback need both.")
@@ -196,6 +204,7 @@ def check_records(
     show: int = 3,
     skip_bad: bool = False,
     label: str | None = None,
+    against: Mapping[str, Sequence[Record]] = NO_EVALUATION,
 ) -> Check:
     """Examine what `scan_records` found.
 
@@ -206,6 +215,7 @@ def check_records(
         show: examples.
         skip_bad: bad records do not make the data unusable.
         label: show a progress bar under this name while encoding.
+        against: file to records that will be evaluated on.
     """
     records = found.records
     problems = list(found.problems)
@@ -244,6 +254,7 @@ def check_records(
         rejects=str(found.rejects) if found.rejects else None,
         columns=dict(found.uses),
         overlooked=found.warnings,
+        against={file: find_overlap(records, evaluated) for file, evaluated in against.items()},
         **cut,
     )
 

@@ -42,6 +42,14 @@ def print_check(check: Check, console: Console) -> None:
         for picture in check.pictures:
             texts = [(f"{name} ", _cells(tokens)) for name, tokens in picture.responses]
             _print_record(picture.place, _cells(picture.prompt, keep_end=True), texts, "green", console)
+    for file, overlap in check.against.items():
+        console.print(Text(f"\nAgainst {file}", style="bold"))
+        if not overlap.matches:  # else it is among the warnings
+            console.print(Text(f"{overlap.told()}."), soft_wrap=True)
+        for match in overlap.matches[:SHOWN_PROBLEMS]:
+            how = "same words" if match.same else f"near, {match.similarity:.2f}"
+            answer = ", same response" if match.answered else ""
+            console.print(Text(f"  {match.evaluated} and {match.trained}: {how}{answer}"), soft_wrap=True)
     _print_problems("Bad records", check.problems, console)
     _print_problems("Dropped for length", check.dropped or [], console)
     console.print()

@@ -14,6 +14,7 @@ from coalign.core.files import write_rows
 from coalign.core.options import Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
+from coalign.data.overlap import find_overlap
 from coalign.data.readers import RecordSet, read_records, rejected
 from coalign.data.records import Kind, Record
 from coalign.data.rows import files_of
@@ -207,6 +208,12 @@ def read_material(
         *_figures(parts, "training", [len(one) for _, one in sides], [*map(len, training)]),
         *_figures(eval_parts, "held out", [len(one.records) for one in eval_parts], [0] * len(eval_parts)),
     ]
+    if eval_parts:
+        overlap = find_overlap([*chain(*training)], [*chain(*held_out)])
+        notes.append(f"warning: {overlap.told()}" if overlap.matches else overlap.told())
+        if run is not None:
+            counts = {"matches": len(overlap.matches), "exact": overlap.exact, "near": overlap.near}
+            run.log("overlap", records=overlap.records, **counts)
     if _says_more(parts) or _says_more(eval_parts):
         notes += [one.told() for one in figures]
         if run is not None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.core.errors import CoalignError, ConfigError
-from coalign.data.records import KINDS
+from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.data.records import KINDS, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +70,13 @@ def data() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="With skip: bad records go here.  [default: FILE.rejects.jsonl in this folder]",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="FILE",
+    help="Evaluation data: say which of it FILE has, in the same words or nearly. A data set's split is `test` here; "
+    "FILE,split=NAME chooses another.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable report only.")
 def check(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Say what FILE holds and everything that is wrong with it.
@@ -119,6 +126,7 @@ def _check(
     show: int,
     on_bad_record: str,
     rejects: Path | None,
+    against: Sequence[str],
 ) -> bool:
     """Check every source and print what was found; whether all can be used."""
     from rich.console import Console
@@ -136,6 +144,7 @@ def _check(
     skip = on_bad_record == "skip"
     console = Console(highlight=False)
     tokenizer = _tokenizer(model, chat_template) if model else None
+    evaluated = _evaluated(against, limit)
     reports, found = [], []
     for source in sources:
         name = "stdin" if source.path == "-" else re.sub(r"[*?\[\]]+", "_", Path(source.path).name)
@@ -164,6 +173,7 @@ def _check(
                 show=show,
                 skip_bad=skip,
                 label=None if as_json else "Tokenising",
+                against=evaluated,
             )
         )
         if not as_json:
@@ -180,6 +190,30 @@ def _check(
     else:
         print_mix(mix, console)
     return usable
+
+
+def _evaluated(texts: Sequence[str], limit: int | None) -> dict[str, list[Record]]:
+    """Records to evaluate on, by file; of what is no record of a kind with responses the prompts."""
+    from coalign.data.readers import read_records
+    from coalign.data.sources import sources_of
+
+    found = {}
+    for text in texts:
+        (source,) = sources_of(text)
+        reading: Any = {
+            "split": source.split or "test",
+            "limit": limit,
+            "columns": source.columns,
+            "text_alone": False,
+        }
+        try:
+            records = read_records(source.path, kind=source.kind, **reading).records
+        except DataError:
+            if source.kind is not None:
+                raise
+            records = read_records(source.path, kind="prompt", **reading).records
+        found[source.path] = records
+    return found
 
 
 def _tokenizer(model: str, chat_template: str | None) -> PreTrainedTokenizerBase:
