@@ -65,7 +65,7 @@ def test_groups_hold_one_record_of_every_data_set_and_lose_none_of_the_smallest(
 
 
 def task(**options: Any) -> MoreTask:
-    return MoreTask(FeatureInputs(), Config(data="", **options), ["a", "b", "c"])
+    return MoreTask(FeatureInputs(), Config(data="tastes.jsonl", **options), ["a", "b", "c"])
 
 
 def test_uniform_weights_are_the_mixture_and_evaluation_weighs_nothing() -> None:
@@ -117,6 +117,6 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_world_of_tastes_is_learnt() -> None:
-    found = learnt(linear_tastes(7), lambda inputs, tags: MoreTask(inputs, Config(data=""), tags), epochs=2)
+    found = learnt(linear_tastes(7), lambda inputs, tags: MoreTask(inputs, Config(data="tastes.jsonl"), tags), epochs=2)
     assert found["accuracy"] > 0.6
     assert 0 < found["least weight"] < 0.2

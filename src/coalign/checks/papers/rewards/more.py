@@ -73,9 +73,9 @@ def check_on_data(run: Run, *, seeds: int = 10, data: Path) -> Verdict:
 
 def _arms(epochs: int) -> Mapping[str, Arm[Tastes]]:
     given = {
-        "MultiTask": Config(data="", weights="uniform"),
-        "MORE": Config(data=""),
-        "MORE, gradients as they are": Config(data="", normalise="none"),
+        "MultiTask": Config(data="tastes.jsonl", weights="uniform"),
+        "MORE": Config(data="tastes.jsonl"),
+        "MORE, gradients as they are": Config(data="tastes.jsonl", normalise="none"),
     }
     return {
         name: lambda world, config=config: learnt(
