@@ -117,6 +117,8 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_world_of_tastes_is_learnt() -> None:
-    found = learnt(linear_tastes(7), lambda inputs, tags: MoreTask(inputs, Config(data="tastes.jsonl"), tags), epochs=2)
+    found = learnt(
+        linear_tastes(7), lambda inputs, tags: MoreTask(inputs, Config(data="tastes.jsonl"), tags), epochs=2
+    )
     assert found["accuracy"] > 0.6
     assert 0 < found["least weight"] < 0.2
