@@ -236,6 +236,12 @@ SMALL: dict[str, Small] = {
          "encoder": "models/encoder", "label_cut": "equal_frequency", "judge_template": "grade.j2", "max_failures": 1.0},
         {"demonstrations.jsonl": demonstrations(), "grade.j2": _text(GRADE)},
     ),
+    "cream": Small(
+        {**MODEL, **FIT, "prompts": "prompts.jsonl", "seed_data": "demonstrations.jsonl", "samples": 3, "rounds": 2,
+         "max_new_tokens": 6, "seed_epochs": 1, "measure": ["max_characters:12"], "eval_fraction": 0.3, "save_steps": 1,
+         "consistency": "sample"},
+        {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations()},
+    ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
          "compare": True},

@@ -26,6 +26,7 @@ from coalign.core.options import Option, OptionGroup, build, options_of, to_dict
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.evaluation.factuality import scorer
+from coalign.loops import scoring
 from coalign.models.files.loading import load_model
 from coalign.models.generation import generator
 from coalign.models.reward_model import load_reward_model
@@ -77,6 +78,7 @@ def ready(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(generator, "CPU_ROWS", 2)
     monkeypatch.setattr(scorer, "WINDOW", 2)
     monkeypatch.setattr(aligned_scores, "CHUNK", 2)
+    monkeypatch.setattr(scoring, "CHUNK", 2)
     furnish(root, small)
     return name
 

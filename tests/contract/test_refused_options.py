@@ -22,6 +22,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),
         ({"train": ["y"], "threshold": 0.3}, "threshold has no effect"),
     ],
+    "cream": [
+        ({"prompts": "x", "seed_data": "x", "initial_model": "y"}, "exclude each other"),
+        ({"prompts": "x", "initial_model": "y", "seed_epochs": 2}, "seed_epochs has no effect without seed_data"),
+        ({"prompts": "x", "seed_data": "x", "oracle": ["max_words:3"], "consistency": "off"}, "consistency has no effect"),
+        ({"prompts": "x", "seed_data": "x", "oracle": ["max_wrods:3"]}, "max_words"),
+        ({"prompts": "x", "seed_data": "x", "measure": ["judge:polite"]}, "expected a reward model or verifiers"),
+        ({"prompts": "x", "seed_data": "x", "samples": 1}, "at least 2"),
+    ],
     "honesty": [
         ({"data": "x", "method": "prompt", "threshold": 0.5}, "threshold has no effect"),
         ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),
@@ -90,6 +98,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "b", "critic": "default", "critic_served": "x"}, "give its address"),
         ({"prompts": "b", "fine_from": 11}, "fine_from: 11"),
         ({"prompts": "b", "eval_data": "c"}, "eval_data has no effect"),
+        ({"prompts": "b", "column": "prompt=q"}, "column has no effect with prompts"),
         ({"data": "x", "threshold": 0.5}, "of at least 1"),
     ],
     "ln-dpo": [

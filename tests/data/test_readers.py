@@ -176,6 +176,8 @@ def test_unreadable_files(tmp_path, name, content, message):
 def test_absent_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "absent.jsonl")
+    with pytest.raises(DataError, match="no such file: the name is too long"):
+        read_records("a" * 300)
 
 
 BAD = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.data.encoding import encode_continued, encode_prompt, encode_response
-from coalign.models.generation.endings import Endings
+from coalign.models.generation.endings import Endings, special_ids
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 from tests.data import tokenizers
@@ -55,13 +56,27 @@ def test_the_continuation_of_a_turn_keeps_its_space():
 @pytest.mark.parametrize("make_tokenizer", [byte_tokenizer, metaspace_tokenizer])
 def test_token_texts_add_up_to_the_text(make_tokenizer):
     tokenizer = make_tokenizer(CHATML)
-    special = set(tokenizer.all_special_tokens)
+    special = set(tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))))
     results = make(tokenizer).generate([*PROMPTS, ASKED], Sampling(24, seed=4, n=2, logprobs=True))
     for one in (sample for samples in results for sample in samples):
         assert len(one.tokens) == len(one.token_ids) == len(one.logprobs)
         text = "".join(token for token in one.tokens if token not in special)
         assert text == one.text or one.text.startswith(text)  # the last may be half a character
         assert one.top_logprobs is None
+
+
+def test_a_special_token_that_is_not_listed_is_no_text_and_no_stop():
+    tokenizer = byte_tokenizer(CHATML)
+    tokenizer.add_tokens([AddedToken("<|tool|>", special=True)])
+    added = tokenizer.convert_tokens_to_ids("<|tool|>")
+    assert added not in tokenizer.all_special_ids
+    ids = [*tokenizer("A cat")["input_ids"], added, *tokenizer("sat")["input_ids"]]
+    before = tokenizer("Hi")["input_ids"][-1]
+    endings = Endings(tokenizer, ["<|tool|>"])
+    assert endings.text(ids) == endings.text(ids, before) == ("A catsat", False)
+    assert endings.has_stop([ids]) == [False]
+    assert endings.settled(ids, before) == "A catsat"
+    assert "<|tool|>" in endings.tokens(ids)
 
 
 def test_a_character_belongs_to_the_token_that_completes_it(tokenizer):

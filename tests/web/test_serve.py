@@ -188,6 +188,7 @@ def test_requests_that_arrive_together_share_steps(generator, monkeypatch):
         generator.stop_ids = kept
 
 
+JSON = {"content-type": "application/json"}
 PICTURE = [{"type": "image_url", "image_url": {}}]
 
 
@@ -235,7 +236,14 @@ def test_a_prompt_that_the_template_refuses():
         (lambda at: httpx.post(f"{at}/chat/completions", json=[]), 400, "not a JSON object"),
         (lambda at: httpx.post(f"{at}/chat/completions", content=b"{}"), 415, "expected application/json"),
         (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x" * (module.MOST_BYTES + 1)}), 413, "more than"),
-        (lambda at: httpx.post(f"{at}/completions", json={"prompt": [1, 2]}), 400, "prompt"),
+        (lambda at: httpx.post(f"{at}/completions", json={"prompt": [1, 10**6]}), 400, "expected token ids from 0 to"),
+        (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x", "max_tokens": 0}), 400, "needs echo"),
+        (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x", "echo": True, "stream": True}), 400, "echo"),
+        (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x", "temperature": 1e-40}), 400, "temperature"),
+        (lambda at: httpx.post(f"{at}/completions", content=b'{"prompt": "x", "stop": ["\\ud83d"]}', headers=JSON), 400, "stop: half a surrogate"),
+        (lambda at: httpx.post(f"{at}/chat/completions", content=b'{"messages": [{"role": "user", "content": "\\ud83d hi"}]}', headers=JSON), 400, "half a surrogate"),
+        (lambda at: httpx.post(f"{at}/chat/completions", content=b'{"messages":' + b"[" * 100_000, headers=JSON), 400, "not JSON"),
+        (lambda at: httpx.post(f"{at}/chat/completions", content=b'{"messages":' + b"[" * 900 + b"]" * 900 + b"}", headers=JSON), 400, ""),
         (lambda at: httpx.post(f"{at}/completions", json={"prompt": []}), 400, "expected 1 to"),
         (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x", "model": "huge"}), 404, "not served"),
         (lambda at: httpx.get(f"{at}/completions"), 405, "does not take GET"),

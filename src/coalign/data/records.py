@@ -66,7 +66,7 @@ def message_of(reply: str) -> Message:
     return cast(Message, {"role": "assistant", "content": str(reply), **fields_of(reply)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where a record came from: for messages and for stable ids.
 

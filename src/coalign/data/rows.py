@@ -28,6 +28,8 @@ FORMATS = (
 )
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 """Files of a folder that datasets saved."""
+_LONGEST_NAME = 255
+"""Of a file, on every usual file system."""
 _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
 _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
@@ -38,7 +40,7 @@ _SPACE = re.compile(r"\s*")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row as it was read.
 
@@ -85,6 +87,8 @@ def iter_rows(
     if name == "-":
         return _json_lines(sys.stdin.buffer.read(), "<stdin>")
     path = Path(name).expanduser()
+    if max(map(len, path.parts), default=0) > _LONGEST_NAME:
+        raise DataError(f"{name[:80]}...: no such file: the name is too long.", hint=f"Readable: {FORMATS}.")
     if (path / "status.json").is_file():
         made = _made_by(path)
         return _file_rows(made, str(made), lists)

@@ -42,7 +42,7 @@ from coalign.core.files import write_json
 from coalign.data.readers import read_records
 from coalign.loops.readings import LABEL_ACCURACY, label_accuracy, tell
 from coalign.loops.rounds import Round, Stage, run_rounds
-from coalign.loops.rows import Prompted, Row, answer_rows
+from coalign.loops.rows import Prompted, Row, answer_rows, with_column
 from coalign.models.backends.open import open_generator
 from coalign.training.job import Job
 from coalign.training.learning import train
@@ -112,6 +112,7 @@ class Labelling(Generic[Task]):
             what as many at once are.
         may_skip: a round with nothing to learn from keeps its model.
         seed: what is trained before round 1.
+        base: the model that `config.model` was made from by others, in place of a `seed`: M0 then, and `config.model` M1.
         judges: name to a judge that is asked before `score`, in this order; each has its own file of rows, so that
             none is asked again after a kill.
         assess: says of held-out rows what `score` says of the others.
@@ -137,6 +138,7 @@ class Labelling(Generic[Task]):
     per_round: int | None = None
     may_skip: bool = False
     seed: SeedStage | None = None
+    base: ModelOptions | None = None
     judges: Mapping[str, Judge] = field(default_factory=dict)
     assess: Judge | None = None
     reference: Callable[[Round], ModelOptions | None] | None = None
@@ -164,9 +166,18 @@ class Labelling(Generic[Task]):
         """Round 0 where something is trained before the rounds, else round 1."""
         return Round(run, 1 if self.seed is None else 0)
 
-    def name(self, after: Round | None) -> str:
-        """`M0`, `M1`, ...: the model after a round, as `checkpoints.json` lists it."""
-        return "M0" if after is None else f"M{after.number + (self.seed is not None)}"
+    def index(self, after: Round | None) -> int:
+        """n of Mn: the model after a round (None: that of `config`)."""
+        if after is None:
+            return 0 if self.base is None else 1
+        return after.number + (self.seed is not None or self.base is not None)
+
+    def model(self, run: Run, index: int) -> ModelOptions:
+        """Mn, which must have been made."""
+        number = index - self.index(Round(run, 0))
+        if index == 0 and self.base is not None:
+            return self.base
+        return self.policy(Round(run, number) if number >= self.first(run).number else None)
 
     def after(self, round: Round) -> list[Row]:
         """The same after a round."""
@@ -211,8 +222,7 @@ def _publish(loop: Labelling[Any], run: Run, rounds: Sequence[Round]) -> None:
         raise loop.nothing
     path = run.artefacts / "checkpoints.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    ends = [None, *([loop.first(run)] if loop.seed else []), *rounds]
-    names = {loop.name(one): loop.policy(one).model for one in ends}
+    names = {f"M{n}": loop.model(run, n).model for n in range(loop.index(rounds[-1]) + 1)}
     run.publish_model(final, replace=[*before] != [*names])
     write_json(path, names)
 
@@ -263,9 +273,7 @@ def _measure(loop: Labelling[Any], round: Round) -> None:
 
 
 def _probed(loop: Labelling[Any], tasks: Sequence[Any], rows: Sequence[Row]) -> Sequence[Row]:
-    if loop.probe is None:
-        return rows
-    return [{**row, "truth": one} for row, one in zip(rows, loop.probe(tasks, rows), strict=True)]
+    return rows if loop.probe is None else with_column(rows, "truth", loop.probe(tasks, rows))
 
 
 def _lengths(rows: Sequence[Row], of: str) -> dict[str, float | None]:
@@ -373,7 +381,8 @@ def _answer_held_out(loop: Labelling[Any], round: Round, stage: str, side: str, 
     before = "before: " if after is None else ""
     facts = _lengths(rows, f"{before}held-out ")
     if loop.probe is not None:
-        facts[f"{before}held-out measure"] = statistics.fmean(one for row in scored for one in row["truth"])
+        known = [one for row in scored for one in row["truth"] if one is not None]
+        facts[f"{before}held-out measure"] = statistics.fmean(known) if known else None
     tell(round, facts)
 
 

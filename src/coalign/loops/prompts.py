@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import DataError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, OptionGroup, option, required
-from coalign.data.readers import read_records
 from coalign.data.records import PromptRecord, Record
 from coalign.data.splits import split_records
 from coalign.data.usable import repeated_ids
+from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class RoundOptions(OptionGroup):
     __group__ = "Rounds"
     __may_change__ = ("rounds",)
 
-    prompts: str = required("prompts without labels: a file, a hub id or a saved dataset folder")
+    prompts: str = required(
+        "prompts without labels: a file, a hub id or a saved dataset folder; `quickstart` for the bundled ones"
+    )
     limit: Count | None = option(None, "read only so many prompts")
     rounds: Count = option(
         2, "rounds, each with prompts of its own; may be raised later in the same run folder"
@@ -45,11 +47,7 @@ class RoundOptions(OptionGroup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.measure:
-            from coalign.judging.rewards.specs import parse_reward
-
-            for one in self.measure:
-                parse_reward(one)
+        check_values(self.measure)
 
 
 def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
@@ -58,7 +56,7 @@ def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
     Raises:
         DataError: the file cannot be read, an id that occurs twice, or fewer prompts than rounds.
     """
-    records = read_records(config.prompts, kind="prompt", limit=config.limit).records
+    records = prompt_records(config.prompts, config.limit)
     problems = repeated_ids(records)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} prompts cannot be used.", problems)
@@ -75,6 +73,22 @@ def read_prompts(config: Any) -> tuple[list[PromptRecord], list[PromptRecord]]:
 
 def _as_prompt(record: Record) -> PromptRecord:
     return record if isinstance(record, PromptRecord) else PromptRecord.of(record)
+
+
+def check_values(specs: Sequence[str | dict[str, Any]]) -> None:
+    """Find what is wrong with rewards before anything is loaded.
+
+    Raises:
+        ConfigError: a reward that cannot be read, or a judge's.
+    """
+    if specs:
+        from coalign.judging.rewards.specs import parse_reward
+
+        for one in specs:
+            if parse_reward(one).kind == "judge":
+                raise ConfigError(
+                    f"reward: {one!r} is not usable here, expected a reward model or verifiers."
+                )
 
 
 def open_values(specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record]) -> Values | None:

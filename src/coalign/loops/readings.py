@@ -83,12 +83,12 @@ def told(round: Round) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def label_accuracy(labelled: Sequence[Row], truths: Mapping[str, Mapping[str, float]]) -> float | None:
+def label_accuracy(labelled: Sequence[Row], truths: Mapping[str, Mapping[str, float | None]]) -> float | None:
     """Share of ordered pairs of responses whose order is the true one, over those that differ in truth.
 
     Args:
         labelled: rows to learn from: `chosen` and `rejected`, or `responses` with `scores`; others order nothing.
-        truths: id to the true value of each response, by its text.
+        truths: id to the true value of each response, by its text; None where it is not known.
 
     Returns:
         The share; None where no pair has a true order.
@@ -97,9 +97,10 @@ def label_accuracy(labelled: Sequence[Row], truths: Mapping[str, Mapping[str, fl
     for row in labelled:
         known = truths.get(row["id"], {})
         for better, worse in _ordered(row):
-            if better in known and worse in known and known[better] != known[worse]:
+            high, low = known.get(better), known.get(worse)
+            if high is not None and low is not None and high != low:
                 counted += 1
-                right += known[better] > known[worse]
+                right += high > low
     return right / counted if counted else None
 
 

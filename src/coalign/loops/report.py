@@ -112,13 +112,13 @@ def rounds_table(
         for name, value in told(loop.first(run)).items()
         if name.startswith(BEFORE)
     }
-    table: list[dict[str, doc.Cell]] = [{"model": "M0", **start}]
+    table: list[dict[str, doc.Cell]] = [{"model": f"M{loop.index(None)}", **start}]
     for one in _all_rounds(loop, run, rounds):
         facts = json.loads((one.folder / "model.json").read_text(encoding="utf-8"))
         measured = {name: value for name, value in told(one).items() if not name.startswith(BEFORE)}
         table.append(
             {
-                "model": loop.name(one),
+                "model": f"M{loop.index(one)}",
                 "made by": "seed data" if one.number == 0 else f"round {one.number}",
                 "prompts": len(one.read("propose")) or None,
                 "trained on": facts["trained"],
@@ -163,7 +163,7 @@ def _drawn(loop: Labelling[Any], rounds: Sequence[Round], names: Sequence[str]) 
 
 def _truth(rows: Sequence[Row]) -> list[float]:
     """Mean true value of the answers to each prompt."""
-    return [statistics.fmean(row["truth"]) for row in rows if row.get("truth")]
+    return [statistics.fmean(row["truth"]) for row in rows if row.get("truth") and None not in row["truth"]]
 
 
 def _headline(

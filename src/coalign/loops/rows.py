@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,6 +58,18 @@ def row_of(samples: Sequence[Generation]) -> Row:
         row["token_texts"] = [one.tokens for one in samples]
         row["top_logprobs"] = [one.top_logprobs for one in samples]
     return row
+
+
+def with_column(rows: Sequence[Row], name: str, values: Sequence[Sequence[float]]) -> list[Row]:
+    """The rows with what a judge gives each response; what is not a finite number is null.
+
+    Args:
+        values: [prompts][responses].
+    """
+    return [
+        {**row, name: [one if math.isfinite(one) else None for one in each]}
+        for row, each in zip(rows, values, strict=True)
+    ]
 
 
 def answer_rows(

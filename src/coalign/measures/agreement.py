@@ -6,7 +6,7 @@ Categories are any hashable values (`first`, `second`, `tie`). NumPy only; every
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -104,6 +104,30 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     if len(ranks[0]) != len(ranks[1]) or len(ranks[0]) < 2:
         raise ValueError(f"{len(ranks[0])} and {len(ranks[1])} values, expected the same number, at least 2")
     return float(rank_correlations(ranks[0][None], ranks[1])[0])
+
+
+def kendall_tau(
+    first: Sequence[float], second: Sequence[float], *, ties: Literal["zero", "order"] = "zero"
+) -> float:
+    """Kendall's rank correlation: pairs of items in the same order less those in opposite order, over all pairs (tau-a).
+
+    Args:
+        ties: what a pair says that is equal on a side: nothing (`zero`), or that the earlier item is the lower one
+            (`order`, ordinal ranks by position).
+
+    Raises:
+        ValueError: different lengths, fewer than two values, or a value that is not finite.
+    """
+    sides = [np.asarray(one, dtype=np.float64) for one in (first, second)]
+    if len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
+        raise ValueError(f"{len(sides[0])} and {len(sides[1])} values, expected the same number, at least 2")
+    if not all(np.isfinite(one).all() for one in sides):
+        raise ValueError("a value is not finite, expected finite numbers")
+    if ties == "order":
+        sides = [one.argsort(kind="stable").argsort() for one in sides]
+    earlier, later = np.triu_indices(len(sides[0]), k=1)
+    signs = [np.sign(one[later] - one[earlier]) for one in sides]
+    return float((signs[0] * signs[1]).mean())
 
 
 def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -250,6 +250,19 @@ class Generator(Protocol):
         ...
 
 
+class Tokenised(Protocol):
+    """A `Generator` that knows what a prompt becomes: a local model, or a method around one."""
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None when the model does not say."""
+        ...
+
+    def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
+        """The tokens that the model gets for a prompt; `index`: its number, for messages."""
+        ...
+
+
 class Streaming(Protocol):
     """A `Generator` that also gives its text while it is made."""
 

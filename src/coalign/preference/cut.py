@@ -215,6 +215,8 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
                 self.refuse(names, "without prompts")
         elif self.eval_data is not None:
             raise ValueError("eval_data has no effect with prompts; --eval-fraction of them is held out")
+        else:
+            self.refuse(("split", "kind", "column", "on_bad_record"), "with prompts")
         usual = {"threshold": (1.2, 1.1), "unlikelihood_weight": (0.5, 1.0)}
         for name, (over_data, in_rounds) in usual.items():
             if getattr(self, name) is None:

@@ -17,8 +17,10 @@ from typing import Any, Protocol, cast
 
 from coalign.core.errors import CoalignError
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
-from coalign.models.types import Generator, Piece, Sampling, Streaming, goes_on
+from coalign.models.generation.prompt_logps import prompt_logps
+from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class Work:
         tell: called from the worker's thread with each piece, or with the error that ended it.
         cancelled: the one who asked went away.
         ids: tokens of the prompt, where they are known.
+        echo: the prompt stands before every sample, with the log-probabilities of its tokens where they are asked for.
+        decode: something is to be sampled; else the prompt alone is given back.
     """
 
     prompt: Any
@@ -49,6 +53,32 @@ class Work:
     tell: Callable[[Piece | Exception], None]
     cancelled: bool = False
     ids: list[int] = field(default_factory=list)
+    echo: bool = False
+    decode: bool = True
+
+
+@dataclass(eq=False)
+class _Open:
+    """A work that is being decoded: what its samples have said so far, and which of them are whole."""
+
+    work: Work
+    before: Callable[[Generation], Generation]
+    said: dict[int, int] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
+
+    def take(self, piece: Piece, behind: dict[int, int]) -> Piece | None:
+        """What is new in a piece, given how many characters this decoding has said (`behind`, which it adds to)."""
+        start = behind.get(piece.sample, 0)
+        behind[piece.sample] = start + len(piece.text)
+        known = self.said.get(piece.sample, 0)
+        text = piece.text[max(known - start, 0) :]
+        self.said[piece.sample] = max(known, behind[piece.sample])
+        if piece.sample in self.whole or (not text and piece.generation is None):
+            return None
+        if piece.generation is None:
+            return replace(piece, text=text)
+        self.whole.add(piece.sample)
+        return replace(piece, text=text, generation=self.before(piece.generation))
 
 
 class Worker(Protocol):
@@ -115,52 +145,120 @@ class _Thread:
 
 
 class LoopWorker(_Thread):
-    """Over a Transformers model: one loop without end."""
+    """Over a Transformers model: one loop without end.
+
+    When a step fails, what is under way is decoded one by one, from the beginning and without saying anything twice:
+    whoever's own request it was that failed is told, and the others get their answers.
+    """
 
     def __init__(self, generator: TransformersGenerator) -> None:
+        self._generator = generator
         self._loop = DecodeLoop(generator)
-        self._open: dict[Decoding, tuple[Work, int]] = {}  # (work, samples that are missing)
+        self._open: dict[Decoding, _Open] = {}
+        self._behind: dict[Decoding, dict[int, int]] = {}
         super().__init__()
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            works = self._arrived(TURN if self._loop.is_idle else 0.0)
-            self._loop.add(self._decoding(work) for work in works)
-            for decoding, (work, _) in list(self._open.items()):
-                if work.cancelled:
-                    decoding.cancelled = True
-                    self._close(decoding)
+            for work in self._arrived(TURN if self._loop.is_idle else 0.0):
+                self._begin(work)
             try:
-                pieces = self._loop.step() if not self._loop.is_idle else []
-            except Exception as error:  # the server goes on: whoever was being served is told
-                logger.exception("decoding failed")
-                self._loop.clear()
-                for decoding, (work, _) in list(self._open.items()):
-                    self._close(decoding)
-                    work.tell(error)
-                continue
-            for decoding, piece in pieces:
-                self._pass_on(decoding, piece)
+                self._step()
+            except Exception as error:
+                self._one_by_one(error)
 
-    def _decoding(self, work: Work) -> Decoding:
-        made = Decoding(work.ids, work.sampling, goes_on=goes_on(work.prompt), streaming=work.streaming)
-        self._open[made] = (work, work.sampling.n)
-        return made
-
-    def _pass_on(self, decoding: Decoding, piece: Piece) -> None:
-        if decoding not in self._open:
+    def _begin(self, work: Work) -> None:
+        try:
+            before = echo_of(self._generator, work)
+        except Exception as error:
+            self._told(work, error)
             return
-        work, missing = self._open[decoding]
-        if piece.generation is not None:
-            missing -= 1
-            self._open[decoding] = (work, missing)
-        if not missing:
-            self._close(decoding)
-        work.tell(piece)
+        opened = _Open(work, before)
+        if work.decode:
+            self._add(opened)
+            return
+        for sample in range(work.sampling.n):
+            whole = before(Generation("", finish_reason="length", logprobs=[], tokens=[], top_logprobs=[]))
+            work.tell(Piece(0, sample, whole.text, whole))
+        self._finished()
+
+    def _add(self, opened: _Open) -> None:
+        work = opened.work
+        made = Decoding(work.ids, work.sampling, goes_on=goes_on(work.prompt), streaming=work.streaming)
+        self._open[made], self._behind[made] = opened, {}
+        self._loop.add([made])
+
+    def _step(self) -> None:
+        for decoding, opened in list(self._open.items()):
+            if opened.work.cancelled:
+                decoding.cancelled = True
+                self._close(decoding)
+        for decoding, piece in self._loop.step() if not self._loop.is_idle else ():
+            if decoding not in self._open:
+                continue
+            opened = self._open[decoding]
+            new = opened.take(piece, self._behind[decoding])
+            if len(opened.whole) == opened.work.sampling.n:
+                self._close(decoding)
+            if new is not None:
+                opened.work.tell(new)
+
+    def _one_by_one(self, error: Exception) -> None:
+        """Find whose request makes the loop fail."""
+        suspects = list(self._open.values())
+        self._forget()
+        if len(suspects) == 1:
+            self._told(suspects[0].work, error)
+            return
+        for opened in suspects:
+            self._add(opened)
+            try:
+                while self._open:
+                    self._step()
+            except Exception as own:
+                self._forget()
+                self._told(opened.work, own)
+
+    def _forget(self) -> None:
+        self._loop.clear()
+        self._open.clear()
+        self._behind.clear()
+
+    def _told(self, work: Work, error: Exception) -> None:
+        if not isinstance(error, CoalignError):
+            logger.error("decoding failed", exc_info=error)
+        self._finished()
+        work.tell(error)
 
     def _close(self, decoding: Decoding) -> None:
-        del self._open[decoding]
+        del self._open[decoding], self._behind[decoding]
         self._finished()
+
+
+def echo_of(generator: TransformersGenerator, work: Work) -> Callable[[Generation], Generation]:
+    """What puts a prompt that is to be echoed before a sample of it."""
+    if not work.echo:
+        return lambda one: one
+    endings = Endings(generator.tokenizer, ())
+    prompt, wanted = str(work.prompt), work.sampling.wants_logprobs
+    logps, tops = prompt_logps(generator.model, work.ids, work.sampling.top_logprobs) if wanted else ([], [])
+    tokens = [endings.alternative(one) for one in work.ids]
+    named = [None if top is None else [(endings.alternative(one), logp) for one, logp in top] for top in tops]
+
+    def echoed(one: Generation) -> Generation:
+        if not wanted:
+            return replace(one, text=prompt + one.text)
+        return replace(
+            one,
+            text=prompt + one.text,
+            tokens=[*tokens, *(one.tokens or [])],
+            logprobs=cast("list[float]", [*logps, *(one.logprobs or [])]),
+            top_logprobs=cast("Any", [*named, *(one.top_logprobs or [])])
+            if work.sampling.top_logprobs
+            else None,
+        )
+
+    return echoed
 
 
 class CallWorker(_Thread):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from coalign.data.rows import half_pair
 from coalign.models.types import Generation, Sampling
 
 MOST_SAMPLES = 128
@@ -26,14 +27,23 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    "echo": (False,),
     "best_of": (1,),
     "suffix": ("",),
     "store": (False,),
-    "add_generation_prompt": (True, False),
-    "continue_final_message": (True, False),
 }
 """Fields of the API that are not supported, and the values at which they would do nothing; None is always one."""
+WITHOUT_MEANING = {
+    "refusal",
+    "annotations",
+    "audio",
+    "function_call",
+    "tool_calls",
+    "tool_call_id",
+    "reasoning",
+    "reasoning_content",
+    "name",
+}
+"""Fields of a message that say nothing where they are empty, as in replies that a client puts back as they came."""
 ABOUT_THE_CALLER = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key"}
 
 
@@ -112,7 +122,8 @@ class _Request(BaseModel):
 
     def sampling(self, room: int | None, seed: int, *, logprobs: bool, top_logprobs: int) -> Sampling:
         """As the back ends take it; `room`: tokens that the model's context leaves, None where it has no end."""
-        limit = getattr(self, "max_completion_tokens", None) or self.max_tokens
+        limit = getattr(self, "max_completion_tokens", None)
+        limit = self.max_tokens if limit is None else limit
         if limit is None:
             limit = DEFAULT_TOKENS if room is None else max(min(DEFAULT_TOKENS, room), 1)
         return Sampling(
@@ -135,8 +146,28 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: Literal[False] = False
 
     def prompts(self) -> list[Any]:
+        """The conversation.
+
+        Raises:
+            ApiError: vLLM's flags ask for another turn than the one that a last message of the assistant, or of anybody
+                else, is followed by here.
+        """
+        begun = self.messages[-1].role == "assistant"
+        for name, value in (("continue_final_message", begun), ("add_generation_prompt", not begun)):
+            if getattr(self, name) not in (None, value):
+                what = "is continued" if begun else "is answered"
+                raise ApiError(
+                    400,
+                    f"{name}: {str(not value).lower()} is not supported here: a last message of the "
+                    f"{self.messages[-1].role} {what}.",
+                    param=name,
+                    code="unsupported_parameter",
+                )
         return [[{"role": one.role, "content": one.text} for one in self.messages]]
 
     def wanted_logprobs(self) -> tuple[bool, int]:
@@ -148,11 +179,21 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool = False
 
     def prompts(self) -> list[Any]:
-        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        """Texts, or lists of token ids."""
+        if self.max_tokens == 0 and not self.echo:
+            raise ApiError(400, "max_tokens: 0 needs echo: true.", param="max_tokens")
+        if self.echo and self.stream:
+            raise ApiError(
+                400, "echo is not supported in a stream.", param="echo", code="unsupported_parameter"
+            )
+        single = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
+        prompts: list[Any] = [self.prompt] if single else list(self.prompt)
         if not prompts or len(prompts) > MOST_SAMPLES:
             raise ApiError(
                 400, f"prompt: {len(prompts)} texts, expected 1 to {MOST_SAMPLES}.", param="prompt"
@@ -178,6 +219,14 @@ def parse_request(kind: type[ChatRequest] | type[CompletionRequest], body: Any) 
     drop = {*WITHOUT_EFFECT, *ABOUT_THE_CALLER}
     given = {name: value for name, value in body.items() if name not in drop and value is not None}
     try:
+        halved = half_pair(given)
+    except RecursionError as error:
+        raise ApiError(400, "The body is nested too deeply.") from error
+    if halved is not None:
+        raise ApiError(400, f"{halved[0]}: {halved[1]}, expected {halved[2]}.", param=halved[0])
+    if isinstance(given.get("messages"), list):
+        given["messages"] = [_meaning(one) for one in given["messages"]]
+    try:
         return kind(**given)
     except ValidationError as error:
         first = error.errors()[0]
@@ -188,6 +237,18 @@ def parse_request(kind: type[ChatRequest] | type[CompletionRequest], body: Any) 
         raise ApiError(
             400, message, param=str(first["loc"][0]) if first["loc"] else None, code=code
         ) from error
+
+
+def _meaning(message: Any) -> Any:
+    """A message without its empty fields."""
+    if not isinstance(message, dict):
+        return message
+    full = {
+        name: value
+        for name, value in message.items()
+        if value is not None and (name not in WITHOUT_MEANING or value not in ("", [], {}))
+    }
+    return {"content": "", **full} if full.get("role") == "assistant" else full
 
 
 class Format:
@@ -259,7 +320,9 @@ class Format:
         return {
             "tokens": one.tokens,
             "token_logprobs": one.logprobs,
-            "top_logprobs": [_by_text(top) for top in tops] if one.top_logprobs is not None else None,
+            "top_logprobs": [None if top is None else _by_text(top) for top in tops]
+            if one.top_logprobs is not None
+            else None,
             "text_offset": offsets,
         }
 

@@ -15,14 +15,14 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.extras import require
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
-from coalign.models.types import Generation, Generator, Piece, Sampling
+from coalign.models.types import Generation, Generator, Piece, Sampling, Tokenised
 from coalign.web.batching import Work, Worker, open_worker
 from coalign.web.local import local_app
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
@@ -144,9 +144,14 @@ class _Server:
         }  # fmt: skip
 
     @property
+    def local(self) -> Tokenised | None:
+        """The generator where it knows tokens: a local model, or a method around one."""
+        generator: Any = self.served.generator
+        return generator if hasattr(generator, "encode") and hasattr(generator, "context") else None
+
+    @property
     def context(self) -> int | None:
-        generator = self.served.generator
-        return generator.context if isinstance(generator, TransformersGenerator) else None
+        return self.local.context if self.local else None
 
     def admit(self, request: Any) -> None:
         """Ask for the key where there is one."""
@@ -170,27 +175,37 @@ class _Server:
         logprobs, tops = asked.wanted_logprobs()
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
         works = []
-        for number, prompt in enumerate(prompts):
-            ids = self._encoded(prompt)
+        echo, decode = bool(asked.echo), asked.max_tokens != 0
+        if echo and not isinstance(self.served.generator, TransformersGenerator):
+            raise ApiError(400, "echo needs a local model without a method.", param="echo")
+        for number, given in enumerate(prompts):
+            prompt, ids = self._encoded(given)
             room = None if self.context is None or not ids else self.context - len(ids)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
             sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
-            self._assert_usable(sampling, room, len(ids))
+            self._assert_usable(sampling if decode else replace(sampling, max_new_tokens=1), room, len(ids))
 
             def tell(outcome: Piece | Exception, number: int = number) -> None:
                 with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                     loop.call_soon_threadsafe(events.put_nowait, (number, outcome))
 
-            works.append(Work(prompt, sampling, asked.seed is not None, asked.stream, tell, ids=ids))
+            seeded, streaming = asked.seed is not None, asked.stream
+            works.append(Work(prompt, sampling, seeded, streaming, tell, ids=ids, echo=echo, decode=decode))
         self.worker.submit(works)
         return works, events
 
-    def _encoded(self, prompt: Any) -> list[int]:
-        generator = self.served.generator
-        if not isinstance(generator, TransformersGenerator):
-            return []
+    def _encoded(self, prompt: Any) -> tuple[Any, list[int]]:
+        """The prompt as messages or text, and its tokens where they are known."""
+        generator: Any = self.served.generator
         try:
-            return generator.encode(prompt)
+            if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+                if not isinstance(generator, TransformersGenerator):
+                    raise ApiError(400, "Token ids need a local model without a method.", param="prompt")
+                most = len(generator.tokenizer)
+                if not all(0 <= one < most for one in prompt):
+                    raise ApiError(400, f"prompt: expected token ids from 0 to {most - 1}.", param="prompt")
+                return generator.tokenizer.decode(prompt), prompt
+            return prompt, self.local.encode(prompt) if self.local else []
         except DataError as error:
             raise ApiError(400, error.message, param="messages") from error
 
@@ -221,8 +236,8 @@ async def _json(request: Any) -> Any:
             raise ApiError(413, f"The body has more than {MOST_BYTES} bytes.")
     try:
         return json.loads(data)
-    except ValueError as error:
-        raise ApiError(400, f"The body is not JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is not JSON that can be read ({error}).") from error
 
 
 async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -> list[list[Generation]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import CountOrZero, option
@@ -50,6 +50,13 @@ class InContextGenerator:
     @property
     def description(self) -> str:
         return f"in-context examples ({self.options.style}) around {getattr(self.inner, 'description', 'a model')}"
+
+    def __getattr__(self, name: str) -> Any:
+        """Where the back end is a local model: `context` as it is, `encode` with the examples before the prompt."""
+        if name not in ("context", "encode"):
+            raise AttributeError(name)
+        found = getattr(self.inner, name)
+        return found if name == "context" else lambda prompt, *rest: found(self.prompt(prompt, 1), *rest)
 
     def prompt(self, messages: Messages | str, max_new_tokens: int) -> str:
         """The whole prompt of a conversation; its oldest turns are left out where the model's context is too short.

@@ -40,7 +40,13 @@ class BestOfGenerator:
         self.inner, self.rewards, self.best_of = inner, rewards, best_of
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("tokenizer", "last_stats", "description"):  # of what it stands around
+        if name in (
+            "tokenizer",
+            "last_stats",
+            "description",
+            "encode",
+            "context",
+        ):  # of what it stands around
             return getattr(self.inner, name)
         raise AttributeError(name)
 

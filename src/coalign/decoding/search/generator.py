@@ -105,6 +105,14 @@ class SearchGenerator:
         self.last_stats = types.GenerationStats()
         self.last_cost = SearchCost()
 
+    @property
+    def context(self) -> int | None:
+        return self.base.context
+
+    def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
+        """The tokens of the prompt with the method's instruction."""
+        return self.base.encode(self._instructed(prompt), index)
+
     def generate(
         self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
     ) -> types.Samples:

@@ -55,11 +55,20 @@ def read_tasks(source: str | Path) -> list[ConstraintTask]:
         DataError: a row without usable constraints, two rows with one id, or a group constraint without a group; every
             such row is listed.
     """
+    records = prompt_records(source)
+    return make_tasks(records, _task, lambda tasks: _lonely(tasks, records))
+
+
+def prompt_records(source: str | Path, limit: int | None = None) -> list[Record]:
+    """The prompts of a file or hub id, or of `quickstart`, the bundled ones.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
     if str(source) == BUNDLED:
         with resources.as_file(resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl") as path:
-            return read_tasks(path)
-    records = read_records(source, kind="prompt").records
-    return make_tasks(records, _task, lambda tasks: _lonely(tasks, records))
+            return prompt_records(path, limit)
+    return read_records(source, kind="prompt", limit=limit).records
 
 
 def make_tasks(

@@ -33,8 +33,14 @@ def stop_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list
     return sorted(ids)
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that are no text: those that decoding skips, also those that `all_special_ids` does not list."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset((*tokenizer.all_special_ids, *(place for place, one in added.items() if one.special)))
+
+
 class Endings:
-    """Finds stop texts in sampled tokens and makes the final texts."""
+    """Finds stop texts in sampled tokens and makes the final texts. Special tokens are no text, wherever they stand."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -42,6 +48,7 @@ class Endings:
         # A token holds at least one byte, so a stop text that just ended lies within so many tokens.
         self.window = max((len(one.encode()) for one in stop), default=0) + _SLACK
         self._alternatives: dict[int, str] = {}
+        self._special = special_ids(tokenizer)
         anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
         self._anchor = cast("list[int]", anchor)[-1] if anchor else None
 
@@ -76,11 +83,10 @@ class Endings:
 
     def tokens(self, ids: list[int], before: int | None = None) -> list[str]:
         """What each token adds to the text (see `coalign.models.types.Generation.tokens`)."""
-        special = set(self._tokenizer.all_special_ids)
         texts, pending = [], [] if before is None else [before]
         shown = self._decode(pending, skip_special_tokens=False)
         for one in ids:
-            if one in special:
+            if one in self._special:
                 texts.append(self._decode([one], skip_special_tokens=False))
                 continue
             whole = self._decode([*pending, one], skip_special_tokens=False)
@@ -100,7 +106,7 @@ class Endings:
         return self._alternatives[token]
 
     def _alone(self, token: int) -> str:
-        if token in set(self._tokenizer.all_special_ids):
+        if token in self._special:
             return self._decode([token], skip_special_tokens=False)
         return self.tokens([token], before=self._anchor)[0] or self._decode([token])
 
@@ -114,8 +120,7 @@ class Endings:
         return whole.removeprefix(head) if whole.startswith(head) else text
 
     def _plain(self, ids: list[int]) -> list[int]:
-        special = set(self._tokenizer.all_special_ids)
-        return [one for one in ids if one not in special]
+        return [one for one in ids if one not in self._special]
 
     def _decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         decode = cast("Any", self._tokenizer.decode)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
+from coalign.data.rows import half_pair
 from coalign.models.types import Sampling
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 CANDIDATES = 256
 """Values that the search for the nucleus looks at before it sorts a row."""
+LOWEST_TEMPERATURE = 1e-4
+"""Below it logits over the temperature leave the range of numbers."""
 _BLOCK = 16
 _SUM_BLOCK = 256
 
@@ -33,12 +36,17 @@ def check_sampling(sampling: Sampling) -> None:
     """
     rules = [
         (sampling.max_new_tokens >= 1, "max_new_tokens", "at least 1"),
-        (0 <= sampling.temperature < float("inf"), "temperature", "at least 0"),
+        (
+            sampling.temperature == 0 or LOWEST_TEMPERATURE <= sampling.temperature < float("inf"),
+            "temperature",
+            f"0 (greedy) or at least {LOWEST_TEMPERATURE:g}",
+        ),
         (0 <= sampling.top_p <= 1, "top_p", "between 0 and 1"),
         (sampling.top_k >= 0, "top_k", "at least 0 (0 is off)"),
         (sampling.n >= 1, "n", "at least 1"),
         (sampling.top_logprobs >= 0, "top_logprobs", "at least 0 (0 is off)"),
         (all(isinstance(one, str) and one for one in sampling.stop), "stop", "texts that are not empty"),
+        (half_pair(list(sampling.stop)) is None, "stop", "texts without halves of surrogate pairs"),
     ]
     problems = [
         f"sampling: {name}: {getattr(sampling, name)!r} is not usable, expected {expected}"

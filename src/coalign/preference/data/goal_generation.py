@@ -16,7 +16,7 @@ from coalign.preference.data.goal_conditioning import Placement, Scale, format_s
 GOAL_FILE = "goal.json"
 """In the folder of a score-conditioned model: scale and placement that it was trained with."""
 
-SHARED = ("stream", "tokenizer", "last_stats", "description")
+SHARED = ("stream", "encode", "context", "tokenizer", "last_stats", "description")
 """What a generator around another one has when that one has it."""
 
 
@@ -63,10 +63,12 @@ class GoalGenerator:
         return with_goal(prompt, self.goal, scale=self.scale, placement=self.placement)
 
     def __getattr__(self, name: str) -> Any:
-        """What the back end has of `SHARED`; a stream gets the goal too."""
+        """What the back end has of `SHARED`; a stream and what is encoded get the goal too."""
         if name not in SHARED:
             raise AttributeError(name)
         found = getattr(self.inner, name)
+        if name == "encode":
+            return lambda prompt, *rest: found(self.asked(prompt), *rest)
         if name != "stream":
             return found
         return lambda prompts, *rest, **more: found([self.asked(one) for one in prompts], *rest, **more)
