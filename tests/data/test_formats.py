@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 import pytest
 
-from coalign.core.files import read_rows
+from coalign.core.files import append_rows, read_rows
 from coalign.data.readers import read_records, scan_records
 from coalign.data.records import Demonstration, Preference, Ranking, Record
 from coalign.data.writers import write_records
@@ -230,3 +231,17 @@ def test_cells_of_csv_are_what_the_csv_module_reads(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerows(PAIRS)
     assert [columns_of(one) for one in read_records(path).records] == PAIRS
+
+
+def test_rows_are_json_that_others_read(tmp_path: Path) -> None:
+    """A bug: NaN and infinities were written as words that JSON does not have."""
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [{"loss": math.nan, "more": {"a": [1.5, -math.inf]}, "text": "NaN Infinity"}])
+    append_rows(path, [{"loss": 1.0, "more": {"a": [2.0]}, "text": "x"}])
+    expected = [
+        {"loss": None, "more": {"a": [1.5, None]}, "text": "NaN Infinity"},
+        {"loss": 1.0, "more": {"a": [2.0]}, "text": "x"},
+    ]
+    assert read_rows(path) == expected
+    for reader in ("pyarrow", "datasets"):
+        assert READERS[".jsonl"][reader](str(path)) == expected

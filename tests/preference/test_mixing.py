@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.json as pa_json
 import pytest
 from click.testing import CliRunner
 
@@ -232,3 +234,13 @@ def test_evaluation_records_that_are_trained_on_are_said(learn: Any) -> None:
     assert [event["exact"] for event in run.events("overlap")] == [2]
     for place in (run.model / "README.md", run.report):
         assert "2 of 3 evaluation records have a prompt that is trained on" in place.read_text()
+
+
+def test_the_log_of_a_mix_is_read_by_others(learn: Any, folder: Path) -> None:
+    log = learn("sft", data=MIX, **OPTIONS).path / "events.jsonl"
+    tables = [pd.read_json(log, lines=True).to_dict("records"), pa_json.read_json(log).to_pylist()]
+    for rows in tables:
+        assert [row["tag"] for row in rows if row["event"] == "source"] == ["a", "bee"]
+        assert [row["loss/bee"] > 0 for row in rows if row["event"] == "train" and row["step"] == 1][:1] == [
+            True
+        ]

@@ -97,7 +97,12 @@ def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) 
 
 
 def _line(row: Any, ascii_only: bool = False) -> str:
-    return json.dumps(row, ensure_ascii=ascii_only, default=_plain) + "\n"
+    """A row as JSON that every reader takes: NaN and infinities, which JSON has not, are null."""
+    try:
+        return json.dumps(row, ensure_ascii=ascii_only, default=_plain, allow_nan=False) + "\n"
+    except ValueError:
+        text = json.dumps(row, ensure_ascii=ascii_only, default=_plain)
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=ascii_only) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -124,7 +124,7 @@ def source_section(run: Run) -> list[TableSection]:
         "used": "Used",
         "held_out": "Held out",
         "weight": "Weight",
-        "trained": "In a pass",
+        "in_pass": "In a pass",
         "share": "Share",
     }
     rows = [

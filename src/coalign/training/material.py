@@ -142,7 +142,7 @@ class SourceFigures:
         usable: records that can be learnt from, converted to what is needed.
         used: those under the cap.
         held_out: of these.
-        trained: records of one pass, as often as the weight says.
+        in_pass: records that are trained on in a pass, as often as the weight says.
         share: of all records of a pass.
     """
 
@@ -155,7 +155,7 @@ class SourceFigures:
     usable: int
     used: int
     held_out: int
-    trained: int
+    in_pass: int
     share: float
 
     def told(self) -> str:
@@ -167,7 +167,7 @@ class SourceFigures:
         text += f", {self.used:,} used" if self.used == self.usable else ""
         if self.part != "training":
             return f"{text}, all held out"
-        text += f", {self.held_out:,} held out, {self.trained:,} to train on in a pass"
+        text += f", {self.held_out:,} held out, {self.in_pass:,} to train on in a pass"
         text += f" (weight {self.weight:g})" if self.weight != 1 else ""
         return f"{text}, {100 * self.share:.1f} % of the mix"
 
@@ -407,7 +407,7 @@ def _figures(
             usable=one.usable,
             used=len(one.records),
             held_out=held,
-            trained=count,
+            in_pass=count,
             share=count / whole,
         )
         for one, held, count in zip(parts, held_out, trained, strict=True)
