@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from gen_nav import api_packages
 
 from coalign.cli.flags import shown
 from coalign.cli.running.objectives import method_of
-from coalign.core.built_in import BUILT_IN, BuiltIn
+from coalign.core.built_in import BUILT_IN, load_built_in
 from coalign.core.catalogue import CONFIDENCE, DATA, MODELS, ROOMS, VERBS, Entry, entries
 from coalign.core.options import Option, groups_of, options_of
 from coalign.core.system import check_module_name, load_check, load_system, module_name
@@ -93,9 +92,9 @@ def option_tables(config: type) -> list[str]:
     return lines
 
 
-def built_in_page(name: str, one: BuiltIn) -> str:
+def built_in_page(name: str) -> str:
     """A method of no one paper: what it is and its options."""
-    method = importlib.import_module(one.module)
+    method = load_built_in(name)
     title, _, text = (inspect.getdoc(method) or "").partition("\n\n")
     intro = f"`coalign run {name} --print-config` prints them as YAML."
     lines = [f"# {name}", "", title, "", text, "", "## Options", "", intro, *option_tables(method.Config)]
@@ -178,8 +177,8 @@ write("systems/index.md", systems_page())
 for one in entries():
     if one.available:
         write(f"systems/{one.slug}.md", system_page(one))
-for name, method in BUILT_IN.items():
-    write(f"methods/{name}.md", built_in_page(name, method))
+for name in BUILT_IN:
+    write(f"methods/{name}.md", built_in_page(name))
 write("objectives.md", objectives_page())
 write("api/index.md", api_index(api_packages()))
 for package, modules in api_packages().items():

@@ -14,12 +14,14 @@ def test_objectives_are_listed_with_what_they_need(coalign: Callable) -> None:
     assert "preference" in rows["dpo"]
     assert "with reference" in rows["dpo"]
     assert "no reference" in rows["simpo"]
+    assert "prompts" in rows["grpo"]
 
 
 def test_one_objective_is_explained_and_an_unknown_one_refused(coalign: Callable) -> None:
     out = coalign("objectives", "dpo").out
     assert "beta" in out
     assert "\\sigma" in out
+    assert "coalign run online-dpo" in coalign("objectives", "online_dpo").out
     result = coalign("objectives", "dpoo")
     assert result.code == 2
     assert "expected one of" in result.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
 from coalign.data.splits import split_records
+from coalign.judging.protocol import Judge
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import build_rewards, judge_over
+from coalign.judging.store import ReplyStore
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
 from coalign.judging.verifiers.isolation import IsolatedVerifiers
 from coalign.loops.online_options import OnlineOptions
@@ -59,10 +61,10 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
     from coalign.models.files.saving import save_model
 
     training, held_out = read_tasks(config, run)
+    mix = open_rewards(config, [*training, *held_out], run)
     tokenizer = load_tokenizer(config)
     if tokenizer.chat_template is None:
         training, held_out = ([_as_text(one) for one in part] for part in (training, held_out))
-    mix = open_rewards(config, [*training, *held_out])
     done = run.artefacts / "train.json"
     if done.exists() and run.model.exists():
         result = FitResult(**json.loads(done.read_text(encoding="utf-8")))
@@ -121,8 +123,9 @@ def read_tasks(config: OnlineOptions, run: Run | None = None) -> tuple[list[Task
     return tasks, others
 
 
-def open_rewards(config: OnlineOptions, tasks: Sequence[Task]) -> RewardMix:
-    """The rewards of the options; what they need of the prompts is checked.
+def open_rewards(config: OnlineOptions, tasks: Sequence[Task], run: Run | None = None) -> RewardMix:
+    """The rewards of the options; what they need of the prompts is checked. A judge's replies are kept in the run folder before they
+    are read.
 
     Raises:
         ConfigError: a reward that cannot be used.
@@ -135,7 +138,7 @@ def open_rewards(config: OnlineOptions, tasks: Sequence[Task]) -> RewardMix:
         config,
         constraints=own,
         columns={one.number: one.record for one in tasks},
-        open_judge=_judge(config),
+        open_judge=_judge(config, run),
         unscorable="leave out",
         verify=IsolatedVerifiers(config.verifier_seconds),
     )
@@ -189,7 +192,7 @@ def _own_constraints(tasks: Sequence[Task]) -> dict[int, tuple[Constraint, ...]]
     return found
 
 
-def _judge(config: OnlineOptions) -> Any:
+def _judge(config: OnlineOptions, run: Run | None) -> Callable[[str | None], Judge]:
     """The judge is another model than the one in training, which changes: by default the start model."""
 
     class Lazy:
@@ -200,7 +203,11 @@ def _judge(config: OnlineOptions) -> Any:
                 self.opened = open_transformers(config)
             return self.opened.generate(*given, **more)
 
-    return judge_over(Lazy())
+    def open_judge(name: str | None) -> Judge:
+        store = ReplyStore(run.artefacts / "replies.jsonl" if run else None)
+        return judge_over(Lazy(), store)(name)
+
+    return open_judge
 
 
 def _as_text(task: Task) -> Task:

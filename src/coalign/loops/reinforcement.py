@@ -25,14 +25,16 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 
 from coalign.core.files import atomic_path
-from coalign.loops.held_out import HeldOut
+from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement
 from coalign.loops.rollouts import Rollouts
-from coalign.models.modules import evaluation
+from coalign.models.modules import evaluation, without_dropout
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
 from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.processes import assert_one_process
+from coalign.training.watch.monitor import Monitor, Sign
+from coalign.training.watch.online_signs import held_out_falls, online_signs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +43,13 @@ if TYPE_CHECKING:
     from coalign.training.watch.plan import Plan
 
 __all__ = ["Policy", "Reinforcement", "reinforce"]
+
+
+K1_IN_LOSS = Sign(
+    "k1_in_loss",
+    "The estimator k1 in the loss has no gradient on average: it does not hold the policy to the start model.",
+    "Use --kl-estimator k2 or k3, or --kl-in reward.",
+)
 
 
 class OnlineTask(PolicyGradientTask):
@@ -73,6 +82,7 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         DivergedError: the loss or a gradient became NaN or infinite.
     """
     assert_one_process("reinforcement learning samples from its policy")
+    without_dropout(model)
     task, policy = OnlineTask(loop), Policy(loop, model, tokenizer)
     policy.assert_room([*loop.prompts, *loop.held_out])
     options = {**vars(loop.config), "gradient_accumulation": loop.parts, "eval_steps": None}
@@ -113,8 +123,12 @@ class Driver(TrainerCallback):
         self._held_out = HeldOut(loop, policy) if loop.held_out else None
         self._number = 0
         self._steps: list[Step] = []
+        self._monitor = Monitor(loop.run, loop.name)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        constants = self._loop.constants
+        if getattr(constants, "kl_in", "") == "loss" and constants.beta and constants.kl_estimator == "k1":
+            self._monitor.tell([K1_IN_LOSS])
         if self._held_out and not self._held_out.is_done(0):
             self._held_out.measure(0)
 
@@ -131,12 +145,17 @@ class Driver(TrainerCallback):
         if self._held_out is None or not (self._held_out.is_due(step) or step == state.max_steps):
             return
         row = self._held_out.measure(step)
+        sign = held_out_falls(held_out_rows(self._loop.run, self._loop.name), state.log_history)
+        self._monitor.tell([sign] if sign else [])
         limit = self._loop.config.stop_at_kl
         if limit is not None and row["kl"] >= limit and step < state.max_steps:
             self._tell(
                 f"Stopped after step {step}: the held-out divergence of {row['kl']:.2f} nats reached {limit:g}."
             )
             control.should_training_stop = True
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        self._monitor.tell(online_signs([row for row in state.log_history if "loss" in row]))
 
     def _collect(self, number: int) -> list[Step]:
         """The steps of a rollout, sampled, rewarded and scored where that is not done."""

@@ -16,6 +16,18 @@ def unwrap(model: nn.Module) -> nn.Module:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
 
 
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good, also in training mode: of modules and of attention, which keeps its rate as a number."""
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the block; afterwards every module is in the mode it was in."""

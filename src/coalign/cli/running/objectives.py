@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from coalign.cli.flags import shown
 from coalign.core.catalogue import entries
+from coalign.core.options import options_of
 
 if TYPE_CHECKING:
     from coalign.training.objective import Objective
+    from coalign.training.policy_gradient import OnlineMethod
 
 
 @click.command()
@@ -18,21 +21,44 @@ if TYPE_CHECKING:
 def objectives(name: str | None) -> None:
     """List the training objectives, or explain one."""
     from coalign.training.objective import all_objectives, get_objective
+    from coalign.training.online_methods import online_methods
 
-    known = all_objectives()
+    known, online = all_objectives(), online_methods()
     if name is not None:
-        click.echo(explained(get_objective(name.replace("-", "_"))))
+        own = online.get(name.replace("_", "-"))
+        click.echo(explained_online(own) if own else explained(get_objective(name.replace("-", "_"))))
         return
     for one in known.values():
         reference = "with reference" if one.reference else "no reference"
         click.echo(f"  {one.name:<20} {one.data:<14} {reference:<15} {one.when}".rstrip())
+    click.echo("On responses that the policy samples while it is trained (docs/how-to/reinforcement.md):")
+    for one in online.values():
+        click.echo(f"  {one.name:<20} {'prompts':<14} {'by option':<15} {one.when}".rstrip())
+
+
+def explained_online(one: OnlineMethod) -> str:
+    """What an online method is: its loss, its source and its constants."""
+    lines = [
+        one.name,
+        "  data        prompts; the policy samples responses, and rewards value them",
+        f"  when        {one.when}",
+        f"  loss        {one.equation}",
+        f"  source      {(inspect.getdoc(one.loss) or '').partition(chr(10) * 2)[0]}",
+        f"  run         coalign run {one.name}",
+        *_constants(one.constants),
+    ]
+    return "\n".join(lines)
+
+
+def _constants(constants: type) -> list[str]:
+    return [
+        f"    {one.name:<20} {shown(one.default):<10} {one.help} ({one.source})"
+        for one in options_of(constants)
+    ]
 
 
 def explained(one: Objective) -> str:
     """What an objective learns from, its loss, and its constants."""
-    from coalign.cli.flags import shown
-    from coalign.core.options import options_of
-
     lines = [
         one.name,
         f"  data        {one.data}",
@@ -44,10 +70,7 @@ def explained(one: Objective) -> str:
     summary = (inspect.getdoc(one.loss) or "").partition("\n\n")[0]
     lines += [f"  source      {summary}"] if summary else []
     lines += [f"  run         coalign run {method_of(one)}"]
-    for constant in options_of(one.constants):
-        lines.append(
-            f"    {constant.name:<20} {shown(constant.default):<10} {constant.help} ({constant.source})"
-        )
+    lines += _constants(one.constants)
     return "\n".join(lines)
 
 

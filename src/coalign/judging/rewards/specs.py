@@ -34,6 +34,7 @@ from coalign.judging.verifiers.isolation import Verify, verify_here
 if TYPE_CHECKING:
     from coalign.data.records import Record
     from coalign.judging.protocol import Judge
+    from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
 OTHERS = ("model", "judge", "constraints")
@@ -341,14 +342,21 @@ def _weight(value: Any, weight: Any) -> float:
         raise ConfigError(f"reward: {value!r}: the weight {weight!r} is not a number.") from error
 
 
-def judge_over(generator: Generator) -> Callable[[str | None], Judge]:
-    """For `build_rewards`: a judge over `generator`, or over the model that `judge_model` names."""
+def judge_over(generator: Generator, store: ReplyStore | None = None) -> Callable[[str | None], Judge]:
+    """For `build_rewards`: a judge over `generator`, or over the model that `judge_model` names.
+
+    Args:
+        store: keeps its replies, by default in memory.
+    """
 
     def open_judge(name: str | None) -> Judge:
         from coalign.judging.language_judge import LanguageModelJudge
+        from coalign.judging.store import ReplyStore
         from coalign.models.backends.open import open_named
 
         inner = generator if name is None else open_named(name)
-        return LanguageModelJudge(inner, name=name or "the model itself", explain=False)
+        return LanguageModelJudge(
+            inner, name=name or "the model itself", explain=False, store=store or ReplyStore()
+        )
 
     return open_judge

@@ -13,6 +13,9 @@ from coalign.core.runs import Run
 Logs = dict[str, float] | None
 _SHOWN = {
     "loss": "loss",
+    "reward": "reward",
+    "entropy": "entropy",
+    "clip/fraction": "clipped",
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
     "kl/policy_reference": "log-ratio",
@@ -21,8 +24,9 @@ _SHOWN = {
 
 
 class ProgressBar(TrainerCallback):
-    """A progress bar over optimizer steps with the loss and, where there are such, reward margin, accuracy, log-ratio
-    to the reference (nats a response) and length (tokens a response).
+    """A progress bar over optimizer steps with the loss and, where there are such, reward, entropy (nats a token),
+    share of tokens at the clip, reward margin, accuracy, log-ratio to the reference (nats a response) and length
+    (tokens a response).
     """
 
     def __init__(self, label: str) -> None:
