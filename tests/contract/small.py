@@ -21,6 +21,7 @@ from tests.preference.tiny_runs import (
     save_tiny_model,
     write,
 )
+from tests.selfalign.writer import SEEDS
 
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
@@ -76,6 +77,14 @@ def _encoder(path: Path) -> object:
     return pair_tokenizer().save_pretrained(path)
 
 
+def _writer(path: Path) -> object:
+    from coalign.selfalign import i_sheep
+    from tests.selfalign.writer import save_writer
+
+    grades = [i_sheep.GRADE.replace("{grades}", one) for one in i_sheep.GRADES.values()]
+    return save_writer(path, [i_sheep.BRIEF.format(n=20)], grades)
+
+
 MODELS: dict[str, Callable[[Path], object]] = {
     "tiny": save_tiny_model,
     "other": lambda path: save_tiny_model(path, seed=5),
@@ -83,6 +92,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "recogniser": _recogniser,
     "alignment": _alignment_model,
     "encoder": _encoder,
+    "writer": _writer,
 }
 
 
@@ -241,6 +251,12 @@ SMALL: dict[str, Small] = {
          "max_new_tokens": 6, "seed_epochs": 1, "measure": ["max_characters:12"], "eval_fraction": 0.3, "save_steps": 1,
          "consistency": "sample"},
         {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations()},
+    ),
+    "i-sheep": Small(
+        {**FIT, "model": "models/writer", "device": "cpu", "data": "seeds.jsonl", "tasks": 4, "requests": 5, "shown": 1,
+         "request_batch": 2, "novelty": 0.95, "rounds": 2, "max_new_tokens": 48, "grade_tokens": 8, "adapter_rank": 4,
+         "epochs": 1, "save_steps": 1, "learning_rate": 1e-4},
+        {"seeds.jsonl": SEEDS},
     ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,

@@ -113,6 +113,10 @@ class Deferred:
         self._make = make
         self.made: Generator | None = None
 
+    def close(self) -> None:
+        """Let what was made go; it is made again when it is asked again."""
+        self.made = None
+
     def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         if self.made is None:
             self.made = self._make()
@@ -121,7 +125,7 @@ class Deferred:
 
 def ask(
     generator: Generator,
-    prompts: Sequence[Messages],
+    prompts: Prompts,
     sampling: Sampling,
     *,
     store: ReplyStore,
@@ -180,13 +184,13 @@ def _first_written(sample: Generation) -> list[tuple[str, float]] | None:
     return sample.top_logprobs[written[0] if written else 0]
 
 
-def prompt_counter(generator: Generator) -> Callable[[Messages], int] | None:
+def prompt_counter(generator: Generator) -> Callable[[Messages | str], int] | None:
     """Counts the tokens of a prompt, for a back end that has its tokenizer here."""
-    from coalign.data.encoding import encode_prompt
+    from coalign.models.generation.batching import encode_any
 
     made = generator.made if isinstance(generator, Deferred) else generator
     tokenizer = getattr(made, "tokenizer", None)
-    return None if tokenizer is None else lambda prompt: len(encode_prompt(tokenizer, prompt))
+    return None if tokenizer is None else lambda prompt: len(encode_any(tokenizer, prompt, 0))
 
 
 def content_hash(value: Any) -> str:

@@ -77,6 +77,22 @@ class Curated:
             for reason, count in step["rejected"].items()
         }
 
+    def scores(self, *, most: int | None = None) -> dict[str, dict[str, list[float]]]:
+        """Step to the scores that it gave to records that were `kept` in the end, and to those `rejected` by any step.
+
+        Args:
+            most: of each; the first ones.
+        """
+        found: dict[str, dict[str, list[float]]] = {}
+        sides = {"kept": self.provenance, "rejected": (row for _, row in stream_rows(self.rejects))}
+        for side, records in sides.items():
+            for note in (note for record in records for note in record["steps"] if "score" in note):
+                values = found.setdefault(note["step"], {"kept": [], "rejected": []})[side]
+                if most is None or len(values) < most:
+                    values.append(note["score"])
+        order = [step["name"] for step in self.manifest["steps"]]
+        return {name: found[name] for name in order if name in found}
+
 
 def run_pipeline(
     folder: Path,

@@ -25,12 +25,10 @@ def pipeline_sections(
         title: begins the sections' titles, where a report has several pipelines.
         examples: most rejected records shown, one for each reason.
     """
-    scores = _scores(done)
     sections: list[doc.AnySection] = [funnel(done.manifest, title=f"{title}: what came of them")]
-    sections += [
-        doc.Distribution(title=f"{title}: {step}", x_label="score", samples=samples)
-        for step, samples in scores.items()
-    ]
+    for step, sides in done.scores(most=MOST_VALUES).items():
+        samples = [doc.Values(side, values) for side, values in sides.items() if values]
+        sections.append(doc.Distribution(title=f"{title}: {step}", x_label="score", samples=samples))
     shown = _side_by_side(done, text, examples)
     if shown:
         sections.append(
@@ -64,25 +62,6 @@ def funnel(manifest: Mapping[str, Any], *, title: str) -> doc.TableSection:
         rows=rows,
         units=dict.fromkeys(("in", "out", "rejected"), "integer"),
     )
-
-
-def _scores(done: Curated) -> dict[str, list[doc.Values]]:
-    """Step to the scores of the records that were kept in the end, and of the others; the first `MOST_VALUES`."""
-    found: dict[str, dict[str, list[float | None]]] = {}
-    sides = {"kept": done.provenance, "rejected": (row for _, row in stream_rows(done.rejects))}
-    for side, records in sides.items():
-        for record in records:
-            for note in record["steps"]:
-                if "score" in note:
-                    values = found.setdefault(note["step"], {"kept": [], "rejected": []})[side]
-                    if len(values) < MOST_VALUES:
-                        values.append(note["score"])
-    order = [step["name"] for step in done.manifest["steps"]]
-    return {
-        step: [doc.Values(side, values) for side, values in found[step].items() if values]
-        for step in order
-        if step in found
-    }
 
 
 def _side_by_side(done: Curated, text: Callable[[Row], str], examples: int) -> Sequence[doc.Sample]:

@@ -45,7 +45,7 @@ class Ask:
         **note: Any,
     ) -> None:
         self.name, self.needs, self.batch = name, needs, batch
-        self._model, self._open = Deferred(open_model), open_model
+        self._model = Deferred(open_model)
         self._prompt, self._read, self._sampling, self._note = prompt, read, sampling, note
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Made]]:
@@ -60,7 +60,7 @@ class Ask:
 
     def close(self) -> None:
         """Let the model go: another one may be next."""
-        self._model = Deferred(self._open)
+        self._model.close()
 
 
 @dataclass
