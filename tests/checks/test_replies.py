@@ -12,6 +12,7 @@ from coalign.checks import starts
 from coalign.checks.starts import Start, start_with, untrained_arm
 from coalign.checks.steps import LIKELIHOOD
 from coalign.checks.tiny_models import TinyGRU, seeded
+from coalign.checks.worlds.replies.graded import GradedWorld
 from coalign.checks.worlds.replies.replies import ReplyWorld, panels_of, self_training_arm
 
 
@@ -117,3 +118,31 @@ def test_measures_are_shares(world: ReplyWorld) -> None:
     assert set(measures) == {"satisfaction", "task score"}
     assert all(0 <= value <= 1 and math.isfinite(value) for value in measures.values())
     assert measures == dataclasses.replace(world).measure(model, prompts=20, samples=2)
+
+
+def test_the_graded_world_shows_answers_noise_and_grades_near_the_truth() -> None:
+    world = GradedWorld(seed=1)
+    prompts, replies = world.rows(400, "test")
+    quality = world.quality(prompts, replies)[:, 0]
+    assert float((quality == 1).float().mean()) == pytest.approx(0.3, abs=0.06)
+    assert float(quality[quality < 1].mean()) == pytest.approx(6 / 26, abs=0.05)
+    marks = {1 + world.classes + world.content + n for n in range(world.marks)}
+    assert marks & {symbol for (reply,) in replies for symbol in reply}
+    for one in world.graded(60, "test"):
+        (record,) = one.contexts
+        first, *reply, asks = record.prompt_ids
+        assert asks == world.asks
+        truth = float(world.quality([[first]], [[reply]]))
+        grade = record.response_ids[0][0] - world.asks
+        assert abs(grade - (1 + 9 * truth)) <= 1.5
+        assert 1 <= grade <= 10
+    assert max(max(reply) for (reply,) in replies) < world.asks
+
+
+def test_a_base_model_of_the_graded_world_is_the_same_under_its_seed() -> None:
+    world = GradedWorld(seed=1)
+    one, other = (world.base(rows=200, graded=60, epochs=1) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    prompts, replies = world.rows(20, "test")
+    grades = world.grades(one, prompts, replies)
+    assert torch.all((grades >= 1) & (grades < 11))

@@ -73,6 +73,19 @@ def act_rows(gaps: list[float], *, over_sample: float = 0.01, task: float = 0.0)
     return rows_of(arms)
 
 
+def i_sheep_rows(over_first: list[float], over_plain: float = 0.1) -> Rows:
+    last = plus(0.8, over_first)
+    golds = {
+        "base": 0.5,
+        "round 1": 0.8,
+        "round 2": 0.9,
+        "round 3": last,
+        "round 3, last model trained on": 0.9,
+    }
+    golds["round 3, no filter"] = plus(-over_plain, last)
+    return rows_of({arm: {"quality": gold} for arm, gold in golds.items()})
+
+
 def ln_dpo_rows(shorter: list[float], gold: float) -> Rows:
     cells: dict[str, Values] = {"SFT": {"gold": 0.6, "length": 8.0, "kl": 0.0}}
     for panel in ("", ", labels reward length"):
@@ -233,6 +246,12 @@ CASES: dict[str, list[tuple[Rows, str]]] = {
         (selfie_rows([0.06] * 4 + [0.0]), "seen"),
         (selfie_rows([0.06] * 3 + [0.04] * 2), "not seen"),
         (selfie_rows([0.06] * 5, sure=0.0), "not seen"),
+    ],
+    "i-sheep": [
+        (i_sheep_rows([0.05] * 5), "seen"),
+        (i_sheep_rows([0.05] * 4 + [0.0]), "seen"),
+        (i_sheep_rows([0.05] * 3 + [0.01] * 2), "not seen"),
+        (i_sheep_rows([0.05] * 5, 0.02), "not seen"),
     ],
     "ln-dpo": [
         (ln_dpo_rows([1.0] * 5, 0.0), "seen"),

@@ -78,11 +78,12 @@ def _encoder(path: Path) -> object:
 
 
 def _writer(path: Path) -> object:
-    from coalign.selfalign import i_sheep
+    from coalign.selfalign.i_sheep import BRIEF
+    from coalign.selfalign.synthesis.grading import GRADE, GRADES
     from tests.selfalign.writer import save_writer
 
-    grades = [i_sheep.GRADE.replace("{grades}", one) for one in i_sheep.GRADES.values()]
-    return save_writer(path, [i_sheep.BRIEF.format(n=20)], grades)
+    grades = [GRADE.replace("{grades}", one) for one in GRADES.values()]
+    return save_writer(path, [BRIEF.format(n=20)], grades)
 
 
 MODELS: dict[str, Callable[[Path], object]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,12 @@ from coalign.selfalign.synthesis.tasks import SeedTask, draw_tasks, numbered_blo
 COLOURS = ("red", "blue", "green", "grey", "white", "black")
 THINGS = ("sky", "sea", "tree", "sun", "moon", "rain")
 SEEDS = [
-    {"id": f"s{n}", "instruction": f"Name the colour of the {thing}.", "input": "", "output": f"It is {colour}."}
+    {
+        "id": f"s{n}",
+        "instruction": f"Name the colour of the {thing}.",
+        "input": "",
+        "output": f"It is {colour}.",
+    }
     for n, (thing, colour) in enumerate(zip(THINGS, COLOURS, strict=True))
 ]
 
@@ -48,20 +54,28 @@ def documents(requests: Sequence[str], grades: Sequence[str], n: int, seed: int 
             text, said = task(thing, colour), f"The {thing} is {colour}."
         else:
             said = f"{draw.choice((7, 9, 9, 10))}||fine"
-            text = draw.choice(grades).format(question=task(thing, colour), answer=f"The {thing} is {colour}.")
+            text = draw.choice(grades).format(
+                question=task(thing, colour), answer=f"The {thing} is {colour}."
+            )
         chat = render_transcript([{"role": "user", "content": text}])
         found += [(text if kind != 1 else f"{text}\n", said), (chat, f" {said.strip()}" if kind else said)]
     return found
 
 
-def save_writer(path: Path, requests: Sequence[str], grades: Sequence[str], *, steps: int = 400) -> Path:
-    """Train it and save it as a model folder."""
+def save_writer(path: Path, requests: Sequence[str], grades: Sequence[str]) -> Path:
+    """Train it, once a process, and save it as a model folder."""
+    for one in _trained(tuple(requests), tuple(grades)):
+        one.save_pretrained(path)
+    return path
+
+
+@functools.cache
+def _trained(requests: Sequence[str], grades: Sequence[str], steps: int = 400) -> tuple[Any, Any]:
+    """Model and tokenizer."""
     pairs = documents(requests, grades, 240)
     tokenizer = _tokenizer([one + other for one, other in pairs])
     end: Any = tokenizer.eos_token_id
-    rows = [
-        (tokenizer.encode(text), [*tokenizer.encode(said), end]) for text, said in pairs
-    ]
+    rows = [(tokenizer.encode(text), [*tokenizer.encode(said), end]) for text, said in pairs]
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -87,9 +101,7 @@ def save_writer(path: Path, requests: Sequence[str], grades: Sequence[str], *, s
         optimizer.step()
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * (1 - step / steps)
-    model.eval().save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return model.eval(), tokenizer
 
 
 def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:

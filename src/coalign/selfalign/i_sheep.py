@@ -21,7 +21,6 @@ are from memory of the authors' configuration, which is not public.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,10 +32,11 @@ from coalign.loops.pipeline import Curated, Kept, Made, run_pipeline
 from coalign.loops.readings import Floor, tell
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
-from coalign.loops.steps.usual import Above, Filter, Rewrite
+from coalign.loops.steps.usual import Filter, Rewrite
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.selfalign.synthesis import rounds as loop
+from coalign.selfalign.synthesis.grading import GRADES, above, grader
 from coalign.selfalign.synthesis.report import write_synthesis_report
 from coalign.selfalign.synthesis.rules import OFFICIAL, assert_rules, broken_rule, without_lead
 from coalign.selfalign.synthesis.steps import as_asked, demonstration, judge_item, task_steps
@@ -44,7 +44,6 @@ from coalign.selfalign.synthesis.tasks import SEPARATOR, UNFIT_WORDS, SeedTask, 
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
-    from coalign.judging.completion_judge import CompletionJudge
     from coalign.judging.store import ReplyStore
 
 BRIEF = """Write {n} varied tasks for a language model that reads and writes text. Rules:
@@ -55,23 +54,10 @@ BRIEF = """Write {n} varied tasks for a language model that reads and writes tex
 - Where it needs none, its input is <noinput>.
 The list of {n} tasks:"""
 """What stands before the seed tasks of a request; `{n}` is how many it asks for."""
-GRADES = {
-    "quality": "A reply of 1 is wrong, long-winded, unclear or full of repetition; one of 10 is right, brief, clear "
-    "and without repetition. Grade how good the reply is",
-    "following": "A reply of 1 goes on with the instruction, or lacks the form that it asks for, or the instruction is "
-    "ambiguous; one of 10 answers a clear instruction directly and in the form that it asks for. Grade how well the "
-    "reply follows the instruction",
-}
-GRADE = """Here are an instruction and a reply to it.
-Instruction: {question}
-Reply: {answer}
-
-{grades}, from 1 to 10, in the form '<score>||<explanation>'. As a strict expert I give the score: """
-"""What a grader is asked."""
-_LEAD = re.compile(r"^\s*\W*")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SATURATED = Floor(
-    0.1, "nearly all get the highest grade, so the threshold filters nothing", "Look at the histograms of the grades."
+    0.1,
+    "nearly all get the highest grade, so the threshold filters nothing",
+    "Look at the histograms of the grades.",
 )
 
 
@@ -81,30 +67,52 @@ class Config(loop.SynthesisOptions, ModelOptions, TrainingOptions):
 
     __group__ = "Method"
 
-    grader: Literal["base", "current"] = option("base", "which model grades", source="official code: base; paper: current")
+    grader: Literal["base", "current"] = option(
+        "base", "which model grades", source="official code: base; paper: current"
+    )
     threshold: NonNegative = option(8, "both scores must be above it", source="official code")
     draw: Literal["uniform", "inverse-perplexity"] = option(
         "uniform", "how seed tasks are drawn; the second needs seeds with answers", source="official code"
     )
     first_round: Literal["text", "chat"] = option(
-        "text", "how round 1 asks: in plain text, or through the chat template as later rounds do", source="paper"
+        "text",
+        "how round 1 asks: in plain text, or through the chat template as later rounds do",
+        source="paper",
     )
-    rules: list[str] = option([*OFFICIAL, "unfinished"], "rules against answers, in their order", source="official code")
-    unfit_words: list[str] = option([*UNFIT_WORDS], "tasks with one of these words are dropped", source="official code")
+    rules: list[str] = option(
+        [*OFFICIAL, "unfinished"], "rules against answers, in their order", source="official code"
+    )
+    unfit_words: list[str] = option(
+        [*UNFIT_WORDS], "tasks with one of these words are dropped", source="official code"
+    )
     requested: Count = option(
         20, "tasks that a request asks for; it ends three blocks earlier", source="official code"
     )
-    temperature: NonNegative = option(1.0, "of tasks, answers and grades", source="official code", group="Sampling")
+    temperature: NonNegative = option(
+        1.0, "of tasks, answers and grades", source="official code", group="Sampling"
+    )
     top_p: Fraction = option(0.95, "nucleus of the sampling", source="official code", group="Sampling")
-    max_new_tokens: Count = option(1000, "most tokens of a request's tasks or of an answer", source="official code", group="Sampling")
+    max_new_tokens: Count = option(
+        1000, "most tokens of a request's tasks or of an answer", source="official code", group="Sampling"
+    )
     grade_tokens: Count = option(16, "most tokens of a grade, which begins with the score", group="Sampling")
-    request_batch: Count = option(32, "requests, answers or grades at a time", source="official code", group="Sampling")
-    rounds: Count = option(3, "rounds; may be raised later in the same run folder", source="paper: 2 to 5", group="Rounds")
-    tasks: Count = option(10_000, "new tasks that a round writes, before answers are filtered", source="paper", group="Rounds")
+    request_batch: Count = option(
+        32, "requests, answers or grades at a time", source="official code", group="Sampling"
+    )
+    rounds: Count = option(
+        3, "rounds; may be raised later in the same run folder", source="paper: 2 to 5", group="Rounds"
+    )
+    tasks: Count = option(
+        10_000, "new tasks that a round writes, before answers are filtered", source="paper", group="Rounds"
+    )
     adapter_rank: Count = option(8, "rank r of the adapter", source="from memory", group="Model")
     adapter_alpha: Positive = option(16.0, "the adapter's output is scaled by alpha / r", group="Model")
-    learning_rate: Positive | None = option(5e-5, "peak learning rate", source="from memory", group="Training")
-    epochs: Positive = option(2.0, "passes over the training records", source="names of the official outputs", group="Training")
+    learning_rate: Positive | None = option(
+        5e-5, "peak learning rate", source="from memory", group="Training"
+    )
+    epochs: Positive = option(
+        2.0, "passes over the training records", source="names of the official outputs", group="Training"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,34 +123,21 @@ class Config(loop.SynthesisOptions, ModelOptions, TrainingOptions):
     def sampling(self, round: Round, tokens: int, *stop: str) -> Sampling:
         """Of a round, with a seed of its own."""
         return Sampling(
-            max_new_tokens=tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed + round.number, stop=stop
+            max_new_tokens=tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed + round.number,
+            stop=stop,
         )
-
-
-def read_score(reply: str, low: int = 1, high: int = 10) -> int | None:
-    """The score at the beginning of a grader's reply, else at the beginning of what stands before `||`.
-
-    Leading characters that are no word are passed over, a minus too; decimals are rounded half to even. None for a
-    reply without a number there, or with one outside of the scale.
-    """
-    text = _LEAD.sub("", reply, count=1)
-    found = _NUMBER.match(text)
-    if found is None and "||" in text:
-        found = _NUMBER.match(text.split("||", 1)[0].strip())
-    score = round(float(found[0])) if found else None
-    return score if score is not None and low <= score <= high else None
 
 
 def inverse_perplexity_weights(perplexities: Sequence[float], used: Sequence[bool]) -> list[float]:
     """[seeds] chances to be drawn: 1 / perplexity (1 below 1e-5), 0 for a seed that was drawn, summing to 1."""
-    raw = [0.0 if done else 1 / one if one > 1e-5 else 1.0 for one, done in zip(perplexities, used, strict=True)]
+    raw = [
+        0.0 if done else 1 / one if one > 1e-5 else 1.0 for one, done in zip(perplexities, used, strict=True)
+    ]
     total = sum(raw)
     return [one / total for one in raw]
-
-
-def above(threshold: float) -> list[Above]:
-    """The steps that keep what both graders give strictly more."""
-    return [Above(f"{name} above {threshold:g}", f"{name}_score", threshold) for name in GRADES]
 
 
 def run(config: Config, run: Run) -> None:
@@ -156,7 +151,9 @@ def run(config: Config, run: Run) -> None:
 
     seeds = read_seeds(config.data)
     if config.draw == "inverse-perplexity" and any(one.output is None for one in seeds):
-        raise DataError(f"{config.data}: draw inverse-perplexity needs an answer (output) to every seed task.")
+        raise DataError(
+            f"{config.data}: draw inverse-perplexity needs an answer (output) to every seed task."
+        )
     with ReplyStore(run.artefacts / "replies.jsonl") as store:
 
         def make(round: Round, current: ModelOptions) -> Curated:
@@ -204,32 +201,25 @@ def write_tasks(
         ),
         Filter("rules", lambda row: broken_rule(row, config.rules)),
     ]  # fmt: skip
+    base = config.grader == "base"
     for name in GRADES:
-        judge = _grader(config, name, round, current, store)
+        judge = grader(
+            name,
+            config if base else current,
+            config.sampling(round, config.grade_tokens),
+            store,
+            who="the base model" if base else "the model of the round",
+            round=round.number,
+            chat=chat and not base,
+        )
         steps.append(Rate(name, f"{name}_score", judge, judge_item, batch=config.request_batch))
     steps += above(config.threshold)
-    steps.append(Rewrite("demonstrations", lambda row: demonstration(row, "quality_score", "following_score")))
+    steps.append(
+        Rewrite("demonstrations", lambda row: demonstration(row, "quality_score", "following_score"))
+    )
     done = run_pipeline(round.folder / "tasks", requests, steps)
     _tell(round, done)
     return done
-
-
-def _grader(config: Config, name: str, round: Round, current: ModelOptions, store: ReplyStore) -> CompletionJudge:
-    from coalign.judging.completion_judge import CompletionJudge
-    from coalign.judging.store import Deferred
-    from coalign.models.backends.open import open_generator
-
-    model: ModelOptions = config if config.grader == "base" else current
-    return CompletionJudge(
-        Deferred(lambda: open_generator(model)),
-        GRADE.replace("{grades}", GRADES[name]),
-        read_score,
-        config.sampling(round, config.grade_tokens),
-        chat=config.grader == "current" and round.number > 1,
-        name=f"{name} by {'the base model' if config.grader == 'base' else 'the model of the round'}",
-        identity={"model": model.model, "revision": model.revision, "round": round.number},
-        store=store,
-    )
 
 
 def _weights_of(config: Config, seeds: Sequence[SeedTask], round: Round) -> Any:
@@ -243,7 +233,9 @@ def _weights_of(config: Config, seeds: Sequence[SeedTask], round: Round) -> Any:
 def _tell(round: Round, done: Curated) -> None:
     """What the round's records came to, and a warning where the grades tell nothing apart."""
     counts = {step["name"]: step for step in done.manifest["steps"]}
-    grades = {name: [*sides["kept"], *sides["rejected"]] for name, sides in done.scores().items() if name in GRADES}
+    grades = {
+        name: [*sides["kept"], *sides["rejected"]] for name, sides in done.scores().items() if name in GRADES
+    }
     measures = {"tasks": counts["enough tasks"]["out"], "graded": counts["following"]["out"]}
     measures |= {name: loop.mean(values) for name, values in grades.items()}
     below = {f"{name} below 10": loop.mean([one < 10 for one in values]) for name, values in grades.items()}

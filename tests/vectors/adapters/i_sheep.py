@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from coalign.loops.pipeline import Kept
-from coalign.selfalign.i_sheep import above, inverse_perplexity_weights, read_score
+from coalign.selfalign.i_sheep import inverse_perplexity_weights
+from coalign.selfalign.synthesis.grading import above, read_score
 from coalign.selfalign.synthesis.rules import broken_rule
 from coalign.selfalign.synthesis.tasks import parse_tasks
 from tests.vectors.given import Given

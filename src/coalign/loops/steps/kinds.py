@@ -62,7 +62,8 @@ class Local(Named, Protocol):
 class Ordered(Named, Protocol):
     """A step that keeps a record or rejects it by what it kept before. `full`: no further record will be kept."""
 
-    full: bool
+    @property
+    def full(self) -> bool: ...
 
     def look(self, row: Row) -> Made:
         """The record as it is, kept or rejected; nothing is remembered."""

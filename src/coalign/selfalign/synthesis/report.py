@@ -43,7 +43,9 @@ def write_synthesis_report(
 
     last = rounds[-1]
     kept = sum(made(one).manifest["kept"] for one in rounds)
-    written = f"{kept} tasks of its own were learned from in {len(rounds)} round{'s' if len(rounds) > 1 else ''}."
+    written = (
+        f"{kept} tasks of its own were learned from in {len(rounds)} round{'s' if len(rounds) > 1 else ''}."
+    )
     measured = ""
     if claim is not None and claim.before.value is not None and claim.after.value is not None:
         measured = f"{claim.name}: {claim.after.value:.4g}, {claim.before.value:.4g} before. "
@@ -59,7 +61,10 @@ def write_synthesis_report(
             rounds_table(run, rounds),
             *([doc.Comparison(title="Before and after", scale="row", rows=rows)] if rows else []),
             *sections,
-            *(funnel(made(one).manifest, title=f"Round {one.number}: what came of the tasks") for one in rounds[:-1]),
+            *(
+                funnel(made(one).manifest, title=f"Round {one.number}: what came of the tasks")
+                for one in rounds[:-1]
+            ),
             *pipeline_sections(made(last), task_text, title=f"Round {last.number}"),
             *curves(
                 (("loss", "Loss"), ("grad_norm", "Gradient norm")),
@@ -73,7 +78,9 @@ def write_synthesis_report(
         ],
         then=[
             doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side"),
-            doc.Command(f"coalign run sft --data {run.path}", "train another model on the last round's tasks"),
+            doc.Command(
+                f"coalign run sft --data {run.path}", "train another model on the last round's tasks"
+            ),
             *then,
         ],
         figures={

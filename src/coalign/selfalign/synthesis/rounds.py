@@ -49,11 +49,14 @@ class SynthesisOptions(OptionGroup):
     __group__ = "Rounds"
     __may_change__ = ("rounds",)
 
-    data: str = required("seed tasks: instruction with input and output, Self-Instruct's form, or demonstrations")
+    data: str = required(
+        "seed tasks: instruction with input and output, Self-Instruct's form, or demonstrations"
+    )
     rounds: Count = option(1, "rounds; may be raised later in the same run folder")
     tasks: Count = option(1000, "new tasks that a round writes, before answers are filtered")
     requests: Count | None = option(
-        None, "most requests for tasks in a round; by default as many as `tasks`, each of which may give several"
+        None,
+        "most requests for tasks in a round; by default as many as `tasks`, each of which may give several",
     )
     shown: Count = option(5, "seed tasks in a request")
     novelty: Fraction = option(0.7, "largest ROUGE-L F of a new instruction with a seed or an earlier one")
@@ -203,7 +206,9 @@ def compared_nll(run: Run, last: Round, config: Any, seeds: Sequence[SeedTask]) 
     if not pairs:
         return None
     before, after = map(list, zip(*pairs, strict=True))
-    return paired("Nats a token of the seeds' answers", before, after, unit="number", better="lower", emphasis=True)
+    return paired(
+        "Nats a token of the seeds' answers", before, after, unit="number", better="lower", emphasis=True
+    )
 
 
 def _answered(seeds: Sequence[SeedTask]) -> list[Row]:

@@ -130,7 +130,12 @@ def parse_tasks(
     for number, block in enumerate(text.split(SEPARATOR)[:-1], start=shown + 1):
         parts = re.split(rf"{number}\.\s+(?:Instruction|Input):", block)
         if len(parts) != 3:
-            found.append(({"instruction": block.strip(), "input": ""}, "not a block of its number, instruction and input"))
+            found.append(
+                (
+                    {"instruction": block.strip(), "input": ""},
+                    "not a block of its number, instruction and input",
+                )
+            )
             continue
         given = parts[2].strip()
         task = {"instruction": parts[1].strip(), "input": "" if given.lower() == NO_INPUT else given}

@@ -87,7 +87,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         base model is trained on them for 2 epochs of batches of 16, Adam 1e-3. 300 held-out prompts, 4 samples each.
     """
     arms: dict[str, Arm[Material]] = {
-        "base": lambda material: material.world.measure(material.base) | {"kept quality": 0.0, "graded above": 0.0},
+        "base": lambda material: (
+            material.world.measure(material.base) | {"kept quality": 0.0, "graded above": 0.0}
+        ),
         "round 1": rounds_arm(1),
         "round 2": rounds_arm(2),
         "round 3": rounds_arm(ROUNDS),

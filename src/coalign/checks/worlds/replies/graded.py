@@ -71,11 +71,15 @@ class GradedWorld(ReplyWorld):
         shown = self.demonstrations(n, purpose)
         prompts = [one.contexts[0].prompt_ids for one in shown]
         replies = [one.contexts[0].response_ids for one in shown]
-        error = torch.randint(-self.noise, self.noise + 1, (n,), generator=stream(self.seed, f"grades/{purpose}"))
+        error = torch.randint(
+            -self.noise, self.noise + 1, (n,), generator=stream(self.seed, f"grades/{purpose}")
+        )
         grades = (1 + (GRADES - 1) * self.quality(prompts, replies)[:, 0]).round() + error
         return [
             example([*prompt, *reply, self.asks], [[self.asks + int(grade)]])
-            for prompt, (reply,), grade in zip(prompts, replies, grades.clamp(1, GRADES).tolist(), strict=True)
+            for prompt, (reply,), grade in zip(
+                prompts, replies, grades.clamp(1, GRADES).tolist(), strict=True
+            )
         ]
 
     def base(self, rows: int, graded: int, epochs: int) -> TinyGRU:
