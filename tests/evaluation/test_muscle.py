@@ -228,6 +228,9 @@ def test_training_pulls_towards_the_old_version(tmp_path: Path, versions: tuple[
     assert losses[-1] < losses[0]
     assert result_of(run)["compatible"]["n"] == 8
     # its adapter is trained further: the frozen copy is what the new version says, and is not saved
+    told = [event["note"] for event in run.events("data")]
+    assert "8 of 8 evaluation records have a prompt that is trained on" in told[-1]
+    assert told[-1] in run.report.read_text(encoding="utf-8").replace("&#39;", "'")
     further = start(tmp_path / "b", (versions[0], run.model), train_data=data, epochs=1)
     assert not (further.model / "shipped").exists()
     assert result_of(further)["compatible"]["n"] == 8

@@ -18,6 +18,7 @@ from coalign.core.options import load_file
 from coalign.data.records import Preference
 from coalign.training.learning import learner
 from coalign.training.material import LearningOptions, read_material
+from tests.contract.killing import Killed, watched
 from tests.preference.tiny_runs import (
     assert_complete,
     assert_same_weights,
@@ -244,3 +245,23 @@ def test_the_log_of_a_mix_is_read_by_others(learn: Any, folder: Path) -> None:
         assert [row["loss/bee"] > 0 for row in rows if row["event"] == "train" and row["step"] == 1][:1] == [
             True
         ]
+
+
+def test_a_mix_that_is_killed_ends_like_the_undisturbed_one(learn: Any, folder: Path) -> None:
+    """Caps, weights and the split are drawn again alike, and an option's rejects and events are not doubled."""
+    options = {**OPTIONS, "max_steps": 4, "save_steps": 1}
+    whole = learn("dpo", run="whole", data=MIX, **options)
+    steps: list[int] = []
+
+    def kill(path: Path, row: bytes) -> None:
+        steps.extend([1] * (path.name == "events.jsonl" and b'"train"' in row))
+        if len(steps) == 3:
+            raise Killed
+
+    with watched(kill), pytest.raises(Killed):
+        learn("dpo", data=MIX, **options)
+    run = learn("dpo", data=MIX, **options)
+    assert_same_weights(whole, run)
+    assert read_rows(run.path / "rejects.jsonl") == read_rows(whole.path / "rejects.jsonl")
+    (table,) = [one for one in assert_complete(run)["sections"] if one["title"] == "Sources"]
+    assert [row[0] for row in table["rows"]] == ["a", "bee"], "each once, however often the run was started"

@@ -152,7 +152,7 @@ def run(config: Config, run: Run) -> None:
     announce([task.guessed] if task.guessed else [], run)
     versions = {"old": config.old, "new": config.model}
     if config.train_data is not None:
-        train_compatible(config, run, _loss_of(config))
+        train_compatible(config, run, _loss_of(config), task.items)
         versions["compatible"] = str(run.model)
     answers = {
         name: answer_task(

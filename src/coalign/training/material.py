@@ -209,11 +209,7 @@ def read_material(
         *_figures(eval_parts, "held out", [len(one.records) for one in eval_parts], [0] * len(eval_parts)),
     ]
     if eval_parts:
-        overlap = find_overlap([*chain(*training)], [*chain(*held_out)])
-        notes.append(f"warning: {overlap.told()}" if overlap.matches else overlap.told())
-        if run is not None:
-            counts = {"matches": len(overlap.matches), "exact": overlap.exact, "near": overlap.near}
-            run.log("overlap", records=overlap.records, **counts)
+        notes.append(overlap_note([*chain(*training)], [*chain(*held_out)], run))
     if _says_more(parts) or _says_more(eval_parts):
         notes += [one.told() for one in figures]
         if run is not None:
@@ -264,6 +260,15 @@ def read_sources(
         [record for one in parts if one.kind not in also for record in one.records], kind, named(value)
     )
     return parts
+
+
+def overlap_note(training: Sequence[Record], evaluated: Sequence[Record], run: Run | None) -> str:
+    """Which evaluation prompts are trained on, in a sentence; the figures are the run's event `overlap`."""
+    overlap = find_overlap(training, evaluated)
+    if run is not None:
+        counts = {"matches": len(overlap.matches), "exact": overlap.exact, "near": overlap.near}
+        run.log("overlap", records=overlap.records, **counts)
+    return f"warning: {overlap.told()}" if overlap.matches else overlap.told()
 
 
 def split_and_weigh(

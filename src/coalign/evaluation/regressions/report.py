@@ -81,6 +81,7 @@ def write_compatibility_report(
             *curves([("loss", "Loss")], {"training": history, "held out": held_out(history)}),
             _instances(task, answers, margin),
         ],
+        notes=list(dict.fromkeys(event["note"] for event in run.events("data"))),
         then=[Command(f"coalign chat {run.path}", "Talk to the compatible version")] if trained else [],
     )
 

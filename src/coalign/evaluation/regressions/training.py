@@ -22,7 +22,7 @@ from coalign.models.files.places import locate
 from coalign.models.files.saving import save_model
 from coalign.models.options import ADAPTER, ModelOptions
 from coalign.training.distillation import Distillation, Teacher, TokenExample, TokenLoss
-from coalign.training.material import ReadingOptions, announce, read_sources, split_and_weigh
+from coalign.training.material import ReadingOptions, announce, overlap_note, read_sources, split_and_weigh
 from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 
@@ -73,13 +73,16 @@ class CompatibilityOptions(ModelOptions, TrainingOptions):
         )
 
 
-def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) -> None:
+def train_compatible(
+    config: CompatibilityOptions, run: Run, loss: TokenLoss, evaluated: Sequence[Record] = ()
+) -> None:
     """Train the adapter and save it as the run's model; what was finished before is not done again.
 
     The epoch with the lowest loss on held-out records is kept; without any, the last.
 
     Args:
         loss: of the student's logits and those of the old and the new version, in this order.
+        evaluated: the test items, of which the run says whether they are trained on.
 
     Raises:
         DataError: records that cannot be used, or none left to train on.
@@ -91,7 +94,7 @@ def train_compatible(config: CompatibilityOptions, run: Run, loss: TokenLoss) ->
     if done.exists() and run.model.exists():
         return
     tokenizer = _shared_tokenizer(config)
-    examples, held_out = _examples(config, tokenizer, run)
+    examples, held_out = _examples(config, tokenizer, run, evaluated)
     set_seed(config.seed)  # a new adapter's first weights
     student, new_version = _student(config)
     run.log("model", summary=trainable_summary(student))
@@ -167,12 +170,17 @@ def _shared_tokenizer(config: CompatibilityOptions) -> PreTrainedTokenizerBase:
 
 
 def _examples(
-    config: CompatibilityOptions, tokenizer: PreTrainedTokenizerBase, run: Run
+    config: CompatibilityOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+    evaluated: Sequence[Record],
 ) -> tuple[list[TokenExample], list[TokenExample]]:
     assert config.train_data is not None
     notes: list[str] = []
     reading = ReadingOptions(kind="demonstration")
     sources = read_sources(reading, config.train_data, "demonstration", notes, seed=config.seed)
+    if evaluated:
+        notes.append(overlap_note([one for part in sources for one in part.records], evaluated, run))
     announce(notes, run)
     sides = zip(*split_and_weigh(sources, config.eval_fraction, config.seed), strict=True)
     parts = [_encoded([one for part in side for one in part], config, tokenizer, run) for side in sides]
