@@ -222,8 +222,8 @@ class Frame:
                     hint="Choose one: --chat-template NAME.",
                 ) from error
             roles = ", ".join(one["role"] for one in messages)
-            reason = template_failure(error, getattr(named, "origin", "line"))
-            problem = f"the chat template refuses these messages ({reason.removeprefix('line: ')})"
+            reason = template_failure(error, getattr(named, "origin", None))
+            problem = f"the chat template refuses these messages ({reason})"
             raise TemplateError("prompt", problem, f"a template that takes the roles {roles}") from error
         return cast(str, text)
 

@@ -76,8 +76,8 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, wanted: str) -> None:
         )
 
 
-def template_failure(error: BaseException, origin: str) -> str:
-    """`origin:line: why` of what a template raised while it was compiled or rendered."""
+def template_failure(error: BaseException, origin: str | None) -> str:
+    """`origin:line: why` of what a template raised while it was compiled or rendered; `line 3: why` without origin."""
     from jinja2 import TemplateSyntaxError
 
     line = error.lineno if isinstance(error, TemplateSyntaxError) else None
@@ -86,6 +86,8 @@ def template_failure(error: BaseException, origin: str) -> str:
     reason = (str(error).partition("\n")[0] or type(error).__name__).strip()
     if not isinstance(error, TemplateSyntaxError) and "Template" not in type(error).__name__:
         reason = f"{type(error).__name__}: {reason}"
+    if origin is None:
+        return f"line {line}: {reason}" if line else reason
     return f"{origin}:{line}: {reason}" if line else f"{origin}: {reason}"
 
 
