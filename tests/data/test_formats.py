@@ -245,3 +245,14 @@ def test_rows_are_json_that_others_read(tmp_path: Path) -> None:
     assert read_rows(path) == expected
     for reader in ("pyarrow", "datasets"):
         assert READERS[".jsonl"][reader](str(path)) == expected
+
+
+def test_lists_in_numpy_notation_are_refused(tmp_path: Path) -> None:
+    """They cannot be read for sure: two texts without a comma are one in Python, and long lists lose their middle."""
+    path = tmp_path / "a.csv"
+    row = {"prompt": "q", "responses": ["a", "b"], "scores": [1.0, 2.5]}
+    datasets.Dataset.from_list([row]).to_csv(str(path))
+    assert [(one.field, one.expected) for one in scan_records(path).problems] == [
+        ("responses", "a list of responses"),
+        ("scores", "a list of numbers, one a response"),
+    ]
