@@ -11,7 +11,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -44,6 +44,7 @@ class Work:
         ids: tokens of the prompt, where they are known.
         echo: the prompt stands before every sample, with the log-probabilities of its tokens where they are asked for.
         decode: something is to be sampled; else the prompt alone is given back.
+        model: which of the worker's models is asked.
     """
 
     prompt: Any
@@ -55,6 +56,7 @@ class Work:
     ids: list[int] = field(default_factory=list)
     echo: bool = False
     decode: bool = True
+    model: str = ""
 
 
 @dataclass(eq=False)
@@ -96,9 +98,20 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
-def open_worker(generator: Generator) -> Worker:
-    """The worker that suits a generator."""
-    return LoopWorker(generator) if isinstance(generator, TransformersGenerator) else CallWorker(generator)
+def open_worker(
+    generators: Mapping[str, Generator], use: Callable[[str], None] = lambda name: None
+) -> Worker:
+    """The worker that suits what answers.
+
+    Args:
+        generators: by the name of the model that a work asks for; several are local ones that share their weights.
+        use: called with a name before that model computes.
+    """
+    local = {name: one for name, one in generators.items() if isinstance(one, TransformersGenerator)}
+    if len(local) == len(generators):
+        return LoopWorker(local, use)
+    (only,) = generators.values()
+    return CallWorker(only)
 
 
 class _Thread:
@@ -145,29 +158,51 @@ class _Thread:
 
 
 class LoopWorker(_Thread):
-    """Over a Transformers model: one loop without end.
+    """Over Transformers models: a loop without end for each, which take turns at every token."""
+
+    def __init__(self, generators: Mapping[str, TransformersGenerator], use: Callable[[str], None]) -> None:
+        self._turns = {name: _Turn(one, self._finished) for name, one in generators.items()}
+        self._use = use
+        super().__init__()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            idle = all(one.is_idle for one in self._turns.values())
+            for work in self._arrived(TURN if idle else 0.0):
+                self._use(work.model)
+                self._turns[work.model].begin(work)
+            for name, one in self._turns.items():
+                if not one.is_idle:
+                    self._use(name)
+                    one.step()
+
+
+class _Turn:
+    """What one model is decoding.
 
     When a step fails, what is under way is decoded one by one, from the beginning and without saying anything twice:
     whoever's own request it was that failed is told, and the others get their answers.
     """
 
-    def __init__(self, generator: TransformersGenerator) -> None:
-        self._generator = generator
+    def __init__(self, generator: TransformersGenerator, finished: Callable[[], None]) -> None:
+        self._generator, self._finished = generator, finished
         self._loop = DecodeLoop(generator)
         self._open: dict[Decoding, _Open] = {}
         self._behind: dict[Decoding, dict[int, int]] = {}
-        super().__init__()
 
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            for work in self._arrived(TURN if self._loop.is_idle else 0.0):
-                self._begin(work)
-            try:
-                self._step()
-            except Exception as error:
-                self._one_by_one(error)
+    @property
+    def is_idle(self) -> bool:
+        return self._loop.is_idle and not self._open
 
-    def _begin(self, work: Work) -> None:
+    def step(self) -> None:
+        """Decode a token of everything; whoever's request fails is told."""
+        try:
+            self._step()
+        except Exception as error:
+            self._one_by_one(error)
+
+    def begin(self, work: Work) -> None:
+        """Take a work in."""
         try:
             before = echo_of(self._generator, work)
         except Exception as error:

@@ -30,6 +30,8 @@ from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from coalign.models.generation.adapter_bank import AdapterBank
+
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "COALIGN_SERVE_KEY"
@@ -52,12 +54,34 @@ class Served:
         key: what clients must send, None: nothing.
         fingerprint: what the model is, whatever it is called (a hash of its weights), so that clients know whether
             answers that they keep are this model's; None: they are this start's alone.
+        adapters: the generator is the base of several adapters, each of which is a model of its own for clients.
     """
 
     name: str
     generator: Generator
     key: str | None = None
     fingerprint: str | None = None
+    adapters: AdapterBank[Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What answers under a name."""
+
+    name: str
+    generator: Generator
+    fingerprint: str
+    parent: str | None = None
+
+    @property
+    def local(self) -> Tokenised | None:
+        """The generator where it knows tokens: a local model, or a method around one."""
+        generator: Any = self.generator
+        return generator if hasattr(generator, "encode") and hasattr(generator, "context") else None
+
+    @property
+    def context(self) -> int | None:
+        return self.local.context if self.local else None
 
 
 def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
@@ -93,18 +117,18 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
 
     async def models(request: Any) -> Any:
         server.admit(request)
-        return answered(200, {"object": "list", "data": [server.listing()]})
+        return answered(200, {"object": "list", "data": [server.listing(name) for name in server.models]})
 
     async def model(request: Any) -> Any:
         server.admit(request)
-        server.assert_model(request.path_params["name"])
-        return answered(200, server.listing())
+        return answered(200, server.listing(request.path_params["name"]))
 
     async def complete(kind: Any, request: Any) -> Any:
         server.admit(request)
         asked = parse_request(kind, await _json(request))
         works, events = server.submit(asked)
-        form = Format(chat=kind is ChatRequest, model=served.name, fingerprint=server.fingerprint)
+        answering = server.model(asked.model)
+        form = Format(chat=kind is ChatRequest, model=answering.name, fingerprint=answering.fingerprint)
         if asked.stream:
             stream = _Stream(works, events, form, asked)
             # The first event decides whether it is an answer or an error with a status of its own.
@@ -132,26 +156,25 @@ class _Server:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        self.worker: Worker = open_worker(served.generator)
         self.created = int(time.time())
         self.started = secrets.token_hex(8)
-        self.fingerprint = served.fingerprint or f"start-{self.started}"
+        fingerprint, bank = served.fingerprint or f"start-{self.started}", served.adapters
+        generators = bank.generators if bank else {served.name: served.generator}
+        self.models = {
+            name: _Model(name, one, fingerprint)
+            if name == served.name
+            else _Model(name, one, f"{fingerprint}+{bank.identities[name] if bank else name}", served.name)
+            for name, one in generators.items()
+        }
+        self.worker: Worker = open_worker(generators, bank.use) if bank else open_worker(generators)
 
-    def listing(self) -> dict[str, Any]:
+    def listing(self, name: str | None = None) -> dict[str, Any]:
+        """A model as `/v1/models` tells of it; an adapter has its base as `parent`."""
+        one = self.model(name)
         return {
-            "id": self.served.name, "object": "model", "created": self.created, "owned_by": "coalign",
-            "max_model_len": self.context, "fingerprint": self.fingerprint, "started": self.started,
+            "id": one.name, "object": "model", "created": self.created, "owned_by": "coalign", "parent": one.parent,
+            "max_model_len": one.context, "fingerprint": one.fingerprint, "started": self.started,
         }  # fmt: skip
-
-    @property
-    def local(self) -> Tokenised | None:
-        """The generator where it knows tokens: a local model, or a method around one."""
-        generator: Any = self.served.generator
-        return generator if hasattr(generator, "encode") and hasattr(generator, "context") else None
-
-    @property
-    def context(self) -> int | None:
-        return self.local.context if self.local else None
 
     def admit(self, request: Any) -> None:
         """Ask for the key where there is one."""
@@ -161,14 +184,20 @@ class _Server:
         if not hmac.compare_digest(given.encode(), self.served.key.encode()):
             raise ApiError(401, "The key is missing or wrong.", code="invalid_api_key")
 
-    def assert_model(self, name: str | None) -> None:
-        if name not in (None, self.served.name):
-            message = f"The model {name!r} is not served here; {self.served.name!r} is."
+    def model(self, name: str | None) -> _Model:
+        """The model of this name, the first where none is asked for."""
+        found = self.models.get(self.served.name if name is None else name)
+        if found is None:
+            known = " and ".join(map(repr, self.models))
+            message = (
+                f"The model {name!r} is not served here; {known} {'is' if len(self.models) == 1 else 'are'}."
+            )
             raise ApiError(404, message, param="model", code="model_not_found")
+        return found
 
     def submit(self, asked: Any) -> tuple[list[Work], asyncio.Queue[Any]]:
         """Queue a request's prompts; what comes of them arrives in the queue as (prompt, piece or error)."""
-        self.assert_model(asked.model)
+        model = self.model(asked.model)
         prompts = asked.prompts()
         if self.worker.waiting + len(prompts) > MOST_WAITING:
             raise ApiError(429, "Too many requests are waiting.", headers={"retry-after": "1"})
@@ -176,27 +205,40 @@ class _Server:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
         works = []
         echo, decode = bool(asked.echo), asked.max_tokens != 0
-        if echo and not isinstance(self.served.generator, TransformersGenerator):
+        if echo and not isinstance(model.generator, TransformersGenerator):
             raise ApiError(400, "echo needs a local model without a method.", param="echo")
         for number, given in enumerate(prompts):
-            prompt, ids = self._encoded(given)
-            room = None if self.context is None or not ids else self.context - len(ids)
+            prompt, ids = self._encoded(model, given)
+            room = None if model.context is None or not ids else model.context - len(ids)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
             sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
-            self._assert_usable(sampling if decode else replace(sampling, max_new_tokens=1), room, len(ids))
+            least = sampling if decode else replace(sampling, max_new_tokens=1)
+            self._assert_usable(model, least, room, len(ids))
 
             def tell(outcome: Piece | Exception, number: int = number) -> None:
                 with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
                     loop.call_soon_threadsafe(events.put_nowait, (number, outcome))
 
             seeded, streaming = asked.seed is not None, asked.stream
-            works.append(Work(prompt, sampling, seeded, streaming, tell, ids=ids, echo=echo, decode=decode))
+            works.append(
+                Work(
+                    prompt,
+                    sampling,
+                    seeded,
+                    streaming,
+                    tell,
+                    ids=ids,
+                    echo=echo,
+                    decode=decode,
+                    model=model.name,
+                )
+            )
         self.worker.submit(works)
         return works, events
 
-    def _encoded(self, prompt: Any) -> tuple[Any, list[int]]:
+    def _encoded(self, model: _Model, prompt: Any) -> tuple[Any, list[int]]:
         """The prompt as messages or text, and its tokens where they are known."""
-        generator: Any = self.served.generator
+        generator: Any = model.generator
         try:
             if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
                 if not isinstance(generator, TransformersGenerator):
@@ -205,11 +247,11 @@ class _Server:
                 if not all(0 <= one < most for one in prompt):
                     raise ApiError(400, f"prompt: expected token ids from 0 to {most - 1}.", param="prompt")
                 return generator.tokenizer.decode(prompt), prompt
-            return prompt, self.local.encode(prompt) if self.local else []
+            return prompt, model.local.encode(prompt) if model.local else []
         except DataError as error:
             raise ApiError(400, error.message, param="messages") from error
 
-    def _assert_usable(self, sampling: Sampling, room: int | None, length: int) -> None:
+    def _assert_usable(self, model: _Model, sampling: Sampling, room: int | None, length: int) -> None:
         try:
             check_sampling(sampling)
         except ConfigError as error:
@@ -218,7 +260,7 @@ class _Server:
             raise ApiError(
                 400,
                 f"The prompt has {length} tokens and max_tokens is {sampling.max_new_tokens}; the model's context "
-                f"has room for {self.context}.",
+                f"has room for {model.context}.",
                 param="max_tokens",
                 code="context_length_exceeded",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from coalign.core.options import Count, option
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.web.local import Port
+
+if TYPE_CHECKING:
+    from coalign.models.generation.adapter_bank import AdapterBank
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,12 @@ class Request(ModelOptions, BackendOptions):
     host: str = option("127.0.0.1", "address to listen on; elsewhere than on this machine clients need a key")
     port: Port = option(8000, "0 takes a free one")
     batch_size: Count | None = option(None, "most samples under way; by default as the device allows")
+    adapter: list[str] = option(
+        [],
+        "NAME=FOLDER: an adapter of MODEL, a model of its own for clients; may be given several times, and without MODEL, "
+        "which is then what the first one adapts",
+        split=False,
+    )
     decline_below: float | None = option(
         None, "decline where the --reward of an answer is lower: the method selective, around every other"
     )
@@ -63,14 +72,19 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
     made = key is None and not is_loopback(asked.host)
     if made:
         key = secrets.token_urlsafe(24)
-    generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
-    name = asked.name or "+".join([_base_name(asked), *methods])
-    served = Served(name, generator, key, _fingerprint(asked, generator, methods))
+    bank = _adapters(asked, methods)
+    if bank is not None:
+        asked, generator, name = bank.options, bank.generators[bank.base], bank.base
+    else:
+        generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
+        name = asked.name or "+".join([_base_name(asked), *methods])
+    served = Served(name, generator, key, _fingerprint(asked, generator, methods), bank)
     app = make_app(served, hosts=() if is_loopback(asked.host) else ("*",))
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
     if made:
         click.echo(f"Key for clients: {key}  (set {KEY_VARIABLE} to choose one)", err=True)
-    click.echo(f"Model {name} at {address_of(socket)}/v1  (Ctrl-C ends it)", err=True)
+    names = " and ".join(bank.generators) if bank else name
+    click.echo(f"Model {names} at {address_of(socket)}/v1  (Ctrl-C ends it)", err=True)
     serve_app(app, socket)
 
 
@@ -82,6 +96,29 @@ def _fingerprint(asked: Request, generator: Any, methods: tuple[str, ...]) -> st
         return None
     dtype = getattr(getattr(generator, "model", None), "dtype", asked.chosen_backend)
     return f"{model_identity(asked)}-{str(dtype).removeprefix('torch.')}"
+
+
+def _adapters(asked: Request, methods: tuple[str, ...]) -> AdapterBank[Request] | None:
+    """The adapters that were given and their base model; None where there are none."""
+    if not asked.adapter:
+        return None
+    if methods or asked.chosen_backend != "transformers":
+        raise ConfigError(
+            "--adapter goes with a local model alone: neither with --align nor with another back end."
+        )
+    from coalign.models.files.places import base_of, locate
+    from coalign.models.generation.adapter_bank import AdapterBank, named_adapters
+
+    adapters = named_adapters(asked.adapter)
+    if not asked.changed(["model"]):
+        first = locate(next(iter(adapters.values())))
+        asked = asked.at(base_of(first).name) if first.is_adapter else asked
+    name = asked.name or _base_name(asked)
+    if name in adapters:
+        raise ConfigError(
+            f"--adapter: {name} is the name of the base model; write NAME=FOLDER, or give --name."
+        )
+    return AdapterBank(asked, name, adapters, batch_size=asked.batch_size)
 
 
 def _base_name(asked: Request) -> str:

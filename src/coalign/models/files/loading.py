@@ -290,8 +290,15 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = False) -> Any:
-    """The adapter at `place` on its base, in evaluation mode."""
+def load_adapter(
+    base: PreTrainedModel | PeftModel, place: Location, *, name: str = "default", trainable: bool = False
+) -> Any:
+    """The adapter at `place` on its base, in evaluation mode.
+
+    Args:
+        base: the plain model, or one that has adapters of other names already.
+        name: of the adapter on the model.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -299,7 +306,10 @@ def load_adapter(base: PreTrainedModel, place: Location, *, trainable: bool = Fa
         raise ModelError(f"{place.name}: adapter_model.safetensors is missing (only safetensors are read).")
     try:
         with quiet_peft():
-            return PeftModel.from_pretrained(base, place.path, is_trainable=trainable).eval()
+            if isinstance(base, PeftModel):
+                base.load_adapter(place.path, adapter_name=name)
+                return base.eval()
+            return PeftModel.from_pretrained(base, place.path, name, is_trainable=trainable).eval()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{place.name}: the adapter is corrupted ({error}).") from error
     except (RuntimeError, ValueError) as error:
