@@ -22,13 +22,30 @@ def cream_rows(gaps: Sequence[float]) -> Rows:
     return rows_of({"M1": {"task score": 0.7}, **arms})
 
 
+def scir_rows(agreement: Sequence[float], kept: Sequence[float] = (0.02,) * 5, task: float = 0.0) -> Rows:
+    plain = {"agreement": 0.7, "accuracy, all": 0.6, "accuracy, kept": 0.6, "task score": 0.6}
+    ours: dict[str, Any] = {
+        "agreement": plus(0.7, agreement), "accuracy, all": 0.6, "accuracy, kept": plus(0.6, kept), "task score": 0.6 + task
+    }  # fmt: skip
+    return rows_of(
+        {"M1": {"task score": 0.5}, "self-rewarding": plain, "selection alone": plain, "SCIR": ours}
+    )
+
+
 CASES: dict[str, list[tuple[Rows, str]]] = {
     "cream": [
         (cream_rows([0.03] * 5), "seen"),
         (cream_rows([0.1, 0.1, 0.1, 0.1, -0.1]), "seen"),
         (cream_rows([0.5, 0.5, 0.5, -0.01, -0.01]), "not seen"),
         (cream_rows([0.019] * 5), "not seen"),
-    ]
+    ],
+    "scir": [
+        (scir_rows([0.06] * 5), "seen"),
+        (scir_rows([0.06] * 4 + [-0.5], [0.02] * 4 + [-0.5], -0.009), "seen"),
+        (scir_rows([0.06] * 3 + [0.04] * 2), "not seen"),
+        (scir_rows([0.06] * 5, [0.02] * 3 + [-0.01] * 2), "not seen"),
+        (scir_rows([0.06] * 5, task=-0.02), "not seen"),
+    ],
 }
 
 

@@ -259,6 +259,13 @@ SMALL: dict[str, Small] = {
          "epochs": 1, "save_steps": 1, "learning_rate": 1e-4},
         {"seeds.jsonl": SEEDS},
     ),
+    "scir": Small(
+        {**MODEL, **FIT, "max_length": 700, "prompts": "prompts.jsonl", "judge_data": "pairs.jsonl",
+         "seed_data": "demonstrations.jsonl", "samples": 2, "rounds": 1, "max_new_tokens": 6, "measure": ["max_characters:5"],
+         "eval_fraction": 0.3, "save_steps": 1, "warmup_batches": 1, "batch_size": 2, "judge_templates": ["short.j2"]},
+        {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations(), "pairs.jsonl": pairs(),
+         "short.j2": _text(TEMPLATE)},
+    ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
          "compare": True},

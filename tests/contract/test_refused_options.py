@@ -30,6 +30,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "seed_data": "x", "measure": ["judge:polite"]}, "expected a reward model or verifiers"),
         ({"prompts": "x", "seed_data": "x", "samples": 1}, "at least 2"),
     ],
+    "scir": [
+        ({"prompts": "x", "seed_epochs": 2}, "seed_epochs has no effect without seed_data or judge_data"),
+        ({"prompts": "x", "labels": "judge", "penalty_weight": 0}, "penalty_weight has no effect with labels: judge"),
+        ({"prompts": "x", "samples": 1}, "at least 2"),
+        ({"prompts": "x", "min_confidence": 0.4}, "min_confidence"),
+    ],
     "honesty": [
         ({"data": "x", "method": "prompt", "threshold": 0.5}, "threshold has no effect"),
         ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),

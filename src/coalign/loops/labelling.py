@@ -116,6 +116,8 @@ class Labelling(Generic[Task]):
         judges: name to a judge that is asked before `score`, in this order; each has its own file of rows, so that
             none is asked again after a kill.
         assess: says of held-out rows what `score` says of the others.
+        unlabelled: the order of the rows to learn from says nothing, because the objective finds it out.
+        learned: called when a round has been trained.
         reference: model that the objective compares with; by default, and where it gives None, the round's start model.
         probe: [prompts][responses] how good the responses truly are. Nothing is learned from it: it tells how many
             labels are right, and how good held-out answers are.
@@ -141,6 +143,8 @@ class Labelling(Generic[Task]):
     base: ModelOptions | None = None
     judges: Mapping[str, Judge] = field(default_factory=dict)
     assess: Judge | None = None
+    unlabelled: bool = False
+    learned: Callable[[Round], None] | None = None
     reference: Callable[[Round], ModelOptions | None] | None = None
     probe: Callable[[Sequence[Task], Sequence[Row]], list[list[float]]] | None = None
 
@@ -302,7 +306,7 @@ def _filter(loop: Labelling[Any], round: Round) -> None:
     round.write("filter", kept)
     round.run.log("filtered", round=round.number, kept=len(kept), dropped=len(rows) - len(kept))
     facts: dict[str, float | None] = {"built": len(rows), "kept": len(kept)}
-    if loop.probe is not None:
+    if loop.probe is not None and not loop.unlabelled:
         truths = {
             row["id"]: dict(zip(row["responses"], row["truth"], strict=True)) for row in round.read("measure")
         }
@@ -323,6 +327,8 @@ def _fit(loop: Labelling[Any], round: Round) -> None:
         _train(round, loop.objective, records, options, constants, reference)
     model = str(round.folder / "model") if rows else start.model
     write_json(round.folder / "model.json", {"model": model, "trained": len(rows)})
+    if rows and loop.learned is not None:
+        loop.learned(round)
 
 
 def _fit_seed(loop: Labelling[Any], round: Round) -> None:

@@ -1,9 +1,9 @@
-"""Log-probabilities of a round's responses under a model, kept row by row and continued after a kill."""
+"""What models say of a round's responses, chunk by chunk: kept row by row and continued after a kill."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,36 @@ if TYPE_CHECKING:
     from coalign.models.implicit_reward import SequenceLogps
     from coalign.models.options import ModelOptions
 
-CHUNK = 32
-"""Prompts that are scored and kept together: always the same ones, so that numbers do not depend on where a run was cut."""
+CHUNK = 16
+"""Rows that are made and kept together: always the same ones, so that numbers do not depend on where a run was cut."""
+
+
+def chunked_rows(
+    path: Path,
+    rows: Sequence[Row],
+    open_work: Callable[[], Callable[[Sequence[Row]], list[Row]]],
+    *,
+    label: str,
+    unit: str = "prompt",
+) -> list[Row]:
+    """One row for each of `rows`, made a chunk at a time and kept in `path`; what is there is not made again.
+
+    Args:
+        rows: with an `id` each, all different.
+        open_work: opens what makes the rows of a chunk; called only where one is missing.
+    """
+
+    def work(done: list[int], keep: Keep) -> None:
+        make, there = open_work(), {*done}
+        with progress(len(rows), label, unit=unit) as bar:
+            for start in range(0, len(rows), CHUNK):
+                part = rows[start : start + CHUNK]
+                places = range(start, start + len(part))
+                if not there.issuperset(places):
+                    keep(dict(zip(places, make(part), strict=True)))
+                bar.advance(len(part))
+
+    return fill_rows(path, [row["id"] for row in rows], work)
 
 
 def scored_logps(
@@ -31,35 +59,26 @@ def scored_logps(
     from coalign.models.files.loading import load_model, load_tokenizer
     from coalign.models.implicit_reward import SequenceLogps, sequence_logps
 
-    def work(done: list[int], keep: Keep) -> None:
+    def open_scorer() -> Callable[[Sequence[Row]], list[Row]]:
         model, tokenizer = load_model(policy, training=False), load_tokenizer(policy)
-        with progress(sum(len(row["responses"]) for row in rows), label, unit="response") as bar:
-            for start in range(0, len(rows), CHUNK):
-                part = rows[start : start + CHUNK]
-                places = range(start, start + len(part))
-                if {*places} <= {*done}:
-                    bar.advance(sum(len(row["responses"]) for row in part))
-                    continue
-                found = sequence_logps(
-                    model,
-                    tokenizer,
-                    [row["prompt"] for row in part],
-                    [row["responses"] for row in part],
-                    max_length=limits.max_length,
-                    max_prompt_length=limits.max_prompt_length,
-                    on_batch=bar.advance,
-                )
-                keep(
-                    {
-                        place: {
-                            "logps": [None if math.isnan(one) else one for one in sums],
-                            "scored_tokens": n,
-                        }
-                        for place, sums, n in zip(places, found.sums, found.tokens, strict=True)
-                    }
-                )
 
-    kept = fill_rows(path, [row["id"] for row in rows], work)
+        def score(part: Sequence[Row]) -> list[Row]:
+            found = sequence_logps(
+                model,
+                tokenizer,
+                [row["prompt"] for row in part],
+                [row["responses"] for row in part],
+                max_length=limits.max_length,
+                max_prompt_length=limits.max_prompt_length,
+            )
+            return [
+                {"logps": [None if math.isnan(one) else one for one in sums], "scored_tokens": n}
+                for sums, n in zip(found.sums, found.tokens, strict=True)
+            ]
+
+        return score
+
+    kept = chunked_rows(path, rows, open_scorer, label=label)
     return SequenceLogps(
         [[math.nan if one is None else one for one in row["logps"]] for row in kept],
         [row["scored_tokens"] for row in kept],

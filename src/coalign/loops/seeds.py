@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coalign.core.errors import DataError
 from coalign.core.options import OptionGroup, Positive, option
 from coalign.data.convert import convert
 from coalign.data.readers import read_records
-from coalign.data.records import Record
+from coalign.data.records import Kind, Record
 from coalign.data.usable import assert_contrast, equal_responses
 from coalign.loops.labelling import SeedStage
 
@@ -19,26 +20,38 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SeedOptions(OptionGroup):
-    """A training before the rounds, from M0 to M1."""
+    """A training before the rounds, from M0 to M1. A system names the options that bring records to it as `seeds_from`."""
 
     __group__ = "Seed stage"
+    seeds_from: ClassVar[tuple[str, ...]] = ("seed_data",)
 
     seed_data: str | None = option(None, "records that M0 is trained on before the rounds, which makes M1")
-    seed_epochs: Positive = option(1.0, "passes over them", only_with="seed_data")
+    seed_epochs: Positive = option(1.0, "passes over the records of the seed stage")
     seed_learning_rate: Positive | None = option(
-        None, "peak learning rate of that training; by default as of the rounds", only_with="seed_data"
+        None, "peak learning rate of the seed stage; by default as of the rounds"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(getattr(self, name) for name in self.seeds_from):
+            self.refuse(["seed_epochs", "seed_learning_rate"], f"without {' or '.join(self.seeds_from)}")
 
-def seed_stage(config: Any, objective: Objective, constants: Any = None) -> SeedStage | None:
-    """The training before the rounds that the options ask for, None without `seed_data`.
+
+def seed_stage(
+    config: Any, objective: Objective, constants: Any = None, *, also: Sequence[Record] = ()
+) -> SeedStage | None:
+    """The training before the rounds that the options ask for, None without `seed_data` and further records.
+
+    Args:
+        also: records of the objective's kind besides those of `seed_data`.
 
     Raises:
         DataError: the file cannot be read, or not as the objective's kind of data; every pair of it a tie.
     """
-    if config.seed_data is None:
+    own = [] if config.seed_data is None else read_seed(config.seed_data, objective.data)
+    records = [*own, *also]
+    if not records:
         return None
-    records = read_seed(config.seed_data, objective)
     options = replace(
         config,
         epochs=config.seed_epochs,
@@ -47,15 +60,15 @@ def seed_stage(config: Any, objective: Objective, constants: Any = None) -> Seed
     return SeedStage(objective=objective, records=records, options=options, constants=constants)
 
 
-def read_seed(source: str, objective: Objective) -> list[Record]:
-    """Records of the kind that an objective learns from.
+def read_seed(source: str, kind: Kind) -> list[Record]:
+    """Records of a kind, or what can be read as it.
 
     Raises:
         DataError: see `seed_stage`.
     """
     found = read_records(source, text_alone=False)
     try:
-        records = convert(found.records, found.kind, objective.data)
+        records = convert(found.records, found.kind, kind)
     except DataError as error:
         raise DataError(f"{source}: {error.message}", error.problems, hint=error.hint) from error
     if not records:
@@ -65,5 +78,5 @@ def read_seed(source: str, objective: Objective) -> list[Record]:
     problems = equal_responses(records)
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} records set a response against itself.", problems)
-    assert_contrast(records, objective.data, source)
+    assert_contrast(records, kind, source)
     return records

@@ -95,7 +95,7 @@ class Config(RoundOptions, SeedOptions, DPOConstants, ModelOptions, SamplingOpti
         split=False,
     )
     seed_epochs: Positive = option(
-        5.0, "passes over the seed data", source="official code", group="Seed stage", only_with="seed_data"
+        5.0, "passes over the seed data", source="official code", group="Seed stage"
     )
     temperature: NonNegative = option(0.8, "sampling temperature", source="official code", group="Sampling")
     top_p: Fraction = option(0.95, "nucleus of the sampling", source="official code", group="Sampling")
