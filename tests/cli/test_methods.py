@@ -18,12 +18,12 @@ def test_the_list_holds_every_system(coalign: Callable) -> None:
     ("argv", "shown", "hidden"),
     [
         (["--room", "speech"], ["  awp "], "  cream "),
-        (["--available"], [], "  cream "),
+        (["--available"], [], "  unipt "),
         (["--have", "prompts,preferences"], [], "  pro "),
         (["--available", "--room", "tables"], ["No method fits"], "  cream "),
         (
-            ["cyclealign"],
-            ["arxiv.org/abs/2310.16271", "confidence low", "coalign run cyclealign (planned)"],
+            ["t-prompter"],
+            ["arxiv.org/abs/2501.15641", "confidence medium", "coalign run t-prompter (planned)"],
             "--seed",
         ),
         (["act"], ["--seed", "coalign run act\n"], "(planned)"),

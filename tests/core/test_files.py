@@ -142,3 +142,10 @@ def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         disk.write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "{", "[1,]", "{no}"])
+def test_json_from_outside_fails_in_one_way(text: str) -> None:
+    with pytest.raises(ValueError, match=r"deep|digits|line 1"):
+        files.parse_json(text)
+    assert files.parse_json('{"a": [1, 2.5]}', parse_float=str) == {"a": [1, "2.5"]}

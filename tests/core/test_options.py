@@ -182,3 +182,35 @@ def test_a_group_out_of_larger_configurations() -> None:
     assert Rewarded.of(Judged(), both, low=0.7) == Rewarded(low=0.7)
     assert Both.of(Judged(study=True), both).study, "the first that has an option gives it"
     assert Both.of(Judged(study=True), both).low == 0.5
+
+
+@dataclass(kw_only=True)
+class Sizes:
+    batch_size: options.Count = options.option(1, "records")
+    skip: options.CountOrZero = options.option(0, "records")
+    seed: options.Seed = options.option(0, "seed")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("batch_size", 2**31, "of at least 1 and at most 2147483647"),
+        ("skip", 10**23, "of at least 0 and at most 2147483647"),
+        ("batch_size", 0, "of at least 1$"),
+        ("seed", -1, "of at least 0 and at most 4294967295"),
+        ("seed", 2**64, "of at least 0 and at most 4294967295"),
+    ],
+)
+def test_numbers_beyond_what_libraries_take_are_refused(
+    name: str, value: int, expected: str, as_text: bool
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{name}: '?{value}'? is not usable, expected a whole number {expected}"
+    ):
+        options.build(Sizes, {name: str(value) if as_text else value})
+
+
+def test_a_number_of_thousands_of_digits_is_shown_by_its_size() -> None:
+    with pytest.raises(ConfigError, match=r"seed: a number of 33220 bits is not usable"):
+        options.build(Sizes, {"seed": 10**10_000})

@@ -142,6 +142,21 @@ def hold_file(path: Path, *, hint: str) -> BaseFileLock:
     return lock
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """`json.loads` of text from outside.
+
+    Args:
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: it is not JSON, holds a number that is too long to be read, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
     """Read a JSON Lines file written by this module; an absent file has no rows.
 

@@ -31,8 +31,12 @@ from coalign.core.names import suggest
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-Count = Annotated[int, Ge(1)]
-CountOrZero = Annotated[int, Ge(0)]
+LARGEST = 2**31 - 1
+"""The largest whole number that every library takes for a size, a count or a limit."""
+Count = Annotated[int, Ge(1), Le(LARGEST)]
+CountOrZero = Annotated[int, Ge(0), Le(LARGEST)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""What NumPy, torch and Python all take."""
 
 NOTHING = ("none", "null")
 """What a command line writes for no value."""
@@ -277,7 +281,10 @@ def converted(
         try:
             clean[key] = _convert(known[key].type, value)
         except ValueError:
-            problems.append(f"{place}: {value!r} is not usable, expected {known[key].type_name}")
+            expected = known[key].type_name
+            if _is_large(value) and "at least" in expected and "at most" not in expected:
+                expected += f" and at most {LARGEST}"
+            problems.append(f"{place}: {_shown(value)} is not usable, expected {expected}")
     problems += [
         f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
         for one in known.values()
@@ -388,6 +395,23 @@ def save(config: Any, path: Path) -> None:
     write_text(path, to_yaml(config))
 
 
+def _is_large(value: Any) -> bool:
+    """Whether a value is a whole number above `LARGEST`, also as text."""
+    digits = value.strip() if isinstance(value, str) else ""
+    return (isinstance(value, int) and value > LARGEST) or (
+        digits.isdecimal() and (len(digits) > 10 or int(digits) > LARGEST)
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, not longer than a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = f"a number of {value.bit_length()} bits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def describe_type(hint: Any) -> str:
     """A type in the user's words: `a number above 0`, `one of: sum, mean`; an annotation that is a text describes it."""
     origin = typing.get_origin(hint)
@@ -418,6 +442,8 @@ _LIMITS = {Gt: ("above", "gt"), Ge: ("of at least", "ge"), Lt: ("below", "lt"), 
 
 
 def _describe_constraint(constraint: Any) -> str:
+    if constraint == Le(LARGEST):  # goes without saying until somebody is above it
+        return ""
     words, name = _LIMITS.get(type(constraint), ("", ""))
     return f"{words} {getattr(constraint, name)}" if words else ""
 

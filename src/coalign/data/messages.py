@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from typing import Any, TypeGuard, cast
 
+from coalign.core.files import parse_json
 from coalign.data.records import Message, Messages, Reply
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -128,7 +128,7 @@ def from_text(value: Any) -> Any:
     if not isinstance(value, str) or not _WRITTEN.match(value):
         return value
     try:
-        found = json.loads(value)
+        found = parse_json(value)
     except ValueError:
         try:
             found = ast.literal_eval(_BETWEEN.sub(lambda one: one[1] or "}, {", value.strip()))
@@ -318,7 +318,7 @@ def _read_arguments(call: Any) -> Any:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+        return {**call, "function": {**function, "arguments": parse_json(function["arguments"])}}
     except ValueError:
         return call
 
@@ -337,7 +337,7 @@ def _joined_parts(parts: list[Any], place: str) -> str:
 def _written_calls(content: Any, place: str) -> list[dict[str, Any]]:
     """ShareGPT's `function_call`: one call, or several, as JSON text with `name` and `arguments`."""
     try:
-        found = json.loads(content) if isinstance(content, str) else content
+        found = parse_json(content) if isinstance(content, str) else content
     except ValueError:
         found = None
     calls = found if isinstance(found, list) else [found]

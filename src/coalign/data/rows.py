@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import parse_json
 from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
@@ -436,7 +437,7 @@ def _csv_value(cell: str, holds_lists: bool) -> Any:
     if not cell.startswith("["):
         return cell
     try:
-        value = json.loads(cell)
+        value = parse_json(cell)
     except ValueError:
         return cell
     is_messages = bool(value) and all(isinstance(one, dict) and "role" in one for one in value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from coalign.core.files import parse_json
 from coalign.data import messages as chat
 from coalign.data.columns import RESPONSE_SCORE, RESPONSE_TEXT
 from coalign.data.records import (
@@ -57,7 +57,7 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except ValueError:
         return value
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, CountOrZero, option, required
+from coalign.core.options import Count, CountOrZero, Seed, option, required
 from coalign.core.runs import Run
 from coalign.decoding.search.generator import SearchGenerator, SearchOptions
 from coalign.decoding.search.report import write_reward_report
@@ -80,7 +80,7 @@ class Config(DealOptions, MethodModels):
         8, "also measure the best of so many samples at temperature 1, for comparison; 0: do not"
     )
     limit: Count | None = option(None, "only the first so many prompts")
-    seed: int = option(0, "seed of the samples")
+    seed: Seed = option(0, "seed of the samples")
 
 
 def run(config: Config, run: Run) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, option, required
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Seed, option, required
 from coalign.core.runs import Run
 from coalign.decoding.collaboration import mixtures
 from coalign.decoding.collaboration.guided import BASE, NUDGING, Guided, Settings, guide, nudged_words
@@ -105,7 +105,7 @@ class Config(NudgingOptions, MethodModels):
     top_k: CountOrZero = option(0, "sample from this many most probable tokens; 0 means all")
     stop: list[str] = option([], "texts that end an answer; they are not part of it")
     samples: Count = option(1, "answers to each prompt")
-    seed: int = option(0, "of sampling")
+    seed: Seed = option(0, "of sampling")
     rows: Count | None = option(None, "answers written at a time; by default as memory allows")
 
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from coalign.core.options import Count, option, required
+from coalign.core.options import Count, Seed, option, required
 from coalign.core.runs import Run
 from coalign.decoding.in_context.generator import InContextGenerator, InContextOptions, make_prefix
 from coalign.decoding.in_context.prefix import Style
@@ -73,7 +73,7 @@ class Config(UrialOptions, SamplingOptions, RatingOptions, MethodModels):
         0.0, "divides the logits; 0 takes the most probable token", source="official code"
     )
     compare: bool = option(False, "answer every prompt without system text and examples, too")
-    seed: int = option(0, "of sampling")
+    seed: Seed = option(0, "of sampling")
 
     def __post_init__(self) -> None:
         super().__post_init__()

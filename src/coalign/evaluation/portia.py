@@ -20,7 +20,7 @@ from typing import Unpack
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
-from coalign.core.options import Count, option
+from coalign.core.options import Count, Seed, option
 from coalign.core.runs import Run
 from coalign.evaluation.position_bias.parts import Merged, in_parts
 from coalign.judging.options import JudgeOptions, make_judge
@@ -43,7 +43,7 @@ class Config(ItemOptions, JudgeOptions):
     __group__ = "Method"
 
     parts: Count = option(3, "parts of an answer (k)", source="paper: best of 1 to 4")
-    seed: int = option(0, "of the bootstrap intervals")
+    seed: Seed = option(0, "of the bootstrap intervals")
 
     def __post_init__(self) -> None:
         super().__post_init__()

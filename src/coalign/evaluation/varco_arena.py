@@ -25,7 +25,7 @@ import numpy as np
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
-from coalign.core.options import Count, Fraction, NonNegative, option
+from coalign.core.options import Count, Fraction, NonNegative, Seed, option
 from coalign.core.runs import Run
 from coalign.evaluation.arena.matches import Arena, Played, tables_of
 from coalign.evaluation.arena.outputs import Outputs, read_outputs
@@ -102,7 +102,7 @@ class Config(JudgeOptions):
     sim_trials: Count = option(
         100, "simulated benchmarks a setting", group="Simulation", only_with=SIMULATION
     )
-    seed: int = option(0, "of brackets, places, coins and resamples")
+    seed: Seed = option(0, "of brackets, places, coins and resamples")
 
     def __post_init__(self) -> None:
         super().__post_init__()

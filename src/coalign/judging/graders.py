@@ -6,7 +6,6 @@ asked the same way here: as a judge (`load_grader`), and as a reward wherever on
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ModelError
-from coalign.core.files import write_json
+from coalign.core.files import parse_json, write_json
 from coalign.judging.protocol import JudgeItem, Scale
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def read_grader(name: str) -> GraderFacts | None:
     if not path.is_file():
         return None
     try:
-        facts = GraderFacts(**json.loads(path.read_text(encoding="utf-8")))
+        facts = GraderFacts(**parse_json(path.read_text(encoding="utf-8")))
         return (
             facts if facts.template is None else replace(facts, template=str(path.with_name(facts.template)))
         )

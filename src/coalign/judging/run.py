@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.files import write_json, write_rows
-from coalign.core.options import Count, option, required
+from coalign.core.options import Count, Seed, option, required
 from coalign.core.runs import Run
 from coalign.judging.items import ItemSet, read_items
 from coalign.judging.options import JudgeOptions, make_judge
@@ -54,7 +54,7 @@ class Config(ItemOptions, JudgeOptions):
     orders: Orders = option(
         "both", "compare as given and swapped, or only as given", source="common practice"
     )
-    seed: int = option(0, "of the bootstrap intervals")
+    seed: Seed = option(0, "of the bootstrap intervals")
 
 
 def run(config: Config, run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option, required
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option, required
 from coalign.judging.rewards.specs import RewardOptions
 from coalign.models.options import ModelOptions
 
@@ -102,7 +102,7 @@ class OnlineOptions(RewardOptions, ModelOptions):
     report_to: list[Literal["tensorboard", "wandb"]] = option(
         [], "also log to these trackers", group="Training"
     )
-    seed: int = option(0, "seed of everything random", group="Training")
+    seed: Seed = option(0, "seed of everything random", group="Training")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import write_rows
-from coalign.core.options import Fraction, OptionGroup, option, required
+from coalign.core.options import Count, Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.overlap import find_overlap
@@ -50,7 +50,7 @@ class ReadingOptions(OptionGroup):
         None,
         "take a column of the data under a name that records have, such as prompt=question; may be given several times",
     )
-    limit: int | None = option(None, "read only so many records, of each source")
+    limit: Count | None = option(None, "read only so many records, of each source")
     on_bad_record: Literal["fail", "skip"] = option(
         "fail",
         "stop at bad records, or write them to rejects.jsonl in the run folder (eval_rejects.jsonl those of --eval-data) and go on",

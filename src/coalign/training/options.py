@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option
 
 
 @dataclass(kw_only=True)
@@ -40,4 +40,4 @@ class TrainingOptions:
     logging_steps: Count = option(1, "log every so many steps")
     save_steps: CountOrZero = option(50, "write a checkpoint every so many steps; 0 writes none")
     report_to: list[Literal["tensorboard", "wandb"]] = option([], "also log to these trackers")
-    seed: int = option(0, "seed of everything random")
+    seed: Seed = option(0, "seed of everything random")

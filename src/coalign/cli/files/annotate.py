@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from coalign.cli.flags import command
-from coalign.core.options import option, required
+from coalign.core.options import Seed, option, required
 from coalign.web.local import PageOptions, Port, address_of, listen_here, serve_app
 
 
@@ -22,7 +22,7 @@ class Request(PageOptions):
     out: Path = required(
         "JSON Lines file of preference records; every verdict goes to FILE.verdicts.jsonl beside it"
     )
-    seed: int = option(0, "of left and right")
+    seed: Seed = option(0, "of left and right")
     annotator: str = option("", "name kept with every verdict")
     on_bad_record: Literal["fail", "skip"] = option("fail", "skip leaves out rows that cannot be shown")
     port: Port = option(8601, "0: a free one")

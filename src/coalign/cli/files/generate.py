@@ -13,7 +13,7 @@ import click
 from coalign.cli.flags import assert_new, command, method_values_of, with_declining, with_methods
 from coalign.core.errors import ConfigError
 from coalign.core.files import append_rows, hold_file, read_rows, write_rows
-from coalign.core.options import Count, CountOrZero, option, options_of, required
+from coalign.core.options import Count, CountOrZero, Seed, option, options_of, required
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
@@ -46,7 +46,7 @@ class Request(ModelOptions, SamplingOptions, BackendOptions):
     )
     prefill: str = option("", "begin every response with this text")
     samples: Count = option(1, "responses to each prompt")
-    seed: int = option(0, "seed of the sampling")
+    seed: Seed = option(0, "seed of the sampling")
     logprobs: bool = option(False, "also write the log-probability of every sampled token")
     top_logprobs: CountOrZero = option(0, "also write so many of the most probable tokens at every place")
     plain: bool = option(False, "continue plain-text prompts as they are, without the chat template")

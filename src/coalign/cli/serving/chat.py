@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 
 from coalign.cli.flags import command, method_values_of, with_methods
 from coalign.core.errors import CoalignError, ConfigError
-from coalign.core.options import Count, NonNegative, option
+from coalign.core.options import Count, NonNegative, Seed, option
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 
@@ -40,7 +40,7 @@ class Request(ModelOptions, BackendOptions):
     max_new_tokens: Count = option(256, "most tokens of an answer")
     temperature: NonNegative = option(0.7, "0 takes the likeliest token")
     top_p: Annotated[float, Gt(0), Le(1)] = option(0.95, "nucleus of the sampling")
-    seed: int = option(0, "seed of the sampling")
+    seed: Seed = option(0, "seed of the sampling")
 
 
 @command(Request)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.options import CountOrZero, option
+from coalign.core.options import CountOrZero, Seed, option
 from coalign.data.records import Messages
 from coalign.decoding.in_context import prefix as prefixes
 from coalign.models.generation.generator import TransformersGenerator
@@ -28,7 +28,7 @@ class InContextOptions:
     examples: CountOrZero = option(
         3, "how many examples, from the first; 0: system text alone", source="paper"
     )
-    shuffle: int | None = option(None, "seed by which the examples are shuffled")
+    shuffle: Seed | None = option(None, "seed by which the examples are shuffled")
     keep_inner_fences: bool = option(False, "keep blocks of code in answers; else every fence is deleted")
     legacy_spacing: bool = option(False, "queries on the line of their fence, as in the first version")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import parse_json
 from coalign.data.records import Messages
 
 FENCE = "```"
@@ -127,7 +127,7 @@ def load_style(name: str, k: int | None = None, seed: int | None = None) -> Styl
     if not path.is_file():
         raise ConfigError(f"style: {name!r} is neither {', '.join(STYLES)} nor a file.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
         system = value.get("system", "")
         examples = [Example(one["query"], one["answer"]) for one in value["examples"]]
         if not all(

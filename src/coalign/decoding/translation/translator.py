@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, option
+from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, Seed, option
 from coalign.data.records import Messages
 from coalign.decoding.translation import memory as tm
 from coalign.decoding.translation import prompts as wording
@@ -65,7 +65,7 @@ class TranslationOptions(OptionGroup):
     prompt: Literal["auto", "plain", "chat"] = option(
         "auto", "plain text, or a user's turn of a chat; auto: chat on an endpoint, plain otherwise"
     )
-    seed: int = option(0, "seed of the sampling")
+    seed: Seed = option(0, "seed of the sampling")
 
     @property
     def codes(self) -> tuple[str, str]:

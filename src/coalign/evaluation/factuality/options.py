@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option
 
 Head = Literal["nli", "bin", "reg"]
 """What an alignment model says of a pair: three classes, two, or a number."""
@@ -42,4 +42,4 @@ class EncoderTraining:
     logging_steps: Count = option(10, "log every so many steps")
     save_steps: CountOrZero = option(500, "write a checkpoint every so many steps; 0 writes none")
     report_to: list[str] = option([], "also log to tensorboard or wandb")
-    seed: int = option(2022, "seed of everything random", source="official code")
+    seed: Seed = option(2022, "seed of everything random", source="official code")

@@ -17,7 +17,6 @@ A number after the last `@` is the weight, 1 by default.
 
 from __future__ import annotations
 
-import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.files import parse_json
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
 from coalign.judging.rewards import mix
@@ -101,7 +101,7 @@ def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise ConfigError(f"reward: {value!r} is not JSON ({error}).") from error
     if isinstance(value, Mapping):

@@ -30,6 +30,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from coalign.core.files import parse_json
 from coalign.data.messages import shorten
 from coalign.judging.verifiers.registry import (
     ConstraintError,
@@ -141,8 +142,8 @@ def parse_constraints(value: Any) -> tuple[Constraint, ...]:
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(value)
+        except ValueError as error:
             raise ConstraintError("constraints", f"is not JSON ({error})", "a list of constraints") from error
     if not isinstance(value, list | tuple) or not value:
         raise ConstraintError("constraints", f"is {_short(value)}", "a list of one or more constraints")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 import regex
 
+from coalign.core.files import parse_json
 from coalign.core.options import Count, CountOrZero
 from coalign.judging.verifiers.registry import verifier
 from coalign.measures.text_units import count_bullets, is_blank, list_numbers, normalise, paragraphs, words
@@ -105,8 +105,8 @@ def _load_json(text: str) -> Any:
     plain = text.strip().removeprefix("\ufeff")
     fenced = _FENCE.match(plain)
     try:
-        return json.loads(fenced.group(1) if fenced else plain, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        return parse_json(fenced.group(1) if fenced else plain, parse_constant=_refuse)
+    except ValueError:
         return None
 
 

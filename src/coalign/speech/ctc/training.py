@@ -13,7 +13,7 @@ import torch
 
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, option
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option
 from coalign.core.runs import Run
 from coalign.speech.audio.audio import Samples, is_silent, read_audio
 from coalign.speech.audio.recordings import Recording, reasons_text
@@ -56,7 +56,7 @@ class CTCTrainingOptions:
     max_grad_norm: Positive = option(5.0, "gradient clipping")
     freeze_features: bool = option(True, "keep the convolutional front end of Wav2Vec2, Hubert, ... as it is")
     save_steps: CountOrZero = option(100, "write a checkpoint every so many steps; 0 writes none")
-    seed: int = option(0, "seed of everything random")
+    seed: Seed = option(0, "seed of everything random")
 
     gradient_checkpointing: ClassVar = False
     eval_steps: ClassVar = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import ModelError
-from coalign.core.files import write_json
+from coalign.core.files import parse_json, write_json
 
 BLANK = "<pad>"
 UNKNOWN = "<unk>"
@@ -59,7 +58,7 @@ class Vocabulary:
         """
         file = folder / "vocab.json"
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = parse_json(file.read_text(encoding="utf-8"))
             ids = {str(token): int(index) for token, index in found.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ModelError(f"{file}: not a vocabulary of a CTC model ({error}).") from error
@@ -67,7 +66,7 @@ class Vocabulary:
         for token, index in ids.items():
             tokens[index] = token
         settings = folder / "tokenizer_config.json"
-        config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        config = parse_json(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         pad = config.get("pad_token", BLANK)
         pad = pad.get("content", BLANK) if isinstance(pad, dict) else pad
         place = blank if blank is not None else ids.get(pad, 0)
