@@ -41,7 +41,7 @@ def tiny_run(method: str, folder: Path, tiny_model: str, **options: Any) -> Run:
         return run_system(method, online_learner(method), folder, **given)
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "online-dpo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "online-dpo", "ppo"])
 def test_a_run_leaves_model_card_report_and_rows(method: str, tmp_path: Path, tiny_model: str):
     run = tiny_run(method, tmp_path / "run", tiny_model)
     assert run.state == "done"

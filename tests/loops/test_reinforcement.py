@@ -23,9 +23,9 @@ def history(result: Any, key: str) -> list[float]:
     return [row[key] for row in result.history if key in row]
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "online-dpo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "online-dpo", "ppo"])
 def test_a_rule_that_can_be_checked_is_learnt(method: str, tmp_path: Path):
-    own = {"beta": 0.0} if method == "rloo" else {}
+    own: Any = {"rloo": {"beta": 0.0}, "ppo": {"updates": 1, "beta": 0.0}}.get(method, {})
     loop = loop_of(
         tmp_path, method, max_steps=15, prompts_per_step=4, samples=8, held_out=asked(4, "h"),
         eval_samples=8, eval_steps=15, epochs=20, learning_rate=3e-2, **own,
@@ -58,6 +58,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
     [
         ("grpo", {"updates": 2, "beta": 0.1, "dynamic_sampling": True}),
         ("rloo", {"minibatches": 2, "max_steps": 2}),
+        ("ppo", {"samples": 2, "updates": 2}),
     ],
 )
 def test_a_run_killed_anywhere_ends_like_the_undisturbed_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from coalign.models.scoring.values import score_with_values
 from coalign.training.online_methods import get_online_method
 from coalign.training.policy_gradient import Cut, Known, PolicyGradientTask, Rollout, know
 from tests.models.tiny import float64_norms, make_model
@@ -70,6 +72,7 @@ def gradient_of_steps(
     online = get_online_method(method)
     parts = cut.parts(len(rollout.ids), rollout.rewards.shape[1], online.unit)
     task = PolicyGradientTask(online, constants, parts=parts)
+    task.value_head = getattr(model, "value_head", None)
     model.zero_grad()
     for step in online.steps(rollout, known, constants, cut):
         task.step = step
@@ -248,3 +251,76 @@ def test_a_step_without_anything_to_learn_has_no_gradient():
     rollout = rollout_of(rewards=torch.full((3, 3), NAN, dtype=torch.float64))
     constants = get_online_method("grpo").constants()
     assert not gradient_of_steps("grpo", constants, rollout, Known(), policy, Cut(responses=2)).any()
+
+
+def test_values_come_from_the_states_that_predict_on_both_paths():
+    policy, *_ = models()
+    torch.manual_seed(0)
+    head = torch.nn.Linear(32, 1, dtype=torch.float64)
+    responses = rollout_of().responses()
+    expected = []
+    for row, ids in enumerate(responses.response_ids):
+        prompt = PROMPTS[row // 3]
+        states = policy.model(torch.tensor([prompt + ids])).last_hidden_state[0]
+        expected.append(head(states[len(prompt) - 1 : -1]).squeeze(-1))
+    for path in ("packed", "padded"):
+        for budget in (None, 12):
+            logps, values = score_with_values(policy, head, responses, path=path, batch_tokens=budget)
+            torch.testing.assert_close(values, torch.cat(expected))
+            torch.testing.assert_close(logps.token_logps, torch.cat(token_logps(policy, rollout_of())))
+
+
+def ppo_by_hand(
+    constants: Any, rollout: Rollout, known: Known, logps: list[Tensor], values: list[Tensor]
+) -> Tensor:
+    assert known.old is not None
+    assert known.reference is not None
+    assert known.values is not None
+    advantages, returns = [], []
+    for row in range(9):
+        reward = float(rollout.rewards[row // 3, row % 3])
+        rewards = [-constants.beta * float(d) for d in known.old[row] - known.reference[row]]
+        rewards[-1] += 0.0 if math.isnan(reward) else reward
+        old = known.values[row].tolist()
+        advantage, found = 0.0, []
+        for t in reversed(range(len(old))):
+            following = old[t + 1] if t + 1 < len(old) else 0.0
+            advantage = (
+                rewards[t]
+                + constants.discount * following
+                - old[t]
+                + constants.discount * constants.trace * advantage
+            )
+            found.insert(0, advantage)
+        advantages.append(torch.tensor(found, dtype=torch.float64))
+        returns.append(advantages[-1] + known.values[row])
+    kept = [row for row in range(9) if row != 4]
+    flat = torch.cat([advantages[row] for row in kept])
+    mean, deviation = flat.mean(), flat.std() + 1e-8
+    losses = []
+    for row in kept:
+        ratio = (logps[row] - known.old[row]).exp()
+        scaled = (advantages[row] - mean) / deviation
+        surrogate = -torch.minimum(ratio * scaled, ratio.clamp(0.8, 1.2) * scaled)
+        old = known.values[row]
+        near = old + (values[row] - old).clamp(-0.2, 0.2)
+        error = torch.maximum((values[row] - returns[row]) ** 2, (near - returns[row]) ** 2) / 2
+        losses.append(surrogate + constants.value_weight * error)
+    return torch.cat(losses).mean()
+
+
+def test_ppo_has_the_gradient_of_its_paper_also_in_the_value_head():
+    policy, before, reference = models()
+    torch.manual_seed(0)
+    policy.add_module("value_head", torch.nn.Linear(32, 1, dtype=torch.float64))
+    rollout = rollout_of()
+    constants = get_online_method("ppo").constants(discount=0.9)
+    with torch.no_grad():
+        known = know(rollout, before, reference=lambda: contextlib.nullcontext(reference), old=True,
+                     value_head=torch.nn.Linear(32, 1, dtype=torch.float64))  # fmt: skip
+    logps, values = score_with_values(policy, policy.value_head, rollout.responses())
+    pieces = torch.split(values, LENGTHS)
+    expected = gradient_of(ppo_by_hand(constants, rollout, known, list(logps.split()), list(pieces)), policy)
+    for responses in (1, 4, 9):
+        actual = gradient_of_steps("ppo", constants, rollout, known, policy, Cut(responses=responses))
+        torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-10)

@@ -37,6 +37,9 @@ BUILT_IN: dict[str, BuiltIn] = {
     "online-dpo": BuiltIn(
         _ONLINE[0], "DPO on the best and the worst of a prompt's samples, by any reward or judge.", _ONLINE[1]
     ),
+    "ppo": BuiltIn(
+        _ONLINE[0], "PPO with a value head: credit for every token, from one sample a prompt.", _ONLINE[1]
+    ),
     "reward-model": BuiltIn(
         "coalign.training.reward_models.fit",
         "Train a reward model: a scalar head on any language model or encoder, from pairs, rankings or thumbs.",

@@ -1,4 +1,4 @@
-"""`coalign run rloo | grpo | online-dpo`: reinforcement learning on a file of prompts, with rewards of the reward language.
+"""`coalign run rloo | grpo | ppo | online-dpo`: reinforcement learning on a file of prompts, with rewards of the reward language.
 
     coalign run grpo --prompts prompts.jsonl --reward 'final_answer:{answer}'
     coalign run rloo --prompts prompts.jsonl --reward max_words:20 --reward model:PATH@0.5

@@ -108,8 +108,10 @@ class OnlineOptions(RewardOptions, ModelOptions):
         super().__post_init__()
         if not self.reward:
             raise ValueError("reward: is required, such as max_words:20, final_answer:{answer} or model:PATH")
-        if self.samples < 2:
+        if self.samples < getattr(self, "least_samples", 2):
             raise ValueError(f"samples: {self.samples} is compared with nothing, expected at least 2")
+        if self.samples == 1:
+            self.refuse(["dynamic_sampling"], "with one sample a prompt: it is equal to itself")
         if self.eval_prompts is not None:
             self.refuse(["eval_fraction"], "beside eval_prompts", advice="leave one of them out")
         elif not self.eval_fraction:

@@ -29,6 +29,7 @@ from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement
 from coalign.loops.rollouts import Rollouts
 from coalign.models.modules import evaluation, without_dropout
+from coalign.models.scoring.values import make_value_head
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
 from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
@@ -85,8 +86,12 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     without_dropout(model)
     task, policy = OnlineTask(loop), Policy(loop, model, tokenizer)
     policy.assert_room([*loop.prompts, *loop.held_out])
+    if loop.method.value_head:
+        # A part of the model, so that it is optimised and moved with it.
+        model.add_module("value_head", make_value_head(model))
+        task.value_head = model.get_submodule("value_head")
     options = {**vars(loop.config), "gradient_accumulation": loop.parts, "eval_steps": None}
-    return fit_module(
+    result = fit_module(
         model,
         task,
         range(loop.steps * loop.parts),
@@ -99,6 +104,9 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         num_train_epochs=1,
         max_steps=loop.steps,
     )
+    if loop.method.value_head:
+        del model.value_head
+    return result
 
 
 class Driver(TrainerCallback):
@@ -178,20 +186,23 @@ class Driver(TrainerCallback):
         return [replace(steps[0], metrics=rollout.metrics), *steps[1:]]
 
     def _known(self, number: int, rollout: Rollout) -> Known:
-        """The policy's own log-probabilities are kept: a run that goes on between two updates has a later policy."""
+        """The policy's own log-probabilities and values are kept: a run that goes on between two updates has a later policy."""
         loop, model = self._loop, self._policy.model
         path = loop.folder / f"rollout-{number:05d}-policy.safetensors"
         reference = self._policy.reference if loop.method.needs_reference(loop.constants) else None
         old = loop.method.needs_old(loop.constants, loop.steps_of_rollout) and rollout.response_ids
         if not old:
             return know(rollout, model, reference=reference)
-        kept = load_file(path)["old"] if path.exists() else None
+        kept = load_file(path) if path.exists() else {}
+        head = self._task.value_head
         with evaluation(model):
-            known = know(rollout, model, reference=reference, old=kept is None)
-        if kept is not None:
-            return replace(known, old=torch.split(kept, [len(one) for one in rollout.response_ids]))
+            known = know(rollout, model, reference=reference, old=not kept, value_head=head)
+        if kept:
+            lengths = [len(one) for one in rollout.response_ids]
+            return replace(known, **{name: torch.split(one, lengths) for name, one in kept.items()})
+        pieces = {"old": known.old, "values": known.values}
         with atomic_path(path) as temporary:
-            save_file({"old": torch.cat(known.old or ())}, temporary)
+            save_file({name: torch.cat(one) for name, one in pieces.items() if one}, temporary)
         return known
 
     def _tell(self, text: str) -> None:

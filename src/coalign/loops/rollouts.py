@@ -236,7 +236,7 @@ class Rollouts:
             "reward": raw.flatten(),
             "reward/deviation": torch.tensor([float(one.std()) for one in counted if len(one) > 1]),
             **parts,
-            "values/all_equal": equal_groups(learnt).double(),
+            "values/all_equal": equal_groups(learnt).double()[: len(rows) if self.sampling.n > 1 else 0],
             "responses/truncated": self._cut(rows).double().flatten(),
             "responses/not_scorable": raw.isnan().double().flatten(),
         }

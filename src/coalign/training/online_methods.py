@@ -13,6 +13,7 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import NonNegative, OptionGroup, Positive, option
+from coalign.training.kl_options import KlOptions
 from coalign.training.losses import policy_gradient as pg
 from coalign.training.losses.pairs import reward_metrics
 from coalign.training.losses.pairwise import dpo_loss, ipo_loss
@@ -28,6 +29,7 @@ from coalign.training.policy_gradient import (
     make_parts,
     split_prompts,
 )
+from coalign.training.ppo import PPO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,30 +37,6 @@ if TYPE_CHECKING:
     from coalign.models.types import ResponseLogps
 
 EqualGroups = Literal["count", "leave out"]
-
-
-@dataclass(kw_only=True)
-class KlOptions(OptionGroup):
-    """How far the policy may go from the reference."""
-
-    __group__ = "Objective"
-
-    beta: NonNegative = option(
-        0.0, "weight of the KL divergence to the reference; 0: no reference", source="TRL"
-    )
-    kl_in: Literal["reward", "loss"] = option(
-        "loss", "take the divergence off the reward of a response, or add it to the loss of each token"
-    )
-    kl_estimator: pg.KlEstimator = option(
-        "k3",
-        "k1: log-ratio, k2: half its square, k3: never negative; the page on reinforcement learning says what gradient each has",
-        source="arXiv 2402.03300, equation 4",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.beta:
-            self.refuse(["kl_in", "kl_estimator"], "without beta")
 
 
 @dataclass(kw_only=True)
@@ -281,6 +259,7 @@ _METHODS = (
         equation=r"-\log\sigma\bigl(\beta(h_w-h_l)\bigr),\qquad (y_w,y_l)\sim\pi_\theta\ \text{ranked by a reward or judge}",
         when="a judge or reward whose order can be trusted more than its numbers: only the best and worst sample are compared",
     ),
+    PPO,
 )  # fmt: skip
 
 

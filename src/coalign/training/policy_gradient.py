@@ -23,17 +23,21 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from coalign.models.scoring.engine import score_responses
+from coalign.models.scoring.values import score_with_values
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training import task as tasks
 from coalign.training.losses import policy_gradient as pg
 from coalign.training.objective import Losses
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from torch.utils.data import Sampler
     from transformers import TrainerState
 
 Metrics = dict[str, "Tensor"]
+VALUE_HEAD = "value_head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Known:
         old: log-probabilities under the policy that sampled, as the trainer computes them; None where every response is
             learnt from once, on policy.
         reference: under the reference; None where nothing compares with it.
-        values: of the value head, float64; None without one.
+        values: of the value head; None without one.
     """
 
     old: tuple[Tensor, ...] | None = None
@@ -97,6 +101,7 @@ class Part:
         weights: [B] what the loss of each token is multiplied by (`losses.policy_gradient.response_weights`).
         advantages: [N] of each token; empty where pairs are learnt from.
         old, reference, sampled, values, returns: [N], where they are known.
+        predicted: [N] what the value head says now, with gradient; given to the loss of a method that has one.
     """
 
     responses: Responses
@@ -108,6 +113,7 @@ class Part:
     sampled: Tensor | None = None
     values: Tensor | None = None
     returns: Tensor | None = None
+    predicted: Tensor | None = None
 
     def to(self, device: torch.device) -> Part:
         """The same on another device."""
@@ -180,6 +186,7 @@ class PolicyGradientTask(tasks.Task):
     Attributes:
         step: what the next forward passes learn from; set before each optimizer step.
         parts: forward passes of an optimizer step.
+        value_head: of a method that has one; a part of the model that is trained, so that it is optimised with it.
     """
 
     examples = "the prompts"
@@ -191,6 +198,7 @@ class PolicyGradientTask(tasks.Task):
         self.constants = constants
         self.parts = parts
         self.step = Step([])
+        self.value_head: nn.Module | None = None
 
     def collate(self, examples: Sequence[int]) -> tasks.Batch:
         return {"ids": [], "places": [one % self.parts for one in examples]}
@@ -211,7 +219,7 @@ class PolicyGradientTask(tasks.Task):
                 metrics |= self.step.metrics
             if place < len(self.step.parts):
                 part = self.step.parts[place].to(next(model.parameters()).device)
-                policy = score_responses(model, part.responses, temperature=part.temperature)
+                policy, part = self._score(model, part)
                 total, said = self.method.loss(policy, part, self.constants)
                 metrics |= said
             else:
@@ -220,6 +228,26 @@ class PolicyGradientTask(tasks.Task):
             losses.append(total)
         return Losses(torch.stack(losses), metrics)
 
+    def _score(self, model: nn.Module, part: Part) -> tuple[ResponseLogps, Part]:
+        if self.value_head is None:
+            return score_responses(model, part.responses, temperature=part.temperature), part
+        policy, values = score_with_values(
+            model, self.value_head, part.responses, temperature=part.temperature
+        )
+        return policy, replace(part, predicted=values)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        if self.value_head is not None:
+            save_file(self.value_head.state_dict(), folder / VALUE_HEAD)
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        if self.value_head is not None:
+            self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
+
 
 def know(
     rollout: Rollout,
@@ -227,6 +255,7 @@ def know(
     *,
     reference: Callable[[], Any] | None = None,
     old: bool = False,
+    value_head: nn.Module | None = None,
     batch_tokens: int = 4096,
 ) -> Known:
     """Score a rollout before its first update.
@@ -234,6 +263,7 @@ def know(
     Args:
         reference: opens a context that gives the reference; None: it is not needed.
         old: the policy's own log-probabilities are needed.
+        value_head: of the policy; its values come with the log-probabilities.
         batch_tokens: most tokens in one forward pass.
     """
     responses = rollout.responses()
@@ -245,11 +275,20 @@ def know(
             )
         return tuple(one.cpu() for one in found.split())
 
-    before = score(model) if old else None
+    before = values = None
+    if old and value_head is not None:
+        with torch.no_grad():
+            found, said = score_with_values(
+                model, value_head, responses, batch_tokens=batch_tokens, temperature=rollout.temperature
+            )
+        before = tuple(one.cpu() for one in found.split())
+        values = torch.split(said.cpu(), found.lengths.tolist())
+    elif old:
+        before = score(model)
     if reference is None:
-        return Known(before)
+        return Known(before, None, values)
     with reference() as frozen:
-        return Known(before, score(frozen))
+        return Known(before, score(frozen), values)
 
 
 def split_prompts(prompts: int, minibatches: int) -> list[range]:

@@ -356,7 +356,10 @@ def judge_over(generator: Generator, store: ReplyStore | None = None) -> Callabl
 
         inner = generator if name is None else open_named(name)
         return LanguageModelJudge(
-            inner, name=name or "the model itself", explain=False, store=store or ReplyStore()
+            inner,
+            name=name or "the model itself",
+            explain=False,
+            store=ReplyStore() if store is None else store,
         )
 
     return open_judge

@@ -54,7 +54,7 @@ def score_responses(
         Ragged float32 log-probabilities (float64 for a float64 model), in the order of `responses`. Tokens that
         `responses.trained` masks out are left out.
     """
-    score = _packed_logps if resolve_path(model, path, responses) == "packed" else _padded_logps
+    score = packed_logps if resolve_path(model, path, responses) == "packed" else padded_logps
     return in_passes(lambda part: score(model, part, temperature), responses, batch_tokens, on_batch)
 
 
@@ -122,7 +122,7 @@ def response_logits(
     return logits, row.rows, row.targets
 
 
-def _packed_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
+def packed_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, prompts shared."""
     from coalign.models.scoring import shared_prefix
     from coalign.models.scoring.token_head import fused_token_head, token_logps_from_logits
@@ -137,6 +137,29 @@ def _packed_logps(model: torch.nn.Module, responses: Responses, temperature: flo
                 return model(**inputs).logits[0, :, 0]
         logits = model(**inputs).logits[0].index_select(0, row.rows)
         return token_logps_from_logits(logits, row.targets, temperature)
+
+
+def predictor_rows(responses: Responses, path: Path, width: int) -> Tensor:
+    """[N] for each response token the row of the states that predicts it: of the [U, D] states that a packed pass gives its
+    output layer, or of the [B T, D] of a padded one.
+
+    Args:
+        width: T, of a padded pass.
+    """
+    from coalign.models.scoring import shared_prefix
+
+    if path == "packed":
+        return shared_prefix.pack(responses, torch.device("cpu")).rows
+    starts = [
+        row * width + len(responses.prompt_ids[prompt]) - 1
+        for row, prompt in enumerate(responses.prompt_index)
+    ]
+    return torch.cat(
+        [
+            torch.arange(start, start + len(ids))
+            for start, ids in zip(starts, responses.response_ids, strict=True)
+        ]
+    )
 
 
 def packed_inputs(row: PackedRow | PackedTexts) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def padded_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[s
     }
 
 
-def _padded_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
+def padded_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
     from coalign.models.scoring.token_head import token_logps_from_logits
 
@@ -206,8 +229,8 @@ def _can_share(model: torch.nn.Module) -> bool:
     probe = Responses([ids[0], ids[1][:3]], [ids[2][:1], ids[3], ids[4][:5]], [0, 0, 1])
     good = agree(
         bare,
-        lambda: _padded_logps(bare, probe),
-        lambda: _packed_logps(bare, probe),
+        lambda: padded_logps(bare, probe),
+        lambda: packed_logps(bare, probe),
         lacks="share prompts between responses",
         differs="its log-probabilities differ when a prompt is shared",
         instead="scoring one padded row each",
