@@ -26,6 +26,8 @@ from tests.selfalign.writer import SEEDS
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
 LEARN = {**MODEL, **FIT, "eval_fraction": 0.25, "save_steps": 1}
+ONLINE = {"prompts": "prompts.jsonl", "samples": 2, "prompts_per_step": 2, "max_new_tokens": 5, "base_samples": 4, "eval_samples": 4,
+          "eval_fraction": 0.34, "max_steps": 1, "learning_rate": 1e-2, "save_steps": 1, "batch_size": 4}  # fmt: skip
 JUDGE = {**MODEL, "judge_readout": "logprobs", "judge_template": "short.j2", "max_failures": 1.0}
 
 
@@ -241,6 +243,13 @@ SMALL: dict[str, Small] = {
          "learning_rate": 1e-3, "seed_epochs": 1, "seed_held_out": 0.25, "eval_fraction": 0.25, "margin_window": 2,
          "measure": ["max_words:1"], "save_steps": 1, "batch_size": 2},
         {"pairs.jsonl": pairs(), "open.jsonl": _prompts(8)},
+    ),
+    "reward-transform": Small(
+        {**MODEL, **ONLINE, "reward": ["max_characters:5", "must_include:e@0.5"]},
+        {"prompts.jsonl": _prompts(6)},
+    ),
+    "infalign": Small(
+        {**MODEL, **ONLINE, "reward": ["max_characters:5"], "n": 2}, {"prompts.jsonl": _prompts(6)},
     ),
     "self-j": Small(
         {**MODEL, **FIT, "data": "demonstrations.jsonl", "max_new_tokens": 6, "eval_fraction": 0.4, "epochs": 1.0, "save_steps": 1,

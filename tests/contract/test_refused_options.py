@@ -52,6 +52,19 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "judge": "reward", "criteria": "x"}, "criteria has no effect"),
         ({"data": "x", "judge": "reward", "endpoint": "http://x/v1"}, "endpoint has no effect with judge: reward"),
     ],
+    "reward-transform": [
+        ({"prompts": "x", "reward": ["max_words:3"], "quantile": 1}, "quantile"),
+        ({"prompts": "x", "reward": ["max_words:3"], "reference": "constant"}, "constants: 0 for 1 rewards"),
+        ({"prompts": "x", "reward": ["max_words:3"], "constants": [1]}, "constants has no effect"),
+        ({"prompts": "x", "reward": ["max_words:3"], "combine": "min"}, "combine has no effect"),
+        ({"prompts": "x", "reward": ["max_words:3"], "eval_fraction": 0, "eval_samples": 4}, "eval_"),
+    ],
+    "infalign": [
+        ({"prompts": "x", "reward": ["max_words:3", "no_commas"]}, "expected one"),
+        ({"prompts": "x", "reward": ["max_words:3"], "n": 9}, "n: 9 is more than"),
+        ({"prompts": "x", "reward": ["max_words:3"], "transform": "optimal", "t": 3}, "t has no effect"),
+        ({"prompts": "x", "reward": ["max_words:3"], "transform": "optimal", "beta": 0}, "beta: the optimal"),
+    ],
     "self-j": [
         ({"data": "x", "eval_fraction": 0}, "eval_fraction"),
         ({"data": "x", "max_prompt_length": 9}, "max_prompt_length has no effect"),

@@ -73,9 +73,9 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, *, group: str | None = None) -> Any:
-    """A field without a default: the user must give it."""
-    return dataclasses.field(metadata={"help": help, "source": "required", "group": group})
+def required(help: str, *, group: str | None = None, split: bool = True) -> Any:
+    """A field without a default: the user must give it. `group` and `split` as of `option`."""
+    return dataclasses.field(metadata={"help": help, "source": "required", "group": group, "split": split})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from coalign.data.records import Messages, Record
 from coalign.data.splits import split_records
 from coalign.judging.protocol import Judge
 from coalign.judging.rewards.mix import Draft, RewardMix
-from coalign.judging.rewards.specs import build_rewards, judge_over
+from coalign.judging.rewards.specs import build_rewards, innermost, judge_over, parse_reward
 from coalign.judging.store import ReplyStore
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
 from coalign.judging.verifiers.isolation import IsolatedVerifiers
@@ -63,8 +63,7 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
     training, held_out = read_tasks(config, run)
     mix = open_rewards(config, [*training, *held_out], run)
     tokenizer = load_tokenizer(config)
-    if tokenizer.chat_template is None:
-        training, held_out = ([_as_text(one) for one in part] for part in (training, held_out))
+    training, held_out = (as_shown(part, tokenizer) for part in (training, held_out))
     done = run.artefacts / "train.json"
     if done.exists() and run.model.exists():
         result = FitResult(**json.loads(done.read_text(encoding="utf-8")))
@@ -132,7 +131,7 @@ def open_rewards(config: OnlineOptions, tasks: Sequence[Task], run: Run | None =
         DataError: prompts without a column that a reward reads, with their places.
     """
     own = None
-    if any(str(one).partition(":")[0].partition("@")[0] == "constraints" for one in config.reward):
+    if any(innermost(parse_reward(one)).kind == "constraints" for one in config.reward):
         own = _own_constraints(tasks)
     return build_rewards(
         config,
@@ -208,6 +207,11 @@ def _judge(config: OnlineOptions, run: Run | None) -> Callable[[str | None], Jud
         return judge_over(Lazy(), store)(name)
 
     return open_judge
+
+
+def as_shown(tasks: Sequence[Task], tokenizer: Any) -> list[Task]:
+    """The prompts as this model is shown them: those that the file has as plain text stay so where there is no chat template."""
+    return [_as_text(one) for one in tasks] if tokenizer.chat_template is None else list(tasks)
 
 
 def _as_text(task: Task) -> Task:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 
 from coalign.core.files import atomic_path
+from coalign.core.options import options_of
 from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement
 from coalign.loops.rollouts import Rollouts
@@ -32,6 +33,7 @@ from coalign.models.modules import evaluation, without_dropout
 from coalign.models.scoring.values import make_value_head
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
+from coalign.training.options import TrainingOptions
 from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.processes import assert_one_process
 from coalign.training.watch.monitor import Monitor, Sign
@@ -90,7 +92,9 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         # A part of the model, so that it is optimised and moved with it.
         model.add_module("value_head", make_value_head(model))
         task.value_head = model.get_submodule("value_head")
-    options = {**vars(loop.config), "gradient_accumulation": loop.parts, "eval_steps": None}
+    names = [one.name for one in options_of(TrainingOptions) if hasattr(loop.config, one.name)]
+    options = {name: getattr(loop.config, name) for name in names}
+    options |= {"gradient_accumulation": loop.parts, "eval_steps": None}
     result = fit_module(
         model,
         task,

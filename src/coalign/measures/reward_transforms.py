@@ -28,7 +28,8 @@ def log_sigmoid_centred(rewards: ArrayLike, references: ArrayLike) -> Array:
     Args:
         rewards, references: [...], of shapes that broadcast. NaN stays NaN.
     """
-    return -np.logaddexp(0.0, np.asarray(references, np.float64) - np.asarray(rewards, np.float64))
+    with np.errstate(invalid="ignore"):  # of NaN
+        return -np.logaddexp(0.0, np.asarray(references, np.float64) - np.asarray(rewards, np.float64))
 
 
 def log_sigmoid_slope(rewards: ArrayLike, references: ArrayLike) -> Array:

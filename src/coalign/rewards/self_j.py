@@ -42,11 +42,10 @@ from coalign.loops.rows import answer_rows
 from coalign.measures.detection import ranks
 from coalign.models.backends.open import identity_of, open_generator
 from coalign.models.backends.options import BackendOptions
-from coalign.models.embedding import load_encoder
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.rewards.self_grading.report import write_grader_report
-from coalign.rewards.self_grading.training import Answered, train_grader
+from coalign.rewards.self_grading.training import Answered, similarities, train_grader
 from coalign.training.options import TrainingOptions
 
 LEVELS = 10
@@ -189,24 +188,12 @@ def make_stages(
             }
         check_failures(ratings["with"], limit=config.max_failures)
         before = {one.id: one.score for one in ratings["without"]}
-        encoder = load_encoder(config.encoder, device=config.device)
-        sides = [
-            encoder.encode(texts)
-            for texts in zip(*((a.response, a.record.completion) for a in answered), strict=True)
-        ]
-        cosines = (sides[0] * sides[1]).sum(1).tolist()
-        round.write(
-            "measure",
-            [
-                {
-                    "id": one.id,
-                    "graded": one.score,
-                    "similarity": cosine,
-                    "graded_without_reference": before.get(one.id),
-                }
-                for one, cosine in zip(ratings["with"], cosines, strict=True)
-            ],
-        )
+        cosines = similarities(answered, config.encoder, device=config.device)
+        rows = zip(answered, ratings["with"], cosines, strict=True)
+        round.write("measure", [
+            {"id": one.record.id, "graded": rating.score, "similarity": cosine, "graded_without_reference": before.get(one.record.id)}
+            for one, rating, cosine in rows
+        ])  # fmt: skip
 
     def build(round: Round) -> None:
         rows = [row for row in round.read("measure") if row["graded"] is not None]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from coalign.models.reward_model import RewardModel
 
 Unscorable = Literal["lowest", "leave out"]
-Combine = Literal["sum", "min", "max"]
-"""Weighted mean; the worst (all of them must hold); the best (one of them is enough)."""
+Combine = Literal["sum", "total", "min", "max"]
+"""Weighted mean; weighted sum, for log-probabilities, which add; the worst (all of them must hold); the best (one of them is
+enough)."""
 
 
 class Draft(NamedTuple):
@@ -208,7 +209,7 @@ class RewardMix:
         twice = [name for place, name in enumerate(self.names) if name in self.names[:place]]
         if twice:
             raise ConfigError(f"The reward {twice[0]!r} is given twice.", hint="Give it once, with a weight.")
-        if self.combine != "sum" and set(weights) != {1.0}:
+        if self.combine in ("min", "max") and set(weights) != {1.0}:
             raise ConfigError(
                 f"combine: {self.combine} takes the rewards as they are; leave their weights out."
             )
@@ -250,10 +251,10 @@ class RewardMix:
         rows = [list(one) for one in values]
         if self.normalise:
             rows = standardised(rows, [one.index for one in drafts])
-        if self.combine != "sum":
+        if self.combine in ("min", "max"):
             pick = min if self.combine == "min" else max
             return [math.nan if any(map(math.isnan, row)) else pick(row) for row in rows]
-        return combine_rewards(rows, [one.weight for one in self.rewards])
+        return combine_rewards(rows, [one.weight for one in self.rewards], total=self.combine == "total")
 
     def __call__(self, drafts: Sequence[Draft]) -> list[float]:
         return self.combined(drafts, self.values(drafts))
@@ -263,16 +264,18 @@ class RewardMix:
         self._known.clear()
 
 
-def combine_rewards(values: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
-    """`sum_j w_j r_j / sum_j |w_j|` of each row.
+def combine_rewards(
+    values: Sequence[Sequence[float]], weights: Sequence[float], *, total: bool = False
+) -> list[float]:
+    """`sum_j w_j r_j / sum_j |w_j|` of each row; with `total` not divided.
 
     Args:
         values: [drafts][rewards].
         weights: [rewards], not all 0.
     """
-    total = math.fsum(map(abs, weights))
+    divisor = 1.0 if total else math.fsum(map(abs, weights))
     return [
-        math.fsum(weight * value for weight, value in zip(weights, row, strict=True)) / total
+        math.fsum(weight * value for weight, value in zip(weights, row, strict=True)) / divisor
         for row in values
     ]
 

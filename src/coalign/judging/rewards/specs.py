@@ -10,6 +10,9 @@
     final_answer:{answer}                    a verifier whose argument is a column of each prompt
     constraints                              the column `constraints` of the prompts
     {"verifier": "max_words", "n": 20, "weight": 2}
+    log_sigmoid:0.5:model:PATH               a transform of another reward, and what it compares with
+    log_sigmoid:references.jsonl:model:PATH  the same with a reference for each prompt
+    exponential:10:calibrated:base.jsonl:model:PATH
 
 After the first colon stand the arguments, split at commas; a part without `name=` belongs to the argument before it.
 A number after the last `@` is the weight, 1 by default.
@@ -28,6 +31,7 @@ from coalign.core.files import parse_json
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
 from coalign.judging.rewards import mix
+from coalign.judging.rewards.transforms import TRANSFORMS, as_number, transformed
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
 from coalign.judging.verifiers.isolation import Verify, verify_here
 
@@ -57,7 +61,10 @@ class RewardOptions(OptionGroup):
         "judge:CRITERION; may be given several times",
         split=False,
     )
-    combine: mix.Combine = option("sum", "weighted mean of the rewards, the worst of them, or the best")
+    combine: mix.Combine = option(
+        "sum",
+        "weighted mean of the rewards; weighted sum (total), for log-probabilities; the worst of them, or the best",
+    )
     normalise: bool = option(
         False, "standardise each reward over the candidates of a step, for rewards of different scale"
     )
@@ -80,6 +87,7 @@ class RewardSpec:
         constraint: of a verifier.
         columns: of a verifier whose arguments are columns of each prompt: argument to column. `literal` has the others.
         criteria: of a judge.
+        given, inner: what a transform is given, and the reward that it transforms.
     """
 
     kind: str
@@ -91,6 +99,8 @@ class RewardSpec:
     literal: Mapping[str, Any] = field(default_factory=dict)
     verifier: str = ""
     criteria: str = ""
+    given: str = ""
+    inner: RewardSpec | None = None
 
 
 def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
@@ -109,16 +119,24 @@ def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
     weighted = _WEIGHT.fullmatch(value.strip())
     body, weight = (weighted[1], _weight(value, weighted[2])) if weighted else (value.strip(), 1.0)
     name, _, text = body.partition(":")
+    if name in TRANSFORMS:
+        given, _, inner = text.partition(":")
+        return _transform(value, name, given, inner, weight)
     if name in OTHERS:
         return _other(value, name, text, weight)
     try:
         return _verifier(body, weight, name, _arguments(get_verifier(name).args, text))
     except ConstraintError as error:
         if error.field == "verifier":
-            known = [*OTHERS, *verifiers()]
+            known = [*OTHERS, *TRANSFORMS, *verifiers()]
             advice = suggest(name, known, "`docs/verifiers.md` lists the verifiers.")
             raise ConfigError(f"reward: {name!r} is unknown. {advice}") from error
         raise ConfigError(f"reward: {body}: {error}") from error
+
+
+def innermost(spec: RewardSpec) -> RewardSpec:
+    """What the transforms of a reward stand around."""
+    return spec if spec.inner is None else innermost(spec.inner)
 
 
 def build_rewards(
@@ -145,7 +163,7 @@ def build_rewards(
         ModelError: a reward model that cannot be loaded.
     """
     specs = [parse_reward(one) for one in options.reward]
-    if options.judge_model and not any(one.kind == "judge" for one in specs):
+    if options.judge_model and not any(innermost(one).kind == "judge" for one in specs):
         raise ConfigError("judge_model has no effect without a reward judge:CRITERION.")
     return mix.RewardMix(
         [
@@ -166,6 +184,9 @@ def _reward(
     open_judge: Callable[[str | None], Judge] | None,
     verify: Verify,
 ) -> mix.Reward:
+    if spec.inner is not None:
+        inner = _reward(spec.inner, options, constraints, columns, open_judge, verify)
+        return transformed(spec.kind, spec.given, inner, spec.name, about=spec.inner.name)
     if spec.kind == "constraints":
         if constraints is None:
             raise ConfigError(
@@ -251,6 +272,13 @@ def _fitting(hint: Any, value: Any) -> Any:
 def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:
     rest = dict(value)
     weight = _weight(value, rest.pop("weight", 1.0))
+    if "transform" in rest:
+        kind, given, inner = (rest.pop(name, "") for name in ("transform", "by", "reward"))
+        if rest or kind not in TRANSFORMS:
+            raise ConfigError(
+                f"reward: {dict(value)} is not usable, expected transform ({', '.join(TRANSFORMS)}), by, reward and weight."
+            )
+        return _transform(value, kind, str(given), inner, weight)
     kinds = [kind for kind in ("verifier", *OTHERS) if kind in rest]
     if len(kinds) != 1:
         raise ConfigError(
@@ -269,6 +297,18 @@ def _from_mapping(value: Mapping[str, Any]) -> RewardSpec:
     text = str(rest.pop(kinds[0]))
     text += "".join(f",{name}={one}" for name, one in rest.items())
     return _other(value, kinds[0], text, weight)
+
+
+def _transform(value: Any, kind: str, given: str, inner: Any, weight: float) -> RewardSpec:
+    """A transform of another reward; files are read when the reward is built."""
+    if not given or not inner:
+        raise ConfigError(f"reward: {value!r} is not usable, expected {kind}:NUMBER-OR-FILE:REWARD")
+    if kind == "exponential" and as_number(given) is None:
+        raise ConfigError(f"reward: {value!r}: {given!r} is not usable, expected a number")
+    spec = parse_reward(inner)
+    if spec.weight != 1:
+        raise ConfigError(f"reward: {value!r}: the weight stands outside of the transform.")
+    return RewardSpec(kind, f"{kind}:{given}:{spec.name}", weight, given=given, inner=spec)
 
 
 def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:

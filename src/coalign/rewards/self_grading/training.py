@@ -34,6 +34,22 @@ class Answered:
         return JudgeItem(id=record.id, prompt=record.prompt, responses=(self.response,), reference=good)
 
 
+def similarities(answered: Sequence[Answered], encoder: str, *, device: str = "auto") -> list[float]:
+    """[n] cosines of the embeddings of answer and reference.
+
+    Raises:
+        ModelError: the encoder cannot be loaded.
+    """
+    from coalign.models.embedding import load_encoder
+
+    model = load_encoder(encoder, device=device)
+    answers, references = (
+        model.encode(texts)
+        for texts in ([one.response for one in answered], [one.record.completion for one in answered])
+    )
+    return (answers * references).sum(1).tolist()
+
+
 def make_views(
     answered: Sequence[Answered], labels: Mapping[str, int], tokenizer: Any, config: Any, run: Run
 ) -> tuple[list[TwoViews], GraderFacts]:

@@ -30,6 +30,7 @@ def trained_curve(
     measure: Callable[[TinyGRU], Point],
     *,
     steps: int,
+    further: int | None = None,
     n: int = 8,
     samples: int = 128,
 ) -> list[Point]:
@@ -37,21 +38,24 @@ def trained_curve(
 
     Args:
         utility: [P, n, T] responses to [P, n] what they are worth.
+        further: a strength goes on with the policy of the one before it for so many steps; None: each begins at the base.
         n: samples of a prompt in a step.
         samples: of a prompt, from which the KL divergence is estimated.
     """
-    points = []
-    for strength in strengths:
+    points: list[Point] = []
+    policy = world.base
+    for number, strength in enumerate(strengths):
+        goes_on = bool(number and further is not None)
         policy = reinforced(
-            world.base,
+            policy if goes_on else world.base,
             world.base,
             world.prompts,
             utility,
-            stream(world.seed, "policy"),
+            stream(world.seed, f"policy {number}" if goes_on else "policy"),
             strength=strength,
             n=n,
             length=LENGTH,
-            steps=steps,
+            steps=further if goes_on and further is not None else steps,
             learning_rate=LEARNING_RATE,
         )
         kl = divergence(policy, world.base, world.sample(policy, samples, "divergence"))

@@ -1,0 +1,1 @@
+"""Learning from rewards that are compared with what the base model reaches."""
