@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import random
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +32,7 @@ from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
-from tests.contract.killing import Killed, watched
+from tests.contract.killing import Killed, assert_killed_processes_end_like, watched
 from tests.contract.small import SMALL, VARIANTS, Small, furnish
 
 AVAILABLE = [entry for entry in entries() if entry.available]
@@ -296,26 +294,9 @@ def test_help_and_configuration_are_for_people_and_for_programs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["act", "ln-dpo"])
 def test_a_process_killed_at_random_moments_ends_like_the_undisturbed_run(
-    name: str, root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
+    root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL, ten times; the attempt after the last one ends with the undisturbed figures."""
-    undisturbed, folder = whole(ready(name, root, monkeypatch)).run, Path("terminated") / name
-    Path("options.yaml").write_text(json.dumps(undisturbed.config()), encoding="utf-8")
-    command = [
-        *(sys.executable, "-m", "coalign.cli.main", "run", name),
-        "--config",
-        "options.yaml",
-        "--out",
-        str(folder),
-    ]
-    draw = random.Random(0)
-    for _ in range(10):
-        with contextlib.suppress(subprocess.TimeoutExpired):  # on which the process is killed
-            subprocess.run(command, capture_output=True, timeout=draw.uniform(2, 12), check=True)
-    subprocess.run(command, capture_output=True, check=True)
-    other = (
-        "adapter_config.json",
-    )  # lists the modules in the order of a set, which differs between processes
-    assert_close(artefacts(folder, but=other), artefacts(undisturbed.path, but=other))
+    """A training; `tests/drill` has the loops."""
+    undisturbed = whole(ready("ln-dpo", root, monkeypatch)).run
+    assert_killed_processes_end_like(undisturbed, "ln-dpo", Path("terminated") / "ln-dpo", kills=10)

@@ -1,0 +1,1 @@
+"""Kills at random: a few for every run of the tests, many behind `-m slow`."""
