@@ -218,6 +218,12 @@ SMALL: dict[str, Small] = {
         {**LEARN, "data": "feedback.jsonl", "samples": 2, "max_new_tokens": 6}, {"feedback.jsonl": feedback()}
     ),
     "cut": Small({**LEARN, "data": "judgments.jsonl"}, {"judgments.jsonl": judgments()}),
+    "dmoerm": Small(
+        {**LEARN, "data": "named.jsonl", "capabilities": "capabilities.jsonl", "points": "points.yaml", "batch_size": 8, "save_steps": 0},
+        {"named.jsonl": [{**row, **({"category": "ab"[at % 2]} if at < 12 else {})} for at, row in enumerate(pairs(16))],
+         "capabilities.jsonl": [{**row, "category": "ab"[at % 2], "point": "xy"[at % 2]} for at, row in enumerate(pairs(8))],
+         "points.yaml": _text("a: [x]\nb: [y]\n")},
+    ),
     "more": Small(
         {**LEARN, "data": "tagged.jsonl", "batch_size": 2, "prompts": "asked.jsonl", "policy": "models/tiny",
          "best_of": 2, "max_new_tokens": 6},

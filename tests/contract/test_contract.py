@@ -41,7 +41,7 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
 }
-REWARD_MODELS = {"more"}
+REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
 BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
 """Modules that read every option to write it down, to check it or to copy it."""

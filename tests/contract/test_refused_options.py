@@ -74,6 +74,11 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"mode": "simulation", "data": ["x"]}, "data has no effect with mode: simulation"),
         ({"mode": "simulation", "sim_ratings": [1.0]}, "needs two ratings"),
     ],
+    "dmoerm": [
+        ({"data": "x", "labeller": "y", "capabilities": "z"}, "labeller has no effect"),
+        ({"data": "x", "save": "adapter"}, "save has no effect"),
+        ({"data": "x", "eval_steps": 3}, "eval_steps has no effect"),
+    ],
     "more": [
         ({"data": "x", "weights": "uniform", "normalise": "none"}, "normalise has no effect"),
         ({"data": "x", "best_of": 8}, "best_of has no effect"),

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
 from coalign.models.reward_inputs import Format, RewardInputs, RewardText, grouped
+from coalign.models.reward_mixture import MANIFEST, load_reward_mixture
 from coalign.models.scoring.sequence_states import reads_last_token
 from coalign.models.types import Prompts
 
@@ -143,6 +144,10 @@ def load_reward_model(
         ConfigError: the label is missing or unknown, or the format does not fit.
     """
     place = locate(name, revision)
+    if (Path(place.path) / MANIFEST).is_file():
+        if label is not None or format is not None:
+            raise ConfigError(f"{place.name} is a mixture of reward models: label and format have no effect.")
+        return cast(RewardModel, load_reward_mixture(Path(place.path), pick_device(device)))
     tokenizer: Any = load_tokenizer(
         ModelOptions(model=name, revision=revision, trust_remote_code=trust_remote_code)
     )

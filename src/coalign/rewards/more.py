@@ -34,8 +34,6 @@ from coalign.core.runs import Run, is_main_process
 from coalign.measures.min_norm import min_norm_weights
 from coalign.report.parts import curves
 from coalign.rewards.selection.best_answers import BestAnswerOptions, learn_best_answers
-from coalign.training.losses.bradley_terry import bradley_terry_losses
-from coalign.training.losses.listwise import ordered_pairs
 from coalign.training.material import announce, read_material
 from coalign.training.objective import Losses
 from coalign.training.reward_models.fit import RewardModelOptions, held_out_rewards, train_reward_model
@@ -52,19 +50,6 @@ if TYPE_CHECKING:
 Normalise = Literal["l2", "loss", "loss+", "none"]
 SMALLEST = 1e-8
 """Added to a loss that is divided by, which the official code does not guard."""
-
-
-def ranking_loss(rewards: Tensor, values: Tensor, record_index: Tensor) -> Tensor:
-    """[] mean of `-log sig(r_i - r_j)` over all pairs with `v_i > v_j`; 0 without any. The paper's ranking loss.
-
-    Args:
-        rewards: [B]; gradients flow.
-        values: [B] how good each response is; equal ones, and NaN, are not compared.
-        record_index: [B] the record of each response.
-    """
-    better, worse = ordered_pairs(values, record_index)
-    losses = bradley_terry_losses(rewards[better], rewards[worse])
-    return losses.sum() / max(len(losses), 1)
 
 
 def weighed_loss(task_losses: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from coalign.measures.calibration import calibration_error
 from coalign.measures.min_norm import min_norm_weights
-from coalign.rewards.more import head_gradients, normalise_gradients, ranking_loss, weighed_loss
+from coalign.rewards.more import head_gradients, normalise_gradients, weighed_loss
+from coalign.training.losses.bradley_terry import ranking_loss
 from tests.vectors.given import Given
 
 

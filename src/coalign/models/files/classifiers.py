@@ -54,7 +54,7 @@ def load_classifier(
     return merged
 
 
-def outline(options: ModelOptions) -> PreTrainedModel:
+def outline(options: ModelOptions, outputs: int = 1) -> PreTrainedModel:
     """The classifier over the model of `options` without its weights: what it is, before anything large is read.
 
     Raises:
@@ -68,22 +68,22 @@ def outline(options: ModelOptions) -> PreTrainedModel:
     where: dict[str, Any] = {"revision": base.revision, "local_files_only": base.cached_only}
     try:
         config = AutoConfig.from_pretrained(base.path, **where, **trust)
-        config.num_labels = 1
+        config.num_labels = outputs
         with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(config, **trust)
     except (OSError, ValueError) as error:
         raise explained(error, base, "model") from error
 
 
-def new_classifier(options: ModelOptions) -> PreTrainedModel | PeftModel:
-    """A classifier of one output over the trunk of any model, to be trained: with a new adapter unless all weights are
-    (`adapters.choose_tuning`). The head of a model that has one for one output is kept, any other is new.
+def new_classifier(options: ModelOptions, outputs: int = 1) -> PreTrainedModel | PeftModel:
+    """A classifier over the trunk of any model, to be trained: with a new adapter unless all weights are
+    (`adapters.choose_tuning`). The head of a model that has one for so many outputs is kept, any other is new.
 
     Raises:
         ModelError: it cannot be found or read, or Transformers has no sequence classifier for it.
     """
     device = pick_device(options.device)
-    parameters = outline(options).num_parameters()
+    parameters = outline(options, outputs).num_parameters()
     tuning = adapters.choose_tuning(options, parameters, device)
     arguments: dict[str, Any] = {
         "trust_remote_code": options.trust_remote_code,
@@ -91,7 +91,7 @@ def new_classifier(options: ModelOptions) -> PreTrainedModel | PeftModel:
     }
     if options.attn_implementation != "auto":
         arguments["attn_implementation"] = options.attn_implementation
-    model, new = _trunk(options, arguments)
+    model, new = _trunk(options, outputs, arguments)
     model = model.to(device)
     if options.save_dtype != "auto":
         model.saved_dtype = getattr(torch, options.save_dtype)
@@ -100,7 +100,7 @@ def new_classifier(options: ModelOptions) -> PreTrainedModel | PeftModel:
     return adapters.add_lora(model, options, task="SEQ_CLS", whole=[one for one in new if one not in HEADS])
 
 
-def _trunk(options: ModelOptions, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
+def _trunk(options: ModelOptions, outputs: int, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
     """The classifier, and the names of its modules whose weights are new."""
     place = locate(options.model, options.revision)
     if place.is_adapter and place.adapter_settings.get("task_type") == "SEQ_CLS":
@@ -108,8 +108,8 @@ def _trunk(options: ModelOptions, arguments: dict[str, Any]) -> tuple[Any, list[
         model = load_classifier(place, what="reward model", **settings)
         return (adapters.merge(model) if adapters.has_adapter(model) else model), []
     if place.is_adapter:
-        return _over(loading.load_model(options, training=True)), []
-    model, info = _with_new_head(place, "model", 1, arguments)
+        return _over(loading.load_model(options, training=True), outputs), []
+    model, info = _with_new_head(place, "model", outputs, arguments)
     missing = set(info["missing_keys"])
     trunk = {one for one in missing if one.startswith(f"{model.base_model_prefix}.") and "pooler" not in one}
     loading.assert_whole(place, {"missing_keys": trunk}, "The folder may hold only a part of the model.")
@@ -129,12 +129,12 @@ def _with_new_head(
         return loading.load_with_info(kind, place, what, ignore_mismatched_sizes=True, **settings)
 
 
-def _over(language_model: PreTrainedModel) -> Any:
+def _over(language_model: PreTrainedModel, outputs: int) -> Any:
     """A classifier that has taken over the trunk of a language model."""
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(language_model.config)
-    config.num_labels = 1
+    config.num_labels = outputs
     model: Any = AutoModelForSequenceClassification.from_config(config)
     trunk = getattr(language_model, language_model.base_model_prefix)
     setattr(model, model.base_model_prefix, trunk)

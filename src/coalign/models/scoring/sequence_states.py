@@ -40,6 +40,11 @@ def reads_last_token(model: nn.Module) -> bool:
     return hasattr(unwrap(model), "score")
 
 
+def last_attended(attention_mask: Tensor) -> Tensor:
+    """[B] the place of the last token of each row that the mask [B, T] lets through, padded on either side."""
+    return attention_mask.long().cumsum(1).argmax(1)
+
+
 def sequence_states(
     model: nn.Module,
     responses: Responses,
@@ -87,9 +92,10 @@ def _padded(model: nn.Module, responses: Responses) -> tuple[Tensor, Tensor]:
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
     places = torch.arange(len(rows), device=device)
-    ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+    inputs = engine.padded_inputs(rows, device)
+    ends = last_attended(inputs["attention_mask"])
     with _watched_head(unwrap(model)) as seen:
-        model(**engine.padded_inputs(rows, device), use_cache=False)
+        model(**inputs, use_cache=False)
         return _wide(seen["states"][places, ends]), _wide(seen["outputs"][places, ends])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coalign.training.losses.listwise import ordered_pairs
 from coalign.training.losses.pairwise import logistic_loss
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ def bradley_terry_losses(
     if center_rewards_coefficient:
         losses = losses + center_rewards_coefficient * (better + worse) ** 2
     return losses
+
+
+def ranking_loss(rewards: Tensor, values: Tensor, record_index: Tensor) -> Tensor:
+    """[] mean of `-log sig(r_i - r_j)` over all pairs of one record with `v_i > v_j`; 0 without any.
+
+    Args:
+        rewards: [B]; gradients flow.
+        values: [B] how good each response is; equal ones, and NaN, are not compared.
+        record_index: [B] the record of each response.
+    """
+    better, worse = ordered_pairs(values, record_index)
+    losses = bradley_terry_losses(rewards[better], rewards[worse])
+    return losses.sum() / max(len(losses), 1)
 
 
 def record_means(values: Tensor, record_index: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from coalign.core.errors import DataError
@@ -96,10 +97,17 @@ def train_reward_model(
     run: Run,
     make_task: MakeTask = RewardTask,
     arrange: Callable[[list[RewardExample]], list[Any]] = _as_they_are,
+    *,
+    name: str = "train",
+    folder: Path | None = None,
+    **arguments: Any,
 ) -> FitResult:
-    """Train on rankings and save the model in the run folder; what was finished before is read, not done again.
+    """Train on rankings and save the model; what was finished before is read, not done again.
 
     Args:
+        name: of this training among those of the run.
+        folder: to save in, by default the run's `model`.
+        arguments: further ones of `fit_module`.
         make_task: the task over inputs, options and tags, for methods that weigh or change the losses.
         arrange: training examples to what such a task collates (groups of them).
 
@@ -109,25 +117,17 @@ def train_reward_model(
     from transformers import set_seed
 
     from coalign.models.adapters import trainable_summary
-    from coalign.models.files.classifiers import choose_pad_token, new_classifier, outline
-    from coalign.models.files.loading import load_tokenizer
+    from coalign.models.files.classifiers import choose_pad_token, new_classifier
     from coalign.models.files.saving import save_model
     from coalign.models.limits import assert_fits
-    from coalign.models.reward_inputs import RewardInputs
-    from coalign.models.reward_model import longest_text, pick_format, write_settings
+    from coalign.models.reward_model import write_settings
     from coalign.training.modules import fit_module
 
-    done = run.artefacts / "train.json"
-    if done.exists() and run.model.exists():
+    done, folder = run.artefacts / f"{name}.json", folder or run.model
+    if done.exists() and folder.exists():
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))
-    tokenizer: Any = load_tokenizer(config)
-    shape = outline(config)
-    wanted = None if config.input_format == "auto" else config.input_format
-    inputs = RewardInputs(
-        tokenizer,
-        pick_format(config.model, shape, tokenizer, wanted),
-        min(config.max_length or longest_text(shape, tokenizer), longest_text(shape, tokenizer)),
-    )
+    inputs = make_inputs(config)
+    tokenizer: Any = inputs.tokenizer
     parts = [
         _examples(cast("Sequence[Ranking]", records), inputs, config, run, what)
         for records, what in ((material.training, "training"), (material.held_out, "held-out"))
@@ -151,14 +151,31 @@ def train_reward_model(
         arrange(parts[0]),
         config,
         run,
+        name=name,
         held_out=parts[1],
         processor=tokenizer,
+        **arguments,
     ).finite()
     if is_main_process():
-        save_model(cast(Any, model), tokenizer, run.model, merge=config.save == "whole")
-        write_settings(run.model, inputs)
+        save_model(cast(Any, model), tokenizer, folder, merge=config.save == "whole")
+        write_settings(folder, inputs)
         write_json(done, asdict(result))
     return result
+
+
+def make_inputs(config: RewardModelOptions) -> RewardInputs:
+    """How a model of these options reads texts; its weights are not loaded."""
+    from coalign.models.files.classifiers import outline
+    from coalign.models.files.loading import load_tokenizer
+    from coalign.models.reward_inputs import RewardInputs
+    from coalign.models.reward_model import longest_text, pick_format
+
+    tokenizer: Any = load_tokenizer(config)
+    shape = outline(config)
+    wanted = None if config.input_format == "auto" else config.input_format
+    longest = longest_text(shape, tokenizer)
+    format = pick_format(config.model, shape, tokenizer, wanted)
+    return RewardInputs(tokenizer, format, min(config.max_length or longest, longest))
 
 
 def _examples(
