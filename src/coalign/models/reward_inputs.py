@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
+from coalign.core.files import write_json
 from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt, encode_records, encode_response
 from coalign.data.messages import render_transcript
 from coalign.data.records import Messages, Record, responses_of
+from coalign.models.files.places import Location
 from coalign.models.scoring.sequence_states import SequenceStates, reads_last_token, sequence_states
 from coalign.models.types import Responses
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 Format = Literal["chat", "pair", "transcript"]
 """How prompt and response become one input: through the tokenizer's chat template; as the two segments of an encoder;
 or as `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
+SETTINGS = "reward_model.json"
+"""File beside a saved reward model that says how it was trained to read texts."""
 SHARED_TOKENS = 2048
 """Most tokens of responses that share one computation of their prompt: attention is masked between them, not left out."""
 
@@ -200,3 +205,14 @@ def grouped(prompts: Sequence[Messages | str], texts: Sequence[RewardText]) -> l
         groups[key][-1].append(place)
         room[key] -= len(text.ids)
     return [group for each in groups.values() for group in each]
+
+
+def write_settings(folder: Path, inputs: RewardInputs) -> None:
+    """Keep beside a saved reward model how it reads texts."""
+    write_json(folder / SETTINGS, {"format": inputs.format, "max_length": inputs.max_length})
+
+
+def read_settings(place: Location) -> dict[str, Any]:
+    """What `write_settings` kept; empty for the models of others."""
+    path = Path(place.path) / SETTINGS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

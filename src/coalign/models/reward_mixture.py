@@ -20,7 +20,7 @@ from coalign.models.adapters import active_adapter
 from coalign.models.files.classifiers import load_classifier
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.files.places import locate
-from coalign.models.reward_inputs import RewardInputs, RewardText
+from coalign.models.reward_inputs import RewardInputs, RewardText, read_settings
 from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
@@ -129,8 +129,6 @@ def load_experts(folder: Path, points: int, device: torch.device) -> tuple[Any, 
 
 def stored_inputs(folder: Path) -> RewardInputs:
     """How the reward model in a folder reads texts."""
-    from coalign.models.reward_model import read_settings
-
     settings = read_settings(locate(str(folder)))
     return RewardInputs(load_tokenizer(str(folder)), settings["format"], settings["max_length"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -15,18 +14,17 @@ import torch
 from torch import nn
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.core.files import write_json
 from coalign.core.progress import progress
 from coalign.data.records import Record
 from coalign.models.batching import length_batches
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
 from coalign.models.files.classifiers import choose_pad_token, load_classifier
 from coalign.models.files.loading import load_tokenizer
-from coalign.models.files.places import Location, locate
+from coalign.models.files.places import locate
 from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
-from coalign.models.reward_inputs import Format, RewardInputs, RewardText, grouped
+from coalign.models.reward_inputs import Format, RewardInputs, RewardText, grouped, read_settings
 from coalign.models.reward_mixture import MANIFEST, load_reward_mixture
 from coalign.models.scoring.sequence_states import reads_last_token
 from coalign.models.types import Prompts
@@ -34,8 +32,6 @@ from coalign.models.types import Prompts
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
-SETTINGS = "reward_model.json"
-"""File beside a saved reward model that says how it was trained to read texts."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +164,6 @@ def load_reward_model(
     if stored:
         choose_pad_token(model, tokenizer)
     return RewardModel(model.to(target).eval(), inputs)
-
-
-def write_settings(folder: Path, inputs: RewardInputs) -> None:
-    """Keep beside a saved reward model how it reads texts."""
-    write_json(folder / SETTINGS, {"format": inputs.format, "max_length": inputs.max_length})
-
-
-def read_settings(place: Location) -> dict[str, Any]:
-    """What `write_settings` kept; empty for the models of others."""
-    path = Path(place.path) / SETTINGS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _label(name: str, config: Any, label: str | None) -> int | None:

@@ -152,8 +152,8 @@ class Phases:
 
         from coalign.models.files.classifiers import choose_pad_token, new_classifier
         from coalign.models.files.saving import save_model
+        from coalign.models.reward_inputs import write_settings
         from coalign.models.reward_mixture import query_text
-        from coalign.models.reward_model import write_settings
         from coalign.training.modules import fit_module
 
         done = self.run.artefacts / "router.json"

@@ -120,7 +120,7 @@ def train_reward_model(
     from coalign.models.files.classifiers import choose_pad_token, new_classifier
     from coalign.models.files.saving import save_model
     from coalign.models.limits import assert_fits
-    from coalign.models.reward_model import write_settings
+    from coalign.models.reward_inputs import write_settings
     from coalign.training.modules import fit_module
 
     done, folder = run.artefacts / f"{name}.json", folder or run.model
