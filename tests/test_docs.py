@@ -19,7 +19,7 @@ COMMANDS = [
     (page, line.strip())
     for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.strip().startswith("coalign ")
 ]
 

@@ -105,7 +105,7 @@ def test_labels_that_are_wrong_more_often_than_right_are_warned_about(
 
 def test_the_schedule_of_the_extrapolation(tiny_model: str, whole: Run) -> None:
     config: Any = build(selfie.Config, whole.config())
-    loop = selfie.make_loop(config, whole)
+    loop = selfie.make_loop(config)
     strengths = [loop.constants(Round(whole, number)).extrapolation for number in (1, 2, 3, 4)]
     assert strengths == [0.5, 0.25, 0.125, 0.125]
     assert loop.constants(Round(whole, 1)).beta == 0.1
@@ -127,7 +127,7 @@ def test_a_small_seed_keeps_all_its_labels(
 ) -> None:
     data = str(write(tmp_path / "pairs.jsonl", pairs(n)))
     config: Any = build(selfie.Config, {"seed_data": data, "prompts": "y", "seed_held_out": share})
-    parts = selfie.read_seed_pairs(config, Run(tmp_path))
+    parts = selfie.read_seed_pairs(config)
     assert [*map(len, parts)] == [n - held_out, held_out]
 
 

@@ -108,3 +108,9 @@ def implicit_rewards(
     fixed = scored_logps(path, rows, reference, limits, label=f"{label} under the reference")
     found = now.rewards(fixed, beta=beta)
     return [[None if math.isnan(one) else one for one in rewards] for rewards in found]
+
+
+def best_and_worst(rewards: Sequence[float]) -> tuple[int, int] | None:
+    """Places of the highest and the lowest reward, of equals the first; None where all are equal."""
+    best, worst = (pick(range(len(rewards)), key=rewards.__getitem__) for pick in (max, min))
+    return (best, worst) if rewards[best] > rewards[worst] else None

@@ -52,12 +52,16 @@ def seed_stage(
     records = [*own, *also]
     if not records:
         return None
-    options = replace(
+    return SeedStage(objective=objective, records=records, options=seed_training(config), constants=constants)
+
+
+def seed_training(config: Any) -> Any:
+    """The options of a system as the seed stage takes them."""
+    return replace(
         config,
         epochs=config.seed_epochs,
         learning_rate=config.seed_learning_rate or config.learning_rate,
     )
-    return SeedStage(objective=objective, records=records, options=options, constants=constants)
 
 
 def read_seed(source: str, kind: Kind) -> list[Record]:

@@ -35,7 +35,7 @@ from coalign.loops.readings import FLOORS, Floor, tell
 from coalign.loops.report import write_rounds_report
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row, with_column
-from coalign.loops.scoring import scored_logps
+from coalign.loops.scoring import best_and_worst, scored_logps
 from coalign.loops.seeds import SeedOptions, seed_stage
 from coalign.measures.agreement import kendall_tau
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -63,12 +63,6 @@ def consistency(current: Sequence[float], previous: Sequence[float], ties: Ties 
         ValueError: fewer than two responses, or rewards that are not finite.
     """
     return (kendall_tau(current, previous, ties=ties) + 1) / 2
-
-
-def best_and_worst(rewards: Sequence[float]) -> tuple[int, int] | None:
-    """Places of the highest and the lowest reward, of equals the first; None where all are equal."""
-    best, worst = (pick(range(len(rewards)), key=rewards.__getitem__) for pick in (max, min))
-    return (best, worst) if rewards[best] > rewards[worst] else None
 
 
 @dataclass(kw_only=True)

@@ -38,12 +38,12 @@ from coalign.loops.readings import FLOORS, LABEL_ACCURACY, tell
 from coalign.loops.report import write_rounds_report
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
-from coalign.loops.scoring import implicit_rewards
+from coalign.loops.scoring import best_and_worst, implicit_rewards
+from coalign.loops.seeds import SeedOptions, read_seed, seed_training
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.losses.self_refinement import Constants, Refinement
-from coalign.training.material import LearningOptions, announce, read_material
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 
@@ -52,19 +52,13 @@ ENOUGH = 20
 """Held-out seed pairs from which an accuracy below one half is warned about; of fewer it says too little."""
 
 
-def extreme_responses(rewards: Sequence[float]) -> tuple[int, int]:
-    """Places of the highest and of the lowest reward, of equal ones the first: chosen and rejected response."""
-    places = range(len(rewards))
-    return max(places, key=rewards.__getitem__), min(places, key=rewards.__getitem__)
-
-
 @dataclass(kw_only=True)
-class Config(Refinement, RoundOptions, ModelOptions, SamplingOptions, TrainingOptions):
+class Config(Refinement, RoundOptions, SeedOptions, ModelOptions, SamplingOptions, TrainingOptions):
     """Options of `coalign run selfie`."""
 
     __group__ = "Method"
 
-    seed_data: str = required(
+    seed_data: str = required(  # pyright: ignore[reportIncompatibleVariableOverride]
         "labelled pairs to begin with: a file, a hub id or a saved dataset folder", group="Seed stage"
     )
     seed_epochs: Positive = option(3.0, "passes over them", source="official code", group="Seed stage")
@@ -104,7 +98,7 @@ def run(config: Config, run: Run) -> None:
         DataError: seed pairs or prompts that cannot be used.
         CoalignError: no prompt has two responses that differ.
     """
-    loop = make_loop(config, run)
+    loop = make_loop(config)
     write_rounds_report(
         run,
         loop,
@@ -123,9 +117,9 @@ def run(config: Config, run: Run) -> None:
     )
 
 
-def make_loop(config: Config, run: Run) -> Labelling[Any]:
+def make_loop(config: Config) -> Labelling[Any]:
     """What SPA is to the loop engine: the implicit reward scores the responses, the best and the worst are learned."""
-    pairs, known = read_seed_pairs(config, run)
+    pairs, known = read_seed_pairs(config)
     training, held_out = read_prompts(config)
     constants = {one.name: getattr(config, one.name) for one in dataclasses.fields(Refinement)}
 
@@ -151,7 +145,7 @@ def make_loop(config: Config, run: Run) -> Labelling[Any]:
         seed=SeedStage(
             objective=get_objective("dpo"),
             records=pairs,
-            options=dataclasses.replace(config, epochs=config.seed_epochs),
+            options=seed_training(config),
             constants=DPOConstants(beta=config.beta),
         ),
         samples=config.samples,
@@ -169,17 +163,14 @@ def make_loop(config: Config, run: Run) -> Labelling[Any]:
     return loop
 
 
-def read_seed_pairs(config: Config, run: Run) -> tuple[list[Preference], list[Preference]]:
+def read_seed_pairs(config: Config) -> tuple[list[Preference], list[Preference]]:
     """(to train on, held out) pairs of the seed data.
 
     Raises:
         DataError: they cannot be read as pairs, or hold none that differ.
         ConfigError: a share of them cannot be held out.
     """
-    source = LearningOptions(data=config.seed_data, eval_fraction=0.0)
-    material = read_material(source, "preference", run)
-    announce(material.notes, run)
-    pairs = [one for one in material.training if isinstance(one, Preference)]
+    pairs = [one for one in read_seed(config.seed_data, "preference") if isinstance(one, Preference)]
     share = config.seed_held_out
     if share is None:
         share = 0.1 if len(pairs) >= 10 * ENOUGH else 0.0
@@ -216,10 +207,11 @@ def _pair(row: Row) -> Row | None:
         for reward, text, tokens in zip(row["rewards"], row["responses"], row["tokens"], strict=True)
         if reward is not None and text.strip()
     ]
-    if not usable:
+    found = best_and_worst([reward for reward, *_ in usable]) if usable else None
+    if found is None:
         return None
-    best, worst = (usable[place] for place in extreme_responses([reward for reward, *_ in usable]))
-    if best[0] == worst[0] or best[1].strip() == worst[1].strip():
+    best, worst = (usable[place] for place in found)
+    if best[1].strip() == worst[1].strip():
         return None
     pair: Row = {"id": row["id"], "prompt": row["prompt"]}
     for side, (reward, text, tokens) in (("chosen", best), ("rejected", worst)):

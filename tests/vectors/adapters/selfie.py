@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from coalign.loops.scoring import best_and_worst
 from coalign.models.scoring.extrapolation import extrapolated_logits
 from coalign.models.types import ResponseLogps
-from coalign.selfalign.selfie import extreme_responses
 from coalign.training.losses.self_refinement import (
     Constants,
     RecentMargins,
@@ -32,7 +32,7 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     if "sft_seq_logps" in inputs:
         policy, first = inputs.tensors("policy_seq_logps", "sft_seq_logps")
         rewards = policy - first
-        places = [extreme_responses(row) for row in rewards.tolist()]
+        places = [best_and_worst(row) or (0, 0) for row in rewards.tolist()]
         return {
             "reward": rewards,
             "p_first_over_second": torch.sigmoid(params["beta"] * (rewards[:, 0] - rewards[:, 1])),

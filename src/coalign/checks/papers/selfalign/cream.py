@@ -16,7 +16,8 @@ from coalign.checks.worlds.replies.replies import Replies, ReplyWorld
 from coalign.checks.worlds.replies.self_labelled import Label, Lineage, fine_tuned, rounds_arm, summed_logps
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.selfalign.cream import best_and_worst, consistency
+from coalign.loops.scoring import best_and_worst
+from coalign.selfalign.cream import consistency
 from coalign.training.batches import Example
 from coalign.training.losses.pairwise import CONFIDENCE, WEIGHT
 

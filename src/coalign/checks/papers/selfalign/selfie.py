@@ -15,9 +15,9 @@ from coalign.checks.tiny_models import TinyGRU, stream
 from coalign.checks.worlds.replies.replies import Replies, ReplyWorld
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
+from coalign.loops.scoring import best_and_worst
 from coalign.measures.statistics import sign_test
 from coalign.models.types import Responses
-from coalign.selfalign.selfie import extreme_responses
 from coalign.training.batches import Example
 from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.losses.self_refinement import Constants
@@ -134,7 +134,7 @@ def _spread(material: _Material, *, label_smoothing: float) -> Measures:
         prompts = world.prompts(STEPS * BATCH, f"round {number}")
         replies = world.replies(model, prompts, 2, f"round {number}")
         rewards = _implicit_rewards(model, material.base, prompts, replies)
-        labels = [extreme_responses(row) for row in rewards.tolist()]
+        labels = [best_and_worst(row) or (0, 0) for row in rewards.tolist()]
         quality = world.good_shares(prompts, replies).tolist()
         gaps = [row[best] - row[worst] for row, (best, worst) in zip(quality, labels, strict=True)]
         right, wrong = sum(one > 0 for one in gaps), sum(one < 0 for one in gaps)
