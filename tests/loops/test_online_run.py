@@ -100,6 +100,25 @@ def test_prompts_of_their_own_are_held_out(tmp_path: Path, tiny_model: str):
     assert len(held_out_rows(run)[0]["rewards"]) == 1
 
 
+def test_prompts_of_several_sources_are_mixed(tmp_path: Path, tiny_model: str):
+    renamed = [
+        {"question": f"{row['prompt']} Now.", "answer": row["answer"], "id": row["id"]} for row in ROWS
+    ]
+    paths = [write(tmp_path / f"{name}.jsonl", rows) for name, rows in (("a", ROWS), ("b", renamed))]
+    sources = [f"{paths[0]},max=6", f"{paths[1]},column.prompt=question,tag=bee"]
+    run = tiny_run("grpo", tmp_path / "run", tiny_model, prompts=sources, max_steps=1)
+    figures = {event["tag"]: (event["held_out"], event["in_pass"]) for event in run.events("source")}
+    assert figures == {"a": (2, 4), "bee": (2, 6)}
+    rows = read_rows(run.artefacts / "rollouts" / "rollout-00001.jsonl")
+    assert all(row["id"].partition(":")[0] in ("a", "bee") for row in rows), (
+        "the same ids stand in both files"
+    )
+    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    assert "Sources" in [one["title"] for one in report["sections"]]
+    with pytest.raises(ConfigError, match="a weight has no effect: each of these records counts once"):
+        tiny_run("grpo", tmp_path / "other", tiny_model, prompts=f"{paths[0]},weight=2")
+
+
 def test_prompts_without_an_answer_are_named_before_a_model_is_loaded(tmp_path: Path):
     write(tmp_path / "prompts.jsonl", [*ROWS, {"prompt": "Say it.", "id": "x"}])
     with pytest.raises(DataError, match=r"prompts.jsonl:9: answer: is missing"):

@@ -115,9 +115,7 @@ def canonical_sources(value: Sources, name: str, *, weights: bool = True) -> str
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if not weights and any(one.weight != 1 for one in sources):
-        raise ValueError(
-            f"{name}: a weight has no effect on records that are measured once each; leave it out"
-        )
+        raise ValueError(f"{name}: a weight has no effect: each of these records counts once; leave it out")
     forms = [one.plain() for one in sources]
     return forms[0] if len(forms) == 1 and isinstance(forms[0], str) else forms
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option, required
+from coalign.data.sources import ColumnNames, DataSources, canonical_columns, canonical_sources
 from coalign.judging.rewards.specs import RewardOptions
 from coalign.models.options import ModelOptions
 
@@ -16,8 +17,9 @@ class OnlineOptions(RewardOptions, ModelOptions):
 
     __group__ = "Method"
 
-    prompts: str = required(
-        "prompts to learn on: a file, a hub id, a saved dataset folder or - for standard input"
+    prompts: DataSources = required(
+        "prompts to learn on: a file, a folder or a glob of files, a hub id, a saved dataset folder or - for standard "
+        "input; given several times they are mixed, as --data of `coalign run dpo`"
     )
     samples: Count = option(8, "responses sampled to every prompt", source="TRL")
     prompts_per_step: Count = option(4, "prompts of one optimizer step")
@@ -46,7 +48,7 @@ class OnlineOptions(RewardOptions, ModelOptions):
         "sample with the adapter merged into a copy of its weights: faster, equal to rounding (`sampler/gap` is logged)",
     )
 
-    eval_prompts: str | None = option(
+    eval_prompts: DataSources | None = option(
         None, "held-out prompts; else --eval-fraction of the prompts is held out", group="Evaluation"
     )
     eval_fraction: Fraction = option(0.1, "share of the prompts held out", group="Evaluation")
@@ -61,7 +63,12 @@ class OnlineOptions(RewardOptions, ModelOptions):
     )
 
     split: str = option("train", "split of a hub dataset", group="Data")
-    limit: Count | None = option(None, "read only so many prompts", group="Data")
+    limit: Count | None = option(None, "read only so many prompts, of each source", group="Data")
+    column: ColumnNames | None = option(
+        None,
+        "take a column of the prompts under a name that records have, such as prompt=question; may be given several times",
+        group="Data",
+    )
 
     max_new_tokens: Count = option(256, "most tokens of one response", group="Sampling")
     temperature: Positive = option(1.0, "divides the logits, in sampling and in learning", group="Sampling")
@@ -106,6 +113,10 @@ class OnlineOptions(RewardOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.column = canonical_columns(self.column)
+        self.prompts = canonical_sources(self.prompts, "prompts", weights=False)
+        if self.eval_prompts is not None:
+            self.eval_prompts = canonical_sources(self.eval_prompts, "eval_prompts", weights=False)
         if not self.reward:
             raise ValueError("reward: is required, such as max_words:20, final_answer:{answer} or model:PATH")
         if self.samples < getattr(self, "least_samples", 2):

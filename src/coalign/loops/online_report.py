@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
+from coalign.data.sources import named
 from coalign.loops.held_out import held_out_folder, held_out_rows
 from coalign.loops.rows import read_answers
 from coalign.report import model as doc
@@ -65,7 +66,7 @@ def write_online_report(
         limitations=[LIMITATION],
         then=[doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
         figures={key: rows[-1][key] for key in ("reward", "kl", "length")} if rows else {},
-        trained_on=f"Prompts of {config.prompts}, with responses of the model itself, rewarded by {', '.join(map(str, config.reward))}.",
+        trained_on=f"Prompts of {named(config.prompts)}, with responses of the model itself, rewarded by {', '.join(map(str, config.reward))}.",
         method_title=method.name,
     )
 

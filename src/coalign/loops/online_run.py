@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
-from coalign.data.splits import split_records
+from coalign.data.sources import Sources
 from coalign.judging.protocol import Judge
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import build_rewards, innermost, judge_over, parse_reward
@@ -28,6 +27,9 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.types import Generator
 from coalign.training.job import FitResult
 from coalign.training.policy_gradient import OnlineMethod
+
+if TYPE_CHECKING:
+    from coalign.training.material import Part
 
 
 @dataclass(frozen=True)
@@ -95,20 +97,28 @@ def read_tasks(config: OnlineOptions, run: Run | None = None) -> tuple[list[Task
         DataError: a source that cannot be read, or two prompts with one id.
     """
     from coalign.data.usable import repeated_ids
-    from coalign.training.material import announce
+    from coalign.training.material import (
+        ReadingOptions,
+        announce,
+        overlap_note,
+        read_sources,
+        split_and_weigh,
+        told_of_sources,
+    )
 
-    notes = []
+    notes: list[str] = []
+    reading = ReadingOptions(kind="prompt", split=config.split, limit=config.limit, column=config.column)
 
-    def read(source: str) -> list[Record]:
-        found = read_records(source, kind="prompt", split=config.split, limit=config.limit)
-        notes.append(f"{source}: {found.recognised}")
-        return list(found.records)
+    def read(sources: Sources) -> list[Part]:
+        return read_sources(reading, sources, "prompt", notes, seed=config.seed, text_alone=True)
 
-    records = read(config.prompts)
+    parts = read(config.prompts)
+    sides = split_and_weigh(parts, config.eval_fraction if config.eval_prompts is None else 0, config.seed)
+    records, held_out = ([one for side in sides for one in side[which]] for which in (0, 1))
+    notes += told_of_sources(parts, sides, run)
     if config.eval_prompts is not None:
-        held_out = read(config.eval_prompts)
-    else:
-        records, held_out = split_records(records, config.eval_fraction, config.seed)
+        held_out = [one for part in read(config.eval_prompts) for one in part.records]
+        notes.append(overlap_note(records, held_out, run))
     problems = [*repeated_ids(records), *repeated_ids(held_out)]
     if problems:
         raise DataError(f"{len(problems)} prompts cannot be used.", problems)

@@ -30,8 +30,8 @@ import numpy as np
 from coalign.core.errors import DataError
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
-from coalign.data.readers import read_records
 from coalign.data.records import Demonstration
+from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.data.splits import split_records
 from coalign.judging.graders import GraderFacts, grader, load_grader
 from coalign.judging.prompts import load_template
@@ -46,6 +46,7 @@ from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.rewards.self_grading.report import write_grader_report
 from coalign.rewards.self_grading.training import Answered, similarities, train_grader
+from coalign.training.material import ReadingOptions, announce, read_sources
 from coalign.training.options import TrainingOptions
 
 LEVELS = 10
@@ -85,7 +86,7 @@ class Config(ModelOptions, BackendOptions, TrainingOptions):
 
     __group__ = "Method"
 
-    data: str = required("questions with their good answer: demonstrations in any form that coalign reads")
+    data: DataSources = required("questions with their good answer; several sources are mixed, as in `sft`")
     label_weight: Fraction = option(
         0.5, "share of the model's own grade in a label, the rest is similarity to the reference"
     )
@@ -129,6 +130,7 @@ class Config(ModelOptions, BackendOptions, TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.data = canonical_sources(self.data, "data", weights=False)
         self.refuse(
             ("reference_logps", "max_prompt_length", "eval_steps"), "here: judgements are learnt whole"
         )
@@ -145,10 +147,13 @@ def run(config: Config, run: Run) -> None:
         DataError: questions that cannot be used.
         CoalignError: too many answers without a grade.
     """
-    records = read_records(config.data, kind="demonstration", split=config.split, limit=config.limit).records
-    questions = [one for one in records if isinstance(one, Demonstration)]
+    notes: list[str] = []
+    reading = ReadingOptions(kind="demonstration", split=config.split, limit=config.limit)
+    parts = read_sources(reading, config.data, "demonstration", notes, seed=config.seed, text_alone=True)
+    announce(notes, run)
+    questions = [one for part in parts for one in part.records if isinstance(one, Demonstration)]
     if len({one.id for one in questions}) < len(questions):
-        raise DataError(f"{config.data}: two questions have the same id, expected one each")
+        raise DataError(f"{named(config.data)}: two questions have the same id, expected one each")
     training, held_out = split_records(questions, config.eval_fraction, config.seed)
     (one,) = run_rounds(run, make_stages(config, questions, training, held_out))
     write_grader_report(run, config, one, training, held_out)

@@ -204,17 +204,10 @@ def read_material(
         sides = split_and_weigh(parts, 0, config.seed)
     training = [records for records, _ in sides]
     held_out = [records for _, records in sides] + [one.records for one in eval_parts]
-    figures = [
-        *_figures(parts, "training", [len(one) for _, one in sides], [*map(len, training)]),
-        *_figures(eval_parts, "held out", [len(one.records) for one in eval_parts], [0] * len(eval_parts)),
-    ]
     if eval_parts:
         notes.append(overlap_note([*chain(*training)], [*chain(*held_out)], run))
-    if _says_more(parts) or _says_more(eval_parts):
-        notes += [one.told() for one in figures]
-        if run is not None:
-            for one in figures:
-                run.log("source", **asdict(one))
+    notes += told_of_sources(parts, sides, run)
+    notes += told_of_sources(eval_parts, [([], one.records) for one in eval_parts], run, part="held out")
     if not any(training):
         hint = "Raise a weight, or hold out fewer (--eval-fraction)."
         raise DataError(f"{named(config.data)}: no record is left to learn from. {notes[-1]}.", hint=hint)
@@ -231,6 +224,7 @@ def read_sources(
     also: Collection[Kind] = (),
     run: Run | None = None,
     rejects: str = "rejects.jsonl",
+    text_alone: bool = False,
 ) -> list[Part]:
     """Read every source of an option and convert it to one kind; what happened is added to `notes`.
 
@@ -241,6 +235,7 @@ def read_sources(
         also: kinds that are taken as they are.
         run: its folder holds the rejects.
         rejects: their file.
+        text_alone: refuse records that texts and messages do not hold (`coalign.data.readers.read_records`).
 
     Raises:
         DataError: as of `read_material`; a file that two sources have.
@@ -252,7 +247,7 @@ def read_sources(
         raise ConfigError(str(error)) from error
     _assert_apart(sources, reading)
     path = run.path / rejects if run is not None and reading.on_bad_record == "skip" else None
-    parts = [_part(reading, one, kind, also, notes, seed) for one in sources]
+    parts = [_part(reading, one, kind, also, notes, seed, text_alone) for one in sources]
     bad = [row for one in parts for row in one.bad]
     if path is not None and bad:
         write_rows(path, bad)
@@ -269,6 +264,45 @@ def overlap_note(training: Sequence[Record], evaluated: Sequence[Record], run: R
         counts = {"matches": len(overlap.matches), "exact": overlap.exact, "near": overlap.near}
         run.log("overlap", records=overlap.records, **counts)
     return f"warning: {overlap.told()}" if overlap.matches else overlap.told()
+
+
+def told_of_sources(
+    parts: Sequence[Part],
+    sides: Sequence[tuple[Sequence[Record], Sequence[Record]]],
+    run: Run | None,
+    *,
+    part: str = "training",
+) -> list[str]:
+    """A sentence for each source of a mix, or of a source that is capped, weighed or tagged; the figures are the run's
+    events `source`.
+
+    Args:
+        sides: of each source what is trained on and what is held out.
+        part: what the sources are for.
+    """
+    if not _says_more(parts):
+        return []
+    whole = max(sum(len(training) for training, _ in sides), 1)
+    figures = [
+        SourceFigures(
+            tag=one.source.tag or one.source.path,
+            path=one.source.path,
+            part=part,
+            weight=one.source.weight,
+            read=one.read,
+            rejected=one.rejected,
+            usable=one.usable,
+            used=len(one.records),
+            held_out=len(held_out),
+            in_pass=len(training),
+            share=len(training) / whole,
+        )
+        for one, (training, held_out) in zip(parts, sides, strict=True)
+    ]
+    if run is not None:
+        for one in figures:
+            run.log("source", **asdict(one))
+    return [one.told() for one in figures]
 
 
 def split_and_weigh(
@@ -312,6 +346,7 @@ def _part(
     also: Collection[Kind],
     notes: list[str],
     seed: int,
+    text_alone: bool,
 ) -> Part:
     """The records of one source that can be learnt from; what happened is added to `notes`."""
     found = read_records(
@@ -320,7 +355,7 @@ def _part(
         split=source.split or reading.split,
         on_bad_record=reading.on_bad_record,
         limit=reading.limit,
-        text_alone=False,
+        text_alone=text_alone,
         columns=source.columns or canonical_columns(reading.column),
         tag=source.tag,
     )
@@ -395,25 +430,3 @@ def _says_more(parts: Sequence[Part]) -> bool:
     return len(parts) > 1 or any(
         (one.source.weight, one.source.max, one.source.tag) != (1, None, "") for one in parts
     )
-
-
-def _figures(
-    parts: Sequence[Part], part: str, held_out: Sequence[int], trained: Sequence[int]
-) -> list[SourceFigures]:
-    whole = max(sum(trained), 1)
-    return [
-        SourceFigures(
-            tag=one.source.tag or one.source.path,
-            path=one.source.path,
-            part=part,
-            weight=one.source.weight,
-            read=one.read,
-            rejected=one.rejected,
-            usable=one.usable,
-            used=len(one.records),
-            held_out=held,
-            in_pass=count,
-            share=count / whole,
-        )
-        for one, held, count in zip(parts, held_out, trained, strict=True)
-    ]
