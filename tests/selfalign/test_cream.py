@@ -99,6 +99,13 @@ def test_levels(level: str, believed: Any, tiny_model: str, tmp_path: Path) -> N
     assert [*{row["confidence"] for row in Round(run, 1).read("filter")}] == [pytest.approx(expected)]
 
 
+def test_all_weights_are_trained_against_the_start_of_the_round(tiny_model: str, tmp_path: Path) -> None:
+    run = start(tiny_model, tmp_path / "run", tuning="full", rounds=1)
+    round = Round(run, 1)
+    assert not (round.folder / "model" / "adapter_config.json").exists()
+    assert round.read("history")[0]["kl/policy_reference"] == pytest.approx(0, abs=1e-5)
+
+
 def test_an_oracle_ranks_and_is_believed(tiny_model: str, tmp_path: Path) -> None:
     run = start(
         tiny_model, tmp_path / "run", oracle=["max_characters:5"], measure=["max_characters:5"], rounds=1

@@ -18,6 +18,8 @@ _SHOWN = {
     "clip/fraction": "clipped",
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
+    "internal/agreement": "agreement",
+    "internal/kept": "kept",
     "kl/policy_reference": "log-ratio",
     "length/response": "length",
 }
@@ -25,8 +27,8 @@ _SHOWN = {
 
 class ProgressBar(TrainerCallback):
     """A progress bar over optimizer steps with the loss and, where there are such, reward, entropy (nats a token),
-    share of tokens at the clip, reward margin, accuracy, log-ratio to the reference (nats a response) and length
-    (tokens a response).
+    share of tokens at the clip, reward margin, accuracy, agreement of internal rewards and share of pairs kept by it,
+    log-ratio to the reference (nats a response) and length (tokens a response).
     """
 
     def __init__(self, label: str) -> None:
