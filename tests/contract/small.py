@@ -80,12 +80,23 @@ def _encoder(path: Path) -> object:
 
 
 def _writer(path: Path) -> object:
-    from coalign.selfalign.i_sheep import BRIEF
+    from coalign.selfalign import i_sheep
     from coalign.selfalign.synthesis.grading import GRADE, GRADES
     from tests.selfalign.writer import save_writer
 
     grades = [GRADE.replace("{grades}", one) for one in GRADES.values()]
-    return save_writer(path, [BRIEF.format(n=20)], grades)
+    return save_writer(
+        path,
+        [i_sheep.BRIEF.format(n=20)],
+        grades,
+    )
+
+
+def _asker(path: Path) -> object:
+    from coalign.selfalign.self_specialization import BRIEF
+    from tests.selfalign.writer import save_writer
+
+    return save_writer(path, [BRIEF.format(n=20, domain="colours", topics="")], [])
 
 
 MODELS: dict[str, Callable[[Path], object]] = {
@@ -96,6 +107,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "alignment": _alignment_model,
     "encoder": _encoder,
     "writer": _writer,
+    "asker": _asker,
 }
 
 
@@ -280,6 +292,14 @@ SMALL: dict[str, Small] = {
          "eval_fraction": 0.3, "save_steps": 1, "warmup_batches": 1, "batch_size": 2, "judge_templates": ["short.j2"]},
         {"prompts.jsonl": _prompts(7), "demonstrations.jsonl": demonstrations(), "pairs.jsonl": pairs(),
          "short.j2": _text(TEMPLATE)},
+    ),
+    "self-specialization": Small(
+        {**FIT, "model": "models/asker", "device": "cpu", "data": "seeds.jsonl", "domain": "colours", "tasks": 3,
+         "requests": 5, "shown": 1, "request_batch": 2, "novelty": 0.95, "demonstrations": 1, "task_tokens": 48,
+         "max_new_tokens": 10, "rules": ["empty"], "eval_data": "colours.jsonl", "shots": [0, 1], "rounds": 2,
+         "epochs": 1, "save_steps": 1, "learning_rate": 1e-4, "gradient_accumulation": 1},
+        {"seeds.jsonl": SEEDS,
+         "colours.jsonl": [{"prompt": f"Name the colour of the {one}.", "completion": "It is blue."} for one in WORDS[6:]]},
     ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,

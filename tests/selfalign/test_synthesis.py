@@ -95,7 +95,7 @@ def one(instruction: str, given: str = "<noinput>", number: int = 2) -> str:
     ("completion", "reason"),
     [
         (one("Name a bird for me."), ""),
-        (one("Name a bird."), "three words or fewer"),
+        (one("Name a bird."), "fewer than 4 words"),
         (one("word " * 151), "more than 150 words"),
         (one("Draw a bird for me."), "names what a language model cannot do"),
         (

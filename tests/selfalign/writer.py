@@ -38,14 +38,14 @@ def documents(requests: Sequence[str], grades: Sequence[str], n: int, seed: int 
 
     Args:
         requests: what stands before the seeds; a trailing line break is added.
-        grades: what asks for a grade, with `{question}` and `{answer}`.
+        grades: what asks for a grade, with `{question}` and `{answer}`; without any, nothing is in dialogues either.
     """
     draw = random.Random(seed)
     seeds = [SeedTask(**one) for one in SEEDS]
     found = []
     for number in range(n):
         thing, colour = draw.choice(THINGS), draw.choice(COLOURS)
-        kind = number % 3
+        kind = number % 3 if grades else number % 2
         if kind == 0:
             text = f"{draw.choice(requests)}\n{numbered_blocks(draw_tasks(seeds, 1, draw))}"
             more = [task(draw.choice(THINGS), draw.choice(COLOURS)) for _ in range(2)]
@@ -58,7 +58,9 @@ def documents(requests: Sequence[str], grades: Sequence[str], n: int, seed: int 
                 question=task(thing, colour), answer=f"The {thing} is {colour}."
             )
         chat = render_transcript([{"role": "user", "content": text}])
-        found += [(text if kind != 1 else f"{text}\n", said), (chat, f" {said.strip()}" if kind else said)]
+        found.append((text if kind != 1 else f"{text}\n", said))
+        if grades:
+            found.append((chat, f" {said.strip()}" if kind else said))
     return found
 
 
@@ -70,7 +72,7 @@ def save_writer(path: Path, requests: Sequence[str], grades: Sequence[str]) -> P
 
 
 @functools.cache
-def _trained(requests: Sequence[str], grades: Sequence[str], steps: int = 400) -> tuple[Any, Any]:
+def _trained(requests: Sequence[str], grades: Sequence[str], steps: int = 450) -> tuple[Any, Any]:
     """Model and tokenizer."""
     pairs = documents(requests, grades, 240)
     tokenizer = _tokenizer([one + other for one, other in pairs])

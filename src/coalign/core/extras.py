@@ -21,6 +21,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
     "overlap": (("rensa",), "near overlap of training and evaluation data"),
+    "retrieval": (("bm25s",), "passages of a folder of text for self-specialization (--corpus)"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,15 @@ def normalise_answer(text: str) -> str:
     """Lower case, underscores and punctuation as spaces, without articles and repeated spaces (TriviaQA's rules)."""
     text = _PUNCTUATION.sub(" ", text.replace("_", " ").lower())
     return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def answer_f1(prediction: str, gold: str) -> float:
+    """F1 of two normalised answers, in [0, 1]: the harmonic mean of word precision and recall, counts clipped (SQuAD's).
+    Two answers without words are equal.
+    """
+    found, wanted = (Counter(normalise_answer(one).split()) for one in (prediction, gold))
+    total = found.total() + wanted.total()
+    return 2 * (found & wanted).total() / total if total else 1.0
 
 
 def has_match(prediction: str, gold: Sequence[str], match: Match = "words") -> bool:

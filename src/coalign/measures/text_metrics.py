@@ -67,6 +67,17 @@ def rouge_1(prediction: str, reference: str) -> float:
     return 2 * shared / (found.total() + wanted.total()) if shared else 0.0
 
 
+def rouge_l(prediction: str, reference: str) -> float:
+    """ROUGE-L F, in [0, 1]: with the longest common subsequence of L words of n and m, 2 L / (n + m) (Lin 2004).
+
+    Words are those of `rouge_words`. Two texts without words give 0.
+    """
+    from rapidfuzz.distance import Indel
+
+    found, wanted = rouge_words(prediction), rouge_words(reference)
+    return Indel.normalized_similarity(found, wanted) if found and wanted else 0.0
+
+
 def perplexity_from_logps(sum_logps: Sequence[float], n_tokens: Sequence[int]) -> float:
     """Corpus perplexity: exp(-sum of log-probabilities / sum of tokens), each token weighing the same.
 

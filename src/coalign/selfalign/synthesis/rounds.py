@@ -20,7 +20,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, OptionGroup, option, required
 from coalign.data.readers import read_records
-from coalign.data.records import Demonstration
+from coalign.data.records import Demonstration, Messages
 from coalign.loops.pipeline import Curated
 from coalign.loops.readings import tell
 from coalign.loops.rounds import Round, run_rounds
@@ -219,7 +219,7 @@ def _answered(seeds: Sequence[SeedTask]) -> list[Row]:
     ]
 
 
-def user(text: str) -> list[dict[str, str]]:
+def user(text: str) -> Messages:
     """A prompt of one message."""
     return [{"role": "user", "content": text}]
 

@@ -32,8 +32,9 @@ def task_steps(
     sampling: Sampling,
     *,
     chat: bool,
-    unfit_words: Sequence[str],
     batch: int,
+    unfit_words: Sequence[str] = (),
+    fewest_words: int = 4,
 ) -> list[Step]:
     """From requests (`request`, `seeds`) to tasks (`instruction`, `input`, `seeds`): asked, parsed, novel, enough."""
 
@@ -42,7 +43,9 @@ def task_steps(
         text = said[0].text + (SEPARATOR if ended else "")
         found: list[Made] = [
             Rejected(task, why) if why else Kept({**task, "seeds": row["seeds"]})
-            for task, why in parse_tasks(text, len(row["seeds"]), unfit_words=unfit_words)
+            for task, why in parse_tasks(
+                text, len(row["seeds"]), unfit_words=unfit_words, fewest_words=fewest_words
+            )
         ]
         return found or [Rejected(row, "no whole task")]
 

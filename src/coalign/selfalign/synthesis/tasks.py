@@ -112,12 +112,12 @@ def draw_tasks(
 
 
 def parse_tasks(
-    completion: str, shown: int, *, unfit_words: Sequence[str] = UNFIT_WORDS
+    completion: str, shown: int, *, unfit_words: Sequence[str] = UNFIT_WORDS, fewest_words: int = 4
 ) -> list[tuple[dict[str, str], str]]:
     """The tasks that a model wrote after `numbered_blocks`, each with a reason against it, empty where there is none.
 
     The last block may be cut, so it is left out: append a separator to a text that ended by itself. A block must have
-    its own number, one instruction and one input. A task falls with three words or fewer or more than 150, a word that
+    its own number, one instruction and one input. A task falls with fewer words than `fewest_words` or more than 150, a word that
     names what a language model cannot do, a first character that is punctuation or not ASCII, an input that says that
     it is none, a field's name inside a field, or an address of the web (Self-Instruct, and the official code of I-SHEEP).
 
@@ -139,15 +139,15 @@ def parse_tasks(
             continue
         given = parts[2].strip()
         task = {"instruction": parts[1].strip(), "input": "" if given.lower() == NO_INPUT else given}
-        found.append((task, _against(task, unfit_words)))
+        found.append((task, _against(task, unfit_words, fewest_words)))
     return found
 
 
-def _against(task: dict[str, str], unfit_words: Sequence[str]) -> str:
+def _against(task: dict[str, str], unfit_words: Sequence[str], fewest_words: int) -> str:
     instruction, given = task["instruction"], task["input"]
     unfit = "|".join(map(re.escape, unfit_words))
-    if len(instruction.split()) <= 3:
-        return "three words or fewer"
+    if len(instruction.split()) < fewest_words:
+        return f"fewer than {fewest_words} words"
     if len(instruction.split()) > 150:
         return "more than 150 words"
     if unfit_words and re.search(rf"\b(?:{unfit})\b", f"{instruction}\n{given}", re.IGNORECASE):
