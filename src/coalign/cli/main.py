@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, cast
 
 import click
 
@@ -16,6 +17,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.faults import told
 from coalign.core.files import FULL
 from coalign.core.names import suggest
+from coalign.core.secrets import hold_arguments, redact_log_records, redacted
 
 COMMANDS = {
     "quickstart": (
@@ -85,12 +87,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     which file holds its traceback. `COALIGN_TRACEBACK=1` shows where any error came from.
     """
     defer("torch", "numpy", "jinja2")
+    hold_arguments(sys.argv[1:] if argv is None else argv)
+    redact_log_records()
     try:
         code = coalign.main(
             args=None if argv is None else list(argv), prog_name="coalign", standalone_mode=False
         )
         sys.stdout.flush()
     except click.exceptions.ClickException as error:
+        cast(Any, error).message = redacted(error.message)
         error.show()
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -103,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("COALIGN_TRACEBACK") == "1":
             raise
-        click.echo(f"Error: {_message(error) or told(error)}", err=True)
+        click.echo(f"Error: {redacted(_message(error) or told(error))}", err=True)
         code = getattr(error, "exit_code", 1) if isinstance(error, CoalignError) else 1
     sys.exit(code if type(code) is int else 0)
 

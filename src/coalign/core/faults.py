@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from coalign.core.errors import CoalignError
+from coalign.core.secrets import redacted
 
 TRACEBACK = "traceback.log"
 """File of a run folder with the traceback of what ended it."""
@@ -24,7 +25,7 @@ def keep_traceback(error: Exception, folder: Path) -> None:
 
 
 def _write(error: Exception, path: Path) -> None:
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+    path.write_text(redacted("".join(traceback.format_exception(error))), encoding="utf-8", errors="replace")
 
 
 def told(error: Exception) -> str:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from coalign.core import secrets
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_text
 from coalign.core.names import suggest
@@ -278,13 +279,17 @@ def converted(
             advice = suggest(key, known, "Known: " + ", ".join(known))
             problems.append(f"{place}: is not an option. {advice}")
             continue
+        if secrets.holds_password(value):
+            problems.append(f"{place}: holds an address with a password, expected the address alone")
+            continue
         try:
             clean[key] = _convert(known[key].type, value)
         except ValueError:
             expected = known[key].type_name
             if _is_large(value) and "at least" in expected and "at most" not in expected:
                 expected += f" and at most {LARGEST}"
-            problems.append(f"{place}: {_shown(value)} is not usable, expected {expected}")
+            shown = "the value" if secrets.is_called_a_key(key) else secrets.redacted(_shown(value))
+            problems.append(f"{place}: {shown} is not usable, expected {expected}")
     problems += [
         f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
         for one in known.values()
@@ -391,8 +396,8 @@ def to_yaml(config: Any) -> str:
 
 
 def save(config: Any, path: Path) -> None:
-    """Write `to_yaml` atomically."""
-    write_text(path, to_yaml(config))
+    """Write `to_yaml` atomically, without secrets."""
+    write_text(path, to_yaml(secrets.redacted_values(to_dict(config))))
 
 
 def _is_large(value: Any) -> bool:

@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -32,10 +31,9 @@ from coalign.core import options
 from coalign.core.errors import RunError
 from coalign.core.files import append_rows, atomic_path, read_rows, remove_stale, write_json
 from coalign.core.inputs import assert_unchanged, fingerprints
+from coalign.core.secrets import redacted_arguments, redacted_values
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
-_SECRET_FLAG = re.compile(r"(^|[-_])(token|key|secret|password)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"(?<=://)[^/@\s]+(?=@)|\b(hf_|sk-)[\w-]{8,}")
 _UNFINISHED_START = {"artefacts", "config.yaml", "data.json", "environment.json"}
 _NO_WORK = {"rejects.jsonl"}
 _LOCKS: dict[Path, int] = {}
@@ -149,7 +147,7 @@ class Run:
         """Merge fields into `status.json` (`state`, `headline`, `figures`, ...)."""
         if not is_main_process():
             return
-        write_json(self.path / "status.json", {**self.status(), **fields, "updated": _now()})
+        write_json(self.path / "status.json", {**self.status(), **redacted_values(fields), "updated": _now()})
 
     def summary(self) -> dict[str, str]:
         """Method, state, time, place and headline (or error); a damaged folder is `unreadable`."""
@@ -177,7 +175,8 @@ class Run:
         """Append an event to `events.jsonl`."""
         if not is_main_process():
             return
-        append_rows(self.path / "events.jsonl", [{"time": round(time.time(), 3), "event": event, **fields}])
+        row = {"time": round(time.time(), 3), "event": event, **redacted_values(fields)}
+        append_rows(self.path / "events.jsonl", [row])
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         rows = read_rows(self.path / "events.jsonl", repair=True)
@@ -190,7 +189,7 @@ class Run:
                 f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
             )
         # Options that the version which began the run did not have are at their defaults.
-        new = options.to_dict(config)
+        new = redacted_values(options.to_dict(config))  # as it was written
         old = {**options.defaults(type(config)), **self.config()}
         may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
         changed = [key for key in new if old.get(key) != new[key]]
@@ -250,24 +249,9 @@ def environment(seed: int | None = None) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "commit": _commit(),
         "seed": seed,
-        "command": _masked(sys.argv),
+        "command": redacted_arguments(sys.argv),
         "started": _now(),
     }
-
-
-def _masked(argv: list[str]) -> list[str]:
-    masked, hide = [], False
-    for one in argv:
-        name, equals, _ = one.partition("=")
-        if hide:
-            masked.append("***")
-            hide = False
-        elif one.startswith("--") and _SECRET_FLAG.search(name[2:]):
-            masked.append(f"{name}=***" if equals else name)
-            hide = not equals
-        else:
-            masked.append(_SECRET_VALUE.sub("***", one))
-    return masked
 
 
 def is_main_process() -> bool:

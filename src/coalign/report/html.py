@@ -17,6 +17,7 @@ from markupsafe import Markup
 from coalign import __version__
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json, write_text
+from coalign.core.secrets import redacted_values
 from coalign.report import charts, format
 from coalign.report.model import Estimate, Output, Report, Samples, Timings, from_dict, to_dict
 from coalign.report.parts import effect
@@ -43,9 +44,13 @@ def render_html(report: Report) -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically."""
-    write_text(path, render_html(report))
-    write_json(path.with_suffix(".json"), to_dict(report))
+    """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically and
+    without secrets.
+    """
+    plain = to_dict(report)
+    clean = redacted_values(plain)
+    write_text(path, render_html(report if clean == plain else from_dict(clean)))
+    write_json(path.with_suffix(".json"), clean)
 
 
 def read_report(path: Path) -> Report:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from coalign import __version__
 from coalign.core.files import write_text
+from coalign.core.secrets import redacted
 from coalign.report.format import difference_texts, interval_text, number
 from coalign.report.model import Comparison, ComparisonRow, Report, Text, Timings
 from coalign.report.text import visible
@@ -68,7 +69,7 @@ def model_card(
 
 def write_model_card(path: Path, **fields: Any) -> None:
     """Write `model_card(**fields)` atomically to `path` (usually `model/README.md`)."""
-    write_text(path, model_card(**fields))
+    write_text(path, redacted(model_card(**fields)))
 
 
 def _front_matter(report: Report, base_model: str, library: Library, **known: Any) -> str:

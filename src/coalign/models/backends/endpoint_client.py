@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from coalign.core.errors import BudgetError, ConfigError, EndpointError
 from coalign.core.extras import require
+from coalign.core.secrets import HIDDEN, hold, redacted
 from coalign.models.backends.options import BackendOptions
 
 logger = logging.getLogger(__name__)
@@ -180,8 +181,8 @@ class EndpointClient:
         self._http.close()
 
     def masked(self, text: str) -> str:
-        """`text` without the key."""
-        return text.replace(self._key, "***") if self._key else text
+        """`text` without the key and other secrets."""
+        return redacted(text.replace(self._key, HIDDEN) if self._key else text)
 
     def _with_retries(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         tenacity = self._tenacity
@@ -226,6 +227,8 @@ class EndpointClient:
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         with self._exchange(method, path, body) as (response, in_time):
             data = b"".join(in_time(response.iter_bytes()))
+        if self._key:  # a server that repeats it would bring it into files
+            data = data.replace(self._key.encode(), HIDDEN.encode())
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
@@ -241,6 +244,7 @@ class EndpointClient:
         with self._exchange("POST", path, {**body, "stream": True}, each=True) as (response, in_time):
             for line in in_time(response.iter_lines()):
                 text = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                text = text.replace(self._key, HIDDEN) if self._key else text
                 if text == "[DONE]":
                     return
                 if text:
@@ -374,6 +378,7 @@ def _key(options: BackendOptions) -> str | None:
             name = "OPENAI_API_KEY"
     elif not os.environ.get(name):
         raise ConfigError(f"--endpoint-key-variable: {name} is not set.", hint=f"export {name}=...")
+    hold(os.environ.get(name))
     key = os.environ.get(name, "").strip()
     if any(not "!" <= one <= "~" for one in key):
         raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from coalign.core.options import Count, CountOrZero, OptionGroup, Positive, option, options_of
+from coalign.core.secrets import hold
 
 
 def is_address(name: str) -> bool:
@@ -22,10 +23,14 @@ def assert_address(address: str) -> None:
     Raises:
         ValueError: naming what is wrong, without the secret.
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("endpoint: expected a port number, as in http://127.0.0.1:8000/v1") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("endpoint: expected an address such as http://127.0.0.1:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    if "@" in address or parts.query or parts.fragment:
         raise ValueError(
             f"endpoint: the address of {parts.hostname} holds a user, a password or what follows ? or #; expected "
             "scheme, host and path alone, with the key in an environment variable (endpoint_key_variable)"
@@ -102,6 +107,7 @@ class BackendOptions(OptionGroup):
         if self.endpoint:
             assert_address(self.endpoint)
         if not names_a_variable(self.endpoint_key_variable):
+            hold(self.endpoint_key_variable)
             raise ValueError(
                 "endpoint_key_variable: expected the name of an environment variable, such as OPENAI_API_KEY; what was "
                 "given looks like a key, which belongs into that variable"
