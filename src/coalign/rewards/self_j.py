@@ -48,6 +48,7 @@ from coalign.rewards.self_grading.report import write_grader_report
 from coalign.rewards.self_grading.training import Answered, similarities, train_grader
 from coalign.training.material import ReadingOptions, announce, read_sources
 from coalign.training.options import TrainingOptions
+from coalign.training.processes import assert_one_process
 
 LEVELS = 10
 Scaling = Literal["unit", "rank"]
@@ -147,6 +148,7 @@ def run(config: Config, run: Run) -> None:
         DataError: questions that cannot be used.
         CoalignError: too many answers without a grade.
     """
+    assert_one_process("self-j answers and grades")
     notes: list[str] = []
     reading = ReadingOptions(kind="demonstration", split=config.split, limit=config.limit)
     parts = read_sources(reading, config.data, "demonstration", notes, seed=config.seed, text_alone=True)

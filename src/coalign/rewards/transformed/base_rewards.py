@@ -6,6 +6,7 @@ sampled, and the prompt with the columns that a reward may read. Nothing of it c
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from coalign.core.cache import cache_root
 from coalign.core.errors import CoalignError, ModelError
-from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.judging.rewards.mix import RewardMix
@@ -63,17 +64,15 @@ def base_rewards(
     names = [parse_reward(one).name for one in config.reward]
     keys = [content_key(one, config, names) for one in tasks]
     score = scorer(mix, {one.id: one.number for one in tasks})
-    store = cache_root() / "base-rewards" / f"{content_hash([keys])}.jsonl"
+    kept = [cache_root() / "base-rewards" / f"{one}.json" for one in keys]
 
     def work(done: list[int], keep: Keep) -> None:
         from coalign.models.backends.open import open_transformers
 
         left = [place for place in range(len(tasks)) if place not in set(done)]
-        known = {row["key"]: row["row"] for row in _cached()}
-        for place in left:
-            if keys[place] in known:
-                keep({place: known[keys[place]]})
-        sampled = [place for place in left if keys[place] not in known]
+        sampled = [place for place in left if not kept[place].exists()]
+        known = [place for place in left if kept[place].exists()]
+        keep({place: json.loads(kept[place].read_text(encoding="utf-8")) for place in known})
         run.log(
             "base_rewards", prompts=len(tasks), cached=len(tasks) - len(sampled), samples=config.base_samples
         )
@@ -86,7 +85,8 @@ def base_rewards(
                 place: {**row, "values": _numbers(dict(zip(names, one["values"].values(), strict=True)))}
                 for (place, row), one in zip(rows.items(), found, strict=True)
             }
-            append_rows(store, [{"key": keys[place], "row": row} for place, row in made.items()])
+            for place, row in made.items():
+                write_json(kept[place], row)
             keep(made)
 
         if sampled:
@@ -102,11 +102,6 @@ def base_rewards(
     found = {task.id: _of_prompt(task, row, config) for task, row in zip(tasks, rows, strict=True)}
     _assert_varied(found, names)
     return found
-
-
-def _cached() -> list[dict[str, Any]]:
-    folder = cache_root() / "base-rewards"
-    return [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path, repair=True)]
 
 
 def _numbers(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
