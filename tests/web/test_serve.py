@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from coalign.core.errors import ModelError
+from coalign.decoding.search.selective import Options as SelectiveOptions
+from coalign.decoding.search.selective import wrap as wrap_selective
 from coalign.models.generation.decode_loop import DecodeLoop
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Generation, Sampling
@@ -390,3 +392,18 @@ def test_bad_usage(coalign, model):
     assert "not a decoding method" in refused.err
     assert "belong to a method" in coalign("serve", model, "--option", "a=1").err
     assert "is not usable" in coalign("serve", model, "--dtype", "int3").err
+
+
+def test_answers_below_a_threshold_are_declined_also_as_a_stream(generator):
+    options = SelectiveOptions(decline_below=0.5, decline_text="I pass.", reward=["must_include:zebra"])
+    with asked(wrap_selective(options, generator)) as (_, client):
+        terms: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 4, "temperature": 0}
+        found = client.chat.completions.create(**terms)
+        assert found.choices[0].message.content == "I pass."
+        assert found.choices[0].finish_reason == "stop"
+        pieces = [
+            one.choices[0].delta.content or "" for one in client.chat.completions.create(stream=True, **terms)
+        ]
+        assert "".join(pieces) == "I pass."
+        scored = client.chat.completions.create(logprobs=True, **terms)
+        assert scored.choices[0].message.content == "I pass."
