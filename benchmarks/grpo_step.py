@@ -22,8 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-THINGS = ("river", "garden", "harbour", "mountain", "library", "market", "forest", "island")
-PROMPTS = [f"Write a long story about a {one} and the people who live near it." for one in THINGS]
+NAMES = ("Mara", "Tom", "Ines", "Paul", "Rosa", "Nils", "Vera", "Omar")
+PROMPTS = [
+    f"{name} runs a small bakery. On Monday {name} bakes {12 + n} trays with {6 + n} rolls on each tray and sells all but {7 + n} of the "
+    f"rolls. On Tuesday there are {3 + n} trays more than on Monday, and {4 + n} rolls are given to a neighbour before the shop opens. "
+    f"A roll costs {n + 2} coins. How many coins does {name} take on both days together, if every other roll is sold? Explain "
+    "every step in full sentences before you give the answer."
+    for n, name in enumerate(NAMES)
+]
+"""Word problems of about 127 tokens with the chat template."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 

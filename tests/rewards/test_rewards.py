@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
-from coalign.judging.protocol import Rating
+from coalign.judging.protocol import Opinion, PairVerdict, Rating
+from coalign.judging.rewards.comparing import ComparisonReward
 from coalign.judging.rewards.mix import (
     ConstraintReward,
     Draft,
@@ -200,3 +201,47 @@ def test_standardised_columns_have_no_scale(rows, shift):
 def test_a_mixture_lies_between_its_rewards(values, weights):
     mixed = combine_rewards([values], weights)[0]
     assert min(values) - 1e-6 <= mixed <= max(values) + 1e-6
+
+
+def test_comparisons_are_the_share_of_the_others_that_are_beaten():
+    class Judge:
+        name = "judge"
+
+        def compare(self, items, *, rubric=None, **terms):
+            def choice(item, swapped):
+                first, second = item.responses
+                if "mute" in (first, second):
+                    return None
+                better = "first" if len(first) >= len(second) else "second"
+                return better if "torn" not in (first, second) or swapped else "tie"
+
+            return [
+                PairVerdict(
+                    id=one.id,
+                    opinions=tuple(Opinion(choice=choice(one, each), swapped=each) for each in (False, True)),
+                )
+                for one in items
+            ]
+
+    reward = ComparisonReward(Judge(), "compare", "length")  # pyright: ignore[reportArgumentType]
+    texts = [
+        (0, "a"),
+        (0, "bbb"),
+        (0, "cc"),
+        (1, "long one"),
+        (1, "x"),
+        (2, "mute"),
+        (2, "y"),
+        (3, "alone"),
+        (4, "torn"),
+        (4, "z"),
+    ]
+    found = reward.score([Draft(index, "q", text) for index, text in texts])
+    expected = [0.0, 1.0, 0.5, 1.0, 0.0, math.nan, math.nan, math.nan, 0.5, 0.5]
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert (reward.asked, reward.failures) == (6, 1)
+
+
+def test_comparisons_cannot_guide_a_search():
+    with pytest.raises(ConfigError, match="cannot guide a search"):
+        build_rewards(RewardOptions(reward=["compare:which is better?"]), open_judge=lambda name: None)  # pyright: ignore[reportArgumentType]

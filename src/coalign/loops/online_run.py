@@ -212,9 +212,14 @@ def _judge(config: OnlineOptions, run: Run | None) -> Callable[[str | None], Jud
                 self.opened = open_transformers(config)
             return self.opened.generate(*given, **more)
 
+    opened: list[Judge] = []
+
     def open_judge(name: str | None) -> Judge:
-        store = ReplyStore(run.artefacts / "replies.jsonl" if run else None)
-        return judge_over(Lazy(), store)(name)
+        """One judge for all rewards that have one: its file of replies is open once."""
+        if not opened:
+            store = ReplyStore(run.artefacts / "replies.jsonl" if run else None)
+            opened.append(judge_over(Lazy(), store)(name))
+        return opened[0]
 
     return open_judge
 

@@ -47,6 +47,11 @@ class Draft(NamedTuple):
         return cls(index, prompt, text, finished)
 
     @property
+    def messages(self) -> Messages:
+        """The prompt as a conversation."""
+        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
+
+    @property
     def question(self) -> str:
         """The last message of the prompt."""
         return (
@@ -154,7 +159,7 @@ class JudgeReward:
         from coalign.judging.protocol import JudgeItem, Rubric, Scale
 
         items = [
-            JudgeItem(id=str(place), prompt=_messages(one.prompt), responses=(one.text,))
+            JudgeItem(id=str(place), prompt=one.messages, responses=(one.text,))
             for place, one in enumerate(drafts)
         ]
         low, high = self.bounds
@@ -304,7 +309,3 @@ def _refuse_groups(constraints: Sequence[Constraint]) -> None:
             raise ConfigError(
                 f"{one.verifier} compares with the responses to other prompts: it cannot guide a search."
             )
-
-
-def _messages(prompt: Messages | str) -> Messages:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

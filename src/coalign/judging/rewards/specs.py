@@ -7,6 +7,7 @@
     model:unitary/toxic-bert,label=toxic@-1  a classifier: less of this label
     model:runs/self-j                        a grader that `coalign run self-j` trained: its score from 0 to 9
     judge:is the answer polite?              a language model's rating
+    compare:which is more polite?            the share of the prompt's other responses that it beats, in both orders
     final_answer:{answer}                    a verifier whose argument is a column of each prompt
     constraints                              the column `constraints` of the prompts
     {"verifier": "max_words", "n": 20, "weight": 2}
@@ -31,6 +32,7 @@ from coalign.core.files import parse_json
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
 from coalign.judging.rewards import mix
+from coalign.judging.rewards.comparing import ComparisonReward
 from coalign.judging.rewards.transforms import TRANSFORMS, as_number, transformed
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
 from coalign.judging.verifiers.isolation import Verify, verify_here
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
-OTHERS = ("model", "judge", "constraints")
+OTHERS = ("model", "judge", "compare", "constraints")
 """Kinds of reward besides verifiers."""
 MODEL_ARGUMENTS = ("label", "format", "device", "dtype")
 _WEIGHT = re.compile(r"(.*)@([-+]?[\d.]+)$", re.DOTALL)
@@ -163,8 +165,13 @@ def build_rewards(
         ModelError: a reward model that cannot be loaded.
     """
     specs = [parse_reward(one) for one in options.reward]
-    if options.judge_model and not any(innermost(one).kind == "judge" for one in specs):
-        raise ConfigError("judge_model has no effect without a reward judge:CRITERION.")
+    kinds = {innermost(one).kind for one in specs}
+    if options.judge_model and not kinds & {"judge", "compare"}:
+        raise ConfigError("judge_model has no effect without a reward judge:CRITERION or compare:CRITERION.")
+    if unscorable == "lowest" and "compare" in kinds:
+        raise ConfigError(
+            "reward: compare: compares whole responses with each other: it cannot guide a search."
+        )
     return mix.RewardMix(
         [
             mix.Weighted(_reward(one, options, constraints, columns, open_judge, verify), one.weight)
@@ -205,10 +212,11 @@ def _reward(
                 raise ConfigError(f"reward: {spec.name}: {unused[0]} has no effect on a grader.")
             return GraderReward(load_grader(given["path"], device=given.get("device", "auto")), spec.name)
         return mix.ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
-    if spec.kind == "judge":
+    if spec.kind in ("judge", "compare"):
         if open_judge is None:
-            raise ConfigError("reward: judge: there is no language model to judge with here.")
-        return mix.JudgeReward(open_judge(options.judge_model), spec.name, spec.criteria)
+            raise ConfigError(f"reward: {spec.kind}: there is no language model to judge with here.")
+        kind = mix.JudgeReward if spec.kind == "judge" else ComparisonReward
+        return kind(open_judge(options.judge_model), spec.name, spec.criteria)
     if spec.columns:
         if columns is None:
             raise ConfigError(f"reward: {spec.name}: columns of the prompts are read by training, not here.")
@@ -318,7 +326,7 @@ def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
     if not text.strip():
         needed = "the model's path or hub id" if kind == "model" else "what to judge by"
         raise ConfigError(f"reward: {value!r} is not usable, expected {needed} after {kind}:")
-    if kind == "judge":
+    if kind in ("judge", "compare"):
         return RewardSpec(kind, name, weight, criteria=text.strip())
     path, *parts = text.split(",")
     arguments = {"path": path.strip()}
