@@ -153,6 +153,7 @@ def start_partial(out: Path, settings: dict[str, Any]) -> Path:
         append_rows(path, [{"settings": settings}])
         return path
     before = rows[0]["settings"]
+    before.setdefault("identity", settings.get("identity"))  # earlier versions did not keep it
     differing = [name for name in settings if settings[name] != before.get(name)]
     if differing:
         lines = [
