@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coalign.core import runs
 from coalign.core.errors import DataError
 from coalign.core.faults import keep_traceback
 from coalign.core.options import load_file
@@ -134,6 +135,35 @@ def test_runs_lists_them(coalign: Callable, method: Any) -> None:
     assert lines[0].split() == ["method", "state", "started", "path"]
     assert lines[1].split()[:2] == ["act", "done"]
     assert "unreadable" in lines[2]
+
+
+def test_runs_that_failed_are_listed_and_deleted(
+    coalign: Callable, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert coalign("run", "act", "--data", "x", "--out", "runs/good").code == 0
+    method.fail = DataError("no such file")
+    assert coalign("run", "act", "--data", "x", "--out", "runs/bad").code == 1
+    assert coalign("run", "act", "--data", "y", "--out", "runs/worse").code == 1
+    assert {one.split()[3] for one in coalign("runs", "--failed").out.splitlines()[1:]} == {
+        "runs/bad",
+        "runs/worse",
+    }
+    assert "--delete names no run" in coalign("runs", "--delete").err
+    assert "A process is working in runs/bad" in coalign("runs", "--delete", "--yes", "bad").err
+    monkeypatch.setattr(runs, "_LOCKS", {})  # as another process sees it
+    assert "Deleted runs/bad" in coalign("runs", "--delete", "--yes", "bad").out
+    assert coalign("runs", "--delete", "--failed", "--yes").code == 0
+    assert [one.name for one in Path("runs").iterdir()] == ["good"]
+    assert "No failed runs under runs." in coalign("runs", "--failed").out
+    assert "is not a run folder" in coalign("runs", "--delete", "--yes", "nothing").err
+
+
+def test_a_start_that_failed_does_not_hold_its_folder(coalign: Callable, method: Any) -> None:
+    method.fail = DataError("no such file")
+    assert coalign("run", "act", "--data", "x", "--out", "r").code == 1
+    method.fail = None
+    assert coalign("run", "act", "--data", "y", "--out", "r").code == 0
+    assert Run.open(Path("r")).config()["data"] == "y"
 
 
 def test_run_alone_lists_what_can_run(coalign: Callable) -> None:

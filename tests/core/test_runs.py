@@ -42,12 +42,38 @@ def test_the_same_configuration_continues(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_by_key_and_another_method(tmp_path: Path) -> None:
-    Run.start(tmp_path, "act", Config())
+    (Run.start(tmp_path, "act", Config()).artefacts / "rows.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match=r"beta: 0.1 there, 0.2 now") as caught:
         Run.start(tmp_path, "act", Config(beta=0.2))
     assert "words" not in str(caught.value)
     with pytest.raises(RunError, match="is a run of act, not of cream"):
         Run.start(tmp_path, "cream", Config())
+
+
+def test_a_start_that_made_nothing_may_be_started_over(tmp_path: Path) -> None:
+    Run.start(tmp_path, "act", Config()).set_status(state="failed", error="no such file")
+    (tmp_path / "rejects.jsonl").write_text("{}\n")
+    run = Run.start(tmp_path, "cream", Config(beta=0.2))
+    assert (run.status()["method"], run.state) == ("cream", "running")
+    assert "error" not in run.status()
+    assert load_config(run, Config).beta == 0.2
+    for name in ("report.html", "checkpoints/train/trainer_state.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+        with pytest.raises(RunError, match="is a run of cream, not of act"):
+            Run.start(tmp_path, "act", Config())
+        (tmp_path / name).unlink()
+
+
+def test_a_run_in_which_a_process_works_is_not_deleted(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "r", "act", Config())
+    with pytest.raises(RunError, match="A process is working in"):
+        run.delete()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "status.json").write_text('{"method": "act", "state": "failed"}')
+    Run.open(other).delete()
+    assert not other.exists()
 
 
 def test_foreign_files_are_not_touched(tmp_path: Path) -> None:

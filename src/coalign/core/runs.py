@@ -34,7 +34,11 @@ from coalign.core.inputs import assert_unchanged, fingerprints
 from coalign.core.secrets import redacted_arguments, redacted_values
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
-_UNFINISHED_START = {"artefacts", "config.yaml", "data.json", "environment.json"}
+_STARTED = {
+    *("artefacts", "config.yaml", "data.json", "environment.json", "events.jsonl", "status.json"),
+    *("rejects.jsonl", "eval_rejects.jsonl", "traceback.log"),
+}
+"""What lies in the folder of a run that has made nothing."""
 _NO_WORK = {"rejects.jsonl"}
 _LOCKS: dict[Path, int] = {}
 
@@ -82,7 +86,8 @@ class Run:
 
     @classmethod
     def start(cls, path: Path, method: str, config: Any, *, seed: int | None = None) -> Run:
-        """Create the folder, or continue it when it holds the same method and configuration.
+        """Create the folder, or continue it when it holds the same method and configuration. A start that made nothing
+        (its data or its model could not be read) holds nothing back: the folder then takes another one.
 
         Under a launcher (`torchrun`, `accelerate launch`) the first process does this and writes status and events;
         the others wait for it.
@@ -95,8 +100,7 @@ class Run:
         if not is_main_process():
             _wait_for(path / "status.json")
             return run
-        if (path / "status.json").exists():
-            run._assert_same(method, config)
+        if (path / "status.json").exists() and not run._starts_over(method, config):
             _lock(path)
             run._assert_same_data(config)
             remove_stale(path)
@@ -105,7 +109,7 @@ class Run:
             return run
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file, not a folder.", hint="Give an empty or a new folder.")
-        if path.exists() and not _UNFINISHED_START.issuperset(_visible(path)):
+        if path.exists() and not _STARTED.issuperset(_visible(path)):
             raise RunError(
                 f"{path} holds files but is not a run folder.", hint="Give an empty or a new folder."
             )
@@ -210,6 +214,39 @@ class Run:
             write_json(kept, fingerprints(options.to_dict(config)))
         elif kept.exists():  # runs of earlier versions have none
             assert_unchanged(json.loads(kept.read_text(encoding="utf-8")), self.path)
+
+    def _starts_over(self, method: str, config: Any) -> bool:
+        """Whether the folder is given to another method or configuration, having made nothing under its own.
+
+        Raises:
+            RunError: it is another one, and something was made.
+        """
+        done = self.status().get("state") == "done"
+        try:
+            self._assert_same(method, config)
+        except RunError:
+            if done or self._has_work() or not _STARTED.issuperset(_visible(self.path)):
+                raise
+            return True
+        return False
+
+    def assert_idle(self) -> None:
+        """Refuse to go on while somebody works in the folder.
+
+        Raises:
+            RunError: a living process does.
+        """
+        if _is_locked(self.path):
+            raise RunError(f"A process is working in {self.path}.", hint="Stop it first.")
+
+    def delete(self) -> None:
+        """Remove the folder and everything in it.
+
+        Raises:
+            RunError: a living process works in it.
+        """
+        self.assert_idle()
+        shutil.rmtree(self.path)
 
     def _has_work(self) -> bool:
         made = [*self.artefacts.rglob("*"), *self.checkpoints.rglob("*"), *self.model.rglob("*")]

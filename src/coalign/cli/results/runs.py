@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from coalign.core.errors import ConfigError
 from coalign.core.runs import Run, list_runs
 
 
@@ -14,19 +15,55 @@ from coalign.core.runs import Run, list_runs
     "--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, metavar="DIR"
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
-def runs(root: Path, as_json: bool) -> None:
-    """List the runs under a folder, the latest last."""
-    rows = [row(run) for run in list_runs(root)]
+@click.option("--failed", is_flag=True, help="Only runs that failed.")
+@click.option(
+    "--delete", is_flag=True, help="Delete the runs that are named, or with --failed all that failed."
+)
+@click.option("--yes", is_flag=True, help="With --delete: do not ask.")
+@click.argument("names", nargs=-1, metavar="[RUN]...")
+def runs(root: Path, as_json: bool, failed: bool, delete: bool, yes: bool, names: tuple[str, ...]) -> None:
+    """List the runs under a folder, the latest last, or those that are named; or delete them."""
+    found = [_named(name, root) for name in names] if names else list(list_runs(root))
+    found = [run for run in found if not failed or run.summary()["state"] == "failed"]
+    if delete:
+        _delete(found, named=bool(names) or failed, sure=yes)
+        return
+    rows = [row(run) for run in found]
     if as_json:
         import json
 
         click.echo(json.dumps(rows, indent=2))
     elif rows:
         click.echo(table(rows))
+    elif failed:
+        click.echo(f"No failed runs under {root}.")
     else:
         click.echo(
             f"No runs under {root}. `coalign run METHOD` makes one; `coalign methods --available` lists methods."
         )
+
+
+def _named(name: str, root: Path) -> Run:
+    """A run by its folder, or by its name under the folder of runs."""
+    inside = root / name
+    return Run.open(inside if (inside / "status.json").exists() else Path(name))
+
+
+def _delete(found: list[Run], *, named: bool, sure: bool) -> None:
+    """Delete runs with everything in them, after a question; one in which a process works is refused before any is."""
+    if not named:
+        raise ConfigError("--delete names no run.", hint="Give the folders of runs, or --failed.")
+    if not found:
+        click.echo("Nothing to delete.")
+        return
+    click.echo(table([row(run) for run in found]))
+    if not sure and not click.confirm(f"Delete {len(found)} run{'s' if len(found) > 1 else ''} for good?"):
+        return
+    for run in found:
+        run.assert_idle()
+    for run in found:
+        run.delete()
+        click.echo(f"Deleted {run.path}")
 
 
 def row(run: Run) -> dict[str, str]:
