@@ -184,6 +184,17 @@ def test_two_files_where_one_makes_sense_are_refused(tmp_path: Path) -> None:
     assert "--data takes one value and was given 2: a.csv, b.csv" in result.output
 
 
+def test_a_glob_that_the_shell_expanded_is_explained() -> None:
+    from coalign.cli.running.run import command
+
+    result = CliRunner().invoke(command("dpo"), ["--data", "a.jsonl", "b.jsonl", "c.jsonl"])
+    assert result.exit_code == 2
+    assert (
+        "(b.jsonl c.jsonl). A flag takes one word: several files are a flag each, or a glob in quotes."
+        in result.output
+    )
+
+
 def test_flags_and_a_file_say_the_same(folder: Path) -> None:
     from coalign.cli.flags import ConfigCommand
 

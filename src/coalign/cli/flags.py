@@ -33,6 +33,17 @@ class Flag(click.Option):
 class GroupedCommand(click.Command):
     """A command whose `--help` lists the flags made by `flag` under their headings, and the others as General."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it, with advice on words that belong to no flag: a shell made them of a glob."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if error.message.startswith("Got unexpected extra argument"):
+                error.message += (
+                    ". A flag takes one word: several files are a flag each, or a glob in quotes."
+                )
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
