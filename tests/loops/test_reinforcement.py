@@ -196,9 +196,13 @@ def test_a_run_can_stop_at_a_divergence(tmp_path: Path, capsys: pytest.CaptureFi
         epochs=9,
         stop_at_kl=0.05,
         learning_rate=3e-2,
+        save_steps=1,
     )
     result, _ = learn(loop)
     rows = held_out_rows(loop.run)
+    again, _ = learn(loop)  # as if it had been killed before its model was saved
+    assert again.steps == result.steps
+    assert held_out_rows(loop.run) == rows
     assert result.steps < 12
     assert rows[-1]["kl"] >= 0.05 > rows[-2]["kl"]
     assert "Stopped after step" in capsys.readouterr().err

@@ -31,12 +31,13 @@ from coalign.loops.policy import Policy, Reinforcement
 from coalign.loops.rollouts import Rollouts
 from coalign.models.modules import evaluation, without_dropout
 from coalign.models.scoring.values import make_value_head
+from coalign.training.checkpoints import resume_point
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.processes import assert_one_process
-from coalign.training.watch.monitor import Monitor, Sign
+from coalign.training.watch.monitor import LAST_ROWS, WINDOW, Monitor, Sign
 from coalign.training.watch.online_signs import held_out_falls, online_signs
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ if TYPE_CHECKING:
     from coalign.training.watch.plan import Plan
 
 __all__ = ["Policy", "Reinforcement", "reinforce"]
+
+
+def _stopped(loop: Reinforcement) -> int | None:
+    """The step at which a run was stopped by its divergence, where its newest checkpoint is of that step."""
+    checkpoint, limit = resume_point(loop.run.checkpoints / loop.name), loop.config.stop_at_kl
+    if checkpoint is None or limit is None:
+        return None
+    step = int(checkpoint.name.rpartition("-")[2])
+    reached = [row["step"] for row in held_out_rows(loop.run, loop.name) if row["kl"] >= limit]
+    return step if step in reached else None
 
 
 K1_IN_LOSS = Sign(
@@ -95,10 +106,11 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     names = [one.name for one in options_of(TrainingOptions) if hasattr(loop.config, one.name)]
     options = {name: getattr(loop.config, name) for name in names}
     options |= {"gradient_accumulation": loop.parts, "eval_steps": None}
+    steps = _stopped(loop) or loop.steps
     result = fit_module(
         model,
         task,
-        range(loop.steps * loop.parts),
+        range(steps * loop.parts),
         SimpleNamespace(**options),
         loop.run,
         name=loop.name,
@@ -106,7 +118,7 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         callbacks=[Driver(loop, task, policy)],
         per_device_train_batch_size=1,
         num_train_epochs=1,
-        max_steps=loop.steps,
+        max_steps=steps,
     )
     if loop.method.value_head:
         del model.value_head
@@ -167,7 +179,8 @@ class Driver(TrainerCallback):
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
-        self._monitor.tell(online_signs([row for row in state.log_history if "loss" in row]))
+        rows = [row for row in state.log_history if "loss" in row]
+        self._monitor.tell(online_signs([*rows[:WINDOW], *rows[WINDOW:][-LAST_ROWS:]]))
 
     def _collect(self, number: int) -> list[Step]:
         """The steps of a rollout, sampled, rewarded and scored where that is not done."""
