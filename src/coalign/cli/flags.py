@@ -38,11 +38,10 @@ class GroupedCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if error.message.startswith("Got unexpected extra argument"):
-                error.message += (
-                    ". A flag takes one word: several files are a flag each, or a glob in quotes."
-                )
-            raise
+            if not error.message.startswith("Got unexpected extra argument"):
+                raise
+            advice = "A flag takes one word: several files are a flag each, or a glob in quotes."
+            raise click.UsageError(f"{error.message}. {advice}", ctx) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
