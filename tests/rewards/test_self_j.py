@@ -321,3 +321,13 @@ def test_labels_of_one_kind_are_an_error(tmp_path: Path):
             eval_fraction=0.5,
             device="cpu",
         )
+
+
+def test_a_model_that_was_not_trained_to_grade_has_its_reply_begun(tmp_path: Path):
+    from coalign.judging.prompts import load_template
+    from coalign.rewards.self_grading.training import begun_template
+
+    asked = load_template("rate", begun_template(tmp_path / "grade.j2")).render(ITEM, bare=True)
+    plain = load_template("rate").render(ITEM, bare=True)
+    assert asked[:-1] == plain
+    assert asked[-1] == {"role": "assistant", "content": "Score:"}

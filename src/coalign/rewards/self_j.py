@@ -13,9 +13,8 @@ teaches what it says without. The grader is a model like any other: `model:FOLDE
 
 Differences from the paper and the official code. How the two parts of a label are weighed and cut into digits is not public:
 half each, equal widths, and both are options. The digit is looked up for the tokenizer at hand, also after a space of its own; a
-reply without a digit among the 20 most probable tokens is counted as missing, where the code scores 0 or NaN. The grader is
-asked as it was trained, through the chat template; the code leaves the marker of its training out. Requests that are too long are
-left out, never cut.
+reply without a digit among the 20 most probable tokens is counted as missing, where the code scores 0 or NaN. Before its training
+the model's reply is begun for it ("Score:"). The grader is asked as it was trained. Requests that are too long are left out.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.rewards.self_grading.report import write_grader_report
-from coalign.rewards.self_grading.training import Answered, similarities, train_grader
+from coalign.rewards.self_grading.training import Answered, begun_template, similarities, train_grader
 from coalign.training.material import ReadingOptions, announce, read_sources
 from coalign.training.options import TrainingOptions
 from coalign.training.processes import assert_one_process
@@ -182,7 +181,9 @@ def make_stages(
 
     def measure(round: Round) -> None:
         answered = _answered(round, questions)
-        facts = GraderFacts(first_tokens=2, template=config.judge_template and str(config.judge_template))
+        facts = GraderFacts(
+            first_tokens=2, template=str(config.judge_template or begun_template(round.path("grade", ".j2")))
+        )
         with ReplyStore(round.path("replies")) as store:
             identity = {"identity": identity_of(config, config)}
             asked = grader(model(round), facts, name=config.model, store=store, identity=identity)

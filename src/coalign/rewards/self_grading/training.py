@@ -6,15 +6,16 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, ModelError
-from coalign.core.files import write_json
+from coalign.core.files import write_json, write_text
 from coalign.core.runs import Run
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Demonstration
 from coalign.judging.graders import GraderFacts, write_grader
-from coalign.judging.prompts import load_template
+from coalign.judging.prompts import TEMPLATES, load_template
 from coalign.judging.protocol import JudgeItem
 from coalign.training.distillation import TokenExample
 from coalign.training.self_distillation import SelfDistillation, TwoViews
@@ -32,6 +33,15 @@ class Answered:
         record = self.record
         good = record.completion if reference else None
         return JudgeItem(id=record.id, prompt=record.prompt, responses=(self.response,), reference=good)
+
+
+def begun_template(path: Path) -> Path:
+    """The shipped request with the beginning of the reply, written to `path`: a model that was not trained to grade seldom begins
+    with a digit by itself.
+    """
+    text = TEMPLATES["rate"].read_text(encoding="utf-8")
+    write_text(path, text + "{% block assistant %}Score:{% endblock %}\n")
+    return path
 
 
 def similarities(answered: Sequence[Answered], encoder: str, *, device: str = "auto") -> list[float]:
