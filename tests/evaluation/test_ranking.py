@@ -18,7 +18,14 @@ from coalign.core.options import build
 from coalign.judging.demonstrations import Demonstration, DemonstrationQueue, read_demonstrations
 from coalign.judging.parsing import read_ranking
 from coalign.judging.protocol import JudgeItem, Rubric, check_failures
-from coalign.judging.ranking import LanguageModelRanker, Ranked, RankerOptions, RatingRanker, order_of
+from coalign.judging.ranking import (
+    LanguageModelRanker,
+    Ranked,
+    RankerOptions,
+    RatingRanker,
+    open_ranker,
+    order_of,
+)
 from coalign.judging.ranking_cycles import Cycles, agreed_order, rank_in_cycles
 from coalign.judging.scoring_judges import ScoringJudge
 from coalign.judging.store import ReplyStore
@@ -108,6 +115,22 @@ def test_rubric_and_demonstrations_are_shown_and_no_answer_can_close_its_frame()
     mark = re.search(r"<<answer 1 (\w+)>>", prompt)
     assert mark is not None
     assert mark[1] not in "<<end of answer 1>>"
+
+
+def test_a_template_of_ones_own_asks(tmp_path: Path) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text(
+        "Rank: {% for one in answers %}<<answer {{ loop.index }} x>>\n{{ one }}\n<<end of answer{% endfor %}"
+    )
+    generator = ScriptedGenerator(LONGEST)
+    (found,) = LanguageModelRanker(generator, template=own).rank([item("a", "bb")], [[]])
+    assert found.order == (1, 0)
+    assert generator.asked[0].startswith("Rank: ")
+    blind = tmp_path / "blind.j2"
+    blind.write_text("Rank them.")
+    options: Any = build(RankerOptions, {"judge_template": str(blind)})
+    with pytest.raises(ConfigError, match=r"never shows the answers(.|\n)*--print-template rank"):
+        open_ranker(options, ReplyStore(), "cpu")
 
 
 def test_demonstrations_do_not_always_show_the_best_first() -> None:

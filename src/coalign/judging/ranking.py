@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from coalign.core.options import Count, Fraction, OptionGroup, option
@@ -42,6 +43,9 @@ class RankerOptions(OptionGroup):
         "OpenAI-compatible server",
     )
     judge_served: str | None = option(None, "the model's name on that server; by default its only one")
+    judge_template: Path | None = option(
+        None, "your own request to the judge, a Jinja file; `coalign judge --print-template rank` shows ours"
+    )
     judge_max_new_tokens: Count = option(256, "most tokens of a reply; more for a model that thinks first")
     reward: list[str | dict[str, Any]] = option(
         [],
@@ -60,7 +64,14 @@ class RankerOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reward:
-            names = ["judge", "judge_served", "judge_max_new_tokens", "criteria", "demonstrations"]
+            names = [
+                "judge",
+                "judge_served",
+                "judge_template",
+                "judge_max_new_tokens",
+                "criteria",
+                "demonstrations",
+            ]
             self.refuse(names, "with reward, which is no language model")
             for one in self.reward:
                 parse_reward(one)  # a mistake is found before anything is loaded or written
@@ -139,6 +150,7 @@ class LanguageModelRanker:
         store: keeps replies; in memory by default.
         rubric: what to judge by.
         sampling: how replies are decoded.
+        template: file of the user's own request.
     """
 
     generator: Generator
@@ -148,6 +160,7 @@ class LanguageModelRanker:
     store: ReplyStore = field(default_factory=ReplyStore)
     rubric: Rubric | None = None
     sampling: Sampling = GREEDY
+    template: Path | None = None
     reads_demonstrations: bool = True
 
     def rank(
@@ -176,7 +189,7 @@ class LanguageModelRanker:
         seed: int,
         label: str,
     ) -> list[Ranked]:
-        template = load_template("rank")
+        template = load_template("rank", self.template)
         shown = [shuffled_places(one.prompt, one.responses, seed) for one in items]
         prompts = [
             template.render(
@@ -230,10 +243,16 @@ def open_ranker(options: RankerOptions, store: ReplyStore, device: str) -> Langu
     Args:
         store: keeps what it says, so that nobody is asked twice.
         device: of a local model.
+
+    Raises:
+        ConfigError: the template cannot be used.
+        ModelError: there is no such model.
     """
     from coalign.models.files.identity import model_identity
     from coalign.models.options import ModelOptions
 
+    if options.judge_template is not None:
+        load_template("rank", options.judge_template)  # a bad one is found before anything is loaded
     server = options.judge if is_address(options.judge) else None
     name = options.judge_served if server else options.judge
     identity = (
@@ -246,6 +265,7 @@ def open_ranker(options: RankerOptions, store: ReplyStore, device: str) -> Langu
         store=store,
         rubric=Rubric(criteria=options.criteria) if options.criteria else None,
         sampling=replace(GREEDY, max_new_tokens=options.judge_max_new_tokens),
+        template=options.judge_template,
     )
 
 

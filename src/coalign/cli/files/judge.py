@@ -71,7 +71,7 @@ def _command() -> JudgeCommand:
     made.params += [
         click.Option(
             ["--print-template"],
-            type=click.Choice(("pair", "rate")),
+            type=click.Choice(("pair", "rate", "rank")),
             help="Print the request template and exit.",
         ),
         click.Option(
