@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,32 @@ def test_points_are_read_from_yaml(tmp_path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         dmoerm.read_points(tmp_path / "absent.yaml")
     assert len(dmoerm.read_points(None)) == 5
+
+
+def test_the_world_of_capabilities_has_conflicting_tasks_and_learns_from_them(monkeypatch) -> None:
+    from coalign.checks.papers.rewards import dmoerm as check
+    from coalign.checks.worlds.classifiers.capabilities import TASKS, CapabilityWorld
+
+    world = CapabilityWorld(7)
+    ids = world.responses(0, 4000, "any")
+    qualities = torch.stack([world.quality(ids, task) for task in range(TASKS)])
+    correlation = torch.corrcoef(qualities)
+    assert correlation[0, 1:].tolist() == pytest.approx([-0.5, -0.5], abs=0.1)
+    parts = sum(world.quality(ids, 1, point) for point in range(3))
+    torch.testing.assert_close(parts, world.quality(ids, 1), atol=1e-4, rtol=1e-4)
+    better = world.pairs(2, 500, 0.3, "human").ids
+    right = (world.quality(better[:, 0], 2) > world.quality(better[:, 1], 2)).float().mean()
+    assert float(right) == pytest.approx(0.7, abs=0.07)
+    monkeypatch.setattr(check, "HUMAN", 60)
+    monkeypatch.setattr(check, "TEST", 20)
+    monkeypatch.setattr(check, "PROMPTS", 2)
+    material = check.Material(7)
+    for rewards in (
+        material.mixtures,
+        material.without_experts,
+        [material.unrouted] * TASKS,
+        [material.ensemble] * TASKS,
+    ):
+        found = material.measured(rewards)
+        assert 0 <= found["consistency"] <= 1
+        assert math.isfinite(found["gold, best of 256"])
