@@ -48,7 +48,9 @@ class CapabilityWorld:
         draw = stream(seed, "capabilities")
         size = VOCABULARY - TASKS
         drawn = torch.randn(size, 2, generator=draw)
-        plane, _ = torch.linalg.qr(drawn - drawn.mean(0))  # counts sum up to one length, so a constant says nothing
+        plane, _ = torch.linalg.qr(
+            drawn - drawn.mean(0)
+        )  # counts sum up to one length, so a constant says nothing
         angles = torch.arange(TASKS) * 2 * torch.pi / TASKS
         overall = torch.stack([plane @ torch.stack([angle.cos(), angle.sin()]) for angle in angles])
         own = torch.randn(TASKS, POINTS, size, generator=draw) / size**0.5
