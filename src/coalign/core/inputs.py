@@ -63,7 +63,7 @@ def _paths(value: Any) -> Iterator[str]:
     elif isinstance(value, str) and value not in ("", "-"):
         # a part of a mix may carry its settings: `a.jsonl,weight=2`
         bare = value if os.path.exists(value) else re.split(r",(?=\w+=)", value)[0]
-        yield os.path.abspath(bare)
+        yield os.path.abspath(os.path.expanduser(bare))
 
 
 def _fingerprint(path: str) -> str:

@@ -18,26 +18,21 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union
-
-from annotated_types import Ge, Gt, Le, Lt
 
 from coalign.core import secrets
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_text
+from coalign.core.limits import LARGEST, as_shown, describe_type, is_large
+from coalign.core.limits import Count as Count
+from coalign.core.limits import CountOrZero as CountOrZero
+from coalign.core.limits import Fraction as Fraction
+from coalign.core.limits import NonNegative as NonNegative
+from coalign.core.limits import Positive as Positive
+from coalign.core.limits import Seed as Seed
 from coalign.core.names import suggest
-
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Fraction = Annotated[float, Ge(0), Le(1)]
-LARGEST = 2**31 - 1
-"""The largest whole number that every library takes for a size, a count or a limit."""
-Count = Annotated[int, Ge(1), Le(LARGEST)]
-CountOrZero = Annotated[int, Ge(0), Le(LARGEST)]
-Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
-"""What NumPy, torch and Python all take."""
 
 NOTHING = ("none", "null")
 """What a command line writes for no value."""
@@ -286,9 +281,9 @@ def converted(
             clean[key] = _convert(known[key].type, value)
         except ValueError:
             expected = known[key].type_name
-            if _is_large(value) and "at least" in expected and "at most" not in expected:
+            if is_large(value) and "at least" in expected and "at most" not in expected:
                 expected += f" and at most {LARGEST}"
-            shown = "the value" if secrets.is_called_a_key(key) else secrets.redacted(_shown(value))
+            shown = "the value" if secrets.is_called_a_key(key) else secrets.redacted(as_shown(value))
             problems.append(f"{place}: {shown} is not usable, expected {expected}")
     problems += [
         f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
@@ -398,59 +393,6 @@ def to_yaml(config: Any) -> str:
 def save(config: Any, path: Path) -> None:
     """Write `to_yaml` atomically, without secrets."""
     write_text(path, to_yaml(secrets.redacted_values(to_dict(config))))
-
-
-def _is_large(value: Any) -> bool:
-    """Whether a value is a whole number above `LARGEST`, also as text."""
-    digits = value.strip() if isinstance(value, str) else ""
-    return (isinstance(value, int) and value > LARGEST) or (
-        digits.isdecimal() and (len(digits) > 10 or int(digits) > LARGEST)
-    )
-
-
-def _shown(value: Any) -> str:
-    """A value in a message, not longer than a line."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        text = f"a number of {value.bit_length()} bits"
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def describe_type(hint: Any) -> str:
-    """A type in the user's words: `a number above 0`, `one of: sum, mean`; an annotation that is a text describes it."""
-    origin = typing.get_origin(hint)
-    if origin is Annotated:
-        base, *constraints = typing.get_args(hint)
-        if isinstance(constraints[0], str):
-            return constraints[0]
-        limits = " and ".join(filter(None, (_describe_constraint(one) for one in constraints)))
-        return f"{describe_type(base)} {limits}".rstrip()
-    if origin is Literal:
-        return "one of: " + ", ".join(str(value) for value in typing.get_args(hint))
-    if origin in (Union, types.UnionType):
-        return " or ".join(
-            "nothing" if arg is type(None) else describe_type(arg) for arg in typing.get_args(hint)
-        )
-    if origin is tuple and Ellipsis not in typing.get_args(hint):
-        return "values: " + ", ".join(describe_type(one) for one in typing.get_args(hint))
-    if origin in (list, tuple, set, Sequence):
-        return f"a list of: {describe_type(typing.get_args(hint)[0])}"
-    if origin is dict:
-        return "a mapping"
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
-    return plain.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-_LIMITS = {Gt: ("above", "gt"), Ge: ("of at least", "ge"), Lt: ("below", "lt"), Le: ("at most", "le")}
-"""Constraint to the words for it and its attribute."""
-
-
-def _describe_constraint(constraint: Any) -> str:
-    if constraint == Le(LARGEST):  # goes without saying until somebody is above it
-        return ""
-    words, name = _LIMITS.get(type(constraint), ("", ""))
-    return f"{words} {getattr(constraint, name)}" if words else ""
 
 
 def _strip_optional(hint: Any) -> Any:
