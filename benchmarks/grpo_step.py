@@ -31,6 +31,9 @@ PROMPTS = [
     for n, name in enumerate(NAMES)
 ]
 """Word problems of about 127 tokens with the chat template."""
+THINGS = ("river", "garden", "harbour", "library")
+SHORT = [f"Write a long story about a {one} and the people who live near it." for one in THINGS]
+"""About 45 tokens."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -56,6 +59,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="default")
+    parser.add_argument("--short", action="store_true", help="prompts of about 45 tokens in place of 127")
     parser.add_argument("--prompts", type=int, default=1, help="prompts of a step")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -150,7 +154,7 @@ def run_coalign(arguments: argparse.Namespace, folder: Path) -> Any:
         run=Run.start(folder / "run", "grpo", config),
         prompts=[
             SimpleNamespace(id=str(n), prompt=[{"role": "user", "content": one}])
-            for n, one in enumerate(PROMPTS)
+            for n, one in enumerate(SHORT if arguments.short else PROMPTS)
         ],
         score=lambda rows: [{"rewards": [vowels(one) for one in row["responses"]]} for row in rows],
     )
@@ -180,7 +184,7 @@ def run_trl(arguments: argparse.Namespace, folder: Path) -> Any:
     timer = make_timer(CLOCKS[arguments.clock])
     options = ModelOptions(model=arguments.model)
     model = AutoModelForCausalLM.from_pretrained(locate(arguments.model).path, dtype="float32")
-    rows = [{"prompt": [{"role": "user", "content": one}]} for one in PROMPTS]
+    rows = [{"prompt": [{"role": "user", "content": one}]} for one in (SHORT if arguments.short else PROMPTS)]
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, **rest: [vowels(one[0]["content"]) for one in completions],

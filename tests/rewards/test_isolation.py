@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -45,6 +46,16 @@ def test_one_that_hangs_fails_or_dies_costs_its_response_alone(difficult: Constr
     isolated.seconds = 20.0
     assert isolated([(difficult, "q", "fine")]) == [1.0]
     isolated.close()
+
+
+def test_the_process_ends_with_its_owner():
+    isolated = IsolatedVerifiers()
+    isolated([(Constraint("no_commas"), "q", "fine")])
+    process = isolated._worker.process  # type: ignore[union-attr]
+    assert process.poll() is None
+    del isolated
+    gc.collect()
+    assert process.poll() is not None
 
 
 def test_values_are_those_of_the_same_verifiers_here():

@@ -6,14 +6,14 @@ run prints `ready` and then one line for each line it reads (`answer_requests`).
 
 from __future__ import annotations
 
-import atexit
 import json
 import queue
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 STARTING = 60.0
 """Seconds that a process may take to say that it is ready."""
@@ -21,6 +21,8 @@ STARTING = 60.0
 
 class Worker:
     """A child process that runs `python -m MODULE`.
+
+    It is ended with the object, and with this process.
 
     Args:
         arguments: of the command.
@@ -38,15 +40,11 @@ class Worker:
             text=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-        atexit.register(self.process.kill)
+        threading.Thread(target=_listen, args=(self.process.stdout, self._lines), daemon=True).start()
+        weakref.finalize(
+            self, _end, self.process
+        )  # when nobody has it any more, and at the end of this process
         self.ready = self._read(STARTING) == "ready"
-
-    def _listen(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self._lines.put(line.strip())
-        self._lines.put("")
 
     def _read(self, seconds: float) -> str:
         """The next line; empty when the process ends or takes longer."""
@@ -71,9 +69,18 @@ class Worker:
     def end(self) -> None:
         """Kill the process."""
         self.ready = False
-        self.process.kill()
-        self.process.wait()
-        atexit.unregister(self.process.kill)
+        _end(self.process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _listen(output: IO[str], lines: queue.Queue[str]) -> None:
+    for line in output:
+        lines.put(line.strip())
+    lines.put("")
 
 
 def answer_requests(answer: Callable[[Any], Any]) -> None:
