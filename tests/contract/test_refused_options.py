@@ -12,6 +12,18 @@ from coalign.core.options import build
 from coalign.core.system import load_system
 
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "selfie": [
+        ({"seed_data": "x", "prompts": "y", "temperature": 0.0}, "gives equal responses"),
+        ({"seed_data": "x", "prompts": "y", "samples": 1}, "at least 2"),
+        ({"seed_data": "x", "prompts": "y", "extrapolation": []}, "names no round"),
+    ],
+    "cyclealign": [
+        ({"prompts": "x", "reward": ["max_words:3"], "judge": "y"}, "judge has no effect with reward"),
+        ({"prompts": "x", "reward": ["max_word:3"]}, "max_words"),
+        ({"prompts": "x", "judge_served": "y"}, "give its address"),
+        ({"prompts": "x", "ranking": "pro", "margin": 0.1}, "margin has no effect"),
+        ({"prompts": "x", "min_agreement": 1}, "at least 2"),
+    ],
     "portia": [
         ({"data": "x", "judge": "reward"}, "never sees the order"),
         ({"data": "x", "parts": 0}, "at least 1"),

@@ -326,16 +326,3 @@ def test_fixed_demonstrations(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"ties\.jsonl: 1 rankings cannot be shown"):
         read_demonstrations(str(ties))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"reward": ["max_words:3"], "judge": "other"}, "judge has no effect with reward"),
-        ({"reward": ["max_word:3"]}, "max_words"),
-        ({"judge_served": "gpt"}, "give its address"),
-    ],
-)
-def test_options_of_rankers_that_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        build(RankerOptions, options)

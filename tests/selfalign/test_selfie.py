@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.errors import CoalignError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.loops.readings import told
@@ -178,15 +178,6 @@ def test_seed_data_of_one_class_are_refused(tiny_model: str, tmp_path: Path) -> 
     with pytest.raises(CoalignError, match=r"pairs\.jsonl"):
         start(tiny_model, tmp_path / "runs" / "run", praise)
     assert not (tmp_path / "runs" / "run" / "artefacts" / "round-0").exists(), "before anything is generated"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"temperature": 0.0}, "gives equal responses"), ({"samples": 1}, "at least 2"), ({"extrapolation": []}, "names no round")],
-)  # fmt: skip
-def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        build(selfie.Config, {"seed_data": "x", "prompts": "y", **options})
 
 
 def test_a_batch_is_judged_by_the_margins_before_it_and_the_queue_survives() -> None:
