@@ -282,7 +282,7 @@ SMALL: dict[str, Small] = {
     ),
     "i-sheep": Small(
         {**FIT, "model": "models/writer", "device": "cpu", "data": "seeds.jsonl", "tasks": 4, "requests": 5, "shown": 1,
-         "request_batch": 2, "novelty": 0.95, "rounds": 2, "max_new_tokens": 48, "grade_tokens": 8, "adapter_rank": 4,
+         "request_batch": 2, "novelty": 0.95, "threshold": 6, "rounds": 2, "max_new_tokens": 48, "grade_tokens": 8, "adapter_rank": 4,
          "epochs": 1, "save_steps": 1, "learning_rate": 1e-4},
         {"seeds.jsonl": SEEDS},
     ),

@@ -47,9 +47,10 @@ def test_every_round_is_trained_from_the_base_model_and_rounds_may_be_added(
         assert adapter["base_model_name_or_path"] == writer
     assert next(run.model.glob("*.safetensors")).read_bytes() != weights, "the last model is published"
     found = read_records(str(run.path), kind="demonstration")
+    assert read_records(str(run.path)).kind == "demonstration", "no column is taken for something else"
     rows = read_rows(run.artefacts / "round-2/tasks/kept.jsonl")
     assert [one.completion for one in found.records] == [row["completion"] for row in rows]
-    assert all(row["quality_score"] > 8 and row["following_score"] > 8 for row in rows)
+    assert all(min(row["made_of"]["grades"].values()) > 6 for row in rows)
     titles = [one.title for one in read_report(run.report).sections]
     assert {"Rounds", "Before and after", "Round 2: quality", "Round 2: kept and rejected"} <= {*titles}
     assert run.status()["figures"]["kept"] == len(rows)
@@ -58,13 +59,13 @@ def test_every_round_is_trained_from_the_base_model_and_rounds_may_be_added(
 def test_the_manifest_says_who_graded_what(writer: str, tmp_path: Path) -> None:
     run = start(writer, tmp_path / "run", grader="current", draw="inverse-perplexity", first_round="chat")
     folder = run.artefacts / "round-1/tasks"
-    for one in read_rows(folder / "manifest.jsonl"):
+    found = read_rows(folder / "manifest.jsonl")
+    assert found
+    for one in found:
         notes = {note["step"]: note for note in one["steps"]}
         assert notes["quality"]["judge"] == "quality by the model of the round"
         assert {"score", "prompt_hash"} <= notes["following"].keys()
         assert notes["tasks"]["model"] == writer
-    reasons = {row["reason"] for row in read_rows(folder / "rejects.jsonl")}
-    assert reasons
 
 
 def test_seeds_without_answers_claim_nothing(writer: str, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_what_is_trained_on_has_neither_examples_nor_passages(writer: str, tmp_p
     other = str(write(tmp_path / "other.jsonl", [{"prompt": "Add 1 and 2.", "completion": "3"}]))
     run = start(writer, tmp_path / "run", corpus=str(corpus), passages=1, other_data=other)
     rows = read_rows(run.artefacts / "round-1/tasks/kept.jsonl")
-    assert all({"prompt", "completion", "passages", "seeds"} <= row.keys() for row in rows)
-    for one in read_records(run.path, kind="demonstration").records:
+    assert all({"passages", "seeds"} <= row["made_of"].keys() for row in rows)
+    for one in read_records(run.path).records:
         assert "noon" not in one.prompt[0]["content"]
         assert "Response" not in one.prompt[0]["content"]
     figures = run.status()["figures"]

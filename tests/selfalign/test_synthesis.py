@@ -119,7 +119,8 @@ def test_a_task_is_kept_or_says_why_not(completion: str, reason: str) -> None:
 
 def test_a_cut_block_is_left_out_and_an_empty_reply_has_none() -> None:
     assert len(parse_tasks(one("Name a bird for me.") + "\n3. Instruction: Name a", 1)) == 1
-    assert parse_tasks("", 1) == []
+    assert parse_tasks("", 1) == parse_tasks("###", 1)[1:] == []
+    assert len(parse_tasks(one("Name a bird for me.") + "\n###", 1)) == 1, "an empty block is none"
     assert parse_tasks(one("Draw a bird for me."), 1, unfit_words=()) == [
         ({"instruction": "Draw a bird for me.", "input": ""}, "")
     ]

@@ -215,7 +215,10 @@ def write_tasks(
         steps.append(Rate(name, f"{name}_score", judge, judge_item, batch=config.request_batch))
     steps += above(config.threshold)
     steps.append(
-        Rewrite("demonstrations", lambda row: demonstration(row, "quality_score", "following_score"))
+        Rewrite(
+            "demonstrations",
+            lambda row: demonstration(row, grades={name: row[f"{name}_score"] for name in GRADES}),
+        )
     )
     done = run_pipeline(round.folder / "tasks", requests, steps)
     _tell(round, done)

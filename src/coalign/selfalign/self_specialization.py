@@ -220,7 +220,7 @@ def write_tasks(
             replace(_greedy(config), stop=(SEPARATOR,)), batch=config.request_batch, model=current.model,
         ),
         Filter("rules", lambda row: broken_rule(row, config.rules)),
-        Rewrite("demonstrations", lambda row: demonstration(row, "seeds", *(["passages"] if corpus else []))),
+        Rewrite("demonstrations", lambda row: demonstration(row, seeds=row["seeds"], **({"passages": row["passages"]} if corpus else {}))),
     ]  # fmt: skip
     requests = loop.Requests(seeds, config, round, brief=brief, seed=config.seed)
     done = run_pipeline(round.folder / "tasks", requests, steps)

@@ -71,7 +71,9 @@ def judge_item(row: Row) -> JudgeItem:
     return JudgeItem(id=row["id"], prompt=[{"role": "user", "content": text}], responses=(row["output"],))
 
 
-def demonstration(row: Row, *columns: str) -> dict[str, Any]:
-    """A task and its answer as a record to learn from, with its parts and some columns beside it."""
-    kept = {name: row[name] for name in ("instruction", "input", *columns)}
-    return {"prompt": joined(row["instruction"], row["input"]), "completion": row["output"], **kept}
+def demonstration(row: Row, **beside: Any) -> dict[str, Any]:
+    """A task and its answer as a record to learn from. Its parts and whatever else is said of it stand in one column,
+    `made_of`: columns of their own (an input, a score) would mean something to readers of records.
+    """
+    parts = {"instruction": row["instruction"], "input": row["input"], **beside}
+    return {"prompt": joined(row["instruction"], row["input"]), "completion": row["output"], "made_of": parts}

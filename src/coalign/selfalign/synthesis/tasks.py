@@ -128,6 +128,8 @@ def parse_tasks(
     text = completion if completion.lstrip().startswith(first) else first + completion
     found = []
     for number, block in enumerate(text.split(SEPARATOR)[:-1], start=shown + 1):
+        if not block.strip():
+            continue
         parts = re.split(rf"{number}\.\s+(?:Instruction|Input):", block)
         if len(parts) != 3:
             found.append(
