@@ -40,6 +40,8 @@ RENAMED = {
     }
 }
 """By system the artefacts that a run which goes on writes under another name."""
+MENDED = {"pseudo-forced-alignment": "words"}
+"""By system the column whose values were faulty: words could lie outside of their utterance."""
 SOUND = {"awp": "clips.jsonl", "pseudo-forced-alignment": "recordings.jsonl"}
 MODELS = ("tiny", "other", "base", "alignment")
 
@@ -77,15 +79,16 @@ def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
     expected, found = (artefacts(one.path, but=REPLIES) for one in (finished, run))
     renamed = RENAMED.get(name, {})
     for key, value in expected.items():
-        rows = in_both(value, found[renamed.get(Path(key).name, key)]) if key.endswith("jsonl") else None
+        theirs = found[renamed.get(Path(key).name, key)] if key.endswith("jsonl") else None
+        rows = None if theirs is None else in_both(value, theirs, but=MENDED.get(name))
         assert_close(*(rows or (found[key], value)), place=key)
 
 
-def in_both(old: list[Any], new: list[Any]) -> tuple[list[Any], list[Any]]:
-    """(new, old) rows in the schema of today, in the columns that the old ones have."""
+def in_both(old: list[Any], new: list[Any], but: str | None = None) -> tuple[list[Any], list[Any]]:
+    """(new, old) rows in the schema of today, in the columns that the old ones have, `but` one."""
     assert len(old) == len(new)
     pairs = [(current(one), current(other)) for one, other in zip(new, old, strict=True)]
-    known = [{key for key, value in was.items() if value != [None]} for _, was in pairs]
+    known = [{key for key, value in was.items() if value != [None] and key != but} for _, was in pairs]
     sides = [
         [{key: pair[side][key] for key in keys} for pair, keys in zip(pairs, known, strict=True)]
         for side in (0, 1)
