@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
+from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.loops.readings import told
 from coalign.loops.rounds import Round
@@ -91,12 +92,19 @@ def test_training_sees_the_tokens_that_were_scored(whole: Run) -> None:
     assert found == pytest.approx(sum(expected) / len(expected), abs=1e-2)
 
 
-@pytest.mark.parametrize(("level", "believed"), [("set", "mean"), ("off", 1.0)])
-def test_levels(level: str, believed: Any, tiny_model: str, tmp_path: Path) -> None:
-    run = start(tiny_model, tmp_path / "run", consistency=level, rounds=1)
-    mean = told(Round(run, 1))["consistency"]
-    expected = mean if believed == "mean" else believed
-    assert [*{row["confidence"] for row in Round(run, 1).read("filter")}] == [pytest.approx(expected)]
+@pytest.mark.parametrize(
+    ("level", "believed"), [("set", [0.5, 0.5]), ("sample", [1.0, 0.0]), ("off", [1.0, 1.0])]
+)
+def test_levels(level: str, believed: list[float], tmp_path: Path) -> None:
+    config = build(cream.Config, {"prompts": "x", "seed_data": "y", "consistency": level})
+    round = Round(Run.start(tmp_path / "run", "cream", config), 1)
+    shared = {"prompt": [], "responses": ["x", "y"], "finish_reasons": ["stop", "stop"], "reward": [1.0, 2.0]}
+    rows = [
+        {"id": name, **shared, "previous_reward": other}
+        for name, other in (("a", [1.0, 2.0]), ("b", [2.0, 1.0]))
+    ]
+    pairs = cream.make_pairs(round, cream.rate_agreement(round, rows, "order"), config)
+    assert [one["confidence"] for one in pairs] == believed
 
 
 def test_all_weights_are_trained_against_the_start_of_the_round(tiny_model: str, tmp_path: Path) -> None:
