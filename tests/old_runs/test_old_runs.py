@@ -85,15 +85,24 @@ def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
 
 
 def in_both(old: list[Any], new: list[Any], but: str | None = None) -> tuple[list[Any], list[Any]]:
-    """(new, old) rows in the schema of today, in the columns that the old ones have, `but` one."""
+    """(new, old) rows in the schema of today, in the columns that the old ones have, `but` one at any depth."""
     assert len(old) == len(new)
     pairs = [(current(one), current(other)) for one, other in zip(new, old, strict=True)]
-    known = [{key for key, value in was.items() if value != [None] and key != but} for _, was in pairs]
+    known = [{key for key, value in was.items() if value != [None]} for _, was in pairs]
     sides = [
-        [{key: pair[side][key] for key in keys} for pair, keys in zip(pairs, known, strict=True)]
+        [
+            without({key: pair[side][key] for key in keys}, but)
+            for pair, keys in zip(pairs, known, strict=True)
+        ]
         for side in (0, 1)
     ]
     return sides[0], sides[1]
+
+
+def without(value: Any, name: str | None) -> Any:
+    if isinstance(value, dict):
+        return {key: without(one, name) for key, one in value.items() if key != name}
+    return [without(one, name) for one in value] if isinstance(value, list) else value
 
 
 def test_finished_runs_are_listed_reported_and_compared(
