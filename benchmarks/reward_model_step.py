@@ -171,6 +171,9 @@ def make_trl(arguments: argparse.Namespace) -> tuple[Step, nn.Module]:
         peft_config=lora(),
     )
     trainer.current_gradient_accumulation_steps = 1
+    if arguments.checkpointing:  # which `train` would turn on
+        trainer.model.enable_input_require_grads()
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(trainer.model)
     optimizer = shared.optimiser(trainer.model)
 
