@@ -1,4 +1,8 @@
-"""Check of `dmoerm`: experts of single capabilities behind a router, against one reward model and an ensemble of three."""
+"""Check of `dmoerm`: experts of single capabilities behind a router, against one reward model and an ensemble of three.
+
+No verdict yet: the epochs are a first guess under which single models are trained too little. They are to be chosen on seeds
+from 100, with the baselines at their best, before the seeds of the verdict are run.
+"""
 
 from __future__ import annotations
 
