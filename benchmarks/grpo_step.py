@@ -132,7 +132,7 @@ def run_coalign(arguments: argparse.Namespace, folder: Path) -> Any:
     from coalign.loops import reinforcement
     from coalign.loops.online import online_learner
     from coalign.models.files.loading import load_for_training, load_tokenizer
-    from coalign.training.online_methods import get_online_method
+    from coalign.training.online.methods import get_online_method
 
     timer = make_timer(CLOCKS[arguments.clock])
     learner = online_learner("grpo")

@@ -16,7 +16,7 @@ from coalign.loops.online import online_learner
 from coalign.loops.reinforcement import Reinforcement, reinforce
 from coalign.loops.rows import Row
 from coalign.training.job import FitResult
-from coalign.training.online_methods import get_online_method
+from coalign.training.online.methods import get_online_method
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 

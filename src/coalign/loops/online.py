@@ -17,7 +17,7 @@ from typing import Any
 
 from coalign.core.runs import Run
 from coalign.loops.online_options import OnlineOptions
-from coalign.training.online_methods import get_online_method
+from coalign.training.online.methods import get_online_method
 
 
 def online_learner(name: str) -> SimpleNamespace:

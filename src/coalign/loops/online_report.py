@@ -14,7 +14,7 @@ from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, figure_of, outcome_of, paired
 from coalign.training.job import FitResult
-from coalign.training.policy_gradient import OnlineMethod
+from coalign.training.online.policy_gradient import OnlineMethod
 
 _CHARTS = (
     ("reward", "Reward"),

@@ -26,7 +26,7 @@ from coalign.loops.rows import Row
 from coalign.models.backends.open import open_transformers
 from coalign.models.types import Generator
 from coalign.training.job import FitResult
-from coalign.training.policy_gradient import OnlineMethod
+from coalign.training.online.policy_gradient import OnlineMethod
 
 if TYPE_CHECKING:
     from coalign.training.material import Part

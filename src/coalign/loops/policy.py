@@ -17,7 +17,7 @@ from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.merged import MergedView
 from coalign.models.modules import evaluation
 from coalign.models.types import Sampling
-from coalign.training.policy_gradient import Cut, OnlineMethod
+from coalign.training.online.policy_gradient import Cut, OnlineMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -34,8 +34,8 @@ from coalign.models.scoring.values import make_value_head
 from coalign.training.checkpoints import resume_point
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
+from coalign.training.online.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.options import TrainingOptions
-from coalign.training.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.processes import assert_one_process
 from coalign.training.watch.monitor import LAST_ROWS, WINDOW, Monitor, Sign
 from coalign.training.watch.online_signs import held_out_falls, online_signs

@@ -26,7 +26,7 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
 from coalign.loops.rows import Keep, Prompted, Row, fill_rows, row_of
 from coalign.training.losses.policy_gradient import equal_groups
-from coalign.training.policy_gradient import Rollout
+from coalign.training.online.policy_gradient import Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -48,7 +48,7 @@ from coalign.report import model as doc
 from coalign.rewards.transformed.base_rewards import FILE, BaseOptions, base_rewards, write_base_rewards
 from coalign.rewards.transformed.report import write_transform_report
 from coalign.rewards.transformed.training import Measure, Utility, curve_of, train_arm, with_utility
-from coalign.training.online_methods import RlooOptions
+from coalign.training.online.methods import RlooOptions
 
 NAMES = {
     "standard": "Win rate of one sample",

@@ -41,7 +41,7 @@ from coalign.rewards.transformed.base_rewards import FILE, base_rewards, write_b
 from coalign.rewards.transformed.references import ReferenceOptions, References, references_of
 from coalign.rewards.transformed.report import write_transform_report
 from coalign.rewards.transformed.training import Measure, Utility, curve_of, train_arm, with_utility
-from coalign.training.online_methods import RlooOptions
+from coalign.training.online.methods import RlooOptions
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from coalign.core.options import options_of
 
 if TYPE_CHECKING:
     from coalign.training.objective import Objective
-    from coalign.training.policy_gradient import OnlineMethod
+    from coalign.training.online.policy_gradient import OnlineMethod
 
 
 @click.command()
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def objectives(name: str | None) -> None:
     """List the training objectives, or explain one."""
     from coalign.training.objective import all_objectives, get_objective
-    from coalign.training.online_methods import online_methods
+    from coalign.training.online.methods import online_methods
 
     known, online = all_objectives(), online_methods()
     if name is not None:

@@ -15,7 +15,7 @@ from coalign.loops.online_run import Task
 from coalign.loops.rollouts import ScoreRows
 from coalign.loops.rows import Row, read_answers
 from coalign.training.job import FitResult
-from coalign.training.online_methods import get_online_method
+from coalign.training.online.methods import get_online_method
 
 Utility = Callable[[str, Mapping[str, Sequence[float | None]], Sequence[float | None]], Mapping[str, Any]]
 """Id of a prompt, the raw rewards of its responses by name, and their mixture, to `rewards` (what is learnt from) and further

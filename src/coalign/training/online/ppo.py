@@ -10,7 +10,7 @@ import torch
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option
 from coalign.training.kl_options import KlOptions
 from coalign.training.losses import policy_gradient as pg
-from coalign.training.policy_gradient import (
+from coalign.training.online.policy_gradient import (
     Cut,
     Known,
     Metrics,

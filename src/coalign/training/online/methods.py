@@ -17,7 +17,7 @@ from coalign.training.kl_options import KlOptions
 from coalign.training.losses import policy_gradient as pg
 from coalign.training.losses.pairs import reward_metrics
 from coalign.training.losses.pairwise import dpo_loss, ipo_loss
-from coalign.training.policy_gradient import (
+from coalign.training.online.policy_gradient import (
     Cut,
     Known,
     Metrics,
@@ -29,7 +29,7 @@ from coalign.training.policy_gradient import (
     make_parts,
     split_prompts,
 )
-from coalign.training.ppo import PPO
+from coalign.training.online.ppo import PPO
 
 if TYPE_CHECKING:
     from torch import Tensor
