@@ -128,7 +128,7 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     """
     place = locate(options.model, options.revision)
     if not place.is_adapter:
-        raise ModelError(f"{place.name} is a whole model, expected an adapter folder.")
+        raise ModelError(f"{place.name} is {place.kind}, expected an adapter folder.")
     base = base_of(place)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.dtype, training=False)

@@ -43,6 +43,13 @@ class Location:
     def is_adapter(self) -> bool:
         return self.adapter_config.is_file()
 
+    @property
+    def kind(self) -> str:
+        """What is there, in words."""
+        if self.is_adapter:
+            return "an adapter"
+        return "a whole model" if Path(self.path).is_dir() else "no folder here"
+
 
 def locate(name: str, revision: str | None = None, *, as_base: bool = False) -> Location:
     """Find a model.

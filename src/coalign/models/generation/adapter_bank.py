@@ -39,7 +39,7 @@ class AdapterBank(Generic[Options]):
         Args:
             options: of the base model.
             base: its name.
-            adapters: name to folder, run folder or hub id; see `named_adapters`.
+            adapters: name to adapter folder or run folder; see `named_adapters`.
             batch_size: most samples under way of each.
 
         Raises:
@@ -54,7 +54,7 @@ class AdapterBank(Generic[Options]):
         places = {name: locate(path) for name, path in adapters.items()}
         for name, one in places.items():
             if not one.is_adapter:
-                raise ConfigError(f"adapter {name}: {one.name} is a whole model, expected an adapter folder.")
+                raise ConfigError(f"adapter {name}: {one.name} is {one.kind}, expected an adapter folder.")
             if (under := base_of(one).name) != place.name:
                 raise ConfigError(f"adapter {name}: {one.name} adapts {under}, and {place.name} is served.")
         model: Any = load_model(options, training=False)
