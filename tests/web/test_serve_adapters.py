@@ -161,7 +161,9 @@ def test_what_is_no_adapter_of_the_base_is_refused(folders: dict[str, str], tmp_
 
     with pytest.raises(ConfigError, match=r"adapter other: .* is a whole model"):
         bank(folders["base"], other=folders["base"])
-    with pytest.raises(ConfigError, match=r"adapter other: absent is no folder here, expected an adapter folder"):
+    with pytest.raises(
+        ConfigError, match=r"adapter other: absent is no folder here, expected an adapter folder"
+    ):
         bank(folders["base"], other="absent")
     with pytest.raises(ConfigError, match="is an adapter: serve its base model"):
         bank(folders["bio"], fin=folders["fin"])
