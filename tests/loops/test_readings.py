@@ -38,7 +38,8 @@ def test_what_lies_below_its_floor_is_a_warning(round: Round, capsys: Any) -> No
     assert not round.run.events("warning")
     tell(round, {"agreement": 0.25}, floors=floors)
     (warning,) = round.run.events("warning")
-    assert warning["text"] == "Round 2: agreement 0.25 is below 0.5: the judges agree by chance."
+    assert warning["text"] == "agreement 0.25 is below 0.5: the judges agree by chance."
+    assert warning["stage"] == "Round 2"
     assert "Warning: Round 2" in capsys.readouterr().err
 
 

@@ -157,3 +157,10 @@ def test_bars_start_at_zero_also_below_it() -> None:
 def test_charts_without_values_say_so(samples: list[Values], said: str) -> None:
     assert "No values" in charts.line_chart(chart([None]))
     assert said in charts.histogram(Distribution(title="d", x_label="x", samples=samples))
+
+
+@pytest.mark.parametrize(
+    ("steps", "marks"), [([1, 2], (1, 2)), ([1, 4], (1, 2, 3, 4)), ([0, 60], (0, 10, 20, 30, 40, 50, 60)), ([0.5, 1], (0.5, 0.6, 0.7, 0.8, 0.9, 1))]
+)  # fmt: skip
+def test_nothing_is_marked_between_whole_steps(steps: list[float], marks: tuple[float, ...]) -> None:
+    assert charts._span_axis(steps).ticks == marks

@@ -70,10 +70,10 @@ def tell(
         floor = floors.get(name)
         if floor is None or value >= floor.least:
             continue
-        text = f"{stage}: {name} {value:.4g} is below {floor.least:g}: {floor.meaning}."
+        text = f"{name} {value:.4g} is below {floor.least:g}: {floor.meaning}."
         round.run.log("warning", stage=stage, key=name, text=text, advice=floor.advice)
         if is_main_process():
-            print(f"Warning: {text} {floor.advice}", file=sys.stderr, flush=True)
+            print(f"Warning: {stage}: {text} {floor.advice}", file=sys.stderr, flush=True)
     return known
 
 

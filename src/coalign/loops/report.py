@@ -130,7 +130,7 @@ def rounds_table(
     columns = [*sorted(names, key=lambda name: name.startswith("held-out")), "seconds"]
     return doc.TableSection(
         "Rounds",
-        note=f"{note} The models are folders, which `checkpoints.json` names.",
+        note=f"{note} The models are folders, which checkpoints.json names.",
         columns=columns,
         rows=[[row.get(name) for name in columns] for row in table],
         units={**UNITS, **units},

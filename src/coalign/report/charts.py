@@ -330,8 +330,10 @@ def _steps(shares: Sequence[float], edges: Sequence[float], x_axis: Axis, y_axis
 
 
 def _span_axis(values: Sequence[float]) -> Axis:
+    """From the lowest to the highest; between whole numbers (steps, rounds) there is nothing to mark."""
     low, high = min(values), max(values)
-    return Axis(low, high, tuple(ticks(low, high, 6)))
+    whole = all(float(one).is_integer() for one in values)
+    return Axis(low, high, tuple(one for one in ticks(low, high, 6) if one.is_integer() or not whole))
 
 
 def _log_steps_axis(values: Sequence[float]) -> Axis:
