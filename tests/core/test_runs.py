@@ -57,6 +57,8 @@ def test_a_start_that_made_nothing_may_be_started_over(tmp_path: Path) -> None:
     assert (run.status()["method"], run.state) == ("cream", "running")
     assert "error" not in run.status()
     assert load_config(run, Config).beta == 0.2
+    assert [event["method"] for event in run.events("started")] == ["cream"]
+    assert not (tmp_path / "rejects.jsonl").exists(), "of the start before"
     for name in ("report.html", "checkpoints/train/trainer_state.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

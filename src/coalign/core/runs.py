@@ -34,10 +34,8 @@ from coalign.core.inputs import assert_unchanged, fingerprints
 from coalign.core.secrets import redacted_arguments, redacted_values
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
-_STARTED = {
-    *("artefacts", "config.yaml", "data.json", "environment.json", "events.jsonl", "status.json"),
-    *("rejects.jsonl", "eval_rejects.jsonl", "traceback.log"),
-}
+_SAID = ("events.jsonl", "rejects.jsonl", "eval_rejects.jsonl", "traceback.log")
+_STARTED = {*_SAID, "artefacts", "config.yaml", "data.json", "environment.json", "status.json"}
 """What lies in the folder of a run that has made nothing."""
 _NO_WORK = {"rejects.jsonl"}
 _LOCKS: dict[Path, int] = {}
@@ -103,6 +101,8 @@ class Run:
         if (path / "status.json").exists() and not run._starts_over(method, config):
             _lock(path)
             run._assert_same_data(config)
+            if run._changed(config):
+                options.save(config, path / "config.yaml")
             remove_stale(path)
             run.log("resumed")
             run.set_status(state="running")
@@ -115,6 +115,8 @@ class Run:
             )
         run.artefacts.mkdir(parents=True, exist_ok=True)
         _lock(path)
+        for name in _SAID:  # by a start under another configuration
+            (path / name).unlink(missing_ok=True)
         options.save(config, path / "config.yaml")
         write_json(path / "environment.json", environment(seed))
         write_json(path / "data.json", fingerprints(options.to_dict(config)))
@@ -192,20 +194,24 @@ class Run:
             raise RunError(
                 f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
             )
-        # Options that the version which began the run did not have are at their defaults.
-        new = redacted_values(options.to_dict(config))  # as it was written
-        old = {**options.defaults(type(config)), **self.config()}
         may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
-        changed = [key for key in new if old.get(key) != new[key]]
-        differing = [key for key in changed if key not in may_change]
-        if differing:
-            lines = [f"  {key}: {old.get(key)!r} there, {new[key]!r} now" for key in differing]
+        lines = [
+            f"  {key}: {old!r} there, {new!r} now"
+            for key, (old, new) in self._changed(config).items()
+            if key not in may_change
+        ]
+        if lines:
             raise RunError(
                 f"{self.path} was started with another configuration:\n" + "\n".join(lines),
                 hint="Run with the same options to continue it, or give another --out.",
             )
-        if changed:
-            options.save(config, self.path / "config.yaml")
+
+    def _changed(self, config: Any) -> dict[str, tuple[Any, Any]]:
+        """Options that have another value than the run was started with: the value there, the value now."""
+        # Options that the version which began the run did not have are at their defaults.
+        old = {**options.defaults(type(config)), **self.config()}
+        new = redacted_values(options.to_dict(config))  # as it was written
+        return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
 
     def _assert_same_data(self, config: Any) -> None:
         """Work that was done goes on with the data that it was done with; before any is done data may be mended."""
@@ -213,7 +219,7 @@ class Run:
         if not self._has_work():
             write_json(kept, fingerprints(options.to_dict(config)))
         elif kept.exists():  # runs of earlier versions have none
-            assert_unchanged(json.loads(kept.read_text(encoding="utf-8")), self.path)
+            assert_unchanged(_mapping(kept), self.path)
 
     def _starts_over(self, method: str, config: Any) -> bool:
         """Whether the folder is given to another method or configuration, having made nothing under its own.
