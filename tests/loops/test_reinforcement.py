@@ -218,3 +218,20 @@ def test_rewards_are_read_at_a_divergence():
     assert reward_at_kl(rows, 0.5) == pytest.approx(0.4)
     assert reward_at_kl(rows, 2.0) == pytest.approx(0.6)
     assert reward_at_kl(rows, 2.5) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [("rloo", {}), ("grpo", {"beta": 0.1, "updates": 2}), ("ppo", {"samples": 2}), ("online-dpo", {})]
+)  # fmt: skip
+def test_rollouts_of_which_nothing_is_left_move_no_weight(
+    method: str, own: dict[str, Any], tmp_path: Path
+):
+    loop = loop_of(
+        tmp_path, method, score=lambda rows: [{"rewards": [1.0] * len(row["responses"])} for row in rows],
+        dynamic_sampling=True, refills=1, max_steps=2, minibatches=2, **own,
+    )  # fmt: skip
+    result, _ = learn(loop)
+    assert result.steps == 2
+    assert history(result, "loss") == [0.0, 0.0]
+    assert history(result, "grad_norm") == [0.0, 0.0]
+    assert any("could not be replaced" in event["text"] for event in loop.run.events("note"))

@@ -11,7 +11,6 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,9 +43,6 @@ class HeldOut:
     def is_due(self, step: int) -> bool:
         return step % self._every == 0
 
-    def is_done(self, step: int) -> bool:
-        return any(row["step"] == step for row in held_out_rows(self._loop.run, self._loop.name))
-
     def measure(self, step: int) -> Mapping[str, Any]:
         """The summary of an evaluation; what is there is not done again."""
         loop = self._loop
@@ -54,9 +50,7 @@ class HeldOut:
             if row["step"] == step:
                 return row
         tasks, stem = loop.held_out, f"step-{step:06d}"
-        sampling = replace(
-            loop.sampling(loop.config.eval_samples, loop.config.seed), seed=loop.config.seed + 1_000_003
-        )
+        sampling = loop.sampling(loop.config.eval_samples, loop.config.seed + 1_000_003)
         with self._policy.opened() as generator:
             rows = sampled_rows(
                 self._folder / f"{stem}.jsonl", tasks, generator, sampling, label="Answering held-out prompts"

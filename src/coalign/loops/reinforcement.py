@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 
 from coalign.core.files import atomic_path
-from coalign.core.options import options_of
 from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement
 from coalign.loops.rollouts import Rollouts
@@ -103,15 +101,12 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         # A part of the model, so that it is optimised and moved with it.
         model.add_module("value_head", make_value_head(model))
         task.value_head = model.get_submodule("value_head")
-    names = [one.name for one in options_of(TrainingOptions) if hasattr(loop.config, one.name)]
-    options = {name: getattr(loop.config, name) for name in names}
-    options |= {"gradient_accumulation": loop.parts, "eval_steps": None}
     steps = _stopped(loop) or loop.steps
     result = fit_module(
         model,
         task,
         range(steps * loop.parts),
-        SimpleNamespace(**options),
+        TrainingOptions.of(loop.config, gradient_accumulation=loop.parts, eval_steps=None),
         loop.run,
         name=loop.name,
         processor=tokenizer,
@@ -153,7 +148,7 @@ class Driver(TrainerCallback):
         constants = self._loop.constants
         if getattr(constants, "kl_in", "") == "loss" and constants.beta and constants.kl_estimator == "k1":
             self._monitor.tell([K1_IN_LOSS])
-        if self._held_out and not self._held_out.is_done(0):
+        if self._held_out:
             self._held_out.measure(0)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
@@ -189,7 +184,8 @@ class Driver(TrainerCallback):
         with self._policy.opened() as generator:
             rollout = self._rollouts.collect(number, generator)
         sampled = time.monotonic()
-        known = self._known(number, rollout)
+        # Dynamic sampling may have found nothing to learn from: the steps are then empty.
+        known = self._known(number, rollout) if rollout.ids else None
         loop.run.log(
             "rollout",
             stage=loop.name,
@@ -199,7 +195,9 @@ class Driver(TrainerCallback):
             sampling_seconds=round(sampled - started, 3),
             scoring_seconds=round(time.monotonic() - sampled, 3),
         )
-        steps = loop.method.steps(rollout, known, loop.constants, loop.cut)
+        steps = [Step([])] * loop.config.minibatches
+        if known is not None:
+            steps = loop.method.steps(rollout, known, loop.constants, loop.cut)
         return [replace(steps[0], metrics=rollout.metrics), *steps[1:]]
 
     def _known(self, number: int, rollout: Rollout) -> Known:
@@ -207,8 +205,7 @@ class Driver(TrainerCallback):
         loop, model = self._loop, self._policy.model
         path = loop.folder / f"rollout-{number:05d}-policy.safetensors"
         reference = self._policy.reference if loop.method.needs_reference(loop.constants) else None
-        old = loop.method.needs_old(loop.constants, loop.steps_of_rollout) and rollout.response_ids
-        if not old:
+        if not loop.method.needs_old(loop.constants, loop.steps_of_rollout):
             return know(rollout, model, reference=reference)
         kept = load_file(path) if path.exists() else {}
         head = self._task.value_head

@@ -293,7 +293,7 @@ def scored_rows(path: Path, tasks: Sequence[Prompted], rows: Sequence[Row], scor
     """
 
     def work(done: list[int], keep: Keep) -> None:
-        left = [place for place in range(len(rows)) if place not in set(done)]
+        left = sorted({*range(len(rows))} - {*done})
         for start in range(0, len(left), SCORED_AT_ONCE):
             places = left[start : start + SCORED_AT_ONCE]
             found = score([rows[place] for place in places])

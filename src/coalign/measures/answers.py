@@ -9,6 +9,8 @@ nobody can tell, `same_answer` says None: not scorable, neither right nor wrong.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -79,7 +81,9 @@ _ASSIGNED = re.compile(r"(?:^|[^<>!=:])=(?!=)")
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d %B %Y", "%B %d %Y", "%d %b %Y", "%b %d %Y", "%d.%m.%Y")
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _LARGEST = 4_000
-"""Digits beyond which Python refuses to read a number."""
+"""Digits beyond which Python refuses to read or to write a number."""
+_DEEPEST = 50
+"""Brackets inside each other beyond which a text is no list."""
 _UNITS: dict[str, tuple[str, Fraction]] = {
     name: (kind, Fraction(factor))
     for kind, names in {
@@ -148,7 +152,7 @@ def _boxed(rest: str) -> str:
         depth += (char == "{") - (char == "}")
         if not depth:
             return rest[1:place]
-    return rest[1:].splitlines()[0]
+    return rest[1:].partition("\n")[0]  # the text was cut off
 
 
 def parse_answer(text: str) -> Answer | None:
@@ -245,8 +249,8 @@ def _number(text: str) -> Answer | None:
     """A text that is a number and, at most, words before and behind it."""
     power = _POWER.fullmatch(text)
     if power and int(power["base"]):
-        value = Fraction(int(power["base"])) ** int(power["power"])
-        return _as_number(-value if power["sign"] else value)
+        value = _writable(Fraction(int(power["base"])) ** int(power["power"]))
+        return None if value is None else _as_number(-value if power["sign"] else value)
     for found in _NUMBER.finditer(text):
         before, after = text[: found.start()], text[found.end() :]
         rest = f"{before} {after}"
@@ -270,12 +274,17 @@ def _number(text: str) -> Answer | None:
 
 def _value(found: re.Match[str]) -> Fraction | None:
     parts = {name.rstrip("_"): part for name, part in found.groupdict().items() if part}
-    value = _quotient(parts["top"], parts.get("bottom"))
-    if value is None:
+    value, whole = _quotient(parts["top"], parts.get("bottom")), _fraction(parts.get("whole", "0"))
+    if value is None or whole is None:
         return None
-    value += int(parts.get("whole", 0))
+    value += whole
     value *= Fraction(10) ** (int(parts.get("power", 0)) + _SCALES.get(parts.get("scale", ""), 0))
-    return -value if parts.get("sign") == "-" else value
+    return _writable(-value if parts.get("sign") == "-" else value)
+
+
+def _writable(value: Fraction) -> Fraction | None:
+    digits = max(abs(value.numerator), value.denominator).bit_length() * math.log10(2)
+    return value if digits <= _LARGEST else None
 
 
 def _quotient(top: str, bottom: str | None) -> Fraction | None:
@@ -337,6 +346,9 @@ def _equation(text: str) -> Answer | None:
 def _list(text: str) -> Answer | None:
     """Numbers, letters or formulas in brackets or with commas between them; words are text (`Paris, France`)."""
     inner, brackets = text.replace(r"\{", "{").replace(r"\}", "}"), ""
+    depths = itertools.accumulate((one in "([{") - (one in ")]}") for one in inner)
+    if max(depths) > _DEEPEST:
+        return None
     if _BRACKETS.get(inner[0]) == inner[-1] and _closes_last(inner):
         brackets, inner = inner[0], inner[1:-1]
     parts = _split(inner)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option
+from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, OptionGroup, Positive, Seed, option
 
 
 @dataclass(kw_only=True)
-class TrainingOptions:
+class TrainingOptions(OptionGroup):
     """How to train: batches, schedule, checkpoints."""
 
     __group__ = "Training"
