@@ -223,9 +223,7 @@ def test_rewards_are_read_at_a_divergence():
 @pytest.mark.parametrize(
     ("method", "own"), [("rloo", {}), ("grpo", {"beta": 0.1, "updates": 2}), ("ppo", {"samples": 2}), ("online-dpo", {})]
 )  # fmt: skip
-def test_rollouts_of_which_nothing_is_left_move_no_weight(
-    method: str, own: dict[str, Any], tmp_path: Path
-):
+def test_rollouts_of_which_nothing_is_left_move_no_weight(method: str, own: dict[str, Any], tmp_path: Path):
     loop = loop_of(
         tmp_path, method, score=lambda rows: [{"rewards": [1.0] * len(row["responses"])} for row in rows],
         dynamic_sampling=True, refills=1, max_steps=2, minibatches=2, **own,

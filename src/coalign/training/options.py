@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, OptionGroup, Positive, Seed, option
+from coalign.core.options import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    OptionGroup,
+    Positive,
+    Seed,
+    option,
+)
 
 
 @dataclass(kw_only=True)
