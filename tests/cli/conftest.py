@@ -70,5 +70,5 @@ def method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             raise made.fail
 
     made.run = work
-    monkeypatch.setattr(run_module, "_find", lambda name: (get(name), made))
+    monkeypatch.setattr(run_module, "find", lambda name: (get(name), made))
     return made

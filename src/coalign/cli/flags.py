@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from coalign.cli.peers import TITLES, counterpart, peer_of
 from coalign.core.errors import ConfigError
 from coalign.core.options import Option, build, converted, load_file, options_of, parse_value, to_yaml
 
@@ -34,9 +35,17 @@ class GroupedCommand(click.Command):
     """A command whose `--help` lists the flags made by `flag` under their headings, and the others as General."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does it, with advice on words that belong to no flag: a shell made them of a glob."""
+        """As click does it, with advice on words that belong to no flag: a shell made them of a glob.
+
+        A flag that another library has is answered by what stands for it here.
+        """
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            found = counterpart(error.option_name)
+            if found:
+                raise click.UsageError(f"No such option: {error.option_name}. {found}", ctx) from error
+            raise
         except click.UsageError as error:
             if not error.message.startswith("Got unexpected extra argument"):
                 raise
@@ -82,8 +91,15 @@ class ConfigCommand(GroupedCommand):
     def _values(self, flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
         """Flags over file; defaults are filled in by `build`."""
         known = {one.name: one for one in options_of(self.config_class)}
+        there = load_file(file) if file else {}
+        peer = peer_of(there)
+        if peer and not there.keys() <= known.keys():
+            raise ConfigError(
+                f"{file}: is a configuration of {TITLES[peer]}.",
+                hint=f"`coalign import-config {file}` makes one of ours of it.",
+            )
         return {
-            **(load_file(file) if file else {}),
+            **there,
             **{name: parse_value(known[name], value) for name, value in flags.items()},
         }
 

@@ -28,6 +28,10 @@ COMMANDS = {
     "methods": ("coalign.cli.running.methods:methods", "List the methods, or explain one."),
     "objectives": ("coalign.cli.running.objectives:objectives", "List the training objectives."),
     "data": ("coalign.cli.files.data:data", "Check and show data files."),
+    "import-config": (
+        "coalign.cli.files.import_config:import_config",
+        "Turn a configuration of TRL, LLaMA-Factory or axolotl into ours.",
+    ),
     "generate": ("coalign.cli.files.generate:generate", "Generate responses to a file of prompts."),
     "score": ("coalign.cli.files.score:score", "Score texts with a metric, without a run folder."),
     "judge": ("coalign.cli.files.judge:judge", "Compare or rate responses with a judge."),
@@ -62,8 +66,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            advice = suggest(args[0], COMMANDS, "`coalign --help` lists them.")
-            raise click.UsageError(f"No such command: {args[0]!r}. {advice}", ctx)
+            raise click.UsageError(f"No such command: {args[0]!r}. {_advice(args[0])}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,8 +74,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _advice(word: str) -> str:
+    """For a word that is no command: a method is given to `coalign run`."""
+    from coalign.cli.running.run import methods
+
+    known = {one.lower().replace("_", "-") for one in methods()}
+    if word.lower().replace("_", "-") in known:
+        return f"It is a method: `coalign run {word}`."
+    near = suggest(word, [*COMMANDS, *(f"run {one}" for one in known)], "")
+    return near or "`coalign --help` lists the commands, `coalign run --help` the methods."
+
+
+def _with_dashes(name: str) -> str:
+    """`--learning_rate` is `--learning-rate`; the choices of a flag are compared in the same form."""
+    return name.replace("_", "-")
+
+
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "token_normalize_func": _with_dashes,
+    },
 )
 @click.version_option(__version__, prog_name="coalign")
 def coalign() -> None:

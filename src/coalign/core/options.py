@@ -268,11 +268,13 @@ def converted(
     known = {one.name: one for one in options_of(config_class)}
     clean: dict[str, Any] = {}
     problems: list[str] = []
+    strange = False
     for key, value in values.items():
         place = places.get(key, f"{where}: {key}")
         if key not in known:
-            advice = suggest(key, known, "Known: " + ", ".join(known))
-            problems.append(f"{place}: is not an option. {advice}")
+            near = suggest(key, known, "")
+            strange = strange or not near
+            problems.append(f"{place}: is not an option. {near}".rstrip())
             continue
         if secrets.holds_password(value):
             problems.append(f"{place}: holds an address with a password, expected the address alone")
@@ -286,10 +288,12 @@ def converted(
             shown = "the value" if secrets.is_called_a_key(key) else secrets.redacted(as_shown(value))
             problems.append(f"{place}: {shown} is not usable, expected {expected}")
     problems += [
-        f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help})"
+        f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help.partition(':')[0]})"
         for one in known.values()
         if one.required and one.name not in values and not incomplete
     ]
+    if strange:
+        problems.append("Known: " + ", ".join(known))
     if problems:
         raise ConfigError("\n".join(problems))
     return clean

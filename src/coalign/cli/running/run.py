@@ -60,7 +60,7 @@ def command(method: str) -> click.Command:
     Raises:
         ConfigError: there is neither, or the system is planned.
     """
-    entry, implementation = _find(method)
+    entry, implementation = find(method)
     name = entry.slug if entry else method
 
     def apply(config: Any, out: Path | None) -> None:
@@ -113,7 +113,12 @@ def _show_end(folder: Run) -> None:
         click.echo(f"Report: {folder.report}", err=True)
 
 
-def _find(method: str) -> tuple[Entry | None, Any]:
+def find(method: str) -> tuple[Entry | None, Any]:
+    """A method's catalogue entry, where it is a system, and what implements it.
+
+    Raises:
+        ConfigError: there is none, or the system is planned.
+    """
     try:
         entry = get(method)
     except ConfigError:
@@ -123,14 +128,19 @@ def _find(method: str) -> tuple[Entry | None, Any]:
 
 def _objective(name: str) -> Any:
     from coalign.training.learning import learner
-    from coalign.training.objective import all_objectives
 
     with contextlib.suppress(ConfigError):
         return learner(name)
-    objectives = (one.replace("_", "-") for one in all_objectives())
-    names = [*(entry.slug for entry in entries()), *BUILT_IN, *objectives]
-    advice = suggest(name, names, "`coalign methods` and `coalign objectives` list them.")
+    advice = suggest(name, methods(), "`coalign methods` and `coalign objectives` list them.")
     raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")
+
+
+def methods() -> list[str]:
+    """Names that `coalign run` knows, those of planned systems too."""
+    from coalign.training.objective import all_objectives
+
+    objectives = (one.replace("_", "-") for one in all_objectives())
+    return [*(entry.slug for entry in entries()), *BUILT_IN, *objectives]
 
 
 def _about(entry: Entry | None, implementation: Any) -> str:
