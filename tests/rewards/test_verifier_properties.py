@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coalign.core.extras import is_installed
 from coalign.judging.verifiers.constraints import Constraint, verifiers, verify
 from coalign.measures import text_units
 from coalign.measures.text_units import fold, is_blank, normalise
@@ -24,7 +25,13 @@ BY_ARGUMENT: dict[str, Any] = {
     "n": 2, "low": 2, "high": 3, "case": "title", "answer": "2", "phrase": "a b.", "keyword": "a", "keys": ["a"], "stems": ["a", "漢"],
     "keywords": ["a", "C++", "漢", "don't"], "options": ["a", "a b", "!"],
     "constraints": [NO_COMMAS, {"verifier": "no_repetition"}], "constraint": {"verifier": "no_repetition"},
+    "forbidden_words": ["a", "C++", "漢"], "frequency": 2, "letter": "a", "let_frequency": 2, "let_relation": "at least",
+    "num_words": 2, "num_sentences": 2, "num_paragraphs": 2, "nth_paragraph": 2, "first_word": "a", "postscript_marker": "P.S.",
+    "end_phrase": "a", "num_placeholders": 2, "num_bullets": 2, "num_highlights": 2, "section_spliter": "a", "num_sections": 2,
+    "prompt_to_repeat": "a", "language": "en", "capital_frequency": 2, "capital_relation": "less than",
 }  # fmt: skip
+RELATIONS = ("keywords_frequency", "length_words", "length_sentence")
+OF_LANGUAGE = ("format_language", "cases_uppercase", "cases_lowercase")
 
 ANY_TEXT = st.text(st.characters(), max_size=200)  # surrogates and control characters included
 MARKED = st.text("ab AB.,!?-–*•1２3[]{}\"“”「」'’\n\r\t漢カー。é\u0301\u200d\ufeff\x00", max_size=80)
@@ -34,7 +41,10 @@ TEXT = ANY_TEXT | MARKED | st.text(max_size=80)
 def built_in() -> dict[str, Constraint]:
     found = {}
     for name, one in verifiers().items():
+        if name in OF_LANGUAGE and not is_installed("langdetect"):
+            continue
         needed = {argument: BY_ARGUMENT[argument] for argument in one.args if argument in BY_ARGUMENT}
+        needed |= {"relation": "at least"} if name in RELATIONS else {}
         found[name] = Constraint(name, BY_NAME.get(name, needed))
     return found
 
@@ -55,7 +65,7 @@ def test_any_text_has_a_value(name: str, prompt: str, response: str, other: str)
 
 
 UNITS = ["a ", "a", "[a", '"', "“", "\n", "\n ", "- ", "1. ", ". ", "!?", "漢", "\u0301"]
-UNITS += ["{", "a,b. ", "-", "'"]
+UNITS += ["{", "a,b. ", "-", "'", "<<", "* ", "***", "A.", "I'M "]
 
 
 @pytest.mark.parametrize("name", sorted(built_in()))

@@ -23,6 +23,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "overlap": (("rensa",), "near overlap of training and evaluation data"),
     "retrieval": (("bm25s",), "passages of a folder of text for self-specialization (--corpus)"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
+    "languages": (("langdetect",), "rules about the language of a text"),
+    "inspect": (("inspect_ai",), "logs of evaluations in inspect_ai's format"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
 }
 """Extra name to (modules it installs, what it unlocks)."""

@@ -217,13 +217,13 @@ def verifier_judge(constraints: Sequence[Mapping[str, Any]] | None = None) -> Sc
         constraint_satisfaction,
         parse_constraints,
     )
+    from coalign.judging.verifiers.following import constraints_of
 
     def of_items(items: Sequence[JudgeItem]) -> list[float]:
         found = []
         for item in items:
-            given = constraints if constraints is not None else item.extra.get("constraints")
             try:
-                parsed = parse_constraints(given)
+                parsed = constraints_of(item.extra) if constraints is None else parse_constraints(constraints)
             except ConstraintError as error:
                 raise ConfigError(
                     f"item {item.id}: {error}", hint="The verifiers read a column `constraints`."

@@ -18,7 +18,8 @@ from coalign.judging.protocol import Judge
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import build_rewards, innermost, judge_over, parse_reward
 from coalign.judging.store import ReplyStore
-from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
+from coalign.judging.verifiers.constraints import Constraint, ConstraintError
+from coalign.judging.verifiers.following import constraints_of
 from coalign.judging.verifiers.isolation import IsolatedVerifiers
 from coalign.loops.online_options import OnlineOptions
 from coalign.loops.rollouts import ScoreRows
@@ -191,9 +192,7 @@ def _own_constraints(tasks: Sequence[Task]) -> dict[int, tuple[Constraint, ...]]
     problems: list[RecordProblem] = []
     for task in tasks:
         try:
-            if "constraints" not in task.record.extra:
-                raise ConstraintError("constraints", "is missing", "a list of constraints")
-            found[task.number] = parse_constraints(task.record.extra["constraints"])
+            found[task.number] = constraints_of(task.record.extra)
         except ConstraintError as error:
             problems.append(task.record.problem(error.field, error.problem, error.expected))
     if problems:

@@ -127,12 +127,13 @@ def open_values(specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record]
 
 
 def _constraints_of(prompts: Sequence[Record]) -> list[tuple[Constraint, ...]]:
-    from coalign.judging.verifiers.constraints import ConstraintError, parse_constraints
+    from coalign.judging.verifiers.constraints import ConstraintError
+    from coalign.judging.verifiers.following import constraints_of
 
     found, problems = [], []
     for one in prompts:
         try:
-            found.append(parse_constraints(one.extra.get("constraints")))
+            found.append(constraints_of(one.extra))
         except ConstraintError as error:
             problems.append(one.problem(error.field, error.problem, error.expected))
     if problems:

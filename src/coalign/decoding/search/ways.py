@@ -18,7 +18,7 @@ from coalign.decoding.search.best_of_n import BestOfGenerator
 from coalign.decoding.search.generator import SearchGenerator, SearchOptions, with_instruction
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import RewardOptions, parse_reward
-from coalign.judging.verifiers.constraints import parse_constraints
+from coalign.judging.verifiers.following import constraints_of, has_constraints
 from coalign.judging.verifiers.tasks import ConstraintTask, make_tasks
 from coalign.loops.rows import Row, answer_rows, kept_rows, read_answers
 from coalign.models.fluency import text_logps
@@ -36,13 +36,13 @@ def read_prompts(
             occurs twice.
     """
     records = read_records(source, kind="prompt", limit=limit).records
-    own = any("constraints" in one.extra for one in records)
+    own = any(has_constraints(one.extra) for one in records)
     if not options.reward and own:
         options = replace(options, reward=["constraints"])
     wanted = any(parse_reward(one).kind == "constraints" for one in options.reward)
 
     def task(record: Record) -> ConstraintTask:
-        own = parse_constraints(record.extra.get("constraints")) if wanted else ()
+        own = constraints_of(record.extra) if wanted else ()
         return ConstraintTask(record.id, record.prompt, own)
 
     return make_tasks(records, task), options

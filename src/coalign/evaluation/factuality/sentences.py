@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coalign.core.errors import ConfigError
-from coalign.core.extras import require
-from coalign.core.names import suggest
+from coalign.measures.punkt import punkt_tokenizer
 
 _DOUBLE_END = re.compile(r"[?!][?!]$")
 
@@ -41,7 +38,7 @@ def sentence_spans(text: str, language: str = "english") -> list[Span]:
         MissingExtraError: the extra `sentences` is not installed.
         ConfigError: there is no model of the language.
     """
-    spans = [Span(start, end) for start, end in _tokenizer(language).span_tokenize(text)]
+    spans = [Span(start, end) for start, end in punkt_tokenizer(language).span_tokenize(text)]
     spans = [one for one in spans if one.of(text).strip()]
     if spans and _DOUBLE_END.search(spans[-1].of(text)):
         last = spans[-1]
@@ -69,13 +66,3 @@ def group(items: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
     """Consecutive groups of the given sizes."""
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return [list(items[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-
-
-@functools.cache
-def _tokenizer(language: str) -> Any:
-    punkt = require("punkt", "sentences")
-    known = punkt.available_languages()
-    if language not in known:
-        advice = suggest(language, known, f"Known: {', '.join(known)}.")
-        raise ConfigError(f"language: there is no sentence model for {language!r}. {advice}")
-    return punkt.tokenizer_for(language)

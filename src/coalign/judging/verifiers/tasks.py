@@ -17,8 +17,8 @@ from coalign.judging.verifiers.constraints import (
     Constraint,
     ConstraintError,
     constraint_satisfaction,
-    parse_constraints,
 )
+from coalign.judging.verifiers.following import constraints_of
 
 BUNDLED = "quickstart"
 HELD_OUT = ("heldout", "held-out", "test", "validation", "eval")
@@ -157,13 +157,11 @@ def measure_responses(
 
 
 def _task(record: Record) -> ConstraintTask:
-    if "constraints" not in record.extra:
-        raise ConstraintError("constraints", "is missing", "a list of constraints")
     group = record.extra.get("group_id")
     return ConstraintTask(
         id=record.id,
         prompt=record.prompt,
-        constraints=parse_constraints(record.extra["constraints"]),
+        constraints=constraints_of(record.extra),
         group=None if group is None else str(group),
         split=str(record.extra.get("split", "train")),
     )

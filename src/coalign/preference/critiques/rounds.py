@@ -10,7 +10,8 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.data.records import Messages, Record
-from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
+from coalign.judging.verifiers.constraints import Constraint, ConstraintError
+from coalign.judging.verifiers.following import constraints_of
 from coalign.loops.labelling import Labelling
 from coalign.loops.prompts import read_prompts
 from coalign.loops.rounds import Round
@@ -109,7 +110,7 @@ def _prompts(records: Sequence[Record], checked: bool) -> list[JudgedPrompt]:
     for record in records:
         found: tuple[Constraint, ...] = ()
         try:
-            found = parse_constraints(record.extra.get("constraints")) if checked else ()
+            found = constraints_of(record.extra) if checked else ()
             if any(one.needs_group for one in found):
                 raise ConstraintError(
                     "constraints", "compares with other answers", "constraints on one answer"

@@ -18,6 +18,7 @@ from coalign.data.encoding import EncodedRecord, encode_prompt, encode_records
 from coalign.data.multiple_choice import as_text, choice_accuracy
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Preference, Ranking, Record
+from coalign.judging.verifiers.following import has_constraints
 from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses, read_tasks
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
@@ -105,7 +106,7 @@ def read_prompts(source: str, limit: int) -> tuple[list[Task], dict[str, Constra
         DataError: the file cannot be read, or only some rows have constraints.
     """
     records = read_records(source, kind="prompt").records
-    if not any("constraints" in record.extra for record in records):
+    if not any(has_constraints(record.extra) for record in records):
         return prompts_of(records, limit), {}
     everything = read_tasks(source)
     begun = {one.group for one in everything[:limit] if one.group is not None}
