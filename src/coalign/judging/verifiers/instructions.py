@@ -118,7 +118,9 @@ def length_paragraph(response: str, *, num_paragraphs: Count) -> float:
 def _within(args: Mapping[str, Any]) -> None:
     if args["nth_paragraph"] > args["num_paragraphs"]:
         raise ConstraintError(
-            "nth_paragraph", f"is {args['nth_paragraph']}", f"at most num_paragraphs, {args['num_paragraphs']}"
+            "nth_paragraph",
+            f"is {args['nth_paragraph']}",
+            f"at most num_paragraphs, {args['num_paragraphs']}",
         )
 
 
@@ -128,7 +130,9 @@ def _within(args: Mapping[str, Any]) -> None:
     describe="{num_paragraphs:paragraph}, number {nth_paragraph} of which begins with “{first_word}”",
     check=_within,
 )
-def position_first_word(response: str, *, num_paragraphs: Count, nth_paragraph: Count, first_word: Text) -> float:
+def position_first_word(
+    response: str, *, num_paragraphs: Count, nth_paragraph: Count, first_word: Text
+) -> float:
     """Exactly so many paragraphs between blank lines, and the first word of the n-th is this one, in any case.
 
     Blank paragraphs are not counted, but keep their place among the n.
@@ -186,9 +190,7 @@ def structure_highlights(response: str, *, num_highlights: Count) -> float:
 )
 def structure_sections(response: str, *, section_spliter: Text, num_sections: Count) -> float:
     """At least so many places where the marker and a number stand."""
-    return float(
-        len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", response)) >= num_sections
-    )
+    return float(len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", response)) >= num_sections)
 
 
 @verifier("structure_title", classification="response", describe="a title in <<double angular brackets>>")
@@ -229,7 +231,9 @@ def format_repeat_question(response: str, *, prompt_to_repeat: Text) -> float:
     return float(response.strip().lower().startswith(prompt_to_repeat.strip().lower()))
 
 
-@verifier("format_constrained_response", classification="response", describe=f"one of: {' '.join(CONSTRAINED)}")
+@verifier(
+    "format_constrained_response", classification="response", describe=f"one of: {' '.join(CONSTRAINED)}"
+)
 def format_constrained_response(response: str) -> float:
     """Contains one of `My answer is yes.`, `My answer is no.` and `My answer is maybe.`, as they are."""
     return float(any(one in response for one in CONSTRAINED))
@@ -246,7 +250,9 @@ def format_two_responses(response: str) -> float:
 def _known_language(args: Mapping[str, Any]) -> None:
     known = {one.partition("-")[0] for one in known_languages()}
     if args["language"].partition("-")[0] not in known:
-        raise ConstraintError("language", f"{args['language']!r} cannot be detected", ", ".join(sorted(known)))
+        raise ConstraintError(
+            "language", f"{args['language']!r} cannot be detected", ", ".join(sorted(known))
+        )
 
 
 @verifier(
@@ -266,13 +272,17 @@ def _needs_languages(_: Mapping[str, Any]) -> None:
     known_languages()
 
 
-@verifier("cases_uppercase", classification="response", describe="English in capitals", check=_needs_languages)
+@verifier(
+    "cases_uppercase", classification="response", describe="English in capitals", check=_needs_languages
+)
 def cases_uppercase(response: str) -> float:
     """All letters are capitals and the language is detected as English, or none can be detected (extra `languages`)."""
     return float(response.isupper() and _english(response))
 
 
-@verifier("cases_lowercase", classification="response", describe="English in lower case", check=_needs_languages)
+@verifier(
+    "cases_lowercase", classification="response", describe="English in lower case", check=_needs_languages
+)
 def cases_lowercase(response: str) -> float:
     """All letters are small and the language is detected as English, or none can be detected (extra `languages`)."""
     return float(response.islower() and _english(response))
@@ -283,7 +293,9 @@ def cases_lowercase(response: str) -> float:
     classification="response",
     describe="{capital_relation} {capital_frequency:word} in capitals",
 )
-def cases_capital_words(response: str, *, capital_frequency: CountOrZero, capital_relation: Relation) -> float:
+def cases_capital_words(
+    response: str, *, capital_frequency: CountOrZero, capital_relation: Relation
+) -> float:
     """At least, or less than, so many words in capitals alone; hyphenated ones count once, `I'M` twice."""
     found = sum(one.isupper() for one in _CAPITAL_TOKEN.findall(response))
     return _holds(found, capital_relation, capital_frequency)
