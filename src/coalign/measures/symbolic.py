@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from coalign.core.extras import is_installed
-from coalign.core.worker import Worker, answer_requests
+from coalign.core.processes.worker import Worker, answer_requests
 
 SECONDS = 5.0
 """Time for one comparison."""

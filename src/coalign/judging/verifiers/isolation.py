@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coalign.core.errors import CoalignError
-from coalign.core.worker import Worker, answer_requests
+from coalign.core.processes.worker import Worker, answer_requests
 from coalign.judging.verifiers.constraints import Constraint, verifiers
 
 Check = tuple[Constraint, str, str]
