@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from coalign.core.errors import ConfigError
+from coalign.models.modules import unwrap
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -50,7 +56,7 @@ def pick_dtype(device: torch.device, name: DtypeName = "auto", *, training: bool
         device: where the model will be.
         name: a format, or `auto`: on CUDA bfloat16 (float16 on GPUs before Ampere); float32 on CPU and MPS. Weights
             that are trained themselves are always float32, since updates of the size of a learning rate vanish in
-            bfloat16; the trainer computes in bfloat16 by autocast.
+            bfloat16; products are bfloat16 all the same (`autocast_format`).
         training: these weights are trained themselves (full fine-tuning; not the base under an adapter).
 
     Raises:
@@ -64,6 +70,30 @@ def pick_dtype(device: torch.device, name: DtypeName = "auto", *, training: bool
     if device.type != "cuda" or training:
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast_format(device: torch.device, name: DtypeName = "auto") -> torch.dtype | None:
+    """The number format of products while a model is trained, where it is not that of the weights: bfloat16 on CUDA where
+    the GPU has it and no format was asked for; None elsewhere.
+    """
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native and name == "auto" else None
+
+
+def autocast_of(model: nn.Module) -> AbstractContextManager[Any]:
+    """Inside the block `model` computes as it does while it is trained: its attribute `autocast_dtype`, which loading for
+    training sets, is the format of products.
+    """
+    dtype = getattr(unwrap(model), "autocast_dtype", None)
+    device = next(model.parameters()).device.type
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype)
+
+
+def products_of(model: nn.Module) -> str:
+    """What to add to the line about a model's weights: `, products in bfloat16`, or nothing."""
+    dtype = getattr(unwrap(model), "autocast_dtype", None)
+    same = dtype is None or dtype == next(model.parameters()).dtype
+    return "" if same else f", products in {str(dtype).removeprefix('torch.')}"
 
 
 def decoding_dtype(device: torch.device) -> torch.dtype:

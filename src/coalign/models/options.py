@@ -35,7 +35,8 @@ class ModelOptions(OptionGroup):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
-        "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights",
+        "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights, whose products "
+        "are bfloat16 on CUDA",
     )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",

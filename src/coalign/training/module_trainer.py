@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
+from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
 from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.objective import Losses
@@ -334,6 +335,7 @@ def training_arguments(
         "seed": options.seed,
         "data_seed": options.seed,
         "use_cpu": next(model.parameters()).device.type == "cpu",
+        "bf16": getattr(unwrap(model), "autocast_dtype", None) is torch.bfloat16,
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,

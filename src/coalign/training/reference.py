@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
+from coalign.models.devices import autocast_of
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.training.batches import Example, responses_of_examples
@@ -36,8 +37,8 @@ def with_reference(
         examples: what will be trained or evaluated on.
         reference: the frozen model, in evaluation mode (an adapted model inside `disabled_adapter`).
         folder: where results are kept; by default in coalign's cache. The file's name is a hash of the reference's
-            weights and number format and of every token id and mask, which stand for tokenizer, template, data and
-            length limits.
+            weights, of the number format of weights and products, and of every token id and mask, which stand for
+            tokenizer, template, data and length limits.
         batch_tokens: most tokens in one forward pass.
     """
     if not examples:
@@ -57,6 +58,7 @@ def _score(examples: Sequence[Example], reference: nn.Module, batch_tokens: int)
     responses = responses_of_examples(examples)
     with (
         torch.no_grad(),
+        autocast_of(reference),
         progress(len(responses.response_ids), "Scoring under the reference", unit="response") as bar,
     ):
         scored = score_responses(reference, responses, batch_tokens=batch_tokens, on_batch=bar.advance)
@@ -65,6 +67,9 @@ def _score(examples: Sequence[Example], reference: nn.Module, batch_tokens: int)
 
 def _key(examples: Sequence[Example], reference: nn.Module) -> str:
     digest = hashlib.sha256(_fingerprint(reference))
+    products = getattr(unwrap(reference), "autocast_dtype", None)
+    if products is not None:
+        digest.update(str(products).encode())
     for example in examples:
         for one in example.contexts:
             digest.update(repr((one.prompt_ids, one.response_ids, one.trained)).encode())

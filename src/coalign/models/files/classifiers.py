@@ -10,7 +10,7 @@ import torch
 from coalign.core.errors import ModelError
 from coalign.data.frame import Frame
 from coalign.models import adapters
-from coalign.models.devices import pick_device, pick_dtype
+from coalign.models.devices import autocast_format, pick_device, pick_dtype
 from coalign.models.files import loading
 from coalign.models.files.failures import explained
 from coalign.models.files.places import Location, base_of, locate
@@ -93,6 +93,7 @@ def new_classifier(options: ModelOptions, outputs: int = 1) -> PreTrainedModel |
         arguments["attn_implementation"] = options.attn_implementation
     model, new = _trunk(options, outputs, arguments)
     model = model.to(device)
+    model.autocast_dtype = autocast_format(device, options.dtype)
     if options.save_dtype != "auto":
         model.saved_dtype = getattr(torch, options.save_dtype)
     if tuning == "full":

@@ -11,7 +11,7 @@ import torch
 from coalign.core.errors import ConfigError, ModelError
 from coalign.data.templates import choose_template
 from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
-from coalign.models.devices import pick_device, pick_dtype
+from coalign.models.devices import autocast_format, pick_device, pick_dtype
 from coalign.models.files.failures import explained, first_line
 from coalign.models.files.places import Location, base_of, locate
 from coalign.models.files.stored import lost_steps, own_dtype
@@ -92,6 +92,7 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
     plain = _load_plain(base, config, options, device, dtype)
     if training:
         cast(Any, plain).saved_dtype = _saved_dtype(options, own, dtype)
+        cast(Any, plain).autocast_dtype = autocast_format(device, options.dtype)
     if not place.is_adapter:
         return plain
     model = load_adapter(plain, place)

@@ -64,7 +64,8 @@ def agree(
         OutOfMemoryError: the probe does not fit; it says nothing about the model.
     """
     bare: Any = unwrap(model)
-    half = next(bare.parameters()).dtype in (torch.bfloat16, torch.float16)
+    products = getattr(bare, "autocast_dtype", None) or next(bare.parameters()).dtype
+    half = products in (torch.bfloat16, torch.float16)
     reason = differs
     try:
         with evaluation(model), torch.no_grad():

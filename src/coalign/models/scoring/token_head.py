@@ -49,7 +49,7 @@ class _TokenLogps(torch.autograd.Function):
         trainable_head = needs_weight or needs_bias
         early = needs_hidden and not trainable_head
         logps = hidden.new_empty(len(targets), dtype=wide(hidden))
-        expected = torch.empty_like(hidden) if early else None
+        expected = torch.empty_like(hidden, dtype=weight.dtype) if early else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
             logits = F.linear(hidden[chunk], weight, bias).to(logps.dtype)
             normaliser = torch.logsumexp(logits, dim=-1)
@@ -58,7 +58,8 @@ class _TokenLogps(torch.autograd.Function):
             if expected is not None:
                 probabilities = logits.sub_(normaliser[:, None]).exp_().to(weight.dtype)
                 torch.matmul(probabilities, weight, out=expected[chunk])
-        ctx.early = early
+        ctx.hidden_dtype = hidden.dtype
+        ctx.early, ctx.autocast = early, _autocast_of(hidden)
         if early:
             ctx.save_for_backward(expected, weight, targets, rows)
         else:
@@ -75,20 +76,22 @@ class _TokenLogps(torch.autograd.Function):
             totals = weights.new_zeros(len(expected)).index_add_(0, rows, weights)
             grad_hidden = -totals[:, None] * expected
             grad_hidden.index_add_(0, rows, weights[:, None] * weight[targets])
-            return grad_hidden, None, None, None, None
+            return grad_hidden.to(ctx.hidden_dtype), None, None, None, None
         hidden, weight, bias, targets, rows = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=wide(weight))
         grad_bias = torch.zeros_like(bias, dtype=wide(bias)) if bias is not None else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
-            logits = F.linear(hidden[chunk], weight, bias).to(gradient.dtype)
+            with ctx.autocast:
+                logits = F.linear(hidden[chunk], weight, bias).to(gradient.dtype)
             local = rows[tokens] - chunk.start
             totals = gradient.new_zeros(len(logits)).index_add_(0, local, gradient[tokens])
             # d logp / d logits = onehot(target) - softmax(logits), summed over the targets of a row
             delta = torch.softmax(logits, dim=-1).mul_(-totals[:, None])
             flat = local * delta.shape[1] + targets[tokens]
             delta.view(-1).index_add_(0, flat, gradient[tokens])
-            grad_hidden[chunk] = delta.to(weight.dtype) @ weight
+            with ctx.autocast:
+                grad_hidden[chunk] = (delta.to(weight.dtype) @ weight).to(hidden.dtype)
             grad_weight.addmm_(delta.T.to(grad_weight.dtype), hidden[chunk].to(grad_weight.dtype))
             if grad_bias is not None:
                 grad_bias += delta.sum(0)
@@ -134,6 +137,12 @@ def token_logps_from_logits(logits: Tensor, targets: Tensor, temperature: float 
 def wide(tensor: Tensor) -> torch.dtype:
     """The format to normalise in: float32, float64 for float64."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _autocast_of(tensor: Tensor) -> torch.autocast:
+    """What autocast does in the forward pass, to do it in the backward pass, where it is off."""
+    device = tensor.device.type
+    return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
 
 
 def _chunks(rows: Tensor, count: int, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:

@@ -18,7 +18,7 @@ from coalign.core.measure import peak_memory_mb
 from coalign.core.progress import duration
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter, trainable_summary
-from coalign.models.devices import describe_device
+from coalign.models.devices import describe_device, products_of
 from coalign.models.files.saving import saved_format
 from coalign.report.format import number
 from coalign.training.examples import Prepared
@@ -145,7 +145,7 @@ def module_plan(
         batch_size=micro_batch * arguments.gradient_accumulation_steps,
         learning_rate=arguments.learning_rate,
         schedule=str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-        device=describe_device(weight.device, weight.dtype),
+        device=describe_device(weight.device, weight.dtype) + products_of(model),
         adapter=has_adapter(model),
         trained=trainable_summary(model),
         saved="" if has_adapter(model) else str(saved_format(model) or "").removeprefix("torch."),
