@@ -113,7 +113,7 @@ def test_passages_are_paragraphs_that_share_words(tmp_path: Path) -> None:
 
 
 def test_a_corpus_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file"):
         Passages(tmp_path / "none", 1)
     with pytest.raises(DataError, match="no text"):
         Passages(tmp_path, 1)

@@ -21,7 +21,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
     "overlap": (("rensa",), "near overlap of training and evaluation data"),
-    "retrieval": (("bm25s",), "passages of a folder of text for self-specialization (--corpus)"),
+    "retrieval": (("bm25s",), "finding passages by their words (BM25)"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
     "languages": (("langdetect",), "rules about the language of a text"),
     "inspect": (("inspect_ai",), "logs of evaluations in inspect_ai's format"),

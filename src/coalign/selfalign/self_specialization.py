@@ -72,7 +72,7 @@ class Config(loop.SynthesisOptions, ModelOptions, TrainingOptions):
     topics: list[str] = option([], "topics that the tasks are to cover")
     demonstrations: Count = option(5, "seed examples before a task that is answered", source="Self-MoE")
     corpus: Path | None = option(
-        None, "folder of .txt and .md files, for passages beside a task that is answered"
+        None, "folder of .txt and .md files, or file of passages, for passages beside a task that is answered"
     )
     passages: Count = option(3, "passages of a task", source="reconstruction", only_with="corpus")
     rules: list[str] = option(
