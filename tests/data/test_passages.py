@@ -18,7 +18,11 @@ def test_a_folder_gives_paragraphs_and_a_file_records(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.md").write_text("First.\n\nSecond one.")
     assert read_passages(folder) == [Passage("a.md#1", "First."), Passage("a.md#2", "Second one.")]
-    rows = [{"_id": "x", "title": "Iron", "contents": "A metal."}, {"text": "Title: Zinc. Content: Another."}, {"text": "铁是一种金属。"}]
+    rows = [
+        {"_id": "x", "title": "Iron", "contents": "A metal."},
+        {"text": "Title: Zinc. Content: Another."},
+        {"text": "铁是一种金属。"},
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert read_passages(tmp_path / "rows.jsonl") == [
         Passage("x", "A metal.", "Iron"), Passage("2", "Another.", "Zinc"), Passage("3", "铁是一种金属。"),
@@ -29,7 +33,10 @@ def test_a_folder_gives_paragraphs_and_a_file_records(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ([{"title": "x"}], r"rows.jsonl:1: .*a passage without text or content"),
-        ([{"text": "a"}, {"text": "  "}], r"rows.jsonl:2: text: only white space, expected the passage's text"),
+        (
+            [{"text": "a"}, {"text": "  "}],
+            r"rows.jsonl:2: text: only white space, expected the passage's text",
+        ),
         ([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}], "the id '1' appears twice"),
     ],
 )
@@ -67,4 +74,6 @@ def test_passages_are_cut_evenly_from_their_ends() -> None:
     assert shortened(given, fits) == (Passage("1", "one two"), Passage("2", "five"))
     assert shortened(given, lambda _: False) is None
     # without spaces between words
-    assert shortened([Passage("1", "铁是一种金属")], lambda one: len(one[0].text) <= 3) == (Passage("1", "铁是一"),)
+    assert shortened([Passage("1", "铁是一种金属")], lambda one: len(one[0].text) <= 3) == (
+        Passage("1", "铁是一"),
+    )

@@ -89,7 +89,9 @@ def numbered(passages: Iterable[Passage]) -> str:
     return "\n\n".join(f"[{place}] {one}" for place, one in enumerate(passages, 1))
 
 
-def shortened(passages: Sequence[Passage], fits: Callable[[Sequence[Passage]], bool]) -> tuple[Passage, ...] | None:
+def shortened(
+    passages: Sequence[Passage], fits: Callable[[Sequence[Passage]], bool]
+) -> tuple[Passage, ...] | None:
     """The passages with their ends cut off evenly, so that `fits` holds: all are cut to the same number of characters, the
     largest that fits, and those that are shorter stay whole.
     None where not even their beginnings fit.
