@@ -20,7 +20,7 @@ from coalign.measures.text_units import is_blank
 
 Classification = Literal["response", "prompt", "group", "composite"]
 
-_BUILT_IN = ("text", "format", "context", "answers", "instructions")
+_BUILT_IN = ("text", "format", "context", "answers", "code", "instructions")
 
 
 def _not_blank(value: str) -> str:
