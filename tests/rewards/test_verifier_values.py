@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coalign.judging.verifiers.constraints import verifiers, verify
+from coalign.judging.verifiers.following import RULES
 
 ONE_WORD = {"verifier": "max_words", "n": 1}
 LIST = "Here:\n- one\n* two\n  • three"
@@ -107,6 +108,8 @@ PROMPT = "Summarise: the old miller sold his grey horse to the baker in May."
 
 
 PROMPT_CASES: list[tuple[str, dict[str, Any], str, float]] = [
+    ("passes_tests", {"tests": "assert one == 1", "sandbox": "none"}, "```python\none = 1\n```", 1),
+    ("passes_tests", {"tests": "assert one == 1", "sandbox": "none"}, "one = 2", 0),
     ("source_overlap", {}, "The miller sold a horse.", 1),
     ("source_overlap", {}, "The miller bought a cow.", 1 / 3),
     ("source_overlap", {}, "It was as it is.", 0),
@@ -145,4 +148,5 @@ def test_group_verifiers(name: str, args: dict[str, Any], own: str, others: list
 
 
 def test_no_built_in_verifier_is_left_without_a_case() -> None:
-    assert set(verifiers()) == {case[0] for case in (*CASES, *PROMPT_CASES, *GROUP_CASES)}
+    tested_elsewhere = RULES  # tests/rewards/test_following.py
+    assert set(verifiers()) - tested_elsewhere == {case[0] for case in (*CASES, *PROMPT_CASES, *GROUP_CASES)}
