@@ -175,7 +175,9 @@ def run_tests(
         guard=guard,
     )
     if outcome.status in ("timeout", "memory", "killed"):
-        return ProgramResult(outcome.status, outcome.stderr.strip().rpartition("\n")[2][:200], outcome.seconds)
+        return ProgramResult(
+            outcome.status, outcome.stderr.strip().rpartition("\n")[2][:200], outcome.seconds
+        )
     try:
         ending, detail = json.loads(outcome.stdout)
     except ValueError:
