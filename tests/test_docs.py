@@ -47,7 +47,15 @@ def test_the_check_sees_an_old_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "line"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value.name
 )
-def test_commands_in_the_docs_exist_with_their_flags(page: Path, line: str) -> None:
+def test_commands_in_the_docs_exist_with_their_flags(
+    page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scripts = re.findall(
+        r"```python title=\"(.+?)\"\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    for name, source in scripts:
+        Path(name).write_text(source, encoding="utf-8")
     words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
     command: click.Command = coalign
     while isinstance(command, click.Group) and words:

@@ -63,3 +63,18 @@ def _imported(path: Path, modules: KeysView[str]) -> set[str]:
             names = {f"{node.module}.{name.name}" for name in node.names}
             found |= names & modules or {node.module}
     return found & modules
+
+
+def test_names_of_the_package_are_those_that_type_checkers_see() -> None:
+    stub = ast.parse(Path(coalign.__path__[0], "__init__.pyi").read_text(encoding="utf-8"))
+    seen = {
+        name.name: f"{node.module}.{name.name}"
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert seen == {name: f"{module}.{name}" for name, module in vars(coalign)["_MODULES"].items()}
+    assert {*seen} <= {*dir(coalign)}
+    assert all(getattr(coalign, name) is not None for name in seen)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(coalign, "noth" + "ing")

@@ -181,3 +181,44 @@ def test_methods_that_cannot_run_say_why(coalign: Callable, name: str, message: 
     assert result.code != 0
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+OBJECTIVE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from coalign import Losses, objective, option
+
+
+@dataclass(kw_only=True)
+class Constants:
+    sharpness: float = option(2.0, "slope of the loss")
+
+
+@objective("my_pairs", data="preference", reference=False, constants=Constants)
+def my_pairs(batch, constants):
+    """A loss of mine."""
+    chosen, rejected = batch.pairs()
+    margin = batch.policy.means()[chosen] - batch.policy.means()[rejected]
+    return Losses(-torch.nn.functional.logsigmoid(constants.sharpness * margin))
+
+
+def plain(batch, constants):
+    """Not declared."""
+'''
+
+
+def test_an_objective_of_one_s_own(coalign: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OBJECTIVE)
+    code = f"{tmp_path}/mine.py"
+    shown = coalign("run", f"{code}:my_pairs", "--help")
+    assert shown.code == 0, shown.err
+    assert "A loss of mine." in shown.out
+    assert "--sharpness" in shown.out
+    made = coalign("run", f"{code}:my_pairs", "--data", "x.jsonl", "--sharpness", "3", "--print-config")
+    assert "sharpness: 3" in made.out
+    assert "is not an objective" in coalign("run", f"{code}:plain").err
+    assert "has no 'other', expected one of" in coalign("run", f"{code}:other").err

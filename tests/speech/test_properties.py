@@ -99,7 +99,7 @@ def test_properties_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found(paths, torch.tensor([3]), None, context())[0, 0].tolist() == [1, 2, BLANK, 9]
     with pytest.raises(ValueError, match="2 labels for 3 frames"):
         properties.get_property("my_property:wrong")(paths, torch.tensor([3]), None, context())
-    with pytest.raises(ConfigError, match="cannot be imported"):
+    with pytest.raises(ConfigError, match="has no 'absent'"):
         properties.get_property("my_property:absent")
     with pytest.raises(ConfigError, match="Did you mean"):
         properties.get_property("low-latncy")

@@ -124,7 +124,7 @@ class AlignWithPurpose:
     """The weighted term: logits and texts of a batch in, [B] losses out.
 
     Args:
-        property: a registered name, or `module:function`.
+        property: a registered name, `file.py:function` or `module:function`.
         vocabulary: of the model; low latency reads its blank alone.
         seed: of sampling and of the property's choices.
     """

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.files import write_json
+from coalign.core.own_code import names_code
 from coalign.core.runs import Run, is_main_process
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
@@ -24,19 +25,19 @@ from coalign.models.options import ModelOptions
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import LearningOptions, Material, announce, read_material
-from coalign.training.objective import Objective, get_objective
+from coalign.training.objective import Objective, get_objective, own_objective
 
 if TYPE_CHECKING:
     from coalign.report.model import AnySection
 
 
 def learner(name: str) -> SimpleNamespace:
-    """`Config` and `run` for the objective `name`, as a system has them.
+    """`Config` and `run` for the objective `name`, or for one of the user's (`file.py:function`), as a system has them.
 
     Raises:
         ConfigError: there is no such objective; the known ones are listed.
     """
-    objective = get_objective(name.replace("-", "_"))
+    objective = own_objective(name) if names_code(name) else get_objective(name.replace("-", "_"))
 
     config = dataclasses.make_dataclass(
         "Config", [], bases=(objective.constants, LearningOptions), kw_only=True

@@ -240,6 +240,24 @@ def get_objective(name: str) -> Objective:
     return _OBJECTIVES[name]
 
 
+def own_objective(code: str) -> Objective:
+    """The objective that `file.py:function` declares with `@objective`.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no objective.
+    """
+    from coalign.core.own_code import load_code
+
+    function = load_code(code, "objective")
+    found = [one for one in _OBJECTIVES.values() if one.loss is function]
+    if not found:
+        raise ConfigError(
+            f"objective: {code} is not an objective.",
+            hint="Declare it with @objective(NAME, data=..., reference=...) of coalign.training.objective.",
+        )
+    return found[0]
+
+
 @functools.cache
 def _import_modules(package: str) -> None:
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):

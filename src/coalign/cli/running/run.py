@@ -18,15 +18,19 @@ from coalign.core.deferred import load_deferred
 from coalign.core.errors import ConfigError
 from coalign.core.faults import keep_traceback
 from coalign.core.names import suggest
+from coalign.core.own_code import names_code
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.core.system import load_system
+
+FIRST = ("sft", "dpo", "kto", "orpo", "simpo", "ipo", "cpo")
+"""Objectives that nearly everybody begins with, named without importing any."""
 
 
 class Methods(click.Group):
     """Every method as a subcommand; the method's module is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [entry.slug for entry in entries() if entry.available]
+        return [*(entry.slug for entry in entries() if entry.available), *BUILT_IN, *FIRST]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name.startswith("-"):
@@ -40,6 +44,8 @@ class Methods(click.Group):
             formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
         with formatter.section("Methods of no one paper"):
             formatter.write_dl([(name, one.summary) for name, one in BUILT_IN.items()])
+        with formatter.section("Objectives"):
+            formatter.write_text(f"{', '.join(FIRST)} and more: `coalign objectives` tells of each.")
 
 
 @click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD [OPTIONS]")
@@ -47,7 +53,8 @@ class Methods(click.Group):
 def run(ctx: click.Context) -> None:
     """Run a method, or continue a run: the same command with the same --out goes on where it stopped.
 
-    METHOD is a system's name (`coalign methods`), an objective's (`coalign objectives`), or one of those below.
+    METHOD is a system's name (`coalign methods`), an objective's (`coalign objectives`), one of those below, or an
+    objective of your own as file.py:function.
     `coalign run METHOD --help` shows its options.
     """
     if ctx.invoked_subcommand is None:
@@ -61,7 +68,7 @@ def command(method: str) -> click.Command:
         ConfigError: there is neither, or the system is planned.
     """
     entry, implementation = find(method)
-    name = entry.slug if entry else method
+    name = entry.slug if entry else implementation.objective.name if names_code(method) else method
 
     def apply(config: Any, out: Path | None) -> None:
         execute(name, implementation, config, out)
@@ -119,6 +126,10 @@ def find(method: str) -> tuple[Entry | None, Any]:
     Raises:
         ConfigError: there is none, or the system is planned.
     """
+    if names_code(method):
+        from coalign.training.learning import learner
+
+        return None, learner(method)
     try:
         entry = get(method)
     except ConfigError:

@@ -9,6 +9,7 @@
     judge:is the answer polite?              a language model's rating
     compare:which is more polite?            the share of the prompt's other responses that it beats, in both orders
     final_answer:{answer}                    a verifier whose argument is a column of each prompt
+    rewards.py:polite@0.5                    a function of yours, such as one written for TRL
     constraints                              the column `constraints` of the prompts
     {"verifier": "max_words", "n": 20, "weight": 2}
     log_sigmoid:0.5:model:PATH               a transform of another reward, and what it compares with
@@ -31,8 +32,10 @@ from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.files import parse_json
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
+from coalign.core.own_code import names_code
 from coalign.judging.rewards import mix
 from coalign.judging.rewards.comparing import ComparisonReward
+from coalign.judging.rewards.functions import FunctionReward, load_function
 from coalign.judging.rewards.transforms import TRANSFORMS, as_number, transformed
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, get_verifier, verifiers
 from coalign.judging.verifiers.isolation import Verify, verify_here
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
-OTHERS = ("model", "judge", "compare", "constraints")
+OTHERS = ("model", "judge", "compare", "function", "constraints")
 """Kinds of reward besides verifiers."""
 MODEL_ARGUMENTS = ("label", "format", "device", "dtype")
 _WEIGHT = re.compile(r"(.*)@([-+]?[\d.]+)$", re.DOTALL)
@@ -59,8 +62,8 @@ class RewardOptions(OptionGroup):
 
     reward: list[str | dict[str, Any]] = option(
         [],
-        "a reward as NAME:ARGUMENTS@WEIGHT, such as max_words:20, must_include:river,stone@2, model:PATH@0.5 or "
-        "judge:CRITERION; may be given several times",
+        "a reward as NAME:ARGUMENTS@WEIGHT, such as max_words:20, must_include:river,stone@2, model:PATH@0.5, "
+        "judge:CRITERION or file.py:FUNCTION; may be given several times",
         split=False,
     )
     combine: mix.Combine = option(
@@ -121,6 +124,8 @@ def parse_reward(value: str | Mapping[str, Any]) -> RewardSpec:
     weighted = _WEIGHT.fullmatch(value.strip())
     body, weight = (weighted[1], _weight(value, weighted[2])) if weighted else (value.strip(), 1.0)
     name, _, text = body.partition(":")
+    if names_code(body):
+        return _other(value, "function", body, weight)
     if name in TRANSFORMS:
         given, _, inner = text.partition(":")
         return _transform(value, name, given, inner, weight)
@@ -212,6 +217,8 @@ def _reward(
                 raise ConfigError(f"reward: {spec.name}: {unused[0]} has no effect on a grader.")
             return GraderReward(load_grader(given["path"], device=given.get("device", "auto")), spec.name)
         return mix.ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
+    if spec.kind == "function":
+        return FunctionReward(load_function(spec.name), spec.name, columns or {})
     if spec.kind in ("judge", "compare"):
         if open_judge is None:
             raise ConfigError(f"reward: {spec.kind}: there is no language model to judge with here.")
@@ -324,8 +331,13 @@ def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
     if kind == "constraints":
         return RewardSpec(kind, kind, weight)
     if not text.strip():
-        needed = "the model's path or hub id" if kind == "model" else "what to judge by"
+        needed = {"model": "the model's path or hub id", "function": "file.py:name"}.get(
+            kind, "what to judge by"
+        )
         raise ConfigError(f"reward: {value!r} is not usable, expected {needed} after {kind}:")
+    if kind == "function":
+        load_function(text.strip())
+        return RewardSpec(kind, text.strip(), weight)
     if kind in ("judge", "compare"):
         return RewardSpec(kind, name, weight, criteria=text.strip())
     path, *parts = text.split(",")

@@ -6,13 +6,12 @@ A property is one function: alignments in, alignments of the same length out. Th
     def my_property(path: list[int], reference: str | None, context: Context) -> list[int]:
         return better            # or `path` itself where nothing can be improved
 
-`alignment_property` registers a function over whole batches. `coalign run awp --property module:function` takes either
-from a module of yours without registration.
+`alignment_property` registers a function over whole batches. `coalign run awp --property file.py:function` (or
+`module:function`) takes either from code of yours without registration.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +20,7 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
+from coalign.core.own_code import load_code
 from coalign.speech.audio.error_rates import edit_pairs
 from coalign.speech.ctc.vocabulary import Vocabulary
 
@@ -99,21 +99,17 @@ def for_each_path(function: PathProperty) -> AlignmentProperty:
 
 
 def get_property(name: str) -> AlignmentProperty:
-    """A registered property, or `module:function` of the user (written for one path, or registered by its module).
+    """A registered property, or `file.py:function` or `module:function` of the user (written for one path, or registered by its module).
 
     Raises:
         ConfigError: there is none.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        advice = suggest(name, _REGISTRY, f"Known: {', '.join(_REGISTRY)}; or module:function.")
+    if ":" not in name:
+        advice = suggest(name, _REGISTRY, f"Known: {', '.join(_REGISTRY)}; or file.py:function.")
         raise ConfigError(f"property: there is no {name!r}. {advice}")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"property: {name!r} cannot be imported ({error}).") from error
+    found = load_code(name, "property")
     return found if found in _REGISTRY.values() else for_each_path(found)
 
 
