@@ -273,6 +273,9 @@ def test_every_column_is_accounted_for() -> None:
         "post_id": "x",
     }
     assert [one.split()[2] for one in recognise([known], "f.jsonl").warnings] == ["score_A"]
+    task = {"prompt": "p", "answer": "4", "rating": 3, "context": "c"}
+    wanted = recognise([task], "f.jsonl", "prompt")
+    assert [one.split()[2] for one in wanted.warnings] == ["context"], "rewards read the others"
 
 
 @pytest.mark.parametrize(

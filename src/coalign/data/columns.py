@@ -228,7 +228,7 @@ def _recognised(
     sentence = f"{_PLURALS[layout.kind]}, from {_listed(list(used.values()), mapping)}{how}"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     uses = {name: _PARTS[part][0] for part, name in used.items()} | dict.fromkeys(rest, KEPT)
-    return replace(layout, recognised=sentence, uses=uses, warnings=_overlooked(rest))
+    return replace(layout, recognised=sentence, uses=uses, warnings=_overlooked(rest, kind))
 
 
 def _known(
@@ -247,7 +247,7 @@ def _known(
     sentence = f"{_PLURALS[wanted]}, from {_listed(list(known.uses), mapping)} (as in {known.name})"
     sentence += f"; kept beside them: {', '.join(rest)}" if rest else ""
     uses = {**known.uses, **dict.fromkeys(rest, KEPT)}
-    return Layout(wanted, columns_of, sentence, False, known.rewrite, uses, _overlooked(rest))
+    return Layout(wanted, columns_of, sentence, False, known.rewrite, uses, _overlooked(rest, kind))
 
 
 def _rewritten_names(known: KnownLayout, rows: Sequence[Mapping[str, Any]]) -> Collection[str]:
@@ -259,9 +259,13 @@ def _rewritten_names(known: KnownLayout, rows: Sequence[Mapping[str, Any]]) -> C
     return ("prompt",)
 
 
-def _overlooked(rest: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for every kept column whose name says that it may have been meant."""
-    found = [(name, what) for name in rest for what in _LOOKS_LIKE if _looks_like(what, name)]
+def _overlooked(rest: Sequence[str], kind: Kind | None) -> tuple[str, ...]:
+    """A sentence for every kept column whose name says that it may have been meant. Where prompts alone are wanted, responses
+    and what is said of them are for those who ask for them by name (a reward).
+    """
+    beside = ("scores", "a label", "responses") if kind == "prompt" else ()
+    meant = [one for one in _LOOKS_LIKE if one not in beside]
+    found = [(name, what) for name in rest for what in meant if _looks_like(what, name)]
     return tuple(
         f"The column {name} looks like {what} and is not used; rename it if it belongs to the record, or give "
         f"--column NAME={name}."
