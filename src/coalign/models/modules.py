@@ -29,12 +29,20 @@ def without_dropout(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
+def evaluation(model: nn.Module, *, recompute: bool = False) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards every module is in the mode it was in.
+
+    Args:
+        recompute: layers that recompute their activations in the backward pass (gradient checkpointing) go on with it,
+            which Transformers lets them do in training mode alone; those that have a dropout of their own do not.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
+        for module, _ in modes if recompute else ():
+            if getattr(module, "gradient_checkpointing", False) and not getattr(module, "dropout", 0.0):
+                module.training = True
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode

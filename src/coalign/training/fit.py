@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from coalign.core.files import write_json
 from coalign.core.runs import is_main_process
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.training.batches import Example
@@ -73,7 +69,7 @@ def fit(
         processing_class=tokenizer,
     )
     trainer.watch(run, name, monitor, quiet=quiet)
-    before = _evaluate_once(trainer, folder / "before.json") if held_out else {}
+    before = trainer.before(folder / "before.json")
     history = trainer.complete(checkpoint)
     return FitResult(
         steps=trainer.state.global_step,
@@ -99,17 +95,6 @@ def _with_reference(
             return [with_reference(part, frozen) for part in parts]
     finally:
         model.train(training)
-
-
-def _evaluate_once(trainer: AlignmentTrainer, path: Path) -> dict[str, float]:
-    """Evaluation metrics of the start model; kept in a file, because a resumed run has no start model."""
-    if not path.exists():
-        metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-        trainer.state.log_history.clear()
-        if is_main_process():
-            write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
-        return metrics
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _share_pad_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -81,8 +81,20 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         for unused in (PrinterCallback, ProgressCallback):
             self.remove_callback(unused)
         shown = [] if quiet else [Estimate(run, name)]
-        for one in (self._bar, RunEvents(run, name), monitor, *shown, Resumed(self)):
+        for one in (self._bar, RunEvents(run, name), monitor, *shown, Hooks(self)):
             self.add_callback(one)
+
+    def before(self, path: Path) -> dict[str, float]:
+        """Metrics of the start model on the held-out examples; kept in a file, because a resumed run has no start model."""
+        if self.eval_dataset is None:
+            return {}
+        if not path.exists():
+            metrics = {name.removeprefix("eval_"): value for name, value in self.evaluate().items()}
+            self.state.log_history.clear()
+            if self.accelerator.is_main_process:
+                write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
+            return metrics
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def complete(self, checkpoint: Path | None) -> list[dict[str, float]]:
         """Train from `checkpoint` (or the beginning) to the end, and evaluate there.
@@ -289,14 +301,19 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         )
 
 
-class Resumed(TrainerCallback):
-    """Lets a trainer go on inside an interval, once Transformers has set its sums to nothing."""
+class Hooks(TrainerCallback):
+    """Lets a trainer go on inside an interval, once Transformers has set its sums to nothing, and its task do what it does
+    after a step.
+    """
 
     def __init__(self, trainer: ModuleTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.task.after_step(cast(nn.Module, self.trainer.model), state)
 
 
 def training_arguments(

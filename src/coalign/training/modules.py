@@ -43,6 +43,7 @@ def fit_module(
     processor: Any = None,
     callbacks: Sequence[TrainerCallback] = (),
     quiet: bool = False,
+    before: bool = False,
     **arguments: Any,
 ) -> FitResult:
     """Train `model` in place. Checkpoints lie under `run.checkpoints/name`; the newest whole one is continued.
@@ -55,6 +56,7 @@ def fit_module(
             `eval_steps` on.
         name: of this training among those of the run.
         processor: tokenizer or the like that is saved with every checkpoint.
+        before: evaluate the start model, too.
         quiet: plan and signs are logged and not printed, for one training of many.
         arguments: of `transformers.TrainingArguments`, in place of what the options give.
 
@@ -86,5 +88,6 @@ def fit_module(
         callbacks=list(callbacks),
     )
     trainer.watch(run, name, Monitor(run, name, quiet=quiet), quiet=quiet)
+    start = trainer.before(folder / "before.json") if before else {}
     history = trainer.complete(checkpoint)
-    return FitResult(trainer.state.global_step, history, time.monotonic() - started)
+    return FitResult(trainer.state.global_step, history, time.monotonic() - started, start)

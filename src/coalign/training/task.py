@@ -73,6 +73,14 @@ class Task:
         """The plan of the training as it is shown, where the task knows it better."""
         return plan
 
+    def after_step(self, model: nn.Module, state: TrainerState) -> None:
+        """What is done between an optimizer step and the evaluation, the checkpoint and the next step after it.
+
+        Args:
+            model: the module without the wrappers of several processes, in training mode.
+            state: `global_step` counts the step that is done.
+        """
+
     def save(self, folder: Path) -> None:
         """Write what the task keeps from step to step (a running statistic, averaged weights) into a checkpoint."""
 

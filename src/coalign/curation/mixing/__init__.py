@@ -1,0 +1,1 @@
+"""What methods share that choose how much of each domain is learnt from."""
