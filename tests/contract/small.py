@@ -31,6 +31,10 @@ ONLINE = {"prompts": "prompts.jsonl", "samples": 2, "prompts_per_step": 2, "max_
 JUDGE = {**MODEL, "judge_readout": "logprobs", "judge_template": "short.j2", "max_failures": 1.0}
 
 
+FRUITS = [{"text": f"{one} {fruit} and {other}", "fruit": fruit} for one in WORDS[:4] for other in WORDS[4:6]
+          for fruit in ("plums", "pears")]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Small:
     """A tiny run.
@@ -301,6 +305,11 @@ SMALL: dict[str, Small] = {
         {"seeds.jsonl": SEEDS,
          "colours.jsonl": [{"prompt": f"Name the colour of the {one}.", "completion": "It is blue."} for one in WORDS[6:]]},
     ),
+    "dga": Small(
+        {**MODEL, **FIT, "data": "fruits.jsonl", "domain_column": "fruit", "target": "wanted.jsonl", "initial": "importance",
+         "update_every": 1, "alignment_batch": 3, "max_steps": 3, "eval_fraction": 0.25, "save_steps": 1, "encoder": "models/encoder"},
+        {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6]},
+    ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,
          "compare": True},
@@ -357,6 +366,15 @@ SMALL: dict[str, Small] = {
 """System to its tiny run; a test asserts that no available system is missing."""
 
 VARIANTS: dict[str, tuple[str, Small]] = {
+    "dga over clusters": (
+        "dga",
+        Small(
+            {**MODEL, **FIT, "data": "fruits.jsonl", "clusters": 3, "target": "wanted.jsonl", "update_every": 2, "max_steps": 4,
+             "reference_tasks": ["wanted.jsonl", "others.jsonl"], "alignment": "cosine", "floor": 0.1, "gradient_accumulation": 2,
+             "batch_size": 2, "save_steps": 1, "encoder": "models/encoder", "max_length": 8},
+            {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6], "others.jsonl": FRUITS[6:12]},
+        ),
+    ),
     "cut over rounds": (
         "cut",
         Small(

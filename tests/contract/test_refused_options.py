@@ -91,6 +91,17 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "save": "adapter"}, "save has no effect"),
         ({"data": "x", "eval_steps": 3}, "eval_steps has no effect"),
     ],
+    "dga": [
+        ({"data": "x", "target": "y"}, "x is one domain"),
+        ({"data": "x", "target": "y", "clusters": 3, "domain_column": "z"}, "domain_column has no effect"),
+        ({"data": ["x", "w,weight=2"], "target": "y"}, "weight has no effect"),
+        ({"data": ["x", "w"], "target": "y", "reference_tasks": "z"}, "expected two or more"),
+        ({"data": ["x", "w"], "target": "y", "weights": "uniform", "average": 0.5}, "average has no effect"),
+        ({"data": ["x", "w"], "target": "y", "average": 2}, "expected at most 1"),
+        ({"data": ["x", "w"], "target": "y", "weights": "fixed"}, "needs weights_from"),
+        ({"data": ["x", "w"], "target": "y", "weights": "uniform", "weights_from": "z"}, "weights_from has no effect"),
+        ({"data": ["x", "w"], "target": "y", "reference_logps": "live"}, "reference_logps has no effect"),
+    ],
     "more": [
         ({"data": "x", "weights": "uniform", "normalise": "none"}, "normalise has no effect"),
         ({"data": "x", "best_of": 8}, "best_of has no effect"),

@@ -99,7 +99,10 @@ class Config(DomainOptions):
         only_with=ALIGNED,
     )
     alignment: Literal["inner", "cosine"] = option(
-        "inner", "inner product of the gradients, or divided by their norms", source="paper", only_with=ALIGNED
+        "inner",
+        "inner product of the gradients, or divided by their norms",
+        source="paper",
+        only_with=ALIGNED,
     )
     alignment_batch: Count | None = option(
         None, "records of a domain for its gradient; by default batch_size", only_with=ALIGNED
@@ -142,7 +145,10 @@ def run(config: Config, run: Run) -> None:
         DataError: records that cannot be used, or a domain without any.
         ConfigError: weights of other domains, or parameters that are spread over processes.
     """
-    if any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in ("FSDP", "DEEPSPEED")):
+    if any(
+        os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true")
+        for name in ("FSDP", "DEEPSPEED")
+    ):
         raise ConfigError(
             "dga takes gradients of whole parameters.", hint="Start it without FSDP and without DeepSpeed."
         )  # fmt: skip
@@ -174,7 +180,9 @@ def start_weights(config: Config, domains: Domains) -> NDArray[np.float64]:
     return np.full(len(names), 1 / len(names))
 
 
-def mixture_task(config: Config, domains: Domains, examples: list, target: list, per_step: int) -> MixtureTask:  # type: ignore[type-arg]
+def mixture_task(
+    config: Config, domains: Domains, examples: list, target: list, per_step: int
+) -> MixtureTask:  # type: ignore[type-arg]
     """What is learnt: the domains' texts by their weights, and how these are updated.
 
     Args:

@@ -131,9 +131,7 @@ def read_domains(config: DomainOptions, run: Run, *, shares_of_target: bool) -> 
     notes: list[str] = []
 
     def read(value: Any, rejects: str = "rejects.jsonl") -> list[Any]:
-        return read_sources(
-            config, value, "demonstration", notes, seed=config.seed, run=run, rejects=rejects
-        )
+        return read_sources(config, value, "demonstration", notes, seed=config.seed, run=run, rejects=rejects)
 
     parts, target = read(config.data), read(config.target, "target_rejects.jsonl")
     evaluated = [] if config.eval_data is None else read(config.eval_data, "eval_rejects.jsonl")
