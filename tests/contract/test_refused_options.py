@@ -92,7 +92,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "eval_steps": 3}, "eval_steps has no effect"),
     ],
     "dga": [
-        ({"data": "x", "target": "y"}, "x is one domain"),
         ({"data": "x", "target": "y", "clusters": 3, "domain_column": "z"}, "domain_column has no effect"),
         ({"data": ["x", "w,weight=2"], "target": "y"}, "weight has no effect"),
         ({"data": ["x", "w"], "target": "y", "reference_tasks": "z"}, "expected two or more"),

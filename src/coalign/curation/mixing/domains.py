@@ -78,10 +78,6 @@ class DomainOptions(LearningOptions):
                 setattr(self, name, canonical_sources(value, name, weights=False))
         if self.clusters is not None:
             self.refuse(["domain_column"], "beside clusters", advice="leave one of them out")
-        elif self.domain_column is None and len(sources_of(self.data)) == 1:
-            raise ValueError(
-                f"data: {named(self.data)} is one domain: give several sources, domain_column or clusters"
-            )
         if self.reference_tasks is not None and len(sources_of(self.reference_tasks)) == 1:
             raise ValueError("reference_tasks: one source leaves nothing to weigh, expected two or more")
 
@@ -125,9 +121,15 @@ def read_domains(config: DomainOptions, run: Run, *, shares_of_target: bool) -> 
         shares_of_target: also find the nearest domain of each of the target's records.
 
     Raises:
+        ConfigError: there is one domain.
         DataError: records that cannot be used, a record without a domain, fewer than two domains, or nothing left of the
             target to take gradients of.
     """
+    if config.clusters is None and config.domain_column is None and len(sources_of(config.data)) == 1:
+        raise ConfigError(
+            f"data: {named(config.data)} is one domain.",
+            hint="Give several sources, --domain-column or --clusters.",
+        )
     notes: list[str] = []
 
     def read(value: Any, rejects: str = "rejects.jsonl") -> list[Any]:
