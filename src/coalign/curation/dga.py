@@ -38,6 +38,7 @@ from coalign.curation.mixing.report import WEIGHTS, read_weights, write_mixture_
 from coalign.training.job import FitResult
 from coalign.training.material import announce
 from coalign.training.objective import get_objective
+from coalign.training.processes import process_count
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -218,7 +219,6 @@ def mixture_task(
 
 def train(config: Config, run: Run, domains: Domains) -> FitResult:
     """Train on the mixture, save the model and the weights; what was finished before is read, not done again."""
-    from accelerate import PartialState
     from transformers import set_seed
 
     from coalign.models.adapters import trainable_summary
@@ -242,7 +242,7 @@ def train(config: Config, run: Run, domains: Domains) -> FitResult:
     model = load_for_training(config)
     assert_fits(model, texts_of([prepared, target, held_out]))
     run.log("model", summary=trainable_summary(model))
-    per_step = config.batch_size * config.gradient_accumulation * PartialState().num_processes
+    per_step = config.batch_size * config.gradient_accumulation * process_count()
     steps = config.max_steps or max(1, round(config.epochs * len(prepared.examples) / per_step))
     task = mixture_task(config, domains, prepared.examples, target.examples, per_step)
     result = fit_module(

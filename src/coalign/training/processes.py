@@ -10,6 +10,11 @@ from typing import Any, cast
 from coalign.core.errors import ConfigError
 
 
+def process_count() -> int:
+    """The processes of the launcher, known before they form a group; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def assert_one_process(what: str) -> None:
     """Refuse to work under a launcher of several processes.
 
@@ -19,7 +24,7 @@ def assert_one_process(what: str) -> None:
     Raises:
         ConfigError: there is more than one process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         raise ConfigError(f"{what} in one process.", hint="Start it without a launcher.")
 
 
