@@ -21,29 +21,28 @@ gradients shape the mixture: the held-out ones measure it.
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from coalign.core.errors import ConfigError
-from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, Positive, option
 from coalign.core.runs import Run, is_main_process
-from coalign.curation.mixing.domains import DomainOptions, Domains, assert_filled, prepare_texts, read_domains
-from coalign.curation.mixing.report import WEIGHTS, read_weights, write_mixture_report, write_weights
-from coalign.training.job import FitResult
+from coalign.curation.mixing.domains import DomainOptions, Domains, read_domains
+from coalign.curation.mixing.report import read_weights, write_mixture_report
+from coalign.curation.mixing.training import train_mixture
 from coalign.training.material import announce
 from coalign.training.objective import get_objective
-from coalign.training.processes import process_count
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from coalign.curation.mixing.task import MixtureTask, Told
+    from coalign.training.batches import Example
 
 ALIGNED = {"weights": "alignment"}
 
@@ -156,7 +155,7 @@ def run(config: Config, run: Run) -> None:
     asks_shares = "importance" in (config.weights, config.initial)
     domains = read_domains(config, run, shares_of_target=asks_shares)
     announce(domains.notes, run)
-    result = train(config, run, domains)
+    result = train_mixture(config, run, domains, lambda *made: mixture_task(config, domains, *made))
     if is_main_process():
         write_mixture_report(run, config, domains, result)
 
@@ -182,8 +181,8 @@ def start_weights(config: Config, domains: Domains) -> NDArray[np.float64]:
 
 
 def mixture_task(
-    config: Config, domains: Domains, examples: list, target: list, per_step: int
-) -> MixtureTask:  # type: ignore[type-arg]
+    config: Config, domains: Domains, examples: Sequence[Example], target: Sequence[Example], per_step: int
+) -> MixtureTask:
     """What is learnt: the domains' texts by their weights, and how these are updated.
 
     Args:
@@ -215,47 +214,3 @@ def mixture_task(
         alignment if config.weights == "alignment" else None,
         seed=config.seed, per_step=per_step, floor=config.floor, tags=tags if len(tags) > 1 else (),
     )  # fmt: skip
-
-
-def train(config: Config, run: Run, domains: Domains) -> FitResult:
-    """Train on the mixture, save the model and the weights; what was finished before is read, not done again."""
-    from transformers import set_seed
-
-    from coalign.models.adapters import trainable_summary
-    from coalign.models.files.loading import load_for_training, load_tokenizer
-    from coalign.models.files.saving import save_model
-    from coalign.models.limits import assert_fits
-    from coalign.training.batches import Prepared
-    from coalign.training.examples import texts_of
-    from coalign.training.modules import fit_module
-
-    done = run.artefacts / "train.json"
-    if done.exists() and run.model.exists():
-        return FitResult(**json.loads(done.read_text(encoding="utf-8")))
-    tokenizer, objective = load_tokenizer(config), get_objective("sft")
-    prepared, target, held_out = (
-        prepare_texts(records, objective, tokenizer, config, what) if records else Prepared([])
-        for records, what in ((domains.records, "training"), (domains.target, "target"), (domains.held_out, "held-out"))
-    )  # fmt: skip
-    assert_filled(domains.names, prepared.examples)
-    set_seed(config.seed)  # the adapter's first weights
-    model = load_for_training(config)
-    assert_fits(model, texts_of([prepared, target, held_out]))
-    run.log("model", summary=trainable_summary(model))
-    per_step = config.batch_size * config.gradient_accumulation * process_count()
-    steps = config.max_steps or max(1, round(config.epochs * len(prepared.examples) / per_step))
-    task = mixture_task(config, domains, prepared.examples, target.examples, per_step)
-    result = fit_module(
-        model, task, range(steps * per_step), config, run,
-        held_out=held_out.examples, processor=tokenizer, before=True, num_train_epochs=1, max_steps=steps,
-        **({} if config.eval_steps or not held_out.examples else _once_a_pass(len(prepared.examples), per_step)),
-    ).finite()  # fmt: skip
-    if is_main_process():
-        save_model(model, tokenizer, run.model)
-        write_weights(run.artefacts / WEIGHTS, domains, task)
-        write_json(done, asdict(result))
-    return result
-
-
-def _once_a_pass(examples: int, per_step: int) -> dict[str, object]:
-    return {"eval_strategy": "steps", "eval_steps": -(-examples // per_step)}

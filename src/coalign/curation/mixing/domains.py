@@ -17,8 +17,6 @@ from coalign.core.runs import Run
 from coalign.data.records import Record, responses_of
 from coalign.data.sources import DataSources, canonical_sources, named, sources_of
 from coalign.measures.clusters import kmeans, nearest, shares
-from coalign.training.batches import Example, Prepared
-from coalign.training.examples import prepare_examples
 from coalign.training.material import (
     LearningOptions,
     Material,
@@ -33,6 +31,8 @@ from coalign.training.options import TrainingOptions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
+
+    from coalign.training.batches import Example, Prepared
 
 TARGET = "target"
 """Tag of the target's records."""
@@ -261,6 +261,9 @@ def prepare_texts(
     Raises:
         DataError: as of `coalign.training.examples.prepare_examples`.
     """
+    from coalign.training.batches import Prepared
+    from coalign.training.examples import prepare_examples
+
     options, longest = TrainingOptions.of(config), config.max_length
     if config.long_texts == "cut" or longest is None:
         return prepare_examples(records, objective, tokenizer, options, what=what)

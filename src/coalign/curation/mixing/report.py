@@ -170,7 +170,7 @@ def _trajectories(
         return []
     steps = [float(row[0]) for row in rows]
     weights = np.array([row[1:] for row in rows], dtype=np.float64)
-    heaviest = sorted(np.argsort(-weights[-1], kind="stable")[:LINES].tolist())
+    heaviest: list[int] = sorted(np.argsort(-weights[-1], kind="stable")[:LINES].tolist())
     title = "Weight" if len(names) <= LINES else f"Weight, the {LINES} heaviest of {len(names)}"
     series = [doc.Series(names[one], steps, weights[:, one].tolist()) for one in heaviest]
     entropy = -(weights * np.log(weights.clip(min=math.ulp(0.0)))).sum(1)

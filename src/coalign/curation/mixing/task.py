@@ -14,8 +14,9 @@ import torch
 from coalign.core.files import write_json
 from coalign.curation.mixing.pool import Drawing, Pool
 from coalign.models.modules import evaluation
+from coalign.training.batches import Batch as ScoredRecords
 from coalign.training.batches import Example
-from coalign.training.objective import Losses, Objective
+from coalign.training.objective import Losses, Objective, ScoredBatch
 from coalign.training.task import Batch
 from coalign.training.trainer import ObjectiveTask
 
@@ -139,9 +140,11 @@ class MixtureTask(ObjectiveTask):
             made.losses, {**made.metrics, **{name: torch.tensor([one]) for name, one in told.items()}}
         )
 
-    def _losses_by_source(self, *args: Any) -> dict[str, Tensor]:
+    def _losses_by_source(
+        self, batch: ScoredRecords, scored: ScoredBatch, losses: Tensor
+    ) -> dict[str, Tensor]:
         # Of held-out records alone: in training the domains come and go with the weights.
-        return super()._losses_by_source(*args) if not torch.is_grad_enabled() else {}
+        return {} if torch.is_grad_enabled() else super()._losses_by_source(batch, scored, losses)
 
     def after_step(self, model: nn.Module, state: TrainerState) -> None:
         """Update the weights where it is time: the gradients are those of the parameters that the step left."""
