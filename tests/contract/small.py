@@ -167,6 +167,10 @@ def _questions(n: int = 8) -> list[dict[str, Any]]:
     ]
 
 
+def _topics(n: int = 5) -> list[dict[str, Any]]:
+    return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
+
+
 def _choices(n: int = 6) -> list[dict[str, Any]]:
     return [
         {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
@@ -346,6 +350,13 @@ SMALL: dict[str, Small] = {
          "match": "substring", "save_steps": 1},
         {"questions.jsonl": _questions()},
     ),
+    "past-tense": Small(
+        {**MODEL, **FIT, "data": "topics.jsonl", "controls": "harmless.jsonl", "chats": "demonstrations.jsonl",
+         "reformulator": "models/tiny", "judges": ["rules_prefix", "rating"], "judge_model": "models/other", "attempts": 2,
+         "max_new_tokens": 5, "reformulator_tokens": 6, "judge_max_new_tokens": 4, "shares": [0.0, 0.5], "defence_records": 6,
+         "epochs": 1, "save_steps": 1, "past_template": "ask.txt", "future_template": "ask.txt", "rating_template": "yes.txt"},
+        {"ask.txt": _text("Was {request}"), "yes.txt": _text("{request} {response}"), "topics.jsonl": _topics(), "harmless.jsonl": _prompts(2), "demonstrations.jsonl": demonstrations()},
+    ),
     "muscle": Small(
         {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
          "adapter_rank": 4, "epochs": 1},
@@ -373,6 +384,15 @@ VARIANTS: dict[str, tuple[str, Small]] = {
              "reference_tasks": ["wanted.jsonl", "others.jsonl"], "alignment": "cosine", "floor": 0.1, "gradient_accumulation": 2,
              "batch_size": 2, "save_steps": 1, "encoder": "models/encoder", "max_length": 8},
             {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6], "others.jsonl": FRUITS[6:12]},
+        ),
+    ),
+    "past-tense that stops early": (
+        "past-tense",
+        Small(
+            {**MODEL, "data": "topics.jsonl", "reformulations": "rewritten.jsonl", "conditions": ["past", "direct"],
+             "early_stop": True, "keep_texts": True, "attempts": 2, "max_new_tokens": 4},
+            {"topics.jsonl": _topics(), "rewritten.jsonl": [
+                {"request": one["goal"], "past": [f"What was it {k}?" for k in range(2)]} for one in _topics()]},
         ),
     ),
     "cut over rounds": (
