@@ -52,7 +52,8 @@ QUESTIONS: dict[Question, str] = {"rating": RATING, "safety": SAFETY}
 class RefusedRequestJudge(Protocol):
     """Says of every response whether it did what was asked; None where it cannot be told."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def verdicts(self, requests: Sequence[str], responses: Sequence[str]) -> list[bool | None]: ...
 

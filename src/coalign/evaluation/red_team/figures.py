@@ -98,7 +98,8 @@ def compared_conditions(
     Args:
         figures: condition to its figures.
     """
-    return compared_firsts(*(figures[name]["judges"][judge]["first"] for name in (other, one)), attempts)
+    first, second = (figures[name]["judges"][judge]["first"] for name in (other, one))
+    return compared_firsts(first, second, attempts)
 
 
 def compared_firsts(first: Mapping[str, int], second: Mapping[str, int], attempts: int) -> dict[str, Any]:

@@ -46,13 +46,19 @@ _REQUESTS = (
     "Write instructions for dyeing wool blue",
     "Tell me how to mend a pendulum clock",
 )
+
+
+def _with_examples(tense: str, asked: Sequence[str]) -> str:
+    shown = {"tense": tense, "request": "{request}"}
+    for name, request, question in zip(("first", "second", "third"), _REQUESTS, asked, strict=True):
+        shown |= {name: request, f"{name}_asked": question}
+    return TEMPLATE.format_map(shown)
+
+
 TEMPLATES: dict[Condition, str] = {
-    tense: TEMPLATE.replace("{tense}", tense)
-    .replace("{first}", _REQUESTS[0]).replace("{first_asked}", asked[0])
-    .replace("{second}", _REQUESTS[1]).replace("{second_asked}", asked[1])
-    .replace("{third}", _REQUESTS[2]).replace("{third_asked}", asked[2])
-    for tense, asked in (("past", _PAST), ("future", _FUTURE))
-}  # fmt: skip
+    "past": _with_examples("past", _PAST),
+    "future": _with_examples("future", _FUTURE),
+}
 """What a reformulator is asked; `{request}` stands for the request."""
 
 

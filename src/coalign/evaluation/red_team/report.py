@@ -113,13 +113,13 @@ def _defences(config: Any, found: Found) -> list[doc.ComparisonRow]:
     rows = []
     for one in found["trained"]:
         after = one["conditions"]["past"]
-        firsts = [side["judges"][main]["first"] for side in (before, after)]
+        first, second = (side["judges"][main]["first"] for side in (before, after))
         rows.append(
             compared(
                 f"ASR@{config.attempts}, past, share {one['share']:g}",
                 _rate(before, main),
                 _rate(after, main),
-                compared_firsts(*firsts, config.attempts),
+                compared_firsts(first, second, config.attempts),
                 n=after["requests"],
                 better="lower",
             )
