@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import shutil
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +23,9 @@ from coalign.data.readers import read_records
 from coalign.judging.protocol import JudgeItem, Rating
 from coalign.loops.pipeline import Curated, Kept, Rejected, read_source, run_pipeline
 from coalign.loops.pipeline_report import pipeline_sections
+from coalign.loops.steps.choices import Exact, Mix, Near, Pair, Top
 from coalign.loops.steps.models import Ask, Rate
-from coalign.loops.steps.usual import Above, Distinct, Filter, Mix, Novel, Pair, Rewrite, Score, Take, Top
+from coalign.loops.steps.usual import Above, Distinct, Filter, Novel, Rewrite, Score, Take
 from coalign.models.types import Generation, Sampling
 from tests.contract.artefacts import artefacts
 from tests.contract.killing import Killed, watched
@@ -77,6 +80,8 @@ def every_kind() -> list[Any]:
         Distinct("duplicates", lambda row: row["text"]),
         Score("size", "size", lambda rows: [float(len(one["text"])) or None for one in rows]),
         Top("largest", "size", share=0.6),
+        Exact("same", lambda row: row["text"]),
+        Near("near", lambda row: row["text"], n=1),
         Ask("asked", Echo, lambda row: row["text"], lambda row, said: [Kept({**row, "said": said[0].text})],
             Sampling(seed=3), batch=4, model="echo"),
         Rate("judged", "score", Length(), item, batch=3),
@@ -142,20 +147,36 @@ def test_killed_before_every_write_it_ends_like_the_undisturbed_run(tmp_path: Pa
     assert list(whole.rows())
 
 
-def test_lines_torn_anywhere_are_made_again(tmp_path: Path) -> None:
+def stopped(folder: Path, at: str, rows: list[dict[str, Any]], steps: list[Any]) -> Path:
+    """The logs of a pipeline that was killed when it began to write a file of that name."""
+
+    def kill(path: Path, _: bytes) -> None:
+        if path.name == at:
+            raise Killed
+
+    with contextlib.suppress(Killed), watched(kill):
+        run(folder, rows, steps)
+    return folder / "work"
+
+
+def test_logs_torn_anywhere_are_made_again(tmp_path: Path) -> None:
     run(tmp_path / "whole", words(30), every_kind())
-    for cut in (0.1, 0.45, 0.8, 0.99):
-        for log in sorted((tmp_path / "whole").glob("0*.jsonl")):
-            folder = tmp_path / f"{cut}-{log.stem}"
-            folder.mkdir()
-            (folder / "steps.json").write_bytes((tmp_path / "whole/steps.json").read_bytes())
-            for one in sorted((tmp_path / "whole").glob("0*")):
-                if one.name[:2] < log.name[:2]:
-                    (folder / one.name).write_bytes(one.read_bytes())
-            data = log.read_bytes()
-            (folder / log.name).write_bytes(data[: int(cut * len(data))])
-            run(folder, words(30), every_kind())
-            assert artefacts_of(folder) == artefacts_of(tmp_path / "whole")
+    logs = stopped(tmp_path / "stopped", "manifest.json", words(30), every_kind())
+    grown = [one for one in sorted(logs.iterdir()) if one.suffix in (".kept", ".sketches", ".jsonl")]
+    assert len(grown) > 12
+    for cut, torn in itertools.product((0.1, 0.45, 0.99), grown):
+        if "chosen" in torn.name:
+            continue  # put in place whole
+        folder = tmp_path / f"{cut}-{torn.name}"
+        shutil.copytree(logs.parent, folder)
+        for one in (folder / "work").iterdir():
+            later = one.name[:2] > torn.name[:2]
+            if later or (one.name[:2] == torn.name[:2] and (one.name.endswith("done.json") or "chosen" in one.name)):
+                one.unlink()
+        os.truncate(folder / "work" / torn.name, int(cut * torn.stat().st_size))
+        run(folder, words(30), every_kind())
+        assert artefacts_of(folder) == artefacts_of(tmp_path / "whole"), (cut, torn.name)
+        assert not (folder / "work").exists()
 
 
 def artefacts_of(folder: Path) -> dict[str, Any]:
@@ -170,11 +191,9 @@ def test_nothing_is_asked_again_when_the_last_batch_was_written(tmp_path: Path) 
     def step():
         return Ask("asked", Echo, lambda row: row["text"], lambda row, said: [Kept(row)], Sampling(), batch=4)
 
-    run(tmp_path, words(10), [step()])
-    (tmp_path / "manifest.json").unlink()
-    (tmp_path / "01-asked.done.json").unlink()
+    stopped(tmp_path, "01-asked.done.json", words(10), [step()])
     before = Echo.calls
-    run(tmp_path, words(10), [step()])
+    assert len(list(run(tmp_path, words(10), [step()]).rows())) == 10
     assert Echo.calls == before
 
 

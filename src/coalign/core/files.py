@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -71,18 +71,19 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
     """Write rows as JSON Lines, atomically."""
     with atomic_path(target) as path, path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(_line(row))
+            file.write(json_line(row))
 
 
-def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) -> None:
+def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False, sync: bool = True) -> None:
     """Append rows to a JSON Lines file with one write and one sync.
 
-    `ascii_only` escapes all else, so that texts that are not valid Unicode can be kept too.
+    `ascii_only` escapes all else, so that texts that are not valid Unicode can be kept too. Without `sync` the rows
+    outlive the process, and perhaps not a power cut.
 
     A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
     that fails leaves the file as it was.
     """
-    data = "".join(_line(row, ascii_only) for row in rows).encode("utf-8")
+    data = "".join(json_line(row, ascii_only) for row in rows).encode("utf-8")
     with _clear_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a+b", buffering=0) as file:
@@ -90,19 +91,37 @@ def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False) 
             file.truncate(end)
             try:
                 _write_all(file, data)
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             except OSError:
                 file.truncate(end)
                 raise
 
 
-def _line(row: Any, ascii_only: bool = False) -> str:
-    """A row as JSON that every reader takes: NaN and infinities, which JSON has not, are null."""
+def json_line(row: Any, ascii_only: bool = False) -> str:
+    """A row as JSON that every reader takes, in one line: NaN and infinities, which JSON has not, are null."""
     try:
-        return json.dumps(row, ensure_ascii=ascii_only, default=_plain, allow_nan=False) + "\n"
+        return (_ASCII if ascii_only else _TEXT).encode(row) + "\n"
     except ValueError:
         text = json.dumps(row, ensure_ascii=ascii_only, default=_plain)
         return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=ascii_only) + "\n"
+
+
+@contextlib.contextmanager
+def open_to_append(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
+    """Files to which `write_all` appends."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(one.open("ab", buffering=0)) for one in targets]
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write bytes to an unbuffered file.
+
+    Raises:
+        CoalignError: the disk is full.
+    """
+    with _clear_when_full(Path(file.name)):
+        _write_all(file, data)
 
 
 def _plain(value: Any) -> Any:
@@ -120,6 +139,11 @@ def _plain(value: Any) -> Any:
             return value.tolist()
         case _:
             raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+_TEXT, _ASCII = (
+    json.JSONEncoder(ensure_ascii=ascii_only, default=_plain, allow_nan=False) for ascii_only in (False, True)
+)
 
 
 def hold_file(path: Path, *, hint: str) -> BaseFileLock:

@@ -11,11 +11,13 @@ usual ones::
 
 - A *local* step sees some records and keeps nothing of them: memory is bounded by the batch.
 - An *ordered* step decides on each record by those that it kept before (duplicates, novelty, a fixed number).
-- A *choice* sees a sketch of every record (a score, a digest) before it decides: memory is bounded by the sketch.
+- A *choice* sees a sketch of every record (a score, a digest) before it decides. Sketches are spilled to disk as they are
+  made; memory is bounded by what the choice reads of them.
 
-Local and ordered steps that follow each other work in one pass. A step that says `alone` (one with a model) begins a
-pass of its own. Each pass appends one line a record to its log and goes on at the first missing one after a kill; the
-result is that of an undisturbed run, because batches are cut at the same places. In the folder are then
+Local and ordered steps that follow each other work in one pass, and a choice ends it. A step that says `alone` (one with
+a model) begins a pass of its own. A pass writes whole batches to logs under `work/` and goes on after the last one that
+is there; the result is that of an undisturbed run, because batches are cut at the same places. The logs go when the
+pipeline is done. In the folder are then
 
     kept.jsonl       the records that are left, each with its `id`
     rejects.jsonl    the others: as they were when they fell, with step, reason and facts
@@ -26,16 +28,18 @@ result is that of an undisturbed run, because batches are cut at the same places
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import CoalignError, DataError
-from coalign.core.files import stream_rows, write_json, write_rows
+from coalign.core.files import atomic_path, stream_rows, write_json
 from coalign.data.rows import iter_rows
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Choice, Kept, Local, Made, Ordered, Picks, Rejected, Step
+from coalign.loops.steps.logs import Records
 from coalign.loops.steps.passes import Pass, passes_of
 
 BATCH = 1000
@@ -122,13 +126,20 @@ def run_pipeline(
         write_json(begun, settings)
     elif (found := json.loads(begun.read_text(encoding="utf-8"))) != settings:
         raise CoalignError(f"{folder} holds another pipeline: {found}, expected {settings}.")
+    work = folder / "work"
     if (folder / "manifest.json").exists():
+        shutil.rmtree(work, ignore_errors=True)
         return done
-    passes = [Pass(folder, number, group, batch) for number, group in enumerate(passes_of(steps), start=1)]
-    for before, one in zip([None, *passes], passes, strict=False):
+    work.mkdir(exist_ok=True)
+    passes = [Pass(work, number, group, batch) for number, group in enumerate(passes_of(steps), start=1)]
+    records: Records | None = None
+    for one in passes:
         if not one.is_done:
-            one.work(before, source, total)
-    _publish(done, passes)
+            one.work(records, source, total)
+        records = one.result(records)
+    assert records is not None
+    _publish(done, passes, records)
+    shutil.rmtree(work, ignore_errors=True)
     return done
 
 
@@ -155,30 +166,25 @@ def read_source(source: str | Path) -> Iterable[Row]:
     return Rows()
 
 
-def _publish(done: Curated, passes: Sequence[Pass]) -> None:
+def _publish(done: Curated, passes: Sequence[Pass], records: Records) -> None:
     """Write the result and its manifest; `manifest.json` comes last and says that all is there."""
-    write_rows(done.kept, (item.row for item in passes[-1].kept()))
-    write_rows(
-        done.folder / "manifest.jsonl",
-        ({"id": item.row["id"], "steps": item.trace} for item in passes[-1].kept()),
-    )
-    write_rows(
-        done.rejects,
-        (
-            {"id": one["row"]["id"], "step": one["step"], "reason": one["reason"], "row": one["row"],
-             "steps": one.get("trace", [])}
-            for each in passes
-            for _, line in stream_rows(each.log)
-            for one in line["rejected"]
-        ),
-    )  # fmt: skip
+    with atomic_path(done.kept) as kept, atomic_path(done.folder / "manifest.jsonl") as notes:
+        with kept.open("wb") as rows, notes.open("wb") as traces:
+            for line in records.lines():
+                name, trace, row = line.rstrip(b"\n").split(b"\t")
+                rows.write(row + b"\n")
+                traces.write(b'{"id": %b, "steps": %b}\n' % (name, trace))
+    with atomic_path(done.rejects) as path, path.open("wb") as file:
+        for log in (log for each in passes for log in each.rejects()):
+            with log.open("rb") as part:
+                shutil.copyfileobj(part, file)
     facts = [each.facts for each in passes]
     steps = [step for each in facts for step in each["steps"]]
     write_json(
         done.folder / "manifest.json",
         {
             "steps": steps,
-            "kept": facts[-1]["kept"],
+            "kept": records.count,
             "rejected": sum(sum(step["rejected"].values()) for step in steps),
             "seconds": round(sum(each["seconds"] for each in facts), 3),
         },

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from coalign.loops.rows import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +84,40 @@ class Picks:
 
     Attributes:
         groups: places of the records that make one together, mostly one each; in the order of the result.
-        reason: of a record in no group, by its place.
+        reason: of records in no group: one for all, or each by its place.
+        of: [records] of each the place of the record that stands for it, where it is not kept for another's sake.
+        scores: [records] noted of records that are not kept.
     """
 
-    groups: Sequence[int] | Sequence[tuple[int, ...]]
-    reason: Callable[[int], str]
+    groups: NDArray[np.integer[Any]] | Sequence[int] | Sequence[tuple[int, ...]]
+    reason: str | Callable[[int], str]
+    of: NDArray[np.integer[Any]] | None = None
+    scores: NDArray[np.floating[Any]] | None = None
 
 
 class Choice(Named, Protocol):
-    """A step that decides when it has seen a sketch of every record."""
+    """A step that decides when it has seen a sketch of every record.
 
-    def sketch(self, rows: Sequence[Row]) -> Sequence[Any]:
-        """What it keeps of each record in memory: a number or a few bytes."""
+    What is picked stays as it is; a step that makes records of groups has a `join` (`Joining`).
+    """
+
+    def sketch(self, rows: Sequence[Row]) -> Any:
+        """[rows, ...] what it needs of each record: numbers or bytes as one array, of the same type every time. They are
+        spilled to disk.
+        """
         ...
 
-    def choose(self, sketches: Sequence[Any]) -> Picks: ...
+    def choose(self, sketches: Any) -> Picks:
+        """The choice.
+
+        Args:
+            sketches: [records, ...] the sketches, an array that lies on disk.
+        """
+        ...
+
+
+class Joining(Choice, Protocol):
+    """A choice whose groups become other records."""
 
     def join(self, rows: Sequence[Row]) -> Sequence[Made]:
         """The record or records that a group makes."""
@@ -112,3 +135,8 @@ def is_ordered(step: Step) -> TypeGuard[Ordered]:
 def is_choice(step: Step) -> TypeGuard[Choice]:
     """Whether a step decides when it has seen every record."""
     return hasattr(step, "choose")
+
+
+def is_joining(step: Choice) -> TypeGuard[Joining]:
+    """Whether the groups of a choice become other records."""
+    return hasattr(step, "join")
