@@ -171,7 +171,9 @@ def test_logs_torn_anywhere_are_made_again(tmp_path: Path) -> None:
         shutil.copytree(logs.parent, folder)
         for one in (folder / "work").iterdir():
             later = one.name[:2] > torn.name[:2]
-            if later or (one.name[:2] == torn.name[:2] and (one.name.endswith("done.json") or "chosen" in one.name)):
+            if later or (
+                one.name[:2] == torn.name[:2] and (one.name.endswith("done.json") or "chosen" in one.name)
+            ):
                 one.unlink()
         os.truncate(folder / "work" / torn.name, int(cut * torn.stat().st_size))
         run(folder, words(30), every_kind())
@@ -235,6 +237,60 @@ def test_the_first_of_duplicates_and_the_novel_are_kept(tmp_path: Path) -> None:
     assert [row["id"] for row in done.rows()] == ["0", "4"]
     rejected = {one["id"]: one["steps"][0]["score"] for one in read_rows(done.rejects)}
     assert rejected == {"1": pytest.approx(10 / 11), "2": pytest.approx(6 / 7), "3": 1.0}
+
+
+def near(**arguments: Any) -> Near:
+    return Near("near", lambda row: row["text"], **arguments)
+
+
+STORY = "The old lighthouse keeper walked down to the shore every morning and counted the boats that had come home."
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(12)), batch=st.sampled_from([1, 5, 1000]))
+def test_duplicates_keep_the_smallest_id_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], batch: int
+) -> None:
+    texts = [
+        STORY,
+        STORY.upper(),
+        STORY + " Then he slept.",
+        "Boil the rice for twelve minutes and drain it well.",
+    ]
+    rows = [{"id": str(i + 3), "text": texts[i % 4]} for i in order]
+    folder = tmp_path_factory.mktemp("p")
+    steps = [Exact("exact", lambda row: row["text"]), near(threshold=0.75)]
+    done = run(folder, rows, steps, batch)
+    assert {row["id"] for row in done.rows()} == {"3", "6"}  # 9 before 10: the id counts, not its spelling
+    fell = {one["id"]: (one["step"], one["steps"][0]["of"]) for one in read_rows(done.rejects)}
+    assert fell == {
+        "4": ("near", "3"), "5": ("near", "3"), "7": ("exact", "3"), "8": ("exact", "4"), "9": ("exact", "5"),
+        "10": ("exact", "6"), "11": ("exact", "3"), "12": ("exact", "4"), "13": ("exact", "5"), "14": ("exact", "6"),
+    }  # fmt: skip
+
+
+def test_long_ids_are_ordered_and_told_apart(tmp_path: Path) -> None:
+    rows = [{"id": "x" * 80 + end, "text": "same"} for end in "cab"] + [{"id": "y", "text": "same"}]
+    done = run(tmp_path, rows, [Exact("exact", lambda row: row["text"])])
+    assert [row["id"] for row in done.rows()] == ["y"]
+    assert done.reasons() == {"exact: the same as another": 3}
+
+
+def test_scores_that_are_none_are_named(tmp_path: Path) -> None:
+    for number, value in enumerate(("high", None, True, float("nan"))):
+        rows = [{"id": "r0", "score": 1.0}, {"id": "r1", "score": value}]
+        with pytest.raises(CoalignError, match=r"Record r1: score: .*expected a number"):
+            run(tmp_path / str(number), rows, [Top("top", "score", k=1)])
+
+
+def test_what_a_step_changes_in_place_is_kept(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        row["text"] = row["text"].upper()
+        return row
+
+    rows = [{"id": "1", "text": "a\tb\u2028\ud800"}]
+    done = run(tmp_path, rows, [Exact("exact", lambda row: row["text"]), Rewrite("upper", change)])
+    assert [row["text"] for row in done.rows()] == ["A\tB\u2028\ud800"]
 
 
 def test_a_source_without_end_is_left_when_enough_is_kept(tmp_path: Path) -> None:

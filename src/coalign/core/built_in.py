@@ -29,6 +29,10 @@ _ONLINE = ("coalign.loops.online", "online_learner")
 
 
 BUILT_IN: dict[str, BuiltIn] = {
+    "curate": BuiltIn(
+        "coalign.loops.curation.run",
+        "Filter a corpus: duplicates, rules, scores, selection, pairs, by steps on one command line.",
+    ),
     "grpo": BuiltIn(
         _ONLINE[0],
         "Reinforcement learning on verifiable rewards: samples of a prompt are each other's baseline.",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
 from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
+from coalign.data.files.lines import text_lines, whole_text
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
 from coalign.data.messages import FieldError, describe
 from coalign.data.records import Source
@@ -86,7 +85,7 @@ def iter_rows(
     """
     name = str(source)
     if name == "-":
-        return _json_lines(sys.stdin.buffer.read(), "<stdin>")
+        return _json_lines((line.rstrip(b"\n") for line in sys.stdin.buffer), "<stdin>")
     path = Path(name).expanduser()
     if max(map(len, path.parts), default=0) > _LONGEST_NAME:
         raise DataError(f"{name[:80]}...: no such file: the name is too long.", hint=f"Readable: {FORMATS}.")
@@ -210,52 +209,14 @@ def _file_rows(path: Path, name: str, lists: Collection[str]) -> Iterator[Row]:
         raise DataError(f"{name}: unknown format.", hint=f"Readable: {FORMATS}.")
     if suffix == ".parquet":
         return _rows_of(parquet_values(path, name))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
-    data = _decompress(data, name)
-    if not data.strip():
-        raise NoRowsError(f"{name}: the file is empty.", hint="One record a line is needed.")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{name}: UTF-16 text.", hint="Save it as UTF-8.")
-    if b"\0" in data[:8192]:
-        raise DataError(f"{name}: binary data, not {suffix[1:]} text.", hint=f"Readable: {FORMATS}.")
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    if suffix in (".jsonl", ".ndjson"):
+        return _json_lines(text_lines(path, name, FORMATS), name)
+    data = whole_text(path, name, FORMATS)
     if suffix == ".csv":
         return _csv_rows(_decode(data, name), name, lists)
     if suffix == ".json" and not _is_json_lines(data):
         return _json_rows(_decode(data, name), name)
-    return _json_lines(data, name)
-
-
-def _decompress(data: bytes, name: str) -> bytes:
-    try:
-        if data[:2] == b"\x1f\x8b":
-            return gzip.decompress(data)
-        if data[:4] == b"\x28\xb5\x2f\xfd":
-            return _unzstd(data)
-    except (EOFError, zlib.error, OSError, ValueError) as error:
-        raise DataError(
-            f"{name}: the compressed data is cut off or damaged ({error}).", hint="Fetch it again."
-        ) from error
-    return data
-
-
-def _unzstd(data: bytes) -> bytes:
-    import zstandard
-
-    pieces = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            pieces.append(frame.decompress(data))
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        if not frame.eof:
-            raise EOFError("the last frame ends early")
-        data = frame.unused_data
-    return b"".join(pieces)
+    return _json_lines(data.split(b"\n"), name)
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -282,15 +243,16 @@ def _is_json_lines(data: bytes) -> bool:
     return True
 
 
-def _json_lines(data: bytes, name: str) -> Iterator[Row]:
+def _json_lines(lines: Iterable[bytes], name: str) -> Iterator[Row]:
     index = 0
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         yield _json_line(line, name, number, index)
         index += 1
     if index == 0:
-        raise NoRowsError(f"{name}: the input is empty.", hint="One JSON object a line is needed.")
+        what = "input" if name == "<stdin>" else "file"
+        raise NoRowsError(f"{name}: the {what} is empty.", hint="One JSON object a line is needed.")
 
 
 def _json_line(line: bytes, name: str, number: int, index: int) -> Row:

@@ -88,14 +88,27 @@ class Curated:
             most: of each; the first ones.
         """
         found: dict[str, dict[str, list[float]]] = {}
-        sides = {"kept": self.provenance, "rejected": (row for _, row in stream_rows(self.rejects))}
-        for side, records in sides.items():
-            for note in (note for record in records for note in record["steps"] if "score" in note):
+        for side, note in self._notes():
+            if "score" in note:
                 values = found.setdefault(note["step"], {"kept": [], "rejected": []})[side]
                 if most is None or len(values) < most:
                     values.append(note["score"])
         order = [step["name"] for step in self.manifest["steps"]]
         return {name: found[name] for name in order if name in found}
+
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """Step to the tokens that its model was sent and wrote, where they are known; replies that were kept count too."""
+        found: dict[str, tuple[int, int]] = {}
+        for _, note in self._notes():
+            if "tokens" in note:
+                sent, written = found.get(note["step"], (0, 0))
+                found[note["step"]] = (sent + (note.get("prompt_tokens") or 0), written + note["tokens"])
+        return found
+
+    def _notes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every note, and whether its record was `kept` or `rejected`."""
+        sides = {"kept": self.provenance, "rejected": (row for _, row in stream_rows(self.rejects))}
+        return ((side, note) for side, records in sides.items() for one in records for note in one["steps"])
 
 
 def run_pipeline(
@@ -168,12 +181,16 @@ def read_source(source: str | Path) -> Iterable[Row]:
 
 def _publish(done: Curated, passes: Sequence[Pass], records: Records) -> None:
     """Write the result and its manifest; `manifest.json` comes last and says that all is there."""
-    with atomic_path(done.kept) as kept, atomic_path(done.folder / "manifest.jsonl") as notes:
-        with kept.open("wb") as rows, notes.open("wb") as traces:
-            for line in records.lines():
-                name, trace, row = line.rstrip(b"\n").split(b"\t")
-                rows.write(row + b"\n")
-                traces.write(b'{"id": %b, "steps": %b}\n' % (name, trace))
+    with (
+        atomic_path(done.kept) as kept,
+        atomic_path(done.folder / "manifest.jsonl") as notes,
+        kept.open("wb") as rows,
+        notes.open("wb") as traces,
+    ):
+        for line in records.lines():
+            name, trace, row = line.rstrip(b"\n").split(b"\t")
+            rows.write(row + b"\n")
+            traces.write(b'{"id": %b, "steps": %b}\n' % (name, trace))
     with atomic_path(done.rejects) as path, path.open("wb") as file:
         for log in (log for each in passes for log in each.rejects()):
             with log.open("rb") as part:

@@ -14,6 +14,7 @@ Everything is rule-based, deterministic and total: any `str` is accepted, lone s
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ CJK = r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}"
 _WORD = regex.compile(
     rf"[{CJK}]|(?:(?![{CJK}_])[\w])+(?:(?:['’ʼ\-‐‑]|(?<=\d)[.,:/](?=\d))(?:(?![{CJK}_])[\w])+)*"
 )
+_ASCII_WORD = re.compile(r"[a-zA-Z0-9]+(?:(?:['\-]|(?<=[0-9])[.,:/](?=[0-9]))[a-zA-Z0-9]+)*")
 _EDGE_WORD = regex.compile(rf"(?![{CJK}])\w")
 _CLUSTERED = r"\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}"
 _EDIT_UNIT = regex.compile(rf"[{CJK}]|(?=[{_CLUSTERED}])\X|(?:(?![{CJK}{_CLUSTERED}])\S)+")
@@ -45,11 +47,14 @@ _INITIAL = regex.compile(r"(?:^|\s)\p{Lu}$")
 
 def normalise(text: str) -> str:
     """Text in NFKC with `\\n` line ends and no white space at either end."""
-    return unicodedata.normalize("NFKC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    return (plain if text.isascii() else unicodedata.normalize("NFKC", plain)).strip()
 
 
 def fold(text: str) -> str:
     """`normalise`, ASCII quotes and dashes, case folded, runs of white space as one space: for comparisons."""
+    if text.isascii():  # the same, and faster
+        return " ".join(text.lower().split())
     plain = unicodedata.normalize("NFKC", normalise(text).translate(_ASCII_MARKS).casefold())
     return " ".join(plain.split())
 
@@ -61,7 +66,7 @@ def is_blank(text: str) -> bool:
 
 def words(text: str) -> list[str]:
     """The words of `normalise(text)`, in order, case kept."""
-    return _WORD.findall(normalise(text))
+    return _words(normalise(text))
 
 
 def edit_units(text: str) -> list[str]:
@@ -73,7 +78,11 @@ def edit_units(text: str) -> list[str]:
 
 def folded_words(text: str) -> list[str]:
     """The words of `fold(text)`: for counting n-grams and overlaps."""
-    return _WORD.findall(fold(text))
+    return _words(fold(text))
+
+
+def _words(text: str) -> list[str]:
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
 
 
 def count_characters(text: str) -> int:

@@ -83,11 +83,11 @@ class Near:
     def sketch(self, rows: Sequence[Row]) -> NDArray[Any]:
         import numpy as np
 
-        found = np.empty(
-            len(rows), dtype=[("id", f"S{_ID_BYTES}"), ("signature", "u4", self.permutations)]
-        )
+        found = np.empty(len(rows), dtype=[("id", f"S{_ID_BYTES}"), ("signature", "u4", self.permutations)])
         found["id"] = ids_in_order(rows)
-        found["signature"] = signatures([self.text(row) for row in rows], n=self.n, permutations=self.permutations)
+        found["signature"] = signatures(
+            [self.text(row) for row in rows], n=self.n, permutations=self.permutations
+        )
         return found
 
     def choose(self, sketches: NDArray[Any]) -> Picks:
@@ -103,7 +103,10 @@ class Near:
             moved = np.flatnonzero(first[part] != np.arange(len(first))[part]) + start
             scores[moved] = (marks[moved] == marks[first[moved]]).mean(axis=1)
         return Picks(
-            np.flatnonzero(first == np.arange(len(first))), "nearly the same as another", of=first, scores=scores
+            np.flatnonzero(first == np.arange(len(first))),
+            "nearly the same as another",
+            of=first,
+            scores=scores,
         )
 
 

@@ -86,10 +86,8 @@ class Chosen:
         if not path.exists() or not path.stat().st_size:
             return np.empty(0)
         settings = json.loads(self._type.read_text(encoding="utf-8"))
-        descr = settings["type"]
-        kind = np.lib.format.descr_to_dtype(
-            descr if isinstance(descr, str) else [_field(one) for one in descr]
-        )
+        kind: Any = settings["type"]
+        kind = np.dtype(kind if isinstance(kind, str) else [_field(one) for one in kind])
         return np.memmap(path, dtype=kind, mode="r").reshape(-1, *settings["shape"])
 
     def _write_groups(
@@ -125,7 +123,9 @@ class Chosen:
     ) -> Counter[str]:
         counts: Counter[str] = Counter()
         ids = _ids_of(records, picks, taken)
-        why: Callable[[int], str] = picks.reason if callable(picks.reason) else lambda _, text=picks.reason: text
+        why: Callable[[int], str] = (
+            picks.reason if callable(picks.reason) else lambda _, text=picks.reason: text
+        )
 
         def note(place: int) -> Note | None:
             found: Note = {"step": name}

@@ -46,7 +46,8 @@ Made = Kept | Rejected
 class Named(Protocol):
     """What every step has. `needs`: columns without which it cannot work."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def needs(self) -> Sequence[str]: ...

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale
+from coalign.judging.protocol import Judge, JudgeItem, Rating, Rubric, Scale
 from coalign.judging.store import Deferred, content_hash
 from coalign.loops.rows import Row
-from coalign.loops.steps.kinds import Made
+from coalign.loops.steps.kinds import Made, Rejected
 from coalign.loops.steps.usual import scored
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ class Ask:
         samples = self._model.generate(prompts, replace(self._sampling, seed=seed), label=self.name)
         made = []
         for row, prompt, several in zip(rows, prompts, samples, strict=True):
-            facts = {"prompt_hash": content_hash(prompt), **self._note}
+            written = sum(one.length or 0 for one in several)
+            facts = {
+                "prompt_hash": content_hash(prompt),
+                **self._note,
+                **({"tokens": written} if written else {}),
+            }
             made.append([replace(one, facts={**facts, **one.facts}) for one in self._read(row, several)])
         return made
 
@@ -67,12 +72,15 @@ class Ask:
 class Rate:
     """Adds the column `column`: a judge's score of a record. One that the judge fails on is not scorable: rejected and
     counted by kind of failure.
+
+    Args:
+        item: of a record; None where it has no response.
     """
 
     name: str
     column: str
     judge: Judge
-    item: Callable[[Row], JudgeItem]
+    item: Callable[[Row], JudgeItem | None]
     rubric: Rubric | None = None
     scale: Scale | None = None
     needs: Sequence[str] = ()
@@ -81,20 +89,22 @@ class Rate:
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Made]]:
         items = [self.item(row) for row in rows]
-        ratings = self.judge.rate(items, rubric=self.rubric, scale=self.scale, label=self.name)
+        asked = [one for one in items if one is not None]
+        ratings = iter(
+            self.judge.rate(asked, rubric=self.rubric, scale=self.scale, label=self.name) if asked else ()
+        )
         return [
-            [
-                scored(
-                    row,
-                    self.column,
-                    one.score,
-                    one.failure or "",
-                    judge=self.judge.name,
-                    prompt_hash=one.prompt_hash,
-                )
-            ]
-            for row, one in zip(rows, ratings, strict=True)
+            [self._made(row, None if item is None else next(ratings))]
+            for row, item in zip(rows, items, strict=True)
         ]
+
+    def _made(self, row: Row, rating: Rating | None) -> Made:
+        if rating is None:
+            return Rejected(row, "no response")
+        facts: dict[str, Any] = {"judge": self.judge.name, "prompt_hash": rating.prompt_hash}
+        if rating.cost.calls:
+            facts |= {"tokens": rating.cost.tokens, "prompt_tokens": rating.cost.prompt_tokens}
+        return scored(row, self.column, rating.score, rating.failure or "", **facts)
 
     def close(self) -> None:
         """Let the judge's model go, where it can."""

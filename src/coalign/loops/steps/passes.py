@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from coalign.core.progress import progress
 from coalign.loops.rows import Row
 from coalign.loops.steps.choosing import Chosen, children
 from coalign.loops.steps.kinds import Choice, Kept, Local, Made, Ordered, Step, is_choice, is_ordered
-from coalign.loops.steps.logs import Batch, BatchLog, Item, Records, rejected_line
+from coalign.loops.steps.logs import Batch, BatchLog, Item, Note, Records, rejected_line
 
 _KEPT, _REJECTED, _SKETCHED = "kept", "rejected.jsonl", "sketches"
 
@@ -118,7 +118,9 @@ class Pass:
         label = ", ".join(step.name for step in [*self._steps, *([self._choice] if self._choice else [])])
         with progress(total, label or "Reading", unit="record") as bar:
             bar.advance(done)
-            for batch in self._log.append(suffixes, self._batches(itertools.islice(items, done, None), copies)):
+            for batch in self._log.append(
+                suffixes, self._batches(itertools.islice(items, done, None), copies)
+            ):
                 bar.advance(batch.of)
         return self._counts()
 
@@ -136,7 +138,7 @@ class Pass:
             alive, fallen = _through(step, alive)
             out.append(len(alive))
             rejected.append(Counter(reason for _, reason, _ in fallen))
-            lines += [rejected_line(item.parts, step.name, reason, note) for item, reason, note in fallen]
+            lines += [rejected_line(item.parts, step.name, why, note) for item, why, note in fallen]
         files = {}
         if copies:
             files = {_KEPT: b"".join([one.line for one in alive]), _REJECTED: b"".join(lines)}
@@ -190,9 +192,7 @@ class Pass:
         return {"name": choice.name, "in": records.count, **counts}
 
 
-def _through(
-    step: Step, items: Sequence[Item]
-) -> tuple[list[Item], list[tuple[Item, str, Mapping[str, Any] | None]]]:
+def _through(step: Step, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str, Note | None]]]:
     """The items that a step keeps, and those that fall at it, with reason and note."""
     rows = [item.row for item in items]
     _assert_columns(step, rows)
@@ -201,7 +201,7 @@ def _through(
     else:
         made = cast(Local, step)(rows) if rows else []
     kept: list[Item] = []
-    fallen = []
+    fallen: list[tuple[Item, str, Note | None]] = []
     for item, several in zip(items, made, strict=True):
         for one, row in children(item.row["id"], several):
             note = {"step": step.name, **one.facts} if one.facts else None

@@ -16,6 +16,9 @@ from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Kept, Made, Rejected
 from coalign.measures.novelty import NoveltyPool
 
+NOT_SCORABLE = "not scorable"
+"""Begins the reason against a record that has no score."""
+
 
 @dataclass(frozen=True)
 class Filter:
@@ -60,7 +63,7 @@ class Score:
 def scored(row: Row, column: str, value: float | None, failure: str = "", **facts: Any) -> Made:
     """A record with its score, or rejected as not scorable."""
     if value is None or math.isnan(value):
-        return Rejected(row, f"not scorable: {failure}" if failure else "not scorable", facts)
+        return Rejected(row, f"{NOT_SCORABLE}: {failure}" if failure else NOT_SCORABLE, facts)
     return Kept({**row, column: value}, {"score": value, **facts})
 
 
