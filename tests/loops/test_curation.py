@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class Words:
 
     name = "words"
 
-    def rate(self, items: list[JudgeItem], **_: Any) -> list[Rating]:
+    def rate(self, items: Sequence[JudgeItem], **_: Any) -> list[Rating]:
         return [
             Rating(id=one.id, score=None, failure="malformed", cost=Cost(calls=1, tokens=2))
             if any(map(str.isdigit, one.responses[0]))

@@ -9,7 +9,7 @@ import os
 import shutil
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Length:
 
     name = "length"
 
-    def rate(self, items: list[JudgeItem], **_: Any) -> list[Rating]:
+    def rate(self, items: Sequence[JudgeItem], **_: Any) -> list[Rating]:
         return [
             Rating(id=one.id, score=None, failure="malformed")
             if one.id.endswith("0")
