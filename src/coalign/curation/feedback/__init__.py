@@ -1,0 +1,1 @@
+"""What users say in their next turn, as labels of the reply before it."""
