@@ -123,3 +123,32 @@ def test_a_reader_that_goes_away_gets_no_complaint(argv: list[str]) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 2500])
+def test_a_path_that_the_system_does_not_take_is_no_fault_of_ours(coalign, tmp_path, name):
+    result = coalign("report", str(tmp_path / name))
+    assert result.code == 1
+    assert result.err.endswith("File name too long.\n")
+    assert len(result.err) < 200
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(coalign, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "p", "completion": "c"}\n{"prompt": 3, "completion": "c"}\n'
+    )
+    out = tmp_path / "rows.jsonl" / "rejects.jsonl"
+    result = coalign(
+        "data", "check", str(tmp_path / "rows.jsonl"), "--on-bad-record", "skip", "--rejects", str(out)
+    )
+    assert result.code == 1
+    assert "rows.jsonl: File exists." in result.err
+
+
+def test_what_cannot_be_shown_is_shown_by_its_code(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "日", "completion": "c"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "coalign.cli.main", "data", "check", str(path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, capture_output=True, env=environment, text=True, check=True).stdout
+    assert r"\u65e5" in shown

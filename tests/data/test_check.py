@@ -215,3 +215,27 @@ def test_tools_are_refused_where_only_text_is_taken(tmp_path):
     assert len(read_records(path, text_alone=False)) == 1
     with pytest.raises(DataError, match="tools: cannot be used here, expected text and messages alone"):
         read_records(path)
+
+
+def test_every_bad_row_counts_once_whatever_line_it_is_on(tmp_path):
+    path = tmp_path / "f.json"
+    sound = json.dumps({"prompt": "p", "completion": "c"})
+    path.write_text(
+        f'[5, {sound}, 6, {{"prompt": [], "completion": 3}}]'
+    )  # one line; the last row has two faults
+    found = scan_records(path)
+    assert (len(found), found.n_bad, len(found.bad)) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["limit", "show", "max-length"])
+def test_counts_beyond_a_machine_word_are_refused(name):
+    result = CliRunner().invoke(data, ["check", "x.jsonl", f"--{name}", "9" * 30])
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
+def test_columns_with_names_that_are_no_text_are_told(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "completion": "c", "\\ud800": 1}\n')
+    result = CliRunner().invoke(data, ["check", str(path), "--json"])
+    assert json.loads(result.output)["problems"][0]["field"] == r"\ud800"

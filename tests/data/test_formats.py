@@ -256,3 +256,14 @@ def test_lists_in_numpy_notation_are_refused(tmp_path: Path) -> None:
         ("responses", "a list of responses"),
         ("scores", "a list of numbers, one a response"),
     ]
+
+
+def test_a_time_that_python_does_not_have_is_a_bad_record(tmp_path: Path) -> None:
+    times = pa.array([1, 2**63 - 1, 3], pa.timestamp("us"))
+    table = pa.table({"prompt": ["a", "b", "c"], "completion": ["x", "y", "z"], "at": times})
+    pq.write_table(table, tmp_path / "a.parquet")
+    datasets.Dataset(table).save_to_disk(str(tmp_path / "saved"))
+    for name, field in (("a.parquet", "at"), ("saved", "row")):
+        found = scan_records(tmp_path / name)
+        assert [len(found), found.n_bad, found.problems[0].index] == [2, 1, 1]
+        assert f"{name}[1]: {field}: " in str(found.problems[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,13 @@ COMMANDS = {
 """Command to (where it is, one line of help)."""
 
 INTERRUPTED = 130
+OF_PATHS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""Error numbers that say what is wrong with a path, which is the user's."""
+LONGEST_NAME = 120
+"""Characters of a path that are shown of one that is too long for the system."""
 
 
 class LazyGroup(click.Group):
@@ -113,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     defer("torch", "numpy", "jinja2")
     hold_arguments(sys.argv[1:] if argv is None else argv)
     redact_log_records()
+    for stream in (sys.stdout, sys.stderr):  # what cannot be shown is shown by its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = coalign.main(
             args=None if argv is None else list(argv), prog_name="coalign", standalone_mode=False
@@ -146,11 +157,9 @@ def _message(error: Exception) -> str | None:
     if error.errno in FULL:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"No space left on the disk{place}.\nFree some space and run the same command again."
-    if (
-        error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
-        and error.filename
-    ):
-        return f"{error.filename}: {error.strerror}."
+    if error.errno in OF_PATHS and error.filename:
+        name = str(error.filename)
+        return f"{name if len(name) <= LONGEST_NAME else f'{name[:LONGEST_NAME]}...'}: {error.strerror}."
     return None
 
 

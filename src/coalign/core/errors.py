@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -71,6 +71,11 @@ class RecordProblem:
         else:
             place = f"{self.source}[{self.index}]" if self.index is not None else self.source
         return f"{place}: {self.field}: {self.problem}, expected {self.expected}"
+
+
+def rows_with(problems: Iterable[RecordProblem]) -> int:
+    """The rows that problems belong to, of which one may have several."""
+    return len({(one.source, one.line, one.index) for one in problems})
 
 
 class DataError(CoalignError):

@@ -12,6 +12,8 @@ from coalign.core.secrets import redacted
 
 TRACEBACK = "traceback.log"
 """File of a run folder with the traceback of what ended it."""
+FAULT = "This is a fault of coalign."
+"""What is told of every error that is one."""
 
 
 def keep_traceback(error: Exception, folder: Path) -> None:
@@ -38,7 +40,4 @@ def told(error: Exception) -> str:
         kept = Path(tempfile.mkdtemp(prefix="coalign-")) / TRACEBACK
         _write(error, kept)
     message = " ".join(str(error).split())[:300]
-    return (
-        f"{type(error).__name__}{where}{': ' if message else ''}{message}\n"
-        f"This is a fault of coalign. Its traceback: {kept}"
-    )
+    return f"{type(error).__name__}{where}{': ' if message else ''}{message}\n{FAULT} Its traceback: {kept}"

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk or quota."""
+DEEPEST = 100
+"""Levels of lists and mappings in each other that JSON from outside may have."""
+_LONGEST_PREFIX = 40
+"""Characters of a file's name in that of its temporary folder, which must not be longer than the system allows either."""
 
 
 @contextlib.contextmanager
@@ -33,7 +37,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     with _clear_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        temporary = Path(
+            tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:_LONGEST_PREFIX]}.", suffix=".tmp")
+        )
         path = temporary / target.name
         try:
             yield path
@@ -74,16 +80,15 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
             file.write(json_line(row))
 
 
-def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False, sync: bool = True) -> None:
+def append_rows(target: Path, rows: Iterable[Any], *, sync: bool = True) -> None:
     """Append rows to a JSON Lines file with one write and one sync.
 
-    `ascii_only` escapes all else, so that texts that are not valid Unicode can be kept too. Without `sync` the rows
-    outlive the process, and perhaps not a power cut.
+    Without `sync` the rows outlive the process, and perhaps not a power cut.
 
     A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
     that fails leaves the file as it was.
     """
-    data = "".join(json_line(row, ascii_only) for row in rows).encode("utf-8")
+    data = "".join(map(json_line, rows)).encode("utf-8")
     with _clear_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a+b", buffering=0) as file:
@@ -98,13 +103,37 @@ def append_rows(target: Path, rows: Iterable[Any], *, ascii_only: bool = False, 
                 raise
 
 
-def json_line(row: Any, ascii_only: bool = False) -> str:
+def json_line(row: Any) -> str:
     """A row as JSON that every reader takes, in one line: NaN and infinities, which JSON has not, are null."""
     try:
-        return (_ASCII if ascii_only else _TEXT).encode(row) + "\n"
+        text = _TEXT.encode(row)
     except ValueError:
-        text = json.dumps(row, ensure_ascii=ascii_only, default=_plain)
-        return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=ascii_only) + "\n"
+        text = ""
+    return (text if text and is_valid(text) else dump_json(row, default=_plain)) + "\n"
+
+
+def dump_json(value: Any, **options: Any) -> str:
+    """`value` as JSON that can be written and that every reader takes: NaN and infinities, which JSON has not, are null;
+    text that is not valid Unicode is escaped, and with it all of the value that is not ASCII.
+
+    Args:
+        options: of `json.dumps`.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        plain = json.loads(json.dumps(value, **options), parse_constant=lambda _: None)
+        text = json.dumps(plain, ensure_ascii=False, indent=options.get("indent"))
+    return text if is_valid(text) else json.dumps(json.loads(text), indent=options.get("indent"))
+
+
+def is_valid(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -141,9 +170,7 @@ def _plain(value: Any) -> Any:
             raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-_TEXT, _ASCII = (
-    json.JSONEncoder(ensure_ascii=ascii_only, default=_plain, allow_nan=False) for ascii_only in (False, True)
-)
+_TEXT = json.JSONEncoder(ensure_ascii=False, default=_plain, allow_nan=False)
 
 
 def hold_file(path: Path, *, hint: str) -> BaseFileLock:
@@ -166,19 +193,38 @@ def hold_file(path: Path, *, hint: str) -> BaseFileLock:
     return lock
 
 
-def parse_json(text: str | bytes, **options: Any) -> Any:
+def parse_json(text: str | bytes, *, any_text: bool = False, **options: Any) -> Any:
     """`json.loads` of text from outside.
 
     Args:
+        any_text: take halves of surrogate pairs as well, which are no valid text: the caller looks for them itself.
         options: of `json.loads`.
 
     Raises:
-        ValueError: it is not JSON, holds a number that is too long to be read, or is nested too deeply.
+        ValueError: it is not JSON, holds a number that is too long to be read or half of a surrogate pair, or is nested
+            deeper than `DEEPEST`: what walks through it later has a stack that ends sooner than that of the reader.
     """
     try:
-        return json.loads(text, **options)
+        value = json.loads(text, **options)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from error
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, brackets)) > DEEPEST and _is_deep(value):  # type: ignore[arg-type]
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    escape = "\\ud" if isinstance(text, str) else b"\\ud"
+    if not any_text and escape in text.lower() and not is_valid(json.dumps(value, ensure_ascii=False)):  # type: ignore[operator]
+        raise ValueError("half a surrogate pair, which is no text")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        held = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for one in held for part in one if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def read_rows(source: Path, *, repair: bool = False) -> list[Any]:
@@ -227,7 +273,7 @@ def stream_rows(source: Path, *, start: int = 0) -> Iterator[tuple[int, Any]]:
                 return
             try:
                 yield place, json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CoalignError(
                     f"{source}, byte {place}: not JSON ({error}); the file was changed."
                 ) from error

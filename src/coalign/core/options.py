@@ -33,6 +33,7 @@ from coalign.core.limits import NonNegative as NonNegative
 from coalign.core.limits import Positive as Positive
 from coalign.core.limits import Seed as Seed
 from coalign.core.names import suggest
+from coalign.core.yaml_text import parse_yaml
 
 NOTHING = ("none", "null")
 """What a command line writes for no value."""
@@ -317,11 +318,9 @@ def parse_value(one: Option, value: Any) -> Any:
     if value.lower() in NOTHING and "nothing" in one.type_name:
         return None
     if "mapping" in one.type_name:
-        import yaml
-
         try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
+            return parse_yaml(value)
+        except ValueError:
             return value
     return value
 
@@ -348,15 +347,13 @@ def load_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is absent, not YAML, or not a mapping.
     """
-    import yaml
-
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates that do not exist
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if loaded is None:
         return {}

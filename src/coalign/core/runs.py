@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -29,7 +28,7 @@ from typing import Any, TypeVar
 
 from coalign.core import options
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, atomic_path, read_rows, remove_stale, write_json
+from coalign.core.files import append_rows, atomic_path, parse_json, read_rows, remove_stale, write_json
 from coalign.core.inputs import assert_unchanged, fingerprints
 from coalign.core.secrets import redacted_arguments, redacted_values
 
@@ -185,15 +184,17 @@ class Run:
         append_rows(self.path / "events.jsonl", [row])
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        rows = read_rows(self.path / "events.jsonl", repair=True)
+        file = self.path / "events.jsonl"
+        try:
+            rows = read_rows(file, repair=True)
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read ({error.strerror}).") from error
         return [row for row in rows if isinstance(row, dict) and event in (None, row.get("event"))]
 
     def _assert_same(self, method: str, config: Any) -> None:
-        status = self.status()
-        if status["method"] != method:
-            raise RunError(
-                f"{self.path} is a run of {status['method']}, not of {method}.", hint="Give another --out."
-            )
+        other = self.status().get("method")
+        if other != method:
+            raise RunError(f"{self.path} is a run of {other}, not of {method}.", hint="Give another --out.")
         may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
         lines = [
             f"  {key}: {old!r} there, {new!r} now"
@@ -320,8 +321,8 @@ def _mapping(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or is no mapping.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from error
     if not isinstance(value, dict):
         raise RunError(f"{path}: cannot be read (a {type(value).__name__}, expected a mapping).")

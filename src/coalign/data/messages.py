@@ -49,7 +49,7 @@ def describe(value: Any) -> str:
         case bool():
             return f"the boolean {str(value).lower()}"
         case int() | float():
-            return f"the number {value}"
+            return f"the number {shorten(str(value))}"
         case str():
             return f"the text {shorten(value)!r}"
         case list() | tuple():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.messages import FieldError
 from coalign.data.records import Message, Ranking
 from coalign.data.rows import Row, iter_rows, parse_each
@@ -54,8 +54,9 @@ def read_questions(source: str | Path, *, limit: int | None = None) -> list[Rank
     rows = itertools.islice(iter_rows(source), limit)
     questions = list(parse_each(rows, source, lambda row: _question(row, str(source)), problems))
     if problems or not questions:
+        bad = rows_with(problems)
         raise DataError(
-            f"{source}: {len(problems)} of {len(problems) + len(questions)} rows are not multiple-choice questions.",
+            f"{source}: {bad} of {bad + len(questions)} rows are not multiple-choice questions.",
             problems,
             hint='A row: {"question": "...", "choices": ["...", "..."], "answer": 0}',
         )

@@ -51,7 +51,7 @@ class RecordSet:
     @property
     def n_bad(self) -> int:
         """Records that could not be used."""
-        return len({(one.source, one.line, one.index) for one in self.problems})
+        return len(self.bad)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -237,7 +237,7 @@ def _is_json_lines(data: bytes) -> bool:
     if not first.startswith(b"{") or not rest.strip():
         return False
     try:
-        json.loads(first)
+        parse_json(first, any_text=True)
     except ValueError:
         return False
     return True
@@ -258,15 +258,15 @@ def _json_lines(lines: Iterable[bytes], name: str) -> Iterator[Row]:
 def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
     def bad(field: str, problem: str, expected: str) -> Row:
         text = line.decode("utf-8", errors="replace")
-        return Row(None, number, index, RecordProblem(name, number, field, problem, expected), text)
+        return Row(None, number, index, RecordProblem(name, number, field, problem, expected, index), text)
 
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = parse_json(line.decode("utf-8"), any_text=True)
     except UnicodeDecodeError as error:
         return bad(f"column {error.start + 1}", f"byte 0x{line[error.start]:02x}", "UTF-8 text")
     except json.JSONDecodeError as error:
         return bad(f"column {error.colno}", f"not JSON ({error.msg})", "one JSON object a line")
-    except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
+    except ValueError as error:  # a number of thousands of digits, or too many levels
         return bad("column 1", _unreadable(error), "one JSON object a line")
     if not isinstance(value, dict):
         return bad("row", describe(value), "a JSON object")
@@ -275,8 +275,7 @@ def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
 
 
 def _unreadable(error: Exception) -> str:
-    deep = isinstance(error, RecursionError)
-    return "JSON nested too deeply" if deep else f"not JSON that can be read ({str(error).partition(';')[0]})"
+    return f"not JSON that can be read ({str(error).partition(';')[0]})"
 
 
 def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
@@ -288,6 +287,7 @@ def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
             found = _SURROGATE.search(value)
             if found is None:
                 return None
+            field = field.encode("utf-8", "backslashreplace").decode()
             return field, f"half a surrogate pair (\\u{ord(found.group()):04x})", "valid text"
         case dict():
             parts = [
@@ -302,13 +302,13 @@ def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
 
 def _json_rows(text: str, name: str) -> Iterator[Row]:
     try:
-        whole = json.loads(text)
+        whole = parse_json(text, any_text=True)
     except json.JSONDecodeError as error:
         problem = RecordProblem(
             name, error.lineno, f"column {error.colno}", f"not JSON ({error.msg})", "a JSON list"
         )
         raise DataError(f"{name}: not valid JSON.", [problem]) from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{name}: {_unreadable(error)}.") from error
     escaped = "\\ud" in text.lower()
     rows = whole.get("data") if isinstance(whole, dict) else whole
@@ -324,7 +324,7 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
         if what is None:
             yield Row(value, line, index)
         else:
-            yield Row(None, line, index, RecordProblem(name, line, *what), json.dumps(value))
+            yield Row(None, line, index, RecordProblem(name, line, *what, index), json.dumps(value))
 
 
 def _lines_of_items(text: str, in_data: bool) -> Iterator[int]:
@@ -369,7 +369,7 @@ def _csv_rows(text: str, name: str, lists: Collection[str]) -> Iterator[Row]:
                 header = _csv_header(cells, name)
             elif len(cells) != len(header):
                 problem = RecordProblem(
-                    name, start, "row", f"{len(cells)} cells", f"{len(header)} as in the header"
+                    name, start, "row", f"{len(cells)} cells", f"{len(header)} as in the header", index
                 )
                 yield Row(None, start, index, problem, ",".join(cells))
                 index += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
 from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_columns
 from coalign.data.messages import FieldError, describe, parse_text
@@ -63,7 +63,7 @@ class ItemSet:
 
     @property
     def n_bad(self) -> int:
-        return len({(one.line, one.index) for one in self.problems})
+        return rows_with(self.problems)
 
 
 @dataclass(frozen=True)

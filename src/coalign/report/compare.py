@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Console
 from rich.table import Table
@@ -104,7 +105,7 @@ def _member(run: Run, name: str) -> _Member:
         method=str(status.get("method", "?")),
         state=run.state,
         headline=str(status.get("headline") or status.get("error") or ""),
-        figures=_numbers(status.get("figures") or {}),
+        figures=_numbers(status.get("figures")),
         config=dict(flatten(run.config())),
         curves=curves,
         samples=samples,
@@ -132,14 +133,18 @@ def _figures(members: Sequence[_Member]) -> list[doc.TableSection]:
     return [doc.TableSection(title="Figures", columns=["figure", *(one.name for one in members)], rows=rows)]
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def _numbers(values: Any, prefix: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
-    for key, value in values.items():
+    for key, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             found |= _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif _is_number(value):
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _differences(members: Sequence[_Member]) -> doc.TableSection | None:
@@ -169,7 +174,10 @@ def _summary(members: Sequence[_Member], differing: doc.TableSection | None) -> 
 
 
 def _logged(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Title to curve, from the event log; a step that was done again after a resume counts once."""
+    """Title to curve, from the event log; a step that was done again after a resume counts once. Events that are not as a
+    training writes them are passed over.
+    """
+    events = [one for one in events if isinstance(one.get("stage", ""), str) and _is_number(one.get("step"))]
     stages = list(dict.fromkeys(event.get("stage", "") for event in events))
     curves: dict[str, Curve] = {}
     for key, title in TITLES.items():
@@ -178,7 +186,7 @@ def _logged(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
                 points = {
                     event["step"]: event[prefix + key]
                     for event in events
-                    if event.get("stage", "") == stage and isinstance(event.get(prefix + key), int | float)
+                    if event.get("stage", "") == stage and _is_number(event.get(prefix + key))
                 }
                 if points:
                     where = f" ({stage})" if len(stages) > 1 else ""

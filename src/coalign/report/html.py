@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from coalign import __version__
 from coalign.core.errors import CoalignError
-from coalign.core.files import write_json, write_text
+from coalign.core.files import parse_json, write_json, write_text
 from coalign.core.secrets import redacted_values
 from coalign.report import charts, format
 from coalign.report.model import Estimate, Output, Report, Samples, Timings, from_dict, to_dict
@@ -61,7 +61,7 @@ def read_report(path: Path) -> Report:
     """
     file = path.with_suffix(".json")
     try:
-        return from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return from_dict(parse_json(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise CoalignError(f"{file}: no such file.") from error
     except (OSError, ValueError, AttributeError) as error:
@@ -118,7 +118,7 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _sample_data(section: Samples) -> Markup:

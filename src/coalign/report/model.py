@@ -407,7 +407,10 @@ def from_dict(value: Mapping[str, Any]) -> Report:
             f"A report with schema {value.get('schema')!r} was found, expected {SCHEMA}.",
             hint="Read it with the version of coalign that wrote it.",
         )
-    sections = [_section(index, section) for index, section in enumerate(value.get("sections", ()))]
+    listed = value.get("sections", ())
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, Mapping) for one in listed):
+        raise CoalignError("sections: Input should be a list of mappings.")
+    sections = [_section(index, section) for index, section in enumerate(listed)]
     rest = {key: one for key, one in value.items() if key != "schema"}
     return dataclasses.replace(_read(Report, {**rest, "sections": []}, "report"), sections=sections)
 

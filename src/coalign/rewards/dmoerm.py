@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, cast
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, Fraction, Positive, option
 from coalign.core.runs import Run
+from coalign.core.yaml_text import parse_yaml
 from coalign.data.records import Preference, Ranking
 from coalign.rewards.mixture.labels import label_points
 from coalign.rewards.mixture.phases import Phases, category_of, shares
@@ -151,13 +152,11 @@ def read_points(path: Path | None) -> dict[str, list[str]]:
     Raises:
         ConfigError: the file is no mapping of names to lists of names.
     """
-    import yaml
-
     if path is None:
         return POINTS
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"points: {path} cannot be read ({error}).") from error
     good = isinstance(found, dict) and found and all(isinstance(one, list) and one for one in found.values())
     if not good:

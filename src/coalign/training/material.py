@@ -362,7 +362,7 @@ def _part(
     of = f"{source.tag}: " if source.tag else ""
     notes.append(f"{source.path}: {found.recognised}")
     if found.problems:
-        notes.append(f"{of}{len(found.problems)} bad records were skipped; the first: {found.problems[0]}")
+        notes.append(f"{of}{found.n_bad} bad records were skipped; the first: {found.problems[0]}")
     notes += [f"warning: {of}{one}" for one in found.warnings]
     kept: Kind = found.kind if found.kind in also else kind
     distinct, equal = found.records, []

@@ -6,7 +6,6 @@ Needs the extra `serve` (fastapi, uvicorn).
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from annotated_types import Ge, Le
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
+from coalign.core.files import parse_json
 from coalign.core.options import OptionGroup, option
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ async def json_object(request: Any) -> dict[str, Any]:
     if kind != "application/json":
         raise ConfigError(f"request: its content type is {kind or 'missing'}, expected application/json")
     try:
-        value = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
+        value = parse_json(await request.body())
+    except ValueError as error:
         raise ConfigError(f"request: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError("request: expected a JSON object")

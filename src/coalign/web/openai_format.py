@@ -218,10 +218,7 @@ def parse_request(kind: type[ChatRequest] | type[CompletionRequest], body: Any) 
             raise ApiError(400, f"{name} is not supported here.", param=name, code="unsupported_parameter")
     drop = {*WITHOUT_EFFECT, *ABOUT_THE_CALLER}
     given = {name: value for name, value in body.items() if name not in drop and value is not None}
-    try:
-        halved = half_pair(given)
-    except RecursionError as error:
-        raise ApiError(400, "The body is nested too deeply.") from error
+    halved = half_pair(given)
     if halved is not None:
         raise ApiError(400, f"{halved[0]}: {halved[1]}, expected {halved[2]}.", param=halved[0])
     if isinstance(given.get("messages"), list):

@@ -40,7 +40,8 @@ def render(template: str, *, place: str, title: str, places: Places = PLACES, **
         places: the navigation.
     """
     page = _environment().get_template(template)
-    return page.render(place=place, places=places, title=title, version=__version__, **values)
+    text = page.render(place=place, places=places, title=title, version=__version__, **values)
+    return text.encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs cannot be sent
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.extras import require
+from coalign.core.files import parse_json
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
 from coalign.models.types import Generation, Generator, Piece, Sampling, Tokenised
@@ -277,8 +278,8 @@ async def _json(request: Any) -> Any:
         if len(data) > MOST_BYTES:
             raise ApiError(413, f"The body has more than {MOST_BYTES} bytes.")
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data, any_text=True)
+    except ValueError as error:
         raise ApiError(400, f"The body is not JSON that can be read ({error}).") from error
 
 

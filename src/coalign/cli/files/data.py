@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coalign.cli.counts import COUNT, COUNT_OR_ZERO
 from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.core.files import dump_json
 from coalign.data.records import KINDS, Record
 
 if TYPE_CHECKING:
@@ -34,12 +35,8 @@ def data() -> None:
     help="Another chat template: a Jinja file, one of the tokenizer's own, or alpaca, chatml, gemma, llama-3, zephyr. "
     "Needs --model.",
 )
-@click.option(
-    "--max-length", type=click.IntRange(min=1), help="Count what this many tokens would cut. Needs --model."
-)
-@click.option(
-    "--max-prompt-length", type=click.IntRange(min=1), help="The same for prompts alone. Needs --model."
-)
+@click.option("--max-length", type=COUNT, help="Count what this many tokens would cut. Needs --model.")
+@click.option("--max-prompt-length", type=COUNT, help="The same for prompts alone. Needs --model.")
 @click.option(
     "--kind", type=click.Choice(KINDS), help="What the file holds, when its columns allow more than one."
 )
@@ -56,8 +53,8 @@ def data() -> None:
     show_default=True,
     help="Split of a data set of the hub or on disk, or of a folder whose files are named by splits.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Look only at the first rows of each FILE.")
-@click.option("--show", type=click.IntRange(min=0), default=3, show_default=True, help="Records to print.")
+@click.option("--limit", type=COUNT, help="Look only at the first rows of each FILE.")
+@click.option("--show", type=COUNT_OR_ZERO, default=3, show_default=True, help="Records to print.")
 @click.option(
     "--on-bad-record",
     type=click.Choice(("fail", "skip")),
@@ -225,4 +222,4 @@ def _tokenizer(model: str, chat_template: str | None) -> PreTrainedTokenizerBase
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(dump_json(value, indent=2))

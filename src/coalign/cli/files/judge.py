@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from coalign.cli.counts import COUNT
 from coalign.cli.flags import ConfigCommand
 from coalign.core.errors import ConfigError
 
@@ -76,7 +77,7 @@ def _command() -> JudgeCommand:
         ),
         click.Option(
             ["--show-requests"],
-            type=click.IntRange(min=1),
+            type=COUNT,
             help="Print the first requests and exit; nobody is asked.",
         ),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 
 from coalign.cli.flags import GroupedCommand, assert_new, built, flags_of
 from coalign.core.errors import ConfigError
-from coalign.core.files import write_rows
+from coalign.core.files import dump_json, write_rows
 from coalign.core.names import suggest
 
 METRICS = {
@@ -85,7 +84,7 @@ def _command(name: str) -> click.Command:
 def _write(rows: list[dict[str, Any]], out: Path | None) -> None:
     if out is None:
         for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(dump_json(row))
         return
     write_rows(out, rows)
     click.echo(str(out))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.checks.options import DEFAULT_SEEDS, CheckOptions
+from coalign.cli.counts import COUNT
 from coalign.cli.running.run import true_status
 from coalign.core import options
 from coalign.core.catalogue import get, select
@@ -31,7 +32,7 @@ STYLES = {"seen": "bold green", "not seen": "bold red", "mixed": "bold yellow"}
 @click.option("--all", "everything", is_flag=True, help="Every available system.")
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=DEFAULT_SEEDS,
     show_default=True,
     help="How many seeds, counted from 0.",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +19,8 @@ class NoRowsError(DataError):
 
 
 Decode = Callable[[Any], Any]
+_ABSENT = (OverflowError, ValueError)
+"""What Arrow raises for values that Python does not have."""
 
 Values = tuple[dict[str, Any] | None, RecordProblem | None]
 """A row's columns, or what is wrong with it."""
@@ -47,13 +49,33 @@ def parquet_values(path: Path, name: str) -> Iterator[Values]:
             }
             index = 0
             for batch in file.iter_batches():
-                for value in batch.to_pylist():
-                    yield _decoded(value, decoders, name, index)
+                for value, problem in _values_of(batch, name, index):
+                    yield _decoded(value, decoders, name, index) if value is not None else (None, problem)
                     index += 1
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{name}: not a readable Parquet file ({error}).", hint="Fetch or write it again."
         ) from error
+
+
+def _values_of(batch: pa.RecordBatch, name: str, start: int) -> Iterator[Values]:
+    """The rows of a batch; a value that Python does not have (a time beyond the year 9999) makes a bad record."""
+    try:
+        yield from ((value, None) for value in batch.to_pylist())
+    except _ABSENT:
+        for at in range(batch.num_rows):
+            yield _row_of(dict(zip(batch.schema.names, batch.columns, strict=True)), name, start, at)
+
+
+def _row_of(columns: Mapping[str, pa.Array], name: str, start: int, at: int) -> Values:
+    row = {}
+    for column, cells in columns.items():
+        try:
+            row[column] = cells[at].as_py()
+        except _ABSENT as error:
+            problem = f"a {cells.type} that cannot be read ({error})"
+            return None, RecordProblem(name, None, column, problem, "a value that can be", start + at)
+    return row, None
 
 
 def saved_values(path: Path, split: str) -> Iterator[Values]:
@@ -100,14 +122,35 @@ def _dataset_values(loaded: Any, name: str, split: str) -> Iterator[Values]:
         # The library decodes JSON itself; what it leaves as it is are decimals.
         if (decode := _decoder(one.type, None, json_too=False)) is not None
     }
-    return (_decoded(dict(value), decoders, name, index) for index, value in enumerate(loaded))
+    return (
+        (None, problem) if value is None else _decoded(value, decoders, name, index)
+        for index, (value, problem) in enumerate(_rows_in(loaded, name))
+    )
+
+
+def _rows_in(loaded: Any, name: str) -> Iterator[Values]:
+    """The rows of a loaded data set, one by one from the first one on that cannot be read."""
+    index = 0
+    try:
+        for value in loaded:
+            yield dict(value), None
+            index += 1
+    except _ABSENT:
+        for at in range(index, len(loaded)):
+            try:
+                yield dict(loaded[at]), None
+            except _ABSENT as error:
+                yield (
+                    None,
+                    RecordProblem(name, None, "row", f"cannot be read ({error})", "values that can be", at),
+                )
 
 
 def _decoded(value: dict[str, Any], decoders: dict[str, Decode], name: str, index: int) -> Values:
     for column, decode in decoders.items():
         try:
             value[column] = decode(value[column])
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problem = f"declared as JSON and not JSON ({error})"
             return None, RecordProblem(name, None, column, problem, "JSON", index)
     return value, None
@@ -149,7 +192,7 @@ def _decoder(
 
 
 def _from_json(value: str | None) -> Any:
-    return None if value is None else json.loads(value)
+    return None if value is None else parse_json(value)
 
 
 def _from_decimal(value: Decimal | None) -> int | float | None:

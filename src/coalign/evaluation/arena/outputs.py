@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.columns import PARTS, Layout, recognise
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
@@ -80,7 +80,7 @@ def read_outputs(sources: Sequence[str], *, model_column: str | None = None) -> 
                 continue
             problems.append(record.problem(*wrong))
         if problems:
-            raise DataError(f"{source}: {len(problems)} rows cannot be used.", problems)
+            raise DataError(f"{source}: {rows_with(problems)} rows cannot be used.", problems)
     names = tuple(models)
     if len(names) < 2:
         raise DataError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.messages import FieldError, describe
 from coalign.data.rows import Row, iter_rows, parse_each
 
@@ -236,11 +236,11 @@ def read_task_records(
         records += made
         if len(records) >= most:
             break
-    count = used + len(problems)
+    bad = rows_with(problems)
     if problems and on_bad_record == "fail":
         raise DataError(
-            f"{source}: {len(problems)} of {count} rows cannot be used.",
+            f"{source}: {bad} of {used + bad} rows cannot be used.",
             problems,
             hint="Correct them, or leave them out with --on-bad-record skip (they are counted).",
         )
-    return RecordSource(dataset or source, records[:most], count, problems)
+    return RecordSource(dataset or source, records[:most], used + bad, problems)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.messages import FieldError, describe
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 
@@ -74,7 +74,7 @@ def read_pairs(
     )
     problems: list[RecordProblem] = []
     pairs = list(parse_each(rows, name, lambda row: _pair(row, columns), problems))
-    bad = len({(one.line, one.index) for one in problems})
+    bad = rows_with(problems)
     if problems and on_bad_record == "fail":
         raise DataError(
             f"{name}: {bad} of {len(rows)} rows cannot be used.",

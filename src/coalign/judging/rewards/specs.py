@@ -33,6 +33,7 @@ from coalign.core.files import parse_json
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option
 from coalign.core.own_code import names_code
+from coalign.core.yaml_text import parse_yaml
 from coalign.judging.rewards import mix
 from coalign.judging.rewards.comparing import ComparisonReward
 from coalign.judging.rewards.functions import FunctionReward, load_function
@@ -379,16 +380,22 @@ def _takes_several(hint: Any) -> bool:
 
 def _value(hint: Any, values: list[str]) -> Any:
     """Texts as what the argument is made of: text stays, numbers and the like are read."""
-    import yaml
-
     base = _plain(hint)
     if base is str:
         return ",".join(values)
     is_list = get_origin(base) is list
     inner = _plain(get_args(base)[0]) if is_list and get_args(base) else base
     as_text = inner is str or get_origin(inner) is typing.Literal
-    read = [one.strip() if as_text else yaml.safe_load(one) for one in values]
+    read = [one.strip() if as_text else _read(one) for one in values]
     return read if is_list else read[0] if len(read) == 1 else ",".join(values)
+
+
+def _read(text: str) -> Any:
+    """A number and the like; what is none stays text, which the argument then refuses by its name."""
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return text
 
 
 def _plain(hint: Any) -> Any:

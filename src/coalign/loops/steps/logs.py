@@ -81,10 +81,7 @@ def json_bytes(value: Any) -> bytes:
     """JSON as `coalign.core.files` writes it; text that is not valid Unicode is escaped."""
     if value == []:
         return b"[]"
-    try:
-        return json_line(value)[:-1].encode("utf-8")
-    except UnicodeEncodeError:
-        return json_line(value, ascii_only=True)[:-1].encode("ascii")
+    return json_line(value)[:-1].encode("utf-8")
 
 
 @functools.lru_cache(maxsize=4096)

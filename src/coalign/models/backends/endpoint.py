@@ -68,13 +68,13 @@ class EndpointGenerator:
     def __init__(self, options: BackendOptions, *, client: EndpointClient | None = None) -> None:
         self._options = options
         self._client = client or EndpointClient(options)
+        self.kept = self.refused = 0
         self._cache = _open_cache(options)
         self._models: list[dict[str, Any]] | None = None
         self._client.on_refused = self._keep_refused
         self._known = Identity(self._client.address, self._listed_anew)
         self.model = options.endpoint_model or self._only_model()
         self.last_stats = types.GenerationStats()
-        self.kept = self.refused = 0
         self._dates: list[float] = []
         self._takes_n = True
         self._limit_name = "max_tokens"

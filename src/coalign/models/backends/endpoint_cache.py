@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import EndpointError
-from coalign.core.files import append_rows
+from coalign.core.files import append_rows, dump_json
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, made REAL NOT NULL)"
@@ -55,7 +55,7 @@ class AnswerCache:
 
     def put(self, answers: dict[str, dict[str, Any]]) -> None:
         """Keep answers, all or none. One that is there already stays as it is."""
-        rows = [(key, json.dumps(one, ensure_ascii=False), time.time()) for key, one in answers.items()]
+        rows = [(key, dump_json(one), time.time()) for key, one in answers.items()]
         with self._lock, self._explained(), self._connection:
             self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
 
@@ -67,7 +67,7 @@ class AnswerCache:
     def keep_refused(self, **about: Any) -> None:
         """Keep a reply that cannot be used apart from the answers."""
         with self._lock, self._explained():
-            append_rows(self.refused, [{"time": round(time.time(), 3), **about}], ascii_only=True)
+            append_rows(self.refused, [{"time": round(time.time(), 3), **about}])
 
     def close(self) -> None:
         self._connection.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import json
 import logging
 import os
 import random
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from coalign.core.errors import BudgetError, ConfigError, EndpointError
 from coalign.core.extras import require
+from coalign.core.files import parse_json
 from coalign.core.secrets import HIDDEN, hold, redacted
 from coalign.models.backends.options import BackendOptions
 
@@ -230,8 +230,8 @@ class EndpointClient:
         if self._key:  # a server that repeats it would bring it into files
             data = data.replace(self._key.encode(), HIDDEN.encode())
         try:
-            answer = json.loads(data)
-        except (ValueError, RecursionError):
+            answer = parse_json(data, any_text=body is not None)  # texts of an answer are looked through
+        except ValueError:
             answer, problem = None, "the answer is not JSON"
         else:
             problem = "the answer is not a JSON object"
@@ -249,8 +249,8 @@ class EndpointClient:
                     return
                 if text:
                     try:
-                        event = json.loads(text)
-                    except (ValueError, RecursionError) as error:
+                        event = parse_json(text, any_text=True)
+                    except ValueError as error:
                         raise PassingError(f"an event is not JSON ({self.masked(text[:SHOWN])!r})") from error
                     if isinstance(event, dict) and "error" in event:
                         raise PassingError(f"the server reports {message_of(text)!r}")
@@ -353,7 +353,7 @@ def retry_after(headers: Any) -> float | None:
 def message_of(text: str) -> str:
     """What an error body says, in one line."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
         error = body.get("error", body.get("detail", body.get("message", text)))
         text = error.get("message", text) if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import ModelError
+from coalign.core.runs import Run
 from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -93,7 +94,7 @@ def _in_hub_cache(name: str, revision: str | None) -> bool:
 
 def _model_folder(folder: Path) -> Path:
     if (folder / "status.json").is_file() and not (folder / "config.json").is_file():
-        state = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("state")
+        state = Run(folder).summary()["state"]
         folder = folder / "model"
         if not folder.is_dir():
             raise ModelError(f"The run {folder.parent} has no model (its state: {state}).")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.messages import FieldError, are_messages, describe, parse_messages, parse_text
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 
@@ -50,8 +50,8 @@ def read_seeds(source: str) -> list[SeedTask]:
     problems: list[RecordProblem] = []
     seeds = list(parse_each(iter_rows(source), source, _seed, problems))
     if problems:
-        total = len(seeds) + len({one.line for one in problems})
-        raise DataError(f"{source}: {len(problems)} of {total} seed tasks cannot be used.", problems)
+        bad = rows_with(problems)
+        raise DataError(f"{source}: {bad} of {len(seeds) + bad} seed tasks cannot be used.", problems)
     if not seeds:
         raise DataError(f"{source}: no seed task.")
     assert_unique((one.id for one in seeds), source)
