@@ -33,7 +33,7 @@ from coalign.core.limits import NonNegative as NonNegative
 from coalign.core.limits import Positive as Positive
 from coalign.core.limits import Seed as Seed
 from coalign.core.names import suggest
-from coalign.core.yaml_text import parse_yaml
+from coalign.core.yaml_text import load_yaml, parse_yaml
 
 NOTHING = ("none", "null")
 """What a command line writes for no value."""
@@ -347,14 +347,7 @@ def load_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is absent, not YAML, or not a mapping.
     """
-    try:
-        loaded = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}).") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    loaded = load_yaml(path)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

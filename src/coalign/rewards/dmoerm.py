@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, cast
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, Fraction, Positive, option
 from coalign.core.runs import Run
-from coalign.core.yaml_text import parse_yaml
+from coalign.core.yaml_text import load_yaml
 from coalign.data.records import Preference, Ranking
 from coalign.rewards.mixture.labels import label_points
 from coalign.rewards.mixture.phases import Phases, category_of, shares
@@ -154,10 +154,7 @@ def read_points(path: Path | None) -> dict[str, list[str]]:
     """
     if path is None:
         return POINTS
-    try:
-        found = parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"points: {path} cannot be read ({error}).") from error
+    found = load_yaml(path)
     good = isinstance(found, dict) and found and all(isinstance(one, list) and one for one in found.values())
     if not good:
         raise ConfigError(f"points: {path} is no mapping of categories to lists of their capability points.")

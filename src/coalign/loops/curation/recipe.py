@@ -19,6 +19,7 @@ from typing import Any
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.options import build, options_of, parse_value
+from coalign.core.yaml_text import load_yaml
 from coalign.loops.curation.named_steps import STEPS, Context, NamedStep
 from coalign.loops.steps.kinds import Step
 
@@ -71,14 +72,7 @@ def _unfolded(values: Sequence[Any]) -> list[tuple[str, Any]]:
 
 
 def _file(path: Path) -> list[Any]:
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}).") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    loaded = load_yaml(path)
     if isinstance(loaded, dict) and set(loaded) == {"steps"}:
         loaded = loaded["steps"]
     if not isinstance(loaded, list):
