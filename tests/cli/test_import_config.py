@@ -20,13 +20,13 @@ TRL = {
     "model_name_or_path": "org/model", "dataset_name": "org/pairs", "learning_rate": 5e-7, "output_dir": "out/dpo",
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "use_peft": True, "lora_r": 32, "bf16": True,
     "loss_type": ["ipo"], "beta": 0.2, "report_to": ["wandb", "mlflow"], "lr_scheduler_type": "polynomial",
-    "warmup_steps": 0.03, "load_in_4bit": True, "max_steps": -1, "remove_unused_columns": False,
+    "warmup_steps": 0.03, "load_in_4bit": True, "max_steps": -1, "optim": "came", "remove_unused_columns": False,
 }  # fmt: skip
 AXOLOTL = {
     "base_model": "org/model", "rl": "kto", "rl_beta": 0.3, "adapter": "qlora", "lora_target_linear": True,
     "datasets": [{"path": "json", "data_files": "thumbs.jsonl", "ds_type": "json", "split": "train", "shards": 4}],
     "val_set_size": 0.1, "micro_batch_size": 4, "num_epochs": 2, "learning_rate": 2e-4, "flash_attention": True,
-    "warmup_steps": 10, "sample_packing": True,
+    "warmup_steps": 10, "sample_packing": True, "optimizer": "adamw_bnb_8bit", "peft_use_dora": True,
 }  # fmt: skip
 FACTORY = {
     "model_name_or_path": "org/model", "stage": "dpo", "pref_loss": "simpo", "simpo_gamma": 0.7, "pref_beta": 2.5,
@@ -46,13 +46,13 @@ def test_trl() -> None:
         "model": "org/model", "data": "org/pairs", "learning_rate": 5e-7, "batch_size": 2, "gradient_accumulation": 8,
         "tuning": "lora", "adapter_rank": 32, "tau": 0.2, "length_normalised": True, "report_to": ["wandb"],
         "warmup_ratio": 0.03, "epochs": 3.0, "schedule": "linear", "seed": 42, "max_length": 1024,
-        "gradient_checkpointing": True, "adapter_dropout": 0.05,
+        "gradient_checkpointing": True, "adapter_dropout": 0.05, "quantization": "4bit",
     }  # fmt: skip
     assert sorted(found.silent) == [
         "adapter_dropout", "epochs", "gradient_checkpointing", "max_length", "schedule", "seed"
     ]  # fmt: skip
     left = dict(found.left)
-    assert left.keys() == {"load_in_4bit", "lr_scheduler_type: polynomial", "report_to: mlflow"}
+    assert left.keys() == {"lr_scheduler_type: polynomial", "report_to: mlflow", "optim: came"}
     assert "one of: tensorboard, wandb" in left["report_to: mlflow"]
     assert [name for name, _ in found.needless] == ["remove_unused_columns"]
 
@@ -63,10 +63,11 @@ def test_axolotl() -> None:
     assert found.values == {
         "model": "org/model", "beta": 0.3, "adapter_targets": ["all-linear"], "data": "thumbs.jsonl",
         "eval_fraction": 0.1, "batch_size": 4, "epochs": 2, "learning_rate": 2e-4, "max_length": 512, "seed": 42,
-        "attn_implementation": "flash_attention_2",
+        "attn_implementation": "flash_attention_2", "tuning": "lora", "quantization": "4bit", "optimizer": "adamw_8bit",
+        "adapter_kind": "dora",
     }  # fmt: skip
     assert {name for name, _ in found.left} == {
-        "adapter: qlora", "datasets: shards", "warmup_steps: 10", "sample_packing"
+        "datasets: shards", "warmup_steps: 10", "sample_packing"
     }  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def test_command_writes_what_run_takes(
     (tmp_path / "dpo.yaml").write_text(yaml.safe_dump(TRL))
     result = coalign("import-config", "dpo.yaml", "--out", "ours.yaml")
     assert result.code == 0, result.err
-    assert "load_in_4bit" in result.err
+    assert "optim: came" in result.err
     text = (tmp_path / "ours.yaml").read_text()
     assert "coalign run ipo --config ours.yaml --out out/dpo" in text
     assert build(options("ipo"), yaml.safe_load(text)).tau == 0.2

@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "tensorboard": (("tensorboard",), "--report-to tensorboard"),
     "wandb": (("wandb",), "--report-to wandb"),
+    "quantization": (("bitsandbytes",), "--quantization, and optimizers of 8 bits"),
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "vllm": (("vllm",), "generation with vLLM"),

@@ -27,11 +27,12 @@ def choose_tuning(options: ModelOptions, parameters: int, device: torch.device) 
     """What `tuning: auto` means for a model of this size on this device.
 
     On a GPU full fine-tuning is chosen when weights, gradients and optimizer (16 bytes a parameter) take at most
-    half of the free memory; otherwise, and always on a CPU or when an `adapter_*` option was set, an adapter.
+    half of the free memory; otherwise, and always on a CPU, over quantised weights or when an `adapter_*` option was
+    set, an adapter.
     """
     if options.tuning != "auto":
         return options.tuning
-    if options.changed(ADAPTER):
+    if options.changed(ADAPTER) or options.quantization != "none":
         return "lora"
     fits = parameters * BYTES_PER_TRAINED_WEIGHT <= COMFORT * free_memory(device)
     return "full" if device.type != "cpu" and fits else "lora"
@@ -68,6 +69,8 @@ def add_lora(
         r=options.adapter_rank,
         lora_alpha=cast(int, options.adapter_alpha),  # annotated as int by peft, which takes any number
         lora_dropout=options.adapter_dropout,
+        use_rslora=options.adapter_kind == "rslora",
+        use_dora=options.adapter_kind == "dora",
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         revision=options.revision,
     )

@@ -23,6 +23,11 @@ class ModelOptions(OptionGroup):
         "auto",
         "train an adapter or all weights; auto: all where they fit comfortably on the GPU and no adapter option is set, else an adapter",
     )
+    adapter_kind: Literal["lora", "rslora", "dora"] = option(
+        "lora",
+        "plain; scaled by alpha / sqrt(r) (rsLoRA, for high ranks); or with a magnitude for every output (DoRA)",
+        source="LoRA, arXiv 2106.09685; rsLoRA, 2312.03732; DoRA, 2402.09353",
+    )
     adapter_rank: Count = option(16, "rank r of the adapter", source="LoRA paper, section 7.2; peft examples")
     adapter_alpha: Positive = option(
         32.0, "the adapter's output is scaled by alpha / r", source="common practice: 2 r"
@@ -37,6 +42,11 @@ class ModelOptions(OptionGroup):
         "auto",
         "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights, whose products "
         "are bfloat16 on CUDA",
+    )
+    quantization: Literal["none", "4bit", "8bit"] = option(
+        "none",
+        "weights that are not trained in 4 bits (NF4, as QLoRA has them) or 8 (LLM.int8()), by bitsandbytes",
+        source="QLoRA paper, section 3",
     )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
@@ -58,6 +68,10 @@ class ModelOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tuning == "full":
+            if self.quantization != "none":
+                raise ValueError(
+                    f"quantization: {self.quantization} leaves nothing to train with tuning: full"
+                )
             self.refuse(ADAPTER, "with tuning: full", advice="leave it out or use tuning: lora")
 
     def at(self, model: str | Path) -> Self:
@@ -73,7 +87,7 @@ class ModelOptions(OptionGroup):
         self.refuse(TRAINING, "here: nothing is trained")
 
 
-ADAPTER = ("adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
+ADAPTER = ("adapter_kind", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
 """The options that describe an adapter."""
 TRAINING = ("tuning", "save_dtype", *ADAPTER)
 """The options of training, which what only generates does not take."""

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
+from coalign.core.extras import require
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
@@ -335,6 +336,7 @@ def training_arguments(
         "per_device_train_batch_size": options.batch_size,
         "per_device_eval_batch_size": options.batch_size,
         "gradient_accumulation_steps": options.gradient_accumulation,
+        "optim": optimizer_name(getattr(options, "optimizer", "adamw")),
         "lr_scheduler_type": options.schedule,
         "warmup_steps": options.warmup_ratio,
         "weight_decay": options.weight_decay,
@@ -358,6 +360,18 @@ def training_arguments(
         "dataloader_pin_memory": False,
     }
     return TrainingArguments(**{**settings, **changes})
+
+
+def optimizer_name(name: str) -> str:
+    """What Transformers calls an optimizer.
+
+    Raises:
+        MissingExtraError: it is one of bitsandbytes, which is not installed.
+    """
+    if name.endswith("8bit"):
+        require("bitsandbytes", "quantization")
+    default = str(TrainingArguments.__dataclass_fields__["optim"].default)
+    return {"adamw": default, "adamw_8bit": "adamw_bnb_8bit"}.get(name, name)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

@@ -30,6 +30,9 @@ class TrainingOptions(OptionGroup):
     max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
     batch_size: Count = option(8, "records in one forward pass of one process")
     gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = option(
+        "adamw", "what moves the weights; those of 8 bits are bitsandbytes'"
+    )
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
         "cosine", "learning-rate schedule"
     )

@@ -29,6 +29,11 @@ _TRL_LEARNING_RATES = {"sft": 2e-5, "reward-model": 1e-4}
 _TRL_ADAPTER = {"adapter_rank": 16, "adapter_alpha": 32.0, "adapter_dropout": 0.05}
 
 _SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+_OPTIMIZERS = {
+    **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit"), "adamw_8bit"),
+    **{name: name for name in ("paged_adamw_8bit", "adafactor", "sgd")},
+}
 _KERNELS = ("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
 _TEMPLATES = {
     "llama3": "llama-3",
@@ -261,11 +266,28 @@ def _precision(name: str, value: Any) -> dict[str, Any]:
 def _tuning(name: str, value: Any) -> dict[str, Any]:
     if name == "use_peft":
         return {"tuning": "lora" if value else "full"}
+    if value == "qlora":
+        return {"tuning": "lora", "quantization": "4bit"}
     if value not in ("lora", "full"):
-        raise LeftError(
-            "tuning is lora or full" + ("; the base is not quantised" if value == "qlora" else "")
-        )
+        raise LeftError("tuning is lora or full")
     return {"tuning": value}
+
+
+def _quantization(name: str, value: Any) -> dict[str, Any]:
+    bits = {"load_in_4bit": 4, "load_in_8bit": 8}.get(name, value)
+    if value and bits not in (4, 8):
+        raise LeftError("quantization is 4bit or 8bit")
+    return {"quantization": f"{bits}bit"} if value else {}
+
+
+def _adapter_kind(name: str, value: Any) -> dict[str, Any]:
+    return {"adapter_kind": name.rpartition("_")[2]} if value else {}
+
+
+def _optimizer(name: str, value: Any) -> dict[str, Any]:
+    if value not in _OPTIMIZERS:
+        raise LeftError("optimizers are " + ", ".join(sorted({*_OPTIMIZERS.values()})))
+    return {"optimizer": _OPTIMIZERS[value]}
 
 
 def _targets(name: str, value: Any) -> dict[str, Any]:
@@ -328,6 +350,9 @@ def _reward(name: str, value: Any) -> dict[str, Any]:
 _VALUES: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     **dict.fromkeys(("bf16", "fp16"), _precision),
     **dict.fromkeys(("use_peft", "finetuning_type", "adapter"), _tuning),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_bit"), _quantization),
+    **dict.fromkeys(("use_dora", "use_rslora", "peft_use_dora", "peft_use_rslora"), _adapter_kind),
+    **dict.fromkeys(("optim", "optimizer"), _optimizer),
     **dict.fromkeys(("lora_target_modules", "lora_target", "lora_target_linear"), _targets),
     **dict.fromkeys(("template", "chat_template"), _template),
     **dict.fromkeys(("max_steps", "save_steps", "eval_steps", "logging_steps"), _steps),

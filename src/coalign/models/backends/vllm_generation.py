@@ -47,6 +47,8 @@ class VllmGenerator:
             raise ConfigError("--device has no effect with --backend vllm, which takes the GPUs it sees.")
         if options.attn_implementation != "auto":
             raise ConfigError("--attn-implementation has no effect with --backend vllm.")
+        if options.quantization != "none":
+            raise ConfigError("--quantization has no effect with --backend vllm.")
         place = locate(options.model, options.revision)
         self.tokenizer = load_tokenizer(options)
         base, self._adapter = (base_of(place), place.path) if place.is_adapter else (place, None)

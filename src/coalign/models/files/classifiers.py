@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from coalign.core.errors import ModelError
+from coalign.core.errors import ConfigError, ModelError
 from coalign.data.frame import Frame
 from coalign.models import adapters
 from coalign.models.devices import autocast_format, pick_device, pick_dtype
@@ -81,7 +81,10 @@ def new_classifier(options: ModelOptions, outputs: int = 1) -> PreTrainedModel |
 
     Raises:
         ModelError: it cannot be found or read, or Transformers has no sequence classifier for it.
+        ConfigError: its weights are to be quantised.
     """
+    if options.quantization != "none":
+        raise ConfigError("quantization: the trunk of a reward model is not quantised; leave it out.")
     device = pick_device(options.device)
     parameters = outline(options, outputs).num_parameters()
     tuning = adapters.choose_tuning(options, parameters, device)

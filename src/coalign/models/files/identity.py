@@ -46,6 +46,8 @@ def model_identity(options: ModelOptions) -> str:
     if template is not None and Path(template).expanduser().is_file():
         template = _content(Path(template).expanduser())
     parts = [*map(_place_identity, places), options.dtype, template, options.attn_implementation]
+    if options.quantization != "none":
+        parts.append(options.quantization)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -14,6 +14,7 @@ from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
 from coalign.models.devices import autocast_format, pick_device, pick_dtype
 from coalign.models.files.failures import explained, first_line
 from coalign.models.files.places import Location, base_of, locate
+from coalign.models.files.quantized import is_quantized, keep_gradients, quantization_arguments
 from coalign.models.files.stored import lost_steps, own_dtype
 from coalign.models.options import ModelOptions
 from coalign.models.quiet import no_weight_bars
@@ -84,6 +85,12 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
     base = base_of(place) if place.is_adapter else place
     if base.is_adapter:
         raise ModelError(f"{place.name} is an adapter on {base.name}, which is an adapter itself.")
+    if training and place.is_adapter and options.quantization != "none":
+        raise ConfigError(
+            f"quantization: {place.name} is an adapter, which is merged before training goes on; quantised weights "
+            "cannot be merged into.",
+            hint="Train the base model, or merge and save the adapter first.",
+        )
     device = pick_device(options.device)
     config = _config(base, options)
     full = training and _tuning(options, config, device) == "full"
@@ -179,6 +186,7 @@ def _load_plain(
     arguments = _shared(place, options)
     if options.attn_implementation != "auto":
         arguments["attn_implementation"] = options.attn_implementation
+    arguments |= quantization_arguments(options, device, dtype)
     try:
         with no_weight_bars():
             model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
@@ -197,6 +205,9 @@ def _load_plain(
     assert_whole(place, info, "The folder may hold only a part of the model, or a model of another kind.")
     _mend_generation_config(model)
     model.name_or_path = model.config.name_or_path = place.name
+    if is_quantized(model):
+        keep_gradients(model)
+        return model
     return model.to(device)
 
 
