@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.contract import curated
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -107,6 +108,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "tiny": save_tiny_model,
     "other": lambda path: save_tiny_model(path, seed=5),
     "base": lambda path: save_tiny_model(path, seed=1, template=None),
+    "wide": lambda path: save_tiny_model(path, context=2048),
     "recogniser": _recogniser,
     "alignment": _alignment_model,
     "encoder": _encoder,
@@ -362,6 +364,7 @@ SMALL: dict[str, Small] = {
          "adapter_rank": 4, "epochs": 1},
         {"choices.jsonl": _choices(), "demonstrations.jsonl": demonstrations()},
     ),
+    **{slug: Small(*one) for slug, one in curated.SMALL.items()},
     "awp": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
          "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
@@ -377,6 +380,7 @@ SMALL: dict[str, Small] = {
 """System to its tiny run; a test asserts that no available system is missing."""
 
 VARIANTS: dict[str, tuple[str, Small]] = {
+    **{name: (slug, Small(*one)) for name, (slug, one) in curated.VARIANTS.items()},
     "dga over clusters": (
         "dga",
         Small(

@@ -121,6 +121,18 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "temperature": 0.5}, "temperature has no effect"),
         ({"data": "x", "margin_scale": 2.0}, "margin_scale has no effect"),
     ],
+    "janus": [
+        ({"data": "x", "collection": True, "teacher": "y"}, "teacher has no effect with collection"),
+        ({"data": "x", "collection": True, "unseen": 0.5}, "unseen has no effect with collection"),
+        ({"data": "x", "system_messages": 1, "policies": ["dpo"]}, "gives no pairs"),
+        ({"data": "x", "policies": ["sft", "sft"]}, "each once"),
+        ({"data": "x", "beta": 0.3}, "beta has no effect without policies: dpo"),
+        ({"data": "x", "best_of": 2}, "best_of has no effect without reward_model"),
+        ({"data": "x", "judge_endpoint": "http://x"}, "judge_model"),
+        ({"data": "x", "judge_model": "x", "judge_readout": "logprobs", "judge_rounds": 2}, "judge_rounds has no effect"),
+        ({"data": "x", "endpoint": "http://x/v1", "teacher": "y"}, "teacher has no effect with an endpoint"),
+        ({"data": "x", "eval_fraction": 0}, "leaves nothing to measure on"),
+    ],
     "muscle": [
         ({"old": "x", "data": "x", "eval_steps": 3}, "eval_steps has no effect"),
         ({"old": "x", "data": "x", "mask": "token_likelihood", "train_data": "x"}, "needs the cross-entropy"),

@@ -21,13 +21,16 @@ SMALL = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200, "device": "c
 WORDS = ("sky", "sea", "tree", "sun", "moon", "rain", "road", "bird")
 
 
-def save_tiny_model(folder: Path, *, seed: int = 0, template: str | None = CHATML) -> Path:
-    """A Llama of two layers with a byte tokenizer, as a model folder."""
+def save_tiny_model(
+    folder: Path, *, seed: int = 0, template: str | None = CHATML, context: int = 256
+) -> Path:
+    """A Llama of two layers with a byte tokenizer, as a model folder; `context` in tokens."""
     tokenizer = byte_tokenizer(template)
     ids: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
+        "max_position_embeddings": context,
     }
     model: Any = make_model("llama", seed=seed, vocab_size=len(tokenizer), scale=1.0, **ids)
     model.save_pretrained(folder)

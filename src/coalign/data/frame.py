@@ -120,6 +120,15 @@ class Frame:
         return text + self._header(messages, text, given) if self.heads_answers_only else text
 
     @cached_property
+    def knows_system(self) -> bool:
+        """Whether what a system message says comes into the prompt; where it does not, `folded_system` helps."""
+        chat = [{"role": "system", "content": _ANSWER}, {"role": "user", "content": "?"}]
+        try:
+            return _ANSWER in self.prompt(cast(Messages, chat), plain=False)
+        except EncodingError:
+            return False
+
+    @cached_property
     def heads_answers_only(self) -> bool:
         """Whether the template has no generation prompt: what leads an answer is written with the answer alone."""
         chat = cast(Messages, [{"role": "user", "content": "?"}])

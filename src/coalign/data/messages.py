@@ -356,3 +356,13 @@ def _turns(text: str) -> list[tuple[str, str]]:
 
 def _roles(messages: Messages) -> str:
     return f"{len(messages)} messages ({', '.join(one['role'] for one in messages)})"
+
+
+def folded_system(messages: Messages) -> Messages:
+    """The messages for a template without a system role: the system text begins the first user's message, on a line of
+    its own.
+    """
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    system, first, *rest = messages
+    return [cast(Message, {**first, "content": f"{system['content']}\n{first['content']}"}), *rest]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -43,6 +43,7 @@ class LanguageModelJudge:
         scale: of scores.
         template: file of the user's own template, for comparisons or ratings, whichever is asked.
         sampling: how replies are decoded; greedy by default (temperature 0 in the papers on judging).
+        read: a written rating to its score, as `parsing.read_rating`, for a template that asks for another form.
 
     Raises:
         ConfigError: a form or a scale that the readout cannot have.
@@ -61,6 +62,7 @@ class LanguageModelJudge:
     scale: protocol.Scale = field(default_factory=protocol.Scale)
     template: Path | None = None
     sampling: Sampling = GREEDY
+    read: Callable[..., parsing.Read] = parsing.read_rating
 
     def __post_init__(self) -> None:
         if self.calibrate and self.readout != "logprobs":
@@ -162,7 +164,7 @@ class LanguageModelJudge:
     def _read_rating(self, reply: Reply, scale: protocol.Scale) -> parsing.Read:
         if self.readout == "logprobs":
             return parsing.read_expected_score(reply.top or [], scale)
-        return parsing.read_rating(reply.text, scale, truncated=reply.truncated)
+        return self.read(reply.text, scale, truncated=reply.truncated)
 
     def _read_comparison(self, reply: Reply) -> parsing.Read:
         if self.readout == "logprobs":

@@ -27,6 +27,10 @@ _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"^\s*<think>(?!.*</think>)", re.DOTALL | re.IGNORECASE)
 _DECORATION = re.compile(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].]+$")
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:/(\d+))?")
+_RESULT = re.compile(
+    r"(?:(?P<tag>\[(?:result|score)\])|\b(?:result|score))(?P<of>:?\s*(?:score\s+)?of\b)?[\s:*(\[]*(?P<score>\d+)(?![\d.]*\d)",
+    re.IGNORECASE,
+)
 _BETWEEN_RANKS = re.compile(r"\s*[,;>]\s*|\s+")
 _REFUSAL = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|i can(?:no|')t|i can not|i won't|i will not|i'?m (?:not able|unable)|"
@@ -72,6 +76,32 @@ def read_rating(reply: str, scale: Scale, *, truncated: bool = False) -> Read:
         return Read(scores=found) if found else None
 
     return _read(reply, truncated, rating)
+
+
+def read_result(reply: str, scale: Scale, *, truncated: bool = False) -> Read:
+    """The score after a result tag (`[RESULT] 4`), as graders that write feedback first are asked for; without a tag that
+    after `score` or `result`. Two different scores are none, nor is one outside of the scale.
+    """
+    if _OPEN_THOUGHT.search(reply):
+        return Read(failure="truncated" if truncated else "malformed")
+    text = _THOUGHT.sub("", reply)
+    found = {*(results_in(text, tag=True) or results_in(text))}
+    if len(found) == 1 and scale.low <= (score := found.pop()) <= scale.high:
+        return Read(scores=(float(score),))
+    if not found and _REFUSAL.search(text):
+        return Read(failure="refusal")
+    return Read(failure="truncated" if truncated else "malformed")
+
+
+def results_in(text: str, *, tag: bool = False, of: bool = True) -> list[int]:
+    """The whole numbers that a text gives as its result, in order: after `[RESULT]`, `score:` and the like.
+
+    Args:
+        tag: only those after a tag in brackets.
+        of: also after "score of".
+    """
+    found = (one for one in _RESULT.finditer(text) if one["tag"] or not tag)
+    return [int(one["score"]) for one in found if of or not one["of"]]
 
 
 def read_ranking(reply: str, n: int, *, truncated: bool = False) -> Read:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from coalign.core.errors import DataError
 from coalign.core.options import OptionGroup, option
 from coalign.data.frame import EncodingError, Frame
+from coalign.data.messages import folded_system
 from coalign.data.records import Messages
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def aligned_prompt(
     except EncodingError as error:
         if made[0]["role"] != "system":
             raise DataError(str(error)) from error
-    folded = [{**made[1], "content": f"{made[0]['content']}\n{made[1]['content']}"}, *made[2:]]
     try:
-        return frame.prompt(cast(Messages, folded), plain=False) + begun
+        return frame.prompt(folded_system(made), plain=False) + begun
     except EncodingError as error:
         raise DataError(str(error)) from error

@@ -1,0 +1,58 @@
+"""Tiny runs of systems that make their data under stated values or choose among ways of making it: (options, files)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.preference.tiny_runs import WORDS, pairs
+
+Tiny = tuple[Mapping[str, Any], Mapping[str, Any]]
+FIT = {"model": "models/wide", "device": "cpu", "batch_size": 4, "learning_rate": 1e-2, "epochs": 1}
+
+VALUES = """
+form:
+  case:
+    - {value: lower, description: All is lower case., constraints: [{verifier: letter_case, case: lower}]}
+    - {value: upper, description: All is upper case., constraints: [{verifier: letter_case, case: upper}]}
+  length: [The answer is short., The answer is long.]
+tone:
+  mood: [The answer is merry., The answer is sad., The answer is dry.]
+"""
+
+
+def _collection(n: int) -> list[dict[str, Any]]:
+    """Two system messages an instruction, as the Multifaceted Collection has them."""
+    return [
+        {"system": f"Write {case} case.", "prompt": f"Name thing {i}.", "output": getattr(f"Thing {i}", case)(),
+         "preference_set": [{"dimension": "style", "subdimension": "case", "preference": f"All is {case} case."}]}
+        for i in range(n)
+        for case in ("lower", "upper")
+    ]  # fmt: skip
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+SMALL: dict[str, Tiny] = {
+    "janus": (
+        {**FIT, "max_length": 2000, "data": "instructions.jsonl", "values": "values.yaml", "system_messages": 2, "unseen": 0.5,
+         "max_new_tokens": 40, "stop": list("aeinorst .,"), "request_batch": 4, "eval_fraction": 0.34, "save_steps": 1,
+         "compare": ["models/wide"]},
+        {"instructions.jsonl": [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i]}"} for i in range(6)],
+         "values.yaml": _text(VALUES)},
+    ),
+}  # fmt: skip
+VARIANTS: dict[str, tuple[str, Tiny]] = {
+    "janus with pairs and a judge": (
+        "janus",
+        (
+            {**FIT, "max_length": 200, "data": "collection.jsonl", "collection": True, "policies": ["dpo", "orpo"],
+             "reward_model": True, "best_of": 2, "helpfulness": "pairs.jsonl", "max_new_tokens": 5, "eval_fraction": 0.34,
+             "pair_epochs": 1, "save_steps": 0, "judge_model": "models/wide", "judge_readout": "logprobs", "max_failures": 1.0},
+            {"collection.jsonl": _collection(6), "pairs.jsonl": pairs()},
+        ),
+    ),
+}  # fmt: skip
