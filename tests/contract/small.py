@@ -376,6 +376,15 @@ SMALL: dict[str, Small] = {
          "page_sound": "none"},
         {"recordings.jsonl": _recordings},
     ),
+    "vif-rag": Small(
+        {"model": "models/writer", "device": "cpu", "data": "rules.jsonl", "query_data": "prompts.jsonl", "rag_data": "rag.jsonl", "requests": 0, "sizes": [2],
+         "composites": 2, "composition_score": 0, "samples": 2, "ratings": 0, "queries_per_rule": 3, "query_characters": [1, 300],
+         "max_new_tokens": 48, "request_batch": 2},
+        {"rules.jsonl": [{"rule": "No commas", "constraints": [{"verifier": "no_commas"}]},
+                         {"rule": "Be short", "verifiers": [["def evaluate(response):\n    return len(response) < 900", 1.0]]}],
+         "prompts.jsonl": _prompts(7),
+         "rag.jsonl": [{"question": f"What of the {one}?", "passages": [f"The {one} is here."]} for one in WORDS[:4]]},
+    ),
 }  # fmt: skip
 """System to its tiny run; a test asserts that no available system is missing."""
 
@@ -422,6 +431,15 @@ VARIANTS: dict[str, tuple[str, Small]] = {
              "epochs": 1, "batch_size": 4, "max_length": 40, "held_out": 0.2, "save_steps": 1},
             {"claims.jsonl": _claims(),
              "snli.jsonl": [{"premise": f"it rains {i}", "hypothesis": "it snows", "label": i % 3} for i in range(12)]},
+        ),
+    ),
+    "vif-rag on a benchmark": (
+        "vif-rag",
+        Small(
+            {**MODEL, "eval_data": "rules-bench.jsonl", "max_new_tokens": 6},
+            {"rules-bench.jsonl": [
+                {"prompt": f"Name the {one}.", "instruction_id_list": ["format_no_commas"], "kwargs": [{}], "answer_gold": one}
+                for one in WORDS[:5]]},
         ),
     ),
 }  # fmt: skip

@@ -48,6 +48,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "samples": 1}, "at least 2"),
         ({"prompts": "x", "min_confidence": 0.4}, "min_confidence"),
     ],
+    "vif-rag": [
+        ({"eval_data": "x", "samples": 2}, "samples has no effect with eval_data"),
+        ({"eval_data": "x", "responses": True, "model": "y"}, "model has no effect with responses"),
+        ({"query_data": "x", "rag_per_rule": 2}, "rag_per_rule has no effect without rag_data"),
+        ({"query_data": "x", "judge": "y"}, "judge has no effect without eval_data"),
+        ({"eval_data": "x", "judge": "y", "judge_served": "z"}, "give its address"),
+        ({"query_data": "x", "sizes": [1, 2]}, "at least 2"),
+        ({"query_data": "x", "query_characters": [9, 3]}, "low and high"),
+        ({"query_data": "x", "top_p": 1.5}, "at most 1"),
+    ],
     "honesty": [
         ({"data": "x", "method": "prompt", "threshold": 0.5}, "threshold has no effect"),
         ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),

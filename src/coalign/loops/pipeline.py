@@ -81,6 +81,11 @@ class Curated:
             for reason, count in step["rejected"].items()
         }
 
+    def most_reasons(self, n: int = 3) -> str:
+        """The reasons that most records fell for, with their numbers, in words; empty where none fell."""
+        worst = sorted(self.reasons().items(), key=lambda one: -one[1])[:n]
+        return "; ".join(f"{why} ({count})" for why, count in worst)
+
     def scores(self, *, most: int | None = None) -> dict[str, dict[str, list[float]]]:
         """Step to the scores that it gave to records that were `kept` in the end, and to those `rejected` by any step.
 

@@ -110,8 +110,7 @@ def run_synthesis(run: Run, loop: Synthesis) -> list[Round]:
         before = round.previous if round.number > 1 else None
         curated = loop.make(round, loop.model(before))
         if not curated.manifest["kept"]:
-            worst = sorted(curated.reasons().items(), key=lambda one: -one[1])[:3]
-            told = "; ".join(f"{why} ({count})" for why, count in worst) or "no request gave a task"
+            told = curated.most_reasons() or "no request gave a task"
             raise CoalignError(
                 f"Round {round.number}: no record is left to train on. Most fell for: {told}.",
                 hint=f"All are in {curated.rejects}. Use a stronger model, more tasks, or other rules or thresholds; "
