@@ -84,3 +84,13 @@ def test_counts() -> None:
     section = parts.counted("Ends", ("reason", "answers"), {"length": 2, "stop": 1})
     assert section.rows == [["length", 2], ["stop", 1]]
     assert section.units == {"answers": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("n", "outcome"), [(None, "improved"), (20, "improved"), (19, "neutral"), (1, "neutral")]
+)
+def test_few_records_are_too_few_to_tell(n, outcome) -> None:
+    assert parts.outcome_of(UP, n=n) == outcome
+    assert parts.too_few(n or 20) == (
+        f" Too few to tell: {n} held out, of at least 20." if outcome == "neutral" else ""
+    )

@@ -12,7 +12,7 @@ from coalign.loops.held_out import held_out_folder, held_out_rows
 from coalign.loops.rows import read_answers
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, figure_of, outcome_of, paired
+from coalign.report.parts import compared, curves, figure_of, outcome_of, paired, too_few
 from coalign.training.job import FitResult
 from coalign.training.online.policy_gradient import OnlineMethod
 
@@ -137,9 +137,9 @@ def _headline(
     first, last = rows[0], rows[-1]
     text = (
         f"Held-out reward: {_number(first['reward'])} before, {_number(last['reward'])} after {result.steps} steps, at "
-        f"{last['kl']:.2f} nats a response from the start model."
+        f"{last['kl']:.2f} nats a response from the start model.{too_few(row.n or 0)}"
     )
-    return doc.Headline(outcome_of(row.difference), text, [figure_of(row)])
+    return doc.Headline(outcome_of(row.difference, n=row.n), text, [figure_of(row)])
 
 
 def _number(value: float | None) -> str:

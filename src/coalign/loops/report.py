@@ -15,7 +15,7 @@ from coalign.loops.rows import Row
 from coalign.measures.statistics import paired_bootstrap
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, estimate, outcome_of
+from coalign.report.parts import curves, estimate, outcome_of, too_few
 
 BEFORE = "before: "
 """What measures of the first model are told under."""
@@ -182,8 +182,8 @@ def _headline(
         difference=estimate(change),
         note=f"{len(new)} prompts, {', '.join(map(str, loop.config.measure))}",
     )
-    text = f"Held-out answers measure {figure.value:.4g}, {figure.before:.4g} before. {learned}"
-    return doc.Headline(outcome_of(change), text, [figure])
+    text = f"Held-out answers measure {figure.value:.4g}, {figure.before:.4g} before. {learned}{too_few(len(new))}"
+    return doc.Headline(outcome_of(change, n=len(new)), text, [figure])
 
 
 def _samples(before: Sequence[Row], after: Sequence[Row]) -> doc.Samples:

@@ -33,18 +33,32 @@ def effect(difference: doc.Estimate | None, better: doc.Better) -> doc.Effect:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def outcome_of(change: Measured, better: doc.Better = "higher", *, guard: bool = True) -> doc.Outcome:
+FEWEST = 20
+"""Held-out records below which a change is not judged: of so few, one record turns the sentence around."""
+
+
+def too_few(n: int) -> str:
+    """What a sentence about so few held-out records ends with; nothing where there are enough."""
+    return f" Too few to tell: {n} held out, of at least {FEWEST}." if n < FEWEST else ""
+
+
+def outcome_of(
+    change: Measured, better: doc.Better = "higher", *, guard: bool = True, n: int | None = None
+) -> doc.Outcome:
     """The one rule by which a report's verdict follows from an interval.
 
     Args:
         change: after minus before, or a value minus what it is held against, with its interval.
         better: the direction that is a gain.
         guard: whether what must not suffer held (fluency, word errors).
+        n: held-out records that it was measured on, where it is their number that counts.
 
     Returns:
         `improved` or `worse` where the interval excludes zero in that direction, `mixed` for a gain whose guard broke,
-        `neutral` where the interval holds zero or there is none.
+        `neutral` where the interval holds zero or there is none, or n is below `FEWEST`.
     """
+    if n is not None and n < FEWEST:
+        return "neutral"
     outcome = _OUTCOMES[effect(estimate(change), better)]
     return "mixed" if outcome == "improved" and not guard else outcome
 

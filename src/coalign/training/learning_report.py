@@ -10,7 +10,7 @@ from coalign.core.runs import Run
 from coalign.measures.statistics import wilson_interval
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, held_out, outcome_of
+from coalign.report.parts import compared, curves, held_out, outcome_of, too_few
 from coalign.training.material import Material
 from coalign.training.objective import Objective
 
@@ -119,9 +119,10 @@ def _against_chance(result: FitResult, accuracy: float, n: int) -> doc.Headline:
     ahead = doc.Estimate(accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
     note = f"of {n}; the start model is the reference and orders none"
     return doc.Headline(
-        outcome_of(ahead),
+        outcome_of(ahead, n=n),
         f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % of {n} after "
-        f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %).",
+        f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %)."
+        + too_few(n),
         [doc.Figure("Held-out pairs in the right order", accuracy, unit="percent", note=note)],
     )
 
