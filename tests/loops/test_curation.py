@@ -99,7 +99,7 @@ def test_a_file_of_steps_is_the_same_as_a_command_line(tmp_path: Path) -> None:
         ([{"near": 3}], "expected a mapping"),
         ([7], "7, expected a name"),
         ([], "none, expected at least one"),
-        (["no.yaml"], r"no\.yaml: cannot be read"),
+        (["no.yaml"], r"no\.yaml: no such file"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_named(steps: list[Any], message: str) -> None:
