@@ -109,6 +109,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "other": lambda path: save_tiny_model(path, seed=5),
     "base": lambda path: save_tiny_model(path, seed=1, template=None),
     "wide": lambda path: save_tiny_model(path, context=2048),
+    "scoring": lambda path: save_tiny_model(path, seed=34, context=2048),
     "recogniser": _recogniser,
     "alignment": _alignment_model,
     "encoder": _encoder,
@@ -177,6 +178,30 @@ def _choices(n: int = 6) -> list[dict[str, Any]]:
     return [
         {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
     ]
+
+
+PASSAGES = [{"id": "a", "title": "Sky", "text": "The sky is blue."}, {"id": "b", "text": "The sea is grey."}]
+
+
+def _answered_pairs(n: int = 6) -> list[dict[str, Any]]:
+    """Pairs under the published names, some with passages of their own and scores of judges."""
+    request = "[1] Sky\nThe sky is blue.\n\n[2] The sea is grey.\n\nColour of the sky?"
+    return [
+        {"prompt": request, "question": "Colour of the sky?", "chosen": f"Blue, {i}.", "chosen_model": "a",
+         "reject": f"The sky is grey {i}.", "reject_model": "b", "subset": ["NQ", "abstain/own", "MuSiQue"][i % 3],
+         "references": PASSAGES, "judge_scores": [[5, 1 + i % 3], [4, 2]]}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def _grounded(n: int = 4) -> list[dict[str, Any]]:
+    """Questions with passages, and with an answer of some model."""
+    return [
+        {"id": f"q{i}", "question": f"Which colour is thing {i}?", "answers": [f"colour {i}"],
+         "passages": [{"text": f"Thing {i} is colour {i}."}, f"Thing {i} is old."],
+         "responses": [{"model": "given", "text": f"It is colour {i}."}]}
+        for i in range(n)
+    ]  # fmt: skip
 
 
 def _judged_pairs(n: int = 4) -> list[dict[str, Any]]:
@@ -343,6 +368,11 @@ SMALL: dict[str, Small] = {
     "portia": Small(
         {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": _judged_pairs(), "short.j2": _text(TEMPLATE)}
     ),
+    "rag-rewardbench": Small(
+        {"data": "answered.jsonl", "judges": ["models/tiny"], "device": "cpu", "judge_readout": "logprobs", "judge_template": "short.j2",
+         "max_failures": 1.0, "reward": ["likelihood:models/tiny,device=cpu,reference=models/other", "max_words:2"]},
+        {"answered.jsonl": _answered_pairs(), "short.j2": _text(TEMPLATE), "models/other": MODELS["other"]},
+    ),
     "varco-arena": Small(
         {**JUDGE, "data": ["outputs.jsonl"], "resamples": 20},
         {"outputs.jsonl": _outputs(), "short.j2": _text(TEMPLATE)},
@@ -440,6 +470,15 @@ VARIANTS: dict[str, tuple[str, Small]] = {
             {"rules-bench.jsonl": [
                 {"prompt": f"Name the {one}.", "instruction_id_list": ["format_no_commas"], "kwargs": [{}], "answer_gold": one}
                 for one in WORDS[:5]]},
+        ),
+    ),
+    "rag-rewardbench that builds": (
+        "rag-rewardbench",
+        Small(
+            {"mode": "build", "data": "grounded.jsonl", "generators": ["models/scoring"], "judges": ["models/scoring"],
+             "device": "cpu", "judge_readout": "logprobs", "judge_template": "short.j2", "max_failures": 1.0, "max_spread": 9.0,
+             "min_mean_gap": 0.0, "scenarios": ["helpful", "citation", "conflict"], "max_new_tokens": 6, "samples": 2},
+            {"grounded.jsonl": _grounded(), "short.j2": _text(TEMPLATE)},
         ),
     ),
 }  # fmt: skip

@@ -29,6 +29,15 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "parts": 0}, "at least 1"),
         ({"data": "x", "judge": "verifiers"}, "never sees"),
     ],
+    "rag-rewardbench": [
+        ({"data": "x", "judge": "reward"}, "judge has no effect here: --judges and --reward say who judges"),
+        ({"data": "x", "model": "y"}, "model has no effect here"),
+        ({"data": "x", "generators": ["y"]}, "generators has no effect with mode: rank"),
+        ({"data": "x", "criteria": "y"}, "criteria has no effect without judges"),
+        ({"data": "x", "mode": "build", "judges": ["y"], "reward": ["max_words:2"]}, "reward has no effect with mode: build"),
+        ({"data": "x", "mode": "build"}, "judges is empty"),
+        ({"data": "x", "categories": ["nq"]}, "expected SUBSET=CATEGORY"),
+    ],
     "alignscore": [
         ({"data": "x", "learning_rate": 1e-3}, "learning_rate has no effect"),
         ({"data": "x", "train": ["y"], "model": "z"}, "model has no effect with train"),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coalign.core.errors import DataError
 from coalign.core.files import read_rows
+from coalign.data.questions import Question, read_questions, split_questions
 from coalign.evaluation import honesty
 from coalign.evaluation.abstention import questions
-from coalign.evaluation.abstention.questions import read_questions
 from coalign.evaluation.honesty import TYPES, honesty_metrics, response_type, summarise
 from coalign.evaluation.protocol import transitions
 from coalign.measures.declining import IDK, declines
@@ -134,20 +134,20 @@ def test_questions_and_their_faults(tmp_path: Path) -> None:
         {"question": "Who?", "answer": {"value": "Ada", "aliases": ["A. L."]}},
         {"question": "Who?", "gold_answer": "Bo"},
     ]
-    found = questions.read_questions(str(write(tmp_path / "q.jsonl", rows)))
+    found = read_questions(str(write(tmp_path / "q.jsonl", rows)))
     assert [one.answers for one in found] == [("Ada", "A. L."), ("Bo",)]
     bad = [{"question": "", "answers": ["x"]}, {"question": "Who?"}]
     path = write(tmp_path / "bad.jsonl", [*bad, {"question": "?", "answers": ["x"], "split": "dev"}])
     with pytest.raises(DataError) as caught:
-        questions.read_questions(str(path))
+        read_questions(str(path))
     for place in (f"{path}:1: question", f"{path}:2: answers", f"{path}:3: split"):
         assert place in str(caught.value)
-    one = questions.Question("1", "q", ("a",))
+    one = Question("1", "q", ("a",))
     with pytest.raises(DataError, match="all or none"):
-        questions.split_questions([one, questions.Question("2", "q", ("a",), "test")], 0.5)
+        split_questions([one, Question("2", "q", ("a",), "test")], 0.5)
     with pytest.raises(DataError, match="some of both"):
-        questions.split_questions([one], 0.5)
-    assert [len(part) for part in questions.split_questions([one] * 10, 0.3)] == [7, 3]
+        split_questions([one], 0.5)
+    assert [len(part) for part in split_questions([one] * 10, 0.3)] == [7, 3]
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,18 @@ def test_not_applicable_is_a_refusal() -> None:
     assert read_rating("[[N/A]]", TEN).failure == "refusal"
 
 
-@given(st.text(), st.sampled_from(["relation", "score", "likert"]))
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [("Choose 1", "first"), ("choose: 2.", "second"), ("[[B]]", "second"), ("a", "first"), ("[[C]]", None), ("3", None)],
+)  # fmt: skip
+def test_a_choice_has_no_tie(reply, choice):
+    assert read_comparison(reply, "choice", TEN).choice == choice
+    top = [("C", -0.1), ("A", -3.0), ("B", -4.0)]
+    assert read_letter_odds(top).choice == "tie"
+    assert read_letter_odds(top, ties=False).choice == "first"
+
+
+@given(st.text(), st.sampled_from(["relation", "choice", "score", "likert"]))
 def test_any_text_is_read_or_refused(reply: str, form: Form) -> None:
     read = read_comparison(reply, form, TEN)
     assert (read.choice is None) == (read.failure is not None)

@@ -29,16 +29,11 @@ import numpy as np
 from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, NonNegative, Positive, option, required
 from coalign.core.runs import Run
+from coalign.data.questions import Question, read_questions, split_questions
 from coalign.data.records import Record
 from coalign.evaluation import protocol
 from coalign.evaluation.abstention.prompts import answer_samples, asked, demonstrations
-from coalign.evaluation.abstention.questions import (
-    Method,
-    Question,
-    read_questions,
-    responses_to_learn,
-    split_questions,
-)
+from coalign.evaluation.abstention.questions import Method, responses_to_learn
 from coalign.evaluation.abstention.report import write_abstention_report
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.measures.declining import IDK, declines

@@ -36,7 +36,7 @@ class LanguageModelJudge:
         form: how a comparison is answered.
         explain: ask for reasons before the verdict; without, the verdict is all that is asked for.
         readout: `logprobs` asks for a bare letter (or, to rate, a whole number from 0 to 9) and reads the probabilities
-            of the first token; there are no reasons then, and comparisons have the form `relation`.
+            of the first token; there are no reasons then, and comparisons have the form `relation` or `choice`.
         calibrate: with `logprobs`, take off what the judge says of two empty answers to the same request, which is
             its bare preference for a letter; there are no ties then but of equal margins.
         first_tokens: with `logprobs`, tokens within which the verdict comes: 2 for a model that writes a space token before it.
@@ -68,7 +68,7 @@ class LanguageModelJudge:
         if self.calibrate and self.readout != "logprobs":
             raise ConfigError("Only the readout logprobs can be calibrated.")
         if self.readout == "logprobs":
-            if self.form != "relation":
+            if self.form not in ("relation", "choice"):
                 raise ConfigError(
                     f"The readout logprobs reads one letter, so the form {self.form!r} cannot be had."
                 )
@@ -168,7 +168,7 @@ class LanguageModelJudge:
 
     def _read_comparison(self, reply: Reply) -> parsing.Read:
         if self.readout == "logprobs":
-            return parsing.read_letter_odds(reply.top or [])
+            return parsing.read_letter_odds(reply.top or [], ties=self.form == "relation")
         return parsing.read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)
 
     def _opinion(self, reply: Reply) -> protocol.Opinion:

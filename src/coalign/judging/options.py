@@ -50,10 +50,10 @@ class JudgeOptions(BackendOptions):
         "your own request to the judge, a Jinja file; `coalign judge --print-template pair` shows ours",
         only_with=_OF_MODELS,
     )
-    judge_form: Literal["relation", "score", "likert"] = option(
+    judge_form: Literal["relation", "choice", "score", "likert"] = option(
         "relation",
-        "how it compares: one letter, a score for each, or one number from 1 to 5",
-        only_with=_OF_WRITTEN,
+        "how it compares: one letter; choice: one letter, and no tie; a score for each; or one number from 1 to 5",
+        only_with=_OF_MODELS,
     )
     judge_readout: Literal["text", "logprobs"] = option(
         "text",
@@ -101,6 +101,8 @@ class JudgeOptions(BackendOptions):
             raise ValueError(f"scale_low {self.scale_low:g} is not below scale_high {self.scale_high:g}")
         if self.judge_readout != "logprobs":
             self.refuse(["judge_calibrate"], "without judge_readout: logprobs")
+        elif self.judge_form not in ("relation", "choice"):
+            self.refuse(["judge_form"], "with judge_readout: logprobs")
         if self.judge != "model":
             self.refuse(("backend", "endpoint"), f"with judge: {self.judge}")
         if (self.judge == "stored") != (self.stored_verdicts is not None):

@@ -15,17 +15,19 @@ from typing import Literal
 
 from coalign.judging.protocol import Choice, Failure, Scale
 
-Form = Literal["relation", "score", "likert"]
-"""How a judge says which of two answers is better: by a letter, by a score for each, or by one number from 1 (the first
-is much better) to 5 (the second is)."""
+Form = Literal["relation", "choice", "score", "likert"]
+"""How a judge says which of two answers is better: by a letter, a tie among them; by the better one's letter or number, without a
+tie; by a score for each; or by one number from 1 (the first is much better) to 5 (the second is)."""
 
 LETTERS: dict[str, Choice] = {"A": "first", "B": "second", "C": "tie", "TIE": "tie"}
+CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "1": "first", "2": "second"}
 LIKERT = Scale(low=1, high=5)
 
 _MARK = re.compile(r"\[\[\s*([^\[\]]{1,80}?)\s*\]\]")
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"^\s*<think>(?!.*</think>)", re.DOTALL | re.IGNORECASE)
 _DECORATION = re.compile(r"^[\s*_`\"'(\[]+|[\s*_`\"')\].]+$")
+_CHOSEN = re.compile(r"(?:choose|choice|answer)[:\s]*", re.IGNORECASE)
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:/(\d+))?")
 _RESULT = re.compile(
     r"(?:(?P<tag>\[(?:result|score)\])|\b(?:result|score))(?P<of>:?\s*(?:score\s+)?of\b)?[\s:*(\[]*(?P<score>\d+)(?![\d.]*\d)",
@@ -120,6 +122,9 @@ def _comparison(text: str, form: Form, scale: Scale) -> Read | None:
     if form == "relation":
         letter = LETTERS.get(text.upper())
         return Read(choice=letter) if letter else None
+    if form == "choice":
+        chosen = CHOICES.get(_CHOSEN.sub("", text, count=1).upper())
+        return Read(choice=chosen) if chosen else None
     found = _numbers(text, 2 if form == "score" else 1, scale if form == "score" else LIKERT)
     if found is None:
         return None
@@ -132,8 +137,8 @@ def _comparison(text: str, form: Form, scale: Scale) -> Read | None:
     return Read(choice=choice_of(margin), margin=margin)
 
 
-def read_letter_odds(top: Iterable[tuple[str, float]]) -> Read:
-    """The verdict in the probabilities of the first token: the likelier of the letters A, B and C (a tie).
+def read_letter_odds(top: Iterable[tuple[str, float]], *, ties: bool = True) -> Read:
+    """The verdict in the probabilities of the first token: the likelier of the letters A, B and, with `ties`, C (a tie).
 
     The margin is log P(A) - log P(B), in nats, over all tokens that are the letter, spaces and quotes aside. A letter
     that is not among the tokens has at most the probability of the least of them, which stands in for it.
@@ -147,7 +152,9 @@ def read_letter_odds(top: Iterable[tuple[str, float]]) -> Read:
         return Read(failure="malformed")
     floor = min(value for _, value in tokens)
     margin = max(odds["A"], floor) - max(odds["B"], floor)
-    return Read(choice="tie" if odds["C"] > max(odds["A"], odds["B"]) else choice_of(margin), margin=margin)
+    return Read(
+        choice="tie" if ties and odds["C"] > max(odds["A"], odds["B"]) else choice_of(margin), margin=margin
+    )
 
 
 def read_expected_score(top: Iterable[tuple[str, float]], scale: Scale) -> Read:

@@ -102,7 +102,7 @@ def bootstrap_mean(
     return percentile_interval(mean, means, len(data), confidence=confidence, p_value=p_value)
 
 
-def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927); stays within [0, 1] and is sound at 0 and n successes.
 
     Raises:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coalign.data.questions import Question
 from coalign.data.records import Demonstration, Messages, Source
-from coalign.evaluation.abstention.questions import AnswerSamples, Question
+from coalign.evaluation.abstention.questions import AnswerSamples
 from coalign.evaluation.protocol import answers
 from coalign.measures.declining import IDK
 from coalign.measures.short_answers import Match, has_match

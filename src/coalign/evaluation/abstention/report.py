@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
-from coalign.evaluation.abstention.questions import Question
+from coalign.data.questions import Question
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.report import model as doc
 from coalign.report.page import publish

@@ -131,6 +131,11 @@ class ModelReward:
     model: RewardModel
     name: str
 
+    def fits(self, prompt: Messages | str, response: str) -> bool:
+        """Whether the model reads all of it."""
+        inputs = getattr(self.model, "inputs", None)  # a mixture of models has none in common
+        return inputs is None or not inputs.text(prompt, response).cut
+
     def score(self, drafts: Sequence[Draft]) -> list[float]:
         try:
             return self.model.score([one.prompt for one in drafts], [one.text for one in drafts])

@@ -6,6 +6,8 @@
     model:OpenAssistant/reward-model@0.5     a reward model
     model:unitary/toxic-bert,label=toxic@-1  a classifier: less of this label
     model:runs/self-j                        a grader that `coalign run self-j` trained: its score from 0 to 9
+    likelihood:PATH,reduction=mean           how probable a model finds the response; sum over tokens by default
+    likelihood:PATH,reference=PATH           how much more probable than its reference does: the DPO reward
     judge:is the answer polite?              a language model's rating
     compare:which is more polite?            the share of the prompt's other responses that it beats, in both orders
     final_answer:{answer}                    a verifier whose argument is a column of each prompt
@@ -47,9 +49,12 @@ if TYPE_CHECKING:
     from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
-OTHERS = ("model", "judge", "compare", "function", "constraints")
+OTHERS = ("model", "likelihood", "judge", "compare", "function", "constraints")
 """Kinds of reward besides verifiers."""
-MODEL_ARGUMENTS = ("label", "format", "device", "dtype")
+MODEL_ARGUMENTS = {
+    "model": ("label", "format", "device", "dtype"),
+    "likelihood": ("reference", "reduction", "device", "dtype"),
+}
 _WEIGHT = re.compile(r"(.*)@([-+]?[\d.]+)$", re.DOTALL)
 _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
 _COLUMN = re.compile(r"\{([\w -]+)\}")
@@ -89,7 +94,7 @@ class RewardSpec:
     Attributes:
         kind: `verifier` or one of `OTHERS`.
         name: as the user wrote it, without the weight.
-        arguments: of the reward model.
+        arguments: of the model.
         constraint: of a verifier.
         columns: of a verifier whose arguments are columns of each prompt: argument to column. `literal` has the others.
         criteria: of a judge.
@@ -220,6 +225,10 @@ def _reward(
         return mix.ModelReward(load_reward_model(given.pop("path"), **given), spec.name)
     if spec.kind == "function":
         return FunctionReward(load_function(spec.name), spec.name, columns or {})
+    if spec.kind == "likelihood":
+        from coalign.judging.rewards.likelihood import load_likelihood
+
+        return load_likelihood(spec.name, spec.arguments)
     if spec.kind in ("judge", "compare"):
         if open_judge is None:
             raise ConfigError(f"reward: {spec.kind}: there is no language model to judge with here.")
@@ -332,7 +341,7 @@ def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
     if kind == "constraints":
         return RewardSpec(kind, kind, weight)
     if not text.strip():
-        needed = {"model": "the model's path or hub id", "function": "file.py:name"}.get(
+        needed = {**dict.fromkeys(MODEL_ARGUMENTS, "the model's path or hub id"), "function": "file.py:name"}.get(
             kind, "what to judge by"
         )
         raise ConfigError(f"reward: {value!r} is not usable, expected {needed} after {kind}:")
@@ -345,10 +354,10 @@ def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
     arguments = {"path": path.strip()}
     for part in parts:
         named = _NAMED.fullmatch(part.strip())
-        if not named or named[1] not in MODEL_ARGUMENTS:
+        if not named or named[1] not in MODEL_ARGUMENTS[kind]:
             raise ConfigError(
                 f"reward: {value!r}: {part!r} is not usable, expected one of "
-                + ", ".join(f"{one}=..." for one in MODEL_ARGUMENTS)
+                + ", ".join(f"{one}=..." for one in MODEL_ARGUMENTS[kind])
             )
         arguments[named[1]] = named[2]
     return RewardSpec(kind, name, weight, arguments)
