@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ def make_tasks(
 
     `helpful`, `reason` and `harmless` show the question's passages, `citation` asks for quotations of them; `abstain` shows
     the nearest ones that hold no gold answer, `conflict` those that hold one beside copies in which another question's
-    answer stands in its place.
+    answer in the same script stands in its place.
 
     Args:
         passages: at most so many are shown.
@@ -124,10 +125,18 @@ def _holds(passage: Passage, answers: Sequence[str]) -> bool:
     return has_match(str(passage), answers)
 
 
+def _shape(answer: str) -> tuple[str, bool]:
+    """The script of its first letter, and whether it has digits: what may stand in another answer's place."""
+    letter = next((one for one in answer if one.isalpha()), "")
+    return (unicodedata.name(letter, "").partition(" ")[0] if letter else "", any(map(str.isdigit, answer)))
+
+
 def _contradicting(
     question: Question, questions: Sequence[Question], most: int, rng: random.Random
 ) -> tuple[Passage, ...] | None:
-    """Passages that hold the answer and copies that hold another one, in a drawn order; None where there are none."""
+    """Passages that hold the answer and copies that hold another one in the same script, in a drawn order; None where there
+    are none.
+    """
     holding = [one for one in question.passages if _holds(one, question.answers)][: max(most // 2, 1)]
     others = [
         one.answers[0]
@@ -135,6 +144,7 @@ def _contradicting(
         if one.id != question.id and one.answers and not has_match(one.answers[0], question.answers)
         and not any(has_match(str(passage), one.answers[:1]) for passage in holding)
     ]  # fmt: skip
+    others = [one for one in others if _shape(one) == _shape(question.answers[0])]
     if not holding or not others or most < 2:
         return None
     other = rng.choice(others)
