@@ -96,7 +96,7 @@ def test_not_applicable_is_a_refusal() -> None:
     ("reply", "choice"),
     [("Choose 1", "first"), ("choose: 2.", "second"), ("[[B]]", "second"), ("a", "first"), ("[[C]]", None), ("3", None)],
 )  # fmt: skip
-def test_a_choice_has_no_tie(reply, choice):
+def test_a_choice_has_no_tie(reply: str, choice: str | None) -> None:
     assert read_comparison(reply, "choice", TEN).choice == choice
     top = [("C", -0.1), ("A", -3.0), ("B", -4.0)]
     assert read_letter_odds(top).choice == "tie"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class Counting:
     def __init__(self) -> None:
         self.asked = 0
 
-    def score(self, drafts: list[Draft]) -> list[float]:
+    def score(self, drafts: Sequence[Draft]) -> list[float]:
         self.asked += len(drafts)
         return [float("nan") if one.text == "?" else float("slate" in one.text.lower()) for one in drafts]
 

@@ -87,6 +87,14 @@ def read_pairs(source: str, categories: Mapping[str, Category], *, limit: int | 
     return found
 
 
+def as_category(name: object) -> Category | None:
+    """The category of this name."""
+    for one in CATEGORIES:
+        if one == name:
+            return one
+    return None
+
+
 def category_of(subset: str, categories: Mapping[str, Category]) -> Category | None:
     """The category of a subset: as `categories` say, by its own name or beginning (`abstain`, `Conflict/NQ`), or the one
     that it belongs to in RAG-RewardBench; None where nothing says it.
@@ -94,9 +102,14 @@ def category_of(subset: str, categories: Mapping[str, Category]) -> Category | N
     if subset in categories:
         return categories[subset]
     words = re.split(r"[^a-z0-9]+", subset.lower())
-    named = [one for one in CATEGORIES if words[0] in (one, f"{one}ing", f"{one}ful")]
     plain = "".join(words)
-    return next(iter(named), None) or next((one for one in CATEGORIES if plain in SOURCES[one]), None)
+    for one in CATEGORIES:
+        if words[0] in (one, f"{one}ing", f"{one}ful"):
+            return one
+    for one in CATEGORIES:
+        if plain in SOURCES[one]:
+            return one
+    return None
 
 
 def parse_categories(given: Sequence[str]) -> dict[str, Category]:
@@ -108,7 +121,7 @@ def parse_categories(given: Sequence[str]) -> dict[str, Category]:
     found: dict[str, Category] = {}
     for one in given:
         subset, _, name = one.rpartition("=")
-        category = next((each for each in CATEGORIES if each == name), None)
+        category = as_category(name)
         if not subset or category is None:
             raise ValueError(f"categories: {one!r}, expected SUBSET=CATEGORY with {', '.join(CATEGORIES)}")
         found[subset] = category
@@ -140,7 +153,7 @@ def _pair(
         return None
     stated = value.get("category")
     subset = str(value.get("subset") or stated or "")
-    category = next((one for one in CATEGORIES if one == stated), None) or category_of(subset, categories)
+    category = as_category(stated) or category_of(subset, categories)
     wrong = []
     if category is None:
         seen = (

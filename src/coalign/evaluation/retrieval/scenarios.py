@@ -13,7 +13,7 @@ from coalign.core.errors import DataError
 from coalign.data.passages import Passage, numbered
 from coalign.data.questions import Question
 from coalign.data.records import Message, Messages
-from coalign.evaluation.retrieval.pairs import CATEGORIES, Category
+from coalign.evaluation.retrieval.pairs import CATEGORIES, Category, as_category
 from coalign.measures.short_answers import has_match
 
 SYSTEM = (
@@ -84,11 +84,13 @@ def make_tasks(
     dropped: Counter[str] = Counter()
     for question in questions:
         stated = question.extra.get("category")
-        if stated is not None and stated not in CATEGORIES:
+        if stated is not None and as_category(stated) is None:
             raise DataError(
                 f"question {question.id}: category: {stated!r}, expected one of: {', '.join(CATEGORIES)}."
             )
-        for category in [one for one in CATEGORIES if one == stated] or wanted:
+        own = as_category(stated)
+        categories: Sequence[Category] = wanted if own is None else (own,)
+        for category in categories:
             rng = random.Random(f"{seed}/{question.id}/{category}")
             found = question.passages[:passages]
             if stated is None and category == "abstain":

@@ -67,8 +67,10 @@ class LikelihoodReward:
     ) -> list[float]:
         from coalign.models.implicit_reward import sequence_logps
 
+        model, tokenizer = loaded
         found = sequence_logps(
-            *loaded,
+            model,
+            tokenizer,
             [drafts[places[0]].messages for places in groups.values()],
             [[drafts[place].text for place in places] for places in groups.values()],
             max_length=self.max_length,
@@ -98,7 +100,9 @@ def load_likelihood(name: str, arguments: Mapping[str, str]) -> LikelihoodReward
     from coalign.models.files.loading import load_model, load_tokenizer
     from coalign.models.options import ModelOptions
 
-    reduction = next((one for one in REDUCTIONS if one == arguments.get("reduction", "sum")), None)
+    reduction: Reduction | None = next(
+        (one for one in REDUCTIONS if one == arguments.get("reduction", "sum")), None
+    )
     if reduction is None:
         raise ConfigError(
             f"reward: {name}: reduction is {arguments['reduction']!r}, expected {' or '.join(REDUCTIONS)}"

@@ -187,7 +187,7 @@ def _measure(run: Run, seeds: int, facts: Any, *, supporting: int) -> Measured:
     return measure_arms(run, seeds=seeds, prepare=prepare, arms=arms)
 
 
-def _verdict(check: Any, rows: Measured, run: Run, seeds: int, **found: object) -> Verdict:
+def _verdict(check: Any, rows: Measured, run: Run, seeds: int, **found: Any) -> Verdict:
     drops = {}
     for arm in (GENERAL, LIKELIHOOD):
         kept = [one for row in kept_items(run, arm, seeds) for one in row["drops"]]
