@@ -64,9 +64,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         is better on the three by 10 points or more in at least 4 of 5 seeds. Otherwise not seen.
 
     Setting:
-        {source}. Plain: the right answer against an answer to another question. Citation: the number of a passage that
+        Facts about drawn places, each stated in three wordings. Plain: the right answer against an answer to another question. Citation: the number of a passage that
         states the answer against that of one that does not. Abstain: four unrelated passages, an answer that says so
-        against a confident one. Conflict: {conflict}, the right against the falsified answer. Equal lengths within two
+        against a confident one. Conflict: three supporting passages and a falsified one, the right against the falsified answer. Equal lengths within two
         words, three wordings. 60 questions a seed, 30 to learn from. Heads: Bradley-Terry on products of MiniLM
         embeddings of response, question and passages, 300 steps of Adam at 0.01. Likelihood: mean token log-probability
         under SmolLM2-135M-Instruct, on 10 of the test questions.
@@ -76,8 +76,6 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         _measure(run, seeds, lambda seed: stated_facts(seed, QUESTIONS), supporting=3),
         run,
         seeds,
-        source="Facts about drawn places, each stated in three wordings",
-        conflict="three supporting passages and a falsified one",
     )
 
 
