@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import curated
+from tests.contract import curated, rows
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -180,52 +180,6 @@ def _choices(n: int = 6) -> list[dict[str, Any]]:
     ]
 
 
-PASSAGES = [{"id": "a", "title": "Sky", "text": "The sky is blue."}, {"id": "b", "text": "The sea is grey."}]
-
-
-def _answered_pairs(n: int = 6) -> list[dict[str, Any]]:
-    """Pairs under the published names, some with passages of their own and scores of judges."""
-    request = "[1] Sky\nThe sky is blue.\n\n[2] The sea is grey.\n\nColour of the sky?"
-    return [
-        {"prompt": request, "question": "Colour of the sky?", "chosen": f"Blue, {i}.", "chosen_model": "a",
-         "reject": f"The sky is grey {i}.", "reject_model": "b", "subset": ["NQ", "abstain/own", "MuSiQue"][i % 3],
-         "references": PASSAGES, "judge_scores": [[5, 1 + i % 3], [4, 2]]}
-        for i in range(n)
-    ]  # fmt: skip
-
-
-def _grounded(n: int = 4) -> list[dict[str, Any]]:
-    """Questions with passages, and with an answer of some model."""
-    return [
-        {"id": f"q{i}", "question": f"Which colour is thing {i}?", "answers": [f"colour {i}"],
-         "passages": [{"text": f"Thing {i} is colour {i}."}, f"Thing {i} is old."],
-         "responses": [{"model": "given", "text": f"It is colour {i}."}]}
-        for i in range(n)
-    ]  # fmt: skip
-
-
-def _judged_pairs(n: int = 4) -> list[dict[str, Any]]:
-    long = "The first fact is here. The second one follows. A third closes it."
-    return [
-        {
-            "id": f"q{i}",
-            "prompt": f"Why, {i}?",
-            "response_a": long,
-            "response_b": f"Short {i}. Yes. No.",
-            "label": "A",
-        }
-        for i in range(n)
-    ]
-
-
-def _outputs(models: int = 3, prompts: int = 2) -> list[dict[str, Any]]:
-    return [
-        {"id": f"p{x}", "prompt": f"Prompt {x}?", "model": f"m{k}", "output": "x" * (k + 1)}
-        for x in range(prompts)
-        for k in range(models)
-    ]
-
-
 def _claims() -> list[dict[str, Any]]:
     return [
         {"id": f"c{i}", "context": "The sky is blue. It rains.", "claim": f"It rains {word}. The sea is green.",
@@ -366,16 +320,16 @@ SMALL: dict[str, Small] = {
         {"model": "models/alignment", "device": "cpu", "data": "claims.jsonl"}, {"claims.jsonl": _claims()}
     ),
     "portia": Small(
-        {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": _judged_pairs(), "short.j2": _text(TEMPLATE)}
+        {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": rows.judged_pairs(), "short.j2": _text(TEMPLATE)}
     ),
     "rag-rewardbench": Small(
         {"data": "answered.jsonl", "judges": ["models/tiny"], "device": "cpu", "judge_readout": "logprobs", "judge_template": "short.j2",
          "max_failures": 1.0, "reward": ["likelihood:models/tiny,device=cpu,reference=models/other", "max_words:2"]},
-        {"answered.jsonl": _answered_pairs(), "short.j2": _text(TEMPLATE), "models/other": MODELS["other"]},
+        {"answered.jsonl": rows.answered_pairs(), "short.j2": _text(TEMPLATE), "models/other": MODELS["other"]},
     ),
     "varco-arena": Small(
         {**JUDGE, "data": ["outputs.jsonl"], "resamples": 20},
-        {"outputs.jsonl": _outputs(), "short.j2": _text(TEMPLATE)},
+        {"outputs.jsonl": rows.outputs(), "short.j2": _text(TEMPLATE)},
     ),
     "honesty": Small(
         {**MODEL, **FIT, "data": "questions.jsonl", "samples": 3, "max_new_tokens": 4, "epochs": 1.0,
@@ -478,7 +432,7 @@ VARIANTS: dict[str, tuple[str, Small]] = {
             {"mode": "build", "data": "grounded.jsonl", "generators": ["models/scoring"], "judges": ["models/scoring"],
              "device": "cpu", "judge_readout": "logprobs", "judge_template": "short.j2", "max_failures": 1.0, "max_spread": 9.0,
              "min_mean_gap": 0.0, "scenarios": ["helpful", "citation", "conflict"], "max_new_tokens": 6, "samples": 2},
-            {"grounded.jsonl": _grounded(), "short.j2": _text(TEMPLATE)},
+            {"grounded.jsonl": rows.grounded(), "short.j2": _text(TEMPLATE)},
         ),
     ),
 }  # fmt: skip

@@ -341,9 +341,10 @@ def _other(value: Any, kind: str, text: str, weight: float) -> RewardSpec:
     if kind == "constraints":
         return RewardSpec(kind, kind, weight)
     if not text.strip():
-        needed = {**dict.fromkeys(MODEL_ARGUMENTS, "the model's path or hub id"), "function": "file.py:name"}.get(
-            kind, "what to judge by"
-        )
+        needed = {
+            **dict.fromkeys(MODEL_ARGUMENTS, "the model's path or hub id"),
+            "function": "file.py:name",
+        }.get(kind, "what to judge by")
         raise ConfigError(f"reward: {value!r} is not usable, expected {needed} after {kind}:")
     if kind == "function":
         load_function(text.strip())
