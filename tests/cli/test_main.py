@@ -26,7 +26,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["methods"], ["methods", "unipt"], ["methods", "--json"], ["runs"], ["run"]]
+    "argv", [["--help"], ["methods"], ["methods", "cream"], ["methods", "--json"], ["runs"], ["run"]]
 )
 def test_light_commands_import_nothing_heavy(argv: list[str]) -> None:
     result = subprocess.run([sys.executable, "-c", PROBE, *argv], capture_output=True, text=True, check=True)

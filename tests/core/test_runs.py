@@ -188,7 +188,14 @@ def test_work_goes_on_only_with_the_data_that_it_was_done_with(tmp_path: Path) -
         path.write_text(f"{name}\n")
     a, b, held, replies, shard = (tmp_path / name for name in names)
     config = Learning(
-        data=[str(a), f"{b},weight=2", str(shard.parent), str(tmp_path / "*.csv"), "-", "hub/name"],
+        data=[
+            str(a),
+            {"path": str(b), "weight": 2},
+            str(shard.parent),
+            str(tmp_path / "*.csv"),
+            "-",
+            "hub/name",
+        ],
         eval_prompts=held,
         replies=replies,
     )

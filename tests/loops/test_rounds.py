@@ -56,3 +56,21 @@ def test_timings_and_facts(run: Run) -> None:
 def test_unknown_stage(run: Run) -> None:
     with pytest.raises(RunError, match="unknown stages: train"):
         run_rounds(run, {"train": lambda round: None})
+
+
+@dataclass(kw_only=True)
+class Raised:
+    __may_change__ = ("rounds",)
+    rounds: int = option(1, "rounds")
+
+
+def test_fewer_rounds_than_were_begun_leave_the_configuration_as_it_is(tmp_path: Path) -> None:
+    stages = {"generate": lambda one: None}
+    for asked, kept in ((2, 2), (1, 2), (3, 3)):
+        run = Run.start(tmp_path / "run", "act", Raised(rounds=asked))
+        if asked == kept:
+            run_rounds(run, stages, rounds=asked)
+        else:
+            with pytest.raises(RunError, match="has begun more than 1 rounds"):
+                run_rounds(run, stages, rounds=asked)
+        assert run.config() == {"rounds": kept}

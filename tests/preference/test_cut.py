@@ -29,10 +29,12 @@ from coalign.preference import cut
 from coalign.preference.critiques import critics, judgments
 from coalign.preference.cut import contrast_token_loss, cut_loss, inappropriate_tokens
 from coalign.training.objective import ScoredBatch
+from tests.evaluation.scripted import ScriptedGenerator
 from tests.models.tiny import make_model
 from tests.preference.batches import evaluate
 from tests.preference.fitting import fit_tiny
 from tests.preference.tiny_chat import VOCABULARY, tiny_tokenizer
+from tests.preference.tiny_runs import save_tiny_model
 
 run = partial(evaluate, "cut")
 
@@ -291,17 +293,33 @@ def test_programs_name_what_is_broken() -> None:
 def test_a_judge_criticises_with_its_reasons() -> None:
     judge = Judge()
     rubric = Rubric(criteria="length")
-    critic = critics.JudgeCritic(judge, fine_from=7.0, rubric=rubric)
+    critic = critics.JudgeCritic(lambda _: judge, None, fine_from=7.0, rubric=rubric)
     short, long = critic([answered("no"), answered("long enough", "b")])
     assert short == critics.Criticism("Too short.", False, 2.0)
     assert long is not None
     assert long.fine
     assert judge.asked[0] == ("a", rubric, critics.SCALE)
     with pytest.raises(CoalignError, match="verdicts are missing"):
-        critics.JudgeCritic(Judge(failing=True), fine_from=7.0)([answered("x")])
-    assert critics.JudgeCritic(Judge(failing=True), fine_from=7.0, max_failures=1.0)([answered("x")]) == [
-        None
-    ]
+        critics.JudgeCritic(lambda _: Judge(failing=True), None, fine_from=7.0)([answered("x")])
+    assert critics.JudgeCritic(lambda _: Judge(failing=True), None, fine_from=7.0, max_failures=1.0)(
+        [answered("x")]
+    ) == [None]
+
+
+def test_what_a_critic_said_belongs_to_its_weights_and_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        critics, "open_named", lambda *_, **__: ScriptedGenerator(lambda _: "Too short. [[8]]")
+    )
+    replies, asked = tmp_path / "replies.jsonl", [answered("it is fine")]
+    for seed in (0, 1):
+        model = save_tiny_model(tmp_path / "critic", seed=seed)
+        options = critics.CriticOptions(critic=str(model), max_failures=1.0)
+        for _ in range(2):  # the second one asks nobody, and finds the file free
+            said = critics.open_critic(options, {}, replies, "cpu")(asked)
+            assert said == [critics.Criticism("Too short.", True, 8.0)]
+        assert len(read_rows(replies)) == seed + 1
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,24 @@ def test_the_check_takes_a_mix(folder: Path) -> None:
     assert CliRunner().invoke(data, ["check", "a.jsonl", "b.jsonl"]).exit_code == 1
 
 
+def test_the_check_says_what_sources_of_several_kinds_are_together(folder: Path) -> None:
+    write(folder / "p.jsonl", pairs(3))
+    write(folder / "d.jsonl", demonstrations(3))
+    write(folder / "r.jsonl", rankings(3))
+    result = CliRunner().invoke(data, ["check", "p.jsonl", "d.jsonl"])
+    assert result.exit_code == 0
+    assert (
+        "kinds preference and demonstration, which are read together only as demonstration." in result.output
+    )
+    write(folder / "j.jsonl", [{"prompt": "p", "completion": "c", "judgment": "Too short."}])
+    result = CliRunner().invoke(data, ["check", "r.jsonl", "j.jsonl"])
+    assert result.exit_code == 1
+    assert "no training takes their responses together" in result.output
+    assert result.output.endswith("Not usable together.\n")
+    write(folder / "q.jsonl", [{"prompt": "p"}])
+    assert CliRunner().invoke(data, ["check", "r.jsonl", "q.jsonl"]).exit_code == 0  # to be read as prompts
+
+
 def test_evaluation_records_that_are_trained_on_are_said(learn: Any) -> None:
     run = learn("sft", demonstrations(8), eval_data=demonstrations(9)[6:], max_steps=1)
     assert (

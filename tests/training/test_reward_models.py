@@ -87,6 +87,16 @@ def test_a_run_reports_each_data_set_and_its_rewards_are_those_of_the_saved_mode
     assert found["all"] == json.loads(json.dumps(vars(quality(margins_of(rows)))))
 
 
+def test_a_few_pairs_tell_no_temperature(whole) -> None:
+    few, many = quality([0.1, 2.0, 3.0]), quality([0.1, 2.0, -3.0, 1.0] * 5)
+    assert (few.temperature, few.scaled_ece) == (None, None)
+    assert many.temperature
+    assert many.scaled_ece is not None
+    said = json.loads((whole.path / "report.json").read_text())["verdict"]
+    assert "Too few pairs to tell the calibration" in said["text"]
+    assert [one["label"] for one in said["figures"]] == ["Held-out pairs in the right order"]
+
+
 def test_a_reward_model_is_trained_further_with_its_head(whole, tmp_path) -> None:
     before = load_reward_model(str(whole.path), device="cpu").score(["a"], ["b"])
     run = start(tmp_path, model=str(whole.path), max_steps=1, learning_rate=1e-9)

@@ -22,7 +22,8 @@ def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
     """The content of every local file of data that a configuration names, by path; folders and globs as a whole.
 
     Args:
-        config: plain values, as `coalign.core.options.to_dict` gives them. Hub ids and standard input have no content here.
+        config: plain values, as `coalign.core.options.to_dict` gives them; parts of a mix with settings are mappings
+            (`coalign.data.sources.canonical_sources`). Hub ids and standard input have no content here.
     """
     found = {}
     for name, value in config.items():
@@ -61,9 +62,7 @@ def _paths(value: Any) -> Iterator[str]:
         for one in value:
             yield from _paths(one)
     elif isinstance(value, str) and value not in ("", "-"):
-        # a part of a mix may carry its settings: `a.jsonl,weight=2`
-        bare = value if os.path.exists(value) else re.split(r",(?=\w+=)", value)[0]
-        yield os.path.abspath(os.path.expanduser(bare))
+        yield os.path.abspath(os.path.expanduser(value))
 
 
 def _fingerprint(path: str) -> str:
@@ -83,14 +82,25 @@ def _fingerprint(path: str) -> str:
         return ""
     whole = hashlib.sha256()
     for file in sorted(files):
-        content = _digest(file) if len(files) <= _MANY else str(os.path.getsize(file))
+        content = _digest(file) if len(files) <= _MANY else _size(file)
         whole.update(f"{os.path.relpath(file, path)}\0{content}\0".encode("utf-8", "surrogatepass"))
     return whole.hexdigest()
 
 
+def _size(path: str) -> str:
+    try:
+        return str(os.path.getsize(path))
+    except OSError:
+        return ""
+
+
 def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Empty for a file that cannot be read, or is gone since it was listed: who reads it says so."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _has_magic(path: str) -> bool:

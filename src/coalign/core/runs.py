@@ -28,7 +28,15 @@ from typing import Any, TypeVar
 
 from coalign.core import options
 from coalign.core.errors import RunError
-from coalign.core.files import append_rows, atomic_path, parse_json, read_rows, remove_stale, write_json
+from coalign.core.files import (
+    append_rows,
+    atomic_path,
+    parse_json,
+    read_rows,
+    remove_stale,
+    write_json,
+    write_text,
+)
 from coalign.core.inputs import assert_unchanged, fingerprints
 from coalign.core.secrets import redacted_arguments, redacted_values
 
@@ -48,6 +56,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._replaced: str | None = None
 
     @property
     def artefacts(self) -> Path:
@@ -101,6 +110,7 @@ class Run:
             _lock(path)
             run._assert_same_data(config)
             if run._changed(config):
+                run._replaced = (path / "config.yaml").read_text(encoding="utf-8")
                 options.save(config, path / "config.yaml")
             remove_stale(path)
             run.log("resumed")
@@ -172,6 +182,11 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         return options.load_file(self.path / "config.yaml")
+
+    def put_back_config(self) -> None:
+        """Put the configuration back that this start replaced: the run cannot go on with the new one."""
+        if self._replaced is not None and is_main_process():
+            write_text(self.path / "config.yaml", self._replaced)
 
     def environment(self) -> dict[str, Any]:
         return _mapping(self.path / "environment.json")

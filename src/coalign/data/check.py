@@ -25,7 +25,6 @@ from coalign.data.records import (
     message_of,
     responses_of,
 )
-from coalign.data.sources import DataSource
 from coalign.data.splits import prompt_key
 from coalign.data.usable import compares_nothing
 
@@ -145,54 +144,6 @@ class Check:
             if number == 0:
                 lines.append(f"No record is labelled {name}: most objectives on feedback need both.")
         return lines
-
-
-@dataclass(frozen=True)
-class MixedSource:
-    """A source of a mix: its good records, those under its cap, and what its weight makes of them in a pass, of which
-    `share` is its part. A training converts and holds out before it draws.
-    """
-
-    tag: str
-    kind: str
-    records: int
-    capped: int
-    weight: float
-    in_pass: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Several sources together.
-
-    Attributes:
-        repeated: records that an earlier source has exactly so.
-        shared_prompts: prompts that more than one source has.
-    """
-
-    sources: list[MixedSource]
-    repeated: int
-    shared_prompts: int
-
-
-def check_mix(sources: Sequence[DataSource], found: Sequence[RecordSet]) -> Mix:
-    """What several sources are together, as `scan_records` found each."""
-    prompts: Counter[str] = Counter()
-    seen: set[tuple[str, tuple[str, ...]]] = set()
-    repeated = 0
-    for one in found:
-        records = {(prompt_key(record), responses_of(record)) for record in one.records}
-        repeated += len(records & seen)
-        seen |= records
-        prompts.update({key for key, _ in records})
-    capped = [min(len(one), source.max or len(one)) for source, one in zip(sources, found, strict=True)]
-    in_pass = [round(count * source.weight) for count, source in zip(capped, sources, strict=True)]
-    rows = [
-        MixedSource(source.tag, one.kind, len(one), most, source.weight, count, count / max(sum(in_pass), 1))
-        for source, one, most, count in zip(sources, found, capped, in_pass, strict=True)
-    ]
-    return Mix(rows, repeated, sum(count > 1 for count in prompts.values()))
 
 
 def check_records(

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Lengths, Mix
+from coalign.data.check import Check, Lengths
+from coalign.data.check_mix import Mix
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20
@@ -66,12 +67,10 @@ def print_mix(mix: Mix, console: Console) -> None:
         counts = (f"{count:,}" for count in (one.records, one.capped))
         table.add_row(one.tag, one.kind, *counts, f"{one.weight:g}", f"{one.in_pass:,}", f"{one.share:.1%}")
     console.print(table)
-    for number, what in (
-        (mix.repeated, "Records that an earlier source has exactly so"),
-        (mix.shared_prompts, "Prompts that more than one source has"),
-    ):
-        if number:
-            console.print(Text.assemble(("\nwarning ", "yellow"), f"{what}: {number:,}."), soft_wrap=True)
+    for one in mix.warnings():
+        console.print(Text.assemble(("\nwarning ", "yellow"), one), soft_wrap=True)
+    if not mix.usable:
+        console.print(Text("\nNot usable together.", style="bold red"))
 
 
 def _counts(check: Check) -> Table:

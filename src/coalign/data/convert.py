@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from coalign.core.errors import DataError
 from coalign.data import records as schema
@@ -20,6 +20,12 @@ CONVERSIONS: dict[tuple[schema.Kind, schema.Kind], str] = {
     ("judgment", "feedback"): "the judgment's verdict",
 }
 """What each conversion keeps, in words. Any kind becomes `prompt` by leaving its responses out."""
+
+
+def common_kinds(kinds: Iterable[schema.Kind]) -> list[schema.Kind]:
+    """The kinds with responses as which records of all these kinds can be read together."""
+    reachable = [{kind, *(target for source, target in CONVERSIONS if source == kind)} for kind in kinds]
+    return sorted(set.intersection(*reachable) - {"prompt"}) if reachable else []
 
 
 def convert(records: Sequence[schema.Record], found: schema.Kind, wanted: schema.Kind) -> list[schema.Record]:

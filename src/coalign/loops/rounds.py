@@ -114,6 +114,7 @@ def run_rounds(run: Run, stages: Mapping[str, Stage], *, rounds: int = 1, first:
         RunError: an unknown stage name, or the folder has begun more rounds.
     """
     if Round(run, rounds + 1).folder.exists() and first > 0:
+        run.put_back_config()
         raise RunError(
             f"{run.path} has begun more than {rounds} rounds.", hint="Give as many --rounds, or more."
         )

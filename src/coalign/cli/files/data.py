@@ -129,7 +129,8 @@ def _check(
     from rich.console import Console
 
     from coalign.core.files import write_rows
-    from coalign.data.check import check_mix, check_records
+    from coalign.data.check import check_records
+    from coalign.data.check_mix import check_mix
     from coalign.data.check_view import print_check, print_mix
     from coalign.data.readers import scan_records
     from coalign.data.sources import canonical_columns, sources_of
@@ -182,8 +183,10 @@ def _check(
             _print_json(plain[0])
         return usable
     mix = check_mix(sources, found)
+    usable = usable and mix.usable
     if as_json:
-        _print_json({"usable": usable, "mix": asdict(mix), "sources": plain})
+        told = {**asdict(mix), "warnings": mix.warnings()}
+        _print_json({"usable": usable, "mix": told, "sources": plain})
     else:
         print_mix(mix, console)
     return usable

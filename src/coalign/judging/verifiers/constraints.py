@@ -26,9 +26,7 @@ import string
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from coalign.core.files import parse_json
 from coalign.data.messages import shorten
@@ -44,6 +42,9 @@ from coalign.judging.verifiers.registry import (
     verifiers,
 )
 from coalign.measures.text_units import is_blank
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = [
     "Constraint",
@@ -294,6 +295,8 @@ def _check_arg(name: str, hint: Any, value: Any) -> Any:
         return _located(name, value)
     if hint is Inners and isinstance(value, list) and value:
         return [_located(f"{name}[{index}]", one) for index, one in enumerate(value)]
+    from pydantic import ValidationError
+
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
@@ -302,6 +305,8 @@ def _check_arg(name: str, hint: Any, value: Any) -> Any:
 
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
     return TypeAdapter(hint, config=ConfigDict(strict=True))
 
 

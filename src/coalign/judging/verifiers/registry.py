@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import MinLen
-from pydantic import AfterValidator
+from annotated_types import MinLen, Predicate
 
 from coalign.core.errors import CoalignError
 from coalign.core.options import describe_type
@@ -23,15 +22,13 @@ Classification = Literal["response", "prompt", "group", "composite"]
 _BUILT_IN = ("text", "format", "context", "answers", "code", "instructions")
 
 
-def _not_blank(value: str) -> str:
-    if is_blank(value):
-        raise ValueError("blank")
-    return value
+def _says_something(value: str) -> bool:
+    return not is_blank(value)
 
 
 # Types of arguments; the string is what messages and the docs table call them. `Inner` and `Inners` take constraints
 # in JSON form and become `Constraint` objects (`coalign.judging.verifiers.constraints`).
-Text = Annotated[str, AfterValidator(_not_blank), "text that is not blank"]
+Text = Annotated[str, Predicate(_says_something), "text that is not blank"]
 Texts = Annotated[list[Text], MinLen(1), "a list of one or more texts that are not blank"]
 Inner = Annotated[Any, "a constraint"]
 Inners = Annotated[list[Any], MinLen(1), "a list of one or more constraints"]

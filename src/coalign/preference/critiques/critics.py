@@ -7,10 +7,10 @@ reasons (`coalign.judging.protocol`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from coalign.core.options import Fraction, OptionGroup, option
 from coalign.data.records import Messages
@@ -20,6 +20,7 @@ from coalign.judging.store import Deferred, ReplyStore
 from coalign.judging.verifiers.constraints import Constraint
 from coalign.models.backends.open import open_named
 from coalign.models.backends.options import is_address
+from coalign.models.options import ModelOptions
 
 SCALE = Scale(low=1, high=10)
 _VERDICT = re.compile(r"\[\[[^\[\]]*\]\]")
@@ -112,13 +113,16 @@ class JudgeCritic:
     """A judge that rates with reasons; the reasons are the criticism.
 
     Attributes:
-        judge: of the protocol of `coalign.judging.protocol`; one whose ratings have replies in words.
+        judge: makes one over a store of replies, of the protocol of `coalign.judging.protocol`; its ratings have replies
+            in words.
+        replies: file of the store, open while the judge is asked; None keeps them in memory.
         fine_from: score from which an answer is fine.
         rubric: what to judge by.
         max_failures: share of verdicts that may be missing.
     """
 
-    judge: Judge
+    judge: Callable[[ReplyStore], Judge]
+    replies: Path | None
     fine_from: float
     rubric: Rubric | None = None
     max_failures: float = 0.05
@@ -130,7 +134,8 @@ class JudgeCritic:
             CoalignError: too many verdicts are missing.
         """
         items = [JudgeItem(id=one.id, prompt=one.prompt, responses=(one.answer,)) for one in answers]
-        ratings = self.judge.rate(items, rubric=self.rubric, scale=SCALE, label="Judging")
+        with ReplyStore(self.replies) as store:
+            ratings = self.judge(store).rate(items, rubric=self.rubric, scale=SCALE, label="Judging")
         check_failures(ratings, limit=self.max_failures)
         return [
             None
@@ -160,11 +165,27 @@ def open_critic(
         return ConstraintCritic(constraints)
     server = options.critic if is_address(options.critic) else None
     name = options.critic_served if server else options.critic
-    judge = LanguageModelJudge(
-        Deferred(lambda: open_named(name, endpoint=server, device=device)),
-        name=options.critic_served or options.critic,
-        store=ReplyStore(replies),
-        scale=SCALE,
-    )
+    generator = Deferred(lambda: open_named(name, endpoint=server, device=device))
+
+    def judge(store: ReplyStore) -> Judge:
+        return LanguageModelJudge(
+            generator,
+            name=options.critic_served or options.critic or "",
+            identity=_identity(name, server),
+            store=store,
+            scale=SCALE,
+        )
+
     rubric = Rubric(criteria=options.criteria) if options.criteria else None
-    return JudgeCritic(judge, fine_from=options.fine_from, rubric=rubric, max_failures=options.max_failures)
+    return JudgeCritic(
+        judge, replies, fine_from=options.fine_from, rubric=rubric, max_failures=options.max_failures
+    )
+
+
+def _identity(name: str | None, server: str | None) -> dict[str, Any]:
+    """Who it is whose replies are kept: the model on its server, or what a model here is under its name."""
+    from coalign.models.files.identity import model_identity
+
+    if server:
+        return {"endpoint": server, "model": name}
+    return {"model": name, "identity": model_identity(ModelOptions(model=name or "default"))}

@@ -36,6 +36,10 @@ _CHARTS = (
 )
 
 
+FEWEST = 20
+"""Pairs below which no temperature is fitted: a few pairs in order ask for none, a few out of order for an infinite one."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Order and calibration of one data set's held-out pairs.
@@ -44,15 +48,15 @@ class Quality:
         pairs: pairs of different value.
         accuracy: share in the right order; a tie of the rewards counts half.
         ece: by number of bins, the expected calibration error of `sig(r_i - r_j)`, each pair in both orders.
-        temperature: what rewards are to be divided by, fitted on these pairs.
-        scaled_ece: 10 bins, after temperatures that were fitted on the other half of the pairs.
+        temperature: what rewards are to be divided by, fitted on these pairs; None below `FEWEST` pairs.
+        scaled_ece: 10 bins, after temperatures that were fitted on the other half of the pairs; likewise.
     """
 
     pairs: int
     accuracy: float
     ece: dict[int, float]
-    temperature: float
-    scaled_ece: float
+    temperature: float | None
+    scaled_ece: float | None
 
 
 def margins_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -74,12 +78,13 @@ def quality(margins: Sequence[float]) -> Quality:
     """Order and calibration of pairs, at least one."""
     hits = sum(1.0 if one > 0 else 0.5 if one == 0 else 0.0 for one in margins)
     probabilities, labels = both_orders(margins)
+    few = len(margins) < FEWEST
     return Quality(
         len(margins),
         hits / len(margins),
         {bins: calibration_error(probabilities, labels, bins=bins).ece for bins in BINS},
-        fitted_temperature(margins),
-        calibration_error(*both_orders(cross_fitted(margins))).ece,
+        None if few else fitted_temperature(margins),
+        None if few else calibration_error(*both_orders(cross_fitted(margins))).ece,
     )
 
 
@@ -159,21 +164,29 @@ def _headline(
         )
     interval = wilson_interval(round(one.accuracy * one.pairs), one.pairs)
     ahead = doc.Estimate(one.accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
+    calibration, figures = _calibration(one)
     return doc.Headline(
         outcome_of(ahead),
         f"Held-out pairs in the right order: {100 * one.accuracy:.1f} % of {one.pairs} after {result.steps} steps (95 % "
-        f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %). Calibration error "
-        f"{one.ece[10]:.3f}, after temperature scaling {one.scaled_ece:.3f}.",
+        f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %). {calibration}",
         [
             doc.Figure(
                 "Held-out pairs in the right order", one.accuracy, unit="percent", note=f"of {one.pairs}"
             ),
-            doc.Figure("Calibration error (10 bins)", one.ece[10], better="lower"),
-            doc.Figure(
-                "after temperature scaling", one.scaled_ece, better="lower", note=f"T = {one.temperature:.3g}"
-            ),
+            *figures,
         ],
     )
+
+
+def _calibration(one: Quality) -> tuple[str, list[doc.Figure]]:
+    """What is said of it: nothing can be where there are few pairs."""
+    if one.temperature is None or one.scaled_ece is None:
+        return f"Too few pairs to tell the calibration, which takes {FEWEST}.", []
+    said = f"Calibration error {one.ece[10]:.3f}, after temperature scaling {one.scaled_ece:.3f}."
+    scaled = doc.Figure(
+        "after temperature scaling", one.scaled_ece, better="lower", note=f"T = {one.temperature:.3g}"
+    )
+    return said, [doc.Figure("Calibration error (10 bins)", one.ece[10], better="lower"), scaled]
 
 
 def _quality_sections(
@@ -190,10 +203,9 @@ def _quality_sections(
         errors = [one.ece[bins] for bins in BINS]
         table.append([name, one.pairs, one.accuracy, ends, *errors, one.temperature, one.scaled_ece])
     margins = margins_of(rows)
-    points = {
-        "as trained": reliability(*both_orders(margins)),
-        "temperature scaled": reliability(*both_orders(cross_fitted(margins))),
-    }
+    points = {"as trained": reliability(*both_orders(margins))}
+    if len(margins) >= FEWEST:
+        points["temperature scaled"] = reliability(*both_orders(cross_fitted(margins)))
     return [
         doc.TableSection(
             title="Held-out pairs",
