@@ -19,7 +19,7 @@ from coalign.core.options import build, options_of
 TRL = {
     "model_name_or_path": "org/model", "dataset_name": "org/pairs", "learning_rate": 5e-7, "output_dir": "out/dpo",
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "use_peft": True, "lora_r": 32, "bf16": True,
-    "loss_type": ["ipo"], "beta": 0.2, "report_to": ["wandb", "mlflow"], "lr_scheduler_type": "polynomial",
+    "loss_type": ["ipo"], "beta": 0.2, "report_to": ["tensorboard", "comet_ml"], "lr_scheduler_type": "polynomial",
     "warmup_steps": 0.03, "load_in_4bit": True, "max_steps": -1, "optim": "came", "remove_unused_columns": False,
 }  # fmt: skip
 AXOLOTL = {
@@ -44,7 +44,7 @@ def test_trl() -> None:
     assert (found.method, found.out) == ("ipo", "out/dpo")
     assert found.values == {
         "model": "org/model", "data": "org/pairs", "learning_rate": 5e-7, "batch_size": 2, "gradient_accumulation": 8,
-        "tuning": "lora", "adapter_rank": 32, "tau": 0.2, "length_normalised": True, "report_to": ["wandb"],
+        "tuning": "lora", "adapter_rank": 32, "tau": 0.2, "length_normalised": True, "report_to": ["tensorboard"],
         "warmup_ratio": 0.03, "epochs": 3.0, "schedule": "linear", "seed": 42, "max_length": 1024,
         "gradient_checkpointing": True, "adapter_dropout": 0.05, "quantization": "4bit",
     }  # fmt: skip
@@ -52,8 +52,8 @@ def test_trl() -> None:
         "adapter_dropout", "epochs", "gradient_checkpointing", "max_length", "schedule", "seed"
     ]  # fmt: skip
     left = dict(found.left)
-    assert left.keys() == {"lr_scheduler_type: polynomial", "report_to: mlflow", "optim: came"}
-    assert "one of: tensorboard, wandb" in left["report_to: mlflow"]
+    assert left.keys() == {"lr_scheduler_type: polynomial", "report_to: comet_ml", "optim: came"}
+    assert "one of: tensorboard, wandb, mlflow" in left["report_to: comet_ml"]
     assert [name for name, _ in found.needless] == ["remove_unused_columns"]
 
 

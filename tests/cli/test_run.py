@@ -222,3 +222,11 @@ def test_an_objective_of_one_s_own(coalign: Callable, tmp_path: Path) -> None:
     assert "sharpness: 3" in made.out
     assert "is not an objective" in coalign("run", f"{code}:plain").err
     assert "has no 'other', expected one of" in coalign("run", f"{code}:other").err
+
+
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_loaded(coalign: Callable) -> None:
+    result = coalign("run", "dpo", "--data", "x.jsonl", "--report-to", "swanlab")
+    assert result.code != 0
+    assert "swanlab is not installed: it comes with the extra 'swanlab'." in result.err
+    grpo = ["run", "grpo", "--prompts", "x.jsonl", "--reward", "max_words:3"]
+    assert coalign(*grpo, "--report-to", "swanlab").err == result.err

@@ -9,6 +9,7 @@ from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Posi
 from coalign.data.sources import ColumnNames, DataSources, canonical_columns, canonical_sources
 from coalign.judging.rewards.specs import RewardOptions
 from coalign.models.options import ModelOptions
+from coalign.training.options import Optimizer, Tracker, assert_trackers
 
 
 @dataclass(kw_only=True)
@@ -93,6 +94,9 @@ class OnlineOptions(RewardOptions, ModelOptions):
         "responses in one forward pass of the training: memory and speed, not the gradient",
         group="Training",
     )
+    optimizer: Optimizer = option(
+        "adamw", "what moves the weights; those of 8 bits are bitsandbytes'", group="Training"
+    )
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
         "constant_with_warmup", "learning-rate schedule", group="Training"
     )
@@ -106,13 +110,12 @@ class OnlineOptions(RewardOptions, ModelOptions):
     save_steps: CountOrZero = option(
         50, "write a checkpoint every so many steps; 0 writes none", group="Training"
     )
-    report_to: list[Literal["tensorboard", "wandb"]] = option(
-        [], "also log to these trackers", group="Training"
-    )
+    report_to: list[Tracker] = option([], "also log to these trackers", group="Training")
     seed: Seed = option(0, "seed of everything random", group="Training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        assert_trackers(self.report_to)
         self.column = canonical_columns(self.column)
         self.prompts = canonical_sources(self.prompts, "prompts", weights=False)
         if self.eval_prompts is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coalign.core.extras import is_installed, require
 from coalign.core.options import (
     Count,
     CountOrZero,
@@ -15,6 +17,23 @@ from coalign.core.options import (
     Seed,
     option,
 )
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
+"""Where Transformers can log to; each is a module and an extra of its own."""
+
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
+
+
+def assert_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are not installed, before anything is loaded.
+
+    Raises:
+        MissingExtraError: one is not.
+    """
+    for name in names:
+        if not is_installed(name):
+            require(name, name)
 
 
 @dataclass(kw_only=True)
@@ -30,9 +49,7 @@ class TrainingOptions(OptionGroup):
     max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
     batch_size: Count = option(8, "records in one forward pass of one process")
     gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = option(
-        "adamw", "what moves the weights; those of 8 bits are bitsandbytes'"
-    )
+    optimizer: Optimizer = option("adamw", "what moves the weights; those of 8 bits are bitsandbytes'")
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
         "cosine", "learning-rate schedule"
     )
@@ -51,5 +68,9 @@ class TrainingOptions(OptionGroup):
     eval_steps: Count | None = option(None, "evaluate every so many steps; by default once an epoch")
     logging_steps: Count = option(1, "log every so many steps")
     save_steps: CountOrZero = option(50, "write a checkpoint every so many steps; 0 writes none")
-    report_to: list[Literal["tensorboard", "wandb"]] = option([], "also log to these trackers")
+    report_to: list[Tracker] = option([], "also log to these trackers")
     seed: Seed = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert_trackers(self.report_to)
