@@ -24,7 +24,7 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.curation import dga
-from coalign.curation.dga import first_step_size, updated_weights
+from coalign.curation.dga import updated_weights, usual_step_size
 from coalign.curation.mixing.domains import windows
 from coalign.curation.mixing.pool import Drawing, Pool
 from coalign.curation.mixing.task import Alignment, MixtureTask, inner_product
@@ -58,10 +58,12 @@ def test_an_update_is_a_mixture_that_no_constant_in_the_alignments_changes(
     )
 
 
-def test_the_first_step_size_moves_the_farthest_alignment_by_one() -> None:
-    assert first_step_size([2.0, 2.0]) is None
-    step_size = first_step_size([1.0, 2.0, 6.0])
-    assert step_size == pytest.approx(1 / 3)
+def test_the_usual_step_size_counts_the_farthest_alignment_as_one_in_the_widest_update() -> None:
+    assert usual_step_size([2.0, 2.0]) is None
+    assert usual_step_size([1.0, 2.0, 6.0]) == pytest.approx(1 / 3)
+    assert usual_step_size([1.0, 2.0, 3.0], before=0.5) == 0.5
+    assert usual_step_size([0.0, 8.0], before=0.5) == pytest.approx(1 / 4)
+    assert usual_step_size([2.0, 2.0], before=0.5) == 0.5
 
 
 def pool_of(sizes: dict[str, int], vocabulary: int = 90) -> Pool:

@@ -13,8 +13,8 @@ an adapter alone where there is one. They cost `(K + 1) / update_every` plain st
 the baselines on the same records. Records are texts, or demonstrations, whose responses are learnt.
 
 Reconstruction: there is no official code, and the paper was read through reviews and digests. The direction of the moving
-average (small is slow), its 0.1, the period of 100 steps, the step size (so that the first update moves weights by a factor e
-at most) and that gradients are taken after the step are ours or from memory; all but the last are options. Ours as well:
+average (small is slow), its 0.1, the period of 100 steps, the step size (so that the alignment farthest from the mean counts
+as 1 in the widest update so far) and that gradients are taken after the step are ours or from memory; all but the last are options. Ours as well:
 `--alignment cosine`, `--floor`, and that no record of a domain comes again before all came. Target records that give
 gradients shape the mixture: the held-out ones measure it.
 """
@@ -67,11 +67,15 @@ def updated_weights(
     return instant, (1 - average) * old + average * instant
 
 
-def first_step_size(alignments: ArrayLike) -> float | None:
-    """The step size under which the alignment that is farthest from their mean counts as 1; None where all are equal."""
+def usual_step_size(alignments: ArrayLike, before: float | None = None) -> float | None:
+    """The step size under which the alignment that is farthest from their mean counts as 1, or the one before where that is
+    smaller; None where all alignments of all updates so far are equal.
+    """
     values = np.asarray(alignments, dtype=np.float64)
     widest = float(np.abs(values - values.mean()).max())
-    return 1 / widest if widest > 0 else None
+    if widest == 0:
+        return before
+    return 1 / widest if before is None else min(before, 1 / widest)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +93,7 @@ class Config(DomainOptions):
     update_every: Count = option(100, "steps between updates", source="from memory", only_with=ALIGNED)
     step_size: Positive | None = option(
         None,
-        "eta; by default such that at the first update eta times the alignment farthest from the mean is 1",
+        "eta; by default the largest under which eta times the alignment farthest from the mean was at most 1 at every update so far",
         only_with=ALIGNED,
     )
     average: Positive = option(
@@ -195,7 +199,7 @@ def mixture_task(
     def update(
         weights: NDArray[np.float64], alignments: NDArray[np.float64], told: Told
     ) -> tuple[NDArray[np.float64], Told]:
-        step_size = config.step_size or told.get("mixture/step_size") or first_step_size(alignments)
+        step_size = config.step_size or usual_step_size(alignments, told.get("mixture/step_size"))
         if step_size is None:
             return weights, told
         move = step_size * float(np.abs(alignments - alignments.mean()).max())
