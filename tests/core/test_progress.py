@@ -17,18 +17,35 @@ class Clock:
         return self.now
 
 
-def test_a_plain_line_every_interval(capsys):
+def written(capsys, total: int | None, units: int, seconds: float) -> list[str]:
     clock = Clock()
-    bar = PlainProgress(100, "Sampling", "sample", interval=10, clock=clock)
-    for _ in range(40):
-        clock.now += 0.5
+    bar = PlainProgress(total, "Sampling", "sample", interval=10, clock=clock)
+    for _ in range(units):
+        clock.now += seconds
         bar.advance()
     bar.note("50 tokens/s")
     bar.close()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Sampling: 20/100 samples, 2 samples/s, 0:40 left"
-    assert lines[-1] == "Sampling: 40/100 samples, 2 samples/s, 50 tokens/s, 0:30 left"
-    assert len(lines) == 3
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_plain_line_every_tenth_of_the_work(capsys):
+    lines = written(capsys, 200, 80, 1)
+    assert lines[0] == "Sampling: 10/200 samples, 1 samples/s, 3:10 left"
+    assert [line.split()[1] for line in lines] == ["10/200", "20/200", "40/200", "60/200", "80/200", "80/200"]
+    assert lines[-1] == "Sampling: 80/200 samples, 1 samples/s, 50 tokens/s, 2:00 left"
+
+
+def test_quick_work_has_few_lines_and_slow_work_is_not_silent(capsys):
+    assert len(written(capsys, 100, 100, 0.5)) == 6, "every ten seconds at most"
+    slow = written(capsys, 10_000, 30, 100)
+    assert [line.split()[1] for line in slow[:4]] == ["1/10000", "7/10000", "13/10000", "19/10000"]
+    hours = written(capsys, 1000, 1000, 20)
+    assert len(hours) <= 45, "five and a half hours: a tenth of the work, or ten minutes"
+
+
+def test_unknown_work_is_told_of_less_and_less_often(capsys):
+    lines = written(capsys, None, 200, 1)
+    assert [line.split()[1] for line in lines] == ["10", "30", "70", "150", "200"]
 
 
 def test_short_work_writes_nothing(capsys):

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, a plain line every ten seconds elsewhere, nothing on request.
+"""Progress on standard error: a bar on a terminal, a plain line now and then elsewhere, nothing on request.
 
 `COALIGN_PROGRESS=0` turns it off.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between plain lines."""
+"""Least seconds between plain lines."""
+SHARE = 0.1
+"""Of the work, between plain lines: a log of hours is ten lines long."""
+SILENCE = 600.0
+"""Most seconds between plain lines while something is done."""
 
 _live: RichProgress | None = None  # the display on the terminal; work inside other work adds its bar to it
 
@@ -63,10 +68,12 @@ class _Silent:
 
 
 class PlainProgress:
-    """Progress as plain lines: for logs and pipes. Work shorter than the interval writes nothing.
+    """Progress as plain lines, for logs and pipes: the first after the interval, one every tenth of the work, at least one
+    every ten minutes. Where nobody knows how much there is, the time between lines doubles. Work shorter than the interval
+    writes nothing.
 
     Args:
-        interval: seconds between lines.
+        interval: least seconds between lines.
         clock: monotonic seconds.
     """
 
@@ -83,6 +90,8 @@ class PlainProgress:
         self._interval, self._clock = interval, clock
         self._done, self._note = 0, ""
         self._started = self._written = clock()
+        self._due = 0
+        """Units done at which the next line is written; 0: the first."""
 
     def advance(self, count: int = 1) -> None:
         self._done += count
@@ -98,11 +107,17 @@ class PlainProgress:
             self._write()
 
     def _write_when_due(self) -> None:
-        if self._clock() - self._written >= self._interval:
+        since = self._clock() - self._written
+        if since >= self._interval and (self._done >= self._due or since >= SILENCE):
             self._write()
 
     def _write(self) -> None:
         self._written = self._clock()
+        if self._total is None:
+            self._interval = min(2 * self._interval, SILENCE)
+        else:
+            step = max(1, math.ceil(SHARE * self._total))
+            self._due = (self._done // step + 1) * step
         seconds = self._written - self._started
         count = f"{self._done}/{self._total}" if self._total is not None else str(self._done)
         parts = [f"{self._label}: {count} {plural(self._unit)}"]
