@@ -24,6 +24,7 @@ TEMPLATES = {
     "pair": ASSETS / "judge-pair.j2",
     "rate": ASSETS / "judge-rate.j2",
     "rank": ASSETS / "judge-rank.j2",
+    "list": ASSETS / "judge-list.j2",
 }
 """What is judged to the template that is shipped for it."""
 
@@ -97,7 +98,7 @@ class JudgeTemplate:
         return "".join(self._template.blocks[role](self._template.new_context(values)))
 
 
-def load_template(kind: Literal["pair", "rate", "rank"], path: Path | None = None) -> JudgeTemplate:
+def load_template(kind: Literal["pair", "rate", "rank", "list"], path: Path | None = None) -> JudgeTemplate:
     """The shipped template for what is judged, or the one in `path`.
 
     Raises:

@@ -13,16 +13,14 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from coalign.core.options import Count, Fraction, OptionGroup, option
+from coalign.core.options import Count, Fraction, option
 from coalign.data.records import Messages
+from coalign.judging.asked import AskedJudgeOptions, asked_model
 from coalign.judging.demonstrations import BUNDLED, Demonstration
 from coalign.judging.parsing import read_ranking
 from coalign.judging.prompts import load_template, question_text
 from coalign.judging.protocol import Cost, Failure, Judge, JudgeItem, Rating, Rubric
-from coalign.judging.rewards.specs import parse_reward
-from coalign.judging.store import Deferred, ReplyStore, ask, content_hash
-from coalign.models.backends.open import open_named
-from coalign.models.backends.options import is_address
+from coalign.judging.store import ReplyStore, ask, content_hash
 from coalign.models.types import Generator, Sampling
 
 GREEDY = Sampling(max_new_tokens=256, temperature=0.0)
@@ -31,18 +29,11 @@ TRIES = 2
 
 
 @dataclass(kw_only=True)
-class RankerOptions(OptionGroup):
+class RankerOptions(AskedJudgeOptions):
     """Who ranks responses, and what it goes by."""
 
     __group__ = "Judge"
-    __may_change__ = ("max_failures",)
 
-    judge: str = option(
-        "default",
-        "a language model that is asked in text alone: `default`, a hub id, a folder, or the address of an "
-        "OpenAI-compatible server",
-    )
-    judge_served: str | None = option(None, "the model's name on that server; by default its only one")
     judge_template: Path | None = option(
         None, "your own request to the judge, a Jinja file; `coalign judge --print-template rank` shows ours"
     )
@@ -64,19 +55,7 @@ class RankerOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reward:
-            names = [
-                "judge",
-                "judge_served",
-                "judge_template",
-                "judge_max_new_tokens",
-                "criteria",
-                "demonstrations",
-            ]
-            self.refuse(names, "with reward, which is no language model")
-            for one in self.reward:
-                parse_reward(one)  # a mistake is found before anything is loaded or written
-        if self.judge_served is not None and not is_address(self.judge):
-            raise ValueError("judge_served names a model of a server: give its address as judge")
+            self.refuse(["criteria", "demonstrations"], "with reward, which is no language model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,20 +227,13 @@ def open_ranker(options: RankerOptions, store: ReplyStore, device: str) -> Langu
         ConfigError: the template cannot be used.
         ModelError: there is no such model.
     """
-    from coalign.models.files.identity import model_identity
-    from coalign.models.options import ModelOptions
-
     if options.judge_template is not None:
         load_template("rank", options.judge_template)  # a bad one is found before anything is loaded
-    server = options.judge if is_address(options.judge) else None
-    name = options.judge_served if server else options.judge
-    identity = (
-        {"endpoint": server} if server else {"identity": model_identity(ModelOptions(model=options.judge))}
-    )
+    model = asked_model(options.judge, options.judge_served, device=device)
     return LanguageModelRanker(
-        Deferred(lambda: open_named(name, endpoint=server, device=device)),
-        name=options.judge_served or options.judge,
-        identity=identity,
+        model.generator,
+        name=model.name,
+        identity=model.identity,
         store=store,
         rubric=Rubric(criteria=options.criteria) if options.criteria else None,
         sampling=replace(GREEDY, max_new_tokens=options.judge_max_new_tokens),

@@ -72,7 +72,7 @@ def _command() -> JudgeCommand:
     made.params += [
         click.Option(
             ["--print-template"],
-            type=click.Choice(("pair", "rate", "rank")),
+            type=click.Choice(("pair", "rate", "rank", "list")),
             help="Print the request template and exit.",
         ),
         click.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coalign.judging.protocol import Judge, JudgeItem, Rating, Rubric, Scale
 from coalign.judging.store import Deferred, content_hash
 from coalign.loops.rows import Row
-from coalign.loops.steps.kinds import Made, Rejected
+from coalign.loops.steps.kinds import Kept, Made, Rejected
 from coalign.loops.steps.usual import scored
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Ask:
         read: a record and the samples to its prompt, to what becomes of it.
         sampling: how. Every batch has a seed of its own, from this one's and the id of its first record.
         batch: records at a time; what a kill may cost.
+        only: which records are asked about; the others go on as they are.
         note: facts of the manifest, beside the hash of the prompt (the model's name).
     """
 
@@ -42,13 +43,21 @@ class Ask:
         *,
         batch: int = 64,
         needs: Sequence[str] = (),
+        only: Callable[[Row], bool] | None = None,
         **note: Any,
     ) -> None:
-        self.name, self.needs, self.batch = name, needs, batch
+        self.name, self.needs, self.batch, self._only = name, needs, batch, only
         self._model = Deferred(open_model)
         self._prompt, self._read, self._sampling, self._note = prompt, read, sampling, note
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Made]]:
+        asked = [row for row in rows if self._only is None or self._only(row)]
+        made = {row["id"]: one for row, one in zip(asked, self._answered(asked), strict=True)}
+        return [made.get(row["id"], [Kept(row)]) for row in rows]
+
+    def _answered(self, rows: Sequence[Row]) -> list[list[Made]]:
+        if not rows:
+            return []
         prompts = [self._prompt(row) for row in rows]
         seed = zlib.crc32(f"{self._sampling.seed}/{self.name}/{rows[0]['id']}".encode())
         samples = self._model.generate(prompts, replace(self._sampling, seed=seed), label=self.name)
