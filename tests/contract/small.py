@@ -117,6 +117,8 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "asker": _asker,
 }
 
+PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'
+
 
 def _clips(path: Path) -> object:
     from tests.speech.tiny import TEXTS, wav
@@ -294,6 +296,17 @@ SMALL: dict[str, Small] = {
         {**MODEL, **FIT, "data": "fruits.jsonl", "domain_column": "fruit", "target": "wanted.jsonl", "initial": "importance",
          "update_every": 1, "alignment_batch": 3, "max_steps": 3, "eval_fraction": 0.25, "save_steps": 1, "encoder": "models/encoder"},
         {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6]},
+    ),
+    "codeultrafeedback": Small(
+        {**MODEL, **FIT, "data": "instructions.jsonl", "generators": ["models/tiny", "models/other"], "responses": 2,
+         "reward": ["max_characters:7"], "preferences": "preferences.json", "max_new_tokens": 5, "eval_fraction": 0.25, "epochs": 1,
+         "save_steps": 1, "adapter_rank": 4, "sandbox": "none", "benchmark": "benchmark.jsonl", "benchmark_tokens": 5,
+         "code_tasks": "tasks.jsonl", "code_tokens": 5},
+        {"instructions.jsonl": [{**row, **({"tests": "assert True"} if n == 0 else {})} for n, row in enumerate(_prompts(10))],
+         "preferences.json": _text(PREFERENCES),
+         "benchmark.jsonl": [{**row, "preference": "brevity", "reference": "Yes."} for row in _prompts(2)],
+         "tasks.jsonl": [{"task_id": "one", "prompt": "def one():\n", "entry_point": "one",
+                          "test": "def check(f):\n    assert f() == 1", "canonical_solution": "    return 1"}]},
     ),
     "urial": Small(
         {"model": "models/base", "device": "cpu", "prompts": "prompts.jsonl", "style": "style.txt", "max_new_tokens": 8,

@@ -84,6 +84,11 @@ def test_what_a_response_comes_to(response):
     assert run_tests(program_of(HEAD, response, "area"), TESTS + "check(area)", guard=GUARD).passed
 
 
+@pytest.mark.parametrize("response", ["    return 1", "return 1", "def one():\n    return 1"])
+def test_a_head_without_a_docstring(response):
+    assert run_tests(program_of("def one():\n", response, "one"), "assert one() == 1", guard=GUARD).passed
+
+
 def test_a_prompt_in_words_is_no_part_of_the_program():
     assert program_of("Write area(r).", "```python\ndef area(r): ...\n```", "area") == "def area(r): ...\n"
     assert program_of("area", "x = 1") == "x = 1"

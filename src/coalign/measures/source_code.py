@@ -57,6 +57,16 @@ def defines(code: str, name: str) -> bool:
     return False
 
 
+def completed_head(text: str, name: str) -> str | None:
+    """Code that ends with the head of a function `name`, made a program of its own: as it is where a docstring is its body, else
+    with an empty one. None for other texts.
+    """
+    for code in (text, f"{text.rstrip()}\n    pass\n"):
+        if defines(code, name):
+            return code
+    return None
+
+
 def first_body(text: str) -> str:
     """The beginning of a text up to the first line at the margin (comments aside): the rest of a function whose head came
     before.

@@ -16,7 +16,7 @@ from coalign.core.processes.sandbox import Guard, run_python
 from coalign.core.progress import progress
 from coalign.data.rows import iter_rows
 from coalign.judging.verifiers.registry import ConstraintError
-from coalign.measures.source_code import defines, extract_code, first_body, parse_python
+from coalign.measures.source_code import completed_head, defines, extract_code, first_body, parse_python
 
 Ending = Literal["passed", "failed", "unparsable", "timeout", "memory", "killed", "broken"]
 """What came of a program: its tests pass; they, or it, raise an error or end early; it is no Python; it took too long or too
@@ -45,7 +45,7 @@ class CodeTask:
     @property
     def is_code(self) -> bool:
         """Whether the prompt is code to go on with: it has the head of the function."""
-        return self.entry_point is not None and defines(self.prompt, self.entry_point)
+        return self.entry_point is not None and completed_head(self.prompt, self.entry_point) is not None
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,13 @@ def program_of(prompt: str, response: str, entry_point: str | None = None) -> st
     response that goes on in the body counts up to the next line at the margin.
     """
     code = extract_code(response, entry_point)
-    if entry_point is None or not defines(prompt, entry_point):
+    head = completed_head(prompt, entry_point) if entry_point else None
+    if entry_point is None or head is None:
         return code
     if code.lstrip().startswith(("def ", "async def ", "class ", "import ", "from ", "@")) or defines(
         code, entry_point
     ):
-        return f"{prompt}\n\n{code}"
+        return f"{head}\n\n{code}"
     if code.strip() and not code.lstrip("\n")[0].isspace():  # a body that lost its indentation
         lines = [f"    {line}" if line.strip() else line for line in code.strip("\n").split("\n")]
         indented = "\n".join([prompt.rstrip("\n"), *lines])
