@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from coalign.judging.list_ratings import LanguageModelListRater, read_labelled_rating, read_list_ratings
+from coalign.judging.asked.list_ratings import LanguageModelListRater, read_labelled_rating, read_list_ratings
 from coalign.judging.protocol import JudgeItem, Rubric, Scale
 
 SCALE = Scale(low=1, high=5)

@@ -30,9 +30,9 @@ from typing import Literal
 from coalign.core.options import Count, Fraction, NonNegative, Positive, Seed, option, required
 from coalign.core.runs import Run
 from coalign.curation.code.feedback import Tests
-from coalign.judging.asked import AskedJudgeOptions
-from coalign.judging.list_ratings import Layout
-from coalign.loops.programs import FunctionalOptions
+from coalign.curation.code.programs import FunctionalOptions
+from coalign.judging.asked.list_ratings import Layout
+from coalign.judging.asked.options import AskedJudgeOptions
 from coalign.loops.rounds import run_rounds
 from coalign.loops.seeds import SeedOptions
 from coalign.models.generation.sampling_options import SamplingOptions

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from coalign.core.options import Count, Fraction, option
 from coalign.data.records import Messages
-from coalign.judging.asked import AskedJudgeOptions, asked_model
+from coalign.judging.asked.options import AskedJudgeOptions, asked_model
 from coalign.judging.demonstrations import BUNDLED, Demonstration
 from coalign.judging.parsing import read_ranking
 from coalign.judging.prompts import load_template, question_text

@@ -6,7 +6,7 @@ from typing import Any
 
 from coalign.curation.code.benchmark import preference_scores
 from coalign.curation.code.feedback import extremes
-from coalign.judging.list_ratings import read_labelled_rating, read_list_ratings
+from coalign.judging.asked.list_ratings import read_labelled_rating, read_list_ratings
 from coalign.training.losses.pairwise import dpo_loss
 from tests.vectors.given import Given
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from coalign.core.errors import DataError
 from coalign.curation.code.preferences import CodingPreference, assign, draw_models, with_principle
+from coalign.curation.code.programs import passed, run_responses
 from coalign.judging.protocol import JudgeItem, Rubric
 from coalign.judging.verifiers.programs import CodeTask, tests_of
 from coalign.judging.verifiers.registry import ConstraintError
 from coalign.loops.pipeline import Kept, Made, Rejected
-from coalign.loops.programs import passed, run_responses
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
     from coalign.core.processes.sandbox import SandboxOptions
     from coalign.data.records import Messages, Record
-    from coalign.judging.list_ratings import ListRating
+    from coalign.judging.asked.list_ratings import ListRating
     from coalign.models.types import Generation
 
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coalign.judging.asked import AskedJudgeOptions, asked_model
+from coalign.judging.asked.list_ratings import GREEDY, LanguageModelListRater, Layout, ListRating
+from coalign.judging.asked.options import AskedJudgeOptions, asked_model
 from coalign.judging.language_judge import LanguageModelJudge
-from coalign.judging.list_ratings import GREEDY, LanguageModelListRater, Layout, ListRating
 from coalign.judging.prompts import load_template
 from coalign.judging.protocol import Judge, JudgeItem, Rubric, Scale
 from coalign.judging.scoring_judges import ScoringJudge

@@ -12,10 +12,10 @@ from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.curation.code.benchmark import preference_scores
 from coalign.curation.code.judges import judge_name
+from coalign.curation.code.programs import Functional, functional, passed
 from coalign.curation.code.stages import feedback_folder, pairs_folder
 from coalign.loops.pipeline import Curated
 from coalign.loops.pipeline_report import funnel, pipeline_sections
-from coalign.loops.programs import Functional, functional, passed
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.detection import bootstrap_of

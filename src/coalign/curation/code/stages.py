@@ -12,11 +12,11 @@ from coalign.curation.code.benchmark import SCALE, BenchmarkItem, grade, read_be
 from coalign.curation.code.feedback import Execute, RateTogether, Turn, instruction_rows, pair_of
 from coalign.curation.code.judges import open_grader, open_list_rater
 from coalign.curation.code.preferences import read_preferences
+from coalign.curation.code.programs import sound_tasks, write_programs
 from coalign.data.readers import read_records
-from coalign.judging.asked import asked_model
+from coalign.judging.asked.options import asked_model
 from coalign.judging.verifiers.programs import CodeTask, read_code_tasks
 from coalign.loops.pipeline import Curated, run_pipeline
-from coalign.loops.programs import sound_tasks, write_programs
 from coalign.loops.rounds import Round, Stage
 from coalign.loops.rows import Row
 from coalign.loops.seeds import seed_stage

@@ -17,7 +17,7 @@ from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
 from coalign.curation.code.feedback import pair_of
 from coalign.curation.code.preferences import draw_models
-from coalign.judging.list_ratings import read_list_ratings
+from coalign.judging.asked.list_ratings import read_list_ratings
 from coalign.judging.protocol import Scale
 from coalign.loops.pipeline import Kept
 from coalign.training.batches import Example
