@@ -117,6 +117,7 @@ class CodeFeedback:
         sides = held_out(pairs, config.eval_fraction if config.learn else 0.0)
         round.write("build", sides[0])
         round.write("held-out", sides[1])
+        self.run.publish_records(round.path("build"))
 
     def fit(self, round: Round) -> None:
         """Fine-tune on the seed data, where there is some; then DPO, with the model that it starts from as reference."""

@@ -188,11 +188,13 @@ class ProgramWorld:
 
     Attributes:
         off: how often the judge is one off; it says N/A and writes what cannot be read in `unclear` of its ratings and replies.
+        temperature: of every sample.
     """
 
     seed: int
     off: float = 0.3
     unclear: float = 0.02
+    temperature: float = 0.8
     vocabulary: int = field(default=len(VOCABULARY), init=False)
 
     def draw(self, purpose: str) -> random.Random:
@@ -231,7 +233,7 @@ class ProgramWorld:
         return "\n\n".join(blocks)
 
     def measure(self, model: nn.Module, tasks: int = 400) -> Measures:
-        """Of greedy programs for held-out tasks: the mean of the preferences' mean ratings by a judge without mistakes, the share
+        """Of one program for each of the held-out tasks: the mean of the preferences' mean ratings by a judge without mistakes, the share
         that is right (pass@1), the share that is no Python.
         """
         from coalign.curation.code.benchmark import preference_scores
@@ -243,7 +245,7 @@ class ProgramWorld:
             stream(self.seed, "evaluation"),
             n=1,
             max_new_tokens=LONGEST,
-            temperature=0.0,
+            temperature=self.temperature,
             end=TOKENS[END],
         )
         codes = [text_of(row[0]) for row in drawn]
