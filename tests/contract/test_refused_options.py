@@ -17,6 +17,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"seed_data": "x", "prompts": "y", "samples": 1}, "at least 2"),
         ({"seed_data": "x", "prompts": "y", "extrapolation": []}, "names no round"),
     ],
+    "codeultrafeedback": [
+        ({"data": "x", "generators": ["a"], "responses": 1}, "at least 2"),
+        ({"data": "x", "generators": ["a", "a"]}, "named twice"),
+        ({"data": "x", "generators": ["a"], "keep_ties": True, "min_gap": 2}, "exclude each other"),
+        ({"data": "x", "generators": ["a"], "reward": ["max_words:3"], "layout": "blocks"}, "layout has no effect"),
+        ({"data": "x", "generators": ["a"], "learn": False, "benchmark": "y"}, "benchmark has no effect"),
+        ({"data": "x", "generators": ["a"], "benchmark_tokens": 5}, "benchmark_tokens has no effect"),
+        ({"data": "x", "generators": ["a"], "code_tasks": "y", "pass_at": [1, 10]}, "more than code_samples"),
+        ({"data": "x", "generators": ["a"], "judge_served": "y"}, "give its address"),
+    ],
     "cyclealign": [
         ({"prompts": "x", "reward": ["max_words:3"], "judge": "y"}, "judge has no effect with reward"),
         ({"prompts": "x", "reward": ["max_word:3"]}, "max_words"),

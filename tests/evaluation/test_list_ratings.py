@@ -8,6 +8,7 @@ import pytest
 
 from coalign.judging.asked.list_ratings import LanguageModelListRater, read_labelled_rating, read_list_ratings
 from coalign.judging.protocol import JudgeItem, Rubric, Scale
+from coalign.judging.ranking import order_of_try
 
 SCALE = Scale(low=1, high=5)
 
@@ -120,3 +121,11 @@ def test_what_cannot_be_read_twice_is_not_scorable():
     found = LanguageModelListRater(Reviewer(*["no"] * 3)).rate_lists(ITEMS[:2])
     assert [one.failure for one in found] == ["malformed", None]
     assert found[0].ratings == (None,) * 4
+
+
+def test_another_try_shows_another_order():
+    for seed in range(50):
+        for n in (2, 3):
+            first, second = (order_of_try([], ["a", "b", "c"][:n], seed, attempt) for attempt in (0, 1))
+            assert first != second
+            assert sorted(second) == [*range(n)]

@@ -156,7 +156,7 @@ class LanguageModelRanker:
             left = [place for place in range(len(items)) if place not in found or found[place].failure]
             if left:
                 part = [items[place] for place in left], [demonstrations[place] for place in left]
-                for place, one in zip(left, self._ask(*part, TRIES * seed + attempt, label), strict=True):
+                for place, one in zip(left, self._ask(*part, seed, attempt, label), strict=True):
                     before = found[place].cost if place in found else Cost()
                     found[place] = replace(one, cost=before + one.cost)
         return [found[place] for place in range(len(items))]
@@ -166,15 +166,16 @@ class LanguageModelRanker:
         items: Sequence[JudgeItem],
         demonstrations: Sequence[Sequence[Demonstration]],
         seed: int,
+        attempt: int,
         label: str,
     ) -> list[Ranked]:
         template = load_template("rank", self.template)
-        shown = [shuffled_places(one.prompt, one.responses, seed) for one in items]
+        shown = [order_of_try(one.prompt, one.responses, seed, attempt) for one in items]
         prompts = [
             template.render(
                 replace(item, responses=tuple(item.responses[place] for place in places)),
                 rubric=self.rubric,
-                demonstrations=[_shown(one, seed) for one in beside],
+                demonstrations=[_shown(one, TRIES * seed + attempt) for one in beside],
             )
             for item, places, beside in zip(items, shown, demonstrations, strict=True)
         ]
@@ -245,6 +246,16 @@ def shuffled_places(prompt: Messages, responses: Sequence[str], seed: int) -> li
     """An order of responses that depends on them, their prompt and the seed alone."""
     places = list(range(len(responses)))
     random.Random(content_hash([seed, question_text(prompt), list(responses)])).shuffle(places)
+    return places
+
+
+def order_of_try(prompt: Messages, responses: Sequence[str], seed: int, attempt: int) -> list[int]:
+    """The order in which responses are shown at the attempt 0, 1, ...; never the same as at the attempt before, unless there is one
+    response alone: a judge that is asked the same again says the same again.
+    """
+    places = shuffled_places(prompt, responses, TRIES * seed + attempt)
+    if attempt and places == order_of_try(prompt, responses, seed, attempt - 1):
+        places = places[1:] + places[:1]
     return places
 
 

@@ -147,7 +147,7 @@ class CodeFeedback:
 
     def _measure(self, round: Round, name: str, model: ModelOptions) -> None:
         config, opened = self.config, functools.cache(lambda: open_generator(model))
-        folder = round.folder / name
+        folder = round.folder / f"measured-{name}"
         if self.items:
             records = read_records(str(config.benchmark), kind="prompt").records
             judge, scale = open_grader(config, records, self.store, SCALE, device=config.device)

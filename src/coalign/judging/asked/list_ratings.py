@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from coalign.judging.prompts import load_template
 from coalign.judging.protocol import Cost, Failure, JudgeItem, Rubric, Scale
-from coalign.judging.ranking import TRIES, shuffled_places
+from coalign.judging.ranking import TRIES, order_of_try
 from coalign.judging.store import ReplyStore, ask
 from coalign.models.types import Generator, Sampling
 
@@ -170,17 +170,17 @@ class LanguageModelListRater:
         for attempt in range(TRIES):
             left = [place for place in range(len(items)) if place not in found or found[place].failure]
             if left:
-                asked = self._ask([items[place] for place in left], rubric, TRIES * seed + attempt, label)
+                asked = self._ask([items[place] for place in left], rubric, seed, attempt, label)
                 for place, one in zip(left, asked, strict=True):
                     before = found[place].cost if place in found else Cost()
                     found[place] = replace(one, cost=before + one.cost)
         return [found[place] for place in range(len(items))]
 
     def _ask(
-        self, items: Sequence[JudgeItem], rubric: Rubric | None, seed: int, label: str
+        self, items: Sequence[JudgeItem], rubric: Rubric | None, seed: int, attempt: int, label: str
     ) -> list[ListRating]:
         template = load_template("list", self.template)
-        shown = [shuffled_places(one.prompt, one.responses, seed) for one in items]
+        shown = [order_of_try(one.prompt, one.responses, seed, attempt) for one in items]
         prompts = [
             template.render(
                 replace(item, responses=tuple(item.responses[place] for place in places)),
