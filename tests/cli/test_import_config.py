@@ -114,7 +114,7 @@ def test_what_has_no_counterpart_is_not_guessed(config: dict[str, Any], peer: An
 def test_every_name_of_ours_is_an_option(peer: Any) -> None:
     trained = ("sft", "dpo", "kto", "simpo", "orpo", "cpo", "grpo", "reward-model")
     known = {one.name for name in trained for one in options_of(options(name))}
-    assert {*NAMES[peer].values()} - known <= {"out", "neftune_noise_alpha"}
+    assert {*NAMES[peer].values()} - known <= {"out"}
 
 
 def test_whose_configuration_it_is() -> None:

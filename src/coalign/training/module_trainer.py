@@ -28,6 +28,7 @@ from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
 from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
+from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.objective import Losses
 from coalign.training.processes import own_batches
@@ -69,6 +70,7 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
             eval_dataset=cast(Any, held_out) if len(held_out) else None,
             **trainer_options,
         )
+        self.neftune_noise_alpha = None  # Transformers' noise takes a packed row for one sequence
         self.task = task
         self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the step's count itself
         self._sums = _no_sums()
@@ -103,8 +105,10 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         Returns:
             The history: one row per log line.
         """
+        noise = embedding_noise(cast(nn.Module, self.model), self.args.neftune_noise_alpha)
         try:
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with noise:
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             self._bar.close()
         rows, last = self.state.log_history, self.state.global_step
@@ -341,6 +345,7 @@ def training_arguments(
         "warmup_steps": options.warmup_ratio,
         "weight_decay": options.weight_decay,
         "max_grad_norm": options.max_grad_norm,
+        "neftune_noise_alpha": getattr(options, "neftune_noise_alpha", None),
         **_checkpointing(options.gradient_checkpointing),
         "eval_strategy": "no" if not n_eval else ("steps" if options.eval_steps else "epoch"),
         "eval_steps": options.eval_steps,

@@ -56,6 +56,9 @@ class TrainingOptions(OptionGroup):
     warmup_ratio: Fraction = option(0.1, "share of the steps with rising learning rate")
     weight_decay: NonNegative = option(0.0, "AdamW weight decay")
     max_grad_norm: Positive = option(1.0, "gradient clipping")
+    neftune_noise_alpha: Positive | None = option(
+        None, "NEFTune: uniform noise of this / sqrt(tokens x width) on the embeddings that are trained on"
+    )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
     reference_logps: Literal["precomputed", "live"] = option(
         "precomputed", "reference log-probabilities: computed once and kept on disk, or in every step"
