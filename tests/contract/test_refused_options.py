@@ -82,6 +82,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "equal_updates": False}, "equal_updates has no effect"),
         ({"data": "x", "eval_fraction": 0.1}, "eval_fraction has no effect"),
     ],
+    "long-output": [
+        ({"data": "x", "general_ratio": 3}, "general_ratio has no effect without general"),
+        ({"data": "x", "annealing_rate": 1e-6}, "annealing_rate has no effect without annealing_epochs"),
+        ({"data": "x", "judge_model": "m"}, "judge_model has no effect without orders"),
+        ({"data": "x", "orders": "o", "missing_quality": 3}, "missing_quality has no effect without judge_model"),
+        ({"data": "x", "eval_fraction": 0.1}, "eval_fraction has no effect here"),
+        ({"data": "x", "filter_only": True, "epochs": 3}, "epochs has no effect with filter_only"),
+        ({"data": "x", "filter_only": True, "orders": "o"}, "orders has no effect with filter_only"),
+        ({"data": "x", "filter_only": True, "tuning": "full"}, "tuning has no effect with filter_only"),
+    ],
     "past-tense": [
         ({"data": "x", "reformulator": "y", "reformulations": "z"}, "exclude each other"),
         ({"data": "x", "conditions": ["direct"], "reformulator": "y"}, "reformulator has no effect"),

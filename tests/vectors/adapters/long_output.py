@@ -33,7 +33,9 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
             return _filtered(inputs["prompts"], inputs["response_word_counts"], params["threshold"])
         case "quality_aggregate":
             return {"totals": quality_totals(inputs["judge_scores"], params["missing_value"])}
-    logps = inputs.tensor("logits").log_softmax(-1).gather(-1, torch.tensor(inputs["labels"])[..., None])[..., 0]
+    logps = (
+        inputs.tensor("logits").log_softmax(-1).gather(-1, torch.tensor(inputs["labels"])[..., None])[..., 0]
+    )
     mask = inputs.tensor("target_mask")
     sums, lengths = (logps * mask).sum(-1), mask.sum(-1)
     # as the trainer divides: by the tokens of the whole step

@@ -27,22 +27,27 @@ TRIES = 5
 Scores = Mapping[str, int]
 
 
-def quality_request(request: str, answer: str) -> str:
-    """What the judge is asked."""
-    wanted = "\n".join(f"- {name}: 5 when {what}." for name, what in DIMENSIONS.items())
-    form = json.dumps(dict.fromkeys(DIMENSIONS, 0))
-    return f"""You are a strict expert who rates texts. Rate the response to the user's request in six dimensions, each with a whole number from 1 (very poor) to 5 (excellent):
-{wanted}
+TEMPLATE = f"""You are a strict expert who rates texts. Rate the response to the user's request in six dimensions, each with a whole number from 1 (very poor) to 5 (excellent):
+{chr(10).join(f"- {name}: 5 when {what}." for name, what in DIMENSIONS.items())}
 Do not consider how long the response is, nor whether it keeps to a required length: that is measured elsewhere.
 
 [Request]
-{request}
+{{request}}
 
 [Response]
-{answer}
+{{response}}
 
 Reply with one JSON object in this form and with nothing else, your numbers in place of the zeros:
-{form}"""
+{json.dumps(dict.fromkeys(DIMENSIONS, 0))}"""
+"""What the judge is asked; `{request}` and `{response}` are filled in."""
+
+
+def quality_request(request: str, response: str, template: str = TEMPLATE) -> str:
+    """What the judge is asked of one answer."""
+    parts = re.split(r"\{(request|response)\}", template)  # what is filled in is not looked at again
+    return "".join(
+        {"request": request, "response": response}[one] if odd % 2 else one for odd, one in enumerate(parts)
+    )
 
 
 def read_scores(reply: str) -> Scores | None:
@@ -65,6 +70,7 @@ def rate_quality(
     *,
     store: ReplyStore,
     identity: Mapping[str, Any],
+    template: str = TEMPLATE,
     tries: int = TRIES,
 ) -> list[Scores | None]:
     """[answers] the judge's scores; None where none of its replies can be read.
@@ -74,6 +80,7 @@ def rate_quality(
         sampling: of the first try; each further one has a seed of its own. A greedy judge says the same again and is asked once.
         store: keeps replies.
         identity: who is asked.
+        template: of the request.
     """
     found: list[Scores | None] = [None] * len(pairs)
     for number in range(tries if sampling.temperature else 1):
@@ -81,7 +88,7 @@ def rate_quality(
         if not missing:
             break
         requests: list[Messages] = [
-            [{"role": "user", "content": quality_request(*pairs[place])}] for place in missing
+            [{"role": "user", "content": quality_request(*pairs[place], template)}] for place in missing
         ]
         drawn = replace(sampling, seed=sampling.seed + number)
         replies = ask(generator, requests, drawn, store=store, identity=identity, label="Judging quality")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.options import Count, NonNegative, OptionGroup, Positive, option
 from coalign.core.runs import Run
+from coalign.judging.store import prompt_counter
 from coalign.models.types import Sampling
 
 if TYPE_CHECKING:
     from coalign.curation.long_writing.answers import Order, Written
     from coalign.curation.long_writing.quality import Scores
     from coalign.loops.rounds import Round
+    from coalign.models.types import Generator
 
 
 @dataclass(kw_only=True)
@@ -26,7 +29,12 @@ class OrderOptions(OptionGroup):
         None,
         "requests to test on, with a column `length` or a length in their words (LongBench-Write)",
     )
-    max_new_tokens: Count = option(32_768, "most tokens of an answer", source="paper", only_with="orders")
+    max_new_tokens: Count = option(
+        32_768,
+        "most tokens of an answer; fewer where the model's context ends",
+        source="paper",
+        only_with="orders",
+    )
     temperature: NonNegative = option(0.5, "of the answers", source="paper", only_with="orders")
     judge_model: str | None = option(None, "who rates the quality of the answers", only_with="orders")
     judge_endpoint: str | None = option(None, "server of the judge", only_with="judge_model")
@@ -38,6 +46,9 @@ class OrderOptions(OptionGroup):
     )
     judge_max_new_tokens: Count = option(
         1024, "room for its verdict", source="official code", only_with="judge_model"
+    )
+    judge_template: Path | None = option(
+        None, "your own request to the judge, a text with {request} and {response}", only_with="judge_model"
     )
     missing_quality: Positive | None = option(
         None,
@@ -56,25 +67,37 @@ def answers_of(config: Any, round: Round, stage: str, orders: Sequence[Order]) -
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed
     )
+    opened: Generator | None = None
+    if len(round.read(stage)) < len(orders):
+        opened = open_generator(model)
+        sampling = replace(sampling, max_new_tokens=room_of(opened, orders, config.max_new_tokens))
     label = f"Writing to orders ({stage})"
     return write_to_orders(
-        round.path(stage),
-        orders,
-        lambda: open_generator(model),
-        sampling,
-        counter=config.counter,
-        label=label,
-    )
+        round.path(stage), orders, lambda: opened or open_generator(model), sampling,
+        counter=config.counter, label=label,
+    )  # fmt: skip
+
+
+def room_of(generator: Generator, orders: Sequence[Order], most: int) -> int:
+    """New tokens that a model has room for behind the longest request, at most `most`; `most` where its context is not
+    known here.
+    """
+    context, count = getattr(generator, "context", None), prompt_counter(generator)
+    if not context or count is None:
+        return most
+    return max(1, min(most, context - max(count(one.prompt) for one in orders)))
 
 
 def rated(config: Any, run: Run, answers: Mapping[str, Sequence[Written]]) -> dict[str, list[Scores | None]]:
     """The judge's scores of all answers; nothing without a judge."""
-    from coalign.curation.long_writing.quality import rate_quality
+    from coalign.curation.long_writing.quality import TEMPLATE, rate_quality
+    from coalign.judging.refused_requests import read_template
     from coalign.judging.store import Deferred, ReplyStore
     from coalign.models.backends.open import open_named
 
     if config.judge_model is None:
         return {}
+    template = read_template(config.judge_template, TEMPLATE)
     judge = Deferred(
         lambda: open_named(config.judge_model, endpoint=config.judge_endpoint, device=config.device)
     )
@@ -90,6 +113,7 @@ def rated(config: Any, run: Run, answers: Mapping[str, Sequence[Written]]) -> di
                 sampling,
                 store=store,
                 identity=identity,
+                template=template,
             )
             for name, written in answers.items()
         }
