@@ -64,6 +64,7 @@ def test_a_recipe_makes_records_that_other_commands_take(tmp_path: Path) -> None
     assert (found.usable, found.kind, found.n_records, found.n_bad) == (True, "demonstration", 30, 0)
     report = read_report(run.report)
     assert "30 of 73 records were kept" in report.verdict.text
+    assert report.next_commands[1].command == f"coalign run sft --data {run.path}"
     assert {one.title for one in report.sections} >= {
         "Records: what came of them",
         "Records: kept and rejected",
@@ -208,6 +209,7 @@ def test_judged_responses_become_pairs(tmp_path: Path, monkeypatch: pytest.Monke
     (pair,) = done.rows()
     assert (pair["chosen"], pair["rejected"]) == ("one two three", "one")
     assert scan_records(run.path).kind == "preference"
+    assert read_report(run.report).next_commands[1].command == f"coalign run dpo --data {run.path}"
     assert done.tokens() == {"judge": (0, 12)}
     (notes,) = done.provenance
     assert {

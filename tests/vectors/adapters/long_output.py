@@ -33,6 +33,11 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
             return _filtered(inputs["prompts"], inputs["response_word_counts"], params["threshold"])
         case "quality_aggregate":
             return {"totals": quality_totals(inputs["judge_scores"], params["missing_value"])}
+        case _:
+            return _token_mean(inputs)
+
+
+def _token_mean(inputs: Given) -> dict[str, Any]:
     logps = (
         inputs.tensor("logits").log_softmax(-1).gather(-1, torch.tensor(inputs["labels"])[..., None])[..., 0]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from coalign.core.errors import DataError
 from coalign.core.runs import Run
 from coalign.judging.protocol import Cost
 from coalign.loops.pipeline import Curated
@@ -49,10 +50,29 @@ def write_curation_report(run: Run, config: Any, done: Curated, corpus: Corpus) 
             doc.Command(
                 f"coalign data check {run.path}", "see what the records are and whether they are usable"
             ),
-            doc.Command(f"coalign run sft --data {run.path}", "train a model on them"),
+            *_training(run, config, corpus),
         ],
         figures={"records": first, "kept": kept, "seconds": manifest["seconds"]},
     )
+
+
+_LEARNING = {
+    "demonstration": ("sft --data", "train a model on them"),
+    "preference": ("dpo --data", "align a model on them"),
+    "feedback": ("kto --data", "align a model on them"),
+    "prompt": ("grpo --prompts", "learn on them by a reward (--reward)"),
+}
+"""Kind of records to what is done with them."""
+
+
+def _training(run: Run, config: Any, corpus: Corpus) -> list[doc.Command]:
+    """The training that fits the records; none where they are of no kind that one learns from."""
+    try:
+        kind = "preference" if any(one.kind == "pair" for one in config.recipe) else corpus.layout.kind
+    except DataError:
+        return []
+    command, why = _LEARNING.get(kind, ("", ""))
+    return [doc.Command(f"coalign run {command} {run.path}", why)] if command else []
 
 
 def _cost(config: Any, done: Curated) -> list[doc.AnySection]:

@@ -31,7 +31,10 @@ def embedding_noise(model: nn.Module, alpha: float | None) -> Iterator[None]:
         yield
         return
     bare: Any = unwrap(model)
-    embeddings = bare.get_input_embeddings() if hasattr(bare, "get_input_embeddings") else None
+    try:
+        embeddings = bare.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # no model of Transformers, or one of sounds or pictures
+        embeddings = None
     if embeddings is None:
         raise ConfigError(
             f"neftune_noise_alpha has no effect on a {type(bare).__name__}, which embeds no tokens."
