@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -80,10 +80,8 @@ def write_rows(target: Path, rows: Iterable[Any]) -> None:
             file.write(json_line(row))
 
 
-def append_rows(target: Path, rows: Iterable[Any], *, sync: bool = True) -> None:
+def append_rows(target: Path, rows: Iterable[Any]) -> None:
     """Append rows to a JSON Lines file with one write and one sync.
-
-    Without `sync` the rows outlive the process, and perhaps not a power cut.
 
     A kill can leave the last line torn: `read_rows` with `repair` cuts it off, and so does the next append. A write
     that fails leaves the file as it was.
@@ -96,8 +94,7 @@ def append_rows(target: Path, rows: Iterable[Any], *, sync: bool = True) -> None
             file.truncate(end)
             try:
                 _write_all(file, data)
-                if sync:
-                    os.fsync(file.fileno())
+                os.fsync(file.fileno())
             except OSError:
                 file.truncate(end)
                 raise
@@ -136,11 +133,9 @@ def is_valid(text: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def open_to_append(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
-    """Files to which `write_all` appends."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(one.open("ab", buffering=0)) for one in targets]
+def open_to_append(target: Path) -> IO[bytes]:
+    """A file to which `write_all` appends."""
+    return target.open("ab", buffering=0)
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:

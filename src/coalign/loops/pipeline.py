@@ -197,9 +197,8 @@ def _publish(done: Curated, passes: Sequence[Pass], records: Records) -> None:
             rows.write(row + b"\n")
             traces.write(b'{"id": %b, "steps": %b}\n' % (name, trace))
     with atomic_path(done.rejects) as path, path.open("wb") as file:
-        for log in (log for each in passes for log in each.rejects()):
-            with log.open("rb") as part:
-                shutil.copyfileobj(part, file)
+        for each in passes:
+            file.writelines(each.rejects())
     facts = [each.facts for each in passes]
     steps = [step for each in facts for step in each["steps"]]
     write_json(

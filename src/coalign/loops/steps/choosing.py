@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.files import atomic_path, write_json
+from coalign.core.errors import CoalignError
+from coalign.core.files import atomic_path, open_to_append, write_all, write_json
+from coalign.core.names import suggest
 from coalign.core.progress import progress
 from coalign.loops.rows import Row
-from coalign.loops.steps.kinds import Choice, Joining, Kept, Made, Picks, is_joining
-from coalign.loops.steps.logs import Item, Note, Records, rejected_line
+from coalign.loops.steps.kinds import Choice, Joining, Kept, Made, Picks, Step, is_joining
+from coalign.loops.steps.logs import KEPT, Item, Note, Records, lines_of, rejected_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +26,41 @@ if TYPE_CHECKING:
 
 
 class Chosen:
-    """The files of a choice: `STEM.picked.npy` where it left records as they are and in their order, else their lines in
-    `STEM.chosen`, and `STEM.chosen.rejected.jsonl`.
+    """The files of a choice: its sketches, `STEM.picked.npy` where it left records as they are and in their order, else
+    their lines in `STEM.chosen`, and those of the records that fell.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
-        self._type = folder / f"{stem}.sketch.json"
+        self._sketches, self._type = folder / f"{stem}.sketches", folder / f"{stem}.sketch.json"
         self._picked, self._lines = folder / f"{stem}.picked.npy", folder / f"{stem}.chosen"
-        self.rejects = folder / f"{stem}.chosen.rejected.jsonl"
+        self._rejects = folder / f"{stem}.fallen"
+
+    def sketched(self, records: int) -> int:
+        """How many sketches are there, at most one a record; one that was cut by a kill is dropped."""
+        if not self._sketches.exists():
+            return 0
+        size = self._kind().itemsize * math.prod(self._shape())
+        whole = min(records, self._sketches.stat().st_size // size)
+        os.truncate(self._sketches, whole * size)
+        return whole
+
+    def add(self, choice: Choice, items: Sequence[Item]) -> None:
+        """Spill the sketches of further records."""
+        import numpy as np
+
+        rows = [item.row for item in items]
+        assert_columns(choice, rows)
+        made = np.ascontiguousarray(choice.sketch(rows))
+        if len(made) != len(rows):
+            raise ValueError(f"{choice.name}: {len(made)} sketches of {len(rows)} records")
+        self._keep_type(made)
+        with open_to_append(self._sketches) as file:
+            write_all(file, made.tobytes())
+
+    def rejects(self) -> Iterator[bytes]:
+        """The records that fell, as lines of `rejects.jsonl`."""
+        with self._rejects.open("rb") as file:
+            yield from file
 
     def records(self, before: Records) -> Records:
         """The records that were picked of those that it saw."""
@@ -36,10 +68,9 @@ class Chosen:
 
         if self._picked.exists():
             return before.only(np.load(self._picked))
-        with self._lines.open("rb") as file:
-            return Records(self._lines, sum(1 for _ in file))
+        return Records(self._lines, sum(1 for _ in lines_of(self._lines, KEPT)))
 
-    def keep_type(self, sketches: NDArray[Any]) -> None:
+    def _keep_type(self, sketches: NDArray[Any]) -> None:
         """Keep what the bytes of sketches stand for; the first batch says it.
 
         Raises:
@@ -47,14 +78,27 @@ class Chosen:
         """
         import numpy as np
 
-        settings = {"type": np.lib.format.dtype_to_descr(sketches.dtype), "shape": list(sketches.shape[1:])}
-        settings = json.loads(json.dumps(settings))
+        found = {"type": np.lib.format.dtype_to_descr(sketches.dtype), "shape": list(sketches.shape[1:])}
+        settings = json.loads(json.dumps(found))
         if not self._type.exists():
             write_json(self._type, settings)
-        elif json.loads(self._type.read_text(encoding="utf-8")) != settings:
+        if self._settings != settings:
             raise ValueError(f"{self._type.stem}: sketches of two types, now {settings}")
 
-    def make(self, choice: Choice, records: Records, sketched: Path) -> dict[str, Any]:
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return json.loads(self._type.read_text(encoding="utf-8"))
+
+    def _kind(self) -> np.dtype[Any]:
+        import numpy as np
+
+        kind: Any = self._settings["type"]
+        return np.dtype(kind if isinstance(kind, str) else [_field(one) for one in kind])
+
+    def _shape(self) -> list[int]:
+        return self._settings["shape"]
+
+    def make(self, choice: Choice, records: Records) -> dict[str, Any]:
         """Choose, and write what was picked and what fell.
 
         Returns:
@@ -62,7 +106,7 @@ class Chosen:
         """
         import numpy as np
 
-        picks = choice.choose(self._sketches(sketched))
+        picks = choice.choose(self._array())
         taken = np.zeros(records.count, dtype=bool)
         groups, asked = picks.groups, 0
         single = len(groups) == 0 or np.ndim(groups[0]) == 0
@@ -80,15 +124,12 @@ class Chosen:
                 np.save(path.with_suffix(".npy"), taken)
         return {"out": out, "rejected": dict(self._write_rejects(choice.name, records, picks, taken, fell))}
 
-    def _sketches(self, path: Path) -> NDArray[Any]:
+    def _array(self) -> NDArray[Any]:
         import numpy as np
 
-        if not path.exists() or not path.stat().st_size:
+        if not self._sketches.exists() or not self._sketches.stat().st_size:
             return np.empty(0)
-        settings = json.loads(self._type.read_text(encoding="utf-8"))
-        kind: Any = settings["type"]
-        kind = np.dtype(kind if isinstance(kind, str) else [_field(one) for one in kind])
-        return np.memmap(path, dtype=kind, mode="r").reshape(-1, *settings["shape"])
+        return np.memmap(self._sketches, dtype=self._kind(), mode="r").reshape(-1, *self._shape())
 
     def _write_groups(
         self, choice: Choice, records: Records, groups: Sequence[tuple[int, ...]]
@@ -106,7 +147,7 @@ class Chosen:
                     items = [item(place) for place in group]
                     for one, made in _joined(choice, items) if is_joining(choice) else ((None, items[0]),):
                         if one is None or isinstance(one, Kept):
-                            target.write(made.line)
+                            target.write(b"+" + made.line)
                             out += 1
                         else:
                             fell.append((made, one.reason))
@@ -135,7 +176,7 @@ class Chosen:
                 found["of"] = ids[int(picks.of[place])]
             return found if len(found) > 1 else None
 
-        with atomic_path(self.rejects) as path, path.open("wb") as file:
+        with atomic_path(self._rejects) as path, path.open("wb") as file:
             for item, reason in fell:
                 counts[reason] += 1
                 file.write(rejected_line(item.parts, name, reason))
@@ -188,3 +229,18 @@ def children(name: str, made: Sequence[Made]) -> Iterator[tuple[Made, Row]]:
     for number, one in enumerate(made):
         wanted = name if len(made) == 1 else f"{name}.{number}"
         yield one, one.row if one.row.get("id") == wanted else {**one.row, "id": wanted}
+
+
+def assert_columns(step: Step, rows: Sequence[Row]) -> None:
+    """Refuse records without a column that a step needs.
+
+    Raises:
+        CoalignError: the first such record.
+    """
+    for column in step.needs:
+        for row in rows:
+            if column not in row:
+                raise CoalignError(
+                    f"Record {row['id']}: the step {step.name!r} needs the column {column!r}.",
+                    hint=suggest(column, list(row), f"It has: {', '.join(row)}."),
+                )

@@ -11,12 +11,13 @@ import itertools
 import json
 import os
 import time
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.files import append_rows, json_line, open_to_append, read_rows, write_all, write_rows
+from coalign.core.files import json_line, open_to_append, write_all
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def rejected_line(parts: Sequence[bytes], step: str, reason: str, note: Note | N
 
 @dataclass(frozen=True)
 class Records:
-    """Records of a log, all or some of them, in their order.
+    """Records of a log, all that were kept or some of them, in their order.
 
     Attributes:
-        picked: [lines] which; None for all.
+        picked: [records kept in the log] which; None for all.
     """
 
     log: Path
@@ -119,8 +120,8 @@ class Records:
         return self.count
 
     def lines(self) -> Iterator[bytes]:
-        with self.log.open("rb") as file:
-            yield from file if self.picked is None else itertools.compress(file, self.picked)
+        found = lines_of(self.log, KEPT)
+        return found if self.picked is None else itertools.compress(found, self.picked)
 
     def items(self) -> Iterator[Item]:
         return map(Item.of, self.lines())
@@ -140,13 +141,29 @@ class Records:
         return Records(self.log, int(np.count_nonzero(chosen)), picked)
 
     def offsets(self) -> NDArray[np.int64]:
-        """[records] bytes at which their lines begin."""
+        """[records] bytes at which they begin in the log."""
         import numpy as np
 
+        found, place = array("q"), 0
         with self.log.open("rb") as file:
-            lengths = np.fromiter((len(line) for line in file), dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
+            for line in file:
+                if line[0] == KEPT:
+                    found.append(place + 1)
+                place += len(line)
+        starts = np.frombuffer(found, dtype=np.int64)
         return starts if self.picked is None else starts[self.picked]
+
+
+KEPT, FALLEN, END = b"+-="
+"""First byte of a line of a log: a record that was kept, one that fell (as in `rejects.jsonl`), the end of a batch."""
+
+
+def lines_of(log: Path, kind: int) -> Iterator[bytes]:
+    """The lines of a kind, without their first byte."""
+    with log.open("rb") as file:
+        for line in file:
+            if line[0] == kind:
+                yield line[1:]
 
 
 @dataclass
@@ -156,62 +173,61 @@ class Batch:
     Attributes:
         of: how many came in.
         out: [steps] how many left each step.
-        rejected: [steps] how many fell, by reason.
-        files: suffix of a file to the bytes that it gets.
+        reasons: [steps] how many fell, by reason.
+        kept, fallen: lines of those that are left and of those that fell.
     """
 
     of: int
     out: Sequence[int]
-    rejected: Sequence[Mapping[str, int]]
-    files: Mapping[str, bytes]
+    reasons: Sequence[Mapping[str, int]]
+    kept: Sequence[bytes] = ()
+    fallen: Sequence[bytes] = ()
+
+    @property
+    def data(self) -> bytes:
+        """Its lines in the log; the last one says that it is whole."""
+        end = json_bytes({"of": self.of, "out": list(self.out), "reasons": list(self.reasons)})
+        kept, fallen = [b"+" + one for one in self.kept], [b"-" + one for one in self.fallen]
+        return b"".join([*kept, *fallen, b"=", end, b"\n"])
 
 
 class BatchLog:
-    """Files that grow together by whole batches.
+    """A log that grows by whole batches, each with one write.
 
-    A line in `STEM.batches.jsonl` says that a batch is there and where it ends in each file. What lies beyond the last
-    such line was cut by a kill and is dropped; a file that is shorter than its lines say (a power cut) takes the
-    batches that it lost with it.
+    What lies behind the last line that ends a batch was cut by a kill, and is dropped.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        self._folder, self._stem = folder, stem
-        self._batches = folder / f"{stem}.batches.jsonl"
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def path(self, suffix: str) -> Path:
-        return self._folder / f"{self._stem}.{suffix}"
+    def batches(self) -> Iterator[Batch]:
+        """The batches that are there, without their records."""
+        if self.path.exists():
+            for line in lines_of(self.path, END):
+                found = json.loads(line)
+                yield Batch(found["of"], found["out"], found["reasons"])
 
-    def batches(self) -> list[dict[str, Any]]:
-        return read_rows(self._batches, repair=True)
+    def repair(self) -> None:
+        """Cut what no whole batch holds."""
+        self.path.touch()
+        whole = place = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                place += len(line)
+                if line[0] == END and line.endswith(b"\n"):
+                    whole = place
+        os.truncate(self.path, whole)
 
-    def append(self, suffixes: Sequence[str], batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Write batches, and give each back when it is on disk; `repair` first."""
-        with open_to_append([self.path(one) for one in suffixes]) as files:
+    def append(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Write batches, and give each back when it is there; `repair` first. A batch that took long is safe from a power
+        cut, too.
+        """
+        with open_to_append(self.path) as file:
             synced = 0.0
             for batch in batches:
-                for suffix, file in zip(suffixes, files, strict=True):
-                    if data := batch.files.get(suffix, b""):
-                        write_all(file, data)
-                ends = {one: file.tell() for one, file in zip(suffixes, files, strict=True)}
-                if late := time.monotonic() - synced > SYNC_SECONDS:
-                    for file in files:
-                        os.fsync(file.fileno())
-                row = {"of": batch.of, "out": list(batch.out), "rejected": list(batch.rejected), "ends": ends}
-                append_rows(self._batches, [row], sync=late)
-                synced = time.monotonic() if late else synced
+                write_all(file, batch.data)
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    synced = time.monotonic()
                 yield batch
-            for file in files:
-                os.fsync(file.fileno())
-
-    def repair(self, suffixes: Sequence[str]) -> list[dict[str, Any]]:
-        """Cut what no whole batch holds; the batches that are there."""
-        batches = found = self.batches()
-        sizes = {one: path.stat().st_size if (path := self.path(one)).exists() else 0 for one in suffixes}
-        while batches and any(batches[-1]["ends"][one] > size for one, size in sizes.items()):
-            batches = batches[:-1]
-        if len(batches) < len(found):
-            write_rows(self._batches, batches)
-        for one in suffixes:
-            self.path(one).touch()
-            os.truncate(self.path(one), batches[-1]["ends"][one] if batches else 0)
-        return batches
+            os.fsync(file.fileno())

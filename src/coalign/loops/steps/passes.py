@@ -10,17 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.core.errors import CoalignError
-from coalign.core.files import stream_rows, write_json
+from coalign.core.files import write_json
 from coalign.core.measure import measure
-from coalign.core.names import suggest
 from coalign.core.progress import progress
 from coalign.loops.rows import Row
-from coalign.loops.steps.choosing import Chosen, children
+from coalign.loops.steps.choosing import Chosen, assert_columns, children
 from coalign.loops.steps.kinds import Choice, Kept, Local, Made, Ordered, Step, is_choice, is_ordered
-from coalign.loops.steps.logs import Batch, BatchLog, Item, Note, Records, rejected_line
-
-_KEPT, _REJECTED, _SKETCHED = "kept", "rejected.jsonl", "sketches"
+from coalign.loops.steps.logs import FALLEN, Batch, BatchLog, Item, Note, Records, lines_of, rejected_line
 
 
 def passes_of(steps: Sequence[Step]) -> list[list[Step]]:
@@ -53,11 +49,10 @@ class Pass:
         choices = [step for step in steps if is_choice(step)]
         self._steps = [step for step in steps if not is_choice(step)]
         self._choice: Choice | None = choices[0] if choices else None
-        self._log = BatchLog(folder, stem)
+        self._log = BatchLog(folder / f"{stem}.log")
         self._chosen = Chosen(folder, stem)
         self._done = folder / f"{stem}.done.json"
         self._batch = min([batch, *(getattr(step, "batch", batch) for step in steps)])
-        self._before: Records | None = None
 
     @property
     def is_done(self) -> bool:
@@ -72,10 +67,12 @@ class Pass:
         """The records that are left, in order, when the pass is done."""
         return self._chosen.records(self._passed(before)) if self._choice else self._passed(before)
 
-    def rejects(self) -> list[Path]:
-        """Files whose lines are the records that fell, as `rejects.jsonl` has them, in the order of the steps."""
-        found = [self._log.path(_REJECTED), self._chosen.rejects]
-        return [one for one in found if one.exists()]
+    def rejects(self) -> Iterator[bytes]:
+        """The records that fell, as lines of `rejects.jsonl`, in the order of the steps."""
+        if self._log.path.exists():
+            yield from lines_of(self._log.path, FALLEN)
+        if self._choice is not None:
+            yield from self._chosen.rejects()
 
     def work(self, before: Records | None, source: Iterable[Row], total: int | None) -> None:
         """Do what is missing and mark the pass as done.
@@ -85,12 +82,16 @@ class Pass:
             total: records of `source`, where that is known.
         """
         with measure() as spent:
-            if before is not None:
-                counts = self._stream(before.items(), before.count, copies=bool(self._steps))
-            else:
-                counts = self._stream((Item(row, []) for row in source), total, copies=True)
+            counts: list[dict[str, Any]] = []
+            if before is None:
+                counts = self._stream((Item(row, []) for row in source), total)
+            elif self._steps:
+                counts = self._stream(before.items(), before.count)
             if self._choice is not None:
-                counts.append(self._choose(self._choice, self._passed(before)))
+                records = self._passed(before)
+                self._sketch(self._choice, records)
+                made = self._chosen.make(self._choice, records)
+                counts.append({"name": self._choice.name, "in": records.count, **made})
             for step in (*self._steps, self._choice):
                 getattr(step, "close", lambda: None)()
         cost = {"seconds": round(spent.seconds, 3), "peak_mb": round(spent.peak_mb, 1)}
@@ -98,53 +99,44 @@ class Pass:
 
     def _passed(self, before: Records | None) -> Records:
         """The records that the local and ordered steps kept; a pass without any looks at those of the pass before."""
-        log = self._log.path(_KEPT)
-        if before is not None and not log.exists():
+        if before is not None and not self._steps:
             return before
-        return Records(log, sum(one["out"][-1] for one in self._log.batches()))
+        return Records(self._log.path, sum(one.out[-1] for one in self._log.batches()))
 
     # -- local and ordered steps --------------------------------------------------------------------------------
 
-    def _stream(self, items: Iterator[Item], total: int | None, *, copies: bool) -> list[dict[str, Any]]:
-        """The counts of every step.
-
-        Args:
-            copies: keep what goes through; else only sketches are made.
-        """
-        suffixes = [*((_KEPT, _REJECTED) if copies else ()), *((_SKETCHED,) if self._choice else ())]
-        ready = self._log.repair(suffixes)
-        done = sum(one["of"] for one in ready)
+    def _stream(self, items: Iterator[Item], total: int | None) -> list[dict[str, Any]]:
+        """The counts of every step."""
+        self._log.repair()
+        done = sum(one.of for one in self._log.batches())
         self._remember()
-        label = ", ".join(step.name for step in [*self._steps, *([self._choice] if self._choice else [])])
-        with progress(total, label or "Reading", unit="record") as bar:
+        if self._choice is not None:
+            self._sketch(self._choice, self._passed(None))
+        label = ", ".join(step.name for step in self._steps) or "Reading"
+        with progress(total, label, unit="record") as bar:
             bar.advance(done)
-            for batch in self._log.append(
-                suffixes, self._batches(itertools.islice(items, done, None), copies)
-            ):
+            for batch in self._log.append(self._batches(itertools.islice(items, done, None))):
                 bar.advance(batch.of)
+                if self._choice is not None and batch.kept:
+                    self._chosen.add(self._choice, [Item.of(one) for one in batch.kept])
         return self._counts()
 
-    def _batches(self, items: Iterator[Item], copies: bool) -> Iterator[Batch]:
+    def _batches(self, items: Iterator[Item]) -> Iterator[Batch]:
         while not any(getattr(step, "full", False) for step in self._steps):
             several = list(itertools.islice(items, self._batch))
             if not several:
                 break
-            yield self._batch_of(several, copies)
+            yield self._batch_of(several)
 
-    def _batch_of(self, several: Sequence[Item], copies: bool) -> Batch:
+    def _batch_of(self, several: Sequence[Item]) -> Batch:
         alive: Sequence[Item] = several
-        out, rejected, lines = [], [], []
+        out, reasons, lines = [], [], []
         for step in self._steps:
             alive, fallen = _through(step, alive)
             out.append(len(alive))
-            rejected.append(Counter(reason for _, reason, _ in fallen))
+            reasons.append(Counter(reason for _, reason, _ in fallen))
             lines += [rejected_line(item.parts, step.name, why, note) for item, why, note in fallen]
-        files = {}
-        if copies:
-            files = {_KEPT: b"".join([one.line for one in alive]), _REJECTED: b"".join(lines)}
-        if self._choice is not None and alive:
-            files[_SKETCHED] = self._sketch(self._choice, [one.row for one in alive])
-        return Batch(len(several), out or [len(alive)], rejected, files)
+        return Batch(len(several), out or [len(alive)], reasons, [one.line for one in alive], lines)
 
     def _remember(self) -> None:
         """Tell the ordered steps what they kept in the batches that are there: they stand last among the steps and change
@@ -153,11 +145,11 @@ class Pass:
         ordered: list[Ordered] = [step for step in self._steps if is_ordered(step)]
         if not ordered:
             return
-        for item in Records(self._log.path(_KEPT), 0).items():
+        for item in Records(self._log.path, 0).items():
             for step in ordered:
                 step.remember(item.row)
         places = {step.name: place for place, step in enumerate(ordered)}
-        for _, one in stream_rows(self._log.path(_REJECTED)):
+        for one in map(json.loads, lines_of(self._log.path, FALLEN)):
             for step in ordered[: places.get(one["step"], 0)]:
                 step.remember(one["row"])
 
@@ -166,9 +158,9 @@ class Pass:
         out = [0] * len(self._steps)
         reasons: list[Counter[str]] = [Counter() for _ in self._steps]
         for batch in self._log.batches():
-            came += batch["of"]
-            for place, fell in enumerate(batch["rejected"]):
-                out[place] += batch["out"][place]
+            came += batch.of
+            for place, fell in enumerate(batch.reasons):
+                out[place] += batch.out[place]
                 reasons[place].update(fell)
         return [
             {"name": step.name, "in": into, "out": went, "rejected": dict(fell.most_common())}
@@ -177,25 +169,23 @@ class Pass:
 
     # -- choices ------------------------------------------------------------------------------------------------
 
-    def _sketch(self, choice: Choice, rows: Sequence[Row]) -> bytes:
-        import numpy as np
-
-        _assert_columns(choice, rows)
-        made = np.ascontiguousarray(choice.sketch(rows))
-        if len(made) != len(rows):
-            raise ValueError(f"{choice.name}: {len(made)} sketches of {len(rows)} records")
-        self._chosen.keep_type(made)
-        return made.tobytes()
-
-    def _choose(self, choice: Choice, records: Records) -> dict[str, Any]:
-        counts = self._chosen.make(choice, records, self._log.path(_SKETCHED))
-        return {"name": choice.name, "in": records.count, **counts}
+    def _sketch(self, choice: Choice, records: Records) -> None:
+        """Make the sketches that are missing: all of a pass without other steps, else those that a kill has cut."""
+        ready = self._chosen.sketched(records.count)
+        if ready == records.count:
+            return
+        with progress(records.count, choice.name, unit="record") as bar:
+            bar.advance(ready)
+            items = itertools.islice(records.items(), ready, None)
+            while several := list(itertools.islice(items, self._batch)):
+                self._chosen.add(choice, several)
+                bar.advance(len(several))
 
 
 def _through(step: Step, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str, Note | None]]]:
     """The items that a step keeps, and those that fall at it, with reason and note."""
     rows = [item.row for item in items]
-    _assert_columns(step, rows)
+    assert_columns(step, rows)
     if is_ordered(step):
         made: Sequence[Sequence[Made]] = [[_looked(step, row)] for row in rows]
     else:
@@ -217,13 +207,3 @@ def _looked(step: Ordered, row: Row) -> Made:
     if isinstance(made, Kept):
         step.remember(row)
     return made
-
-
-def _assert_columns(step: Step, rows: Sequence[Row]) -> None:
-    for column in step.needs:
-        for row in rows:
-            if column not in row:
-                raise CoalignError(
-                    f"Record {row['id']}: the step {step.name!r} needs the column {column!r}.",
-                    hint=suggest(column, list(row), f"It has: {', '.join(row)}."),
-                )
