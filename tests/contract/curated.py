@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.preference.tiny_runs import WORDS, pairs
+from tests.preference.tiny_runs import WORDS, demonstrations, pairs
 
 Tiny = tuple[Mapping[str, Any], Mapping[str, Any]]
 FIT = {"model": "models/wide", "device": "cpu", "batch_size": 4, "learning_rate": 1e-2, "epochs": 1}
@@ -36,7 +36,23 @@ def _text(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text, encoding="utf-8")
 
 
+def _long(n: int = 8) -> list[dict[str, Any]]:
+    """Three replies of four have the length that was asked for."""
+    said = " ".join(WORDS)
+    return [
+        {"prompt": f"Tell of {WORDS[i]} in {8 if i % 4 else 30} words", "completion": said} for i in range(n)
+    ]
+
+
 SMALL: dict[str, Tiny] = {
+    "long-output": (
+        {**FIT, "model": "models/tiny", "max_length": 200, "data": "long.jsonl", "general": "demonstrations.jsonl",
+         "general_ratio": 1.0, "annealing_epochs": 1.0, "annealing_rate": 1e-3, "orders": "orders.jsonl", "max_new_tokens": 5,
+         "judge_model": "models/other", "judge_max_new_tokens": 4, "judge_template": "ask.txt", "missing_quality": 3.0,
+         "gradient_accumulation": 1, "save_steps": 1},
+        {"ask.txt": _text("{request} {response}"), "long.jsonl": _long(), "demonstrations.jsonl": demonstrations(),
+         "orders.jsonl": [{"prompt": f"Say {n} words", "length": n} for n in (2, 4)]},
+    ),
     "janus": (
         {**FIT, "max_length": 2000, "data": "instructions.jsonl", "values": "values.yaml", "system_messages": 2, "unseen": 0.5,
          "max_new_tokens": 40, "stop": list("aeinorst .,"), "request_batch": 4, "eval_fraction": 0.34, "save_steps": 1,
@@ -46,6 +62,10 @@ SMALL: dict[str, Tiny] = {
     ),
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, Tiny]] = {
+    "long-output that only filters": (
+        "long-output",
+        ({"data": "long.jsonl", "filter_only": True}, {"long.jsonl": _long()}),
+    ),
     "janus with pairs and a judge": (
         "janus",
         (

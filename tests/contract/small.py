@@ -172,14 +172,6 @@ def _questions(n: int = 8) -> list[dict[str, Any]]:
     ]
 
 
-def _long(n: int = 8) -> list[dict[str, Any]]:
-    """Three replies of four have the length that was asked for."""
-    said = " ".join(WORDS)
-    return [
-        {"prompt": f"Tell of {WORDS[i]} in {8 if i % 4 else 30} words", "completion": said} for i in range(n)
-    ]
-
-
 def _topics(n: int = 5) -> list[dict[str, Any]]:
     return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
 
@@ -357,13 +349,6 @@ SMALL: dict[str, Small] = {
          "match": "substring", "save_steps": 1},
         {"questions.jsonl": _questions()},
     ),
-    "long-output": Small(
-        {**MODEL, **FIT, "data": "long.jsonl", "general": "demonstrations.jsonl", "general_ratio": 1.0, "annealing_epochs": 1.0,
-         "annealing_rate": 1e-3, "orders": "orders.jsonl", "max_new_tokens": 5, "judge_model": "models/other",
-         "judge_max_new_tokens": 4, "judge_template": "ask.txt", "missing_quality": 3.0, "epochs": 1.0, "gradient_accumulation": 1, "save_steps": 1},
-        {"ask.txt": _text("{request} {response}"), "long.jsonl": _long(), "demonstrations.jsonl": demonstrations(),
-         "orders.jsonl": [{"prompt": f"Say {n} words", "length": n} for n in (2, 4)]},
-    ),
     "past-tense": Small(
         {**MODEL, **FIT, "data": "topics.jsonl", "controls": "harmless.jsonl", "chats": "demonstrations.jsonl",
          "reformulator": "models/tiny", "judges": ["rules_prefix", "rating"], "judge_model": "models/other", "attempts": 2,
@@ -402,10 +387,6 @@ SMALL: dict[str, Small] = {
 
 VARIANTS: dict[str, tuple[str, Small]] = {
     **{name: (slug, Small(*one)) for name, (slug, one) in curated.VARIANTS.items()},
-    "long-output that only filters": (
-        "long-output",
-        Small({"data": "long.jsonl", "filter_only": True}, {"long.jsonl": _long()}),
-    ),
     "dga over clusters": (
         "dga",
         Small(
