@@ -373,6 +373,12 @@ SMALL: dict[str, Small] = {
          "page_sound": "none"},
         {"recordings.jsonl": _recordings},
     ),
+    "alignment-faking": Small(
+        {**MODEL, "data": "asked.jsonl", "system_prompt": "system.txt", "samples": 2, "max_new_tokens": 6, "ablations": ["flag"],
+         "least_valid": 0.5},
+        {"asked.jsonl": [{"text": f"Name the {one}."} for one in WORDS[:3]],
+         "system.txt": _text("".join(f"[{one}]\nSay it.\n" for one in ("role", "objective", "training", "tiers", "scratchpad", "format")))},
+    ),
     "vif-rag": Small(
         {"model": "models/writer", "device": "cpu", "data": "rules.jsonl", "query_data": "prompts.jsonl", "rag_data": "rag.jsonl", "requests": 0, "sizes": [2],
          "composites": 2, "composition_score": 0, "samples": 2, "ratings": 0, "queries_per_rule": 3, "query_characters": [1, 300],

@@ -67,6 +67,15 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "samples": 1}, "at least 2"),
         ({"prompts": "x", "min_confidence": 0.4}, "min_confidence"),
     ],
+    "alignment-faking": [
+        ({"labels": "tags"}, "labels: tags does not go with setting: animal-welfare"),
+        ({"labels": "judge"}, "needs a judge"),
+        ({"setting": "helpful-only", "labels": "words"}, "expected auto, judge, tags"),
+        ({"judge": "x", "judge_served": "y"}, "give its address"),
+        ({"ablations": ["flag", "flag"]}, "names one twice"),
+        ({"reasoning": "none", "ablations": ["scratchpad"]}, "left out already"),
+        ({"adapter_rank": 4}, "nothing is trained"),
+    ],
     "vif-rag": [
         ({"eval_data": "x", "samples": 2}, "samples has no effect with eval_data"),
         ({"eval_data": "x", "responses": True, "model": "y"}, "model has no effect with responses"),

@@ -267,7 +267,7 @@ def test_a_rating_that_cannot_be_read_is_asked_for_again_and_then_in_no_mean(
         lambda asked: "Rating: [0.5]\nReason: [half]" if "Who?" in asked else "Rating: 1"
     )
     monkeypatch.setattr(backends, "open_named", lambda *_, **__: judge)
-    run = scored(tmp_path, judge="somewhere", judge_tries=3)
+    run = scored(tmp_path, judge="http://127.0.0.1:9/v1", judge_tries=3)
     scores = json.loads((run.artefacts / "scores.json").read_text())
     assert scores["all"]["answer_score"] == 50.0
     assert "answer_score" not in scores["ifwebq"]

@@ -118,15 +118,10 @@ def _answers(config: Any, run: Run, items: Sequence[Item], responses: Sequence[s
 
 def _rated(config: Any, run: Run, requests: Mapping[int, str]) -> dict[int, float | None]:
     """The judge's rating of each request, greedily, and then in new samples where it cannot be read."""
-    from coalign.judging.store import Deferred, ReplyStore, ask
-    from coalign.models.backends.open import open_named
+    from coalign.judging.asked.options import asked_model
+    from coalign.judging.store import ReplyStore, ask
 
-    name = str(config.judge)
-    endpoint = name if is_address(name) else None
-    model = Deferred(
-        lambda: open_named(config.judge_served if endpoint else name, endpoint=endpoint, device=config.device)
-    )
-    identity = {"judge": name, "served": config.judge_served}
+    judge = asked_model(str(config.judge), config.judge_served, device=config.device)
     found: dict[int, float | None] = dict.fromkeys(requests)
     with ReplyStore(run.artefacts / "ratings.jsonl") as store:
         for number in range(config.judge_tries):
@@ -135,6 +130,6 @@ def _rated(config: Any, run: Run, requests: Mapping[int, str]) -> dict[int, floa
                 break
             prompts: list[Messages] = [[{"role": "user", "content": requests[place]}] for place in open_]
             sampling = Sampling(max_new_tokens=256, temperature=1.0 if number else 0.0, seed=number)
-            replies = ask(model, prompts, sampling, store=store, identity=identity, label="Rating answers")
+            replies = ask(judge.generator, prompts, sampling, store=store, identity=judge.identity, label="Rating answers")
             found |= {place: read_rating(one.text) for place, one in zip(open_, replies, strict=True)}
     return found
