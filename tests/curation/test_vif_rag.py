@@ -23,6 +23,7 @@ from coalign.curation.instructions.execution import sandboxed
 from coalign.curation.instructions.queries import read_queries, read_rag
 from coalign.curation.instructions.written import Case, cross_validate, parse_written
 from coalign.data.readers import read_records
+from coalign.judging.asked import options as asked_options
 from coalign.models.backends import open as backends
 from coalign.models.types import Prompts, Samples, Sampling
 from tests.evaluation.scripted import ScriptedGenerator
@@ -266,7 +267,7 @@ def test_a_rating_that_cannot_be_read_is_asked_for_again_and_then_in_no_mean(
     judge = ScriptedGenerator(
         lambda asked: "Rating: [0.5]\nReason: [half]" if "Who?" in asked else "Rating: 1"
     )
-    monkeypatch.setattr(backends, "open_named", lambda *_, **__: judge)
+    monkeypatch.setattr(asked_options, "open_named", lambda *_, **__: judge)
     run = scored(tmp_path, judge="http://127.0.0.1:9/v1", judge_tries=3)
     scores = json.loads((run.artefacts / "scores.json").read_text())
     assert scores["all"]["answer_score"] == 50.0

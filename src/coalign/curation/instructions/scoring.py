@@ -130,6 +130,13 @@ def _rated(config: Any, run: Run, requests: Mapping[int, str]) -> dict[int, floa
                 break
             prompts: list[Messages] = [[{"role": "user", "content": requests[place]}] for place in open_]
             sampling = Sampling(max_new_tokens=256, temperature=1.0 if number else 0.0, seed=number)
-            replies = ask(judge.generator, prompts, sampling, store=store, identity=judge.identity, label="Rating answers")
+            replies = ask(
+                judge.generator,
+                prompts,
+                sampling,
+                store=store,
+                identity=judge.identity,
+                label="Rating answers",
+            )
             found |= {place: read_rating(one.text) for place, one in zip(open_, replies, strict=True)}
     return found
