@@ -8,7 +8,14 @@ from coalign.evaluation.tiers.figures import Sample, summarise, tag_label
 from coalign.evaluation.tiers.turns import output_block
 from tests.vectors.given import Given
 
-OF_TIERS = ("n_valid", "n_unparseable", "compliance", "wilson95", "af_reasoning", "af_reasoning_given_compliant")
+OF_TIERS = (
+    "n_valid",
+    "n_unparseable",
+    "compliance",
+    "wilson95",
+    "af_reasoning",
+    "af_reasoning_given_compliant",
+)
 OF_BOTH = ("compliance_gap", "af_reasoning_gap", "two_proportion_z", "p_one_sided")
 
 
