@@ -10,6 +10,7 @@ import pytest
 
 from coalign.core.errors import DataError
 from coalign.core.processes.sandbox import missing_reason
+from coalign.data.readers import read_records
 from coalign.judging.rewards.specs import parse_reward
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError
 from coalign.judging.verifiers.isolation import IsolatedVerifiers, verify_here
@@ -21,6 +22,7 @@ from coalign.judging.verifiers.programs import (
     run_all,
     run_tests,
 )
+from coalign.loops.prompts import open_values
 from coalign.measures.source_code import defines, extract_code, first_body, parse_python
 
 HEAD = 'import math\n\n\ndef area(r):\n    """Of a circle."""\n'
@@ -215,3 +217,25 @@ def test_nonsense_does_not_raise():
         text = "".join(draw.choices(pieces, k=8))
         assert isinstance(program_of(HEAD, text, "area"), str)
         assert isinstance(extract_code(text), str)
+
+
+def test_tests_are_columns_of_the_prompts(tmp_path):
+    rows = [
+        {"prompt": HEAD, "test": TESTS, "entry_point": "area"},
+        {"prompt": "Say one.", "test": "assert one == 1", "entry_point": ""},
+    ]
+    records = read_records(str(_file(tmp_path, *rows)), kind="prompt").records
+    values = open_values(
+        ["passes_tests:tests={test},entry_point={entry_point},seconds=2"], records, unscorable="leave out"
+    )
+    assert values is not None
+    asked = [
+        {"id": one.id, "prompt": one.prompt, "responses": texts, "finish_reasons": ["stop"] * len(texts)}
+        for one, texts in zip(
+            records, (["    return 3.1416 * r**2", "    return r"], ["one = 1", "one = "]), strict=True
+        )
+    ]
+    found = values(records, asked)
+    assert found[0] == [1, 0]
+    assert found[1][0] == 1
+    assert math.isnan(found[1][1])

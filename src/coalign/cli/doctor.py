@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
 
 from coalign.core import doctor as checks
+from coalign.core.processes.sandbox import missing_reason
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Show versions, devices, extras, caches and whether hub and default models can be had.
+    """Show versions, devices, sandboxes, extras, caches and whether hub and default models can be had.
 
     Exit code 1 when something that coalign needs is broken.
     """
@@ -33,6 +35,7 @@ def examine() -> dict[str, Any]:
         "versions": checks.versions(),
         "machine": checks.machine(),
         "devices": _devices(),
+        "sandbox": {name: missing_reason(name) for name in ("bubblewrap", "namespaces")},
         "extras": checks.extras(),
         "caches": checks.caches(),
         "hub": {"reachable": reason is None, "reason": reason},
@@ -95,6 +98,12 @@ def _problems(found: dict[str, Any]) -> Any:
             yield problem(
                 device, "Install PyTorch again: https://pytorch.org/get-started/locally", needed=True
             )
+    if all(found["sandbox"].values()):
+        text = "nothing here holds code that a model wrote, so it is not run"
+        advice = (
+            "apt install bubblewrap" if sys.platform == "linux" else "--sandbox none runs it without a guard."
+        )
+        yield problem(text, advice, needed=False)
     for cache in found["caches"]:
         if not cache["writable"]:
             variable = "COALIGN_CACHE" if cache["name"] == "coalign" else "HF_HOME"
@@ -122,6 +131,7 @@ def render(found: dict[str, Any]) -> str:
     sections = {
         "Versions": [f"{name:<14}{version or 'missing'}" for name, version in found["versions"].items()],
         "Machine": [f"{cores}, {memory}", *found["devices"]],
+        "Sandbox": [f"{name:<14}{reason or 'works'}" for name, reason in found["sandbox"].items()],
         "Extras": [
             f"{one['extra']:<16}{'installed' if one['installed'] else 'missing: ' + ', '.join(one['missing'])}"
             f"; unlocks {one['unlocks']}"

@@ -15,6 +15,7 @@ from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
+    from coalign.judging.rewards.mix import Unscorable
     from coalign.judging.verifiers.constraints import Constraint
 
 Values = Callable[[Sequence[Any], Sequence[Row]], list[list[float]]]
@@ -91,12 +92,16 @@ def check_values(specs: Sequence[str | dict[str, Any]]) -> None:
                 )
 
 
-def open_values(specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record]) -> Values | None:
+def open_values(
+    specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record], *, unscorable: Unscorable = "lowest"
+) -> Values | None:
     """What `specs` value responses by, in the reward language (`coalign.judging.rewards.specs`); None without any.
     Models are loaded when the first response is valued.
 
     Args:
-        prompts: all that may occur; a reward `constraints` reads their own column.
+        prompts: all that may occur; a reward `constraints` reads their own column, one such as `final_answer:{answer}` the
+            column named.
+        unscorable: whether a response that cannot be scored has the lowest value, or is not a number.
 
     Raises:
         ConfigError, DataError: a reward or a column that cannot be used.
@@ -114,7 +119,10 @@ def open_values(specs: Sequence[str | dict[str, Any]], prompts: Sequence[Record]
 
     def values(tasks: Sequence[Any], rows: Sequence[Row]) -> list[list[float]]:
         if not opened:
-            opened.append(build_rewards(options, constraints=constraints))
+            columns = dict(enumerate(prompts))
+            opened.append(
+                build_rewards(options, constraints=constraints, columns=columns, unscorable=unscorable)
+            )
         drafts = [
             Draft(places[row["id"]], row["prompt"], text, reason != "length")
             for row in rows

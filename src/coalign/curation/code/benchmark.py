@@ -134,4 +134,7 @@ def _item(one: BenchmarkItem, row: Row, preferences: Mapping[str, CodingPreferen
 
 
 def _graded(one: Rating) -> dict[str, Any]:
-    return {"rating": one.score, "failure": one.failure, "reply": one.reply}
+    known = one.score is not None and math.isfinite(
+        one.score
+    )  # a reward says of what it cannot score that it is no number
+    return {"rating": one.score if known else None, "failure": one.failure, "reply": one.reply}

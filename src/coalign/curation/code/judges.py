@@ -64,7 +64,7 @@ def open_list_rater(
     """
     if options.judge_template is not None:
         load_template("list", options.judge_template)  # a bad one is found before anything is loaded
-    values = open_values(options.reward, records)
+    values = open_values(options.reward, records, unscorable="leave out")
     if values is not None:
         return RewardListRater(_scores(values), judge_name(options))
     model = asked_model(options.judge, options.judge_served, device=device)
@@ -86,7 +86,7 @@ def open_grader(
 
     Raises: as `open_list_rater`.
     """
-    values = open_values(options.reward, records)
+    values = open_values(options.reward, records, unscorable="leave out")
     if values is not None:
         return ScoringJudge(_scores(values), name=judge_name(options)), None
     model = asked_model(options.judge, options.judge_served, device=device)

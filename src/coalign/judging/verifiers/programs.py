@@ -72,7 +72,7 @@ def tests_of(row: Mapping[str, Any]) -> tuple[str, str | None] | None:
     Raises:
         ConstraintError: they cannot be used.
     """
-    entry = row.get("entry_point")
+    entry = row.get("entry_point") or None
     if entry is not None and not (isinstance(entry, str) and entry.isidentifier()):
         raise ConstraintError(
             "entry_point", f"{entry!r} is no name", "the name of the function that is tested"
