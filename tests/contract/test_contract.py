@@ -32,7 +32,7 @@ from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
-from tests.contract.killing import Killed, assert_killed_processes_end_like, watched
+from tests.contract.killing import Killed, watched
 from tests.contract.small import SMALL, VARIANTS, Small, furnish
 
 AVAILABLE = [entry for entry in entries() if entry.available]
@@ -291,12 +291,3 @@ def test_help_and_configuration_are_for_people_and_for_programs(
     (tmp_path / "printed.yaml").write_text(printed.out)
     again = coalign("run", slug, "--config", str(tmp_path / "printed.yaml"), "--print-config")
     assert again.out == printed.out
-
-
-@pytest.mark.slow
-def test_a_process_killed_at_random_moments_ends_like_the_undisturbed_run(
-    root: Path, whole: Callable[[str], Whole], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A training; `tests/drill` has the loops."""
-    undisturbed = whole(ready("ln-dpo", root, monkeypatch)).run
-    assert_killed_processes_end_like(undisturbed, "ln-dpo", Path("terminated") / "ln-dpo", kills=10)

@@ -13,8 +13,10 @@ import pytest
 from coalign.core.catalogue import entries
 from coalign.core.runs import Run
 from tests.contract.artefacts import artefacts, assert_close
-from tests.contract.killing import Killed, assert_killed_processes_end_like, watched
+from tests.contract.killing import Killed, watched
 from tests.contract.test_contract import Whole, ready, root, row_of, tiny_run, whole
+from tests.drill.kills import drill as kill_at_random
+from tests.drill.kills import run_of
 
 assert [root, whole]  # fixtures
 
@@ -83,7 +85,6 @@ def test_many_kills_change_nothing(seed: int, name: str, whole: Callable[[str], 
 
 
 @pytest.mark.slow
-def test_processes_that_are_killed_end_like_the_undisturbed_run(
-    name: str, whole: Callable[[str], Whole]
-) -> None:
-    assert_killed_processes_end_like(whole(name).run, name, Path("terminated") / name, kills=10)
+def test_processes_that_are_killed_end_like_the_undisturbed_run(name: str) -> None:
+    found = kill_at_random([run_of(name)], 10, folder=Path("terminated"))
+    assert not found.faults, found.told()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -124,10 +123,3 @@ def _fault_in(result: Result) -> str:
     kept = text.rpartition("Its traceback: ")[2].split("\n")[0]
     shown = Path(kept).read_text(encoding="utf-8") if kept and Path(kept).is_file() else text
     return "\n".join(shown.strip().splitlines()[-4:])[-700:]
-
-
-def alone() -> None:
-    """What a drill outside of pytest needs: no keys, no proxies, no hub."""
-    for name in ("COALIGN_API_KEY", "OPENAI_API_KEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        os.environ.pop(name, None)
-    os.environ["HF_HUB_OFFLINE"] = "1"

@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 REDIRECTS = (301, 302, 303, 307, 308)
 """Status codes that point to another address."""
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""Status codes that may pass."""
+PASSING = (408, 409, 425, 429)
+"""Status codes of the client's that may pass, and so may those of the server's (500 and above) but `LASTING`."""
+LASTING = (501, 505)
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds of back-off: a random part of 0.5, 1, 2, ... up to the second figure."""
 LONGEST_RETRY_AFTER = 900.0
@@ -298,7 +299,7 @@ class EndpointClient:
         if status in REDIRECTS:
             message = f"look at {self.masked(_without_secrets(response.headers.get('location', 'nowhere')))}"
         said = f"the server answered {status} ({message})" if message else f"the server answered {status}"
-        if status not in PASSING or "insufficient_quota" in text:
+        if not _may_pass(status) or "insufficient_quota" in text:
             return RefusedError(status, said)
         wait = retry_after(response.headers)
         if wait is not None and wait > LONGEST_RETRY_AFTER:
@@ -348,6 +349,10 @@ def retry_after(headers: Any) -> float | None:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except ValueError:
         return None
+
+
+def _may_pass(status: int) -> bool:
+    return status in PASSING or (status >= 500 and status not in LASTING)
 
 
 def message_of(text: str) -> str:
