@@ -25,6 +25,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "generators": ["a"], "learn": False, "benchmark": "y"}, "benchmark has no effect"),
         ({"data": "x", "generators": ["a"], "benchmark_tokens": 5}, "benchmark_tokens has no effect"),
         ({"data": "x", "generators": ["a"], "code_tasks": "y", "pass_at": [1, 10]}, "more than code_samples"),
+        ({"data": "x", "generators": ["a"], "code_tasks": "y", "code_temperature": 0.5}, "written greedily"),
         ({"data": "x", "generators": ["a"], "judge_served": "y"}, "give its address"),
     ],
     "cyclealign": [

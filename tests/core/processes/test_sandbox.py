@@ -96,6 +96,22 @@ def test_files_stay_inside(name):
         run_python("", files={name: ""}, guard="limits")
 
 
+def test_links_that_a_command_left_are_not_followed(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "kept").write_text("hers")
+    run_command(["ln", "-s", str(outside), "folder"], folder=inside, guard="limits")
+    run_command(["ln", "-s", str(outside / "kept"), "file"], folder=inside, guard="limits")
+    with pytest.raises(ValueError, match="inside the folder"):
+        run_command(["true"], folder=inside, files={"folder/made": "x"}, guard="limits")
+    assert (
+        run_command(["cat", "file"], folder=inside, files={"file": "mine"}, guard="limits").stdout == "mine"
+    )
+    assert (outside / "kept").read_text() == "hers"
+    assert not (outside / "made").exists()
+
+
 def test_a_command_that_is_not_there(guard):
     with pytest.raises(SandboxError, match=r"no-such-command was not started under .*No such file"):
         run_command(["no-such-command"], guard=guard)

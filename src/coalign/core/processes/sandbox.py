@@ -323,12 +323,15 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 def _lay(files: Mapping[str, str | bytes], folder: Path) -> None:
+    """Write files into a folder, never through a link that an earlier command may have left there."""
     for name, content in files.items():
         parts = PurePosixPath(name).parts
-        if not parts or parts[0] == "/" or ".." in parts:
-            raise ValueError(f"{name!r} is no name of a file inside the folder")
         path = folder.joinpath(*parts)
+        above = [folder.joinpath(*parts[:n]) for n in range(1, len(parts))]
+        if not parts or parts[0] == "/" or ".." in parts or any(one.is_symlink() for one in above):
+            raise ValueError(f"{name!r} is no name of a file inside the folder")
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
 
 
@@ -348,16 +351,19 @@ def _watch(
     with tempfile.TemporaryFile() as given:
         given.write(stdin.encode("utf-8", "surrogatepass"))
         given.seek(0)
-        process = subprocess.Popen(
-            arguments,
-            stdin=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=_environment(folder if guard == "limits" else FOLDER),
-            pass_fds=tuple(pipes),
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=_environment(folder if guard == "limits" else FOLDER),
+                pass_fds=tuple(pipes),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SandboxError(f"{arguments[0]} was not started under {guard}: {error.strerror}") from error
     outputs = [_Output(stream, limits.output) for stream in (process.stdout, process.stderr) if stream]
     seen: set[psutil.Process] = set()
     ended: Status | None = None

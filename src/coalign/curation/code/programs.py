@@ -59,6 +59,8 @@ class FunctionalOptions(SandboxOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.code_samples == 1:
+            self.refuse(["code_temperature"], "with code_samples: 1, which is written greedily")
         if max(self.pass_at, default=1) > self.code_samples:
             raise ValueError(f"pass_at: {max(self.pass_at)} is more than code_samples ({self.code_samples})")
 
