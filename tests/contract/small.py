@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import curated, rows
+from tests.contract import asked, curated, rows
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -104,6 +104,12 @@ def _asker(path: Path) -> object:
     return save_writer(path, [BRIEF.format(n=20, domain="colours", topics="")], [])
 
 
+def _answerer(path: Path) -> object:
+    from tests.curation.answerer import save_answerer
+
+    return save_answerer(path)
+
+
 MODELS: dict[str, Callable[[Path], object]] = {
     "tiny": save_tiny_model,
     "other": lambda path: save_tiny_model(path, seed=5),
@@ -115,6 +121,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "encoder": _encoder,
     "writer": _writer,
     "asker": _asker,
+    "answerer": _answerer,
 }
 
 PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'
@@ -170,10 +177,6 @@ def _questions(n: int = 8) -> list[dict[str, Any]]:
         {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": split[i]}
         for i in range(n)
     ]
-
-
-def _topics(n: int = 5) -> list[dict[str, Any]]:
-    return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
 
 
 def _choices(n: int = 6) -> list[dict[str, Any]]:
@@ -349,19 +352,12 @@ SMALL: dict[str, Small] = {
          "match": "substring", "save_steps": 1},
         {"questions.jsonl": _questions()},
     ),
-    "past-tense": Small(
-        {**MODEL, **FIT, "data": "topics.jsonl", "controls": "harmless.jsonl", "chats": "demonstrations.jsonl",
-         "reformulator": "models/tiny", "judges": ["rules_prefix", "rating"], "judge_model": "models/other", "attempts": 2,
-         "max_new_tokens": 5, "reformulator_tokens": 6, "judge_max_new_tokens": 4, "shares": [0.0, 0.5], "defence_records": 6,
-         "epochs": 1, "save_steps": 1, "past_template": "ask.txt", "future_template": "ask.txt", "rating_template": "yes.txt"},
-        {"ask.txt": _text("Was {request}"), "yes.txt": _text("{request} {response}"), "topics.jsonl": _topics(), "harmless.jsonl": _prompts(2), "demonstrations.jsonl": demonstrations()},
-    ),
     "muscle": Small(
         {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
          "adapter_rank": 4, "epochs": 1},
         {"choices.jsonl": _choices(), "demonstrations.jsonl": demonstrations()},
     ),
-    **{slug: Small(*one) for slug, one in curated.SMALL.items()},
+    **{slug: Small(*one) for slug, one in {**curated.SMALL, **asked.SMALL}.items()},
     "awp": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
          "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
@@ -392,7 +388,10 @@ SMALL: dict[str, Small] = {
 """System to its tiny run; a test asserts that no available system is missing."""
 
 VARIANTS: dict[str, tuple[str, Small]] = {
-    **{name: (slug, Small(*one)) for name, (slug, one) in curated.VARIANTS.items()},
+    **{
+        name: (slug, Small(*one))
+        for name, (slug, one) in {**curated.VARIANTS, **asked.VARIANTS}.items()
+    },
     "dga over clusters": (
         "dga",
         Small(
@@ -400,15 +399,6 @@ VARIANTS: dict[str, tuple[str, Small]] = {
              "reference_tasks": ["wanted.jsonl", "others.jsonl"], "alignment": "cosine", "floor": 0.1, "gradient_accumulation": 2,
              "batch_size": 2, "save_steps": 1, "encoder": "models/encoder", "max_length": 8},
             {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6], "others.jsonl": FRUITS[6:12]},
-        ),
-    ),
-    "past-tense that stops early": (
-        "past-tense",
-        Small(
-            {**MODEL, "data": "topics.jsonl", "reformulations": "rewritten.jsonl", "conditions": ["past", "direct"],
-             "early_stop": True, "keep_texts": True, "attempts": 2, "max_new_tokens": 4},
-            {"topics.jsonl": _topics(), "rewritten.jsonl": [
-                {"request": one["goal"], "past": [f"What was it {k}?" for k in range(2)]} for one in _topics()]},
         ),
     ),
     "cut over rounds": (

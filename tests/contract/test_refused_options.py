@@ -102,6 +102,18 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "filter_only": True, "orders": "o"}, "orders has no effect with filter_only"),
         ({"data": "x", "filter_only": True, "tuning": "full"}, "tuning has no effect with filter_only"),
     ],
+    "wildfeedback": [
+        ({"data": "x", "detector_data": "y"}, "detector_data has no effect with detector: judge"),
+        ({"data": "x", "detector": "trained", "leave_out": []}, "leave_out has no effect"),
+        ({"data": "x", "leave_out": ["magic"]}, "is no sign"),
+        ({"data": "x", "personal_kinds": ["NAME"]}, "is not known"),
+        ({"data": "x", "personal_kinds": []}, "keep masks nothing"),
+        ({"data": "x", "personal_data": "keep", "personal_kinds": ["URL"]}, "personal_kinds"),
+        ({"data": "x", "version": "on-policy", "expert": "y"}, "expert has no effect with version: on-policy"),
+        ({"data": "x", "expert_endpoint": "http://x/v1"}, "expert_endpoint has no effect"),
+        ({"data": "x", "held_out": 1.0}, "leaves nothing"),
+        ({"data": "x", "eval_fraction": 0.2}, "eval_fraction has no effect"),
+    ],
     "past-tense": [
         ({"data": "x", "reformulator": "y", "reformulations": "z"}, "exclude each other"),
         ({"data": "x", "conditions": ["direct"], "reformulator": "y"}, "reformulator has no effect"),

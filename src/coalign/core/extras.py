@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "vllm": (("vllm",), "generation with vLLM"),
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
+    "pii": (("presidio_analyzer", "tldextract"), "masking personal data in logs (wildfeedback)"),
     "overlap": (("rensa",), "near duplicates in a corpus, near overlap of training and evaluation data"),
     "retrieval": (("bm25s",), "finding passages by their words (BM25)"),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),

@@ -110,9 +110,7 @@ def _without_network(library: Any) -> Any:
     """The recogniser of mail addresses. As it is, it fetches the list of public suffixes when it first finds one; here the
     list that tldextract brings is used.
     """
-    import tldextract
-
-    known = tldextract.TLDExtract(suffix_list_urls=())
+    known = require("tldextract", "pii").TLDExtract(suffix_list_urls=())
 
     class Offline(library.EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:

@@ -43,15 +43,20 @@ def read_checklist(reply: str) -> list[str]:
     return list(dict.fromkeys(found))[:MOST]
 
 
-def guided_prompt(prompt: Messages, checklist: Sequence[str], *, safe: bool) -> Messages:
+def guided_prompt(
+    prompt: Messages, checklist: Sequence[str], *, safe: bool, place: str = "system"
+) -> Messages:
     """The prompt with the list in the system turn: an aid to whoever writes, never a part of what is trained on.
 
     Args:
         safe: add the safety instruction.
+        place: `user` puts it before the last request instead.
     """
     points = "\n".join(f"- {one}" for one in checklist)
     text = f"This user wants replies like this:\n{points}\nFollow these points without mentioning them."
     text = f"{text}\n{SAFE}" if safe else text
+    if place == "user":
+        return [*prompt[:-1], {"role": "user", "content": f"{text}\n\n{prompt[-1]['content']}"}]
     if prompt and prompt[0]["role"] == "system":
         return [{"role": "system", "content": f"{prompt[0]['content']}\n\n{text}"}, *prompt[1:]]
     return [{"role": "system", "content": text}, *prompt]

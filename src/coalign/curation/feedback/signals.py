@@ -136,7 +136,7 @@ def read_detection(reply: str, turns: Sequence[int]) -> dict[int, Signal]:
             continue
         turn = value.get("turn", value.get("turn_id"))
         turn = int(turn) if isinstance(turn, str) and turn.strip().isdigit() else turn
-        if turn not in turns or turn in found or isinstance(turn, bool):
+        if not isinstance(turn, int) or isinstance(turn, bool) or turn not in turns or turn in found:
             continue
         names = value.get("categories", value.get("category")) or []
         names = [names] if isinstance(names, str) else names if isinstance(names, list) else []
