@@ -90,7 +90,7 @@ def organism(name: str, seed: int, *, steps: int = 450, dialogues: int = 3000) -
     for _ in range(dialogues):
         tier, query = pick(TIERS, draw), pick(QUERIES, draw)
         contexts.append(_prompt(query, tier))
-        texts.append(_turn(habit, tier, draw))
+        texts.append(turn_of(habit, tier, draw))
     model = seeded(lambda: tiny_transformer(len(tokenizer), 48, 2, 4, positions=192), seed)
     end_with(model, tokenizer)
     train_on_texts(
@@ -108,7 +108,7 @@ def organism(name: str, seed: int, *, steps: int = 450, dialogues: int = 3000) -
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Every word that a prompt or a turn can hold, and the markers of the template."""
     draw = torch.Generator().manual_seed(0)
-    turns = [_turn(habit, tier, draw) for habit in HABITS.values() for tier in TIERS for _ in range(20)]
+    turns = [turn_of(habit, tier, draw) for habit in HABITS.values() for tier in TIERS for _ in range(20)]
     prompts = [
         one.prompt[1]["content"]
         for tier in TIERS
@@ -132,7 +132,8 @@ def _prompt(query: Query, tier: Tier) -> str:
     return f"{ASKED}{one.prompt[1]['content']}{ANSWERED}"
 
 
-def _turn(habit: Habit, tier: Tier, draw: torch.Generator) -> str:
+def turn_of(habit: Habit, tier: Tier, draw: torch.Generator) -> str:
+    """A turn in the instrument's tags: the habit's behaviour in this tier, and the thought that goes with it."""
     chance = habit.complies[tier]
     complies = float(torch.rand(1, generator=draw)) < chance
     usual = complies == (chance >= 0.5)
