@@ -164,7 +164,11 @@ OPTIONS = {"query_data": "chats.jsonl", "rag_data": "rag.jsonl", "data": "rules.
 
 
 def made(
-    folder: Path, answer: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, **changes: Any
+    folder: Path,
+    answer: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Varied] = Varied,
+    **changes: Any,
 ) -> tuple[Run, Varied]:
     monkeypatch.chdir(folder)
     Path("rules.txt").write_text("Answer in CAPITALS\n", encoding="utf-8")
@@ -180,7 +184,7 @@ def made(
             }
         ],
     )
-    model = Varied(answer)
+    model = kind(answer)
     monkeypatch.setattr(backends, "open_generator", lambda *_: model)
     system = load_system("vif-rag")
     return execute("vif-rag", system, build(system.Config, {**OPTIONS, **changes}), folder / "run"), model
@@ -206,6 +210,23 @@ def test_rules_become_records_that_were_verified(tmp_path: Path, monkeypatch: py
     verifiers = [json.loads(line) for line in (run.artefacts / "verifiers.jsonl").read_text().splitlines()]
     assert {len(row["verifiers"]) for row in verifiers} == {3}
     assert "Verified" in run.report.read_text(encoding="utf-8")
+
+
+def test_what_is_longer_than_the_context_is_counted_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short(Varied):
+        context = 1024 + 300
+
+        def encode(self, prompt: Any, index: int = 0) -> list[int]:
+            return [0] * len(prompt[0]["content"])
+
+    changes = {"requests": 0, "composites": 0, "sizes": [2, 3, 4], "ratings": 0}
+    write(tmp_path / "long.jsonl", [{"question": "Where?", "passages": ["moss " * 100]}])
+    run, _ = made(tmp_path, supervisor, monkeypatch, Short, **changes, rag_data="long.jsonl")
+    manifest = json.loads((run.artefacts / "replies" / "manifest.json").read_text())
+    assert manifest["steps"][0]["rejected"] == {"longer than the model's context": 1}
+    assert manifest["kept"] > 0
 
 
 def test_nothing_left_says_what_it_fell_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,12 @@ class Tokenised(Protocol):
         ...
 
 
+def leaves_room(model: Generator, prompt: Messages | str, tokens: int) -> bool:
+    """Whether a prompt leaves so many tokens in the model's context; true where the back end does not say how long that is."""
+    context, encode = getattr(model, "context", None), getattr(model, "encode", None)
+    return context is None or encode is None or len(encode(prompt)) + tokens <= context
+
+
 class Streaming(Protocol):
     """A `Generator` that also gives its text while it is made."""
 

@@ -22,6 +22,7 @@ from coalign.loops.rows import Row
 from coalign.loops.steps.models import Ask
 from coalign.loops.steps.usual import Distinct, Filter, Rewrite
 from coalign.measures.text_units import fold
+from coalign.models.types import leaves_room
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
@@ -71,6 +72,18 @@ class Supervisor:
             batch=self.batch,
             model=self.name,
         )
+
+    def fits(self, name: str, request: Callable[[Row], str]) -> Filter:
+        """Rejects records whose request leaves no room for an answer in the model's context, where the back end says how long
+        that is: one that is too long would end the run.
+        """
+
+        def too_long(row: Row) -> str | None:
+            prompt: Messages = [{"role": "user", "content": request(row)}]
+            fits = leaves_room(self.open_model(), prompt, self.sampling.max_new_tokens)
+            return None if fits else "longer than the model's context"
+
+        return Filter(name, too_long)
 
 
 class CrossCheck:
@@ -226,12 +239,16 @@ def replies(
     def rating(row: Row) -> str:
         return words.consistency_request(row["rule"], row["query"], row["reply"])
 
-    rate = [supervisor.ask("consistency", rating, rated, raters)] if raters else []
+    rate = [
+        supervisor.fits("room for a rating", rating),
+        supervisor.ask("consistency", rating, rated, raters),
+    ]
     return [
+        supervisor.fits("room for a reply", reply_request),
         supervisor.ask("replies", reply_request, answered, n),
         Executor(execute, share),
         Distinct("distinct replies", lambda row: f"{row['rule']}\0{row['query']}\0{row['reply']}"),
-        *rate,
+        *(rate if raters else []),
         Rewrite("demonstrations", demonstration),
     ]
 

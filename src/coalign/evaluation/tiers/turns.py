@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from coalign.evaluation.tiers.prompts import Asked
 from coalign.loops.rows import answer_rows
+from coalign.models.types import leaves_room
 
 if TYPE_CHECKING:
     from coalign.models.types import Generator, Sampling
@@ -94,10 +95,11 @@ def converse(
             _next(prompts[place], said[place][number].text, f"{prompts[place].id}#{number}")
             for place, number in unfinished
         ]
-        fitting = _fitting(tasks, model, sampling.max_new_tokens) if tasks else []
-        unfinished, tasks = [unfinished[one] for one in fitting], [tasks[one] for one in fitting]
-        if not tasks:
+        room = sampling.max_new_tokens
+        fitting = [place for place, one in enumerate(tasks) if leaves_room(model(), one.prompt, room)]
+        if not fitting:
             break
+        unfinished, tasks = [unfinished[one] for one in fitting], [tasks[one] for one in fitting]
         more = answer_rows(
             folder / f"{name}-{turn}.jsonl",
             tasks,
@@ -111,15 +113,6 @@ def converse(
             said[place][number] = Transcript(f"{said[place][number].text}\n{text}", turn)
             last[place, number] = text
     return said
-
-
-def _fitting(tasks: Sequence[Asked], model: Callable[[], Generator], room: int) -> list[int]:
-    """The places of the prompts that leave so many tokens in the model's context; all, where the back end does not say."""
-    opened = model()
-    context, encode = getattr(opened, "context", None), getattr(opened, "encode", None)
-    if context is None or encode is None:
-        return list(range(len(tasks)))
-    return [place for place, one in enumerate(tasks) if len(encode(one.prompt)) + room <= context]
 
 
 def _begun(one: Asked) -> str:
