@@ -48,3 +48,11 @@ def outputs(models: int = 3, prompts: int = 2) -> list[dict[str, Any]]:
         for x in range(prompts)
         for k in range(models)
     ]
+
+
+def read(n: int = 5) -> list[dict[str, Any]]:
+    """Questions with two passages; what a random reader says depends on them."""
+    return [
+        {"id": f"q{i}", "question": f"Letter {i}?", "answers": ["sea", "an"], "passages": [f"It is {'aeiou'[i]}.", {"text": "None.", "title": "T"}]}
+        for i in range(n)
+    ]  # fmt: skip

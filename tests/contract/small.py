@@ -115,6 +115,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "other": lambda path: save_tiny_model(path, seed=5),
     "base": lambda path: save_tiny_model(path, seed=1, template=None),
     "wide": lambda path: save_tiny_model(path, context=2048),
+    "varied": lambda path: save_tiny_model(path, context=1024, scale=4.0),
     "scoring": lambda path: save_tiny_model(path, seed=34, context=2048),
     "recogniser": _recogniser,
     "alignment": _alignment_model,
@@ -337,6 +338,12 @@ SMALL: dict[str, Small] = {
     ),
     "portia": Small(
         {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": rows.judged_pairs(), "short.j2": _text(TEMPLATE)}
+    ),
+    "dpa-rag": Small(
+        {**FIT, "model": "models/varied", "device": "cpu", "data": "read.jsonl", "reranker": "models/encoder", "tried": 2, "top_k": 2, "max_new_tokens": 12, "epochs": 1.0,
+         "augmenter": "self", "rewrites": ["sparql"], "reranker_epochs": 1.0, "reranker_max_length": 60, "max_length": 400, "save_steps": 1,
+         "match": "substring", "test_fraction": 0.25},
+        {"read.jsonl": rows.read(4)},
     ),
     "rag-rewardbench": Small(
         {"data": "answered.jsonl", "judges": ["models/tiny"], "device": "cpu", "judge_readout": "logprobs", "judge_template": "short.j2",

@@ -40,6 +40,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "parts": 0}, "at least 1"),
         ({"data": "x", "judge": "verifiers"}, "never sees"),
     ],
+    "dpa-rag": [
+        ({"data": "x", "tune_reader": False, "pre_align": False}, "pre_align has no effect without tune_reader"),
+        ({"data": "x", "tune_reader": False, "learning_rate": 1e-3}, "learning_rate has no effect without tune_reader"),
+        ({"data": "x", "rewrites": ["sparql"]}, "rewrites has no effect without augmenter"),
+        ({"data": "x", "retriever": "dense"}, "retriever has no effect without corpus"),
+        ({"data": "x", "losses": ["pointwise"], "weights": "equal"}, "weights has no effect with one loss"),
+        ({"data": "x", "losses": ["pointwise"], "temperature": 1.0}, "temperature has no effect without the contrastive loss"),
+        ({"data": "x", "eval_fraction": 0.1}, "eval_fraction has no effect here: test_fraction says what is held out"),
+        ({"data": "x", "endpoint": "http://127.0.0.1:1"}, "say --no-tune-reader"),
+    ],
     "rag-rewardbench": [
         ({"data": "x", "judge": "reward"}, "judge has no effect here: --judges and --reward say who judges"),
         ({"data": "x", "model": "y"}, "model has no effect here"),

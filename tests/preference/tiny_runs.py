@@ -22,9 +22,11 @@ WORDS = ("sky", "sea", "tree", "sun", "moon", "rain", "road", "bird")
 
 
 def save_tiny_model(
-    folder: Path, *, seed: int = 0, template: str | None = CHATML, context: int = 256
+    folder: Path, *, seed: int = 0, template: str | None = CHATML, context: int = 256, scale: float = 1.0
 ) -> Path:
-    """A Llama of two layers with a byte tokenizer, as a model folder; `context` in tokens."""
+    """A Llama of two layers with a byte tokenizer, as a model folder; `context` in tokens. With a larger `scale` of its weights
+    what it says depends on every token.
+    """
     tokenizer = byte_tokenizer(template)
     ids: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -32,7 +34,7 @@ def save_tiny_model(
         "pad_token_id": tokenizer.eos_token_id,
         "max_position_embeddings": context,
     }
-    model: Any = make_model("llama", seed=seed, vocab_size=len(tokenizer), scale=1.0, **ids)
+    model: Any = make_model("llama", seed=seed, vocab_size=len(tokenizer), scale=scale, **ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
