@@ -34,11 +34,12 @@ class _Rewriting:
     """A question that is to be rewritten in one way."""
 
     def __init__(self, question: Question, kind: Kind) -> None:
-        self.id, self.question, self.kind = f"{question.id}/{kind}", question, kind
+        self.id, self.question = f"{question.id}/{kind}", question
+        self.brief = BRIEFS[kind]
 
     @property
     def prompt(self) -> Messages:
-        text = f"{BRIEFS[self.kind]} Reply with the rewritten question alone.\n\nQuestion: {self.question.question}"
+        text = f"{self.brief} Reply with the rewritten question alone.\n\nQuestion: {self.question.question}"
         return [{"role": "user", "content": text}]
 
 
