@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.preference.tiny_runs import WORDS
+
 PASSAGES = [{"id": "a", "title": "Sky", "text": "The sky is blue."}, {"id": "b", "text": "The sea is grey."}]
 
 
@@ -56,3 +58,29 @@ def read(n: int = 5) -> list[dict[str, Any]]:
         {"id": f"q{i}", "question": f"Letter {i}?", "answers": ["sea", "an"], "passages": [f"It is {'aeiou'[i]}.", {"text": "None.", "title": "T"}]}
         for i in range(n)
     ]  # fmt: skip
+
+
+def claims() -> list[dict[str, Any]]:
+    return [
+        {"id": f"c{i}", "context": "The sky is blue. It rains.", "claim": f"It rains {word}. The sea is green.",
+         "label": i % 2}
+        for i, word in enumerate(("red", "blue", "four", "five"))
+    ]  # fmt: skip
+
+
+def questions(n: int = 8) -> list[dict[str, Any]]:
+    split = ["train"] * (n - 3) + ["test"] * 3
+    return [
+        {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": split[i]}
+        for i in range(n)
+    ]
+
+
+def topics(n: int = 5) -> list[dict[str, Any]]:
+    return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
+
+
+def choices(n: int = 6) -> list[dict[str, Any]]:
+    return [
+        {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
+    ]

@@ -334,7 +334,7 @@ SMALL: dict[str, Small] = {
          "memory.tsv": _text(UNITS)},
     ),
     "alignscore": Small(
-        {"model": "models/alignment", "device": "cpu", "data": "claims.jsonl"}, {"claims.jsonl": _claims()}
+        {"model": "models/alignment", "device": "cpu", "data": "claims.jsonl"}, {"claims.jsonl": rows.claims()}
     ),
     "portia": Small(
         {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": rows.judged_pairs(), "short.j2": _text(TEMPLATE)}
@@ -357,12 +357,19 @@ SMALL: dict[str, Small] = {
     "honesty": Small(
         {**MODEL, **FIT, "data": "questions.jsonl", "samples": 3, "max_new_tokens": 4, "epochs": 1.0,
          "match": "substring", "save_steps": 1},
-        {"questions.jsonl": _questions()},
+        {"questions.jsonl": rows.questions()},
+    ),
+    "past-tense": Small(
+        {**MODEL, **FIT, "data": "topics.jsonl", "controls": "harmless.jsonl", "chats": "demonstrations.jsonl",
+         "reformulator": "models/tiny", "judges": ["rules_prefix", "rating"], "judge_model": "models/other", "attempts": 2,
+         "max_new_tokens": 5, "reformulator_tokens": 6, "judge_max_new_tokens": 4, "shares": [0.0, 0.5], "defence_records": 6,
+         "epochs": 1, "save_steps": 1, "past_template": "ask.txt", "future_template": "ask.txt", "rating_template": "yes.txt"},
+        {"ask.txt": _text("Was {request}"), "yes.txt": _text("{request} {response}"), "topics.jsonl": rows.topics(), "harmless.jsonl": _prompts(2), "demonstrations.jsonl": demonstrations()},
     ),
     "muscle": Small(
         {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
          "adapter_rank": 4, "epochs": 1},
-        {"choices.jsonl": _choices(), "demonstrations.jsonl": demonstrations()},
+        {"choices.jsonl": rows.choices(), "demonstrations.jsonl": demonstrations()},
     ),
     **{slug: Small(*one) for slug, one in {**curated.SMALL, **asked.SMALL}.items()},
     "awp": Small(
@@ -408,6 +415,15 @@ VARIANTS: dict[str, tuple[str, Small]] = {
             {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6], "others.jsonl": FRUITS[6:12]},
         ),
     ),
+    "past-tense that stops early": (
+        "past-tense",
+        Small(
+            {**MODEL, "data": "topics.jsonl", "reformulations": "rewritten.jsonl", "conditions": ["past", "direct"],
+             "early_stop": True, "keep_texts": True, "attempts": 2, "max_new_tokens": 4},
+            {"topics.jsonl": rows.topics(), "rewritten.jsonl": [
+                {"request": one["goal"], "past": [f"What was it {k}?" for k in range(2)]} for one in rows.topics()]},
+        ),
+    ),
     "cut over rounds": (
         "cut",
         Small(
@@ -429,7 +445,7 @@ VARIANTS: dict[str, tuple[str, Small]] = {
         Small(
             {"train": ["snli=snli.jsonl"], "encoder": "models/encoder", "device": "cpu", "data": "claims.jsonl",
              "epochs": 1, "batch_size": 4, "max_length": 40, "held_out": 0.2, "save_steps": 1},
-            {"claims.jsonl": _claims(),
+            {"claims.jsonl": rows.claims(),
              "snli.jsonl": [{"premise": f"it rains {i}", "hypothesis": "it snows", "label": i % 3} for i in range(12)]},
         ),
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ def pointwise_loss(logits: Tensor, labels: Tensor, queries: Tensor, n_queries: i
         queries: [N] query of each passage, from 0 to Q - 1.
     """
     told = labels >= 0
-    losses = F.cross_entropy(logits[told], labels[told], reduction="none")
+    losses = torch.nn.functional.cross_entropy(logits[told], labels[told], reduction="none")
     return _means(losses, queries[told], n_queries)
 
 
@@ -38,7 +37,7 @@ def pairwise_loss(scores: Tensor, queries: Tensor, n_queries: int) -> Tensor:
     """
     order = torch.arange(len(scores), device=scores.device)
     better, worse = torch.nonzero((queries[:, None] == queries) & (order[:, None] < order), as_tuple=True)
-    return _means(-F.logsigmoid(scores[better] - scores[worse]), queries[better], n_queries)
+    return _means(-torch.nn.functional.logsigmoid(scores[better] - scores[worse]), queries[better], n_queries)
 
 
 def contrastive_loss(
@@ -54,7 +53,7 @@ def contrastive_loss(
         labels, queries: [N].
         temperature: t.
     """
-    units = F.normalize(embeddings, dim=-1)
+    units = torch.nn.functional.normalize(embeddings, dim=-1)
     similar = units @ units.T / temperature
     other = (queries[:, None] == queries) & ~torch.eye(len(units), dtype=torch.bool, device=units.device)
     positive = other & (labels[:, None] == labels)
