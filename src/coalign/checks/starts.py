@@ -62,8 +62,9 @@ def pretrained(
     batch_size: int = 64,
     learning_rate: float = 3e-3,
     order: str = "base/order",
+    on_step: Callable[[int, M], bool | None] | None = None,
 ) -> M:
-    """A starting model: a copy of `model`, trained by cross-entropy on what a world shows."""
+    """A starting model: a copy of `model`, trained by cross-entropy on what a world shows; `on_step` as in `trained`."""
     return trained(
         model,
         examples,
@@ -72,6 +73,7 @@ def pretrained(
         batch_size=batch_size,
         learning_rate=learning_rate,
         generator=stream(seed, order),
+        on_step=on_step,
     )
 
 
@@ -112,7 +114,7 @@ def learned(
     batch_size: int = 32,
     learning_rate: float = 3e-4,
     order: str = "pairs/order",
-    on_step: Callable[[int, nn.Module], None] | None = None,
+    on_step: Callable[[int, nn.Module], bool | None] | None = None,
 ) -> nn.Module:
     """A copy of the starting model, trained on the records of a panel, in the same order for every objective.
 

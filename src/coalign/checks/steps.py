@@ -73,7 +73,7 @@ def trained(
     learning_rate: float,
     generator: torch.Generator,
     reference: Sequence[Tensor] | None = None,
-    on_step: Callable[[int, M], None] | None = None,
+    on_step: Callable[[int, M], bool | None] | None = None,
     path: Path = "padded",
 ) -> M:
     """A copy of `model`, trained with Adam at a constant learning rate.
@@ -84,7 +84,8 @@ def trained(
         constants: of the objective; its defaults when None.
         reference: what `reference_logps` gives for `examples`, for objectives with a reference; one that extrapolates
             takes `model` besides.
-        on_step: called after every step with its number and the model, which it must leave as it is.
+        on_step: called after every step with its number and the model, which it must leave as it is; the training ends
+            where it says True.
         path: of the scoring engine; the default is the one that every architecture takes.
 
     Raises:
@@ -114,8 +115,8 @@ def trained(
         optimizer.zero_grad()
         (losses.sum() / batch.count(objective.normalise)).backward()
         optimizer.step()
-        if on_step is not None:
-            on_step(number, policy)
+        if on_step is not None and on_step(number, policy):
+            break
     return policy.eval()
 
 
