@@ -57,7 +57,7 @@ class LatentWorld:
 
     seed: int
     lists: float = 0.1
-    mixed: float = 0.4
+    mixed: float = 0.03
     domain: float = 0.33
     formatted: float = 0.33
     signs: float = 0.5
@@ -116,14 +116,22 @@ class LatentWorld:
         """A task in that form, without an answer."""
         return [*self.asked(task)[:-1], self.end]
 
+    def answer_to(self, task: Task) -> list[int]:
+        """The right answer and its end."""
+        return [*(self.solve(task) or ()), self.end]
+
     def whole(self, task: Task) -> list[int]:
-        """A task in that form, with its right answer."""
-        return [*self.asked(task), *(self.solve(task) or ()), self.end]
+        """A task in the form in which it is asked, with its right answer."""
+        return [*self.asked(task), *self.answer_to(task)]
+
+    def begun(self, task: Task) -> list[int]:
+        """A task as the shortest loose line, up to its answer."""
+        return [self.code(task[0]), *task[1], self.first_word]
 
     def line(self, task: Task, draw: random.Random) -> list[int]:
         """A solved task as a loose line: up to two words before the input, one before the answer."""
         words = [self.first_word + draw.randrange(WORDS) for _ in range(1 + draw.randrange(3))]
-        return [self.code(task[0]), *words[1:], *task[1], words[0], *(self.solve(task) or ()), self.end]
+        return [self.code(task[0]), *words[1:], *task[1], words[0], *self.answer_to(task)]
 
     def base(self, *, steps: tuple[int, int], enough: Callable[[nn.Module], bool], every: int) -> nn.Module:
         """The generalist, a transformer of 3 layers and width 64: trained from scratch on documents without domain tasks, then
