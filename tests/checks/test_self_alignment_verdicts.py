@@ -32,7 +32,36 @@ def scir_rows(agreement: Sequence[float], kept: Sequence[float] = (0.02,) * 5, t
     )
 
 
+def expert_rows(
+    gaps: Sequence[float], *, base: float = 0.3, generic: float = 0.0, seeds: float = 0.0, own: float = 290.0
+) -> Rows:
+    """Gaps of the self-specialised model to the base; `generic` and `seeds` are the other arms' gaps to it."""
+
+    def arm(values: Any, rows: float = 0.0) -> dict[str, Any]:
+        shares = ("domain, 5-shot", "domain, 0-shot", "held-out type, 5-shot", "general, 5-shot")
+        return {**dict.fromkeys(shares, values), "own rows of the domain": rows}
+
+    return rows_of(
+        {
+            "base": arm(base),
+            "generic": arm(base + generic),
+            "seeds alone": arm(base + seeds),
+            "self-specialised": arm(plus(base, gaps), own),
+        }
+    )
+
+
 CASES: dict[str, list[tuple[Rows, str]]] = {
+    "self-specialization": [
+        (expert_rows([0.06] * 5), "seen"),
+        (expert_rows([0.06] * 4 + [-0.2]), "seen"),
+        (expert_rows([0.06] * 3 + [0.04] * 2), "not seen"),
+        (expert_rows([0.06] * 5, generic=0.02), "not seen"),
+        (expert_rows([0.06] * 5, seeds=0.07), "not seen"),
+        (expert_rows([0.06] * 5, base=0.1), "mixed"),
+        (expert_rows([-0.06] * 5, base=0.7), "mixed"),
+        (expert_rows([0.06] * 5, own=100.0), "mixed"),
+    ],
     "cream": [
         (cream_rows([0.03] * 5), "seen"),
         (cream_rows([0.1, 0.1, 0.1, 0.1, -0.1]), "seen"),

@@ -152,7 +152,7 @@ class LatentWorld:
             ("general", replace(self, domain=0.0, formatted=0.5), steps[0], None),
             ("domain", self, steps[1], on_step),
         ):
-            rows = [world._document(number) for number in range(DOCUMENTS)]
+            rows = [world.document(number) for number in range(DOCUMENTS)]
             model = pretrained(
                 model,
                 rows,
@@ -165,7 +165,8 @@ class LatentWorld:
             )
         return model
 
-    def _document(self, number: int) -> Example:
+    def document(self, number: int) -> Example:
+        """What the generalist reads, by number."""
         draw = random.Random(f"{self.seed}/document {number}")
         signs = draw.random() < self.signs
         if draw.random() < self.lists:
