@@ -244,12 +244,13 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         the items, so that the skill is not there or not hidden, or fewer than 150 of its own rows are of the domain.
 
     Setting:
-        Tasks turn three symbols into three. A transformer of 3 layers and width 64 is trained from scratch on documents
-        of six tasks (batches of 32, Adam 2e-3): 300 steps without the domain, then with a third of domain tasks, which
-        stand in loose lines alone and never in the form in which tasks are asked, until of a hundred items of each it answers
-        0.9 of the general ones and 0.25 of the domain's (at most 400 steps). 16 seeds of four kinds of domain task, a fifth
-        kind is held out. Up to 300 tasks written after three seeds, answered greedily after five; LoRA of rank 4 on tasks
-        and seeds, 38 steps of 16, Adam 3e-3.
+        Tasks turn three symbols into three. A transformer of 3 layers and width 64 is trained from scratch on documents of
+        six tasks (batches of 32, Adam 2e-3): 450 steps without the domain, then with a third of domain tasks, which stand in
+        loose lines and never in the form in which tasks are asked, until of a hundred items of each, after five examples, it
+        answers 0.9 of the general tasks, 0.9 of the domain's loose lines and 0.2 of the domain's tasks as they are asked (at
+        most 450 steps). 16 seeds of four kinds of domain task, a fifth kind is held out. Up to 300 tasks written after three
+        seeds, answered greedily after five; LoRA of rank 4 on tasks and seeds, 39 steps of 16, Adam 3e-3, as many for the
+        seeds alone.
     """
     arms: dict[str, Arm[Material]] = {
         "base": lambda material: tested(material.world, material.base) | _of_rows(material.world, ()),
