@@ -332,3 +332,23 @@ def test_a_launcher_that_spreads_parameters_is_refused(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="without FSDP"):
         ran(tmp_path / "run", settle(tmp_path))
+
+
+def test_weights_of_clusters_go_with_the_clusters_that_they_were_found_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = SimpleNamespace(encode=lambda texts: torch.tensor([[float("+" in one)] for one in texts]))
+    monkeypatch.setattr("coalign.models.embedding.load_encoder", lambda *_, **__: encoder)
+    settled = settle(tmp_path, max_steps=4)
+    both = tmp_path / "both.jsonl"
+    write(both, [{"text": one} for one in CHATTER + SUMS])
+    clusters = {"data": str(both), "clusters": 2}
+    tasks = {"reference_tasks": [settled["target"], settled["data"][0]]}
+    found = ran(tmp_path / "found", {**settled, **clusters, **tasks})
+    drawn = [json.loads(line) for line in (found.artefacts / "domains.jsonl").read_text().splitlines()]
+    fixed = {**settle(tmp_path, max_steps=1, weights="fixed", weights_from=str(found.path)), **clusters}
+    held = ran(tmp_path / "held", fixed)
+    assert weights_of(held)[1][0][1:] == pytest.approx([row["weight"] for row in drawn])
+    write(both, [{"text": one} for one in SUMS + CHATTER])
+    with pytest.raises(ConfigError, match="weights of other clusters"):
+        ran(tmp_path / "other", fixed)

@@ -172,7 +172,7 @@ def start_weights(config: Config, domains: Domains) -> NDArray[np.float64]:
     """
     names = domains.basis_names or domains.names
     if config.weights_from is not None:
-        return read_weights(config.weights_from, names)
+        return read_weights(config.weights_from, domains)
     if "importance" in (config.weights, config.initial) and domains.target_shares is not None:
         return domains.target_shares
     if config.initial == "size":

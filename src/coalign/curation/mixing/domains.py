@@ -14,6 +14,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import atomic_path
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
+from coalign.curation.mixing.report import ASSIGNED
 from coalign.data.records import Record, responses_of
 from coalign.data.sources import DataSources, canonical_sources, named, sources_of
 from coalign.measures.clusters import kmeans, nearest, shares
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 TARGET = "target"
 """Tag of the target's records."""
-ASSIGNED = "domains.npz"
-"""Artefact with the domain of every training record and the shares of target and reference tasks."""
 
 
 @dataclass(kw_only=True)
@@ -94,6 +93,7 @@ class Domains:
         target_shares: [K] share of the target's records that is nearest to each domain; None where not asked for.
         basis: [N, K] the same of each reference task; None without.
         basis_names: of the reference tasks.
+        centroids: [K, D] of clusters; None of other domains.
         notes: as of `Material`.
     """
 
@@ -105,6 +105,7 @@ class Domains:
     basis: NDArray[np.float64] | None
     basis_names: list[str]
     notes: list[str]
+    centroids: NDArray[Any] | None = None
 
     @property
     def material(self) -> Material:
@@ -155,7 +156,7 @@ def read_domains(config: DomainOptions, run: Run, *, shares_of_target: bool) -> 
     notes.append(overlap_note([*training, *wanted], held_out, run))
     tasks = [] if config.reference_tasks is None else read(config.reference_tasks, "reference_rejects.jsonl")
     names, owners = _named_domains(config, training) if config.clusters is None else ([], [])
-    names, owners, portions = _placed(
+    names, owners, portions, centroids = _placed(
         config, run, names, owners, training, [*([wanted] if shares_of_target else []), *(one.records for one in tasks)]
     )  # fmt: skip
     if TARGET in names:
@@ -174,6 +175,7 @@ def read_domains(config: DomainOptions, run: Run, *, shares_of_target: bool) -> 
         basis=np.stack(portions[first:]) if tasks else None,
         basis_names=[one.source.tag for one in tasks],
         notes=notes,
+        centroids=None if config.clusters is None else centroids,
     )
 
 
@@ -208,13 +210,14 @@ def _placed(
     owners: list[int],
     training: Sequence[Record],
     samples: Sequence[Sequence[Record]],
-) -> tuple[list[str], list[int], list[NDArray[np.float64]]]:
-    """Domains, the domain of each training record, and of each sample its shares of them; embedded once a run.
+) -> tuple[list[str], list[int], list[NDArray[np.float64]], NDArray[Any] | None]:
+    """Domains, the domain of each training record, of each sample its shares of them, and the domains' centroids; embedded
+    once a run.
 
     Without clusters a domain stands at the mean of its records' embeddings.
     """
     if config.clusters is None and not samples:
-        return names, owners, []
+        return names, owners, [], None
     path: Path = run.artefacts / ASSIGNED
     if not path.exists():
         from coalign.models.embedding import load_encoder
@@ -236,12 +239,13 @@ def _placed(
             centroids = np.stack([points[np.array(owners) == place].mean(0) for place in range(len(names))])
         portions = [shares(nearest(embedded(one), centroids), len(centroids)) for one in samples]
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, owners=owners, portions=np.array(portions).reshape(len(samples), len(centroids)))
+            shaped = np.array(portions).reshape(len(samples), len(centroids))
+            np.savez(file, owners=owners, portions=shaped, centroids=centroids)
     with np.load(path) as kept:
-        owners, portions = kept["owners"].tolist(), kept["portions"]
+        owners, portions, centroids = kept["owners"].tolist(), kept["portions"], kept["centroids"]
     if config.clusters is not None:
         names = [f"cluster-{place}" for place in range(portions.shape[1])]
-    return names, owners, list(portions)
+    return names, owners, list(portions), centroids
 
 
 def _text_of(record: Record) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from coalign.curation.mixing.domains import Domains
     from coalign.curation.mixing.task import MixtureTask
 
+ASSIGNED = "domains.npz"
+"""Artefact with the domain of every training record, the domains' centroids and the shares of target and reference tasks."""
 WEIGHTS = "weights.csv"
 """Artefact with the step and the weights after each update; the first row is the start."""
 DRAWN = "domains.jsonl"
@@ -53,28 +55,42 @@ def write_weights(path: Path, domains: Domains, task: MixtureTask) -> None:
     write_text(path, text.getvalue())
 
 
-def read_weights(folder: Path, names: Sequence[str]) -> NDArray[np.float64]:
-    """[N] last weights of an earlier run.
+def read_weights(folder: Path, domains: Domains) -> NDArray[np.float64]:
+    """[N] last weights of an earlier run: of the reference tasks where both have the same, else of the domains. Clusters are
+    the same where their centroids are; their names say nothing.
 
     Raises:
         ConfigError: the run has no weights, or those of other domains.
     """
-    path = folder / "artefacts" / WEIGHTS
+    names = list(domains.basis_names or domains.names)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with (folder / "artefacts" / WEIGHTS).open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
-        weights = np.array(rows[-1][1:], dtype=np.float64)
-    except (OSError, ValueError, IndexError) as error:
+        found, weights = header[1:], np.array(rows[-1][1:], dtype=np.float64)
+        if found != names:
+            drawn = list(read_rows(folder / "artefacts" / DRAWN))
+            found, weights = [row["domain"] for row in drawn], np.array([row["weight"] for row in drawn])
+        same, ours = True, domains.centroids
+        if ours is not None:
+            with np.load(folder / "artefacts" / ASSIGNED) as kept:
+                theirs = kept["centroids"]
+            same = theirs.shape == ours.shape and np.allclose(theirs, ours, atol=1e-4)
+    except (OSError, ValueError, IndexError, KeyError) as error:
         raise ConfigError(f"weights_from: {folder} has no weights that can be read ({error}).") from error
-    if header[1:] != list(names):
-        other = next((one for one in [*header[1:], *names] if (one in names) != (one in header[1:])), "")
+    if found != names:
+        other = next((one for one in [*found, *names] if (one in names) != (one in found)), "")
         detail = f"{other} is not in both" if other else "their order differs"
         raise ConfigError(
             f"weights_from: {folder} has weights of other domains: {detail}.",
             hint="Give the same sources in the same order.",
         )
+    if not same:
+        raise ConfigError(
+            f"weights_from: {folder} has weights of other clusters.",
+            hint="Clusters are the same for the same data, encoder, seed and share that is held out.",
+        )
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ConfigError(f"weights_from: {path} holds what is no weight.")
+        raise ConfigError(f"weights_from: {folder} holds what is no weight.")
     return weights / weights.sum()
 
 
