@@ -14,7 +14,6 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import atomic_path
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
-from coalign.curation.mixing.report import ASSIGNED
 from coalign.data.records import Record, responses_of
 from coalign.data.sources import DataSources, canonical_sources, named, sources_of
 from coalign.measures.clusters import kmeans, nearest, shares
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 TARGET = "target"
 """Tag of the target's records."""
+ASSIGNED = "domains.npz"
+"""Artefact with the domain of every training record, the domains' centroids and the shares of target and reference tasks."""
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 from coalign.core.errors import ConfigError
 from coalign.core.files import read_rows, write_rows, write_text
 from coalign.core.runs import Run
+from coalign.curation.mixing.domains import ASSIGNED, Domains
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, held_out
@@ -22,11 +23,8 @@ from coalign.training.job import FitResult
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from coalign.curation.mixing.domains import Domains
     from coalign.curation.mixing.task import MixtureTask
 
-ASSIGNED = "domains.npz"
-"""Artefact with the domain of every training record, the domains' centroids and the shares of target and reference tasks."""
 WEIGHTS = "weights.csv"
 """Artefact with the step and the weights after each update; the first row is the start."""
 DRAWN = "domains.jsonl"
