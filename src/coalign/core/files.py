@@ -102,11 +102,15 @@ def append_rows(target: Path, rows: Iterable[Any]) -> None:
 
 def json_line(row: Any) -> str:
     """A row as JSON that every reader takes, in one line: NaN and infinities, which JSON has not, are null."""
+    return json_bytes(row).decode("utf-8") + "\n"
+
+
+def json_bytes(value: Any) -> bytes:
+    """The same as bytes, without the end of the line."""
     try:
-        text = _TEXT.encode(row)
-    except ValueError:
-        text = ""
-    return (text if text and is_valid(text) else dump_json(row, default=_plain)) + "\n"
+        return _TEXT.encode(value).encode("utf-8")
+    except ValueError:  # also text that is not valid Unicode
+        return dump_json(value, default=_plain).encode("utf-8")
 
 
 def dump_json(value: Any, **options: Any) -> str:

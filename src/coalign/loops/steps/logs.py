@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.files import json_line, open_to_append, write_all
+from coalign.core.files import json_bytes, open_to_append, write_all
 from coalign.loops.rows import Row
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SYNC_SECONDS = 1.0
 """Least time between two writes that wait for the disk: a batch with a model takes longer and is safe at once."""
 Note = dict[str, Any]
+_decode = json.JSONDecoder().decode
 
 
 class Item:
@@ -46,14 +47,14 @@ class Item:
     @property
     def row(self) -> Row:
         if self._row is None:
-            self._row = json.loads(self._line[2])
+            self._row = _decode(self._line[2].decode("utf-8"))
         return self._row
 
     @property
     def trace(self) -> list[Note]:
         """What the steps noted, each with its name under `step`."""
         if self._trace is None:
-            self._trace = json.loads(self._line[1])
+            self._trace = [] if self._line[1] == b"[]" else _decode(self._line[1].decode("utf-8"))
         return self._trace
 
     def becoming(self, row: Row, note: Note | None) -> Item:
@@ -70,19 +71,18 @@ class Item:
     def parts(self) -> Sequence[bytes]:
         """Id, notes and columns as JSON."""
         if not self._line:
-            self._line = (json_bytes(self.row["id"]), json_bytes(self.trace), json_bytes(self.row))
+            name, trace = self.row["id"], self.trace
+            plain = name.isascii() and name.isalnum()
+            self._line = (
+                b'"%b"' % name.encode("ascii") if plain else json_bytes(name),
+                json_bytes(trace) if trace else b"[]",
+                json_bytes(self.row),
+            )
         return self._line
 
     @property
     def line(self) -> bytes:
         return b"\t".join(self.parts) + b"\n"
-
-
-def json_bytes(value: Any) -> bytes:
-    """JSON as `coalign.core.files` writes it; text that is not valid Unicode is escaped."""
-    if value == []:
-        return b"[]"
-    return json_line(value)[:-1].encode("utf-8")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -174,20 +174,22 @@ class Batch:
         of: how many came in.
         out: [steps] how many left each step.
         reasons: [steps] how many fell, by reason.
-        kept, fallen: lines of those that are left and of those that fell.
+        kept: those that are left.
+        fallen: lines of those that fell.
     """
 
     of: int
     out: Sequence[int]
     reasons: Sequence[Mapping[str, int]]
-    kept: Sequence[bytes] = ()
+    kept: Sequence[Item] = ()
     fallen: Sequence[bytes] = ()
 
     @property
     def data(self) -> bytes:
         """Its lines in the log; the last one says that it is whole."""
         end = json_bytes({"of": self.of, "out": list(self.out), "reasons": list(self.reasons)})
-        kept, fallen = [b"+" + one for one in self.kept], [b"-" + one for one in self.fallen]
+        kept = [b"+%b\t%b\t%b\n" % (*one.parts,) for one in self.kept]
+        fallen = [b"-" + one for one in self.fallen]
         return b"".join([*kept, *fallen, b"=", end, b"\n"])
 
 

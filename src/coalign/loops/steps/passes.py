@@ -118,7 +118,7 @@ class Pass:
             for batch in self._log.append(self._batches(itertools.islice(items, done, None))):
                 bar.advance(batch.of)
                 if self._choice is not None and batch.kept:
-                    self._chosen.add(self._choice, [Item.of(one) for one in batch.kept])
+                    self._chosen.add(self._choice, batch.kept)
         return self._counts()
 
     def _batches(self, items: Iterator[Item]) -> Iterator[Batch]:
@@ -136,7 +136,7 @@ class Pass:
             out.append(len(alive))
             reasons.append(Counter(reason for _, reason, _ in fallen))
             lines += [rejected_line(item.parts, step.name, why, note) for item, why, note in fallen]
-        return Batch(len(several), out or [len(alive)], reasons, [one.line for one in alive], lines)
+        return Batch(len(several), out or [len(alive)], reasons, alive, lines)
 
     def _remember(self) -> None:
         """Tell the ordered steps what they kept in the batches that are there: they stand last among the steps and change
