@@ -3,6 +3,7 @@
     pip install 'coalign[overlap]'
     python benchmarks/curation.py --records 100000 --pairs 3
     python benchmarks/curation.py --records 1000000 --only coalign
+    python benchmarks/curation.py --records 1000000 --only near
 
 Sides alternate (A B A B), each run in a process of its own: `coalign` (a pipeline), `rows` (`datasets.map` and `filter` by rows)
 and `batched` (the same with batches of 1000). All use the same functions: digests of the text, signatures, what connects
@@ -32,6 +33,7 @@ from coalign.measures.text_quality import rule_quality
 from coalign.measures.text_units import words
 
 SIDES = ("coalign", "rows", "batched")
+NEAR_ALONE = "near"
 LEAST, MOST, SHARE, NEAR = 12, 38, 0.1, 0.8
 
 
@@ -41,7 +43,11 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-    parser.add_argument("--only", choices=SIDES, help="one run of one side")
+    parser.add_argument(
+        "--only",
+        choices=(*SIDES, NEAR_ALONE),
+        help="one run of one side, or of near duplicates by themselves",
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -172,6 +178,30 @@ def run_coalign(folder: Path) -> dict[str, Any]:
             }
 
     return timed(work)
+
+
+def run_near(folder: Path) -> dict[str, Any]:
+    """Signatures of batches of 1000 texts, and what connects them: the work of the step without reading and writing."""
+    import numpy as np
+
+    spent, parts, count = 0.0, [], 0
+    with (folder / "corpus.jsonl").open(encoding="utf-8") as file:
+        texts = (json.loads(line)["text"] for line in file)
+        while several := list(itertools.islice(texts, 1000)):
+            started = time.process_time()
+            parts.append(signatures(several))
+            spent += time.process_time() - started
+            count += len(several)
+    started = time.process_time()
+    root = connected(np.concatenate(parts), NEAR)
+    spent += time.process_time() - started
+    told = {"records a second": round(count / spent), "kept": len(np.unique(root))}
+    return {
+        "wall": spent,
+        "cpu": spent,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **told,
+    }
 
 
 def run_rows(folder: Path) -> dict[str, Any]:

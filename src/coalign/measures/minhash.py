@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.extras import require
@@ -46,15 +47,16 @@ def signatures(texts: Sequence[str], *, n: int = 3, permutations: int = PERMUTAT
     words = [folded_words(text) or [fold(text)] for text in texts]
     if len(_words) > _KNOWN_WORDS:
         _words.clear()
-    for word in {word for several in words for word in several}.difference(_words):
+    for word in set(chain.from_iterable(words)).difference(_words):
         digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         _words[word] = int.from_bytes(digest, "little")
-    known = _words.__getitem__
-    flat = np.array([known(word) for several in words for word in several], dtype=np.uint64)
-    sizes = np.array([len(several) for several in words], dtype=np.int64)
+    sizes = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+    known = map(_words.__getitem__, chain.from_iterable(words))
+    flat = np.fromiter(known, dtype=np.uint64, count=int(sizes.sum()))
     hashes, offsets = _ngram_hashes(flat, sizes, n)
     made = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, permutations, _SEED)
-    return np.array(made.to_rows(), dtype=np.uint32)
+    places = chain.from_iterable(made.to_rows())
+    return np.fromiter(places, dtype=np.uint32, count=len(texts) * permutations).reshape(-1, permutations)
 
 
 def _ngram_hashes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import json
 from collections import Counter
@@ -118,15 +120,18 @@ class Pass:
             for batch in self._log.append(self._batches(itertools.islice(items, done, None))):
                 bar.advance(batch.of)
                 if self._choice is not None and batch.kept:
-                    self._chosen.add(self._choice, batch.kept)
+                    with uncollected():
+                        self._chosen.add(self._choice, batch.kept)
         return self._counts()
 
     def _batches(self, items: Iterator[Item]) -> Iterator[Batch]:
         while not any(getattr(step, "full", False) for step in self._steps):
-            several = list(itertools.islice(items, self._batch))
-            if not several:
+            with uncollected():
+                several = list(itertools.islice(items, self._batch))
+                batch = self._batch_of(several) if several else None
+            if batch is None:
                 break
-            yield self._batch_of(several)
+            yield batch
 
     def _batch_of(self, several: Sequence[Item]) -> Batch:
         alive: Sequence[Item] = several
@@ -177,9 +182,28 @@ class Pass:
         with progress(records.count, choice.name, unit="record") as bar:
             bar.advance(ready)
             items = itertools.islice(records.items(), ready, None)
-            while several := list(itertools.islice(items, self._batch)):
-                self._chosen.add(choice, several)
-                bar.advance(len(several))
+            for size in self._sizes(records.count - ready):
+                with uncollected():
+                    self._chosen.add(choice, list(itertools.islice(items, size)))
+                bar.advance(size)
+
+    def _sizes(self, count: int) -> Iterator[int]:
+        """The sizes of the batches of so many records."""
+        return (min(self._batch, count - start) for start in range(0, count, self._batch))
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles in the block. A batch is thousands of small objects without cycles, which let it begin again and
+    again: a fifth of the time of cheap steps.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _through(step: Step, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str, Note | None]]]:
@@ -193,6 +217,14 @@ def _through(step: Step, items: Sequence[Item]) -> tuple[list[Item], list[tuple[
     kept: list[Item] = []
     fallen: list[tuple[Item, str, Note | None]] = []
     for item, several in zip(items, made, strict=True):
+        if (
+            len(several) == 1
+            and isinstance(one := several[0], Kept)
+            and one.row is item.row
+            and not one.facts
+        ):
+            kept.append(item)
+            continue
         for one, row in children(item.row["id"], several):
             note = {"step": step.name, **one.facts} if one.facts else None
             if isinstance(one, Kept):
