@@ -57,10 +57,12 @@ VARIANTS: dict[str, tuple[str, Tiny]] = {
         (
             {**MODEL, **FIT, "data": "logs.jsonl", "judge_model": "models/answerer", "expert": "models/answerer",
              "personal_data": "keep", "detector": "trained", "detector_data": "turns.jsonl", "encoder": "models/encoder",
-             "threshold": 0.0, "moderate": False, "max_new_tokens": 4, "temperature": 0.0, "list_place": "user",
+             "moderate": False, "max_new_tokens": 4, "temperature": 0.0, "list_place": "user",
              "request_batch": 2, "judge_tokens": 4, "held_out": 0.0, "save_steps": 1},
             {"logs.jsonl": _logs(),
-             "turns.jsonl": [{"text": f"Good {n}", "label": ("sat", "dsat", "none")[n % 3]} for n in range(6)]},
+             "turns.jsonl": [
+                 *({"text": f"Say more. {one}", "label": "dsat"} for one in WORDS[:5]),
+                 *({"text": "z" * n, "label": ("sat", "none")[n % 2]} for n in range(1, 7))]},
         ),
     ),
     "past-tense that stops early": (
