@@ -32,6 +32,13 @@ def _collection(n: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _answers(strategy: str, form: str, n: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"What is thing {i}?", "completion": form.format(WORDS[i]), "strategy": strategy}
+        for i in range(n)
+    ]
+
+
 def _text(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text, encoding="utf-8")
 
@@ -59,6 +66,12 @@ SMALL: dict[str, Tiny] = {
          "compare": ["models/wide"]},
         {"instructions.jsonl": [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i]}"} for i in range(6)],
          "values.yaml": _text(VALUES)},
+    ),
+    "response-selection": (
+        {"model": "models/wide", "device": "cpu", "data": "styles.jsonl", "samples": 3, "pool": 4,
+         "examples": 2, "max_new_tokens": 6, "reward": "max_characters:12", "hidden_states": True, "accuracies": "accuracies.yaml"},
+        {"styles.jsonl": [*_answers("short", "It is {}.", 5), *_answers("long", "As everybody knows, it is {}.", 5)],
+         "accuracies.yaml": _text("short: 0.5\nlong: 0.25\n")},
     ),
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, Tiny]] = {

@@ -204,6 +204,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "endpoint": "http://x/v1", "teacher": "y"}, "teacher has no effect with an endpoint"),
         ({"data": "x", "eval_fraction": 0}, "leaves nothing to measure on"),
     ],
+    "response-selection": [
+        ({"data": "x", "rank_by": "car"}, "car needs a reward"),
+        ({"data": "x", "rank_by": "hidden_state"}, "needs hidden_states"),
+        ({"data": "x", "examples": 0}, "needs examples"),
+        ({"data": "x", "beta": 2.0}, "beta has no effect without reward"),
+        ({"data": "x", "reward": "judge:polite"}, "expected a reward model or verifiers"),
+        ({"data": "x", "adapter_rank": 4}, "nothing is trained"),
+        ({"data": "x", "own_answers": "y", "pool": 4}, "pool has no effect"),
+        ({"data": ["x,weight=2"]}, "weight"),
+    ],
     "muscle": [
         ({"old": "x", "data": "x", "eval_steps": 3}, "eval_steps has no effect"),
         ({"old": "x", "data": "x", "mask": "token_likelihood", "train_data": "x"}, "needs the cross-entropy"),
