@@ -20,6 +20,10 @@ from coalign.training.objective import get_objective
 STEPS = 600
 FEW = 10
 """Combinations that the second baseline learns from."""
+TRIED = (
+    "While the sizes were chosen (seeds 100 to 102): DPO from the model that was fine-tuned on all rows, which meets nearly "
+    "everything, lowered its share by 0.005 to 0.024."
+)
 
 
 @dataclass
@@ -94,7 +98,7 @@ def dpo_arm(material: Material) -> Measures:
     return measured(material, world.satisfied(model))
 
 
-def check(run: Run, *, seeds: int = 3) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Learning from 200 combinations of stated values makes a model follow combinations that it never saw; learning from 10
     of them, or from answers whose values were not stated, does not.
 
@@ -143,4 +147,5 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
             "tie or win against 10 combinations": rows.mean("tie or win against few combinations", treated),
             "satisfied, DPO - before": mean_of(dpo),
         },
+        tried=[TRIED],
     )
