@@ -46,9 +46,9 @@ STYLES = {"seen": "bold green", "not seen": "bold red", "mixed": "bold yellow"}
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Records in place of the check's own, for checks that read some.",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Records in place of the check's own, for checks that read some: a file, or the folder that a check names.",
 )
 def reproduce(
     slugs: tuple[str, ...], everything: bool, seeds: int, out: Path | None, data: Path | None
