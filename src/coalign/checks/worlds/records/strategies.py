@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from coalign.core.errors import DataError
 from coalign.core.files import parse_json
@@ -88,5 +89,5 @@ def _accuracy(folder: Path, task: str, strategy: str) -> float | None:
     return None
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Any]:
     return parse_json(path.read_text(encoding="utf-8"))
