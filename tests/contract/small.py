@@ -172,28 +172,6 @@ def _strict(n: int) -> list[dict[str, Any]]:
     return [{"prompt": f"Say {i}.", "constraints": limits} for i in range(n)]
 
 
-def _questions(n: int = 8) -> list[dict[str, Any]]:
-    split = ["train"] * (n - 3) + ["test"] * 3
-    return [
-        {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": split[i]}
-        for i in range(n)
-    ]
-
-
-def _choices(n: int = 6) -> list[dict[str, Any]]:
-    return [
-        {"question": f"Which, {i}?", "choices": ["red", "blue", f"no {i}"], "answer": i % 3} for i in range(n)
-    ]
-
-
-def _claims() -> list[dict[str, Any]]:
-    return [
-        {"id": f"c{i}", "context": "The sky is blue. It rains.", "claim": f"It rains {word}. The sea is green.",
-         "label": i % 2}
-        for i, word in enumerate(("red", "blue", "four", "five"))
-    ]  # fmt: skip
-
-
 SENTENCES = [
     {"source": "wash your hair", "target": "lávese el pelo"},
     {"source": "stay at work", "target": "quédese en el trabajo"},
