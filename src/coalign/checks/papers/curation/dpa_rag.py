@@ -1,4 +1,4 @@
-"""Check of `dpa-rag`: a reranker that knows what its reader can use, against the order of words in common."""
+"""Check of `dpa-rag`: a reranker that knows what its reader can use, against one that knows relevance alone."""
 
 from __future__ import annotations
 
