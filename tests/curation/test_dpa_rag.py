@@ -177,6 +177,7 @@ def test_a_reranker_cuts_passages_and_not_queries(tmp_path: Path) -> None:
     assert inputs["input_ids"].shape[1] == 20
     alone = reranker.inputs(["who is it"], ["a"])["input_ids"][0].tolist()
     assert inputs["input_ids"][0].tolist()[:5] == alone[:5]
+    assert reranker.inputs(["who is it " * 30], ["a"])["input_ids"].shape[1] == 20
     scores = reranker.score("who", ["a", "b", "a"])
     assert scores[0] == pytest.approx(scores[2])
     assert all(0 < one < 1 for one in scores)

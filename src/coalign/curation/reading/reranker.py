@@ -86,12 +86,12 @@ class Reranker:
     max_length: int
 
     def inputs(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, Tensor]:
-        """[N, T] ids, mask and segments of query and passage; too long ones lose the end of the passage."""
+        """[N, T] ids, mask and segments of query and passage; too long ones lose the end of the longer one."""
         return dict(
             self.tokenizer(
                 list(queries),
                 list(passages),
-                truncation="only_second",
+                truncation="longest_first",
                 max_length=self.max_length,
                 padding=True,
                 return_tensors="pt",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from coalign.data.passages import Passage, read_passages
 from coalign.data.questions import Question
 from coalign.data.records import Demonstration
 from coalign.loops.rounds import Round
-from coalign.loops.rows import read_answers
+from coalign.loops.rows import Row, read_answers
+from coalign.loops.scoring import chunked_rows
 from coalign.measures.short_answers import has_match
 from coalign.training.job import Job
 from coalign.training.learning import train
@@ -105,16 +106,23 @@ def reranker_examples(config: Any, round: Round) -> list[Preference]:
 
 
 def reranked(config: Any, round: Round, questions: Sequence[Question], name: str) -> dict[str, list[Passage]]:
-    """Question to its passages, the reranker's best first; the order is kept."""
-    if not round.path(name).exists():
-        reranker = load_reranker(
-            round.run.artefacts / "reranker", max_length=config.reranker_max_length, device=config.device
-        )
-        orders = [reranker.order(one.question, [str(each) for each in one.passages]) for one in questions]
-        round.write(
-            name, [{"id": one.id, "order": order} for one, order in zip(questions, orders, strict=True)]
-        )
-    orders = {row["id"]: row["order"] for row in round.read(name)}
+    """Question to its passages, the reranker's best first; the order is kept row by row."""
+
+    def work() -> Callable[[Sequence[Row]], list[Row]]:
+        folder = round.run.artefacts / "reranker"
+        reranker = load_reranker(folder, max_length=config.reranker_max_length, device=config.device)
+
+        def order(part: Sequence[Row]) -> list[Row]:
+            return [{"order": reranker.order(row["query"], row["texts"])} for row in part]
+
+        return order
+
+    tasks = [
+        {"id": one.id, "query": one.question, "texts": [str(each) for each in one.passages]}
+        for one in questions
+    ]
+    rows = chunked_rows(round.path(name), tasks, work, label="Reranking", unit="question")
+    orders = {row["id"]: row["order"] for row in rows}
     return {one.id: [one.passages[place] for place in orders[one.id]] for one in questions}
 
 
