@@ -34,6 +34,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         "https://me:word77@host/v1",
         "['http://a/b', 'https://me:word77@host']",
         "postgres://word77@db",
+        "https:/me:word77@host/v1",
         "Illegal header value b'Bearer word77'",
         "authorization: bearer word77",
         "https://host/v1?x=1&api_key=word77",

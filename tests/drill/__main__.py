@@ -72,6 +72,19 @@ def endpoint(prompts: int, seed: int) -> None:
 
 
 @drill.command()
+@click.option("--requests", default=10_000, show_default=True, help="In all, of clients side by side.")
+@click.option("--seed", default=0, show_default=True, help="Of what they do.")
+def soak(requests: int, seed: int) -> None:
+    """A server under clients that leave: its memory stays within 5 %, nothing is left waiting, answers stay the same."""
+    from tests.drill.soak import soak as run
+
+    with alone() as folder:
+        found = run(folder, requests, seed=seed)
+    click.echo(found.told())
+    sys.exit(bool(found.faults))
+
+
+@drill.command()
 @click.option("--kills", "count", default=100, show_default=True, help="How many, in turn over all.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments and the signals.")
 @click.option("--minutes", default=60.0, show_default=True, help="After so many no further kill is made.")

@@ -21,12 +21,12 @@ LEAST = 8
 _FLAG = re.compile(r"(^|[-_])(key|token|secret|password|passwd)([-_]variable)?$", re.IGNORECASE)
 _VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE)
 _FORMS = re.compile(
-    r"(?<=://)[^\s/'\"]+(?=@)"
+    r"(?<=://)[^\s/'\"]+(?=@)|(?<=[a-z]:/)[^\s/'\"]+:[^\s/'\"]+(?=@)"  # a path has one slash of an address left
     r"|(?<=[Bb]earer )[^\s'\",]+"
     r"|(?<=[?&]key=)[^&\s'\"]+|(?<=[?&]api_key=)[^&\s'\"]+|(?<=[?&]token=)[^&\s'\"]+"
     r"|\b(?:hf_|sk-|gsk_|ghp_|github_pat_|xox[abp]-|AIza)(?=[\w-]*\d)[\w-]{8,}"
 )
-_PASSWORD = re.compile(r"://[^\s/]*:[^\s/]*@")
+_PASSWORD = re.compile(r":/{1,2}[^\s/]*:[^\s/]*@")
 _held: set[str] = set()
 
 

@@ -8,6 +8,7 @@ import click
 
 from coalign.core.errors import ConfigError
 from coalign.core.runs import Run, list_runs
+from coalign.core.secrets import redacted
 
 
 @click.command()
@@ -36,11 +37,10 @@ def runs(root: Path, as_json: bool, failed: bool, delete: bool, yes: bool, names
     elif rows:
         click.echo(table(rows))
     elif failed:
-        click.echo(f"No failed runs under {root}.")
+        click.echo(redacted(f"No failed runs under {root}."))
     else:
-        click.echo(
-            f"No runs under {root}. `coalign run METHOD` makes one; `coalign methods --available` lists methods."
-        )
+        advice = "`coalign run METHOD` makes one; `coalign methods --available` lists methods."
+        click.echo(redacted(f"No runs under {root}. {advice}"))
 
 
 def _named(name: str, root: Path) -> Run:
