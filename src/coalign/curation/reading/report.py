@@ -75,10 +75,7 @@ def write_reading_report(
             "An answer is right where it holds a gold answer; a passage is a hit where it does, whatever else it says.",
         ],
         rounds=timings([round], STAGES),
-        then=[
-            *([doc.Command(f"coalign chat {run.path}", "talk to the trained reader")] if "tuned" in answers else []),
-            doc.Command(f"coalign generate --reward model:{run.artefacts / 'reranker'},label=helpful,format=pair", "the reranker scores texts wherever a reward is named"),
-        ],
+        then=[doc.Command(f"coalign chat {run.path}", "talk to the trained reader")] if "tuned" in answers else [],
         figures={name: float(f"{one:.4f}") for name, one in share.items()},
     )  # fmt: skip
 
