@@ -77,6 +77,19 @@ def test_whole_words_match_and_parts_do_not() -> None:
 @pytest.mark.parametrize(
     ("prediction", "gold", "right"),
     [
+        ("这座桥是绿色的。", "绿色", True), ("这座桥是红色的。", "绿色", False), ("橋は緑です", "緑", True),
+        ("สะพานสีเขียว", "สีเขียว", True), ("राजधानी दिल्ली है।", "दिल्ली", True), ("वह दिल्ली।", "दिल्ली", True),
+        ("Мост зелёный.", "зелёный", True), ("Мост тёмно", "тём", False), ("¿Es verde?", "verde", True), ("是5号", "5", True),
+        ("Die Brücke ist grünlich", "grün", False), ("«Grün»", "grün", True),
+    ],
+)  # fmt: skip
+def test_answers_in_other_scripts_are_found_as_whole_words(prediction: str, gold: str, right: bool) -> None:
+    assert has_match(prediction, [gold]) == right
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "right"),
+    [
         ("It is A.", "A", True), ("a dog", "A", False), ("The The", "The The", True), ("it is 3.5", "5", False),
         ("1,500 of them", "500", False), ("minus: -5", "5", False), ("5", "-5", False), ("1000", "1,000", True),
         ("half, so 0.5", "1/2", True), ("about 50 %", "50%", True), ("in the 1990s", "1990s", True),

@@ -7,10 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+import regex
+
 from coalign.measures.answers import numbers_in, parse_answer, same_answer
+from coalign.measures.text_units import CJK
 
 Match = Literal["words", "substring", "exact"]
 _PUNCTUATION = re.compile(r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~‘’´]""")
+_SPACELESS = regex.compile(rf"[{CJK}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}]")
+_OTHER_PUNCTUATION = regex.compile(r"\p{P}")
+"""What the published rules leave: the punctuation of other scripts."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -35,8 +41,8 @@ def has_match(prediction: str, gold: Sequence[str], match: Match = "words") -> b
     A gold answer that normalises to nothing (`A`, `The The`, `-`) is looked for as it is, in its own case.
 
     Args:
-        match: `words`: as whole words in a row, a number as a whole number of the same value (5 is in neither 3.5 nor
-            1,500 nor -5); `substring`: anywhere, also inside a word ("art" in "party"), as the official code of
+        match: `words`: as whole words in a row (in scripts that are written without spaces every character is one), a number
+            as a whole number of the same value (5 is in neither 3.5 nor 1,500 nor -5); `substring`: anywhere, also inside a word ("art" in "party"), as the official code of
             arXiv 2312.07000 does; `exact`: nothing else may stand there.
     """
     return any(_has(prediction, one, match) for one in gold)
@@ -46,12 +52,17 @@ def _has(prediction: str, gold: str, match: Match) -> bool:
     wanted, found = normalise_answer(gold), normalise_answer(prediction)
     number = parse_answer(gold) if match == "words" and not any(map(str.isalpha, gold)) else None
     if number and number.kind == "number":
-        return any(same_answer(number, one) for one in numbers_in(prediction))
+        return any(same_answer(number, one) for one in numbers_in(_SPACELESS.sub(r" \g<0> ", prediction)))
     if not wanted:
         wanted, found = " ".join(gold.split()), " ".join(prediction.split())
         if match == "words":
             return bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", found) is not None
     if match == "exact":
         return found == wanted
+    if match == "words":
+        wanted, found = (
+            " ".join(_SPACELESS.sub(r" \g<0> ", _OTHER_PUNCTUATION.sub(" ", one)).split())
+            for one in (wanted, found)
+        )
     edge = " " if match == "words" else ""
     return bool(wanted) and f"{edge}{wanted}{edge}" in f" {found} "
