@@ -342,3 +342,21 @@ def test_a_judge_that_prefers_the_first_place_has_half_and_never_both(
     found = json.loads((run.artefacts / "results.json").read_text())["scripted"]
     assert (found["micro"], found["strict"], found["first_position_rate"]) == (0.5, 0.0, 1.0)
     assert run.report.is_file()
+
+
+def test_a_reward_model_with_little_room_reads_shorter_passages(tmp_path: Path) -> None:
+    from coalign.judging.rewards.mix import ModelReward
+    from coalign.models.reward_inputs import RewardInputs
+    from tests.data.tokenizers import CHATML, byte_tokenizer
+
+    passages = (Passage("1", "word " * 40), SHOWN[1])
+    long = pair(references=passages, prompt=prompt_of("Why?", passages))
+    whole = RewardInputs(byte_tokenizer(CHATML), "chat", 10_000)
+    room = max(len(whole.text(long.prompt, one).ids) for one in (long.chosen, long.rejected)) - 30
+    inputs = RewardInputs(whole.tokenizer, "chat", room)
+    reward = ModelReward(type("Model", (), {"inputs": inputs})(), "short")  # pyright: ignore[reportArgumentType]
+    assert not reward.fits(long.prompt, long.rejected)
+    prompt, note = fitted(long, reward.fits)
+    assert note == "shortened"
+    assert reward.fits(prompt, long.rejected)
+    assert "[2] It rains." in prompt[-1]["content"]
