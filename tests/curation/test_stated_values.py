@@ -157,6 +157,7 @@ def test_pairs_of_systems(count: int) -> None:
             r"preference_set\[0\]: has no preference",
         ),
         ({**rows(1, 1)[0], "preference_set": ["x"]}, r"preference_set\[0\]: has no preference"),
+        ({**rows(1, 1)[0], "id": 0}, "id: '0' occurs twice"),
     ],
 )
 def test_a_row_without_values_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], words: str) -> None:
@@ -251,12 +252,13 @@ def test_bench_items_have_their_levels(tmp_path: Path) -> None:
     (item,) = read_bench(str(write(tmp_path / "bench.jsonl", [good])))
     assert item.reference == "So."
     assert item.wishes[0].levels == {n: f"level {n}" for n in range(1, 6)}
-    bad = [good, {**good, "rubric": "x"}, {**good, "system": ""}]
+    bad = [good, {**good, "rubric": "x"}, {**good, "system": ""}, {**good, "id": 0}]
     path = write(tmp_path / "bad.jsonl", bad)
     with pytest.raises(DataError) as caught:
         read_bench(str(path))
     assert "bad.jsonl:2: rubric" in str(caught.value)
     assert "bad.jsonl:3: system" in str(caught.value)
+    assert "bad.jsonl:4: id: '0' occurs twice" in str(caught.value)
 
 
 def test_the_released_layout_may_hold_its_lists_as_json(tmp_path: Path) -> None:

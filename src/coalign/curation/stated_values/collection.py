@@ -15,6 +15,7 @@ from coalign.data.messages import folded_system
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Messages, Preference
 from coalign.data.splits import split_records
+from coalign.data.usable import repeated_ids
 from coalign.judging.store import content_hash
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
 
@@ -89,10 +90,12 @@ def read_collection(source: str | Path) -> list[Answered]:
     """The rows of a file: demonstrations with a system message.
 
     Raises:
-        DataError: a row that cannot be read, is without a system message, or has a `preference_set` of another form.
+        DataError: a row that cannot be read, is without a system message, has the id of another one, or a `preference_set` of
+            another form.
     """
-    found, problems = [], []
-    for record in cast("list[Demonstration]", read_records(source, kind="demonstration").records):
+    records = cast("list[Demonstration]", read_records(source, kind="demonstration").records)
+    found, problems = [], repeated_ids(records)
+    for record in records:
         system, turns = without_system(record.prompt)
         if not system.strip() or not turns:
             problems.append(record.problem("system", "is missing", "a system message that states values"))

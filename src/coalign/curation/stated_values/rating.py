@@ -121,9 +121,10 @@ def read_bench(source: str) -> list[Item]:
     """The items of a file.
 
     Raises:
-        DataError: rows without `system`, `prompt` or a usable `rubric`; every one is named.
+        DataError: rows without `system`, `prompt` or a usable `rubric`, or with an id that occurs twice; every one is named.
     """
     items, problems = [], []
+    names: set[str] = set()
     for row in iter_rows(source):
         if row.value is None:
             problems += [row.problem] if row.problem else []
@@ -134,7 +135,10 @@ def read_bench(source: str) -> list[Item]:
             for one in ("system", "prompt")
             if not isinstance(value.get(one), str) or not value[one].strip()
         ]
-        wishes = _bench_wishes(value.get("rubric"))
+        wishes, name = _bench_wishes(value.get("rubric")), str(value.get("id", row.index))
+        if name in names:
+            problems.append(place.problem("id", f"{name!r} occurs twice", "one id a row"))
+        names.add(name)
         problems += [place.problem(one, "is missing", "a text") for one in missing]
         if wishes is None:
             wanted = "a list of criteria with score_descriptions of 1 to 5"
@@ -142,7 +146,7 @@ def read_bench(source: str) -> list[Item]:
         elif not missing:
             turns: Any = [{"role": "user", "content": value["prompt"]}]
             reference = value.get("reference_answer")
-            items.append(Item(str(value.get("id", row.index)), value["system"], turns, wishes, reference))
+            items.append(Item(name, value["system"], turns, wishes, reference))
     if problems or not items:
         raise DataError(f"{source}: {len(problems)} rows cannot be used.", problems)
     return items
