@@ -359,7 +359,7 @@ def test_verifiers_judge() -> None:
     judge = verifier_judge([{"verifier": "max_words", "n": 2}, {"verifier": "no_commas"}])
     assert judge.compare([item("two words", "one, two, three")])[0].choice == "first"
     assert judge.rate([item("a, b")])[0].score == 0.5
-    with pytest.raises(ConfigError, match=r"item i: constraints: is None"):
+    with pytest.raises(ConfigError, match="item i: constraints: is missing"):
         verifier_judge().rate([item("a")])
 
 

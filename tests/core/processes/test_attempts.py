@@ -71,8 +71,9 @@ def test_resources(guard, attempt: Attempt, around: Outside):
     """Attempts that may end their child have one each."""
     _needs(guard)
     facts = {"facts.json": json.dumps(around.facts)}
+    seconds = 1 if "timeout" in attempt.alone else 20  # a busy machine is slow to take memory
     outcome = run_python(
-        f"{TOOLS}\n{attempt.code}\nprint('reached')", files=facts, seconds=1, memory_mb=512, guard=guard
+        f"{TOOLS}\n{attempt.code}\nprint('reached')", files=facts, seconds=seconds, memory_mb=512, guard=guard
     )
     if attempt.alone == ("ok",):
         assert outcome.ok
@@ -80,7 +81,7 @@ def test_resources(guard, attempt: Attempt, around: Outside):
     elif _contained(attempt, guard):
         assert outcome.status in attempt.alone
         assert "reached" not in outcome.stdout, outcome
-        assert outcome.seconds < 4
+        assert outcome.seconds < 15
     else:
         assert outcome.ok
         assert "reached" in outcome.stdout

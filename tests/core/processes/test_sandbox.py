@@ -77,7 +77,7 @@ def test_a_signal_that_ends_it_is_killed(guard):
 
 
 def test_children_that_were_left_do_not_delay(guard):
-    assert run_command(["sh", "-c", "sleep 30 & echo ready"], guard=guard).seconds < 5
+    assert run_command(["sh", "-c", "sleep 30 & echo ready"], guard=guard).seconds < 20
 
 
 def test_memory_that_is_not_a_processs_own_counts(guard):
