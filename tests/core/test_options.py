@@ -214,3 +214,13 @@ def test_numbers_beyond_what_libraries_take_are_refused(
 def test_a_number_of_thousands_of_digits_is_shown_by_its_size() -> None:
     with pytest.raises(ConfigError, match=r"seed: a number of 33220 bits is not usable"):
         options.build(Sizes, {"seed": 10**10_000})
+
+
+@pytest.mark.parametrize("value", ["a\udcff.jsonl", ["a", "\ud800"], {"path": "\udfff"}])
+def test_text_that_cannot_be_written_is_refused(value):
+    @dataclass(kw_only=True)
+    class Config:
+        data: Any = options.option(None, "anything")
+
+    with pytest.raises(ConfigError, match=r"--data: .*\\ud.* is no valid text"):
+        options.build(Config, {"data": value}, places={"data": "--data"})

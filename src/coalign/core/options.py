@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union
 
 from coalign.core import secrets
 from coalign.core.errors import ConfigError
-from coalign.core.files import write_text
+from coalign.core.files import is_valid, write_text
 from coalign.core.limits import LARGEST, as_shown, describe_type, is_large
 from coalign.core.limits import Count as Count
 from coalign.core.limits import CountOrZero as CountOrZero
@@ -280,6 +280,11 @@ def converted(
         if secrets.holds_password(value):
             problems.append(f"{place}: holds an address with a password, expected the address alone")
             continue
+        if not _is_text(value):
+            problems.append(
+                f"{place}: {as_shown(value)} is no valid text, expected Unicode (names of files as well)"
+            )
+            continue
         try:
             clean[key] = _convert(known[key].type, value)
         except ValueError:
@@ -328,6 +333,15 @@ def parse_value(one: Option, value: Any) -> Any:
 def _parts(text: str) -> list[str]:
     """A text without a comma is one value as it stands (a line break can be a stop string)."""
     return [part.strip() for part in text.split(",") if part.strip()] if "," in text else [text]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether every text in a value can be written: bytes of a command line that are no UTF-8 cannot."""
+    if isinstance(value, Mapping):
+        return all(_is_text(one) for pair in value.items() for one in pair)
+    if isinstance(value, list | tuple):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or is_valid(value)
 
 
 def _convert(hint: Any, value: Any) -> Any:

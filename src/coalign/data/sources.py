@@ -245,7 +245,7 @@ def _from_mapping(given: Mapping[str, Any]) -> DataSource:
 def _weight(path: str, value: Any) -> float:
     try:
         number = 1.0 if value is None else math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 < number <= LARGEST_WEIGHT:
         expected = f"a number above 0 and at most {LARGEST_WEIGHT}"

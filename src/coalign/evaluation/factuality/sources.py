@@ -119,7 +119,7 @@ def _number(row: Row, column: str, low: float, high: float) -> float:
     value = row.get(column)
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not low <= number <= high:
         raise FieldError(describe(value), f"a number from {low:g} to {high:g}", column)

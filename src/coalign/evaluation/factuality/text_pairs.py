@@ -124,6 +124,6 @@ def _label(value: Mapping[str, Any], column: str) -> float | str | None:
         return float(found.strip().lower() in _TRUE)
     try:
         number = float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return describe(found)
     return number if number == number and abs(number) != float("inf") else describe(found)

@@ -92,7 +92,7 @@ class FunctionReward:
             return math.nan
         try:
             return float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CoalignError(
                 f"The reward {self.name} returned {value!r}, expected a number or None."
             ) from error

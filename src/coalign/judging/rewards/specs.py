@@ -415,7 +415,7 @@ def _plain(hint: Any) -> Any:
 def _weight(value: Any, weight: Any) -> float:
     try:
         return float(weight)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"reward: {value!r}: the weight {weight!r} is not a number.") from error
 
 

@@ -238,7 +238,7 @@ def _rating_means(records: Sequence[Preference | Ranking], column: str) -> list[
             if not isinstance(values, list | tuple) or len(values) != size:
                 raise ValueError
             means.append([fmean(one) if isinstance(one, list | tuple) else float(one) for one in values])
-        except (TypeError, ValueError):  # StatisticsError (an empty list) is a ValueError
+        except (TypeError, ValueError, OverflowError):  # StatisticsError (an empty list) is a ValueError
             expected = f"{size} entries, one a response: a number or a list of numbers"
             problems.append(record.problem(column, f"holds {values!r}", expected))
     if problems:

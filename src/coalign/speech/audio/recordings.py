@@ -122,7 +122,7 @@ def _seconds(columns: dict[str, Any], field: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FieldError(_shown(value), "a number of seconds", field) from error
     if isinstance(value, bool) or not 0 <= seconds < float("inf"):
         raise FieldError(f"the value {value}", "a number of seconds, not negative", field)
