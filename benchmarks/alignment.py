@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coalign.core.measure import measure, peak_memory_mb
+from coalign.core.machine.measure import measure, peak_memory_mb
 from coalign.speech.ctc.align import LoosePath, ground_truth, segment, utterance_segments
 
 FRAME, LABELS, BLANK = 0.02, 32, 0

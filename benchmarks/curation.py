@@ -28,9 +28,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coalign.measures.minhash import connected, signatures
-from coalign.measures.text_quality import rule_quality
-from coalign.measures.text_units import words
+from coalign.measures.texts.minhash import connected, signatures
+from coalign.measures.texts.text_quality import rule_quality
+from coalign.measures.texts.text_units import words
 
 SIDES = ("coalign", "rows", "batched")
 NEAR_ALONE = "near"

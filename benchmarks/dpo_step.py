@@ -285,7 +285,7 @@ def report(
 
 def run_one(arguments: argparse.Namespace, batches: list[list[Pair]]) -> None:
     """Steps of one side alone; prints the peak memory of the process and of the steps above the loaded model."""
-    from coalign.core.measure import measure
+    from coalign.core.machine.measure import measure
 
     make = {"coalign": make_coalign, "trl": make_trl}[arguments.only]
     step, model = make(arguments, [pair for batch in batches for pair in batch])

@@ -87,7 +87,7 @@ def run_one(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         side = run_coalign if arguments.only == "coalign" else run_trl
         timer = side(arguments, Path(folder))
-    from coalign.core.measure import peak_memory_mb
+    from coalign.core.machine.measure import peak_memory_mb
 
     return {
         "seconds": timer.seconds[1:],

@@ -214,7 +214,7 @@ def report(
 
 def run_one(arguments: argparse.Namespace, make: Any, batches: list[list[Pair]]) -> None:
     """Steps of one side alone; prints the peak memory of the process and of the steps above the loaded model."""
-    from coalign.core.measure import measure
+    from coalign.core.machine.measure import measure
 
     step, _ = make(arguments)
     loaded = shared.resident_mb()

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "core.options": ["option"],
     "core.runs": ["Run"],
-    "data.check": ["check_records"],
+    "data.checking.check": ["check_records"],
     "data.readers": ["read_records"],
     "data.records": ["Record"],
     "judging.language_judge": ["LanguageModelJudge"],

@@ -2,7 +2,7 @@
 
 from coalign.core.options import option as option
 from coalign.core.runs import Run as Run
-from coalign.data.check import check_records as check_records
+from coalign.data.checking.check import check_records as check_records
 from coalign.data.readers import read_records as read_records
 from coalign.data.records import Record as Record
 from coalign.judging.language_judge import LanguageModelJudge as LanguageModelJudge

@@ -21,7 +21,7 @@ from coalign.checks.worlds.programs.preferred import (
     text_of,
     write,
 )
-from coalign.measures.source_code import parse_python
+from coalign.measures.texts.source_code import parse_python
 from tests.checks.test_verdicts import Rows, no_training, plus, rows_of, verdict_of
 
 assert no_training  # a fixture

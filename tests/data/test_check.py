@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from coalign.cli.files.data import data
 from coalign.core.errors import DataError
-from coalign.data.check import check_records
+from coalign.data.checking.check import check_records
 from coalign.data.readers import RecordSet, read_records, scan_records
 from coalign.data.records import Feedback, Preference, PromptRecord, Ranking
 from tests.data.tokenizers import CHATML, GEMMA, byte_tokenizer

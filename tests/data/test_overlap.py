@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.cli.files.data import data
-from coalign.data import overlap as overlaps
-from coalign.data.overlap import NEAR, find_overlap
+from coalign.data.checking import overlap as overlaps
+from coalign.data.checking.overlap import NEAR, find_overlap
 from coalign.data.records import Demonstration
-from coalign.measures.text_units import folded_words, ngrams
+from coalign.measures.texts.text_units import folded_words, ngrams
 from tests.preference.tiny_runs import demonstrations, write
 
 needs_minhash = pytest.mark.skipif(

@@ -10,8 +10,8 @@ import pytest
 from coalign.core.errors import DataError
 from coalign.decoding.translation.files import read_glossary, read_sentences, write_tsv
 from coalign.decoding.translation.memory import TranslationMemory, TranslationUnit
-from coalign.measures.text_units import edit_units
-from coalign.measures.translation_metrics import corpus_scores, edit_similarity
+from coalign.measures.texts.text_units import edit_units
+from coalign.measures.texts.translation_metrics import corpus_scores, edit_similarity
 
 pytest.importorskip("defusedxml")
 CODES = ("en", "es")

@@ -17,7 +17,7 @@ from coalign.evaluation import muscle
 from coalign.evaluation.muscle import compatibility_losses, old_version_mask
 from coalign.evaluation.regressions.flips import QUADRANTS, flips, quadrant, smooth_flips
 from coalign.evaluation.regressions.tasks import Task, folded, last_number, read_task, scores
-from coalign.measures.text_metrics import rouge_1
+from coalign.measures.texts.text_metrics import rouge_1
 from coalign.models.files.loading import load_model
 from coalign.models.options import ModelOptions
 from coalign.training.distillation import IGNORED, TokenExample, collate

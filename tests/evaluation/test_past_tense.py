@@ -46,7 +46,7 @@ from coalign.measures.attack_success import (
     single_attempt_rate,
     success_curve,
 )
-from coalign.measures.refusals import is_coherent, refuses_at_start
+from coalign.measures.texts.refusals import is_coherent, refuses_at_start
 from coalign.models.types import Sampling
 from tests.evaluation.scripted import KilledError, ScriptedGenerator
 from tests.preference.tiny_runs import demonstrations, run_system, save_tiny_model, write

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coalign.measures.text_metrics import (
+from coalign.measures.texts.text_metrics import (
     compare_distinct_n,
     perplexity_from_logps,
     rarefied_distinct_n,
 )
-from coalign.measures.translation_metrics import corpus_scores, edit_similarity, sentence_chrf, term_usage
+from coalign.measures.texts.translation_metrics import (
+    corpus_scores,
+    edit_similarity,
+    sentence_chrf,
+    term_usage,
+)
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=6).map(" ".join), max_size=5)
 

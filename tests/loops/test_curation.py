@@ -14,7 +14,7 @@ from coalign.core import options
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
-from coalign.data.check import check_records
+from coalign.data.checking.check import check_records
 from coalign.data.readers import scan_records
 from coalign.judging.protocol import Cost, JudgeItem, Rating
 from coalign.loops.curation import run as curate

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.measures.minhash import connected, signatures
-from coalign.measures.text_quality import RULES, quality_rules, rule_quality
-from coalign.measures.text_units import folded_words, ngrams, words
+from coalign.measures.texts.minhash import connected, signatures
+from coalign.measures.texts.text_quality import RULES, quality_rules, rule_quality
+from coalign.measures.texts.text_units import folded_words, ngrams, words
 
 
 def jaccard(one: str, two: str, n: int) -> float:

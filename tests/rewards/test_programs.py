@@ -23,7 +23,7 @@ from coalign.judging.verifiers.programs import (
     run_tests,
 )
 from coalign.loops.prompts import open_values
-from coalign.measures.source_code import defines, extract_code, first_body, parse_python
+from coalign.measures.texts.source_code import defines, extract_code, first_body, parse_python
 
 HEAD = 'import math\n\n\ndef area(r):\n    """Of a circle."""\n'
 TESTS = "def check(f):\n    assert abs(f(2) - 12.566) < 0.01\n"

@@ -12,7 +12,7 @@ import pytest
 
 from coalign.judging.verifiers.constraints import Constraint, constraint_satisfaction, parse_constraints
 from coalign.judging.verifiers.context import FUNCTION_WORDS
-from coalign.measures.text_units import contains_phrase, fold, folded_words
+from coalign.measures.texts.text_units import contains_phrase, fold, folded_words
 
 ASSET = resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl"
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in ASSET.read_text(encoding="utf-8").splitlines()]

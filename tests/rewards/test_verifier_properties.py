@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from coalign.core.extras import is_installed
 from coalign.judging.verifiers.constraints import Constraint, verifiers, verify
-from coalign.measures import text_units
-from coalign.measures.text_units import fold, is_blank, normalise
+from coalign.measures.texts import text_units
+from coalign.measures.texts.text_units import fold, is_blank, normalise
 
 NO_COMMAS = {"verifier": "no_commas"}
 # Arguments for every verifier: by name where the verifier needs its own, else by argument name.

@@ -13,7 +13,7 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.readers import read_records
 from coalign.measures.short_answers import answer_f1
-from coalign.measures.text_metrics import rouge_l
+from coalign.measures.texts.text_metrics import rouge_l
 from coalign.report.html import read_report
 from coalign.selfalign import self_specialization as system
 from coalign.selfalign.synthesis.few_shot import read_exam

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from coalign.core import doctor as checks
+from coalign.core.machine import doctor as checks
 from coalign.core.processes.sandbox import missing_reason
 
 

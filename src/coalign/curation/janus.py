@@ -46,8 +46,8 @@ from coalign.curation.stated_values.learning import (
 )
 from coalign.curation.stated_values.report import Results, write_values_report
 from coalign.curation.stated_values.writing import WritingOptions, write_collection
+from coalign.data.checking.usable import repeated_ids
 from coalign.data.splits import split_records
-from coalign.data.usable import repeated_ids
 from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.models.backends.options import BackendOptions

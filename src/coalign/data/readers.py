@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
+from coalign.data.checking.usable import written_with_template
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of
 from coalign.data.rows import iter_rows, list_columns
-from coalign.data.usable import written_with_template
 
 OnBadRecord = Literal["fail", "skip"]
 

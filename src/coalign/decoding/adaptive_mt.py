@@ -38,7 +38,7 @@ from coalign.decoding.translation.report import write_session_report, write_tran
 from coalign.decoding.translation.runs import translate_arms
 from coalign.decoding.translation.session import run_session, typed
 from coalign.decoding.translation.translator import AdaptiveTranslator, TranslationOptions, open_memory
-from coalign.measures.translation_metrics import BleuTokens
+from coalign.measures.texts.translation_metrics import BleuTokens
 from coalign.models.backends.open import open_generator
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from coalign.core.errors import ConfigError
 from coalign.judging.store import ReplyStore, ask
-from coalign.measures.refusals import holds_fixed_string, is_coherent, refuses_at_start
+from coalign.measures.texts.refusals import holds_fixed_string, is_coherent, refuses_at_start
 from coalign.models.types import Generator, Sampling
 
 Rule = Literal["rules_prefix", "rules_gcg"]

@@ -97,7 +97,7 @@ def read_tasks(config: OnlineOptions, run: Run | None = None) -> tuple[list[Task
     Raises:
         DataError: a source that cannot be read, or two prompts with one id.
     """
-    from coalign.data.usable import repeated_ids
+    from coalign.data.checking.usable import repeated_ids
     from coalign.training.material import (
         ReadingOptions,
         announce,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import Count, OptionGroup, option, required
+from coalign.data.checking.usable import repeated_ids
 from coalign.data.records import PromptRecord, Record
 from coalign.data.splits import split_records
-from coalign.data.usable import repeated_ids
 from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rows import Row
 

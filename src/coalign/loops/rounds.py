@@ -22,7 +22,7 @@ from typing import Any
 
 from coalign.core.errors import RunError
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
-from coalign.core.measure import measure
+from coalign.core.machine.measure import measure
 from coalign.core.runs import Run
 from coalign.loops.rows import read_answers
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coalign.core.errors import DataError
 from coalign.core.options import OptionGroup, Positive, option
+from coalign.data.checking.usable import assert_contrast, equal_responses
 from coalign.data.convert import convert
 from coalign.data.readers import read_records
 from coalign.data.records import Kind, Record
-from coalign.data.usable import assert_contrast, equal_responses
 from coalign.loops.labelling import SeedStage
 
 if TYPE_CHECKING:

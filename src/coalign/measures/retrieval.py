@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.extras import require
-from coalign.measures.text_metrics import rouge_words
+from coalign.measures.texts.text_metrics import rouge_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import Literal
 import regex
 
 from coalign.measures.answers import numbers_in, parse_answer, same_answer
-from coalign.measures.text_units import CJK
+from coalign.measures.texts.text_units import CJK
 
 Match = Literal["words", "substring", "exact"]
 _PUNCTUATION = re.compile(r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~‘’´]""")

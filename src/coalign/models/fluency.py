@@ -11,7 +11,7 @@ import torch
 from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt
 from coalign.data.records import Messages
-from coalign.measures.text_metrics import perplexity_from_logps
+from coalign.measures.texts.text_metrics import perplexity_from_logps
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Responses
 

@@ -13,7 +13,7 @@ from coalign.loops.labelling import Labelling
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
-from coalign.measures.text_metrics import compare_distinct_n
+from coalign.measures.texts.text_metrics import compare_distinct_n
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.places import locate
 from coalign.models.fluency import text_logps

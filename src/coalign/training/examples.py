@@ -9,9 +9,9 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.data.checking.usable import compares_nothing
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
-from coalign.data.usable import compares_nothing
 from coalign.training.batches import Example, Prepared
 from coalign.training.job import Job
 from coalign.training.objective import Column, Objective

@@ -13,8 +13,9 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import write_rows
 from coalign.core.options import Count, Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
+from coalign.data.checking.overlap import find_overlap
+from coalign.data.checking.usable import assert_contrast, equal_responses
 from coalign.data.convert import CONVERSIONS, convert
-from coalign.data.overlap import find_overlap
 from coalign.data.readers import RecordSet, read_records, rejected
 from coalign.data.records import Kind, Record
 from coalign.data.rows import files_of
@@ -29,7 +30,6 @@ from coalign.data.sources import (
     sources_of,
 )
 from coalign.data.splits import drawn, split_parts, weighted
-from coalign.data.usable import assert_contrast, equal_responses
 from coalign.data.writers import to_row
 from coalign.models.options import ModelOptions
 from coalign.training.options import TrainingOptions

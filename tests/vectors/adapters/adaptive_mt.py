@@ -8,7 +8,7 @@ import torch
 
 from coalign.decoding.translation.memory import matches_in, mine_pairs
 from coalign.decoding.translation.prompts import Labels, Shot, TranslationRequest, translation_prompt
-from coalign.measures.translation_metrics import edit_similarity, term_usage
+from coalign.measures.texts.translation_metrics import edit_similarity, term_usage
 from tests.vectors.given import Given
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from coalign.loops.pipeline import Kept
 from coalign.loops.steps.usual import Novel
-from coalign.measures.novelty import NoveltyPool
 from coalign.measures.retrieval import BM25
+from coalign.measures.texts.novelty import NoveltyPool
 from tests.vectors.given import Given
 
 

@@ -129,9 +129,9 @@ def _check(
     from rich.console import Console
 
     from coalign.core.files import write_rows
-    from coalign.data.check import check_records
-    from coalign.data.check_mix import check_mix
-    from coalign.data.check_view import print_check, print_mix
+    from coalign.data.checking.check import check_records
+    from coalign.data.checking.check_mix import check_mix
+    from coalign.data.checking.check_view import print_check, print_mix
     from coalign.data.readers import scan_records
     from coalign.data.sources import canonical_columns, sources_of
 

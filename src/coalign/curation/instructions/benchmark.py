@@ -15,7 +15,7 @@ from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError
 from coalign.judging.verifiers.following import Followed, constraints_of, follow
 from coalign.measures.short_answers import has_match
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 _RATING = re.compile(r"Rating: \[(0|0\.5|1)\]")
 ALL = "all"

@@ -11,7 +11,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.data.messages import FieldError
 from coalign.data.readers import read_records
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 _QUESTION = ("question", "query", "prompt", "instruction")
 _PASSAGES = ("passages", "contexts", "ctxs", "documents")

@@ -14,7 +14,7 @@ from coalign.data.messages import FieldError
 from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError
 from coalign.judging.verifiers.following import constraints_of, has_constraints
-from coalign.measures.text_units import fold, is_blank
+from coalign.measures.texts.text_units import fold, is_blank
 
 BUNDLED = "bundled"
 UNWANTED = (

@@ -21,7 +21,7 @@ from coalign.loops.pipeline import Kept, Made, Rejected
 from coalign.loops.rows import Row
 from coalign.loops.steps.models import Ask
 from coalign.loops.steps.usual import Distinct, Filter, Rewrite
-from coalign.measures.text_units import fold
+from coalign.measures.texts.text_units import fold
 from coalign.models.types import leaves_room
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from coalign.curation.long_writing.lengths import Counter, Reading, count_words,
 from coalign.data.readers import read_records
 from coalign.loops.rows import answer_rows
 from coalign.measures.agreement import spearman
-from coalign.measures.text_units import folded_words, ngrams
+from coalign.measures.texts.text_units import folded_words, ngrams
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from coalign.measures.text_units import words
+from coalign.measures.texts.text_units import words
 
 Counter = Literal["official", "all-scripts"]
 """How words are counted: as the official code does (Chinese characters and runs of ASCII letters that stand alone), or by
-`coalign.measures.text_units`, which knows every script, digits and accents."""
+`coalign.measures.texts.text_units`, which knows every script, digits and accents."""
 Reading = Literal["official", "extended"]
 """How a required length is read: by the official patterns, or also in other forms."""
 

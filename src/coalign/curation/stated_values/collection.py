@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.checking.usable import repeated_ids
 from coalign.data.messages import folded_system
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Messages, Preference
 from coalign.data.splits import split_records
-from coalign.data.usable import repeated_ids
 from coalign.judging.store import content_hash
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from coalign.core.runs import Run
 from coalign.decoding.in_context.ratings import ArmRatings, rating_sections
-from coalign.measures.text_units import ngrams
+from coalign.measures.texts.text_units import ngrams
 from coalign.report import model as doc
 from coalign.report.page import publish
 

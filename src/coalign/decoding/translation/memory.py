@@ -16,7 +16,7 @@ from coalign.core.cache import cache_root
 from coalign.core.files import append_rows, atomic_path, read_rows
 from coalign.decoding.translation.prompts import Term
 from coalign.judging.verifiers.context import FUNCTION_WORDS
-from coalign.measures.text_units import edit_units, find_phrases, fold, folded_words
+from coalign.measures.texts.text_units import edit_units, find_phrases, fold, folded_words
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coalign.measures.text_units import sentences, words
+from coalign.measures.texts.text_units import sentences, words
 
 Term = tuple[str, str]
 """Source and target side."""

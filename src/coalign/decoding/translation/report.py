@@ -10,7 +10,7 @@ from coalign.core.runs import Run
 from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.translator import AdaptiveTranslator
 from coalign.measures.statistics import paired_bootstrap
-from coalign.measures.translation_metrics import TranslationScores, corpus_scores
+from coalign.measures.texts.translation_metrics import TranslationScores, corpus_scores
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import effect, estimate, outcome_of, paired

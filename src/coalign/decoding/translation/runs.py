@@ -12,7 +12,7 @@ from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.memory import terms_in
 from coalign.decoding.translation.translator import BATCH, AdaptiveTranslator, Proposal
 from coalign.loops.rows import Keep, fill_rows
-from coalign.measures.translation_metrics import sentence_chrf, term_usage
+from coalign.measures.texts.translation_metrics import sentence_chrf, term_usage
 
 ZERO = "no match"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coalign.measures.punkt import punkt_tokenizer
+from coalign.measures.texts.punkt import punkt_tokenizer
 
 _DOUBLE_END = re.compile(r"[?!][?!]$")
 

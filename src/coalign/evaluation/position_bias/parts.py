@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from coalign.judging.protocol import JudgeItem, PairVerdict
-from coalign.measures.text_units import sentence_ends
+from coalign.measures.texts.text_units import sentence_ends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

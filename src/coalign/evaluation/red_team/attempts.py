@@ -20,7 +20,7 @@ from coalign.evaluation.red_team.reformulation import Asked, Condition, Reformul
 from coalign.evaluation.red_team.requests import Request
 from coalign.judging.refused_requests import RefusedRequestJudge
 from coalign.loops.rows import Row
-from coalign.measures.refusals import is_coherent, refuses_at_start
+from coalign.measures.texts.refusals import is_coherent, refuses_at_start
 from coalign.models.types import Generation, Generator, Sampling
 
 

@@ -12,7 +12,7 @@ from coalign.core.errors import DataError
 from coalign.data.messages import FieldError, describe
 from coalign.data.rows import Row, iter_rows, parse_each
 from coalign.evaluation.red_team.requests import Request
-from coalign.measures.refusals import refuses_at_start
+from coalign.measures.texts.refusals import refuses_at_start
 from coalign.models.types import Generator, Sampling
 
 Condition = Literal["direct", "past", "future"]

@@ -20,7 +20,7 @@ from coalign.data.records import Demonstration, Ranking
 from coalign.data.rows import iter_rows
 from coalign.loops.rows import Keep, answer_rows, fill_rows, row_of
 from coalign.measures.answers import numbers_in
-from coalign.measures.text_metrics import rouge_1
+from coalign.measures.texts.text_metrics import rouge_1
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.options import ModelOptions

@@ -15,7 +15,7 @@ from coalign.evaluation.retrieval.pairs import Pair
 from coalign.evaluation.retrieval.scenarios import CRITERIA, RetrievalTask
 from coalign.judging.protocol import Cost, JudgeItem, Rating, Rubric, Scale, check_failures
 from coalign.loops.rows import answer_rows
-from coalign.measures.text_units import words
+from coalign.measures.texts.text_units import words
 
 if TYPE_CHECKING:
     from coalign.judging.protocol import Judge

@@ -16,7 +16,7 @@ from coalign.judging.protocol import JudgeItem, PairVerdict
 from coalign.judging.rewards.mix import Draft, Reward
 from coalign.loops.rows import Row
 from coalign.loops.scoring import chunked_rows
-from coalign.measures.text_units import words
+from coalign.measures.texts.text_units import words
 
 if TYPE_CHECKING:
     from coalign.judging.protocol import Judge, Rubric

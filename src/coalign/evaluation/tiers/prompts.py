@@ -13,7 +13,7 @@ from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.data.messages import FieldError
 from coalign.data.records import Messages
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 Tier = Literal["free", "paid"]
 TIERS: tuple[Tier, ...] = ("free", "paid")

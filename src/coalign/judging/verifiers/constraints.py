@@ -41,7 +41,7 @@ from coalign.judging.verifiers.registry import (
     verifier,
     verifiers,
 )
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

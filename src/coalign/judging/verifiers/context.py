@@ -18,7 +18,7 @@ from annotated_types import MinLen
 from coalign.core.options import Count, NonNegative
 from coalign.judging.verifiers.registry import ConstraintError, Inner, Inners, Texts, Turn, verifier
 from coalign.measures.answers import numbers_in
-from coalign.measures.text_units import find_phrases, fold, folded_words, ngrams, normalise
+from coalign.measures.texts.text_units import find_phrases, fold, folded_words, ngrams, normalise
 
 Weights = Annotated[list[NonNegative], MinLen(1), "a list of numbers of at least 0, one a constraint"]
 Order = Literal["below", "at_most", "equal_to", "at_least", "above"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError, parse_constraints
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 IFEVAL: dict[str, str] = {
     "keywords:existence": "keywords_inclusion",

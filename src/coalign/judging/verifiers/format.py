@@ -9,7 +9,14 @@ import regex
 from coalign.core.files import parse_json
 from coalign.core.options import Count, CountOrZero
 from coalign.judging.verifiers.registry import verifier
-from coalign.measures.text_units import count_bullets, is_blank, list_numbers, normalise, paragraphs, words
+from coalign.measures.texts.text_units import (
+    count_bullets,
+    is_blank,
+    list_numbers,
+    normalise,
+    paragraphs,
+    words,
+)
 
 Relation = Literal["exactly", "at_least", "at_most"]
 Script = Literal[

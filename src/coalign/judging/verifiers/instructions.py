@@ -18,8 +18,8 @@ from annotated_types import Len
 from coalign.core.files import parse_json
 from coalign.core.options import Count, CountOrZero
 from coalign.judging.verifiers.registry import ConstraintError, Text, Texts, verifier
-from coalign.measures.languages import detect_language, known_languages
-from coalign.measures.punkt import punkt_tokenizer
+from coalign.measures.texts.languages import detect_language, known_languages
+from coalign.measures.texts.punkt import punkt_tokenizer
 
 Relation = Literal["at least", "less than"]
 Letter = Annotated[str, Len(1, 1), "one character"]

@@ -16,7 +16,7 @@ from coalign.core.processes.sandbox import Guard, run_python
 from coalign.core.progress import progress
 from coalign.data.rows import iter_rows
 from coalign.judging.verifiers.registry import ConstraintError
-from coalign.measures.source_code import completed_head, defines, extract_code, first_body, parse_python
+from coalign.measures.texts.source_code import completed_head, defines, extract_code, first_body, parse_python
 
 Ending = Literal["passed", "failed", "unparsable", "timeout", "memory", "killed", "broken"]
 """What came of a program: its tests pass; they, or it, raise an error or end early; it is no Python; it took too long or too
@@ -201,7 +201,7 @@ def run_all(
         keep: gets each result with its place as soon as it is there, in this thread.
         workers: at a time; by default as many as there are cores.
     """
-    from coalign.core.doctor import machine
+    from coalign.core.machine.doctor import machine
 
     results: list[ProgramResult] = []
     with (

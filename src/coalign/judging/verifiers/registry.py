@@ -15,7 +15,7 @@ from annotated_types import MinLen, Predicate
 
 from coalign.core.errors import CoalignError
 from coalign.core.options import describe_type
-from coalign.measures.text_units import is_blank
+from coalign.measures.texts.text_units import is_blank
 
 Classification = Literal["response", "prompt", "group", "composite"]
 

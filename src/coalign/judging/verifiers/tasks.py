@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.checking.usable import repeated_ids
 from coalign.data.readers import read_records
 from coalign.data.records import Messages, Record
-from coalign.data.usable import repeated_ids
 from coalign.judging.verifiers.constraints import (
     Constraint,
     ConstraintError,

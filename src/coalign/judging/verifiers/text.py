@@ -16,7 +16,7 @@ import regex
 
 from coalign.core.options import Count, CountOrZero
 from coalign.judging.verifiers.registry import Text, Texts, low_to_high, verifier
-from coalign.measures.text_units import (
+from coalign.measures.texts.text_units import (
     contains_phrase,
     count_characters,
     find_phrases,

@@ -12,9 +12,9 @@ from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Posi
 from coalign.loops.rows import Row
 from coalign.loops.steps import choices, usual
 from coalign.loops.steps.kinds import Kept, Made, Rejected, Step
-from coalign.measures.minhash import BANDS, PERMUTATIONS
-from coalign.measures.text_quality import rule_quality
-from coalign.measures.text_units import count_characters, words
+from coalign.measures.texts.minhash import BANDS, PERMUTATIONS
+from coalign.measures.texts.text_quality import rule_quality
+from coalign.measures.texts.text_units import count_characters, words
 
 if TYPE_CHECKING:
     from coalign.judging.options import JudgeOptions

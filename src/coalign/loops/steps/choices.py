@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coalign.core.errors import CoalignError
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Kept, Made, Picks
-from coalign.measures.minhash import BANDS, PERMUTATIONS, connected, signatures
+from coalign.measures.texts.minhash import BANDS, PERMUTATIONS, connected, signatures
 
 if TYPE_CHECKING:
     import numpy as np

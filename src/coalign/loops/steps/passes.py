@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from coalign.core.files import write_json
-from coalign.core.measure import measure
+from coalign.core.machine.measure import measure
 from coalign.core.progress import progress
 from coalign.loops.rows import Row
 from coalign.loops.steps.choosing import Chosen, assert_columns, children

@@ -14,7 +14,7 @@ from typing import Any
 
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Kept, Made, Rejected
-from coalign.measures.novelty import NoveltyPool
+from coalign.measures.texts.novelty import NoveltyPool
 
 NOT_SCORABLE = "not scorable"
 """Begins the reason against a record that has no score."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from coalign.core.errors import DataError
+from coalign.data.checking.usable import repeated_ids
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Messages
-from coalign.data.usable import repeated_ids
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row, answer_rows
 from coalign.measures.short_answers import answer_f1, has_match
-from coalign.measures.text_metrics import rouge_l
+from coalign.measures.texts.text_metrics import rouge_l
 from coalign.models.backends.open import open_generator
 from coalign.report import model as doc
 from coalign.report.parts import paired

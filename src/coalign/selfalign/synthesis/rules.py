@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from coalign.core.names import suggest
 from coalign.loops.rows import Row
-from coalign.measures.text_units import folded_words, ngrams
+from coalign.measures.texts.text_units import folded_words, ngrams
 
 _SPEAKER = re.compile(r"\n(?:assistant|system|human|question|output|user)[:\n]", re.IGNORECASE)
 _QUESTION = re.compile(r"answer\schoices:|no ?input|\ncan you|do you .|\n\n.{1,100}\?", re.IGNORECASE)

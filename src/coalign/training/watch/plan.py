@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from coalign.core.measure import peak_memory_mb
+from coalign.core.machine.measure import peak_memory_mb
 from coalign.core.progress import duration
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter, trainable_summary

@@ -22,7 +22,7 @@ from coalign.checks.arms import Measures
 from coalign.checks.starts import pretrained
 from coalign.checks.steps import example
 from coalign.checks.tiny_models import TinyGRU, sample, seeded, stream
-from coalign.measures.source_code import parse_python
+from coalign.measures.texts.source_code import parse_python
 from coalign.training.batches import Example
 
 PREFERENCES = ("instruction-following", "readability", "complexity", "style", "explanation")

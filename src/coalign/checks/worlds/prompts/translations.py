@@ -13,7 +13,7 @@ from coalign.checks.arms import Measures, keep_items
 from coalign.core.runs import Run
 from coalign.decoding.translation import prompts as prompting
 from coalign.decoding.translation.files import Sentence
-from coalign.measures.translation_metrics import sentence_chrf
+from coalign.measures.texts.translation_metrics import sentence_chrf
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Responses, Sampling

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.checking.overlap import Overlap, find_overlap
+from coalign.data.checking.usable import compares_nothing
 from coalign.data.encoding import Encoded, EncodedRecord, encode_records, shorten
 from coalign.data.frame import EncodingError, Frame
-from coalign.data.overlap import Overlap, find_overlap
 from coalign.data.readers import RecordSet
 from coalign.data.records import (
     Feedback,
@@ -26,7 +27,6 @@ from coalign.data.records import (
     responses_of,
 )
 from coalign.data.splits import prompt_key
-from coalign.data.usable import compares_nothing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

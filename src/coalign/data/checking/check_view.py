@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.check import Check, Lengths
-from coalign.data.check_mix import Mix
+from coalign.data.checking.check import Check, Lengths
+from coalign.data.checking.check_mix import Mix
 
 BAR_WIDTH = 40
 SHOWN_PROBLEMS = 20

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.extras import require
-from coalign.measures.text_units import fold, folded_words
+from coalign.measures.texts.text_units import fold, folded_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """Metrics of generated text that need no reference: diversity, repetition, length, perplexity.
 
-Tokens are case-folded words as `coalign.measures.text_units` defines them, so figures do not depend on a tokenizer.
+Tokens are case-folded words as `coalign.measures.texts.text_units` defines them, so figures do not depend on a tokenizer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import regex
 
-from coalign.measures.text_units import CJK, folded_words, ngrams
+from coalign.measures.texts.text_units import CJK, folded_words, ngrams
 
 _ROUGE_WORD = regex.compile(rf"[{CJK}]|(?:(?![{CJK}_])\w)+")
 

@@ -10,7 +10,7 @@ from typing import Any
 from coalign.core.extras import is_installed, require
 from coalign.core.progress import progress
 from coalign.data.records import Record, responses_of
-from coalign.measures.text_units import fold, folded_words, ngrams
+from coalign.measures.texts.text_units import fold, folded_words, ngrams
 
 NEAR = 0.7
 """Jaccard similarity of the word n-grams of two prompts from which one is nearly the other."""

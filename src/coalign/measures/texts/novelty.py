@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from coalign.measures.text_metrics import rouge_words
+from coalign.measures.texts.text_metrics import rouge_words
 
 _FIRST_SIGN, _SIGNS = 0xE000, 0x10FFFF - 0xE000  # beyond the surrogates
 

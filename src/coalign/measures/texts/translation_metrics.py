@@ -11,7 +11,7 @@ from typing import Any, Literal
 import regex
 
 from coalign.core.extras import require
-from coalign.measures.text_units import edit_units
+from coalign.measures.texts.text_units import edit_units
 
 logger = logging.getLogger(__name__)
 

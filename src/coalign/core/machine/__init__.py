@@ -1,0 +1,1 @@
+"""The machine: versions, devices and caches; time and memory that work took."""

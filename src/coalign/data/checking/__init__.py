@@ -1,0 +1,1 @@
+"""What `coalign data check` finds in records before anything is trained on them."""

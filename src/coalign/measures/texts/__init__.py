@@ -1,0 +1,1 @@
+"""Texts to numbers: lengths, quality, similarity, languages, translations."""
