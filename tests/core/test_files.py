@@ -149,3 +149,13 @@ def test_json_from_outside_fails_in_one_way(text: str) -> None:
     with pytest.raises(ValueError, match=r"deep|digits|line 1"):
         files.parse_json(text)
     assert files.parse_json('{"a": [1, 2.5]}', parse_float=str) == {"a": [1, "2.5"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_halves_of_surrogate_pairs_are_seen_in_every_encoding(encoding: str) -> None:
+    for text in ('{"a": "\\ud800"}', '{"a": "\ud800"}'):
+        body = text.encode(encoding, "surrogatepass")
+        with pytest.raises(ValueError, match="half a surrogate pair"):
+            files.parse_json(body)
+        assert files.parse_json(body, any_text=True) == {"a": "\ud800"}
+    assert files.parse_json('{"a": "\U0001f600"}'.encode(encoding)) == {"a": "\U0001f600"}

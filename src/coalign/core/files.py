@@ -203,16 +203,18 @@ def parse_json(text: str | bytes, *, any_text: bool = False, **options: Any) -> 
         ValueError: it is not JSON, holds a number that is too long to be read or half of a surrogate pair, or is nested
             deeper than `DEEPEST`: what walks through it later has a stack that ends sooner than that of the reader.
     """
+    if not isinstance(text, str):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     try:
         value = json.loads(text, **options)
     except RecursionError as error:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from error
-    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if sum(map(text.count, brackets)) > DEEPEST and _is_deep(value):  # type: ignore[arg-type]
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(value):
         raise ValueError(f"nested deeper than {DEEPEST} levels")
-    escape = "\\ud" if isinstance(text, str) else b"\\ud"
-    if not any_text and escape in text.lower() and not is_valid(json.dumps(value, ensure_ascii=False)):  # type: ignore[operator]
-        raise ValueError("half a surrogate pair, which is no text")
+    if not any_text:
+        escaped = "\\ud" in text.lower() and not is_valid(json.dumps(value, ensure_ascii=False))
+        if escaped or not is_valid(text):
+            raise ValueError("half a surrogate pair, which is no text")
     return value
 
 
