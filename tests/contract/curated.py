@@ -55,9 +55,9 @@ SMALL: dict[str, Tiny] = {
     "long-output": (
         {**FIT, "model": "models/tiny", "max_length": 200, "data": "long.jsonl", "general": "demonstrations.jsonl",
          "general_ratio": 1.0, "annealing_epochs": 1.0, "annealing_rate": 1e-3, "orders": "orders.jsonl", "max_new_tokens": 5,
-         "judge_model": "models/other", "judge_max_new_tokens": 4, "judge_template": "ask.txt", "missing_quality": 3.0,
+         "judge_model": "models/other", "judge_max_new_tokens": 4, "judge_template": "quality.txt", "missing_quality": 3.0,
          "gradient_accumulation": 1, "save_steps": 1},
-        {"ask.txt": _text("{request} {response}"), "long.jsonl": _long(), "demonstrations.jsonl": demonstrations(),
+        {"quality.txt": _text("{request} {response}"), "long.jsonl": _long(), "demonstrations.jsonl": demonstrations(),
          "orders.jsonl": [{"prompt": f"Say {n} words", "length": n} for n in (2, 4)]},
     ),
     "janus": (

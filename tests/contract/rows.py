@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.preference.tiny_runs import WORDS
-
 PASSAGES = [{"id": "a", "title": "Sky", "text": "The sky is blue."}, {"id": "b", "text": "The sea is grey."}]
 
 
@@ -74,10 +72,6 @@ def questions(n: int = 8) -> list[dict[str, Any]]:
         {"question": f"What colour is thing {i}?", "answers": ["e", "blue"], "split": split[i]}
         for i in range(n)
     ]
-
-
-def topics(n: int = 5) -> list[dict[str, Any]]:
-    return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
 
 
 def choices(n: int = 6) -> list[dict[str, Any]]:

@@ -49,12 +49,18 @@ class Small:
     files: Mapping[str, Rows | Callable[[Path], object]] = field(default_factory=dict)
 
 
+_WRITTEN: dict[Path, object] = {}
+
+
 def furnish(folder: Path, small: Small) -> None:
-    """Put the files and the models of a tiny run into `folder`, unless they are there."""
+    """Put the files and the models of a tiny run into `folder`, unless they are there. Runs share it: a file of the same name
+    that another run put there is replaced.
+    """
     for name, content in small.files.items():
         path = folder / name
-        if not path.exists():
+        if not path.exists() or _WRITTEN.get(path, content) != content:
             _ = content(path) if callable(content) else write(path, content)
+            _WRITTEN[path] = content
     for value in small.options.values():
         for name in value if isinstance(value, list) else [value]:
             path = folder / str(name)
@@ -337,13 +343,6 @@ SMALL: dict[str, Small] = {
          "match": "substring", "save_steps": 1},
         {"questions.jsonl": rows.questions()},
     ),
-    "past-tense": Small(
-        {**MODEL, **FIT, "data": "topics.jsonl", "controls": "harmless.jsonl", "chats": "demonstrations.jsonl",
-         "reformulator": "models/tiny", "judges": ["rules_prefix", "rating"], "judge_model": "models/other", "attempts": 2,
-         "max_new_tokens": 5, "reformulator_tokens": 6, "judge_max_new_tokens": 4, "shares": [0.0, 0.5], "defence_records": 6,
-         "epochs": 1, "save_steps": 1, "past_template": "ask.txt", "future_template": "ask.txt", "rating_template": "yes.txt"},
-        {"ask.txt": _text("Was {request}"), "yes.txt": _text("{request} {response}"), "topics.jsonl": rows.topics(), "harmless.jsonl": _prompts(2), "demonstrations.jsonl": demonstrations()},
-    ),
     "muscle": Small(
         {**MODEL, **FIT, "old": "models/other", "data": "choices.jsonl", "train_data": "demonstrations.jsonl",
          "adapter_rank": 4, "epochs": 1},
@@ -362,9 +361,9 @@ SMALL: dict[str, Small] = {
         {"recordings.jsonl": _recordings},
     ),
     "alignment-faking": Small(
-        {**MODEL, "data": "asked.jsonl", "system_prompt": "system.txt", "samples": 2, "max_new_tokens": 6, "ablations": ["flag"],
+        {**MODEL, "data": "goals.jsonl", "system_prompt": "system.txt", "samples": 2, "max_new_tokens": 6, "ablations": ["flag"],
          "least_valid": 0.5},
-        {"asked.jsonl": [{"text": f"Name the {one}."} for one in WORDS[:3]],
+        {"goals.jsonl": [{"text": f"Name the {one}."} for one in WORDS[:3]],
          "system.txt": _text("".join(f"[{one}]\nSay it.\n" for one in ("role", "objective", "training", "tiers", "scratchpad", "format")))},
     ),
     "vif-rag": Small(
@@ -391,15 +390,6 @@ VARIANTS: dict[str, tuple[str, Small]] = {
              "reference_tasks": ["wanted.jsonl", "others.jsonl"], "alignment": "cosine", "floor": 0.1, "gradient_accumulation": 2,
              "batch_size": 2, "save_steps": 1, "encoder": "models/encoder", "max_length": 8},
             {"fruits.jsonl": FRUITS, "wanted.jsonl": FRUITS[:6], "others.jsonl": FRUITS[6:12]},
-        ),
-    ),
-    "past-tense that stops early": (
-        "past-tense",
-        Small(
-            {**MODEL, "data": "topics.jsonl", "reformulations": "rewritten.jsonl", "conditions": ["past", "direct"],
-             "early_stop": True, "keep_texts": True, "attempts": 2, "max_new_tokens": 4},
-            {"topics.jsonl": rows.topics(), "rewritten.jsonl": [
-                {"request": one["goal"], "past": [f"What was it {k}?" for k in range(2)]} for one in rows.topics()]},
         ),
     ),
     "cut over rounds": (

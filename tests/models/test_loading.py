@@ -73,7 +73,7 @@ def test_a_run_folder_means_its_model(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "status.json").write_text('{"state": "running"}')
-    with pytest.raises(ModelError, match=r"has no model.*running"):
+    with pytest.raises(ModelError, match=r"has no model.*interrupted"):
         locate(str(run))
     folder.rename(run / "model")
     assert locate(str(run)).path == str((run / "model").resolve())

@@ -41,8 +41,8 @@ TEXT = ANY_TEXT | MARKED | st.text(max_size=80)
 def built_in() -> dict[str, Constraint]:
     found = {}
     for name, one in verifiers().items():
-        if name in OF_LANGUAGE and not is_installed("langdetect"):
-            continue
+        if name == "passes_tests" or (name in OF_LANGUAGE and not is_installed("langdetect")):
+            continue  # programs are not any text
         needed = {argument: BY_ARGUMENT[argument] for argument in one.args if argument in BY_ARGUMENT}
         needed |= {"relation": "at least"} if name in RELATIONS else {}
         found[name] = Constraint(name, BY_NAME.get(name, needed))

@@ -82,7 +82,9 @@ def _enter_file_system(setup: dict[str, Any]) -> None:
     root = setup["root"]
     _mount("none", "/", None, _PRIVATE | _RECURSIVE)
     _mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "mode=755")
-    for path in setup["readable"]:
+    os.mkdir(f"{root}/tmp")
+    _mount("tmpfs", f"{root}/tmp", "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={setup['tmp_mb']}m")
+    for path in setup["readable"]:  # an environment may lie below /tmp
         _bind(path, root + path, read_only=True)
     for name in _DEVICES:
         _bind(f"/dev/{name}", f"{root}/dev/{name}")
@@ -90,8 +92,6 @@ def _enter_file_system(setup: dict[str, Any]) -> None:
     os.mkdir(f"{root}/proc")
     with contextlib.suppress(OSError):  # refused in some containers; then there is none
         _mount("proc", f"{root}/proc", "proc", _NOSUID | _NODEV | _NOEXEC, "subset=pid")
-    os.mkdir(f"{root}/tmp")
-    _mount("tmpfs", f"{root}/tmp", "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={setup['tmp_mb']}m")
     if setup["stage"]:
         shutil.copytree(setup["stage"], root + setup["folder"])
     else:

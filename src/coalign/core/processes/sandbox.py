@@ -254,7 +254,8 @@ def _guarded(guard: Guard, setup: Mapping[str, Any], stage: Path) -> list[str]:
         ]
     readable = [part for path in setup["readable"] for part in ("--ro-bind", path, path)]
     size = str(setup["tmp_mb"] * MEGABYTE)
-    places = [*readable, "--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp"]
+    # an environment may lie below /tmp
+    places = ["--size", size, "--tmpfs", "/tmp", *readable, "--proc", "/proc", "--dev", "/dev"]
     if setup["shared"]:
         places += ["--bind", setup["shared"], FOLDER]
     else:
