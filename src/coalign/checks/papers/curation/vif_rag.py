@@ -65,7 +65,7 @@ def prepare(seed: int) -> Material:
     """The model's own replies to the training prompts, and which of them the executor accepts."""
     world = make_ruled_world(seed)
     replies = world.answers(world.base, world.training, SAMPLES, "replies")
-    accept = Executor(lambda *_: [], 0.0)  # every rule has constraints: no program is run
+    accept = Executor(lambda sources, replies: [], 0.0)  # every rule has constraints: no program is run
     prompts, verified, unverified = [], [], []
     for asked, several in zip(world.training, replies, strict=True):
         constraints = [one.constraint.to_json() for one in asked.rules]
