@@ -187,17 +187,20 @@ def failing_at_first(fault: Fault, seed: str) -> Fault:
     return first
 
 
-def drill(kind: str, folder: Path, *, prompts: int = 8, samples: int = 2, seed: int = 0) -> None:
+def drill(
+    kind: str, folder: Path, *, prompts: int = 8, samples: int = 2, seed: int = 0, limit: float | None = None
+) -> None:
     """Ask under a kind of fault, twice: the second time everything must be there.
 
     Raises:
         AssertionError: a sample is lost or another's, or one was paid for twice.
     """
     sampling = Sampling(4, n=samples)
+    limit = limit or (TIMEOUT if FAULTS[kind] in WAITING else 60)
     with running() as server:
         server.fault = failing_at_first(FAULTS[kind], f"{seed} {kind}")
         options = BackendOptions(
-            endpoint=server.address, endpoint_timeout=TIMEOUT if FAULTS[kind] in WAITING else 60, endpoint_retries=4, endpoint_concurrency=4,
+            endpoint=server.address, endpoint_timeout=limit, endpoint_retries=4, endpoint_concurrency=4,
             endpoint_cache=str(folder / "answers.sqlite"),
         )  # fmt: skip
         client = EndpointClient(options, first_wait=0.001)

@@ -38,7 +38,7 @@ def test_all_kinds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return FAULTS[chosen](handler, body)
 
     monkeypatch.setitem(endpoint_faults.FAULTS, "any", any_of_them)
-    drill("any", tmp_path, prompts=60)
+    drill("any", tmp_path, prompts=60, limit=2)
 
 
 def test_the_drill_sees_what_is_paid_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
