@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, option
+from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, option
 from coalign.models.backends.options import BackendOptions
 
 if TYPE_CHECKING:
@@ -21,6 +21,30 @@ if TYPE_CHECKING:
 _OF_MODELS: Any = {"judge": "model"}
 _OF_WRITTEN: Any = {"judge_readout": "text", **_OF_MODELS}
 _WITH_WEIGHTS: Any = {"judge": ("model", "reward")}
+
+
+@dataclass(kw_only=True)
+class RatingJudgeOptions(OptionGroup):
+    """A model that rates on the side of what a run is for; a run without one rates nothing, or by programs."""
+
+    __group__ = "Judge"
+    __may_change__ = ("max_failures",)
+
+    judge_model: str | None = option(None, "a model that rates from 1 to 5")
+    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
+    judge_readout: Literal["text", "logprobs"] = option(
+        "text",
+        "where the score is: in what the judge writes, or in the probabilities of its first token (for small models)",
+        only_with="judge_model",
+    )
+    max_failures: Fraction = option(
+        0.05, "share of ratings that may be missing before the run fails", only_with="judge_model"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.judge_endpoint is not None and self.judge_model is None:
+            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
 
 
 @dataclass(kw_only=True)

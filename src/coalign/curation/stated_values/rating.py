@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import DataError
 from coalign.core.files import read_rows, write_rows
-from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, option
+from coalign.core.options import Count, NonNegative, option
 from coalign.curation.stated_values.collection import Answered, Wish, conversation, grouped
 from coalign.data.rows import iter_rows
+from coalign.judging.options import RatingJudgeOptions
 from coalign.loops.rows import Row, answer_rows
 
 if TYPE_CHECKING:
@@ -35,11 +36,10 @@ Scores = Sequence[Sequence[float | None]]
 
 
 @dataclass(kw_only=True)
-class RatingOptions(OptionGroup):
+class RatingOptions(RatingJudgeOptions):
     """Who says how far wishes are met."""
 
     __group__ = "Judge"
-    __may_change__ = ("max_failures",)
 
     bench: str | None = option(
         None,
@@ -52,16 +52,10 @@ class RatingOptions(OptionGroup):
         None,
         "a model that rates every wish from 1 to 5; without it programs rate the values that have constraints",
     )
-    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
     judge_form: Literal["marked", "result"] = option(
         "marked",
         "how it answers: reasons and [[score]], or feedback and [RESULT] score, which graders such as Prometheus learnt",
         source="paper: result",
-        only_with="judge_model",
-    )
-    judge_readout: Literal["text", "logprobs"] = option(
-        "text",
-        "where the score is: in what the judge writes, or in the probabilities of its first token (for small models)",
         only_with="judge_model",
     )
     judge_rounds: Count = option(
@@ -70,14 +64,9 @@ class RatingOptions(OptionGroup):
     judge_temperature: NonNegative = option(
         1.0, "of the judge", source="official code", only_with="judge_model"
     )
-    max_failures: Fraction = option(
-        0.05, "share of ratings that may be missing before the run fails", only_with="judge_model"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.judge_endpoint is not None and self.judge_model is None:
-            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
         if self.judge_readout == "logprobs":
             why = "with judge_readout: logprobs, which is the same every time"
             self.refuse(["judge_rounds", "judge_temperature", "judge_form"], why)

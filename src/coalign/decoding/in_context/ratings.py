@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import write_rows
-from coalign.core.options import Fraction, OptionGroup, option
+from coalign.core.options import option
 from coalign.core.runs import Run
 from coalign.judging.aspects import ASPECTS, SAFETY, AspectScores, answer_means, overall, rate_aspects
 from coalign.judging.language_judge import LanguageModelJudge
+from coalign.judging.options import RatingJudgeOptions
 from coalign.judging.protocol import Judge, JudgeItem, check_failures
 from coalign.judging.store import Deferred, ReplyStore
 from coalign.measures.statistics import bootstrap_mean
@@ -28,21 +29,14 @@ WORDS = "Words of an answer"
 
 
 @dataclass(kw_only=True)
-class RatingOptions(OptionGroup):
+class RatingOptions(RatingJudgeOptions):
     """Who rates the answers, and how."""
 
     __group__ = "Judge"
-    __may_change__ = ("max_failures",)
 
     judge_model: str | None = option(
         None,
         "a model that rates the answers from 1 to 5: five aspects of general prompts, safety of harmful ones",
-    )
-    judge_endpoint: str | None = option(None, "server of the judge; --judge-model is its name there")
-    judge_readout: Literal["text", "logprobs"] = option(
-        "text",
-        "where the score is: in what the judge writes, or in the probabilities of its first token (for small models)",
-        only_with="judge_model",
     )
     safety_column: str = option(
         SAFETY_COLUMN,
@@ -54,14 +48,6 @@ class RatingOptions(OptionGroup):
         "file of the judge's replies, to share it between runs; by default in the run folder",
         only_with="judge_model",
     )
-    max_failures: Fraction = option(
-        0.05, "share of ratings that may be missing before the run fails", only_with="judge_model"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.judge_endpoint is not None and self.judge_model is None:
-            raise ValueError("judge_endpoint: give the judge's name on that server as judge_model")
 
 
 @dataclass(frozen=True)
