@@ -31,6 +31,11 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "languages": (("langdetect",), "rules about the language of a text"),
     "inspect": (("inspect_ai",), "logs of evaluations in inspect_ai's format"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
+    "images": (("PIL",), "pictures as data"),
+    "video": (("av", "PIL"), "video as data"),
+    "hdr": (("cv2", "OpenEXR"), "pictures and clips of high dynamic range"),
+    "diffusion": (("diffusers", "PIL"), "models that make pictures by diffusion"),
+    "tables": (("lxml", "rapidfuzz"), "table structures in HTML and XML"),
 }
 """Extra name to (modules it installs, what it unlocks)."""
 
