@@ -38,6 +38,10 @@ BUILT_IN: dict[str, BuiltIn] = {
         "Reinforcement learning on verifiable rewards: samples of a prompt are each other's baseline.",
         _ONLINE[1],
     ),
+    "merge": BuiltIn(
+        "coalign.models.merging.run",
+        "Merge checkpoints of one model: Model Stock, task arithmetic or their mean; adapters are folded in first.",
+    ),
     "online-dpo": BuiltIn(
         _ONLINE[0], "DPO on the best and the worst of a prompt's samples, by any reward or judge.", _ONLINE[1]
     ),
