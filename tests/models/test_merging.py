@@ -156,7 +156,7 @@ def test_what_cannot_be_merged_is_named(tiny_model, tmp_path):
             )
     tokenizer.add_tokens(["<new>"])
     save_model(llama(vocab_size=len(tokenizer)), tokenizer, tmp_path / "other")
-    with pytest.raises(ModelError, match="another vocabulary.*<new>"):
+    with pytest.raises(ModelError, match=r"another vocabulary.*<new>"):
         merging.merge_models(
             config(models=[plain, str(tmp_path / "other")], method="linear"), tmp_path / "m", tmp_path
         )
