@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
+from coalign.models.merging.options import TENSORS, Config
 from coalign.report import model as doc
 from coalign.report.page import publish
-
-if TYPE_CHECKING:
-    from coalign.models.merging.run import Config
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
 def write_merge_report(config: Config, run: Run) -> doc.Report:
     """Report, model card and headline from the rows of the tensors."""
-    from coalign.models.merging.run import TENSORS
-
     rows = read_rows(run.artefacts / TENSORS)
     elements = sum(row["size"] for row in rows)
     moved = [row for row in rows if row.get("moved")]

@@ -12,19 +12,19 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json, write_rows
-from coalign.core.options import OptionGroup, option, required
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.models.files.defaults import disk_errors
 from coalign.models.merging.arithmetic import linear, model_stock, task_arithmetic
+from coalign.models.merging.options import TENSORS, Config
+from coalign.models.merging.report import write_merge_report
 from coalign.models.merging.stored import StoredWeights, stored_weights, write_weights
 from coalign.models.options import ModelOptions
 
@@ -33,65 +33,10 @@ if TYPE_CHECKING:
 
 SHARD = 5 * 10**9
 """Most bytes of a file of weights, as Hugging Face's libraries write them."""
-TENSORS = "tensors.jsonl"
-"""Artefact with what was measured of each tensor."""
-
-
-@dataclass(kw_only=True)
-class Config(OptionGroup):
-    """What is merged, and how."""
-
-    __group__ = "Merging"
-
-    models: list[str] = required(
-        "the models: folders, run folders or hub ids, whole or adapters; several flags or commas"
-    )
-    base: str | None = option(
-        None, "the model that all of them were tuned from; needed by all ways but linear"
-    )
-    method: Literal["model-stock", "task-arithmetic", "linear"] = option(
-        "model-stock",
-        "model-stock: between base and mean, by the angle of what was learnt; task-arithmetic: base plus the sum of what "
-        "was learnt; linear: weighted mean",
-        source="Model Stock, arXiv 2403.19522; task arithmetic, 2212.04089; Baichuan Alignment, section 2.4",
-    )
-    weights: list[float] | None = option(
-        None,
-        "of the models, in their order; by default all are 1",
-        only_with={"method": ("linear", "task-arithmetic")},
-    )
-    scale: float = option(
-        1.0, "factor on the sum of what was learnt", only_with={"method": "task-arithmetic"}
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "number format of the result; auto: that of the base, else of the first model"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.models) < 2:
-            raise ValueError(f"models: {len(self.models)} given, expected two or more")
-        if self.method == "linear":
-            self.refuse(["base"], "with method: linear")
-        elif self.base is None:
-            raise ValueError(f"base is required with method: {self.method}")
-        if self.weights is not None and len(self.weights) != len(self.models):
-            raise ValueError(
-                f"weights: {len(self.weights)} given, expected one for each of {len(self.models)} models"
-            )
-        if self.method == "linear" and self.weights and sum(self.weights) == 0:
-            raise ValueError("weights: sum to 0, expected a sum that can be divided by")
-
-    @property
-    def model(self) -> str:
-        """The model whose configuration and tokenizer the result has."""
-        return self.base or self.models[0]
 
 
 def run(config: Config, run: Run) -> None:
     """Merge, and write `model/`, the figures of every tensor and a report."""
-    from coalign.models.merging.report import write_merge_report
-
     if not run.model.exists() or not (run.artefacts / TENSORS).exists():
         merge_models(config, run.model, run.artefacts)
     write_merge_report(config, run)
