@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -79,18 +80,47 @@ def _row_of(columns: Mapping[str, pa.Array], name: str, start: int, at: int) -> 
 
 
 def saved_values(path: Path, split: str) -> Iterator[Values]:
-    """The rows of a folder that `datasets` saved."""
+    """The rows of a folder that `datasets` saved. Pictures, clips and sound stay as they are stored (`bytes`, `path`)."""
+    return _dataset_values(_saved(path, split), str(path))
+
+
+def hub_values(name: str, split: str) -> Iterator[Values]:
+    """The rows of a data set of the hub, `owner/name` or `owner/name:configuration`; media as in `saved_values`."""
+    return _dataset_values(_of_hub(name, split), name)
+
+
+def class_names(source: str | Path, split: str, column: str) -> list[str] | None:
+    """The names of the classes whose numbers a column of a data set has (`ClassLabel`); None where it has none.
+
+    Args:
+        source: a Parquet file, a folder that `datasets` saved, or a hub id.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(source)
+    if path.is_file():
+        try:
+            told = parse_json((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}").decode())
+            feature = told["info"]["features"][column]
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+            return None
+        return feature.get("names") if isinstance(feature, dict) else None
+    loaded = _saved(path, split) if path.is_dir() else _of_hub(str(source), split)
+    return getattr(loaded.features.get(column), "names", None)
+
+
+def _saved(path: Path, split: str) -> Any:
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:
         raise DataError(f"{path}: the saved data set cannot be read ({error}).") from error
-    return _dataset_values(loaded, str(path), split)
+    return _split_of(loaded, str(path), split)
 
 
-def hub_values(name: str, split: str) -> Iterator[Values]:
-    """The rows of a data set of the hub, `owner/name` or `owner/name:configuration`."""
+def _of_hub(name: str, split: str) -> Any:
     import datasets
 
     identifier, _, configuration = name.partition(":")
@@ -102,10 +132,10 @@ def hub_values(name: str, split: str) -> Iterator[Values]:
             f"{name}: no such file, and no data set of this name could be loaded from the hub ({reason}).",
             hint="Check the path, the name (owner/name or owner/name:configuration) and the connection.",
         ) from error
-    return _dataset_values(loaded, name, split)
+    return _split_of(loaded, name, split)
 
 
-def _dataset_values(loaded: Any, name: str, split: str) -> Iterator[Values]:
+def _split_of(loaded: Any, name: str, split: str) -> Any:
     import datasets
 
     if isinstance(loaded, datasets.DatasetDict):
@@ -116,6 +146,25 @@ def _dataset_values(loaded: Any, name: str, split: str) -> Iterator[Values]:
         loaded = loaded[split]
     if len(loaded) == 0:
         raise NoRowsError(f"{name}: the data set has no rows.")
+    for column, feature in loaded.features.items():
+        stored = _stored(feature)
+        if stored != feature:
+            loaded = loaded.cast_column(column, stored)
+    return loaded
+
+
+def _stored(feature: Any) -> Any:
+    """A feature of a data set whose pictures, clips and sound are not decoded."""
+    if isinstance(feature, dict):
+        return {name: _stored(one) for name, one in feature.items()}
+    if type(feature).__name__ in ("Image", "Video", "Audio") and feature.decode:
+        return dataclasses.replace(feature, decode=False)
+    if hasattr(feature, "feature"):
+        return dataclasses.replace(feature, feature=_stored(feature.feature))
+    return feature
+
+
+def _dataset_values(loaded: Any, name: str) -> Iterator[Values]:
     decoders = {
         one.name: decode
         for one in loaded.features.arrow_schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from coalign.core.errors import DataError
@@ -83,7 +83,7 @@ def shards_of_folder(folder: Path, split: str) -> list[Path]:
             f"{folder}: {other.relative_to(folder)} has no format that can be read, {found[0].relative_to(folder)} has.",
             hint=f"Name the files that are meant, for example with the glob {folder}/*{suffix_of(found[0])}.",
         )
-    of = {path: _split_of(path.relative_to(folder)) for path in found}
+    of = {path: split_of(path.relative_to(folder)) for path in found}
     named = {one for one in of.values() if one is not None}
     if named:
         wanted = next((name for name, words in _SPLITS.items() if split.lower() in words), split)
@@ -127,7 +127,7 @@ def shards_of_glob(pattern: str) -> list[Path]:
             hint=f"Narrow the pattern to files of one format: {', '.join(SUFFIXES)}.",
         )
     _assert_one_format(found, pattern)
-    splits = sorted({one for path in found if (one := _split_of(Path(path.name)))})
+    splits = sorted({one for path in found if (one := split_of(Path(path.name)))})
     if len(splits) > 1:
         raise DataError(
             f"{pattern}: matches files of several splits: {', '.join(splits)}.", hint="Narrow the pattern."
@@ -146,7 +146,15 @@ def _assert_one_format(files: Sequence[Path], name: str) -> None:
         )
 
 
-def _split_of(path: Path) -> str | None:
+def splits_named(names: Iterable[str]) -> dict[str, str]:
+    """The words for splits, each with the split that it means; empty where a name is none of a split."""
+    found = [split_of(Path(one)) for one in names]
+    if not found or None in found:
+        return {}
+    return {word: split for split, words in _SPLITS.items() for word in words}
+
+
+def split_of(path: Path) -> str | None:
     """The split that a file's name, or the nearest of its folders, says."""
     for part in reversed(path.parts):
         words = re.split(r"[^a-z]+", part.lower())
