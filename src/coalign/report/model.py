@@ -13,6 +13,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
 from coalign.core.errors import CoalignError
+from coalign.report.pictures import Gallery
+from coalign.report.section import Section
 
 SCHEMA = 1
 
@@ -74,15 +76,6 @@ class Headline:
     outcome: Outcome
     text: str
     figures: Sequence[Figure] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Section:
-    """What every section has; `note` is a short explanation below the title."""
-
-    title: str
-    _: KW_ONLY
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -359,7 +352,7 @@ class Timings(Section):
     kind: Literal["timings"] = "timings"
 
 
-AnySection = Comparison | Curves | Distribution | Samples | TableSection | KeyValues | Text | Timings
+AnySection = Comparison | Curves | Distribution | Samples | Gallery | TableSection | KeyValues | Text | Timings
 _SECTIONS: dict[str, type[Section]] = {one.kind: one for one in get_args(AnySection)}
 
 
