@@ -76,7 +76,9 @@ def test_a_gallery_reads_back_equal_and_escapes(noise: Thumbnail) -> None:
     assert 'class="card bad"' in page
 
 
-@pytest.mark.parametrize("data", ["https://example.org/a.png", "data:image/svg+xml;base64,AAAA", 'data:image/png;base64,A"'])
+@pytest.mark.parametrize(
+    "data", ["https://example.org/a.png", "data:image/svg+xml;base64,AAAA", 'data:image/png;base64,A"']
+)
 def test_only_pictures_within_the_page(data: str) -> None:
     with pytest.raises(ValueError, match="no data URL"):
         Thumbnail(data, 1, 1)

@@ -352,7 +352,9 @@ class Timings(Section):
     kind: Literal["timings"] = "timings"
 
 
-AnySection = Comparison | Curves | Distribution | Samples | Gallery | TableSection | KeyValues | Text | Timings
+AnySection = (
+    Comparison | Curves | Distribution | Samples | Gallery | TableSection | KeyValues | Text | Timings
+)
 _SECTIONS: dict[str, type[Section]] = {one.kind: one for one in get_args(AnySection)}
 
 
