@@ -24,9 +24,12 @@ from coalign.checks.worlds.drawn.small_clip import Recipe, drawn_pairs, small_cl
 @pytest.mark.parametrize("colour", ["red", "cyan"])
 def test_an_object_lies_in_its_cell_in_its_colour(shape: str, colour: str) -> None:
     picture = draw([DrawnObject(shape, colour, "large", "bottom left")], PLAIN, np.random.default_rng(3))
-    assert picture.shape == (3, 32, 32) and picture.dtype == torch.float32
+    assert picture.shape == (3, 32, 32)
+    assert picture.dtype == torch.float32
     found = (picture - torch.tensor(COLOURS[colour])[:, None, None]).abs().amax(0) < 0.2
-    assert 20 < int(found[16:, :16].sum()) and not found[:12].any() and not found[:, 20:].any()
+    assert int(found[16:, :16].sum()) > 20
+    assert not found[:12].any()
+    assert not found[:, 20:].any()
 
 
 def test_shapes_of_one_radius_differ() -> None:
@@ -40,7 +43,9 @@ def test_shapes_of_one_radius_differ() -> None:
 def test_pictures_depend_on_the_seed_alone_and_styles_differ() -> None:
     scenes = [random_scene(np.random.default_rng(1)) for _ in range(8)]
     first, again = (draw_many(scenes, PLAIN, np.random.default_rng(2)) for _ in range(2))
-    assert torch.equal(first, again) and 0 <= first.min() and first.max() <= 1
+    assert torch.equal(first, again)
+    assert first.min() >= 0
+    assert first.max() <= 1
     brightness = [
         float(draw_many(scenes, one, np.random.default_rng(2)).median()) for one in (PLAIN, *SHIFTED)
     ]
@@ -87,7 +92,8 @@ def test_the_small_clip_learns_and_is_kept(tmp_path, monkeypatch) -> None:
     recipe = Recipe(pairs=64, steps=2)
     folder = small_clip(recipe)
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert small_clip(recipe) == folder and (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert small_clip(recipe) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
     assert small_clip(Recipe(pairs=64, steps=3)) != folder
     pictures, texts = drawn_pairs(64, 0)
     trained, _ = train_small_clip(pictures, texts, steps=2, seed=0)

@@ -14,18 +14,19 @@ PLACEHOLDER = "X"
 """A word without a meaning, for the slots of prompts."""
 CONTEXT = 24
 """Tokens of a text, the first and the end token included."""
-OTHER_WORDS = (
-    # places, the frames, questions about pictures, motions and counts
-    *"a an the at and of in is there this shows picture drawing shown what where which colour shape".split(),
-    *"size place object top bottom left right yes no not moving still up down growing grows one two".split(),
-    *"three four".split(),
-)
+OTHER_WORDS = """
+a an the at and of in is there this shows picture drawing shown
+what where which colour shape size place object
+top bottom left right yes no not moving still up down growing grows
+one two three four
+"""
+"""Words of frames, places, questions, motions and counts."""
 
 
 def vocabulary() -> list[str]:
     """The words of the world, those that not every check uses included."""
     plural = [f"{one}es" if one == "cross" else f"{one}s" for one in SHAPES]
-    return [PLACEHOLDER, *OTHER_WORDS, *SIZES, *COLOURS, *SHAPES, *plural]
+    return [PLACEHOLDER, *OTHER_WORDS.split(), *SIZES, *COLOURS, *SHAPES, *plural]
 
 
 def phrase(
@@ -35,7 +36,7 @@ def phrase(
     size: float = 0.5,
     place: float = 0.6,
 ) -> str:
-    """ "a [size] colour shape [at the place]".
+    """The words "a [size] colour shape [at the place]"; the article is "a" before every word.
 
     Args:
         rng: of what is told; None tells everything that has a chance above 0.

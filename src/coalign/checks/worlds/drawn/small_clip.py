@@ -142,7 +142,7 @@ def drawn_pairs(count: int, seed: int) -> tuple[Tensor, list[str]]:
     return draw_many(scenes, PLAIN, rng), [caption(one, rng) for one in scenes]
 
 
-def small_clip(recipe: Recipe = Recipe()) -> Path:  # noqa: B008
+def small_clip(recipe: Recipe = Recipe()) -> Path:
     """The folder of the small CLIP that checks start from; trained at first use (about four minutes of one core)."""
     content = json.dumps(asdict(recipe), sort_keys=True)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
