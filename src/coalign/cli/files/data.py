@@ -74,13 +74,24 @@ def data() -> None:
     help="Evaluation data: say which of it FILE has, in the same words or nearly. A data set's split is `test` here; "
     "FILE,split=NAME chooses another.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of pictures and clips: write the findings with thumbnails as an HTML page.",
+)
+@click.option(
+    "--max-pixels",
+    type=COUNT,
+    help="Of pictures and clips: refuse larger ones by their header.  [default: 89478485]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable report only.")
 def check(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Say what FILE holds and everything that is wrong with it.
 
     FILE is a JSON Lines, JSON, CSV or Parquet file (text also as .gz or .zst), a folder or a glob of such files, a
     folder written by `datasets`, a hub id, or - for JSON Lines on standard input. Several are a mix, as `--data` takes
-    it: FILE,weight=2,max=1000,tag=NAME. The exit code is 1 when it cannot be used as it is.
+    it: FILE,weight=2,max=1000,tag=NAME. Pictures and clips with captions or labels (a column `image` or `video`, a folder
+    of them, WebDataset shards) are decoded, every one. The exit code is 1 when it cannot be used as it is.
     """
     if options["model"] is None and (options["max_length"] or options["max_prompt_length"]):
         raise click.UsageError("--max-length and --max-prompt-length count tokens: give --model too.")
@@ -124,10 +135,13 @@ def _check(
     on_bad_record: str,
     rejects: Path | None,
     against: Sequence[str],
+    report: Path | None,
+    max_pixels: int | None,
 ) -> bool:
     """Check every source and print what was found; whether all can be used."""
     from rich.console import Console
 
+    from coalign.cli.files.media import TEXT_ALONE, all_media, check_all, media_columns
     from coalign.core.files import write_rows
     from coalign.data.checking.check import check_records
     from coalign.data.checking.check_mix import check_mix
@@ -135,11 +149,30 @@ def _check(
     from coalign.data.readers import scan_records
     from coalign.data.sources import canonical_columns, sources_of
 
+    given, skip = locals(), on_bad_record == "skip"
+    parts = media_columns(columns)
     try:
-        sources, mapping = sources_of(texts), canonical_columns(columns, "--column") or {}
+        sources, mapping = sources_of(texts), {} if parts else canonical_columns(columns, "--column") or {}
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    skip = on_bad_record == "skip"
+    if kind is None and all_media(sources, split, parts):
+        usable, found = check_all(
+            sources,
+            as_json,
+            split=split,
+            limit=limit,
+            skip=skip,
+            columns=parts,
+            report=report,
+            max_pixels=max_pixels,
+            given={name: given[name] for name in TEXT_ALONE},
+        )
+        if as_json:
+            _print_json(found[0] if len(found) == 1 else {"usable": usable, "sources": found})
+        return usable
+    for name, value in (("--report", report), ("--max-pixels", max_pixels)):
+        if value is not None:
+            raise ConfigError(f"{name} has an effect on pictures and clips alone; leave it out")
     console = Console(highlight=False)
     tokenizer = _tokenizer(model, chat_template) if model else None
     evaluated = _evaluated(against, limit)

@@ -51,8 +51,8 @@ def print_check(check: Check, console: Console) -> None:
             how = "same words" if match.same else f"near, {match.similarity:.2f}"
             answer = ", same response" if match.answered else ""
             console.print(Text(f"  {match.evaluated} and {match.trained}: {how}{answer}"), soft_wrap=True)
-    _print_problems("Bad records", check.problems, console)
-    _print_problems("Dropped for length", check.dropped or [], console)
+    print_problems("Bad records", check.problems, console)
+    print_problems("Dropped for length", check.dropped or [], console)
     console.print()
     console.print(_verdict(check), soft_wrap=True)
 
@@ -153,7 +153,8 @@ def _visible(text: str, *, keep_end: bool = False, most: int = SHOWN_CHARACTERS)
     return f"{clean[:start]} [... {len(clean) - start - end} characters ...] {clean[-end:]}"
 
 
-def _print_problems(title: str, problems: list[RecordProblem], console: Console) -> None:
+def print_problems(title: str, problems: list[RecordProblem], console: Console) -> None:
+    """Print the first of them below a title; nothing where there is none."""
     if not problems:
         return
     console.print(Text(f"\n{title}", style="bold"))

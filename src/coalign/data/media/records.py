@@ -228,19 +228,21 @@ def media_rows(name: str, split: str = "train", kind: MediaKind | None = None) -
 
 
 def is_media(source: str | Path, split: str = "train") -> bool:
-    """Whether a source holds pictures or clips: a folder or tar of them, or rows with a column of them."""
+    """Whether a source holds pictures or clips: a folder or tar of them, or rows with a column of them and no prompts.
+    False also where it cannot be read: whoever reads it says why.
+    """
     name = str(source)
     path = Path(name).expanduser()
+    if name == "-":
+        return False
     if is_tar(name):
         return True
-    if path.is_dir() and folder_rows(path, split, None) is not None:
-        return True
-    if path.suffix.lower() in MEDIA_SUFFIXES or name == "-":
-        return False
-    values = [row.value for row in itertools.islice(iter_rows(name, split), 20) if row.value is not None]
-    if not values or any(one in value for value in values for one in ("messages", "prompt", "chosen")):
-        return False
     try:
+        if path.is_dir() and folder_rows(path, split, "image") is not None:
+            return True
+        values = [row.value for row in itertools.islice(media_rows(name, split), 20) if row.value is not None]
+        if not values or any(one in value for value in values for one in ("messages", "prompt", "chosen")):
+            return False
         _columns_of(values, name, None, {})
     except DataError:
         return False
