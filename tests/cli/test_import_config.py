@@ -12,7 +12,7 @@ import yaml
 
 from coalign.cli.files.translation import translate
 from coalign.cli.peers import NAMES, SAID_OTHERWISE, counterpart, peer_of
-from coalign.cli.running.run import find
+from coalign.platform.methods import find
 from coalign.core.errors import ConfigError
 from coalign.core.options import build, options_of
 

@@ -181,8 +181,8 @@ def _assert_endpoint_alone(backend: BackendOptions, given: Mapping[str, Any]) ->
         )
 
 
-def key_values(texts: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` texts as a mapping; a key that is given again makes a list.
+def key_values(texts: Sequence[str], flag: str = "--option") -> dict[str, Any]:
+    """`KEY=VALUE` texts of a flag as a mapping; a key that is given again makes a list.
 
     Raises:
         ConfigError: a text without `=`.
@@ -191,7 +191,7 @@ def key_values(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--option: {text!r} is not usable, expected KEY=VALUE.")
+            raise ConfigError(f"{flag}: {text!r} is not usable, expected KEY=VALUE.")
         key = key.strip()
         if key in found:
             before = found[key] if isinstance(found[key], list) else [found[key]]

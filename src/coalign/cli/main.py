@@ -26,6 +26,10 @@ COMMANDS = {
         "Align the default model on this machine and prove it.",
     ),
     "run": ("coalign.cli.running.run:run", "Run a method, or continue a run."),
+    "pipeline": (
+        "coalign.cli.running.pipeline:pipeline",
+        "Run methods one after the other, from a YAML file.",
+    ),
     "methods": ("coalign.cli.running.methods:methods", "List the methods, or explain one."),
     "objectives": ("coalign.cli.running.objectives:objectives", "List the training objectives."),
     "data": ("coalign.cli.files.data:data", "Check and show data files."),
@@ -84,7 +88,7 @@ class LazyGroup(click.Group):
 
 def _advice(word: str) -> str:
     """For a word that is no command: a method is given to `coalign run`."""
-    from coalign.cli.running.run import methods
+    from coalign.platform.methods import methods
 
     known = {one.lower().replace("_", "-") for one in methods()}
     if word.lower().replace("_", "-") in known:

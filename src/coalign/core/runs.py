@@ -210,17 +210,17 @@ class Run:
         other = self.status().get("method")
         if other != method:
             raise RunError(f"{self.path} is a run of {other}, not of {method}.", hint="Give another --out.")
-        may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
-        lines = [
-            f"  {key}: {old!r} there, {new!r} now"
-            for key, (old, new) in self._changed(config).items()
-            if key not in may_change
-        ]
+        lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in self.differing(config).items()]
         if lines:
             raise RunError(
                 f"{self.path} was started with another configuration:\n" + "\n".join(lines),
                 hint="Run with the same options to continue it, or give another --out.",
             )
+
+    def differing(self, config: Any) -> dict[str, tuple[Any, Any]]:
+        """Options that keep the run from going on with `config`: the value that it was started with, the value now."""
+        may_change = {name for kind in type(config).__mro__ for name in vars(kind).get("__may_change__", ())}
+        return {key: pair for key, pair in self._changed(config).items() if key not in may_change}
 
     def _changed(self, config: Any) -> dict[str, tuple[Any, Any]]:
         """Options that have another value than the run was started with: the value there, the value now."""

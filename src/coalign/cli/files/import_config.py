@@ -54,7 +54,7 @@ def import_config(
 
 
 def _options(method: str) -> type:
-    from coalign.cli.running.run import find
+    from coalign.platform.methods import find
 
     return find(method)[1].Config
 

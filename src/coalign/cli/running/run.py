@@ -12,15 +12,13 @@ from typing import Any
 import click
 
 from coalign.cli.flags import ConfigCommand
-from coalign.core.built_in import BUILT_IN, load_built_in
-from coalign.core.catalogue import CONFIDENCE, Entry, entries, get
+from coalign.core.built_in import BUILT_IN
+from coalign.core.catalogue import CONFIDENCE, Entry, entries
 from coalign.core.deferred import load_deferred
-from coalign.core.errors import ConfigError
 from coalign.core.faults import keep_traceback
-from coalign.core.names import suggest
 from coalign.core.own_code import names_code
 from coalign.core.runs import Run, is_main_process, new_run_path
-from coalign.core.system import load_system
+from coalign.platform.methods import find
 
 FIRST = ("sft", "dpo", "kto", "orpo", "simpo", "ipo", "cpo")
 """Objectives that nearly everybody begins with, named without importing any."""
@@ -118,40 +116,6 @@ def _show_end(folder: Run) -> None:
     click.echo(f"Done: {folder.path}", err=True)
     if folder.report.exists():
         click.echo(f"Report: {folder.report}", err=True)
-
-
-def find(method: str) -> tuple[Entry | None, Any]:
-    """A method's catalogue entry, where it is a system, and what implements it.
-
-    Raises:
-        ConfigError: there is none, or the system is planned.
-    """
-    if names_code(method):
-        from coalign.training.learning import learner
-
-        return None, learner(method)
-    try:
-        entry = get(method)
-    except ConfigError:
-        return None, load_built_in(method) or _objective(method)
-    return entry, load_system(entry.slug)
-
-
-def _objective(name: str) -> Any:
-    from coalign.training.learning import learner
-
-    with contextlib.suppress(ConfigError):
-        return learner(name)
-    advice = suggest(name, methods(), "`coalign methods` and `coalign objectives` list them.")
-    raise ConfigError(f"{name!r} is neither a method nor an objective. {advice}")
-
-
-def methods() -> list[str]:
-    """Names that `coalign run` knows, those of planned systems too."""
-    from coalign.training.objective import all_objectives
-
-    objectives = (one.replace("_", "-") for one in all_objectives())
-    return [*(entry.slug for entry in entries()), *BUILT_IN, *objectives]
 
 
 def _about(entry: Entry | None, implementation: Any) -> str:

@@ -1,0 +1,1 @@
+"""Methods one after the other, each a run of its own whose result the next ones take by name."""
