@@ -12,9 +12,9 @@ import yaml
 
 from coalign.cli.files.translation import translate
 from coalign.cli.peers import NAMES, SAID_OTHERWISE, counterpart, peer_of
-from coalign.platform.methods import find
 from coalign.core.errors import ConfigError
 from coalign.core.options import build, options_of
+from coalign.platform.methods import find
 
 TRL = {
     "model_name_or_path": "org/model", "dataset_name": "org/pairs", "learning_rate": 5e-7, "output_dir": "out/dpo",
