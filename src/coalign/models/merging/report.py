@@ -40,7 +40,7 @@ def write_merge_report(config: Config, run: Run) -> doc.Report:
         ],
         figures={"share": share},
         limitations=["Weights that lie between good ones are often good and need not be."],
-        then=[doc.Command(f"coalign chat --model {run.path}", "talk to it")],
+        then=[doc.Command(f"coalign chat {run.path}", "talk to it")],
         trained_on=f"Nothing: it is merged from {', '.join(config.models)}"
         + (f" over {config.base}." if config.base else "."),
         method_title=f"Merging by {config.method}",
