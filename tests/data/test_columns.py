@@ -88,7 +88,7 @@ A_OVER_B = schema.Preference(prompt=Q, **AB)
         ),
         (
             {"prompt": "q", "completions": [[assistant("a")], [assistant("b")]], "ranks": [1, 2]},
-            schema.Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), plain=True),
+            schema.Ranking(prompt=Q, responses=("a", "b"), scores=(-1.0, -2.0), absolute=False, plain=True),
         ),
         ({**QA, "label": True}, schema.Feedback(**QA, label=True)),
         ({**QA, "label": 0}, schema.Feedback(**QA, label=False)),

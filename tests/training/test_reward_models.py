@@ -13,11 +13,18 @@ from torch.nn.functional import softplus
 
 from coalign.core.errors import CoalignError, DataError, ModelError
 from coalign.core.runs import Run
+from coalign.data.records import Ranking
 from coalign.models.reward_model import load_reward_model
 from coalign.training.losses.bradley_terry import bradley_terry_losses, record_means
 from coalign.training.reward_models import fit
 from coalign.training.reward_models.report import margins_of, quality
-from coalign.training.reward_models.task import RewardExample, RewardLossOptions, RewardTask
+from coalign.training.reward_models.task import (
+    RewardExample,
+    RewardLossOptions,
+    RewardTask,
+    make_examples,
+    score_scales,
+)
 from tests.preference.tiny_runs import (
     assert_complete,
     feedback,
@@ -185,6 +192,43 @@ def test_the_loss_by_hand() -> None:
     found = bradley_terry_losses(better, worse, margins, label_smoothing=0.1, center_rewards_coefficient=0.01)
     torch.testing.assert_close(found, expected)
     assert record_means(found, torch.tensor([0, 0]), 2).tolist() == pytest.approx([float(found.mean()), 0.0])
+
+
+def test_terms_that_keep_rewards_near_zero_and_near_their_scores() -> None:
+    better, worse = (
+        torch.tensor([2.0, 0.0], dtype=torch.float64),
+        torch.tensor([0.5, 1.0], dtype=torch.float64),
+    )
+    scores = (
+        torch.tensor([1.0, math.nan], dtype=torch.float64),
+        torch.tensor([-1.0, math.nan], dtype=torch.float64),
+    )
+    plain = bradley_terry_losses(better, worse)
+    bounded = bradley_terry_losses(better, worse, reward_l2=0.1)
+    torch.testing.assert_close(bounded, plain + 0.1 * (better**2 + worse**2))
+    anchored = bradley_terry_losses(better, worse, score_weight=0.5, scores=scores)
+    near = torch.tensor([0.5 * (1.0 + 2.25), 0.0], dtype=torch.float64)  # a pair without scores has no term
+    torch.testing.assert_close(anchored, plain + near)
+
+
+def test_absolute_scores_are_standardised_in_their_data_set() -> None:
+    def ranked(tag, scores, absolute=True):
+        return Ranking(
+            prompt="?",
+            responses=tuple(map(str, scores)),
+            scores=scores,
+            absolute=absolute,
+            extra={"tag": tag},
+        )
+
+    records = [ranked("a", (1.0, 3.0)), ranked("a", (5.0, 7.0)), ranked("b", (1.0, 0.0), absolute=False)]
+    scales = score_scales(records)
+    assert scales == {"a": (4.0, pytest.approx(math.sqrt(5)))}
+    made = make_examples(records, [one.responses for one in records], "none", scales)
+    assert made[0].scores == pytest.approx((-3 / math.sqrt(5), -1 / math.sqrt(5)))
+    assert made[2].scores == ()
+    batch = RewardTask(Known(), RewardLossOptions(score_weight=1.0), ["a", "b"]).collate(made)
+    assert batch["scores"].isnan().tolist() == [False] * 4 + [True] * 2
 
 
 def example(values, rewards, margin=0.0, tag="") -> tuple[RewardExample, list[float]]:

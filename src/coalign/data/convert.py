@@ -57,7 +57,15 @@ def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:
             return [schema.PromptRecord.of(record)]
         case schema.Preference(), "ranking":
             scores = _scores(record)
-            return [schema.Ranking.of(record, responses=(record.chosen, record.rejected), scores=scores)]
+            responses = (record.chosen, record.rejected)
+            return [
+                schema.Ranking.of(
+                    record,
+                    responses=responses,
+                    scores=scores or (1.0, 0.0),
+                    absolute=scores is not None,
+                )
+            ]
         case schema.Preference(), "feedback":
             pair = ((record.chosen, True), (record.rejected, False))
             return [schema.Feedback.of(record, completion=text, label=label) for text, label in pair]
@@ -99,13 +107,15 @@ def _grouped(records: Sequence[schema.Record]) -> list[schema.Record]:
         if len(labels) > 1:
             texts = sorted(labels, key=lambda text: not labels[text])
             scores = tuple(float(labels[text]) for text in texts)
-            rankings.append(schema.Ranking.of(group[0], responses=tuple(texts), scores=scores))
+            rankings.append(
+                schema.Ranking.of(group[0], responses=tuple(texts), scores=scores, absolute=False)
+            )
     return rankings
 
 
-def _scores(record: schema.Preference) -> tuple[float, float]:
-    """A preference's scores where both are there and agree with it, else 1 and 0."""
+def _scores(record: schema.Preference) -> tuple[float, float] | None:
+    """A preference's scores where both are there and agree with it."""
     chosen, rejected = record.chosen_score, record.rejected_score
     if chosen is None or rejected is None or math.isnan(chosen) or math.isnan(rejected) or chosen <= rejected:
-        return 1.0, 0.0
+        return None
     return chosen, rejected

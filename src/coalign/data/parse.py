@@ -161,7 +161,12 @@ class _Parser:
         if self.layout.scored_dicts and (rest := reading.other_fields(self._value("responses"))):
             common["extra"]["response_fields"] = rest
         return schema.Ranking(
-            prompt=given[0], responses=tuple(responses), scores=tuple(scores), plain=given[1], **common
+            prompt=given[0],
+            responses=tuple(responses),
+            scores=tuple(scores),
+            absolute=self._score_part()[0] != "ranks",
+            plain=given[1],
+            **common,
         )
 
     def _score_part(self) -> tuple[str, Callable[[Any], list[float]]]:

@@ -174,10 +174,14 @@ class Ranking(Record):
     """A prompt and n >= 2 responses with scores; higher is better, equal scores are ties.
 
     A file that gives ranks (1 is best) is read as `score = -rank`.
+
+    Attributes:
+        absolute: whether the scores are values that compare between prompts, and not an order alone (ranks, pairs).
     """
 
     responses: tuple[str, ...]
     scores: tuple[float, ...]
+    absolute: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

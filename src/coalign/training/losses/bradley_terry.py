@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from coalign.training.losses.listwise import ordered_pairs
 from coalign.training.losses.pairwise import logistic_loss
 
@@ -18,8 +20,12 @@ def bradley_terry_losses(
     *,
     label_smoothing: float = 0.0,
     center_rewards_coefficient: float = 0.0,
+    reward_l2: float = 0.0,
+    score_weight: float = 0.0,
+    scores: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """[P] `-(1 - e) log sig(z) - e log sig(-z) + c (r_b + r_w)^2` with `z = r_b - r_w - m`, a pair each, not reduced.
+    """[P] `-(1 - e) log sig(z) - e log sig(-z) + c (r_b + r_w)^2 + k (r_b^2 + r_w^2) + a [(r_b - s_b)^2 + (r_w - s_w)^2]` with
+    `z = r_b - r_w - m`, a pair each, not reduced.
 
     Without m, e and c the negative log-likelihood of Bradley and Terry (1952), as in Ouyang et al. 2022 (arXiv 2203.02155),
     equation 1. m: Touvron et al. 2023 (arXiv 2307.09288), equation 2. e: the assumed share of swapped labels. c: Eisenstein
@@ -30,10 +36,21 @@ def bradley_terry_losses(
         margins: [P] by how much the better one should be ahead; constants.
         label_smoothing: e, in [0, 0.5).
         center_rewards_coefficient: c.
+        reward_l2: k (ChatGLM-RLHF, arXiv 2404.00934: it bounds rewards and centres them at 0).
+        score_weight: a (Baichuan Alignment, arXiv 2410.14940, equation 1).
+        scores: [P] of the two responses of each pair, s_b and s_w, in the units of the rewards; NaN where a response has
+            none, whose term is 0 (the mean over pairs is not made smaller).
     """
     losses = logistic_loss(better - worse - margins, label_smoothing)
     if center_rewards_coefficient:
         losses = losses + center_rewards_coefficient * (better + worse) ** 2
+    if reward_l2:
+        losses = losses + reward_l2 * (better**2 + worse**2)
+    if score_weight and scores is not None:
+        for rewards, wanted in zip((better, worse), scores, strict=True):
+            known = wanted.isfinite()
+            misses = torch.where(known, rewards - torch.where(known, wanted, 0.0), 0.0)
+            losses = losses + score_weight * misses**2
     return losses
 
 

@@ -10,7 +10,7 @@ read at the last token of the response, also where the end of a turn is the padd
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,6 +28,7 @@ from coalign.training.reward_models.task import (
     RewardLossOptions,
     RewardTask,
     make_examples,
+    score_scales,
     tag_of,
 )
 
@@ -128,8 +129,14 @@ def train_reward_model(
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))
     inputs = make_inputs(config)
     tokenizer: Any = inputs.tokenizer
+    scales = score_scales(cast("Sequence[Ranking]", material.training)) if config.score_weight else {}
+    if config.score_weight and not any(deviation for _, deviation in scales.values()):
+        raise DataError(
+            "score_weight needs absolute scores, and no training record has them.",
+            hint="Pairs have them in score_chosen and score_rejected, rankings in scores.",
+        )
     parts = [
-        _examples(cast("Sequence[Ranking]", records), inputs, config, run, what)
+        _examples(cast("Sequence[Ranking]", records), inputs, config, run, what, scales)
         for records, what in ((material.training, "training"), (material.held_out, "held-out"))
     ]
     set_seed(config.seed)  # the first weights of head and adapter
@@ -179,13 +186,18 @@ def make_inputs(config: RewardModelOptions) -> RewardInputs:
 
 
 def _examples(
-    records: Sequence[Ranking], inputs: RewardInputs, config: RewardModelOptions, run: Run, what: str
+    records: Sequence[Ranking],
+    inputs: RewardInputs,
+    config: RewardModelOptions,
+    run: Run,
+    what: str,
+    scales: Mapping[str, tuple[float, float]],
 ) -> list[RewardExample]:
     if not records:
         return []
     texts = inputs.texts(records, label="Tokenising")
     cut = sum(one.cut for group in texts for one in group)
-    examples = make_examples(records, texts, config.margin)
+    examples = make_examples(records, texts, config.margin, scales)
     same = sum(len(set(one.inputs)) == 1 for one in examples)
     run.log("encoded", part=what, records=len(records), used=len(examples), truncated=cut, same_tokens=same)
     if not examples or same == len(examples):

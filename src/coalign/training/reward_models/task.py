@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -47,6 +48,17 @@ class RewardLossOptions(OptionGroup):
         "weight of the squared sum of a pair's rewards, which keeps them around 0 (0.01 is usual)",
         source="TRL",
     )
+    reward_l2: NonNegative = option(
+        0.0,
+        "weight of the sum of a pair's squared rewards, which bounds them too (0.01 is usual)",
+        source="arXiv 2404.00934; Align Anything has it halved",
+    )
+    score_weight: NonNegative = option(
+        0.0,
+        "weight of the squared distance of each reward from the response's absolute score, z-scored in its data set; "
+        "records that hold an order alone have no such term",
+        source="arXiv 2410.14940, equation 1",
+    )
 
 
 class Inputs(Protocol):
@@ -67,6 +79,7 @@ class RewardExample:
         inputs: for each response what the model reads.
         values: for each response how good it is; equal values are not compared.
         margin: of every pair; None takes the difference of the values.
+        scores: what each reward should be; empty where the values are an order alone.
     """
 
     id: str
@@ -74,6 +87,7 @@ class RewardExample:
     inputs: tuple[Any, ...]
     values: tuple[float, ...]
     margin: float | None = 0.0
+    scores: tuple[float, ...] = ()
 
     @property
     def pairs(self) -> int:
@@ -86,10 +100,25 @@ def tag_of(record: Ranking) -> str:
     return str(record.source.tag or record.extra.get("tag") or "")
 
 
+def score_scales(records: Sequence[Ranking]) -> dict[str, tuple[float, float]]:
+    """Mean and deviation (n in the divisor) of the absolute scores of each data set, by its tag."""
+    found: dict[str, list[float]] = {}
+    for one in records:
+        if one.absolute:
+            found.setdefault(tag_of(one), []).extend(one.scores)
+    return {tag: (statistics.fmean(scores), statistics.pstdev(scores)) for tag, scores in found.items()}
+
+
 def make_examples(
-    records: Sequence[Ranking], inputs: Sequence[Sequence[Any]], margin: str
+    records: Sequence[Ranking],
+    inputs: Sequence[Sequence[Any]],
+    margin: str,
+    scales: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[RewardExample]:
     """Records with what the model reads of their responses; those in which nothing is better are left out.
+
+    Args:
+        scales: mean and deviation of the scores of each data set, where rewards are to be near them.
 
     Raises:
         DataError: the column `margin` is asked for and is missing, or is no finite number.
@@ -103,7 +132,12 @@ def make_examples(
                 found = "is missing" if known is None else f"is {known!r}"
                 problems.append(record.problem(MARGIN_COLUMN, found, "a finite number"))
                 continue
-        one = RewardExample(record.id, tag_of(record), tuple(texts), record.scores, known)
+        tag = tag_of(record)
+        mean, deviation = (scales or {}).get(tag, (0.0, 0.0))
+        scores = (
+            [(score - mean) / deviation for score in record.scores] if deviation and record.absolute else ()
+        )
+        one = RewardExample(record.id, tag, tuple(texts), record.scores, known, tuple(scores))
         if one.pairs:
             examples.append(one)
     if problems:
@@ -131,6 +165,9 @@ class RewardTask(Task):
             "record_index": torch.tensor(index),
             "values": torch.tensor([value for one in examples for value in one.values]),
             "margins": torch.tensor(margins),
+            "scores": torch.tensor(
+                [score for one in examples for score in one.scores or [math.nan] * len(one.values)]
+            ),
         }
 
     def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
@@ -149,6 +186,9 @@ class RewardTask(Task):
             options.margin_scale * gaps.to(rewards.dtype),
             label_smoothing=options.label_smoothing,
             center_rewards_coefficient=options.center_rewards_coefficient,
+            reward_l2=options.reward_l2,
+            score_weight=options.score_weight,
+            scores=(batch["scores"][better].to(rewards.dtype), batch["scores"][worse].to(rewards.dtype)),
         )
         return record_means(losses, index[better], len(batch["ids"]))
 
