@@ -1,5 +1,7 @@
 """Drawn scenes, their captions and the small CLIP."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_every_word_of_the_world_has_an_id_and_the_end_is_not_the_highest() -> N
     assert set(PLACES) == {f"{a} {b}" for a in ("top", "bottom") for b in ("left", "right")}
 
 
-def test_the_small_clip_learns_and_is_kept(tmp_path, monkeypatch) -> None:
+def test_the_small_clip_learns_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoProcessor, CLIPModel
 
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))

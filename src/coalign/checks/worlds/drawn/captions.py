@@ -62,7 +62,7 @@ def caption(
         rng: of the frame and of what is told (`phrase`); None takes the first frame and tells everything.
     """
     told = " and ".join(phrase(one, rng, size=size, place=place) for one in objects)
-    return frames[rng.integers(len(frames)) if rng is not None else 0].format(told)
+    return frames[int(rng.integers(len(frames))) if rng is not None else 0].format(told)
 
 
 def word_tokenizer(words: Sequence[str], context: int = CONTEXT) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
 from coalign.checks.tiny_models import seeded, stream
 from coalign.checks.worlds.drawn.captions import CONTEXT, caption, vocabulary, word_tokenizer
@@ -22,6 +21,7 @@ from coalign.checks.worlds.drawn.scene import PLAIN, SIDE, draw_many, random_sce
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
+from coalign.pairs.losses import contrastive_loss
 
 WIDTH, HEADS, PATCH = 64, 4, 8
 VISION_LAYERS, TEXT_LAYERS = 3, 2
@@ -112,10 +112,9 @@ def train_small_clip(
             share = (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * past)
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
-            image = normalize(model.get_image_features(pixel_values=pictures[rows]).pooler_output, dim=-1)
-            text = normalize(model.get_text_features(input_ids=ids[rows]).pooler_output, dim=-1)
-            logits, diagonal = model.logit_scale.exp() * image @ text.T, torch.arange(len(rows))
-            loss = (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
+            image = model.get_image_features(pixel_values=pictures[rows]).pooler_output
+            text = model.get_text_features(input_ids=ids[rows]).pooler_output
+            loss = contrastive_loss(image, text, model.logit_scale.exp()).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
