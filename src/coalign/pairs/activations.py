@@ -45,7 +45,9 @@ def activation_problem(config: Any, name: str, stated: tuple[bool, bool] = (True
     """
     towers = {"vision_config": config.vision_config, "text_config": config.text_config}
     found = {part: getattr(one, "hidden_act", None) for part, one in towers.items()}
-    origin = "/" + name.lower().replace("models--", "").replace("--", "/")  # as the hub's cache names its folders
+    origin = "/" + name.lower().replace("models--", "").replace(
+        "--", "/"
+    )  # as the hub's cache names its folders
     family = next((one for one in FAMILIES if f"/{one}" in origin), None)
     known = FAMILIES[family] if family else None
     for part, act in found.items():
@@ -76,6 +78,7 @@ def stated_activations(place: Location) -> tuple[bool, bool]:
     if "transformers_version" in raw:
         return True, True  # written by Transformers, which leaves defaults out
     vision, text = (
-        "hidden_act" in (raw.get(part) or raw.get(f"{part}_dict") or {}) for part in ("vision_config", "text_config")
+        "hidden_act" in (raw.get(part) or raw.get(f"{part}_dict") or {})
+        for part in ("vision_config", "text_config")
     )
     return vision, text

@@ -90,9 +90,13 @@ class ImageTextEncoder:
             tokenizer = AutoTokenizer.from_pretrained(place.path, **where)
             processor = AutoImageProcessor.from_pretrained(place.path, **_processing(), **where)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"{place.name}: its tokenizer or image processor cannot be read: {error}") from error
+            raise ModelError(
+                f"{place.name}: its tokenizer or image processor cannot be read: {error}"
+            ) from error
         say_activation(model.config, place)
-        return cls(model.to(pick_device(device)).eval().requires_grad_(False), tokenizer, processor, place.name)
+        return cls(
+            model.to(pick_device(device)).eval().requires_grad_(False), tokenizer, processor, place.name
+        )
 
     @property
     def device(self) -> torch.device:

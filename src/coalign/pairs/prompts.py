@@ -74,7 +74,9 @@ def layers_of(tower: nn.Module) -> Sequence[nn.Module]:
 
 
 @contextlib.contextmanager
-def _spliced(embeddings: nn.Module, tower: nn.Module, prompts: Sequence[Tensor] | None, put: Any) -> Iterator[None]:
+def _spliced(
+    embeddings: nn.Module, tower: nn.Module, prompts: Sequence[Tensor] | None, put: Any
+) -> Iterator[None]:
     if not prompts:
         yield
         return
