@@ -15,7 +15,7 @@ from coalign.report.format import difference_texts, interval_text, number
 from coalign.report.model import Comparison, ComparisonRow, Report, Text, Timings
 from coalign.report.text import visible
 
-Library = Literal["peft", "transformers"]
+Library = Literal["peft", "transformers", "diffusers"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -28,6 +28,7 @@ def model_card(
     data: str,
     config: Mapping[str, Any],
     summary: str = "",
+    task: str = "text-generation",
     hub_datasets: Sequence[str] = (),
     license: str | None = None,
     language: Sequence[str] = (),
@@ -38,10 +39,11 @@ def model_card(
     Args:
         report: figures, method and paper come from here; its Text sections called Limitations are copied.
         base_model: hub id or path of the model that was aligned. Only a hub id goes into the front matter.
-        library: `peft` for an adapter, `transformers` for a whole model.
+        library: `peft` for an adapter, `transformers` for a whole model, `diffusers` for a pipeline.
         method_title: the method's name in words.
         data: one or two sentences on the data.
         summary: what the model is, in one or two sentences; by default from the report.
+        task: what the hub calls it: `text-generation`, `text-to-image`, ...
         license: left out unless known.
     """
     parts = [
@@ -49,6 +51,7 @@ def model_card(
             report,
             base_model,
             library,
+            task,
             datasets=list(hub_datasets) or None,
             license=license,
             language=list(language) or None,
@@ -59,7 +62,7 @@ def model_card(
         f"## Method\n\n{_method(report, method_title)}",
         f"## Data\n\n{_inline(data)}",
         _figures(report),
-        f"## How to load\n\n{_fence(_loading(base_model, library), 'python')}",
+        f"## How to load\n\n{_fence(_loading(base_model, library, task), 'python')}",
         f"## Configuration\n\n{_fence(_yaml(config), 'yaml')}",
         _limitations(report, limitations),
         _cost(report),
@@ -72,7 +75,7 @@ def write_model_card(path: Path, **fields: Any) -> None:
     write_text(path, redacted(model_card(**fields)))
 
 
-def _front_matter(report: Report, base_model: str, library: Library, **known: Any) -> str:
+def _front_matter(report: Report, base_model: str, library: Library, task: str, **known: Any) -> str:
     from huggingface_hub import ModelCardData
 
     if _is_hub_id(base_model):
@@ -81,20 +84,20 @@ def _front_matter(report: Report, base_model: str, library: Library, **known: An
     data = ModelCardData(
         library_name=library,
         tags=["coalign", report.method, *(["lora"] if library == "peft" else [])],
-        pipeline_tag="text-generation",
+        pipeline_tag=task,
         **known,
-        **_results(report),
+        **_results(report, task),
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _results(report: Report) -> dict[str, Any]:
+def _results(report: Report, task: str) -> dict[str, Any]:
     """The overall rows of the comparisons as a model index."""
     from huggingface_hub import EvalResult
 
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=task,
             dataset_type="custom",
             dataset_name=visible(section.title),
             metric_type=_slug(row.name),
@@ -142,7 +145,14 @@ def _row(row: ComparisonRow) -> list[str]:
     return [row.name, "" if row.n is None else number(row.n, "integer"), *levels, *change]
 
 
-def _loading(base_model: str, library: Library) -> str:
+def _loading(base_model: str, library: Library, task: str) -> str:
+    if library == "diffusers":
+        asked = '"a description"' if task == "text-to-image" else "num_inference_steps=1"
+        return (
+            "from diffusers import DiffusionPipeline\n\n"
+            'pipeline = DiffusionPipeline.from_pretrained(".")  # this folder, or its id on the hub\n'
+            f"picture = pipeline({asked}).images[0]"
+        )
     if library == "transformers":
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

@@ -40,6 +40,8 @@ def publish(
     headline: str | None = None,
     figures: Mapping[str, Any] | None = None,
     trained_on: str | None = None,
+    summary: str = "",
+    task: str = "text-generation",
     method_title: str | None = None,
 ) -> Report:
     """Write the run's `report.html` and `report.json`, its headline in `status.json`, and the model card of a training.
@@ -57,6 +59,8 @@ def publish(
         figures: of `status.json`.
         trained_on: one or two sentences on the data of the model in `run.model`; the card is written where they are
             given.
+        summary: what the model is, for the card; by default a fine-tuned copy of `config.model`, or an adapter for it.
+        task: what the hub calls what the model does.
         method_title: the method's name in words, for the card; by default the paper's title.
     """
     slug = run.status()["method"]
@@ -84,11 +88,14 @@ def publish(
     if trained_on is not None:
         adapter = run.model / "adapter_config.json"
         base = json.loads(adapter.read_text(encoding="utf-8")) if adapter.exists() else {}
+        pipeline = (run.model / "model_index.json").exists()
         write_model_card(
             run.model / "README.md",
             report=report,
             base_model=base.get("base_model_name_or_path") or config.model,
-            library="peft" if adapter.exists() else "transformers",
+            library="peft" if adapter.exists() else "diffusers" if pipeline else "transformers",
+            summary=summary,
+            task=task,
             method_title=method_title or (entry.title if entry else slug),
             data=trained_on,
             config=settings,

@@ -56,6 +56,16 @@ class EpochShuffle(Sampler[int]):
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
+class KeyedShuffle(EpochShuffle):
+    """`EpochShuffle` whose items say their epoch: item `epoch * size + index`. So what a data set draws for an example
+    (a noise, a mask, a caption) depends on seed, epoch and example alone, and not on where a run was cut.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        offset = self.epoch * self.size
+        return (offset + index for index in super().__iter__())
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, None if there is none."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]

@@ -124,6 +124,12 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return self.task.sampler(len(data), seed)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The task's optimizer, where it has one of its own."""
+        if self.optimizer is None:
+            self.optimizer = self.task.optimizer(self.model if model is None else model, self.args)  # type: ignore[assignment]
+        return super().create_optimizer(model)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the arguments name; a warm-up that would be all of the run is left out, since its first step,
         and so a run of one step, has the rate 0.
@@ -346,7 +352,7 @@ def training_arguments(
         "weight_decay": options.weight_decay,
         "max_grad_norm": options.max_grad_norm,
         "neftune_noise_alpha": getattr(options, "neftune_noise_alpha", None),
-        **_checkpointing(options.gradient_checkpointing),
+        **_checkpointing(options.gradient_checkpointing and hasattr(model, "gradient_checkpointing_enable")),
         "eval_strategy": "no" if not n_eval else ("steps" if options.eval_steps else "epoch"),
         "eval_steps": options.eval_steps,
         "logging_steps": options.logging_steps,

@@ -11,8 +11,9 @@ from coalign.training.objective import Losses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
     from torch.utils.data import Sampler
-    from transformers import TrainerState
+    from transformers import TrainerState, TrainingArguments
 
     from coalign.training.watch.plan import Plan
 
@@ -68,6 +69,12 @@ class Task:
         from coalign.training.checkpoints import EpochShuffle
 
         return EpochShuffle(size, seed)
+
+    def optimizer(self, model: nn.Module, args: TrainingArguments) -> Optimizer | None:
+        """The optimizer, where the method asks for another than the options name, or for rates of its own for parts of the
+        model; None otherwise.
+        """
+        return None
 
     def planned(self, plan: Plan) -> Plan:
         """The plan of the training as it is shown, where the task knows it better."""

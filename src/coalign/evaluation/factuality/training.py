@@ -18,7 +18,7 @@ from coalign.evaluation.factuality.model import IGNORED, PairClassifier, head_we
 from coalign.evaluation.factuality.options import EncoderTraining
 from coalign.evaluation.factuality.pair_scoring import EncodedPair, PairEncoder
 from coalign.evaluation.factuality.records import LabelledPair, TaskRecord, assert_usable, labelled_pair
-from coalign.training.checkpoints import EpochShuffle
+from coalign.training.checkpoints import KeyedShuffle
 from coalign.training.modules import fit_module
 from coalign.training.objective import Losses
 from coalign.training.processes import over_processes
@@ -54,14 +54,6 @@ class TaskRecordData(Dataset[tuple[LabelledPair, int]]):
         draw = random.Random(f"{self.seed}/{key}")
         pair = labelled_pair(record, draw, others=self._of_task[record.task], augmentation=self.augmentation)
         return pair, draw.getrandbits(62)
-
-
-class KeyedShuffle(EpochShuffle):
-    """`EpochShuffle` whose items say their epoch, as `TaskRecordData` takes them."""
-
-    def __iter__(self) -> Any:
-        offset = self.epoch * self.size
-        return (offset + index for index in super().__iter__())
 
 
 @dataclass

@@ -12,6 +12,8 @@ from coalign.core.errors import ModelError
 from coalign.core.runs import Run
 from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
 
+DESCRIPTIONS = ("config.json", "adapter_config.json", "model_index.json")
+"""What says in a folder that it is a model: a whole one, an adapter, a pipeline of diffusers."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -98,8 +100,8 @@ def _model_folder(folder: Path) -> Path:
         folder = folder / "model"
         if not folder.is_dir():
             raise ModelError(f"The run {folder.parent} has no model (its state: {state}).")
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ModelError(f"{folder} is not a model: it holds neither config.json nor adapter_config.json.")
+    if not any((folder / name).is_file() for name in DESCRIPTIONS):
+        raise ModelError(f"{folder} is not a model: it holds none of {', '.join(DESCRIPTIONS)}.")
     return folder
 
 

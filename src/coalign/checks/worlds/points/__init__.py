@@ -1,0 +1,1 @@
+"""Points in a plane, for models that generate."""

@@ -1,0 +1,1 @@
+"""Diffusion models: files, losses, schedulers and sampling, on the parts of diffusers."""

@@ -1,0 +1,1 @@
+"""Consistency models: schedules, losses, sampling and training."""
