@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from coalign.core.errors import DataError, RecordProblem
 from coalign.core.extras import require
+from coalign.core.progress import progress
+from coalign.data.media.errors import MediaError
+from coalign.data.media.records import MediaRecord, MediaSet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +45,46 @@ def to_array(picture: Image, grey: bool = False) -> NDArray[np.uint8]:
     """[channels, height, width] bytes of a picture; one channel of grey, or red, green and blue."""
     values = np.asarray(picture.convert("L" if grey else "RGB"))
     return values[None] if grey else values.transpose(2, 0, 1)
+
+
+def decoded(
+    found: MediaSet,
+    width: int,
+    height: int,
+    *,
+    fit: Fit = "crop",
+    grey: bool = False,
+    on_bad_record: Literal["fail", "skip"] = "fail",
+    conversions: Counter[str] | None = None,
+) -> Iterator[tuple[MediaRecord, NDArray[np.uint8]]]:
+    """The records with their pictures in one size, as bytes; every one is decoded here, so that a broken file is found
+    before a training.
+
+    Args:
+        conversions: counts what was done to them, and `cannot be decoded` for those left out.
+
+    Raises:
+        DataError: at the end, pictures that cannot be decoded (under `fail`), or none that can.
+    """
+    counts: Counter[str] = Counter() if conversions is None else conversions
+    problems: list[RecordProblem] = []
+    with progress(len(found), "Decoding", "picture") as bar:
+        for record in found.records:
+            bar.advance()
+            try:
+                assert record.picture is not None
+                picture = record.picture.open(conversions=counts)
+            except MediaError as error:
+                problems.append(record.problem("image", f"{error.file}: {error.problem}", error.expected))
+                counts["cannot be decoded"] += 1
+                continue
+            yield record, to_array(fitted(picture, width, height, fit), grey)
+    if problems and (on_bad_record == "fail" or len(problems) == len(found)):
+        raise DataError(
+            f"{found.source}: {len(problems)} of {len(found)} pictures cannot be decoded.",
+            problems,
+            hint="Correct them, or leave them out with --on-bad-record skip.",
+        )
 
 
 def to_tensor(values: NDArray[np.uint8]) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
 
 from coalign.core.options import (
     Count,
@@ -243,7 +245,7 @@ class SamplingOptions(OptionGroup):
 
     __group__ = "Samples"
 
-    samples: Count = option(64, "pictures sampled at the end with one step and with several")
+    samples: Annotated[int, Ge(2)] = option(64, "pictures sampled at the end with one step and with several")
     steps_at: list[Positive] = option(
         [0.821],
         "noise levels of the steps after the first, in descending order; ImageNet 64: 1.526",

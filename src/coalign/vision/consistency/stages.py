@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 
 from coalign.core.errors import CoalignError
 from coalign.core.files import atomic_path, write_json
-from coalign.core.progress import progress
 from coalign.core.runs import is_main_process
+from coalign.data.media.records import read_media
 from coalign.loops.rounds import Round
 from coalign.measures.distributions import frechet_distance, sliced_wasserstein
-from coalign.models.diffusion.files import load_network
-from coalign.models.diffusion.pixels import fitted, grid, to_array, to_pictures, to_tensor
 from coalign.models.devices import pick_device
+from coalign.models.diffusion.files import load_network
+from coalign.models.diffusion.pixels import decoded, grid, to_array, to_pictures, to_tensor
+from coalign.models.image_encoder import ImageFeatures
 from coalign.vision.consistency.network import (
     KIND,
     network_function,
@@ -41,6 +43,60 @@ COMPARED = 10_000
 def sigmas_of(config: Config) -> dict[str, list[float]]:
     """The noise levels of each way of sampling."""
     return {ONE: [config.sigma_max], SEVERAL: [config.sigma_max, *config.steps_at]}
+
+
+def prepare_pictures(stage: Round, config: Config) -> None:
+    """Decode every picture once, in the size of the training, into one file in a drawn order: the held-out ones first.
+
+    Raises:
+        DataError: pictures that cannot be used, or too few.
+    """
+    needs = ("label",) if config.classes else ()
+    found = read_media(
+        config.data, kind="image", needs=needs, split=config.split, on_bad_record=config.on_bad_record
+    )
+    if len(found) < 3:
+        raise CoalignError(f"{config.data}: {len(found)} pictures can be used, 3 are needed at least.")
+    counts: Counter[str] = Counter()
+    if found.problems:
+        counts["records left out"] = len(found.problems)
+    size, order = config.image_size, list(found.records)
+    random.Random(config.seed).shuffle(order)
+    labels: list[str | None] = []
+    with atomic_path(stage.path("build", ".bytes")) as path, path.open("wb") as file:
+        for record, values in decoded(
+            replace(found, records=order),
+            size,
+            size,
+            fit=config.fit,
+            grey=config.grey,
+            on_bad_record=config.on_bad_record,
+            conversions=counts,
+        ):
+            file.write(values.tobytes())
+            labels.append(record.label)
+    names = sorted({one for one in labels if one is not None}) if config.classes else []
+    held_out = min(round(config.eval_fraction * len(labels)), len(labels) - 2)
+    real = np.memmap(stage.path("build", ".bytes"), np.uint8, "r", shape=(len(labels), 1 if config.grey else 3, size, size))
+    facts = {
+        "count": len(labels),
+        "channels": 1 if config.grey else 3,
+        "size": size,
+        "held_out": held_out,
+        "classes": names,
+        "labels": [names.index(one) for one in labels if one is not None] if config.classes else [],
+        "conversions": dict(counts),
+        "deviation": float(to_tensor(real[:COMPARED]).std()),
+    }
+    write_json(stage.path("build", ".json"), facts)
+    if not 0.5 <= facts["deviation"] / config.sigma_data <= 2:
+        stage.run.log(
+            "warning",
+            stage="build",
+            key="deviation",
+            text=f"The pictures have a standard deviation of {facts['deviation']:.2f} in [-1, 1].",
+            advice=f"sigma_data is {config.sigma_data:g}: --sigma-data {facts['deviation']:.2f} fits them.",
+        )
 
 
 def fit_model(round: Round, config: Config) -> None:
@@ -121,18 +177,17 @@ def measure_samples(round: Round, config: Config) -> None:
     beside = sorted(draw.sample(range(len(others)), min(len(others), config.samples)))
     groups = {name: samples_of(round, name) for name in sigmas_of(config)}
     groups["real pictures"] = others[beside]
-    features = {"pixels": _pixels}
+    reference = real[chosen]
+    flat = _pixels(reference)
+    rows: list[dict[str, Any]] = [
+        {"samples": name, "count": len(values), "sliced Wasserstein": sliced_wasserstein(_pixels(values), flat)}
+        for name, values in groups.items()
+    ]
     if config.encoder is not None:
-        features["features"] = encoder_features(config.encoder, config.device, config.sampling_batch)
-    rows = [{"samples": name, "count": len(values)} for name, values in groups.items()]
-    for kind, map_ in features.items():
-        reference = map_(real[chosen])
+        encoder = ImageFeatures(config.encoder, device=config.device, batch_size=config.sampling_batch)
+        wanted = encoder(to_pictures(to_tensor(reference)))
         for row, values in zip(rows, groups.values(), strict=True):
-            points = map_(values)
-            if kind == "pixels":
-                row["sliced Wasserstein"] = sliced_wasserstein(points, reference)
-            elif min(len(points), len(reference)) > 1:
-                row["Fréchet"] = frechet_distance(points, reference)
+            row["Fréchet"] = frechet_distance(encoder(to_pictures(to_tensor(values))), wanted)
     round.write("measure", rows)
 
 

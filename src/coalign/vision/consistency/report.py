@@ -1,0 +1,116 @@
+"""The report of a consistency training: samples, their distance from real pictures, the course of the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coalign.core.runs import Run
+from coalign.loops.rounds import STAGES, Round, timings
+from coalign.report.model import Command, Curves, Figure, Headline, TableSection
+from coalign.report.page import publish
+from coalign.report.parts import counted, curves, held_out
+from coalign.vision.consistency.network import nearest_timestep
+from coalign.vision.consistency.stages import ONE, SEVERAL, facts_of, sigmas_of
+
+if TYPE_CHECKING:
+    from coalign.vision.ict import Config
+
+REAL = "real pictures"
+CHARTS = (("loss", "Loss"), ("noise levels", "Noise levels"), ("grad_norm", "Gradient norm"))
+
+
+def write_consistency_report(config: Config, run: Run, round: Round) -> None:
+    """Report and model card; every figure is read from the artefacts."""
+    facts, rows = facts_of(round), round.read("measure")
+    by_name = {row["samples"]: row for row in rows}
+    publish(
+        run,
+        config,
+        title="A consistency model of pictures",
+        facts={"Data": config.data, "Network": config.model, "Seed": str(config.seed)},
+        verdict=_headline(by_name),
+        sections=[
+            *_pictures(config, round),
+            _distances(config, rows, facts),
+            *_curves(round),
+            counted("Pictures", ("what", "count"), _counts(facts)),
+        ],
+        rounds=timings([round], STAGES),
+        limitations=_limitations(config, rows),
+        then=[
+            Command(f"coalign run ict --data {config.data} --model {run.path}", "train the averaged weights on"),
+        ],
+        trained_on=f"{facts['count'] - facts['held_out']} pictures of {config.data}, {facts['size']} pixels square.",
+        summary=_summary(config),
+        task="unconditional-image-generation",
+        figures={f"{name}, sliced Wasserstein": row["sliced Wasserstein"] for name, row in by_name.items()},
+    )
+
+
+def _pictures(config: Config, round: Round) -> list[Any]:
+    return []
+
+
+def _headline(rows: dict[str, dict[str, Any]]) -> Headline:
+    one, several, real = (rows[name]["sliced Wasserstein"] for name in (ONE, SEVERAL, REAL))
+    text = (
+        f"Samples of one step lie {one:.3f} from real pictures (sliced Wasserstein distance of pixels), those of several "
+        f"steps {several:.3f}; as many real pictures lie {real:.3f} away."
+    )
+    figures = [
+        Figure(name, rows[name]["sliced Wasserstein"], better="lower", note=f"{rows[name]['count']} samples")
+        for name in (ONE, SEVERAL)
+    ]
+    return Headline("neutral", text, figures)
+
+
+def _distances(config: Config, rows: list[dict[str, Any]], facts: dict[str, Any]) -> TableSection:
+    compared = "held-out" if facts["held_out"] >= 2 else "training"
+    names = ["sliced Wasserstein", *(["Fréchet"] if config.encoder else [])]
+    return TableSection(
+        title="Distance from real pictures",
+        note=f"Held against {compared} pictures. Sliced Wasserstein-1 distance of the pixels in [-1, 1] over 64 directions"
+        + (f"; Fréchet distance of the features of {config.encoder}" if config.encoder else "")
+        + ". Neither is the FID of papers. Real pictures against real ones say what is small.",
+        columns=["samples", "count", *names],
+        rows=[[row["samples"], row["count"], *(row[name] for name in names)] for row in rows],
+        units={"count": "integer"},
+    )
+
+
+def _curves(round: Round) -> list[Curves]:
+    history = round.read("history")
+    drawn = {"training": [row for row in history if "loss" in row]}
+    if any("eval_loss" in row for row in history):
+        drawn["held out"] = held_out(history)
+    note = "The loss jumps where the number of noise levels is doubled, since its weights double as well."
+    return curves(CHARTS, drawn, note=note)
+
+
+def _counts(facts: dict[str, Any]) -> dict[str, int]:
+    return {
+        "trained on": facts["count"] - facts["held_out"],
+        "held out": facts["held_out"],
+        **({"classes": len(facts["classes"])} if facts["classes"] else {}),
+        **facts["conversions"],
+    }
+
+
+def _summary(config: Config) -> str:
+    places = [nearest_timestep(config.objective(), one) for one in config.steps_at]
+    return (
+        f"A consistency model of pictures of {config.image_size} pixels square, with averaged weights. It samples in one "
+        f"step (num_inference_steps=1), or in several through timesteps={[*reversed(places), 0]} or others like them."
+    )
+
+
+def _limitations(config: Config, rows: list[dict[str, Any]]) -> list[str]:
+    few = min(row["count"] for row in rows)
+    found = [
+        "Distances of pixels reward the right colours in the right places, not what a person sees in a picture.",
+    ]
+    if few < 1000:
+        found.append(f"{few} samples say little: the distances are biased upwards, more so the fewer there are.")
+    if config.encoder is not None:
+        found.append("Fréchet distances are comparable under one encoder and number of samples alone.")
+    return found
