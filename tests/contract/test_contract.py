@@ -25,6 +25,7 @@ from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.evaluation.factuality import scorer
 from coalign.loops import scoring
+from coalign.models.diffusion.files import load_pipeline
 from coalign.models.files.loading import load_model
 from coalign.models.generation import generator
 from coalign.models.reward_model import load_reward_model
@@ -40,7 +41,7 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 """The tiny run of `alignscore` scores; its own tests train."""
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
-}
+} | {"ict"}
 REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
 BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
@@ -187,10 +188,12 @@ def test_a_model_that_was_fitted_is_published(
         assert card.startswith("---\n")
         assert get(name).arxiv in card
         assert "## Data" in card
-    assert any(run.model.glob("*.safetensors"))
+    assert any(run.model.rglob("*.safetensors"))
     assert any("loss" in event for event in run.events("train"))
     if name in REWARD_MODELS:
         load_reward_model(str(run.path), device="cpu")
+    elif (run.model / "model_index.json").exists():
+        load_pipeline(str(run.path), device="cpu")
     elif "recogniser" not in get(name).models:
         load_model(str(run.path), training=False)
 
@@ -224,8 +227,9 @@ def test_killed_at_every_stage_it_ends_like_the_undisturbed_run(
     assert not again, "rows that were made twice"
     assert run.status().get("figures") == undisturbed.run.status().get("figures")
     assert_close(artefacts(run.path), artefacts(undisturbed.run.path), rtol=0, atol=0)
-    for file in undisturbed.run.model.glob("*.safetensors"):
-        assert (run.model / file.name).read_bytes() == file.read_bytes(), file.name
+    for file in undisturbed.run.model.rglob("*.safetensors"):
+        name_in_model = file.relative_to(undisturbed.run.model)
+        assert (run.model / name_in_model).read_bytes() == file.read_bytes(), name_in_model
 
 
 def test_an_option_is_read_or_refused(slug: str, whole: Callable[[str], Whole], tmp_path: Path) -> None:

@@ -136,6 +136,29 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path, in_eval
     assert [row["step"] for row in rows[0] if "eval_loss" in row] == [3, 6]
 
 
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_training_that_had_ended_inside_of_an_epoch_takes_no_step_more(tmp_path: Path, steps: int) -> None:
+    """Transformers 5.23 takes one from the checkpoint of the last step: 3 batches a pass, the last step amid one."""
+    whole, before, _ = train(tmp_path, Squares(), max_steps=steps, save_steps=1)
+    again, after, _ = train(tmp_path, Squares(), max_steps=steps, save_steps=1)
+    assert before.steps == after.steps == steps
+    assert torch.equal(whole, again)
+
+
+class Momentum(Squares):
+    """With an optimizer of its own."""
+
+    def optimizer(self, model: nn.Module, args: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=args.learning_rate, momentum=0.9)
+
+
+def test_the_optimizer_of_a_task_moves_the_weights(tmp_path: Path) -> None:
+    """And not that of the options."""
+    found, *_ = train(tmp_path / "own", Momentum(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0)
+    other, *_ = train(tmp_path / "usual", Squares(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0)
+    assert not torch.allclose(found, other)
+
+
 def test_the_plan_is_told_and_metrics_are_means_over_the_interval(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

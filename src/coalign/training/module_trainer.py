@@ -124,6 +124,15 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return self.task.sampler(len(data), seed)
 
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        """Not beyond the last step: resumed from the checkpoint of the last step inside of an epoch, Transformers takes one
+        step more.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **named)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The task's optimizer, where it has one of its own."""
         if self.optimizer is None:

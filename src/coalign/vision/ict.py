@@ -38,7 +38,7 @@ from coalign.vision.consistency.options import (
     PictureOptions,
     SamplingOptions,
 )
-from coalign.vision.consistency.stages import fit_model, measure_samples, prepare_pictures, sample_pictures
+from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
 from coalign.vision.consistency.report import write_consistency_report
 
 
@@ -74,8 +74,7 @@ def run(config: Config, run: Run) -> None:
         {
             "build": lambda round: prepare_pictures(round, config),
             "fit": lambda round: fit_model(round, config),
-            "generate": lambda round: sample_pictures(round, config),
-            "measure": lambda round: measure_samples(round, config),
+            "evaluate": lambda round: evaluate_model(round, config),
         },
     )
     run.publish_model(round.folder / "model")

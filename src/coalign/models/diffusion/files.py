@@ -52,14 +52,13 @@ def load_pipeline(
     with _failures(place, "pipeline", "of any kind"):
         found = diffusers.DiffusionPipeline.from_pretrained(
             place.path,
-            torch_dtype=pick_dtype(target, dtype, training=training),
             use_safetensors=True,
             **_hub(place),
             **given,
         )
     assert_parts(found, name, parts)
     found.set_progress_bar_config(disable=True)
-    return found.to(target)
+    return found.to(target, pick_dtype(target, dtype, training=training))
 
 
 def assert_parts(pipeline: Any, name: str, parts: tuple[str, ...]) -> None:

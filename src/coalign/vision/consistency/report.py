@@ -21,7 +21,7 @@ CHARTS = (("loss", "Loss"), ("noise levels", "Noise levels"), ("grad_norm", "Gra
 
 def write_consistency_report(config: Config, run: Run, round: Round) -> None:
     """Report and model card; every figure is read from the artefacts."""
-    facts, rows = facts_of(round), round.read("measure")
+    facts, rows = facts_of(round), round.read("evaluate")
     by_name = {row["samples"]: row for row in rows}
     publish(
         run,

@@ -130,7 +130,13 @@ def fit_model(round: Round, config: Config) -> None:
     save_consistency_model(unet, objective, round.folder / "model")
 
 
-def sample_pictures(round: Round, config: Config) -> None:
+def evaluate_model(round: Round, config: Config) -> None:
+    """Sample, and measure how far samples are from real pictures."""
+    _sample(round, config)
+    _measure(round, config)
+
+
+def _sample(round: Round, config: Config) -> None:
     """Samples of the averaged weights, by each way of sampling from the same noise: an array and a grid each."""
     facts, objective = facts_of(round), config.objective()
     device = pick_device(config.device)
@@ -166,7 +172,7 @@ def round_root(count: int) -> int:
     return max(int(count**0.5), 1)
 
 
-def measure_samples(round: Round, config: Config) -> None:
+def _measure(round: Round, config: Config) -> None:
     """Distances between samples and real pictures; between real pictures, for what is small."""
     pictures, held = pictures_of(round), facts_of(round)["held_out"]
     apart = held >= 2
@@ -188,7 +194,7 @@ def measure_samples(round: Round, config: Config) -> None:
         wanted = encoder(to_pictures(to_tensor(reference)))
         for row, values in zip(rows, groups.values(), strict=True):
             row["Fréchet"] = frechet_distance(encoder(to_pictures(to_tensor(values))), wanted)
-    round.write("measure", rows)
+    round.write("evaluate", rows)
 
 
 def facts_of(round: Round) -> dict[str, Any]:

@@ -181,6 +181,7 @@ def train_consistency(
         options,
         run,
         held_out=held_out,
+        optim="adamw_torch",  # for --optimizer adamw; RAdam is the task's
         max_grad_norm=options.max_grad_norm or math.inf,  # measured, so that one that is not finite stops the training
     )
     unet.eval()
