@@ -154,8 +154,12 @@ class Momentum(Squares):
 
 def test_the_optimizer_of_a_task_moves_the_weights(tmp_path: Path) -> None:
     """And not that of the options."""
-    found, *_ = train(tmp_path / "own", Momentum(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0)
-    other, *_ = train(tmp_path / "usual", Squares(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0)
+    found, *_ = train(
+        tmp_path / "own", Momentum(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0
+    )
+    other, *_ = train(
+        tmp_path / "usual", Squares(), count=8, epochs=1.0, schedule="constant", warmup_ratio=0.0
+    )
     assert not torch.allclose(found, other)
 
 

@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-def sliced_wasserstein(
-    first: ArrayLike, second: ArrayLike, *, directions: int = 64, seed: int = 0
-) -> float:
+def sliced_wasserstein(first: ArrayLike, second: ArrayLike, *, directions: int = 64, seed: int = 0) -> float:
     """Sliced Wasserstein-1 distance: the mean over random directions of the W1 distance of the projections.
 
     Args:

@@ -38,14 +38,12 @@ from coalign.vision.consistency.options import (
     PictureOptions,
     SamplingOptions,
 )
-from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
 from coalign.vision.consistency.report import write_consistency_report
+from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
 
 
 @dataclass(kw_only=True)
-class Config(
-    ObjectiveOptions, NetworkOptions, PictureOptions, ConsistencyTrainingOptions, SamplingOptions
-):
+class Config(ObjectiveOptions, NetworkOptions, PictureOptions, ConsistencyTrainingOptions, SamplingOptions):
     """Options of `coalign run ict`."""
 
     __group__ = "Method"

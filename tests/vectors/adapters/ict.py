@@ -78,9 +78,7 @@ def _loss(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
     )
     losses = consistency_losses(model, network, network, data, noise, lower, upper, weights)
     (gradient,) = torch.autograd.grad(losses.mean(), [weight])
-    sides = [
-        model.denoise(network, data + one[:, None] * noise, one).detach() for one in (upper, lower)
-    ]
+    sides = [model.denoise(network, data + one[:, None] * noise, one).detach() for one in (upper, lower)]
     return {
         "student": sides[0],
         "teacher": sides[1],

@@ -92,7 +92,9 @@ def load_network(name: str, kind: str, *, revision: str | None = None, part: str
         config = diffusers.AutoModel.load_config(place.path, **folder, **_hub(place))
         found = dict(config).get("_class_name")
         if found != kind:
-            raise ModelError(f"{name}: its network is a {found or 'model of another library'}, expected a {kind}.")
+            raise ModelError(
+                f"{name}: its network is a {found or 'model of another library'}, expected a {kind}."
+            )
         return getattr(diffusers, kind).from_pretrained(
             place.path, use_safetensors=True, **folder, **_hub(place)
         )

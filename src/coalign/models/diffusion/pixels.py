@@ -33,7 +33,11 @@ def fitted(picture: Image, width: int, height: int, fit: Fit = "crop", backgroun
     """
     operations = require("PIL.ImageOps", "images")
     image = require("PIL.Image", "images")
-    how = image.Resampling.LANCZOS if picture.width > width or picture.height > height else image.Resampling.BICUBIC
+    how = (
+        image.Resampling.LANCZOS
+        if picture.width > width or picture.height > height
+        else image.Resampling.BICUBIC
+    )
     if fit == "crop":
         return operations.fit(picture, (width, height), how)
     if fit == "pad":

@@ -24,9 +24,7 @@ GROUPS = 32
 """Groups of a new network's normalisation, or the largest number below that divides its width."""
 
 
-def open_network(
-    options: NetworkOptions, *, size: int, channels: int, classes: int, seed: int
-) -> nn.Module:
+def open_network(options: NetworkOptions, *, size: int, channels: int, classes: int, seed: int) -> nn.Module:
     """The U-Net of the options on its device; weights of a new one are drawn from `seed`.
 
     Args:

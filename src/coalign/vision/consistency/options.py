@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
@@ -150,22 +149,39 @@ class NetworkOptions(OptionGroup):
     )
     revision: str | None = option(None, "branch, tag or commit on the hub")
     width: Count = option(
-        128, "channels of a new U-Net at full resolution", source="CIFAR-10 networks, from memory", only_with={"model": "new"}
+        128,
+        "channels of a new U-Net at full resolution",
+        source="CIFAR-10 networks, from memory",
+        only_with={"model": "new"},
     )
     multipliers: list[Count] = option(
-        [2, 2, 2], "its channels at each resolution, in widths", source="from memory", only_with={"model": "new"}
+        [2, 2, 2],
+        "its channels at each resolution, in widths",
+        source="from memory",
+        only_with={"model": "new"},
     )
     attention: list[CountOrZero] = option(
-        [1], "resolutions with attention, from 0", source="16 x 16 of 32 x 32, from memory", only_with={"model": "new"}
+        [1],
+        "resolutions with attention, from 0",
+        source="16 x 16 of 32 x 32, from memory",
+        only_with={"model": "new"},
     )
     layers_per_block: Count = option(
-        4, "residual blocks at each resolution; iCT-deep has twice as many", source="from memory", only_with={"model": "new"}
+        4,
+        "residual blocks at each resolution; iCT-deep has twice as many",
+        source="from memory",
+        only_with={"model": "new"},
     )
     dropout: Fraction = option(
-        0.3, "dropout of the new U-Net; ImageNet 64: 0.2", source="paper, from memory", only_with={"model": "new"}
+        0.3,
+        "dropout of the new U-Net; ImageNet 64: 0.2",
+        source="paper, from memory",
+        only_with={"model": "new"},
     )
     embedding_scale: Positive = option(
-        1000.0, "ln(sigma) / 4 is multiplied by this before the network's embedding of time", source="consistency models' code"
+        1000.0,
+        "ln(sigma) / 4 is multiplied by this before the network's embedding of time",
+        source="consistency models' code",
     )
     device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
 
@@ -195,7 +211,9 @@ class PictureOptions(OptionGroup):
     grey: bool = option(False, "one channel of grey")
     flip: bool = option(True, "mirror half of the pictures; off for ImageNet 64", source="paper, from memory")
     classes: bool = option(False, "condition the network on the label of each record")
-    on_bad_record: Literal["fail", "skip"] = option("fail", "stop at pictures that cannot be used, or count them")
+    on_bad_record: Literal["fail", "skip"] = option(
+        "fail", "stop at pictures that cannot be used, or count them"
+    )
 
 
 @dataclass(kw_only=True)
@@ -204,10 +222,16 @@ class ConsistencyTrainingOptions(OptionGroup):
 
     __group__ = "Training"
 
-    max_steps: Count = option(400_000, "optimizer steps (K)", source="paper, from memory; ImageNet 64: 800,000")
-    batch_size: Count = option(1024, "pictures in one forward pass", source="paper, from memory; ImageNet 64: 4096")
+    max_steps: Count = option(
+        400_000, "optimizer steps (K)", source="paper, from memory; ImageNet 64: 800,000"
+    )
+    batch_size: Count = option(
+        1024, "pictures in one forward pass", source="paper, from memory; ImageNet 64: 4096"
+    )
     gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
-    optimizer: Literal["radam", "adamw"] = option("radam", "what moves the weights", source="paper, from memory")
+    optimizer: Literal["radam", "adamw"] = option(
+        "radam", "what moves the weights", source="paper, from memory"
+    )
     learning_rate: Positive = option(1e-4, "peak learning rate", source="paper, from memory")
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
         "constant", "learning-rate schedule", source="paper, from memory"
@@ -216,15 +240,21 @@ class ConsistencyTrainingOptions(OptionGroup):
         0.0, "share of the steps with rising learning rate", source="paper, from memory"
     )
     weight_decay: NonNegative = option(0.0, "weight decay", source="paper, from memory")
-    max_grad_norm: Positive | None = option(None, "gradient clipping; by default none", source="paper, from memory")
+    max_grad_norm: Positive | None = option(
+        None, "gradient clipping; by default none", source="paper, from memory"
+    )
     ema: Fraction = option(
         0.99993,
         "decay of the moving average of the weights that is sampled from; ImageNet 64: 0.99997",
         source="paper, from memory",
     )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
-    eval_fraction: Fraction = option(0.0, "share of the pictures held out: their loss, and what samples are held against")
-    eval_steps: Count | None = option(None, "evaluate every so many steps; by default once an epoch", only_with="eval_fraction")
+    eval_fraction: Fraction = option(
+        0.0, "share of the pictures held out: their loss, and what samples are held against"
+    )
+    eval_steps: Count | None = option(
+        None, "evaluate every so many steps; by default once an epoch", only_with="eval_fraction"
+    )
     logging_steps: Count = option(50, "log every so many steps")
     save_steps: CountOrZero = option(5000, "write a checkpoint every so many steps; 0 writes none")
     report_to: list[Tracker] = option([], "also log to these trackers")

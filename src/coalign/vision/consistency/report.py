@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.models.diffusion.pixels import to_pictures, to_tensor
 from coalign.report.model import Command, Curves, Figure, Headline, TableSection
 from coalign.report.page import publish
 from coalign.report.parts import counted, curves, held_out
+from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 from coalign.vision.consistency.network import nearest_timestep
-from coalign.vision.consistency.stages import ONE, SEVERAL, facts_of, sigmas_of
+from coalign.vision.consistency.stages import ONE, SEVERAL, facts_of, pictures_of, samples_of
 
 if TYPE_CHECKING:
     from coalign.vision.ict import Config
 
 REAL = "real pictures"
+SHOWN = 35
+"""Samples of each kind, and real pictures, in the report."""
 CHARTS = (("loss", "Loss"), ("noise levels", "Noise levels"), ("grad_norm", "Gradient norm"))
 
 
@@ -38,7 +42,9 @@ def write_consistency_report(config: Config, run: Run, round: Round) -> None:
         rounds=timings([round], STAGES),
         limitations=_limitations(config, rows),
         then=[
-            Command(f"coalign run ict --data {config.data} --model {run.path}", "train the averaged weights on"),
+            Command(
+                f"coalign run ict --data {config.data} --model {run.path}", "train the averaged weights on"
+            ),
         ],
         trained_on=f"{facts['count'] - facts['held_out']} pictures of {config.data}, {facts['size']} pixels square.",
         summary=_summary(config),
@@ -47,8 +53,29 @@ def write_consistency_report(config: Config, run: Run, round: Round) -> None:
     )
 
 
-def _pictures(config: Config, round: Round) -> list[Any]:
-    return []
+def _pictures(config: Config, round: Round) -> list[Gallery]:
+    """A grid of samples for each way of sampling, from the same noise in the same order, and one of real pictures."""
+    facts = facts_of(round)
+    classes, levels = facts["classes"], ", ".join(f"{one:g}" for one in config.steps_at)
+    notes = {
+        ONE: "",
+        SEVERAL: f"From the same first noise; noise of the levels {levels} is added before a further step.",
+    }
+    found = []
+    for name, note in notes.items():
+        pictures = to_pictures(to_tensor(samples_of(round, name)[:SHOWN]))
+        labels = [classes[place % len(classes)] if classes else "" for place in range(len(pictures))]
+        grid = Shown([thumbnail(*one) for one in zip(pictures, labels, strict=True)])
+        found += gallery(
+            f"Samples, {name}", [grid], note=f"The first {len(pictures)} of {config.samples}. {note}".strip()
+        )
+    real = to_pictures(to_tensor(pictures_of(round)[:SHOWN]))
+    return [
+        *found,
+        *gallery(
+            "Real pictures", [Shown([thumbnail(one) for one in real])], note="As the training sees them."
+        ),
+    ]
 
 
 def _headline(rows: dict[str, dict[str, Any]]) -> Headline:
@@ -110,7 +137,9 @@ def _limitations(config: Config, rows: list[dict[str, Any]]) -> list[str]:
         "Distances of pixels reward the right colours in the right places, not what a person sees in a picture.",
     ]
     if few < 1000:
-        found.append(f"{few} samples say little: the distances are biased upwards, more so the fewer there are.")
+        found.append(
+            f"{few} samples say little: the distances are biased upwards, more so the fewer there are."
+        )
     if config.encoder is not None:
         found.append("Fréchet distances are comparable under one encoder and number of samples alone.")
     return found

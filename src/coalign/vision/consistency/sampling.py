@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def consistency_samples(
     Raises:
         ValueError: a level is not below the one before it, or below the smallest of the training.
     """
-    if any(later >= earlier for earlier, later in zip(sigmas, sigmas[1:], strict=False)):
+    if any(later >= earlier for earlier, later in itertools.pairwise(sigmas)):
         raise ValueError(
             f"the noise levels {', '.join(f'{one:g}' for one in sigmas)} are not in descending order"
         )
@@ -50,9 +51,10 @@ def noise_batches(
     for first in range(0, count, batch_size):
         numbers = range(first, min(first + batch_size, count))
         streams = [torch.Generator().manual_seed(seed * 1_000_003 + number) for number in numbers]
-        yield numbers, [
-            torch.stack([torch.randn(*shape, generator=one) for one in streams]) for _ in range(levels)
-        ]
+        yield (
+            numbers,
+            [torch.stack([torch.randn(*shape, generator=one) for one in streams]) for _ in range(levels)],
+        )
 
 
 def sampled(

@@ -6,6 +6,7 @@ All in float64 and without torch. Levels are in ascending order and counted from
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -132,7 +133,7 @@ def lognormal_bins(sigmas: Levels, mean: float, deviation: float) -> Levels:
         ValueError: the whole of the distribution lies outside of the grid.
     """
     places = [(math.log(one) - mean) / (math.sqrt(2) * deviation) for one in sigmas]
-    mass = np.array([_erf_between(low, high) for low, high in zip(places, places[1:], strict=False)])
+    mass = np.array([_erf_between(low, high) for low, high in itertools.pairwise(places)])
     total = mass.sum()
     if not total > 0:
         raise ValueError(

@@ -77,7 +77,9 @@ def prepare_pictures(stage: Round, config: Config) -> None:
             labels.append(record.label)
     names = sorted({one for one in labels if one is not None}) if config.classes else []
     held_out = min(round(config.eval_fraction * len(labels)), len(labels) - 2)
-    real = np.memmap(stage.path("build", ".bytes"), np.uint8, "r", shape=(len(labels), 1 if config.grey else 3, size, size))
+    real = np.memmap(
+        stage.path("build", ".bytes"), np.uint8, "r", shape=(len(labels), 1 if config.grey else 3, size, size)
+    )
     facts = {
         "count": len(labels),
         "channels": 1 if config.grey else 3,
@@ -186,7 +188,11 @@ def _measure(round: Round, config: Config) -> None:
     reference = real[chosen]
     flat = _pixels(reference)
     rows: list[dict[str, Any]] = [
-        {"samples": name, "count": len(values), "sliced Wasserstein": sliced_wasserstein(_pixels(values), flat)}
+        {
+            "samples": name,
+            "count": len(values),
+            "sliced Wasserstein": sliced_wasserstein(_pixels(values), flat),
+        }
         for name, values in groups.items()
     ]
     if config.encoder is not None:

@@ -111,7 +111,9 @@ class ConsistencyTask(Task):
         )
 
     def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
-        step = min(state.global_step, state.max_steps - 1)  # evaluated at the end, it is that of the last step
+        step = min(
+            state.global_step, state.max_steps - 1
+        )  # evaluated at the end, it is that of the last step
         classes = batch.get("classes")
         losses = self.objective.losses(
             network_function(model, self.scale, classes),
@@ -182,7 +184,8 @@ def train_consistency(
         run,
         held_out=held_out,
         optim="adamw_torch",  # for --optimizer adamw; RAdam is the task's
-        max_grad_norm=options.max_grad_norm or math.inf,  # measured, so that one that is not finite stops the training
+        max_grad_norm=options.max_grad_norm
+        or math.inf,  # measured, so that one that is not finite stops the training
     )
     unet.eval()
     return fitted, task.average

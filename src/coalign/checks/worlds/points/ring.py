@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class PointNetwork(nn.Module):
         widths = [2 + 2 * FREQUENCIES, *[WIDTH] * LAYERS]
         hidden = [
             [nn.Linear(one, other), nn.ReLU(), *[nn.Dropout(dropout)] * (dropout > 0)]
-            for one, other in zip(widths, widths[1:], strict=False)
+            for one, other in itertools.pairwise(widths)
         ]
         self.layers = nn.Sequential(*[part for parts in hidden for part in parts], nn.Linear(WIDTH, 2))
         self.register_buffer("frequencies", 2.0 ** torch.arange(FREQUENCIES), persistent=False)
