@@ -230,7 +230,7 @@ def test_the_average_of_weights_is_the_recursion_and_is_kept(tmp_path: Path) -> 
     for step in range(3):
         with torch.no_grad():
             layer.weight.add_(1.0)
-            layer.num_batches_tracked.fill_(step)
+            torch.as_tensor(layer.num_batches_tracked).fill_(step)
         average.update(layer)
         expected = 0.9 * expected + 0.1 * layer.weight.detach()
     assert torch.allclose(average.weights["weight"], expected)

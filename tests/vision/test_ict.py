@@ -17,6 +17,7 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import Round
 from coalign.measures.distributions import frechet_distance, sliced_wasserstein
 from coalign.models.diffusion.files import load_network, load_pipeline
+from coalign.models.image_encoder import ImageFeatures
 from coalign.models.diffusion.pixels import fitted, grid, to_array, to_pictures, to_tensor
 from coalign.training.averages import WeightAverage
 from coalign.vision import ict
@@ -236,3 +237,26 @@ def test_the_frechet_distance_is_that_of_the_covariances() -> None:
     for few, words in ((first[:1], "two points"), (first[:, :2], "dimensions")):
         with pytest.raises(ValueError, match=words):
             frechet_distance(few, second)
+
+
+@pytest.mark.parametrize("kind", ["clip", "dinov2", "resnet"])
+def test_features_of_any_encoder_are_one_vector_a_picture(kind: str, tmp_path: Path) -> None:
+    """Random weights; CLIP has a method for pictures, DINOv2 pools, ResNet gives a map."""
+    from transformers import (
+        CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel,
+    )  # fmt: skip
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = {**small, "image_size": 16, "patch_size": 8}
+    model: Any = {
+        "clip": lambda: CLIPModel(CLIPConfig(vision_config=vision, text_config={**small, "vocab_size": 99}, projection_dim=8)),
+        "dinov2": lambda: Dinov2Model(Dinov2Config(**{**vision, "mlp_ratio": 1})),
+        "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])),
+    }[kind]()  # fmt: skip
+    model.save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(tmp_path)
+    pictures = [square_picture(one) for one in COLOURS[:3]]
+    whole = ImageFeatures(str(tmp_path), device="cpu")(pictures)
+    assert whole.shape == (3, 16 if kind == "dinov2" else 8)
+    parts = ImageFeatures(str(tmp_path), device="cpu", batch_size=2)(pictures)
+    assert np.allclose(whole, parts, atol=1e-6)

@@ -55,10 +55,14 @@ def frechet_distance(first: ArrayLike, second: ArrayLike) -> float:
     if min(len(a), len(b)) < 2:
         raise ValueError("the Fréchet distance needs at least two points on each side")
     gap = a.mean(0) - b.mean(0)
-    one, two = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
-    one, two = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (one, two))
+    one, two = (_triangular((x - x.mean(0)) / np.sqrt(len(x) - 1)) for x in (a, b))
     root = np.linalg.svd(one @ two.T, compute_uv=False).sum()
     return float(max(gap @ gap + (one**2).sum() + (two**2).sum() - 2 * root, 0.0))
+
+
+def _triangular(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix with the same product A^T A, of no more rows than columns."""
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
 
 
 def _points(values: ArrayLike) -> NDArray[np.float64]:

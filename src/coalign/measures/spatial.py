@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 Relation = Literal["left", "right", "above", "below", "near"]
 Box: TypeAlias = tuple[float, float, float, float]
@@ -89,8 +89,7 @@ def parse_spatial_prompt(text: str) -> SpatialPrompt | None:
     first, second = (_ARTICLE.sub("", one.strip(" ,")) for one in (before, clean[found.end() :]))
     if not first or not second:
         return None
-    relation = next(one for one in RELATIONS if one == found.lastgroup)
-    return SpatialPrompt(text, first, relation, second)
+    return SpatialPrompt(text, first, cast(Relation, found.lastgroup), second)
 
 
 def relation_words(text: str) -> set[Relation]:
@@ -192,9 +191,8 @@ def spatial_outcome(
         if one.score > threshold and (one.label not in best or one.score > best[one.label].score):
             best[one.label] = one
     first, second = best.get(prompt.first), best.get(prompt.second)
-    both = first is not None and second is not None
     position, correct = 0.0, False
-    if both:
+    if first is not None and second is not None:
         scale = SIDE / max(width, height)
         position = position_score(prompt.relation, first.box, second.box, scale=scale)
         near = prompt.relation == "near"

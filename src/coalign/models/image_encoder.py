@@ -56,12 +56,16 @@ class ImageFeatures:
     def _features(self, pictures: Sequence[Image]) -> NDArray[np.float64]:
         inputs = self.processor(images=list(pictures), return_tensors="pt").to(self.device)
         with torch.inference_mode():
-            if hasattr(self.model, "get_image_features"):
-                found = self.model.get_image_features(**inputs)
-            else:
-                found = self.model(**inputs)
-        pooled = found if isinstance(found, torch.Tensor) else getattr(found, "pooler_output", None)
-        if pooled is None:
-            hidden = found.last_hidden_state
-            pooled = hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)
-        return pooled.flatten(1).double().cpu().numpy()
+            found: Any = getattr(self.model, "get_image_features", self.model)(**inputs)
+        return _pooled(found).flatten(1).double().cpu().numpy()
+
+
+def _pooled(found: Any) -> Any:
+    """[B, D, ...] of a model's output: itself where it is one tensor, what it calls pooled, else the mean over places."""
+    if torch.is_tensor(found):
+        return found
+    pooled = getattr(found, "pooler_output", None)
+    if pooled is not None:
+        return pooled
+    hidden = found.last_hidden_state
+    return hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden.mean(1)

@@ -41,7 +41,7 @@ def _visor(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
             skipped = prompt["rel_type"] == params["skip_relation"]
             both = first is not None and second is not None and not skipped
             parsed = None if skipped else parse_spatial_prompt(prompt["text"])
-            correct = both and parsed is not None and stands(parsed.relation, tuple(first), tuple(second))
+            correct = both and parsed is not None and stands(parsed.relation, (*first,), (*second,))  # type: ignore[misc]
             group.append((first is not None, second is not None, correct))
             right[name] = int(correct)
         if prompt["rel_type"] != params["skip_relation"]:

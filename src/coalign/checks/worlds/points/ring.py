@@ -31,11 +31,10 @@ class PointNetwork(nn.Module):
             for one, other in itertools.pairwise(widths)
         ]
         self.layers = nn.Sequential(*[part for parts in hidden for part in parts], nn.Linear(WIDTH, 2))
-        self.register_buffer("frequencies", 2.0 ** torch.arange(FREQUENCIES), persistent=False)
 
     def forward(self, points: Tensor, level: Tensor) -> Tensor:
         """[B, 2] from points [B, 2] and levels [B]."""
-        angles = level[:, None] * self.frequencies
+        angles = level[:, None] * 2.0 ** torch.arange(FREQUENCIES)
         return self.layers(torch.cat([points, angles.sin(), angles.cos()], 1))
 
 
