@@ -17,8 +17,8 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import Round
 from coalign.measures.distributions import frechet_distance, sliced_wasserstein
 from coalign.models.diffusion.files import load_network, load_pipeline
-from coalign.models.image_encoder import ImageFeatures
 from coalign.models.diffusion.pixels import fitted, grid, to_array, to_pictures, to_tensor
+from coalign.models.image_encoder import ImageFeatures
 from coalign.training.averages import WeightAverage
 from coalign.vision import ict
 from coalign.vision.consistency.network import KIND, nearest_timestep, network_function, open_network
@@ -243,7 +243,13 @@ def test_the_frechet_distance_is_that_of_the_covariances() -> None:
 def test_features_of_any_encoder_are_one_vector_a_picture(kind: str, tmp_path: Path) -> None:
     """Random weights; CLIP has a method for pictures, DINOv2 pools, ResNet gives a map."""
     from transformers import (
-        CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel,
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        Dinov2Config,
+        Dinov2Model,
+        ResNetConfig,
+        ResNetModel,
     )  # fmt: skip
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
