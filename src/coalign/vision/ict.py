@@ -28,36 +28,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coalign.core.options import option, required
 from coalign.core.runs import Run
 from coalign.loops.rounds import run_rounds
-from coalign.vision.consistency.options import (
-    ConsistencyTrainingOptions,
-    NetworkOptions,
-    ObjectiveOptions,
-    PictureOptions,
-    SamplingOptions,
-)
+from coalign.vision.consistency.options import ConsistencyOptions
 from coalign.vision.consistency.report import write_consistency_report
 from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
 
 
 @dataclass(kw_only=True)
-class Config(ObjectiveOptions, NetworkOptions, PictureOptions, ConsistencyTrainingOptions, SamplingOptions):
+class Config(ConsistencyOptions):
     """Options of `coalign run ict`."""
-
-    __group__ = "Method"
-
-    data: str = required("pictures: a folder, a file of records, WebDataset shards or a hub id")
-    split: str = option("train", "split of a hub data set")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        beyond = [one for one in self.steps_at if not self.sigma_min < one < self.sigma_max]
-        if beyond:
-            raise ValueError(
-                f"steps_at: {beyond[0]:g} is not between sigma_min {self.sigma_min:g} and sigma_max {self.sigma_max:g}"
-            )
 
 
 def run(config: Config, run: Run) -> None:

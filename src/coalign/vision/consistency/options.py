@@ -16,6 +16,7 @@ from coalign.core.options import (
     Positive,
     Seed,
     option,
+    required,
 )
 from coalign.training.options import Tracker, assert_trackers
 from coalign.vision.consistency.losses import Preconditioning, Reduction, get_distance
@@ -293,3 +294,23 @@ class SamplingOptions(OptionGroup):
             raise ValueError("steps_at is not in descending order")
         if not self.steps_at:
             raise ValueError("steps_at is empty, expected the noise level of a second step at least")
+
+
+@dataclass(kw_only=True)
+class ConsistencyOptions(
+    ObjectiveOptions, NetworkOptions, PictureOptions, ConsistencyTrainingOptions, SamplingOptions
+):
+    """A whole consistency training of pictures."""
+
+    __group__ = "Method"
+
+    data: str = required("pictures: a folder, a file of records, WebDataset shards or a hub id")
+    split: str = option("train", "split of a hub data set")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beyond = [one for one in self.steps_at if not self.sigma_min < one < self.sigma_max]
+        if beyond:
+            raise ValueError(
+                f"steps_at: {beyond[0]:g} is not between sigma_min {self.sigma_min:g} and sigma_max {self.sigma_max:g}"
+            )

@@ -15,7 +15,7 @@ from coalign.vision.consistency.network import nearest_timestep
 from coalign.vision.consistency.stages import ONE, SEVERAL, facts_of, pictures_of, samples_of
 
 if TYPE_CHECKING:
-    from coalign.vision.ict import Config
+    from coalign.vision.consistency.options import ConsistencyOptions
 
 REAL = "real pictures"
 SHOWN = 35
@@ -23,7 +23,7 @@ SHOWN = 35
 CHARTS = (("loss", "Loss"), ("noise levels", "Noise levels"), ("grad_norm", "Gradient norm"))
 
 
-def write_consistency_report(config: Config, run: Run, round: Round) -> None:
+def write_consistency_report(config: ConsistencyOptions, run: Run, round: Round) -> None:
     """Report and model card; every figure is read from the artefacts."""
     facts, rows = facts_of(round), round.read("evaluate")
     by_name = {row["samples"]: row for row in rows}
@@ -53,7 +53,7 @@ def write_consistency_report(config: Config, run: Run, round: Round) -> None:
     )
 
 
-def _pictures(config: Config, round: Round) -> list[Gallery]:
+def _pictures(config: ConsistencyOptions, round: Round) -> list[Gallery]:
     """A grid of samples for each way of sampling, from the same noise in the same order, and one of real pictures."""
     facts = facts_of(round)
     classes, levels = facts["classes"], ", ".join(f"{one:g}" for one in config.steps_at)
@@ -91,7 +91,7 @@ def _headline(rows: dict[str, dict[str, Any]]) -> Headline:
     return Headline("neutral", text, figures)
 
 
-def _distances(config: Config, rows: list[dict[str, Any]], facts: dict[str, Any]) -> TableSection:
+def _distances(config: ConsistencyOptions, rows: list[dict[str, Any]], facts: dict[str, Any]) -> TableSection:
     compared = "held-out" if facts["held_out"] >= 2 else "training"
     names = ["sliced Wasserstein", *(["Fréchet"] if config.encoder else [])]
     return TableSection(
@@ -123,7 +123,7 @@ def _counts(facts: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _summary(config: Config) -> str:
+def _summary(config: ConsistencyOptions) -> str:
     places = [nearest_timestep(config.objective(), one) for one in config.steps_at]
     return (
         f"A consistency model of pictures of {config.image_size} pixels square, with averaged weights. It samples in one "
@@ -131,7 +131,7 @@ def _summary(config: Config) -> str:
     )
 
 
-def _limitations(config: Config, rows: list[dict[str, Any]]) -> list[str]:
+def _limitations(config: ConsistencyOptions, rows: list[dict[str, Any]]) -> list[str]:
     few = min(row["count"] for row in rows)
     found = [
         "Distances of pixels reward the right colours in the right places, not what a person sees in a picture.",

@@ -33,19 +33,19 @@ from coalign.vision.consistency.training import NoisedPictures, train_consistenc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from coalign.vision.ict import Config
+    from coalign.vision.consistency.options import ConsistencyOptions
 
 ONE, SEVERAL = "one step", "several steps"
 COMPARED = 10_000
 """Real pictures that samples are held against, at most."""
 
 
-def sigmas_of(config: Config) -> dict[str, list[float]]:
+def sigmas_of(config: ConsistencyOptions) -> dict[str, list[float]]:
     """The noise levels of each way of sampling."""
     return {ONE: [config.sigma_max], SEVERAL: [config.sigma_max, *config.steps_at]}
 
 
-def prepare_pictures(stage: Round, config: Config) -> None:
+def prepare_pictures(stage: Round, config: ConsistencyOptions) -> None:
     """Decode every picture once, in the size of the training, into one file in a drawn order: the held-out ones first.
 
     Raises:
@@ -101,7 +101,7 @@ def prepare_pictures(stage: Round, config: Config) -> None:
         )
 
 
-def fit_model(round: Round, config: Config) -> None:
+def fit_model(round: Round, config: ConsistencyOptions) -> None:
     """Train; the averaged weights become the model, those that were trained lie beside it."""
     facts = facts_of(round)
     pictures, labels = pictures_of(round), facts["labels"] if config.classes else None
@@ -132,13 +132,13 @@ def fit_model(round: Round, config: Config) -> None:
     save_consistency_model(unet, objective, round.folder / "model")
 
 
-def evaluate_model(round: Round, config: Config) -> None:
+def evaluate_model(round: Round, config: ConsistencyOptions) -> None:
     """Sample, and measure how far samples are from real pictures."""
     _sample(round, config)
     _measure(round, config)
 
 
-def _sample(round: Round, config: Config) -> None:
+def _sample(round: Round, config: ConsistencyOptions) -> None:
     """Samples of the averaged weights, by each way of sampling from the same noise: an array and a grid each."""
     facts, objective = facts_of(round), config.objective()
     device = pick_device(config.device)
@@ -174,7 +174,7 @@ def round_root(count: int) -> int:
     return max(int(count**0.5), 1)
 
 
-def _measure(round: Round, config: Config) -> None:
+def _measure(round: Round, config: ConsistencyOptions) -> None:
     """Distances between samples and real pictures; between real pictures, for what is small."""
     pictures, held = pictures_of(round), facts_of(round)["held_out"]
     apart = held >= 2
