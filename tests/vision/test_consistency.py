@@ -77,7 +77,7 @@ def test_the_tails_of_the_noise_distribution_keep_their_digits() -> None:
 
 def test_a_distribution_outside_of_the_levels_is_refused() -> None:
     with pytest.raises(ValueError, match="outside of the levels"):
-        Noise(mean=300.0, deviation=0.01).levels(10)
+        Noise(mean=300.0, deviation=0.01).assert_inside()
 
 
 def test_levels_are_drawn_as_often_as_they_should_be() -> None:

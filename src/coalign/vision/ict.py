@@ -31,8 +31,6 @@ from dataclasses import dataclass
 from coalign.core.runs import Run
 from coalign.loops.rounds import run_rounds
 from coalign.vision.consistency.options import ConsistencyOptions
-from coalign.vision.consistency.report import write_consistency_report
-from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
 
 
 @dataclass(kw_only=True)
@@ -47,6 +45,9 @@ def run(config: Config, run: Run) -> None:
         DataError, MediaError: pictures that cannot be used.
         ConfigError, ModelError: the network cannot be built or loaded, or does not fit the pictures.
     """
+    from coalign.vision.consistency.report import write_consistency_report
+    from coalign.vision.consistency.stages import evaluate_model, fit_model, prepare_pictures
+
     (round,) = run_rounds(
         run,
         {

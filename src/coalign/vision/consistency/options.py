@@ -125,7 +125,8 @@ class ObjectiveOptions(OptionGroup):
             deviation=self.noise_deviation,
             weighting=self.weighting,
         )
-        noise.levels(self.last_levels + 1)
+        if self.noise == "lognormal":
+            noise.assert_inside()
         return ConsistencyObjective(
             model=Preconditioning(sigma_min=self.sigma_min, sigma_data=self.sigma_data),
             noise=noise,

@@ -103,6 +103,22 @@ class Noise:
     deviation: float = 2.0
     weighting: Weighting = "inverse-gap"
 
+    def assert_inside(self) -> None:
+        """Refuse a lognormal distribution of which nothing lies between the ends of the grid.
+
+        Raises:
+            ValueError: the numbers are named.
+        """
+        ends = (self._place(self.sigma_min), self._place(self.sigma_max))
+        if not _erf_between(*ends) > 0:
+            raise ValueError(
+                f"the noise distribution (noise_mean {self.mean:g}, noise_deviation {self.deviation:g} of ln sigma) lies "
+                f"outside of the levels from {self.sigma_min:g} to {self.sigma_max:g}"
+            )
+
+    def _place(self, sigma: float) -> float:
+        return (math.log(sigma) - self.mean) / (math.sqrt(2) * self.deviation)
+
     def levels(self, count: int) -> NoiseLevels:
         """The grid of `count` levels, at least 2. Everything is built anew for another number of levels."""
         return _levels(self, count)
@@ -129,18 +145,11 @@ def karras_sigmas(count: int, smallest: float, largest: float, rho: float) -> Le
 def lognormal_bins(sigmas: Levels, mean: float, deviation: float) -> Levels:
     """[N - 1] mass of a lognormal distribution between neighbours of `sigmas` [N], made to sum to 1 (iCT, section 3.5).
 
-    Raises:
-        ValueError: the whole of the distribution lies outside of the grid.
+    Some of the distribution must lie between the ends (`Noise.assert_inside`).
     """
     places = [(math.log(one) - mean) / (math.sqrt(2) * deviation) for one in sigmas]
     mass = np.array([_erf_between(low, high) for low, high in itertools.pairwise(places)])
-    total = mass.sum()
-    if not total > 0:
-        raise ValueError(
-            f"the noise distribution (mean {mean:g}, deviation {deviation:g} of ln sigma) lies outside of the levels "
-            f"from {sigmas[0]:g} to {sigmas[-1]:g}"
-        )
-    return mass / total
+    return mass / mass.sum()
 
 
 def _erf_between(low: float, high: float) -> float:
