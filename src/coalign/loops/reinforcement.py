@@ -146,7 +146,8 @@ class Driver(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         constants = self._loop.constants
-        if getattr(constants, "kl_in", "") == "loss" and constants.beta and constants.kl_estimator == "k1":
+        estimated = getattr(constants, "kl_in", "") == "loss" and constants.beta and not constants.kl_top_k
+        if estimated and constants.kl_estimator == "k1":
             self._monitor.tell([K1_IN_LOSS])
         if self._held_out:
             self._held_out.measure(0)
@@ -205,16 +206,26 @@ class Driver(TrainerCallback):
         loop, model = self._loop, self._policy.model
         path = loop.folder / f"rollout-{number:05d}-policy.safetensors"
         reference = self._policy.reference if loop.method.needs_reference(loop.constants) else None
+        top_k = getattr(loop.constants, "kl_top_k", None)
+        in_loss = getattr(loop.constants, "kl_in", "loss") == "loss"
         if not loop.method.needs_old(loop.constants, loop.steps_of_rollout):
-            return know(rollout, model, reference=reference)
+            return know(rollout, model, reference=reference, top_k=top_k)
         kept = load_file(path) if path.exists() else {}
         head = self._task.value_head
         with evaluation(model):
-            known = know(rollout, model, reference=reference, old=not kept, value_head=head)
+            known = know(
+                rollout,
+                model,
+                reference=reference,
+                old=not kept,
+                value_head=head,
+                top_k=top_k,
+                diverged=top_k is not None and not in_loss and not kept,
+            )
         if kept:
             lengths = [len(one) for one in rollout.response_ids]
             return replace(known, **{name: torch.split(one, lengths) for name, one in kept.items()})
-        pieces = {"old": known.old, "values": known.values}
+        pieces = {"old": known.old, "values": known.values, "divergences": known.divergences}
         with atomic_path(path) as temporary:
             save_file({name: torch.cat(one) for name, one in pieces.items() if one}, temporary)
         return known

@@ -122,6 +122,26 @@ def response_logits(
     return logits, row.rows, row.targets
 
 
+def token_logits(
+    model: torch.nn.Module,
+    responses: Responses,
+    *,
+    batch_tokens: int | None = None,
+    temperature: float = 1.0,
+) -> Iterator[tuple[int, Tensor]]:
+    """For each response, pass by pass, its row in `responses` and the [|y|, V] logits that its tokens are drawn from.
+
+    Arguments are those of `score_responses`; gradients flow when autograd is on.
+    """
+    path = resolve_path(model, "auto", responses)
+    for rows in plan_passes(responses, batch_tokens):
+        part = select_rows(responses, rows)
+        logits, places, _ = response_logits(model, part, path)
+        pieces = torch.split(places, [len(ids) for ids in part.response_ids])
+        for row, piece in zip(rows, pieces, strict=True):
+            yield row, logits.index_select(0, piece) / temperature
+
+
 def packed_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, prompts shared."""
     from coalign.models.scoring import shared_prefix

@@ -26,8 +26,10 @@ from coalign.training.online.policy_gradient import (
     Rollout,
     Step,
     common_metrics,
+    loss_divergences,
     make_parts,
     split_prompts,
+    token_divergences,
 )
 from coalign.training.online.ppo import PPO
 
@@ -96,9 +98,7 @@ class RlooOptions(SurrogateOptions):
     beta: NonNegative = option(
         0.05, "weight of the KL divergence to the reference; 0: no reference", source="TRL"
     )
-    kl_in: Literal["reward", "loss"] = option(
-        "reward", "take the divergence off the reward of a response, or add it to the loss of each token"
-    )
+    kl_in: Literal["reward", "advantage", "loss"] = option("reward", "as of grpo")
     kl_estimator: pg.KlEstimator = option(
         "k1", "k1: log-ratio, k2: half its square, k3: never negative", source="arXiv 2402.14740, equation 2"
     )
@@ -123,12 +123,7 @@ def penalised(rewards: Tensor, known: Known, constants: KlOptions) -> Tensor:
     """Rewards [P, n] less `beta` times the estimated divergence of each response, where the divergence is in the reward."""
     if not (constants.beta and constants.kl_in == "reward"):
         return rewards
-    assert known.old is not None
-    assert known.reference is not None
-    sums = [
-        float(pg.kl_estimates(old.double(), reference.double(), constants.kl_estimator).sum())
-        for old, reference in zip(known.old, known.reference, strict=True)
-    ]
+    sums = [float(one.sum()) for one in token_divergences(known, constants)]
     return rewards - constants.beta * torch.tensor(sums, dtype=rewards.dtype).reshape(rewards.shape)
 
 
@@ -144,6 +139,9 @@ def surrogate_steps(baseline: pg.Baseline) -> Any:
         counted = (learns & ~rewards.isnan()).flatten()
         lengths = torch.tensor([len(one) for one in rollout.response_ids])
         pieces = [one.expand(length) for one, length in zip(advantages, lengths.tolist(), strict=True)]
+        if constants.beta and constants.kl_in == "advantage":
+            apart = token_divergences(known, constants)
+            pieces = [one - constants.beta * less for one, less in zip(pieces, apart, strict=True)]
         made = []
         for prompts in split_prompts(len(rewards), cut.minibatches):
             mine = torch.zeros_like(counted)
@@ -174,8 +172,7 @@ def surrogate(policy: ResponseLogps, part: Part, constants: SurrogateOptions) ->
         losses = losses / pg.per_token(lengths, lengths)  # one term a response, not one a token
     metrics = common_metrics(policy, part)
     if constants.beta and constants.kl_in == "loss":
-        assert part.reference is not None
-        losses = losses + constants.beta * pg.kl_estimates(logps, part.reference, constants.kl_estimator)
+        losses = losses + constants.beta * loss_divergences(policy, part, constants)
     total = (losses * pg.per_token(part.weights, lengths).to(logps.dtype)).sum()
     return total, {**metrics, "clip/fraction": clipped.float()}
 
@@ -223,7 +220,7 @@ def online_dpo(policy: ResponseLogps, part: Part, constants: OnlineDpoOptions) -
 
 
 def _needs_old(constants: SurrogateOptions, steps: int) -> bool:
-    return steps > 1 or bool(constants.beta and constants.kl_in == "reward")
+    return steps > 1 or bool(constants.beta and constants.kl_in != "loss")
 
 
 _METHODS = (

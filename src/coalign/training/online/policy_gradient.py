@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from coalign.models.scoring.engine import score_responses
+from coalign.models.scoring.engine import score_responses, token_logits
 from coalign.models.scoring.values import score_with_values
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training import task as tasks
 from coalign.training.losses import policy_gradient as pg
+from coalign.training.losses.likely_tokens import LikelyTokens, divergences, likely_tokens
 from coalign.training.objective import Losses
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Sampler
     from transformers import TrainerState
+
+    from coalign.training.kl_options import KlOptions
 
 Metrics = dict[str, "Tensor"]
 VALUE_HEAD = "value_head.safetensors"
@@ -86,11 +89,15 @@ class Known:
             learnt from once, on policy.
         reference: under the reference; None where nothing compares with it.
         values: of the value head; None without one.
+        likely: the likeliest tokens of the reference, where divergences are taken over them.
+        divergences: from the reference at each token, of the policy that sampled, over its likeliest tokens.
     """
 
     old: tuple[Tensor, ...] | None = None
     reference: tuple[Tensor, ...] | None = None
     values: tuple[Tensor, ...] | None = None
+    likely: tuple[LikelyTokens, ...] | None = None
+    divergences: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class Part:
         advantages: [N] of each token; empty where pairs are learnt from.
         old, reference, sampled, values, returns: [N], where they are known.
         predicted: [N] what the value head says now, with gradient; given to the loss of a method that has one.
+        likely: [N, k] the likeliest tokens of the reference, where the loss has the divergence over them.
+        divergences: [N] over these tokens, of the policy as it is now, with gradient.
     """
 
     responses: Responses
@@ -114,10 +123,16 @@ class Part:
     values: Tensor | None = None
     returns: Tensor | None = None
     predicted: Tensor | None = None
+    likely: LikelyTokens | None = None
+    divergences: Tensor | None = None
 
     def to(self, device: torch.device) -> Part:
         """The same on another device."""
-        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, torch.Tensor)}
+        moved = {
+            name: one.to(device)
+            for name, one in vars(self).items()
+            if isinstance(one, torch.Tensor | LikelyTokens)
+        }
         return replace(self, **moved)
 
 
@@ -229,12 +244,20 @@ class PolicyGradientTask(tasks.Task):
         return Losses(torch.stack(losses), metrics)
 
     def _score(self, model: nn.Module, part: Part) -> tuple[ResponseLogps, Part]:
+        if part.likely is not None:
+            part = replace(part, divergences=self._divergences(model, part))
         if self.value_head is None:
             return score_responses(model, part.responses, temperature=part.temperature), part
         policy, values = score_with_values(
             model, self.value_head, part.responses, temperature=part.temperature
         )
         return policy, replace(part, predicted=values)
+
+    def _divergences(self, model: nn.Module, part: Part) -> Tensor:
+        """A second forward pass: the first keeps no logits."""
+        assert part.likely is not None
+        logits = dict(token_logits(model, part.responses, temperature=part.temperature))
+        return divergences(torch.cat([logits[row] for row in sorted(logits)]), part.likely)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -256,6 +279,8 @@ def know(
     reference: Callable[[], Any] | None = None,
     old: bool = False,
     value_head: nn.Module | None = None,
+    top_k: int | None = None,
+    diverged: bool = False,
     batch_tokens: int = 4096,
 ) -> Known:
     """Score a rollout before its first update.
@@ -264,6 +289,8 @@ def know(
         reference: opens a context that gives the reference; None: it is not needed.
         old: the policy's own log-probabilities are needed.
         value_head: of the policy; its values come with the log-probabilities.
+        top_k: the likeliest tokens of the reference are needed, so many at each place.
+        diverged: the policy's divergences over these are needed as well.
         batch_tokens: most tokens in one forward pass.
     """
     responses = rollout.responses()
@@ -287,8 +314,45 @@ def know(
         before = score(model)
     if reference is None:
         return Known(before, None, values)
-    with reference() as frozen:
-        return Known(before, score(frozen), values)
+    passes = {"batch_tokens": batch_tokens, "temperature": rollout.temperature}
+    likely: dict[int, LikelyTokens] = {}
+    apart: dict[int, Tensor] = {}
+    with reference() as frozen, torch.no_grad():
+        known = Known(before, score(frozen), values)
+        if top_k is not None:
+            for row, logits in token_logits(frozen, responses, **passes):
+                likely[row] = likely_tokens(logits, top_k).to(torch.device("cpu"))
+    if top_k is None:
+        return known
+    if diverged:
+        with torch.no_grad():
+            for row, logits in token_logits(model, responses, **passes):
+                apart[row] = divergences(logits, likely[row].to(logits.device)).cpu()
+    return replace(
+        known,
+        likely=tuple(likely[row] for row in range(len(likely))),
+        divergences=tuple(apart[row] for row in range(len(apart))) if diverged else None,
+    )
+
+
+def token_divergences(known: Known, constants: KlOptions) -> list[Tensor]:
+    """[P n] pieces [|y|], float64: at each token of a rollout the divergence of the policy that sampled from the reference."""
+    if known.divergences is not None:
+        return [one.double() for one in known.divergences]
+    assert known.old is not None
+    assert known.reference is not None
+    return [
+        pg.kl_estimates(old.double(), reference.double(), constants.kl_estimator)
+        for old, reference in zip(known.old, known.reference, strict=True)
+    ]
+
+
+def loss_divergences(policy: ResponseLogps, part: Part, constants: KlOptions) -> Tensor:
+    """[N] at each token of a part the divergence of the policy as it is now, with the gradient that holds it back."""
+    if part.divergences is not None:
+        return part.divergences
+    assert part.reference is not None
+    return pg.kl_estimates(policy.token_logps, part.reference, constants.kl_estimator)
 
 
 def split_prompts(prompts: int, minibatches: int) -> list[range]:
@@ -315,6 +379,7 @@ def make_parts(
         advantages, returns: [P n] pieces over tokens.
     """
     size = max(1, cut.responses // max((len(one) for one in units), default=1))
+    likely = known.likely if known.divergences is None else None  # else they are in the reward already
     parts = []
     for start in range(0, len(units), size):
         rows = [row for unit in units[start : start + size] for row in unit]
@@ -334,6 +399,7 @@ def make_parts(
                 None if sampled is None else torch.tensor([one for row in rows for one in sampled[row]]),
                 joined(known.values),
                 joined(returns),
+                likely=None if likely is None else LikelyTokens.joined([likely[row] for row in rows]),
             )
         )
     return parts

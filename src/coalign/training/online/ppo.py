@@ -19,8 +19,10 @@ from coalign.training.online.policy_gradient import (
     Rollout,
     Step,
     common_metrics,
+    loss_divergences,
     make_parts,
     split_prompts,
+    token_divergences,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class PpoOptions(KlOptions):
     beta: NonNegative = option(
         0.05, "weight of the KL divergence to the reference; 0: no reference", source="TRL"
     )
-    kl_in: Literal["reward", "loss"] = option(
+    kl_in: Literal["reward", "advantage", "loss"] = option(
         "reward", "take the divergence off the reward of each token, or add it to its loss"
     )
     kl_estimator: pg.KlEstimator = option(
@@ -58,6 +60,8 @@ class PpoOptions(KlOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kl_in == "advantage":
+            raise ValueError("kl_in: advantage is for methods without a value head, expected reward or loss")
         if self.epsilon >= 1:
             raise ValueError(f"epsilon: {self.epsilon} leaves no lower bound, expected a number below 1")
 
@@ -66,17 +70,16 @@ def token_rewards(rollout: Rollout, known: Known, constants: PpoOptions) -> Tens
     """[N] rewards: that of the response at its last token (0 where it does not count), and, where the divergence is in the reward,
     less `beta` times its estimate at each token.
     """
+    in_reward = constants.beta and constants.kl_in == "reward"
+    apart = token_divergences(known, constants) if in_reward else []
     pieces = []
     for row, (ids, reward) in enumerate(
         zip(rollout.response_ids, rollout.rewards.flatten().nan_to_num(0.0), strict=True)
     ):
         piece = torch.zeros(len(ids), dtype=torch.float64)
         piece[-1] = reward
-        if constants.beta and constants.kl_in == "reward":
-            assert known.old is not None
-            assert known.reference is not None
-            old, reference = known.old[row].double(), known.reference[row].double()
-            piece -= constants.beta * pg.kl_estimates(old, reference, constants.kl_estimator)
+        if in_reward:
+            piece -= constants.beta * apart[row]
         pieces.append(piece)
     return torch.cat(pieces)
 
@@ -126,8 +129,7 @@ def ppo(policy: ResponseLogps, part: Part, constants: PpoOptions) -> tuple[Tenso
         ratios, part.advantages.to(logps.dtype), low=constants.epsilon, high=constants.epsilon_high
     )
     if constants.beta and constants.kl_in == "loss":
-        assert part.reference is not None
-        losses = losses + constants.beta * pg.kl_estimates(logps, part.reference, constants.kl_estimator)
+        losses = losses + constants.beta * loss_divergences(policy, part, constants)
     returns = part.returns.to(logps.dtype)
     errors = pg.clipped_value_loss(part.predicted, part.values.to(logps.dtype), returns, constants.value_clip)
     weights = pg.per_token(part.weights, lengths).to(logps.dtype)
