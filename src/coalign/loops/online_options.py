@@ -9,11 +9,12 @@ from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Posi
 from coalign.data.sources import ColumnNames, DataSources, canonical_columns, canonical_sources
 from coalign.judging.rewards.specs import RewardOptions
 from coalign.models.options import ModelOptions
+from coalign.training.online.keeping import KeepingOptions
 from coalign.training.options import Optimizer, Tracker, assert_trackers
 
 
 @dataclass(kw_only=True)
-class OnlineOptions(RewardOptions, ModelOptions):
+class OnlineOptions(RewardOptions, KeepingOptions, ModelOptions):
     """Options of every online method. A subclass adds the constants of one."""
 
     __group__ = "Method"

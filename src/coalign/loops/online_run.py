@@ -30,6 +30,7 @@ from coalign.training.job import FitResult
 from coalign.training.online.policy_gradient import OnlineMethod
 
 if TYPE_CHECKING:
+    from coalign.data.encoding import EncodedRecord
     from coalign.training.material import Part
 
 
@@ -67,6 +68,7 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
     mix = open_rewards(config, [*training, *held_out], run)
     tokenizer = load_tokenizer(config)
     training, held_out = (as_shown(part, tokenizer) for part in (training, held_out))
+    keep = read_kept(config, tokenizer, run)
     done = run.artefacts / "train.json"
     if done.exists() and run.model.exists():
         result = FitResult(**json.loads(done.read_text(encoding="utf-8")))
@@ -82,6 +84,7 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
             prompts=training,
             held_out=held_out,
             score=scorer(mix, {one.id: one.number for one in [*training, *held_out]}),
+            keep=keep,
         )
         result = reinforce(loop, model, tokenizer)
         result = dataclasses.replace(result, history=[_finite(row) for row in result.history])
@@ -131,6 +134,29 @@ def read_tasks(config: OnlineOptions, run: Run | None = None) -> tuple[list[Task
     if run is not None:
         announce(notes, run)
     return tasks, others
+
+
+def read_kept(config: OnlineOptions, tokenizer: Any, run: Run) -> list[EncodedRecord]:
+    """The demonstrations that the policy is held to, encoded; none where none are named.
+
+    Raises:
+        DataError: a source that cannot be read, or holds no demonstrations that fit into the model.
+    """
+    from coalign.data.encoding import encode_records
+    from coalign.training.material import ReadingOptions, announce, read_sources
+
+    if config.ptx_data is None:
+        return []
+    notes: list[str] = []
+    reading = ReadingOptions(kind="demonstration", split=config.split, limit=config.limit)
+    parts = read_sources(reading, config.ptx_data, "demonstration", notes, seed=config.seed)
+    announce(notes, run)
+    longest = None if tokenizer.model_max_length > 10**9 else tokenizer.model_max_length
+    records = [one for part in parts for one in part.records]
+    encoded = encode_records(records, tokenizer, max_length=longest, label="Tokenising demonstrations")
+    if not encoded.records:
+        raise DataError("ptx_data: no demonstration fits into the model.")
+    return list(encoded.records)
 
 
 def open_rewards(config: OnlineOptions, tasks: Sequence[Task], run: Run | None = None) -> RewardMix:

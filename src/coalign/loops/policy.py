@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from coalign.data.encoding import EncodedRecord
     from coalign.models.types import Generator
 
 
@@ -36,6 +37,7 @@ class Reinforcement:
         prompts, held_out: to learn on, and to answer before, during and after; the latter may be empty.
         score: gives the rewards of both.
         transform: of the rewards that are learnt from (`coalign.loops.rollouts.Transform`).
+        keep: encoded demonstrations that the policy is held to (`coalign.training.online.keeping`).
         open_generator: a generator over the policy as it is; by default the Transformers back end.
         name: of this training among those of the run.
     """
@@ -48,6 +50,7 @@ class Reinforcement:
     held_out: Sequence[Prompted] = ()
     score: ScoreRows
     transform: Transform | None = None
+    keep: Sequence[EncodedRecord] = ()
     open_generator: Callable[[nn.Module, PreTrainedTokenizerBase], Generator] = TransformersGenerator
     name: str = "train"
 
@@ -94,7 +97,7 @@ class Policy:
         self.model = model
         self._loop, self._tokenizer = loop, tokenizer
         self._view = MergedView(model) if loop.config.merge_rollout else None
-        compared = loop.method.needs_reference(loop.constants) or loop.held_out
+        compared = loop.method.needs_reference(loop.constants) or loop.held_out or loop.keep
         # Made before a checkpoint is loaded: this is the start model.
         self._start = (
             copy.deepcopy(model).eval().requires_grad_(False) if compared and not has_adapter(model) else None

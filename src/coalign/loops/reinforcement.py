@@ -32,6 +32,7 @@ from coalign.models.scoring.values import make_value_head
 from coalign.training.checkpoints import resume_point
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
+from coalign.training.online.keeping import Keeping
 from coalign.training.online.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
 from coalign.training.options import TrainingOptions
 from coalign.training.processes import assert_one_process
@@ -97,6 +98,8 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     without_dropout(model)
     task, policy = OnlineTask(loop), Policy(loop, model, tokenizer)
     policy.assert_room([*loop.prompts, *loop.held_out])
+    if loop.keep:
+        task.keeping = Keeping(loop.keep, loop.config, policy.reference, loop.config.seed)
     if loop.method.value_head:
         # A part of the model, so that it is optimised and moved with it.
         model.add_module("value_head", make_value_head(model))

@@ -11,7 +11,7 @@ from typing import Any
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.loops.held_out import held_out_folder, held_out_rows, reward_at_kl
-from coalign.loops.online_run import Task
+from coalign.loops.online_run import Task, read_kept
 from coalign.loops.rollouts import ScoreRows
 from coalign.loops.rows import Row, read_answers
 from coalign.training.job import FitResult
@@ -57,7 +57,9 @@ def train_arm(
     if done.exists() and folder.exists():
         return FitResult(**json.loads(done.read_text(encoding="utf-8")))
     set_seed(config.seed)  # the adapter's first weights
-    tokenizer, model = load_tokenizer(config), load_for_training(config)
+    tokenizer = load_tokenizer(config)
+    keep = read_kept(config, tokenizer, run)
+    model = load_for_training(config)
     run.log("model", summary=trainable_summary(model))
     loop = Reinforcement(
         method=get_online_method("rloo"),
@@ -67,6 +69,7 @@ def train_arm(
         prompts=training,
         held_out=held_out,
         score=score,
+        keep=keep,
         name=name,
     )
     result = reinforce(loop, model, tokenizer)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import TrainerState
 
     from coalign.training.kl_options import KlOptions
+    from coalign.training.online.keeping import Keeping
 
 Metrics = dict[str, "Tensor"]
 VALUE_HEAD = "value_head.safetensors"
@@ -202,6 +203,7 @@ class PolicyGradientTask(tasks.Task):
         step: what the next forward passes learn from; set before each optimizer step.
         parts: forward passes of an optimizer step.
         value_head: of a method that has one; a part of the model that is trained, so that it is optimised with it.
+        keeping: what is held to beside the rewards, once a step.
     """
 
     examples = "the prompts"
@@ -214,6 +216,7 @@ class PolicyGradientTask(tasks.Task):
         self.parts = parts
         self.step = Step([])
         self.value_head: nn.Module | None = None
+        self.keeping: Keeping | None = None
 
     def collate(self, examples: Sequence[int]) -> tasks.Batch:
         return {"ids": [], "places": [one % self.parts for one in examples]}
@@ -240,6 +243,9 @@ class PolicyGradientTask(tasks.Task):
             else:
                 weight = next(one for one in model.parameters() if one.requires_grad)
                 total = weight.flatten()[:1].sum() * 0.0
+            if place == 0 and self.keeping is not None:
+                held, said = self.keeping.loss(model, state.global_step)
+                total, metrics = total + held, metrics | said
             losses.append(total)
         return Losses(torch.stack(losses), metrics)
 
