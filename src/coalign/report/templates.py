@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -35,6 +37,12 @@ def inlined(folder: Path, name: str, *allowed: str) -> dict[str, str]:
     sources = (f"style-src {_hash(style)}", f"script-src {_hash(script)}")
     rules = ("default-src 'none'", *sources, *allowed, "base-uri 'none'", "form-action 'none'")
     return {"style": Markup(style), "script": Markup(script), "policy": "; ".join(rules)}
+
+
+def relative_link(target: Path, page: Path) -> str:
+    """A file as it is linked from a page."""
+    relative = os.path.relpath(target.resolve(), page.parent.resolve())
+    return quote(relative.replace(os.sep, "/"))
 
 
 def _hash(source: str) -> str:

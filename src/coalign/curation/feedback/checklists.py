@@ -9,13 +9,13 @@ from typing import Literal
 from coalign.curation.feedback.signals import as_text, clipped
 from coalign.data.records import Messages
 from coalign.judging.protocol import Choice
+from coalign.measures.texts.text_units import list_items
 
 Outcome = Literal["win", "tie", "lose"]
 MOST = 8
 """Items of a list; further ones are dropped."""
 SAFE = "Be helpful, and decline politely, with a reason, whatever could harm somebody."
 """What stands beside the list for an expert (the paper has a safety instruction; the words are ours)."""
-_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.*\S)")
 _LEAK = re.compile(
     r"\b(?:check\s?list|(?:your|the|user'?s?|previous|earlier)\s+(?:feedback|preferences?|criteria|complaint)|"
     r"as you (?:requested|asked|prefer|wanted)|(?:sorry|apologi[sz]e) for (?:the|my) (?:earlier|previous|confusion|mistake))\b",
@@ -39,8 +39,7 @@ def summary_prompt(history: Messages, judged: str, feedback: str, *, clip: int) 
 
 def read_checklist(reply: str) -> list[str]:
     """The points of a reply, at most `MOST`: lines that begin with a dash, a bullet or a number."""
-    found = [match[1] for line in reply.splitlines() if (match := _ITEM.match(line))]
-    return list(dict.fromkeys(found))[:MOST]
+    return list_items(reply)[:MOST]
 
 
 def guided_prompt(

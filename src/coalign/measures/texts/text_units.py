@@ -36,6 +36,7 @@ _VISIBLE = regex.compile(r"[\p{L}\p{M}\p{N}\p{P}\p{S}]")
 _LIST_MARK = regex.compile(r"^[^\S\n]*(?:[-*+•‣◦–—]|\(?\d{1,3}[.)])[^\S\n]+", regex.MULTILINE)
 _BULLET = regex.compile(r"^[^\S\n]*[-*+•‣◦–—][^\S\n]+\S", regex.MULTILINE)
 _NUMBERED = regex.compile(r"^[^\S\n]*\(?(\d{1,3})[.)][^\S\n]+\S", regex.MULTILINE)
+_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.*\S)")
 _PARAGRAPH_BREAK = regex.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_END = regex.compile(r"(?<stop>[.!?…]+)[\"'”’»)\]*_]*(?=\s|$)|(?<stop>[。！？؟۔।]+)|\n")
 _ABBREVIATION = regex.compile(
@@ -142,6 +143,12 @@ def paragraphs(text: str) -> list[str]:
 def count_bullets(text: str) -> int:
     """Lines that begin with a bullet mark (`- * + •`, dashes), white space and text."""
     return len(_BULLET.findall(normalise(text)))
+
+
+def list_items(text: str) -> list[str]:
+    """What the lines say that begin with a dash, a bullet or a number, each once, in their order."""
+    found = [match[1] for line in text.splitlines() if (match := _ITEM.match(line))]
+    return list(dict.fromkeys(found))
 
 
 def list_numbers(text: str) -> list[int]:

@@ -10,8 +10,6 @@ Common Voice      a folder with `clips/` and `train.tsv`, `validated.tsv`, ... (
 from __future__ import annotations
 
 import csv
-import html
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from typing import Any
 from coalign.core.errors import CoalignError, DataError, RecordProblem
 from coalign.data.messages import FieldError
 from coalign.data.rows import Row, iter_rows, parse_each
+from coalign.data.subtitles import read_cues, utf8_text
 from coalign.speech.audio.audio import AudioError, audio_info
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
@@ -29,7 +28,6 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aiff")
 TEXT_SUFFIXES = (".txt", ".srt", ".vtt")
 SLACK = 0.1
 """Seconds by which a duration in a manifest may differ from the file's: they are rounded."""
-_CUE = re.compile(r"^\s*(\d{1,3}:)?\d{1,2}:\d{2}[.,]\d{1,3}\s*-->")
 
 
 @dataclass(frozen=True)
@@ -195,28 +193,9 @@ def read_rows_of_text(path: Path) -> tuple[str, ...]:
     Raises:
         FieldError: not UTF-8.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FieldError("not UTF-8", "UTF-8 text", "text") from error
     if path.suffix.lower() == ".txt":
-        return tuple(line.strip() for line in lines if line.strip())
-    cues: list[list[str]] = []
-    inside = False
-    for line in lines:
-        if _CUE.match(line):
-            if (
-                inside and cues[-1] and cues[-1][-1].isdecimal()
-            ):  # the number of this cue: no empty line is before it
-                cues[-1].pop()
-            inside = True
-            cues.append([])
-        elif not line.strip():
-            inside = False
-        elif inside:
-            cues[-1].append(html.unescape(re.sub(r"<[^>]*>", "", line)))
-    rows = (" ".join(" ".join(cue).split()) for cue in cues)
-    return tuple(row for row in rows if row)
+        return tuple(line.strip() for line in utf8_text(path).splitlines() if line.strip())
+    return tuple(cue.text for cue in read_cues(path))
 
 
 def _rows_of(value: Any) -> tuple[str, ...] | None:

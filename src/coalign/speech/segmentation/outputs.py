@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from coalign.core.files import write_text
+from coalign.data import subtitles
+from coalign.data.subtitles import clock, one_line, span
 
 Format = Literal["jsonl", "textgrid", "srt", "vtt", "vtt-words", "audacity"]
 FORMATS = get_args(Format)
@@ -34,22 +36,17 @@ def jsonl(utterances: Utterances, seconds: float) -> str:
 
 def audacity(utterances: Utterances, seconds: float) -> str:
     """Start, end and text, tab-separated: a label track (File > Import > Labels)."""
-    return "".join(f"{one['start']:.6f}\t{one['end']:.6f}\t{_line(one['text'])}\n" for one in utterances)
+    return "".join(f"{one['start']:.6f}\t{one['end']:.6f}\t{one_line(one['text'])}\n" for one in utterances)
 
 
 def srt(utterances: Utterances, seconds: float) -> str:
     """SubRip subtitles."""
-    cues = [
-        f"{number}\n{_span(one, ',')}\n{_line(one['text'])}\n"
-        for number, one in enumerate(utterances, start=1)
-    ]
-    return "\n".join(cues)
+    return subtitles.srt(_cues(utterances))
 
 
 def vtt(utterances: Utterances, seconds: float) -> str:
     """WebVTT subtitles, plain text alone, which every reader takes."""
-    cues = [f"{_span(one, '.')}\n{html.escape(_line(one['text']), quote=False)}\n" for one in utterances]
-    return "\n".join(["WEBVTT\n", *cues])
+    return subtitles.vtt(_cues(utterances))
 
 
 def vtt_words(utterances: Utterances, seconds: float) -> str:
@@ -61,18 +58,18 @@ def vtt_words(utterances: Utterances, seconds: float) -> str:
     cues = []
     for one in utterances:
         words = [
-            f"<{_clock(word['start'], '.')}>{html.escape(word['word'], quote=False)}"
+            f"<{clock(word['start'], '.')}>{html.escape(word['word'], quote=False)}"
             for word in one["words"][1:]
         ]
-        first = html.escape(one["words"][0]["word"] if one["words"] else _line(one["text"]), quote=False)
+        first = html.escape(one["words"][0]["word"] if one["words"] else one_line(one["text"]), quote=False)
         text = f"{first} {words[0]}\n{words[1]}" if len(words) == 2 else " ".join([first, *words])
-        cues.append(f"{_span(one, '.')}\n{text}\n")
+        cues.append(f"{span(one['start'], one['end'], '.')}\n{text}\n")
     return "\n".join(["WEBVTT\n", *cues])
 
 
 def textgrid(utterances: Utterances, seconds: float) -> str:
     """A Praat TextGrid with the tiers `utterances`, `words` and `scores`; gaps are empty intervals."""
-    spoken = [(one["start"], one["end"], _line(one["text"])) for one in utterances]
+    spoken = [(one["start"], one["end"], one_line(one["text"])) for one in utterances]
     scores = [(one["start"], one["end"], f"{one['score']:.3f}") for one in utterances]
     words = [(word["start"], word["end"], word["word"]) for one in utterances for word in one["words"]]
     tiers = [("utterances", spoken), ("words", words), ("scores", scores)]
@@ -143,18 +140,5 @@ def _without_gaps(
     return filled
 
 
-def _span(one: Mapping[str, Any], point: str) -> str:
-    """The times of a cue, which lasts a millisecond at least."""
-    end = max(one["end"], one["start"] + 0.001)
-    return f"{_clock(one['start'], point)} --> {_clock(end, point)}"
-
-
-def _clock(seconds: float, point: str) -> str:
-    """`01:02:03,450`."""
-    milliseconds = round(max(seconds, 0.0) * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _cues(utterances: Utterances) -> list[subtitles.Cue]:
+    return [subtitles.Cue(one["start"], one["end"], one["text"]) for one in utterances]

@@ -9,17 +9,15 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 
 from coalign.core.extras import require
 from coalign.core.files import write_text
-from coalign.report.templates import inlined, template_environment
+from coalign.report.templates import inlined, relative_link, template_environment
 from coalign.report.text import script_json
 from coalign.speech.audio.audio import audio_info, blocks, resample
 
@@ -49,7 +47,7 @@ def write_page(
     """
     info = audio_info(audio)
     peaks, vorbis = _scan(audio, info.seconds, encode=sound == "embed")
-    source = _embedded(vorbis) if sound == "embed" else _link(audio, path)
+    source = _embedded(vorbis) if sound == "embed" else relative_link(audio, path)
     kept = sum(bool(one["kept"]) for one in utterances)
     page = (
         template_environment(ASSETS)
@@ -109,12 +107,6 @@ def _scan(audio: Path, seconds: float, *, encode: bool) -> tuple[list[int], byte
 
 def _embedded(vorbis: bytes) -> str:
     return "data:audio/ogg;base64," + base64.b64encode(vorbis).decode()
-
-
-def _link(audio: Path, page: Path) -> str:
-    """The audio file as seen from the page."""
-    relative = os.path.relpath(audio.resolve(), page.parent.resolve())
-    return quote(relative.replace(os.sep, "/"))
 
 
 def _shown(one: Mapping[str, Any]) -> dict[str, Any]:
