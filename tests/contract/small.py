@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import asked, curated, generated, rows
+from tests.contract import asked, curated, generated, rows, video
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -349,7 +349,7 @@ SMALL: dict[str, Small] = {
          "adapter_rank": 4, "epochs": 1},
         {"choices.jsonl": rows.choices(), "demonstrations.jsonl": demonstrations()},
     ),
-    **{slug: Small(*one) for slug, one in {**curated.SMALL, **asked.SMALL, **generated.SMALL}.items()},
+    **{slug: Small(*one) for slug, one in {**curated.SMALL, **asked.SMALL, **generated.SMALL, **video.SMALL}.items()},
     "awp": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
          "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
@@ -382,7 +382,7 @@ SMALL: dict[str, Small] = {
 VARIANTS: dict[str, tuple[str, Small]] = {
     **{
         name: (slug, Small(*one))
-        for name, (slug, one) in {**curated.VARIANTS, **asked.VARIANTS, **generated.VARIANTS}.items()
+        for name, (slug, one) in {**curated.VARIANTS, **asked.VARIANTS, **generated.VARIANTS, **video.VARIANTS}.items()
     },
     "dga over clusters": (
         "dga",

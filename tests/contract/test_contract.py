@@ -44,6 +44,8 @@ WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "
 } | {"ict"}
 REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
+NO_LANGUAGE_MODELS = {"recogniser", "encoder", "network", "generator", "vlm"}
+"""Systems whose models are all among these fit no language model."""
 BESIDE_THE_RUN = {"coalign.core.options", "coalign.core.runs", "dataclasses"}
 """Modules that read every option to write it down, to check it or to copy it."""
 
@@ -194,7 +196,7 @@ def test_a_model_that_was_fitted_is_published(
         load_reward_model(str(run.path), device="cpu")
     elif (run.model / "model_index.json").exists():
         load_pipeline(str(run.path), device="cpu")
-    elif "recogniser" not in get(name).models:
+    elif not NO_LANGUAGE_MODELS.issuperset(get(name).models):
         load_model(str(run.path), training=False)
 
 

@@ -78,6 +78,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "samples": 1}, "at least 2"),
         ({"prompts": "x", "min_confidence": 0.4}, "min_confidence"),
     ],
+    "tvta": [
+        ({"data": "x", "writer": "y"}, "writer has no effect without steps"),
+        ({"data": "x", "endpoint": "http://x/v1"}, "endpoint"),
+        ({"data": "x", "model": "y", "width": 128}, "width has no effect with model"),
+        ({"data": "x", "model": "y", "epochs": 3}, "epochs has no effect with model"),
+        ({"data": "x", "model": "y", "eval_data": "z"}, "eval_data has no effect with model"),
+        ({"data": "x", "read_as": "shuffled"}, "read_as has no effect with order: ordered"),
+        ({"data": "x", "width": 100}, "a multiple of heads"),
+        ({"data": "x", "width": 9, "heads": 3}, "an even number"),
+    ],
     "alignment-faking": [
         ({"labels": "tags"}, "labels: tags does not go with setting: animal-welfare"),
         ({"labels": "judge"}, "needs a judge"),

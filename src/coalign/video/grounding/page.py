@@ -96,11 +96,9 @@ def clock(seconds: float) -> str:
 
 
 def _shown(one: Mapping[str, Any]) -> dict[str, str]:
-    kind, verdict = {
-        True: ("right", "inside"),
-        False: ("wrong", f"stated {_interval(one)}"),
-        None: ("", ""),
-    }[one["hit"]]
+    kind, verdict = {True: ("right", "inside"), False: ("wrong", "outside"), None: ("", "")}[one["hit"]]
+    if one["hit"] is False:
+        verdict = f"stated {clock(one['start'])} to {clock(one['end'])}"
     return {
         "clock": clock(one["time"]),
         "score": f"{one['score']:.2f}",
@@ -108,10 +106,6 @@ def _shown(one: Mapping[str, Any]) -> dict[str, str]:
         "kind": kind,
         "verdict": verdict,
     }
-
-
-def _interval(one: Mapping[str, Any]) -> str:
-    return f"{clock(one['start'])} to {clock(one['end'])}"
 
 
 def _source(clip: Path, page: Path, way: str) -> str:

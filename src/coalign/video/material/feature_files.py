@@ -47,7 +47,7 @@ def read_features(path: Path, name: str) -> NDArray[np.float32]:
     if found.ndim != 2 or not found.size:
         raise FeatureError(path, f"the shape {found.shape}", "[frames, width] with a frame at least")
     if not np.isfinite(found).all():
-        bad = int((~np.isfinite(found)).any(1).nonzero()[0][0])
+        bad = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
         raise FeatureError(path, f"row {bad} has a value that is no number", "finite numbers")
     return found
 
