@@ -18,7 +18,10 @@ def _spoken(path: Path) -> object:
     """The videos with what is said in them in place of their sentences."""
     tiny.videos(path, 4)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    said = [{"transcript": row["sentences"], **{name: row[name] for name in ("video_id", "features")}} for row in rows]
+    said = [
+        {"transcript": row["sentences"], **{name: row[name] for name in ("video_id", "features")}}
+        for row in rows
+    ]
     return path.write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
 
 

@@ -118,7 +118,9 @@ def test_order_counts_only_where_sentences_have_positions() -> None:
     torch.manual_seed(0)
     model = Aligner(SIZES).eval()
     batch = collate([example(6, 4)])
-    for weight in model.parameters():  # as training makes them: the first weights are too small to look anywhere
+    for (
+        weight
+    ) in model.parameters():  # as training makes them: the first weights are too small to look anywhere
         weight.data *= 20 if weight.ndim > 1 else 1
     turned = {**batch, "text": batch["text"].flip(1)}
     free, back = (model.similarity(one, ordered=False) for one in (batch, turned))
@@ -213,7 +215,10 @@ def test_cues_of_every_form(tmp_path: Path) -> None:
     for name, text in {"a.srt": srt(cues), "a.vtt": vtt(cues)}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert read_cues(tmp_path / name) == cues
-    whisper = {"language": "en", "segments": [{"text": f" {one.text} ", "start": one.start, "end": one.end} for one in cues]}
+    whisper = {
+        "language": "en",
+        "segments": [{"text": f" {one.text} ", "start": one.start, "end": one.end} for one in cues],
+    }
     (tmp_path / "a.json").write_text(json.dumps(whisper))
     assert read_cues(tmp_path / "a.json") == cues
     (tmp_path / "b.json").write_text('[{"text": "x", "start": 3, "end": 1}]')
@@ -316,7 +321,15 @@ def test_as_many_text_features_as_sentences(tmp_path: Path) -> None:
 
 def test_training_finds_the_moments_and_the_aligner_is_used_again(tmp_path: Path) -> None:
     path = videos(tmp_path / "v.jsonl", 16, text_features=True)
-    options = {**SMALL, "data": str(path), "max_steps": 120, "learning_rate": 1e-2, "dropout": 0, "eval_fraction": 0.25, "save_steps": 0}
+    options = {
+        **SMALL,
+        "data": str(path),
+        "max_steps": 120,
+        "learning_rate": 1e-2,
+        "dropout": 0,
+        "eval_fraction": 0.25,
+        "save_steps": 0,
+    }
     config = build(tvta.Config, options)
     run = Run.start(tmp_path / "run", "tvta", config)
     tvta.run(config, run)
@@ -324,7 +337,9 @@ def test_training_finds_the_moments_and_the_aligner_is_used_again(tmp_path: Path
     page = next((run.path / "alignments").glob("*.html")).read_text()
     assert "Take the" in page
     assert "<video" not in page, "there is no clip to play"
-    again = build(tvta.Config, {"data": str(path), "model": str(run.path), "device": "cpu", "page_video": "none"})
+    again = build(
+        tvta.Config, {"data": str(path), "model": str(run.path), "device": "cpu", "page_video": "none"}
+    )
     other = Run.start(tmp_path / "again", "tvta", again)
     tvta.run(again, other)
     assert len(list((other.path / "alignments").glob("*.json"))) == 16
@@ -352,9 +367,14 @@ def clips(folder: Path, *, broken: bool = False) -> Path:
     """Two clips of three seconds, records beside them."""
     pytest.importorskip("av")
     rows = []
-    for name, colours in {"a": [(255, 0, 0), (0, 255, 0), (0, 0, 255)], "b": [(0, 0, 255), (255, 0, 0), (0, 255, 0)]}.items():
+    for name, colours in {
+        "a": [(255, 0, 0), (0, 255, 0), (0, 0, 255)],
+        "b": [(0, 0, 255), (255, 0, 0), (0, 255, 0)],
+    }.items():
         clip(folder / f"{name}.mp4", colours)
-        rows.append({"video": f"{name}.mp4", "sentences": [{"text": "a red square", "start": 0, "end": 0}, "a ring"]})
+        rows.append(
+            {"video": f"{name}.mp4", "sentences": [{"text": "a red square", "start": 0, "end": 0}, "a ring"]}
+        )
     if broken:
         path = folder / "b.mp4"
         path.write_bytes(path.read_bytes()[:800])
@@ -367,7 +387,15 @@ def test_clips_are_encoded_once_a_second_and_shown_on_their_page(
 ) -> None:
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
     path = clips(tmp_path)
-    options = {**SMALL, "data": str(path), "encoder": str(encoder), "max_steps": 2, "batch_size": 2, "eval_fraction": 0.5, "page_video": "embed"}
+    options = {
+        **SMALL,
+        "data": str(path),
+        "encoder": str(encoder),
+        "max_steps": 2,
+        "batch_size": 2,
+        "eval_fraction": 0.5,
+        "page_video": "embed",
+    }
     config = build(tvta.Config, options)
     run = Run.start(tmp_path / "run", "tvta", config)
     tvta.run(config, run)
@@ -385,7 +413,9 @@ def test_clips_are_encoded_once_a_second_and_shown_on_their_page(
 
     monkeypatch.setattr("coalign.video.material.sources.Frames.every", never)
     found = read_videos(path)
-    assert Features(build(FeatureOptions, {"encoder": str(encoder), "device": "cpu"}), found).visual(found[0]).shape == (3, 64)
+    assert Features(build(FeatureOptions, {"encoder": str(encoder), "device": "cpu"}), found).visual(
+        found[0]
+    ).shape == (3, 64)
 
 
 def test_half_a_clip_is_named_with_its_record(
@@ -397,8 +427,12 @@ def test_half_a_clip_is_named_with_its_record(
         Features(build(FeatureOptions, {"encoder": str(encoder), "device": "cpu"}), found).prepare(found)
 
 
-def test_a_clip_that_is_too_large_for_a_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_is_too_large_for_a_page_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("coalign.video.grounding.page.LARGEST_INSIDE", 10)
-    config = build(tvta.Config, {**SMALL, "data": str(clips(tmp_path)), "encoder": "x", "page_video": "embed"})
+    config = build(
+        tvta.Config, {**SMALL, "data": str(clips(tmp_path)), "encoder": "x", "page_video": "embed"}
+    )
     with pytest.raises(ConfigError, match=r"a\.mp4 has .* MiB, expected at most"):
         tvta.Material(config)

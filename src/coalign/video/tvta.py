@@ -121,7 +121,8 @@ def run(config: Config, run: Run) -> None:
     rows = round.read("evaluate")
     if config.steps:
         kept = [
-            placed_steps(row, videos[row["id"]], window=config.window, least=config.least_score) for row in rows
+            placed_steps(row, videos[row["id"]], window=config.window, least=config.least_score)
+            for row in rows
         ]
         write_rows(run.artefacts / FILE, [record for record, _ in kept if record["sentences"]])
         run.publish_records(run.artefacts / FILE)

@@ -119,7 +119,9 @@ class Features:
         found = torch.from_numpy(read_features(video.text_features, video.id))
         if len(found) != len(video.sentences):
             raise FeatureError(
-                video.text_features, f"{len(found)} rows", f"{len(video.sentences)}, one a sentence of {video.id}"
+                video.text_features,
+                f"{len(found)} rows",
+                f"{len(video.sentences)}, one a sentence of {video.id}",
             )
         return found
 
@@ -146,7 +148,6 @@ class Features:
         if problems:
             raise DataError(f"{len(problems)} videos cannot be used.", problems)
         return list(videos)
-
 
     def share_a_width(self, videos: Sequence[Video]) -> bool:
         """Whether frames and sentences can be compared as they are."""

@@ -55,9 +55,7 @@ def batch_positives(inside: Tensor) -> Tensor:
     return (own[:, None, :, None] & inside[:, :, None, :]).reshape(batch * sentences, batch * frames)
 
 
-def moments(
-    similarity: Tensor, frame_padding: Tensor, *, temperature: float = 0.07
-) -> tuple[Tensor, Tensor]:
+def moments(similarity: Tensor, frame_padding: Tensor, *, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
     """([B, S] the frame of each sentence, [B, S, T] its curve): the argmax, of equal frames the first, and the softmax over
     the video's own frames of `similarity / temperature`.
 

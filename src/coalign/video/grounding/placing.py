@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from coalign.video.grounding.records import Video
     from coalign.video.grounding.training import Example
 
+
 def by_features(example: Example) -> Tensor:
     """Cosines of the frozen features as they are; they need one width for both."""
-    return torch.nn.functional.normalize(example.text, dim=-1) @ torch.nn.functional.normalize(example.visual, dim=-1).T
+    return (
+        torch.nn.functional.normalize(example.text, dim=-1)
+        @ torch.nn.functional.normalize(example.visual, dim=-1).T
+    )
 
 
 def by_aligner(model: Aligner, ordered: bool) -> Callable[[Example], Tensor]:

@@ -129,9 +129,7 @@ def _folder(files: list[Path], problems: list[RecordProblem]) -> Iterator[Video]
             yield Video(video.stem, Frames(video.stem, video), sentences, transcript=cues, source=str(video))
         except FieldError as error:
             place = error.field or "transcript"
-            problems.append(
-                RecordProblem(str(beside or video), None, place, error.problem, error.expected)
-            )
+            problems.append(RecordProblem(str(beside or video), None, place, error.problem, error.expected))
 
 
 def _text_beside(path: Path) -> tuple[tuple[Cue, ...], tuple[Sentence, ...]]:

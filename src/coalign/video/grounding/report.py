@@ -44,7 +44,9 @@ def _cues(row: Mapping[str, Any]) -> list[Cue]:
     """A cue a sentence in the order of their times, each until the next one begins."""
     found = sorted(row["sentences"], key=lambda one: one["time"])
     ends = [*(one["time"] for one in found[1:]), row["frames"] / row["fps"]]
-    return [Cue(one["time"], max(end, one["time"]), one["text"]) for one, end in zip(found, ends, strict=True)]
+    return [
+        Cue(one["time"], max(end, one["time"]), one["text"]) for one, end in zip(found, ends, strict=True)
+    ]
 
 
 def write_moment_report(run: Run, config: Any, round: Round, videos: Mapping[str, Video]) -> None:
@@ -72,7 +74,11 @@ def write_moment_report(run: Run, config: Any, round: Round, videos: Mapping[str
         run,
         config,
         title=f"Moments of sentences in {len(rows)} video{'s' * (len(rows) != 1)}",
-        facts={"Data": str(config.data), "Encoder": config.encoder or "features of files", "Order": config.order},
+        facts={
+            "Data": str(config.data),
+            "Encoder": config.encoder or "features of files",
+            "Order": config.order,
+        },
         verdict=doc.Headline(outcome_of(difference, n=len(right)), text, figures),
         sections=[
             *([_comparison(compared)] if compared else []),
@@ -89,9 +95,15 @@ def write_moment_report(run: Run, config: Any, round: Round, videos: Mapping[str
         rounds=timings([round], STAGES),
         limitations=_LIMITATIONS + (_STEPS if config.steps else []),
         then=[
-            doc.Command(f"ls {run.path / 'alignments'}", "times, curves, WebVTT, and a page a video to look at"),
+            doc.Command(
+                f"ls {run.path / 'alignments'}", "times, curves, WebVTT, and a page a video to look at"
+            ),
             *(
-                [doc.Command(f"coalign run tvta --data NEW.jsonl --model {run.path}", "place other sentences")]
+                [
+                    doc.Command(
+                        f"coalign run tvta --data NEW.jsonl --model {run.path}", "place other sentences"
+                    )
+                ]
                 if config.model is None
                 else []
             ),
@@ -118,7 +130,9 @@ def _comparison(row: doc.ComparisonRow) -> doc.Comparison:
 
 def _pictures(rows: Sequence[Mapping[str, Any]], videos: Mapping[str, Video]) -> list[Gallery]:
     """What is shown at the moments of the first sentences, where there are clips to look at."""
-    every = [(row, one) for row in rows for one in row["sentences"] if videos[row["id"]].frames.video is not None]
+    every = [
+        (row, one) for row in rows for one in row["sentences"] if videos[row["id"]].frames.video is not None
+    ]
 
     def shown(row: Mapping[str, Any], one: Mapping[str, Any]) -> Shown:
         picture = videos[row["id"]].frames.at(one["time"])
@@ -196,5 +210,7 @@ def _notes(config: Any, videos: Any) -> list[str]:
             "from nor counted."
         )
     if unknown:
-        notes.append(f"{unknown} sentences have no interval, or are not alignable: they are placed and not counted.")
+        notes.append(
+            f"{unknown} sentences have no interval, or are not alignable: they are placed and not counted."
+        )
     return notes

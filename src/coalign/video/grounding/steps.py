@@ -44,7 +44,8 @@ class StepOptions(BackendOptions):
     __group__ = "Steps"
 
     steps: bool = option(
-        False, "write the steps of each video out of its transcript, find their times in two stages, learn from them"
+        False,
+        "write the steps of each video out of its transcript, find their times in two stages, learn from them",
     )
     writer: str = option(
         "default",
@@ -61,13 +62,19 @@ class StepOptions(BackendOptions):
         0.07, "stage 1: temperature over the stretches of speech (nu)", source="from memory", only_with=_WITH
     )
     spread: Fraction = option(
-        0.7, "stage 1: share of the peak down to which a step lasts (zeta)", source="from memory", only_with=_WITH
+        0.7,
+        "stage 1: share of the peak down to which a step lasts (zeta)",
+        source="from memory",
+        only_with=_WITH,
     )
     window: Positive = option(
         8.0, "stage 2: seconds of a step, around its moment", source="from memory", only_with=_WITH
     )
     least_score: Fraction = option(
-        0.8, "stage 2: steps whose score at the peak is below are left out", source="from memory", only_with=_WITH
+        0.8,
+        "stage 2: steps whose score at the peak is below are left out",
+        source="from memory",
+        only_with=_WITH,
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, OptionGroup, Positive, Seed, option
+from coalign.core.options import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    OptionGroup,
+    Positive,
+    Seed,
+    option,
+)
 from coalign.training.objective import Losses
 from coalign.training.task import Batch, Task
 from coalign.video.grounding.losses import batch_positives, mil_nce, moments, time_mask
@@ -44,7 +53,9 @@ class AlignerOptions(OptionGroup):
     joint: Count = option(64, "of the space of comparison (D_p)", source="configs/htm.yaml")
     heads: Count = option(8, "heads of attention", source="configs/htm.yaml")
     encoder_layers: CountOrZero = option(3, "layers over the frames", source="configs/htm.yaml")
-    decoder_layers: Count = option(3, "layers over the sentences, each with a loss", source="configs/htm.yaml")
+    decoder_layers: Count = option(
+        3, "layers over the sentences, each with a loss", source="configs/htm.yaml"
+    )
     feed_forward: Count = option(2048, "width inside a layer", source="official code")
     dropout: Fraction = option(0.1, "dropout", source="configs/htm.yaml")
     temperature: Positive = option(0.07, "of the similarity (tau)", source="official code")
@@ -57,7 +68,9 @@ class AlignerOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
-            raise ValueError(f"width: {self.width} is not usable, expected a multiple of heads ({self.heads})")
+            raise ValueError(
+                f"width: {self.width} is not usable, expected a multiple of heads ({self.heads})"
+            )
         if self.width % 2:
             raise ValueError(f"width: {self.width} is not usable, expected an even number")
 
@@ -200,7 +213,9 @@ def layer_losses(
     )
     positives, padding = batch_positives(batch["inside"]), batch["visual_padding"].flatten()
     every = frames.flatten(0, 1).T
-    losses = [mil_nce(one.flatten(0, 1) @ every, positives, padding, temperature=temperature) for one in found]
+    losses = [
+        mil_nce(one.flatten(0, 1) @ every, positives, padding, temperature=temperature) for one in found
+    ]
     with torch.no_grad():
         last = found[-1] @ frames.transpose(1, 2)
         places, _ = moments(last, batch["visual_padding"], temperature=temperature)

@@ -41,7 +41,9 @@ def read_features(path: Path, name: str) -> NDArray[np.float32]:
             path, f"no array {error.args[0] if error.args else '?'!s}", f"one called {name!r} or 'features'"
         ) from error
     except (OSError, ValueError, TypeError) as error:
-        raise FeatureError(path, f"cannot be read ({str(error).splitlines()[0]})", "whole features") from error
+        raise FeatureError(
+            path, f"cannot be read ({str(error).splitlines()[0]})", "whole features"
+        ) from error
     if found.ndim == 1 and len(found):
         found = found[None]
     if found.ndim != 2 or not found.size:

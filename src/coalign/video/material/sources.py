@@ -112,7 +112,9 @@ class Frames:
         assert self.video is not None
         files = sorted(one for one in self.video.iterdir() if one.suffix.lower() in PICTURE_SUFFIXES)
         if not files:
-            raise MediaError(str(self.video), "no pictures in it", f"files such as {', '.join(PICTURE_SUFFIXES)}")
+            raise MediaError(
+                str(self.video), "no pictures in it", f"files such as {', '.join(PICTURE_SUFFIXES)}"
+            )
         return files
 
 
@@ -125,7 +127,9 @@ def parse_video(columns: Mapping[str, Any], folder: Path, *, required: bool = Tr
     name = next((one for one in (*VIDEO_COLUMNS, "frames") if columns.get(one)), None)
     if name is None:
         if required:
-            raise FieldError("missing", f"a path under one of {', '.join((*VIDEO_COLUMNS, 'frames'))}", "video")
+            raise FieldError(
+                "missing", f"a path under one of {', '.join((*VIDEO_COLUMNS, 'frames'))}", "video"
+            )
         return None
     return parse_path(columns[name], name, folder)
 

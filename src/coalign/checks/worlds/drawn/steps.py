@@ -54,7 +54,9 @@ def step_video(rng: np.random.Generator) -> StepVideo:
             shown += [objects[place]] * int(rng.integers(2, 5))
             ends.append(len(shown) - 1)
     frames = torch.stack([draw([one] if one is not None else [], PLAIN, rng) for one in shown])
-    sentences = [f"a {one.shape}" if rng.random() < VAGUE else phrase(one, size=1, place=1) for one in objects]
+    sentences = [
+        f"a {one.shape}" if rng.random() < VAGUE else phrase(one, size=1, place=1) for one in objects
+    ]
     return StepVideo(frames, sentences, starts, ends)
 
 
