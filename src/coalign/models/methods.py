@@ -34,6 +34,7 @@ MODULES = {
     "deal": "coalign.decoding.deal",
     "best-of-n": "coalign.decoding.search.best_of_n",
     "selective": "coalign.decoding.search.selective",
+    "complement": "coalign.decoding.in_context.complement",
     "reward-augmented": "coalign.preference.reward_augmented",
 }
 """Slug to module. A method is there once its module is."""
