@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import asked, curated, generated, rows, video
+from tests.contract import asked, curated, generated, pictured, rows, video
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -24,6 +24,8 @@ from tests.preference.tiny_runs import (
 )
 from tests.selfalign.writer import SEEDS
 
+PARTS = (asked, curated, generated, pictured, video)
+"""Modules with rows of their own."""
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
 LEARN = {**MODEL, **FIT, "eval_fraction": 0.25, "save_steps": 1}
@@ -130,6 +132,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "asker": _asker,
     "answerer": _answerer,
     **generated.MODELS,
+    **pictured.MODELS,
 }
 
 PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'
@@ -349,7 +352,7 @@ SMALL: dict[str, Small] = {
          "adapter_rank": 4, "epochs": 1},
         {"choices.jsonl": rows.choices(), "demonstrations.jsonl": demonstrations()},
     ),
-    **{slug: Small(*one) for slug, one in {**curated.SMALL, **asked.SMALL, **generated.SMALL, **video.SMALL}.items()},
+    **{slug: Small(*one) for part in PARTS for slug, one in part.SMALL.items()},
     "awp": Small(
         {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
          "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
@@ -382,7 +385,8 @@ SMALL: dict[str, Small] = {
 VARIANTS: dict[str, tuple[str, Small]] = {
     **{
         name: (slug, Small(*one))
-        for name, (slug, one) in {**curated.VARIANTS, **asked.VARIANTS, **generated.VARIANTS, **video.VARIANTS}.items()
+        for part in PARTS
+        for name, (slug, one) in part.VARIANTS.items()
     },
     "dga over clusters": (
         "dga",

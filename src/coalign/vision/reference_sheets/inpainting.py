@@ -88,7 +88,7 @@ class _Pipeline:
         name = str(place) if place.is_dir() else options.generator
         try:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                name, revision=options.generator_revision, torch_dtype=getattr(torch, chosen)
+                name, revision=options.generator_revision, dtype=getattr(torch, chosen)
             )
             if "mask_image" not in inspect.signature(pipeline.__call__).parameters:
                 pipeline = diffusers.AutoPipelineForInpainting.from_pipe(pipeline)

@@ -8,9 +8,9 @@ checks ask for the others.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import l1_loss, pixel_shuffle, pixel_unshuffle
 
-from coalign.checks.tiny_models import seeded, stream
+from coalign.checks.tiny_models import seeded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SIDE = 16
 COLOURS = {
@@ -45,6 +48,17 @@ class Theme:
     def phrase(self) -> str:
         """`red and green rows`."""
         return f"{self.palette[0]} and {self.palette[1]} {self.texture}"
+
+
+def described(theme: Theme, shape: str) -> str:
+    """The text of a tile: `a ring with red and green rows`."""
+    return f"a {shape} with {theme.phrase}"
+
+
+def phrases_of(theme: Theme, shape: str) -> tuple[str, str, str]:
+    """Key phrases of that text: the subject and its colours, the look, the whole."""
+    subject = f"a {shape} with {theme.palette[0]} and {theme.palette[1]}"
+    return subject, theme.phrase, described(theme, shape)
 
 
 THEMES = tuple(Theme(palette, texture) for palette in PALETTES for texture in TEXTURES)
@@ -114,8 +128,7 @@ def captioned_tiles(
     for _ in range(count):
         theme, shape = themes[rng.integers(len(themes))], SHAPES[rng.integers(len(SHAPES))]
         tiles.append(drawn_tile(theme, shape, rng))
-        forms = (f"a {shape} with {theme.phrase}", f"{theme.phrase}", f"a {theme.palette[0]} and {theme.palette[1]} {shape}")
-        texts.append(forms[rng.integers(len(forms))])
+        texts.append(str(rng.choice(phrases_of(theme, shape))))
     return enlarged(torch.from_numpy(np.stack(tiles))), texts
 
 
@@ -200,3 +213,51 @@ def _sheet(themes: Sequence[Theme], rng: np.random.Generator, others: int) -> tu
         tile = PLAIN[THEMES.index(own) * len(SHAPES) + here]
         sheet[:, row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = tile
     return np.clip(sheet + rng.normal(0, NOISE, sheet.shape).astype(np.float32), 0, 1), shape
+
+
+class TileScorer:
+    """A small CLIP over tiles: a scorer of pictures of Pillow and texts.
+
+    Args:
+        model, tokenizer: of `train_small_clip`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def pictures(self, pictures: Sequence[Image]) -> NDArray[np.float64]:
+        """[N, D] features."""
+        pixels = enlarged(torch.stack([as_tensor(one) for one in pictures]))
+        return self.model.get_image_features(pixel_values=pixels).pooler_output.double().numpy()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """[N, D] features."""
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        return self.model.get_text_features(input_ids=ids["input_ids"]).pooler_output.double().numpy()
+
+
+def as_tensor(picture: Image) -> Tensor:
+    """[3, H, W] from 0 to 1."""
+    return torch.from_numpy(np.asarray(picture, np.float32) / 255).permute(2, 0, 1)
+
+
+def as_picture(tile: NDArray[np.float32]) -> Image:
+    """A picture of Pillow of [3, H, W] from 0 to 1."""
+    from PIL import Image as pillow
+
+    return pillow.fromarray(np.rint(np.clip(tile.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8))
+
+
+def painting(network: Inpainter) -> Callable[[Image, Image, str, torch.Generator], Image]:
+    """The network behind the call of in-painting models: it paints the shape that the text names."""
+
+    @torch.no_grad()
+    def inpaint(canvas: Image, mask: Image, text: str, generator: torch.Generator) -> Image:
+        shape = next(number for number, one in enumerate(SHAPES) if one in text.split())
+        given = as_tensor(canvas)[None], as_tensor(mask)[None, :1], torch.tensor([shape])
+        filled = torch.where(given[1] > 0.5, network(*given), given[0])
+        return as_picture(filled[0].numpy())
+
+    return inpaint
