@@ -18,12 +18,12 @@ def test_the_list_holds_every_system(coalign: Callable) -> None:
     ("argv", "shown", "hidden"),
     [
         (["--room", "speech"], ["  awp "], "  cream "),
-        (["--available"], [], "  unipt "),
+        (["--available"], [], "  chatglm "),
         (["--have", "prompts,preferences"], [], "  pro "),
         (["--available", "--room", "tables"], ["No method fits"], "  cream "),
         (
-            ["t-prompter"],
-            ["arxiv.org/abs/2501.15641", "confidence medium", "coalign run t-prompter (planned)"],
+            ["chatglm"],
+            ["arxiv.org/abs/2406.12793", "confidence medium", "coalign run chatglm (planned)"],
             "--seed",
         ),
         (["act"], ["--seed", "coalign run act\n"], "(planned)"),

@@ -11,6 +11,7 @@ from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.core.system import load_system
 
+PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "selfie": [
         ({"seed_data": "x", "prompts": "y", "temperature": 0.0}, "gives equal responses"),
@@ -329,6 +330,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "eval_steps": 3}, "eval_steps has no effect without eval_fraction"),
         ({"data": "x", "ema": 1.0}, "ema is 1"),
         ({"data": "x", "samples": 1}, "at least 2"),
+    ],
+    "t-prompter": [
+        ({**PAINTED, "generator": "paint.py:inpaint", "steps": 3}, "steps has no effect with a generator of your own"),
+        ({**PAINTED, "generator": "paint.py:inpaint", "offload": True}, "offload has no effect with a generator of your own"),
+        ({**PAINTED, "element_count": 4}, "element_count has no effect with elements: given"),
+        ({**PAINTED, "elements": "auto", "element_count": 10}, "at most 9"),
+        ({**PAINTED, "selection": "random", "rounds": 2}, "rounds has no effect with selection: random"),
+        ({**PAINTED, "min_gain": 0.1}, "min_gain has no effect with rounds: 1"),
+        ({**PAINTED, "selection": "none", "orders": "given"}, "orders has no effect with selection: none"),
+        ({"data": "x", "references": "y"}, "generator: is required"),
     ],
     "pro": [
         ({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect"),
