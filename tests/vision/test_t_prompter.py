@@ -26,7 +26,7 @@ from coalign.vision.reference_sheets.matching import (
     replaced,
     score_candidates,
 )
-from coalign.vision.reference_sheets.painting import Painter, Pool, Settings, chosen
+from coalign.vision.reference_sheets.painting import Painter, Pool, Row, Settings, chosen
 from coalign.vision.reference_sheets.scenes import Reference, Scene, read_references, read_scenes
 from coalign.vision.reference_sheets.sheets import as_tile, centre_of, contact_sheet, seam, sheet_of
 from tests.preference.tiny_runs import write
@@ -199,7 +199,7 @@ def test_rounds_arrange_again_while_the_score_rises(tmp_path: Path) -> None:
         found.paste(canvas.crop((8, 0, 16, 8)), (8, 8))
         return found
 
-    def paint(rounds: int) -> list[dict]:
+    def paint(rounds: int) -> list[Row]:
         painter = Painter(
             lambda: inpaint, lambda: scorer, pool, Settings(prefix="A sheet:", side=8, rounds=rounds),
             tmp_path / "rows.jsonl", tmp_path / "pictures",
@@ -244,3 +244,28 @@ def test_a_seed_is_drawn_for_each_scene() -> None:
     assert len({*seeds}) > 40
     assert all(0 <= one <= 1000 for one in seeds)
     assert drawn_seed(0, "a") == drawn_seed(0, "a") != drawn_seed(1, "a")
+
+
+def test_the_check_measures_every_way_of_choosing_references() -> None:
+    pytest.importorskip("diffusers")
+    from coalign.checks.papers.vision.t_prompter import _painted, prepared
+
+    material = prepared(100, steps=2, clip_steps=2, prompts=3)
+    for selection in ("matched", "random", "none"):
+        found = _painted(material, selection)
+        assert all(np.isfinite(value) for value in found.values())
+        assert found == _painted(material, selection)
+
+
+def test_a_plain_tile_is_seen_as_what_it_is() -> None:
+    pytest.importorskip("diffusers")
+    from coalign.checks.worlds.drawn import themes
+
+    rng = np.random.default_rng(0)
+    tiles = [(one, shape) for one in themes.THEMES[::7] for shape in themes.SHAPES]
+    drawn = np.stack([themes.drawn_tile(one, shape, rng) for one, shape in tiles])
+    assert [(one, shape) for one, shape, _ in themes.seen_as(drawn)] == tiles
+    held_out = themes.held_out_themes(3)
+    learnt = [one for one in themes.THEMES if one not in held_out]
+    assert len({one.palette for one in held_out}) == len(held_out) == 8
+    assert {one.palette for one in learnt} == {*themes.PALETTES}

@@ -14,7 +14,9 @@ PERFECT = 100.0
 """PSNR of equal pictures, whose error has no logarithm."""
 
 
-def psnr(target: NDArray[Any], found: NDArray[Any], *, data_range: float, where: NDArray[Any] | None = None) -> float:
+def psnr(
+    target: NDArray[Any], found: NDArray[Any], *, data_range: float, where: NDArray[Any] | None = None
+) -> float:
     """`10 log10(data_range^2 / mean squared error)` in dB, at most `PERFECT`.
 
     Args:
@@ -50,7 +52,9 @@ def ssim(target: NDArray[Any], found: NDArray[Any], *, data_range: float, window
     if x.ndim == 2:
         x, y = x[..., None], y[..., None]
     if min(x.shape[:2]) < window:
-        raise ValueError(f"pictures of {x.shape[1]} x {x.shape[0]} pixels, expected at least {window} x {window}")
+        raise ValueError(
+            f"pictures of {x.shape[1]} x {x.shape[0]} pixels, expected at least {window} x {window}"
+        )
     mean_x, mean_y = _windows(x, window), _windows(y, window)
     unbiased = window**2 / (window**2 - 1)
     # values less their mean over the picture: sums of squares of large equal values would cancel

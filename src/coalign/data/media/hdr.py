@@ -110,7 +110,7 @@ def read_frame(
         MediaError: see `open_picture`.
     """
     picture = open_picture(source, name=name, folder=folder, max_pixels=max_pixels)
-    narrow = np.asarray(picture, np.float32) / 255
+    narrow = np.divide(picture, 255, dtype=np.float32)
     if isinstance(source, np.ndarray) or hasattr(source, "tobytes"):
         return narrow
     opencv = require("cv2", "hdr")
@@ -120,7 +120,7 @@ def read_frame(
         wide = opencv.imdecode(stored, opencv.IMREAD_ANYDEPTH | opencv.IMREAD_COLOR)
     if wide is None or wide.dtype != np.uint16 or wide.shape[:2] != narrow.shape[:2]:
         return narrow
-    return np.ascontiguousarray(wide[..., ::-1]).astype(np.float32) / 65535
+    return np.divide(wide[..., ::-1], 65535, dtype=np.float32)
 
 
 def _start(data: bytes | Path) -> bytes:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 
@@ -41,10 +41,13 @@ class InpaintingOptions(OptionGroup):
     guidance: NonNegative = option(30.0, "guidance scale", source="official code (FLUX.1-Fill)")
     steps: Count = option(50, "sampling steps", source="official code")
     strength: Fraction | None = option(
-        None, "how far the painted part is noised at first, for pipelines that ask; by default 1: from noise alone"
+        None,
+        "how far the painted part is noised at first, for pipelines that ask; by default 1: from noise alone",
     )
     max_sequence_length: CountOrZero = option(
-        512, "most tokens of the text, for pipelines that take it; 0 leaves it to the pipeline", source="official code"
+        512,
+        "most tokens of the text, for pipelines that take it; 0 leaves it to the pipeline",
+        source="official code",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "number format of the pipeline; auto: bfloat16 on an accelerator, else float32"
@@ -57,7 +60,15 @@ class InpaintingOptions(OptionGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if names_code(self.generator):
-            names = ("generator_revision", "guidance", "steps", "strength", "max_sequence_length", "dtype", "offload")
+            names = (
+                "generator_revision",
+                "guidance",
+                "steps",
+                "strength",
+                "max_sequence_length",
+                "dtype",
+                "offload",
+            )
             self.refuse(names, "with a generator of your own")
 
 
@@ -72,7 +83,7 @@ def open_inpainting(options: InpaintingOptions) -> Inpaint:
         found = load_code(options.generator, "generator")
         if not callable(found):
             raise ConfigError(f"generator: {options.generator} is no function.")
-        return found
+        return cast("Inpaint", found)
     return _Pipeline(options)
 
 
@@ -83,7 +94,9 @@ class _Pipeline:
         diffusers: Any = require("diffusers", "diffusion")
         self.options = options
         device = pick_device(options.device)
-        chosen = ("float32" if device.type == "cpu" else "bfloat16") if options.dtype == "auto" else options.dtype
+        chosen = (
+            ("float32" if device.type == "cpu" else "bfloat16") if options.dtype == "auto" else options.dtype
+        )
         place = Path(options.generator).expanduser()
         name = str(place) if place.is_dir() else options.generator
         try:
@@ -124,9 +137,9 @@ class _Pipeline:
             "max_sequence_length": self.options.max_sequence_length or None,
         }
         given = {name: value for name, value in asked.items() if name in self.takes and value is not None}
-        return self.pipeline(
-            prompt=text, image=canvas, mask_image=mask, generator=generator, **given
-        ).images[0]
+        return self.pipeline(prompt=text, image=canvas, mask_image=mask, generator=generator, **given).images[
+            0
+        ]
 
 
 def _multiple_of(pipeline: Any) -> int:

@@ -168,4 +168,3 @@ def score_candidates(
     cosines = rows @ shown.T if shown.size else np.zeros((len(rows), 1))
     b, copies = cosines.mean(1), cosines.max(1)
     return Scored(a, b, copies, int(np.argmax(a + weight * b)))
-

@@ -155,7 +155,9 @@ class Painter:
         pinned: Sequence[Image.Image],
         on_candidate: Callable[[Row], None],
     ) -> list[Row]:
-        orders = permutations_of(len(blocks), seed) if self.settings.all_orders else [tuple(range(len(blocks)))]
+        orders = (
+            permutations_of(len(blocks), seed) if self.settings.all_orders else [tuple(range(len(blocks)))]
+        )
         rows = []
         for order in orders:
             permutation = [first[place] for place in order]
@@ -184,7 +186,9 @@ class Painter:
         grid = arrange(
             [one.tiles for one in blocks], permutation, pinned=[*own], skip_centre=self.settings.skip_centre
         )
-        opened = {tile: own[tile] if tile < 0 else self.pool.references[tile].open() for tile in {*grid.values()}}
+        opened = {
+            tile: own[tile] if tile < 0 else self.pool.references[tile].open() for tile in {*grid.values()}
+        }
         canvas, mask = sheet_of({place: opened[tile] for place, tile in grid.items()}, self.settings.side)
         text = f"{self.settings.prefix} {scene.prompt}".strip()
         painted = self.inpaint()(canvas, mask, text, seeded(seed))
@@ -192,7 +196,10 @@ class Painter:
         seen = [tile for place, tile in grid.items() if place != CENTRE]
         scored = self._score(centre, scene, [tile for tile in seen if tile >= 0], [own[one] for one in own])
         folder = self.folder / f"{number:04d}"
-        files = {"tile": folder / f"round-{turn}-{name}.png", "sheet": folder / f"round-{turn}-{name}-sheet.png"}
+        files = {
+            "tile": folder / f"round-{turn}-{name}.png",
+            "sheet": folder / f"round-{turn}-{name}-sheet.png",
+        }
         for kind, picture in (("tile", centre), ("sheet", painted)):
             with atomic_path(files[kind]) as path:
                 picture.convert("RGB").save(path, "PNG")

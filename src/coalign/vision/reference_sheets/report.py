@@ -142,7 +142,7 @@ def _candidates(
 
 
 def _order(row: Row, elements: Sequence[str]) -> str:
-    return " → ".join(elements[place] for place in row["permutation"]) or "no references"
+    return " → ".join([str(elements[place]) for place in row["permutation"]]) or "no references"
 
 
 def _held_out(
@@ -163,7 +163,9 @@ def _limitations(config: Config, cut: int, scenes: int, copies: Sequence[Row]) -
             "--held-out-encoder measures with another one."
         )
     if cut:
-        found.append(f"{cut} of {scenes} prompts are longer than the encoder reads; it scored their beginning.")
+        found.append(
+            f"{cut} of {scenes} prompts are longer than the encoder reads; it scored their beginning."
+        )
     if copies:
         names = ", ".join(row["id"] for row in copies[:5])
         found.append(

@@ -97,20 +97,28 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
     )
 
 
-def prepared(seed: int, *, steps: int = STEPS, clip_steps: int = CLIP_STEPS, prompts: int = PROMPTS) -> Material:
+def prepared(
+    seed: int, *, steps: int = STEPS, clip_steps: int = CLIP_STEPS, prompts: int = PROMPTS
+) -> Material:
     """Networks and prompts of a seed."""
     held_out = world.held_out_themes(seed)
     learnt = [one for one in world.THEMES if one not in held_out]
     network = world.trained_inpainter(learnt, steps=steps, batch=BATCH, seed=seed, others=STRANGE)
-    scorers = []
-    for other in (2 * seed, 2 * seed + 1):
-        tiles, texts = world.captioned_tiles(learnt, CLIP_TILES, other)
-        model, tokenizer = train_small_clip(
-            tiles, texts, steps=clip_steps, seed=other, batch=CLIP_BATCH, words=world.WORDS
-        )
-        scorers.append(world.TileScorer(model, tokenizer))
     rng = np.random.default_rng([seed, 31])
-    return Material(seed, network, *scorers, [_wanted(number, held_out, rng) for number in range(prompts)])
+    return Material(
+        seed,
+        network,
+        _scorer(learnt, 2 * seed, clip_steps),
+        _scorer(learnt, 2 * seed + 1, clip_steps),
+        [_wanted(number, held_out, rng) for number in range(prompts)],
+    )
+
+
+def _scorer(themes: list[world.Theme], seed: int, steps: int) -> world.TileScorer:
+    tiles, texts = world.captioned_tiles(themes, CLIP_TILES, seed)
+    return world.TileScorer(
+        *train_small_clip(tiles, texts, steps=steps, seed=seed, batch=CLIP_BATCH, words=world.WORDS)
+    )
 
 
 def _wanted(number: int, held_out: list[world.Theme], rng: np.random.Generator) -> Wanted:
@@ -128,9 +136,7 @@ def _wanted(number: int, held_out: list[world.Theme], rng: np.random.Generator) 
 def _painted(one: Material, selection: Selection) -> Measures:
     """Every prompt painted by one way of choosing references, and how often theme and shape are right."""
     rng = np.random.default_rng([one.seed, 37])
-    settings = Settings(
-        prefix="", side=world.SIDE, all_orders=selection == "matched", held_out=one.held_out
-    )
+    settings = Settings(prefix="", side=world.SIDE, all_orders=selection == "matched", held_out=one.held_out)
     found, measures = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, wanted in enumerate(one.wanted):
@@ -150,7 +156,10 @@ def _painted(one: Material, selection: Selection) -> Measures:
             scores = [row["held_out_score"] for row in rows]
             measures.append((best["held_out_score"], float(np.mean(scores)), best["copy_score"]))
     seen = world.seen_as(np.stack(found))
-    themes = [far <= FARTHEST and theme == each.theme for (theme, _, far), each in zip(seen, one.wanted, strict=True)]
+    themes = [
+        far <= FARTHEST and theme == each.theme
+        for (theme, _, far), each in zip(seen, one.wanted, strict=True)
+    ]
     shapes = [shape == each.shape for (_, shape, _), each in zip(seen, one.wanted, strict=True)]
     chosen_score, mean_score, copy = np.mean(measures, axis=0)
     return {

@@ -119,14 +119,12 @@ def held_out_themes(seed: int, count: int = 8) -> list[Theme]:
     return [Theme(PALETTES[one], TEXTURES[place % len(TEXTURES)]) for place, one in enumerate(palettes)]
 
 
-def captioned_tiles(
-    themes: Sequence[Theme], count: int, seed: int
-) -> tuple[Tensor, list[str]]:
+def captioned_tiles(themes: Sequence[Theme], count: int, seed: int) -> tuple[Tensor, list[str]]:
     """Tiles [count, 3, 32, 32], enlarged for the small CLIP, each with a caption that says some of what it is."""
     rng = np.random.default_rng([seed, 23])
     tiles, texts = [], []
     for _ in range(count):
-        theme, shape = themes[rng.integers(len(themes))], SHAPES[rng.integers(len(SHAPES))]
+        theme, shape = themes[int(rng.integers(len(themes)))], str(rng.choice(SHAPES))
         tiles.append(drawn_tile(theme, shape, rng))
         texts.append(str(rng.choice(phrases_of(theme, shape))))
     return enlarged(torch.from_numpy(np.stack(tiles))), texts
@@ -203,12 +201,12 @@ def _centre(sheets: Tensor) -> Tensor:
 
 def _sheet(themes: Sequence[Theme], rng: np.random.Generator, others: int) -> tuple[NDArray[np.float32], int]:
     """A whole sheet and the shape of its centre."""
-    theme, wrong = themes[rng.integers(len(themes))], rng.integers(others + 1)
+    theme, wrong = themes[int(rng.integers(len(themes)))], int(rng.integers(others + 1))
     places = [one for one in itertools.product(range(3), range(3)) if one != (1, 1)]
     strange = {places[one] for one in rng.permutation(8)[:wrong]}
     sheet, shape = np.zeros((3, 3 * SIDE, 3 * SIDE), np.float32), int(rng.integers(len(SHAPES)))
     for row, column in itertools.product(range(3), range(3)):
-        own = themes[rng.integers(len(themes))] if (row, column) in strange else theme
+        own = themes[int(rng.integers(len(themes)))] if (row, column) in strange else theme
         here = shape if (row, column) == (1, 1) else int(rng.integers(len(SHAPES)))
         tile = PLAIN[THEMES.index(own) * len(SHAPES) + here]
         sheet[:, row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = tile
