@@ -243,9 +243,9 @@ def as_tensor(picture: Image) -> Tensor:
 
 def as_picture(tile: NDArray[np.float32]) -> Image:
     """A picture of Pillow of [3, H, W] from 0 to 1."""
-    from PIL import Image as pillow
+    from PIL.Image import fromarray
 
-    return pillow.fromarray(np.rint(np.clip(tile.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8))
+    return fromarray(np.rint(np.clip(tile.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8))
 
 
 def painting(network: Inpainter) -> Callable[[Image, Image, str, torch.Generator], Image]:
