@@ -16,9 +16,9 @@ from coalign.report.parts import estimate, outcome_of
 from coalign.report.pictures import Shown, gallery, thumbnail
 
 if TYPE_CHECKING:
+    from coalign.vision.reference_sheets.options import SheetOptions
     from coalign.vision.reference_sheets.painting import Row
     from coalign.vision.reference_sheets.scenes import Reference, Scene
-    from coalign.vision.t_prompter import Config
 
 COPY = 0.95
 """Cosine with a reference above which a picture is looked at as a copy of it. Our choice."""
@@ -28,7 +28,7 @@ MOST_SCENES = 60
 
 def write_report(
     run: Run,
-    config: Config,
+    config: SheetOptions,
     scenes: Sequence[Scene],
     references: Sequence[Reference],
     results: Sequence[Row],
@@ -155,7 +155,7 @@ def _held_out(
     return [row["held_out_score"] for row in results], means
 
 
-def _limitations(config: Config, cut: int, scenes: int, copies: Sequence[Row]) -> list[str]:
+def _limitations(config: SheetOptions, cut: int, scenes: int, copies: Sequence[Row]) -> list[str]:
     found = []
     if config.held_out_encoder is None:
         found.append(

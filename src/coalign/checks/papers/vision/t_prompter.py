@@ -20,7 +20,7 @@ from coalign.vision.reference_sheets.matching import Matched, match_references, 
 from coalign.vision.reference_sheets.painting import Painter, Pool, Settings, chosen
 from coalign.vision.reference_sheets.scenes import Reference, Scene
 
-STEPS, BATCH, STRANGE = 600, 8, 2
+STEPS, BATCH, STRANGE = 900, 8, 2
 CLIP_TILES, CLIP_STEPS, CLIP_BATCH = 4000, 250, 64
 PROMPTS, OWN, OTHERS = 60, 12, 12
 FARTHEST = 0.15
@@ -65,7 +65,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
 
     Setting:
         Tiles of 16 x 16: a palette of two of ten colours, one of four textures, one of six shapes; 40 themes, of which 8
-        are held out. A U-Net of diffusers (1.0 million weights) learns 600 steps of 8 sheets (L1, AdamW 2e-3) to fill the
+        are held out. A U-Net of diffusers (1.0 million weights) learns 900 steps of 8 sheets (L1, AdamW 2e-3) to fill the
         centre of nine tiles, of which up to two around it are of other themes. Two small CLIPs learn 250 steps of 64 tiles
         with captions of the 32 themes: one matches and chooses, one only scores. 60 prompts a seed on held-out themes; the
         pool of each has 12 tiles of its theme and 12 of others. A picture has the theme of the nearest of all 240 plain
