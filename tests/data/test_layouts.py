@@ -232,7 +232,7 @@ def test_what_cannot_be_read_says_what_to_rename(row: dict[str, Any], message: s
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}, assistant("a")]},
-            "a part of type image, expected text",
+            "0 pictures for 1 places in the prompt",
         ),
         ({"messages": [*RIVER, assistant("a", weight=0)]}, "the weight of message 2"),
         (

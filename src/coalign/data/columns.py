@@ -41,6 +41,7 @@ _PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "history": ("earlier turns of the prompt", ("history",)),
     "tools": ("the tools that the chat template writes", ("tools",)),
     "template_kwargs": ("arguments of the chat template", ("chat_template_kwargs",)),
+    "images": ("the pictures of the prompt", ("images", "image")),
     "input": ("the prompt's second part", ()),
 }
 """Part of a record to what it is, and to the column names that may hold it, the first that is there counts."""
@@ -57,7 +58,7 @@ _NEEDS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 }
 """Kind to the sets of parts that make it, the most specific kind first."""
 
-_AROUND = ("input", "system", "history", "tools", "template_kwargs")
+_AROUND = ("input", "system", "history", "tools", "template_kwargs", "images")
 _OPTIONAL: dict[Kind, tuple[str, ...]] = {
     **dict.fromkeys(KINDS, _AROUND),
     "preference": ("prompt", "messages", "chosen_score", "rejected_score", *_AROUND),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 
 from coalign.core.errors import DataError
 from coalign.data import records as schema
+from coalign.data.splits import prompt_key
 
 CONVERSIONS: dict[tuple[schema.Kind, schema.Kind], str] = {
     ("preference", "ranking"): "a ranking of two",
@@ -98,7 +98,7 @@ def _grouped(records: Sequence[schema.Record]) -> list[schema.Record]:
     groups: dict[str, list[schema.Feedback]] = {}
     for record in records:
         if isinstance(record, schema.Feedback):
-            groups.setdefault(json.dumps(record.prompt, sort_keys=True), []).append(record)
+            groups.setdefault(prompt_key(record), []).append(record)
     rankings: list[schema.Record] = []
     for group in groups.values():
         labels: dict[str, bool] = {}

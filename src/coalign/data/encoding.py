@@ -20,6 +20,8 @@ from coalign.data.records import Feedback, Judgment, Messages, Preference, Ranki
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from coalign.data.media.prompts import PicturePrompt
+
 
 @dataclass(frozen=True)
 class EncodedRecord:
@@ -33,6 +35,7 @@ class EncodedRecord:
         values: what the record says of each response (`ScoredBatch.values`): a ranking's scores, a preference's
             scores or 1 and 0, feedback's or a judgment's 1 or 0, NaN where nothing is said.
         truncated: the prompt or a response was cut.
+        pictures: of the prompt, whose tokens stand for them; None where there is none.
     """
 
     record_index: int
@@ -41,6 +44,13 @@ class EncodedRecord:
     trained: list[list[bool]] | None
     values: list[float]
     truncated: bool
+    pictures: PicturePrompt | None = None
+
+    @property
+    def prompt_key(self) -> tuple[int | str, ...]:
+        """What tells its prompt from others: tokens and pictures."""
+        shown = self.pictures.pictures if self.pictures is not None else ()
+        return (*self.prompt_ids, *(one.key for one in shown))
 
 
 @dataclass(frozen=True)
@@ -120,15 +130,19 @@ def encode_records(
     max_length: int | None = None,
     plain: bool = False,
     label: str | None = None,
+    pictures: bool = False,
 ) -> Encoded:
     """Encode records.
 
     Args:
-        max_prompt_length: prompts are cut from the left to this many tokens (a leading BOS is kept).
+        max_prompt_length: prompts are cut from the left to this many tokens (a leading BOS is kept). One with pictures is
+            not cut, and its record dropped: the tokens of a picture cannot be a part of it.
         max_length: prompt and response together; responses are cut from the right. A response that is cut has no
             end-of-turn token. A record whose prompt leaves no room is dropped, and named.
         plain: records read from plain text are joined as they are although there is a chat template.
         label: show a progress bar under this name.
+        pictures: the caller passes on the pictures of encoded records; otherwise records with pictures are refused, which
+            would be read without them.
 
     Raises:
         DataError: records that this tokenizer or its chat template cannot encode, every one named.
@@ -138,12 +152,16 @@ def encode_records(
     problems: list[RecordProblem] = []
     frame = Frame(tokenizer)
     for index, record in enumerate(_progress(records, label)):
+        if record.pictures and not pictures:
+            problems.append(record.problem("images", "pictures cannot be used here", "text and messages alone"))
+            continue
         try:
-            prompt_ids, response_ids = _encode_record(record, frame, plain)
+            prompt_ids, response_ids, shown = _encode_record(record, frame, plain)
         except EncodingError as error:
             problems.append(record.problem(error.field, error.problem, error.expected))
             continue
-        encoded.append(EncodedRecord(index, prompt_ids, response_ids, None, values_of(record), False))
+        values = values_of(record)
+        encoded.append(EncodedRecord(index, prompt_ids, response_ids, None, values, False, shown))
     if problems:
         raise DataError(
             f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
@@ -164,6 +182,11 @@ def shorten(
     n_prompts = n_responses = 0
     for one in encoded:
         prompt_ids = _cut_left(one.prompt_ids, max_prompt_length, bos_token_id)
+        if one.pictures is not None and len(prompt_ids) < len(one.prompt_ids):
+            problem = f"{len(one.prompt_ids)} tokens, those of its pictures among them, which cannot be cut"
+            expected = f"at most {max_prompt_length} (max_prompt_length)"
+            dropped.append(records[one.record_index].problem("prompt", problem, expected))
+            continue
         room = None if max_length is None else max_length - len(prompt_ids)
         if room is not None and (room < 0 or (room == 0 and one.response_ids)):
             problem = f"{len(prompt_ids)} tokens leave no room in max_length {max_length}"
@@ -196,10 +219,16 @@ def values_of(record: Record) -> list[float]:
             return [math.nan] * len(responses_of(record))
 
 
-def _encode_record(record: Record, frame: Frame, plain: bool) -> tuple[list[int], list[list[int]]]:
+def _encode_record(
+    record: Record, frame: Frame, plain: bool
+) -> tuple[list[int], list[list[int]], PicturePrompt | None]:
     prompt, responses = frame.texts(record, plain)
-    prompt_ids = frame.ids(prompt)
-    return prompt_ids, [frame.response_ids(prompt, prompt_ids, text) for text in responses]
+    bare = frame.ids(prompt)
+    response_ids = [frame.response_ids(prompt, bare, text) for text in responses]
+    if not record.pictures:
+        return bare, response_ids, None
+    prompt_ids, pictures = frame.ids_of(prompt, record)
+    return prompt_ids, response_ids, pictures
 
 
 def _cut_left(ids: list[int], length: int | None, bos: Any) -> list[int]:

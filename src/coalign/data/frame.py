@@ -9,6 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from coalign.core.errors import ModelError
+from coalign.data.media.conversations import MARK, content_parts
+from coalign.data.media.errors import MediaError
+from coalign.data.media.prompts import PicturePrompt, image_token, processor_of
 from coalign.data.messages import render_transcript
 from coalign.data.records import Message, Messages, Record, Reply, fields_of, message_of, responses_of
 from coalign.data.templates import template_failure
@@ -87,6 +90,7 @@ class Frame:
             EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
         """
         given = record.template_arguments
+        self._assert_shown(record)
         plain = record.plain and not given and (plain or not self.tokenizer.chat_template)
         prompt = self.prompt(record.prompt, plain, given)
         if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
@@ -106,6 +110,44 @@ class Frame:
             if closed == prompt:
                 raise
             return closed, [self.response(record.prompt, one, plain, closed, given) for one in replies]
+
+    def _assert_shown(self, record: Record) -> None:
+        """Refuse pictures that the model would not see, and places of pictures without one."""
+        marks = sum(one["content"].count(MARK) for one in record.prompt)
+        if record.pictures and self.processor is None:
+            raise EncodingError("images", "pictures for a model of text alone", "an image-text-to-text model, such as LLaVA")
+        if record.pictures and not self.tokenizer.chat_template:
+            raise EncodingError("images", "pictures need a chat template", "a model with one, or --chat-template")
+        if marks != len(record.pictures):
+            raise EncodingError("prompt", f"{len(record.pictures)} pictures for {marks} places", "as many of both")
+        token = image_token(self.processor) if self.processor is not None else None
+        said = (*(one["content"] for one in record.prompt), *responses_of(record))
+        if token is not None and any(token in one for one in said):
+            raise EncodingError("prompt", f"the text has {token} without a picture", "a picture for each place")
+
+    def ids_of(self, prompt: str, record: Record) -> tuple[list[int], PicturePrompt | None]:
+        """Tokens of a prompt, its pictures included, and what its pixels are made of.
+
+        Raises:
+            EncodingError: a picture cannot be decoded.
+        """
+        if not record.pictures:
+            return self.ids(prompt), None
+        assert self.processor is not None
+        try:
+            made = PicturePrompt.encode(self.processor, prompt, record.pictures)
+        except MediaError as error:
+            raise EncodingError("images", f"{error.file}: {error.problem}", error.expected) from error
+        shown = prompt.count(image_token(self.processor))
+        if shown != len(record.pictures):
+            problem = f"the chat template shows {shown} of {len(record.pictures)} pictures"
+            raise TemplateError("images", problem, "a template that writes a place for each")
+        return list(made.ids), made
+
+    @cached_property
+    def processor(self) -> Any | None:
+        """Of an image-text-to-text model; its template takes messages in parts."""
+        return processor_of(self.tokenizer)
 
     def prompt(self, messages: Messages, plain: bool, given: Mapping[str, Any] = NOTHING_MORE) -> str:
         """The text of a prompt. `given`: further arguments of the chat template (`tools`, ...)."""
@@ -219,6 +261,8 @@ class Frame:
     def render(
         self, messages: Messages, *, generation_prompt: bool, given: Mapping[str, Any] = NOTHING_MORE
     ) -> str:
+        if self.processor is not None:
+            messages = [cast(Message, {**one, "content": content_parts(one["content"])}) for one in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 cast(Any, messages), tokenize=False, add_generation_prompt=generation_prompt, **given

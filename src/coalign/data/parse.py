@@ -9,7 +9,8 @@ from coalign.core.errors import RecordProblem
 from coalign.data import messages as chat
 from coalign.data import records as schema
 from coalign.data import values as reading
-from coalign.data.columns import Layout, renamed
+from coalign.data.columns import PARTS, Layout, renamed
+from coalign.data.media.conversations import take_pictures, with_pictures
 
 T = TypeVar("T")
 
@@ -25,7 +26,12 @@ def parse_row(
         if layout.rewrite is not None:
             rest = {name: value for name, value in row.items() if name not in layout.claimed}
             parser.row = {**rest, **layout.rewrite(row)}
+        # also where most rows have none, so that the column is not among the layout's
+        shown = layout.columns.get("images") or next((one for one in PARTS["images"] if row.get(one)), None)
+        parser.row, taken = take_pictures(parser.row, shown)
         record = parser.record(source)
+        if record is not None and taken:
+            record = with_pictures(record, taken, source.folder)
     except chat.FieldError as error:
         parser.errors.append(error)
     if record is not None and not parser.errors:

@@ -166,6 +166,8 @@ def scan_records(
 
 def _beyond_text(record: Record) -> RecordProblem | None:
     """What a record has that text and messages do not hold."""
+    if record.pictures:
+        return record.problem("images", "pictures cannot be used here", "text and messages alone")
     beyond = [*record.template_arguments, *(key for one in responses_of(record) for key in fields_of(one))]
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self, TypedDict, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, cast
 
 from coalign.core.errors import RecordProblem
+
+if TYPE_CHECKING:
+    from coalign.data.media.pictures import Picture
 
 Kind = Literal["prompt", "demonstration", "preference", "ranking", "feedback", "judgment"]
 KINDS: tuple[Kind, ...] = ("prompt", "demonstration", "preference", "ranking", "feedback", "judgment")
@@ -91,6 +95,12 @@ class Source:
         """The source that a record belongs to, whichever shard holds it."""
         return self.tag or self.whole or self.file
 
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths in its records start: the folder of the file."""
+        path = Path(self.file).expanduser()
+        return path.parent if path.is_file() else None
+
     def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
         """Something wrong with a field at this place."""
         return RecordProblem(self.file, self.line, field, problem, expected, self.index - self.before)
@@ -116,6 +126,7 @@ class Record:
             and response are joined as they are.
         tools: what the chat template is given as `tools`: JSON schemas of functions.
         template_kwargs: further arguments of the chat template (`enable_thinking`, ...).
+        pictures: shown in the prompt, in order; a mark in its text (`coalign.data.media.conversations`) says where.
     """
 
     prompt: Messages
@@ -124,6 +135,7 @@ class Record:
     plain: bool = False
     tools: list[Any] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def template_arguments(self) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def prompt_key(record: Record) -> str:
     task: Any = record.prompt or responses_of(record)
     if record.template_arguments:
         task = [task, record.template_arguments]
+    if record.pictures:
+        task = [task, [one.key for one in record.pictures]]
     return json.dumps(task, ensure_ascii=False, sort_keys=True)
 
 

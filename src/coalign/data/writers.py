@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from coalign.core.errors import DataError
 from coalign.core.files import atomic_path, write_rows
-from coalign.data.records import Messages, Record, fields_of, message_of
+from coalign.data.media.conversations import MARK, PLACEHOLDER, content_parts
+from coalign.data.records import Message, Messages, Record, fields_of, message_of
 
 Form = Literal["standard", "conversational"]
 _COLUMNS = {"chosen_score": "score_chosen", "rejected_score": "score_rejected"}
@@ -58,10 +59,14 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
             row[_COLUMNS.get(name, name)] = list(value) if isinstance(value, tuple) else value
     given = {"tools": record.tools, "chat_template_kwargs": record.template_kwargs}
     row |= {name: value for name, value in given.items() if value}
+    if record.pictures:
+        row["images"] = [one.written() for one in record.pictures]
     return row | {name: value for name, value in record.extra.items() if name not in row}
 
 
 def _prompt(record: Record, form: Form) -> str | Messages:
+    if form == "conversational" and record.pictures:
+        return [cast(Message, {**one, "content": content_parts(one["content"])}) for one in record.prompt]
     if form == "conversational":
         return record.prompt
     if not record.prompt:
@@ -71,7 +76,8 @@ def _prompt(record: Record, form: Form) -> str | Messages:
             f"record {record.id}: its prompt has {len(record.prompt)} messages, which the standard form cannot hold.",
             hint="Write the conversational form.",
         )
-    return record.prompt[0]["content"]
+    text = record.prompt[0]["content"]
+    return text.replace(MARK, PLACEHOLDER) if record.pictures else text
 
 
 def _reply(text: str, form: Form) -> str | Messages:

@@ -11,6 +11,7 @@ import torch
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.models.devices import free_memory
+from coalign.models.modules import vision_towers
 from coalign.models.options import ADAPTER, ModelOptions
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ def add_lora(
             "The model already has an adapter.", hint="Load it with training=True, which merges it."
         )
     targets = options.adapter_targets
+    apart = [*whole, *_vision_linears(model, targets)]
     config = LoraConfig(
         task_type=task,
         modules_to_save=list(whole) or None,
-        exclude_modules=list(whole) or None,
+        exclude_modules=apart or None,
         r=options.adapter_rank,
         lora_alpha=cast(int, options.adapter_alpha),  # annotated as int by peft, which takes any number
         lora_dropout=options.adapter_dropout,
@@ -80,6 +82,16 @@ def add_lora(
             return cast("PeftModel", get_peft_model(model, config))
     except ValueError as error:
         raise ConfigError(f"adapter_targets: {error}") from error
+
+
+def _vision_linears(model: torch.nn.Module, targets: list[str]) -> list[str]:
+    """The linear layers of the tower that sees the pictures, which stays as it is unless one of them is a target by name."""
+    return [
+        f"{tower}.{name}"
+        for tower in vision_towers(model)
+        for name, module in model.get_submodule(tower).named_modules()
+        if isinstance(module, torch.nn.Linear) and f"{tower}.{name}" not in targets
+    ]
 
 
 @contextlib.contextmanager

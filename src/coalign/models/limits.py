@@ -8,14 +8,17 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from coalign.core.errors import ModelError
+from coalign.models.modules import vision_towers
 
 _POSITIONS = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?|pos_emb)$")
 
 
 def learned_positions(model: torch.nn.Module) -> int | None:
-    """How many positions a model has an embedding for; None for rotary and other computed positions."""
+    """How many positions of text a model has an embedding for; None for rotary and other computed positions."""
+    seeing = tuple(f"{one}." for one in vision_towers(model))
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Embedding) and _POSITIONS.search(name):
+        of_text = not name.startswith(seeing) if seeing else True
+        if of_text and isinstance(module, torch.nn.Embedding) and _POSITIONS.search(name):
             return module.num_embeddings - int(getattr(module, "offset", 0))
     return None
 

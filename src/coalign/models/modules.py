@@ -46,3 +46,14 @@ def evaluation(model: nn.Module, *, recompute: bool = False) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def vision_towers(model: nn.Module) -> list[str]:
+    """The names of the outermost parts of an image-text-to-text model that have its vision configuration; else none."""
+    vision = getattr(getattr(unwrap(model), "config", None), "vision_config", None)
+    found: list[str] = []
+    for name, module in model.named_modules() if vision is not None else ():
+        within = any(name.startswith(f"{one}.") for one in found)
+        if not within and isinstance(getattr(module, "config", None), type(vision)):
+            found.append(name)
+    return found

@@ -13,6 +13,8 @@ from coalign.data.records import Messages
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coalign.data.media.prompts import PicturePrompt
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -23,12 +25,14 @@ class Responses:
         response_ids: B responses, token ids each (end-of-turn included), grouped by prompt.
         prompt_index: [B] the prompt of each response, non-decreasing.
         trained: [B] for each response a mask over its tokens, None when every token counts.
+        pictures: [P] the pictures of each prompt, None where it has none; None where no prompt has.
     """
 
     prompt_ids: list[list[int]]
     response_ids: list[list[int]]
     prompt_index: list[int]
     trained: list[list[bool]] | None = None
+    pictures: list[PicturePrompt | None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompt_index) != len(self.response_ids):

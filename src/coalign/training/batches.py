@@ -171,6 +171,7 @@ def responses_of_examples(examples: Sequence[Example]) -> Responses:
         response_ids=[ids for one in encoded for ids in one.response_ids],
         prompt_index=[index for index, one in enumerate(encoded) for _ in one.response_ids],
         trained=masks,
+        pictures=[one.pictures for one in encoded] if any(one.pictures for one in encoded) else None,
     )
 
 

@@ -54,7 +54,12 @@ def prepare_examples(
     owners = [index for index, group in enumerate(contexts) for _ in group]
     longest = options.max_length
     encoded = encode_records(
-        flat, tokenizer, max_prompt_length=options.max_prompt_length, max_length=longest, label="Tokenising"
+        flat,
+        tokenizer,
+        max_prompt_length=options.max_prompt_length,
+        max_length=longest,
+        label="Tokenising",
+        pictures=True,
     )
     same = sum(map(compares_nothing, encoded.records))
     if same and same == len(encoded.records):

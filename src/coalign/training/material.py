@@ -9,12 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from coalign.core.errors import ConfigError, DataError
+from coalign.core.errors import ConfigError, DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
 from coalign.core.options import Count, Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
-from coalign.data.checking.usable import assert_contrast, equal_responses
+from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.readers import RecordSet, read_records, rejected
 from coalign.data.records import Kind, Record
@@ -365,9 +365,10 @@ def _part(
         notes.append(f"{of}{found.n_bad} bad records were skipped; the first: {found.problems[0]}")
     notes += [f"warning: {of}{one}" for one in found.warnings]
     kept: Kind = found.kind if found.kind in also else kind
-    distinct, equal = found.records, []
+    distinct, equal = _decodable(found, reading, of, notes)
     if kept not in ("demonstration", "prompt"):
-        distinct, equal = _distinct(found, reading, of, notes)
+        distinct, more = _distinct(distinct, reading, of, notes)
+        equal = [*equal, *more]
     if (found.kind, kept) == ("feedback", "ranking"):
         assert_contrast(distinct, "feedback", source.path)
     try:
@@ -392,25 +393,44 @@ def _part(
     return Part(source, used, kept, bad, len(found) + found.n_bad, len(bad), len(records))
 
 
-def _distinct(
+def _decodable(
     found: RecordSet, reading: ReadingOptions, of: str, notes: list[str]
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """The records whose pictures can be decoded, and the others as rows of the reject file, where bad records are skipped;
+    else all: encoding decodes them, and names those that stop the run.
+    """
+    if reading.on_bad_record == "fail" or not any(one.pictures for one in found.records):
+        return found.records, []
+    return _parted(found.records, undecodable(found.records), f"{of}{{}} records with pictures that cannot be decoded", notes)
+
+
+def _distinct(
+    records: Sequence[Record], reading: ReadingOptions, of: str, notes: list[str]
 ) -> tuple[list[Record], list[dict[str, Any]]]:
     """The records that do not set a response against itself, and the others as rows of the reject file; these stop the
     run, or are skipped and noted.
     """
-    records = found.records
     problems = equal_responses(records)
-    if not problems:
-        return records, []
-    if reading.on_bad_record == "fail":
+    if problems and reading.on_bad_record == "fail":
         raise DataError(
             f"{len(problems)} of {len(records)} records set a response against itself.",
             problems,
             hint="Correct them, or leave them out with --on-bad-record skip.",
         )
-    notes.append(
-        f"{of}{len(problems)} records that set a response against itself were skipped; the first: {problems[0]}"
-    )
+    return _parted(records, problems, f"{of}{{}} records that set a response against itself", notes)
+
+
+def _parted(
+    records: Sequence[Record], problems: Sequence[RecordProblem], what: str, notes: list[str]
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """The records without a problem, and the others as rows of the reject file.
+
+    Args:
+        what: they are called in the note, with a place for their number.
+    """
+    if not problems:
+        return list(records), []
+    notes.append(f"{what.format(rows_with(problems))} were skipped; the first: {problems[0]}")
     named = {(one.source, one.line, one.index): one for one in problems}
     distinct, rows = [], []
     for one in records:

@@ -37,7 +37,7 @@ def with_reference(
         examples: what will be trained or evaluated on.
         reference: the frozen model, in evaluation mode (an adapted model inside `disabled_adapter`).
         folder: where results are kept; by default in coalign's cache. The file's name is a hash of the reference's
-            weights, of the number format of weights and products, and of every token id and mask, which stand for
+            weights, of the number format of weights and products, and of every token id, mask and picture, which stand for
             tokenizer, template, data and length limits.
         batch_tokens: most tokens in one forward pass.
     """
@@ -73,6 +73,8 @@ def _key(examples: Sequence[Example], reference: nn.Module) -> str:
     for example in examples:
         for one in example.contexts:
             digest.update(repr((one.prompt_ids, one.response_ids, one.trained)).encode())
+            if one.pictures is not None:
+                digest.update(one.pictures.key.encode())
     return digest.hexdigest()[:32]
 
 

@@ -114,7 +114,8 @@ def test_options_of_pictures_are_refused_for_text(
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     code, out = run(str(tmp_path / "a.jsonl"), "--report", "x.html")
     assert code == 2
-    assert "--report has an effect on pictures and clips alone" in out
+    assert "--report shows pictures, and no record has any" in out
+    assert "--max-pixels has an effect" in run(str(tmp_path / "a.jsonl"), "--max-pixels", "9")[1]
 
 
 def test_clips(tmp_path: Path) -> None:

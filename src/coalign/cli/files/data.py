@@ -77,7 +77,7 @@ def data() -> None:
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Of pictures and clips: write the findings with thumbnails as an HTML page.",
+    help="Of pictures and clips, and of records with pictures: write the findings with thumbnails as an HTML page.",
 )
 @click.option(
     "--max-pixels",
@@ -146,6 +146,7 @@ def _check(
     from coalign.data.checking.check import check_records
     from coalign.data.checking.check_mix import check_mix
     from coalign.data.checking.check_view import print_check, print_mix
+    from coalign.data.media.check_view import write_record_report
     from coalign.data.readers import scan_records
     from coalign.data.sources import canonical_columns, sources_of
 
@@ -170,9 +171,8 @@ def _check(
         if as_json:
             _print_json(found[0] if len(found) == 1 else {"usable": usable, "sources": found})
         return usable
-    for name, value in (("--report", report), ("--max-pixels", max_pixels)):
-        if value is not None:
-            raise ConfigError(f"{name} has an effect on pictures and clips alone; leave it out")
+    if max_pixels is not None:
+        raise ConfigError("--max-pixels has an effect on pictures and clips with captions alone; leave it out")
     console = Console(highlight=False)
     tokenizer = _tokenizer(model, chat_template) if model else None
     evaluated = _evaluated(against, limit)
@@ -209,6 +209,10 @@ def _check(
         )
         if not as_json:
             print_check(reports[-1], console)
+    if report is not None:
+        if not any(one.shown[0] for one in reports):
+            raise ConfigError("--report shows pictures, and no record has any; leave it out")
+        write_record_report(found, reports, report)
     usable = all(one.usable for one in reports)
     plain = [one.to_dict() | {"warnings": one.warnings()} for one in reports]
     if len(sources) == 1:

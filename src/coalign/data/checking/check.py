@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.checking.overlap import Overlap, find_overlap
-from coalign.data.checking.usable import compares_nothing
+from coalign.data.checking.usable import compares_nothing, undecodable
 from coalign.data.encoding import Encoded, EncodedRecord, encode_records, shorten
 from coalign.data.frame import EncodingError, Frame
+from coalign.data.media.conversations import MARK
+from coalign.data.media.prompts import image_token, processor_of
 from coalign.data.readers import RecordSet
 from coalign.data.records import (
     Feedback,
@@ -86,6 +90,7 @@ class Check:
         same_tokens: records whose compared responses are the same tokens (once they are cut, where lengths are given).
         pictures: the first record of each distinct shape, token by token; with a tokenizer.
         against: file of evaluation data to what it shares with these records.
+        shown: pictures of the records, and records that have some.
     """
 
     source: str
@@ -115,6 +120,7 @@ class Check:
     same_tokens: int = 0
     pictures: list[Example[list[str]]] = field(default_factory=list)
     against: dict[str, Overlap] = field(default_factory=dict)
+    shown: tuple[int, int] = (0, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -171,10 +177,12 @@ def check_records(
     records = found.records
     problems = list(found.problems)
     encoded: Encoded | None = None
-    if tokenizer is not None:
+    if tokenizer is None:
+        problems += undecodable(records)
+    else:
         try:
             # Uncut first: the histogram shows what is there; what would be cut is counted from the same tokens.
-            encoded = encode_records(records, tokenizer, label=label)
+            encoded = encode_records(records, tokenizer, label=label, pictures=True)
         except DataError as error:
             problems += error.problems
     keys = [prompt_key(record) for record in records]
@@ -206,6 +214,7 @@ def check_records(
         columns=dict(found.uses),
         overlooked=found.warnings,
         against={file: find_overlap(records, evaluated) for file, evaluated in against.items()},
+        shown=(sum(len(one.pictures) for one in records), sum(bool(one.pictures) for one in records)),
         **cut,
     )
 
@@ -245,10 +254,19 @@ def _pictures(
             (said["role"], *sorted(said.keys() - {"role", "content"})) for said in record.prompt[:SHAPE_TURNS]
         )
         replies = tuple(sorted({key for reply in responses_of(record) for key in fields_of(reply)}))
-        first.setdefault((keys, replies, bool(record.tools), *sorted(record.template_kwargs)), one)
+        shape = (keys, replies, len(record.pictures), bool(record.tools), *sorted(record.template_kwargs))
+        first.setdefault(shape, one)
+
+    processor = processor_of(tokenizer)
+    place = tokenizer.convert_tokens_to_ids(image_token(processor)) if processor is not None else None
 
     def written(ids: Sequence[int]) -> list[str]:
-        return [str(tokenizer.decode([one])) for one in ids]
+        """Each token; those of a picture that follow each other once, with their number."""
+        texts = []
+        for one, run in itertools.groupby(ids):
+            count, text = len(list(run)), str(tokenizer.decode([one]))
+            texts += [f"{text} × {count}"] if one == place else [text] * count
+        return texts
 
     pictures = []
     for one in list(first.values())[:SHAPES]:
@@ -363,11 +381,13 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
 
 
 def _turns(record: Record) -> str:
+    shown = iter(one.called for one in record.pictures)
     given = [
         f"{name}: {json.dumps(value, ensure_ascii=False)}"
         for name, value in record.template_arguments.items()
     ]
-    return "\n".join([*given, *(f"{one['role']}: {_said(one)}" for one in record.prompt)])
+    said = [f"{one['role']}: {_said(one)}" for one in record.prompt]
+    return "\n".join([*given, *(re.sub(MARK, lambda _: f"[picture {next(shown, '?')}]", one) for one in said)])
 
 
 def _said(message: Mapping[str, Any]) -> str:

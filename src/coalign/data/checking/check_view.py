@@ -85,6 +85,8 @@ def _counts(check: Check) -> Table:
     ]
     if check.kind in ("preference", "ranking"):
         rows += [("identical responses", check.identical_responses), ("tied scores", check.ties)]
+    if check.shown[0]:
+        rows += [("pictures", check.shown[0]), ("records with pictures", check.shown[1])]
     rows += [
         (f"labelled {name}", f"{count} ({_share(count, check.classes)})")
         for name, count in check.classes.items()

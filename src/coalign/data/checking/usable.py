@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.encoding import EncodedRecord
+from coalign.data.media.errors import MediaError
 from coalign.data.records import Feedback, Kind, Preference, Ranking, Record, responses_of
 
 
@@ -16,6 +17,18 @@ def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
     ranking that gives one text two scores.
     """
     return [record.problem(*found) for record in records if (found := _equal(record)) is not None]
+
+
+def undecodable(records: Sequence[Record]) -> list[RecordProblem]:
+    """A problem for every picture of the records that cannot be decoded."""
+    problems = []
+    for record in records:
+        for one in record.pictures:
+            try:
+                one.open()
+            except MediaError as error:
+                problems.append(record.problem("images", f"{error.file}: {error.problem}", error.expected))
+    return problems
 
 
 def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:

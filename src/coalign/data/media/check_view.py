@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coalign.core.errors import RecordProblem
+from coalign.data.checking.check import Check
 from coalign.data.checking.check_view import print_problems
 from coalign.data.media.check import SHOWN_GROUPS, MediaCheck, Spread
+from coalign.data.media.conversations import MARK
+from coalign.data.media.errors import MediaError
+from coalign.data.readers import RecordSet
+from coalign.data.records import Record, responses_of
 from coalign.report import model as doc
 from coalign.report.html import write_report
 from coalign.report.parts import counted
-from coalign.report.pictures import gallery
+from coalign.report.pictures import Shown, Thumbnail, gallery, thumbnail
 
 MOST_ROWS = 12
 """Rows of a count in the terminal."""
@@ -107,7 +115,7 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
         sections += [
             *gallery(f"{of}{check.what.capitalize()}", check.shown, total=check.n_records),
             *([doc.Text(title=f"{of}Warnings", paragraphs=check.warnings())] if check.warnings() else []),
-            *_problem_table(f"{of}Bad records", check),
+            *_listed(f"{of}Bad records", check.problems),
             *_equal_table(f"{of}The same {check.what}", check),
             *(
                 counted(f"{of}{title}", (title, "Records"), counts)
@@ -133,8 +141,62 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
     write_report(report, path)
 
 
-def _problem_table(title: str, check: MediaCheck) -> list[doc.TableSection]:
-    rows = [[str(one).removesuffix(f", expected {one.expected}"), one.expected] for one in check.problems]
+def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], path: Path) -> None:
+    """A page (and its JSON beside it) with the pictures of records of text: beside what is written around them, and, of the
+    first record of each shape, beside its tokens.
+    """
+    sections: list[doc.AnySection] = []
+    for records, check in zip(found, checks, strict=True):
+        of = f"{check.source}: " if len(checks) > 1 else ""
+        shown = {str(one.source): one for one in records.records if one.pictures}
+        sections += gallery(
+            f"{of}Token by token",
+            (
+                Shown(_thumbnails(shown[one.place]), f"{one.place}: {_tokens(one.prompt)}", _replies(one.responses, _tokens))
+                for one in check.pictures
+                if one.place in shown
+            ),
+            note="The first record of each shape.",
+        )
+        sections += gallery(
+            f"{of}Records with pictures",
+            (
+                Shown(_thumbnails(one), f"{one.source}: {_written(one)}", _replies(enumerate(responses_of(one)), str))
+                for one in shown.values()
+            ),
+            total=len(shown),
+        )
+        sections += _listed(f"{of}Bad records", check.problems) + _listed(f"{of}Dropped", check.dropped or [])
+    usable = all(one.usable for one in checks)
+    pictures = sum(one.shown[0] for one in checks)
+    text = f"{'Usable' if usable else 'Not usable'}: {sum(one.n_records for one in checks):,} records, {pictures:,} pictures."
+    names = ", ".join(Path(one.source).name for one in checks)
+    verdict = doc.Headline("neutral" if usable else "worse", text)
+    write_report(doc.Report(title=f"{names}: records", method="data check", verdict=verdict, sections=sections), path)
+
+
+def _thumbnails(record: Record) -> list[Thumbnail]:
+    found = []
+    for one in record.pictures:
+        with contextlib.suppress(MediaError):  # among the problems
+            found.append(thumbnail(one.open()))
+    return found
+
+
+def _written(record: Record) -> str:
+    return "\n".join(f"{one['role']}: {one['content']}" for one in record.prompt).replace(MARK, "[picture] ")
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return "|".join(one.replace("\n", "⏎").replace(" ", "·") for one in tokens)
+
+
+def _replies(pairs: Iterable[tuple[Any, Any]], text: Callable[[Any], str]) -> dict[str, Any]:
+    return {name if isinstance(name, str) else f"response {name + 1}": text(one) for name, one in pairs}
+
+
+def _listed(title: str, problems: Sequence[RecordProblem]) -> list[doc.TableSection]:
+    rows = [[str(one).removesuffix(f", expected {one.expected}"), one.expected] for one in problems]
     return [doc.TableSection(title=title, columns=["Problem", "Expected"], rows=rows)] if rows else []
 
 

@@ -8,6 +8,7 @@ processors of Hugging Face do it. A file that ends early is an error: a picture 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import struct
@@ -24,7 +25,7 @@ import numpy as np
 
 from coalign.core.extras import require
 from coalign.data.media.errors import MediaError
-from coalign.data.media.sources import resolve, unreadable
+from coalign.data.media.sources import LONGEST_PATH, resolve, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +87,23 @@ class Picture:
     def info(self) -> PictureInfo:
         """What its header says; errors are those of `picture_info`."""
         return picture_info(self.source, name=self.name, folder=self.folder)
+
+    @property
+    def key(self) -> str:
+        """What tells it from others without decoding it: its path, or a hash of its bytes."""
+        source = self.source.get("bytes") or self.source.get("path") if isinstance(self.source, dict) else self.source
+        if isinstance(source, bytes | bytearray | str) and len(source) >= LONGEST_PATH:
+            return hashlib.sha256(source.encode() if isinstance(source, str) else source).hexdigest()
+        if isinstance(source, bytes | bytearray):
+            return hashlib.sha256(source).hexdigest()
+        return str(source if self.folder is None else self.folder / str(source))
+
+    def written(self) -> str:
+        """As a file of records holds it: an absolute path, or a data URL."""
+        data, _ = resolve(self.source, self.name, self.folder)
+        if isinstance(data, Path):
+            return str(data.absolute())
+        return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
     @property
     def called(self) -> str:

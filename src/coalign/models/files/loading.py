@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
+from coalign.data.media.prompts import attach_processor
 from coalign.data.templates import choose_template
 from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
 from coalign.models.devices import autocast_format, pick_device, pick_dtype
@@ -56,6 +57,8 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
     except (OSError, ValueError, KeyError) as error:
         raise explained(error, place, "tokenizer") from error
     tokenizer = cast("PreTrainedTokenizerFast", loaded)
+    if processor := load_processor(place, options, tokenizer):
+        attach_processor(tokenizer, processor)
     if tokenizer.pad_token is None:
         vocabulary = tokenizer.get_vocab()
         free = [one for one in PAD_TOKENS if one in vocabulary and one != tokenizer.eos_token]
@@ -65,6 +68,40 @@ def load_tokenizer(options: ModelOptions | str) -> PreTrainedTokenizerFast:
     if options.chat_template is not None:
         choose_template(tokenizer, options.chat_template)
     return tokenizer
+
+
+def load_processor(place: Location, options: ModelOptions, tokenizer: Any) -> Any | None:
+    """The processor of an image-text-to-text model around its tokenizer, which gets its chat template; None for a model of
+    text alone.
+
+    Raises:
+        ModelError: it cannot be read, or needs a library that is not installed.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    base = base_of(place) if place.is_adapter else place
+    try:
+        config = AutoConfig.from_pretrained(base.path, **_shared(base, options))
+    except (OSError, ValueError, KeyError):
+        return None  # a tokenizer alone; the model says so where one is needed
+    if not is_image_text(config):
+        return None
+    try:
+        processor = AutoProcessor.from_pretrained(base.path, **_shared(base, options))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        missing = next((one for one in ("torchvision", "torchcodec", "PIL", "num2words") if one in str(error)), None)
+        if missing is None:
+            raise explained(error, base, "processor") from error
+        name = "pillow (the extra images)" if missing == "PIL" else missing
+        raise ModelError(
+            f"{base.name}: the processor of this {config.model_type} model needs {name}, which cannot be imported.",
+            hint=f"Install {missing} in the version that belongs to the installed torch, or take a model whose processor "
+            "does without (LLaVA, Idefics3).",
+        ) from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor.chat_template
+    processor.tokenizer = tokenizer
+    return processor
 
 
 def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedModel:
@@ -168,12 +205,10 @@ def _shared(place: Location, options: ModelOptions) -> dict[str, Any]:
 
 
 def _tuning(options: ModelOptions, config: PretrainedConfig, device: torch.device) -> Literal["lora", "full"]:
-    from transformers import AutoModelForCausalLM
-
     if options.tuning != "auto" or device.type == "cpu":
         return choose_tuning(options, 0, device)  # the size does not matter
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=options.trust_remote_code)
+        empty = _auto_class(config).from_config(config, trust_remote_code=options.trust_remote_code)
     return choose_tuning(options, empty.num_parameters(), device)
 
 
@@ -181,7 +216,6 @@ def _load_plain(
     place: Location, config: PretrainedConfig, options: ModelOptions, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     arguments = _shared(place, options)
     if options.attn_implementation != "auto":
@@ -189,7 +223,7 @@ def _load_plain(
     arguments |= quantization_arguments(options, device, dtype)
     try:
         with no_weight_bars():
-            model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+            model, info = cast(Any, _auto_class(config)).from_pretrained(
                 place.path,
                 config=config,
                 dtype=dtype,
@@ -294,8 +328,25 @@ def _assert_causal(config: PretrainedConfig, place: Location, options: ModelOpti
 
     kinds = config.architectures or []
     known = {one for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for one in _as_tuple(names)}
-    if kinds and not options.trust_remote_code and not known.intersection(kinds):
-        raise ModelError(f"{place.name} is a {kinds[0]}, not a causal language model.")
+    if not kinds or options.trust_remote_code or known.intersection(kinds) or is_image_text(config):
+        return
+    raise ModelError(f"{place.name} is a {kinds[0]}, not a causal language model.")
+
+
+def is_image_text(config: PretrainedConfig) -> bool:
+    """Whether a configuration is that of an image-text-to-text model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if getattr(config, "vision_config", None) is None:
+        return False
+    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type, ())
+    return bool(set(_as_tuple(names)) & set(config.architectures or _as_tuple(names)))
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if is_image_text(config) else AutoModelForCausalLM
 
 
 def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
+from coalign.data.media.prompts import processor_of
 from coalign.data.templates import TemplateText
 from coalign.models import adapters
 from coalign.models.files.defaults import disk_errors
@@ -58,7 +59,7 @@ def save_model(
             cast(Any, plain).save_pretrained(str(temporary), save_embedding_layers=False)
         else:
             _save_whole(cast("PreTrainedModel", plain), tokenizer, temporary)
-        tokenizer.save_pretrained(str(temporary))
+        (processor_of(tokenizer) or tokenizer).save_pretrained(str(temporary))
         if not any(temporary.glob("*.safetensors")):
             raise ModelError(f"Nothing was written for {type(model).__name__}: it has no weights.")
     return path

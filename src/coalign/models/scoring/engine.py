@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from coalign.data.media.prompts import batch_inputs
 from coalign.models.modules import unwrap
 from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 from coalign.models.types import ResponseLogps, Responses
@@ -21,6 +22,7 @@ from coalign.models.types import ResponseLogps, Responses
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from coalign.data.media.prompts import PicturePrompt
     from coalign.models.scoring.shared_prefix import PackedRow, PackedTexts
 
 Path = Literal["auto", "packed", "padded"]
@@ -91,6 +93,10 @@ def resolve_path(
     Args:
         can_share: whether the model gives the same numbers on both; by default log-probabilities are compared.
     """
+    if responses is not None and responses.pictures is not None:
+        if path == "packed":
+            raise ValueError("prompts with pictures are scored padded")
+        return "padded"
     if path != "auto":
         return path
     bare = unwrap(model)
@@ -205,6 +211,24 @@ def padded_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[s
     }
 
 
+def picture_inputs(model: torch.nn.Module, responses: Responses, width: int) -> dict[str, Tensor]:
+    """What a model is given of the pictures, for one row of `width` tokens a response; nothing where there are none.
+
+    Raises:
+        ValueError: prompts with and without pictures together, which `plan_passes` keeps apart.
+    """
+    if responses.pictures is None:
+        return {}
+    rows = [one for index in responses.prompt_index if (one := responses.pictures[index]) is not None]
+    if len(rows) < len(responses.prompt_index):
+        raise ValueError("prompts with and without pictures in one pass")
+    weight = next(model.parameters())
+    return {
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        for name, value in batch_inputs(rows, width).items()
+    }
+
+
 def padded_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:
     """[N] log-probabilities of all response tokens, one right-padded row a response."""
     from coalign.models.scoring.token_head import token_logps_from_logits
@@ -217,7 +241,8 @@ def _padded_logits(model: torch.nn.Module, responses: Responses) -> tuple[Tensor
     device = next(model.parameters()).device
     prompts = [responses.prompt_ids[index] for index in responses.prompt_index]
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
-    logits = model(**padded_inputs(rows, device), use_cache=False).logits
+    inputs = padded_inputs(rows, device) | picture_inputs(model, responses, max(map(len, rows)))
+    logits = model(**inputs, use_cache=False).logits
     kept = [
         logits[row, len(prompt) - 1 : len(prompt) - 1 + len(ids)]
         for row, (prompt, ids) in enumerate(zip(prompts, responses.response_ids, strict=True))
@@ -290,7 +315,18 @@ def _longest(responses: Responses) -> int:
 
 
 def plan_passes(responses: Responses, batch_tokens: int | None) -> list[list[int]]:
-    """Rows of each forward pass: whole prompt groups, longest first, under the token budget."""
+    """Rows of each forward pass: whole prompt groups, longest first, under the token budget; prompts with pictures and
+    those without apart.
+    """
+    if responses.pictures is not None:
+        shown = [responses.pictures[prompt] is not None for prompt in responses.prompt_index]
+        if not all(shown):
+            parts = [[row for row, one in enumerate(shown) if one is wanted] for wanted in (True, False)]
+            return [
+                [rows[place] for place in one]
+                for rows in filter(None, parts)
+                for one in plan_passes(select_rows(responses, rows), batch_tokens)
+            ]
     groups: dict[int, list[int]] = {}
     for row, prompt in enumerate(responses.prompt_index):
         groups.setdefault(prompt, []).append(row)
@@ -322,7 +358,12 @@ def select_rows(responses: Responses, rows: Sequence[int]) -> Responses:
         prompt_ids=[responses.prompt_ids[prompt] for prompt in prompts],
         response_ids=[responses.response_ids[row] for row in rows],
         prompt_index=[prompts[responses.prompt_index[row]] for row in rows],
+        pictures=_shown([responses.pictures[prompt] for prompt in prompts]) if responses.pictures else None,
     )
+
+
+def _shown(pictures: list[PicturePrompt | None]) -> list[PicturePrompt | None] | None:
+    return pictures if any(pictures) else None
 
 
 def _assemble(pieces: list[Tensor], responses: Responses) -> ResponseLogps:

@@ -89,7 +89,7 @@ def mismatch_responses(
     Raises:
         DataError: all records have the same prompt, so that no response belongs to another one.
     """
-    prompts = [tuple(record.prompt_ids) for record in records]
+    prompts = [record.prompt_key for record in records]
     if records and len(set(prompts)) == 1:
         raise DataError(
             f"KTO needs responses to at least two different prompts, found {len(records)} to one.",
@@ -99,10 +99,10 @@ def mismatch_responses(
     return [_with_borrowed(record, records[lenders[row]], max_length) for row, record in enumerate(records)]
 
 
-def _lenders(prompts: Sequence[tuple[int, ...]], seed: int) -> list[int]:
+def _lenders(prompts: Sequence[tuple[int | str, ...]], seed: int) -> list[int]:
     """For each position another one with another prompt, at random."""
     shuffled = random.Random(seed).sample(range(len(prompts)), len(prompts))
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    by_prompt: dict[tuple[int | str, ...], list[int]] = {}
     for row in shuffled:
         by_prompt.setdefault(prompts[row], []).append(row)
     groups = sorted(by_prompt.values(), key=len, reverse=True)
