@@ -92,14 +92,18 @@ def test_log_probabilities_are_those_of_transformers(models: dict[str, str], fol
     rows = pairs()
     path = write(folder / "pairs.jsonl", rows)
     found = scored(models[name], path)
-    assert torch.allclose(found.token_logps, scored(models[name], path, batch_tokens=120).token_logps, atol=1e-5)
+    assert torch.allclose(
+        found.token_logps, scored(models[name], path, batch_tokens=120).token_logps, atol=1e-5
+    )
     processor = hf.AutoProcessor.from_pretrained(models[name])
     model = hf.AutoModelForImageTextToText.from_pretrained(models[name]).eval()
     for place, row in enumerate(rows):
         whole = processor.apply_chat_template([*row["prompt"]], add_generation_prompt=True)
         pictures = [Image.open(folder / one) for one in row["images"]]
         how: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": False}
-        made = processor(text=[whole + "the sky is blue<|im_end|>"], images=[pictures] if pictures else None, **how)
+        made = processor(
+            text=[whole + "the sky is blue<|im_end|>"], images=[pictures] if pictures else None, **how
+        )
         with torch.no_grad():
             logps = model(**made).logits[0].log_softmax(-1)
         ids = made["input_ids"][0]
@@ -176,7 +180,10 @@ def test_every_way_to_say_where_a_picture_is(folder: Path, row: dict[str, Any]) 
         ({"images": ["none.png"]}, "no such file"),
         ({"images": ["https://example.org/a.png"]}, "a URL, and nothing is fetched"),
         ({"chosen": [{"role": "assistant", "content": [{"type": "image"}]}]}, "a picture in a response"),
-        ({"prompt": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "a part of type video"),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]},
+            "a part of type video",
+        ),
     ],
 )
 def test_bad_records_are_named(folder: Path, change: dict[str, Any], problem: str) -> None:
@@ -202,7 +209,9 @@ def test_models_of_text_alone_and_callers_of_text_refuse_pictures(folder: Path) 
         read_records(path)
 
 
-def test_a_broken_picture_and_a_token_without_a_picture_are_named(models: dict[str, str], folder: Path) -> None:
+def test_a_broken_picture_and_a_token_without_a_picture_are_named(
+    models: dict[str, str], folder: Path
+) -> None:
     rows = pairs()
     rows[2]["prompt"] = "is <image> a word?"
     rows[2]["chosen"], rows[2]["rejected"] = "a", "b"
@@ -217,7 +226,9 @@ def test_a_broken_picture_and_a_token_without_a_picture_are_named(models: dict[s
     assert "the text has <image>" in str(caught.value)
 
 
-def test_a_picture_that_changes_while_the_run_goes_on_is_noticed(models: dict[str, str], folder: Path) -> None:
+def test_a_picture_that_changes_while_the_run_goes_on_is_noticed(
+    models: dict[str, str], folder: Path
+) -> None:
     tokenizer = load_tokenizer(models["idefics3"])
     records = read_records(write(folder / "pairs.jsonl", pairs()[:1]), text_alone=False).records
     responses = responses_of_examples(examples_of(encode_records(records, tokenizer, pictures=True)))
@@ -232,7 +243,9 @@ def test_reference_numbers_are_kept_by_picture(models: dict[str, str], folder: P
     found = []
     for seed in (0, 99):
         (folder / "0.png").write_bytes(encoded(picture(30, 20, seed)))
-        examples = examples_of(encode_records(read_records(path, text_alone=False).records, tokenizer, pictures=True))
+        examples = examples_of(
+            encode_records(read_records(path, text_alone=False).records, tokenizer, pictures=True)
+        )
         found.append(with_reference(examples, model, folder=folder / "kept"))
     assert len(list((folder / "kept").iterdir())) == 2
     first, second = (one[0].reference for one in found)
@@ -246,7 +259,8 @@ def test_question_on_another_picture_is_another_prompt(folder: Path) -> None:
 
     rows = [{"image": f"{number}.png", "prompt": "what is it", "completion": "a"} for number in (0, 1, 0)]
     one, other, same = (
-        prompt_key(record) for record in read_records(write(folder / "a.jsonl", rows), text_alone=False).records
+        prompt_key(record)
+        for record in read_records(write(folder / "a.jsonl", rows), text_alone=False).records
     )
     assert one != other
     assert one == same
@@ -280,7 +294,9 @@ def test_whole_trainings(models: dict[str, str], folder: Path, name: str, object
     assert json.loads((run.path / "status.json").read_text())["state"] == "done"
 
 
-def test_full_training_of_all_weights_is_saved_with_its_processor(models: dict[str, str], folder: Path) -> None:
+def test_full_training_of_all_weights_is_saved_with_its_processor(
+    models: dict[str, str], folder: Path
+) -> None:
     data = write(folder / "pairs.jsonl", many())
     run = run_system(
         "sft",
@@ -309,13 +325,13 @@ def test_a_processor_that_needs_torchvision_is_one_clear_message(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library but it was not found. torchvision")
+        raise ImportError(
+            "Qwen2VLVideoProcessor requires the Torchvision library but it was not found. torchvision"
+        )
 
     monkeypatch.setattr(hf.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=r"the processor of this llava model needs torchvision"):
         load_tokenizer(models["llava"])
-
-
 
 
 def test_data_check_shows_the_picture_beside_its_tokens(
@@ -346,12 +362,20 @@ def test_data_check_names_pictures_that_cannot_be_decoded(
     assert "0.png: image file is truncated" in out
 
 
-def test_broken_pictures_are_skipped_on_request_with_their_number(models: dict[str, str], folder: Path) -> None:
+def test_broken_pictures_are_skipped_on_request_with_their_number(
+    models: dict[str, str], folder: Path
+) -> None:
     (folder / "0.png").write_bytes(encoded(picture(64, 64))[:3000])
     options: dict[str, Any] = {"eval_fraction": 0.25, "save_steps": 0, "max_length": 400}
     data = write(folder / "pairs.jsonl", many())
     run = run_system(
-        "sft", learner("sft"), folder / "run", model=models["llava"], data=str(data), on_bad_record="skip", **options
+        "sft",
+        learner("sft"),
+        folder / "run",
+        model=models["llava"],
+        data=str(data),
+        on_bad_record="skip",
+        **options,
     )
     assert "2 records with pictures that cannot be decoded were skipped" in notes(run)
     assert len(list(read_rows(run.path / "rejects.jsonl"))) == 2
@@ -359,10 +383,17 @@ def test_broken_pictures_are_skipped_on_request_with_their_number(models: dict[s
 
 def test_kto_borrows_from_the_same_question_on_another_picture(models: dict[str, str], folder: Path) -> None:
     rows = [
-        {"image": f"{number}.png", "prompt": "what is it", "completion": f"number {number}", "label": number == 0}
+        {
+            "image": f"{number}.png",
+            "prompt": "what is it",
+            "completion": f"number {number}",
+            "label": number == 0,
+        }
         for number in (0, 1)
     ]
     records = read_records(write(folder / "a.jsonl", rows), text_alone=False).records
-    found = mismatch_responses(encode_records(records, load_tokenizer(models["llava"]), pictures=True).records)
+    found = mismatch_responses(
+        encode_records(records, load_tokenizer(models["llava"]), pictures=True).records
+    )
     assert found[0].prompt_ids == found[1].prompt_ids
     assert found[0].response_ids[::-1] == found[1].response_ids

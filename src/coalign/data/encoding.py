@@ -153,7 +153,9 @@ def encode_records(
     frame = Frame(tokenizer)
     for index, record in enumerate(_progress(records, label)):
         if record.pictures and not pictures:
-            problems.append(record.problem("images", "pictures cannot be used here", "text and messages alone"))
+            problems.append(
+                record.problem("images", "pictures cannot be used here", "text and messages alone")
+            )
             continue
         try:
             prompt_ids, response_ids, shown = _encode_record(record, frame, plain)

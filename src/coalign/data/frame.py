@@ -115,15 +115,23 @@ class Frame:
         """Refuse pictures that the model would not see, and places of pictures without one."""
         marks = sum(one["content"].count(MARK) for one in record.prompt)
         if record.pictures and self.processor is None:
-            raise EncodingError("images", "pictures for a model of text alone", "an image-text-to-text model, such as LLaVA")
+            raise EncodingError(
+                "images", "pictures for a model of text alone", "an image-text-to-text model, such as LLaVA"
+            )
         if record.pictures and not self.tokenizer.chat_template:
-            raise EncodingError("images", "pictures need a chat template", "a model with one, or --chat-template")
+            raise EncodingError(
+                "images", "pictures need a chat template", "a model with one, or --chat-template"
+            )
         if marks != len(record.pictures):
-            raise EncodingError("prompt", f"{len(record.pictures)} pictures for {marks} places", "as many of both")
+            raise EncodingError(
+                "prompt", f"{len(record.pictures)} pictures for {marks} places", "as many of both"
+            )
         token = image_token(self.processor) if self.processor is not None else None
         said = (*(one["content"] for one in record.prompt), *responses_of(record))
         if token is not None and any(token in one for one in said):
-            raise EncodingError("prompt", f"the text has {token} without a picture", "a picture for each place")
+            raise EncodingError(
+                "prompt", f"the text has {token} without a picture", "a picture for each place"
+            )
 
     def ids_of(self, prompt: str, record: Record) -> tuple[list[int], PicturePrompt | None]:
         """Tokens of a prompt, its pictures included, and what its pixels are made of.

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, cast
 
 from coalign.core.errors import RecordProblem
 
 if TYPE_CHECKING:
-    from coalign.data.media.pictures import Picture
+    from PIL import Image
 
 Kind = Literal["prompt", "demonstration", "preference", "ranking", "feedback", "judgment"]
 KINDS: tuple[Kind, ...] = ("prompt", "demonstration", "preference", "ranking", "feedback", "judgment")
@@ -32,6 +32,28 @@ class Message(TypedDict):
 
 
 Messages = list[Message]
+
+
+class Shown(Protocol):
+    """A picture of a record, not decoded yet: `coalign.data.media.pictures.Picture`."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        ...
+
+    @property
+    def called(self) -> str:
+        """How messages call it."""
+        ...
+
+    def open(self) -> Image.Image:
+        """The picture in RGB."""
+        ...
+
+    def written(self) -> str:
+        """As a file of records holds it."""
+        ...
 
 
 class Reply(str):
@@ -135,7 +157,7 @@ class Record:
     plain: bool = False
     tools: list[Any] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Shown, ...] = ()
 
     @property
     def template_arguments(self) -> dict[str, Any]:

@@ -401,7 +401,12 @@ def _decodable(
     """
     if reading.on_bad_record == "fail" or not any(one.pictures for one in found.records):
         return found.records, []
-    return _parted(found.records, undecodable(found.records), f"{of}{{}} records with pictures that cannot be decoded", notes)
+    return _parted(
+        found.records,
+        undecodable(found.records),
+        f"{of}{{}} records with pictures that cannot be decoded",
+        notes,
+    )
 
 
 def _distinct(

@@ -172,7 +172,9 @@ def _check(
             _print_json(found[0] if len(found) == 1 else {"usable": usable, "sources": found})
         return usable
     if max_pixels is not None:
-        raise ConfigError("--max-pixels has an effect on pictures and clips with captions alone; leave it out")
+        raise ConfigError(
+            "--max-pixels has an effect on pictures and clips with captions alone; leave it out"
+        )
     console = Console(highlight=False)
     tokenizer = _tokenizer(model, chat_template) if model else None
     evaluated = _evaluated(against, limit)

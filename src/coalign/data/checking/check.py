@@ -387,7 +387,9 @@ def _turns(record: Record) -> str:
         for name, value in record.template_arguments.items()
     ]
     said = [f"{one['role']}: {_said(one)}" for one in record.prompt]
-    return "\n".join([*given, *(re.sub(MARK, lambda _: f"[picture {next(shown, '?')}]", one) for one in said)])
+    return "\n".join(
+        [*given, *(re.sub(MARK, lambda _: f"[picture {next(shown, '?')}]", one) for one in said)]
+    )
 
 
 def _said(message: Mapping[str, Any]) -> str:

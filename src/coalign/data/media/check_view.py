@@ -152,7 +152,11 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
         sections += gallery(
             f"{of}Token by token",
             (
-                Shown(_thumbnails(shown[one.place]), f"{one.place}: {_tokens(one.prompt)}", _replies(one.responses, _tokens))
+                Shown(
+                    _thumbnails(shown[one.place]),
+                    f"{one.place}: {_tokens(one.prompt)}",
+                    _replies(one.responses, _tokens),
+                )
                 for one in check.pictures
                 if one.place in shown
             ),
@@ -161,7 +165,11 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
         sections += gallery(
             f"{of}Records with pictures",
             (
-                Shown(_thumbnails(one), f"{one.source}: {_written(one)}", _replies(enumerate(responses_of(one)), str))
+                Shown(
+                    _thumbnails(one),
+                    f"{one.source}: {_written(one)}",
+                    _replies(enumerate(responses_of(one)), str),
+                )
                 for one in shown.values()
             ),
             total=len(shown),
@@ -172,7 +180,9 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
     text = f"{'Usable' if usable else 'Not usable'}: {sum(one.n_records for one in checks):,} records, {pictures:,} pictures."
     names = ", ".join(Path(one.source).name for one in checks)
     verdict = doc.Headline("neutral" if usable else "worse", text)
-    write_report(doc.Report(title=f"{names}: records", method="data check", verdict=verdict, sections=sections), path)
+    write_report(
+        doc.Report(title=f"{names}: records", method="data check", verdict=verdict, sections=sections), path
+    )
 
 
 def _thumbnails(record: Record) -> list[Thumbnail]:

@@ -55,7 +55,9 @@ def take_pictures(row: Mapping[str, Any], column: str | None) -> tuple[Mapping[s
     if column is not None and row.get(column) is not None:
         value = row[column]
         taken.column = column
-        taken.given = [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
+        taken.given = (
+            [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
+        )
         taken.given = [one for one in taken.given if one != ""]
     marked = {}
     for name, value in row.items():
@@ -135,7 +137,9 @@ def _placed(record: R, count: int, field: str) -> R:
     """The record with marks: where its text has LLaVA's placeholders, else before the first words of the user."""
     held = sum(one["content"].count(PLACEHOLDER) for one in record.prompt)
     if held not in (0, count):
-        raise FieldError(f"{count} pictures for {held} places ({PLACEHOLDER}) in the prompt", "as many of both", field)
+        raise FieldError(
+            f"{count} pictures for {held} places ({PLACEHOLDER}) in the prompt", "as many of both", field
+        )
     prompt = list(record.prompt)
     if held:
         for place, one in enumerate(prompt):

@@ -91,7 +91,11 @@ class Picture:
     @property
     def key(self) -> str:
         """What tells it from others without decoding it: its path, or a hash of its bytes."""
-        source = self.source.get("bytes") or self.source.get("path") if isinstance(self.source, dict) else self.source
+        source = (
+            self.source.get("bytes") or self.source.get("path")
+            if isinstance(self.source, dict)
+            else self.source
+        )
         if isinstance(source, bytes | bytearray | str) and len(source) >= LONGEST_PATH:
             return hashlib.sha256(source.encode() if isinstance(source, str) else source).hexdigest()
         if isinstance(source, bytes | bytearray):

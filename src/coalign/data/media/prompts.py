@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ModelError
-from coalign.data.media.pictures import Picture, picture_hash
+from coalign.data.media.pictures import picture_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from coalign.data.records import Shown
 
 _ATTRIBUTE = "picture_processor"
 
@@ -44,11 +46,11 @@ class PicturePrompt:
 
     processor: Any
     text: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Shown, ...]
     ids: tuple[int, ...]
 
     @classmethod
-    def encode(cls, processor: Any, text: str, pictures: Sequence[Picture]) -> PicturePrompt:
+    def encode(cls, processor: Any, text: str, pictures: Sequence[Shown]) -> PicturePrompt:
         """Decode the pictures once, to know how many tokens they take.
 
         Raises:
@@ -106,5 +108,7 @@ def _processed(processor: Any, texts: list[str], pictures: list[list[Any]]) -> d
         )
     except (ValueError, TypeError, IndexError, KeyError) as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"The model's processor ({type(processor).__name__}) refuses pictures and text: {reason}.") from error
+        raise ModelError(
+            f"The model's processor ({type(processor).__name__}) refuses pictures and text: {reason}."
+        ) from error
     return dict(made)

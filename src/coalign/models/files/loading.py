@@ -89,7 +89,9 @@ def load_processor(place: Location, options: ModelOptions, tokenizer: Any) -> An
     try:
         processor = AutoProcessor.from_pretrained(base.path, **_shared(base, options))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        missing = next((one for one in ("torchvision", "torchcodec", "PIL", "num2words") if one in str(error)), None)
+        missing = next(
+            (one for one in ("torchvision", "torchcodec", "PIL", "num2words") if one in str(error)), None
+        )
         if missing is None:
             raise explained(error, base, "processor") from error
         name = "pillow (the extra images)" if missing == "PIL" else missing
