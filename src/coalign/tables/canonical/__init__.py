@@ -1,0 +1,1 @@
+"""Making table annotations canonical: fixes that only merge, and reasons to reject."""
