@@ -78,18 +78,20 @@ class Draft:
     def merge(self, group: Sequence[Cell]) -> None:
         """Make one cell of several: union of rows and columns, texts in order of rows, one tight box.
 
-        The first in order of rows stays. One that is already gone makes the table ambiguous.
+        The first in order of rows stays. One that stands there twice, or is gone already, makes the table ambiguous.
         """
-        first, *others = sorted(group, key=lambda cell: cell.rows[0])
+        here = set(map(id, self.cells))
+        known = {id(cell): cell for cell in group if id(cell) in here}
+        if len(known) < len(group):
+            self.rejects["ambiguous spanning cell"] += 1
+        first, *others = sorted(known.values(), key=lambda cell: cell.rows[0])
         if not others:
             return
-        if len({id(cell) for cell in group} & {id(cell) for cell in self.cells}) < len(group):
-            self.rejects["ambiguous spanning cell"] += 1
-            return
+        group = [first, *others]
         first.rows = sorted({row for cell in group for row in cell.rows})
         first.columns = sorted({column for cell in group for column in cell.columns})
-        first.text = " ".join(text for cell in (first, *others) if (text := cell.text.strip()))
-        first.box = around([cell.box for cell in (first, *others)])
+        first.text = " ".join(text for cell in group if (text := cell.text.strip()))
+        first.box = around(cell.box for cell in group)
         first.projected = False
         self.drop_cells(others)
         self.fixes["merged oversegmented spanning cell"] += len(others)

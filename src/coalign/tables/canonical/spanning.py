@@ -27,7 +27,7 @@ def absorb_blanks(draft: Draft, *, up: bool) -> None:
             others = [at.get((row, column)) for column in cell.columns]
             if (not up and not draft.header[row]) or not all(one is not None and one.blank for one in others):
                 break
-            group += [one for one in others if one is not None and one not in group]
+            group += [one for one in others if one is not None]
         groups.append(group)
     for group in groups:
         draft.merge(group)
