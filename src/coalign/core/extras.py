@@ -35,7 +35,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "video": (("av", "PIL"), "video as data"),
     "hdr": (("cv2", "OpenEXR"), "pictures and clips of high dynamic range"),
     "diffusion": (("diffusers", "PIL"), "models that make pictures by diffusion"),
-    "tables": (("lxml", "rapidfuzz"), "table structures in HTML and XML"),
+    "tables": (("defusedxml", "PIL", "rapidfuzz"), "tables in XML, as pictures, and by their exact texts"),
 }
 """Extra name to (modules it installs, what it unlocks)."""
 

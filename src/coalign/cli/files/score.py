@@ -1,4 +1,4 @@
-"""`coalign score METRIC FILE`: scores of a file's texts as JSON Lines, without a run folder."""
+"""`coalign score METRIC FILE`: scores of a file's texts or tables as JSON Lines, without a run folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from coalign.core.names import suggest
 
 METRICS = {
     "alignscore": ("coalign.evaluation.alignscore", "How well each claim is supported by its source."),
+    "grits": ("coalign.tables.scoring", "How alike predicted and true table structures are."),
 }
 """Metric to its module and one line of help.
 
@@ -43,9 +44,9 @@ class Metrics(click.Group):
 
 @click.group(cls=Metrics, subcommand_metavar="METRIC FILE [OPTIONS]")
 def score() -> None:
-    """Score the texts of a file: one JSON row each on standard output, or in --out.
+    """Score the texts or tables of a file: one JSON row each on standard output, or in --out.
 
-    `coalign score METRIC --help` shows a metric's options. `coalign run METRIC` does the same in a run folder, which
+    `coalign score METRIC --help` shows a metric's options. `coalign run alignscore` does the same in a run folder, which
     can be continued, with a report.
     """
 

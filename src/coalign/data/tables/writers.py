@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
-from coalign.core.errors import DataError
-from coalign.core.extras import require
 from coalign.core.files import atomic_path, write_rows, write_text
+from coalign.data.media.pictures import open_picture
 from coalign.data.tables.html_tables import to_html
 from coalign.data.tables.table import Box, Table, area, around, share_inside, to_row
 
@@ -75,20 +74,20 @@ def write_voc(table: Table, folder: Path, paddings: tuple[int, int] = (30, 5)) -
     """Write a table as PASCAL VOC, cut out of its page with some padding; False where it has no boxes.
 
     Raises:
-        DataError: the picture of the page cannot be read.
+        MediaError: the picture of the page cannot be read.
     """
     if not table.row_boxes or not table.column_boxes:
         return False
     name, padding = _file_name(table), paddings[0] if table.split == "train" else paddings[1]
     found = [*objects(table)]
     whole = found[0][1]
-    scale = 1.0
-    if table.page is not None and table.picture is not None:
-        scale = min(_MOST_SIDE / max(table.page), 1.0) if max(table.page) > _MOST_SIDE else 1.0
+    picture = open_picture(table.picture) if table.picture is not None else None
+    page = table.page or (picture.size if picture is not None else None)
+    scale = min(_MOST_SIDE, max(picture.size)) / max(page) if picture is not None and page is not None else 1.0
     frame = [round(scale * edge) for edge in whole]
     frame = [frame[0] - padding, frame[1] - padding, frame[2] + padding, frame[3] + padding]
-    if table.page is not None:
-        limit = [round(scale * side) for side in table.page]
+    if page is not None:
+        limit = [round(scale * side) for side in page]
         frame = [max(0, frame[0]), max(0, frame[1]), min(limit[0], frame[2]), min(limit[1], frame[3])]
     size = frame[2] - frame[0], frame[3] - frame[1]
 
@@ -111,8 +110,11 @@ def write_voc(table: Table, folder: Path, paddings: tuple[int, int] = (30, 5)) -
             if area(word.box) > 0 and share_inside(word.box, window) > _WORD_SHARE
         ]
         write_text(folder / "words" / f"{name}_words.json", json.dumps(words, ensure_ascii=False) + "\n")
-    if table.picture is not None:
-        _cut_out(table.picture, table.page, scale, frame, folder / "images" / f"{name}.jpg")
+    if picture is not None and page is not None:
+        whole_page = picture.resize((round(scale * page[0]), round(scale * page[1])))
+        target = folder / "images" / f"{name}.jpg"
+        with atomic_path(target) as path:
+            whole_page.crop((frame[0], frame[1], frame[2], frame[3])).save(path, format="JPEG", quality=92)
     return True
 
 
@@ -140,19 +142,3 @@ def _xml(name: str, size: tuple[int, int], boxes: list[tuple[str, Box]]) -> str:
 
 def _add(parent: ElementTree.Element, name: str, value: Any) -> None:
     ElementTree.SubElement(parent, name).text = str(value)
-
-
-def _cut_out(
-    picture: Path, page: tuple[float, float] | None, scale: float, frame: list[int], target: Path
-) -> None:
-    image = require("PIL.Image", "tables")
-    try:
-        with image.open(picture) as opened:
-            whole = opened.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{picture}: the picture cannot be read ({error}).") from error
-    wanted = tuple(round(scale * side) for side in (page or whole.size))
-    whole = whole if whole.size == wanted else whole.resize(wanted)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as path:
-        whole.crop(tuple(frame)).save(path, format="JPEG", quality=92)

@@ -185,7 +185,6 @@ def close_gaps(draft: Draft) -> None:
     table.row_boxes = _closed(table.row_boxes, 1)
     table.column_boxes = _closed(table.column_boxes, 0)
     set_regions(draft.cells, table.row_boxes, table.column_boxes)
-    draft.fixes["closed gaps between rows and columns"] += 1
 
 
 def _closed(boxes: list[Box], axis: int) -> list[Box]:

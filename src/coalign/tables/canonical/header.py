@@ -8,6 +8,7 @@ from coalign.tables.canonical.draft import Draft
 
 LONG_TEXT = 60
 """Characters of a cell above which a table of two columns without a header is one of prose. Source: official code."""
+HEADER_FIX = "marked cell as column header"
 _NUMBERS = re.compile(r"^[0-9,%.$ -]+$")
 _CUES = ((0, "Number"), (1, "Page"), (None, "in thousands"), (None, "in millions"), (None, "Measurement"), (None, "Period"))
 """Column (any, where None) and words of row 0 by which a table has a header. Source: official code."""
@@ -87,7 +88,9 @@ def correct_header(draft: Draft, *, assumed_above: int = 2, cues: bool = True, l
     if last_row == 0 and draft.table.extra.get("continued"):
         return  # the first row of a table that goes on from another page repeats nothing
     for cell in draft.cells:
-        cell.header = cell.header or cell.rows[-1] <= last_row
+        if not cell.header and cell.rows[-1] <= last_row:
+            cell.header = True
+            draft.fixes[HEADER_FIX] += 1
     draft.header = [flag or row <= last_row for row, flag in enumerate(draft.header)]
 
 
