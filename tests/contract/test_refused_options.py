@@ -36,6 +36,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "ranking": "pro", "margin": 0.1}, "margin has no effect"),
         ({"prompts": "x", "min_agreement": 1}, "at least 2"),
     ],
+    "tsr-alignment": [
+        ({"data": "x", "kinds": ["top"]}, "kinds has no effect without predictions"),
+        ({"data": "x", "correct_predictions": True}, "correct_predictions has no effect without predictions"),
+        ({"data": "x", "accept": ["missing grid cells"]}, "leaves no grid to correct"),
+        ({"data": "x", "accept": ["ugly"]}, "accept"),
+    ],
     "portia": [
         ({"data": "x", "judge": "reward"}, "never sees the order"),
         ({"data": "x", "parts": 0}, "at least 1"),

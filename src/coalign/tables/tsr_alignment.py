@@ -50,6 +50,12 @@ class ComparedPredictions(Likeness):
         None, "predicted tables with the ids of the annotated ones: scored before and after"
     )
 
+    correct_predictions: bool = option(
+        False,
+        "put the predictions through the same fixes before the second score",
+        only_with="predictions",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.predictions is None:
@@ -171,9 +177,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], tables: TableSet) -> dict[str, 
 
 
 def _scores(config: Config, before: Sequence[Table], after: Sequence[Table]) -> dict[str, list[dict[str, Any]]]:
-    """Scores of the predictions against the annotation of the tables that are kept, as it was and as it is now."""
+    """Scores of the predictions against the annotation of the tables that are kept, as it was and as it is now. A prediction
+    that the fixes would leave out stays as it is.
+    """
     assert config.predictions is not None
     predicted = read_tables(config.predictions, split=config.split, on_bad_record=config.on_bad_record).tables
     names = {one.id for one in after}
-    sides = {"before": [one for one in before if one.id in names], "after": list(after)}
-    return {name: compare(matched(true, predicted).pairs, config) for name, true in sides.items()}
+    first = compare(matched([one for one in before if one.id in names], predicted).pairs, config)
+    if config.correct_predictions:
+        aligner = Aligner(config)
+        corrected = [(one, aligner(one)) for one in predicted]
+        predicted = [found.table if found.kept else one for one, found in corrected]
+    return {"before": first, "after": compare(matched(after, predicted).pairs, config)}

@@ -65,6 +65,8 @@ class _Tables(HTMLParser):
         elif tag == "tr":
             table.open_cell = None
             table.row += 1
+            for cell in table.to_the_end:
+                table.taken.setdefault(table.row, set()).update(cell.columns)
         elif tag in ("td", "th"):
             _begin_cell(table, tag, dict(attrs))
         elif tag in ("br", "p", "div", "li", "sup", "sub", "i"):

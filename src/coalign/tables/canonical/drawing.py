@@ -81,6 +81,7 @@ def _on_grid(table: Table) -> Image.Image:
     y = [_MARGIN + (_LINE_HEIGHT + 3) * row for row in range(rows + 1)]
     picture = image.new("RGB", (x[-1] + _MARGIN, y[-1] + _MARGIN), (255, 255, 255))
     pen = require("PIL.ImageDraw", "tables").Draw(picture)
+    font = require("PIL.ImageFont", "tables").load_default(size=11)
     pen.rectangle((x[0], y[0], x[-1], y[-1]), fill=HOLE)
     for cell in table.cells:
         if not cell.rows or not cell.columns or cell.rows[0] >= rows or cell.columns[0] >= columns:
@@ -90,5 +91,5 @@ def _on_grid(table: Table) -> Image.Image:
         pen.rectangle(frame, fill=_fill(cell) or (255, 255, 255), outline=LINE)
         room = max((frame[2] - frame[0] - _MARGIN) // _LETTER, 1)
         text = cell.text if len(cell.text) <= room else cell.text[: room - 1] + "…"
-        pen.text((frame[0] + 3, (frame[1] + frame[3]) // 2 - _LINE_HEIGHT // 2 + 1), text, fill=(30, 30, 30))
+        pen.text((frame[0] + 3, (frame[1] + frame[3]) // 2 - _LINE_HEIGHT // 2 + 1), text, fill=(30, 30, 30), font=font)
     return picture

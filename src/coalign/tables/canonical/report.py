@@ -20,7 +20,7 @@ from coalign.tables.canonical.header import HEADER_FIX
 from coalign.tables.canonical.drawing import LEGEND, draw
 from coalign.tables.scoring import NAMES, score_table
 
-SIDE = 400
+SIDE = 352
 """Pixels of the longer side of a drawn table."""
 Row = Mapping[str, Any]
 
