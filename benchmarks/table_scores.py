@@ -28,7 +28,25 @@ SIZES = {(5, 4): 500, (8, 5): 300, (12, 6): 150, (20, 8): 45, (40, 10): 5}
 """Rows and columns of the true tables, and how many have them."""
 LONG = (199, 200, 400)
 """Characters of the long cells that every tenth table has, one of each."""
-WORDS = "net sales total assets income share of the year ended deferred cost revenue (loss) per and other".split()
+WORDS = [
+    "net",
+    "sales",
+    "total",
+    "assets",
+    "income",
+    "share",
+    "of",
+    "the",
+    "year",
+    "ended",
+    "deferred",
+    "cost",
+    "revenue",
+    "(loss)",
+    "per",
+    "and",
+    "other",
+]
 
 
 @dataclass
@@ -64,7 +82,14 @@ def make_table(rng: random.Random, rows: int, columns: int, long: bool) -> list[
             covered = [(r, c) for r in range(row, row + tall) for c in range(column, column + wide)]
             taken.update(covered)
             box = (x[column], 12.3 * row, x[column + wide], 12.3 * (row + tall))
-            cells.append(Cell([*range(row, row + tall)], [*range(column, column + wide)], make_text(rng, row, column), box))
+            cells.append(
+                Cell(
+                    [*range(row, row + tall)],
+                    [*range(column, column + wide)],
+                    make_text(rng, row, column),
+                    box,
+                )
+            )
     if long:
         for cell, length in zip(rng.sample(cells, len(LONG)), LONG, strict=True):
             cell.text = " ".join(rng.choices(WORDS, k=length))[:length]
@@ -81,7 +106,12 @@ def predicted(rng: random.Random, cells: list[Cell]) -> list[Cell]:
             cell.text = cell.text[:place] + rng.choice("aeiou0123 ") + cell.text[place + 1 :]
     if rng.random() < 0.3:
         found = [
-            Cell([row], [column], cell.text if (row, column) == (cell.rows[0], cell.columns[0]) else "", cell.box)
+            Cell(
+                [row],
+                [column],
+                cell.text if (row, column) == (cell.rows[0], cell.columns[0]) else "",
+                cell.box,
+            )
             for cell in found
             for row in cell.rows
             for column in cell.columns
@@ -99,7 +129,10 @@ def predicted(rng: random.Random, cells: list[Cell]) -> list[Cell]:
 def ours(pairs: list[tuple[list[Cell], list[Cell]]]) -> Scores:
     found = grits([(Grid.of(true), Grid.of(guess)) for true, guess in pairs])
     return [
-        {kind: (one[kind].score, one[kind].precision, one[kind].recall, one[kind].upper_bound) for kind in KINDS}
+        {
+            kind: (one[kind].score, one[kind].precision, one[kind].recall, one[kind].upper_bound)
+            for kind in KINDS
+        }
         for one in found
     ]
 
@@ -124,7 +157,12 @@ def published(folder: Path) -> Callable[[list[tuple[list[Cell], list[Cell]]]], S
         for tables in pairs:
             given = [
                 [
-                    {"row_nums": one.rows, "column_nums": one.columns, "cell_text": one.text, "bbox": list(one.box)}
+                    {
+                        "row_nums": one.rows,
+                        "column_nums": one.columns,
+                        "cell_text": one.text,
+                        "bbox": list(one.box),
+                    }
                     for one in cells
                 ]
                 for cells in tables
@@ -152,7 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--official", type=Path, required=True, help="folder that holds the official grits.py")
+    parser.add_argument(
+        "--official", type=Path, required=True, help="folder that holds the official grits.py"
+    )
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--share", type=float, default=1.0, help="of the tables of each size")
     parser.add_argument("--seed", type=int, default=0)
@@ -180,10 +220,17 @@ def main() -> None:
             for a, b in zip(one[kind], other[kind], strict=True)
         )
         largest = max(largest, *differences)
-        print(f"  batch {batch}: {len(part)} tables, {spent:.3f} s, {spent_theirs:.2f} s, {spent_theirs / spent:.1f}", flush=True)
+        print(
+            f"  batch {batch}: {len(part)} tables, {spent:.3f} s, {spent_theirs:.2f} s, {spent_theirs / spent:.1f}",
+            flush=True,
+        )
     ratios = [theirs / mine for theirs, mine in zip(seconds["official"], seconds["coalign"], strict=True)]
-    print(f"{len(pairs)} tables: coalign {sum(seconds['coalign']):.2f} s, official {sum(seconds['official']):.1f} s")
-    print(f"official / coalign: median {statistics.median(ratios):.1f}, {min(ratios):.1f} to {max(ratios):.1f}")
+    print(
+        f"{len(pairs)} tables: coalign {sum(seconds['coalign']):.2f} s, official {sum(seconds['official']):.1f} s"
+    )
+    print(
+        f"official / coalign: median {statistics.median(ratios):.1f}, {min(ratios):.1f} to {max(ratios):.1f}"
+    )
     print(f"largest difference of a score, precision, recall or bound: {largest:.1e}")
 
 

@@ -39,7 +39,12 @@ VARIANTS: dict[str, tuple[str, Tiny]] = {
     "tsr-alignment with predictions": (
         "tsr-alignment",
         (
-            {"data": "tables.jsonl", "predictions": "read.jsonl", "formats": ["voc"], "correct_predictions": True},
+            {
+                "data": "tables.jsonl",
+                "predictions": "read.jsonl",
+                "formats": ["voc"],
+                "correct_predictions": True,
+            },
             {"tables.jsonl": tables(), "read.jsonl": [table("heading"), table("plain", boxes=False)]},
         ),
     ),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.checks.papers.tables import tsr_alignment as paper
+from coalign.checks.papers.tables.tsr_alignment import structure
 from coalign.checks.worlds.annotated_tables import exact_share, printed_tables, train_reader
 from coalign.core.errors import ConfigError
 from coalign.core.files import read_rows
@@ -40,7 +40,9 @@ def grid(*lines: str, spans: Spans | None = None) -> Table:
         for column, text in enumerate(line.split("|")):
             if (row, column) not in covered:
                 rows, columns = spans.get((row, column), (1, 1))
-                cells.append(Cell([*range(row, row + rows)], [*range(column, column + columns)], text.strip()))
+                cells.append(
+                    Cell([*range(row, row + rows)], [*range(column, column + columns)], text.strip())
+                )
     return Table("t", cells)
 
 
@@ -103,7 +105,9 @@ def test_header_cells_over_the_same_columns_merge() -> None:
     table = grid("A|B|C", "a|b|c", "x|10|11")
     for cell in table.cells[:6]:
         cell.header = True
-    assert lines(align(table).table) == ["A a|B b|C c", "x|10|11"], "and the rows that all cells span become one"
+    assert lines(align(table).table) == ["A a|B b|C c", "x|10|11"], (
+        "and the rows that all cells span become one"
+    )
     assert lines(align(table, merge_header=False).table) == ["A|B|C", "a|b|c", "x|10|11"]
 
 
@@ -182,7 +186,12 @@ def test_boxes_of_rows_columns_and_cells_meet_in_the_middle() -> None:
 def test_texts_and_boxes_are_read_from_the_words_of_the_page() -> None:
     table = placed()
     assert table.words is not None
-    table.words[3:4] = [Word("Cash", (0, 20, 14, 30)), Word("on", (16, 20, 22, 30)), Word("hand", (23, 20, 40, 30)), Word("..", (41, 20, 44, 30))]
+    table.words[3:4] = [
+        Word("Cash", (0, 20, 14, 30)),
+        Word("on", (16, 20, 22, 30)),
+        Word("hand", (23, 20, 40, 30)),
+        Word("..", (41, 20, 44, 30)),
+    ]
     table.cells[3].box = (0, 20, 44, 30)
     found = align(table)
     assert found.kept
@@ -190,7 +199,10 @@ def test_texts_and_boxes_are_read_from_the_words_of_the_page() -> None:
     assert cash.words_text == "Cash on hand"
     assert cash.box == (0, 20, 40, 30)
     assert found.fixes["removed dots from text cell"]
-    assert next(cell for cell in align(table, read_words=False).table.cells if cell.text == "Cash").words_text is None
+    assert (
+        next(cell for cell in align(table, read_words=False).table.cells if cell.text == "Cash").words_text
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +257,17 @@ def test_the_command_scores_predictions_by_id(coalign: Callable[..., Any], tmp_p
 
     truth = write("true.jsonl", row_of_table("a"), row_of_table("b"))
     guess = write("read.jsonl", row_of_table("a", boxes=False), row_of_table("z"))
-    found = coalign("score", "grits", guess, "--truth", truth, "--out", str(tmp_path / "o.jsonl"), "--html", str(tmp_path / "o.html"))
+    found = coalign(
+        "score",
+        "grits",
+        guess,
+        "--truth",
+        truth,
+        "--out",
+        str(tmp_path / "o.jsonl"),
+        "--html",
+        str(tmp_path / "o.html"),
+    )
     assert found.code == 0, found.err
     assert "'z' belongs to no true table" in found.err
     first, second = read_rows(tmp_path / "o.jsonl")
@@ -260,8 +282,10 @@ def test_the_world_of_the_check() -> None:
     tables = printed_tables(40, 7)
     aligned = [Aligner(Fixes())(one.raw) for one in tables]
     assert all(found.kept for found in aligned)
-    assert all(paper._structure(found.table) == paper._structure(one.true) for found, one in zip(aligned, tables, strict=True))
-    assert any(paper._structure(one.raw) != paper._structure(one.true) for one in tables)
+    assert all(
+        structure(found.table) == structure(one.true) for found, one in zip(aligned, tables, strict=True)
+    )
+    assert any(structure(one.raw) != structure(one.true) for one in tables)
     reader = train_reader(tables, [one.true for one in tables], 0, steps=60, places=256)
     untrained = train_reader(tables, [one.true for one in tables], 0, steps=0)
     assert exact_share(reader, tables)[1] > exact_share(untrained, tables)[1]

@@ -80,7 +80,11 @@ def test_rows_of_pubtabnet_and_fintabnet(tmp_path: Path) -> None:
                                  "<tr>", "<td>", "</td>", "<td>", "</td>", "</tr>", "</tbody>"]},
         "cells": [{"tokens": ["<b>", "A", "</b>"], "bbox": [0, 90, 20, 100]}, {"tokens": ["x", "<i>", "1", "</i>"]}, {"tokens": []}],
     }  # fmt: skip
-    path = write(tmp_path / "x.jsonl", {"filename": "one.png", "html": html}, {"filename": "a/b.pdf", "table_id": 7, "html": html})
+    path = write(
+        tmp_path / "x.jsonl",
+        {"filename": "one.png", "html": html},
+        {"filename": "a/b.pdf", "table_id": 7, "html": html},
+    )
     one, other = read_tables(path).tables
     assert (one.id, other.id) == ("one.png", "a/b-7")
     assert shape(one.cells) == [([0], [0, 1], "A", True), ([1], [0], "x 1", False), ([1], [1], "", False)]
@@ -93,9 +97,7 @@ def icdar(cells: str) -> str:
     return f"<document><table id='1'><region id='1' page='2'>{cells}</region></table></document>"
 
 
-CELL = (
-    "<cell id='1' start-row='{}' start-col='{}' {}><bounding-box x1='10' y1='{}' x2='30' y2='{}'/><content>{}</content></cell>"
-)
+CELL = "<cell id='1' start-row='{}' start-col='{}' {}><bounding-box x1='10' y1='{}' x2='30' y2='{}'/><content>{}</content></cell>"
 
 
 def test_structure_files_of_icdar_2013(tmp_path: Path) -> None:
@@ -151,7 +153,12 @@ def test_tables_of_the_same_name_have_ids_of_their_own(tmp_path: Path) -> None:
 
 def placed() -> Table:
     """Two columns and three rows; a spanning header, a projected row header."""
-    cells = [Cell([0], [0, 1], "Head", header=True), Cell([1], [0, 1], "Part", projected=True), Cell([2], [0], "a"), Cell([2], [1], "b")]
+    cells = [
+        Cell([0], [0, 1], "Head", header=True),
+        Cell([1], [0, 1], "Part", projected=True),
+        Cell([2], [0], "a"),
+        Cell([2], [1], "b"),
+    ]
     table = Table("one/two", cells, page=(220.0, 120.0), split="train")
     table.row_boxes = [(50.0, 40.0, 150.0, 50.0), (50.0, 50.0, 150.0, 60.0), (50.0, 60.0, 150.0, 70.0)]
     table.column_boxes = [(50.0, 40.0, 100.0, 70.0), (100.0, 40.0, 150.0, 70.0)]

@@ -39,7 +39,9 @@ def test_similarity_is_that_of_difflib(first: list[str], second: list[str]) -> N
 
 @pytest.mark.parametrize("popular", [False, True])
 @pytest.mark.parametrize("alphabet", ["ab", "abcdefghij ,.", "".join(map(chr, range(200, 700)))])
-def test_long_texts_are_those_of_difflib_around_its_rule_for_popular_characters(alphabet: str, popular: bool) -> None:
+def test_long_texts_are_those_of_difflib_around_its_rule_for_popular_characters(
+    alphabet: str, popular: bool
+) -> None:
     rng = random.Random(len(alphabet))
     first = ["".join(rng.choices(alphabet, k=k)) for k in (0, 1, 63, 64, 65, 128, 199, 200, 201, 400)]
     second = [text[:50] + rng.choice(alphabet) + text[51:] for text in first] + first[::-1]
@@ -51,7 +53,9 @@ def test_long_texts_are_those_of_difflib_around_its_rule_for_popular_characters(
 def test_difflib_scores_long_texts_that_are_nearly_equal_zero() -> None:
     text = "ab" * 100
     other = "b" + text[1:]
-    official, exact = (block_similarities([text], [other], [(0, 0)], popular=flag)[0] for flag in (False, True))
+    official, exact = (
+        block_similarities([text], [other], [(0, 0)], popular=flag)[0] for flag in (False, True)
+    )
     assert official == 0.0
     assert exact > 0.99
 
@@ -64,7 +68,9 @@ def tables(rng: random.Random) -> list[Cell]:
             if (row, column) in taken:
                 continue
             wide = 2 if column + 1 < columns and (row, column + 1) not in taken and rng.random() < 0.3 else 1
-            cell = Cell([row], [*range(column, column + wide)], "".join(rng.choices("abc", k=rng.randint(0, 3))))
+            cell = Cell(
+                [row], [*range(column, column + wide)], "".join(rng.choices("abc", k=rng.randint(0, 3)))
+            )
             x, y = 10 * column + rng.random(), 5 * row + rng.random()
             cell.box = (x, y, x + 9 * wide, y + 4)
             taken |= {*cell.places}
@@ -80,7 +86,12 @@ def plain_grits(true: list[Cell], predicted: list[Cell], kind: str) -> float:
         found = np.empty(shape, object)
         for cell in cells:
             for row, column in cell.places:
-                span = (cell.columns[0] - column, cell.rows[0] - row, cell.columns[-1] + 1 - column, cell.rows[-1] + 1 - row)
+                span = (
+                    cell.columns[0] - column,
+                    cell.rows[0] - row,
+                    cell.columns[-1] + 1 - column,
+                    cell.rows[-1] + 1 - row,
+                )
                 found[row, column] = {"top": span, "con": cell.text, "loc": cell.box}[kind]
         return found
 
@@ -107,12 +118,16 @@ def plain_grits(true: list[Cell], predicted: list[Cell], kind: str) -> float:
         return table[-1, -1], path
 
     a, b = grid(true), grid(predicted)
-    reward = ratio if kind == "con" else overlap
+    reward: Any = ratio if kind == "con" else overlap
     rows = best(
-        lambda i, k: best(lambda j, m: reward(a[i, j], b[k, m]), a.shape[1], b.shape[1])[0], a.shape[0], b.shape[0]
+        lambda i, k: best(lambda j, m: reward(a[i, j], b[k, m]), a.shape[1], b.shape[1])[0],
+        a.shape[0],
+        b.shape[0],
     )[1]
     columns = best(
-        lambda j, m: best(lambda i, k: reward(a[i, j], b[k, m]), a.shape[0], b.shape[0])[0], a.shape[1], b.shape[1]
+        lambda j, m: best(lambda i, k: reward(a[i, j], b[k, m]), a.shape[0], b.shape[0])[0],
+        a.shape[1],
+        b.shape[1],
     )[1]
     total = sum(reward(a[i, j], b[k, m]) for i, k in rows for j, m in columns)
     return 2 * total / (a.size + b.size)
@@ -135,7 +150,11 @@ def test_a_score_does_not_depend_on_the_tables_beside_it() -> None:
 
 
 def cells(*texts: str) -> list[Cell]:
-    return [Cell([row], [column], text) for row, line in enumerate(texts) for column, text in enumerate(line.split("|"))]
+    return [
+        Cell([row], [column], text)
+        for row, line in enumerate(texts)
+        for column, text in enumerate(line.split("|"))
+    ]
 
 
 def test_holes_are_blank_cells_and_overlaps_belong_to_the_last() -> None:
@@ -150,7 +169,9 @@ def test_holes_are_blank_cells_and_overlaps_belong_to_the_last() -> None:
 
 def test_tables_without_cells() -> None:
     nothing, some = Grid.of([]), Grid.of(cells("a|b"))
-    first, second, both = (one["con"] for one in grits([(some, nothing), (nothing, some), (nothing, nothing)], ["con"]))
+    first, second, both = (
+        one["con"] for one in grits([(some, nothing), (nothing, some), (nothing, nothing)], ["con"])
+    )
     assert (first.score, first.precision, first.recall) == (0.0, 1.0, 0.0)
     assert (second.score, second.precision, second.recall) == (0.0, 0.0, 1.0)
     assert both.score == 1.0
@@ -161,9 +182,14 @@ def test_scores_can_change_when_tables_are_swapped_but_not_by_their_longest_comm
     one, other = Grid.of(cells("bdaa a")), Grid.of(cells(" a baa"))
     by: Any
     for by, same in (("difflib", False), ("lcs", True)):
-        there, back = (grits([pair], ["con"], text=by)[0]["con"].score for pair in ((one, other), (other, one)))
+        there, back = (
+            grits([pair], ["con"], text=by)[0]["con"].score for pair in ((one, other), (other, one))
+        )
         assert (there == back) is same, by
-    assert grits([(one, other)], ["con"], text="lcs")[0]["con"].score >= grits([(one, other)], ["con"])[0]["con"].score
+    assert (
+        grits([(one, other)], ["con"], text="lcs")[0]["con"].score
+        >= grits([(one, other)], ["con"])[0]["con"].score
+    )
 
 
 def test_means_over_tables() -> None:

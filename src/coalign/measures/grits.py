@@ -93,7 +93,8 @@ class Grid:
     @classmethod
     def of(cls, cells: Iterable[GridCell]) -> Grid:
         """The grid of some cells, from row and column 0 to the last that a cell covers."""
-        spans, texts, boxes = {(0, 0, 1, 1): 0}, {"": 0}, {(0.0, 0.0, 0.0, 0.0): 0}
+        spans, texts = {(0, 0, 1, 1): 0}, {"": 0}
+        boxes: dict[tuple[float, ...], int] = {(0.0, 0.0, 0.0, 0.0): 0}
         at: list[tuple[int, int, int, int, int]] = []
         for cell in cells:
             text = texts.setdefault(cell.text, len(texts))
@@ -103,7 +104,12 @@ class Grid:
                 continue
             for row in cell.rows:
                 for column in cell.columns:
-                    span = min(cell.columns) - column, min(cell.rows) - row, max(cell.columns) + 1 - column, max(cell.rows) + 1 - row
+                    span = (
+                        min(cell.columns) - column,
+                        min(cell.rows) - row,
+                        max(cell.columns) + 1 - column,
+                        max(cell.rows) + 1 - row,
+                    )
                     at.append((row, column, spans.setdefault(span, len(spans)), text, box))
         filled = np.array(at, np.intp).reshape(-1, 5)
         shape = (int(filled[:, 0].max(initial=-1)) + 1, int(filled[:, 1].max(initial=-1)) + 1)
@@ -162,7 +168,10 @@ def grits(
     scores: list[dict[Kind, GriTS]] = []
     for begin, end in _windows(pairs):
         window = pairs[begin:end]
-        parts = [_rewards([(getattr(one, kind), getattr(other, kind)) for one, other in window], kind, text) for kind in kinds]
+        parts = [
+            _rewards([(getattr(one, kind), getattr(other, kind)) for one, other in window], kind, text)
+            for kind in kinds
+        ]
         starts = np.cumsum([_zeros(window), *(len(one) for one, _ in parts)])
         flat = np.concatenate([np.zeros(starts[0]), *(one for one, _ in parts)])
         problems = [
@@ -187,12 +196,17 @@ def _rewards(
     counts = [(len(true.values), len(predicted.values)) for true, predicted in pairs]
     begins = np.cumsum([(0, 0), *counts], 0)
     wanted = [
-        np.indices(shape).reshape(2, -1) + begin[:, None] for shape, begin in zip(counts, begins[:-1], strict=True)
+        np.indices(shape).reshape(2, -1) + begin[:, None]
+        for shape, begin in zip(counts, begins[:-1], strict=True)
     ]
     ours, theirs = np.concatenate(wanted, 1)
     first = [one for true, _ in pairs for one in true.values]
     second = [one for _, predicted in pairs for one in predicted.values]
-    rewards = _alike(first, second, ours, theirs, text) if kind == "con" else overlaps(_boxes(first)[:, ours], _boxes(second)[:, theirs])
+    rewards = (
+        _alike(first, second, ours, theirs, text)
+        if kind == "con"
+        else overlaps(_boxes(first)[:, ours], _boxes(second)[:, theirs])
+    )
     places, start = [], 0
     for (true, predicted), (rows, columns) in zip(pairs, counts, strict=True):
         places.append((start + true.at * columns, predicted.at))
@@ -205,7 +219,9 @@ def _boxes(values: Sequence[Sequence[float]]) -> Floats:
     return np.array(values, np.float32).astype(np.float64).T
 
 
-def _alike(first: Sequence[str], second: Sequence[str], ours: Places, theirs: Places, text: TextSimilarity) -> Floats:
+def _alike(
+    first: Sequence[str], second: Sequence[str], ours: Places, theirs: Places, text: TextSimilarity
+) -> Floats:
     if text == "lcs":
         similarity = require("rapidfuzz.distance", "tables").Indel.normalized_similarity
         given = [first[one] for one in ours], [second[one] for one in theirs]
@@ -288,7 +304,9 @@ def _aligned(rewards: Floats, problems: Sequence[Problem]) -> list[Alignment]:
         for begin in range(0, len(places), at_once):
             some = places[begin : begin + at_once]
             shapes = (rows, columns), (other_rows, other_columns)
-            found.update(zip(some, _matched_rows(rewards, [problems[one] for one in some], *shapes), strict=True))
+            found.update(
+                zip(some, _matched_rows(rewards, [problems[one] for one in some], *shapes), strict=True)
+            )
     return [found[place] for place in range(len(problems))]
 
 

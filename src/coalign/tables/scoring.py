@@ -35,7 +35,9 @@ class Likeness(OptionGroup):
     __group__ = "Scoring"
 
     kinds: list[Kind] = option(
-        ["top", "con", "loc"], "topology, content, location (only where both tables have boxes)", source="paper"
+        ["top", "con", "loc"],
+        "topology, content, location (only where both tables have boxes)",
+        source="paper",
     )
     text_similarity: TextSimilarity = option(
         "difflib",
@@ -57,7 +59,9 @@ class ScoringOptions(Likeness):
     truth: str = required("annotated tables: a file or a folder")
     split: str = option("test", "split of a hub data set")
     limit: Count | None = option(None, "score only so many true tables")
-    on_bad_record: Literal["fail", "skip"] = option("fail", "stop at tables that cannot be read, or count them")
+    on_bad_record: Literal["fail", "skip"] = option(
+        "fail", "stop at tables that cannot be read, or count them"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,20 @@ def _row(
         }
     for side, grid in zip(("true", "predicted"), grids, strict=True):
         row |= {f"{side}_rows": grid.shape[0], f"{side}_columns": grid.shape[1]}
-        row |= {f"{side}_{what}": count for what, count in (("holes", grid.holes), ("overlaps", grid.overlaps)) if count}
+        row |= {
+            f"{side}_{what}": count
+            for what, count in (("holes", grid.holes), ("overlaps", grid.overlaps))
+            if count
+        }
     return row
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean of each score and share of exact tables, with 95 % intervals (bootstrap over tables)."""
-    found: dict[str, Any] = {"tables": len(rows), "without prediction": sum(not row["predicted"] for row in rows)}
+    found: dict[str, Any] = {
+        "tables": len(rows),
+        "without prediction": sum(not row["predicted"] for row in rows),
+    }
     for kind in KINDS:
         for what in ("grits", "exact"):
             values = [float(row[f"{what}_{kind}"]) for row in rows if f"{what}_{kind}" in row]
@@ -188,14 +199,27 @@ def page(found: Compared, rows: list[dict[str, Any]], options: ScoringOptions) -
     sections: list[doc.AnySection] = [score_table(rows)]
     if found.problems:
         sections.append(doc.Text(title="Left out", paragraphs=[str(one) for one in found.problems]))
-    return Report(title="Table structures", method="grits", verdict=doc.Headline("neutral", text, figures), sections=sections)
+    return Report(
+        title="Table structures",
+        method="grits",
+        verdict=doc.Headline("neutral", text, figures),
+        sections=sections,
+    )
 
 
 def score_table(rows: Sequence[Mapping[str, Any]], most: int = 500) -> doc.TableSection:
     """The tables with their scores, the worst first."""
-    kinds = [kind for kind in KINDS if any(f"grits_{kind}" in row for row in rows)]
+    kinds: list[Kind] = [kind for kind in KINDS if any(f"grits_{kind}" in row for row in rows)]
     lowest = sorted(rows, key=lambda row: min((row.get(f"grits_{kind}", 1.0) for kind in kinds), default=1.0))
-    columns = ["Table", *(NAMES[kind] for kind in kinds), "Exact content", "Rows", "Columns", "Predicted rows", "Predicted columns"]
+    columns = [
+        "Table",
+        *(NAMES[kind] for kind in kinds),
+        "Exact content",
+        "Rows",
+        "Columns",
+        "Predicted rows",
+        "Predicted columns",
+    ]
     note = f"The {most} worst of {len(rows):,}." if len(rows) > most else "The worst first."
     return doc.TableSection(
         title="Scores",

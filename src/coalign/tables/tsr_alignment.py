@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.files import append_rows, read_rows, write_json, write_rows
-from coalign.core.options import Count, CountOrZero, OptionGroup, option, required
+from coalign.core.options import Count, CountOrZero, option, required
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.tables.json_tables import tables_of_row
@@ -71,8 +71,12 @@ class Config(Fixes, ComparedPredictions):
     data: str = required("annotated tables: a file, a folder or a hub id")
     split: str = option("train", "split of a hub data set")
     limit: Count | None = option(None, "read only so many tables")
-    on_bad_record: Literal["fail", "skip"] = option("fail", "stop at tables that cannot be read, or count them")
-    formats: list[Format] = option(["jsonl"], "files to write: jsonl, html, voc (PASCAL VOC, words and pictures)")
+    on_bad_record: Literal["fail", "skip"] = option(
+        "fail", "stop at tables that cannot be read, or count them"
+    )
+    formats: list[Format] = option(
+        ["jsonl"], "files to write: jsonl, html, voc (PASCAL VOC, words and pictures)"
+    )
     padding: CountOrZero = option(5, "pixels around a table in PASCAL VOC", source="official code")
     train_padding: CountOrZero = option(
         30, "the same for tables of the split `train`", source="official code"
@@ -87,7 +91,9 @@ def run(config: Config, run: Run) -> None:
         DataError: tables that cannot be read, or predictions that belong to none.
         ConfigError: a file of exceptions that cannot be used.
     """
-    tables = read_tables(config.data, split=config.split, on_bad_record=config.on_bad_record, limit=config.limit)
+    tables = read_tables(
+        config.data, split=config.split, on_bad_record=config.on_bad_record, limit=config.limit
+    )
     run.log("data", tables=len(tables), left_out=tables.n_bad, notes=dict(tables.notes))
     rows = align(tables.tables, config, run.artefacts / RESULTS)
     kept = [one for one in _tables(rows, tables) if one is not None]
@@ -172,11 +178,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], tables: TableSet) -> dict[str, 
                 continue
             by_table.update(row[what].keys())
             by_place.update(row[what])
-        found[what] = {name: {"tables": count, "times": by_place[name]} for name, count in by_table.most_common()}
+        found[what] = {
+            name: {"tables": count, "times": by_place[name]} for name, count in by_table.most_common()
+        }
     return found
 
 
-def _scores(config: Config, before: Sequence[Table], after: Sequence[Table]) -> dict[str, list[dict[str, Any]]]:
+def _scores(
+    config: Config, before: Sequence[Table], after: Sequence[Table]
+) -> dict[str, list[dict[str, Any]]]:
     """Scores of the predictions against the annotation of the tables that are kept, as it was and as it is now. A prediction
     that the fixes would leave out stays as it is.
     """

@@ -55,7 +55,10 @@ def _primitives(inputs: Given) -> dict[str, Any]:
 
 def _grits(inputs: Given) -> dict[str, Any]:
     true, predicted = (
-        Grid.of(Cell(one["row_nums"], one["column_nums"], one["cell_text"], tuple(one["bbox"])) for one in inputs[side])
+        Grid.of(
+            Cell(one["row_nums"], one["column_nums"], one["cell_text"], tuple(one["bbox"]))
+            for one in inputs[side]
+        )
         for side in ("true_cells", "pred_cells")
     )
     (found,) = grits([(true, predicted)])
@@ -74,14 +77,13 @@ def _grits(inputs: Given) -> dict[str, Any]:
 def _canonical(inputs: Given, steps: list[str]) -> dict[str, Any]:
     header = inputs["header_rows"]
     cells = [
-        Cell([*rows], [*columns], text, header={*rows} <= {*header}) for rows, columns, text in inputs["cells"]
+        Cell([*rows], [*columns], text, header={*rows} <= {*header})
+        for rows, columns, text in inputs["cells"]
     ]
     draft = Draft.of(Table("table", cells), header)
     for step in steps:
         STEPS[step](draft)
-    found = sorted(
-        (cell.rows, cell.columns, cell.text, cell.header, cell.projected) for cell in draft.cells
-    )
+    found = sorted((cell.rows, cell.columns, cell.text, cell.header, cell.projected) for cell in draft.cells)
     return {
         "cells": [[*one] for one in found],
         "num_rows": draft.n_rows,

@@ -23,7 +23,20 @@ from coalign.data.tables.table import Cell, Table
 WINDOW, FEATURES = 5, 8
 """Side of what the reader sees around a place, and what it sees of each: text begins, digits, tall ink, wide ink, noise,
 row, column, outside of the table."""
-_NAMES = ("assets", "cash", "equity", "loans", "notes", "orders", "profit", "rates", "stock", "taxes", "wages", "yield")
+_NAMES = (
+    "assets",
+    "cash",
+    "equity",
+    "loans",
+    "notes",
+    "orders",
+    "profit",
+    "rates",
+    "stock",
+    "taxes",
+    "wages",
+    "yield",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,9 @@ def _printed(rng: random.Random, name: str, split: float) -> Printed:
     )
     apart = [kind for kind in kinds if rng.random() < split]
     raw = [
-        part for cell in cells for part in (_taken_apart(rng, cell) if any(kind(cell) for kind in apart) else [cell.copy()])
+        part
+        for cell in cells
+        for part in (_taken_apart(rng, cell) if any(kind(cell) for kind in apart) else [cell.copy()])
     ]
     for cell in raw:  # an annotator says neither where the header ends nor what heads what
         cell.header = cell.projected = False
@@ -138,7 +153,10 @@ def links(cells: Sequence[Cell], shape: tuple[int, int]) -> Tensor:
     """[rows * columns, 2] whether a place belongs to the cell of the place on its right, and of that below."""
     at = {place: id(cell) for cell in cells for place in cell.places}
     found = [
-        [float(at.get((row, column + 1)) == at[row, column]), float(at.get((row + 1, column)) == at[row, column])]
+        [
+            float(at.get((row, column + 1)) == at[row, column]),
+            float(at.get((row + 1, column)) == at[row, column]),
+        ]
         for row in range(shape[0])
         for column in range(shape[1])
     ]
@@ -157,13 +175,20 @@ def views(table: Printed) -> Tensor:
 
 
 def train_reader(
-    tables: Sequence[Printed], annotations: Sequence[Table], seed: int, *, steps: int = 600, places: int = 1024
+    tables: Sequence[Printed],
+    annotations: Sequence[Table],
+    seed: int,
+    *,
+    steps: int = 600,
+    places: int = 1024,
 ) -> nn.Module:
     """A reader of 64 hidden units that learned the links of the annotations, by Adam at 1e-3."""
     torch.manual_seed(seed)
     reader = nn.Sequential(nn.Linear(WINDOW**2 * FEATURES, 64), nn.ReLU(), nn.Linear(64, 2))
     seen = torch.cat([views(one) for one in tables])
-    wanted = torch.cat([links(one.cells, table.shape) for one, table in zip(annotations, tables, strict=True)])
+    wanted = torch.cat(
+        [links(one.cells, table.shape) for one, table in zip(annotations, tables, strict=True)]
+    )
     optimizer = torch.optim.Adam(reader.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):

@@ -108,7 +108,9 @@ def _begin_cell(table: _Found, tag: str, attributes: dict[str, str | None]) -> N
     height = _span(attributes.get("rowspan"), "rowspan", MOST_ROWS, zero=_TO_THE_END)
     width = _span(attributes.get("colspan"), "colspan", MOST_COLUMNS, zero=1)
     if height * width > MOST_PLACES:
-        raise FieldError(f"a cell of {height} rows and {width} columns", f"at most {MOST_PLACES} places", "rowspan")
+        raise FieldError(
+            f"a cell of {height} rows and {width} columns", f"at most {MOST_PLACES} places", "rowspan"
+        )
     taken = table.taken.setdefault(table.row, set())
     column = next(one for one in range(len(taken) + 1) if one not in taken)
     columns = [*range(column, column + width)]

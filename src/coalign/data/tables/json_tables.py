@@ -21,12 +21,41 @@ from coalign.data.messages import FieldError, describe
 from coalign.data.tables.html_tables import cells_of_html
 from coalign.data.tables.table import Box, Cell, Table, Word
 
-TEXT_NAMES = ("text", "cell_text", "json_text_content", "pdf_text_content", "xml_text_content", "text_content")
+TEXT_NAMES = (
+    "text",
+    "cell_text",
+    "json_text_content",
+    "pdf_text_content",
+    "xml_text_content",
+    "text_content",
+)
 BOX_NAMES = ("bbox", "pdf_text_tight_bbox", "box")
 _READ = frozenset(
-    ("id", "cells", "rows", "columns", "words", "page", "picture", "split", "row_boxes", "column_boxes", "html", "structure_id")
+    (
+        "id",
+        "cells",
+        "rows",
+        "columns",
+        "words",
+        "page",
+        "picture",
+        "split",
+        "row_boxes",
+        "column_boxes",
+        "html",
+        "structure_id",
+    )
 )
-_TAGS = {"<i>": " ", "</i>": " ", "<sup>": " ", "</sup>": " ", "<sub>": " ", "</sub>": " ", "<b>": "", "</b>": ""}
+_TAGS = {
+    "<i>": " ",
+    "</i>": " ",
+    "<sup>": " ",
+    "</sup>": " ",
+    "<sub>": " ",
+    "</sub>": " ",
+    "<b>": "",
+    "</b>": "",
+}
 
 
 def tables_of_row(row: Mapping[str, Any], name: str, folder: Path) -> Iterator[Table]:
@@ -41,7 +70,9 @@ def tables_of_row(row: Mapping[str, Any], name: str, folder: Path) -> Iterator[T
     """
     page = row.get("page")
     common: dict[str, Any] = {
-        "words": [word_of(one) for one in listed(row["words"], "words")] if row.get("words") is not None else None,
+        "words": [word_of(one) for one in listed(row["words"], "words")]
+        if row.get("words") is not None
+        else None,
         "page": _size(page) if page is not None else None,
         "split": str(row.get("split") or ""),
         "picture": folder / str(row["picture"]) if row.get("picture") else None,
@@ -58,8 +89,13 @@ def tables_of_row(row: Mapping[str, Any], name: str, folder: Path) -> Iterator[T
             yield Table(name if len(found) == 1 else f"{name}-{place}", cells, **common)
     elif "cells" in row:
         cells = [_cell(one) for one in listed(row["cells"], "cells")]
-        boxes = {key: [box_of(one, key) for one in listed(row.get(key) or [], key)] for key in ("row_boxes", "column_boxes")}
-        table = Table(name, cells, **common, **{key: [box for box in found if box] for key, found in boxes.items()})
+        table = Table(
+            name,
+            cells,
+            **common,
+            row_boxes=_boxes(row, "row_boxes"),
+            column_boxes=_boxes(row, "column_boxes"),
+        )
         _mark_rows(table, row.get("rows"))
         yield table
     else:
@@ -67,6 +103,11 @@ def tables_of_row(row: Mapping[str, Any], name: str, folder: Path) -> Iterator[T
 
 
 def listed(value: Any, field: str) -> list[Any]:
+    """The value, which must be a list.
+
+    Raises:
+        FieldError: it is not.
+    """
     if not isinstance(value, list):
         raise FieldError(describe(value), "a list", field)
     return value
@@ -85,6 +126,11 @@ def box_of(value: Any, field: str) -> Box | None:
         raise FieldError(describe(value), "four numbers x0, y0, x1, y1, or none", field)
     x0, y0, x1, y1 = map(float, numbers)
     return x0, y0, x1, y1
+
+
+def _boxes(row: Mapping[str, Any], field: str) -> list[Box]:
+    found = (box_of(one, field) for one in listed(row.get(field) or [], field))
+    return [box for box in found if box is not None]
 
 
 def word_of(value: Any) -> Word:
@@ -147,7 +193,9 @@ def _cell(value: Any) -> Cell:
 
 def _numbers(value: Any, field: str) -> list[int]:
     numbers = value if isinstance(value, list) else []
-    if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers):
+    if not numbers or not all(
+        isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers
+    ):
         raise FieldError(describe(value), "a list of whole numbers from 0", field)
     found = sorted(set(numbers))
     if found != [*range(found[0], found[-1] + 1)]:
@@ -158,7 +206,9 @@ def _numbers(value: Any, field: str) -> list[int]:
 def _mark_rows(table: Table, rows: Any) -> None:
     """PubTables-1M says of rows, too, whether they are headers."""
     if isinstance(rows, Mapping):
-        flags = {int(key): one for key, one in rows.items() if str(key).isdigit() and isinstance(one, Mapping)}
+        flags = {
+            int(key): one for key, one in rows.items() if str(key).isdigit() and isinstance(one, Mapping)
+        }
         for cell in table.cells:
             known = [flags[row] for row in cell.rows if row in flags]
             cell.header = cell.header or (bool(known) and all(one.get("is_column_header") for one in known))

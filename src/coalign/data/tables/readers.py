@@ -77,7 +77,9 @@ def read_tables(
     for table in _found(source, split, problems):
         if table.n_rows * table.n_columns > MOST_PLACES:
             found = f"{table.n_rows} rows and {table.n_columns} columns"
-            problems.append(RecordProblem(table.source, table.line, "cells", found, f"at most {MOST_PLACES} places"))
+            problems.append(
+                RecordProblem(table.source, table.line, "cells", found, f"at most {MOST_PLACES} places")
+            )
             continue
         tables.append(table)
         if limit is not None and len(tables) >= limit:
@@ -118,7 +120,9 @@ def _files_of(folder: Path) -> list[Path]:
     """Files of the first kind that a folder has; none, where it is a folder that rows are read from otherwise."""
     everything = sorted(one for one in folder.rglob("*") if one.is_file() and not one.name.startswith("."))
     for suffixes in _KINDS:
-        found = [one for one in everything if one.name.endswith(suffixes) and not one.name.endswith("_words.json")]
+        found = [
+            one for one in everything if one.name.endswith(suffixes) and not one.name.endswith("_words.json")
+        ]
         if suffixes == (".xml",) and any(one.name.endswith("-str.xml") for one in found):
             found = [one for one in found if one.name.endswith("-str.xml")]
         if found and not any((one.parent / "dataset_info.json").exists() for one in found):
@@ -143,7 +147,9 @@ def _of_file(
     try:
         for found in readers.get(path.suffix.lower(), _of_html)(path, name):
             if isinstance(found, FieldError):
-                problems.append(RecordProblem(source, None, found.field or "file", found.problem, found.expected))
+                problems.append(
+                    RecordProblem(source, None, found.field or "file", found.problem, found.expected)
+                )
             else:
                 found.source = source
                 yield found
@@ -157,7 +163,9 @@ def _of_xml(path: Path, name: str) -> Iterator[Table | FieldError]:
         yield voc_table(root, path)
         return
     if root.tag != "document":
-        raise FieldError(f"the root <{root.tag}>", "<annotation> (PASCAL VOC) or <document> (ICDAR-2013)", "file")
+        raise FieldError(
+            f"the root <{root.tag}>", "<annotation> (PASCAL VOC) or <document> (ICDAR-2013)", "file"
+        )
     for table, error in icdar_tables(root, name.removesuffix("-str")):
         if table is not None:
             yield table
@@ -188,13 +196,18 @@ def _of_json(path: Path, name: str) -> Iterator[Table | FieldError]:
     elif isinstance(value, Mapping) and ("cells" in value or "html" in value):
         rows = [(name, value)]
     elif isinstance(value, Mapping):
-        rows = [(str(key), {"html": one, "id": key} if isinstance(one, str) else one) for key, one in value.items()]
+        rows = [
+            (str(key), {"html": one, "id": key} if isinstance(one, str) else one)
+            for key, one in value.items()
+        ]
     else:
         raise FieldError(f"a {type(value).__name__}", "a list or a mapping of tables", "file")
     for key, row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise FieldError(f"a {type(row).__name__} for {key!r}", "a mapping with `cells` or `html`", "row")
+                raise FieldError(
+                    f"a {type(row).__name__} for {key!r}", "a mapping with `cells` or `html`", "row"
+                )
             yield from tables_of_row(row, key, path.parent)
         except FieldError as error:
             yield FieldError(error.problem, error.expected, f"{key}: {error.field}")

@@ -50,7 +50,14 @@ class Cell:
 
     def copy(self) -> Cell:
         return Cell(
-            [*self.rows], [*self.columns], self.text, self.box, self.header, self.projected, self.region, self.words_text
+            [*self.rows],
+            [*self.columns],
+            self.text,
+            self.box,
+            self.header,
+            self.projected,
+            self.region,
+            self.words_text,
         )
 
 
@@ -140,6 +147,7 @@ def around(boxes: Iterable[Sequence[float] | None]) -> Box | None:
 
 
 def area(box: Sequence[float]) -> float:
+    """0 of a box whose sides are exchanged."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 

@@ -83,7 +83,9 @@ def write_voc(table: Table, folder: Path, paddings: tuple[int, int] = (30, 5)) -
     whole = found[0][1]
     picture = open_picture(table.picture) if table.picture is not None else None
     page = table.page or (picture.size if picture is not None else None)
-    scale = min(_MOST_SIDE, max(picture.size)) / max(page) if picture is not None and page is not None else 1.0
+    scale = (
+        min(_MOST_SIDE, max(picture.size)) / max(page) if picture is not None and page is not None else 1.0
+    )
     frame = [round(scale * edge) for edge in whole]
     frame = [frame[0] - padding, frame[1] - padding, frame[2] + padding, frame[3] + padding]
     if page is not None:

@@ -76,7 +76,10 @@ def icdar_tables(root: Element, name: str) -> Iterator[tuple[Table | None, Field
 def _region(region: Element, name: str) -> Table:
     cells = [_icdar_cell(cell) for cell in region.iter("cell")]
     notes: Counter[str] = Counter()
-    first = min((cell.rows[0] for cell in cells), default=0), min((cell.columns[0] for cell in cells), default=0)
+    first = (
+        min((cell.rows[0] for cell in cells), default=0),
+        min((cell.columns[0] for cell in cells), default=0),
+    )
     if min(first) < 0:
         notes["counted from below 0"] += 1
         for cell in cells:
@@ -90,7 +93,9 @@ def _region(region: Element, name: str) -> Table:
 def _icdar_cell(cell: Element) -> Cell:
     rows, columns = (_range(cell, axis) for axis in ("row", "col"))
     if len(rows) * len(columns) > MOST_PLACES:
-        raise FieldError(f"a cell of {len(rows)} rows and {len(columns)} columns", f"at most {MOST_PLACES} places", "cell")
+        raise FieldError(
+            f"a cell of {len(rows)} rows and {len(columns)} columns", f"at most {MOST_PLACES} places", "cell"
+        )
     content, box = cell.find("content"), cell.find("bounding-box")
     text = " ".join((content.text or "").split()) if content is not None else ""
     if box is None:
@@ -103,7 +108,11 @@ def _range(cell: Element, axis: str) -> list[int]:
     first = int(_number(cell, f"start-{axis}"))
     last = int(_number(cell, f"end-{axis}")) if cell.get(f"end-{axis}") is not None else first
     if last < first:
-        raise FieldError(f"end-{axis}={last} before start-{axis}={first}", "an end at or after the start", f"cell {cell.get('id')}")
+        raise FieldError(
+            f"end-{axis}={last} before start-{axis}={first}",
+            "an end at or after the start",
+            f"cell {cell.get('id')}",
+        )
     return [*range(first, last + 1)]
 
 
@@ -165,7 +174,9 @@ def _text_number(parent: Element, name: str) -> float:
 def _inside(one: Box, other: Box, axis: int) -> bool:
     """Whether at least half of a box lies in another, along one axis (0: x, 1: y)."""
     length = one[axis + 2] - one[axis]
-    return length > 0 and (min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis])) / length >= _HALF
+    return (
+        length > 0 and (min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis])) / length >= _HALF
+    )
 
 
 def _grid_cells(

@@ -33,7 +33,11 @@ _TABLE_WORDS = 1 << 22
 
 
 def block_similarities(
-    first: Sequence[str], second: Sequence[str], pairs: Sequence[tuple[int, int]] | Numbers, *, popular: bool = False
+    first: Sequence[str],
+    second: Sequence[str],
+    pairs: Sequence[tuple[int, int]] | Numbers,
+    *,
+    popular: bool = False,
 ) -> NDArray[np.float64]:
     """`2 M / (len(a) + len(b))` of each pair, M the characters in matching blocks; 1 where both texts are empty.
 
@@ -156,7 +160,12 @@ class _Batch:
             for part, words in self._parts(spans):
                 a_at, b_at, size = self._longest(part, words)
                 some = np.flatnonzero(size)
-                (pair, a_begin, a_end, b_begin, b_end), a_at, b_at, size = part[:, some], a_at[some], b_at[some], size[some]
+                (pair, a_begin, a_end, b_begin, b_end), a_at, b_at, size = (
+                    part[:, some],
+                    a_at[some],
+                    b_at[some],
+                    size[some],
+                )
                 np.add.at(found, pair, size)
                 before = (a_begin < a_at) & (b_begin < b_at)
                 left.append(np.stack([pair, a_begin, a_at, b_begin, b_at])[:, before])
@@ -170,7 +179,10 @@ class _Batch:
         lengths = spans[2] - spans[1]
         words = -(-(spans[4] - spans[3]) // _WORD) if self.words > 1 else np.ones_like(lengths)
         # Keys of two bytes are sorted in linear time.
-        order = np.argsort((words * (lengths.max() + 1) + lengths).astype(np.uint16 if self.words == 1 else np.int64), kind="stable")
+        order = np.argsort(
+            (words * (lengths.max() + 1) + lengths).astype(np.uint16 if self.words == 1 else np.int64),
+            kind="stable",
+        )
         for group in np.split(order, np.flatnonzero(np.diff(words[order])) + 1):
             begin, width = 0, int(words[group[0]])
             costs = lengths[group] * width
@@ -182,7 +194,7 @@ class _Batch:
 
     def _longest(self, spans: Numbers, words: int) -> tuple[Numbers, Numbers, Numbers]:
         """Where the longest block of each span begins in both texts, and its size."""
-        pair, a_begin, a_end, b_begin, b_end = spans
+        pair, a_begin, _, b_begin, _ = spans
         begins, size = _longest_runs(self._bits(spans, words))
         a_at, b_at = a_begin.copy(), b_begin.copy()
         rows = np.flatnonzero(size)
@@ -191,7 +203,9 @@ class _Batch:
         b_at[rows] = bit if self.words == 1 else bit + b_begin[rows]
         rows = np.flatnonzero(self.skips[pair])
         if len(rows):
-            a_at[rows], b_at[rows], size[rows] = self._grown(spans[:, rows], a_at[rows], b_at[rows], size[rows])
+            a_at[rows], b_at[rows], size[rows] = self._grown(
+                spans[:, rows], a_at[rows], b_at[rows], size[rows]
+            )
         return a_at, b_at, size
 
     def _bits(self, spans: Numbers, words: int) -> Bits:
@@ -223,7 +237,9 @@ class _Batch:
             current = following
         return found
 
-    def _grown(self, spans: Numbers, a_at: Numbers, b_at: Numbers, size: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    def _grown(
+        self, spans: Numbers, a_at: Numbers, b_at: Numbers, size: Numbers
+    ) -> tuple[Numbers, Numbers, Numbers]:
         """Blocks lengthened by equal characters of every kind on both sides; an empty one begins where its span does."""
         pair, a_begin, a_end, b_begin, b_end = spans
         a, b = self.a[pair], self.b[pair]
@@ -301,4 +317,6 @@ def _first(bits: Bits) -> tuple[Numbers, Numbers]:
     word = (value != 0).argmax(0)
     lowest = value[word, np.arange(bits.shape[2])]
     lowest &= ~lowest + np.uint64(1)
-    return place, word * _WORD + np.log2(lowest.astype(np.float64)).astype(np.int64)  # powers of two are exact
+    return place, word * _WORD + np.log2(lowest.astype(np.float64)).astype(
+        np.int64
+    )  # powers of two are exact

@@ -245,7 +245,9 @@ class Aligner:
             boxes.close_gaps(made)
 
     def _exception(self, name: str) -> Mapping[str, Any]:
-        return next((one for key, one in self.exceptions.items() if name == key or name.endswith(f"/{key}")), {})
+        return next(
+            (one for key, one in self.exceptions.items() if name == key or name.endswith(f"/{key}")), {}
+        )
 
 
 def read_exceptions(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -257,7 +259,9 @@ def read_exceptions(path: Path) -> dict[str, Mapping[str, Any]]:
     loaded = load_yaml(path)
     known = {"not_projected": list, "own_first_cell": list, "last_header_row": int}
     for key, one in loaded.items() if isinstance(loaded, dict) else ((None, None),):
-        if not isinstance(one, dict) or any(not isinstance(value, known.get(name, ())) for name, value in one.items()):
+        if not isinstance(one, dict) or any(
+            not isinstance(value, known.get(name, ())) for name, value in one.items()
+        ):
             expected = "not_projected: [rows], own_first_cell: [rows] or last_header_row: row"
             raise ConfigError(f"{path}: {key}: {one!r} is not usable, expected {expected}")
     return {str(key): one for key, one in loaded.items()}
@@ -294,7 +298,10 @@ def _judge_repeated_header(made: Draft) -> None:
     ]
     heads = [row for row in range(made.n_rows) if made.header[row]]
     count = sum(
-        texts[row] == texts[other] for row in heads for other in range(row + 1, made.n_rows) if not made.header[other]
+        texts[row] == texts[other]
+        for row in heads
+        for other in range(row + 1, made.n_rows)
+        if not made.header[other]
     )
     if count:
         made.rejects["multiple column headers"] += count
@@ -302,7 +309,8 @@ def _judge_repeated_header(made: Draft) -> None:
 
 def _judge_header(made: Draft, most: int, *, by_columns: bool) -> None:
     count = sum(
-        flag and (row > most or (by_columns and row >= made.n_columns - 1)) for row, flag in enumerate(made.header)
+        flag and (row > most or (by_columns and row >= made.n_columns - 1))
+        for row, flag in enumerate(made.header)
     )
     if count:
         made.rejects["oversized header"] += count

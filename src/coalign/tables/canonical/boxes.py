@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from itertools import pairwise
 
 from coalign.data.tables.table import Box, Cell, Word, area, around, share_inside, shared_area
 from coalign.tables.canonical.draft import Draft
@@ -33,7 +34,8 @@ def place_grid(draft: Draft, *, part_rows: bool = False) -> Box | None:
     tops, bottoms = _edges(draft, 1)
     lefts, rights = _edges(draft, 0)
     rows, columns = (
-        [pair for pair in zip(begin, end, strict=True) if None not in pair] for begin, end in ((tops, bottoms), (lefts, rights))
+        [pair for pair in zip(begin, end, strict=True) if None not in pair]
+        for begin, end in ((tops, bottoms), (lefts, rights))
     )
     if len(rows) < draft.n_rows:
         draft.rejects["undetermined row boundary"] += draft.n_rows - len(rows)
@@ -66,7 +68,8 @@ def _edges(draft: Draft, axis: int) -> tuple[list[float | None], list[float | No
 
 def _part_rows(draft: Draft) -> None:
     rows = draft.table.row_boxes
-    for place, (upper, lower) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
+    for place in range(len(rows) - 1):
+        upper, lower = rows[place], rows[place + 1]
         shares = share_inside(upper, lower), share_inside(lower, upper)
         if min(shares) <= 0:
             continue
@@ -164,7 +167,7 @@ def judge_boxes(draft: Draft, whole: Box, *, strict: bool) -> None:
 def _judge_strictly(draft: Draft) -> None:
     table = draft.table
     for name, boxes, axis in (("rows", table.row_boxes, 1), ("columns", table.column_boxes, 0)):
-        if any(one[axis + 2] > other[axis] + 1 for one, other in zip(boxes[:-1], boxes[1:], strict=True)):
+        if any(one[axis + 2] > other[axis] + 1 for one, other in pairwise(boxes)):
             draft.rejects[f"{name} intersect"] += 1
     distances = [_distance(cell.text, cell.words_text) for cell in draft.cells if cell.words_text is not None]
     if distances and statistics.fmean(distances) > DIFFERENT_TEXT:
@@ -189,6 +192,6 @@ def close_gaps(draft: Draft) -> None:
 
 def _closed(boxes: list[Box], axis: int) -> list[Box]:
     found = [list(box) for box in boxes]
-    for one, other in zip(found[:-1], found[1:], strict=True):
+    for one, other in pairwise(found):
         one[axis + 2] = other[axis] = (one[axis + 2] + other[axis]) / 2
     return [(box[0], box[1], box[2], box[3]) for box in found]

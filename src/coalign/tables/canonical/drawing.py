@@ -11,7 +11,13 @@ from coalign.data.tables.table import Box, Cell, Table, around
 if TYPE_CHECKING:
     from PIL import Image
 
-LINE, HEADER, PROJECTED, SPAN, HOLE = (150, 156, 166), (205, 222, 245), (226, 210, 240), (250, 230, 196), (236, 236, 236)
+LINE, HEADER, PROJECTED, SPAN, HOLE = (
+    (150, 156, 166),
+    (205, 222, 245),
+    (226, 210, 240),
+    (250, 230, 196),
+    (236, 236, 236),
+)
 ROWS, COLUMNS, CELLS = (36, 99, 180), (24, 130, 90), (196, 90, 20)
 LEGEND = "Blue: column header. Violet: projected row header. Orange: other cells that span several places. Grey: holes."
 _MARGIN, _LINE_HEIGHT, _LETTER = 6, 15, 6
@@ -44,8 +50,9 @@ def _over_page(table: Table) -> Image.Image:
     pen = require("PIL.ImageDraw", "tables").Draw(picture, "RGBA")
     for cell in table.cells:
         box = cell.region or cell.box
-        if box is not None and _fill(cell) is not None:
-            pen.rectangle(_scaled(box, scale), fill=(*_fill(cell), 110))
+        fill = _fill(cell)
+        if box is not None and fill is not None:
+            pen.rectangle(_scaled(box, scale), fill=(*fill, 110))
     for box, colour in colours:
         pen.rectangle(_scaled(box, scale), outline=colour, width=2)
     whole = around(box for box, _ in colours)
@@ -53,7 +60,12 @@ def _over_page(table: Table) -> Image.Image:
         return picture
     x0, y0, x1, y1 = _scaled(whole, scale)
     return picture.crop(
-        (max(x0 - _MARGIN, 0), max(y0 - _MARGIN, 0), min(x1 + _MARGIN, picture.width), min(y1 + _MARGIN, picture.height))
+        (
+            max(x0 - _MARGIN, 0),
+            max(y0 - _MARGIN, 0),
+            min(x1 + _MARGIN, picture.width),
+            min(y1 + _MARGIN, picture.height),
+        )
     )
 
 
@@ -63,7 +75,15 @@ def _scaled(box: Box, scale: float) -> tuple[int, int, int, int]:
 
 
 def _fill(cell: Cell) -> tuple[int, int, int] | None:
-    return HEADER if cell.header else PROJECTED if cell.projected else SPAN if cell.spans and not cell.blank else None
+    return (
+        HEADER
+        if cell.header
+        else PROJECTED
+        if cell.projected
+        else SPAN
+        if cell.spans and not cell.blank
+        else None
+    )
 
 
 def _on_grid(table: Table) -> Image.Image:
@@ -91,5 +111,10 @@ def _on_grid(table: Table) -> Image.Image:
         pen.rectangle(frame, fill=_fill(cell) or (255, 255, 255), outline=LINE)
         room = max((frame[2] - frame[0] - _MARGIN) // _LETTER, 1)
         text = cell.text if len(cell.text) <= room else cell.text[: room - 1] + "…"
-        pen.text((frame[0] + 3, (frame[1] + frame[3]) // 2 - _LINE_HEIGHT // 2 + 1), text, fill=(30, 30, 30), font=font)
+        pen.text(
+            (frame[0] + 3, (frame[1] + frame[3]) // 2 - _LINE_HEIGHT // 2 + 1),
+            text,
+            fill=(30, 30, 30),
+            font=font,
+        )
     return picture

@@ -10,7 +10,14 @@ LONG_TEXT = 60
 """Characters of a cell above which a table of two columns without a header is one of prose. Source: official code."""
 HEADER_FIX = "marked cell as column header"
 _NUMBERS = re.compile(r"^[0-9,%.$ -]+$")
-_CUES = ((0, "Number"), (1, "Page"), (None, "in thousands"), (None, "in millions"), (None, "Measurement"), (None, "Period"))
+_CUES = (
+    (0, "Number"),
+    (1, "Page"),
+    (None, "in thousands"),
+    (None, "in millions"),
+    (None, "Measurement"),
+    (None, "Period"),
+)
 """Column (any, where None) and words of row 0 by which a table has a header. Source: official code."""
 
 
@@ -67,7 +74,9 @@ def _remove(draft: Draft, rows: range, where: str) -> None:
     )
 
 
-def correct_header(draft: Draft, *, assumed_above: int = 2, cues: bool = True, last_row: int | None = None) -> None:
+def correct_header(
+    draft: Draft, *, assumed_above: int = 2, cues: bool = True, last_row: int | None = None
+) -> None:
     """Find the last row of the column header and mark rows and cells; reject tables whose header is not clear.
 
     Args:

@@ -16,8 +16,8 @@ from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import figure_of, outcome_of, paired
 from coalign.report.pictures import Shown, gallery, thumbnail
-from coalign.tables.canonical.header import HEADER_FIX
 from coalign.tables.canonical.drawing import LEGEND, draw
+from coalign.tables.canonical.header import HEADER_FIX
 from coalign.tables.scoring import NAMES, score_table
 
 SIDE = 352
@@ -56,7 +56,9 @@ def write_table_report(
     sections: list[doc.AnySection] = [*_counts(results)]
     if compared:
         note = "The same predictions, scored against the annotation as it was and as it is now; tables that are kept."
-        sections += [doc.Comparison(title="Predictions", note=note, rows=compared, names=("As annotated", "Corrected"))]
+        sections += [
+            doc.Comparison(title="Predictions", note=note, rows=compared, names=("As annotated", "Corrected"))
+        ]
         sections += [score_table(scores["after"])]
     sections += _galleries(tables, rows, config.pictures)
     publish(
@@ -68,9 +70,8 @@ def write_table_report(
         sections=sections,
         notes=_notes(tables),
         limitations=[
-            "Corrections only merge: cells that an annotation merged by mistake, and header cells that it took apart from "
-            "side to side, stay as they are.",
-            "Whether a table has a header, and how far it reaches, follows from rules. Look at the pictures of changed tables.",
+            "Corrections only merge: cells that an annotation merged by mistake stay so, header cells taken apart sideways too.",
+            "Whether a table has a header, and how far it reaches, follows from rules: look at the pictures of changed tables.",
         ],
         then=[
             doc.Command(
@@ -82,7 +83,11 @@ def write_table_report(
 
 
 def _counts(results: Mapping[str, Any]) -> Iterator[doc.TableSection]:
-    titles = {"fixes": "What was corrected", "rejects": "Why tables are left out", "accepted": "Accepted reasons"}
+    titles = {
+        "fixes": "What was corrected",
+        "rejects": "Why tables are left out",
+        "accepted": "Accepted reasons",
+    }
     for what, title in titles.items():
         if results[what]:
             yield doc.TableSection(
@@ -98,7 +103,11 @@ def _compared(scores: Mapping[str, Sequence[Row]]) -> list[doc.ComparisonRow]:
         return []
     found = []
     names = {f"grits_{kind}": f"GriTS, {NAMES[kind].lower()}" for kind in KINDS}
-    for key, name in {**names, "exact_con": "Exact match of content", "exact_top": "Exact match of topology"}.items():
+    for key, name in {
+        **names,
+        "exact_con": "Exact match of content",
+        "exact_top": "Exact match of topology",
+    }.items():
         sides = [[float(row[key]) for row in scores[side] if key in row] for side in ("before", "after")]
         if sides[0] and len(sides[0]) == len(sides[1]):
             found.append(paired(name, *sides, emphasis=key == "exact_con"))

@@ -77,8 +77,10 @@ def _raw_arm(start: _Start) -> Measures:
 
 def _corrected_arm(start: _Start) -> Measures:
     kept = [(one, found) for one, found in zip(start.train, start.aligned, strict=True) if found.kept]
-    restored = [_structure(found.table) == _structure(one.true) for one, found in kept]
-    alike = [(one, found.table) for one, found in kept if (found.table.n_rows, found.table.n_columns) == one.shape]
+    restored = [structure(found.table) == structure(one.true) for one, found in kept]
+    alike = [
+        (one, found.table) for one, found in kept if (found.table.n_rows, found.table.n_columns) == one.shape
+    ]
     return {
         **_measured(start, [one for one, _ in alike], [table for _, table in alike]),
         "restored": sum(restored) / len(start.train),
@@ -91,5 +93,6 @@ def _measured(start: _Start, tables: Sequence[Printed], annotations: Sequence[Ta
     return {EXACT: whole, "links": single}
 
 
-def _structure(table: Table) -> list[tuple[list[int], list[int], str, bool, bool]]:
+def structure(table: Table) -> list[tuple[list[int], list[int], str, bool, bool]]:
+    """What the fixes must bring back."""
     return sorted((cell.rows, cell.columns, cell.text, cell.header, cell.projected) for cell in table.cells)
