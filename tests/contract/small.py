@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import asked, curated, generated, pictured, rows, tabled, video
+from tests.contract import asked, curated, generated, paired, pictured, rows, tabled, video
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -24,7 +24,7 @@ from tests.preference.tiny_runs import (
 )
 from tests.selfalign.writer import SEEDS
 
-PARTS = (asked, curated, generated, pictured, video, tabled)
+PARTS = (asked, curated, generated, paired, pictured, video, tabled)
 """Modules with rows of their own."""
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
@@ -133,6 +133,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "answerer": _answerer,
     **generated.MODELS,
     **pictured.MODELS,
+    **paired.MODELS,
 }
 
 PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'

@@ -31,6 +31,7 @@ from coalign.models.generation import generator
 from coalign.models.reward_model import load_reward_model
 from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
+from coalign.vision.tuning.prompted import PromptedEncoder
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
 from tests.contract.killing import Killed, watched
@@ -41,7 +42,7 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 """The tiny run of `alignscore` scores; its own tests train."""
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
-} | {"ict"}
+} | {"ict", "coprompt"}
 REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
 NO_LANGUAGE_MODELS = {"recogniser", "encoder", "network", "generator", "vlm"}
@@ -196,6 +197,8 @@ def test_a_model_that_was_fitted_is_published(
         load_reward_model(str(run.path), device="cpu")
     elif (run.model / "model_index.json").exists():
         load_pipeline(str(run.path), device="cpu")
+    elif (run.model / "prompts.json").exists():
+        PromptedEncoder.load(run.path, device="cpu")
     elif not NO_LANGUAGE_MODELS.issuperset(get(name).models):
         load_model(str(run.path), training=False)
 

@@ -13,6 +13,17 @@ from coalign.core.system import load_system
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "coprompt": [
+        ({"data": "x", "seeds": [1, 1]}, "one or more that differ"),
+        ({"data": "x", "arms": []}, "one or more that differ"),
+        ({"data": "x", "templates": ["a photo"]}, "has no {} for the class name"),
+        ({"data": "x", "transfer": ["sketches"]}, "expected NAME=SOURCE"),
+        ({"data": "x", "weight": 0.0}, "0 leaves the consistency out"),
+        ({"data": "x", "descriptions": "y", "templates": ["a {}"]}, "templates has no effect with descriptions"),
+        ({"data": "x", "test_split": "y"}, "test_split has no effect without test"),
+        ({"data": "x", "optimizer": "adamw", "momentum": 0.5}, "momentum has no effect with optimizer: adamw"),
+        ({"data": "x", "schedule": "linear", "warmup_rate": 1e-4}, "warmup_rate has no effect with schedule: linear"),
+    ],
     "selfie": [
         ({"seed_data": "x", "prompts": "y", "temperature": 0.0}, "gives equal responses"),
         ({"seed_data": "x", "prompts": "y", "samples": 1}, "at least 2"),

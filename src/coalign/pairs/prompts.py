@@ -32,9 +32,7 @@ def image_prompts(tower: nn.Module, prompts: Sequence[Tensor] | None) -> Iterato
     """
 
     def append(tokens: Tensor, depth: int) -> Tensor:
-        vectors = _for_batch(prompts[depth], tokens)  # type: ignore[index]
-        kept = tokens if depth == 0 else tokens[:, : -vectors.shape[1]]
-        return torch.cat([kept, vectors], dim=1)
+        return appended(tokens, prompts[depth], replace=depth > 0)  # type: ignore[index]
 
     with _spliced(tower.embeddings, tower, prompts, append):  # type: ignore[arg-type]
         yield
@@ -57,14 +55,30 @@ def text_prompts(tower: nn.Module, prompts: Sequence[Tensor] | None, *, first: i
     """
 
     def overwrite(tokens: Tensor, depth: int) -> Tensor:
-        vectors = _for_batch(prompts[depth], tokens)  # type: ignore[index]
-        end = first + vectors.shape[1]
-        if end > tokens.shape[1]:
-            raise ValueError(f"texts have {tokens.shape[1]} tokens, expected at least {end} for the prompts")
-        return torch.cat([tokens[:, :first], vectors, tokens[:, end:]], dim=1)
+        return overwritten(tokens, prompts[depth], first=first)  # type: ignore[index]
 
     with _spliced(tower.get_input_embeddings(), tower, prompts, overwrite):  # type: ignore[operator]
         yield
+
+
+def appended(tokens: Tensor, vectors: Tensor, *, replace: bool) -> Tensor:
+    """Tokens [B, N, D] with vectors [n, D] or [B, n, D] behind them, in place of the last n where they `replace` them."""
+    vectors = _for_batch(vectors, tokens)
+    kept = tokens[:, : -vectors.shape[1]] if replace else tokens
+    return torch.cat([kept, vectors], dim=1)
+
+
+def overwritten(tokens: Tensor, vectors: Tensor, *, first: int) -> Tensor:
+    """Tokens [B, N, D] with vectors [n, D] or [B, n, D] in place of those from `first` on.
+
+    Raises:
+        ValueError: fewer than first + n tokens.
+    """
+    vectors = _for_batch(vectors, tokens)
+    end = first + vectors.shape[1]
+    if end > tokens.shape[1]:
+        raise ValueError(f"texts have {tokens.shape[1]} tokens, expected at least {end} for the prompts")
+    return torch.cat([tokens[:, :first], vectors, tokens[:, end:]], dim=1)
 
 
 def layers_of(tower: nn.Module) -> Sequence[nn.Module]:
