@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.checks.worlds.drawn.small_clip import new_small_clip, save_small_clip
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.files import read_rows
 from coalign.core.options import build
@@ -34,7 +33,7 @@ from coalign.video.grounding.training import (
     shuffled,
 )
 from coalign.video.material.feature_files import FeatureError, read_features
-from tests.video.tiny import WIDTH, clip, videos
+from tests.video.tiny import WIDTH, clip, save_image_text_model, videos
 
 SIZES = AlignerSizes(WIDTH, WIDTH, 16, 8, 1, 2, 2, 16)
 SMALL = {"width": 16, "joint": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feed_forward": 16, "device": "cpu"}  # fmt: skip
@@ -357,10 +356,7 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP with random weights."""
-    folder = tmp_path_factory.mktemp("clip") / "clip"
-    save_small_clip(folder, *new_small_clip(0))
-    return folder
+    return save_image_text_model(tmp_path_factory.mktemp("clip") / "clip")
 
 
 def clips(folder: Path, *, broken: bool = False) -> Path:

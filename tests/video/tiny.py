@@ -61,3 +61,30 @@ def clip(path: Path, colours: Sequence[tuple[int, int, int]], *, fps: int = 4, s
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def drawn_clips(path: Path, count: int = 6) -> Path:
+    """Records of drawn clips, each a folder of pictures beside them; the first clip has two captions."""
+    from PIL import Image
+
+    from coalign.checks.worlds.drawn.moving import moving_clips
+
+    rows = []
+    for number, one in enumerate(moving_clips(count, 1, distinct=True)):
+        place = path.with_name(f"{path.stem}-c{number}")
+        place.mkdir(exist_ok=True)
+        for frame, picture in enumerate(one.frames[: 2 + number % 3]):
+            pixels = (picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{frame}.png")
+        rows.append({"video": place.name, "video_id": f"c{number}", "caption": one.caption})
+    rows.append({**rows[0], "caption": "another one of the first"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def save_image_text_model(folder: Path) -> Path:
+    """A CLIP with random weights."""
+    from coalign.checks.worlds.drawn.small_clip import new_small_clip, save_small_clip
+
+    save_small_clip(folder, *new_small_clip(0))
+    return folder

@@ -39,6 +39,7 @@ COMMANDS = {
     ),
     "generate": ("coalign.cli.files.generate:generate", "Generate responses to a file of prompts."),
     "score": ("coalign.cli.files.score:score", "Score texts with a metric, without a run folder."),
+    "search": ("coalign.cli.files.search:search", "Find the clips that a text describes in a run's index."),
     "judge": ("coalign.cli.files.judge:judge", "Compare or rate responses with a judge."),
     "annotate": ("coalign.cli.files.annotate:annotate", "Judge pairs yourself, blind, in the browser."),
     "chat": ("coalign.cli.serving.chat:chat", "Talk to a model or to a run's result."),

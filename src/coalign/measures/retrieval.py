@@ -116,7 +116,7 @@ def retrieval_figures(
     for row in np.flatnonzero(matched):
         better, equal, hits = _best_match(scores[row], positives[row])
         found = [_found_by(k, better, equal, hits, ties) for k in ks]
-        rank = better + equal + 1 if ties == "pessimistic" else better + 1 + equal / (hits + 1)
+        rank = _rank(better, equal, hits, ties)
         if positives[row].sum() > 1:
             precision = average_precision(scores[row], positives[row], ties=ties)
         else:
@@ -127,6 +127,25 @@ def retrieval_figures(
     recall = {k: float(table[:, place].mean()) for place, k in enumerate(ks)}
     median, mean = float(np.median(table[:, -2])), float(table[:, -1].mean())
     return RetrievalFigures(recall, median, mean, len(table), int((~matched).sum()))
+
+
+def match_ranks(
+    scores: NDArray[Any], positives: NDArray[np.bool_] | None = None, *, ties: Ties = "pessimistic"
+) -> NDArray[np.float64]:
+    """[Q] rank of each query's best match, 1 is the first; NaN for a query without one. One row is in work at a time.
+
+    Args:
+        scores, positives, ties: as of `retrieval_figures`; its recall is the share of ranks up to k under `pessimistic`.
+
+    Raises:
+        ValueError: as `retrieval_figures`, but for queries without a match.
+    """
+    scores, positives = _checked(scores, positives)
+    ranks = np.full(len(scores), np.nan)
+    for row in np.flatnonzero(positives.any(1)):
+        better, equal, hits = _best_match(scores[row], positives[row])
+        ranks[row] = _rank(better, equal, hits, ties)
+    return ranks
 
 
 def average_precision(
@@ -236,6 +255,11 @@ def _best_match(scores: NDArray[Any], positives: NDArray[np.bool_]) -> tuple[int
     level = scores == best
     hits = int((level & positives).sum())
     return int((scores > best).sum()), int(level.sum()) - hits, hits
+
+
+def _rank(better: int, equal: int, hits: int, ties: Ties) -> float:
+    """Of the best match: behind all that equals it, or the mean over all orders of these."""
+    return better + 1 + (equal if ties == "pessimistic" else equal / (hits + 1))
 
 
 def _found_by(k: int, better: int, equal: int, hits: int, ties: Ties) -> float:

@@ -1,0 +1,121 @@
+"""Clips with captions: records of a file, or a folder of clips with a .txt beside each.
+
+A record names a `video` (file, or `frames`: a folder of pictures), `caption` (or `text`, `sentence`) or `captions`, and where they
+are there `video_id`, and `start` and `end` in seconds of the stretch that is meant. Records of one `video_id` and stretch are one
+clip with several captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.data.messages import FieldError, describe, parse_text
+from coalign.data.rows import Row, iter_rows, parse_each
+from coalign.data.subtitles import parse_seconds, utf8_text
+from coalign.video.material.sources import VIDEO_SUFFIXES, Frames, parse_fps, parse_video
+
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences")
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """A clip and what is said of it.
+
+    Attributes:
+        frames: what its pictures come from.
+        captions: one at least.
+        source, line: where it was read.
+    """
+
+    id: str
+    frames: Frames
+    captions: tuple[str, ...]
+    source: str = ""
+    line: int | None = None
+
+    def problem(self, field: str, problem: str, expected: str) -> RecordProblem:
+        return RecordProblem(self.source, self.line, field, problem, expected)
+
+
+def read_clips(source: str | Path) -> list[CaptionedClip]:
+    """All clips of a file of records or of a folder, in the order of their first record.
+
+    Raises:
+        DataError: records that cannot be used, each as `file:line: field: problem, expected`; or none.
+    """
+    path = Path(source)
+    problems: list[RecordProblem] = []
+    files = [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES] if path.is_dir() else []
+    if files:
+        read = _folder(sorted(files), problems)
+    else:
+        read = parse_each(iter_rows(source), source, lambda row: _record(row, path), problems)
+    found: dict[tuple[str, Any, Any], CaptionedClip] = {}
+    for one in read:
+        key = (one.id, one.frames.start, one.frames.end)
+        known = found.get(key)
+        found[key] = one if known is None else replace(known, captions=known.captions + one.captions)
+    if problems:
+        raise DataError(f"{source}: {len(problems)} records cannot be used.", problems)
+    if not found:
+        raise DataError(f"{source}: no clips were found.")
+    return list(found.values())
+
+
+def pairs_of(clips: Sequence[CaptionedClip]) -> list[tuple[int, str]]:
+    """(place of the clip, caption) of every caption, in order."""
+    return [(place, text) for place, one in enumerate(clips) for text in one.captions]
+
+
+def _folder(files: Sequence[Path], problems: list[RecordProblem]) -> Iterator[CaptionedClip]:
+    for video in files:
+        beside = video.with_suffix(".txt")
+        try:
+            if not beside.is_file():
+                raise FieldError("none", f"{beside.name} beside it", "caption")
+            lines = tuple(line.strip() for line in utf8_text(beside).splitlines() if line.strip())
+            if not lines:
+                raise FieldError("empty", "a caption a line, one at least", "caption")
+            yield CaptionedClip(video.stem, Frames(video.stem, video), lines, str(video))
+        except FieldError as error:
+            problems.append(
+                RecordProblem(str(video), None, error.field or "caption", error.problem, error.expected)
+            )
+
+
+def _record(row: Row, path: Path) -> CaptionedClip:
+    columns = row.value or {}
+    folder = Path(row.file).parent if row.file else path.parent
+    video = parse_video(columns, folder)
+    assert video is not None
+    stretch = [
+        parse_seconds(columns[name], name) if columns.get(name) is not None else None
+        for name in ("start", "end")
+    ]
+    start, end = stretch
+    if start is not None and end is not None and end <= start:
+        raise FieldError(f"{end:g}", f"a time after start ({start:g})", "end")
+    name = str(columns.get("video_id") or columns.get("id") or video.stem)
+    frames = Frames(name, video, parse_fps(columns), start, end)
+    return CaptionedClip(name, frames, _captions(columns), row.file or str(path), row.line)
+
+
+def _captions(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    field = next((one for one in CAPTION_COLUMNS if columns.get(one) is not None), None)
+    if field is None:
+        raise FieldError("missing", f"a text under one of {', '.join(CAPTION_COLUMNS)}", "caption")
+    value = columns[field]
+    texts = value if isinstance(value, list) else [value]
+    if not texts:
+        raise FieldError("an empty list", "a caption at least", field)
+    try:
+        return tuple(parse_text(one).strip() for one in texts)
+    except FieldError as error:
+        error.field = field
+        if isinstance(value, list):
+            error.problem = f"one of them is {describe(next(one for one in texts if not isinstance(one, str) or not one.strip()))}"
+        raise
