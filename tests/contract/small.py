@@ -23,6 +23,7 @@ from tests.preference.tiny_runs import (
     write,
 )
 from tests.selfalign.writer import SEEDS
+from tests.video.tiny import save_image_text_model
 
 PARTS = (asked, curated, generated, paired, pictured, video, tabled)
 """Modules with rows of their own."""
@@ -131,6 +132,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "writer": _writer,
     "asker": _asker,
     "answerer": _answerer,
+    "image-text": save_image_text_model,
     **generated.MODELS,
     **pictured.MODELS,
     **paired.MODELS,

@@ -97,16 +97,15 @@ class Config(HeadOptions, ClipOptions, ClipTraining):
     __group__ = "Method"
 
     data: str = required("clips with captions: records, or a folder of clips with a .txt beside each")
-    encoder: str | None = option(
-        None,
-        "image-text model to fine-tune (CLIP, SigLIP, ...: a folder or hub id); the paper's is CLIP ViT-B/32",
+    encoder: str = option(
+        "openai/clip-vit-base-patch32",
+        "image-text model to fine-tune: CLIP, SigLIP or their like, a folder or hub id",
+        source="paper",
     )
     model: str | None = option(
         None, "a trained retriever (run or folder): nothing is trained, and all clips are indexed"
     )
-    eval_data: str | None = option(
-        None, "clips to index and measure on; by default a share of the data", only_with="encoder"
-    )
+    eval_data: str | None = option(None, "clips to index and measure on; by default a share of the data")
     query_bank: str | None = option(
         None,
         "records whose captions and clips are the bank of QB-Norm; the ranks with it stand beside the others",
@@ -126,11 +125,8 @@ class Config(HeadOptions, ClipOptions, ClipTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.encoder is None) == (self.model is None):
-            raise ValueError(
-                "encoder, which is trained, or model, which is trained already: give one of the two"
-            )
         if self.model is not None:
+            self.refuse(["encoder", "eval_data"], "with model, which is trained already")
             self.refuse(("frames", "fps", "words"), "with model, which has its own")
             for group in (HeadOptions, ClipTraining):
                 self.refuse([one for one in group.__dataclass_fields__ if one != "seed"], "with model")

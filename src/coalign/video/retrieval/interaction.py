@@ -137,7 +137,8 @@ def score_blocks(
                 below = (weights * torch.bmm(gram, weights)).sum(1).clamp(min=1e-24).sqrt()
                 block[rows] = (above / below).T
             if local:
-                assert texts.concepts is not None and clips.concepts is not None
+                assert texts.concepts is not None
+                assert clips.concepts is not None
                 block += local_weight * local_similarity(
                     texts.concepts.float(), clips.concepts[columns].float()
                 )

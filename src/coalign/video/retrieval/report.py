@@ -78,13 +78,13 @@ def write_retrieval_report(run: Run, config: Any, round: Round, clips: Sequence[
         rounds=timings([round], STAGES),
         limitations=_LIMITATIONS,
         then=[doc.Command(f'coalign search {run.path} "TEXT"', "find the clips that a text describes")],
-        figures={way: value for way, value in first.items()},
+        figures=dict(first),
     )
 
 
 _LIMITATIONS = [
-    "A clip whose score equals that of the right one is counted before it. A text whose words equal those of another clip's counts "
-    "as a text of both.",
+    "A clip whose score equals that of the right one is counted before it.",
+    "A text whose words equal those of another clip's counts as a text of both.",
     "Recall falls with the number of clips: compare it among equal collections alone.",
 ]
 
