@@ -12,6 +12,7 @@ import click
 import pytest
 
 from coalign.cli.main import coalign
+from coalign.cli.running.run import command as method_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -62,7 +63,10 @@ def test_commands_in_the_docs_exist_with_their_flags(
         found = command.get_command(click.Context(command), words.pop(0))
         assert found is not None, f"{page}: {line}"
         command = found
-    flags = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    params = [*command.params]
+    if command.name == "sweep" and not words[0].endswith(".yaml"):  # it takes the flags of the method as well
+        params += method_command(words[0]).params
+    flags = {name for param in params for name in (*param.opts, *param.secondary_opts)}
     for word in words:
         if word.startswith("--"):
             assert word.partition("=")[0] in flags | {"--help"}, f"{page}: {line}: no flag {word}"

@@ -65,7 +65,7 @@ def test_a_failure_keeps_what_was_made_and_the_next_start_goes_on(written, tmp_p
     said = process.communicate(timeout=250)[1]
     assert process.returncode == 1
     assert "Error: Stage second (dpo) failed: DataError:" in said
-    assert "third: merge: left out, since second failed" in said
+    assert "third: merge: left out, since second is not done" in said
     stages = tmp_path / "out" / "stages"
     assert {name: Run(stages / name).state for name in ("first", "second", "apart")} == {
         "first": "done",

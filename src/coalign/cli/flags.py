@@ -88,6 +88,14 @@ class ConfigCommand(GroupedCommand):
             return
         self.apply(build(self.config_class, values, places=self._places(config, flags)), out)
 
+    def values(self, args: Sequence[str]) -> dict[str, Any]:
+        """What words of a command line say, as `build` takes it: flags over the file of `--config`."""
+        given = dict(self.make_context(self.name or "", list(args)).params)
+        file = given.pop("config")
+        for name in ("out", "print_config"):
+            given.pop(name)
+        return self._values({name: value for name, value in given.items() if value is not None}, file)
+
     def _values(self, flags: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
         """Flags over file; defaults are filled in by `build`."""
         known = {one.name: one for one in options_of(self.config_class)}

@@ -30,6 +30,7 @@ COMMANDS = {
         "coalign.cli.running.pipeline:pipeline",
         "Run methods one after the other, from a YAML file.",
     ),
+    "sweep": ("coalign.cli.running.sweep:sweep", "Run a method for every choice of some options."),
     "methods": ("coalign.cli.running.methods:methods", "List the methods, or explain one."),
     "objectives": ("coalign.cli.running.objectives:objectives", "List the training objectives."),
     "data": ("coalign.cli.files.data:data", "Check and show data files."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 from coalign.core import options
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import write_text
-from coalign.core.options import OptionGroup, option, options_of, required
+from coalign.core.options import OptionGroup, Positive, option, options_of, required
 from coalign.core.runs import Run, list_runs
 from coalign.core.secrets import redacted_values
 from coalign.data.files.shards import SUFFIXES
@@ -36,13 +37,14 @@ _SAVING = 10.0
 class ChainOptions(OptionGroup):
     """Options of a run of a pipeline. All may change when it goes on: each stage watches its own."""
 
-    __may_change__ = ("file", "settings", "skip", "until", "keep_going")
+    __may_change__ = ("file", "settings", "skip", "until", "keep_going", "hours")
 
     file: Path = required("the pipeline")
     settings: dict[str, Any] = option({}, "values in place of the file's settings")
     skip: list[str] = option([], "stages to leave out; what they made before is used")
     until: str | None = option(None, "the last stage to run")
     keep_going: bool = option(False, "after a failure go on with the stages that do not need the failed one")
+    hours: Positive | None = option(None, "start no further stage after so many hours")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def run_chain(
     """
     steps = plan(pipeline, run.path, chain.skip, chain.until)
     lost: set[str] = set()
+    end = math.inf if chain.hours is None else time.monotonic() + 3600 * chain.hours
     for number, step in enumerate(steps, 1):
         if step.config is None:
             continue
@@ -118,9 +121,13 @@ def run_chain(
         if step.state == _DONE:
             say(f"{head}: done before.")
             continue
+        if time.monotonic() > end:
+            say(f"{head}: not started, since {chain.hours:g} hours have passed.")
+            lost.add(step.name)
+            continue
         missing = pipeline.needs(step.stage) & lost
         if missing:
-            say(f"{head}: left out, since {' and '.join(sorted(missing))} failed.")
+            say(f"{head}: left out, since {' and '.join(sorted(missing))} is not done.")
             lost.add(step.name)
             continue
         say(f"{head}: {'goes on' if step.folder.exists() else 'starts'} in {step.folder}")

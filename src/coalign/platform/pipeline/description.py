@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,19 +121,34 @@ class Pipeline:
                 )
             return otherwise
 
-        def filled(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {key: filled(one) for key, one in value.items()}
-            if isinstance(value, list):
-                return [filled(one) for one in value]
-            if not isinstance(value, str):
-                return value
-            whole = _REFERENCE.fullmatch(value)
-            if whole:  # a number or a list stays one
-                return value_of(whole["name"], whole["otherwise"])
-            return _REFERENCE.sub(lambda found: str(value_of(found["name"], found["otherwise"])), value)
+        filled = _filled(stage.options, lambda found: value_of(found["name"], found["otherwise"]))
+        return {str(key).replace("-", "_"): value for key, value in filled.items()}
 
-        return {str(key).replace("-", "_"): filled(value) for key, value in stage.options.items()}
+
+def references_replaced(
+    options: Mapping[str, Any], values: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Options in which some settings have become their values, and stages are called otherwise."""
+
+    def value_of(found: re.Match[str]) -> Any:
+        if found["name"] in values:
+            return values[found["name"]]
+        name = names.get(found["name"], found["name"])
+        return f"${{{name}}}" if found["otherwise"] is None else f"${{{name}:-{found['otherwise']}}}"
+
+    return _filled(options, value_of)
+
+
+def _filled(value: Any, value_of: Callable[[re.Match[str]], Any]) -> Any:
+    """The value with every reference in it replaced; a text that is one reference becomes whatever that stands for."""
+    if isinstance(value, Mapping):
+        return {key: _filled(one, value_of) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, value_of) for one in value]
+    if not isinstance(value, str):
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    return value_of(whole) if whole else _REFERENCE.sub(lambda found: str(value_of(found)), value)
 
 
 def stage_folder(folder: Path, name: str) -> Path:
