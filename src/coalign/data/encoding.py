@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.progress import progress
-from coalign.data.frame import EncodingError, Frame
+from coalign.data.frame import EncodingError, Frame, assert_without_pictures
 from coalign.data.records import Feedback, Judgment, Messages, Preference, Ranking, Record, responses_of
 
 if TYPE_CHECKING:
@@ -84,10 +84,12 @@ def encode_prompt(
     two start with the BOS token if the tokenizer adds one. An empty prompt is BOS, or EOS where there is none.
 
     Raises:
-        DataError: the template refuses the messages (no system role, roles that must alternate, ...).
+        DataError: the template refuses the messages (no system role, roles that must alternate, ...), or they show
+            pictures, which messages alone do not hold.
     """
     frame = Frame(tokenizer)
     with _as_data_error():
+        assert_without_pictures(messages)
         return frame.ids(frame.prompt(messages, plain))
 
 
@@ -102,6 +104,7 @@ def encode_continued(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> 
     """
     frame = Frame(tokenizer)
     with _as_data_error():
+        assert_without_pictures(messages)
         return frame.ids(frame.continued(messages))
 
 
@@ -117,6 +120,7 @@ def encode_response(
     """
     frame = Frame(tokenizer)
     with _as_data_error():
+        assert_without_pictures(messages)
         prompt = frame.prompt(messages, plain)
         text = frame.response(messages, response, plain, prompt)
         return frame.response_ids(prompt, frame.ids(prompt), text)

@@ -357,3 +357,9 @@ def _rewritten(prompt: str, full: str) -> EncodingError:
         f"({prompt[at : at + 30]!r} becomes {full[at : at + 30]!r})",
         "a template that only appends, so that prompt and response can be told apart",
     )
+
+
+def assert_without_pictures(messages: Messages) -> None:
+    """Refuse messages of a record with pictures that come without them."""
+    if any(MARK in one["content"] for one in messages):
+        raise EncodingError("images", "pictures cannot be used here", "text and messages alone")

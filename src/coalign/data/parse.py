@@ -170,7 +170,7 @@ class _Parser:
             prompt=given[0],
             responses=tuple(responses),
             scores=tuple(scores),
-            absolute=self._score_part()[0] != "ranks",
+            absolute=bool(common["extra"].pop("absolute", self._score_part()[0] != "ranks")),
             plain=given[1],
             **common,
         )

@@ -55,7 +55,7 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
         value = getattr(record, name)
         if name in ("chosen", "rejected", "completion"):
             value = _reply(value, form)
-        if value is not None:
+        if value is not None and not (name == "absolute" and value):
             row[_COLUMNS.get(name, name)] = list(value) if isinstance(value, tuple) else value
     given = {"tools": record.tools, "chat_template_kwargs": record.template_kwargs}
     row |= {name: value for name, value in given.items() if value}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
+from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.progress import progress
 from coalign.data.encoding import encode_prompt, encode_records, encode_response
@@ -21,6 +22,8 @@ from coalign.models.types import Responses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from coalign.data.media.prompts import PicturePrompt
 
 Format = Literal["chat", "pair", "transcript"]
 """How prompt and response become one input: through the tokenizer's chat template; as the two segments of an encoder;
@@ -39,11 +42,13 @@ class RewardText:
         ids: token ids; of a longer one than the model reads the beginning is cut off, but for an encoder's first token.
         segments: for each token the segment of an encoder that it belongs to.
         cut: whether that happened.
+        pictures: of the prompt; None where it has none.
     """
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     cut: bool = False
+    pictures: PicturePrompt | None = None
 
 
 @dataclass(frozen=True)
@@ -86,21 +91,27 @@ class RewardInputs:
     def texts(self, records: Sequence[Record], *, label: str | None = None) -> list[list[RewardText]]:
         """For each record its responses as inputs.
 
+        An input with pictures is never shortened: where it is too long, `cut` says so, and it is not to be used.
+
         Args:
             label: show a progress bar under this name.
 
         Raises:
-            DataError: records that the chat template refuses, every one named.
+            DataError: records that the chat template refuses, or with pictures for another format than `chat`, every one
+                named.
         """
         if self.format == "chat":
-            encoded = encode_records(records, self.tokenizer, label=label).records
+            encoded = encode_records(records, self.tokenizer, label=label, pictures=True).records
             return [
                 [
-                    self._within(one.prompt_ids + ids, [0] * (len(one.prompt_ids) + len(ids)))
+                    self._within(one.prompt_ids + ids, [0] * (len(one.prompt_ids) + len(ids)), one.pictures)
                     for ids in one.response_ids
                 ]
                 for one in encoded
             ]
+        shown = [one.problem("images", f"pictures in the format {self.format}", "the chat format") for one in records if one.pictures]
+        if shown:
+            raise DataError(f"{len(shown)} of {len(records)} records have pictures.", shown)
         made = []
         with progress(len(records), label or "Tokenising", unit="record") as bar:
             for record in records:
@@ -108,10 +119,12 @@ class RewardInputs:
                 bar.advance()
         return made
 
-    def _within(self, ids: list[int], segments: list[int]) -> RewardText:
+    def _within(
+        self, ids: list[int], segments: list[int], pictures: PicturePrompt | None = None
+    ) -> RewardText:
         over = len(ids) - self.max_length
-        if over <= 0:
-            return RewardText(tuple(ids), tuple(segments))
+        if over <= 0 or pictures is not None:  # the tokens of a picture cannot be a part of it
+            return RewardText(tuple(ids), tuple(segments), over > 0, pictures)
         first = 1 if self.format == "pair" else 0  # encoders pool their first token
         kept = [[*one[:first], *one[first + over :]] for one in (ids, segments)]
         return RewardText(tuple(kept[0]), tuple(kept[1]), cut=True)
@@ -176,7 +189,8 @@ def shared_beginnings(groups: Sequence[Sequence[RewardText]]) -> Responses:
         prompts.append(list(group[0].ids[:shared]))
         responses += [list(one.ids[shared:]) for one in group]
         index += [len(prompts) - 1] * len(group)
-    return Responses(prompts, responses, index)
+    shown = [group[0].pictures for group in groups]
+    return Responses(prompts, responses, index, pictures=shown if any(shown) else None)
 
 
 def _common(rows: Sequence[tuple[int, ...]]) -> int:
@@ -185,6 +199,11 @@ def _common(rows: Sequence[tuple[int, ...]]) -> int:
     limit = min(map(len, rows)) - 1
     differ = (at for at, (one, other) in enumerate(zip(shortest, longest, strict=False)) if one != other)
     return min(next(differ, limit), limit)
+
+
+def too_long_to_show(texts: Sequence[RewardText]) -> bool:
+    """Whether inputs with pictures are longer than the model reads, so that their record cannot be used."""
+    return any(one.cut and one.pictures is not None for one in texts)
 
 
 def grouped(prompts: Sequence[Messages | str], texts: Sequence[RewardText]) -> list[list[int]]:
@@ -198,7 +217,7 @@ def grouped(prompts: Sequence[Messages | str], texts: Sequence[RewardText]) -> l
         if text in seen:
             continue
         seen.add(text)
-        key = json.dumps(prompt, sort_keys=True)
+        key = json.dumps(prompt, sort_keys=True) + (f" {id(text.pictures)}" if text.pictures else "")
         if room.get(key, 0) < len(text.ids):
             groups.setdefault(key, []).append([])
             room[key] = SHARED_TOKENS

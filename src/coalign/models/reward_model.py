@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from coalign.core.errors import ConfigError, ModelError
+from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.progress import progress
 from coalign.data.records import Record
 from coalign.models.batching import length_batches
@@ -24,7 +24,14 @@ from coalign.models.files.places import locate
 from coalign.models.generation.batching import default_batch_tokens
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
-from coalign.models.reward_inputs import Format, RewardInputs, RewardText, grouped, read_settings
+from coalign.models.reward_inputs import (
+    Format,
+    RewardInputs,
+    RewardText,
+    grouped,
+    read_settings,
+    too_long_to_show,
+)
 from coalign.models.reward_mixture import MANIFEST, load_reward_mixture
 from coalign.models.scoring.sequence_states import reads_last_token
 from coalign.models.types import Prompts
@@ -65,8 +72,19 @@ class RewardModel:
         return self.score_texts(prompts, texts, batch_size=batch_size, show=show)
 
     def score_records(self, records: Sequence[Record], *, show: str | None = None) -> list[list[float]]:
-        """For each record the rewards of its responses; with everything that a chat template is given."""
+        """For each record the rewards of its responses; with everything that a chat template is given, and its pictures.
+
+        Raises:
+            DataError: a record with pictures that has more tokens than the model reads: it is not shortened.
+        """
         groups = self.inputs.texts(records)
+        problems = [
+            record.problem("images", f"more than {self.inputs.max_length} tokens with its pictures", "a shorter record")
+            for record, group in zip(records, groups, strict=True)
+            if too_long_to_show(group)
+        ]
+        if problems:
+            raise DataError(f"{len(problems)} of {len(records)} records cannot be scored.", problems)
         prompts = [record.prompt for record, group in zip(records, groups, strict=True) for _ in group]
         rewards = iter(self.score_texts(prompts, [one for group in groups for one in group], show=show))
         return [[next(rewards) for _ in group] for group in groups]

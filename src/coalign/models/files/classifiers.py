@@ -38,12 +38,10 @@ def load_classifier(
     Raises:
         ModelError: it cannot be found or read, or has no trained head.
     """
-    from transformers import AutoModelForSequenceClassification
-
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if not place.is_adapter:
-        kind = AutoModelForSequenceClassification
-        return loading.load_pretrained(kind, place, what=what, needs=_NEEDS, **arguments)
+        kind, known = _kind(place, what, trust_remote_code)
+        return loading.load_pretrained(kind, place, what=what, needs=_NEEDS, **arguments, **known)
     base, outputs = base_of(place), _outputs(place)
     model, _ = _with_new_head(base, what, outputs, arguments)
     adapted = loading.load_adapter(model, place)
@@ -60,19 +58,44 @@ def outline(options: ModelOptions, outputs: int = 1) -> PreTrainedModel:
     Raises:
         ModelError: it cannot be found or read, or Transformers has no sequence classifier for it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     place = locate(options.model, options.revision)
     base = base_of(place) if place.is_adapter else place
-    trust = {"trust_remote_code": options.trust_remote_code}
-    where: dict[str, Any] = {"revision": base.revision, "local_files_only": base.cached_only}
+    config = _config(base, "model", options.trust_remote_code)
+    config.num_labels = outputs
     try:
-        config = AutoConfig.from_pretrained(base.path, **where, **trust)
-        config.num_labels = outputs
         with torch.device("meta"):
+            if loading.is_image_text(config):
+                from coalign.models.files.picture_classifiers import ImageTextForSequenceClassification
+
+                return ImageTextForSequenceClassification(config)
+            trust = {"trust_remote_code": options.trust_remote_code}
             return AutoModelForSequenceClassification.from_config(config, **trust)
     except (OSError, ValueError) as error:
         raise explained(error, base, "model") from error
+
+
+def _config(place: Location, what: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    where: dict[str, Any] = {"revision": place.revision, "local_files_only": place.cached_only}
+    try:
+        return AutoConfig.from_pretrained(place.path, trust_remote_code=trust_remote_code, **where)
+    except (OSError, ValueError) as error:
+        raise explained(error, place, what) from error
+
+
+def _kind(place: Location, what: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The class that reads the classifier at a place, and what it is given beside the place."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(place, what, trust_remote_code)
+    if not loading.is_image_text(config):
+        return AutoModelForSequenceClassification, {}
+    from coalign.models.files.picture_classifiers import ImageTextForSequenceClassification
+
+    return ImageTextForSequenceClassification, {"config": config}
 
 
 def new_classifier(options: ModelOptions, outputs: int = 1) -> PreTrainedModel | PeftModel:
@@ -126,11 +149,34 @@ def _with_new_head(
     place: Location, what: str, outputs: int, arguments: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """A classifier, with a random head where there is none of so many outputs, and what was random."""
-    from transformers import AutoModelForSequenceClassification
-
-    kind, settings = AutoModelForSequenceClassification, {"num_labels": outputs, **arguments}
+    kind, known = _kind(place, what, arguments["trust_remote_code"])
+    settings = {"num_labels": outputs, **arguments}
+    if known:
+        return _image_text(place, what, outputs, arguments, known["config"])
     with no_load_report():
         return loading.load_with_info(kind, place, what, ignore_mismatched_sizes=True, **settings)
+
+
+def _image_text(
+    place: Location, what: str, outputs: int, arguments: dict[str, Any], config: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A classifier over an image-text-to-text model, or one that is stored as such."""
+    from transformers import AutoModelForImageTextToText
+
+    from coalign.models.files.picture_classifiers import ImageTextForSequenceClassification
+
+    config.num_labels = outputs
+    if loading.IMAGE_TEXT_CLASSIFIER in (config.architectures or ()):
+        with no_load_report():
+            kind = ImageTextForSequenceClassification
+            return loading.load_with_info(
+                kind, place, what, ignore_mismatched_sizes=True, config=config, **arguments
+            )
+    plain = loading.load_pretrained(
+        AutoModelForImageTextToText, place, what=what, needs="The folder may hold only a part of the model.", **arguments
+    )
+    model = ImageTextForSequenceClassification.over(plain, outputs)
+    return model, {"missing_keys": {"score.weight"}, "mismatched_keys": set()}
 
 
 def _over(language_model: PreTrainedModel, outputs: int) -> Any:
@@ -138,6 +184,10 @@ def _over(language_model: PreTrainedModel, outputs: int) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(language_model.config)
+    if loading.is_image_text(config):
+        from coalign.models.files.picture_classifiers import ImageTextForSequenceClassification
+
+        return ImageTextForSequenceClassification.over(language_model, outputs)
     config.num_labels = outputs
     model: Any = AutoModelForSequenceClassification.from_config(config)
     trunk = getattr(language_model, language_model.base_model_prefix)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+IMAGE_TEXT_CLASSIFIER = "ImageTextForSequenceClassification"
+"""The class of reward models over image-text-to-text models (`coalign.models.files.picture_classifiers`)."""
 PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
 
 
@@ -341,8 +343,8 @@ def is_image_text(config: PretrainedConfig) -> bool:
 
     if getattr(config, "vision_config", None) is None:
         return False
-    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type, ())
-    return bool(set(_as_tuple(names)) & set(config.architectures or _as_tuple(names)))
+    names = _as_tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type, ()))
+    return bool({*names, IMAGE_TEXT_CLASSIFIER} & set(config.architectures or names))
 
 
 def _auto_class(config: PretrainedConfig) -> Any:

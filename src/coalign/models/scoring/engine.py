@@ -100,6 +100,8 @@ def resolve_path(
     if path != "auto":
         return path
     bare = unwrap(model)
+    if getattr(bare.config, "vision_config", None) is not None:  # its towers attend otherwise than its text
+        return "padded"
     window = attention_window(bare)
     if window is not None and responses is not None and _longest(responses) > window:
         return "padded"

@@ -93,6 +93,7 @@ def _padded(model: nn.Module, responses: Responses) -> tuple[Tensor, Tensor]:
     rows = [prompt + ids for prompt, ids in zip(prompts, responses.response_ids, strict=True)]
     places = torch.arange(len(rows), device=device)
     inputs = engine.padded_inputs(rows, device)
+    inputs |= engine.picture_inputs(model, responses, inputs["input_ids"].shape[1])
     ends = last_attended(inputs["attention_mask"])
     with _watched_head(unwrap(model)) as seen:
         model(**inputs, use_cache=False)

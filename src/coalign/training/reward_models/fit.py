@@ -33,7 +33,7 @@ from coalign.training.reward_models.task import (
 )
 
 if TYPE_CHECKING:
-    from coalign.models.reward_inputs import RewardInputs
+    from coalign.models.reward_inputs import RewardInputs, RewardText
 
 HELD_OUT = "held_out.jsonl"
 """Artefact with the rewards of the held-out responses."""
@@ -196,6 +196,7 @@ def _examples(
     if not records:
         return []
     texts = inputs.texts(records, label="Tokenising")
+    records, texts = _that_fit(records, texts, inputs, run, what)
     cut = sum(one.cut for group in texts for one in group)
     examples = make_examples(records, texts, config.margin, scales)
     same = sum(len(set(one.inputs)) == 1 for one in examples)
@@ -212,10 +213,27 @@ def _examples(
     return examples
 
 
+def _that_fit(
+    records: Sequence[Ranking], texts: list[list[RewardText]], inputs: RewardInputs, run: Run, what: str
+) -> tuple[list[Ranking], list[list[RewardText]]]:
+    """The records without those whose pictures leave no room, which are counted: a picture is never cut."""
+    from coalign.models.reward_inputs import too_long_to_show
+
+    kept = [(record, group) for record, group in zip(records, texts, strict=True) if not too_long_to_show(group)]
+    dropped = len(records) - len(kept)
+    told = f"{dropped} {what} records with pictures have more than {inputs.max_length} tokens and were dropped"
+    if dropped:
+        announce([told], run)
+    if not kept:
+        raise DataError(f"No {what} record is left: {told}.", hint="Raise --max-length.")
+    return [record for record, _ in kept], [group for _, group in kept]
+
+
 def held_out_rewards(config: RewardModelOptions, material: Material, run: Run) -> list[dict[str, Any]]:
     """For each held-out record its id, tag, values and the rewards of its responses under the saved model, which is read
     back as any user reads it. Rows that are there already are not computed again.
     """
+    from coalign.models.reward_inputs import too_long_to_show
     from coalign.models.reward_model import load_reward_model
 
     path = run.artefacts / HELD_OUT
@@ -226,6 +244,9 @@ def held_out_rewards(config: RewardModelOptions, material: Material, run: Run) -
         model = load_reward_model(
             str(run.model), device=config.device, trust_remote_code=config.trust_remote_code
         )
+        if any(one.pictures for one in records):  # those that do not fit were dropped before training too
+            texts = model.inputs.texts(records)
+            records = [one for one, group in zip(records, texts, strict=True) if not too_long_to_show(group)]
         rewards = model.score_records(records, show="Scoring held-out responses")
         write_rows(
             path,
