@@ -53,12 +53,18 @@ def start(folder: Path, name: str, **options: Any) -> Run:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("how", [{}, {"save": "adapter"}, {"tuning": "full"}], ids=["whole", "adapter", "full"])
-def test_rewards_read_back_are_those_of_the_held_out_records(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "how", [{}, {"save": "adapter"}, {"tuning": "full"}], ids=["whole", "adapter", "full"]
+)
+def test_rewards_read_back_are_those_of_the_held_out_records(
+    tmp_path: Path, name: str, how: dict[str, Any]
+) -> None:
     run = start(tmp_path, name, **how)
     assert_complete(run)
     kept = {row["id"]: row["rewards"] for row in read_rows(run.artefacts / "held_out.jsonl")}
-    records = convert(read_records(tmp_path / "rows.jsonl", text_alone=False).records, "preference", "ranking")
+    records = convert(
+        read_records(tmp_path / "rows.jsonl", text_alone=False).records, "preference", "ranking"
+    )
     model = load_reward_model(str(run.path), device="cpu")
     found = {one.id: rewards for one, rewards in zip(records, model.score_records(records), strict=True)}
     assert kept
@@ -72,7 +78,9 @@ def test_rewards_read_back_are_those_of_the_held_out_records(tmp_path: Path, nam
 
 def test_the_number_is_that_of_trunk_and_head(tmp_path: Path) -> None:
     run = start(tmp_path, "llava")
-    (record, *_) = convert(read_records(tmp_path / "rows.jsonl", text_alone=False).records, "preference", "ranking")
+    (record, *_) = convert(
+        read_records(tmp_path / "rows.jsonl", text_alone=False).records, "preference", "ranking"
+    )
     model = load_reward_model(str(run.path), device="cpu")
     processor = hf.AutoProcessor.from_pretrained(run.model)
     text = processor.apply_chat_template(rows()[0]["prompt"], add_generation_prompt=True)

@@ -109,7 +109,11 @@ class RewardInputs:
                 ]
                 for one in encoded
             ]
-        shown = [one.problem("images", f"pictures in the format {self.format}", "the chat format") for one in records if one.pictures]
+        shown = [
+            one.problem("images", f"pictures in the format {self.format}", "the chat format")
+            for one in records
+            if one.pictures
+        ]
         if shown:
             raise DataError(f"{len(shown)} of {len(records)} records have pictures.", shown)
         made = []

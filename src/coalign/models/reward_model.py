@@ -79,7 +79,9 @@ class RewardModel:
         """
         groups = self.inputs.texts(records)
         problems = [
-            record.problem("images", f"more than {self.inputs.max_length} tokens with its pictures", "a shorter record")
+            record.problem(
+                "images", f"more than {self.inputs.max_length} tokens with its pictures", "a shorter record"
+            )
             for record, group in zip(records, groups, strict=True)
             if too_long_to_show(group)
         ]

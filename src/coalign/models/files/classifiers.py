@@ -173,7 +173,11 @@ def _image_text(
                 kind, place, what, ignore_mismatched_sizes=True, config=config, **arguments
             )
     plain = loading.load_pretrained(
-        AutoModelForImageTextToText, place, what=what, needs="The folder may hold only a part of the model.", **arguments
+        AutoModelForImageTextToText,
+        place,
+        what=what,
+        needs="The folder may hold only a part of the model.",
+        **arguments,
     )
     model = ImageTextForSequenceClassification.over(plain, outputs)
     return model, {"missing_keys": {"score.weight"}, "mismatched_keys": set()}

@@ -219,9 +219,13 @@ def _that_fit(
     """The records without those whose pictures leave no room, which are counted: a picture is never cut."""
     from coalign.models.reward_inputs import too_long_to_show
 
-    kept = [(record, group) for record, group in zip(records, texts, strict=True) if not too_long_to_show(group)]
+    kept = [
+        (record, group) for record, group in zip(records, texts, strict=True) if not too_long_to_show(group)
+    ]
     dropped = len(records) - len(kept)
-    told = f"{dropped} {what} records with pictures have more than {inputs.max_length} tokens and were dropped"
+    told = (
+        f"{dropped} {what} records with pictures have more than {inputs.max_length} tokens and were dropped"
+    )
     if dropped:
         announce([told], run)
     if not kept:
