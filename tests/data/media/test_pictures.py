@@ -52,6 +52,7 @@ def test_every_way_to_give_a_picture_gives_the_same_pixels(tmp_path: Path, orien
         "hub feature of bytes": {"bytes": data, "path": "x.png"},
         "hub feature of a path": {"bytes": None, "path": str(path)},
         "member of a tar": _as_tar(tmp_path, data),
+        "member of a tar in a row of JSON": _as_tar(tmp_path, data).to_json(),
         "Pillow": Image.open(path),
         "array": np.asarray(one),
         "not opened yet": Picture("a b.png", folder=tmp_path),

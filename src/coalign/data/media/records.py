@@ -173,7 +173,7 @@ def scan_media(
         raise DataError(
             f"{name}: none of the first rows can be read.", [one.problem for one in first if one.problem]
         )
-    found = _columns_of(values, name, kind, columns or {})
+    found = columns_of(values, name, kind, columns or {})
     what: MediaKind = "video" if "video" in found else "image"
     classes = _class_names(name, split, found.get("label"), first[0])
     problems: list[RecordProblem] = []
@@ -184,7 +184,7 @@ def scan_media(
             problems += [row.problem] if row.problem else []
             continue
         try:
-            one = _record(row.value, found, what, needs, place, _folder_of(row, name))
+            one = _record(row.value, found, what, needs, place, folder_of(row, name))
             records.append(
                 one if classes is None else replace(one, label=_named(one.label, classes, found["label"]))
             )
@@ -243,19 +243,19 @@ def is_media(source: str | Path, split: str = "train") -> bool:
         values = [row.value for row in itertools.islice(media_rows(name, split), 20) if row.value is not None]
         if not values or any(one in value for value in values for one in ("messages", "prompt", "chosen")):
             return False
-        _columns_of(values, name, None, {})
+        columns_of(values, name, None, {})
     except DataError:
         return False
     return True
 
 
-def _folder_of(row: Row, name: str) -> Path | None:
+def folder_of(row: Row, name: str) -> Path | None:
     """Where the relative paths of a row start: beside the file that holds it."""
     path = Path(row.file or name).expanduser()
     return path.parent if path.is_file() else path if path.is_dir() else None
 
 
-def _columns_of(
+def columns_of(
     values: Sequence[Mapping[str, Any]], name: str, kind: MediaKind | None, given: Mapping[str, str]
 ) -> dict[str, str]:
     """Part to column.

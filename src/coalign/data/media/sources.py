@@ -60,6 +60,15 @@ class Stretch:
             )
         return data
 
+    def to_json(self) -> dict[str, str | int]:
+        """What `resolve` takes for the same, in a row of JSON."""
+        return {
+            "path": str(self.path.absolute()),
+            "member": self.name,
+            "offset": self.offset,
+            "size": self.size,
+        }
+
     def __str__(self) -> str:
         return f"{self.path}/{self.name}"
 
@@ -68,7 +77,8 @@ def resolve(source: Any, name: str | None = None, folder: Path | None = None) ->
     """What a source stands for, bytes or the path of a file, and how messages call it.
 
     Args:
-        source: a path, bytes, base64, a data URL, a hub feature (a mapping with `bytes` and `path`), a `Stretch`.
+        source: a path, bytes, base64, a data URL, a hub feature (a mapping with `bytes` and `path`), a `Stretch` or
+            its `to_json`.
         name: for messages, where the source has no name of its own.
         folder: that relative paths start from.
 
@@ -80,6 +90,8 @@ def resolve(source: Any, name: str | None = None, folder: Path | None = None) ->
             return _filled(bytes(source), name or "<bytes>"), name or "<bytes>"
         case Stretch():
             return _filled(source.read(), str(source)), str(source)
+        case Mapping() if {"path", "member", "offset", "size"} <= source.keys():
+            return resolve(_stretch(source, folder), name)
         case Mapping() if {"bytes", "path"} & source.keys():
             called = name or str(source.get("path") or "<bytes>")
             if source.get("bytes") is not None:
@@ -94,6 +106,15 @@ def resolve(source: Any, name: str | None = None, folder: Path | None = None) ->
         case _:
             found = "empty" if source is None or source == "" else describe(source)
             raise MediaError(name or "<data>", found, "a path, bytes, base64 or a data URL")
+
+
+def _stretch(value: Mapping[str, Any], folder: Path | None) -> Stretch:
+    path, member, place = value["path"], value["member"], (value["offset"], value["size"])
+    if not isinstance(path, str) or not all(isinstance(one, int) and one >= 0 for one in place):
+        raise MediaError(
+            str(member), describe(dict(value)), "path, member, offset and size of a file in a file"
+        )
+    return Stretch(_placed(Path(path), folder), str(member), *place)
 
 
 def _of_text(text: str, name: str | None, folder: Path | None) -> tuple[bytes | Path, str]:

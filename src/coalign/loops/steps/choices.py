@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import CoalignError
 from coalign.loops.rows import Row
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ID_BYTES = 64
+_ROUNDING = 1e-6
+"""What a share of whole records may be off by in floating point."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,15 @@ class Top:
 
     Args:
         k: how many; or else
-        share: what share of all, rounded up.
+        share: what share of all,
+        rounding: up, or down and at least one.
     """
 
     name: str
     column: str
     k: int | None = None
     share: float | None = None
+    rounding: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.share is None):
@@ -188,7 +192,12 @@ class Top:
     def choose(self, sketches: NDArray[np.float64]) -> Picks:
         import numpy as np
 
-        wanted = math.ceil(self.share * len(sketches)) if self.share is not None else self.k
+        wanted = self.k
+        if self.share is not None:
+            size = self.share * len(
+                sketches
+            )  # 0.07 of 100 is 7.000000000000001, 0.29 of 100 is 28.999999999999996
+            wanted = math.ceil(size - _ROUNDING) if self.rounding == "up" else max(1, int(size + _ROUNDING))
         order = np.argsort(-sketches, kind="stable")
         return Picks(np.sort(order[:wanted]), f"not among the highest {self.column}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -65,6 +65,35 @@ def ranking_loss(rewards: Tensor, values: Tensor, record_index: Tensor) -> Tenso
     better, worse = ordered_pairs(values, record_index)
     losses = bradley_terry_losses(rewards[better], rewards[worse])
     return losses.sum() / max(len(losses), 1)
+
+
+Ties = Literal["exclude", "half"]
+
+
+def ranking_losses(
+    rewards: Tensor, values: Tensor, record_index: Tensor, *, ties: Ties = "exclude"
+) -> tuple[Tensor, Tensor]:
+    """([R], [R]) sum of the losses over the pairs of each record, and how many these are.
+
+    A pair with `v_i > v_j` has the loss `-log sig(r_i - r_j)`. With ties `half` a pair of equal values has
+    `-(log sig(d) + log sig(-d)) / 2`, so that rewards of ties are drawn together; with `exclude` it is none. A record
+    without pairs has 0 of both.
+
+    Args:
+        rewards: [B]; gradients flow.
+        values: [B] how good each response is; NaN is not compared.
+        record_index: [B] the record of each response, non-decreasing.
+    """
+    size = int(record_index[-1]) + 1 if len(record_index) else 0
+    first, second = ordered_pairs(values, record_index)
+    losses = bradley_terry_losses(rewards[first], rewards[second])
+    if ties == "half":
+        same = (record_index[:, None] == record_index) & (values[:, None] == values)
+        one, other = same.triu(diagonal=1).nonzero(as_tuple=True)
+        losses = torch.cat([losses, logistic_loss(rewards[one] - rewards[other], 0.5)])
+        first = torch.cat([first, one])
+    sums = rewards.new_zeros(size).index_add(0, record_index[first], losses)
+    return sums, record_index[first].bincount(minlength=size)
 
 
 def record_means(values: Tensor, record_index: Tensor, size: int) -> Tensor:

@@ -85,6 +85,13 @@ def ranking_accuracies(scores: Tensor, values: Tensor, record_index: Tensor) -> 
     return hits.new_zeros(size).index_add(0, record_index[better], hits) / counts
 
 
+def pair_accuracy(scores: Tensor, values: Tensor, record_index: Tensor) -> float:
+    """Share of all ordered pairs of all records that the scores order alike, equal scores counting half; NaN without any."""
+    better, worse = ordered_pairs(values, record_index)
+    gaps = scores[better] - scores[worse]
+    return float(((gaps > 0).double() + 0.5 * (gaps == 0)).mean())
+
+
 def ranking_metrics(batch: ScoredBatch, scores: Tensor) -> dict[str, Tensor]:
     """Accuracy over ordered pairs, and score and log-probability of the best and of the last-ranked response.
 

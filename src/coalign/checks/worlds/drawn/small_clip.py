@@ -84,7 +84,28 @@ def train_small_clip(
     rate: float = 2e-3,
     words: Sequence[str] | None = None,
 ) -> tuple[Any, Any]:
-    """A new small CLIP that has learnt pairs of pictures and texts, and its tokenizer.
+    """A new small CLIP that has learnt pairs of pictures and texts (`fit_small_clip`), and its tokenizer.
+
+    Args:
+        words: of the tokenizer; those of the world when None.
+    """
+    model, tokenizer = new_small_clip(seed, words)
+    fit_small_clip(model, tokenizer, pictures, texts, steps=steps, seed=seed, batch=batch, rate=rate)
+    return model, tokenizer
+
+
+def fit_small_clip(
+    model: Any,
+    tokenizer: Any,
+    pictures: Tensor,
+    texts: Sequence[str],
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 128,
+    rate: float = 2e-3,
+) -> None:
+    """Let a small CLIP learn pairs of pictures and texts.
 
     The symmetric contrastive loss over batches, AdamW (betas 0.9 and 0.98, weight decay 0.05), 100 steps of warm-up (a
     tenth, where there are fewer than 1,000) and a cosine; the scale of the logits is learnt up to 100.
@@ -92,9 +113,7 @@ def train_small_clip(
     Args:
         pictures: [N, 3, 32, 32] from 0 to 1.
         texts: N captions.
-        words: of the tokenizer; those of the world when None.
     """
-    model, tokenizer = new_small_clip(seed, words)
     filled = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
     ids, order = filled["input_ids"], stream(seed, "order of pairs")
     optimizer = torch.optim.AdamW(
@@ -121,7 +140,7 @@ def train_small_clip(
             with torch.no_grad():
                 model.logit_scale.clamp_(max=MAX_SCALE)
             bar.advance()
-    return model.eval(), tokenizer
+    model.eval()
 
 
 def save_small_clip(folder: Path, model: Any, tokenizer: Any) -> None:

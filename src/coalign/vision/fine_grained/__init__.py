@@ -1,0 +1,1 @@
+"""How well pictures show what their prompts ask for: overall, and element by element."""

@@ -1,0 +1,236 @@
+"""PN-VQA: a model that sees answers a yes/no question about every element, asked once for yes and once for no."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from coalign.vision.fine_grained.elements import category_of, phrase_of
+from coalign.vision.fine_grained.items import Item
+from coalign.vision.fine_grained.losses import contrasted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from coalign.models.backends.options import BackendOptions
+
+YES, NO = "yes", "no"
+POSITIVE = (
+    'Look at the image. Is the answer to this question "yes"? {question} Reply with one word: yes or no.'
+)
+NEGATIVE = (
+    'Look at the image. Is the answer to this question "no"? {question} Reply with one word: yes or no.'
+)
+QUESTION = "Does the image show {phrase}?"
+TOP = 20
+"""Log-probabilities that an endpoint is asked for; more are mostly refused."""
+
+
+class YesNoModel(Protocol):
+    """A model that sees and answers with yes or no."""
+
+    name: str
+
+    def p_yes(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> list[float | None]:
+        """Of each picture and request the probability of yes against no as the first word; None where neither is among
+        what the model says.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let the model go."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about an element.
+
+    Attributes:
+        positive, negative: P(yes) when asked whether the answer is yes, and whether it is no; None where there is none.
+    """
+
+    element: str
+    question: str
+    positive: float | None
+    negative: float | None
+
+    @property
+    def score(self) -> float | None:
+        """`(P_T + 1 - P_F) / 2`; None where one of both is missing."""
+        if self.positive is None or self.negative is None:
+            return None
+        return float(contrasted(*map(torch.tensor, (self.positive, self.negative))))
+
+
+def question_of(item: Item, element: str, template: str = QUESTION) -> str:
+    """The item's own question about an element, or the template's with `{phrase}`, `{category}` and `{prompt}`."""
+    own = item.questions.get(element) or item.questions.get(phrase_of(element))
+    if own:
+        return own
+    parts = {"phrase": phrase_of(element), "category": category_of(element), "prompt": item.prompt}
+    return template.format_map(parts)
+
+
+def ask(
+    model: YesNoModel,
+    items: Sequence[Item],
+    pictures: Sequence[Image.Image],
+    *,
+    template: str = QUESTION,
+    positive: str = POSITIVE,
+    negative: str = NEGATIVE,
+) -> list[list[Asked]]:
+    """Of each item its elements, asked both ways."""
+    asked = [
+        (place, element, question_of(one, element, template))
+        for place, one in enumerate(items)
+        for element in one.elements
+    ]
+    seen = [pictures[place] for place, _, _ in asked for _ in range(2)]
+    requests = [form.format(question=question) for _, _, question in asked for form in (positive, negative)]
+    said = model.p_yes(seen, requests) if requests else []
+    found: list[list[Asked]] = [[] for _ in items]
+    for number, (place, element, question) in enumerate(asked):
+        found[place].append(Asked(element, question, said[2 * number], said[2 * number + 1]))
+    return found
+
+
+def overall_of(asked: Sequence[Asked]) -> float | None:
+    """Mean over the elements that have a score, from 0 to 1; None without any."""
+    scores = [one.score for one in asked if one.score is not None]
+    return math.fsum(scores) / len(scores) if scores else None
+
+
+def share_of_yes(likely: Sequence[tuple[str, float]]) -> float | None:
+    """P(yes) against no of the most probable first tokens as (text, log-probability), whatever their case and the space
+    before them; None where there is neither.
+    """
+    mass = {YES: 0.0, NO: 0.0}
+    for text, logp in likely:
+        word = text.strip().strip("\"'.Ġ▁").lower()
+        if word in mass:
+            mass[word] += math.exp(logp)
+    total = sum(mass.values())
+    return mass[YES] / total if total > 0 else None
+
+
+class TransformersYesNo:
+    """An image-text-to-text model of Transformers, with its processor and chat template.
+
+    Args:
+        model, processor: of one checkpoint.
+        batch_size: pictures in one forward pass. Padding is on the left, where the processor can.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str = "", batch_size: int = 8) -> None:
+        self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
+        self._model: Any = model.eval()
+        self._processor, self._batch = processor, batch_size
+        tokenizer = processor.tokenizer
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        yes, no = (first_ids(tokenizer, word) for word in (YES, NO))
+        self._ids = {YES: sorted(yes - no), NO: sorted(no - yes)}  # a lone space may begin both
+        if not all(self._ids.values()):
+            raise ValueError("the tokenizer begins yes and no with the same token")
+
+    def p_yes(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> list[float | None]:
+        found: list[float | None] = []
+        for start in range(0, len(requests), self._batch):
+            part = slice(start, start + self._batch)
+            inputs = self._inputs(pictures[part], requests[part])
+            with torch.no_grad():
+                logits = self._model(**inputs).logits[:, -1].float()
+            mass = [
+                logits[:, self._ids[word]].logsumexp(-1) for word in (YES, NO)
+            ]  # over all spellings of the word
+            found += (mass[0] - mass[1]).sigmoid().tolist()
+        return found
+
+    def _inputs(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> Any:
+        texts = [
+            self._processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]}],
+                add_generation_prompt=True,
+            )
+            for request in requests
+        ]
+        inputs = self._processor(
+            images=[[one] for one in pictures], text=texts, padding=True, return_tensors="pt"
+        )
+        parameter = next(self._model.parameters())
+        return {
+            name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
+
+    def close(self) -> None:
+        del self._model
+
+
+def first_ids(tokenizer: Any, word: str) -> set[int]:
+    """The first tokens of a word as it may begin an answer: in either case, with and without a space before it.
+
+    Raises:
+        ValueError: the tokenizer does not know it.
+    """
+    forms = (word, word.capitalize(), word.upper(), f" {word}", f" {word.capitalize()}")
+    found = {ids[0] for form in forms if (ids := tokenizer.encode(form, add_special_tokens=False))}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    found.discard(unknown)
+    if not found:
+        raise ValueError(f"the tokenizer has no token for {word!r}")
+    return found
+
+
+class EndpointYesNo:
+    """A model behind an OpenAI-compatible endpoint that takes pictures and gives log-probabilities.
+
+    Args:
+        encode: a picture to what stands for it in a request; by default a PNG as data URL.
+    """
+
+    def __init__(self, options: BackendOptions, encode: Callable[[Image.Image], str] | None = None) -> None:
+        from coalign.models.backends.endpoint import EndpointGenerator
+
+        self._generator = EndpointGenerator(options)
+        self._encode = encode or data_url
+        self.name = self._generator.model
+
+    def p_yes(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> list[float | None]:
+        from coalign.models.types import Sampling
+
+        prompts: list[Any] = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": self._encode(picture)}},
+                        {"type": "text", "text": request},
+                    ],
+                }
+            ]
+            for picture, request in zip(pictures, requests, strict=True)
+        ]
+        sampling = Sampling(max_new_tokens=1, temperature=0, top_logprobs=TOP)
+        said = self._generator.generate(prompts, sampling, label="Asking")
+        return [share_of_yes(one[0].top_logprobs[0]) if one[0].top_logprobs else None for one in said]
+
+    def close(self) -> None:
+        self._generator.close()
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture as PNG in a data URL."""
+    import base64
+    import io
+
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
