@@ -23,6 +23,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "test_split": "y"}, "test_split has no effect without test"),
         ({"data": "x", "optimizer": "adamw", "momentum": 0.5}, "momentum has no effect with optimizer: adamw"),
         ({"data": "x", "schedule": "linear", "warmup_rate": 1e-4}, "warmup_rate has no effect with schedule: linear"),
+    ],
     "compress-align": [
         ({"data": ["x"]}, "by: reward needs annotations to learn it from, or reward"),
         ({"data": ["x"], "reward": "r", "annotations": ["y"]}, "reward and annotations exclude each other"),

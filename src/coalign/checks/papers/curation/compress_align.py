@@ -87,8 +87,9 @@ class Material:
         pictures, texts = self.corpus
         images, captions = _features(self.encoder, pictures, [one.text for one in texts])
         lengths = torch.tensor([count_words(one.text) for one in texts])
+        reward = self.reward  # learnt here at first use, so not below
         with torch.no_grad():
-            rewards = self.reward(images, captions, lengths)
+            rewards = reward(images, captions, lengths)
         return {CLIP: torch.nn.functional.cosine_similarity(images, captions), REWARD: rewards}
 
     @cached_property
