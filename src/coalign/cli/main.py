@@ -38,6 +38,10 @@ COMMANDS = {
         "coalign.cli.files.import_config:import_config",
         "Turn a configuration of TRL, LLaMA-Factory or axolotl into ours.",
     ),
+    "export": (
+        "coalign.cli.files.export:export",
+        "Write a model to a folder that any tool loads, or to the hub.",
+    ),
     "generate": ("coalign.cli.files.generate:generate", "Generate responses to a file of prompts."),
     "score": ("coalign.cli.files.score:score", "Score texts with a metric, without a run folder."),
     "search": ("coalign.cli.files.search:search", "Find the clips that a text describes in a run's index."),
