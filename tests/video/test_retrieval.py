@@ -18,9 +18,11 @@ from coalign.checks.worlds.drawn.small_clip import new_small_clip
 from coalign.core.errors import DataError, ModelError, RunError
 from coalign.core.options import build
 from coalign.core.runs import Run
+from coalign.data.media.errors import MediaError
 from coalign.measures.retrieval import match_ranks, retrieval_figures
 from coalign.pairs.encoders import ImageTextEncoder
 from coalign.video import glscl
+from coalign.video.material.sources import Frames
 from coalign.video.retrieval import interaction
 from coalign.video.retrieval.index import search
 from coalign.video.retrieval.interaction import (
@@ -35,7 +37,7 @@ from coalign.video.retrieval.ranking import best_columns, query_bank_normalised
 from coalign.video.retrieval.records import read_clips
 from coalign.video.retrieval.training import Matching, Reader, clamp_scale
 from tests.cli.conftest import coalign as coalign
-from tests.video.tiny import drawn_clips, save_image_text_model
+from tests.video.tiny import clip, drawn_clips, save_image_text_model
 
 SMALL = {"frames": 4, "fps": 1.0, "words": 12, "queries": 2, "decoder_layers": 1, "temporal_layers": 1, "heads": 2, "feed_forward": 16,
          "max_steps": 2, "batch_size": 3, "save_steps": 1, "device": "cpu", "encode_batch": 2}  # fmt: skip
@@ -290,3 +292,40 @@ def test_a_clip_that_cannot_be_decoded_is_named(tmp_path: Path, encoder: Path) -
     )
     with pytest.raises(DataError, match=r"clips\.jsonl:2: video: .*0\.png"):
         glscl.run(config, Run.start(tmp_path / "run", "glscl", config))
+
+
+def test_stretches_of_one_video_are_clips_of_their_own(tmp_path: Path) -> None:
+    path = drawn_clips(tmp_path / "clips.jsonl", 1)
+    stretches = [(0, 1, "first"), (1, None, "then"), (0, 1, "again")]
+    rows = [{"video": "clips-c0", "caption": text, "start": start, "end": end} for start, end, text in stretches]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_clips(path)
+    assert [one.id for one in found] == ["clips-c0@0-1", "clips-c0@1-end"]
+    assert found[0].captions == ("first", "again")
+
+
+def test_frames_are_spread_over_a_clip_a_stretch_and_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
+    path = clip(tmp_path / "a.mp4", colours)
+
+    def seen(frames: Frames, count: int, fps: float = 1.0) -> list[int]:
+        """Which of the colours each picture is nearest to."""
+        pixels = [np.asarray(one, dtype=float).mean((0, 1)) for one in frames.evenly(count, fps)]
+        return [int(np.abs(np.array(colours) - one).sum(1).argmin()) for one in pixels]
+
+    assert seen(Frames("a", path), 12) == [0, 1, 2, 3, 4]
+    assert seen(Frames("a", path), 3) == [0, 2, 4]
+    assert seen(Frames("a", path), 1) == [0]
+    assert seen(Frames("a", path, start=1.0, end=3.0), 12) == [1, 2]
+    assert seen(Frames("a", path, start=2.0), 12) == [2, 3, 4]
+    assert len(seen(Frames("a", path), 12, fps=2.0)) == 10
+    with pytest.raises(MediaError, match=r"no frame at 9 s"):
+        seen(Frames("a", path, start=9.0), 1)
+    assert [round(time, 2) for time, _ in Frames("a", path, start=1.0, end=2.0).every(0.5)] == [0.0, 0.5]
+    folder = drawn_clips(tmp_path / "clips.jsonl", 3).with_name("clips-c2")
+    assert len(Frames("b", folder).evenly(12, 1.0)) == 4
+    assert len(Frames("b", folder, fps=2.0).evenly(12, 1.0)) == 2
+    (tmp_path / "none").mkdir()
+    with pytest.raises(MediaError, match="no pictures in it"):
+        Frames("c", tmp_path / "none").evenly(2, 1.0)

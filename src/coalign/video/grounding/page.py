@@ -89,10 +89,12 @@ def assert_embeddable(videos: Sequence[Video]) -> None:
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03`, `2:03`."""
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    """`1:02:03`, `2:03`; `2:03.5` where it is no whole second."""
+    tenths = round(max(seconds, 0.0) * 10)
+    minutes, rest = divmod(tenths // 10, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    part = f".{tenths % 10}" if tenths % 10 else ""
+    return f"{hours}:{minutes:02d}:{rest:02d}{part}" if hours else f"{minutes}:{rest:02d}{part}"
 
 
 def _shown(one: Mapping[str, Any]) -> dict[str, str]:

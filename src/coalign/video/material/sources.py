@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class Frames:
     Attributes:
         id: of the record.
         video: a video file, or a folder of pictures in the order of their names; None where there are only features.
-        fps: pictures a second of a folder, and of ready features; None: as they are asked for.
+        fps: pictures a second of a folder, and of ready features; None: one.
         start, end: seconds of the stretch that is meant; None: all of it.
     """
 
@@ -48,11 +49,14 @@ class Frames:
             MediaError: a file that cannot be decoded, or a stretch that begins after its end.
         """
         assert self.video is not None
-        if self.video.is_dir():
-            return self._pictures(seconds)
-        if self.start is None and self.end is None:
-            return ((time, frame.picture) for time, frame in Clip(self.video).frames_every(seconds))
-        return self._stretch(seconds)
+        if self.start is None and self.end is None and not self.video.is_dir():
+            for time, frame in opened(self.video).frames_every(seconds):
+                yield time, frame.picture
+            return
+        begin, _ = self._ends()
+        times = self._times(seconds)
+        for time, picture in zip(times, self._shown(times), strict=True):
+            yield time - begin, picture
 
     def at(self, time: float) -> Image:
         """The picture that is shown so many seconds after the start of the stretch; the last one for a time after the end.
@@ -60,25 +64,21 @@ class Frames:
         Raises:
             MediaError: see `every`.
         """
-        assert self.video is not None
-        if self.video.is_dir():
-            files = self._files()
-            return open_picture(files[min(round(time * (self.fps or 1.0)), len(files) - 1)])
-        clip = Clip(self.video)
-        (frame,) = clip.frames_at([min((self.start or 0.0) + time, clip.info.seconds)])
-        return frame.picture
+        begin, end = self._ends()
+        return next(self._shown([min(begin + time, end)]))
 
     def evenly(self, count: int, fps: float) -> list[Image]:
-        """At most `count` pictures, of those every `1 / fps` seconds, evenly spread from the first to the last.
+        """At most `count` pictures, of those every `1 / fps` seconds, evenly spread from the first to the last; these alone
+        are kept.
 
         Raises:
             MediaError: see `every`.
         """
-        found = [picture for _, picture in self.every(1 / fps)]
-        if len(found) <= count:
-            return found
-        step = (len(found) - 1) / max(count - 1, 1)
-        return [found[round(place * step)] for place in range(count)]
+        times = self._times(1 / fps)
+        if len(times) > count:
+            step = (len(times) - 1) / max(count - 1, 1)
+            times = [times[round(place * step)] for place in range(count)]
+        return list(self._shown(times))
 
     def content(self) -> str:
         """What tells these frames from others: a hash over the bytes of the file, or of the folder's pictures by their names, with
@@ -91,22 +91,32 @@ class Frames:
                 whole.update(hashlib.file_digest(data, "sha256").digest())
         return whole.hexdigest()
 
-    def _stretch(self, seconds: float) -> Iterator[tuple[float, Image]]:
-        clip, begin = Clip(self.video), self.start or 0.0
-        end = clip.info.seconds if self.end is None else min(self.end, clip.info.seconds)
-        count = max(math.ceil((end - begin) / seconds - NEAR), 1)
-        times = [begin + number * seconds for number in range(count)]
-        for time, frame in zip(times, clip.frames_at(times), strict=True):
-            yield time - begin, frame.picture
+    def _ends(self) -> tuple[float, float]:
+        """First and last second of the stretch in the file."""
+        assert self.video is not None
+        if self.video.is_dir():
+            last = (len(self._files()) - 1) / (self.fps or 1.0)
+        else:
+            last = opened(self.video).info.seconds
+        begin = self.start or 0.0
+        if begin > last:
+            raise MediaError(str(self.video), f"no frame at {begin:g} s", f"a start up to its end, {last:.3f} s")
+        return begin, last if self.end is None else min(self.end, last)
 
-    def _pictures(self, seconds: float) -> Iterator[tuple[float, Image]]:
-        files = self._files()
-        rate, begin = self.fps or 1 / seconds, self.start or 0.0
-        last = (len(files) - 1) / rate if self.end is None else self.end
-        number = 0
-        while (time := begin + number * seconds) <= last + NEAR and round(time * rate) < len(files):
-            yield time - begin, open_picture(files[round(time * rate)])
-            number += 1
+    def _times(self, seconds: float) -> list[float]:
+        """Places in the file every so many seconds of the stretch; a folder's last picture is one, a clip's end is none."""
+        assert self.video is not None
+        begin, end = self._ends()
+        whole = (end - begin) / seconds
+        count = math.floor(whole + NEAR) + 1 if self.video.is_dir() else math.ceil(whole - NEAR)
+        return [begin + number * seconds for number in range(max(count, 1))]
+
+    def _shown(self, times: Sequence[float]) -> Iterator[Image]:
+        assert self.video is not None
+        if not self.video.is_dir():
+            return (frame.picture for frame in opened(self.video).frames_at(times))
+        files, rate = self._files(), self.fps or 1.0
+        return (open_picture(files[min(round(one * rate), len(files) - 1)]) for one in times)
 
     def _files(self) -> list[Path]:
         assert self.video is not None
@@ -116,6 +126,17 @@ class Frames:
                 str(self.video), "no pictures in it", f"files such as {', '.join(PICTURE_SUFFIXES)}"
             )
         return files
+
+
+def opened(path: Path) -> Clip:
+    """A clip, whose times are found once as long as the file stays as it is."""
+    about = path.stat()
+    return _opened(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _opened(path: Path, *_: int) -> Clip:
+    return Clip(path)
 
 
 def parse_video(columns: Mapping[str, Any], folder: Path, *, required: bool = True) -> Path | None:

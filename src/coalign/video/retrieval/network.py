@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
+from coalign.models.quiet import no_weight_bars
 from coalign.pairs.encoders import Encoded, ImageTextEncoder
 
 HEAD, WEIGHTS = "retrieval_head.json", "retrieval_head.safetensors"
@@ -199,7 +200,7 @@ def save_retriever(model: Retriever, folder: Path, **settings: Any) -> Path:
     """Write encoder, head and settings to a folder, whole or not at all. The encoder is a folder of Transformers."""
     from safetensors.torch import save_file
 
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder) as temporary, no_weight_bars():
         model.encoder.save(temporary)
         weights = {name: one.detach().cpu().contiguous() for name, one in model.head.state_dict().items()}
         save_file(weights, str(temporary / WEIGHTS), metadata={"format": "pt"})

@@ -7,6 +7,7 @@ clip with several captions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,8 @@ class CaptionedClip:
 
 
 def read_clips(source: str | Path) -> list[CaptionedClip]:
-    """All clips of a file of records or of a folder, in the order of their first record.
+    """All clips of a file of records or of a folder, in the order of their first record. Several stretches of one `video_id`
+    have them in their ids.
 
     Raises:
         DataError: records that cannot be used, each as `file:line: field: problem, expected`; or none.
@@ -63,7 +65,13 @@ def read_clips(source: str | Path) -> list[CaptionedClip]:
         raise DataError(f"{source}: {len(problems)} records cannot be used.", problems)
     if not found:
         raise DataError(f"{source}: no clips were found.")
-    return list(found.values())
+    several = Counter(one.id for one in found.values())
+    return [
+        replace(one, id=f"{one.id}@{one.frames.start or 0:g}-{'end' if one.frames.end is None else format(one.frames.end, 'g')}")
+        if several[one.id] > 1
+        else one
+        for one in found.values()
+    ]
 
 
 def pairs_of(clips: Sequence[CaptionedClip]) -> list[tuple[int, str]]:
