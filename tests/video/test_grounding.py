@@ -345,6 +345,19 @@ def test_training_finds_the_moments_and_the_aligner_is_used_again(tmp_path: Path
     assert other.status()["figures"]["recall"] >= 0.9
 
 
+def test_features_of_other_widths_than_the_aligner_takes_are_refused(tmp_path: Path) -> None:
+    save_aligner(
+        Aligner(AlignerSizes(3, WIDTH, 16, 8, 1, 1, 2, 16)),
+        tmp_path / "other",
+        order="ordered",
+        read_as="ordered",
+    )
+    path = videos(tmp_path / "v.jsonl", 2, text_features=True)
+    config = build(tvta.Config, {"data": str(path), "model": str(tmp_path / "other"), "device": "cpu"})
+    with pytest.raises(ConfigError, match=r"widths \(8, 8\), the aligner was trained on \(3, 8\)"):
+        tvta.run(config, Run.start(tmp_path / "run", "tvta", config))
+
+
 def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
     path = videos(tmp_path / "v.jsonl", 2, text_features=True)
     rows = [{**row, "sentences": [one["text"] for one in row["sentences"]]} for row in read_rows(path)]

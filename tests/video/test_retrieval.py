@@ -271,7 +271,9 @@ def test_a_retriever_is_trained_indexed_and_searched(
     other = Run.start(tmp_path / "again", "glscl", again)
     glscl.run(again, other)
     assert "QB-Norm" in other.report.read_text()
-    model, about = load_retriever(run.path, device="cpu")
+    moved = run.path.rename(tmp_path / "moved")
+    assert search(moved, ["a ring"], count=1, device="cpu"), "a run that was moved can be searched"
+    model, about = load_retriever(moved, device="cpu")
     assert about["temperature"] == 3.0
     assert model.head.sizes.queries == 2
 
@@ -297,7 +299,9 @@ def test_a_clip_that_cannot_be_decoded_is_named(tmp_path: Path, encoder: Path) -
 def test_stretches_of_one_video_are_clips_of_their_own(tmp_path: Path) -> None:
     path = drawn_clips(tmp_path / "clips.jsonl", 1)
     stretches = [(0, 1, "first"), (1, None, "then"), (0, 1, "again")]
-    rows = [{"video": "clips-c0", "caption": text, "start": start, "end": end} for start, end, text in stretches]
+    rows = [
+        {"video": "clips-c0", "caption": text, "start": start, "end": end} for start, end, text in stretches
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_clips(path)
     assert [one.id for one in found] == ["clips-c0@0-1", "clips-c0@1-end"]

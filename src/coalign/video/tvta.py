@@ -36,6 +36,7 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.models.devices import pick_device
 from coalign.training.modules import fit_module
+from coalign.training.processes import assert_one_process
 from coalign.video.grounding.features import FeatureOptions, Features
 from coalign.video.grounding.page import assert_embeddable
 from coalign.video.grounding.placing import by_aligner, by_features, placed
@@ -113,6 +114,7 @@ def run(config: Config, run: Run) -> None:
         ConfigError: features that nothing gives.
         ModelError: an aligner or an encoder that cannot be loaded.
     """
+    assert_one_process("tvta trains")
     material = Material(config)
     (round,) = run_rounds(run, make_stages(config, material))
     if (round.folder / "model").exists():
@@ -172,7 +174,9 @@ def make_stages(config: Config, material: Material) -> dict[str, Stage]:
         learnt, tested = parts(round)
         features = material.features
         wanted = features.prepare([*learnt, *tested] if config.steps else tested)
-        ways = {"evaluate": by_aligner(*read_aligner(config, round))}
+        model, ordered = read_aligner(config, round)
+        features.assert_fits(wanted, model.sizes.visual_width, model.sizes.text_width)
+        ways = {"evaluate": by_aligner(model, ordered)}
         if features.share_a_width(wanted):
             ways = {"baseline": by_features, **ways}
         for name, similarity in ways.items():

@@ -153,6 +153,21 @@ class Features:
         """Whether frames and sentences can be compared as they are."""
         return bool(videos) and self.visual(videos[0]).shape[1] == self.text(videos[0]).shape[1]
 
+    def assert_fits(self, videos: Sequence[Video], visual: int, text: int) -> None:
+        """Refuse features of other widths than an aligner takes.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        if not videos:
+            return
+        found = self.visual(videos[0]).shape[1], self.text(videos[0]).shape[1]
+        if found != (visual, text):
+            raise ConfigError(
+                f"Frames and sentences have the widths {found}, the aligner was trained on {(visual, text)}.",
+                hint="Give the --encoder and --text-encoder, or the kind of features, that it was trained with.",
+            )
+
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """[S, D_t] of any sentences."""
         from coalign.pairs.features import stacked, text_features

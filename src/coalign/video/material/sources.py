@@ -100,7 +100,9 @@ class Frames:
             last = opened(self.video).info.seconds
         begin = self.start or 0.0
         if begin > last:
-            raise MediaError(str(self.video), f"no frame at {begin:g} s", f"a start up to its end, {last:.3f} s")
+            raise MediaError(
+                str(self.video), f"no frame at {begin:g} s", f"a start up to its end, {last:.3f} s"
+            )
         return begin, last if self.end is None else min(self.end, last)
 
     def _times(self, seconds: float) -> list[float]:

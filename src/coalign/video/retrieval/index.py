@@ -113,7 +113,7 @@ def search(
             f"{run} has no index of clips.", hint="`coalign run glscl` makes one; let the run end first."
         )
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    model, _ = load_retriever(Path(about["model"]), device=device)
+    model, _ = load_retriever(Path(about["model"] or run), device=device)
     reader = Reader(model.encoder, about["frames"], about["fps"], about["words"])
     clips = read_clips(folder)
     found = encode_texts(model, reader, texts, len(texts))

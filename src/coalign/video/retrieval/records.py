@@ -67,7 +67,10 @@ def read_clips(source: str | Path) -> list[CaptionedClip]:
         raise DataError(f"{source}: no clips were found.")
     several = Counter(one.id for one in found.values())
     return [
-        replace(one, id=f"{one.id}@{one.frames.start or 0:g}-{'end' if one.frames.end is None else format(one.frames.end, 'g')}")
+        replace(
+            one,
+            id=f"{one.id}@{one.frames.start or 0:g}-{'end' if one.frames.end is None else format(one.frames.end, 'g')}",
+        )
         if several[one.id] > 1
         else one
         for one in found.values()

@@ -75,6 +75,11 @@ def write_retrieval_report(run: Run, config: Any, round: Round, clips: Sequence[
                 {"training": round.read("history")},
             ),
         ],
+        notes=[
+            f"{event['texts']} captions are longer than {event['words']} tokens: their end is not read."
+            for event in run.events("cut")[-1:]
+            if event["texts"]
+        ],
         rounds=timings([round], STAGES),
         limitations=_LIMITATIONS,
         then=[doc.Command(f'coalign search {run.path} "TEXT"', "find the clips that a text describes")],

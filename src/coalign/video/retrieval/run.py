@@ -16,6 +16,7 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.measures.retrieval import match_ranks, positives_of
 from coalign.training.modules import fit_module
+from coalign.training.processes import assert_one_process
 from coalign.video.retrieval.index import encode_clips, encode_texts, save_clip_rows
 from coalign.video.retrieval.interaction import ClipFeatures, TextFeatures, score
 from coalign.video.retrieval.ranking import best_columns, query_bank_normalised
@@ -64,6 +65,7 @@ def run_retrieval(
     config: Any, run: Run, loss: Callable[[dict[str, Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
 ) -> None:
     """All of a run; the system gives its loss. Errors are those of the parts."""
+    assert_one_process(f"{run.status()['method']} contrasts whole batches")
     material = Material(config)
     (round,) = run_rounds(run, make_stages(config, material, loss))
     if (round.folder / "model").exists():
@@ -123,6 +125,7 @@ def make_stages(
         folder, clips = round.run.artefacts / "index", material.split[1]
         weights = {name: about[name] for name in WEIGHTS}
         reader = Reader(model.encoder, *(about[name] for name in READING))
+        round.run.log("cut", texts=reader.cut([text for _, text in pairs_of(clips)]), words=reader.words)
         texts, found = encoded(model, reader, clips, folder, config.encode_batch)
         scores = score(texts, found, **weights)
         rows = ranked(clips, scores)
@@ -134,10 +137,10 @@ def make_stages(
             for row, both in zip(rows, _normalised(config, clips, scores, *banks), strict=True):
                 row["normalised_rank"], row["normalised_clip_rank"] = both
         save_clip_rows(folder, clips)
-        kept = place.resolve() if config.model else round.run.model.resolve()
+        kept = str(place.resolve()) if config.model else None
         write_json(
             folder / "about.json",
-            {"model": str(kept), **{name: about[name] for name in (*WEIGHTS, *READING)}},
+            {"model": kept, **{name: about[name] for name in (*WEIGHTS, *READING)}},
         )
         round.write("evaluate", rows)
 

@@ -65,6 +65,13 @@ class Reader:
         )
         return {"ids": found["input_ids"], "words": self.encoder.text_mask(found["input_ids"]).float()}
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than is read of them."""
+        limit = min(self.words, self.encoder.model.text_model.config.max_position_embeddings)
+        return sum(
+            len(one) > limit for one in self.encoder.tokenizer(list(texts), verbose=False)["input_ids"]
+        )
+
 
 def padded_frames(clips: Sequence[Tensor]) -> dict[str, Tensor]:
     """`pixels` [B, F, 3, H, W] and `mask` [B, F] of clips of [f, 3, H, W] frames each."""
