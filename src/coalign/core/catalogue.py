@@ -21,6 +21,8 @@ DATA: dict[str, str] = _TABLES["data"]
 MODELS: dict[str, str] = _TABLES["models"]
 CONFIDENCE: dict[str, str] = _TABLES["confidence"]
 """What systems do, need and run on, and how well they could be confirmed: key to words."""
+IMPLIED: dict[str, list[str]] = _TABLES["implied"]
+"""Kind of data to those that it serves for, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def select(
     if have is None:
         return tuple(found)
     given = {_data_kind(kind) for kind in have}
-    usable = given.union(*(_TABLES["implied"].get(kind, ()) for kind in given))
+    usable = given.union(*(IMPLIED.get(kind, ()) for kind in given))
     fitting = [entry for entry in found if usable.issuperset(entry.data)]
     return tuple(sorted(fitting, key=lambda entry: -len(given.intersection(entry.data))))
 
