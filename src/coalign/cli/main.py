@@ -31,7 +31,10 @@ COMMANDS = {
         "Run methods one after the other, from a YAML file.",
     ),
     "sweep": ("coalign.cli.running.sweep:sweep", "Run a method for every choice of some options."),
-    "advise": ("coalign.cli.running.advise:advise_command", "Say which methods fit your data, model and goal."),
+    "advise": (
+        "coalign.cli.running.advise:advise_command",
+        "Say which methods fit your data, model and goal.",
+    ),
     "methods": ("coalign.cli.running.methods:methods", "List the methods, or explain one."),
     "objectives": ("coalign.cli.running.objectives:objectives", "List the training objectives."),
     "data": ("coalign.cli.files.data:data", "Check and show data files."),
