@@ -225,7 +225,8 @@ def with_methods(*names: str) -> Callable[[Any], Any]:
             "methods",
             multiple=True,
             metavar="METHOD",
-            help=f"Decode with this method ({known}); given several times, the first goes around the next.",
+            help=f"Decode with this method ({known}), or with one of your own as file.py:name; given several times, the first "
+            "goes around the next.",
         ),
         click.option(
             "--option",

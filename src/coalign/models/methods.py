@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
-from coalign.core.options import build, options_of, parse_value
+from coalign.core.options import OptionGroup, build, options_of, parse_value
+from coalign.core.own_code import load_code, names_code
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 
@@ -47,6 +48,11 @@ class MethodModels(ModelOptions, BackendOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.refuse_training()
+
+
+@dataclass(kw_only=True)
+class NoOptions(OptionGroup):
+    """Of a method that has none."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,14 @@ def available_methods() -> list[str]:
 
 
 def get_method(slug: str) -> Method:
-    """The method of this name.
+    """The method of this name, or one of the user's: `file.py:name`, a `Method`, or a function that makes a generator around
+    the one that it is given.
 
     Raises:
         ConfigError: there is none; the nearest name is given.
     """
+    if names_code(slug):
+        return _own_method(slug)
     known = available_methods()
     if slug not in known:
         fallback = "Known: " + ", ".join(known) if known else "None is installed."
@@ -154,6 +163,27 @@ def method_options(methods: Sequence[Method], values: Mapping[str, Any]) -> list
             raise ConfigError(f"{key}: {' and '.join(owners)} have it; write {owners[0]}.{name}.")
         owned[owners[0]][name] = parse_value(names[owners[0]][name], value)
     return [build(one.options, owned[one.slug], where=one.slug) for one in methods]
+
+
+def _own_method(text: str) -> Method:
+    found = load_code(text, "method")
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
+        raise ConfigError(
+            f"method: {text} is neither a Method nor a function, expected one that takes a generator."
+        )
+
+    def wrap(options: NoOptions, inner: Generator) -> Generator:
+        made: Any = found(inner)
+        if not callable(getattr(made, "generate", None)):
+            raise ConfigError(
+                f"method: {text} gave {type(made).__name__}, expected a generator: something with `generate`."
+            )
+        return made
+
+    name = text.rpartition(":")[2].replace("_", "-")
+    return Method(name, f"{text}, of your own", NoOptions, wrap=wrap)
 
 
 def _build(method: Method, options: Any, models: ModelOptions, backend: BackendOptions | None) -> Generator:
