@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from coalign.cli.main import main
 from coalign.core.errors import DataError, ModelError
 from coalign.core.files import read_rows
+from coalign.data.checking.overlap import find_overlap
 from coalign.data.encoding import Encoded, encode_records
 from coalign.data.media.conversations import MARK
 from coalign.data.readers import read_records, scan_records
@@ -264,6 +265,13 @@ def test_question_on_another_picture_is_another_prompt(folder: Path) -> None:
     )
     assert one != other
     assert one == same
+
+
+def test_the_same_question_on_another_picture_is_no_overlap(folder: Path) -> None:
+    rows = [{"image": f"{number}.png", "prompt": "what is it then", "completion": "a"} for number in (0, 1, 1)]
+    records = read_records(write(folder / "a.jsonl", rows), text_alone=False).records
+    assert [one.trained for one in find_overlap(records[:1], records[1:]).matches] == []
+    assert len(find_overlap(records[1:2], records[2:]).matches) == 1
 
 
 @pytest.mark.parametrize("name", ["llava", "idefics3"])

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,24 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def damaged(data: bytes, seed: object) -> bytes:
+    """The bytes with some changed, cut off, put in or left out, most of them in the header."""
+    draw, made = Random(str(seed)), bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 5, 20))):
+        end = len(made) if draw.random() < 0.4 else min(len(made), 100)
+        place, how, size = draw.randrange(end), draw.random(), draw.choice((1, 4, 50))
+        if how < 0.6:
+            made[place] = draw.randrange(256)
+        elif how < 0.75:
+            del made[max(place, 1) :]
+        elif how < 0.9:
+            made[place:place] = draw.randbytes(size)
+        else:
+            del made[place : place + size]
+        made = made or bytearray(b"x")
+    return bytes(made)
 
 
 def number(pixels: np.ndarray[Any, Any]) -> int:

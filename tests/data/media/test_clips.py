@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from coalign.data.media.clips import Clip, clip_info
 from coalign.data.media.errors import MediaError
-from tests.data.media.making import number, picture, write_clip
+from tests.data.media.making import damaged, number, picture, write_clip
 
 TIMES = (0.0, 0.1, 0.2, 0.3, 1.0, 1.05, 1.1, 2.5, 2.6, 3.1)
 """Of a variable rate, with a gap."""
@@ -115,6 +116,15 @@ def test_half_a_clip_whose_index_stands_first(tmp_path: Path) -> None:
     data = path.read_bytes()
     with pytest.raises(MediaError, match="cut off"):
         _ = Clip(data[: len(data) * 6 // 10]).info
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_damaged_clips_are_decoded_or_named(tmp_path: Path, name: str) -> None:
+    data = _clip(tmp_path, name).read_bytes()
+    for seed in range(40):
+        with contextlib.suppress(MediaError):
+            clip = Clip(damaged(data, f"{name} {seed}"))
+            assert clip.frames_at([clip.info.seconds / 2])[0].pixels.shape[2] == 3
 
 
 def test_a_matroska_file_without_a_frame(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import struct
 import tarfile
 import zlib
@@ -12,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import Picture, open_picture, picture_hash, picture_info
 from coalign.data.media.sources import Stretch
-from tests.data.media.making import TURNS, encoded, picture, stored_turned
+from tests.data.media.making import TURNS, damaged, encoded, picture, stored_turned
 
 
 def _pixels(source: Any, **how: Any) -> np.ndarray[Any, Any]:
@@ -206,6 +207,25 @@ def test_half_a_progressive_jpeg() -> None:
     data = encoded(picture(64, 64), "JPEG", progressive=True)
     with pytest.raises(MediaError, match="truncated"):
         open_picture(data[: len(data) * 9 // 10])
+
+
+def test_half_a_file_is_an_error_where_another_library_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(picture(64, 64), "JPEG")
+    with pytest.raises(MediaError, match="truncated"):
+        open_picture(data[: len(data) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO"])
+def test_damaged_files_are_decoded_or_named(kind: str) -> None:
+    data = encoded(picture(24, 18), kind)
+    for seed in range(60):
+        with contextlib.suppress(MediaError):
+            assert open_picture(damaged(data, f"{kind} {seed}")).mode == "RGB"
+        with contextlib.suppress(MediaError):
+            assert picture_info(damaged(data, f"{kind} {seed}")).width > 0
 
 
 def test_a_byte_of_a_png_that_flipped_is_found() -> None:

@@ -105,11 +105,13 @@ def find_overlap(training: Sequence[Record], evaluated: Sequence[Record]) -> Ove
             words = _words(record)
             text = " ".join(words)
             found = dict.fromkeys(places.get(text, ()), 1.0)
-            if index is not None and hash(text) not in seen:
+            if index is not None and (record.pictures or hash(text) not in seen):
                 seen.add(hash(text))
                 for first, similarity in index.near(words).items():
                     found.update(dict.fromkeys(places[" ".join(texts[first])], similarity))
             for place, similarity in found.items():
+                if _shown(evaluated[place]) != _shown(record):
+                    continue
                 match = _match(evaluated[place], record, words == texts[place], similarity)
                 if place not in best or _rank(best[place]) < _rank(match):
                     best[place] = match
@@ -145,6 +147,11 @@ class _NearIndex:
         made = self._minhash(num_perm=PERMUTATIONS, seed=0)
         made.update(sorted(grams))
         return made
+
+
+def _shown(record: Record) -> tuple[str, ...]:
+    """Its pictures: the same question on another picture is another prompt."""
+    return tuple(one.key for one in record.pictures)
 
 
 def _rank(match: Match) -> tuple[bool, float, bool]:

@@ -20,7 +20,10 @@ from coalign.report.pictures import MOST_PICTURES, Shown, Thumbnail, thumbnail
 
 FRAMES_SHOWN = 4
 """Frames of a clip in the report."""
+CAPTIONS_SHOWN = 3
+"""Captions of a record in the report."""
 SHOWN_GROUPS = 20
+"""Groups of equal pictures in the terminal."""
 SMALLEST = 16
 """Pixels of a side below which a picture is warned about."""
 
@@ -259,7 +262,9 @@ def _counted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _told(one: MediaRecord) -> str:
-    return " | ".join(one.captions) or one.label or ""
+    more = len(one.captions) - CAPTIONS_SHOWN
+    told = [*one.captions[:CAPTIONS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
+    return " | ".join(told) or one.label or ""
 
 
 def _values(one: MediaRecord) -> dict[str, bool | int | float | str | None]:

@@ -25,7 +25,7 @@ from coalign.report.parts import counted
 from coalign.report.pictures import Shown, Thumbnail, gallery, thumbnail
 
 MOST_ROWS = 12
-"""Rows of a count in the terminal."""
+"""Rows of a count that are shown."""
 
 
 def print_media_check(check: MediaCheck, console: Console) -> None:
@@ -111,19 +111,19 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
     several = len(checks) > 1
     sections: list[doc.AnySection] = []
     for check in checks:
-        of = f"{check.source}: " if several else ""
+        of = f"{_name(check.source)}: " if several else ""
         sections += [
             *gallery(f"{of}{check.what.capitalize()}", check.shown, total=check.n_records),
             *([doc.Text(title=f"{of}Warnings", paragraphs=check.warnings())] if check.warnings() else []),
             *_listed(f"{of}Bad records", check.problems),
             *_equal_table(f"{of}The same {check.what}", check),
             *(
-                counted(f"{of}{title}", (title, "Records"), counts)
+                _counts(f"{of}{title}", title, counts)
                 for title, counts in _tables(check).items()
             ),
             doc.KeyValues(title=f"{of}Figures", items=facts(check) | {"columns": check.columns}),
         ]
-    text = " ".join(f"{one.source}: {verdict(one)}" if several else verdict(one) for one in checks)
+    text = " ".join(f"{_name(one.source)}: {verdict(one)}" if several else verdict(one) for one in checks)
     usable = all(one.usable for one in checks)
     figures = [
         doc.Figure("decoded", sum(one.n_records for one in checks), unit="integer"),
@@ -131,7 +131,7 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
         doc.Figure("same as another", sum(sum(map(len, one.equal)) for one in checks), unit="integer"),
     ]
     report = doc.Report(
-        title=f"{', '.join(Path(one.source).name for one in checks)}: what was decoded",
+        title=f"{', '.join(_name(one.source) for one in checks)}: what was decoded",
         method="data check",
         verdict=doc.Headline(
             "neutral" if usable else "worse", f"{'Usable' if usable else 'Not usable'}. {text}", figures
@@ -141,13 +141,23 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
     write_report(report, path)
 
 
+def _name(source: str) -> str:
+    return Path(source).name or source
+
+
+def _counts(title: str, what: str, counts: Mapping[str, int]) -> doc.TableSection:
+    first = dict(list(counts.items())[:MOST_ROWS])
+    note = f"The most frequent {len(first)} of {len(counts):,}." if len(first) < len(counts) else ""
+    return counted(title, (what, "Records"), first, note=note)
+
+
 def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], path: Path) -> None:
     """A page (and its JSON beside it) with the pictures of records of text: beside what is written around them, and, of the
     first record of each shape, beside its tokens.
     """
     sections: list[doc.AnySection] = []
     for records, check in zip(found, checks, strict=True):
-        of = f"{check.source}: " if len(checks) > 1 else ""
+        of = f"{_name(check.source)}: " if len(checks) > 1 else ""
         shown = {str(one.source): one for one in records.records if one.pictures}
         sections += gallery(
             f"{of}Token by token",
@@ -178,7 +188,7 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
     usable = all(one.usable for one in checks)
     pictures = sum(one.shown[0] for one in checks)
     text = f"{'Usable' if usable else 'Not usable'}: {sum(one.n_records for one in checks):,} records, {pictures:,} pictures."
-    names = ", ".join(Path(one.source).name for one in checks)
+    names = ", ".join(_name(one.source) for one in checks)
     verdict = doc.Headline("neutral" if usable else "worse", text)
     write_report(
         doc.Report(title=f"{names}: records", method="data check", verdict=verdict, sections=sections), path

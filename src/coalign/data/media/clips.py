@@ -256,6 +256,8 @@ class Clip:
             if stream is None:
                 raise MediaError(self.name, "no video in it", "a clip with pictures")
             context = stream.codec_context
+            if context is None:
+                raise MediaError(self.name, "video in a format that cannot be decoded here", READABLE)
             if context.width * context.height > self._max_pixels:
                 raise MediaError(
                     self.name,

@@ -9,6 +9,7 @@ processors of Hugging Face do it. A file that ends early is an error: a picture 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import struct
@@ -16,7 +17,7 @@ import threading
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ def open_picture(
         found = _loaded(source, name or str(getattr(source, "filename", "") or called), done)
     else:
         data, called = resolve(source, name, folder)
-        with _opened(data, called) as opened:
+        with _quiet(), _opened(data, called) as opened:
             _assert_size(opened, called, max_pixels)
             if opened.format == "PNG":
                 _assert_sound_png(data, called)
@@ -172,7 +173,7 @@ def picture_info(source: Any, *, name: str | None = None, folder: Path | None = 
         MediaError: absent, a URL, or no picture.
     """
     data, called = resolve(source, name, folder)
-    with _opened(data, called) as opened:
+    with _quiet(), _opened(data, called) as opened:
         width, height = opened.size
         turn = _orientation(opened)
         if turn in _TURNED and opened.format != "TIFF":  # there Pillow tells the size after the turn
@@ -193,6 +194,25 @@ def picture_hash(source: Any, **how: Any) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def _whole_files() -> Iterator[None]:
+    """Files that end early are errors, also where another library has told Pillow to fill them with grey."""
+    files: Any = require("PIL.ImageFile", "images")
+    filled, files.LOAD_TRUNCATED_IMAGES = files.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        files.LOAD_TRUNCATED_IMAGES = filled
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of metadata that is damaged, which says nothing of the pixels, and of what is converted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _opened(data: bytes | Path, name: str) -> Image.Image:
     """The header. The pixels are counted by us, so Pillow's own bound is off while the header is read."""
     image: Any = require("PIL.Image", "images")
@@ -203,7 +223,7 @@ def _opened(data: bytes | Path, name: str) -> Image.Image:
             return image.open(stream, formats=FORMATS)
         except image.UnidentifiedImageError as error:
             raise MediaError(name, _unknown(data), READABLE) from error
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except Exception as error:  # decoders raise errors of all kinds for damaged files
             if isinstance(data, Path) and isinstance(error, OSError) and error.strerror:
                 raise unreadable(data, error) from error
             raise MediaError(name, f"a damaged header ({error})", READABLE) from error
@@ -265,15 +285,14 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 def _loaded(picture: Image.Image, name: str, done: Counter[str]) -> Image.Image:
     """The first frame, decoded and turned."""
     operations = require("PIL.ImageOps", "images")
-    if getattr(picture, "is_animated", False) and picture.tell() == 0:
+    if _counted_frames(picture) > 1 and picture.tell() == 0:
         done["the first of several frames"] += 1
     turn = _orientation(picture)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of palettes with transparency: both are converted below
+        with _whole_files():
             picture.load()
-            turned = operations.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError) as error:
+        turned = operations.exif_transpose(picture)
+    except Exception as error:  # as above
         raise MediaError(name, _broken(error), "a whole file that can be decoded") from error
     if turn != 1:
         done["turned as EXIF says"] += 1
@@ -296,7 +315,7 @@ def _orientation(picture: Image.Image) -> int:
 def _counted_frames(picture: Image.Image) -> int:
     try:
         return int(getattr(picture, "n_frames", 1))
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except Exception:  # as above; decoding says what is wrong
         return 1
 
 
