@@ -268,7 +268,9 @@ def test_question_on_another_picture_is_another_prompt(folder: Path) -> None:
 
 
 def test_the_same_question_on_another_picture_is_no_overlap(folder: Path) -> None:
-    rows = [{"image": f"{number}.png", "prompt": "what is it then", "completion": "a"} for number in (0, 1, 1)]
+    rows = [
+        {"image": f"{number}.png", "prompt": "what is it then", "completion": "a"} for number in (0, 1, 1)
+    ]
     records = read_records(write(folder / "a.jsonl", rows), text_alone=False).records
     assert [one.trained for one in find_overlap(records[:1], records[1:]).matches] == []
     assert len(find_overlap(records[1:2], records[2:]).matches) == 1

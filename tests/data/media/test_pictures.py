@@ -218,7 +218,9 @@ def test_half_a_file_is_an_error_where_another_library_fills_it(monkeypatch: pyt
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO"]
+)
 def test_damaged_files_are_decoded_or_named(kind: str) -> None:
     data = encoded(picture(24, 18), kind)
     for seed in range(60):

@@ -117,10 +117,7 @@ def write_media_report(checks: Sequence[MediaCheck], path: Path) -> None:
             *([doc.Text(title=f"{of}Warnings", paragraphs=check.warnings())] if check.warnings() else []),
             *_listed(f"{of}Bad records", check.problems),
             *_equal_table(f"{of}The same {check.what}", check),
-            *(
-                _counts(f"{of}{title}", title, counts)
-                for title, counts in _tables(check).items()
-            ),
+            *(_counts(f"{of}{title}", title, counts) for title, counts in _tables(check).items()),
             doc.KeyValues(title=f"{of}Figures", items=facts(check) | {"columns": check.columns}),
         ]
     text = " ".join(f"{_name(one.source)}: {verdict(one)}" if several else verdict(one) for one in checks)
