@@ -66,6 +66,8 @@ class Style:
         paleness: share of white in a colour, uniform up to this.
         colour_jitter: standard deviation of a colour's channels.
         noise: standard deviation of each pixel's channels.
+        outline: pixels of the stroke in which shapes are drawn; None fills them.
+        inverted: light and dark are exchanged.
     """
 
     background: tuple[float, float] = (0.0, 0.25)
@@ -73,6 +75,8 @@ class Style:
     paleness: float = 0.0
     colour_jitter: float = 0.0
     noise: float = 0.03
+    outline: float | None = None
+    inverted: bool = False
 
 
 PLAIN = Style()
@@ -117,10 +121,10 @@ def draw(objects: Scene, style: Style = PLAIN, rng: np.random.Generator | None =
         pale = rng.uniform(0, style.paleness)
         colour = np.asarray(COLOURS[one.colour]) * (1 - pale) + pale
         colour = colour + rng.normal(size=3) * style.colour_jitter
-        cover = coverage(one.shape, x, y, radius)
+        cover = coverage(one.shape, x, y, radius, outline=style.outline)
         picture = picture * (1 - cover) + colour[:, None, None] * cover
-    picture = picture + rng.normal(size=picture.shape) * style.noise
-    return torch.from_numpy(picture.clip(0, 1).astype(np.float32))
+    picture = (picture + rng.normal(size=picture.shape) * style.noise).clip(0, 1)
+    return torch.from_numpy((1 - picture if style.inverted else picture).astype(np.float32))
 
 
 def draw_many(scenes: Sequence[Scene], style: Style, rng: np.random.Generator) -> Tensor:
@@ -128,8 +132,10 @@ def draw_many(scenes: Sequence[Scene], style: Style, rng: np.random.Generator) -
     return torch.stack([draw(scene, style, rng) for scene in scenes])
 
 
-def coverage(shape: str, x: float, y: float, radius: float) -> NDArray[np.float32]:
-    """[32, 32] share of each pixel that a shape covers, from its distance to the edge.
+def coverage(
+    shape: str, x: float, y: float, radius: float, *, outline: float | None = None
+) -> NDArray[np.float32]:
+    """[32, 32] share of each pixel that a shape covers, or the stroke around it, from its distance to the edge.
 
     Raises:
         ValueError: an unknown shape.
@@ -151,4 +157,6 @@ def coverage(shape: str, x: float, y: float, radius: float) -> NDArray[np.float3
         outside = abs(np.hypot(dx, dy) - 0.75 * radius) - 0.25 * radius
     else:
         raise ValueError(f"{shape!r} is no shape, expected one of {', '.join(SHAPES)}")
+    if outline is not None:
+        outside = abs(outside) - outline / 2
     return (0.5 - outside).clip(0, 1)

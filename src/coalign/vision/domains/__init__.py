@@ -1,0 +1,1 @@
+"""Image classifiers over several domains: their blocks, their pictures, and what follows a stream of new ones."""
