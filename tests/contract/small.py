@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import asked, curated, generated, judged_pictures, paired, pictured, rows, tabled, video
+from tests.contract import asked, curated, generated, judged_pictures, paired, pictured, rows, shown, tabled, video
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,
@@ -25,7 +25,7 @@ from tests.preference.tiny_runs import (
 from tests.selfalign.writer import SEEDS
 from tests.video.tiny import save_image_text_model
 
-PARTS = (asked, curated, generated, judged_pictures, paired, pictured, video, tabled)
+PARTS = (asked, curated, generated, judged_pictures, paired, pictured, shown, video, tabled)
 """Modules with rows of their own."""
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
@@ -136,6 +136,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     **generated.MODELS,
     **pictured.MODELS,
     **paired.MODELS,
+    **shown.MODELS,
 }
 
 PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'
