@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.contract import asked, curated, generated, judged_pictures, paired, pictured, rows, shown, tabled, video
+from tests.contract import (
+    asked,
+    curated,
+    generated,
+    judged_pictures,
+    paired,
+    pictured,
+    rows,
+    shown,
+    tabled,
+    video,
+)
 from tests.preference.tiny_runs import (
     WORDS,
     Rows,

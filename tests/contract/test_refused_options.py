@@ -101,7 +101,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "categories": ["nq"]}, "expected SUBSET=CATEGORY"),
     ],
     "align2llava": [
-        ({}, "give annotations (what people say), data (instructions to choose from) or both"),
         ({"annotations": ["x"], "rewards": "y"}, "rewards and annotations exclude each other"),
         ({"annotations": ["x"], "temperature": 0.1}, "temperature has no effect without data"),
         ({"data": ["x"], "rewards": "y", "epochs": 2}, "epochs has no effect without annotations"),

@@ -363,6 +363,8 @@ def test_the_run_from_annotations_to_records(folder: Path, monkeypatch: pytest.M
     assert len(found) == 8, "of 8 questions 6, of their 12 answers 8"
     with pytest.raises(ModelError, match="holds no reward of questions"):
         start("none", rewards="clip", **common)
+    with pytest.raises(ConfigError, match="There is nothing to do"):
+        start("nothing")
     monkeypatch.setattr(
         asked,
         "open_named",

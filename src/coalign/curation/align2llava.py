@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from coalign.core.errors import CoalignError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
 from coalign.core.options import Seed, option
 from coalign.core.runs import Run, is_main_process
@@ -66,8 +66,6 @@ class Config(RewardLearning, Cascade, RewritingOptions):
         super().__post_init__()
         if self.annotations and self.rewards is not None:
             raise ValueError("rewards and annotations exclude each other: rewards are learnt, or were before")
-        if not self.annotations and not self.data:
-            raise ValueError("give annotations (what people say), data (instructions to choose from) or both")
         rewriting = {
             "model", "served", "temperature", "top_p", "max_new_tokens", "request_template", "facts", "review", "reviewer",
             "judge_readout", "likelihood", "request_batch",
@@ -91,8 +89,12 @@ def run(config: Config, run: Run) -> None:
     Raises:
         DataError: annotations or records that cannot be used.
         ModelError: a model that cannot be loaded, or no rewards where some are named.
-        ConfigError: a template or a list of words that cannot be used.
+        ConfigError: neither of both, or a template or a list of words that cannot be used.
     """
+    if not config.annotations and not config.data:
+        raise ConfigError(
+            "There is nothing to do: neither --annotations (what people say) nor --data (instructions to choose from) is given."
+        )
     skip = config.on_bad_record
     found = read_annotations(config.annotations, image_folder=config.image_folder, on_bad_record=skip)
     told = learn_rewards(config, run, found) if config.annotations else {}

@@ -195,7 +195,9 @@ class TokenReads:
         device = next(model.parameters()).device
         fits = inputs["attention_mask"].sum(-1) <= self.length
         if fits.all():
-            return model(**{name: value.to(device) for name, value in inputs.items()}).logits.squeeze(-1).float()
+            return (
+                model(**{name: value.to(device) for name, value in inputs.items()}).logits.squeeze(-1).float()
+            )
         if model.training:
             raise ModelError(
                 f"{int((~fits).sum())} annotated texts have more than {self.length} tokens with their picture."
