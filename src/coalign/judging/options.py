@@ -54,9 +54,15 @@ class JudgeOptions(BackendOptions):
     __group__ = "Judge"
     __may_change__ = ("max_failures", "price_prompt", "price_reply")
 
-    judge: Literal["model", "reward", "verifiers", "stored"] = option(
+    judge: Literal["model", "reward", "verifiers", "stored", "function"] = option(
         "model",
-        "a language model; a reward model (sequence classification); the `constraints` column; verdicts in a file",
+        "a language model; a reward model (sequence classification); the `constraints` column; verdicts in a file; a "
+        "function of yours",
+    )
+    judge_function: str | None = option(
+        None,
+        "for --judge function: file.py:name, called with `prompts`, `completions` and further columns as a reward of TRL, "
+        "which returns a number for each",
     )
     model: str = option(
         "default", "the language or reward model: `default`, a hub id or a folder", only_with=_WITH_WEIGHTS
@@ -102,7 +108,7 @@ class JudgeOptions(BackendOptions):
     scale_low: float = option(1, "lowest score")
     scale_high: float = option(10, "highest score")
     tie_margin: NonNegative = option(
-        0.0, "rewards that differ by no more than this tie", only_with={"judge": "reward"}
+        0.0, "rewards that differ by no more than this tie", only_with={"judge": ("reward", "function")}
     )
     stored_verdicts: Path | None = option(
         None,
@@ -129,6 +135,8 @@ class JudgeOptions(BackendOptions):
             self.refuse(["judge_form"], "with judge_readout: logprobs")
         if self.judge != "model":
             self.refuse(("backend", "endpoint"), f"with judge: {self.judge}")
+        if (self.judge == "function") != (self.judge_function is not None):
+            raise ValueError("judge_function goes with judge: function, and judge: function needs it")
         if (self.judge == "stored") != (self.stored_verdicts is not None):
             raise ValueError("stored_verdicts goes with judge: stored, and judge: stored needs it")
 
@@ -172,6 +180,10 @@ def make_judge(options: JudgeOptions, run: Run, *, form: Form | None = None) -> 
         return stored_judge(options.stored_verdicts)
     if options.judge == "reward":
         return _reward_judge(options)
+    if options.judge == "function":
+        from coalign.judging.scoring_judges import function_judge
+
+        return function_judge(str(options.judge_function), tie_margin=options.tie_margin)
     return language_judge(options, open_store(options, run), form=form)
 
 
@@ -241,6 +253,7 @@ def judge_name(options: JudgeOptions) -> str:
         "verifiers": "verifiers",
         "stored": "stored verdicts",
         "reward": f"the reward model {options.model}",
+        "function": str(options.judge_function),
     }
     return names.get(options.judge, options.model)
 

@@ -184,6 +184,30 @@ class StoredJudge(ComparingJudge):
         return (Opinion(choice=choice_of(-total if turned else total)),)
 
 
+def function_judge(code: str, *, tie_margin: float = 0.0) -> ScoringJudge:
+    """A judge by a function of the user, `file.py:name`, of the form of a reward (`rewards.functions.FunctionReward`): it is
+    given `prompts`, `completions`, `references` and the items' further columns.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    from coalign.data.records import PromptRecord
+    from coalign.judging.rewards.functions import FunctionReward, load_function
+    from coalign.judging.rewards.mix import Draft
+
+    function = load_function(code)
+
+    def score(items: Sequence[JudgeItem]) -> list[float]:
+        columns = {
+            number: PromptRecord(prompt=item.prompt, extra={**item.extra, "references": item.reference})
+            for number, item in enumerate(items)
+        }
+        drafts = [Draft.of(number, item.prompt, item.responses[0], True) for number, item in enumerate(items)]
+        return FunctionReward(function, code, columns).score(drafts)
+
+    return ScoringJudge(score, name=code, tie_margin=tie_margin)
+
+
 def reward_judge(
     score: Callable[[Sequence[Messages], Sequence[str]], Sequence[float]],
     *,
