@@ -1,0 +1,1 @@
+"""Video of alternating exposures, and the linear radiance behind it."""
