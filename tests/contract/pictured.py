@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.preference.tiny_runs import write
+
 Tiny = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 PAINT = """
@@ -56,14 +58,58 @@ def scenes(count: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def shots(count: int, *, taken: bool = False) -> Callable[[Path], object]:
+    """Rows of shots of six frames of a moving pattern; `taken` at alternating exposures, with the radiance behind them."""
+
+    def make(path: Path) -> None:
+        from PIL import Image
+
+        from coalign.data.media.hdr import write_hdr
+
+        folder = path.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        rows = []
+        for number in range(count):
+            scene = np.random.default_rng([number, taken]).random((60, 70, 3)).repeat(2, 0).repeat(2, 1) ** 3
+            exposures = [1.0, 4.0] * 3
+            row: dict[str, Any] = {"id": f"shot{number}", "frames": [], "targets": []}
+            for place, exposure in enumerate(exposures):
+                radiance = scene[place : place + 40, 2 * place : 2 * place + 48]
+                values = (radiance * (exposure if taken else 1)).clip(0, 1) ** (1 / 2.2)
+                Image.fromarray(np.rint(values * 255).astype(np.uint8)).save(folder / f"{number}-{place}.png")
+                row["frames"].append(f"{folder.name}/{number}-{place}.png")
+                if taken:
+                    write_hdr(folder / f"{number}-{place}.exr", radiance)
+                    row["targets"].append(f"{folder.name}/{number}-{place}.exr")
+            rows.append(
+                {**row, "exposures": exposures} if taken else {"id": row["id"], "frames": row["frames"]}
+            )
+        write(path, rows)
+
+    return make
+
+
 PAINTED = {"data": "scenes.jsonl", "references": "theme", "generator": "paint.py:inpaint", "encoder": "models/clip", "device": "cpu",
            "tile": 32}  # fmt: skip
 PAINTED_FILES = {"scenes.jsonl": scenes(2), "theme": pictures(12), "paint.py": text(PAINT)}
+RADIANCE = {"data": "moving.jsonl", "width": 4, "channels": 8, "blocks": 1, "merge_blocks": 1, "align_downscale": 1, "crop": 32,
+            "batch_size": 2, "learning_rate": 1e-3, "max_steps": 3, "save_steps": 1, "logging_steps": 1, "device": "cpu"}  # fmt: skip
+MOVING = {"moving.jsonl": shots(4), "taken.jsonl": shots(1, taken=True)}
+FEATURES = "def features(pictures):\n    return pictures[..., ::2, ::2] ** 2\n"
 
 SMALL: dict[str, Tiny] = {
+    "lan-hdr": (
+        {**RADIANCE, "frames": 3, "eval_fraction": 0.25, "reconstruct": "taken.jsonl", "perceptual": "features.py:features"},
+        {**MOVING, "features.py": text(FEATURES)},
+    ),
     "t-prompter": ({**PAINTED, "held_out_encoder": "models/other-clip", "rounds": 2, "min_gain": 0.0}, PAINTED_FILES),
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, Tiny]] = {
+    "lan-hdr with three exposures": (
+        "lan-hdr",
+        ({**RADIANCE, "exposures": 3, "temporal_weight": 0.0, "hallucination_mask": "saturation", "align_downscale": 2,
+          "eval_fraction": 0.0, "max_steps": 2}, MOVING),
+    ),
     "t-prompter as a story": (
         "t-prompter",
         ({**PAINTED, "story": True, "selection": "random", "orders": "given", "skip_centre": True}, PAINTED_FILES),

@@ -48,9 +48,7 @@ def luminance_attention(query: Tensor, key: Tensor, value: Tensor, projection: T
     """
     height, width = query.shape[-2:]
     confidence, index = patch_cosines(query, key, projection).max(1)
-    return Attended(
-        moved_patches(value, index), confidence.reshape(len(query), 1, height, width), index
-    )
+    return Attended(moved_patches(value, index), confidence.reshape(len(query), 1, height, width), index)
 
 
 def moved_patches(value: Tensor, index: Tensor) -> Tensor:

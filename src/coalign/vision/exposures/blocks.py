@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -26,6 +27,11 @@ class ResBlock(nn.Module):
         self.body = nn.Sequential(conv(given, made), nn.ReLU(), conv(made, made))
         self.shortcut = nn.Identity() if given == made else conv(given, made, 1)
 
+    @property
+    def last_convolutions(self) -> list[nn.Conv2d]:
+        """What its branch ends with."""
+        return [cast(nn.Conv2d, self.body[-1])]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.body(x)
 
@@ -42,6 +48,11 @@ class FFTResBlock(nn.Module):
         self.spectrum = nn.Sequential(
             conv(width, width, 1, bias=False), nn.ReLU(), conv(width, width, 1, bias=False)
         )
+
+    @property
+    def last_convolutions(self) -> list[nn.Conv2d]:
+        """What its branches end with."""
+        return [cast(nn.Conv2d, self.space[-1]), cast(nn.Conv2d, self.spectrum[-1])]
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -81,13 +92,11 @@ class Pyramid(nn.Module):
                 return GatedConv(before, after, stride)
             return nn.Sequential(conv(before, after, stride=stride), nn.ReLU())
 
-        self.first = nn.Sequential(
-            step(given, width, 1), conv(width, width), nn.ReLU(), FFTResBlock(width)
-        )
+        self.first = nn.Sequential(step(given, width, 1), conv(width, width), nn.ReLU(), FFTResBlock(width))
         widths = [width * 2**level for level in range(4)]
         self.down = nn.ModuleList(
             nn.Sequential(step(before, after, 2), FFTResBlock(after))
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -1,0 +1,153 @@
+"""LAN-HDR: one frame of high dynamic range for every frame of a camera that alternates two or three exposures.
+
+LAN-HDR: Luminance-based Alignment Network for High Dynamic Range Video Reconstruction (arXiv 2308.11116). Neighbours are
+aligned with a frame by hard attention between luminance features, the frame brought to each neighbour's exposure first, so
+that equal content looks equal; where nothing matches, content is made up, and a gate decides. There is no optical flow.
+
+    coalign run lan-hdr --data septuplets.jsonl
+    coalign run lan-hdr --data panoramas/ --reconstruct shots.jsonl --exposures 3
+    coalign run lan-hdr --network runs/hdr --reconstruct shots.jsonl --output hdr
+
+Windows to learn from are made of ordinary video (the camera's curve, drawn at random, is undone) or of radiance (OpenEXR,
+Radiance). A shot is a row with `frames` in order or a `video`; what is reconstructed has `exposures` or `stops` for each
+frame, and `targets` where the radiance is known. Radiance is 1 where the darkest exposure saturates. Frames become OpenEXR
+or Radiance files with tone-mapped previews.
+
+Differences from the official code: both windows of an example are cut, turned and scaled alike, where the code draws for
+each, so that its temporal term compares different scenes; brightness is scaled by the first window's middle frame;
+metrics are means over the frames that were scored, and SSIM's range is that of each target. The seventh channel of what is
+filled in is luma, as in the code, where the paper speaks of a mask (`--hallucination-mask saturation`). Beyond the ends
+of a shot the nearest frame of the same exposure stands in. The perceptual term takes the features of any encoder that is
+given (`--perceptual FILE.py:NAME`) and is off without one; VGG-19's weights were not at hand. The residual blocks of the
+rising half of both decoders are written after the paper's description of their sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coalign.core.errors import DataError
+from coalign.core.files import atomic_path, parse_json, write_json
+from coalign.core.runs import Run, is_main_process
+from coalign.vision.exposures.options import RadianceOptions
+from coalign.vision.exposures.shots import Shot, read_shots
+from coalign.vision.exposures.synthesis import Synthesis
+
+if TYPE_CHECKING:
+    from coalign.training.job import FitResult
+    from coalign.vision.exposures.network import HDRNetwork
+
+
+@dataclass(kw_only=True)
+class Config(RadianceOptions):
+    """Options of `coalign run lan-hdr`."""
+
+    __group__ = "Data"
+
+
+def run(config: Config, run: Run) -> None:
+    """Train on windows made of shots, measure on held-out ones, reconstruct shots of alternating exposure, report.
+
+    Raises:
+        DataError, MediaError: shots that cannot be used.
+        ModelError: `network` is none.
+        DivergedError: the loss became NaN or infinite.
+    """
+    from coalign.models.devices import pick_device
+    from coalign.vision.exposures.measuring import measure_held_out, reconstruct_shots
+    from coalign.vision.exposures.network import HDRNetwork
+    from coalign.vision.exposures.report import write_report
+
+    shots = read_shots(config.data, exposures=False, limit=config.limit) if config.data else []
+    taken = read_shots(config.reconstruct, exposures=True, limit=config.limit) if config.reconstruct else []
+    start = HDRNetwork.load(Path(config.network)) if config.network else None
+    held_out, training = split(shots, config.eval_fraction, config.seed)
+    synthesis = Synthesis(
+        start.shape.frames if start else config.window, config.exposures, tuple(config.ratios), config.crop
+    )
+    fitted = fit(start, training, held_out, synthesis, config, run) if training else None
+    if not is_main_process():
+        return
+    place = run.path if fitted is not None else Path(str(config.network))
+    network = cache(lambda: HDRNetwork.load(place).to(pick_device(config.device)))
+    learnt = measure_held_out(run.artefacts / "held_out.jsonl", network, held_out, synthesis, config.seed)
+    frames = reconstruct_shots(
+        run.artefacts / "frames.jsonl", network, taken, run.path / "frames", config.output
+    )
+    write_report(run, config, fitted, learnt, frames, [one.id for one in taken if is_suspicious(one)])
+
+
+def split(shots: Sequence[Shot], fraction: float, seed: int) -> tuple[list[Shot], list[Shot]]:
+    """Held-out and training shots, drawn by the seed.
+
+    Raises:
+        DataError: none is left to train on.
+    """
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(len(shots)).tolist()
+    count = round(fraction * len(shots))
+    if shots and count == len(shots):
+        raise DataError(
+            f"{len(shots)} shots, all of which eval_fraction holds out: none is left to learn from."
+        )
+    held_out = sorted(order[:count])
+    kept = sorted(order[count:])
+    return [shots[one] for one in held_out], [shots[one] for one in kept]
+
+
+def fit(
+    start: HDRNetwork | None,
+    training: Sequence[Shot],
+    held_out: Sequence[Shot],
+    synthesis: Synthesis,
+    config: Config,
+    run: Run,
+) -> FitResult:
+    """Train the network, and save it in the run folder; what was finished before is read, not done again."""
+    from coalign.models.devices import pick_device
+    from coalign.training.job import FitResult
+    from coalign.training.modules import fit_module
+    from coalign.vision.exposures.network import NetworkShape, new_network
+    from coalign.vision.exposures.training import RadianceTask, WindowsOf
+
+    done = run.artefacts / "training.json"
+    if done.exists() and run.model.exists():
+        return FitResult(**parse_json(done.read_text(encoding="utf-8")))
+    shape = NetworkShape(
+        frames=config.window,
+        width=config.width,
+        channels=config.channels,
+        blocks=config.blocks,
+        merge_blocks=config.merge_blocks,
+        align_downscale=config.align_downscale,
+        hallucination_mask=config.hallucination_mask,
+        attention=config.attention,
+    )
+    network = start if start is not None else new_network(shape, config.seed)
+    network.train().to(pick_device(config.device))
+    examples, evaluated = (WindowsOf(one, synthesis, config.seed) for one in (training, held_out))
+    fitted = fit_module(network, RadianceTask(config), examples, config, run, held_out=evaluated)
+    if is_main_process():
+        with atomic_path(run.model) as folder:
+            network.save(folder)
+        write_json(done, asdict(fitted))
+    return fitted
+
+
+def is_suspicious(shot: Shot) -> bool:
+    """Whether most neighbours of different exposure in a shot have the brighter picture at the shorter one: exposures in a
+    wrong order swap the linear light without a word.
+    """
+    assert shot.exposures is not None
+    places = list(range(min(shot.count, 8)))
+    means = [float(frame.mean()) for frame in shot.read(places)]
+    pairs = [one for one in places[1:] if shot.exposures[one] != shot.exposures[one - 1]]
+    swapped = [
+        (means[one] - means[one - 1]) * (shot.exposures[one] - shot.exposures[one - 1]) < 0 for one in pairs
+    ]
+    return sum(swapped) > len(pairs) / 2
