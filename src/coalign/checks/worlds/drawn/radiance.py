@@ -52,8 +52,8 @@ def drawn_frames(count: int, generator: torch.Generator) -> Frames:
     for cells, height in ((8, 0.7), (16, 0.5)):
         grid = torch.randn(count, 1, cells, cells, generator=generator)
         light = light + height * interpolate(grid, (size, size), mode="bicubic", align_corners=False)
-    fine = torch.rand(count, 3, size // 2, size // 2, generator=generator)
-    texture = 0.4 + 0.6 * interpolate(fine, (size, size), mode="nearest")
+    fine = torch.rand(count, 3, size // 4, size // 4, generator=generator)
+    texture = (2 * interpolate(fine, (size, size), mode="nearest") - 2).exp()
     tint = 0.6 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
     scene = (light - light.amax((2, 3), keepdim=True)).exp() * texture * tint
     scene = scene / scene.amax((1, 2, 3), keepdim=True)
@@ -87,7 +87,7 @@ def matching_cosines(network: HDRNetwork, frames: Frames) -> Tensor:
     return patch_cosines(query, key, alignment.project.weight)
 
 
-def matching_loss(network: HDRNetwork, frames: Frames, temperature: float = 0.1) -> Tensor:
+def matching_loss(network: HDRNetwork, frames: Frames, temperature: float = 0.05) -> Tensor:
     """Scalar: cross-entropy of the true place among the neighbour's, over places that have one. Not of the paper: its
     matcher learns through the confidence alone.
     """
@@ -103,3 +103,15 @@ def matched_share(network: HDRNetwork, frames: Frames) -> float:
     return float((found == truth)[truth >= 0].float().mean())
 
 
+@torch.no_grad()
+def self_matched_share(network: HDRNetwork, frames: Frames) -> float:
+    """Share of the places of the reference that are most similar to themselves."""
+    luminance = frame_inputs(frames.ldr, frames.exposures, 1)[1][:, 1]
+    features = network.alignment.luminance(luminance)[0]
+    found = patch_cosines(features, features, network.alignment.project.weight).argmax(1)
+    return float((found == torch.arange(found.shape[1])).float().mean())
+
+
+def still_pair(radiance: Tensor) -> Tensor:
+    """[B, 2, 3, H, W] a scene that did not move, at both exposures and without noise."""
+    return torch.stack([to_ldr(radiance, one) for one in EXPOSURES], 1)
