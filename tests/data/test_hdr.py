@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def _exr(path: Path, channels: dict[str, np.ndarray]) -> Path:
     ],
 )
 @pytest.mark.parametrize("suffix", [".exr", ".hdr"])
-def test_views_and_wide_numbers_are_written_as_they_are(view, suffix: str, tmp_path: Path) -> None:
+def test_views_and_wide_numbers_are_written_as_they_are(
+    view: Callable[[np.ndarray], np.ndarray], suffix: str, tmp_path: Path
+) -> None:
     values = view(_radiance())
     path = tmp_path / f"picture{suffix}"
     write_hdr(path, values)

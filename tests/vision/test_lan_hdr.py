@@ -75,13 +75,13 @@ def test_attention_finds_content_that_was_moved() -> None:
     found = luminance_attention(query, key, key, projection)
     rows = torch.arange(7)
     wanted = ((rows[:, None] - 1) * 7 + rows[None] + 1)[2:6, 1:5]
-    torch.testing.assert_close(found.index.reshape(7, 7)[2:6, 1:5], wanted)
+    torch.testing.assert_close(found.places.reshape(7, 7)[2:6, 1:5], wanted)
     torch.testing.assert_close(found.values[..., 3:5, 2:4], query[..., 3:5, 2:4])
     assert found.confidence[0, 0, 2:6, 1:5].min() > 0.999
     flat = luminance_attention(
         torch.ones(1, 4, 3, 3), torch.ones(1, 4, 3, 3), torch.ones(1, 4, 3, 3), projection
     )
-    assert int(flat.index[0, 4]) == 4, "a patch without a border is found where it is whole"
+    assert int(flat.places[0, 4]) == 4, "a patch without a border is found where it is whole"
 
 
 def test_gradients_reach_the_matcher_through_the_confidence_alone() -> None:
@@ -286,11 +286,11 @@ def test_shots_are_held_out_by_the_seed() -> None:
 
 
 def test_the_check_measures_both_alignments() -> None:
-    from coalign.checks.papers.vision.lan_hdr import _trained, prepared
+    from coalign.checks.papers.vision.lan_hdr import prepared, trained
 
     material = prepared(100, steps=1, tested=4)
     for attention in ("luminance", "none"):
-        found = _trained(material, attention, steps=1)
+        found = trained(material, attention, steps=1)
         assert all(np.isfinite(one) for one in found.values())
         assert found["re-exposed luma"] < 1e-6
         assert found["matched with itself"] == 1.0

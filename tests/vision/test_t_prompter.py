@@ -248,13 +248,13 @@ def test_a_seed_is_drawn_for_each_scene() -> None:
 
 def test_the_check_measures_every_way_of_choosing_references() -> None:
     pytest.importorskip("diffusers")
-    from coalign.checks.papers.vision.t_prompter import _painted, prepared
+    from coalign.checks.papers.vision.t_prompter import painted, prepared
 
     material = prepared(100, steps=2, clip_steps=2, prompts=3)
     for selection in ("matched", "random", "none"):
-        found = _painted(material, selection)
+        found = painted(material, selection)
         assert all(np.isfinite(value) for value in found.values())
-        assert found == _painted(material, selection)
+        assert found == painted(material, selection)
 
 
 def test_a_plain_tile_is_seen_as_what_it_is() -> None:

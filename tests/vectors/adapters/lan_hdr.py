@@ -35,7 +35,7 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
         }
     if "query" in inputs:
         found = luminance_attention(*inputs.tensors("query", "key", "value", "embed_weight"))
-        return {"argmax_key_for_query": found.index, "S": found.confidence, "T": found.values}
+        return {"argmax_key_for_query": found.places, "S": found.confidence, "T": found.values}
     n, sigma = params["n"], params["sigma"]
     linear = photometry.inverse_camera_curve(inputs.tensor("y"), n, sigma)
     return {

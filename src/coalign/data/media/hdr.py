@@ -110,7 +110,7 @@ def read_frame(
         MediaError: see `open_picture`.
     """
     picture = open_picture(source, name=name, folder=folder, max_pixels=max_pixels)
-    narrow = np.divide(picture, 255, dtype=np.float32)
+    narrow = np.divide(np.asarray(picture), 255, dtype=np.float32)
     if isinstance(source, np.ndarray) or hasattr(source, "tobytes"):
         return narrow
     opencv = require("cv2", "hdr")

@@ -19,12 +19,12 @@ class Attended(NamedTuple):
     Attributes:
         values: [B, V, H, W] patches of the value at the places that were found, laid over each other and averaged.
         confidence: [B, 1, H, W] the largest cosine, through which alone gradients reach query, key and projection.
-        index: [B, P] the place in the key; of equal cosines the first.
+        places: [B, P] the place in the key; of equal cosines the first.
     """
 
     values: Tensor
     confidence: Tensor
-    index: Tensor
+    places: Tensor
 
 
 def patch_cosines(query: Tensor, key: Tensor, projection: Tensor) -> Tensor:

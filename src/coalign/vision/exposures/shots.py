@@ -127,10 +127,11 @@ def _shot(row: Row, source: str, needed: bool) -> Shot:
     file = Path(row.file or source).expanduser()
     folder = file.parent if file.is_file() else file if file.is_dir() else None
     name = str(value.get("id", row.index))
-    frames, video = value.get("frames"), value.get("video")
-    if video is None and (not isinstance(frames, list | tuple) or len(frames) < FEWEST):
+    given, video = value.get("frames"), value.get("video")
+    frames = tuple(given) if isinstance(given, list | tuple) else ()
+    if video is None and len(frames) < FEWEST:
         raise FieldError(
-            f"{len(frames)} frames" if isinstance(frames, list | tuple) else describe(frames),
+            f"{len(frames)} frames" if isinstance(given, list | tuple) else describe(given),
             f"a list of at least {FEWEST} pictures, or `video`",
             "frames",
         )
@@ -149,9 +150,8 @@ def _shot(row: Row, source: str, needed: bool) -> Shot:
     ratios = _exposures(value, count)
     if ratios is None and needed:
         raise FieldError("missing", "an exposure of each frame (or `stops`)", "exposures")
-    given = None if video is not None else tuple(frames or ())
     clip = Clip(video, folder=folder) if video is not None else None
-    return Shot(name, given, clip, ratios, targets, folder, row.source(source))
+    return Shot(name, None if clip else frames, clip, ratios, targets, folder, row.source(source))
 
 
 def _assert_alike(frames: Sequence[Any], folder: Path | None) -> None:

@@ -61,7 +61,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
         64 test pairs a seed.
     """
     ours, still = "luminance attention", "identity alignment"
-    arms = {ours: lambda one: _trained(one, "luminance"), still: lambda one: _trained(one, "none")}
+    arms = {ours: lambda one: trained(one, "luminance"), still: lambda one: trained(one, "none")}
     rows = measure_arms(run, seeds=seeds, prepare=prepared, arms=arms)
     gains = rows.gaps("psnr-mu, saturated", ours, still)
     positive = sum(gain > 0 for gain in gains.values())
@@ -96,7 +96,7 @@ def prepared(seed: int, *, steps: int = WARM_STEPS, tested: int = TESTED) -> Mat
     return Material(seed, network, frames, world.matched_share(network, frames))
 
 
-def _trained(one: Material, attention: Attention, *, steps: int = STEPS) -> Measures:
+def trained(one: Material, attention: Attention, *, steps: int = STEPS) -> Measures:
     """The whole network trained with an alignment, and what it reconstructs."""
     network, draw = copy.deepcopy(one.network), stream(one.seed, "pairs")
     network.alignment.attention = attention

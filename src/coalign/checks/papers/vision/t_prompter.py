@@ -73,9 +73,9 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
     """
     ours, drawn, without = "matched, best of six orders", "random, one order", "no references"
     arms = {
-        ours: lambda one: _painted(one, "matched"),
-        drawn: lambda one: _painted(one, "random"),
-        without: lambda one: _painted(one, "none"),
+        ours: lambda one: painted(one, "matched"),
+        drawn: lambda one: painted(one, "random"),
+        without: lambda one: painted(one, "none"),
     }
     rows = measure_arms(run, seeds=seeds, prepare=prepared, arms=arms)
     over_random, over_none = (rows.gaps("theme", ours, other) for other in (drawn, without))
@@ -133,7 +133,7 @@ def _wanted(number: int, held_out: list[world.Theme], rng: np.random.Generator) 
     return Wanted(Scene(str(number), text, phrases), theme, shape, tuple(references))
 
 
-def _painted(one: Material, selection: Selection) -> Measures:
+def painted(one: Material, selection: Selection) -> Measures:
     """Every prompt painted by one way of choosing references, and how often theme and shape are right."""
     rng = np.random.default_rng([one.seed, 37])
     settings = Settings(prefix="", side=world.SIDE, all_orders=selection == "matched", held_out=one.held_out)
