@@ -405,7 +405,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "samples": 1}, "at least 2"),
     ],
     "lan-hdr": [
-        ({}, "neither data nor reconstruct"),
         ({"reconstruct": "x"}, "network is required"),
         ({"reconstruct": "x", "network": "y", "crop": 64}, "crop has no effect without data"),
         ({"data": "x", "network": "y", "width": 8}, "width has no effect with network"),

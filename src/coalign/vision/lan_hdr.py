@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coalign.core.errors import DataError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import atomic_path, parse_json, write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.vision.exposures.options import RadianceOptions
@@ -53,6 +53,7 @@ def run(config: Config, run: Run) -> None:
     """Train on windows made of shots, measure on held-out ones, reconstruct shots of alternating exposure, report.
 
     Raises:
+        ConfigError: there is nothing to do.
         DataError, MediaError: shots that cannot be used.
         ModelError: `network` is none.
         DivergedError: the loss became NaN or infinite.
@@ -62,6 +63,10 @@ def run(config: Config, run: Run) -> None:
     from coalign.vision.exposures.network import HDRNetwork
     from coalign.vision.exposures.report import write_report
 
+    if config.data is None and config.reconstruct is None:
+        raise ConfigError(
+            "There is nothing to do: neither --data (shots to learn from) nor --reconstruct (shots to reconstruct) is given."
+        )
     shots = read_shots(config.data, exposures=False, limit=config.limit) if config.data else []
     taken = read_shots(config.reconstruct, exposures=True, limit=config.limit) if config.reconstruct else []
     start = HDRNetwork.load(Path(config.network)) if config.network else None

@@ -131,12 +131,10 @@ class RadianceOptions(NetworkOptions, RadianceTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data is None and self.reconstruct is None:
-            raise ValueError("there is nothing to do: neither data nor reconstruct is given")
         if self.network is not None:
             self.refuse(NetworkOptions, "with network, which has its own sizes")
         if self.data is None:
-            if self.network is None:
+            if self.reconstruct is not None and self.network is None:
                 raise ValueError("network is required without data: nothing is trained")
             self.refuse(RadianceTraining, "without data: nothing is trained")
             return
