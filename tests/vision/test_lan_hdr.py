@@ -19,6 +19,7 @@ from coalign.vision.exposures.measuring import distances
 from coalign.vision.exposures.network import HDRNetwork, NetworkShape, frame_inputs, new_network
 from coalign.vision.exposures.photometry import re_exposed, to_ldr, to_radiance, tone_mapped
 from coalign.vision.exposures.shots import Shot, read_shots
+from coalign.vision.exposures.stages import is_suspicious, split
 from coalign.vision.exposures.synthesis import (
     Synthesis,
     exposure_cycle,
@@ -28,7 +29,7 @@ from coalign.vision.exposures.synthesis import (
     window_of,
 )
 from coalign.vision.exposures.training import RadianceTask
-from coalign.vision.lan_hdr import Config, is_suspicious, split
+from coalign.vision.lan_hdr import Config
 from tests.preference.tiny_runs import write
 
 TINY = NetworkShape(frames=3, width=4, channels=6, blocks=1, merge_blocks=1, align_downscale=1)
