@@ -146,3 +146,26 @@ def test_an_item_without_a_score_is_in_no_mean() -> None:
     rows[-1].pop("combined")
     assert summarise(rows)["scored"] == 12
     assert ranking(rows)[0]["items"] == 4
+
+
+def test_cross_entropy_does_not_stick_where_absolute_differences_do() -> None:
+    """Of a model that says 1 everywhere the gradient towards a label of 0 vanishes under one and not under the other."""
+
+    def pull(distance: Any) -> float:
+        logits = torch.zeros(1, 3, 2, dtype=torch.float64)
+        logits[..., 1] = 12.0
+        logits.requires_grad_()
+        zeros = torch.zeros(1, 2, dtype=torch.float64)
+        losses = fine_grained_losses(
+            logits,
+            zeros + 0.5,
+            zeros + 1,
+            zeros,
+            torch.ones(1),
+            queries=1,
+            variance_weight="none",
+            distance=distance,
+        )
+        return float(torch.autograd.grad(losses.sum(), logits)[0].abs().max())
+
+    assert pull("absolute") < 1e-3 < 0.1 < pull("cross-entropy")

@@ -77,10 +77,12 @@ def train_scorer(read: Items, base: str, config: Any, run: Run) -> Trained:
             f"{learning.lost + held_out.lost} an element that does not stand in the prompt, {len(broken)} a broken picture."
         )
     scorer.body.freeze()
-    rate = BLIP_RATE if isinstance(scorer.body, QFormerBody) else JOINT_RATE
+    pretrained = isinstance(scorer.body, QFormerBody)
+    rate = BLIP_RATE if pretrained else JOINT_RATE
+    distance = config.distance if config.distance != "auto" else "absolute" if pretrained else "cross-entropy"
     result = fit_module(
         scorer,
-        FineGrainedTask(reader, config),
+        FineGrainedTask(reader, config, distance),
         learning.examples,
         config,
         run,

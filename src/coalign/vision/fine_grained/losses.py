@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 VarianceWeight = Literal["none", "exp"]
+Distance = Literal["absolute", "cross-entropy"]
 
 
 def match_probabilities(logits: Tensor) -> Tensor:
@@ -34,6 +37,7 @@ def fine_grained_losses(
     token_weight: float = 0.1,
     mask_weight: float = 0.1,
     variance_weight: VarianceWeight = "exp",
+    distance: Distance = "absolute",
 ) -> Tensor:
     """[B] `w |s' - s| + a mean_l |p_l m_l - t_l| + b mean_l |m'_l - m_l|` (EvalMuse-40K, arXiv 2412.18150, section 4; official
     code `FGA_Blip2.forward`), not reduced.
@@ -48,19 +52,31 @@ def fine_grained_losses(
         scores: [B] what people say overall, 1 to 5.
         variances: [B] of the overall scores of all pictures of the prompt; needed under `exp`.
         queries: Q.
+        distance: `cross-entropy` puts the cross-entropy of probabilities, the overall score as a share, in place of absolute
+            differences. Ours, for layers that start from random weights: the absolute difference of a probability is
+            flat at its ends, and most labels are 1, so such layers come to say 1 everywhere and stay there.
 
     Raises:
         ValueError: `exp` without variances.
     """
     probabilities = match_probabilities(logits)
-    overall = (overall_scores(probabilities, queries) - scores).abs()
+    if distance == "absolute":
+        overall = (overall_scores(probabilities, queries) - scores).abs()
+        tokens = (probabilities[:, queries:] * mask - token_scores).abs()
+        marks = (predicted_mask - mask).abs()
+    else:
+        overall = _cross_entropy(probabilities[:, :queries].mean(-1), (scores - 1) / 4)
+        tokens = _cross_entropy(probabilities[:, queries:], token_scores) * mask
+        marks = _cross_entropy(predicted_mask, mask)
     if variance_weight == "exp":
         if variances is None:
             raise ValueError("variance_weight 'exp' needs the variance of each prompt's scores")
         overall = overall * variances.exp()
-    tokens = (probabilities[:, queries:] * mask - token_scores).abs().mean(-1)
-    marks = (predicted_mask - mask).abs().mean(-1)
-    return overall + token_weight * tokens + mask_weight * marks
+    return overall + token_weight * tokens.mean(-1) + mask_weight * marks.mean(-1)
+
+
+def _cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.binary_cross_entropy(probabilities, targets, reduction="none")
 
 
 def contrasted(p_positive: Tensor, p_negative: Tensor) -> Tensor:

@@ -169,7 +169,9 @@ class JointLayers(nn.Module):
         self.width, self.queries = width, queries
         self.sizes = {"width": width, "heads": heads, "layers": layers, "queries": queries}
         self.query_tokens = nn.Parameter(torch.randn(1, queries, width) * 0.02)
-        self.of_image, self.of_text = nn.Linear(image_width, width), nn.Linear(text_width, width)
+        self.of_image, self.of_text = (
+            nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width)) for size in (image_width, text_width)
+        )
         layer = nn.TransformerDecoderLayer(
             width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )

@@ -23,7 +23,7 @@ from coalign.training.options import Tracker, assert_trackers
 from coalign.training.task import Batch, Task
 from coalign.vision.fine_grained.elements import element_mask, phrase_of, prompt_variances
 from coalign.vision.fine_grained.items import Item
-from coalign.vision.fine_grained.losses import VarianceWeight, fine_grained_losses
+from coalign.vision.fine_grained.losses import Distance, VarianceWeight, fine_grained_losses
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +47,11 @@ class FineGrainedTraining(OptionGroup):
     )
     token_weight: NonNegative = option(0.1, "of the scores of tokens", source="official code")
     mask_weight: NonNegative = option(0.1, "of the guess which tokens are elements", source="official code")
+    distance: Literal["auto", "absolute", "cross-entropy"] = option(
+        "auto",
+        "of scores in the loss; auto: absolute (official code) for BLIP-2, cross-entropy for joint layers, which start from "
+        "random weights",
+    )
     text_length: Count = option(
         32, "tokens of a prompt in training; scoring reads it whole", source="official code"
     )
@@ -143,9 +148,10 @@ class FineGrainedTask(Task):
     examples = "the items"
     advice = "look at these pictures and scores"
 
-    def __init__(self, reader: Reader, options: FineGrainedTraining) -> None:
+    def __init__(self, reader: Reader, options: FineGrainedTraining, distance: Distance = "absolute") -> None:
         self.reader = reader
         self.options = options
+        self.distance: Distance = distance
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Texts are padded to the whole text length: all its places count in the loss."""
@@ -175,6 +181,7 @@ class FineGrainedTask(Task):
             token_weight=self.options.token_weight,
             mask_weight=self.options.mask_weight,
             variance_weight=self.options.variance_weight,
+            distance=self.distance,
         )
         with torch.no_grad():
             gap = (scored.overall - batch["overall"]).abs()

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from coalign.checks.worlds.drawn.captions import caption
 from coalign.checks.worlds.drawn.corrupted import FACTS, with_other
-from coalign.checks.worlds.drawn.scene import PLACES, PLAIN, DrawnObject, Scene, draw_many, random_scene
+from coalign.checks.worlds.drawn.scene import PLACES, SHIFTED, DrawnObject, Scene, draw_many, random_scene
 
 RATES = {"model 5 %": 0.05, "model 15 %": 0.15, "model 30 %": 0.3, "model 45 %": 0.45, "model 60 %": 0.6}
 """How often each gets an element wrong; best first."""
+STYLE = SHIFTED[2]
+"""What is generated looks unlike what the small CLIP learnt."""
 ANNOTATORS, FLIPPED, SPREAD = 3, 0.05, 0.4
 
 
@@ -36,18 +38,6 @@ class Generated:
     overall: tuple[float, ...]
 
 
-def asked_scenes(count: int, rng: np.random.Generator) -> list[list[DrawnObject]]:
-    """Scenes of two objects that differ in every property, so that a word of the prompt belongs to one."""
-    found: list[list[DrawnObject]] = []
-    while len(found) < count:
-        first, second = random_scene(rng, counts=(2,))
-        for name in FACTS:
-            if getattr(first, name) == getattr(second, name):
-                second = with_other(second, name, rng)
-        found.append([first, second])
-    return found
-
-
 def generate(scene: Scene, generator: str, rng: np.random.Generator) -> Generated:
     """A picture of a prompt by a model that gets each element wrong by its rate."""
     drawn, elements = list(scene), dict[str, bool]()
@@ -67,32 +57,27 @@ def generate(scene: Scene, generator: str, rng: np.random.Generator) -> Generate
 
 
 def generated(prompts: int, rng: np.random.Generator) -> tuple[list[Generated], Tensor]:
-    """A picture of every prompt by every model, prompt by prompt, and the pictures [prompts x models, 3, 32, 32]."""
-    found = [generate(scene, name, rng) for scene in asked_scenes(prompts, rng) for name in RATES]
-    return found, draw_many([one.drawn for one in found], PLAIN, rng)
+    """A picture of every prompt by every model, prompt by prompt, and the pictures [prompts x models, 3, 32, 32]. Prompts ask
+    for one object.
+    """
+    scenes = [random_scene(rng, counts=(1,)) for _ in range(prompts)]
+    found = [generate(scene, name, rng) for scene in scenes for name in RATES]
+    return found, draw_many([one.drawn for one in found], STYLE, rng)
 
 
 def questions(count: int, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
-    """Questions whether a picture of two objects shows something, half of them whether it does not; pictures [count, 3, 32,
-    32]; and [count] whether the answer is yes. Half of the answers are yes.
+    """Questions whether a picture of an object shows something, half of them whether it does not; pictures [count, 3, 32, 32];
+    and [count] whether the answer is yes. Half of the answers are yes.
     """
-    scenes = asked_scenes(count, rng)
+    scenes = [random_scene(rng, counts=(1,)) for _ in range(count)]
     texts, answers = [], []
-    for scene in scenes:
+    for (one,) in scenes:
         name = tuple(FACTS)[rng.integers(len(FACTS))]
-        shown = rng.random() < 0.5
-        present = [getattr(one, name) for one in scene]
-        absent = [value for value in FACTS[name] if value not in present]
-        if not absent:  # both sizes are there: ask which object has it
-            one, other = scene
-            texts.append(
-                question(f"{one.size} {one.shape if shown else other.shape}", negated := rng.random() < 0.5)
-            )
-        else:
-            value = (present if shown else absent)[rng.integers(len(present if shown else absent))]
-            texts.append(question(value, negated := rng.random() < 0.5))
+        shown, negated = rng.random() < 0.5, rng.random() < 0.5
+        asked = one if shown else with_other(one, name, rng)
+        texts.append(question(getattr(asked, name), negated))
         answers.append(shown != negated)
-    return texts, draw_many(scenes, PLAIN, rng), torch.tensor(answers)
+    return texts, draw_many(scenes, STYLE, rng), torch.tensor(answers)
 
 
 def question(phrase: str, negated: bool) -> str:
