@@ -76,7 +76,9 @@ def fine_grained_losses(
 
 
 def _cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.binary_cross_entropy(probabilities, targets, reduction="none")
+    return torch.nn.functional.binary_cross_entropy(
+        probabilities, targets.to(probabilities.dtype), reduction="none"
+    )
 
 
 def contrasted(p_positive: Tensor, p_negative: Tensor) -> Tensor:
