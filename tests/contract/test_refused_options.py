@@ -148,7 +148,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "model": "y", "width": 128}, "width has no effect with model"),
         ({"data": "x", "model": "y", "epochs": 3}, "epochs has no effect with model"),
         ({"data": "x", "model": "y", "eval_data": "z"}, "eval_data has no effect with model"),
-        ({"data": "x", "read_as": "shuffled"}, "read_as has no effect with order: ordered"),
+        ({"data": "x", "model": "y", "order": "shuffled"}, "order has no effect with model"),
         ({"data": "x", "width": 100}, "a multiple of heads"),
         ({"data": "x", "width": 9, "heads": 3}, "an even number"),
     ],

@@ -220,6 +220,17 @@ def test_cues_of_every_form(tmp_path: Path) -> None:
     }
     (tmp_path / "a.json").write_text(json.dumps(whisper))
     assert read_cues(tmp_path / "a.json") == cues
+    cpp = {
+        "transcription": [
+            {"text": one.text, "offsets": {"from": one.start * 1000, "to": one.end * 1000}} for one in cues
+        ]
+    }
+    youtube = {"events": [{"tStartMs": 0, "dDurationMs": 9000}] + [
+        {"tStartMs": one.start * 1000, "dDurationMs": (one.end - one.start) * 1000, "segs": [{"utf8": part} for part in one.text.partition(" ")]}
+        for one in cues]}  # fmt: skip
+    for other in (cpp, youtube):
+        (tmp_path / "a.json").write_text(json.dumps(other))
+        assert read_cues(tmp_path / "a.json") == cues
     (tmp_path / "b.json").write_text('[{"text": "x", "start": 3, "end": 1}]')
     with pytest.raises(FieldError, match="not before start"):
         read_cues(tmp_path / "b.json")

@@ -15,8 +15,8 @@ from coalign.data.messages import FieldError, describe
 SUFFIXES = (".srt", ".vtt", ".json")
 _TIME = r"(?:(\d{1,3}):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 _CUE = re.compile(rf"^\s*{_TIME}\s*-->(?:\s*{_TIME})?")
-_LISTS = ("segments", "transcription", "cues", "events", "results")
-"""Names under which a JSON transcript holds its list: those of Whisper and WhisperX first."""
+_LISTS = ("segments", "transcription", "cues", "events")
+"""Names under which a JSON transcript holds its list: Whisper's and WhisperX's, whisper.cpp's, others', YouTube's."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_cues(path: Path) -> list[Cue]:
     """The cues of a transcript with text in them, in the order of the file.
 
     SRT and WebVTT: the lines of a cue are joined, tags are taken out, numbers and notes are passed over. JSON: a list of
-    mappings with `text`, `start` and `end` (or `duration`) in seconds, bare or under `segments`, as Whisper and WhisperX write it.
+    mappings with `text`, `start` and `end` (or `duration`) in seconds, bare or under `segments`, as Whisper and WhisperX write it; `parse_cues` tells other forms.
 
     Raises:
         FieldError: not UTF-8, not JSON, no such list, or a cue without times or with times out of order.
@@ -75,7 +75,8 @@ def cues_of_lines(lines: Sequence[str]) -> Iterator[Cue]:
 
 
 def parse_cues(value: Any) -> list[Cue]:
-    """Cues out of a list of mappings with `text`, `start` and `end` (or `duration`); those without text are passed over.
+    """Cues out of a list of mappings with `text`, `start` and `end` (or `duration`), or as whisper.cpp (`offsets`) and YouTube
+    (`tStartMs`, `segs`) write them; those without text are passed over.
 
     Raises:
         FieldError: not such a list, or times that are missing, negative or out of order; `position` is the place.
@@ -83,7 +84,7 @@ def parse_cues(value: Any) -> list[Cue]:
     if not isinstance(value, list):
         raise FieldError(describe(value), "a list of {text, start, end}")
     cues = []
-    for place, one in enumerate(value):
+    for place, one in enumerate(map(_usual, value)):
         if not isinstance(one, Mapping) or not isinstance(one.get("text"), str):
             raise FieldError(describe(one), "a mapping with text, start and end", position=place)
         start = parse_seconds(one.get("start"), "start", place)
@@ -98,6 +99,28 @@ def parse_cues(value: Any) -> list[Cue]:
         if one["text"].strip():
             cues.append(Cue(start, end, " ".join(one["text"].split())))
     return cues
+
+
+def _usual(one: Any) -> Any:
+    """A cue of whisper.cpp or YouTube under the usual names; another as it is."""
+    if not isinstance(one, Mapping):
+        return one
+    if isinstance(offsets := one.get("offsets"), Mapping) and "start" not in one:
+        return {**one, "start": _thousandth(offsets.get("from")), "end": _thousandth(offsets.get("to"))}
+    if "tStartMs" in one:
+        segments = one.get("segs")
+        parts = segments if isinstance(segments, list) else []
+        text = "".join(str(part.get("utf8", "")) for part in parts if isinstance(part, Mapping))
+        return {
+            "text": text,
+            "start": _thousandth(one["tStartMs"]),
+            "duration": _thousandth(one.get("dDurationMs", 0)),
+        }
+    return one
+
+
+def _thousandth(value: Any) -> Any:
+    return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def parse_seconds(value: Any, field: str, position: int | None = None) -> float:

@@ -43,7 +43,13 @@ from coalign.video.grounding.placing import by_aligner, by_features, placed
 from coalign.video.grounding.records import Sentence, Video, read_videos
 from coalign.video.grounding.report import write_moment_files, write_moment_report
 from coalign.video.grounding.steps import FILE, StepOptions, placed_steps, timed_steps, written_steps
-from coalign.video.grounding.training import AlignerOptions, AlignerTraining, Alignment, Examples
+from coalign.video.grounding.training import (
+    AlignerOptions,
+    AlignerTraining,
+    Alignment,
+    Examples,
+    reads_ordered,
+)
 
 if TYPE_CHECKING:
     from coalign.models.types import Generator
@@ -73,7 +79,7 @@ class Config(FeatureOptions, AlignerOptions, AlignerTraining, StepOptions):
             return
         if self.eval_data is not None:
             self.refuse(["eval_data"], "with model: all videos of data are placed")
-        fixed = {"read_as", "order", "temperature", "seed"}
+        fixed = {"read_as", "temperature", "seed"}
         self.refuse([one for one in AlignerOptions.__dataclass_fields__ if one not in fixed], "with model")
         self.refuse([one for one in AlignerTraining.__dataclass_fields__ if one not in fixed], "with model")
 
@@ -240,6 +246,5 @@ def read_aligner(config: Config, round: Round) -> tuple[Aligner, bool]:
     from coalign.video.grounding.network import load_aligner
 
     model, settings = load_aligner(Path(config.model) if config.model else round.folder / "model")
-    order = settings["order"] if config.model and config.order == "ordered" else config.order
-    reads = config.read_as if order == "coin" else order
-    return model.to(pick_device(config.device)), reads == "ordered"
+    read_as = settings["read_as"] if config.read_as == "auto" else config.read_as
+    return model.to(pick_device(config.device)), reads_ordered(settings["order"], read_as)

@@ -46,8 +46,9 @@ class AlignerOptions(OptionGroup):
         "each batch one or the other",
         source="official README; coin: official code",
     )
-    read_as: Literal["ordered", "shuffled"] = option(
-        "ordered", "how sentences are placed after a training by coin", only_with={"order": "coin"}
+    read_as: Literal["auto", "ordered", "shuffled"] = option(
+        "auto",
+        "how sentences are placed: with their positions, or without; auto: as was learnt, after a coin with them",
     )
     width: Count = option(256, "of the transformer (D)", source="configs/htm.yaml")
     joint: Count = option(64, "of the space of comparison (D_p)", source="configs/htm.yaml")
@@ -188,7 +189,7 @@ class Alignment(Task):
         return max(int(batch["inside"].any(-1).sum()), 1)
 
     def loss(self, model: nn.Module, batch: Batch, state: TrainerState) -> Losses:
-        ordered = reads_ordered(self.options)
+        ordered = reads_ordered(self.options.order, self.options.read_as)
         if model.training:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.global_step)
             if self.options.order == "coin":
@@ -199,9 +200,9 @@ class Alignment(Task):
         return Losses(losses, {"recall": hit.float()})
 
 
-def reads_ordered(options: AlignerOptions) -> bool:
+def reads_ordered(order: str, read_as: str) -> bool:
     """Whether sentences are placed with their positions."""
-    return (options.read_as if options.order == "coin" else options.order) == "ordered"
+    return (order if read_as == "auto" else read_as) != "shuffled"
 
 
 def layer_losses(
