@@ -302,6 +302,9 @@ def test_whole_trainings(models: dict[str, str], folder: Path, name: str, object
     again = encode_records(read_records(data, text_alone=False).records, tokenizer, pictures=True)
     assert any(one.pictures for one in again.records)
     assert json.loads((run.path / "status.json").read_text())["state"] == "done"
+    page = run.report.read_text()
+    assert page.count("<img ") >= 3
+    assert "[picture] what is it" in page
 
 
 def test_full_training_of_all_weights_is_saved_with_its_processor(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.runs import Run
+from coalign.data.media.gallery import record_gallery
 from coalign.measures.statistics import wilson_interval
 from coalign.report import model as doc
 from coalign.report.page import publish
@@ -17,6 +18,8 @@ from coalign.training.objective import Objective
 if TYPE_CHECKING:
     from coalign.training.job import FitResult
 
+PICTURED = 12
+"""Records of the training whose pictures the report shows."""
 _CHARTS = (
     ("loss", "Loss"),
     ("rewards/margins", "Reward margin"),
@@ -75,6 +78,7 @@ def write_learning_report(
             *([_held_out(before, after, n)] if before and after else []),
             *sections,
             *curves(_CHARTS, histories),
+            *record_gallery(material.training, "Records with pictures", most=PICTURED),
         ],
         notes=notes,
         limitations=limitations,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,14 +13,12 @@ from coalign.core.errors import RecordProblem
 from coalign.data.checking.check import Check
 from coalign.data.checking.check_view import print_problems
 from coalign.data.media.check import SHOWN_GROUPS, MediaCheck, Spread
-from coalign.data.media.conversations import MARK
-from coalign.data.media.errors import MediaError
+from coalign.data.media.gallery import named, record_gallery, thumbnails
 from coalign.data.readers import RecordSet
-from coalign.data.records import Record, responses_of
 from coalign.report import model as doc
 from coalign.report.html import write_report
 from coalign.report.parts import counted
-from coalign.report.pictures import Shown, Thumbnail, gallery, thumbnail
+from coalign.report.pictures import Shown, gallery
 
 MOST_ROWS = 12
 """Rows of a count that are shown."""
@@ -160,27 +156,16 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
             f"{of}Token by token",
             (
                 Shown(
-                    _thumbnails(shown[one.place]),
+                    thumbnails(shown[one.place]),
                     f"{one.place}: {_tokens(one.prompt)}",
-                    _replies(one.responses, _tokens),
+                    named(one.responses, _tokens),
                 )
                 for one in check.pictures
                 if one.place in shown
             ),
             note="The first record of each shape.",
         )
-        sections += gallery(
-            f"{of}Records with pictures",
-            (
-                Shown(
-                    _thumbnails(one),
-                    f"{one.source}: {_written(one)}",
-                    _replies(enumerate(responses_of(one)), str),
-                )
-                for one in shown.values()
-            ),
-            total=len(shown),
-        )
+        sections += record_gallery(records.records, f"{of}Records with pictures")
         sections += _listed(f"{of}Bad records", check.problems) + _listed(f"{of}Dropped", check.dropped or [])
     usable = all(one.usable for one in checks)
     pictures = sum(one.shown[0] for one in checks)
@@ -192,24 +177,8 @@ def write_record_report(found: Sequence[RecordSet], checks: Sequence[Check], pat
     )
 
 
-def _thumbnails(record: Record) -> list[Thumbnail]:
-    found = []
-    for one in record.pictures:
-        with contextlib.suppress(MediaError):  # among the problems
-            found.append(thumbnail(one.open()))
-    return found
-
-
-def _written(record: Record) -> str:
-    return "\n".join(f"{one['role']}: {one['content']}" for one in record.prompt).replace(MARK, "[picture] ")
-
-
 def _tokens(tokens: Sequence[str]) -> str:
     return "|".join(one.replace("\n", "⏎").replace(" ", "·") for one in tokens)
-
-
-def _replies(pairs: Iterable[tuple[Any, Any]], text: Callable[[Any], str]) -> dict[str, Any]:
-    return {name if isinstance(name, str) else f"response {name + 1}": text(one) for name, one in pairs}
 
 
 def _listed(title: str, problems: Sequence[RecordProblem]) -> list[doc.TableSection]:

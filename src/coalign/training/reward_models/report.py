@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.files import write_json
 from coalign.core.runs import Run
+from coalign.data.media.gallery import record_gallery
 from coalign.measures.calibration import (
     BINS,
     both_orders,
@@ -20,6 +21,7 @@ from coalign.measures.statistics import wilson_interval
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, held_out, outcome_of
+from coalign.training.learning_report import PICTURED
 
 if TYPE_CHECKING:
     from coalign.training.job import FitResult
@@ -129,7 +131,12 @@ def write_reward_report(
             "Steps": str(result.steps),
             "Seed": str(config.seed),
         },
-        sections=[*(_quality_sections(found, rows) if found else []), *sections, *curves(_CHARTS, logged)],
+        sections=[
+            *(_quality_sections(found, rows) if found else []),
+            *sections,
+            *curves(_CHARTS, logged),
+            *record_gallery(material.training, "Records with pictures", most=PICTURED),
+        ],
         notes=material.notes,
         limitations=[
             "Rewards are comparable between responses to one prompt; between prompts they are not.",
