@@ -31,6 +31,7 @@ from coalign.models.generation import generator
 from coalign.models.reward_model import load_reward_model
 from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
+from coalign.vision.search.towers import TwoTowers
 from coalign.vision.tuning.prompted import PromptedEncoder
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
@@ -42,7 +43,7 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 """The tiny run of `alignscore` scores; its own tests train."""
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
-} | {"ict", "coprompt"}
+} | {"ict", "coprompt", "unipt"}
 REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
 NO_LANGUAGE_MODELS = {"recogniser", "encoder", "network", "generator", "vlm"}
@@ -199,6 +200,8 @@ def test_a_model_that_was_fitted_is_published(
         load_pipeline(str(run.path), device="cpu")
     elif (run.model / "prompts.json").exists():
         PromptedEncoder.load(run.path, device="cpu")
+    elif (run.model / "towers.json").exists():
+        TwoTowers.load(run.path)
     elif name != "align2llava" and not NO_LANGUAGE_MODELS.issuperset(get(name).models):
         load_model(str(run.path), training=False)
 

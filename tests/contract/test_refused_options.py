@@ -13,6 +13,16 @@ from coalign.core.system import load_system
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "unipt": [
+        ({"data": "x", "image_size": [384]}, "expected a height and a width"),
+        ({"data": "x", "label_only": True, "temperature": 0.07}, "temperature has no effect with label_only"),
+        ({"data": "x", "label_only": True, "test": "y"}, "test has no effect with label_only"),
+        ({"data": "x", "identity": "who"}, "identity has no effect without captions or test"),
+        ({"data": "x", "margin": 0.1}, "margin has no effect without captions"),
+        ({"data": "x", "captions": "y", "part_weight": 0.1}, "part_weight has no effect without parts"),
+        ({"data": "x", "word_weight": 0.0, "word_share": 0.5}, "word_share has no effect without word_weight"),
+        ({"data": "x", "test_split": "y"}, "test_split has no effect without test"),
+    ],
     "coprompt": [
         ({"data": "x", "seeds": [1, 1]}, "one or more that differ"),
         ({"data": "x", "arms": []}, "one or more that differ"),

@@ -66,6 +66,19 @@ class KeyedShuffle(EpochShuffle):
         return (offset + index for index in super().__iter__())
 
 
+class Keys:
+    """The items of a training whose task makes its examples from the keys of a `KeyedShuffle`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: int) -> int:
+        return key
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, None if there is none."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]

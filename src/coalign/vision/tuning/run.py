@@ -15,6 +15,7 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import Round, run_rounds
 from coalign.pairs.encoders import ImageTextEncoder
 from coalign.pairs.features import FeatureCache, encoder_identity, image_features, stacked
+from coalign.training.checkpoints import Keys
 from coalign.training.modules import fit_module
 from coalign.vision.tuning.augment import rand_augment
 from coalign.vision.tuning.few_shot import draw_shots
@@ -23,7 +24,6 @@ from coalign.vision.tuning.prompted import PromptedEncoder, plain_name
 from coalign.vision.tuning.report import write_tuning_report
 from coalign.vision.tuning.training import (
     ConsistentTuning,
-    Keys,
     class_features,
     predictions,
     prompted_text,

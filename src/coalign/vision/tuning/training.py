@@ -120,19 +120,6 @@ class ConsistentTuning(Task):
         return torch.stack([one[place % len(one)] for one in self.descriptions])
 
 
-class Keys:
-    """The items of a training whose examples differ from epoch to epoch: their keys."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, key: int) -> int:
-        return key
-
-
 def epoch_rate(step: int, steps_an_epoch: int, epochs: float, *, first: float) -> float:
     """Factor of the learning rate: `first` in epoch 1, then that of a cosine over all epochs at the epoch's start.
 

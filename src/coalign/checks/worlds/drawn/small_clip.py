@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,23 @@ def fit_small_clip(
     model.eval()
 
 
+@torch.no_grad()
+def take_over(model: Any, tokenizer: Any, start: Path) -> None:
+    """Give a small CLIP the weights of the one in `start`, and its embeddings of the words that both know."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    embedding = "text_model.embeddings.token_embedding.weight"
+    known, other = (
+        AutoTokenizer.from_pretrained(start).get_vocab(),
+        CLIPModel.from_pretrained(start).state_dict(),
+    )
+    rows = model.state_dict()[embedding].clone()
+    for word, place in tokenizer.get_vocab().items():
+        if word in known:
+            rows[place] = other[embedding][known[word]]
+    model.load_state_dict(other | {embedding: rows})
+
+
 def save_small_clip(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a small CLIP as Transformers reads it: weights, tokenizer, and an image processor that changes nothing."""
     from transformers import CLIPImageProcessorPil, CLIPProcessor
@@ -162,14 +179,27 @@ def drawn_pairs(count: int, seed: int) -> tuple[Tensor, list[str]]:
 
 def small_clip(recipe: Recipe = Recipe()) -> Path:
     """The folder of the small CLIP that checks start from; trained at first use (about four minutes of one core)."""
-    content = json.dumps(asdict(recipe), sort_keys=True)
-    name = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def make() -> tuple[Any, Any]:
+        pictures, texts = drawn_pairs(recipe.pairs, recipe.seed)
+        return train_small_clip(pictures, texts, steps=recipe.steps, seed=recipe.seed)
+
+    return kept_clip(asdict(recipe), make)
+
+
+def kept_clip(recipe: Mapping[str, Any], make: Callable[[], tuple[Any, Any]]) -> Path:
+    """The folder of a small CLIP in the cache, by the content of what it is made from; made at first use.
+
+    Args:
+        recipe: everything that `make` depends on; another one has another folder.
+        make: the model and its tokenizer.
+    """
+    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_root() / "small-clip" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{name}.lock"):  # others wait for the one that trains
         if not folder.exists():
-            pictures, texts = drawn_pairs(recipe.pairs, recipe.seed)
-            model, tokenizer = train_small_clip(pictures, texts, steps=recipe.steps, seed=recipe.seed)
+            model, tokenizer = make()
             with atomic_path(folder) as part:
                 save_small_clip(part, model, tokenizer)
     return folder
