@@ -139,6 +139,10 @@ class TwoTowers(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.image_tower.save_pretrained(folder / "image")
         self.text_tower.save_pretrained(folder / "text")
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # a fast tokenizer writes down how its last batch was cut and filled up
+            backend.no_truncation()
+            backend.no_padding()
         self.tokenizer.save_pretrained(folder / "text")
         heads = {
             name: one.detach().cpu().contiguous()
