@@ -145,7 +145,8 @@ def _category(key: Any, value: Any, name: str) -> Category:
     where = f"{name}: categories: {key}"
     if not isinstance(value, dict) or set(value) - {"phrases", "prompt", "required", "negative"}:
         raise ConfigError(f"{where}: expected phrases, prompt, required, negative")
-    phrases, prompt, negative = value.get("phrases"), value.get("prompt", "{}"), value.get("negative")
+    phrases: Any = value.get("phrases")
+    prompt, negative = value.get("prompt", "{}"), value.get("negative")
     if not _texts(phrases, 2):
         raise ConfigError(f"{where}: phrases: expected a list of two or more texts")
     if not isinstance(prompt, str) or prompt.count("{}") != 1:

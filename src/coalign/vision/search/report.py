@@ -10,7 +10,7 @@ from coalign.core.files import parse_json
 from coalign.core.runs import Run
 from coalign.data.media.records import MediaSet
 from coalign.loops.rounds import Round, timings
-from coalign.report.model import Command, Figure, Headline, TableSection
+from coalign.report.model import Command, Figure, Headline, TableSection, Unit
 from coalign.report.page import publish
 from coalign.report.parts import counted, curves, too_few
 from coalign.report.pictures import Shown, gallery, thumbnail
@@ -111,14 +111,14 @@ def _retrieval(found: Mapping[str, Mapping[str, Any]]) -> list[TableSection]:
     if not found:
         return []
     names = list(next(iter(found.values())))
-    percent = [name for name in names if name.startswith("Rank-") or name == "mAP"]
+    units: dict[str, Unit] = {name: "percent" for name in names if name.startswith("Rank-") or name == "mAP"}
     return [
         TableSection(
             title="Texts over the gallery",
             note="Rank-k: a picture of the identity is among the first k. mAP counts all of its pictures.",
             columns=["towers", *names],
             rows=[[TRAINED[stage], *figures.values()] for stage, figures in found.items()],
-            units=dict.fromkeys(percent, "percent") | {"queries": "integer", "gallery": "integer"},
+            units=units | {"queries": "integer", "gallery": "integer"},
         )
     ]
 

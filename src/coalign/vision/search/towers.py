@@ -12,7 +12,9 @@ from torch.nn.functional import normalize
 
 from coalign.core.errors import ModelError
 from coalign.core.files import parse_json, write_json
-from coalign.models.files.loading import load_pretrained
+from coalign.models.files.loading import assert_whole, load_with_info
+from coalign.models.files.places import locate
+from coalign.models.quiet import no_load_report
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,6 +63,11 @@ class TwoTowers(nn.Module):
 
     def __init__(self, image_tower: Any, text_tower: Any, tokenizer: Any, settings: TowerSettings) -> None:
         super().__init__()
+        for tower in (image_tower, text_tower):
+            if getattr(tower, "pooler", None) is not None:
+                tower.pooler = (
+                    None  # tokens are pooled here; theirs may be random, where a checkpoint has none
+                )
         self.image_tower, self.text_tower = image_tower, text_tower
         self.tokenizer, self.settings = tokenizer, settings
         wide = text_tower.config.hidden_size
@@ -129,8 +136,8 @@ class TwoTowers(nn.Module):
         one = self.settings
         resized = picture.resize((one.image_width, one.height), resample=3)
         values = torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255).permute(2, 0, 1)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (one.mean, one.std))
-        return (values - mean) / std
+        mean, std = torch.tensor(one.mean), torch.tensor(one.std)
+        return (values - mean[:, None, None]) / std[:, None, None]
 
     def save(self, folder: Path, **facts: Any) -> None:
         """Write both towers as Transformers reads them, and beside them heads and settings."""
@@ -160,7 +167,7 @@ class TwoTowers(nn.Module):
             ModelError: no towers are there.
         """
         from safetensors.torch import load_file
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         folder = folder / "model" if (folder / "model" / SETTINGS).exists() else folder
         if not (folder / SETTINGS).exists():
@@ -169,7 +176,7 @@ class TwoTowers(nn.Module):
             )
         said: Any = parse_json((folder / SETTINGS).read_text(encoding="utf-8"))
         settings = TowerSettings(**{name: said[name] for name in TowerSettings.__dataclass_fields__})
-        towers = [AutoModel.from_pretrained(folder / one, use_safetensors=True) for one in ("image", "text")]
+        towers = [_tower(str(folder / one), "a tower") for one in ("image", "text")]
         made = cls(*towers, AutoTokenizer.from_pretrained(folder / "text"), settings)
         made.load_state_dict(load_file(folder / WEIGHTS), strict=False)
         return made.eval()
@@ -181,16 +188,31 @@ def open_towers(image: str, text: str, settings: TowerSettings, *, seed: int) ->
     Raises:
         ModelError: one cannot be loaded.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(text)
-    towers = [load_pretrained(AutoModel, name, what=what, dtype=torch.float32)
-              for name, what in ((image, "an image encoder"), (text, "a text encoder"))]  # fmt: skip
+    towers = [_tower(image, "an image encoder"), _tower(text, "a text encoder")]
     vision = getattr(towers[0], "vision_model", towers[0])
     words = getattr(towers[1], "text_model", towers[1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TwoTowers(vision, words, tokenizer, settings)
+
+
+def _tower(name: str, what: str) -> Any:
+    """A model of Transformers; all of its weights must be there but those of a pooler, which is not used.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing.
+    """
+    from transformers import AutoModel
+
+    place = locate(name)
+    with no_load_report():
+        model, info = load_with_info(AutoModel, place, what, dtype=torch.float32)
+    missing = [one for one in info["missing_keys"] if "pooler" not in one]
+    assert_whole(place, {"missing_keys": missing}, f"Give the folder or hub id of {what}.")
+    return model
 
 
 def unit(features: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
         world, trained on with 8,000 captioned figures in another style (1,200 steps of 64). 3,000 figures without captions,
         6 views of each of 500, get one pseudo-text of 20 templates. Fresh towers (a ViT of width 64 and 3 layers, a BERT of
         2): 400 steps of 64 with the contrastive loss (temperature 0.07, equal texts as pairs) and masked words; or, apart, 400
-        steps of predicting by how much a picture is turned and 400 of masked words of captions. Then 200 steps of 64 on 300
+        steps of predicting by how much a picture is turned and 400 of masked words of captions. Then 300 steps of 64 on 300
         captioned identities of 2 views, in which 15 % of the attributes are not told: ranking with margin 0.2, and identity.
         200 unseen identities are searched among 600 pictures. AdamW 1e-3. Reported besides: pseudo-texts at other pictures,
         which should fall to about the towers apart, and how often the labeller is right.

@@ -174,7 +174,7 @@ class Sizes:
     crops: int = 3000
     pretraining_steps: int = 400
     identities: int = 300
-    tuning_steps: int = 200
+    tuning_steps: int = 300
     test_identities: int = 200
     test_views: int = 3
 
@@ -289,8 +289,12 @@ def new_towers(seed: int) -> TwoTowers:
 
     tokenizer = word_tokenizer(words_of_figures(), CONTEXT)
     tokenizer.mask_token = "<mask>"
-    both = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS}
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    both: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": HEADS,
+    }
+    still: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     vision = ViTConfig(image_size=SIDE, patch_size=PATCH, num_hidden_layers=VISION_LAYERS, **both, **still)
     text = BertConfig(
         vocab_size=len(tokenizer),
