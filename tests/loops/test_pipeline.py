@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,6 +220,17 @@ def test_batches_change_nothing(
     parts = list(dict.fromkeys(one for text in texts for one in text.split(" ")))
     wanted = sorted(parts, key=len, reverse=True)[: -(-int(share * 10) * len(parts) // 10)]
     assert [one["text"] for one in found] == [one for one in parts if one in wanted]
+
+
+@given(percent=st.integers(1, 100), n=st.integers(1, 2000))
+def test_a_share_of_whole_records_is_that_share(percent: int, n: int) -> None:
+    """0.07 of 100 is 7.000000000000001 in floating point, and 0.29 of 100 is 28.999999999999996."""
+    numbers = np.arange(float(n))
+    kept = [
+        len(Top("top", "n", share=percent / 100, rounding=rounding).choose(numbers).groups)
+        for rounding in ("up", "down")
+    ]
+    assert kept == [-(-percent * n // 100), max(1, percent * n // 100)]
 
 
 def test_the_first_of_duplicates_and_the_novel_are_kept(tmp_path: Path) -> None:

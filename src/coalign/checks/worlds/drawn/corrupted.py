@@ -73,7 +73,7 @@ def captioned(scene: Scene, origin: str, others: Sequence[Scene], rng: np.random
         said = [*caption(scene, frames=("{}",), size=0, place=0).split(), *junk]
         return Captioned(" ".join(rng.permutation(said).tolist()), origin, 2 * len(scene), 0, len(junk))
     if origin == "other picture":
-        other = others[rng.integers(len(others))]
+        other = others[int(rng.integers(len(others)))]
         right = agreeing(scene, other)
         return Captioned(caption(other, rng, size=1, place=1), origin, right, len(FACTS) * len(other) - right)
     raise ValueError(f"{origin!r} is no origin, expected one of {', '.join(ORIGINS)}")
