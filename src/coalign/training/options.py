@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from coalign.core.extras import is_installed, require
 from coalign.core.options import (
@@ -73,6 +73,30 @@ class TrainingOptions(OptionGroup):
     save_steps: CountOrZero = option(50, "write a checkpoint every so many steps; 0 writes none")
     report_to: list[Tracker] = option([], "also log to these trackers")
     seed: Seed = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert_trackers(self.report_to)
+
+
+@dataclass(kw_only=True)
+class ModuleTrainingOptions(OptionGroup):
+    """How to train a module that is no language model. Rate, passes, batches and seed are each system's own."""
+
+    __group__ = "Training"
+
+    max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
+    gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
+        "cosine", "learning-rate schedule"
+    )
+    max_grad_norm: Positive = option(1.0, "gradient clipping")
+    save_steps: CountOrZero = option(500, "write a checkpoint every so many steps; 0 writes none")
+    report_to: list[Tracker] = option([], "also log to these trackers")
+
+    gradient_checkpointing: ClassVar = False
+    eval_steps: ClassVar = None
+    logging_steps: ClassVar = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,23 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from coalign.core.options import (
-    Count,
-    CountOrZero,
-    Fraction,
-    NonNegative,
-    OptionGroup,
-    Positive,
-    Seed,
-    option,
-)
+from coalign.core.options import Count, Fraction, NonNegative, Positive, Seed, option
 from coalign.curation.image_text.annotations import RankedCaptions
 from coalign.training.losses.bradley_terry import Ties, ranking_losses
-from coalign.training.options import Tracker, assert_trackers
+from coalign.training.options import ModuleTrainingOptions
 from coalign.training.reward_models.task import RewardExample, RewardLossOptions, RewardTask
 
 if TYPE_CHECKING:
@@ -37,7 +28,7 @@ FEATURES_RATE, BACKBONE_RATE = 1e-3, 1e-5
 
 
 @dataclass(kw_only=True)
-class RewardTrainingOptions(OptionGroup):
+class RewardTrainingOptions(ModuleTrainingOptions):
     """How the reward learns from ranked captions."""
 
     __group__ = "Training"
@@ -52,27 +43,11 @@ class RewardTrainingOptions(OptionGroup):
         None, "peak learning rate; by default 1e-3 for a head on features, 1e-5 where BLIP learns too"
     )
     epochs: Positive = option(10.0, "passes over the annotated pictures")
-    max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
     batch_size: Count = option(32, "pictures, each with all its captions, in one forward pass")
-    gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
-        "cosine", "learning-rate schedule"
-    )
     warmup_ratio: Fraction = option(0.1, "share of the steps with rising learning rate")
     weight_decay: NonNegative = option(0.01, "AdamW weight decay")
-    max_grad_norm: Positive = option(1.0, "gradient clipping")
     eval_fraction: Fraction = option(0.1, "share of the annotated pictures held out")
-    save_steps: CountOrZero = option(500, "write a checkpoint every so many steps; 0 writes none")
-    report_to: list[Tracker] = option([], "also log to these trackers")
     seed: Seed = option(0, "seed of everything random")
-
-    gradient_checkpointing: ClassVar = False
-    eval_steps: ClassVar = None
-    logging_steps: ClassVar = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert_trackers(self.report_to)
 
 
 class RankedCaptionTask(RewardTask):

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from coalign.core.options import (
-    Count,
-    CountOrZero,
-    Fraction,
-    NonNegative,
-    OptionGroup,
-    Positive,
-    Seed,
-    option,
-)
+from coalign.core.options import Count, Fraction, NonNegative, Positive, Seed, option
 from coalign.training.objective import Losses
-from coalign.training.options import Tracker, assert_trackers
+from coalign.training.options import ModuleTrainingOptions
 from coalign.training.task import Batch, Task
 from coalign.vision.fine_grained.elements import element_mask, phrase_of, prompt_variances
 from coalign.vision.fine_grained.items import Item
@@ -35,7 +26,7 @@ DEFAULT_BASE = "Salesforce/blip2-itm-vit-g-coco"
 
 
 @dataclass(kw_only=True)
-class FineGrainedTraining(OptionGroup):
+class FineGrainedTraining(ModuleTrainingOptions):
     """How the scorer learns."""
 
     __group__ = "Training"
@@ -59,31 +50,15 @@ class FineGrainedTraining(OptionGroup):
         None, "peak learning rate; by default 1e-5 for BLIP-2 (official code), 3e-4 for joint layers"
     )
     epochs: Positive = option(5.0, "passes over the items", source="official code")
-    max_steps: Count | None = option(None, "stop after this many optimizer steps, whatever `epochs` says")
     batch_size: Count = option(14, "items in one forward pass", source="official code")
-    gradient_accumulation: Count = option(1, "forward passes in one optimizer step")
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
-        "cosine", "learning-rate schedule", source="official code"
-    )
     warmup_ratio: Fraction = option(
         0.01, "share of the steps with rising learning rate; the official code has 100 steps"
     )
     weight_decay: NonNegative = option(0.05, "AdamW weight decay", source="official code")
-    max_grad_norm: Positive = option(1.0, "gradient clipping")
     eval_fraction: Fraction = option(
         0.1, "share of the prompts, with all their pictures, held out of the training items"
     )
-    save_steps: CountOrZero = option(500, "write a checkpoint every so many steps; 0 writes none")
-    report_to: list[Tracker] = option([], "also log to these trackers")
     seed: Seed = option(42, "seed of everything random", source="official code")
-
-    gradient_checkpointing: ClassVar = False
-    eval_steps: ClassVar = None
-    logging_steps: ClassVar = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert_trackers(self.report_to)
 
 
 @dataclass(frozen=True)
