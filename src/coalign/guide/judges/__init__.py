@@ -1,0 +1,1 @@
+"""Judges under examination: what their verdicts depend on, and what people say of the same pairs."""
