@@ -342,6 +342,11 @@ SMALL: dict[str, Small] = {
     "portia": Small(
         {**JUDGE, "data": "judged.jsonl"}, {"judged.jsonl": rows.judged_pairs(), "short.j2": _text(TEMPLATE)}
     ),
+    "aligning-llms-survey": Small(
+        {**JUDGE, "data": "probed.jsonl", "own": "me", "sheet": 4, "answers": "filled.csv"},
+        {"probed.jsonl": [{**row, "model_a": "me", "model_b": "you"} for row in rows.judged_pairs()],
+         "short.j2": _text(TEMPLATE), "filled.csv": _text("id,verdict\nq0,left\nq1,\n")},
+    ),
     "dpa-rag": Small(
         {**FIT, "model": "models/varied", "device": "cpu", "data": "read.jsonl", "reranker": "models/encoder", "tried": 2, "top_k": 2, "max_new_tokens": 12, "epochs": 1.0,
          "augmenter": "self", "rewrites": ["sparql"], "reranker_epochs": 1.0, "reranker_max_length": 60, "max_length": 400, "save_steps": 1,

@@ -80,6 +80,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "ranking": "pro", "margin": 0.1}, "margin has no effect"),
         ({"prompts": "x", "min_agreement": 1}, "at least 2"),
     ],
+    "aligning-llms-survey": [
+        ({"data": "x", "author_columns": ["a", "b"]}, "author_columns has no effect without own"),
+        ({"data": "x", "own": "y", "author_columns": ["a"]}, "expected two"),
+        ({"data": "x", "answers": "y"}, "answers has no effect without sheet"),
+        ({"data": "x", "judge": "reward"}, "nothing to probe"),
+    ],
     "tsr-alignment": [
         ({"data": "x", "kinds": ["top"]}, "kinds has no effect without predictions"),
         ({"data": "x", "correct_predictions": True}, "correct_predictions has no effect without predictions"),
