@@ -96,7 +96,8 @@ def test_own_answers_are_compared_with_what_people_say() -> None:
     given = items(*[("mine", "other"), ("other", "mine")] * 10, a=["me", "x"] * 10, b=["x", "me"] * 10)
     verdicts = judged(given, lambda first, second: "first" if first == "mine" else "second")
     authors = lambda item: (item.extra["a"], item.extra["b"])  # noqa: E731
-    labels: list[tuple[Choice, ...]] = [*[("tie",)] * 16, *[()] * 4]
+    tie: tuple[Choice, ...] = ("tie",)
+    labels = [tie] * 16 + [tie[:0]] * 4
     found = author_probe(given, verdicts, labels, authors, "me")
     assert (found["pairs"], found["own"]["mean"], found["labelled"], found["people"]) == (20, 1.0, 16, 0.5)
     assert found["above_people"]["mean"] == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def write_probe_report(
             "Without people's verdicts a share for the judge's own answers may be deserved.",
         ],
         then=[
-            doc.Command(command=f"coalign run portia --data {found.source}", purpose="judge in aligned parts, where verdicts turn with the order")
+            doc.Command(command=f"coalign run portia --data {shlex.quote(found.source)}", purpose="judge in aligned parts, where verdicts turn with the order")
         ],
         figures={one.label: one.value for one in figures},
     )  # fmt: skip
