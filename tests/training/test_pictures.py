@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import transformers as hf
@@ -171,6 +172,34 @@ def test_every_way_to_say_where_a_picture_is(folder: Path, row: dict[str, Any]) 
     write_records(folder / "b.jsonl", [record], form="conversational")
     again = read_records(folder / "b.jsonl", text_alone=False).records[0]
     assert (again.prompt, again.pictures[0].open().size) == (record.prompt, SIZES[0])
+
+
+def test_parquet_and_saved_data_sets_with_lists_of_pictures(folder: Path) -> None:
+    data = [(folder / f"{number}.png").read_bytes() for number in range(2)]
+    content = [{"index": 0, "type": "image", "text": None}, {"index": None, "type": "text", "text": "What is shown?"}]
+    said = [{"role": "user", "content": content}, {"role": "assistant", "content": [{**content[1], "text": "the sky"}]}]
+    row = {"images": [[{"bytes": one, "path": None}] for one in data], "messages": [said, said]}
+    features = {"images": datasets.List(datasets.Image())}
+    made = datasets.Dataset.from_dict(row).cast_column("images", features["images"])
+    made.to_parquet(str(folder / "a.parquet"))
+    made.save_to_disk(str(folder / "saved"))
+    for name in ("a.parquet", "saved"):
+        records = read_records(folder / name, text_alone=False).records
+        assert [one.prompt[0]["content"] for one in records] == [f"{MARK}What is shown?"] * 2
+        assert [one.pictures[0].open().size for one in records] == list(SIZES[:2])
+
+
+def test_whole_conversations_share_their_pictures(folder: Path) -> None:
+    def said(picture: str, reply: str) -> list[dict[str, Any]]:
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": "What is shown?"}]
+        return [{"role": "user", "content": content}, {"role": "assistant", "content": reply}]
+
+    same = {"chosen": said("0.png", "the sky"), "rejected": said("0.png", "no")}
+    (record,) = read_records(write(folder / "a.jsonl", [same]), text_alone=False).records
+    assert (record.prompt[0]["content"], len(record.pictures)) == (f"{MARK}What is shown?", 1)
+    other = {**same, "rejected": said("1.png", "no")}
+    problems = scan_records(write(folder / "b.jsonl", [same, same, other])).problems
+    assert "rejected: other pictures than in chosen" in str(problems[0])
 
 
 @pytest.mark.parametrize(

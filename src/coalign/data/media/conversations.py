@@ -114,7 +114,11 @@ def with_pictures(record: R, taken: Taken, folder: Path | None) -> R:
     field = taken.column or next(iter(taken.parts), "images")
     if any(MARK in one for one in responses_of(record)):
         raise FieldError("a picture in a response", "pictures in the prompt alone", field)
-    parts = next((one for one in taken.parts.values() if one), [])
+    shown = {name: one for name, one in taken.parts.items() if one}
+    parts = next(iter(shown.values()), [])
+    other = next((name for name, one in shown.items() if one != parts), None)
+    if other is not None:
+        raise FieldError(f"other pictures than in {next(iter(shown))}", "the same prompt with the same pictures", other)
     if not parts:
         record = _placed(record, len(taken.given), field)
         parts = [None] * len(taken.given)
