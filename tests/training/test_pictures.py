@@ -176,8 +176,14 @@ def test_every_way_to_say_where_a_picture_is(folder: Path, row: dict[str, Any]) 
 
 def test_parquet_and_saved_data_sets_with_lists_of_pictures(folder: Path) -> None:
     data = [(folder / f"{number}.png").read_bytes() for number in range(2)]
-    content = [{"index": 0, "type": "image", "text": None}, {"index": None, "type": "text", "text": "What is shown?"}]
-    said = [{"role": "user", "content": content}, {"role": "assistant", "content": [{**content[1], "text": "the sky"}]}]
+    content = [
+        {"index": 0, "type": "image", "text": None},
+        {"index": None, "type": "text", "text": "What is shown?"},
+    ]
+    said = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{**content[1], "text": "the sky"}]},
+    ]
     row = {"images": [[{"bytes": one, "path": None}] for one in data], "messages": [said, said]}
     features = {"images": datasets.List(datasets.Image())}
     made = datasets.Dataset.from_dict(row).cast_column("images", features["images"])

@@ -118,7 +118,9 @@ def with_pictures(record: R, taken: Taken, folder: Path | None) -> R:
     parts = next(iter(shown.values()), [])
     other = next((name for name, one in shown.items() if one != parts), None)
     if other is not None:
-        raise FieldError(f"other pictures than in {next(iter(shown))}", "the same prompt with the same pictures", other)
+        raise FieldError(
+            f"other pictures than in {next(iter(shown))}", "the same prompt with the same pictures", other
+        )
     if not parts:
         record = _placed(record, len(taken.given), field)
         parts = [None] * len(taken.given)
