@@ -1,0 +1,1 @@
+"""Scenes of coloured squares, and models that draw them."""
