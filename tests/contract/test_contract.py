@@ -43,7 +43,7 @@ PUBLISHES = [entry.slug for entry in AVAILABLE if "fit" in entry.verbs and entry
 """The tiny run of `alignscore` scores; its own tests train."""
 WITH_CARD = {entry.slug for entry in AVAILABLE if entry.room in ("preference", "selfalign")} - {
     "dpo-insights"
-} | {"ict", "coprompt", "unipt"}
+} | {"coprompt", "ict", "spright", "unipt"}
 REWARD_MODELS = {"dmoerm", "more"}
 """What these fit gives rewards, not text."""
 NO_LANGUAGE_MODELS = {"recogniser", "encoder", "network", "generator", "vlm"}

@@ -35,3 +35,22 @@ def labelled_squares(n: int = 8) -> list[dict[str, Any]]:
         {"image": data_url(square_picture(COLOURS[i % 4], (i % 7, i // 2))), "label": COLOURS[i % 4]}
         for i in range(n)
     ]
+
+
+def told_squares(n: int = 5, *, spatial: bool = False) -> list[dict[str, Any]]:
+    """Rows with a picture and its caption, or with one that says where things are beside it."""
+    return [
+        {
+            "id": f"p{i}",
+            "image": data_url(square_picture(COLOURS[i % 4], (i, i))),
+            "caption": f"a {COLOURS[i % 4]} square left of a cup"
+            if spatial
+            else f"a {COLOURS[i % 4]} square and a cup",
+            **(
+                {"spatial_caption": f"a {COLOURS[i % 4]} square left of a cup . the cup is right of it"}
+                if spatial
+                else {}
+            ),
+        }
+        for i in range(n)
+    ]

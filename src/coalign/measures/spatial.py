@@ -92,9 +92,9 @@ def parse_spatial_prompt(text: str) -> SpatialPrompt | None:
     return SpatialPrompt(text, first, cast(Relation, found.lastgroup), second)
 
 
-def relation_words(text: str) -> set[Relation]:
-    """The relations that a caption names."""
-    return {one for one in RELATIONS for found in _PHRASE.finditer(text) if found.lastgroup == one}
+def relation_phrases(text: str) -> list[tuple[Relation, int, int]]:
+    """The phrases of a text that name a relation: which, from where to where."""
+    return [(cast(Relation, one.lastgroup), one.start(), one.end()) for one in _PHRASE.finditer(text)]
 
 
 def mirrored(text: str) -> str:

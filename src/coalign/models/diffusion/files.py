@@ -16,6 +16,7 @@ from coalign.models.devices import DtypeName, pick_device, pick_dtype
 from coalign.models.files.defaults import disk_errors
 from coalign.models.files.failures import explained, first_line
 from coalign.models.files.places import Location, locate
+from coalign.models.quiet import no_weight_bars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ def load_pipeline(
     diffusers = quiet_diffusers()
     place = locate(name, revision)
     target = pick_device(device)
-    with _failures(place, "pipeline", "of any kind"):
+    with _failures(place, "pipeline", "of any kind"), no_weight_bars():
         found = diffusers.DiffusionPipeline.from_pretrained(
             place.path,
             use_safetensors=True,
@@ -145,7 +146,7 @@ def save_pipeline(pipeline: Any, path: Path) -> Path:
         ModelError: the disk is full.
     """
     quiet_diffusers()
-    with atomic_path(path) as temporary, disk_errors(path):
+    with atomic_path(path) as temporary, disk_errors(path), no_weight_bars():
         temporary.mkdir()
         pipeline.save_pretrained(str(temporary), safe_serialization=True)
     return path

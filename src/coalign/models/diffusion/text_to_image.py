@@ -54,24 +54,28 @@ def text_to_image_of(pipeline: Any, name: str) -> TextToImage:
 def tokens_of(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
     """[B, L] token ids, padded and cut to the model's length, and which texts were cut."""
     most = tokenizer.model_max_length
-    found = tokenizer(list(texts), padding="max_length", max_length=most, truncation=True, return_tensors="pt")
+    found = tokenizer(
+        list(texts), padding="max_length", max_length=most, truncation=True, return_tensors="pt"
+    )
     lengths = [len(one) for one in tokenizer(list(texts), truncation=False).input_ids]
     return found.input_ids, [one > most for one in lengths]
 
 
-def latents_of(vae: Any, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def latents_of(vae: Any, pixels: Tensor, draw: Callable[[torch.Size], Tensor]) -> Tensor:
     """[B, C, h, w] latents: drawn from the distribution of the autoencoder, shifted and scaled as its configuration says.
 
     Args:
         vae: None for a model of pixels, which are then returned as they are.
         pixels: [B, 3, H, W] in [-1, 1].
+        draw: standard normal numbers of a shape.
     """
     if vae is None:
         return pixels
     with torch.no_grad():
-        found = vae.encode(pixels.to(vae.dtype)).latent_dist.sample(generator)
+        found = vae.encode(pixels.to(vae.dtype)).latent_dist
+        sample = found.mean + found.std * draw(found.mean.shape).to(found.mean)
     shift = vae.config.get("shift_factor") or 0.0
-    return (found - shift) * vae.config.scaling_factor
+    return (sample - shift) * vae.config.scaling_factor
 
 
 def sample_latents(

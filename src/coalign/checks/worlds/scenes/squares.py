@@ -65,7 +65,9 @@ def draw_scene(draw: random.Random) -> Scene:
     """Two squares that do not touch and stand clearly in one of the four relations."""
     while True:
         first, second = draw.sample(list(COLOURS), 2)
-        (x, y), (u, v) = ((draw.randrange(SIDE - SQUARE + 1), draw.randrange(SIDE - SQUARE + 1)) for _ in "ab")
+        (x, y), (u, v) = (
+            (draw.randrange(SIDE - SQUARE + 1), draw.randrange(SIDE - SQUARE + 1)) for _ in "ab"
+        )
         scene = Scene(first, second, (x, y), (u, v))
         if max(abs(x - u), abs(y - v)) > SQUARE and scene.relation() is not None:
             return scene
@@ -190,7 +192,9 @@ def train(
         scenes = [draw_scene(draw) for _ in range(batch_size)]
         told = [caption(one, draw) for one in scenes]
         pixels = torch.stack([one.pixels() for one in scenes])
-        pixels = torch.stack([one.flip(-1) if flipped else one for one, (_, flipped) in zip(pixels, told, strict=True)])
+        pixels = torch.stack(
+            [one.flip(-1) if flipped else one for one, (_, flipped) in zip(pixels, told, strict=True)]
+        )
         data = nn.functional.pixel_unshuffle(pixels, PATCH)
         noise = torch.randn(data.shape, generator=generator)
         times = torch.randint(STEPS, (batch_size,), generator=generator)
@@ -212,9 +216,8 @@ def captions(share: float, *, flip: bool = False) -> Caption:
     """
 
     def caption(scene: Scene, draw: random.Random) -> tuple[str, bool]:
-        spatial = draw.random() < share
-        text = spatial_caption(scene) if spatial else general_caption(scene, draw)
-        return text, flip and draw.random() < 0.5
+        chance, side, general = draw.random(), draw.random(), general_caption(scene, draw)
+        return (spatial_caption(scene) if chance < share else general), flip and side < 0.5
 
     return caption
 
@@ -242,7 +245,9 @@ def pictures(model: TextToImage, asked: Sequence[SpatialPrompt], seed: int, batc
         with torch.no_grad():
             states = model.states(ids[first : first + batch_size])
         found = sample_latents(
-            lambda noisy, steps, states=states: model.unet(noisy, steps, encoder_hidden_states=states, return_dict=False)[0],
+            lambda noisy, steps, states=states: model.unet(
+                noisy, steps, encoder_hidden_states=states, return_dict=False
+            )[0],
             sampling_scheduler(noise_schedule(), "ddim"),
             noise[first : first + batch_size],
             SAMPLING_STEPS,
@@ -269,11 +274,13 @@ def detected(picture: Tensor) -> list[Detection]:
 
 def measured(model: TextToImage, asked: Sequence[SpatialPrompt], seed: int) -> dict[str, float]:
     """VISOR of the model's pictures, also of the two axes alone."""
-    groups: dict[str, list[list[tuple[bool, bool, bool]]]] = {"": [], ", left and right": [], ", above and below": []}
+    groups: dict[str, list[list[tuple[bool, bool, bool]]]] = {
+        "": [],
+        ", left and right": [],
+        ", above and below": [],
+    }
     for prompt, drawn in zip(asked, pictures(model, asked, seed), strict=True):
-        outcomes = [
-            spatial_outcome(prompt, detected(one), width=SIDE, height=SIDE) for one in drawn
-        ]
+        outcomes = [spatial_outcome(prompt, detected(one), width=SIDE, height=SIDE) for one in drawn]
         row = [(one.first is not None, one.second is not None, one.correct) for one in outcomes]
         groups[""].append(row)
         sideways = prompt.relation in ("left", "right")
@@ -283,4 +290,8 @@ def measured(model: TextToImage, asked: Sequence[SpatialPrompt], seed: int) -> d
         found = visor(rows)
         figures |= {f"{kind}{name}": 100 * (found[kind] or 0.0) for kind in ("OA", "VISOR_cond")}
     whole = visor(groups[""])
-    return {**figures, "VISOR_uncond": 100 * (whole["VISOR_uncond"] or 0.0), "both": float(whole["both"] or 0)}
+    return {
+        **figures,
+        "VISOR_uncond": 100 * (whole["VISOR_uncond"] or 0.0),
+        "both": float(whole["both"] or 0),
+    }
