@@ -8,7 +8,30 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-WORDS = ["a", "red", "green", "blue", "yellow", "square", "and", "left", "right", "above", "below", "of", "to", "the", "cat", "cup", "on", "top", "not", "is", ".", "next"]
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "square",
+    "and",
+    "left",
+    "right",
+    "above",
+    "below",
+    "of",
+    "to",
+    "the",
+    "cat",
+    "cup",
+    "on",
+    "top",
+    "not",
+    "is",
+    ".",
+    "next",
+]
 
 
 def word_tokenizer(length: int = 16) -> Any:
@@ -63,6 +86,7 @@ def tiny_pipeline(prediction: str = "epsilon", seed: int = 0) -> Any:
                 bos_token_id=1,
                 eos_token_id=2,
                 pad_token_id=2,
+            )
         )
     scheduler = DDIMScheduler(
         prediction_type=prediction, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,

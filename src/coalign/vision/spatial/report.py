@@ -64,7 +64,7 @@ def write_spatial_report(config: SpatialOptions, run: Run, round: Round) -> None
             *(curves(CHARTS, {"training": round.read("history")}) if trained else []),
         ],
         rounds=timings([round], STAGES),
-        limitations=_limitations(before, trained),
+        limitations=_limitations(before, _trained_on_too(round, before) if trained else None),
         then=_commands(config, run, prepared, trained),
         trained_on=_trained_on(config, round) if trained else None,
         summary=f"A copy of {config.model} that was fine-tuned on general and spatial captions.",
@@ -259,17 +259,37 @@ def _captions(config: SpatialOptions, round: Round) -> list[AnySection]:
     ]
 
 
-def _limitations(before: Sequence[Row], trained: bool) -> list[str]:
+def _limitations(before: Sequence[Row], seen: int | None) -> list[str]:
+    """What the figures do not say.
+
+    Args:
+        seen: descriptions that are captions of the training as well; None without a training.
+    """
     found = []
     if before:
         found.append(
             "A picture counts as the detector sees it: what it misses or confuses is counted against the model."
         )
-    if trained:
+    if before and seen:
         found.append(
-            "Descriptions that are measured must not be among the captions that were trained on; this is not checked."
+            f"{seen} of {len(before)} descriptions that are measured are captions that were trained on, word for word."
         )
     return found
+
+
+def _trained_on_too(round: Round, before: Sequence[Row]) -> int:
+    """How many of the descriptions are captions of the training, case and white space aside."""
+    captions = {
+        _plain(row[name])
+        for row in captions_of(round)
+        for name in ("caption", "spatial_caption")
+        if row[name]
+    }
+    return sum(_plain(row["text"]) in captions for row in before)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
 
 
 def _trained_on(config: SpatialOptions, round: Round) -> str:

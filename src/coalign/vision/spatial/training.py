@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from coalign.core.runs import Run
 from coalign.models.devices import autocast_format
-from coalign.models.diffusion.losses import diffusion_losses, noised, prediction_of
+from coalign.models.diffusion.losses import Prediction, diffusion_losses, noised, prediction_of
 from coalign.models.diffusion.pixels import to_tensor
 from coalign.models.diffusion.text_to_image import latents_of, text_to_image_of, tokens_of
 from coalign.models.modules import unwrap
@@ -95,7 +95,7 @@ class MixedCaptionTask(Task):
 
     def __init__(self, pipeline: Any, options: MixedTrainingOptions) -> None:
         self.tokenizer, self.vae = pipeline.tokenizer, getattr(pipeline, "vae", None)
-        self.prediction = prediction_of(pipeline.scheduler)
+        self.prediction: Prediction = prediction_of(pipeline.scheduler)
         self.products = pipeline.scheduler.alphas_cumprod.float()
         self.options = options
         self.average = WeightAverage(pipeline.unet, options.ema) if options.ema else None

@@ -1,1 +1,0 @@
-"""Scenes of coloured squares, and models that draw them."""
