@@ -10,6 +10,7 @@ import pytest
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.core.system import load_system
+from tests.contract import generated
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -401,25 +402,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "share": 2}, "at most 1"),
         ({"data": "x", "label_smoothing": 0.5}, "below 0.5"),
     ],
-    "ict": [
-        ({"data": "x", "sigma_max": 0.001}, "not above sigma_min"),
-        ({"data": "x", "last_levels": 5}, "below first_levels"),
-        ({"data": "x", "teacher_ema": 1.0}, "would stay the network"),
-        ({"data": "x", "teacher_schedule": "constant"}, "teacher_schedule has no effect without teacher_ema"),
-        ({"data": "x", "noise": "uniform", "noise_mean": 0.0}, "noise_mean has no effect"),
-        ({"data": "x", "noise_mean": 900.0}, "outside of the levels"),
-        ({"data": "x", "distance": "squared", "huber_constant": 0.1}, "huber_constant has no effect"),
-        ({"data": "x", "distance": "lpips"}, "'lpips' is unknown"),
-        ({"data": "x", "curriculum": "constant", "first_levels": 3}, "first_levels has no effect"),
-        ({"data": "x", "steps_at": [0.5, 0.8]}, "not in descending order"),
-        ({"data": "x", "steps_at": [90.0]}, "not between sigma_min"),
-        ({"data": "x", "model": "unet.json", "width": 64}, "width has no effect"),
-        ({"data": "x", "model": "unet.json", "revision": "main"}, "revision has no effect"),
-        ({"data": "x", "attention": [3]}, "names resolution 3"),
-        ({"data": "x", "eval_steps": 3}, "eval_steps has no effect without eval_fraction"),
-        ({"data": "x", "ema": 1.0}, "ema is 1"),
-        ({"data": "x", "samples": 1}, "at least 2"),
-    ],
     "lan-hdr": [
         ({"reconstruct": "x"}, "network is required"),
         ({"reconstruct": "x", "network": "y", "crop": 64}, "crop has no effect without data"),
@@ -441,30 +423,11 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({**PAINTED, "min_gain": 0.1}, "min_gain has no effect with rounds: 1"),
         ({**PAINTED, "selection": "none", "orders": "given"}, "orders has no effect with selection: none"),
         ({"data": "x", "references": "y"}, "generator: is required"),
-    "spright": [
-        ({}, "nothing to do"),
-        ({"data": "x"}, "model is needed to fine-tune"),
-        ({"data": "x", "tune": False, "spatial_share": 0.3}, "spatial_share has no effect without tune"),
-        ({"data": "x", "tune": False, "model": "y"}, "model has no effect with --no-tune"),
-        ({"data": "x", "tune": False, "caption_tokens": 9}, "caption_tokens has no effect without captioner"),
-        ({"data": "x", "tune": False, "captioner_endpoint": "ftp://h"}, "expected an address"),
-        ({"tune": False, "captioner": "x", "pictures": "y", "detector": "z"}, "captioner has no effect without data"),
-        ({"tune": False, "pictures": "x"}, "detector is needed"),
-        ({"tune": False, "pictures": "x", "detector": "y", "detections": "z"}, "exclude each other"),
-        ({"tune": False, "pictures": "x", "prompts": "y", "detector": "z"}, "exclude each other"),
-        ({"tune": False, "pictures": "x", "detector": "y", "guidance": 3.0}, "guidance has no effect without prompts"),
-        ({"tune": False, "prompts": "x", "detector": "y"}, "model is needed to make pictures"),
-        ({"prompts": "x", "detector": "y", "model": "z"}, "say --no-tune"),
-        ({"data": "x", "model": "y", "pictures": "z", "detector": "d"}, "say --no-tune"),
-        ({"data": "x", "model": "y", "more_objects_than": 3}, "detector is needed to count"),
-        ({"data": "x", "model": "y", "most_pictures": 3}, "most_pictures has no effect without more_objects_than"),
-        ({"data": "x", "model": "y", "detector": "z"}, "detector has no effect"),
-        ({"data": "x", "model": "y", "train_text_encoder": False, "text_learning_rate": 1e-3}, "text_learning_rate has no effect"),
-        ({"data": "x", "model": "y", "ema": 1.0}, "ema is 1"),
     ],
     "pro": [
         ({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect"),
     ],
+    **generated.REFUSED,
 }  # fmt: skip
 """System, or `judge`, to what its configuration is built of and to words of the message."""
 
