@@ -86,7 +86,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "samples": 1}, "at least 2"),
     ],
     "spright": [
-        ({}, "nothing to do"),
         ({"data": "x"}, "model is needed to fine-tune"),
         ({"data": "x", "tune": False, "spatial_share": 0.3}, "spatial_share has no effect without tune"),
         ({"data": "x", "tune": False, "model": "y"}, "model has no effect with --no-tune"),

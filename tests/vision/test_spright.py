@@ -128,6 +128,11 @@ def test_pictures_with_few_objects_are_left_out(models: Path, tmp_path: Path) ->
         run_with(tmp_path / "none", {**options, "more_objects_than": 99}, told_squares(5, spatial=True))
 
 
+def test_a_run_without_anything_to_do_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to do"):
+        run_with(tmp_path, {})
+
+
 def test_without_any_spatial_caption_the_mix_is_refused(models: Path, tmp_path: Path) -> None:
     options = {"model": str(models / "pipeline"), **TRAINED}
     with pytest.raises(ConfigError, match="no picture has a spatial caption"):

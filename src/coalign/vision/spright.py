@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coalign.core.errors import ConfigError
 from coalign.core.runs import Run
 from coalign.loops.rounds import run_rounds
 from coalign.vision.spatial.options import SpatialOptions
@@ -40,6 +41,11 @@ def run(config: Config, run: Run) -> None:
         DataError, MediaError: pictures, descriptions or detections that cannot be used.
         ConfigError, ModelError: a model that cannot be loaded, or not for this.
     """
+    if not (config.data or config.measures):
+        raise ConfigError(
+            "There is nothing to do: neither --data (pictures to caption or to learn from) nor --prompts, --objects or "
+            "--pictures (what to measure) is given."
+        )
     from coalign.vision.spatial import stages
     from coalign.vision.spatial.report import write_spatial_report
 

@@ -264,13 +264,11 @@ class SpatialOptions(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.data or self.measures):
-            raise ValueError("there is nothing to do: neither data nor prompts, objects or pictures is given")
         if self.captions_are_asked and not self.data:
             raise ValueError("captioner has no effect without data; leave it out")
         if self.tune and self.data and not self.model:
             raise ValueError("model is needed to fine-tune; --no-tune writes the captions alone")
-        if self.tune and not self.data:
+        if self.tune and self.measures and not self.data:
             raise ValueError("tune has no effect without data; say --no-tune")
         if (self.prompts or self.objects) and not self.model:
             raise ValueError("model is needed to make pictures of prompts")
