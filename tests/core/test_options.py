@@ -224,3 +224,17 @@ def test_text_that_cannot_be_written_is_refused(value):
 
     with pytest.raises(ConfigError, match=r"--data: .*\\ud.* is no valid text"):
         options.build(Config, {"data": value}, places={"data": "--data"})
+
+
+@dataclass(kw_only=True)
+class Numbered:
+    scale: Literal[1, 2, 4] = options.option(4, "one of several numbers")
+    several: list[Literal[1, 2]] = options.option([], "some of them")
+
+
+@pytest.mark.parametrize("text", ["2", " 2", 2])
+def test_a_number_of_a_choice_may_be_text(text: Any) -> None:
+    assert options.build(Numbered, {"scale": text}).scale == 2
+    with pytest.raises(ConfigError, match="scale: '3' is not usable, expected one of: 1, 2, 4"):
+        options.build(Numbered, {"scale": "3"})
+    assert options.build(Numbered, {"several": ["2", "1"]}).several == [2, 1]

@@ -350,9 +350,19 @@ def _convert(hint: Any, value: Any) -> Any:
     if isinstance(value, bool) and _strip_optional(hint) in (int, float):
         raise ValueError("true and false are not numbers")
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(hint).validate_python(_chosen(hint, value))
     except ValidationError as error:
         raise ValueError(str(error)) from error
+
+
+def _chosen(hint: Any, value: Any) -> Any:
+    """The choice of a `Literal` whose text is given, also within lists: of numbers a command line has the text."""
+    base = _strip_optional(hint)
+    if typing.get_origin(base) is Literal and isinstance(value, str):
+        return next((one for one in typing.get_args(base) if str(one) == value.strip()), value)
+    if typing.get_origin(base) is list and isinstance(value, list):
+        return [_chosen(typing.get_args(base)[0], one) for one in value]
+    return value
 
 
 def load_file(path: Path) -> dict[str, Any]:
