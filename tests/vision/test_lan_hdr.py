@@ -18,6 +18,7 @@ from coalign.vision.exposures.attention import luminance_attention, moved_patche
 from coalign.vision.exposures.measuring import distances
 from coalign.vision.exposures.network import HDRNetwork, NetworkShape, frame_inputs, new_network
 from coalign.vision.exposures.photometry import re_exposed, to_ldr, to_radiance, tone_mapped
+from coalign.vision.exposures.report import by_shot
 from coalign.vision.exposures.shots import Shot, read_shots
 from coalign.vision.exposures.stages import is_suspicious, split
 from coalign.vision.exposures.synthesis import (
@@ -274,6 +275,13 @@ def test_metrics_have_a_stated_range() -> None:
     assert distances(target, target)["ssim_mu"] == pytest.approx(1.0)
     assert distances(target, target)["psnr_mu"] == 100.0
     assert "ssim_l" not in distances(target[:5], target[:5])
+
+
+def test_intervals_are_over_shots() -> None:
+    rows = [{"id": "a", "psnr_mu": 1.0}, {"id": "b", "psnr_mu": None}, {"id": "a", "psnr_mu": 3.0}]
+    first, second = by_shot(rows)
+    assert (first["id"], first["psnr_mu"], first["ssim_l"]) == ("a", 2.0, None)
+    assert (second["id"], second["psnr_mu"]) == ("b", None)
 
 
 def test_shots_are_held_out_by_the_seed() -> None:

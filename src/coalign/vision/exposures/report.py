@@ -41,9 +41,9 @@ def write_report(
         frames: a row a reconstructed frame.
         suspicious: shots whose longer exposures look darker.
     """
-    known = [row for row in frames if row.get("psnr_mu") is not None]
+    known = by_shot([row for row in frames if row.get("psnr_mu") is not None])
     measured, what = (
-        (known, "reconstructed frames with a target") if known else (list(learnt), "held-out windows")
+        (known, "reconstructed shots with targets") if known else (list(learnt), "held-out windows")
     )
     rows = _rows(measured)
     parts = []
@@ -79,10 +79,27 @@ def write_report(
     )
 
 
+def by_shot(rows: Sequence[Row]) -> list[Row]:
+    """A row a shot with the means of its frames' metrics: frames of a shot are alike, so that intervals are over shots."""
+    shots: dict[str, list[Row]] = {}
+    for row in rows:
+        shots.setdefault(row["id"], []).append(row)
+    names = [f"{prefix}{name}" for prefix in ("", ALONE) for name in METRICS]
+    return [{"id": name, **{one: _mean_of(found, one) for one in names}} for name, found in shots.items()]
+
+
+def _mean_of(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) / len(values) if values else None
+
+
 def _tables(learnt: Sequence[Row], known: Sequence[Row]) -> Iterator[AnySection]:
     notes = {
         "Held-out shots": ("Windows made of shots that nothing was learnt from.", learnt),
-        "Reconstructed frames": ("Frames whose radiance is known; targets are cut off at 1.", known),
+        "Reconstructed shots": (
+            "Means over the frames of shots whose radiance is known; targets are cut off at 1.",
+            known,
+        ),
     }
     for title, (note, measured) in notes.items():
         rows = _rows(measured)
