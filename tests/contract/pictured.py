@@ -71,7 +71,7 @@ def shots(count: int, *, taken: bool = False) -> Callable[[Path], object]:
         rows = []
         for number in range(count):
             scene = np.random.default_rng([number, taken]).random((60, 70, 3)).repeat(2, 0).repeat(2, 1) ** 3
-            exposures = [1.0, 4.0] * 3
+            exposures = [1.0, 4.0] * (2 if taken else 3)
             row: dict[str, Any] = {"id": f"shot{number}", "frames": [], "targets": []}
             for place, exposure in enumerate(exposures):
                 radiance = scene[place : place + 40, 2 * place : 2 * place + 48]
@@ -93,7 +93,7 @@ PAINTED = {"data": "scenes.jsonl", "references": "theme", "generator": "paint.py
            "tile": 32}  # fmt: skip
 PAINTED_FILES = {"scenes.jsonl": scenes(2), "theme": pictures(12), "paint.py": text(PAINT)}
 RADIANCE = {"data": "moving.jsonl", "width": 4, "channels": 8, "blocks": 1, "merge_blocks": 1, "align_downscale": 1, "crop": 32,
-            "batch_size": 2, "learning_rate": 1e-3, "max_steps": 3, "save_steps": 1, "logging_steps": 1, "device": "cpu"}  # fmt: skip
+            "batch_size": 2, "learning_rate": 1e-3, "max_steps": 2, "save_steps": 1, "logging_steps": 1, "device": "cpu"}  # fmt: skip
 MOVING = {"moving.jsonl": shots(4), "taken.jsonl": shots(1, taken=True)}
 FEATURES = "def features(pictures):\n    return pictures[..., ::2, ::2] ** 2\n"
 
