@@ -27,7 +27,8 @@ from coalign.video.retrieval.training import Reader, clamp_scale
 
 TRAINED, TESTED = 2000, 500
 STEPS, BATCH, NEW_RATE, TEXT_RATE = 400, 64, 5e-4, 1e-4
-WORDS = 24
+WORDS = 16
+"""Tokens of a text: the longest caption has 15."""
 MEAN, GLOBAL, FULL = "mean frame", "global", "global and local"
 BY_BATCH = "global and local, consistency over the batch"
 LOCAL: dict[str, Any] = {"queries": 4, "decoder_layers": 2, "temporal_layers": 2, "feed_forward": 256}
