@@ -176,8 +176,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "model": "y", "frames": 4}, "frames has no effect with model"),
         ({"data": "x", "model": "y", "eval_data": "z"}, "eval_data has no effect with model, which is trained already"),
         ({"data": "x", "encoder": "y", "local_weight": 0, "queries": 4}, "queries has no effect with local_weight: 0"),
-        ({"data": "x", "encoder": "y", "qb_beta": 20}, "qb_beta has no effect without query_bank"),
-        ({"data": "x", "encoder": "y", "query_bank": "z", "qb_least": [3]}, "qb_least needs two numbers"),
+        ({"data": "x", "encoder": "y", "qb_beta": 20}, "qb_beta has no effect without bank_data"),
+        ({"data": "x", "encoder": "y", "bank_data": "z", "qb_least": [3]}, "qb_least needs two numbers"),
     ],
     "alignment-faking": [
         ({"labels": "tags"}, "labels: tags does not go with setting: animal-welfare"),

@@ -39,7 +39,7 @@ SMALL: dict[str, Tiny] = {
     ),
     "glscl": (
         {**RETRIEVER, "data": "drawn.jsonl", "encoder": "models/image-text", "eval_fraction": 0.34, "idl_both": True,
-         "mask_memory": True, "query_bank": "drawn.jsonl", "qb_least": [1, 1]},
+         "mask_memory": True, "bank_data": "drawn.jsonl", "qb_least": [1, 1]},
         {"drawn.jsonl": tiny.drawn_clips},
     ),
 }  # fmt: skip

@@ -126,6 +126,8 @@ def test_equal_scores_count_against_the_query() -> None:
     assert np.isnan(ranks[1])
     assert retrieval_figures(scores).recall[1] == 0.0
     assert best_columns(torch.ones(1, 3), 2) == [[0, 1]]
+    assert best_columns(torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0]]), 4) == [[1, 3, 2, 4]]
+    assert best_columns(torch.tensor([[1.0, 2.0]]), 5) == [[1, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +266,7 @@ def test_a_retriever_is_trained_indexed_and_searched(
             "data": str(data),
             "model": str(run.path),
             "device": "cpu",
-            "query_bank": str(data),
+            "bank_data": str(data),
             "qb_least": [1, 1],
         },
     )

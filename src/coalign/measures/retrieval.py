@@ -203,9 +203,12 @@ def positives_of(
     numbers = {one: place for place, one in enumerate(dict.fromkeys([*images, *text_images]))}
     rows = np.asarray([numbers[one] for one in images])
     columns = np.asarray([numbers[one] for one in text_images])
-    own = rows[:, None] == columns[None, :]
-    same = equal_texts(texts)
-    return own if same is None else (own.astype(np.float32) @ same.astype(np.float32)) > 0
+    groups = _numbered(texts)
+    has = np.zeros(
+        (len(numbers), int(groups.max(initial=-1)) + 1), dtype=bool
+    )  # of an image, any of equal texts
+    has[columns, groups] = True
+    return has[np.ix_(rows, groups)]
 
 
 def warn_of_equal_texts(texts: Sequence[str]) -> int:

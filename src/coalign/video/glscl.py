@@ -14,7 +14,7 @@ the clip (`coalign.measures.retrieval`), and a clip with several captions is fou
 Differences from the authors' code: AdamW with bias correction in place of BertAdam; the unused weighting head and second decoder
 are not allocated; frames of a clip are not repeated to fill up. As in the code: intra-diversity on the visual side (`--idl-both`),
 the consistency term sums over the batch (`--icl-normalise batch` takes the mean), padded words are seen by the queries
-(`--mask-memory`), QB-Norm is off (`--query-bank`).
+(`--mask-memory`), QB-Norm is off (`--bank-data`).
 """
 
 from __future__ import annotations
@@ -106,21 +106,21 @@ class Config(HeadOptions, ClipOptions, ClipTraining):
         None, "a trained retriever (run or folder): nothing is trained, and all clips are indexed"
     )
     eval_data: str | None = option(None, "clips to index and measure on; by default a share of the data")
-    query_bank: str | None = option(
+    bank_data: str | None = option(
         None,
         "records whose captions and clips are the bank of QB-Norm; the ranks with it stand beside the others",
         source="paper, starred rows",
         group="QB-Norm",
     )
     qb_beta: Positive = option(
-        70.0, "inverse temperature", source="official code", group="QB-Norm", only_with="query_bank"
+        70.0, "inverse temperature", source="official code", group="QB-Norm", only_with="bank_data"
     )
     qb_least: list[Count] = option(
         [3, 5],
         "queries of the bank that make a hub: by texts, by clips",
         source="official code",
         group="QB-Norm",
-        only_with="query_bank",
+        only_with="bank_data",
     )
 
     def __post_init__(self) -> None:

@@ -32,6 +32,12 @@ def query_bank_normalised(
 
 
 def best_columns(scores: Tensor, count: int) -> list[list[int]]:
-    """For each row the places of its `count` best columns, best first; of equal ones the first."""
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    return order[:, :count].tolist()
+    """For each row the places of its `count` best columns, best first; of equal ones the first. A row is in work at a time."""
+    count = min(count, scores.shape[1])
+    found = []
+    for row in scores:
+        least = row.topk(count).values[-1]
+        places = (row >= least).nonzero().flatten()
+        order = torch.sort(row[places], descending=True, stable=True).indices[:count]
+        found.append(places[order].tolist())
+    return found

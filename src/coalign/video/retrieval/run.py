@@ -42,7 +42,7 @@ class Material:
         self.config = config
         self.clips = read_clips(config.data)
         self.given = read_clips(config.eval_data) if config.eval_data else []
-        self.bank = read_clips(config.query_bank) if config.query_bank else []
+        self.bank = read_clips(config.bank_data) if config.bank_data else []
 
     @cached_property
     def split(self) -> tuple[list[CaptionedClip], list[CaptionedClip]]:
