@@ -22,7 +22,7 @@ from coalign.vision.coprompt import PRESETS, Config, run
 from coalign.vision.tuning.augment import NAMES, changed, rand_augment
 from coalign.vision.tuning.few_shot import base_and_novel, draw_shots, harmonic_mean
 from coalign.vision.tuning.prompted import PromptedEncoder, PromptSettings
-from coalign.vision.tuning.report import accuracies, spread
+from coalign.vision.tuning.report import accuracies, compared_pictures, spread
 from coalign.vision.tuning.training import ConsistentTuning, epoch_rate
 from tests.contract.paired import CLASSES, drawn_rows
 from tests.pairs.tiny import tiny_clip, tiny_siglip
@@ -200,6 +200,18 @@ def test_accuracy_is_per_set_and_spread_over_seeds() -> None:
     assert by_seed[0]["a"] == {"base": 0.5, "novel": 0.5, "harmonic mean": 0.5}
     mean, deviation = spread(by_seed)["a"]["base"]
     assert (mean, deviation) == (0.75, pytest.approx(np.std([0.5, 1.0], ddof=1)))
+
+
+def test_a_picture_that_several_seeds_measured_counts_once() -> None:
+    def rows(arm: str, right: dict[str, bool]) -> list[dict[str, object]]:
+        return [{"arm": arm, "set": "novel", "id": name, "correct": one} for name, one in right.items()]
+
+    seeds = [
+        [*rows("zero-shot", {"a": True, "b": False}), *rows("x", {"a": True, "b": True})],
+        [*rows("zero-shot", {"a": True, "b": False}), *rows("x", {"a": False, "b": True})],
+    ]
+    (found,) = compared_pictures(seeds, "x")
+    assert (found.n, found.before.value, found.after.value) == (2, 0.5, 0.75)
 
 
 def test_presets_give_what_is_not_said() -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
 from coalign.checks.worlds.drawn import figures
 from coalign.checks.worlds.drawn.small_clip import Recipe
@@ -217,6 +218,9 @@ def test_towers_are_saved_whole(folder: Path, tmp_path: Path, parts: int) -> Non
         made.word_logits(encoded["input_ids"], encoded["attention_mask"]),
         loaded.word_logits(encoded["input_ids"], encoded["attention_mask"]),
     )
+    (tmp_path / "saved/heads.safetensors").write_bytes(save({"image_projection.bias": torch.zeros(8)}))
+    with pytest.raises(ModelError, match="expected every head"):
+        TwoTowers.load(tmp_path / "saved")
     with pytest.raises(ModelError, match=r"holds no towers\.json"):
         TwoTowers.load(tmp_path)
 

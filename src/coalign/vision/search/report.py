@@ -118,7 +118,7 @@ def _retrieval(found: Mapping[str, Mapping[str, Any]]) -> list[TableSection]:
             note="Rank-k: a picture of the identity is among the first k. mAP counts all of its pictures.",
             columns=["towers", *names],
             rows=[[TRAINED[stage], *figures.values()] for stage, figures in found.items()],
-            units=units | {"queries": "integer", "gallery": "integer"},
+            units={**units, "queries": "integer", "gallery": "integer"},
         )
     ]
 

@@ -164,7 +164,7 @@ class TwoTowers(nn.Module):
         """From a folder, or a run folder (its `model/`).
 
         Raises:
-            ModelError: no towers are there.
+            ModelError: no towers are there, or a head is missing.
         """
         from safetensors.torch import load_file
         from transformers import AutoTokenizer
@@ -176,9 +176,12 @@ class TwoTowers(nn.Module):
             )
         said: Any = parse_json((folder / SETTINGS).read_text(encoding="utf-8"))
         settings = TowerSettings(**{name: said[name] for name in TowerSettings.__dataclass_fields__})
-        towers = [_tower(str(folder / one), "a tower") for one in ("image", "text")]
-        made = cls(*towers, AutoTokenizer.from_pretrained(folder / "text"), settings)
-        made.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        image, text = (_tower(str(folder / one), "a tower") for one in ("image", "text"))
+        made = cls(image, text, AutoTokenizer.from_pretrained(folder / "text"), settings)
+        heads = made.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        lacking = [one for one in heads.missing_keys if not one.startswith(("image_tower.", "text_tower."))]
+        if lacking:
+            raise ModelError(f"{folder / WEIGHTS} lacks {lacking[0]}, expected every head.")
         return made.eval()
 
 
@@ -191,9 +194,8 @@ def open_towers(image: str, text: str, settings: TowerSettings, *, seed: int) ->
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(text)
-    towers = [_tower(image, "an image encoder"), _tower(text, "a text encoder")]
-    vision = getattr(towers[0], "vision_model", towers[0])
-    words = getattr(towers[1], "text_model", towers[1])
+    towers = _tower(image, "an image encoder"), _tower(text, "a text encoder")
+    vision, words = getattr(towers[0], "vision_model", towers[0]), getattr(towers[1], "text_model", towers[1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TwoTowers(vision, words, tokenizer, settings)

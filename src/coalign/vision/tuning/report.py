@@ -62,7 +62,7 @@ def write_tuning_report(config: Any, run: Run, rounds: Sequence[Round], material
     rows = [[*one.read("baseline"), *one.read("evaluate")] for one in rounds]
     by_seed = [accuracies(one) for one in rows]
     over = spread(by_seed)
-    compared = _compared(rows, kept)
+    compared = compared_pictures(rows, kept)
     result = {
         "accuracy": {arm: {name: mean for name, (mean, _) in found.items()} for arm, found in over.items()},
         "deviation": {arm: {name: one for name, (_, one) in found.items()} for arm, found in over.items()},
@@ -88,7 +88,7 @@ def write_tuning_report(config: Any, run: Run, rounds: Sequence[Round], material
         sections=[
             Comparison(
                 title=f"Zero-shot against {kept}",
-                note="Accuracy over the pictures of all seeds; the intervals of a difference are paired by picture.",
+                note="Over pictures, of each its mean over the seeds; differences are paired by picture.",
                 rows=compared,
                 names=("Zero-shot", kept),
             ),
@@ -125,14 +125,26 @@ def write_tuning_report(config: Any, run: Run, rounds: Sequence[Round], material
     )
 
 
-def _compared(rows: Sequence[Rows], kept: str) -> list[ComparisonRow]:
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for found in rows:
-        for row in found:
-            values[row["set"]][row["arm"]].append(float(row["correct"]))
-    return [
-        paired(f"Accuracy, {name}", arms["zero-shot"], arms[kept], emphasis=name in ("base", "novel", "test"))
+def compared_pictures(rows: Sequence[Rows], kept: str) -> list[ComparisonRow]:
+    """A row a set: accuracy before and after, paired by picture. A picture that several seeds measured counts once, by its
+    mean over them: its pixels are the same ones.
+
+    Args:
+        rows: of each seed.
+        kept: the arm that is compared with `zero-shot`.
+    """
+    values: dict[str, dict[str, dict[str, list[bool]]]] = {}
+    for row in (row for found in rows for row in found):
+        if row["arm"] in (kept, "zero-shot"):
+            arms = values.setdefault(row["set"], {"zero-shot": {}, kept: {}})
+            arms[row["arm"]].setdefault(row["id"], []).append(row["correct"])
+    means = {
+        name: [[statistics.fmean(one) for one in arms[arm].values()] for arm in ("zero-shot", kept)]
         for name, arms in values.items()
+    }
+    return [
+        paired(f"Accuracy, {name}", before, after, emphasis=name in ("base", "novel", "test"))
+        for name, (before, after) in means.items()
     ]
 
 
