@@ -51,7 +51,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": ["x"]}, "nothing says what scores"),
         ({"data": ["x"], "model": "m", "vqa": "v"}, "model and vqa says what scores"),
         ({"data": ["x"], "model": "m", "epochs": 2}, "epochs has no effect without train"),
-        ({"data": ["x"], "model": "m", "base": "b"}, "base has no effect without train"),
+        ({"data": ["x"], "model": "m", "base": "b"}, "base has no effect without train or released weights"),
         ({"data": ["x"], "model": "m", "question": "q"}, "question has no effect without vqa or endpoint"),
         ({"data": ["x"], "metric": "m", "revision": "r"}, "revision has no effect with metric"),
         ({"data": ["x"], "vqa": "v", "positive": "Is it?"}, "has no {question}"),

@@ -277,3 +277,58 @@ def test_pictures_are_found_beside_the_file_and_as_hub_features(tmp_path: Path) 
             item(0, img_path=None, image=base64.b64encode(stream.getvalue()).decode())]  # fmt: skip
     found = read_items([str(write_rows(tmp_path / "items.jsonl", rows))]).items
     assert len({one.image.open().tobytes() for one in found}) == 1
+
+
+def released_name(ours: str) -> str:
+    """As the authors' fork of LAVIS names a weight of ours."""
+    name = ours.replace("attention.attention.", "attention.self.")
+    for mine, theirs in (
+        ("match.", "itm_head."), ("mark.", "mask_proj.layers."), ("body.model.query_tokens", "query_tokens"),
+        ("body.model.vision_model.post_layernorm.", "ln_vision."),
+        ("body.model.qformer.layernorm.", "Qformer.bert.embeddings.LayerNorm."),
+        ("body.model.embeddings.", "Qformer.bert.embeddings."), ("body.model.qformer.encoder.", "Qformer.bert.encoder."),
+    ):  # fmt: skip
+        if name.startswith(mine):
+            return theirs + name.removeprefix(mine)
+    raise AssertionError(ours)
+
+
+def test_released_weights_are_read_by_their_names(blip2: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    scorer, _, about = new_scorer(str(blip2), None, "cpu")
+    scorer.body.freeze()
+    learnt = {name: one for name, one in scorer.named_parameters() if one.requires_grad}
+    with torch.no_grad():
+        for one in learnt.values():
+            one.add_(0.1 * torch.randn_like(one))
+    save_scorer(tmp_path / "scorer", scorer, about)
+    unused = {
+        "temp": torch.ones(()),
+        "vision_proj.weight": torch.ones(2, 2),
+        "Qformer.bert.embeddings.position_ids": torch.arange(3),
+    }
+    torch.save(
+        {"model": {released_name(name): one.detach() for name, one in learnt.items()} | unused, "epoch": 4},
+        tmp_path / "fga.pth",
+    )
+    data = str(items_file(tmp_path, 3))
+    rows = [
+        [json.loads(line) for line in (run.artefacts / "scores.jsonl").read_text().splitlines()]
+        for run in (
+            run_of(tmp_path / "ours", model=str(tmp_path / "scorer"), data=[data]),
+            run_of(tmp_path / "theirs", model=str(tmp_path / "fga.pth"), base=str(blip2), data=[data]),
+        )
+    ]
+    assert rows[0] == rows[1]
+    torch.save({"model": {"itm_head.weight": torch.ones(2, 16)}}, tmp_path / "half.pth")
+    with pytest.raises(ModelError, match=r"no weights of body\.model\.qformer"):
+        run_of(tmp_path / "half", model=str(tmp_path / "half.pth"), base=str(blip2), data=[data])
+    (tmp_path / "no.pth").write_bytes(b"x")
+    with pytest.raises(ModelError, match="cannot be read as released weights"):
+        run_of(tmp_path / "none", model=str(tmp_path / "no.pth"), base=str(blip2), data=[data])
+
+
+def test_captions_are_read_as_blip2_learnt_them() -> None:
+    from coalign.vision.fine_grained.reading import plain_caption
+
+    assert plain_caption('A red (big) circle: "two"  rings!') == "a red big circle two rings"

@@ -4,7 +4,7 @@ EvalMuse-40K: A Reliable and Fine-Grained Benchmark with Comprehensive Human Ann
 Evaluation (arXiv 2412.18150).
 
     coalign run evalmuse --train train.json --base Salesforce/blip2-itm-vit-g-coco --data test.json
-    coalign run evalmuse --model runs/evalmuse-20260101-1 --data pictures.jsonl
+    coalign run evalmuse --model fga_blip2.pth --data pictures.jsonl
     coalign run evalmuse --vqa Qwen/Qwen2-VL-7B-Instruct --data pictures.jsonl
     coalign run evalmuse --metric my_score --data scored.jsonl
 
@@ -34,6 +34,7 @@ from coalign.core.options import Count, Fraction, option, options_of
 from coalign.core.runs import Run, is_main_process
 from coalign.models.backends.options import BackendOptions
 from coalign.vision.fine_grained.questions import NEGATIVE, POSITIVE, QUESTION
+from coalign.vision.fine_grained.released import is_released
 from coalign.vision.fine_grained.training import DEFAULT_BASE, FineGrainedTraining
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ class Config(FineGrainedTraining, BackendOptions):
     train: list[str] = option([], "items with people's scores to learn from", split=False)
     base: str | None = option(
         None,
-        f"what is trained: BLIP-2 or a dual encoder by hub id or folder; by default {DEFAULT_BASE}",
-        only_with="train",
+        f"what is trained, or what released weights stand on: BLIP-2 or a dual encoder by hub id or folder; by default {DEFAULT_BASE}",
     )
-    model: str | None = option(None, "a scorer that was trained before: a run or its folder `model`")
+    model: str | None = option(
+        None, "a scorer that was trained before: a run, its folder `model`, or the released fga_blip2.pth"
+    )
     vqa: str | None = option(None, "PN-VQA with this image-text-to-text model; or give endpoint")
     clip_score: str | None = option(None, "CLIPScore with this dual encoder, as a baseline")
     metric: str | None = option(None, "a column of the items that holds a metric's score: benchmark that")
@@ -95,13 +97,16 @@ class Config(FineGrainedTraining, BackendOptions):
             )
         if self.backend == "vllm":
             raise ValueError("backend: vllm is not used here: serve the model and give endpoint")
+        released = self.model is not None and is_released(self.model)
+        if not (self.train or released):
+            self.refuse(["base"], "without train or released weights")
         if not self.train:
             self.refuse({one.name for one in options_of(FineGrainedTraining)}, "without train")
         if not self.data:
             self.refuse(("threshold", "examples", "score_batch"), "without data")
         if not (self.vqa or self.endpoint):
             self.refuse(_ASKED, "without vqa or endpoint")
-        if self.metric or self.model or self.endpoint:
+        if self.metric or (self.model and not released) or self.endpoint:
             self.refuse(("revision",), f"with {given[0]}")
         for name, form, wanted in (
             ("positive", self.positive, "question"),
@@ -168,6 +173,9 @@ def open_metric(config: Config, run: Run) -> Metric:
         answers = EndpointYesNo(config)
     elif config.vqa is not None:
         answers = loading.open_yes_no(config.vqa, config.revision, config.device, config.score_batch)
+    elif config.model is not None and is_released(config.model):
+        path = Path(config.model).expanduser()
+        return loading.open_released(path, config.base or DEFAULT_BASE, config.revision, config.device)
     else:
         return loading.open_scorer(
             run.model if config.train else scorer_folder(str(config.model)), config.device

@@ -18,7 +18,8 @@ from coalign.models.options import ModelOptions
 from coalign.pairs.encoders import ImageTextEncoder
 from coalign.vision.fine_grained.model import FineGrainedScorer, JointLayers, QFormerBody
 from coalign.vision.fine_grained.questions import TransformersYesNo
-from coalign.vision.fine_grained.reading import TokenReader
+from coalign.vision.fine_grained.reading import TokenReader, plain_caption
+from coalign.vision.fine_grained.released import read_released
 from coalign.vision.fine_grained.scoring import CosineMetric, FineGrainedMetric
 
 if TYPE_CHECKING:
@@ -97,6 +98,25 @@ def open_scorer(folder: Path, device: str) -> FineGrainedMetric:
     return FineGrainedMetric(scorer.eval(), reader)
 
 
+def open_released(path: Path, base: str, revision: str | None, device: str) -> FineGrainedMetric:
+    """The released FGA-BLIP2 on its base.
+
+    Raises:
+        ModelError: see `read_released`; weights of another shape than the base's.
+    """
+    weights = read_released(path)
+    scorer, reader, about = new_scorer(base, revision, device)
+    if about["body"] != "q-former":
+        raise ModelError(f"{path}: stands on BLIP-2, not on {base}.")
+    try:
+        _, unknown = scorer.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: does not fit {base} ({str(error).splitlines()[-1].strip()}).") from error
+    if unknown:
+        raise ModelError(f"{path}: {unknown[0]} is no weight of a scorer on {base}.")
+    return FineGrainedMetric(scorer.eval(), reader)
+
+
 def open_cosine(name: str, revision: str | None, device: str) -> CosineMetric:
     """CLIPScore with a dual encoder; errors are those of `ImageTextEncoder.load`."""
     return CosineMetric(ImageTextEncoder.load(name, revision=revision, device=device))
@@ -144,5 +164,9 @@ def _on_blip2(base: str, revision: str | None, device: torch.device) -> tuple[Fi
         return found.to(device)
 
     return scorer, TokenReader(
-        processor.tokenizer, pixels, device, model.config.qformer_config.max_position_embeddings
+        processor.tokenizer,
+        pixels,
+        device,
+        model.config.qformer_config.max_position_embeddings,
+        plain_caption,
     )

@@ -93,7 +93,7 @@ class FineGrainedScorer(nn.Module):
         self.mark = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
         for layer in self.mark:
             if isinstance(layer, nn.Linear):  # source: official code
-                nn.init.normal_(layer.weight, std=1 / (layer.in_features + 1))
+                nn.init.normal_(layer.weight, std=1 / (body.width + 1))
                 nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Scored:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,18 +41,20 @@ class TokenReader:
     Args:
         to_pixels: opened pictures to a tensor on the model's device.
         longest: tokens that the model can read; a longer prompt is cut before its end token.
+        clean: what is done to prompts and phrases before.
     """
 
     tokenizer: Any
     to_pixels: Any
     device: torch.device
     longest: int = 512
+    clean: Callable[[str], str] = str
 
     def prompt_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+        return self.tokenizer(self.clean(text), truncation=True, max_length=self.longest)["input_ids"]
 
     def phrase_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(self.clean(text), add_special_tokens=False)["input_ids"]
 
     def padded(self, ids: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
         size = length if length is not None else max(map(len, ids))
@@ -65,3 +68,10 @@ class TokenReader:
 
         opened = [one.open() if isinstance(one, Picture) else one for one in pictures]
         return self.to_pixels(opened)
+
+
+def plain_caption(text: str) -> str:
+    """Lower case, without `.!"()*#:;~`, words parted by one space, at most 50: as BLIP-2's captions were in its training
+    (LAVIS' `blip_caption`, which the official code uses).
+    """
+    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()[:50])
