@@ -246,3 +246,10 @@ def responses_of(record: Record) -> tuple[str, ...]:
             return (record.completion,)
         case _:
             return ()
+
+
+def response_names(record: Record) -> tuple[str, ...]:
+    """What the responses of a record are called, one name each."""
+    if isinstance(record, Preference):
+        return ("chosen", "rejected")
+    return ("response" if isinstance(record, Ranking) else "completion",) * len(responses_of(record))

@@ -60,7 +60,9 @@ def write_learning_report(
             f"{result.truncated} prompts or responses were cut to --max-length or --max-prompt-length."
         )
     if result.dropped:
-        notes.append(f"{result.dropped} records were left out: their prompt leaves no room for a response.")
+        notes.append(
+            f"{result.dropped} records were left out: their prompt leaves no room for a response, or would lose its pictures."
+        )
     before, after, n = result.before, _last(result.history, "eval_"), len(material.held_out)
     histories = {"training": result.history, "held out": held_out(result.history)}
     return publish(

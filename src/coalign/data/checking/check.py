@@ -28,6 +28,7 @@ from coalign.data.records import (
     Record,
     fields_of,
     message_of,
+    response_names,
     responses_of,
 )
 from coalign.data.splits import prompt_key
@@ -142,7 +143,10 @@ class Check:
                 "Records whose responses differ as text and are the same tokens, so that nothing is learnt",
             ),
             (self.truncated_responses or 0, "Responses that are cut and lose their end of turn"),
-            (len(self.dropped or ()), "Records dropped because their prompt leaves no room for a response"),
+            (
+                len(self.dropped or ()),
+                "Records dropped because their prompt leaves no room for a response, or would lose its pictures",
+            ),
         ]
         lines = [*self.overlooked, *(f"{what}: {number:,}." for number, what in counts if number > 0)]
         lines += [f"{file}: {one.told()}." for file, one in self.against.items() if one.matches]
@@ -271,7 +275,7 @@ def _pictures(
     pictures = []
     for one in list(first.values())[:SHAPES]:
         record, responses = records[one.record_index], map(written, one.response_ids)
-        named = list(zip(_names(record), responses, strict=True))
+        named = list(zip(response_names(record), responses, strict=True))
         pictures.append(Example(str(record.source), written(one.prompt_ids), named))
     return pictures
 
@@ -293,7 +297,7 @@ def _lengths(records: Sequence[Record], encoded: Encoded | None) -> list[Lengths
         ]
     for record, prompt, responses in rows:
         parts["prompt"].append(prompt)
-        for name, length in zip(_names(record), responses, strict=True):
+        for name, length in zip(response_names(record), responses, strict=True):
             parts.setdefault(name, []).append(length)
     return [_summary(part, unit, values) for part, values in parts.items() if values]
 
@@ -333,13 +337,6 @@ def _steps() -> Iterable[int]:
         power *= 10
 
 
-def _names(record: Record) -> tuple[str, ...]:
-    """What the responses of a record are called, one name each."""
-    if isinstance(record, Preference):
-        return ("chosen", "rejected")
-    return ("response" if isinstance(record, Ranking) else "completion",) * len(responses_of(record))
-
-
 def _prompt_text(record: Record) -> str:
     return "\n\n".join(one["content"] for one in record.prompt)
 
@@ -376,7 +373,7 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
             prompt, responses = frame.texts(record) if frame else plain
         except EncodingError:  # already among the problems
             continue
-        examples.append(Example(place, prompt, list(zip(_names(record), responses, strict=True))))
+        examples.append(Example(place, prompt, list(zip(response_names(record), responses, strict=True))))
     return examples
 
 

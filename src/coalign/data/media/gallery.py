@@ -8,7 +8,7 @@ from typing import Any
 
 from coalign.data.media.conversations import MARK
 from coalign.data.media.errors import MediaError
-from coalign.data.records import Record, responses_of
+from coalign.data.records import Record, response_names, responses_of
 from coalign.report.pictures import Gallery, Shown, Thumbnail, gallery, thumbnail
 
 
@@ -20,7 +20,11 @@ def record_gallery(records: Sequence[Record], title: str, *, most: int | None = 
     """
     seen = [one for one in records if one.pictures]
     items = (
-        Shown(thumbnails(one), f"{one.source}: {_written(one)}", named(enumerate(responses_of(one)), str))
+        Shown(
+            thumbnails(one),
+            f"{one.source}: {_written(one)}",
+            named(zip(response_names(one), responses_of(one), strict=True), str),
+        )
         for one in seen[:most]
     )
     return gallery(title, items, total=len(seen))
@@ -35,9 +39,14 @@ def thumbnails(record: Record) -> list[Thumbnail]:
     return found
 
 
-def named(pairs: Iterable[tuple[Any, Any]], text: Callable[[Any], str]) -> dict[str, Any]:
-    """Responses by their name, or by their number where they have none."""
-    return {name if isinstance(name, str) else f"response {name + 1}": text(one) for name, one in pairs}
+def named(pairs: Iterable[tuple[str, Any]], text: Callable[[Any], str]) -> dict[str, Any]:
+    """Responses by their name, with a number where several have the same."""
+    listed = list(pairs)
+    several = len({name for name, _ in listed}) < len(listed)
+    return {
+        f"{name} {number}" if several else name: text(one)
+        for number, (name, one) in enumerate(listed, start=1)
+    }
 
 
 def _written(record: Record) -> str:
