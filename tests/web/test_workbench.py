@@ -17,9 +17,11 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from coalign.cli.results.ui import ui
+from coalign.core.catalogue import entries
 from coalign.core.errors import ModelError
 from coalign.core.options import option
 from coalign.core.runs import Run
+from coalign.guide.taxonomy import taxonomy
 from coalign.models.types import Generation, Piece, Sampling
 from coalign.report.html import write_report
 from coalign.web.annotate import annotation_app, open_session
@@ -178,6 +180,32 @@ def test_runs_are_compared(root: Path) -> None:
     assert "2 runs compared" in answer.text
     assert answer.headers["content-security-policy"].startswith("sandbox ")
     assert client.get("/compare", params={"run": ["first"]}).status_code == 404
+
+
+def test_the_map_can_be_walked_and_names_every_system(root: Path) -> None:
+    client = client_of(root)
+    for name in ("risks", "process", "goals"):
+        tree = taxonomy(name)
+        text = client.get(f"/map/{name}").text
+        assert text.count("<rect") == len(tree.nodes)
+        assert text.count('class="node gap') == len(tree.gaps())
+        assert all(f"/methods#{entry.slug}" in text for entry in entries())
+        top = tree.children(None)[0]
+        inside = client.get(f"/map/{name}?node={top.id}").text
+        assert f'aria-label="{tree.title}: {top.name}"' in inside
+    assert client.get("/map/elsewhere").status_code == 400
+    assert "no node" in client.get("/map/risks", params={"node": "<b>"}).text
+
+
+def test_advice_as_a_form(root: Path) -> None:
+    client = client_of(root)
+    assert "that fit" not in client.get("/advise").text
+    text = client.get("/advise", params={"have": "feedback", "strong": "yes", "goal": ""}).text
+    assert "coalign run bco --data DATA" in text
+    assert '<option value="feedback" selected>' in text
+    wrong = client.get("/advise", params={"access": "<script>"})
+    assert wrong.status_code == 400
+    assert "<script>" not in wrong.text.replace("<script src", "")
 
 
 def test_methods_show_all_systems(root: Path) -> None:

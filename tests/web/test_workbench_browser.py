@@ -30,7 +30,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("path", ["/", "/methods", "/play", "/runs/second", "/runs/first/report"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/methods", "/advise?have=feedback", "/map/risks", "/play", "/runs/second", "/runs/first/report"],
+)
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pages_load_without_errors_and_fit(browser, address: str, path: str, width: int) -> None:
     visit(browser, address + path, width)
@@ -68,7 +71,7 @@ def test_two_models_answer_by_keyboard(browser, address: str) -> None:
 
 
 def test_every_control_has_a_name(browser, address: str) -> None:
-    for path in ("/", "/methods", "/play", "/runs/first"):
+    for path in ("/", "/methods", "/advise", "/map/goals", "/play", "/runs/first"):
         visit(browser, address + path)
         controls = "[...document.querySelectorAll('input, select, button, a, textarea')]"
         name = "(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()"

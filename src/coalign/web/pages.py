@@ -24,7 +24,12 @@ STATIC: dict[str, tuple[Path, str]] = {
 """What `/static/NAME` gives: file and media type."""
 
 Places = tuple[tuple[str, str], ...]
-PLACES: Places = (("/", "Runs"), ("/methods", "Methods"), ("/play", "Side by side"))
+PLACES: Places = (
+    ("/", "Runs"),
+    ("/advise", "Which method"),
+    ("/methods", "Methods"),
+    ("/play", "Side by side"),
+)
 """Navigation of every page: address and name."""
 ANNOTATION = ("/annotate/", "Blind comparison")
 """Its entry where pairs are to be judged."""

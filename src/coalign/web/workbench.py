@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coalign.core.catalogue import ROOMS, entries
-from coalign.core.errors import CoalignError, RunError
+from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
 from coalign.core.runs import Run, list_runs
+from coalign.guide.taxonomy import MAPS
+from coalign.web.guide import advice_values, map_values
 from coalign.web.local import add_static, local_app, status_of
 from coalign.web.pages import ANNOTATION, PLACES, STATIC, render
 from coalign.web.playground import Models, Open, as_lines, parse_request
@@ -126,6 +128,18 @@ def workbench(
     @app.get("/methods")
     def methods() -> Any:
         return page("methods.html.j2", place="/methods", title="Methods", entries=entries(), rooms=ROOMS)
+
+    def advised(request: Any) -> Any:
+        asked = {name: request.query_params.getlist(name) for name in request.query_params}
+        return page("advise.html.j2", place="/advise", title="Which method", **advice_values(asked))
+
+    app.add_route("/advise", advised, methods=["GET"])
+
+    @app.get("/map/{name}")
+    def field(name: str, node: str = "") -> Any:
+        if name not in MAPS:
+            raise ConfigError(f"No map is called {name!r}; there are {', '.join(MAPS)}.")
+        return page("map.html.j2", place="/advise", title="Map of the field", **map_values(name, node))
 
     @app.get("/play")
     def play(a: str = "", b: str = "") -> Any:
