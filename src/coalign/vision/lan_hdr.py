@@ -18,8 +18,8 @@ each, so that its temporal term compares different scenes; brightness is scaled 
 metrics are means over the frames that were scored, and SSIM's range is that of each target. The seventh channel of what is
 filled in is luma, as in the code, where the paper speaks of a mask (`--hallucination-mask saturation`). Beyond the ends
 of a shot the nearest frame of the same exposure stands in. The perceptual term takes the features of any encoder that is
-given (`--perceptual FILE.py:NAME`) and is off without one; VGG-19's weights were not at hand. The residual blocks of the
-rising half of both decoders are written after the paper's description of their sizes.
+given (`--perceptual FILE.py:NAME`) and is off without one; VGG-19's weights were not at hand. A new
+network's first weights are He's, where the code leaves them to PyTorch.
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ def conv(given: int, made: int, size: int = 3, stride: int = 1, bias: bool = Tru
 
 
 class ResBlock(nn.Module):
-    """`x + conv(relu(conv(x)))`; the shortcut is a 1 x 1 convolution where channels change."""
+    """`x + conv(relu(conv(x)))`; the shortcut is a convolution where channels change."""
 
     def __init__(self, given: int, made: int | None = None) -> None:
         super().__init__()
         made = made or given
         self.body = nn.Sequential(conv(given, made), nn.ReLU(), conv(made, made))
-        self.shortcut = nn.Identity() if given == made else conv(given, made, 1)
+        self.shortcut = nn.Identity() if given == made else conv(given, made)
 
     @property
     def last_convolutions(self) -> list[nn.Conv2d]:
@@ -37,13 +37,15 @@ class ResBlock(nn.Module):
 
 
 class FFTResBlock(nn.Module):
-    """`x + conv(relu(conv(x))) + irfft2(1x1(relu(1x1([Re, Im] of rfft2(x)))))`, the spectrum always in float32: half
-    precision has no transforms of all sizes.
+    """`x + conv(relu(conv(x))) + irfft2(1x1(relu(1x1([Re, Im] of rfft2(x)))))`, without biases, the spectrum always
+    in float32: half precision has no transforms of all sizes.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.space = nn.Sequential(conv(channels, channels), nn.ReLU(), conv(channels, channels))
+        self.space = nn.Sequential(
+            conv(channels, channels, bias=False), nn.ReLU(), conv(channels, channels, bias=False)
+        )
         width = 2 * channels
         self.spectrum = nn.Sequential(
             conv(width, width, 1, bias=False), nn.ReLU(), conv(width, width, 1, bias=False)
@@ -81,18 +83,17 @@ class Pyramid(nn.Module):
     Args:
         given: channels of the input.
         width: t channels at full size; they double whenever the size is halved.
-        gated: whether the first and the strided convolutions are gated.
+        gated: whether the convolutions between the blocks are gated.
     """
 
     def __init__(self, given: int, width: int, *, gated: bool = False) -> None:
         super().__init__()
 
         def step(before: int, after: int, stride: int) -> nn.Module:
-            if gated:
-                return GatedConv(before, after, stride)
-            return nn.Sequential(conv(before, after, stride=stride), nn.ReLU())
+            kind = GatedConv(before, after, stride) if gated else conv(before, after, stride=stride)
+            return nn.Sequential(kind, nn.ReLU())
 
-        self.first = nn.Sequential(step(given, width, 1), conv(width, width), nn.ReLU(), FFTResBlock(width))
+        self.first = nn.Sequential(step(given, width, 1), step(width, width, 1), FFTResBlock(width))
         widths = [width * 2**level for level in range(4)]
         self.down = nn.ModuleList(
             nn.Sequential(step(before, after, 2), FFTResBlock(after))
