@@ -455,11 +455,14 @@ def test_accumulation_over_records_with_and_without_pictures_gives_the_same_upda
     options: dict[str, Any] = {"eval_fraction": 0.0, "save_steps": 0, "max_length": 400, "max_steps": 1}
     options |= {"model": models[name], "data": str(data), "adapter_dropout": 0.0}
     whole = run_system("dpo", learner("dpo"), folder / "whole", batch_size=8, **options)
-    parts = run_system("dpo", learner("dpo"), folder / "parts", batch_size=1, gradient_accumulation=8, **options)
+    parts = run_system(
+        "dpo", learner("dpo"), folder / "parts", batch_size=1, gradient_accumulation=8, **options
+    )
     one, other = (load_file(run.model / "adapter_model.safetensors") for run in (whole, parts))
     for key, value in one.items():
         assert torch.allclose(value, other[key], atol=1e-4), key
     losses = [
-        json.loads((run.artefacts / "train.json").read_text())["history"][-1]["loss"] for run in (whole, parts)
+        json.loads((run.artefacts / "train.json").read_text())["history"][-1]["loss"]
+        for run in (whole, parts)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
