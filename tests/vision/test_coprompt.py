@@ -21,6 +21,7 @@ from coalign.pairs.encoders import ImageTextEncoder
 from coalign.vision.coprompt import PRESETS, Config, run
 from coalign.vision.tuning.augment import NAMES, changed, rand_augment
 from coalign.vision.tuning.few_shot import base_and_novel, draw_shots, harmonic_mean
+from coalign.vision.tuning.material import descriptions_of
 from coalign.vision.tuning.prompted import PromptedEncoder, PromptSettings
 from coalign.vision.tuning.report import accuracies, compared_pictures, spread
 from coalign.vision.tuning.training import ConsistentTuning, epoch_rate
@@ -271,6 +272,21 @@ def test_data_that_cannot_be_used_is_named(
     Path("odd.jsonl").write_text(json.dumps(drawn_rows(1)[0] | {"label": "dog"}))
     with pytest.raises(DataError, match=said):
         tiny_run(tmp_path, **changes)
+
+
+def test_sentences_are_taken_from_generated_rows(tmp_path: Path) -> None:
+    asked = {"blue ring": "1. A blue ring.\n\n- It is round.", "green cross": "A cross in green"}
+    rows = [{"id": name, "prompt": "x", "responses": [text, "More. "]} for name, text in asked.items()]
+    (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = SimpleNamespace(descriptions=str(tmp_path / "said.jsonl"))
+    found = descriptions_of(config, ["blue_ring", "green_cross"])
+    assert found == {
+        "blue_ring": ["A blue ring.", "It is round.", "More."],
+        "green_cross": ["A cross in green", "More."],
+    }
+    (tmp_path / "said.jsonl").write_text('{"id": "blue ring"}')
+    with pytest.raises(DataError, match="expected rows with id and responses"):
+        descriptions_of(config, ["blue_ring"])
 
 
 def test_the_check_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ class Config(Constants, TuningOptions):
         "what is trained; no-adapters, no-consistency and prompts (neither, as MaPLe) leave parts out; the first is kept",
     )
     descriptions: str | None = option(
-        None, "JSON file {class: [sentences]}, as a language model wrote them; by default the templates"
+        None,
+        "JSON file {class: [sentences]}, or rows of `coalign generate` whose ids are classes; by default the templates",
     )
     templates: list[str] = option(
         TEMPLATES,

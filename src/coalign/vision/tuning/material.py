@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
-from coalign.core.files import parse_json
+from coalign.core.files import parse_json, read_rows
 from coalign.data.media.records import MediaRecord, MediaSet, read_media
 from coalign.vision.tuning.few_shot import base_and_novel, classes_of, draw_shots
 from coalign.vision.tuning.prompted import plain_name
 
+_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 BASE, NOVEL, TEST = "base", "novel", "test"
 
 
@@ -76,7 +78,7 @@ def read_material(config: Any) -> Material:
             raise DataError(f"{config.test}: {len(unknown)} pictures of other classes.", problems)
     transfer = dict(one.split("=", 1) for one in config.transfer)
     others = {name: read(source, config.test_split) for name, source in transfer.items()}
-    return Material(data, test, others, base, novel, _descriptions(config, base))
+    return Material(data, test, others, base, novel, descriptions_of(config, base))
 
 
 def test_sets(config: Any, material: Material, seed: int) -> list[TestSet]:
@@ -109,7 +111,7 @@ def test_sets(config: Any, material: Material, seed: int) -> list[TestSet]:
     return sets
 
 
-def _descriptions(config: Any, base: Sequence[str]) -> dict[str, list[str]]:
+def descriptions_of(config: Any, base: Sequence[str]) -> dict[str, list[str]]:
     """Sentences about each base class.
 
     Raises:
@@ -118,12 +120,7 @@ def _descriptions(config: Any, base: Sequence[str]) -> dict[str, list[str]]:
     if config.descriptions is None:
         return {name: [one.format(plain_name(name)) for one in config.templates] for name in base}
     path = Path(config.descriptions)
-    try:
-        said: Any = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: not an object, expected {{class: [sentences]}}")
+    said = _read_descriptions(path)
     named = {plain_name(str(name)).casefold(): value for name, value in said.items()}
     found: dict[str, list[str]] = {}
     problems: list[RecordProblem] = []
@@ -138,3 +135,31 @@ def _descriptions(config: Any, base: Sequence[str]) -> dict[str, list[str]]:
     if problems:
         raise DataError(f"{path}: {len(problems)} of {len(base)} classes have no descriptions.", problems)
     return found
+
+
+def _read_descriptions(path: Path) -> dict[str, Any]:
+    """Class to sentences: a JSON object, or rows of `coalign generate` whose ids are the classes, a sentence a line.
+
+    Raises:
+        DataError: the file cannot be read or is neither.
+    """
+    try:
+        if path.suffix != ".jsonl":
+            said: Any = parse_json(path.read_text(encoding="utf-8"))
+        else:
+            said = {str(row["id"]): sentences_of(row["responses"]) for row in read_rows(path)}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected rows with id and responses, as `coalign generate` writes them"
+        ) from error
+    if not isinstance(said, dict):
+        raise DataError(f"{path}: not an object, expected {{class: [sentences]}}")
+    return said
+
+
+def sentences_of(responses: Sequence[str]) -> list[str]:
+    """The lines of a language model's responses, without what marks a list."""
+    lines = [_MARK.sub("", line).strip() for text in responses for line in text.splitlines()]
+    return [one for one in lines if one]
