@@ -37,6 +37,8 @@ NAMES = {
     "VISOR_uncond": "Right of all (VISOR uncond)",
     "spatial score": "Spatial score (T2I-CompBench)",
 }
+SHORT = ("OA", "VISOR cond", "VISOR uncond", "spatial score")
+"""The same in a table."""
 CHARTS = (("loss", "Loss"), ("spatial captions", "Share of spatial captions"), ("grad_norm", "Gradient norm"))
 
 
@@ -85,9 +87,8 @@ def _rows(before: Sequence[Row], after: Sequence[Row]) -> list[ComparisonRow]:
             change = paired_bootstrap(*pairs) if len(pairs[0]) > 1 else None
         elif one[name] is not None and two[name] is not None:
             change = float(two[name] or 0) - float(one[name] or 0)
-        found.append(
-            compared(words, one[name], two[name], change, n=len(before), emphasis=name == "VISOR_uncond")
-        )
+        count = len(before) if name == "spatial score" else sum(row["relation"] != "near" for row in before)
+        found.append(compared(words, one[name], two[name], change, n=count, emphasis=name == "VISOR_uncond"))
     return found
 
 
@@ -140,7 +141,7 @@ def _comparison(rows: Sequence[ComparisonRow], after: Sequence[Row]) -> list[Com
         return []
     note = (
         "Both models draw every picture from the same noise. Intervals are over the descriptions. VISOR has no rule for "
-        "`near`, which counts in the spatial score alone; of several boxes with a label the one with the highest score counts."
+        "near, which counts in the spatial score alone; of several boxes with a label the one with the highest score counts."
     )
     return [Comparison(title="Before and after", note=note, rows=rows, names=("start", "fine-tuned"))]
 
@@ -161,12 +162,12 @@ def _relations(before: Sequence[Row], after: Sequence[Row]) -> list[TableSection
         for name in each
     ]
     names = ["start", "fine-tuned"] if after else ["start"]
-    percent = dict.fromkeys(NAMES.values(), "percent")
+    percent = dict.fromkeys(SHORT, "percent")
     return [
         TableSection(
             title="By relation",
             note="Pictures with both objects are few where the detector finds little: the share of right ones is then noise.",
-            columns=["relation", "model", "descriptions", "with both", *NAMES.values()],
+            columns=["relation", "model", "descriptions", "with both", *SHORT],
             rows=table,
             units={**percent, "descriptions": "integer", "with both": "integer"},  # type: ignore[dict-item]
         ),
@@ -196,7 +197,8 @@ def _pictures(
         for name, one in sides:
             source = one["pictures"][0] if config.pictures else round.folder / name / one["pictures"][0]
             try:
-                shown.append(thumbnail(open_picture(source, folder=None), _said(one["outcomes"][0])))
+                label = f"{name}: {_said(one['outcomes'][0])}" if after else _said(one["outcomes"][0])
+                shown.append(thumbnail(open_picture(source), label))
             except MediaError:  # of a picture that is only in the records
                 continue
         right = sides[-1][1]["outcomes"][0]["correct"]
