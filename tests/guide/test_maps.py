@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coalign.cli.running import advise as asking
 from coalign.core.catalogue import entries, get
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.options import build, options_of
@@ -240,3 +241,17 @@ def test_advice_is_there_at_once_and_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", probe, *looked[3:]], capture_output=True, text=True, check=True
     )
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["preferences", "thumbs, prompts", "", "Yes", "no", "CPU"])
+    monkeypatch.setattr(asking.click, "prompt", lambda *_, **__: next(answers))
+    found = asking.ask()
+    assert found == {
+        "goal": ["preferences"],
+        "have": ["thumbs", "prompts"],
+        "strong": True,
+        "people": False,
+        "budget": "cpu",
+    }
+    assert build(Situation, found).have == ["feedback", "prompts"]
