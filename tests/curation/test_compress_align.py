@@ -18,6 +18,7 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.curation import compress_align
 from coalign.curation.image_text.annotations import RankedCaptions, read_annotations
+from coalign.curation.image_text.corpus import portable
 from coalign.curation.image_text.encoders import open_reward
 from coalign.curation.image_text.quality import (
     Picture,
@@ -382,3 +383,10 @@ def test_scores_of_a_corpus_are_read_in_columns() -> None:
     ]
     assert table.shortcuts["length"] == pytest.approx(1)
     assert ScoreTable.of([]).shortcuts == {}
+
+
+def test_base64_of_any_length_is_no_path(tmp_path: Path) -> None:
+    """A name of more characters than a file system takes is an error of its own there."""
+    for size in (60, 300, 4000, 5000):
+        text = "A" * size
+        assert portable(text, tmp_path) == (text if size > 255 else str(tmp_path / text))

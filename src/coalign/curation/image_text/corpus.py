@@ -13,7 +13,7 @@ from typing import Any, Literal
 from coalign.core.errors import DataError
 from coalign.data.media.pictures import Picture
 from coalign.data.media.records import columns_of, folder_of, media_rows
-from coalign.data.media.sources import Stretch
+from coalign.data.media.sources import Stretch, exists
 from coalign.data.rows import Row as FileRow
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Step
@@ -152,7 +152,7 @@ def portable(image: Any, folder: Path | None) -> Any:
         if text.startswith("data:") or "://" in text or len(text) > 4096:
             return text
         path = (folder / Path(text).expanduser()) if folder is not None else Path(text).expanduser()
-        return str(path.absolute()) if path.exists() or not _is_base64(text) else text
+        return str(path.absolute()) if exists(path, text) or not _is_base64(text) else text
     return image
 
 

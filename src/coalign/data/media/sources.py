@@ -137,7 +137,7 @@ def _of_text(text: str, name: str | None, folder: Path | None) -> tuple[bytes | 
     if (
         _BASE64.fullmatch(text)
         and _SIGNATURE.match(_start(text))
-        and not _exists(_placed(Path(text), folder), text)
+        and not exists(_placed(Path(text), folder), text)
     ):
         return _decoded(text, name or "<base64>"), name or "<base64>"
     return _file(Path(text).expanduser(), name, folder)
@@ -171,7 +171,8 @@ def _placed(path: Path, folder: Path | None) -> Path:
     return path if folder is None else folder / path
 
 
-def _exists(path: Path, text: str) -> bool:
+def exists(path: Path, text: str) -> bool:
+    """Whether a text names a file that is there; one that is no path (base64) names none."""
     try:
         return len(text) < LONGEST_PATH and path.exists()
     except OSError:
