@@ -34,6 +34,7 @@ from coalign.curation.visual_instructions.rewriting import (
     CUT,
     ECHO,
     SAME,
+    TOO_LONG,
     UNREADABLE,
     ReviewTurns,
     RewriteTurns,
@@ -275,6 +276,23 @@ def test_turns_are_rewritten_where_the_reviewer_agrees_in_both_orders() -> None:
     record = llava_record({**rows[0], "type": "", "turns": [done[0]]})
     assert record["original"] == [{"question": "Is it red?", "answer": "It is red."}]
     assert record["conversations"][0]["value"] == "<image>\nDo you see red?"
+
+
+def test_a_turn_that_the_model_cannot_take_stays_and_the_others_go_on() -> None:
+    class Short(Scripted):
+        def generate(self, prompts: Any, sampling: Sampling, **how: Any) -> list[list[Generation]]:
+            if any("long" in str(one[-1]) for one in prompts):
+                raise DataError("prompt 0 has too many tokens")
+            return super().generate(prompts, sampling, **how)
+
+    rows: list[Row] = [
+        {"id": "a", "turns": [{"question": one, "answers": ["Here."]} for one in ("Is it long?", "Is it?")]}
+    ]
+    model = Short(["Question: Where?\nAnswer: It is here."])
+    step = RewriteTurns("rewriting", lambda: model, Sampling(max_new_tokens=9))  # type: ignore[arg-type, return-value]
+    ((made,),) = step(rows)
+    assert [turn["why"] for turn in made.row["turns"]] == [TOO_LONG, ""]
+    assert made.facts["tokens"] == 3
 
 
 @pytest.mark.parametrize("save", [tiny_clip, save_tiny_llava, save_tiny_idefics3])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from coalign.core.errors import DataError
 from coalign.curation.visual_instructions.conversations import PLACEHOLDER
 from coalign.curation.visual_instructions.guard import Facts, compare_facts
 from coalign.curation.visual_instructions.selection import rewriting_wins
@@ -46,7 +47,9 @@ _FORM = re.compile(
 _LABEL = re.compile(r"\**(?:Question|Answer):", re.IGNORECASE)
 _ECHOES = ("in your own words", "two lines", "you cannot see")
 
-UNREADABLE, CUT, SAME, ECHO = "not in the form", "cut off", "unchanged", "repeats the request"
+UNREADABLE, CUT, SAME, ECHO, TOO_LONG = (
+    "not in the form", "cut off", "unchanged", "repeats the request", "too long for the model",
+)  # fmt: skip
 
 
 def pair_text(question: str, answer: str) -> str:
@@ -152,13 +155,9 @@ class RewriteTurns:
         turns = [turn for row in rows for turn in row["turns"]]
         prompts = [self.request(turn["question"], turn["answers"][0]) for turn in turns]
         seed = zlib.crc32(f"{self._sampling.seed}/{self.name}/{rows[0]['id']}".encode()) if rows else 0
-        samples = (
-            self._model.generate(prompts, replace(self._sampling, seed=seed), label=self.name)
-            if turns
-            else []
-        )
-        made = iter([self._proposed(turn, several[0]) for turn, several in zip(turns, samples, strict=True)])
-        written = iter([several[0].length or 0 for several in samples])
+        replies = self._replies(prompts, replace(self._sampling, seed=seed))
+        made = iter([self._proposed(turn, reply) for turn, reply in zip(turns, replies, strict=True)])
+        written = iter([0 if reply is None else reply.length or 0 for reply in replies])
         return [
             [
                 Kept(
@@ -188,7 +187,20 @@ class RewriteTurns:
             ]
         return [*said, Message(role="user", content=filled(BRIEF, question, answer))]
 
-    def _proposed(self, turn: Row, reply: Generation) -> Row:
+    def _replies(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Generation | None]:
+        """A reply to each request; None to one that the model cannot take, being too long for it."""
+        if not prompts:
+            return []
+        try:
+            return [one[0] for one in self._model.generate(prompts, sampling, label=self.name)]
+        except DataError:
+            if len(prompts) == 1:
+                return [None]
+            return [reply for one in prompts for reply in self._replies([one], sampling)]
+
+    def _proposed(self, turn: Row, reply: Generation | None) -> Row:
+        if reply is None:
+            return {**turn, "why": TOO_LONG, "reply": ""}
         found = rewriting_of(
             turn["question"], turn["answers"][0], reply.text, finished=reply.finish_reason != "length",
             sides=self._sides, facts=self._facts,
