@@ -340,4 +340,10 @@ def _then(run: Run, done: Curated | None) -> list[doc.Command]:
                 "choose from a set with these rewards",
             )
         ]
-    return [doc.Command(f"coalign data check {run.path}", "look at the records and their pictures")]
+    return [
+        doc.Command(f"coalign data check {run.path}", "look at the records and their pictures"),
+        doc.Command(
+            f"coalign run sft --data {run.path} --model llava-hf/llava-1.5-7b-hf",
+            "tune an image-text-to-text model on them",
+        ),
+    ]
