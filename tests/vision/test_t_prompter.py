@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.data.media.pictures import Picture
-from coalign.vision.reference_sheets.elements import read_elements
+from coalign.judging.asked.options import AskedModel
+from coalign.models.types import Generation
+from coalign.vision.reference_sheets.elements import asked_elements, read_elements
 from coalign.vision.reference_sheets.inpainting import InpaintingOptions, drawn_seed, open_inpainting, seeded
 from coalign.vision.reference_sheets.matching import (
     CENTRE,
@@ -142,6 +145,32 @@ def test_the_mask_is_the_centre_alone() -> None:
 )
 def test_a_reply_is_a_list_of_exactly_so_many_phrases(reply: str, found: list[str] | None) -> None:
     assert read_elements(reply, 2) == found
+
+
+class Scripted:
+    """A generator that gives the same replies in turn."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies, self.asked = replies, 0
+
+    def generate(self, prompts: Any, sampling: Any, *, done: Any = (), on_batch: Any, **how: Any) -> None:
+        for place, _ in enumerate(prompts):
+            if place not in done:
+                self.asked += 1
+                on_batch({place: [Generation(self.replies[place])]})
+
+
+def test_elements_are_asked_for_once(tmp_path: Path) -> None:
+    scenes = [Scene("a", "A cat in the rain."), Scene("b", "A dog at sea.")]
+    good = Scripted('["A cat", "the rain"]', "1. A dog\n2. sea")
+    model = AskedModel(cast("Any", good), "scripted", {})
+    for _ in range(2):
+        found = asked_elements(tmp_path / "rows.jsonl", scenes, model, count=2, tokens=20)
+        assert found == {"a": ("A cat", "the rain"), "b": ("A dog", "sea")}
+    assert good.asked == 2
+    bad = AskedModel(cast("Any", Scripted('["A cat", "the rain"]', "I cannot.")), "scripted", {})
+    with pytest.raises(ModelError, match="no list of 2 phrases for 1 of 2 scenes: b"):
+        asked_elements(tmp_path / "others.jsonl", scenes, bad, count=2, tokens=20)
 
 
 def test_scenes_that_cannot_be_used_are_named(tmp_path: Path) -> None:
