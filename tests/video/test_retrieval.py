@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,11 @@ from coalign.core.errors import DataError, ModelError, RunError
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.media.errors import MediaError
+from coalign.data.messages import FieldError
 from coalign.measures.retrieval import match_ranks, retrieval_figures
 from coalign.pairs.encoders import ImageTextEncoder
 from coalign.video import glscl
-from coalign.video.material.sources import Frames
+from coalign.video.material.sources import Frames, parse_video
 from coalign.video.retrieval import interaction
 from coalign.video.retrieval.index import search
 from coalign.video.retrieval.interaction import (
@@ -335,3 +337,18 @@ def test_frames_are_spread_over_a_clip_a_stretch_and_a_folder(tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     with pytest.raises(MediaError, match="no pictures in it"):
         Frames("c", tmp_path / "none").evenly(2, 1.0)
+
+
+def test_a_clip_in_the_record_is_the_same_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
+    path = clip(tmp_path / "a.mp4", [(250, 0, 0), (0, 0, 250)])
+    data = path.read_bytes()
+    url = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    for value in (data, {"path": None, "bytes": data}, {"path": str(path), "bytes": None}, url):
+        found = parse_video({"video": value}, tmp_path)
+        assert found is not None
+        assert found.read_bytes() == data
+    for value, words in ((3, "the number 3"), ({"path": "gone.mp4", "bytes": None}, "gone.mp4")):
+        with pytest.raises(FieldError, match=words):
+            parse_video({"video": value}, tmp_path)

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coalign.core.cache import cache_root
+from coalign.core.files import atomic_path
 from coalign.data.media.clips import NEAR, Clip
 from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import open_picture
+from coalign.data.media.sources import LONGEST_PATH, resolve
 from coalign.data.messages import FieldError, describe
 from coalign.data.subtitles import parse_seconds
 
@@ -142,7 +145,8 @@ def _opened(path: Path, *_: int) -> Clip:
 
 
 def parse_video(columns: Mapping[str, Any], folder: Path, *, required: bool = True) -> Path | None:
-    """The video file or folder of pictures that a record names, relative to the file of records.
+    """The video file or folder of pictures that a record names, relative to the file of records; a clip that is in the record
+    (a hub feature, bytes, base64, a data URL) is laid into the cache.
 
     Raises:
         FieldError: none is named, or it is not there.
@@ -154,7 +158,27 @@ def parse_video(columns: Mapping[str, Any], folder: Path, *, required: bool = Tr
                 "missing", f"a path under one of {', '.join((*VIDEO_COLUMNS, 'frames'))}", "video"
             )
         return None
-    return parse_path(columns[name], name, folder)
+    value = columns[name]
+    if isinstance(value, str) and len(value) <= LONGEST_PATH and not value.startswith("data:"):
+        return parse_path(value, name, folder)
+    if not isinstance(value, str | bytes | Mapping):
+        raise FieldError(describe(value), "a path, or a clip in the record", name)
+    try:
+        found, called = resolve(value, None, folder)
+    except MediaError as error:
+        raise error.of_field(name) from error
+    return _stored(found, called) if isinstance(found, bytes) else found
+
+
+def _stored(data: bytes, called: str) -> Path:
+    """A clip that lies in a record as a file in the cache, under its content."""
+    suffix = Path(called).suffix if Path(called).suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+    path = cache_root() / "clips" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    return path
 
 
 def parse_path(value: Any, field: str, folder: Path) -> Path:
