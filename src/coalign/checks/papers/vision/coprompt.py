@@ -14,7 +14,7 @@ OTHERS = {
     "shots without coincidence": {"coincidence": False},
     "shifted style, 16 shots": {"style": SHIFTED[1], "shots": 16},
 }
-"""Settings in which nothing is to be gained, reported beside the one that decides."""
+"""Settings reported beside the one that decides."""
 
 
 def check(run: Run, *, seeds: int = 5) -> Verdict:
@@ -29,7 +29,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         novel; 4 shots of each base class in which place and size are a function of the class; 20 test pictures a class
         in which they are free. 2 prompt vectors in 3 layers, adapters; 250 steps of 16, SGD 0.05 with momentum 0.9 and a
         cosine. Both views of a shot are moved by up to 2 pixels, 10 % brighter or darker, with noise 0.05; descriptions
-        are five captions. Reported besides: weight 2, zero-shot, and two settings in which the sheet's prototype did not
+        are five captions. Reported besides: weight 2, zero-shot, and two settings in which a prototype did not
         see the effect (shots without coincidence; a shifted style common to all classes, with 16 shots).
     """
 
