@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coalign.measures.grits import KINDS, Grid, grits
+from coalign.measures.media.grits import KINDS, Grid, grits
 
 SIZES = {(5, 4): 500, (8, 5): 300, (12, 6): 150, (20, 8): 45, (40, 10): 5}
 """Rows and columns of the true tables, and how many have them."""

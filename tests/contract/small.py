@@ -19,6 +19,7 @@ from tests.contract import (
     pictured,
     rows,
     shown,
+    spoken,
     tabled,
     video,
 )
@@ -36,7 +37,7 @@ from tests.preference.tiny_runs import (
 from tests.selfalign.writer import SEEDS
 from tests.video.tiny import save_image_text_model
 
-PARTS = (asked, curated, generated, judged_pictures, paired, pictured, shown, video, tabled)
+PARTS = (asked, curated, generated, judged_pictures, paired, pictured, shown, spoken, video, tabled)
 """Modules with rows of their own."""
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}
@@ -81,12 +82,6 @@ def furnish(folder: Path, small: Small) -> None:
             if str(name).startswith("models/") and not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 MODELS[path.name](path)
-
-
-def _recogniser(path: Path) -> object:
-    from tests.speech.tiny import tiny_recogniser
-
-    return tiny_recogniser().save(path)
 
 
 def _alignment_model(path: Path) -> object:
@@ -137,7 +132,6 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "wide": lambda path: save_tiny_model(path, context=2048),
     "varied": lambda path: save_tiny_model(path, context=1024, scale=4.0),
     "scoring": lambda path: save_tiny_model(path, seed=34, context=2048),
-    "recogniser": _recogniser,
     "alignment": _alignment_model,
     "encoder": _encoder,
     "writer": _writer,
@@ -148,30 +142,10 @@ MODELS: dict[str, Callable[[Path], object]] = {
     **pictured.MODELS,
     **paired.MODELS,
     **shown.MODELS,
+    **spoken.MODELS,
 }
 
 PREFERENCES = '{"brevity": {"criteria": "Rate how brief it is.", "levels": {"1": "long", "5": "brief"}, "principles": ["Be brief.", "Say it in one word."]}}'
-
-
-def _clips(path: Path) -> object:
-    from tests.speech.tiny import TEXTS, wav
-
-    rows = [{"audio": wav(path.with_name(f"c{n}.wav"), 1.0, n).name, "text": TEXTS[n % 5]} for n in range(5)]
-    return write(path, rows)
-
-
-def _recordings(path: Path) -> object:
-    """A manifest, and a folder of the same recordings with their lines beside them."""
-    from tests.speech.tiny import TEXTS, wav
-
-    folder = path.with_suffix("")
-    folder.mkdir()
-    rows = []
-    for number in range(2):
-        audio = wav(folder / f"r{number}.wav", 8, number)
-        audio.with_suffix(".txt").write_text("\n".join(TEXTS))
-        rows.append({"audio": f"{folder.name}/{audio.name}", "rows": TEXTS})
-    return write(path, rows)
 
 
 def _text(text: str) -> Callable[[Path], object]:
@@ -373,17 +347,6 @@ SMALL: dict[str, Small] = {
         {"choices.jsonl": rows.choices(), "demonstrations.jsonl": demonstrations()},
     ),
     **{slug: Small(*one) for part in PARTS for slug, one in part.SMALL.items()},
-    "awp": Small(
-        {"model": "models/recogniser", "device": "cpu", "data": "clips.jsonl", "max_steps": 2, "batch_size": 2,
-         "save_steps": 1, "start_accuracy": 0, "eval_fraction": 0.4},
-        {"clips.jsonl": _clips},
-    ),
-    "pseudo-forced-alignment": Small(
-        {"model": "models/recogniser", "device": "cpu", "data": "recordings.jsonl", "min_score": -30, "threshold": -30,
-         "instant_accept": -20, "min_ratio": 0.1, "short_utterance": 1, "max_steps": 2, "batch_size": 2, "save_steps": 0, "rounds": 1,
-         "page_sound": "none"},
-        {"recordings.jsonl": _recordings},
-    ),
     "alignment-faking": Small(
         {**MODEL, "data": "goals.jsonl", "system_prompt": "system.txt", "samples": 2, "max_new_tokens": 6, "ablations": ["flag"],
          "least_valid": 0.5},

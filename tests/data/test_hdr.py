@@ -12,7 +12,7 @@ import pytest
 
 from coalign.data.media.errors import MediaError
 from coalign.data.media.hdr import read_frame, read_hdr, write_hdr
-from coalign.measures.pictures import PERFECT, psnr, ssim
+from coalign.measures.media.pictures import PERFECT, psnr, ssim
 
 pytest.importorskip("cv2")
 OpenEXR = pytest.importorskip("OpenEXR")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.data.tables.table import Cell
-from coalign.measures.grits import Grid, grits, mean_scores
+from coalign.measures.media.grits import Grid, grits, mean_scores
 from coalign.measures.texts.matching_blocks import block_similarities
 
 TEXTS = st.lists(st.text("ab c", max_size=12) | st.text(max_size=8), min_size=1, max_size=6)

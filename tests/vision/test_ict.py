@@ -15,7 +15,7 @@ from coalign.core.errors import CoalignError, ConfigError, DataError, ModelError
 from coalign.core.options import build, defaults
 from coalign.core.runs import Run
 from coalign.loops.rounds import Round
-from coalign.measures.distributions import frechet_distance, sliced_wasserstein
+from coalign.measures.media.distributions import frechet_distance, sliced_wasserstein
 from coalign.models.diffusion.files import load_network, load_pipeline
 from coalign.models.diffusion.pixels import fitted, grid, to_array, to_pictures, to_tensor
 from coalign.models.image_encoder import ImageFeatures

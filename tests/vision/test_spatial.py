@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.measures.spatial import (
+from coalign.measures.media.spatial import (
     OPPOSITE,
     Detection,
     SpatialPrompt,

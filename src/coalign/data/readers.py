@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of
 from coalign.data.rows import iter_rows, list_columns
+from coalign.data.writers import to_row
 
 OnBadRecord = Literal["fail", "skip"]
 
@@ -170,6 +171,23 @@ def _beyond_text(record: Record) -> RecordProblem | None:
         return record.problem("images", "pictures cannot be used here", "text and messages alone")
     beyond = [*record.template_arguments, *(key for one in responses_of(record) for key in fields_of(one))]
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
+
+
+def without_rejected(
+    records: Sequence[Record], problems: Sequence[RecordProblem]
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """The records without a problem, and the others as rows of the reject file."""
+    named = {(one.source, one.line, one.index): one for one in problems}
+    kept, rows = [], []
+    for one in records:
+        place = one.source
+        problem = named.get((place.file, place.line, place.index - place.before))
+        if problem is None:
+            kept.append(one)
+        else:
+            row = to_row(one, "standard" if one.plain else "conversational")
+            rows.append(rejected(place, row, [problem]))
+    return kept, rows
 
 
 def rejected(place: Source, row: Any, problems: Iterable[RecordProblem]) -> dict[str, Any]:

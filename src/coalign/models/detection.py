@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from coalign.core.own_code import load_code, names_code
-from coalign.measures.spatial import Detection
+from coalign.measures.media.spatial import Detection
 from coalign.models.devices import pick_device
 from coalign.models.files.failures import explained
 from coalign.models.files.places import locate

@@ -19,7 +19,7 @@ from coalign.core.options import Count, OptionGroup, option, required
 from coalign.core.progress import progress
 from coalign.data.tables.readers import read_tables
 from coalign.data.tables.table import Cell, Table
-from coalign.measures.grits import KINDS, Grid, GriTS, Kind, TextSimilarity, grits
+from coalign.measures.media.grits import KINDS, Grid, GriTS, Kind, TextSimilarity, grits
 from coalign.measures.statistics import bootstrap_mean
 from coalign.report import model as doc
 from coalign.report.model import Report

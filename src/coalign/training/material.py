@@ -16,7 +16,7 @@ from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
-from coalign.data.readers import RecordSet, read_records, rejected
+from coalign.data.readers import RecordSet, read_records, without_rejected
 from coalign.data.records import Kind, Record
 from coalign.data.rows import files_of
 from coalign.data.sources import (
@@ -30,7 +30,6 @@ from coalign.data.sources import (
     sources_of,
 )
 from coalign.data.splits import drawn, split_parts, weighted
-from coalign.data.writers import to_row
 from coalign.models.options import ModelOptions
 from coalign.training.options import TrainingOptions
 
@@ -436,18 +435,7 @@ def _parted(
     if not problems:
         return list(records), []
     notes.append(f"{what.format(rows_with(problems))} were skipped; the first: {problems[0]}")
-    named = {(one.source, one.line, one.index): one for one in problems}
-    distinct, rows = [], []
-    for one in records:
-        place = one.source
-        problem = named.get((place.file, place.line, place.index - place.before))
-        if problem is None:
-            distinct.append(one)
-        else:
-            rows.append(
-                rejected(place, to_row(one, "standard" if one.plain else "conversational"), [problem])
-            )
-    return distinct, rows
+    return without_rejected(records, problems)
 
 
 def _says_more(parts: Sequence[Part]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coalign.measures.spatial import image_score, parse_spatial_prompt, position_score, stands, visor
+from coalign.measures.media.spatial import image_score, parse_spatial_prompt, position_score, stands, visor
 from tests.vectors.given import Given
 
 UNKNOWN_THERE = "on top of"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coalign.data.tables.table import Cell, Table
-from coalign.measures.grits import KINDS, Grid, f_score, grits, overlaps
+from coalign.measures.media.grits import KINDS, Grid, f_score, grits, overlaps
 from coalign.measures.texts.matching_blocks import block_similarities
 from coalign.tables.canonical.align import Aligner, Fixes
 from coalign.tables.canonical.draft import (

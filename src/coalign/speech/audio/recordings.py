@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import CoalignError, DataError, RecordProblem
+from coalign.data.files.subtitles import read_cues, utf8_text
 from coalign.data.messages import FieldError
 from coalign.data.rows import Row, iter_rows, parse_each
-from coalign.data.subtitles import read_cues, utf8_text
 from coalign.speech.audio.audio import AudioError, audio_info
 
 AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from coalign.core.files import write_text
-from coalign.data import subtitles
-from coalign.data.subtitles import clock, one_line, span
+from coalign.data.files import subtitles
+from coalign.data.files.subtitles import clock, one_line, span
 
 Format = Literal["jsonl", "textgrid", "srt", "vtt", "vtt-words", "audacity"]
 FORMATS = get_args(Format)

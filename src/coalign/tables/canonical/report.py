@@ -11,7 +11,7 @@ from coalign.core.runs import Run
 from coalign.data.tables.json_tables import tables_of_row
 from coalign.data.tables.readers import TableSet
 from coalign.data.tables.table import Table
-from coalign.measures.grits import KINDS
+from coalign.measures.media.grits import KINDS
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import figure_of, outcome_of, paired

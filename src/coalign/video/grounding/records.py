@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.files.subtitles import SUFFIXES, Cue, parse_cues, parse_seconds, read_cues, utf8_text
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.rows import Row, iter_rows, parse_each
-from coalign.data.subtitles import SUFFIXES, Cue, parse_cues, parse_seconds, read_cues, utf8_text
 from coalign.video.material.sources import VIDEO_SUFFIXES, Frames, parse_fps, parse_path, parse_video
 
 

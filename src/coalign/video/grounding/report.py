@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.files import read_rows, write_json, write_text
 from coalign.core.runs import Run
-from coalign.data.subtitles import Cue, vtt
+from coalign.data.files.subtitles import Cue, vtt
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.report import model as doc
 from coalign.report.page import publish

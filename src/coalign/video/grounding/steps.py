@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.core.options import Count, Fraction, Positive, option
-from coalign.data.subtitles import Cue
+from coalign.data.files.subtitles import Cue
 from coalign.loops.rows import answer_rows, row_id
 from coalign.measures.texts.text_units import list_items
 from coalign.models.backends.options import BackendOptions

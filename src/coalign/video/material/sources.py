@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
+from coalign.data.files.subtitles import parse_seconds
 from coalign.data.media.clips import NEAR, Clip
 from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import open_picture
 from coalign.data.media.sources import LONGEST_PATH, resolve
 from coalign.data.messages import FieldError, describe
-from coalign.data.subtitles import parse_seconds
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.data.files.subtitles import parse_seconds, utf8_text
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.rows import Row, iter_rows, parse_each
-from coalign.data.subtitles import parse_seconds, utf8_text
 from coalign.video.material.sources import VIDEO_SUFFIXES, Frames, parse_fps, parse_video
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences")

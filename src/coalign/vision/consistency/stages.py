@@ -16,7 +16,7 @@ from coalign.core.files import atomic_path, write_json
 from coalign.core.runs import is_main_process
 from coalign.data.media.records import read_media
 from coalign.loops.rounds import Round
-from coalign.measures.distributions import frechet_distance, sliced_wasserstein
+from coalign.measures.media.distributions import frechet_distance, sliced_wasserstein
 from coalign.models.devices import pick_device
 from coalign.models.diffusion.files import load_network
 from coalign.models.diffusion.pixels import decoded, grid, to_array, to_pictures, to_tensor

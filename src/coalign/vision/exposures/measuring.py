@@ -14,7 +14,7 @@ import torch
 from coalign.core.files import append_rows, atomic_path, read_rows
 from coalign.core.progress import progress
 from coalign.data.media.hdr import write_hdr
-from coalign.measures.pictures import psnr, ssim
+from coalign.measures.media.pictures import psnr, ssim
 from coalign.vision.exposures.photometry import to_radiance, tone_mapped
 from coalign.vision.exposures.synthesis import Synthesis, as_array, period_of, synthesised, window_of
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from coalign.measures.spatial import OPPOSITE, mirrored, relation_phrases
+from coalign.measures.media.spatial import OPPOSITE, mirrored, relation_phrases
 from coalign.vision.spatial.options import CaptionForm
 
 QUESTION = (

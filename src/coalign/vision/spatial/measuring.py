@@ -17,7 +17,7 @@ from coalign.data.messages import describe
 from coalign.data.records import Source
 from coalign.data.rows import iter_rows
 from coalign.loops.rows import fill_rows
-from coalign.measures.spatial import (
+from coalign.measures.media.spatial import (
     RELATIONS,
     Detection,
     SpatialOutcome,

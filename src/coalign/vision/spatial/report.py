@@ -9,7 +9,7 @@ from coalign.core.runs import Run
 from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import open_picture
 from coalign.loops.rounds import STAGES, Round, timings
-from coalign.measures.spatial import RELATIONS
+from coalign.measures.media.spatial import RELATIONS
 from coalign.measures.statistics import paired_bootstrap
 from coalign.report.model import (
     AnySection,

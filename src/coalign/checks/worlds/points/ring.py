@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from coalign.measures.distributions import sliced_wasserstein
+from coalign.measures.media.distributions import sliced_wasserstein
 from coalign.training.averages import WeightAverage
 from coalign.vision.consistency.objective import ConsistencyObjective
 from coalign.vision.consistency.sampling import consistency_samples

@@ -1,0 +1,1 @@
+"""Numbers about pictures, tables and samples of distributions."""
