@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from coalign.checks.worlds.drawn import figures
+from coalign.checks.worlds.drawn import figure_search, figures, scene
 from coalign.checks.worlds.drawn.small_clip import Recipe
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.options import build
@@ -373,7 +373,7 @@ def test_figures_show_their_attributes() -> None:
     counted = {}
     for hat, bag in itertools.product((0, 1), (0, 1)):
         figure = figures.Figure((0, 2, 0, hat, bag), one.offsets)
-        counted[hat, bag] = figures.draw_figure(figure, figures.PLAIN, np.random.default_rng(1))
+        counted[hat, bag] = figures.draw_figure(figure, scene.PLAIN, np.random.default_rng(1))
     assert (counted[0, 0] - counted[1, 0]).abs()[:, :10].sum() > 5
     assert (counted[0, 0] - counted[0, 1]).abs()[:, 12:, 20:].sum() > 5
     text = figures.described(one, figures.HUMAN[0])
@@ -384,7 +384,7 @@ def test_figures_show_their_attributes() -> None:
 
 def test_the_check_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
-    sizes = figures.Sizes(
+    sizes = figure_search.Sizes(
         labeller_pairs=70,
         labeller_steps=2,
         crops=12,
@@ -393,11 +393,11 @@ def test_the_check_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         tuning_steps=2,
         test_identities=3,
     )
-    world = figures.search_world(100, sizes, Recipe(pairs=130, steps=1))
+    world = figure_search.search_world(100, sizes, Recipe(pairs=130, steps=1))
     assert len(world.pseudo_texts) == len(world.crops) == 12
-    assert sorted(figures.shuffled(world)) == sorted(world.pseudo_texts)
+    assert sorted(figure_search.shuffled(world)) == sorted(world.pseudo_texts)
     arms = [
-        figures.searched(world, lambda one: figures.pretrained(one, one.pseudo_texts)),
-        figures.searched(world, figures.separate),
+        figure_search.searched(world, lambda one: figure_search.pretrained(one, one.pseudo_texts)),
+        figure_search.searched(world, figure_search.separate),
     ]
     assert all(0 <= one["Rank-1"] <= one["Rank-5"] <= 1 for one in arms)

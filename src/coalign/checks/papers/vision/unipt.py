@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coalign.checks.arms import measure_arms
 from coalign.checks.rules import decide, mean_of
-from coalign.checks.worlds.drawn.figures import (
+from coalign.checks.worlds.drawn.figure_search import (
     new_towers,
     pretrained,
     search_world,
