@@ -170,11 +170,11 @@ def test_run_alone_lists_what_can_run(coalign: Callable) -> None:
     result = coalign("run")
     assert result.code == 0
     assert "ln-dpo" in result.out
-    assert "unipt" not in result.out
+    assert "chatglm" not in result.out
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("actt", "Did you mean act"), ("unipt", "unipt is planned, not yet available")]
+    ("name", "message"), [("actt", "Did you mean act"), ("chatglm", "chatglm is planned, not yet available")]
 )
 def test_methods_that_cannot_run_say_why(coalign: Callable, name: str, message: str) -> None:
     result = coalign("run", name)

@@ -26,6 +26,7 @@ WORDS = {
     "data": ["check"], "judge": ["--data"], "generate": ["--out", "o.jsonl", "--prompts"], "score": ["alignscore"], "annotate": [], "chat": [],
     "serve": [], "report": [], "compare": ["x"], "ui": ["--host"], "reproduce": [], "run": ["dpo", "--out", "r", "--data"], "methods": [],
     "objectives": [], "runs": ["--root"], "doctor": [], "quickstart": ["--no-such-flag"], "import-config": [],
+    "search": ["r"], "advise": ["--data"], "pipeline": ["run"], "export": ["--out", "e"], "sweep": ["dpo", "--by", "loss", "--grid"],
 }  # fmt: skip
 """Command to the words before the one that holds a secret; a test asserts that no command is missing."""
 

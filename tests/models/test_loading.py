@@ -102,7 +102,7 @@ def test_a_revision_of_a_folder_is_refused(folder):
 
 
 def test_an_encoder_and_a_folder_without_a_configuration_are_no_causal_models(tmp_path):
-    with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
+    with pytest.raises(ModelError, match=r"holds none of config.json, adapter_config.json"):
         load_model(str(tmp_path), training=False)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path)

@@ -56,6 +56,8 @@ class KeepingOptions(OptionGroup):
         super().__post_init__()
         if self.ptx_data is not None:
             self.ptx_data = canonical_sources(self.ptx_data, "ptx_data", weights=False)
+        else:
+            self.refuse(["ptx_top_k"], "without ptx_data")
 
 
 @dataclass(frozen=True)
