@@ -16,8 +16,9 @@ from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.training.losses import policy_gradient as pg
 from coalign.training.losses.likely_tokens import LikelyTokens, divergences, kept_mass, likely_tokens
+from coalign.training.online.known import know
 from coalign.training.online.methods import GrpoOptions, RlooOptions
-from coalign.training.online.policy_gradient import Cut, Known, Rollout, know
+from coalign.training.online.policy_gradient import Cut, Known, Rollout
 from coalign.training.online.ppo import PpoOptions
 from tests.models.tiny import float64_norms
 from tests.training.test_policy_gradient import gradient_of_steps, models, rollout_of
@@ -157,3 +158,19 @@ def test_pieces_of_a_rollout_are_joined_in_order():
 def test_options_that_do_not_fit_are_refused(kind, values, words):
     with pytest.raises(ConfigError, match=words):
         build(kind, values)
+
+
+def test_one_pass_over_a_part_gives_log_probabilities_and_divergences():
+    """With the divergence in the loss a part is scored once, as with an estimate."""
+    rollout = rollout_of()
+    policy, _, _ = models()
+    forward, calls = policy.forward, []
+    policy.forward = lambda *args, **more: calls.append(1) or forward(*args, **more)
+    counts = []
+    for top_k in (7, None, 7):  # at its first use a model is probed
+        known = known_of(rollout, top_k, True)
+        constants = GrpoOptions(beta=0.3, kl_in="loss", kl_top_k=top_k)
+        calls.clear()
+        gradient_of_steps("grpo", constants, rollout, known, policy, Cut(responses=9))
+        counts.append(len(calls))
+    assert counts[1:] == [1, 1]

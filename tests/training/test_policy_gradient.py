@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coalign.models.scoring.values import score_with_values
+from coalign.training.online.known import know
 from coalign.training.online.methods import get_online_method
-from coalign.training.online.policy_gradient import Cut, Known, PolicyGradientTask, Rollout, know
+from coalign.training.online.policy_gradient import Cut, Known, PolicyGradientTask, Rollout
 from tests.models.tiny import float64_norms, make_model
 
 NAN = math.nan

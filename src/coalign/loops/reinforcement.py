@@ -33,7 +33,8 @@ from coalign.training.checkpoints import resume_point
 from coalign.training.job import FitResult
 from coalign.training.modules import fit_module
 from coalign.training.online.keeping import Keeping
-from coalign.training.online.policy_gradient import Known, PolicyGradientTask, Rollout, Step, know
+from coalign.training.online.known import know
+from coalign.training.online.policy_gradient import Known, PolicyGradientTask, Rollout, Step
 from coalign.training.options import TrainingOptions
 from coalign.training.processes import assert_one_process
 from coalign.training.watch.monitor import LAST_ROWS, WINDOW, Monitor, Sign

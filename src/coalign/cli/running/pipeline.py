@@ -89,9 +89,10 @@ def run(
         try:
             run_chain(found, chain, opened, lambda text: click.echo(text, err=True))
         finally:
-            write_pipeline_report(found, chain, opened, plan(found, folder, skip, until))
+            steps = plan(found, folder, skip, until)
+            write_pipeline_report(found, chain, opened, steps)
     opened.set_status(state="done", error=None)
-    click.echo(_table(found, plan(found, folder, skip, until)))
+    click.echo(_table(found, steps))
     click.echo(f"Report: {opened.report}", err=True)
 
 

@@ -137,17 +137,21 @@ def token_logits(
     batch_tokens: int | None = None,
     temperature: float = 1.0,
 ) -> Iterator[tuple[int, Tensor]]:
-    """For each response, pass by pass, its row in `responses` and the [|y|, V] logits that its tokens are drawn from.
+    """For each response, pass by pass, its row in `responses` and the [|y|, V] logits that its tokens are drawn from, in
+    float32 (float64 for a float64 model).
 
     Arguments are those of `score_responses`; gradients flow when autograd is on.
     """
+    from coalign.models.scoring.token_head import wide
+
     path = resolve_path(model, "auto", responses)
     for rows in plan_passes(responses, batch_tokens):
         part = select_rows(responses, rows)
         logits, places, _ = response_logits(model, part, path)
         pieces = torch.split(places, [len(ids) for ids in part.response_ids])
         for row, piece in zip(rows, pieces, strict=True):
-            yield row, logits.index_select(0, piece) / temperature
+            chosen = logits.index_select(0, piece)
+            yield row, chosen.to(wide(chosen)) / temperature
 
 
 def packed_logps(model: torch.nn.Module, responses: Responses, temperature: float = 1.0) -> Tensor:

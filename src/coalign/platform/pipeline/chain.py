@@ -99,8 +99,8 @@ def plan(
 
 def run_chain(
     pipeline: Pipeline, chain: ChainOptions, run: Run, say: Callable[[str], None] = lambda text: None
-) -> list[Step]:
-    """Run the stages that are not done, each in a process of its own, and return all as they then stand.
+) -> None:
+    """Run the stages that are not done, each in a process of its own.
 
     What a stage has made stays, whatever becomes of the others; the next start goes on with the stage that was stopped,
     where it was stopped.
@@ -140,11 +140,9 @@ def run_chain(
             raise _failure(step, code)
         say(f"{head}: failed.")
         lost.add(step.name)
-    after = plan(pipeline, run.path, chain.skip, chain.until)
-    failed = [one for one in after if one.name in lost and _state(one.folder) == _FAILED]
+    failed = [one for one in steps if one.name in lost and _state(one.folder) == _FAILED]
     if failed:
         raise _failure(failed[0], 1)
-    return after
 
 
 def forget(pipeline: Pipeline, folder: Path, names: Collection[str]) -> list[str]:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from coalign.models.scoring.engine import score_responses, token_logits
+from coalign.models.scoring.token_head import token_logps_from_logits
 from coalign.models.scoring.values import score_with_values
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training import task as tasks
 from coalign.training.losses import policy_gradient as pg
-from coalign.training.losses.likely_tokens import LikelyTokens, divergences, likely_tokens
+from coalign.training.losses.likely_tokens import LikelyTokens, divergences
 from coalign.training.objective import Losses
 
 if TYPE_CHECKING:
@@ -250,20 +251,17 @@ class PolicyGradientTask(tasks.Task):
         return Losses(torch.stack(losses), metrics)
 
     def _score(self, model: nn.Module, part: Part) -> tuple[ResponseLogps, Part]:
-        if part.likely is not None:
-            part = replace(part, divergences=self._divergences(model, part))
         if self.value_head is None:
+            if part.likely is not None:
+                policy, logits = _with_logits(model, part)
+                return policy, replace(part, divergences=divergences(logits, part.likely))
             return score_responses(model, part.responses, temperature=part.temperature), part
+        if part.likely is not None:  # a second forward pass: the one with values keeps no logits
+            part = replace(part, divergences=divergences(_with_logits(model, part)[1], part.likely))
         policy, values = score_with_values(
             model, self.value_head, part.responses, temperature=part.temperature
         )
         return policy, replace(part, predicted=values)
-
-    def _divergences(self, model: nn.Module, part: Part) -> Tensor:
-        """A second forward pass: the first keeps no logits."""
-        assert part.likely is not None
-        logits = dict(token_logits(model, part.responses, temperature=part.temperature))
-        return divergences(torch.cat([logits[row] for row in sorted(logits)]), part.likely)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -278,67 +276,15 @@ class PolicyGradientTask(tasks.Task):
             self.value_head.load_state_dict(load_file(folder / VALUE_HEAD))
 
 
-def know(
-    rollout: Rollout,
-    model: nn.Module,
-    *,
-    reference: Callable[[], Any] | None = None,
-    old: bool = False,
-    value_head: nn.Module | None = None,
-    top_k: int | None = None,
-    diverged: bool = False,
-    batch_tokens: int = 4096,
-) -> Known:
-    """Score a rollout before its first update.
-
-    Args:
-        reference: opens a context that gives the reference; None: it is not needed.
-        old: the policy's own log-probabilities are needed.
-        value_head: of the policy; its values come with the log-probabilities.
-        top_k: the likeliest tokens of the reference are needed, so many at each place.
-        diverged: the policy's divergences over these are needed as well.
-        batch_tokens: most tokens in one forward pass.
-    """
-    responses = rollout.responses()
-
-    def score(scorer: nn.Module) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            found = score_responses(
-                scorer, responses, batch_tokens=batch_tokens, temperature=rollout.temperature
-            )
-        return tuple(one.cpu() for one in found.split())
-
-    before = values = None
-    if old and value_head is not None:
-        with torch.no_grad():
-            found, said = score_with_values(
-                model, value_head, responses, batch_tokens=batch_tokens, temperature=rollout.temperature
-            )
-        before = tuple(one.cpu() for one in found.split())
-        values = torch.split(said.cpu(), found.lengths.tolist())
-    elif old:
-        before = score(model)
-    if reference is None:
-        return Known(before, None, values)
-    passes = {"batch_tokens": batch_tokens, "temperature": rollout.temperature}
-    likely: dict[int, LikelyTokens] = {}
-    apart: dict[int, Tensor] = {}
-    with reference() as frozen, torch.no_grad():
-        known = Known(before, score(frozen), values)
-        if top_k is not None:
-            for row, logits in token_logits(frozen, responses, **passes):
-                likely[row] = likely_tokens(logits, top_k).to(torch.device("cpu"))
-    if top_k is None:
-        return known
-    if diverged:
-        with torch.no_grad():
-            for row, logits in token_logits(model, responses, **passes):
-                apart[row] = divergences(logits, likely[row].to(logits.device)).cpu()
-    return replace(
-        known,
-        likely=tuple(likely[row] for row in range(len(likely))),
-        divergences=tuple(apart[row] for row in range(len(apart))) if diverged else None,
-    )
+def _with_logits(model: nn.Module, part: Part) -> tuple[ResponseLogps, Tensor]:
+    """The log-probabilities of a part's tokens, and the logits [N, V] that they are of, from one forward pass."""
+    found = dict(token_logits(model, part.responses, temperature=part.temperature))
+    logits = torch.cat([found[row] for row in range(len(found))])
+    ids = part.responses.response_ids
+    targets = torch.tensor([token for one in ids for token in one], device=logits.device)
+    lengths = torch.tensor([len(one) for one in ids], device=logits.device)
+    index = torch.tensor(part.responses.prompt_index, device=logits.device)
+    return ResponseLogps(token_logps_from_logits(logits, targets), lengths, index), logits
 
 
 def token_divergences(known: Known, constants: KlOptions) -> list[Tensor]:
