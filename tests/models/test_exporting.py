@@ -88,6 +88,7 @@ def test_the_command_pushes_with_the_folder_and_refuses_bases_that_nobody_has(ad
     assert isinstance(result.exception, ConfigError)
     assert "a folder that nobody else has" in str(result.exception)
     assert len(calls) == 2
+    assert not (tmp_path / "alone").exists()
 
 
 def test_a_missing_token_is_one_line(tmp_path, monkeypatch):

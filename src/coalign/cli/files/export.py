@@ -50,16 +50,16 @@ def export(
     if out.exists():
         raise ConfigError(f"--out: {out} exists.", hint="Name another folder.")
     options = ModelOptions(model=model, revision=revision, save_dtype=dtype)  # pyright: ignore[reportArgumentType]
+    base = base_elsewhere(options) if adapter else None
+    if push is not None and base is not None:
+        raise ConfigError(
+            f"The adapter's base is {base}, a folder that nobody else has.",
+            hint="Push the base first and train on it, or export without --adapter.",
+        )
     folder = export(options, out, adapter=adapter)
     size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
     click.echo(f"{folder}: {size / 1e6:.1f} MB", err=True)
-    base = base_elsewhere(folder)
     if push is not None:
-        if base is not None:
-            raise ConfigError(
-                f"The adapter's base is {base}, a folder that nobody else has.",
-                hint="Push the base first and train on it, or export without --adapter.",
-            )
         click.echo(upload(folder, push, private=private))
     elif base is not None:
         click.echo(f"The adapter's base is {base}: whoever loads it needs that folder.", err=True)

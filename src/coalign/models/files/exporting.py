@@ -69,9 +69,9 @@ def push(folder: Path, repo: str, *, private: bool, token: str | None = None) ->
     return str(made)
 
 
-def base_elsewhere(folder: Path) -> str | None:
+def base_elsewhere(options: ModelOptions) -> str | None:
     """Where the base of an adapter is that nobody else can load: a folder of this machine; None where all is well."""
-    place = Location(str(folder), str(folder))
+    place = locate(options.model, options.revision)
     if not place.is_adapter:
         return None
     base = str(place.adapter_settings.get("base_model_name_or_path") or "")
