@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from coalign.models.scoring.engine import score_responses, token_logits
-from coalign.models.scoring.token_head import token_logps_from_logits
 from coalign.models.scoring.values import score_with_values
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training import task as tasks
@@ -278,6 +277,8 @@ class PolicyGradientTask(tasks.Task):
 
 def _with_logits(model: nn.Module, part: Part) -> tuple[ResponseLogps, Tensor]:
     """The log-probabilities of a part's tokens, and the logits [N, V] that they are of, from one forward pass."""
+    from coalign.models.scoring.token_head import token_logps_from_logits
+
     found = dict(token_logits(model, part.responses, temperature=part.temperature))
     logits = torch.cat([found[row] for row in range(len(found))])
     ids = part.responses.response_ids
