@@ -162,6 +162,17 @@ def share_inside(box: Sequence[float], other: Sequence[float]) -> float:
     return shared_area(box, other) / own if own > 0 else 0.0
 
 
+def set_regions(cells: list[Cell], rows: list[Box], columns: list[Box]) -> None:
+    """Give every cell its region: the union of its rows by that of its columns."""
+    for cell in cells:
+        cell.region = (
+            min(columns[one][0] for one in cell.columns),
+            min(rows[one][1] for one in cell.rows),
+            max(columns[one][2] for one in cell.columns),
+            max(rows[one][3] for one in cell.rows),
+        )
+
+
 def to_row(table: Table) -> dict[str, Any]:
     """A table as a row of JSON Lines, which `json_tables` reads back."""
     row: dict[str, Any] = {"id": table.id, "rows": table.n_rows, "columns": table.n_columns}

@@ -22,7 +22,7 @@ from coalign.core.extras import require
 from coalign.core.files import parse_json
 from coalign.data.messages import FieldError
 from coalign.data.tables.json_tables import flip_all, listed, word_of
-from coalign.data.tables.table import MOST_PLACES, Box, Cell, Table, Word, around, share_inside
+from coalign.data.tables.table import MOST_PLACES, Box, Cell, Table, Word, around, set_regions, share_inside
 
 CLASSES = (
     "table",
@@ -203,13 +203,7 @@ def _grid_cells(
         for column in range(len(columns))
         if (row, column) not in taken
     ]
-    for cell in cells:
-        cell.region = (
-            min(columns[one][0] for one in cell.columns),
-            min(rows[one][1] for one in cell.rows),
-            max(columns[one][2] for one in cell.columns),
-            max(rows[one][3] for one in cell.rows),
-        )
+    set_regions(cells, rows, columns)
     return sorted(cells, key=lambda cell: (cell.rows[0], cell.columns[0]))
 
 

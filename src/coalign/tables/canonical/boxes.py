@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
-from coalign.data.tables.table import Box, Cell, Word, area, around, share_inside, shared_area
+from coalign.data.tables.table import Box, Word, area, around, set_regions, share_inside, shared_area
 from coalign.tables.canonical.draft import Draft
 
 HALF = 0.5
@@ -80,17 +80,6 @@ def _part_rows(draft: Draft) -> None:
         rows[place] = (*upper[:3], middle)
         rows[place + 1] = (lower[0], middle, *lower[2:])
         draft.fixes["parted rows that overlap a little"] += 1
-
-
-def set_regions(cells: list[Cell], rows: list[Box], columns: list[Box]) -> None:
-    """A cell's region: the union of its rows by that of its columns."""
-    for cell in cells:
-        cell.region = (
-            min(columns[one][0] for one in cell.columns),
-            min(rows[one][1] for one in cell.rows),
-            max(columns[one][2] for one in cell.columns),
-            max(rows[one][3] for one in cell.rows),
-        )
 
 
 def read_words(draft: Draft, words: list[Word]) -> bool:
