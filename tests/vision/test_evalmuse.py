@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from PIL import Image
 from coalign.core.errors import CoalignError, DataError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run
+from coalign.data.media.pictures import Picture
 from coalign.models.backends.options import BackendOptions
 from coalign.report.html import read_report
 from coalign.vision import evalmuse
-from coalign.vision.fine_grained.items import read_items
+from coalign.vision.fine_grained.items import Item, read_items
 from coalign.vision.fine_grained.loading import new_scorer, open_scorer, open_yes_no, save_scorer
 from coalign.vision.fine_grained.questions import EndpointYesNo, ask, share_of_yes
+from coalign.vision.fine_grained.scoring import QuestionMetric
 from tests.models import endpoint_server
 from tests.vision.tiny import blip2_folder, llava_folder, noise, save_noise, small_clip_folder, write_rows
 
@@ -332,3 +335,31 @@ def test_captions_are_read_as_blip2_learnt_them() -> None:
     from coalign.vision.fine_grained.reading import plain_caption
 
     assert plain_caption('A red (big) circle: "two"  rings!') == "a red big circle two rings"
+
+
+def test_without_negation_the_second_request_is_not_made() -> None:
+    class Agreeing:
+        name = "agreeing"
+
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def p_yes(self, pictures: Sequence[Any], requests: Sequence[str]) -> list[float | None]:
+            assert len(pictures) == len(requests)
+            self.asked += requests
+            return [0.75 if "red" in one else 0.25 for one in requests]
+
+        def close(self) -> None:
+            pass
+
+    item = Item("a", "a red cup", Picture("a.png"), ("red (color)", "cup (object)"))
+    model = Agreeing()
+    (found,) = QuestionMetric(model, "{phrase}", "yes {question}", "no {question}", negate=False).score(
+        [item], [noise(0)]
+    )
+    assert model.asked == ["yes red", "yes cup"]
+    assert found.elements == {"red (color)": 0.75, "cup (object)": 0.25}
+    assert (found.overall, found.missing) == (3.0, ())
+    assert found.detail["red (color)"]["negative"] is None
+    with pytest.raises(ValueError, match="not asked"):
+        evalmuse.Config(vqa="a", data=["b"], negate=False, negative="not {question}?")

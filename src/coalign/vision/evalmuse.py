@@ -106,6 +106,8 @@ class Config(FineGrainedTraining, BackendOptions):
             self.refuse(("threshold", "examples", "score_batch"), "without data")
         if not (self.vqa or self.endpoint):
             self.refuse(_ASKED, "without vqa or endpoint")
+        elif not self.negate:
+            self.refuse(("negative",), "with no_negate: it is not asked")
         if self.metric or (self.model and not released) or self.endpoint:
             self.refuse(("revision",), f"with {given[0]}")
         for name, form, wanted in (

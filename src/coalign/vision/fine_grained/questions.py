@@ -83,20 +83,22 @@ def ask(
     *,
     template: str = QUESTION,
     positive: str = POSITIVE,
-    negative: str = NEGATIVE,
+    negative: str | None = NEGATIVE,
 ) -> list[list[Asked]]:
-    """Of each item its elements, asked both ways."""
+    """Of each item its elements, asked both ways, or for yes alone where `negative` is None."""
     asked = [
         (place, element, question_of(one, element, template))
         for place, one in enumerate(items)
         for element in one.elements
     ]
-    seen = [pictures[place] for place, _, _ in asked for _ in range(2)]
-    requests = [form.format(question=question) for _, _, question in asked for form in (positive, negative)]
+    forms = [positive] if negative is None else [positive, negative]
+    seen = [pictures[place] for place, _, _ in asked for _ in forms]
+    requests = [form.format(question=question) for _, _, question in asked for form in forms]
     said = model.p_yes(seen, requests) if requests else []
     found: list[list[Asked]] = [[] for _ in items]
     for number, (place, element, question) in enumerate(asked):
-        found[place].append(Asked(element, question, said[2 * number], said[2 * number + 1]))
+        answers = said[number * len(forms) : (number + 1) * len(forms)]
+        found[place].append(Asked(element, question, answers[0], answers[1] if len(forms) > 1 else None))
     return found
 
 

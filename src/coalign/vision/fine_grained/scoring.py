@@ -84,7 +84,7 @@ class QuestionMetric:
     """PN-VQA: every element asked both ways; overall is `1 + 4 mean` of its elements, so that it lies from 1 to 5.
 
     Args:
-        negate: take the negative question into account; without it the score is P(yes) alone.
+        negate: also ask the negative question; without it the score is P(yes) alone.
     """
 
     model: YesNoModel
@@ -100,8 +100,10 @@ class QuestionMetric:
 
     def score(self, items: Sequence[Item], pictures: Sequence[Image.Image]) -> list[Scores]:
         found = []
-        texts = {"template": self.question, "positive": self.positive, "negative": self.negative}
-        for asked in ask(self.model, items, pictures, **texts):
+        negative = self.negative if self.negate else None
+        for asked in ask(
+            self.model, items, pictures, template=self.question, positive=self.positive, negative=negative
+        ):
             scores = {one.element: one.score if self.negate else one.positive for one in asked}
             known = {name: score for name, score in scores.items() if score is not None}
             mean = overall_of(asked) if self.negate else (sum(known.values()) / len(known) if known else None)
