@@ -159,8 +159,6 @@ class TrainingPictures:
         return len(self.pictures)
 
     def __getitem__(self, key: int) -> tuple[DomainPicture, Image.Image]:
-        if key >= len(self.pictures) and not self.augment:
-            key %= len(self.pictures)
         one = self.pictures[key % len(self.pictures)]
         opened = one.picture.open()
         return one, augmented(opened, np.random.default_rng([self.seed, key])) if self.augment else opened
