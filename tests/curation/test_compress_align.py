@@ -390,3 +390,10 @@ def test_base64_of_any_length_is_no_path(tmp_path: Path) -> None:
     for size in (60, 300, 4000, 5000):
         text = "A" * size
         assert portable(text, tmp_path) == (text if size > 255 else str(tmp_path / text))
+
+
+def test_a_caption_in_brackets_in_place_of_a_list_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    rows = tmp_path / "ranked.jsonl"
+    rows.write_text('{"image": "a.png", "captions": "[sic] a dog", "ranks": [1, 2]}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"captions.*1 texts"):
+        read_annotations([str(rows)])

@@ -119,7 +119,10 @@ def _captions(value: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
     if captions is None and "chosen" in value and "rejected" in value:
         captions = [value["chosen"], value["rejected"]]
     if isinstance(captions, str):
-        captions = json.loads(captions) if captions.startswith("[") else [captions]
+        try:
+            captions = json.loads(captions) if captions.startswith("[") else [captions]
+        except ValueError:  # one caption that begins with a bracket
+            captions = [captions]
     if not isinstance(captions, list | tuple):
         return
     origins = value.get("origins")
