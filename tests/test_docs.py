@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from coalign.cli.main import coalign
-from coalign.cli.running.run import command as method_command
+from tests.cli.commands import unknown_in
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -57,19 +54,7 @@ def test_commands_in_the_docs_exist_with_their_flags(
     )
     for name, source in scripts:
         Path(name).write_text(source, encoding="utf-8")
-    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
-    command: click.Command = coalign
-    while isinstance(command, click.Group) and words:
-        found = command.get_command(click.Context(command), words.pop(0))
-        assert found is not None, f"{page}: {line}"
-        command = found
-    params = [*command.params]
-    if command.name == "sweep" and not words[0].endswith(".yaml"):  # it takes the flags of the method as well
-        params += method_command(words[0]).params
-    flags = {name for param in params for name in (*param.opts, *param.secondary_opts)}
-    for word in words:
-        if word.startswith("--"):
-            assert word.partition("=")[0] in flags | {"--help"}, f"{page}: {line}: no flag {word}"
+    assert unknown_in(line) == [], f"{page}: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -33,6 +33,7 @@ from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from coalign.vision.search.towers import TwoTowers
 from coalign.vision.tuning.prompted import PromptedEncoder
+from tests.cli.commands import unknown_in
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
 from tests.contract.killing import Killed, watched
@@ -180,6 +181,9 @@ def test_a_complete_run(slug: str, whole: Callable[[str], Whole]) -> None:
     assert {"Configuration", "Environment"} <= {*titles}
     assert len(titles) > 2
     assert len({*titles}) == len(titles), "every section has a name of its own"
+    assert [
+        (one.command, unknown_in(one.command)) for one in report.next_commands if unknown_in(one.command)
+    ] == []
 
 
 @pytest.mark.parametrize("name", PUBLISHES)

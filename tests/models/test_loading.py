@@ -12,7 +12,14 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
@@ -20,7 +27,7 @@ from coalign.models import adapters
 from coalign.models.adapters import has_adapter
 from coalign.models.devices import describe_device, pick_device, pick_dtype
 from coalign.models.files import defaults, places
-from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
+from coalign.models.files.loading import load_for_training, load_model, load_pretrained, load_tokenizer
 from coalign.models.files.places import locate
 from coalign.models.options import ModelOptions
 
@@ -231,3 +238,17 @@ def test_the_hub_id_of_the_default_is_the_embedded_copy_offline(monkeypatch, fol
     monkeypatch.setattr(places, "hub_problem", lambda: None)
     assert locate(hub_id).path == hub_id
     assert locate(hub_id, as_base=True).path == str(folder)
+
+
+def test_a_cached_model_is_read_without_asking_the_hub_for_an_adapter(monkeypatch):
+    """Transformers 5.23 looks for `adapter_config.json` on the hub in spite of `local_files_only`."""
+    asked = []
+
+    def find(name, **given):
+        asked.append((name, given.get("local_files_only")))
+
+    monkeypatch.setattr("transformers.models.auto.auto_factory.find_adapter_config_file", find)
+    place = places.Location("org/model", "org/model", cached_only=True)
+    with pytest.raises(ModelError):
+        load_pretrained(AutoModelForCausalLM, place, what="model")
+    assert asked == [("org/model", True)]

@@ -56,7 +56,7 @@ def open_detector(name: str, *, revision: str | None = None, device: str = "auto
         asked = type(config) in MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING
         kind: Any = AutoModelForZeroShotObjectDetection if asked else AutoModelForObjectDetection
         with no_weight_bars():
-            model = kind.from_pretrained(place.path, use_safetensors=True, **hub)
+            model = kind.from_pretrained(place.path, use_safetensors=True, **place.of_weights)
         processor = (AutoProcessor if asked else AutoImageProcessor).from_pretrained(place.path, **hub)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise explained(error, place, "detector") from error

@@ -38,7 +38,7 @@ class ImageFeatures:
         try:
             self.processor = AutoImageProcessor.from_pretrained(place.path, **hub)
             with no_weight_bars():
-                model = AutoModel.from_pretrained(place.path, use_safetensors=True, **hub)
+                model = AutoModel.from_pretrained(place.path, use_safetensors=True, **place.of_weights)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise explained(error, place, "image encoder") from error
         self.device = pick_device(device)

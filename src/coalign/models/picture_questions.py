@@ -74,7 +74,7 @@ class LocalAnswerer:
             self.processor: Any = AutoProcessor.from_pretrained(place.path, **hub)
             with no_weight_bars():
                 model = AutoModelForImageTextToText.from_pretrained(
-                    place.path, use_safetensors=True, dtype=pick_dtype(self.device), **hub
+                    place.path, use_safetensors=True, dtype=pick_dtype(self.device), **place.of_weights
                 )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise explained(error, place, "image-text-to-text model") from error

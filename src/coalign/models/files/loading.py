@@ -221,7 +221,7 @@ def _load_plain(
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
 
-    arguments = _shared(place, options)
+    arguments = {**_shared(place, options), **place.of_weights}
     if options.attn_implementation != "auto":
         arguments["attn_implementation"] = options.attn_implementation
     arguments |= quantization_arguments(options, device, dtype)
@@ -303,10 +303,9 @@ def load_with_info(kind: Any, place: Location, what: str, **arguments: Any) -> t
         with no_weight_bars():
             return kind.from_pretrained(
                 place.path,
-                revision=place.revision,
-                local_files_only=place.cached_only,
                 use_safetensors=True,
                 output_loading_info=True,
+                **place.of_weights,
                 **arguments,
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

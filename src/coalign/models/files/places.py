@@ -47,6 +47,14 @@ class Location:
         return self.adapter_config.is_file()
 
     @property
+    def of_weights(self) -> dict[str, Any]:
+        """Arguments of Transformers' `from_pretrained` for the weights: it looks for an adapter beside them first, and asks
+        the hub for one whatever `local_files_only` says (seen in 5.23).
+        """
+        hub: dict[str, Any] = {"revision": self.revision, "local_files_only": self.cached_only}
+        return {**hub, "adapter_kwargs": {"local_files_only": True}} if self.cached_only else hub
+
+    @property
     def kind(self) -> str:
         """What is there, in words."""
         if self.is_adapter:

@@ -71,7 +71,7 @@ def write_search_report(
             "Equal scores are ranked pessimistically: a picture of another identity with the same score stands first.",
             "Pictures of persons are personal data; this page holds thumbnails of them.",
         ],
-        then=[Command(f"coalign show {run.path}", then)],
+        then=[Command(f"coalign report {run.path}", then)],
         figures=found[list(found)[-1]] if found else {"pictures": len(texts)},
         trained_on=_trained_on(config, data, captioned) if trained else None,
     )

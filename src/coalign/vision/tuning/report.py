@@ -118,7 +118,7 @@ def write_tuning_report(config: Any, run: Run, rounds: Sequence[Round], material
             LABEL_SPACES,
             *(["One seed says nothing about the spread."] if len(rounds) == 1 else []),
         ],
-        then=[Command(f"coalign show {run.path}", "see these figures in the terminal")],
+        then=[Command(f"coalign report {run.path}", "see these figures in the terminal")],
         figures=result["accuracy"][kept],
         trained_on=f"{config.shots} pictures of each of {len(material.base)} classes of {config.data}. The folder holds"
         " prompts and adapters alone; `PromptedEncoder.load` puts them on the base model.",
