@@ -363,3 +363,18 @@ def test_without_negation_the_second_request_is_not_made() -> None:
     assert found.detail["red (color)"]["negative"] is None
     with pytest.raises(ValueError, match="not asked"):
         evalmuse.Config(vqa="a", data=["b"], negate=False, negative="not {question}?")
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"question": "Is {thing} there?"}, "has {thing}, expected {phrase} {category} {prompt}"),
+        ({"question": "Is {} there?"}, "has {}, expected"),
+        ({"question": "Is {phrase there?"}, "cannot be filled in"),
+        ({"positive": "{question} yes of {phrase}?"}, "positive: .*has {phrase}"),
+        ({"negative": "no?"}, "negative: 'no.' has no {question}"),
+    ],
+)
+def test_forms_that_could_not_be_filled_in_are_refused(form: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        evalmuse.Config(vqa="a", data=["b"], **form)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
-from coalign.core.options import Seed, option
+from coalign.core.options import CountOrZero, Seed, option
 from coalign.core.runs import Run, is_main_process
 from coalign.curation.visual_instructions.annotations import read_annotations
 from coalign.curation.visual_instructions.conversations import Conversations, llava_record
@@ -59,7 +59,7 @@ class Config(RewardLearning, Cascade, RewritingOptions):
     on_bad_record: Literal["fail", "skip"] = option(
         "fail", "stop at records that cannot be used, or count them"
     )
-    examples: int = option(12, "records of either side shown in the report", only_with="data")
+    examples: CountOrZero = option(12, "records of either side shown in the report", only_with="data")
     seed: Seed = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:

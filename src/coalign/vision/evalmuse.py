@@ -24,6 +24,7 @@ answer questions, were run on random weights alone here.
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -110,12 +111,23 @@ class Config(FineGrainedTraining, BackendOptions):
             self.refuse(("negative",), "with no_negate: it is not asked")
         if self.metric or (self.model and not released) or self.endpoint:
             self.refuse(("revision",), f"with {given[0]}")
-        for name, form, wanted in (
-            ("positive", self.positive, "question"),
-            ("negative", self.negative, "question"),
-        ):
-            if f"{{{wanted}}}" not in form:
-                raise ValueError(f"{name}: {form!r} has no {{{wanted}}}")
+        for name, form in (("positive", self.positive), ("negative", self.negative)):
+            if "{question}" not in form:
+                raise ValueError(f"{name}: {form!r} has no {{question}}")
+            _assert_fields(name, form, ("question",))
+        _assert_fields("question", self.question, ("phrase", "category", "prompt"))
+
+
+def _assert_fields(name: str, form: str, known: tuple[str, ...]) -> None:
+    """Refuse a form that could not be filled in: braces that name something else, or nothing."""
+    wanted = " ".join(f"{{{one}}}" for one in known)
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(form) if field is not None}
+    except ValueError as error:
+        raise ValueError(f"{name}: {form!r} cannot be filled in ({error}), expected {wanted}") from error
+    unknown = sorted(fields - {*known})
+    if unknown:
+        raise ValueError(f"{name}: {form!r} has {{{unknown[0]}}}, expected {wanted}")
 
 
 def run(config: Config, run: Run) -> None:
