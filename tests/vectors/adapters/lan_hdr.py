@@ -6,7 +6,7 @@ from typing import Any
 
 from coalign.vision.exposures import photometry
 from coalign.vision.exposures.attention import luminance_attention
-from coalign.vision.exposures.losses import frequency_loss, temporal_loss
+from coalign.vision.exposures.losses import frequency_losses, temporal_losses
 from tests.vectors.given import Given
 
 
@@ -23,8 +23,8 @@ def compute(inputs: Given, params: dict[str, Any]) -> dict[str, Any]:
         }
     if "pred_t" in inputs:
         found, target, later, later_target = inputs.tensors("pred_t", "gt_t", "pred_t1", "gt_t1")
-        l1, frequency = (found - target).abs().mean(), frequency_loss(found, target)
-        temporal = temporal_loss(found, later, target, later_target)
+        l1, frequency = (found - target).abs().mean(), frequency_losses(found, target).mean()
+        temporal = temporal_losses(found, later, target, later_target).mean()
         total = l1 + params["w_frequency"] * frequency + params["w_temporal"] * temporal
         return {
             "loss": total,

@@ -13,7 +13,7 @@ from coalign.core.own_code import load_code
 from coalign.training.checkpoints import KeyedShuffle
 from coalign.training.objective import Losses
 from coalign.training.task import Batch, Task
-from coalign.vision.exposures.losses import EPSILON
+from coalign.vision.exposures.losses import frequency_losses, temporal_losses
 from coalign.vision.exposures.photometry import tone_mapped
 from coalign.vision.exposures.synthesis import Synthesis, Windows, synthesised
 
@@ -77,12 +77,11 @@ class RadianceTask(Task):
         difference = found - target
         terms = {
             "l1": difference[:, 0].abs().flatten(1).mean(1),
-            "frequency": torch.fft.fft2(difference[:, 0].float()).abs().flatten(1).mean(1),
+            "frequency": frequency_losses(found[:, 0], target[:, 0]),
         }
         loss = terms["l1"] + self.options.frequency_weight * terms["frequency"]
         if both:
-            change = difference[:, 0] - difference[:, 1]
-            terms["temporal"] = (change**2 + EPSILON**2).sqrt().flatten(1).mean(1)
+            terms["temporal"] = temporal_losses(found[:, 0], found[:, 1], target[:, 0], target[:, 1])
             loss = loss + self.options.temporal_weight * terms["temporal"]
         if self.features is not None:
             terms["perceptual"] = self._perceptual(found[:, 0], target[:, 0])

@@ -15,7 +15,7 @@ from coalign.checks.tiny_models import stream
 from coalign.checks.worlds.drawn import radiance as world
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.vision.exposures.losses import frequency_loss
+from coalign.vision.exposures.losses import frequency_losses
 from coalign.vision.exposures.network import HDRNetwork, NetworkShape, frame_inputs, new_network
 from coalign.vision.exposures.photometry import tone_mapped
 
@@ -105,7 +105,7 @@ def trained(one: Material, attention: Attention, *, steps: int = STEPS) -> Measu
         frames = world.drawn_frames(BATCH, draw)
         found, target = tone_mapped(network(frames.ldr, frames.exposures)), tone_mapped(frames.target)
         optimizer.zero_grad()
-        ((found - target).abs().mean() + 0.1 * frequency_loss(found, target)).backward()
+        ((found - target).abs().mean() + 0.1 * frequency_losses(found, target).mean()).backward()
         optimizer.step()
     return _measured(network, one)
 
