@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from coalign.cli.peers import TITLES, counterpart, peer_of
+from coalign.cli.threads import threads_flag
 from coalign.core.errors import ConfigError
 from coalign.core.options import Option, build, converted, load_file, options_of, parse_value, to_yaml
 
@@ -146,7 +147,7 @@ def command(options: type) -> Callable[[Callable[..., Any]], click.Command]:
             return function(made, **{name: value for name, value in given.items() if name not in names})
 
         flags = flags_of(options, leave_out={*TRAINING, *own})
-        return click.command(cls=GroupedCommand, params=flags)(call)
+        return click.command(cls=GroupedCommand, params=[*flags, threads_flag()])(call)
 
     return decorate
 
@@ -405,4 +406,5 @@ def _general() -> list[click.Option]:
             help="YAML file of options; flags go before it.",
         ),
         click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration and exit."),
+        threads_flag(),
     ]

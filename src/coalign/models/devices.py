@@ -1,4 +1,4 @@
-"""Which device and number format a model gets, and the one line that says so."""
+"""Which device, number format and threads a model gets, and the one line that says so."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from coalign.core.errors import ConfigError
+from coalign.core.machine.cores import usable_cores, watched
 from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
     from torch import nn
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+BETWEEN = 10.0
+"""Seconds between two looks at what other programs take."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -46,6 +49,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda", number)
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: mps was asked for, but PyTorch sees no Apple GPU.")
+    if kind == "cpu":
+        share_cores(least=1.0)
     return torch.device(kind)
 
 
@@ -124,8 +129,30 @@ def describe_device(device: torch.device, dtype: torch.dtype | None = None) -> s
         text = "mps (Apple GPU)"
     else:
         threads = torch.get_num_threads()
-        text = f"cpu ({threads} thread{'s' if threads != 1 else ''})"
+        text = f"cpu ({threads} thread{'s' if threads != 1 else ''}{_busy(threads)})"
     return text if dtype is None else f"{text}, {str(dtype).removeprefix('torch.')}"
+
+
+def share_cores(least: float = BETWEEN) -> None:
+    """Work with as many threads as there are cores that nobody else works on, from now on in the calling thread.
+
+    Called where long work goes round (steps of training, of decoding, passes of scoring) and a model is loaded; costs
+    nothing between two looks. Only on the command line (`coalign.core.machine.cores.watch`) and unless `--threads` or
+    `OMP_NUM_THREADS` says how many: a program's own threads are its own affair. Sums of many threads and of few can differ
+    in their last digits.
+
+    Args:
+        least: seconds since the last look.
+    """
+    cores = watched()
+    free = None if cores is None else cores.free(least)
+    if free is not None and free != torch.get_num_threads():
+        torch.set_num_threads(free)
+
+
+def _busy(threads: int) -> str:
+    usable = usable_cores()
+    return f" for {usable} cores, on which others work too" if watched() and threads < usable else ""
 
 
 def _cuda_hint() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from coalign.cli.flags import GroupedCommand, assert_new, built, flags_of
+from coalign.cli.threads import threads_flag
 from coalign.core.errors import ConfigError
 from coalign.core.files import dump_json, write_rows
 from coalign.core.names import suggest
@@ -76,6 +77,7 @@ def _command(name: str) -> click.Command:
             click.Option(["--html"], type=path, metavar="FILE.html", help="Write a page to read there."),
             click.Option(["--overwrite"], is_flag=True, help="Replace --out and --html."),
             *flags_of(module.ScoringOptions),
+            threads_flag(),
         ],
         callback=apply,
         help=METRICS[name][1],

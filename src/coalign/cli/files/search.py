@@ -9,6 +9,7 @@ import click
 
 from coalign.cli.counts import COUNT
 from coalign.cli.flags import assert_new
+from coalign.cli.threads import takes_threads
 from coalign.core.errors import ConfigError
 from coalign.core.files import dump_json, write_rows
 
@@ -37,6 +38,7 @@ SHOWN = 60
 )
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:<n>, mps or auto.")
+@takes_threads
 def search(
     run: Path,
     texts: tuple[str, ...],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.cli.flags import key_values
+from coalign.cli.threads import takes_threads
 from coalign.core.errors import ConfigError
 from coalign.core.progress import duration
 from coalign.core.runs import Run, new_run_path
@@ -44,6 +45,7 @@ def pipeline() -> None:
 
 
 @pipeline.command()
+@takes_threads
 @_FILE
 @_OUT
 @_SET

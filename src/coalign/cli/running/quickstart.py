@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from coalign.cli.threads import takes_threads
+
 SETTINGS = {
     "prompts": "quickstart",
     "samples": 6,
@@ -28,6 +30,7 @@ SETTINGS = {
     "--out", type=click.Path(path_type=Path), default=None, help="Run folder; the same one continues a run."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@takes_threads
 def quickstart(model: str, out: Path | None, seed: int) -> None:
     """Align SmolLM2-135M-Instruct with constraints it does not obey yet (about ten minutes on two cores).
 

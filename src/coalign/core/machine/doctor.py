@@ -10,6 +10,7 @@ from typing import Any
 
 from coalign.core.cache import cache_root, folder_size
 from coalign.core.extras import EXTRAS, is_installed
+from coalign.core.machine.cores import usable_cores
 from coalign.core.runs import PACKAGES, version
 
 LOW_DISK = 2e9
@@ -27,13 +28,17 @@ def machine() -> dict[str, Any]:
     """Cores that this process may use and memory in bytes, within the limits of a container."""
     import psutil
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
     total = memory.total
     if _CGROUP_MEMORY.is_file():
         limit = _CGROUP_MEMORY.read_text(encoding="utf-8").strip()
         total = min(total, int(limit)) if limit.isdigit() else total
-    return {"cores": os.cpu_count(), "usable_cores": usable, "memory": total, "free_memory": memory.available}
+    return {
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "memory": total,
+        "free_memory": memory.available,
+    }
 
 
 def extras() -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from coalign.models.devices import share_cores
 from coalign.models.generation.batching import Decodes, left_padded
 from coalign.models.generation.decode_state import Decoded, generation_of
 from coalign.models.generation.endings import Endings
@@ -107,6 +108,7 @@ class DecodeLoop:
         Raises:
             ModelError: logits that are not numbers.
         """
+        share_cores()
         with evaluation(self._generator.model):
             self._leave([row for row in self._live if not row.of.cancelled])
             self._join()

@@ -19,6 +19,7 @@ from coalign.core.errors import DataError, ModelError
 from coalign.core.progress import Progress, progress
 from coalign.data.records import Messages
 from coalign.models import types
+from coalign.models.devices import share_cores
 from coalign.models.generation.batching import (
     default_batch_tokens,
     encode_any,
@@ -239,6 +240,7 @@ class TransformersGenerator:
             logits = logits[index]
         left = 0
         for step in range(sampling.max_new_tokens):
+            share_cores()
             tokens = state.draw(step, logits)
             ended = torch.isin(tokens, stop_ids)
             if sampling.stop:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from coalign.data.media.prompts import batch_inputs
+from coalign.models.devices import share_cores
 from coalign.models.modules import unwrap
 from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 from coalign.models.types import ResponseLogps, Responses
@@ -73,6 +74,7 @@ def in_passes(
     """
     pieces: list[Tensor | None] = [None] * len(responses.response_ids)
     for rows in plan_passes(responses, batch_tokens):
+        share_cores()
         part = select_rows(responses, rows)
         logps = score(part)
         for row, one in zip(rows, torch.split(logps, [len(ids) for ids in part.response_ids]), strict=True):

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerState
 
 from coalign.core.progress import Progress, progress
 from coalign.core.runs import Run
+from coalign.models.devices import share_cores
 
 Logs = dict[str, float] | None
 _SHOWN = {
@@ -43,6 +44,7 @@ class ProgressBar(TrainerCallback):
             bar.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        share_cores()
         if self._bar:
             self._bar.advance(1)
 
