@@ -147,7 +147,7 @@ def read_letter_odds(top: Iterable[tuple[str, float]], *, ties: bool = True) -> 
         top: the most probable tokens as (text, log-probability).
     """
     tokens = list(top)
-    odds = {letter: _log_sum(tokens, letter) for letter in "ABC"}
+    odds = {letter: letter_logp(tokens, letter) for letter in "ABC"}
     if odds["A"] == odds["B"] == -math.inf:
         return Read(failure="malformed")
     floor = min(value for _, value in tokens)
@@ -161,14 +161,14 @@ def read_expected_score(top: Iterable[tuple[str, float]], scale: Scale) -> Read:
     """The mean of the whole numbers of the scale under the probabilities of the first token, renormalised over them."""
     tokens = list(top)
     scores = range(math.ceil(scale.low), math.floor(scale.high) + 1)
-    weights = {score: math.exp(_log_sum(tokens, str(score))) for score in scores}
+    weights = {score: math.exp(letter_logp(tokens, str(score))) for score in scores}
     total = math.fsum(weights.values())
     if not total:
         return Read(failure="malformed")
     return Read(scores=(math.fsum(score * one for score, one in weights.items()) / total,))
 
 
-def _log_sum(tokens: Iterable[tuple[str, float]], text: str) -> float:
+def letter_logp(tokens: Iterable[tuple[str, float]], text: str) -> float:
     """Log of the summed probability of the tokens that are `text`, decoration aside."""
     found = [value for token, value in tokens if _DECORATION.sub("", token) == text]
     return math.log(math.fsum(map(math.exp, found))) if found else -math.inf
