@@ -10,7 +10,7 @@ import pytest
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.core.system import load_system
-from tests.contract import generated
+from tests.contract import generated, guided
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -80,12 +80,6 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompts": "x", "judge_served": "y"}, "give its address"),
         ({"prompts": "x", "ranking": "pro", "margin": 0.1}, "margin has no effect"),
         ({"prompts": "x", "min_agreement": 1}, "at least 2"),
-    ],
-    "aligning-llms-survey": [
-        ({"data": "x", "author_columns": ["a", "b"]}, "author_columns has no effect without own"),
-        ({"data": "x", "own": "y", "author_columns": ["a"]}, "expected two"),
-        ({"data": "x", "answers": "y"}, "answers has no effect without sheet"),
-        ({"data": "x", "judge": "reward"}, "nothing to probe"),
     ],
     "tsr-alignment": [
         ({"data": "x", "kinds": ["top"]}, "kinds has no effect without predictions"),
@@ -428,6 +422,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect"),
     ],
     **generated.REFUSED,
+    **guided.REFUSED,
 }  # fmt: skip
 """System, or `judge`, to what its configuration is built of and to words of the message."""
 

@@ -35,7 +35,7 @@ DOCUMENTS, STEPS, BATCH = 6000, 700, 32
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
-def check(run: Run, *, seeds: int = 3) -> Verdict:
+def check(run: Run, *, seeds: int = 5) -> Verdict:
     """Values that were planted in a model are found by the questionnaire, and averaging over orders takes off the place.
 
     Rule:
