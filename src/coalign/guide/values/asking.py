@@ -12,16 +12,19 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from coalign.data.records import Message, Messages
 from coalign.guide.values.questionnaire import Item, Questionnaire
-from coalign.guide.values.scoring import Array, Shares, option_orders, shares_of
+from coalign.guide.values.scoring import Shares, option_orders, shares_of
 from coalign.judging.parsing import letter_logp
 from coalign.judging.store import Reply, ReplyStore, ask
 from coalign.models.types import Generator, Sampling
+
+if TYPE_CHECKING:
+    from coalign.guide.values.scoring import Array
 
 Readout = Literal["logprobs", "text"]
 TOP_LOGPROBS = 20

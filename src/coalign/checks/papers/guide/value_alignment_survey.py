@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def planted_model(
 
 def _profile(
     questionnaire: Questionnaire, generator: Generator, store: ReplyStore, identity: dict[str, str]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     defaults = Config()
     asked = ask_all(
         generator,
@@ -173,7 +174,7 @@ def _profile(
     )
 
 
-def _default(run: Run, questionnaire: Questionnaire) -> dict[str, object]:
+def _default(run: Run, questionnaire: Questionnaire) -> dict[str, Any]:
     from coalign.judging.store import Deferred
     from coalign.models.backends.open import open_transformers
     from coalign.models.options import ModelOptions
