@@ -330,7 +330,9 @@ def test_a_prompt_that_the_template_refuses_is_named():
 def test_a_prompt_without_room_is_named(tokenizer):
     generator = make(tiny(max_position_embeddings=32), tokenizer)
     generator.generate(["a"], Sampling(31))
-    with pytest.raises(DataError, match=r"prompt 1 has 40 tokens; .* 32 less max_new_tokens 8 leaves 24"):
+    with pytest.raises(
+        DataError, match=r"prompt 1: prompt: 40 tokens, expected at most 24: .* 32 less max_new_tokens 8"
+    ):
         generator.generate(["a", "?" * 40], Sampling(8))
 
 

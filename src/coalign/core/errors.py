@@ -95,3 +95,16 @@ class DataError(CoalignError):
         if self.hint:
             lines.append(self.hint)
         return "\n".join(lines)
+
+
+class PromptError(DataError):
+    """A prompt that a generator cannot use; whoever knows its record tells it as a problem of that.
+
+    Attributes:
+        index: its place among the prompts.
+        field, problem, expected: as in `RecordProblem`.
+    """
+
+    def __init__(self, index: int, field: str, problem: str, expected: str, hint: str | None = None) -> None:
+        super().__init__(f"prompt {index}: {field}: {problem}, expected {expected}", hint=hint)
+        self.index, self.field, self.problem, self.expected = index, field, problem, expected

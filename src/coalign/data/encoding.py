@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.progress import progress
 from coalign.data.frame import EncodingError, Frame, assert_without_pictures
-from coalign.data.records import Feedback, Judgment, Messages, Preference, Ranking, Record, responses_of
+from coalign.data.media.conversations import pictures_of, without_pictures
+from coalign.data.records import (
+    Feedback,
+    Judgment,
+    Messages,
+    Preference,
+    PromptRecord,
+    Ranking,
+    Record,
+    responses_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,6 +116,24 @@ def encode_continued(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> 
     with _as_data_error():
         assert_without_pictures(messages)
         return frame.ids(frame.continued(messages))
+
+
+def encode_shown(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages
+) -> tuple[list[int], PicturePrompt | None]:
+    """Token ids of messages that hold pictures (`coalign.data.media.conversations.showing`), those of the pictures among
+    them, and what the pixels are made of. A last message of the assistant goes on, as in `encode_continued`.
+
+    Raises:
+        DataError: as `encode_prompt`; a picture that cannot be decoded; a model or a template that takes none.
+    """
+    frame = Frame(tokenizer)
+    record = PromptRecord(prompt=without_pictures(messages), pictures=pictures_of(messages))
+    with _as_data_error():
+        frame.assert_shown(record)
+        goes_on = record.prompt[-1]["role"] == "assistant"
+        text = frame.continued(record.prompt) if goes_on else frame.prompt(record.prompt, plain=False)
+        return frame.ids_of(text, record)
 
 
 def encode_response(

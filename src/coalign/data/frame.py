@@ -90,7 +90,7 @@ class Frame:
             EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
         """
         given = record.template_arguments
-        self._assert_shown(record)
+        self.assert_shown(record)
         plain = record.plain and not given and (plain or not self.tokenizer.chat_template)
         prompt = self.prompt(record.prompt, plain, given)
         if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
@@ -111,8 +111,12 @@ class Frame:
                 raise
             return closed, [self.response(record.prompt, one, plain, closed, given) for one in replies]
 
-    def _assert_shown(self, record: Record) -> None:
-        """Refuse pictures that the model would not see, and places of pictures without one."""
+    def assert_shown(self, record: Record) -> None:
+        """Refuse pictures that the model would not see, and places of pictures without one.
+
+        Raises:
+            EncodingError: it says which.
+        """
         marks = sum(one["content"].count(MARK) for one in record.prompt)
         if record.pictures and self.processor is None:
             raise EncodingError(

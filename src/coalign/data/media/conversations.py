@@ -7,7 +7,7 @@ does (`<image>` in the text), or with the column alone: then the pictures stand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,12 +16,14 @@ from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import Picture
 from coalign.data.media.sources import resolve
 from coalign.data.messages import FieldError
-from coalign.data.records import Message, Record, responses_of
+from coalign.data.records import Message, Messages, Record, Shown, responses_of
 
 MARK = "\U0010fffd"
 """Stands for a picture in the text of a message: a character for private use, which no text has."""
 PLACEHOLDER = "<image>"
 """What LLaVA's data has in its place."""
+SHOWN = "pictures"
+"""Key under which a message holds its own pictures."""
 _SOURCES = ("image", "url", "path", "base64", "bytes", "image_url")
 
 R = TypeVar("R", bound=Record)
@@ -157,6 +159,33 @@ def _placed(record: R, count: int, field: str) -> R:
         raise FieldError("pictures without a message of the user", "a prompt that they are shown in", field)
     prompt[first] = cast(Message, {**prompt[first], "content": MARK * count + prompt[first]["content"]})
     return replace(record, prompt=prompt)
+
+
+def showing(messages: Messages, pictures: Sequence[Shown]) -> Messages:
+    """Messages that hold their pictures themselves, as generators take them.
+
+    Args:
+        messages: with a mark for each picture (`Record.prompt`).
+        pictures: of all messages, in order (`Record.pictures`); messages stay as they are where there is none.
+    """
+    rest, made = list(pictures), []
+    for one in messages:
+        count = one["content"].count(MARK) if rest else 0
+        made.append(cast(Message, {**one, SHOWN: tuple(rest[:count])}) if count else one)
+        rest = rest[count:]
+    return made
+
+
+def pictures_of(prompt: Messages | str) -> tuple[Shown, ...]:
+    """The pictures that messages hold, in order; none of text."""
+    if isinstance(prompt, str):
+        return ()
+    return tuple(picture for one in prompt if MARK in one["content"] for picture in one.get(SHOWN, ()))
+
+
+def without_pictures(messages: Messages) -> Messages:
+    """The messages with the marks alone."""
+    return [cast(Message, {key: value for key, value in one.items() if key != SHOWN}) for one in messages]
 
 
 def content_parts(text: str) -> list[dict[str, str]]:

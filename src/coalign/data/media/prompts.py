@@ -66,12 +66,13 @@ class PicturePrompt:
         return hashlib.sha256("".join(map(picture_hash, self.pictures)).encode()).hexdigest()
 
 
-def batch_inputs(prompts: Sequence[PicturePrompt], width: int) -> dict[str, Any]:
+def batch_inputs(prompts: Sequence[PicturePrompt], width: int, *, left: bool = False) -> dict[str, Any]:
     """What a model is given beside token ids and mask: tensors of the processor for these rows together.
 
     Args:
         prompts: a row each; one that stands twice is decoded once.
         width: of the rows, responses included. What the processor says of every token is 0 beyond the prompt.
+        left: rows are padded on the left, and end with their prompts.
 
     Raises:
         MediaError: a picture cannot be decoded (any more).
@@ -81,7 +82,7 @@ def batch_inputs(prompts: Sequence[PicturePrompt], width: int) -> dict[str, Any]
 
     opened = {id(one): [picture.open() for picture in one.pictures] for one in prompts}
     texts, pictures = [one.text for one in prompts], [opened[id(one)] for one in prompts]
-    made = _processed(prompts[0].processor, texts, pictures)
+    made = _processed(prompts[0].processor, texts, pictures, side="left" if left else "right")
     ids, mask = made.pop("input_ids"), made.pop("attention_mask")
     for row, one in enumerate(prompts):
         if ids[row][mask[row].bool()].tolist() != list(one.ids):
@@ -92,18 +93,21 @@ def batch_inputs(prompts: Sequence[PicturePrompt], width: int) -> dict[str, Any]
     shape = ids.shape
     for name, value in made.items():
         if value.shape == shape:
-            made[name] = torch.nn.functional.pad(value, (0, width - shape[1]))
+            missing = width - shape[1]
+            made[name] = torch.nn.functional.pad(value, (missing, 0) if left else (0, missing))
     return made
 
 
-def _processed(processor: Any, texts: list[str], pictures: list[list[Any]]) -> dict[str, Any]:
+def _processed(
+    processor: Any, texts: list[str], pictures: list[list[Any]], side: str = "right"
+) -> dict[str, Any]:
     try:
         made = processor(
             text=texts,
             images=pictures,
             return_tensors="pt",
             padding=True,
-            padding_side="right",
+            padding_side=side,
             add_special_tokens=False,
         )
     except (ValueError, TypeError, IndexError, KeyError) as error:

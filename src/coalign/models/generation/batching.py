@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from coalign.core.errors import DataError
+from coalign.core.errors import DataError, PromptError
+from coalign.data.frame import EncodingError
+from coalign.data.media.conversations import pictures_of
 from coalign.data.records import Messages
 from coalign.models.batching import length_batches
 from coalign.models.modules import unwrap
@@ -16,6 +19,8 @@ from coalign.models.types import Sampling, is_prefilled
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from coalign.data.media.prompts import PicturePrompt
 
 CACHE_BYTES = 2**30
 """Keys and values of one batch on a CPU."""
@@ -35,7 +40,11 @@ class Decodes(Protocol):
 
 
 def plan_batches(
-    lengths: Sequence[int], sampling: Sampling, batch_tokens: int, batch_size: int
+    lengths: Sequence[int],
+    sampling: Sampling,
+    batch_tokens: int,
+    batch_size: int,
+    shown: Sequence[bool] | None = None,
 ) -> list[list[int]]:
     """Prompts of each batch, longest first; a prompt's samples stay together.
 
@@ -43,10 +52,17 @@ def plan_batches(
         lengths: tokens of each prompt.
         batch_tokens: rows x (longest prompt + new tokens) stay below it, one prompt at least.
         batch_size: most rows, one prompt at least.
+        shown: which prompts have pictures, and are decoded apart from the others; by default none.
     """
-    return length_batches(
-        lengths, lambda longest: most_rows(longest, sampling, batch_tokens, batch_size) // sampling.rows
-    )
+    found = []
+    for kind in (False, True):
+        places = [place for place, one in enumerate(shown or [False] * len(lengths)) if one is kind]
+        batches = length_batches(
+            [lengths[place] for place in places],
+            lambda longest: most_rows(longest, sampling, batch_tokens, batch_size) // sampling.rows,
+        )
+        found += [[places[one] for one in batch] for batch in batches]
+    return found
 
 
 def most_rows(length: int, sampling: Sampling, batch_tokens: int, batch_size: int) -> int:
@@ -77,15 +93,41 @@ def encode_any(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index
         index: number of the prompt, for messages.
 
     Raises:
-        DataError: the template refuses it.
+        PromptError: the template refuses it, or it shows pictures.
     """
     from coalign.data.encoding import encode_continued, encode_prompt
 
-    try:
+    with _of_prompt(index):
         if isinstance(prompt, str):
             return encode_prompt(tokenizer, [{"role": "user", "content": prompt}], plain=True)
         return (encode_continued if is_prefilled(prompt) else encode_prompt)(tokenizer, prompt)
+
+
+def encode_seen(
+    tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index: int
+) -> tuple[list[int], PicturePrompt | None]:
+    """`encode_any` for whoever passes pictures on: also the pictures of messages that hold some, else None.
+
+    Raises:
+        PromptError: also a picture that cannot be decoded, or pictures for a model of text alone.
+    """
+    from coalign.data.encoding import encode_shown
+
+    if isinstance(prompt, str) or not pictures_of(prompt):
+        return encode_any(tokenizer, prompt, index), None
+    with _of_prompt(index):
+        return encode_shown(tokenizer, prompt)
+
+
+@contextlib.contextmanager
+def _of_prompt(index: int) -> Iterator[None]:
+    """Errors of data as errors of the prompt with this number."""
+    try:
+        yield
     except DataError as error:
+        cause = error.__cause__
+        if isinstance(cause, EncodingError):
+            raise PromptError(index, cause.field, cause.problem, cause.expected, error.hint) from error
         raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from coalign.models.generation.sampling import sample_tokens, stream_of, token_l
 from coalign.models.modules import evaluation
 from coalign.models.types import Piece, Sampling
 
+if TYPE_CHECKING:
+    from coalign.data.media.prompts import PicturePrompt
+
 
 @dataclass(eq=False)
 class Decoding:
@@ -34,6 +38,7 @@ class Decoding:
         streaming: pieces are wanted as they come, not only the whole.
         prompt: its index among the prompts of a call; 0 for a request of its own.
         cancelled: set it to let its rows leave at the next step.
+        pictures: that it shows; None where it has none.
     """
 
     ids: list[int]
@@ -42,6 +47,7 @@ class Decoding:
     streaming: bool = False
     prompt: int = 0
     cancelled: bool = False
+    pictures: PicturePrompt | None = None
 
 
 @dataclass(eq=False)
@@ -136,7 +142,8 @@ class DecodeLoop:
             return
         joining.sort(key=lambda one: -len(one.ids))
         forward = open_rows(self._generator.model)
-        logits = forward.start(*left_padded([one.ids for one in joining], self._device))
+        shown = [one.pictures for one in joining if one.pictures is not None]
+        logits = forward.start(*left_padded([one.ids for one in joining], self._device), shown)
         rows = [(place, sample) for place, one in enumerate(joining) for sample in range(one.sampling.rows)]
         if len(rows) > len(joining):
             index = torch.tensor([place for place, _ in rows], device=self._device)
@@ -151,7 +158,9 @@ class DecodeLoop:
             self._live = [*self._live, *new]
 
     def _admitted(self) -> list[Decoding]:
-        """The first prompts in line that fit beside what is under way; one always fits alone."""
+        """The first prompts in line that fit beside what is under way, all with pictures or all without; one always fits
+        alone.
+        """
         joining: list[Decoding] = []
         if self._live and (self._forward is None or not self._forward.can_join):
             return joining
@@ -161,7 +170,8 @@ class DecodeLoop:
             one = self._waiting[0]
             more, width = rows + one.sampling.rows, max(longest, _room(one))
             fits = more <= self._generator.batch_size and more * width <= self._generator.batch_tokens
-            if rows and not fits:
+            alike = not joining or (one.pictures is None) == (joining[0].pictures is None)
+            if rows and not (fits and alike):
                 break
             self._waiting.popleft()
             if not one.cancelled:

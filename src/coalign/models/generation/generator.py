@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
-from coalign.core.errors import DataError, ModelError
+from coalign.core.errors import ModelError, PromptError
 from coalign.core.progress import Progress, progress
+from coalign.data.media.conversations import pictures_of
 from coalign.data.records import Messages
 from coalign.models import types
 from coalign.models.devices import share_cores
 from coalign.models.generation.batching import (
     default_batch_tokens,
     encode_any,
+    encode_seen,
     left_padded,
     most_rows,
     plan_batches,
@@ -35,6 +37,8 @@ from coalign.models.modules import evaluation, unwrap
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from coalign.data.media.prompts import PicturePrompt
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +99,11 @@ class TransformersGenerator:
         """
         done, on_batch, label = types.generating(**how)
         check_sampling(sampling)
-        encoded = [self.encode(prompt, index) for index, prompt in enumerate(prompts)]
-        self.assert_room(encoded, sampling)
-        plan = [
-            batch
-            for batch in plan_batches(list(map(len, encoded)), sampling, self.batch_tokens, self.batch_size)
-            if not done.issuperset(batch)
-        ]
-        job = _Job.of(prompts, encoded, sampling)
+        job = self._job(prompts, sampling)
+        encoded, shown = job.encoded, [one is not None for one in job.pictures]
+        limits = (self.batch_tokens, self.batch_size)
+        planned = plan_batches(list(map(len, encoded)), sampling, *limits, shown)
+        plan = [batch for batch in planned if not done.issuperset(batch)]
         results: list[list[types.Generation]] = [[] for _ in prompts]
         started = time.monotonic()
         total = sum(map(len, plan)) * job.sampling.rows
@@ -136,30 +137,52 @@ class TransformersGenerator:
         from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 
         check_sampling(sampling)
-        encoded = [self.encode(prompt, index) for index, prompt in enumerate(prompts)]
-        self.assert_room(encoded, sampling)
-        job = _Job.of(prompts, encoded, sampling)
+        job = self._job(prompts, sampling)
         loop = DecodeLoop(self)
         loop.add(
-            Decoding(ids, sampling, goes_on=job.continued[index], streaming=True, prompt=index)
-            for index, ids in enumerate(encoded)
+            Decoding(
+                ids,
+                sampling,
+                goes_on=job.continued[index],
+                streaming=True,
+                prompt=index,
+                pictures=job.pictures[index],
+            )
+            for index, ids in enumerate(job.encoded)
         )
         while not loop.is_idle:
             yield from (piece for _, piece in loop.step())
 
     def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
-        """The tokens of a prompt.
+        """The tokens of a prompt without pictures.
 
         Args:
             index: its number, for messages.
 
         Raises:
-            DataError: the template refuses it.
+            PromptError: the template refuses it, or it shows pictures.
         """
         ids = encode_any(self.tokenizer, prompt, index)
         bos = self.tokenizer.bos_token_id
         # plain text may have brought its own
         return ids[1:] if isinstance(prompt, str) and bos is not None and ids[:2] == [bos, bos] else ids
+
+    def encode_seen(self, prompt: Messages | str, index: int = 0) -> tuple[list[int], PicturePrompt | None]:
+        """The tokens of a prompt, those of its pictures among them, and its pictures.
+
+        Raises:
+            PromptError: also a picture that cannot be decoded, or pictures for a model of text alone.
+        """
+        if pictures_of(prompt):
+            return encode_seen(self.tokenizer, prompt, index)
+        return self.encode(prompt, index), None
+
+    def _job(self, prompts: types.Prompts, sampling: types.Sampling) -> _Job:
+        """The prompts as tokens; errors are those of `generate`."""
+        encoded = [self.encode_seen(prompt, index) for index, prompt in enumerate(prompts)]
+        ids, pictures = [one for one, _ in encoded], [one for _, one in encoded]
+        self.assert_room(ids, sampling)
+        return _Job(ids, pictures, [types.goes_on(one) for one in prompts], sampling)
 
     @property
     def context(self) -> int | None:
@@ -179,11 +202,12 @@ class TransformersGenerator:
         room = context - sampling.max_new_tokens
         long = [index for index, ids in enumerate(encoded) if len(ids) > room]
         if long:
-            first = long[0]
             more = f" ({len(long)} prompts are too long)" if len(long) > 1 else ""
-            raise DataError(
-                f"prompt {first} has {len(encoded[first])} tokens; the model's context of {context} less "
-                f"max_new_tokens {sampling.max_new_tokens} leaves {max(room, 0)}{more}.",
+            raise PromptError(
+                long[0],
+                "prompt",
+                f"{len(encoded[long[0]])} tokens{more}",
+                f"at most {max(room, 0)}: the model's context of {context} less max_new_tokens {sampling.max_new_tokens}",
                 hint="Shorten the prompt or lower max_new_tokens.",
             )
 
@@ -232,7 +256,8 @@ class TransformersGenerator:
         stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
         forward = open_rows(self.model)
         prompts = list(dict.fromkeys(index for index, _ in rows))
-        logits = forward.start(*left_padded([job.encoded[index] for index in prompts], self.device))
+        shown = [one for index in prompts if (one := job.pictures[index]) is not None]
+        logits = forward.start(*left_padded([job.encoded[index] for index in prompts], self.device), shown)
         if len(prompts) < len(rows):
             place = {prompt: position for position, prompt in enumerate(prompts)}
             index = torch.tensor([place[prompt] for prompt, _ in rows], device=self.device)
@@ -273,16 +298,12 @@ class TransformersGenerator:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a call works on: encoded prompts, which of them the text goes on from, how to sample."""
+    """What a call works on: encoded prompts, their pictures, which of them the text goes on from, how to sample."""
 
     encoded: list[list[int]]
+    pictures: list[PicturePrompt | None]
     continued: list[bool]
     sampling: types.Sampling
-
-    @classmethod
-    def of(cls, prompts: types.Prompts, encoded: list[list[int]], sampling: types.Sampling) -> _Job:
-        continued = [types.goes_on(one) for one in prompts]
-        return cls(encoded, continued, sampling)
 
     def before(self, row: Row) -> int | None:
         """The token that the text of a row goes on from; None where it starts anew."""

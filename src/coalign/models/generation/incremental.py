@@ -7,8 +7,8 @@ The cached path keeps keys and values; the plain path computes every row anew at
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,11 @@ from coalign.models.generation.growing_cache import (
     trimmed,
 )
 from coalign.models.modules import unwrap
+from coalign.models.scoring.engine import picture_tensors
 from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
+
+if TYPE_CHECKING:
+    from coalign.data.media.prompts import PicturePrompt
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
 """Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
@@ -37,8 +41,10 @@ SHARED_TOKENS = 64
 class Rows(Protocol):
     """Rows of tokens under a model."""
 
-    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Begin with left-padded prompts [R, T] and their mask (1: token, 0: padding). Returns logits [R, V]."""
+    def start(self, input_ids: Tensor, mask: Tensor, pictures: Sequence[PicturePrompt] = ()) -> Tensor:
+        """Begin with left-padded prompts [R, T] and their mask (1: token, 0: padding), each with its pictures or none with
+        any. Returns logits [R, V].
+        """
         ...
 
     def select(self, index: Tensor) -> None:
@@ -81,9 +87,15 @@ class CachedRows:
         self._mask = torch.empty(0)
         self._positions = torch.empty(0)
 
-    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def start(self, input_ids: Tensor, mask: Tensor, pictures: Sequence[PicturePrompt] = ()) -> Tensor:
         self._mask = mask
         self._positions = mask.sum(-1, keepdim=True)
+        if pictures:
+            shown = self._call.shown(pictures, mask.shape[1], left=True)
+            positions = self._call.positions(input_ids, mask, shown)
+            if positions.ndim == 3:
+                self._positions = positions.amax((0, 2))[:, None] + 1
+            return self._call.last(input_ids, mask, positions, past_key_values=self.cache, **shown)
         if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
             return self._call.last(input_ids, mask, _positions(mask), past_key_values=self.cache)
         lengths = self._positions.squeeze(1).tolist()
@@ -159,13 +171,35 @@ class PlainRows:
         self._call = Call(model)
         self._ids = torch.empty(0)
         self._mask = torch.empty(0)
+        self._pictures: list[PicturePrompt | None] = []
 
-    def start(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def start(self, input_ids: Tensor, mask: Tensor, pictures: Sequence[PicturePrompt] = ()) -> Tensor:
         self._ids, self._mask = input_ids, mask
-        return self._call.last(input_ids, mask, _positions(mask))
+        self._pictures = list(pictures) or [None] * len(input_ids)
+        return self._logits()
+
+    def _logits(self) -> Tensor:
+        """Rows of text together, and those with pictures, whose pixels are made anew."""
+        shown = torch.tensor([one is not None for one in self._pictures], device=self._mask.device)
+        if not shown.any():
+            return self._call.last(self._ids, self._mask, _positions(self._mask))
+        rows = [ids[mask.bool()] for ids, mask in zip(self._ids[shown], self._mask[shown], strict=True)]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor(list(map(len, rows)), device=ids.device)
+        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).to(self._mask.dtype)
+        inputs: Any = self._call.shown([one for one in self._pictures if one is not None], ids.shape[1])
+        found = self._call(ids, mask, self._call.positions(ids, mask, inputs), **inputs)
+        found = found[torch.arange(len(rows), device=ids.device), lengths - 1]
+        logits = found.new_empty(len(shown), found.shape[-1])
+        logits[shown] = found
+        if not shown.all():
+            ids, mask = self._ids[~shown], self._mask[~shown]
+            logits[~shown] = self._call.last(ids, mask, _positions(mask))
+        return logits
 
     def select(self, index: Tensor) -> None:
         self._ids, self._mask = self._ids[index], self._mask[index]
+        self._pictures = [self._pictures[row] for row in index.tolist()]
 
     can_join = True
 
@@ -174,10 +208,12 @@ class PlainRows:
         ids = [one._ids[:, one._ids.shape[1] - _width(one._mask) :] for one in (self, others)]
         masks = [_without_padding(one._mask) for one in (self, others)]
         self._ids, self._mask = _stacked_right(ids), _stacked_right(masks)
+        self._pictures += others._pictures
 
     def step(self, tokens: Tensor) -> Tensor:
-        ids = torch.cat([self._ids, tokens[:, None]], dim=-1)
-        return self.start(ids, torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=-1))
+        self._ids = torch.cat([self._ids, tokens[:, None]], dim=-1)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._ids), 1)], dim=-1)
+        return self._logits()
 
 
 def _width(mask: Tensor) -> int:
@@ -227,8 +263,16 @@ class Call:
     def __call__(
         self, input_ids: Tensor, mask: Tensor, positions: Tensor, *, keep: int | None = None, **cache: Any
     ) -> Tensor:
-        """[R, T, V] logits in float32 (float64 for a float64 model), those after the last `keep` tokens alone."""
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "use_cache": bool(cache)}
+        """[R, T, V] logits in float32 (float64 for a float64 model), those after the last `keep` tokens alone.
+
+        Args:
+            cache: `past_key_values` where there are some, and what is shown.
+        """
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "use_cache": "past_key_values" in cache,
+        }
         if self.takes_positions:
             inputs["position_ids"] = positions
         if keep is not None and "logits_to_keep" in self._takes:
@@ -236,6 +280,23 @@ class Call:
         logits = self._model(**inputs, **cache).logits
         logits = logits if keep is None else logits[:, -keep:]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def shown(
+        self, pictures: Sequence[PicturePrompt], width: int, *, left: bool = False
+    ) -> dict[str, Tensor]:
+        """What the model is given of the pictures of rows; see `coalign.models.scoring.engine.picture_tensors`."""
+        return picture_tensors(self._model, pictures, width, left=left)
+
+    def positions(self, input_ids: Tensor, mask: Tensor, shown: dict[str, Tensor]) -> Tensor:
+        """[R, T] the place of each token, or [3, R, T] for a model that lays out pictures in time, height and width
+        (Qwen-VL).
+        """
+        lay_out = getattr(getattr(unwrap(self._model), "model", None), "get_rope_index", None)
+        if lay_out is None:
+            return _positions(mask)
+        takes = inspect.signature(lay_out).parameters
+        given = {name: value for name, value in shown.items() if name in takes}
+        return lay_out(input_ids, attention_mask=mask, **given)[0]
 
     def last(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **cache: Any) -> Tensor:
         """[R, V] logits after the last token."""

@@ -230,10 +230,17 @@ def picture_inputs(model: torch.nn.Module, responses: Responses, width: int) -> 
     rows = [one for index in responses.prompt_index if (one := responses.pictures[index]) is not None]
     if len(rows) < len(responses.prompt_index):
         raise ValueError("prompts with and without pictures in one pass")
+    return picture_tensors(model, rows, width)
+
+
+def picture_tensors(
+    model: torch.nn.Module, rows: Sequence[PicturePrompt], width: int, *, left: bool = False
+) -> dict[str, Tensor]:
+    """What a model is given of the pictures of rows, on its device and in its format; see `batch_inputs`."""
     weight = next(model.parameters())
     return {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
-        for name, value in batch_inputs(rows, width).items()
+        for name, value in batch_inputs(rows, width, left=left).items()
     }
 
 
