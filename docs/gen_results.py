@@ -58,7 +58,7 @@ def row(verdict: dict[str, Any]) -> str:
 
 
 def section(verdict: dict[str, Any], *, level: int = 2, name: str | None = None) -> list[str]:
-    """One verdict: world, rule, figures of the rule, what was tried, measures by arm."""
+    """One verdict: world, rule, figures of the rule, what happened to it since (`note`), what was tried, measures by arm."""
     entry = get(verdict["slug"])
     arms = by_arm(verdict["measures"])
     metrics = list(dict.fromkeys(metric for values in arms.values() for metric in values))
@@ -75,6 +75,8 @@ def section(verdict: dict[str, Any], *, level: int = 2, name: str | None = None)
         "|---|---|",
         *(f"| {name} | {figure(value)} |" for name, value in verdict["summary"].items()),
     ]
+    if verdict.get("note"):
+        lines += ["", f"*Note.* {verdict['note']}"]
     if verdict["tried"]:
         lines += ["", "*Tried.*", "", *(f"- {one}" for one in verdict["tried"])]
     lines += [

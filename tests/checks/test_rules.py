@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,56 @@ def test_a_rule_that_contradicts_itself_is_an_error() -> None:
 def test_gaps_are_paired_by_seed() -> None:
     assert measured().gaps("gold", "ours", "base") == pytest.approx({0: 0.2, 1: -0.1})
     assert rules.mean_of(measured().gaps("gold", "ours", "base")) == pytest.approx(0.05)
+
+
+def counted(ours: list[int], theirs: list[int], of: int) -> Measured:
+    """Rows as `measure_arms` keeps them of so many right answers under each seed."""
+    rows = [
+        {"arm": arm, "seed": seed, "right": round(count / of, 6)}
+        for arm, counts in (("ours", ours), ("theirs", theirs))
+        for seed, count in enumerate(counts)
+    ]
+    return Measured(None, rows)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_loss_at_the_limit_is_not_above_it() -> None:
+    """9 answers of 180 are 5 points; sums of binary numbers make 5.000000000000001 of them."""
+    assert (0.933333 - 1.0 + 0.866667 - 0.95 + 0.983333 - 0.983333) / 3 < -0.05
+    assert counted([56, 52, 59], [60, 57, 59], 60).gap("right", "ours", "theirs") == -0.05
+    assert counted([55, 52, 59], [60, 57, 59], 60).gap("right", "ours", "theirs") < -0.05
+    assert counted([57, 52, 59], [60, 57, 59], 60).gap("right", "ours", "theirs") > -0.05
+
+
+@given(
+    st.sampled_from([7, 30, 48, 60, 96, 384]).flatmap(
+        lambda of: st.tuples(
+            st.just(of), st.lists(st.tuples(st.integers(0, of), st.integers(0, of)), min_size=1, max_size=5)
+        )
+    ),
+    st.integers(-20, 20),
+)
+def test_means_and_gaps_of_counts_stand_to_a_limit_as_fractions_do(
+    given_counts: tuple[int, list[tuple[int, int]]], hundredths: int
+) -> None:
+    of, counts = given_counts
+    rows = counted([one for one, _ in counts], [other for _, other in counts], of)
+    limit, exact = hundredths / 100, Fraction(sum(a - b for a, b in counts), of * len(counts))
+    mean = rows.gap("right", "ours", "theirs")
+    assert (mean >= limit, mean <= limit) == (exact * 100 >= hundredths, exact * 100 <= hundredths)
+    for (ours, theirs), gap in zip(counts, rows.gaps("right", "ours", "theirs").values(), strict=True):
+        alone = Fraction(ours - theirs, of)
+        assert (gap >= limit, gap <= limit) == (alone * 100 >= hundredths, alone * 100 <= hundredths)
+
+
+def test_figures_away_from_short_numbers_stay() -> None:
+    for figure in (0.0500021, -0.123456, 1 / 3, 2e-5, 123.45678):
+        assert rules.settled(figure) == figure
+    assert rules.settled(0.0500009) == 0.05
+
+
+def test_the_best_of_several_arms_is_taken_seed_by_seed() -> None:
+    assert rules.best_of([{0: 0.2, 1: 0.9}, {0: 0.5, 1: 0.1}]) == {0: 0.5, 1: 0.9}
+    assert rules.gaps_between({0: 0.3}, {0: 0.1, 1: 0.7}) == {0: 0.2}
 
 
 def test_a_grid_is_averaged_within_a_seed() -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from coalign.checks.rules import mean_of
+from coalign.checks.rules import gaps_between, mean_of
 from coalign.core.catalogue import get
 from coalign.core.errors import CoalignError
 from coalign.core.files import append_rows, read_rows
@@ -65,7 +65,7 @@ class Measured:
         return {seed: statistics.fmean(found[name][seed] for name in names) for seed in sorted(seeds)}
 
     def gaps(self, metric: str, arms: str | Sequence[str], against: str | Sequence[str]) -> dict[int, float]:
-        """Seed to the metric of `arms` minus that of `against`.
+        """Seed to the metric of `arms` minus that of `against`, settled.
 
         Raises:
             ValueError: the two sides were not measured under the same seeds.
@@ -75,7 +75,7 @@ class Measured:
             raise ValueError(
                 f"{arms} has the seeds {list(ours)} and {against} {list(theirs)}, expected the same"
             )
-        return {seed: ours[seed] - theirs[seed] for seed in ours}
+        return gaps_between(ours, theirs)
 
     def mean(self, metric: str, arms: str | Sequence[str]) -> float:
         """Mean of `values` over the seeds."""

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds
 from coalign.checks.worlds.words.sums import AdditionWorld, answer_of, make_world
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -55,10 +55,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=make_world, arms=arms)
     accuracy = {arm: rows.values("accuracy", arm) for arm in arms}
     better = "base" if mean_of(accuracy["base"]) >= mean_of(accuracy["aligned"]) else "aligned"
-    gaps = {
-        seed: accuracy["nudged"][seed] - max(accuracy["base"][seed], accuracy["aligned"][seed])
-        for seed in accuracy["nudged"]
-    }
+    gaps = gaps_between(accuracy["nudged"], best_of([accuracy["base"], accuracy["aligned"]]))
     won, lost = (
         round(sum(rows.values(f"{what} against {better}", "nudged").values())) for what in ("won", "lost")
     )

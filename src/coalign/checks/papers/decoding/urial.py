@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
-from coalign.checks.rules import decide, most_seeds
+from coalign.checks.rules import decide, most_seeds, settled
 from coalign.checks.worlds.prompts.everyday_questions import QUESTIONS
 from coalign.checks.worlds.words.villages import StyledWorld, make_styled_world, right_facts
 from coalign.core.runs import Run
@@ -83,7 +83,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     (before,) = (row["well_formed"] for row in kept_items(run, WITHOUT, 1))
     after = [row["well_formed"] for row in kept_items(run, WITH, orderings)]
     won, lost = signs(before, after)
-    gain = fmean(fmean(one) for one in after) - fmean(before)
+    gain = settled(fmean(fmean(one) for one in after) - fmean(before))
     shift_seen, prompting_seen = most_seeds(hits), gain >= 0.15 and won > lost and mcnemar(won, lost) < 0.05
     return rows.verdict(
         check,

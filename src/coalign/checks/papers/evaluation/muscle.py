@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from coalign.checks.arms import measure_arms
-from coalign.checks.rules import decide, mean_of
+from coalign.checks.rules import decide, mean_of, settled
 from coalign.checks.worlds.classifiers.updates import UpdateLoss, prepare_update, update_arms
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -41,7 +41,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=prepare_update, arms=arms)
     over_plain, over_more = (rows.gaps("NFR", muscle, arm) for arm in (plain, more))
     accuracy = rows.gap("accuracy", muscle, plain)
-    ratio = rows.mean("NFR", muscle) / rows.mean("NFR", plain)
+    ratio = settled(rows.mean("NFR", muscle) / rows.mean("NFR", plain))
     below = all(gap < 0 for gaps in (over_plain, over_more) for gap in gaps.values())
     return rows.verdict(
         check,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from coalign.checks.arms import Measures, keep_items, kept_values, measure_arms
-from coalign.checks.rules import decide, most_seeds
+from coalign.checks.rules import decide, gaps_between, most_seeds
 from coalign.checks.tiny_models import stream
 from coalign.checks.worlds.words import tenses
 from coalign.checks.worlds.words.models import shuffled
@@ -68,7 +68,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=tenses.make_refusal_world, arms=arms)
     plain, mended = "refusal training", "defence"
     past, direct = (rows.values(f"{one} @1", plain) for one in ("past", "direct"))
-    gaps = {seed: past[seed] - direct[seed] for seed in past}
+    gaps = gaps_between(past, direct)
     items = [kept_values(run, plain, seeds, one) for one in ("past", "direct")]
     only = sum(a and not b for a, b in zip(*items, strict=True))
     p_value = mcnemar(only, sum(b and not a for a, b in zip(*items, strict=True)))

@@ -6,7 +6,7 @@ import random
 from functools import partial
 
 from coalign.checks.arms import Measures, keep_items, kept_values, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import decide, gaps_between, mean_of, most_seeds
 from coalign.checks.worlds.prompts.answer_pairs import answer_pairs
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -37,7 +37,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     first, second = sum(one == 1 for one in places), sum(one == 2 for one in places)
     p_value = mcnemar(first, second)
     single, both = rows.values("error, one order", "judge"), rows.values("error, both orders", "judge")
-    gaps = {seed: both[seed] - single[seed] for seed in single}
+    gaps = gaps_between(both, single)
     prefers, better = p_value < 0.05, mean_of(gaps) < 0
     return rows.verdict(
         check,

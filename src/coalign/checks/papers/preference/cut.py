@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import clearly_above, decide, exceeds, mean_of
+from coalign.checks.rules import clearly_above, decide, exceeds, gaps_between, mean_of
 from coalign.checks.worlds.copying.judged import STEPS, Judged, judged, judged_arm, untouched_arm
 from coalign.checks.worlds.records.default_model import adapted
 from coalign.checks.worlds.records.quotations import QuotedText, criticised, quoted_measures, quoted_text
@@ -53,7 +53,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=judged, arms=arms)
     precision, recall = (rows.values(metric, "CUT") for metric in ("precision", "recall"))
     strict = rows.values("precision", "CUT, threshold 3")
-    above = {seed: precision[seed] - rate for seed, rate in rows.values("base rate", "CUT").items()}
+    above = gaps_between(precision, rows.values("base rate", "CUT"))
     found = all(above[seed] >= 0.1 and recall[seed] > 0.7 and strict[seed] > 0.9 for seed in above)
     gaps = rows.gaps(LAST_GOLD, "CUT", "likelihood")
     return rows.verdict(
@@ -98,7 +98,7 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
         return rows.mean(f"{metric}, quoted", arm) - rows.mean(f"{metric}, not quoted", arm)
 
     inside, outside = (rows.values(f"log-ratio, {part}", "CUT") for part in ("quoted", "not quoted"))
-    gaps = {seed: inside[seed] - outside[seed] for seed in inside}
+    gaps = gaps_between(inside, outside)
     return rows.verdict(
         check_on_data,
         outcome=clearly_above(gaps),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import clearly_above, mean_of
+from coalign.checks.rules import best_of, clearly_above, gaps_between, mean_of
 from coalign.checks.steps import LIKELIHOOD
 from coalign.checks.worlds.copying.mixed import EVALUATED, aligned_arm, mixed_arm, mixed_demonstrations
 from coalign.checks.worlds.records.default_model import drawn, mean_logps
@@ -47,7 +47,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
     def drop(arm: str) -> float:
         golds = [rows.values(f"gold, {step}", arm) for step in EVALUATED]
-        return mean_of({seed: max(one[seed] for one in golds) - golds[-1][seed] for seed in golds[-1]})
+        return mean_of(gaps_between(best_of(golds), golds[-1]))
 
     return rows.verdict(
         check,

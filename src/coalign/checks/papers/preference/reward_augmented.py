@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from coalign.checks.arms import Arm, Measured, Measures, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import decide, mean_of, most_seeds, settled
 from coalign.checks.worlds.records import goals as world
 from coalign.checks.worlds.records.default_model import adapted
 from coalign.checks.worlds.records.reading import read_prompts
@@ -48,7 +48,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     }
     rows = measure_arms(run, seeds=seeds, prepare=partial(scored_pairs, reward=goal_reward), arms=arms)
     changes, kept = _changes(rows)
-    rise = _of_goals(rows, OURS, (4, 5)) - _of_goals(rows, OURS, (0, 2))
+    rise = settled(_of_goals(rows, OURS, (4, 5)) - _of_goals(rows, OURS, (0, 2)))
     return rows.verdict(
         check,
         outcome=decide(seen=most_seeds(kept) and rise >= 0.1),
@@ -130,7 +130,7 @@ def check_on_data(run: Run, *, seeds: int = 5, data: Path) -> Verdict:
 
     def rise(arm: str) -> float:
         low, high = (rows.mean(f"score, goal {goal}", arm) for goal in world.GOALS)
-        return high - low
+        return settled(high - low)
 
     return rows.verdict(
         check_on_data,

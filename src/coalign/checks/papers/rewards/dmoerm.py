@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds
 from coalign.checks.worlds.classifiers.capabilities import (
     POINTS,
     TASKS,
@@ -59,7 +59,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=lambda seed: Material(seed + FIRST_WORLD), arms=arms)
     baselines = [rows.values("consistency", name) for name in ("one reward model", "ensemble of three")]
     ours = rows.values("consistency", "DMoERM")
-    gaps = {seed: value - max(one[seed] for one in baselines) for seed, value in ours.items()}
+    gaps = gaps_between(ours, best_of(baselines))
     above = {seed: gap > 0 for seed, gap in gaps.items()}
     return rows.verdict(
         check,

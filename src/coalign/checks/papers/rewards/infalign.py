@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from coalign.checks.arms import Measures, keep_items, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds
 from coalign.checks.worlds.rewarded.curves import at_divergences, exact_policies, strength_for, trained_curve
 from coalign.checks.worlds.rewarded.tokens import PROMPTS, TokenWorld, token_world
 from coalign.core.runs import Run
@@ -117,15 +117,10 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
 
 def _gaps(values: Callable[[str, str], Mapping[int, float]], decoded: str) -> dict[int, float]:
     """Seed to the better exponential of the fitting sign minus the better of the others."""
-    best = {
-        kind: [values(decoded, name) for name in names]
-        for kind, names in (("treated", TREATED[decoded]), ("plain", PLAIN))
-    }
-    seeds = best["plain"][0]
-    return {
-        seed: max(one[seed] for one in best["treated"]) - max(one[seed] for one in best["plain"])
-        for seed in seeds
-    }
+    treated, plain = (
+        best_of([values(decoded, name) for name in names]) for names in (TREATED[decoded], PLAIN)
+    )
+    return gaps_between(treated, plain)
 
 
 def _prepare(run: Run, seed: int) -> Material:

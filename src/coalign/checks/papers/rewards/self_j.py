@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.graded.digits import (
     VOCABULARY,
@@ -77,10 +77,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     full = "both and divergence"
     gap = rows.gaps("correlation", full, "without the reference")
     kept = rows.gap("correlation", full, "both requests")
-    best = {
-        seed: value - max(rows.values("correlation", name)[seed] for name in LABELS)
-        for seed, value in rows.values("correlation", full).items()
-    }
+    best = gaps_between(
+        rows.values("correlation", full), best_of([rows.values("correlation", name) for name in LABELS])
+    )
     t = paired_t(list(gap.values()))
     significant = mean_of(gap) > 0 and t > T_95.get(len(gap), 2.0)
     better = most_seeds({seed: one > 0 for seed, one in best.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coalign.checks.arms import Arm, measure_arms
-from coalign.checks.rules import decide, mean_of, most_seeds
+from coalign.checks.rules import decide, gaps_between, mean_of, most_seeds
 from coalign.checks.starts import Start, untrained_arm
 from coalign.checks.worlds.replies.own_judge import JudgingWorld, judging_model, rounds_arm
 from coalign.core.runs import Run
@@ -40,7 +40,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     rows = measure_arms(run, seeds=seeds, prepare=judging_model, arms=arms)
     agreement = rows.gaps("agreement", "SCIR", "self-rewarding")
     kept, everything = (rows.values(f"accuracy, {part}", "SCIR") for part in ("kept", "all"))
-    better = {seed: kept[seed] - everything[seed] for seed in kept}
+    better = gaps_between(kept, everything)
     task = rows.gap("task score", "SCIR", "self-rewarding")
     seen = (
         most_seeds({seed: gap >= 0.05 for seed, gap in agreement.items()})

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
 from coalign.checks.arms import Arm, Measures, measure_arms
-from coalign.checks.rules import decide
+from coalign.checks.rules import decide, gaps_between
 from coalign.checks.tiny_models import seeded, stream
 from coalign.checks.worlds.drawn.generators import RATES, Generated, generated, question, questions
 from coalign.checks.worlds.drawn.small_clip import small_clip
@@ -140,8 +140,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
     }
     rows = measure_arms(run, seeds=seeds, prepare=Material, arms=arms)
     gain = rows.gaps("SRCC", FINE, COSINE)
-    above = rows.values("accuracy", FINE), rows.values("majority", FINE)
-    accuracy = {seed: above[0][seed] - above[1][seed] for seed in gain}
+    accuracy = gaps_between(rows.values("accuracy", FINE), rows.values("majority", FINE))
     ordered = sum(rows.values("true order", FINE).values())
     seen = min(gain.values()) >= 0.10 and min(accuracy.values()) >= 0.05 and ordered >= 2 * seeds / 3
     return rows.verdict(
