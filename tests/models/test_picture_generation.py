@@ -16,6 +16,7 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.generation import incremental
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
+from coalign.models.picture_questions import UntemplatedAnswerer, open_picture_answerer, question_about
 from coalign.models.types import Sampling
 from tests.data.media.making import encoded, picture
 from tests.models.tiny_vision import save_tiny_idefics3, save_tiny_llava
@@ -144,3 +145,42 @@ def test_pixels_are_made_in_the_format_of_the_weights(
     assert seen is not None
     made = incremental.Call(model).shown([seen], len(seen.ids) + 3, left=True)
     assert made["pixel_values"].dtype == next(model.parameters()).dtype == torch.float32
+
+
+def test_pictures_are_sent_to_an_endpoint_as_data_urls_and_their_pixels_are_the_key(
+    server: Any, opened: Any, tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(encoded(picture(3000, 10)))
+    asked = showing([{"role": "user", "content": f"a{MARK}b"}], [Picture(wide)])
+    kept = opened()
+    server.change = lambda answer: {**answer, "choices": [{"message": {"content": "a line"}, "index": 0}]}
+    assert kept.generate([asked], GREEDY)[0][0].text == "a line"
+    before, sent, after = server.requests[0]["messages"][0]["content"]
+    assert (before, after) == ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
+    assert Picture(sent["image_url"]["url"]).info().width == 1024
+    again = showing(asked, [Picture(wide.read_bytes())])
+    kept.generate([again], GREEDY)
+    assert len(server.requests) == 1
+    wide.write_bytes(encoded(picture(3000, 10, 5)))
+    kept.generate([asked], GREEDY)
+    assert len(server.requests) == 2
+    wide.write_bytes(wide.read_bytes()[:200])
+    with pytest.raises(PromptError, match=r"prompt 0: images: .*wide\.png: .*truncated"):
+        kept.generate([asked], GREEDY)
+    with pytest.raises(PromptError, match="pictures cannot be used here"):
+        kept.generate([[{"role": "user", "content": f"{MARK}lost"}]], GREEDY)
+
+
+def test_a_model_without_a_template_is_asked_as_it_is(tmp_path: Path) -> None:
+    folder = save_tiny_llava(tmp_path / "llava")
+    (folder / "chat_template.jinja").unlink()
+    answerer = open_picture_answerer(str(folder), device="cpu")
+    assert isinstance(answerer, UntemplatedAnswerer)
+    asked = [question_about(shown(one), "<image>what is it") for one in range(2)]
+    sampling = Sampling(max_new_tokens=3, temperature=1.0, n=2)
+    whole = answerer.generate(asked, sampling)
+    assert [len(one) for one in whole] == [2, 2]
+    assert answerer.generate(asked, sampling, done=[0])[1] == whole[1]
+    with pytest.raises(PromptError, match="one question about one picture"):
+        answerer.generate(["text"], sampling)

@@ -17,7 +17,7 @@ from coalign.core.runs import Run
 from coalign.data.media.pictures import Picture
 from coalign.models.detection import count_objects, open_detector
 from coalign.models.diffusion.files import load_pipeline
-from coalign.models.picture_questions import open_picture_answerer
+from coalign.models.picture_questions import open_picture_answerer, question_about
 from coalign.models.types import Sampling
 from coalign.report.html import read_report
 from coalign.vision import spright
@@ -226,32 +226,15 @@ def test_any_detector_finds_objects(models: Path, tmp_path: Path) -> None:
 
 def test_answers_about_pictures_have_streams_of_their_own(models: Path) -> None:
     answerer = open_picture_answerer(str(models / "llava"), device="cpu")
-    questions = [(Picture(square_picture(one)), "where is the cat") for one in ("red", "blue", "green")]
+    colours = ("red", "blue", "green")
+    questions = [question_about(Picture(square_picture(one)), "where is the cat") for one in colours]
     sampling = Sampling(max_new_tokens=4, temperature=1.0, n=2)
     kept: dict[int, Any] = {}
-    whole = answerer.answer(questions, sampling, on_batch=kept.update, label="")
+    whole = answerer.generate(questions, sampling, on_batch=kept.update, label="")
     assert [len(one) for one in whole] == [2, 2, 2]
     assert kept[1] == whole[1]
-    rest = answerer.answer(questions, sampling, done=[0, 1])
+    rest = answerer.generate(questions, sampling, done=[0, 1])
     assert rest[0] == []
     assert rest[2] == whole[2]
     with pytest.raises(ModelError):
         open_picture_answerer(str(models / "yolos"), device="cpu")
-
-
-def test_a_picture_is_sent_to_an_endpoint_as_a_data_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coalign.models import picture_questions
-
-    asked: list[Any] = []
-
-    class Server:
-        def generate(self, prompts: Any, sampling: Sampling, **how: Any) -> Any:
-            asked.extend(prompts)
-            return [[] for _ in prompts]
-
-    answerer = picture_questions.EndpointAnswerer(Server())  # type: ignore[arg-type]
-    answerer.answer([(Picture(Image.new("RGB", (3000, 10))), "what?")], Sampling())
-    picture, text = asked[0][0]["content"]
-    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
-    assert Picture(picture["image_url"]["url"]).info().width == 1024
-    assert text == {"type": "text", "text": "what?"}

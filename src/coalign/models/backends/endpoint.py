@@ -31,10 +31,12 @@ from coalign.models.backends.endpoint_format import (
     choices_of,
     delta_of,
     parse_choice,
+    prompt_key,
     request_body,
 )
 from coalign.models.backends.endpoint_identity import Identity
 from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.batching import of_prompt
 from coalign.models.generation.sampling import check_sampling
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class EndpointGenerator:
 
         Raises:
             ConfigError: a sampling option that cannot be used.
+            PromptError: a picture that cannot be decoded.
             BudgetError: the budget is used up; what was under way is finished and kept first.
             EndpointError: a request failed for good; likewise.
         """
@@ -336,8 +339,9 @@ class EndpointGenerator:
         prefill: Prefill = self._prefill() if any(map(types.is_prefilled, prompts)) else "off"
         seen: Counter[str] = Counter()
         asked, identity = [], self.identity
-        for prompt in prompts:
-            text = json.dumps(prompt, sort_keys=True)
+        for index, prompt in enumerate(prompts):
+            with of_prompt(index):
+                text = json.dumps(prompt_key(prompt), sort_keys=True)
             asked.append(Asked(self._client.address, self.model, prompt, seen[text], prefill, identity))
             seen[text] += 1
         return asked

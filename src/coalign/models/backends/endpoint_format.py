@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from coalign.core.errors import EndpointError
-from coalign.data.records import Messages
+from coalign.data.frame import EncodingError
+from coalign.data.media.conversations import MARK, content_parts, pictures_of
+from coalign.data.media.errors import MediaError
+from coalign.data.media.pictures import picture_hash
+from coalign.data.records import Message, Messages, Shown
 from coalign.models.types import Generation, Sampling, is_prefilled
 
+SENT_SIDE = 1024
+"""Pixels of the longer side of a picture that is sent, at most."""
 FORMAT = 2
 """Version of the key: raised when a field gets another meaning."""
 Prefill = Literal["continue", "vllm", "off"]
@@ -24,7 +33,7 @@ class Asked:
     Attributes:
         address: of the server.
         model: its name there.
-        prompt: messages, or text.
+        prompt: messages, which may hold pictures (`coalign.data.media.conversations.showing`), or text.
         occurrence: how many prompts before it in the call are the same: equal prompts get samples of their own.
         prefill: how the server is asked to continue an assistant's turn.
         identity: what is known of the model behind its name (`endpoint_identity`).
@@ -46,7 +55,8 @@ def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
     """The hash under which one sample is kept: SHA-256 over a JSON object of
 
     - `format`: version of this list; `address`, `path`, `model`, `identity`: who was asked;
-    - `prompt`: the messages (role and content) or the text; `prefill`: how a begun turn is continued;
+    - `prompt`: the messages (role and content, a picture by a hash of its pixels) or the text; `prefill`: how a begun
+      turn is continued;
     - `max_tokens`, `temperature`, `top_p`, `top_k`, `stop`, `logprobs`, `top_logprobs`: the sampling;
     - `seed`, `occurrence`, `sample`: which of the samples; 0, 0, 0 for greedy decoding, where they do not matter.
 
@@ -59,7 +69,7 @@ def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
         "path": asked.path,
         "model": asked.model,
         "identity": asked.identity,
-        "prompt": asked.prompt,
+        "prompt": prompt_key(asked.prompt),
         "prefill": asked.prefill if is_prefilled(asked.prompt) else None,
         "max_tokens": sampling.max_new_tokens,
         "temperature": float(sampling.temperature),
@@ -74,6 +84,41 @@ def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
     }
     text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def prompt_key(prompt: Messages | str) -> Any:
+    """What tells a prompt from others, as JSON: itself, its pictures by a hash of their pixels.
+
+    Raises:
+        EncodingError: a picture that cannot be decoded, or a place without one.
+    """
+    if isinstance(prompt, str) or not any(MARK in one["content"] for one in prompt):
+        return prompt
+    try:
+        return [_wired(one, lambda shown: {"type": "image", "hash": picture_hash(shown)}) for one in prompt]
+    except MediaError as error:
+        raise EncodingError("images", f"{error.file}: {error.problem}", error.expected) from error
+
+
+def _wired(message: Message, part: Callable[[Shown], dict[str, Any]]) -> dict[str, Any]:
+    """Role and content of a message; in parts where it shows pictures."""
+    content: Any = message["content"]
+    if MARK in content:
+        shown = pictures_of([message])
+        if len(shown) != content.count(MARK):
+            raise EncodingError("images", "pictures cannot be used here", "text and messages alone")
+        rest = iter(shown)
+        content = [part(next(rest)) if one["type"] == "image" else one for one in content_parts(content)]
+    return {"role": message["role"], "content": content}
+
+
+def _image_url(picture: Shown) -> dict[str, Any]:
+    one = picture.open()
+    one.thumbnail((SENT_SIDE, SENT_SIDE))
+    stream = io.BytesIO()
+    one.save(stream, "PNG")
+    data = base64.b64encode(stream.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
 def wire_seed(sampling: Sampling, occurrence: int, sample: int) -> int:
@@ -103,7 +148,7 @@ def request_body(asked: Asked, sampling: Sampling, first: int, count: int) -> di
         if sampling.wants_logprobs:
             body["logprobs"] = max(sampling.top_logprobs, 1)
         return body
-    body["messages"] = [{"role": one["role"], "content": one["content"]} for one in asked.prompt]
+    body["messages"] = [_wired(one, _image_url) for one in asked.prompt]
     if sampling.wants_logprobs:
         body["logprobs"] = True
         if sampling.top_logprobs:

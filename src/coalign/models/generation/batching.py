@@ -97,7 +97,7 @@ def encode_any(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index
     """
     from coalign.data.encoding import encode_continued, encode_prompt
 
-    with _of_prompt(index):
+    with of_prompt(index):
         if isinstance(prompt, str):
             return encode_prompt(tokenizer, [{"role": "user", "content": prompt}], plain=True)
         return (encode_continued if is_prefilled(prompt) else encode_prompt)(tokenizer, prompt)
@@ -115,15 +115,17 @@ def encode_seen(
 
     if isinstance(prompt, str) or not pictures_of(prompt):
         return encode_any(tokenizer, prompt, index), None
-    with _of_prompt(index):
+    with of_prompt(index):
         return encode_shown(tokenizer, prompt)
 
 
 @contextlib.contextmanager
-def _of_prompt(index: int) -> Iterator[None]:
-    """Errors of data as errors of the prompt with this number."""
+def of_prompt(index: int) -> Iterator[None]:
+    """Errors of data, and of pictures and templates, as errors of the prompt with this number."""
     try:
         yield
+    except EncodingError as error:
+        raise PromptError(index, error.field, error.problem, error.expected) from error
     except DataError as error:
         cause = error.__cause__
         if isinstance(cause, EncodingError):

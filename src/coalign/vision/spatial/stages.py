@@ -24,7 +24,7 @@ from coalign.models.detection import Detector, count_objects, open_detector
 from coalign.models.diffusion.files import load_pipeline, save_pipeline
 from coalign.models.diffusion.pixels import decoded
 from coalign.models.diffusion.text_to_image import text_to_image_of, tokens_of
-from coalign.models.picture_questions import open_picture_answerer
+from coalign.models.picture_questions import open_picture_answerer, question_about
 from coalign.models.types import Generation, Sampling
 from coalign.vision.spatial.captions import QUESTION, cleaned
 from coalign.vision.spatial.measuring import measure_model, measure_pictures, read_descriptions
@@ -87,8 +87,8 @@ def write_captions(round: Round, config: SpatialOptions) -> None:
                 }
             )
 
-        pictures = [(one.picture, question) for one in records if one.picture is not None]
-        answerer.answer(pictures, sampling, done=done, on_batch=kept, label="Captioning")
+        asked = [question_about(one.picture, question) for one in records if one.picture is not None]
+        answerer.generate(asked, sampling, done=done, on_batch=kept, label="Captioning")
 
     fill_rows(round.path("propose"), [one.id for one in records], work)
 
