@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, DataError, ModelError
