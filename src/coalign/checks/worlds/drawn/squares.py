@@ -107,7 +107,11 @@ def drawn_squares(count: int, draw: random.Random) -> list[Squares]:
     pairs = [
         (one, other) for one in cells for other in cells if abs(one[0] - other[0]) != abs(one[1] - other[1])
     ]
-    return [Squares(*draw.sample(list(COLOURS), 2), *draw.choice(pairs)) for _ in range(count)]
+    scenes = []
+    for _ in range(count):
+        (first, second), (place, other) = draw.sample(list(COLOURS), 2), draw.choice(pairs)
+        scenes.append(Squares(first, second, place, other))
+    return scenes
 
 
 def asked_descriptions(count: int, draw: random.Random) -> list[SpatialPrompt]:
