@@ -8,10 +8,17 @@ import torch
 
 from coalign.checks.online import divergence, reinforced
 from coalign.checks.papers.rewards.self_j import paired_t
+from coalign.checks.tiny_models import tiny_transformer
 from coalign.checks.worlds.graded.digits import (
+    ANSWER,
+    ASK,
     END,
     LENGTH,
     OPERATIONS,
+    REFERENCE,
+    VOCABULARY,
+    compared_strings,
+    digit_losses,
     graded_answers,
     noisy_grades,
     similarities,
@@ -88,6 +95,18 @@ def test_graded_answers_are_as_good_as_they_say():
     (view, *_) = views_of(answers[:1], [7])
     assert view.more.ids[-2:] == view.less.ids[-2:] == [7, END]
     assert len(view.more.ids) == len(view.less.ids) + LENGTH + 1
+
+
+def test_strings_to_compare_answer_no_question_and_digits_are_read_after_the_whole_request():
+    rows = compared_strings(60, np.random.default_rng(1))
+    for one in rows:
+        assert (one.answer == one.reference) == (one.quality == LENGTH)
+        assert one.request(reference=True) == [REFERENCE, *one.reference, ANSWER, *one.answer, ASK]
+    model = tiny_transformer(VOCABULARY, 16, 1, 2, positions=64, spread=0.5).eval()
+    digits = [one.quality for one in rows]
+    together = digit_losses(model, rows, digits)
+    alone = torch.cat([digit_losses(model, [one], [one.quality]) for one in rows])
+    torch.testing.assert_close(together, alone)
 
 
 def test_students_t_of_paired_gaps():

@@ -36,10 +36,11 @@ class Graded:
     """A spoilt answer.
 
     Attributes:
+        operation: its number; None where nothing was asked, the question being empty.
         quality: 9 - k for k corruptions.
     """
 
-    operation: int
+    operation: int | None
     question: list[int]
     reference: list[int]
     answer: list[int]
@@ -48,7 +49,8 @@ class Graded:
     def request(self, *, reference: bool) -> list[int]:
         """Token ids of what the judge is asked; its reply is a digit."""
         known = [REFERENCE, *self.reference] if reference else []
-        return [FIRST_OPERATION + self.operation, *self.question, *known, ANSWER, *self.answer, ASK]
+        asked = [] if self.operation is None else [FIRST_OPERATION + self.operation, *self.question]
+        return [*asked, *known, ANSWER, *self.answer, ASK]
 
 
 def graded_answers(count: int, generator: np.random.Generator) -> list[Graded]:
@@ -60,6 +62,16 @@ def graded_answers(count: int, generator: np.random.Generator) -> list[Graded]:
         reference = list(OPERATIONS[list(OPERATIONS)[operation]](question))
         k = int(generator.integers(DIGITS))
         found.append(Graded(operation, question, reference, _spoilt(reference, k, generator), 9 - k))
+    return found
+
+
+def compared_strings(count: int, generator: np.random.Generator) -> list[Graded]:
+    """Strings that were asked for by nobody, and spoilt copies of them: what a reader can compare before it is a judge."""
+    found = []
+    for _ in range(count):
+        reference = generator.integers(DIGITS, size=LENGTH).tolist()
+        k = int(generator.integers(DIGITS))
+        found.append(Graded(None, [], reference, _spoilt(reference, k, generator), 9 - k))
     return found
 
 
@@ -112,12 +124,21 @@ def scores_of(model: torch.nn.Module, answers: Sequence[Graded], *, reference: b
     """The mean digit under the judge's probabilities of digits, batch by batch."""
     found: list[float] = []
     for start in range(0, len(answers), 250):
-        rows = [one.request(reference=reference) for one in answers[start : start + 250]]
-        width = max(map(len, rows))
-        # Padded at the right: a causal model does not see it at the last token of a request.
-        ids = torch.tensor([row + [END] * (width - len(row)) for row in rows])
-        logits = model(input_ids=ids).logits[
-            torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])
-        ]
+        logits = _next_logits(model, answers[start : start + 250], reference=reference)
         found += (logits[:, :DIGITS].softmax(-1) @ torch.arange(DIGITS).float()).tolist()
     return found
+
+
+def digit_losses(model: torch.nn.Module, answers: Sequence[Graded], digits: Sequence[int]) -> torch.Tensor:
+    """[n] cross-entropy of the digit in reply to each request with the reference."""
+    logits = _next_logits(model, answers, reference=True)
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(digits), reduction="none")
+
+
+def _next_logits(model: torch.nn.Module, answers: Sequence[Graded], *, reference: bool) -> torch.Tensor:
+    """[n, V] of the token after each request."""
+    rows = [one.request(reference=reference) for one in answers]
+    width = max(map(len, rows))
+    # Padded at the right: a causal model does not see it at the last token of a request.
+    ids = torch.tensor([row + [END] * (width - len(row)) for row in rows])
+    return model(input_ids=ids).logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
