@@ -86,6 +86,7 @@ def test_measures_are_read_off_only_where_policies_went():
 def test_graded_answers_are_as_good_as_they_say():
     answers = graded_answers(400, np.random.default_rng(1))
     for one in answers:
+        assert one.operation is not None
         assert one.reference == OPERATIONS[list(OPERATIONS)[one.operation]](one.question)
         assert (one.answer == one.reference) == (one.quality == LENGTH)
         assert abs(len(one.answer) - LENGTH) <= LENGTH - one.quality
