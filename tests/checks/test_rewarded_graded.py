@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,7 @@ from coalign.checks.worlds.rewarded.curves import (
     strength_for,
 )
 from coalign.core.errors import CoalignError
+from tests.checks.test_verdicts import plus, rows_of, verdict_of
 
 
 def test_rewards_are_linear_in_tokens_and_as_correlated_as_asked():
@@ -113,3 +116,30 @@ def test_strings_to_compare_answer_no_question_and_digits_are_read_after_the_who
 def test_students_t_of_paired_gaps():
     assert paired_t([1.0, 2.0, 3.0]) == pytest.approx(2 / (1 / np.sqrt(3)))
     assert paired_t([-1.0, -1.0]) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("gaps", "divergence", "labels", "outcome"),
+    [
+        ([0.1, 0.12, 0.08, 0.1, 0.11], 0.0, [0.55] * 5, "seen"),
+        ([0.1, 0.12, 0.08, 0.1, 0.11], 0.0, [0.55, 0.55, 0.55, 0.55, 0.9], "seen"),
+        ([0.1, 0.12, 0.08, 0.1, 0.11], 0.0, [0.55, 0.55, 0.55, 0.9, 0.9], "not seen"),
+        ([0.1, 0.12, 0.08, 0.1, 0.11], 0.01, [0.55] * 5, "not seen"),
+        ([0.3, -0.1, 0.3, 0.0, 0.02], 0.0, [0.4] * 5, "not seen"),
+        ([-0.1, -0.12, -0.08, -0.1, -0.11], 0.0, [0.3] * 5, "not seen"),
+    ],
+)
+def test_what_self_j_says_follows_from_the_rows(
+    gaps: list[float], divergence: float, labels: list[float], outcome: str, tmp_path: Path
+):
+    full = plus(0.5, gaps)
+    curve = {"quality of the better half": 5.5, "quality of all": 4.5}
+    correlations = {
+        "without the reference": 0.5,
+        "both requests": plus(divergence, full),
+        "both and divergence": full,
+        "similarity labels": labels,
+        "grade labels": 0.2,
+    }
+    rows = rows_of({arm: {"correlation": one, **curve} for arm, one in correlations.items()})
+    assert verdict_of("self-j", rows, tmp_path).outcome == outcome

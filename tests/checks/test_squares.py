@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from coalign.measures.media.spatial import parse_spatial_prompt, spatial_outcome
 from coalign.models.diffusion.pixels import to_tensor
+from tests.checks.test_verdicts import rows_of, verdict_of
 
 pytest.importorskip("diffusers")
 from coalign.checks.worlds.drawn import squares as world
@@ -63,3 +66,26 @@ def test_denoiser_and_encoder_learn_alike_whenever_and_the_start_stays() -> None
     found = world.obeyed(first, world.asked_descriptions(3, draw), 1)
     assert found["pictures with both"] <= 3 * world.PICTURES
     assert set(found) >= {"OA", "VISOR_cond", "VISOR_cond, left and right"}
+
+
+@pytest.mark.parametrize(
+    ("obeyed", "objects", "outcome"),
+    [
+        ([46.1, 56.0, 90.0], 85.1, "seen"),
+        ([46.0, 56.0, 90.0], 85.1, "mixed"),
+        ([46.1, 56.0, 90.0], 85.0, "mixed"),
+        ([39.0, 39.1, 39.2], 90.1, "mixed"),
+        ([20.0, 39.0, 59.0], 90.1, "mixed"),
+        ([39.0, 39.0, 39.1], 90.1, "not seen"),
+    ],
+)
+def test_the_outcome_follows_from_the_rows(
+    obeyed: Sequence[float], objects: float, outcome: str, tmp_path: Path
+) -> None:
+    arms = {
+        "general captions": {"VISOR_cond": 36.1, "OA": 90.1},
+        "half spatial": {"VISOR_cond": obeyed, "OA": objects},
+        "half spatial, mirrored": {"VISOR_cond": 36.1, "OA": 90.1},
+    }
+    rows = rows_of({arm: {**one, "VISOR_cond, left and right": 50.0} for arm, one in arms.items()}, seeds=3)
+    assert verdict_of("spright", rows, tmp_path).outcome == outcome
