@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coalign.checks.papers.guide.llm_alignment_survey import GOLD as GOLD_OF_RISKS
 from coalign.cli.running import advise as asking
 from coalign.core.catalogue import entries, get
 from coalign.core.errors import ConfigError, DataError
@@ -75,18 +76,7 @@ def test_every_system_is_known_with_goals_data_and_a_command_that_exists() -> No
 
 
 GOLD: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("pairs and weights", {"have": ["pairs"]}, {"pro", "ln-dpo"}),
-    ("thumbs", {"have": ["thumbs"]}, {"bco"}),
-    ("only bad examples", {"have": ["bad"]}, {"d2o"}),
-    ("critiques", {"have": ["critiques"]}, {"cut"}),
-    ("decoding access only", {"access": "decoding"}, {"deal", "nudging"}),
-    ("a base model and no training", {"access": "decoding", "model_kind": "base"}, {"urial"}),
-    ("a measure of hallucination", {"goal": ["facts"]}, {"alignscore"}),
-    ("declines what it does not know", {"goal": ["unknown"]}, {"honesty"}),
-    ("jailbreak by tense", {"goal": ["refusals"]}, {"past-tense"}),
-    ("a gap when watched", {"goal": ["observation"]}, {"alignment-faking"}),
-    ("a judge that prefers a place", {"goal": ["judge"]}, {"portia"}),
-    ("a ranking by tournament", {"goal": ["ranking"]}, {"varco-arena"}),
+    *GOLD_OF_RISKS,
     ("preferences that the model makes", {"goal": ["preferences"], "have": ["prompts", "demonstrations"]}, {"selfie", "cream", "scir"}),
     ("system messages of many values", {"goal": ["values"]}, {"janus"}),
     ("a test of a reward model", {"goal": ["reward-test"]}, {"rag-rewardbench"}),

@@ -52,7 +52,7 @@ def read_questions(source: str | Path, *, limit: int | None = None) -> list[Rank
     """
     problems: list[RecordProblem] = []
     rows = itertools.islice(iter_rows(source), limit)
-    questions = list(parse_each(rows, source, lambda row: _question(row, str(source)), problems))
+    questions = list(parse_each(rows, source, lambda row: question_of(row, str(source)), problems))
     if problems or not questions:
         bad = rows_with(problems)
         raise DataError(
@@ -102,7 +102,12 @@ def _hits(scores: Tensor, values: Tensor, question_index: Tensor) -> float:
     return hits / len(counts)
 
 
-def _question(place: Row, source: str) -> Ranking:
+def question_of(place: Row, source: str) -> Ranking:
+    """One row of such questions.
+
+    Raises:
+        FieldError: it is none.
+    """
     row = place.value or {}
     name, question = _first(row, QUESTION)
     if not isinstance(question, str) or not question.strip():

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from coalign.core.errors import ConfigError, DataError
-from coalign.data.encoding import encode_records
-from coalign.data.multiple_choice import CHOICES, as_text, read_questions
+from coalign.data.multiple_choice import CHOICES, read_questions
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Ranking
 from coalign.data.rows import iter_rows
@@ -24,8 +21,8 @@ from coalign.measures.texts.text_metrics import rouge_1
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.options import ModelOptions
-from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
-from coalign.models.types import Generation, Responses, Sampling
+from coalign.models.scoring.choices import choice_logps
+from coalign.models.types import Generation, Sampling
 
 Metric = Literal["choice", "number", "exact", "rouge1"]
 """`choice`: the most probable choice; `number`: the last number of the text; `exact`: the whole text, folded;
@@ -140,24 +137,12 @@ def scores(task: Task, answers: Sequence[str]) -> list[float]:
 
 def _choose(questions: list[Ranking], options: ModelOptions, label: str) -> list[str]:
     """The choice of highest total log-probability of every question; the first of equals."""
-    from coalign.core.progress import progress
-
-    tokenizer = load_tokenizer(options)
-    asked = questions if tokenizer.chat_template else [as_text(one) for one in questions]
-    encoded = encode_records(asked, tokenizer).records
-    responses = Responses(
-        [one.prompt_ids for one in encoded],
-        [ids for one in encoded for ids in one.response_ids],
-        [index for index, one in enumerate(encoded) for _ in one.response_ids],
-    )
     model = load_model(options, training=False)
-    with torch.inference_mode(), progress(len(responses.response_ids), label, unit="choice") as bar:
-        sums = score_responses(
-            model, responses, batch_tokens=DEFAULT_BATCH_TOKENS, on_batch=bar.advance
-        ).sums()
-    counts = [len(one.responses) for one in questions]
-    best = [int(part.argmax()) for part in torch.split(sums, counts)]
-    return [question.responses[index] for question, index in zip(questions, best, strict=True)]
+    logps = choice_logps(model, load_tokenizer(options), questions, label=label)
+    return [
+        question.responses[values.index(max(values))]
+        for question, values in zip(questions, logps, strict=True)
+    ]
 
 
 def _assert_numbers(items: Sequence[Demonstration]) -> None:

@@ -1,0 +1,229 @@
+"""An evaluation for each risk, on one model or on two side by side.
+
+Large Language Model Alignment: A Survey (arXiv 2309.15025) orders the field by outer and inner alignment, interpretability,
+attacks and evaluation, and asks that a model be measured by several of these and not by one score. One command does so::
+
+    coalign run llm-alignment-survey --model my-model --against default
+    coalign run llm-alignment-survey --model my-model --facts TruthfulQA.jsonl --bias bbq.jsonl --ethics ethics.csv
+    coalign run llm-alignment-survey --model my-model --risks toxicity --toxicity FOLDER --openings prompts.jsonl
+    coalign run llm-alignment-survey --model my-model --against default --risks adversarial inner --requests goals.csv
+
+Factuality (MC1 and MC2), ethics, bias (pairs of sentences, BBQ) and general instructions are asked wherever a model can be
+loaded; a few questions of our own come along for each, so that the command runs as it stands, and they are too few and too
+plain to say much. Toxicity needs a classifier, attacks need requests that should be refused, and inner alignment asks for
+long answers, so that it runs where it is named. Every figure has its n, an interval and its node on the survey's map
+(`coalign advise --map risks`). Likelihoods of given texts need weights: no endpoint is asked here.
+
+The survey has no experiment and no code; which evaluation stands for which risk is our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from coalign.core.files import read_rows, write_json
+from coalign.core.options import Count, OptionGroup, Seed, option
+from coalign.core.runs import Run
+from coalign.guide.risks import questions, suite
+from coalign.guide.risks.suite import Risk, Row, Side
+from coalign.models.options import ModelOptions
+
+ALWAYS: tuple[Risk, ...] = ("factuality", "ethics", "bias", "general")
+
+
+@dataclass(kw_only=True)
+class RiskOptions(OptionGroup):
+    """Which risks, on which questions."""
+
+    __group__ = "Risks"
+
+    risks: list[Risk] = option(
+        [],
+        "which are evaluated; by default factuality, ethics, bias, general, and those for which something is given",
+    )
+    facts: str | None = option(None, "questions of fact (TruthfulQA's columns); by default our own")
+    ethics: str | None = option(None, "judgments (ETHICS' columns); by default our own")
+    bias: str | None = option(
+        None, "pairs of sentences or questions (CrowS-Pairs, StereoSet, BBQ); by default our own pairs"
+    )
+    instructions: str | None = option(None, "prompts with constraints; by default our own")
+    openings: str | None = option(
+        None, "texts to continue (RealToxicityPrompts' column); by default our own", only_with="toxicity"
+    )
+    toxicity: str | None = option(
+        None,
+        "what says how toxic a text is: a text classifier (hub id or folder), or a function file.py:NAME",
+    )
+    toxicity_label: str | None = option(
+        None, "the classifier's label that means toxic, where its name does not say so", only_with="toxicity"
+    )
+    samples: Count = option(
+        25, "continuations of each text", source="RealToxicityPrompts", only_with="toxicity"
+    )
+    requests: str | None = option(None, "requests that should be refused, for attacks in other tenses")
+    attempts: Count = option(20, "tries a request, each condition", source="past-tense", only_with="requests")
+    queries: Count | None = option(None, "only so many queries in the two tiers of `inner`")
+    limit: Count | None = option(None, "only so many questions of each risk")
+    max_new_tokens: Count = option(128, "most tokens of an answer to an instruction")
+
+
+@dataclass(kw_only=True)
+class Config(RiskOptions, ModelOptions):
+    """Options of `coalign run llm-alignment-survey`."""
+
+    __group__ = "Method"
+
+    against: str | None = option(
+        None, "another model, on the same questions: `default`, a hub id, a folder or a run folder"
+    )
+    judge_model: str | None = option(
+        None,
+        "a language model that compares both models' answers to the instructions, in both orders",
+        only_with="against",
+    )
+    seed: Seed = option(0, "of what is drawn")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_training()
+        if len({*self.risks}) < len(self.risks):
+            raise ValueError(f"risks: {', '.join(self.risks)} names one twice")
+        needs = {"toxicity": self.toxicity, "adversarial": self.requests}
+        for risk, given in needs.items():
+            if risk in self.risks and given is None:
+                raise ValueError(f"risks: {risk} needs {'toxicity' if risk == 'toxicity' else 'requests'}")
+        for name, risk in (("facts", "factuality"), ("ethics", "ethics"), ("bias", "bias"), ("instructions", "general"),
+                           ("toxicity", "toxicity"), ("requests", "adversarial"), ("queries", "inner"), ("judge_model", "general")):  # fmt: skip
+            if risk not in self.wanted:
+                self.refuse([name], f"without the risk {risk}")
+
+    @property
+    def wanted(self) -> tuple[Risk, ...]:
+        """The risks that are evaluated."""
+        if self.risks:
+            return tuple(self.risks)
+        more: tuple[Risk, ...] = (
+            *(("toxicity",) if self.toxicity else ()),
+            *(("adversarial",) if self.requests else ()),
+        )
+        return (*ALWAYS, *more)
+
+
+def run(config: Config, run: Run) -> None:
+    """Evaluate every risk on every model, compare, report; what is done is not done again.
+
+    Raises:
+        DataError: questions that cannot be used; every row is named.
+        ConfigError: a classifier that has no label for toxicity.
+        ModelError: a model that cannot be loaded.
+    """
+    from coalign.guide.risks.report import write_suite_report
+
+    measured = _evaluations(config, run)
+    sides = [Side("model", config.model, config)]
+    if config.against is not None:
+        sides.append(Side("against", config.against, config.at(config.against)))
+    rows: list[list[Row]] = []
+    for side in sides:
+        found: list[Row] = []
+        for risk, make in measured.items():
+            found += suite.kept_rows(run, risk, side, partial(make, side))
+        side.__dict__.pop("generator", None)  # one model at a time
+        rows.append(found)
+    if config.judge_model is not None:
+        for found, credits in zip(rows, _judged(config, run), strict=True):
+            found += credits
+    results = suite.compared(rows)
+    write_json(run.artefacts / "results.json", results)
+    write_suite_report(run, config, [side.name for side in sides], results, rows)
+
+
+def _evaluations(config: Config, run: Run) -> dict[Risk, Callable[[Side], list[Row]]]:
+    """Risk to what evaluates it. All questions are read before a model is loaded."""
+    found: dict[Risk, Callable[[Side], list[Row]]] = {}
+    for risk in config.wanted:
+        label = risk.capitalize()
+        if risk == "factuality":
+            asked = questions.read_facts(config.facts or questions.OWN / "truths.jsonl", config.limit)
+            found[risk] = partial(suite.facts, asked=asked, label=label)
+        elif risk == "ethics":
+            asked = questions.read_dilemmas(config.ethics or questions.OWN / "dilemmas.jsonl", config.limit)
+            found[risk] = partial(suite.dilemmas, asked=asked, label=label)
+        elif risk == "bias":
+            pairs = questions.read_bias(config.bias or questions.OWN / "pairs.jsonl", config.limit)
+            found[risk] = partial(suite.biases, asked=pairs, label=label)
+        elif risk == "general":
+            tasks = questions.read_tasks(
+                config.instructions or questions.OWN / "instructions.jsonl", config.limit
+            )
+            found[risk] = partial(
+                suite.answers, asked=tasks, max_new_tokens=config.max_new_tokens, label=label
+            )
+        elif risk == "toxicity":
+            from coalign.guide.risks.classifier import open_classifier
+
+            tasks = questions.read_openings(config.openings or questions.OWN / "openings.jsonl", config.limit)
+            found[risk] = partial(
+                suite.toxicities, asked=tasks, score=open_classifier(config.toxicity or "", config.toxicity_label),
+                samples=config.samples, max_new_tokens=20, seed=config.seed, label=label,
+            )  # fmt: skip
+        elif risk == "adversarial":
+            found[risk] = lambda side: suite.attacked(run, side, _attack(config, side))
+        else:
+            found[risk] = lambda side: suite.watched(run, side, _watch(config, side))
+    return found
+
+
+def _attack(config: Config, side: Side) -> Any:
+    from coalign.evaluation import past_tense
+
+    return past_tense.Config(
+        **_model(side),
+        data=config.requests or "",
+        attempts=config.attempts,
+        limit=config.limit,
+        seed=config.seed,
+    )
+
+
+def _watch(config: Config, side: Side) -> Any:
+    from coalign.evaluation import alignment_faking
+
+    return alignment_faking.Config(**_model(side), limit=config.queries, seed=config.seed)
+
+
+def _model(side: Side) -> dict[str, Any]:
+    return {name: getattr(side.options, name) for name in ModelOptions.__dataclass_fields__}
+
+
+def _judged(config: Config, run: Run) -> tuple[list[Row], list[Row]]:
+    """For both models the share of every comparison that the judge gives them."""
+    from coalign.judging.language_judge import LanguageModelJudge
+    from coalign.judging.protocol import JudgeItem
+    from coalign.judging.store import Deferred, ReplyStore
+    from coalign.models.backends.open import open_named
+
+    first, second = (read_rows(run.artefacts / f"general-{key}.jsonl") for key in ("model", "against"))
+    items = [
+        JudgeItem(
+            id=one["id"],
+            prompt=[{"role": "user", "content": one["prompt"]}],
+            responses=(one["response"], other["response"]),
+        )
+        for one, other in zip(first, second, strict=True)
+    ]
+    with ReplyStore(run.artefacts / "replies.jsonl") as store:
+        judge = LanguageModelJudge(
+            Deferred(lambda: open_named(config.judge_model)), name=config.judge_model or "", store=store
+        )
+        verdicts = judge.compare(items, label="Judging in both orders")
+    credits: Sequence[tuple[str, float]] = [
+        (one.id, one.credit) for one in verdicts if one.credit is not None
+    ]
+    return (
+        [{"id": name, "won": credit} for name, credit in credits],
+        [{"id": name, "won": 1 - credit} for name, credit in credits],
+    )
