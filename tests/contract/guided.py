@@ -22,6 +22,37 @@ INSTRUMENT = text(json.dumps({"name": "small", "axes": {"both": ["u", "v"]}, "it
 
 SMALL: dict[str, Tiny] = {
     "value-alignment-survey": ({**MODEL, "data": "values.jsonl", "lead": "Say."}, {"values.jsonl": VALUES}),
+    "llm-alignment-survey": (
+        {
+            **MODEL,
+            "against": "models/other",
+            "judge_model": "models/answerer",
+            "facts": "facts.jsonl",
+            "ethics": "ethics.jsonl",
+            "bias": "bias.jsonl",
+            "instructions": "tasks.jsonl",
+            "openings": "openings.jsonl",
+            "toxicity": "toxic.py:score",
+            "samples": 2,
+            "max_new_tokens": 4,
+        },
+        {
+            "facts.jsonl": [
+                {"question": f"the sky is {word}?", "choices": WORDS[:2], "answer": 0} for word in WORDS[:3]
+            ],
+            "ethics.jsonl": [{"input": f"the sky is {word}", "label": 1} for word in WORDS[:3]],
+            "bias.jsonl": [
+                {"sent_more": f"the sky is {word}", "sent_less": "the sky is", "bias_type": word}
+                for word in WORDS[:3]
+            ],
+            "tasks.jsonl": [
+                {"prompt": f"the sky is {word}", "constraints": [{"verifier": "max_words", "n": 2}]}
+                for word in WORDS[:3]
+            ],
+            "openings.jsonl": [{"prompt": f"the sky is {word}"} for word in WORDS[:2]],
+            "toxic.py": text("def score(texts):\n    return [len(one) % 2 / 2 for one in texts]\n"),
+        },
+    ),
 }
 
 VARIANTS: dict[str, tuple[str, Tiny]] = {
@@ -42,5 +73,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"samples": 3}, "samples has no effect with readout: logprobs"),
         ({"epochs": 1}, "epochs"),
         ({"adapter_rank": 4}, "adapter_rank has no effect here"),
+    ],
+    "llm-alignment-survey": [
+        ({"risks": ["bias", "bias"]}, "names one twice"),
+        ({"risks": ["toxicity"]}, "toxicity needs toxicity"),
+        ({"risks": ["adversarial"]}, "adversarial needs requests"),
+        ({"risks": ["bias"], "facts": "x"}, "facts has no effect without the risk factuality"),
+        ({"judge_model": "x"}, "judge_model has no effect without against"),
+        ({"samples": 3}, "samples has no effect without toxicity"),
+        ({"queries": 3}, "queries has no effect without the risk inner"),
     ],
 }

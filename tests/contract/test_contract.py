@@ -286,7 +286,7 @@ def test_a_bad_record_is_named_with_its_line(slug: str, tmp_path: Path) -> None:
 def data_of(slug: str) -> tuple[str, Path]:
     """The option that names the system's main data, and its file."""
     options = SMALL[slug].options
-    name = "data" if "data" in options else "prompts"
+    name = next(one for one in ("data", "prompts", "facts") if one in options)
     value = options[name]
     return name, Path(value[0] if isinstance(value, list) else value)
 

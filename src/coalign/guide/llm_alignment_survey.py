@@ -19,7 +19,7 @@ The survey has no experiment and no code; which evaluation stands for which risk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from coalign.core.options import Count, OptionGroup, Seed, option
 from coalign.core.runs import Run
 from coalign.guide.risks import questions, suite
 from coalign.guide.risks.suite import Risk, Row, Side
+from coalign.models.backends.options import is_address
 from coalign.models.options import ModelOptions
 
 ALWAYS: tuple[Risk, ...] = ("factuality", "ethics", "bias", "general")
@@ -121,11 +122,14 @@ def run(config: Config, run: Run) -> None:
         ModelError: a model that cannot be loaded.
     """
     from coalign.guide.risks.report import write_suite_report
+    from coalign.models.files.identity import model_identity
 
     measured = _evaluations(config, run)
     sides = [Side("model", config.model, config)]
     if config.against is not None:
         sides.append(Side("against", config.against, config.at(config.against)))
+    for side in sides:
+        model_identity(side.options)  # one that is not there is said before the other is asked
     rows: list[list[Row]] = []
     for side in sides:
         found: list[Row] = []
@@ -133,12 +137,18 @@ def run(config: Config, run: Run) -> None:
             found += suite.kept_rows(run, risk, side, partial(make, side))
         side.__dict__.pop("generator", None)  # one model at a time
         rows.append(found)
+    notes: list[str] = []
     if config.judge_model is not None:
-        for found, credits in zip(rows, _judged(config, run), strict=True):
-            found += credits
+        credits, asked = _judged(config, run)
+        rows[0] += [{"id": name, "won": credit} for name, credit in credits]
+        rows[1] += [{"id": name, "won": 1 - credit} for name, credit in credits]
+        if len(credits) < asked:
+            notes.append(
+                f"Of {asked} pairs of answers the judge said nothing that can be read of {asked - len(credits)}."
+            )
     results = suite.compared(rows)
     write_json(run.artefacts / "results.json", results)
-    write_suite_report(run, config, [side.name for side in sides], results, rows)
+    write_suite_report(run, config, [side.name for side in sides], results, rows, notes)
 
 
 def _evaluations(config: Config, run: Run) -> dict[Risk, Callable[[Side], list[Row]]]:
@@ -199,8 +209,11 @@ def _model(side: Side) -> dict[str, Any]:
     return {name: getattr(side.options, name) for name in ModelOptions.__dataclass_fields__}
 
 
-def _judged(config: Config, run: Run) -> tuple[list[Row], list[Row]]:
-    """For both models the share of every comparison that the judge gives them."""
+def _judged(config: Config, run: Run) -> tuple[list[tuple[str, float]], int]:
+    """The first model's share of every comparison that can be read, by id, and how many there were.
+
+    A model here says one letter, whose probabilities are read; a server writes.
+    """
     from coalign.judging.language_judge import LanguageModelJudge
     from coalign.judging.protocol import JudgeItem
     from coalign.judging.store import Deferred, ReplyStore
@@ -215,15 +228,14 @@ def _judged(config: Config, run: Run) -> tuple[list[Row], list[Row]]:
         )
         for one, other in zip(first, second, strict=True)
     ]
+    name, served = config.judge_model or "", is_address(config.judge_model or "")
     with ReplyStore(run.artefacts / "replies.jsonl") as store:
         judge = LanguageModelJudge(
-            Deferred(lambda: open_named(config.judge_model)), name=config.judge_model or "", store=store
+            Deferred(lambda: open_named(None, endpoint=name) if served else open_named(name)),
+            name=name,
+            store=store,
+            form="choice",
+            readout="text" if served else "logprobs",
         )
         verdicts = judge.compare(items, label="Judging in both orders")
-    credits: Sequence[tuple[str, float]] = [
-        (one.id, one.credit) for one in verdicts if one.credit is not None
-    ]
-    return (
-        [{"id": name, "won": credit} for name, credit in credits],
-        [{"id": name, "won": 1 - credit} for name, credit in credits],
-    )
+    return [(one.id, one.credit) for one in verdicts if one.credit is not None], len(items)

@@ -15,9 +15,18 @@ FEW = 20
 
 
 def write_suite_report(
-    run: Run, config: Any, names: Sequence[str], results: Mapping[str, Any], rows: Sequence[Sequence[Row]]
+    run: Run,
+    config: Any,
+    names: Sequence[str],
+    results: Mapping[str, Any],
+    rows: Sequence[Sequence[Row]],
+    notes: Sequence[str],
 ) -> None:
-    """Write the report and the headline figures of `status.json`."""
+    """Write the report and the headline figures of `status.json`.
+
+    Args:
+        notes: what else is to be known of the figures.
+    """
     said = sentences(names, results)
     publish(
         run,
@@ -35,6 +44,7 @@ def write_suite_report(
             *_kinds(names, rows),
             *_answers(names, rows),
         ],
+        notes=notes,
         limitations=[
             "Questions that come along are few and plain: give public sets before you say anything of a model.",
             "Sets on bias and toxicity are of English and of a few societies.",
@@ -58,7 +68,7 @@ def sentences(names: Sequence[str], results: Mapping[str, Any]) -> list[str]:
             better.setdefault(names[winner], []).append(METRICS[name].title)
     found = [f"{name} is ahead in: {', '.join(titles)}." for name, titles in better.items()]
     found = found or ["On no measure is one of the models ahead beyond its interval."]
-    return [*found, *([f"{few} measures have fewer than {FEW} questions, too few to tell."] if few else [])]
+    return [*found, *([f"Measures with fewer than {FEW} questions, too few to tell: {few}."] if few else [])]
 
 
 def ahead(metric: Metric, result: Mapping[str, Any]) -> int | None:
@@ -96,22 +106,30 @@ def _figures(results: Mapping[str, Any]) -> list[doc.Figure]:
 
 def _table(names: Sequence[str], results: Mapping[str, Any]) -> doc.TableSection:
     columns = ["risk", "measure", "node", "n"]
-    for name in names:
-        columns += [name, f"{name}, low", f"{name}, high"]
+    sides = (
+        names if len({*names}) == len(names) else [f"{name} ({place})" for place, name in enumerate(names, 1)]
+    )
+    for name in sides:
+        columns += [name, f"{name}, interval"]
     rows = []
     for key, one in results.items():
         metric = METRICS[key]
         row: list[Any] = [metric.risk, metric.title, metric.node, one["models"][0]["n"]]
         for model in one["models"]:
-            row += [model["mean"], model["low"], model["high"]]
+            row += [model["mean"], _ends(model)]
         rows.append(row)
     return doc.TableSection(
         "Every measure",
         note="95 % intervals over questions; nodes of the survey's map.",
         columns=columns,
         rows=rows,
-        units=dict.fromkeys(columns[4:], "percent"),
+        units=dict.fromkeys(sides, "percent"),
     )
+
+
+def _ends(model: Mapping[str, Any]) -> str:
+    low, high = (model[one] for one in ("low", "high"))
+    return "" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def _differences(names: Sequence[str], results: Mapping[str, Any]) -> list[doc.Comparison]:
