@@ -43,6 +43,7 @@ def settled(figure: float) -> float:
     -0.05000000000000001.
     """
     near = round(figure, 4)
+    # A distance of the rounding itself comes out a hair above it.
     return near if abs(figure - near) <= ROUNDING * (1 + 1e-6) else figure
 
 
