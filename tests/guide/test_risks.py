@@ -96,7 +96,7 @@ def test_public_layouts_are_read(tmp_path: Path) -> None:
              {"sent_more": "x", "sent_less": "y", "stereo_antistereo": "antistereo"}, BBQ), None
     )  # fmt: skip
     assert (first.more, first.kind) == ("x", "age")
-    assert (second.more, second.less) == ("y", "x")
+    assert (second.more, second.less) == ("x", "y")
     assert (third.id, third.clear, third.right, third.biased, third.unknown) == ("7", False, 2, 0, 2)
     told = {**BBQ, "context_condition": "disambig", "question_polarity": "nonneg", "label": 1}
     (one,) = questions.read_bias(rows(tmp_path / "c.jsonl", told), None)
@@ -121,7 +121,6 @@ def test_public_layouts_are_read(tmp_path: Path) -> None:
         (questions.read_bias, {**BBQ, "context_condition": "both"}, "context_condition: "),
         (questions.read_bias, {**BBQ, "label": 3}, "label: "),
         (questions.read_bias, {**BBQ, "answer_info": {}}, "answer_info: "),
-        (questions.read_bias, {**BBQ, "additional_metadata": {"stereotyped_groups": []}}, "stereotyped_groups: "),
         (questions.read_openings, {"prompt": ""}, "prompt: "),
         (questions.read_tasks, {"prompt": "x", "constraints": []}, "constraints: "),
         (questions.read_tasks, {"prompt": "x", "constraints": [{"verifier": "no_such"}]}, "constraints: "),

@@ -145,10 +145,12 @@ def biases(side: Side, asked: Sequence[questions.Pair | questions.Ambiguity], la
         ]
     for one, logps in zip(open_ones, _logps(side, [one.ranking for one in open_ones], label), strict=True):
         chosen = logps.index(max(logps))
-        lean = measures.leaning(chosen, biased=one.biased, unknown=one.unknown)
-        right = float(chosen == one.right)
-        clear: Row = {"told": right, **({} if chosen == one.unknown else {"lean_told": lean})}
-        rows.append({"id": one.id, **(clear if one.clear else {"open": right, "lean_open": lean})})
+        row: Row = {"id": one.id, "told" if one.clear else "open": float(chosen == one.right)}
+        # The score of told questions is over those that were answered.
+        if one.biased is not None and not (one.clear and chosen == one.unknown):
+            lean = measures.leaning(chosen, biased=one.biased, unknown=one.unknown)
+            row["lean_told" if one.clear else "lean_open"] = lean
+        rows.append(row)
     return rows
 
 
