@@ -10,13 +10,13 @@ import torch
 import transformers as hf
 
 from coalign.core.errors import DataError, PromptError
-from coalign.data.media.conversations import MARK, showing
+from coalign.data.media.conversations import MARK, question_about, showing
 from coalign.data.media.pictures import Picture
 from coalign.models.backends.open import open_transformers
 from coalign.models.generation import incremental
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
-from coalign.models.picture_questions import UntemplatedAnswerer, open_picture_answerer, question_about
+from coalign.models.picture_questions import UntemplatedAnswerer, open_picture_answerer
 from coalign.models.types import Sampling
 from tests.data.media.making import encoded, picture
 from tests.models.tiny_vision import save_tiny_idefics3, save_tiny_llava

@@ -13,10 +13,11 @@ from coalign.cli.running.run import execute
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.options import build
 from coalign.core.runs import Run
+from coalign.data.media.conversations import question_about
 from coalign.data.media.pictures import Picture
 from coalign.models.detection import count_objects, open_detector
 from coalign.models.diffusion.files import load_pipeline
-from coalign.models.picture_questions import open_picture_answerer, question_about
+from coalign.models.picture_questions import open_picture_answerer
 from coalign.models.types import Sampling
 from coalign.report.html import read_report
 from coalign.vision import spright

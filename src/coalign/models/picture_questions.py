@@ -8,10 +8,10 @@ import torch
 
 from coalign.core.errors import ModelError, PromptError
 from coalign.core.progress import progress
-from coalign.data.media.conversations import MARK, pictures_of, showing
+from coalign.data.media.conversations import MARK, pictures_of
 from coalign.data.media.errors import MediaError
 from coalign.data.media.prompts import processor_of
-from coalign.data.records import Messages, Shown
+from coalign.data.records import Messages
 from coalign.models.backends.open import open_named, open_transformers
 from coalign.models.devices import pick_device, pick_dtype
 from coalign.models.files.failures import first_line
@@ -22,11 +22,6 @@ from coalign.models.types import Generating, Generation, Generator, Prompts, Sam
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def question_about(picture: Shown, text: str) -> Messages:
-    """A question about a picture as a prompt: the picture, then the words."""
-    return showing([{"role": "user", "content": MARK + text}], [picture])
 
 
 def open_picture_answerer(

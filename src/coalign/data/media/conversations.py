@@ -176,6 +176,11 @@ def showing(messages: Messages, pictures: Sequence[Shown]) -> Messages:
     return made
 
 
+def question_about(picture: Shown, text: str) -> Messages:
+    """A question about a picture as a prompt: the picture, then the words."""
+    return showing([{"role": "user", "content": MARK + text}], [picture])
+
+
 def pictures_of(prompt: Messages | str) -> tuple[Shown, ...]:
     """The pictures that messages hold, in order; none of text."""
     if isinstance(prompt, str):

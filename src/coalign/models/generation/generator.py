@@ -153,6 +153,19 @@ class TransformersGenerator:
         while not loop.is_idle:
             yield from (piece for _, piece in loop.step())
 
+    def first_logits(self, prompts: types.Prompts) -> Tensor:
+        """[P, V] logits of the first token of a response, in one forward pass; all prompts have pictures, or none has.
+
+        Raises:
+            PromptError: as `encode_seen`.
+        """
+        from coalign.models.generation.incremental import open_rows
+
+        encoded = [self.encode_seen(prompt, index) for index, prompt in enumerate(prompts)]
+        shown = [one for _, one in encoded if one is not None]
+        with evaluation(self.model), torch.inference_mode():
+            return open_rows(self.model).start(*left_padded([ids for ids, _ in encoded], self.device), shown)
+
     def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
         """The tokens of a prompt without pictures.
 

@@ -10,10 +10,11 @@ import torch
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
-from coalign.models.devices import pick_device, pick_dtype
+from coalign.models.devices import pick_device
 from coalign.models.files.identity import model_identity
-from coalign.models.files.loading import load_pretrained
+from coalign.models.files.loading import load_model, load_pretrained, load_tokenizer
 from coalign.models.files.processors import load_processor, model_type
+from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.pairs.encoders import ImageTextEncoder
 from coalign.vision.fine_grained.model import FineGrainedScorer, JointLayers, QFormerBody
@@ -128,19 +129,9 @@ def open_yes_no(name: str, revision: str | None, device: str, batch_size: int) -
     Raises:
         ModelError: it cannot be loaded.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    on = pick_device(device)
-    model: Any = load_pretrained(
-        AutoModelForImageTextToText,
-        name,
-        what="an image-text-to-text model",
-        revision=revision,
-        needs=WHOLE,
-        dtype=pick_dtype(on),
-    )
-    processor = load_processor(AutoProcessor, name, revision)
-    return TransformersYesNo(model.to(on), processor, name=name, batch_size=batch_size)
+    options = ModelOptions(model=name, revision=revision, device=device)
+    generator = TransformersGenerator(load_model(options, training=False), load_tokenizer(options))
+    return TransformersYesNo(generator, name=name, batch_size=batch_size)
 
 
 def _on_blip2(base: str, revision: str | None, device: torch.device) -> tuple[FineGrainedScorer, TokenReader]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from coalign.data.media.conversations import question_about
+from coalign.data.media.pictures import Picture
 from coalign.vision.fine_grained.elements import category_of, phrase_of
 from coalign.vision.fine_grained.items import Item
 from coalign.vision.fine_grained.losses import contrasted
@@ -16,7 +18,9 @@ from coalign.vision.fine_grained.losses import contrasted
 if TYPE_CHECKING:
     from PIL import Image
 
+    from coalign.data.records import Messages
     from coalign.models.backends.options import BackendOptions
+    from coalign.models.generation.generator import TransformersGenerator
 
 YES, NO = "yes", "no"
 POSITIVE = (
@@ -125,19 +129,14 @@ class TransformersYesNo:
     """An image-text-to-text model of Transformers, with its processor and chat template.
 
     Args:
-        model, processor: of one checkpoint.
-        batch_size: pictures in one forward pass. Padding is on the left, where the processor can.
+        generator: over it.
+        batch_size: pictures in one forward pass.
     """
 
-    def __init__(self, model: Any, processor: Any, *, name: str = "", batch_size: int = 8) -> None:
-        self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
-        self._model: Any = model.eval()
-        self._processor, self._batch = processor, batch_size
-        tokenizer = processor.tokenizer
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        yes, no = (first_ids(tokenizer, word) for word in (YES, NO))
+    def __init__(self, generator: TransformersGenerator, *, name: str, batch_size: int = 8) -> None:
+        self.name = name
+        self._generator, self._batch = generator, batch_size
+        yes, no = (first_ids(generator.tokenizer, word) for word in (YES, NO))
         self._ids = {YES: sorted(yes - no), NO: sorted(no - yes)}  # a lone space may begin both
         if not all(self._ids.values()):
             raise ValueError("the tokenizer begins yes and no with the same token")
@@ -146,34 +145,20 @@ class TransformersYesNo:
         found: list[float | None] = []
         for start in range(0, len(requests), self._batch):
             part = slice(start, start + self._batch)
-            inputs = self._inputs(pictures[part], requests[part])
-            with torch.no_grad():
-                logits = self._model(**inputs).logits[:, -1].float()
+            logits = self._generator.first_logits(_questions(pictures[part], requests[part]))
             mass = [
                 logits[:, self._ids[word]].logsumexp(-1) for word in (YES, NO)
             ]  # over all spellings of the word
             found += (mass[0] - mass[1]).sigmoid().tolist()
         return found
 
-    def _inputs(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> Any:
-        texts = [
-            self._processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]}],
-                add_generation_prompt=True,
-            )
-            for request in requests
-        ]
-        inputs = self._processor(
-            images=[[one] for one in pictures], text=texts, padding=True, return_tensors="pt"
-        )
-        parameter = next(self._model.parameters())
-        return {
-            name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
-            for name, value in inputs.items()
-        }
-
     def close(self) -> None:
-        del self._model
+        del self._generator
+
+
+def _questions(pictures: Sequence[Image.Image], requests: Sequence[str]) -> list[Messages]:
+    asked = zip(pictures, requests, strict=True)
+    return [question_about(Picture(picture), request) for picture, request in asked]
 
 
 def first_ids(tokenizer: Any, word: str) -> set[int]:
@@ -192,47 +177,20 @@ def first_ids(tokenizer: Any, word: str) -> set[int]:
 
 
 class EndpointYesNo:
-    """A model behind an OpenAI-compatible endpoint that takes pictures and gives log-probabilities.
+    """A model behind an OpenAI-compatible endpoint that takes pictures and gives log-probabilities."""
 
-    Args:
-        encode: a picture to what stands for it in a request; by default a PNG as data URL.
-    """
-
-    def __init__(self, options: BackendOptions, encode: Callable[[Image.Image], str] | None = None) -> None:
+    def __init__(self, options: BackendOptions) -> None:
         from coalign.models.backends.endpoint import EndpointGenerator
 
         self._generator = EndpointGenerator(options)
-        self._encode = encode or data_url
         self.name = self._generator.model
 
     def p_yes(self, pictures: Sequence[Image.Image], requests: Sequence[str]) -> list[float | None]:
         from coalign.models.types import Sampling
 
-        prompts: list[Any] = [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": self._encode(picture)}},
-                        {"type": "text", "text": request},
-                    ],
-                }
-            ]
-            for picture, request in zip(pictures, requests, strict=True)
-        ]
         sampling = Sampling(max_new_tokens=1, temperature=0, top_logprobs=TOP)
-        said = self._generator.generate(prompts, sampling, label="Asking")
+        said = self._generator.generate(_questions(pictures, requests), sampling, label="Asking")
         return [share_of_yes(one[0].top_logprobs[0]) if one[0].top_logprobs else None for one in said]
 
     def close(self) -> None:
         self._generator.close()
-
-
-def data_url(picture: Image.Image) -> str:
-    """A picture as PNG in a data URL."""
-    import base64
-    import io
-
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

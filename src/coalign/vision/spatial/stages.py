@@ -16,6 +16,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import atomic_path, read_rows, write_json, write_rows
 from coalign.core.progress import progress
 from coalign.core.runs import is_main_process
+from coalign.data.media.conversations import question_about
 from coalign.data.media.errors import MediaError
 from coalign.data.media.records import MediaRecord, MediaSet, read_media
 from coalign.loops.rounds import Round
@@ -24,7 +25,7 @@ from coalign.models.detection import Detector, count_objects, open_detector
 from coalign.models.diffusion.files import load_pipeline, save_pipeline
 from coalign.models.diffusion.pixels import decoded
 from coalign.models.diffusion.text_to_image import text_to_image_of, tokens_of
-from coalign.models.picture_questions import open_picture_answerer, question_about
+from coalign.models.picture_questions import open_picture_answerer
 from coalign.models.types import Generation, Sampling
 from coalign.vision.spatial.captions import QUESTION, cleaned
 from coalign.vision.spatial.measuring import measure_model, measure_pictures, read_descriptions
