@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 
 from coalign.core.errors import DataError, PromptError
 from coalign.data.media.conversations import MARK, question_about, showing
 from coalign.data.media.pictures import Picture
+from coalign.data.media.prompts import processor_of
 from coalign.models.backends.open import open_transformers
 from coalign.models.generation import incremental
 from coalign.models.generation.generator import TransformersGenerator
@@ -19,9 +19,9 @@ from coalign.models.options import ModelOptions
 from coalign.models.picture_questions import UntemplatedAnswerer, open_picture_answerer
 from coalign.models.types import Sampling
 from tests.data.media.making import encoded, picture
-from tests.models.tiny_vision import save_tiny_idefics3, save_tiny_llava
+from tests.models.tiny_vision import save_tiny_idefics3, save_tiny_llava, save_tiny_qwen2_vl
 
-MAKERS = {"llava": save_tiny_llava, "idefics3": save_tiny_idefics3}
+MAKERS = {"llava": save_tiny_llava, "idefics3": save_tiny_idefics3, "qwen2-vl": save_tiny_qwen2_vl}
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0)
 SIZES = ((30, 20), (40, 70), (64, 10))
 
@@ -56,10 +56,10 @@ def prompts() -> list[Any]:
 def test_greedy_text_is_that_of_transformers(generators: dict[str, TransformersGenerator], name: str) -> None:
     generator = generators[name]
     model: Any = generator.model
-    processor = hf.AutoProcessor.from_pretrained(model.config.name_or_path)
+    processor: Any = processor_of(generator.tokenizer)
     pixels = shown(0).open()
     said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it"}]}]
-    text = processor.apply_chat_template(said, add_generation_prompt=True)
+    text = generator.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
     made = processor(text=[text], images=[[pixels]], return_tensors="pt", add_special_tokens=False)
     expected = model.generate(**made, max_new_tokens=6, do_sample=False, pad_token_id=1)
     found = generator.generate(prompts()[:1], GREEDY)[0][0]
@@ -127,6 +127,28 @@ def test_a_prompt_whose_pictures_leave_no_room_is_named(
 ) -> None:
     with pytest.raises(PromptError, match=r"prompt 0: prompt: \d+ tokens.*expected at most 2"):
         generators["llava"].generate(prompts(), Sampling(max_new_tokens=510))
+
+
+def test_qwen2_vl_needs_no_torchvision_for_pictures_and_is_scored_and_saved_with_its_processor(
+    tmp_path: Path,
+) -> None:
+    from coalign.models.files.loading import load_model, load_tokenizer
+    from coalign.models.files.saving import save_model
+
+    folder = str(save_tiny_qwen2_vl(tmp_path / "model"))
+    tokenizer = load_tokenizer(folder)
+    assert type(processor_of(tokenizer)).__name__ == "Qwen2VLProcessor"
+    save_model(load_model(folder, training=False), tokenizer, tmp_path / "saved")
+    again = open_transformers(ModelOptions(model=str(tmp_path / "saved"), device="cpu", dtype="float32"))
+    first = open_transformers(ModelOptions(model=folder, device="cpu", dtype="float32"))
+    assert first.generate(prompts(), GREEDY) == again.generate(prompts(), GREEDY)
+    # the position of the last token of a picture is less than their number
+    ids, seen = first.encode_seen(prompts()[2])
+    assert seen is not None
+    call, row = incremental.Call(first.model), torch.tensor([ids])
+    places = call.positions(row, torch.ones_like(row), call.shown([seen], len(ids)))
+    assert places.shape == (3, 1, len(ids))
+    assert int(places.max()) < len(ids) - 1
 
 
 def test_text_alone_refuses_pictures(tmp_path: Path) -> None:

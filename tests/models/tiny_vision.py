@@ -75,6 +75,31 @@ def save_tiny_idefics3(folder: Path, seed: int = 0) -> Path:
     return _saved(folder, hf.Idefics3ForConditionalGeneration, config, processor, seed)
 
 
+def save_tiny_qwen2_vl(folder: Path, seed: int = 0) -> Path:
+    """A folder of a model that lays out pictures in three directions, as many tokens as a picture has squares of 16
+    pixels; its processor has a part for clips, which needs torchvision.
+    """
+    tokenizer = _tokenizer(["<|image_pad|>", "<|video_pad|>"])
+    tokenizer.chat_template = PARTS.replace("<image>", "<|image_pad|>")
+    ids = {
+        f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")
+    }
+    config = hf.Qwen2VLConfig(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+        },
+        vision_config={
+            "depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8,
+        },
+        **ids,
+    )  # fmt: skip
+    pixels: Any = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=64 * 64)
+    pixels.save_pretrained(folder)
+    return _saved(folder, hf.Qwen2VLForConditionalGeneration, config, tokenizer, seed)
+
+
 def _tokenizer(special: list[str]) -> Any:
     tokenizer = byte_tokenizer(PARTS)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *special]})

@@ -92,9 +92,7 @@ def test_a_processor_that_needs_torchvision_is_one_clear_message(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise ImportError(
-            "Qwen2VLVideoProcessor requires the Torchvision library but it was not found. torchvision"
-        )
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found.")
 
     monkeypatch.setattr(hf.AutoProcessor, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=r"the processor of this llava model needs torchvision"):

@@ -67,6 +67,7 @@ def read_records(
     rejects: Path | None = None,
     limit: int | None = None,
     text_alone: bool = True,
+    pictures: bool = False,
     columns: Mapping[str, str] | None = None,
     tag: str = "",
 ) -> RecordSet:
@@ -85,6 +86,7 @@ def read_records(
         tag: of the source in a mix; its records, ids and rejects carry it.
         text_alone: refuse records with tools, or with replies that have more than text (tool calls, reasoning): for
             callers that pass on texts and messages. What is encoded whole (`coalign.data.encoding`) takes them.
+        pictures: with `text_alone`, take records with pictures all the same.
 
     Raises:
         DataError: the source cannot be read or recognised, a record is bad (under `fail`), or none is usable.
@@ -96,6 +98,7 @@ def read_records(
         rejects=rejects if on_bad_record == "skip" else None,
         limit=limit,
         text_alone=text_alone,
+        pictures=pictures,
         columns=columns,
         tag=tag,
     )
@@ -119,6 +122,7 @@ def scan_records(
     rejects: Path | None = None,
     limit: int | None = None,
     text_alone: bool = False,
+    pictures: bool = False,
     columns: Mapping[str, str] | None = None,
     tag: str = "",
 ) -> RecordSet:
@@ -142,7 +146,7 @@ def scan_records(
     for row in itertools.chain(first, rows):
         place = row.source(name, tag)
         parsed = [row.problem] if row.problem else parse_row(row.value or {}, layout, place)
-        if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed)):
+        if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed, pictures)):
             parsed = [beyond]
         if isinstance(parsed, Record):
             records.append(parsed)
@@ -165,9 +169,9 @@ def scan_records(
     )
 
 
-def _beyond_text(record: Record) -> RecordProblem | None:
-    """What a record has that text and messages do not hold."""
-    if record.pictures:
+def _beyond_text(record: Record, pictures: bool) -> RecordProblem | None:
+    """What a record has that text and messages, and pictures where they are taken, do not hold."""
+    if record.pictures and not pictures:
         return record.problem("images", "pictures cannot be used here", "text and messages alone")
     beyond = [*record.template_arguments, *(key for one in responses_of(record) for key in fields_of(one))]
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None

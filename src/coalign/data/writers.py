@@ -50,7 +50,7 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
     form = form if record.prompt else "standard"
     if type(record) is Record:
         raise DataError("Record: not a kind of record that files hold.")
-    row: dict[str, Any] = {"prompt": _prompt(record, form)}
+    row = prompt_columns(record, form)
     for name in (one.name for one in fields(record) if one.name not in Record.__dataclass_fields__):
         value = getattr(record, name)
         if name in ("chosen", "rejected", "completion"):
@@ -59,9 +59,17 @@ def to_row(record: Record, form: Form = "standard") -> dict[str, Any]:
             row[_COLUMNS.get(name, name)] = list(value) if isinstance(value, tuple) else value
     given = {"tools": record.tools, "chat_template_kwargs": record.template_kwargs}
     row |= {name: value for name, value in given.items() if value}
-    if record.pictures:
-        row["images"] = [one.written() for one in record.pictures]
     return row | {name: value for name, value in record.extra.items() if name not in row}
+
+
+def prompt_columns(record: Record, form: Form = "conversational") -> dict[str, Any]:
+    """The columns of a record's prompt: `prompt`, and `images` where it has pictures.
+
+    Raises:
+        DataError: as `to_row`.
+    """
+    images = {"images": [one.written() for one in record.pictures]} if record.pictures else {}
+    return {"prompt": _prompt(record, form), **images}
 
 
 def _prompt(record: Record, form: Form) -> str | Messages:

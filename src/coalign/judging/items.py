@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
+from coalign.data.checking.usable import undecodable
 from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_columns
+from coalign.data.media.conversations import showing
 from coalign.data.messages import FieldError, describe, parse_text
 from coalign.data.parse import parse_row
 from coalign.data.records import Preference, PromptRecord, Record, responses_of
@@ -266,7 +268,10 @@ def _read(
     if isinstance(record, Preference):
         responses = responses_of(record)
         said = ("first", *said)
-    prompt = record.prompt
+    problems = undecodable([record])
+    if problems:
+        return problems
+    prompt = showing(record.prompt, record.pictures)
     if isinstance(record, PromptRecord) and prompt and prompt[-1]["role"] == "assistant":
         prompt = prompt[:-1]
     item = JudgeItem(

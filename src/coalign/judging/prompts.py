@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.errors import ConfigError
-from coalign.data.records import Message, Messages
+from coalign.data.media.conversations import MARK, named_pictures, pictures_of, showing
+from coalign.data.records import Message, Messages, Shown
 from coalign.judging.protocol import JudgeItem, Rubric, Scale
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class JudgeTemplate:
             raise ConfigError(f"{self._template.filename}: cannot be filled: {error}.") from error
         if not texts.get("user", "").strip():
             raise ConfigError(f"{self._template.filename}: gives an empty message to item {item.id}.")
-        return [Message(role=role, content=text.strip()) for role, text in texts.items() if text.strip()]
+        made = [Message(role=role, content=text.strip()) for role, text in texts.items() if text.strip()]
+        return _shown(made, pictures_of(item.prompt))
 
     def _block(self, role: str, values: dict[str, Any]) -> str:
         return "".join(self._template.blocks[role](self._template.new_context(values)))
@@ -130,6 +132,24 @@ def load_template(kind: Literal["pair", "rate", "rank", "list"], path: Path | No
             hint=f"`coalign judge --print-template {kind}` shows one that works.",
         )
     return JudgeTemplate(source, frozenset(names), template)
+
+
+def _shown(messages: Messages, pictures: Sequence[Shown]) -> Messages:
+    """The messages with the pictures of the request: where it stands in them, or, where a template shows it in part or
+    more than once, before the user's first words.
+    """
+    if not pictures:
+        return messages
+    if sum(one["content"].count(MARK) for one in messages) != len(pictures):
+        first = next(place for place, one in enumerate(messages) if one["role"] == "user")
+        messages = [
+            Message(
+                role=one["role"],
+                content=MARK * len(pictures) * (place == first) + named_pictures(one["content"]),
+            )
+            for place, one in enumerate(messages)
+        ]
+    return showing(messages, pictures)
 
 
 def question_text(prompt: Messages) -> str:

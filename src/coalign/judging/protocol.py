@@ -66,7 +66,8 @@ class JudgeItem:
 
     Attributes:
         id: names the item in results and messages.
-        prompt: the conversation up to the response.
+        prompt: the conversation up to the response; its messages hold their pictures
+            (`coalign.data.media.conversations.showing`).
         responses: one to rate, two to compare, several to rank.
         reference: an answer that is known to be good.
         rubric: what to judge this item by; it goes before the judge's own.

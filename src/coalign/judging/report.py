@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
+from coalign.data.media.conversations import named_pictures
 from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
@@ -82,7 +83,7 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
     ]
     rows = [
         doc.Sample(
-            question_text(item.prompt),
+            named_pictures(question_text(item.prompt)),
             [doc.Output(item.responses[0], one.score), doc.Output(one.reply)],
             tags=[one.failure] if one.failure else [],
         )
@@ -226,7 +227,7 @@ def pair_samples(
     said = labels or [()] * len(items)
     rows = [
         doc.Sample(
-            question_text(item.prompt),
+            named_pictures(question_text(item.prompt)),
             [*map(doc.Output, item.responses), doc.Output(verdict_text(one, people))],
             tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
         )

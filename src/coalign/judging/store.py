@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from coalign.core.files import append_rows, hold_file, read_rows
+from coalign.data.media.conversations import prompt_key
 from coalign.data.records import Messages
 from coalign.judging.protocol import Cost
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling
@@ -145,7 +146,7 @@ def ask(
     """
     if sampling.n != 1:
         raise ValueError(f"sampling.n is {sampling.n}, expected 1 reply a request")
-    hashes = [content_hash(prompt) for prompt in prompts]
+    hashes = [content_hash(prompt_key(prompt)) for prompt in prompts]
     keys = [content_hash([one, dict(identity), asdict(sampling)]) for one in hashes]
     rows = {key: index for index, key in reversed(list(enumerate(keys)))}
     order = sorted(rows.values())
@@ -186,11 +187,11 @@ def _first_written(sample: Generation) -> list[tuple[str, float]] | None:
 
 def prompt_counter(generator: Generator) -> Callable[[Messages | str], int] | None:
     """Counts the tokens of a prompt, for a back end that has its tokenizer here."""
-    from coalign.models.generation.batching import encode_any
+    from coalign.models.generation.batching import encode_seen
 
     made = generator.made if isinstance(generator, Deferred) else generator
     tokenizer = getattr(made, "tokenizer", None)
-    return None if tokenizer is None else lambda prompt: len(encode_any(tokenizer, prompt, 0))
+    return None if tokenizer is None else lambda prompt: len(encode_seen(tokenizer, prompt, 0)[0])
 
 
 def content_hash(value: Any) -> str:

@@ -15,7 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from coalign.core.errors import DataError, PromptError
 from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.data.media.conversations import showing
+from coalign.data.records import Record
+from coalign.data.writers import prompt_columns
 from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
@@ -94,23 +98,43 @@ def answer_rows(
 
     Returns:
         The rows in the order of the tasks, as they then lie in `path`.
+
+    Raises:
+        DataError: a prompt that the generator cannot use, by file and line where the task is a record.
     """
 
     def work(done: list[int], keep: Keep) -> None:
-        generator().generate(
-            [one.prompt for one in tasks] if asked is None else asked,
-            sampling,
-            done=done,
-            on_batch=lambda found: keep(
+        def keep_batch(found: Mapping[int, list[Generation]]) -> None:
+            keep(
                 {
-                    index: {"prompt": tasks[index].prompt, **row_of(mine), **(beside or {})}
+                    index: {**_asked(tasks[index]), **row_of(mine), **(beside or {})}
                     for index, mine in found.items()
                 }
-            ),
-            label=label,
-        )
+            )
+
+        prompts = [prompt_of(one) for one in tasks] if asked is None else asked
+        try:
+            generator().generate(prompts, sampling, done=done, on_batch=keep_batch, label=label)
+        except PromptError as error:
+            task = tasks[error.index]
+            if not isinstance(task, Record):
+                raise
+            problem = task.problem(error.field, error.problem, error.expected)
+            raise DataError("A prompt cannot be used.", [problem], error.hint) from error
 
     return fill_rows(path, [one.id for one in tasks], work)
+
+
+def prompt_of(task: Prompted) -> Messages:
+    """What a generator is given of a task: its messages, which hold the pictures of a record."""
+    return showing(task.prompt, task.pictures) if isinstance(task, Record) else task.prompt
+
+
+def _asked(task: Prompted) -> Row:
+    """The columns of a prompt: `prompt`, and `images` where it has pictures."""
+    if isinstance(task, Record) and task.pictures:
+        return prompt_columns(task)
+    return {"prompt": task.prompt}
 
 
 def fill_rows(path: Path, ids: Sequence[str], work: Callable[[list[int], Keep], None]) -> list[Row]:

@@ -9,7 +9,6 @@ import torch
 from coalign.core.errors import ModelError, PromptError
 from coalign.core.progress import progress
 from coalign.data.media.conversations import MARK, pictures_of
-from coalign.data.media.errors import MediaError
 from coalign.data.media.prompts import processor_of
 from coalign.data.records import Messages
 from coalign.models.backends.open import open_named, open_transformers
@@ -17,6 +16,7 @@ from coalign.models.devices import pick_device, pick_dtype
 from coalign.models.files.failures import first_line
 from coalign.models.files.loading import load_pretrained, load_tokenizer
 from coalign.models.files.places import locate
+from coalign.models.generation.batching import of_prompt
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
@@ -88,12 +88,12 @@ class UntemplatedAnswerer:
         shown = pictures_of(prompt)
         if len(shown) != 1 or len(prompt) != 1 or isinstance(prompt, str):
             raise PromptError(index, "prompt", f"{len(shown)} pictures", "one question about one picture")
+        with of_prompt(index):
+            picture = shown[0].open()
         try:
             inputs = self.processor(
-                images=[shown[0].open()], text=[prompt[0]["content"].replace(MARK, "")], return_tensors="pt"
+                images=[picture], text=[prompt[0]["content"].replace(MARK, "")], return_tensors="pt"
             ).to(self.device, self.model.dtype)
-        except MediaError as error:
-            raise PromptError(index, "images", f"{error.file}: {error.problem}", error.expected) from error
         except (ValueError, TypeError, RuntimeError) as error:
             raise ModelError(
                 f"{self.name}: its processor cannot take picture and question ({first_line(error)})."

@@ -15,7 +15,8 @@ from torch import nn
 
 from coalign.core.errors import ConfigError, DataError, ModelError
 from coalign.core.progress import progress
-from coalign.data.records import Record
+from coalign.data.media.conversations import pictures_of, without_pictures
+from coalign.data.records import Demonstration, Messages, Record
 from coalign.models.batching import length_batches
 from coalign.models.devices import DtypeName, pick_device, pick_dtype
 from coalign.models.files.classifiers import choose_pad_token, load_classifier
@@ -59,7 +60,7 @@ class RewardModel:
         """Rewards of responses to prompts, one each. Responses to one prompt share its computation.
 
         Args:
-            prompts: [B] conversations, or plain text (one user turn).
+            prompts: [B] conversations, whose messages may hold pictures, or plain text (one user turn).
             responses: [B] texts; the response may be unfinished. Equal inputs are computed once.
             batch_size: most texts in a forward pass, but for those that share a prompt.
             show: text of a progress bar.
@@ -68,8 +69,28 @@ class RewardModel:
             DataError: the chat template refuses a conversation.
             ModelError: a reward that is not a number.
         """
+        if shown := [place for place, one in enumerate(prompts) if pictures_of(one)]:
+            return self._score_shown(prompts, responses, shown, batch_size=batch_size, show=show)
         texts = [self.inputs.text(one, text) for one, text in zip(prompts, responses, strict=True)]
         return self.score_texts(prompts, texts, batch_size=batch_size, show=show)
+
+    def _score_shown(
+        self, prompts: Prompts, responses: Sequence[str], shown: Sequence[int], **how: Any
+    ) -> list[float]:
+        """As `score`; the prompts at `shown` hold pictures, and their responses are whole."""
+        records = [
+            Demonstration(
+                prompt=without_pictures(cast(Messages, prompts[place])),
+                pictures=pictures_of(prompts[place]),
+                completion=responses[place],
+            )
+            for place in shown
+        ]
+        found = dict(zip(shown, [one for (one,) in self.score_records(records)], strict=True))
+        rest = [place for place in range(len(prompts)) if place not in found]
+        others = self.score([prompts[one] for one in rest], [responses[one] for one in rest], **how)
+        found |= dict(zip(rest, others, strict=True))
+        return [found[place] for place in range(len(prompts))]
 
     def score_records(self, records: Sequence[Record], *, show: str | None = None) -> list[list[float]]:
         """For each record the rewards of its responses; with everything that a chat template is given, and its pictures.

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from coalign.core.errors import CoalignError
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
@@ -21,6 +21,9 @@ from coalign.models.generation.endings import Endings
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.prompt_logps import prompt_logps
 from coalign.models.types import Generation, Generator, Piece, Sampling, Streaming, goes_on
+
+if TYPE_CHECKING:
+    from coalign.data.media.prompts import PicturePrompt
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class Work:
         echo: the prompt stands before every sample, with the log-probabilities of its tokens where they are asked for.
         decode: something is to be sampled; else the prompt alone is given back.
         model: which of the worker's models is asked.
+        pictures: that a local model is shown.
     """
 
     prompt: Any
@@ -57,6 +61,7 @@ class Work:
     echo: bool = False
     decode: bool = True
     model: str = ""
+    pictures: PicturePrompt | None = None
 
 
 @dataclass(eq=False)
@@ -219,7 +224,13 @@ class _Turn:
 
     def _add(self, opened: _Open) -> None:
         work = opened.work
-        made = Decoding(work.ids, work.sampling, goes_on=goes_on(work.prompt), streaming=work.streaming)
+        made = Decoding(
+            work.ids,
+            work.sampling,
+            goes_on=goes_on(work.prompt),
+            streaming=work.streaming,
+            pictures=work.pictures,
+        )
         self._open[made], self._behind[made] = opened, {}
         self._loop.add([made])
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from coalign.data.media.conversations import MARK, showing
+from coalign.data.media.pictures import Picture
+from coalign.data.messages import shorten
+from coalign.data.records import Message
 from coalign.data.rows import half_pair
 from coalign.models.types import Generation, Sampling
 
@@ -70,12 +74,30 @@ class ApiError(Exception):
 
 
 class TextPart(BaseModel):
-    """A part of a message's content; only text is taken."""
+    """Text as a part of a message's content."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
+
+
+class ImageUrl(BaseModel):
+    """A picture as a data URL; `detail` is the model's own affair."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImagePart(BaseModel):
+    """A picture as a part of a message's content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
 
 
 class ChatMessage(BaseModel):
@@ -84,14 +106,29 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     name: str | None = None
 
-    @property
-    def text(self) -> str:
+    def message(self, place: int) -> Message:
+        """The turn as generators take it.
+
+        Raises:
+            ApiError: a picture that is not in the request itself: nothing is fetched, and no file read.
+        """
         if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
+            return {"role": self.role, "content": self.content}
+        shown = [one.image_url.url for one in self.content if isinstance(one, ImagePart)]
+        for url in shown:
+            if not url.startswith("data:"):
+                raise ApiError(
+                    400,
+                    f"image_url: {shorten(url, 80)} is not in the request, and nothing is fetched; expected a data URL "
+                    "(data:image/png;base64,...).",
+                    param=f"messages.{place}.content",
+                    code="unsupported_image_url",
+                )
+        text = "".join(MARK if isinstance(one, ImagePart) else one.text for one in self.content)
+        return showing([{"role": self.role, "content": text}], list(map(Picture, shown)))[0]
 
 
 class StreamOptions(BaseModel):
@@ -168,7 +205,7 @@ class ChatRequest(_Request):
                     param=name,
                     code="unsupported_parameter",
                 )
-        return [[{"role": one.role, "content": one.text} for one in self.messages]]
+        return [[one.message(place) for place, one in enumerate(self.messages)]]
 
     def wanted_logprobs(self) -> tuple[bool, int]:
         if self.top_logprobs and not self.logprobs:

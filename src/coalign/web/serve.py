@@ -1,7 +1,7 @@
 """A model, a run's result or a decoding method behind an OpenAI-compatible server on this machine.
 
 `/v1/models`, `/v1/chat/completions` and `/v1/completions`, with streaming, n, stop, seed, log-probabilities and
-prefill (a last message of the assistant is continued). Fields that would be ignored are refused.
+prefill (a last message of the assistant is continued); pictures as data URLs. Fields that would be ignored are refused.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.adapter_bank import AdapterBank
 
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "COALIGN_SERVE_KEY"
 """Environment variable of the key that clients must send."""
-MOST_BYTES = 4 * 2**20
-"""Largest body of a request."""
+MOST_BYTES = 32 * 2**20
+"""Largest body of a request, its pictures included."""
 MOST_WAITING = 512
 """Prompts under way or waiting; beyond it a client is told to come back."""
 LOOK_EVERY = 0.5
@@ -209,7 +210,7 @@ class _Server:
         if echo and not isinstance(model.generator, TransformersGenerator):
             raise ApiError(400, "echo needs a local model without a method.", param="echo")
         for number, given in enumerate(prompts):
-            prompt, ids = self._encoded(model, given)
+            prompt, ids, pictures = self._encoded(model, given)
             room = None if model.context is None or not ids else model.context - len(ids)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
             sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
@@ -232,13 +233,14 @@ class _Server:
                     echo=echo,
                     decode=decode,
                     model=model.name,
+                    pictures=pictures,
                 )
             )
         self.worker.submit(works)
         return works, events
 
-    def _encoded(self, model: _Model, prompt: Any) -> tuple[Any, list[int]]:
-        """The prompt as messages or text, and its tokens where they are known."""
+    def _encoded(self, model: _Model, prompt: Any) -> tuple[Any, list[int], PicturePrompt | None]:
+        """The prompt as messages or text, its tokens where they are known, and its pictures where they are decoded here."""
         generator: Any = model.generator
         try:
             if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
@@ -247,8 +249,10 @@ class _Server:
                 most = len(generator.tokenizer)
                 if not all(0 <= one < most for one in prompt):
                     raise ApiError(400, f"prompt: expected token ids from 0 to {most - 1}.", param="prompt")
-                return generator.tokenizer.decode(prompt), prompt
-            return prompt, model.local.encode(prompt) if model.local else []
+                return generator.tokenizer.decode(prompt), prompt, None
+            if isinstance(generator, TransformersGenerator):
+                return prompt, *generator.encode_seen(prompt)
+            return prompt, model.local.encode(prompt) if model.local else [], None
         except DataError as error:
             raise ApiError(400, error.message, param="messages") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,9 +63,10 @@ class Request(ModelOptions, SamplingOptions, BackendOptions):
 def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...]) -> None:
     """Generate responses to a file of prompts.
 
-    One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say). The same
-    command continues after an interruption; finished rows wait in FILE.jsonl.partial.
+    One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say), and images
+    where the prompt shows pictures, which an image-text-to-text model or an endpoint sees. The same command continues after an interruption; finished rows wait in FILE.jsonl.partial.
     """
+    from coalign.data.checking.usable import picture_hashes
     from coalign.data.readers import read_records
 
     if asked.decline_below is not None:
@@ -78,7 +80,8 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     assert_new(asked.overwrite, out=out)
     lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
     assert_new(asked.overwrite, out=out)  # the other process may just have finished
-    records = read_records(asked.prompts, kind="prompt").records
+    records = read_records(asked.prompts, kind="prompt", pictures=True).records
+    shown = picture_hashes(records)
     if asked.plain and not all(record.plain for record in records):
         raise ConfigError(
             "--plain: the prompts are messages.", hint="Give them as text, or leave --plain out."
@@ -91,7 +94,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     settings = {
         **{one.name: getattr(asked, one.name) for one in options_of(SamplingOptions)}, **_model_settings(asked),
         **{name: getattr(asked, name) for name in wanted}, "prefill": prefill,
-        "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest([record.prompt for record in records]),
+        "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
     }  # fmt: skip
     partial = start_partial(out, settings)
 
@@ -170,12 +173,16 @@ def start_partial(out: Path, settings: dict[str, Any]) -> Path:
 
 
 def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:
-    if record.plain and plain and prefill is None:
+    from coalign.data.media.conversations import showing
+
+    if record.plain and plain and prefill is None and not record.pictures:
         return "".join(one["content"] for one in record.prompt)
-    if prefill is not None:
-        return [*record.prompt, {"role": "assistant", "content": prefill}]
-    return record.prompt
+    prompt = showing(record.prompt, record.pictures)
+    return prompt if prefill is None else [*prompt, {"role": "assistant", "content": prefill}]
 
 
-def _digest(prompts: list[Messages]) -> str:
+def _digest(records: Sequence[Record], shown: Sequence[Sequence[str]]) -> str:
+    """A hash of the prompts, and of their pictures where there are some."""
+    pairs = zip(records, shown, strict=True)
+    prompts = [[record.prompt, seen] if seen else record.prompt for record, seen in pairs]
     return hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -40,6 +40,7 @@ def _apply(config: Any, out: Path | None) -> None:
 
 
 def _show_requests(config: Any, count: int) -> None:
+    from coalign.data.media.conversations import named_pictures
     from coalign.judging.options import language_judge
     from coalign.judging.run import configured_items
     from coalign.judging.store import ReplyStore
@@ -55,7 +56,7 @@ def _show_requests(config: Any, count: int) -> None:
         click.secho(f"# item {visible(item.id)}", bold=True)
         for message in prompt:
             click.secho(f"## {message['role']}", dim=True)
-            click.echo(visible(message["content"]))
+            click.echo(visible(named_pictures(message["content"])))
 
 
 def _command() -> JudgeCommand:

@@ -19,10 +19,12 @@ from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 
 if TYPE_CHECKING:
+    from coalign.data.media.pictures import Picture
+    from coalign.data.records import Messages
     from coalign.models.types import Generator, Sampling
 
 Write = Callable[[str], None]
-HELP = "/reset forgets the conversation, /exit leaves"
+HELP = "/image FILE shows a picture with the next message, /reset forgets the conversation, /exit leaves"
 NARROW = 70
 """Columns of a terminal below which two answers stand below each other."""
 
@@ -41,6 +43,11 @@ class Request(ModelOptions, BackendOptions):
     temperature: NonNegative = option(0.7, "0 takes the likeliest token")
     top_p: Annotated[float, Gt(0), Le(1)] = option(0.95, "nucleus of the sampling")
     seed: Seed = option(0, "seed of the sampling")
+    image: list[str] = option(
+        [],
+        "file of a picture that is shown with the first message; may be given several times",
+        split=False,
+    )
 
 
 @command(Request)
@@ -49,7 +56,8 @@ class Request(ModelOptions, BackendOptions):
 def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...]) -> None:
     """Talk to a model: `default`, a hub id, a model folder or a run folder; or to an endpoint's.
 
-    Reads lines from standard input when that is not a terminal, one message a line.
+    Reads lines from standard input when that is not a terminal, one message a line. Image-text-to-text models and
+    endpoints are shown pictures with --image FILE or /image FILE.
     """
     values = method_values_of(methods, method_values)
     speakers = [
@@ -61,6 +69,7 @@ def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...
 
     sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
     interactive = sys.stdin.isatty()
+    shown = [opened_picture(one) for one in asked.image]
     if interactive:
         click.echo(f"{' and '.join(one.label for one in speakers)}. {HELP}.", err=True)
     for line in lines(interactive):
@@ -70,19 +79,47 @@ def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...
             for one in speakers:
                 one.reset()
             click.echo("The conversation was forgotten.", err=True)
+        elif line.startswith("/image "):
+            shown += _picture_of(line.removeprefix("/image").strip(), interactive)
         elif line.startswith("/"):
             click.echo(f"Unknown command {line.split()[0]}: {HELP}.", err=True)
         elif line and len(speakers) > 1 and _has_room():
-            _answer_in_columns(speakers, line, sampling)
+            _answer_in_columns(speakers, line, sampling, shown)
+            shown = []
         elif line:
-            _answer(speakers, line, sampling)
+            _answer(speakers, line, sampling, shown)
+            shown = []
 
 
-def _answer(speakers: list[Speaker], line: str, sampling: Sampling) -> None:
+def opened_picture(name: str) -> Picture:
+    """The picture of a file, which is decoded once to see that it can be shown.
+
+    Raises:
+        MediaError: it cannot.
+    """
+    from coalign.data.media.pictures import Picture
+
+    found = Picture(name)
+    found.open()
+    return found
+
+
+def _picture_of(name: str, interactive: bool) -> list[Picture]:
+    """The picture, or none where it cannot be shown, which ends a conversation that is read from a file."""
+    try:
+        return [opened_picture(name)]
+    except CoalignError as error:
+        if not interactive:
+            raise
+        click.echo(str(error), err=True)
+        return []
+
+
+def _answer(speakers: list[Speaker], line: str, sampling: Sampling, shown: Sequence[Picture]) -> None:
     for one in speakers:
         if len(speakers) > 1:
             click.echo(click.style(f"{one.label}:", bold=True))
-        problem = _reply(one, line, sampling, lambda text: click.echo(text, nl=False))
+        problem = _reply(one, line, sampling, lambda text: click.echo(text, nl=False), shown)
         if problem:
             click.echo(problem, err=True, nl=False)
         click.echo()
@@ -90,7 +127,9 @@ def _answer(speakers: list[Speaker], line: str, sampling: Sampling) -> None:
         click.echo()
 
 
-def _answer_in_columns(speakers: list[Speaker], line: str, sampling: Sampling) -> None:
+def _answer_in_columns(
+    speakers: list[Speaker], line: str, sampling: Sampling, shown: Sequence[Picture]
+) -> None:
     """Answers side by side, growing as they come."""
     from rich.console import Console
     from rich.live import Live
@@ -104,7 +143,7 @@ def _answer_in_columns(speakers: list[Speaker], line: str, sampling: Sampling) -
                 said[place] += text
                 live.update(_columns(speakers, said))
 
-            write(_reply(one, line, sampling, write) or "")
+            write(_reply(one, line, sampling, write, shown) or "")
 
 
 def _columns(speakers: list[Speaker], said: list[str]) -> Any:
@@ -118,10 +157,10 @@ def _columns(speakers: list[Speaker], said: list[str]) -> Any:
     return table
 
 
-def _reply(one: Speaker, line: str, sampling: Sampling, write: Write) -> str | None:
+def _reply(one: Speaker, line: str, sampling: Sampling, write: Write, shown: Sequence[Picture]) -> str | None:
     """Let a speaker answer. In a terminal an error or Ctrl-C does not end the conversation: what to say of it."""
     try:
-        one.reply(line, sampling, write)
+        one.reply(line, sampling, write, shown)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
@@ -169,7 +208,7 @@ class Speaker:
     system: str | None = None
     place: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     seed: int = 0
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: Messages = field(default_factory=list)
     turns: int = 0
 
     def __post_init__(self) -> None:
@@ -181,13 +220,22 @@ class Speaker:
     def reset(self) -> None:
         self.messages, self.turns = [], 0
 
-    def reply(self, text: str, sampling: Sampling, write: Write) -> str:
-        """Answer `text`, streaming to `write`, and remember both.
+    def reply(self, text: str, sampling: Sampling, write: Write, shown: Sequence[Picture] = ()) -> str:
+        """Answer `text` and the pictures before it, streaming to `write`, and remember all.
 
         Without a chat template the text is continued as it is, and nothing is remembered. The oldest turns are
         dropped, with a notice, when the conversation does not fit the model's context.
+
+        Raises:
+            ConfigError: pictures without a chat template, or a message that does not fit.
+            PromptError: pictures for a model of text alone.
         """
-        said = [] if self._plain else [*self.messages, {"role": "user", "content": text}]
+        from coalign.data.media.conversations import MARK, showing
+
+        if shown and self._plain:
+            raise ConfigError(f"{self.label} has no chat template, so it is shown no picture.")
+        new = showing([{"role": "user", "content": MARK * len(shown) + text}], shown)
+        said = [] if self._plain else [*self.messages, *new]
         said, prompt = self._fitting(said, text, sampling.max_new_tokens)
         sampling = replace(sampling, seed=self.seed + self.turns)
         self.turns += 1
@@ -201,7 +249,7 @@ class Speaker:
             self.messages = [*said, {"role": "assistant", "content": answer}]
         return answer
 
-    def _fitting(self, said: list[dict[str, str]], text: str, room: int) -> tuple[list[dict[str, str]], Any]:
+    def _fitting(self, said: Messages, text: str, room: int) -> tuple[Messages, Any]:
         from coalign.models.generation.generator import TransformersGenerator
 
         head = [{"role": "system", "content": self.system}] if self.system else []
@@ -210,7 +258,7 @@ class Speaker:
         dropped = 0
         while True:
             prompt: Any = [*head, *said] if said else text
-            length = generator.encode(prompt) if isinstance(generator, TransformersGenerator) else []
+            length = generator.encode_seen(prompt)[0] if isinstance(generator, TransformersGenerator) else []
             if limit is None or len(length) + room <= limit:
                 break
             if len(said) < 3:

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.encoding import EncodedRecord
 from coalign.data.media.errors import MediaError
-from coalign.data.records import Feedback, Kind, Preference, Ranking, Record, responses_of
+from coalign.data.media.pictures import picture_hash
+from coalign.data.records import Feedback, Kind, Preference, Ranking, Record, Shown, responses_of
 
 
 def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
@@ -21,14 +22,44 @@ def equal_responses(records: Sequence[Record]) -> list[RecordProblem]:
 
 def undecodable(records: Sequence[Record]) -> list[RecordProblem]:
     """A problem for every picture of the records that cannot be decoded."""
-    problems = []
-    for record in records:
-        for one in record.pictures:
-            try:
-                one.open()
-            except MediaError as error:
-                problems.append(record.problem("images", f"{error.file}: {error.problem}", error.expected))
-    return problems
+    return [
+        problem for record in records for one in record.pictures if (problem := _undecodable(record, one))
+    ]
+
+
+def picture_hashes(records: Sequence[Record]) -> list[list[str]]:
+    """A hash of the pixels of every picture of each record.
+
+    Raises:
+        DataError: pictures that cannot be decoded, every one named.
+    """
+    problems: list[RecordProblem] = []
+
+    def hashed(record: Record, one: Shown) -> str:
+        try:
+            return picture_hash(one)
+        except MediaError as error:
+            problems.append(_problem_of(record, error))
+            return ""
+
+    found = [[hashed(record, one) for one in record.pictures] for record in records]
+    if problems:
+        raise DataError(
+            f"{rows_with(problems)} of {len(records)} records have pictures that cannot be decoded.", problems
+        )
+    return found
+
+
+def _undecodable(record: Record, picture: Shown) -> RecordProblem | None:
+    try:
+        picture.open()
+    except MediaError as error:
+        return _problem_of(record, error)
+    return None
+
+
+def _problem_of(record: Record, error: MediaError) -> RecordProblem:
+    return record.problem("images", f"{error.file}: {error.problem}", error.expected)
 
 
 def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:

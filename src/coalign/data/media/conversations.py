@@ -7,13 +7,13 @@ does (`<image>` in the text), or with the column alone: then the pictures stand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from coalign.data.media.errors import MediaError
-from coalign.data.media.pictures import Picture
+from coalign.data.media.pictures import Picture, picture_hash
 from coalign.data.media.sources import resolve
 from coalign.data.messages import FieldError
 from coalign.data.records import Message, Messages, Record, Shown, responses_of
@@ -186,6 +186,42 @@ def pictures_of(prompt: Messages | str) -> tuple[Shown, ...]:
     if isinstance(prompt, str):
         return ()
     return tuple(picture for one in prompt if MARK in one["content"] for picture in one.get(SHOWN, ()))
+
+
+def in_parts(message: Message, part: Callable[[Shown], dict[str, Any]]) -> dict[str, Any]:
+    """Role and content of a message; the content in parts where it shows pictures.
+
+    Args:
+        part: a picture to the part that stands for it.
+
+    Raises:
+        FieldError: places without pictures.
+    """
+    content: Any = message["content"]
+    if MARK in content:
+        shown = pictures_of([message])
+        if len(shown) != content.count(MARK):
+            raise FieldError("pictures cannot be used here", "text and messages alone", "images")
+        rest = iter(shown)
+        content = [part(next(rest)) if one["type"] == "image" else one for one in content_parts(content)]
+    return {"role": message["role"], "content": content}
+
+
+def prompt_key(prompt: Messages | str) -> Any:
+    """What tells a prompt from others, as JSON: itself, its pictures by a hash of their pixels.
+
+    Raises:
+        MediaError: a picture that cannot be decoded.
+        FieldError: places without pictures.
+    """
+    if isinstance(prompt, str) or not any(MARK in one["content"] for one in prompt):
+        return prompt
+    return [in_parts(one, lambda shown: {"type": "image", "hash": picture_hash(shown)}) for one in prompt]
+
+
+def named_pictures(text: str) -> str:
+    """A text for people, with a word in place of each mark."""
+    return text.replace(MARK, "[picture] ")
 
 
 def without_pictures(messages: Messages) -> Messages:

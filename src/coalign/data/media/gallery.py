@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from coalign.data.media.conversations import MARK
+from coalign.data.media.conversations import named_pictures
 from coalign.data.media.errors import MediaError
 from coalign.data.records import Record, response_names, responses_of
 from coalign.report.pictures import Gallery, Shown, Thumbnail, gallery, thumbnail
@@ -51,4 +51,4 @@ def named(pairs: Iterable[tuple[str, Any]], text: Callable[[Any], str]) -> dict[
 
 def _written(record: Record) -> str:
     said = (f"{one['role']}: {one['content']}" for one in record.prompt)
-    return "\n".join(said).replace(MARK, "[picture] ")
+    return named_pictures("\n".join(said))

@@ -21,6 +21,7 @@ from typing import Any, Unpack, cast
 from coalign.core.cache import cache_root
 from coalign.core.errors import BudgetError, EndpointError
 from coalign.core.progress import progress
+from coalign.data.media.conversations import prompt_key
 from coalign.models import types
 from coalign.models.backends.endpoint_cache import AnswerCache
 from coalign.models.backends.endpoint_client import REDIRECTS, EndpointClient, RefusedError
@@ -31,7 +32,6 @@ from coalign.models.backends.endpoint_format import (
     choices_of,
     delta_of,
     parse_choice,
-    prompt_key,
     request_body,
 )
 from coalign.models.backends.endpoint_identity import Identity

@@ -7,16 +7,12 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from coalign.core.errors import EndpointError
-from coalign.data.frame import EncodingError
-from coalign.data.media.conversations import MARK, content_parts, pictures_of
-from coalign.data.media.errors import MediaError
-from coalign.data.media.pictures import picture_hash
-from coalign.data.records import Message, Messages, Shown
+from coalign.data.media.conversations import in_parts, prompt_key
+from coalign.data.records import Messages, Shown
 from coalign.models.types import Generation, Sampling, is_prefilled
 
 SENT_SIDE = 1024
@@ -86,32 +82,6 @@ def answer_key(asked: Asked, sampling: Sampling, sample: int) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def prompt_key(prompt: Messages | str) -> Any:
-    """What tells a prompt from others, as JSON: itself, its pictures by a hash of their pixels.
-
-    Raises:
-        EncodingError: a picture that cannot be decoded, or a place without one.
-    """
-    if isinstance(prompt, str) or not any(MARK in one["content"] for one in prompt):
-        return prompt
-    try:
-        return [_wired(one, lambda shown: {"type": "image", "hash": picture_hash(shown)}) for one in prompt]
-    except MediaError as error:
-        raise EncodingError("images", f"{error.file}: {error.problem}", error.expected) from error
-
-
-def _wired(message: Message, part: Callable[[Shown], dict[str, Any]]) -> dict[str, Any]:
-    """Role and content of a message; in parts where it shows pictures."""
-    content: Any = message["content"]
-    if MARK in content:
-        shown = pictures_of([message])
-        if len(shown) != content.count(MARK):
-            raise EncodingError("images", "pictures cannot be used here", "text and messages alone")
-        rest = iter(shown)
-        content = [part(next(rest)) if one["type"] == "image" else one for one in content_parts(content)]
-    return {"role": message["role"], "content": content}
-
-
 def _image_url(picture: Shown) -> dict[str, Any]:
     one = picture.open()
     one.thumbnail((SENT_SIDE, SENT_SIDE))
@@ -148,7 +118,7 @@ def request_body(asked: Asked, sampling: Sampling, first: int, count: int) -> di
         if sampling.wants_logprobs:
             body["logprobs"] = max(sampling.top_logprobs, 1)
         return body
-    body["messages"] = [_wired(one, _image_url) for one in asked.prompt]
+    body["messages"] = [in_parts(one, _image_url) for one in asked.prompt]
     if sampling.wants_logprobs:
         body["logprobs"] = True
         if sampling.top_logprobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -88,24 +89,47 @@ def load_processor(place: Location, options: ModelOptions, tokenizer: Any) -> An
         return None  # a tokenizer alone; the model says so where one is needed
     if not is_image_text(config):
         return None
+    arguments = _shared(base, options)
     try:
-        processor = AutoProcessor.from_pretrained(base.path, **_shared(base, options))
+        processor = AutoProcessor.from_pretrained(base.path, **arguments)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        missing = next(
-            (one for one in ("torchvision", "torchcodec", "PIL", "num2words") if one in str(error)), None
-        )
-        if missing is None:
-            raise explained(error, base, "processor") from error
-        name = "pillow (the extra images)" if missing == "PIL" else missing
-        raise ModelError(
-            f"{base.name}: the processor of this {config.model_type} model needs {name}, which cannot be imported.",
-            hint=f"Install {missing} in the version that belongs to the installed torch, or take a model whose processor "
-            "does without (LLaVA, Idefics3).",
-        ) from error
+        names = ("torchvision", "torchcodec", "PIL", "num2words")
+        missing = next((one for one in names if re.search(rf"\b{one}\b", str(error), re.IGNORECASE)), None)
+        clips = missing == "torchvision" or "video processor" in str(error)
+        refused = explained(error, base, "processor") if missing is None else _needs(missing, base, config)
+        kind = _seeing_alone(config) if clips else None
+        if kind is None:
+            raise refused from error
+        try:
+            processor = kind.from_pretrained(base.path, **arguments)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as other:
+            raise refused from other
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor.chat_template
     processor.tokenizer = tokenizer
     return processor
+
+
+def _seeing_alone(config: PretrainedConfig) -> Any | None:
+    """The class of a model's processor without its part for clips, which is all that needs torchvision (Qwen-VL), and is not
+    saved with a model that was loaded so; None where the model's processor has no such part.
+    """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
+    if kind is None or "video_processor" not in (parts := kind.get_attributes()):
+        return None
+    kept = [one for one in parts if one != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: kept)})
+
+
+def _needs(missing: str, base: Location, config: PretrainedConfig) -> ModelError:
+    name = "pillow (the extra images)" if missing == "PIL" else missing
+    return ModelError(
+        f"{base.name}: the processor of this {config.model_type} model needs {name}, which cannot be imported.",
+        hint=f"Install {missing} in the version that belongs to the installed torch, or take a model whose processor "
+        "does without (LLaVA, Idefics3).",
+    )
 
 
 def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedModel:

@@ -11,6 +11,8 @@ import torch
 from coalign.core.errors import DataError, PromptError
 from coalign.data.frame import EncodingError
 from coalign.data.media.conversations import pictures_of
+from coalign.data.media.errors import MediaError
+from coalign.data.messages import FieldError
 from coalign.data.records import Messages
 from coalign.models.batching import length_batches
 from coalign.models.modules import unwrap
@@ -124,8 +126,10 @@ def of_prompt(index: int) -> Iterator[None]:
     """Errors of data, and of pictures and templates, as errors of the prompt with this number."""
     try:
         yield
-    except EncodingError as error:
-        raise PromptError(index, error.field, error.problem, error.expected) from error
+    except MediaError as error:
+        raise PromptError(index, "images", f"{error.file}: {error.problem}", error.expected) from error
+    except FieldError as error:
+        raise PromptError(index, error.field or "prompt", error.problem, error.expected) from error
     except DataError as error:
         cause = error.__cause__
         if isinstance(cause, EncodingError):
