@@ -8,11 +8,13 @@ of their own, which keep everything that those systems keep.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from coalign.core.files import read_rows, write_rows
+from coalign.core.inner_runs import finished
 from coalign.core.runs import Run
 from coalign.guide.risks import measures, questions
 from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
@@ -208,8 +210,8 @@ def attacked(run: Run, side: Side, config: Any) -> list[Row]:
     """A run of `past-tense` on this model; a request counts as lost with its first success of the main judge."""
     from coalign.evaluation import past_tense
 
-    _finished(run, f"adversarial-{side.key}", "past-tense", past_tense, config)
-    results = _results(run, f"adversarial-{side.key}")
+    inner = finished(run.path / f"adversarial-{side.key}", "past-tense", past_tense, config)
+    results = json.loads((inner.artefacts / "results.json").read_text(encoding="utf-8"))
     lost: dict[str, Row] = {}
     for condition, figures in results["start"]["conditions"].items():
         for name, first in figures["judges"][config.judges[0]]["first"].items():
@@ -224,10 +226,10 @@ def watched(run: Run, side: Side, config: Any) -> list[Row]:
     from coalign.evaluation import alignment_faking
     from coalign.evaluation.tiers.figures import Sample, paired_gaps
 
-    folder = _finished(run, f"inner-{side.key}", "alignment-faking", alignment_faking, config)
+    inner = finished(run.path / f"inner-{side.key}", "alignment-faking", alignment_faking, config)
     samples = [
         Sample(one["query_id"], one["tier"], one["output_label"], one["af_reasoning"])
-        for one in read_rows(folder.artefacts / "labels.jsonl")
+        for one in read_rows(inner.artefacts / "labels.jsonl")
     ]
     return [{"id": query, "gap": gap} for query, gap in paired_gaps(samples).items()]
 
@@ -263,21 +265,6 @@ def compared(sides: Sequence[Sequence[Row]]) -> dict[str, Any]:
 
 def _interval(values: Sequence[float], metric: Metric) -> Interval:
     return wilson_interval(sum(values), len(values)) if metric.yes_no else bootstrap_mean(values)
-
-
-def _finished(run: Run, name: str, method: str, module: Any, config: Any) -> Run:
-    """A run inside the run's folder, done or gone on with."""
-    inner = Run.start(run.path / name, method, config, seed=config.seed)
-    if inner.status().get("state") != "done" or not (inner.path / "report.html").exists():
-        module.run(config, inner)
-    inner.set_status(state="done")
-    return inner
-
-
-def _results(run: Run, name: str) -> Mapping[str, Any]:
-    import json
-
-    return json.loads((run.path / name / "artefacts" / "results.json").read_text(encoding="utf-8"))
 
 
 def _logps(side: Side, rankings: Sequence[Any], label: str) -> list[list[float]]:

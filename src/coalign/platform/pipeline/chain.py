@@ -98,7 +98,11 @@ def plan(
 
 
 def run_chain(
-    pipeline: Pipeline, chain: ChainOptions, run: Run, say: Callable[[str], None] = lambda text: None
+    pipeline: Pipeline,
+    chain: ChainOptions,
+    run: Run,
+    say: Callable[[str], None] = lambda text: None,
+    start: Callable[[Step, Run], int] | None = None,
 ) -> None:
     """Run the stages that are not done, each in a process of its own.
 
@@ -107,6 +111,7 @@ def run_chain(
 
     Args:
         say: told what begins and what has ended.
+        start: runs a stage and returns its exit code, in place of a process.
 
     Raises:
         CoalignError: a stage failed, named with its folder; with `keep_going` once all others are done.
@@ -132,7 +137,7 @@ def run_chain(
             continue
         say(f"{head}: {'goes on' if step.folder.exists() else 'starts'} in {step.folder}")
         began = time.monotonic()
-        code = _run_stage(step, run)
+        code = (start or _run_stage)(step, run)
         run.log("stage", name=step.name, code=code, seconds=round(time.monotonic() - began, 1))
         if code == 0 and _state(step.folder) == _DONE:
             continue
