@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coalign.cli.running.run import execute
 from coalign.core.errors import CoalignError, ConfigError, DataError
-from coalign.core.files import read_rows
+from coalign.core.files import read_rows, read_template
 from coalign.core.options import build
 from coalign.data.records import Demonstration, Source
 from coalign.evaluation import past_tense
@@ -36,7 +36,6 @@ from coalign.judging.refused_requests import (
     filled,
     read_rating,
     read_safety,
-    read_template,
 )
 from coalign.measures.attack_success import (
     attempts_used,
@@ -116,10 +115,10 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("Only {request}")
     with pytest.raises(ConfigError, match=r"lacks \{response\}"):
-        read_template(path, "")
+        read_template(path, ("{request}", "{response}"))
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_template(tmp_path / "none.txt", "")
-    assert read_template(None, "ours") == "ours"
+        read_template(tmp_path / "none.txt")
+    assert read_template(path, ("{request}",)) == "Only {request}"
 
 
 @given(MATRIX)

@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from coalign.core.errors import CoalignError, RunError
+from coalign.core.errors import CoalignError, ConfigError, RunError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -314,3 +314,21 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def read_template(path: Path, places: Sequence[str] = ()) -> str:
+    """A text of the user's own.
+
+    Args:
+        places: what it has to hold (`{question}`).
+
+    Raises:
+        ConfigError: it cannot be read, or lacks a place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    if missing := [one for one in places if one not in text]:
+        raise ConfigError(f"{path}: lacks {' and '.join(missing)}.")
+    return text

@@ -293,6 +293,12 @@ def list_runs(root: Path) -> Iterator[Run]:
         yield Run(path)
 
 
+def model_folder(name: str | Path) -> Path:
+    """The folder that a run left its model in, by the run's folder; any other folder is itself."""
+    given = Path(name).expanduser()
+    return given / "model" if (given / "status.json").is_file() else given
+
+
 def load_config(run: Run, config_class: type[T]) -> T:
     """The configuration of a run as an instance of its class."""
     return options.build(config_class, run.config(), where=str(run.path / "config.yaml"))

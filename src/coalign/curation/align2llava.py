@@ -26,13 +26,12 @@ in a small drawn world alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
 from coalign.core.options import CountOrZero, Seed, option
-from coalign.core.runs import Run, is_main_process
+from coalign.core.runs import Run, is_main_process, model_folder
 from coalign.curation.visual_instructions.annotations import read_annotations
 from coalign.curation.visual_instructions.conversations import Conversations, llava_record
 from coalign.curation.visual_instructions.learning import learn_rewards
@@ -142,6 +141,4 @@ def open_reward(config: Config, run: Run, side: str) -> tuple[nn.Module, Reads]:
 
     if config.rewards is None:
         return load_reward(run.model, side, device=config.device)
-    given = Path(config.rewards).expanduser()
-    folder = given / "model" if (given / "status.json").is_file() else given
-    return load_reward(folder, side, device=config.device)
+    return load_reward(model_folder(config.rewards), side, device=config.device)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from coalign.core.errors import ConfigError
 from coalign.judging.store import ReplyStore, ask
 from coalign.measures.texts.refusals import holds_fixed_string, is_coherent, refuses_at_start
 from coalign.models.types import Generator, Sampling
@@ -124,20 +122,3 @@ def filled(template: str, request: str, response: str) -> str:
     """The question; in one pass, so that a response which holds `{request}` stays as it is."""
     parts = {"{request}": request, "{response}": response}
     return re.sub(r"\{request\}|\{response\}", lambda found: parts[found[0]], template)
-
-
-def read_template(path: Path | None, default: str, needs: Sequence[str] = ("{request}", "{response}")) -> str:
-    """A question of the user's own, or ours.
-
-    Raises:
-        ConfigError: it cannot be read, or lacks one of the marks that it needs.
-    """
-    if path is None:
-        return default
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the template cannot be read ({error}).") from error
-    if missing := [one for one in needs if one not in text]:
-        raise ConfigError(f"{path}: the template lacks {' and '.join(missing)}.")
-    return text

@@ -108,6 +108,12 @@ class RewardModel:
         ]
         if problems:
             raise DataError(f"{len(problems)} of {len(records)} records cannot be scored.", problems)
+        return self.score_groups(records, groups, show=show)
+
+    def score_groups(
+        self, records: Sequence[Record], groups: Sequence[Sequence[RewardText]], *, show: str | None = None
+    ) -> list[list[float]]:
+        """`score_records` of records whose responses are inputs already (`inputs.texts`)."""
         prompts = [record.prompt for record, group in zip(records, groups, strict=True) for _ in group]
         rewards = iter(self.score_texts(prompts, [one for group in groups for one in group], show=show))
         return [[next(rewards) for _ in group] for group in groups]

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json
 from coalign.core.options import Count, Fraction, option, options_of
-from coalign.core.runs import Run, is_main_process
+from coalign.core.runs import Run, is_main_process, model_folder
 from coalign.models.backends.options import BackendOptions
 from coalign.vision.fine_grained.questions import NEGATIVE, POSITIVE, QUESTION
 from coalign.vision.fine_grained.released import is_released
@@ -192,12 +192,6 @@ def open_metric(config: Config, run: Run) -> Metric:
         return loading.open_released(path, config.base or DEFAULT_BASE, config.revision, config.device)
     else:
         return loading.open_scorer(
-            run.model if config.train else scorer_folder(str(config.model)), config.device
+            run.model if config.train else model_folder(str(config.model)), config.device
         )
     return QuestionMetric(answers, config.question, config.positive, config.negative, config.negate)
-
-
-def scorer_folder(name: str) -> Path:
-    """The folder of a scorer that is named by a run or by itself."""
-    given = Path(name).expanduser()
-    return given / "model" if (given / "status.json").is_file() else given

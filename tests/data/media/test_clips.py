@@ -36,6 +36,21 @@ def test_the_frame_shown_at_a_time(tmp_path: Path, name: str) -> None:
     assert [one.index for one in clip.frames_at([3.0, 3.0, 0.0])] == [8, 8, 0]
 
 
+def test_what_a_clip_says_of_itself_is_known_from_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _clip(tmp_path, "a.mp4")
+    expected, passes = Clip(path).info, []
+    decoded = Clip._decoded
+    monkeypatch.setattr(Clip, "_decoded", lambda *how: passes.append(1) or decoded(*how))
+    clip = Clip(path)
+    assert sum(1 for _ in clip.frames()) == clip.info.frames == 10
+    assert (clip.info, len(passes)) == (expected, 1)
+    other = Clip(path)
+    next(iter(other.frames()))
+    assert other.info == expected
+
+
 def test_one_frame_far_from_its_key_frame(tmp_path: Path) -> None:
     clip = Clip(_clip(tmp_path, "a.mp4", every=1000))
     assert number(clip.frames_at([2.55])[0].pixels) == 7

@@ -25,7 +25,7 @@ from coalign.curation.image_text.training import (
     rewards_of,
     split_pictures,
 )
-from coalign.data.media.errors import MediaError
+from coalign.data.checking.usable import openable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +86,7 @@ def learn_reward(
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():
         return Learnt(**json.loads(done.read_text(encoding="utf-8")))
-    usable, broken = _openable(records)
+    usable, broken = openable(records)
     told = [one for one in usable if one.pairs]
     learning, held_out = split_pictures(told, options.eval_fraction, options.seed)
     if not learning:
@@ -165,20 +165,6 @@ def plain_scores(
         captions = [text for group in groups for _, text in group]
         found += scorer.score([group[0][0].open() for group in groups], which, captions)
     return found
-
-
-def _openable(records: Sequence[RankedCaptions]) -> tuple[list[RankedCaptions], list[str]]:
-    """Records whose picture can be decoded, and what is wrong with the others."""
-    found, broken = [], []
-    with progress(len(records), "Opening", "picture") as bar:
-        for one in records:
-            try:
-                one.image.open()
-                found.append(one)
-            except MediaError as error:
-                broken.append(error.message)
-            bar.advance()
-    return found, broken
 
 
 def _prepare(

@@ -13,6 +13,7 @@ import torch
 
 from coalign.core.errors import ModelError
 from coalign.core.files import atomic_path, write_json
+from coalign.core.runs import model_folder
 from coalign.curation.image_text.quality import count_words
 
 if TYPE_CHECKING:
@@ -199,10 +200,7 @@ def save_reward(folder: Path, model: RewardModel, about: dict[str, Any], process
 
 def reward_folder(name: str | None, run: Run) -> Path:
     """Where the reward lies that scores: that of a run or a folder by name, or the one that this run learnt."""
-    if name is None:
-        return run.model
-    given = Path(name).expanduser()
-    return given / "model" if (given / "status.json").is_file() else given
+    return run.model if name is None else model_folder(name)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import ConfigError
+from coalign.core.files import read_template
 from coalign.curation.visual_instructions.conversations import questions_text
 from coalign.curation.visual_instructions.rewriting import ReviewTurns, RewriteTurns
 from coalign.curation.visual_instructions.selection import TopOfEach, best_answers
@@ -167,7 +167,8 @@ def rewriting_steps(config: Any, run: Run) -> list[Step]:
             "rewriting",
             lambda: writer.generator,
             sampling,
-            template=read_template(config.request_template),
+            template=config.request_template
+            and read_template(config.request_template, ("{question}", "{answer}")),
             sides=config.rewrite,
             facts=read_words(config.facts),
             batch=config.request_batch,
@@ -182,34 +183,14 @@ def rewriting_steps(config: Any, run: Run) -> list[Step]:
     ]
 
 
-def read_template(path: Path | None) -> str | None:
-    """What is asked of who rewrites, where it is the user's own.
-
-    Raises:
-        ConfigError: it cannot be read, or lacks a place for question or answer.
-    """
-    if path is None:
-        return None
-    text = _read(path)
-    missing = [one for one in ("{question}", "{answer}") if one not in text]
-    if missing:
-        raise ConfigError(
-            f"{path}: holds no {' and no '.join(missing)}, expected a place for question and answer."
-        )
-    return text
-
-
 def read_words(path: Path | None) -> list[str]:
     """Words, one a line.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    return [] if path is None else [one.strip().lower() for one in _read(path).splitlines() if one.strip()]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    return (
+        []
+        if path is None
+        else [one.strip().lower() for one in read_template(path).splitlines() if one.strip()]
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem, rows_with
+from coalign.core.progress import progress
 from coalign.data.encoding import EncodedRecord
 from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import picture_hash
@@ -60,6 +62,30 @@ def _undecodable(record: Record, picture: Shown) -> RecordProblem | None:
 
 def _problem_of(record: Record, error: MediaError) -> RecordProblem:
     return record.problem("images", f"{error.file}: {error.problem}", error.expected)
+
+
+class Pictured(Protocol):
+    """Anything with a picture."""
+
+    @property
+    def image(self) -> Shown: ...
+
+
+SomePictured = TypeVar("SomePictured", bound=Pictured)
+
+
+def openable(items: Sequence[SomePictured]) -> tuple[list[SomePictured], list[str]]:
+    """The items whose picture can be decoded, and what is wrong with the others."""
+    found, broken = [], []
+    with progress(len(items), "Opening", "picture") as bar:
+        for one in items:
+            try:
+                one.image.open()
+                found.append(one)
+            except MediaError as error:
+                broken.append(error.message)
+            bar.advance()
+    return found, broken
 
 
 def repeated_ids(records: Sequence[Record]) -> list[RecordProblem]:

@@ -119,6 +119,12 @@ class Clip:
 
     @cached_property
     def _found(self) -> tuple[ClipInfo, tuple[float, ...]]:
+        for _ in self._walked():
+            pass
+        return self.__dict__["_found"]
+
+    def _walked(self) -> Iterator[tuple[Any, float]]:
+        """Every frame and its time; at the end `info` and `times` are known, so that no second pass is needed for them."""
         with self._open() as (container, stream):
             codec, stated, unit = stream.codec_context.name, stream.frames, float(stream.time_base)
             times: list[float] = []
@@ -130,6 +136,7 @@ class Clip:
                     turn, size = shown is not empty, (shown.shape[1], shown.shape[0])
                 times.append(time)
                 end = time + _shown_for(frame, stream)
+                yield frame, time
         steps = np.diff(times)
         if times[-1] >= end:
             end = times[-1] + (float(np.median(steps)) if len(steps) else 0.0)
@@ -138,13 +145,12 @@ class Clip:
         variable = bool(len(steps)) and float(steps.max() - steps.min()) > max(2.5 * unit, 1e-3)
         rate = (len(times) - 1) / span if span > 0 else 0.0
         info = ClipInfo(*size, len(times), end, rate, variable, turn, codec, stated)
-        return info, tuple(times)
+        self.__dict__["_found"] = (info, tuple(times))
 
     def frames(self) -> Iterator[Frame]:
         """Every frame in the order in which they are shown; errors are those of `info`."""
-        with self._open() as (container, stream):
-            for index, (frame, time) in enumerate(self._decoded(container, stream)):
-                yield self._frame(frame, time, index)
+        for index, (frame, time) in enumerate(self._walked()):
+            yield self._frame(frame, time, index)
 
     def frames_at(self, times: Iterable[float]) -> list[Frame]:
         """The frame that is shown at each of the times, in their order; a time before the first frame gives the first.

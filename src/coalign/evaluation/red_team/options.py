@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError
+from coalign.core.files import read_template
 from coalign.core.options import Count, OptionGroup, option
 from coalign.evaluation.red_team.reformulation import (
     TEMPLATES,
@@ -23,9 +24,9 @@ from coalign.judging.refused_requests import (
     QUESTIONS,
     AskedJudge,
     JudgeName,
+    Question,
     RefusedRequestJudge,
     RuleJudge,
-    read_template,
 )
 from coalign.judging.store import Deferred, ReplyStore
 from coalign.models.backends.open import open_named
@@ -132,8 +133,15 @@ def open_reformulator(
         Sampling(
             max_new_tokens=options.reformulator_tokens, temperature=options.temperature, seed=options.seed
         ),
-        {name: read_template(path, TEMPLATES[name], ["{request}"]) for name, path in paths.items()},
+        {
+            name: read_template(path, ("{request}",)) if path else TEMPLATES[name]
+            for name, path in paths.items()
+        },
     )
+
+
+def _template(path: Path | None, kind: Question) -> str:
+    return read_template(path, ("{request}", "{response}")) if path else QUESTIONS[kind]
 
 
 def open_judges(options: Any, run: Run) -> list[RefusedRequestJudge]:
@@ -153,7 +161,7 @@ def open_judges(options: Any, run: Run) -> list[RefusedRequestJudge]:
         AskedJudge(
             name=one,
             generator=model,
-            template=read_template(getattr(options, f"{one}_template"), QUESTIONS[one]),
+            template=_template(getattr(options, f"{one}_template"), one),
             store=store,
             identity={"model": options.judge_model, "endpoint": options.judge_endpoint},
             max_new_tokens=options.judge_max_new_tokens,

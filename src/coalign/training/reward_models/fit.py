@@ -248,10 +248,14 @@ def held_out_rewards(config: RewardModelOptions, material: Material, run: Run) -
         model = load_reward_model(
             str(run.model), device=config.device, trust_remote_code=config.trust_remote_code
         )
-        if any(one.pictures for one in records):  # those that do not fit were dropped before training too
-            texts = model.inputs.texts(records)
-            records = [one for one, group in zip(records, texts, strict=True) if not too_long_to_show(group)]
-        rewards = model.score_records(records, show="Scoring held-out responses")
+        groups = model.inputs.texts(records)
+        fitting = [  # those that do not fit were dropped before training too
+            pair for pair in zip(records, groups, strict=True) if not too_long_to_show(pair[1])
+        ]
+        records = [record for record, _ in fitting]
+        rewards = model.score_groups(
+            records, [group for _, group in fitting], show="Scoring held-out responses"
+        )
         write_rows(
             path,
             [

@@ -11,7 +11,7 @@ from typing import Any
 from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
-from coalign.data.media.errors import MediaError
+from coalign.data.checking.usable import openable
 from coalign.vision.fine_grained.items import Item, Items
 from coalign.vision.fine_grained.loading import new_scorer, save_scorer
 from coalign.vision.fine_grained.training import FineGrainedTask, make_examples
@@ -66,7 +66,7 @@ def train_scorer(read: Items, base: str, config: Any, run: Run) -> Trained:
     done = run.artefacts / "training.json"
     if done.exists() and run.model.exists():
         return Trained(**json.loads(done.read_text(encoding="utf-8")))
-    usable, broken = _openable(read.items)
+    usable, broken = openable(read.items)
     set_seed(config.seed)
     scorer, reader, about = new_scorer(base, config.revision, config.device)
     sides = split_prompts(usable, config.eval_fraction, config.seed)
@@ -105,15 +105,3 @@ def train_scorer(read: Items, base: str, config: Any, run: Run) -> Trained:
         save_scorer(run.model, scorer, about)
         write_json(done, {**asdict(trained), "read": None})
     return trained
-
-
-def _openable(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    found: list[Any] = []
-    broken = []
-    for one in items:
-        try:
-            one.image.open()
-            found.append(one)
-        except MediaError as error:
-            broken.append(error.message)
-    return found, broken
