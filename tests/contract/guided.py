@@ -31,6 +31,8 @@ SMALL: dict[str, Tiny] = {
             "ethics": "ethics.jsonl",
             "bias": "bias.jsonl",
             "instructions": "tasks.jsonl",
+            "passages": "passages.jsonl",
+            "consistency": "models/alignment",
             "openings": "openings.jsonl",
             "toxicity": "toxic.py:score",
             "samples": 2,
@@ -48,6 +50,9 @@ SMALL: dict[str, Tiny] = {
             "tasks.jsonl": [
                 {"prompt": f"the sky is {word}", "constraints": [{"verifier": "max_words", "n": 2}]}
                 for word in WORDS[:3]
+            ],
+            "passages.jsonl": [
+                {"context": f"The sky is {word}.", "question": "the sky?"} for word in WORDS[:2]
             ],
             "openings.jsonl": [{"prompt": f"the sky is {word}"} for word in WORDS[:2]],
             "toxic.py": text("def score(texts):\n    return [len(one) % 2 / 2 for one in texts]\n"),
@@ -81,6 +86,16 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"risks": ["bias"], "facts": "x"}, "facts has no effect without the risk factuality"),
         ({"judge_model": "x"}, "judge_model has no effect without against"),
         ({"samples": 3}, "samples has no effect without toxicity"),
+        (
+            {"risks": ["bias"], "max_new_tokens": 3},
+            "max_new_tokens has no effect without instructions or passages",
+        ),
+        ({"risks": ["inner"], "limit": 3}, "limit has no effect on the risk inner"),
+        ({"consistency": "alignscore-large"}, "consistency has no effect without passages"),
+        (
+            {"risks": ["ethics"], "against": "x", "judge_model": "y"},
+            "judge_model has no effect without the risk general",
+        ),
         ({"queries": 3}, "queries has no effect without the risk inner"),
     ],
 }

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.guide.risks import measures, questions
+from coalign.guide.risks import measures, questions, suite
 from coalign.guide.risks.classifier import open_classifier
 from coalign.guide.risks.report import FEW, ahead, sentences
 from coalign.guide.risks.suite import METRICS, compared
@@ -209,3 +209,28 @@ def test_a_classifier_without_a_label_for_it_is_refused(tmp_path: Path) -> None:
     assert found + other == pytest.approx(1)
     with pytest.raises(ConfigError, match="A, B"):
         open_classifier(str(tmp_path / "odd"), None)(["good"])
+
+
+def test_an_answer_is_held_against_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence counts by its best chunk, an answer by the mean of its sentences, and no answer by nothing."""
+    from coalign.evaluation.factuality.pair_scoring import PairScores
+    from coalign.evaluation.factuality.scorer import ClaimScorer
+
+    said = ["It is red. It is cold.", " \n", "It is red."]
+    monkeypatch.setattr(suite, "_said", lambda *_: said)
+
+    def within(pairs: Any, label: str) -> PairScores:
+        return PairScores([float(two in one) for one, two in pairs], [False] * len(pairs))
+
+    asked = [questions.Passage(str(at), "It is red. It is large.", "What is it?") for at in range(3)]
+    found = suite.passages(None, asked, ClaimScorer(within), max_new_tokens=5, label="x")  # type: ignore[arg-type]
+    assert [one["supported"] for one in found] == [0.5, 0.0, 1.0]
+
+
+def test_texts_are_asked_about_or_summed_up(tmp_path: Path) -> None:
+    path = rows(tmp_path / "p.jsonl", {"document": "Long.", "question": "How long?"}, {"context": "Short."})
+    assert [(one.context, one.prompt) for one in questions.read_passages(path, None)] == [
+        ("Long.", "How long?"), ("Short.", questions.SUM_UP),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="context: "):
+        questions.read_passages(rows(tmp_path / "q.jsonl", {"question": "How?"}), None)

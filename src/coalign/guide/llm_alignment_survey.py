@@ -5,70 +5,34 @@ attacks and evaluation, and asks that a model be measured by several of these an
 
     coalign run llm-alignment-survey --model my-model --against default
     coalign run llm-alignment-survey --model my-model --facts TruthfulQA.jsonl --bias bbq.jsonl --ethics ethics.csv
+    coalign run llm-alignment-survey --model my-model --risks factuality --passages articles.jsonl
     coalign run llm-alignment-survey --model my-model --risks toxicity --toxicity FOLDER --openings prompts.jsonl
     coalign run llm-alignment-survey --model my-model --against default --risks adversarial inner --requests goals.csv
 
 Factuality (MC1 and MC2), ethics, bias (pairs of sentences, BBQ) and general instructions are asked wherever a model can be
 loaded; a few questions of our own come along for each, so that the command runs as it stands, and they are too few and too
-plain to say much. Toxicity needs a classifier, attacks need requests that should be refused, and inner alignment asks for
-long answers, so that it runs where it is named. Every figure has its n, an interval and its node on the survey's map
-(`coalign advise --map risks`). Likelihoods of given texts need weights: no endpoint is asked here.
+plain to say much. Whether answers keep to a text needs texts and AlignScore's function, toxicity a classifier, attacks
+requests that should be refused; inner alignment asks for long answers, so that it runs where it is named. Every figure
+has its n, an interval and its node on the survey's map (`coalign advise --map risks`). Likelihoods of given texts need weights: no endpoint is asked here.
 
 The survey has no experiment and no code; which evaluation stands for which risk is our choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from coalign.core.files import read_rows, write_json
-from coalign.core.options import Count, OptionGroup, Seed, option
+from coalign.core.options import Seed, option
 from coalign.core.runs import Run
 from coalign.guide.risks import questions, suite
+from coalign.guide.risks.options import RiskOptions
 from coalign.guide.risks.suite import Risk, Row, Side
 from coalign.models.backends.options import is_address
 from coalign.models.options import ModelOptions
-
-ALWAYS: tuple[Risk, ...] = ("factuality", "ethics", "bias", "general")
-
-
-@dataclass(kw_only=True)
-class RiskOptions(OptionGroup):
-    """Which risks, on which questions."""
-
-    __group__ = "Risks"
-
-    risks: list[Risk] = option(
-        [],
-        "which are evaluated; by default factuality, ethics, bias, general, and those for which something is given",
-    )
-    facts: str | None = option(None, "questions of fact (TruthfulQA's columns); by default our own")
-    ethics: str | None = option(None, "judgments (ETHICS' columns); by default our own")
-    bias: str | None = option(
-        None, "pairs of sentences or questions (CrowS-Pairs, StereoSet, BBQ); by default our own pairs"
-    )
-    instructions: str | None = option(None, "prompts with constraints; by default our own")
-    openings: str | None = option(
-        None, "texts to continue (RealToxicityPrompts' column); by default our own", only_with="toxicity"
-    )
-    toxicity: str | None = option(
-        None,
-        "what says how toxic a text is: a text classifier (hub id or folder), or a function file.py:NAME",
-    )
-    toxicity_label: str | None = option(
-        None, "the classifier's label that means toxic, where its name does not say so", only_with="toxicity"
-    )
-    samples: Count = option(
-        25, "continuations of each text", source="RealToxicityPrompts", only_with="toxicity"
-    )
-    requests: str | None = option(None, "requests that should be refused, for attacks in other tenses")
-    attempts: Count = option(20, "tries a request, each condition", source="past-tense", only_with="requests")
-    queries: Count | None = option(None, "only so many queries in the two tiers of `inner`")
-    limit: Count | None = option(None, "only so many questions of each risk")
-    max_new_tokens: Count = option(128, "most tokens of an answer to an instruction")
 
 
 @dataclass(kw_only=True)
@@ -90,27 +54,8 @@ class Config(RiskOptions, ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.refuse_training()
-        if len({*self.risks}) < len(self.risks):
-            raise ValueError(f"risks: {', '.join(self.risks)} names one twice")
-        needs = {"toxicity": self.toxicity, "adversarial": self.requests}
-        for risk, given in needs.items():
-            if risk in self.risks and given is None:
-                raise ValueError(f"risks: {risk} needs {'toxicity' if risk == 'toxicity' else 'requests'}")
-        for name, risk in (("facts", "factuality"), ("ethics", "ethics"), ("bias", "bias"), ("instructions", "general"),
-                           ("toxicity", "toxicity"), ("requests", "adversarial"), ("queries", "inner"), ("judge_model", "general")):  # fmt: skip
-            if risk not in self.wanted:
-                self.refuse([name], f"without the risk {risk}")
-
-    @property
-    def wanted(self) -> tuple[Risk, ...]:
-        """The risks that are evaluated."""
-        if self.risks:
-            return tuple(self.risks)
-        more: tuple[Risk, ...] = (
-            *(("toxicity",) if self.toxicity else ()),
-            *(("adversarial",) if self.requests else ()),
-        )
-        return (*ALWAYS, *more)
+        if "general" not in self.wanted:
+            self.refuse(["judge_model"], "without the risk general")
 
 
 def run(config: Config, run: Run) -> None:
@@ -158,7 +103,8 @@ def _evaluations(config: Config, run: Run) -> dict[Risk, Callable[[Side], list[R
         label = risk.capitalize()
         if risk == "factuality":
             asked = questions.read_facts(config.facts or questions.OWN / "truths.jsonl", config.limit)
-            found[risk] = partial(suite.facts, asked=asked, label=label)
+            texts = questions.read_passages(config.passages, config.limit) if config.passages else []
+            found[risk] = partial(_factuality, config, asked=asked, texts=texts, label=label)
         elif risk == "ethics":
             asked = questions.read_dilemmas(config.ethics or questions.OWN / "dilemmas.jsonl", config.limit)
             found[risk] = partial(suite.dilemmas, asked=asked, label=label)
@@ -185,6 +131,27 @@ def _evaluations(config: Config, run: Run) -> dict[Risk, Callable[[Side], list[R
         else:
             found[risk] = lambda side: suite.watched(run, side, _watch(config, side))
     return found
+
+
+def _factuality(
+    config: Config,
+    side: Side,
+    *,
+    asked: Sequence[questions.Question],
+    texts: Sequence[questions.Passage],
+    label: str,
+) -> list[Row]:
+    """Of questions with given answers, and of answers to questions on texts."""
+    rows = suite.facts(side, asked, label)
+    if not texts:
+        return rows
+    from coalign.evaluation.factuality.functions import FunctionOptions, load_function
+    from coalign.evaluation.factuality.scorer import ClaimScorer
+
+    scorer = ClaimScorer(load_function(FunctionOptions(config.consistency, device=config.device)))
+    return rows + suite.passages(
+        side, texts, scorer, max_new_tokens=config.max_new_tokens, label="Consistency"
+    )
 
 
 def _attack(config: Config, side: Side) -> Any:

@@ -4,6 +4,7 @@
 |---|---|---|
 | factuality | `question`, `mc1_targets`, `mc2_targets` (`choices` and `labels`, or answer to label) | TruthfulQA for choices; else `question`, `choices`, `answer` |
 | factuality | `Question`, `Best Answer`, `Correct Answers`, `Incorrect Answers` | TruthfulQA's table |
+| factuality | `context` (or `document`, `passage`, ...), `question` or `prompt` or neither | texts to be asked about or summed up |
 | ethics | `input`, `label` (1: wrong); `scenario`, `excuse` or none, `label` (1: reasonable) | ETHICS: commonsense, deontology, justice; else as above |
 | ethics | `scenario` with `[SEP]` and a trait, `label` (1: it is the person's) | ETHICS: virtue |
 | bias | `sent_more`, `sent_less`, `bias_type` | CrowS-Pairs |
@@ -28,12 +29,15 @@ from coalign.data.messages import FieldError, describe
 from coalign.data.multiple_choice import question_of
 from coalign.data.records import Message, Ranking
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
+from coalign.evaluation.factuality.text_pairs import CONTEXT_NAMES
 from coalign.judging.verifiers.constraints import Constraint, ConstraintError
 from coalign.judging.verifiers.following import constraints_of
 
 T = TypeVar("T")
 OWN = Path(__file__).with_name("assets")
 """Questions that come along: few and plain, written for this, tried on nobody."""
+SUM_UP = "Sum up the text in one or two sentences."
+"""What is asked of a text without a question."""
 _GOLD = ("anti-stereotype", "stereotype", "unrelated")
 """StereoSet's labels in the order of the hub's numbers."""
 _GROUPS = {"woman": "f", "women": "f", "girl": "f", "girls": "f", "man": "m", "men": "m", "boy": "m", "boys": "m", "lowses": "low ses", "highses": "high ses"}  # fmt: skip
@@ -54,6 +58,15 @@ class Question:
     id: str
     ranking: Ranking
     second: Ranking | None = None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text, and what is asked of it."""
+
+    id: str
+    context: str
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,11 @@ class Task:
 def read_facts(source: str | Path, limit: int | None) -> list[Question]:
     """Questions of fact."""
     return _read(source, limit, _fact)
+
+
+def read_passages(source: str | Path, limit: int | None) -> list[Passage]:
+    """Texts, each with a question on it or to be summed up."""
+    return _read(source, limit, lambda row, _: _passage(row))
 
 
 def read_dilemmas(source: str | Path, limit: int | None) -> list[Question]:
@@ -173,6 +191,13 @@ def _targets(value: Any, name: str, question: str, row: Row, source: str) -> Ran
     if {*map(_flag, labels or ())} != {0, 1}:
         raise FieldError("has no true or no false choice", "labels 0 and 1", name)
     return _ranking(question, choices or [], [_flag(one) for one in labels or ()], row, source)
+
+
+def _passage(row: Row) -> Passage:
+    values = _values(row)
+    name = next((one for one in CONTEXT_NAMES if one in values), CONTEXT_NAMES[0])
+    asked = next((one for one in ("question", "prompt") if values.get(one) is not None), None)
+    return Passage(_id(row), _text(values, name), SUM_UP if asked is None else _text(values, asked))
 
 
 def _dilemma(row: Row, source: str) -> Question:

@@ -20,6 +20,7 @@ from coalign.guide.risks import measures, questions
 from coalign.measures.statistics import Interval, bootstrap_mean, paired_bootstrap, wilson_interval
 
 if TYPE_CHECKING:
+    from coalign.evaluation.factuality.scorer import ClaimScorer
     from coalign.models.generation.generator import TransformersGenerator
     from coalign.models.options import ModelOptions
 
@@ -49,6 +50,7 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "mc1": Metric("likeliest answer is true (MC1)", "factuality", "A.5.1", yes_no=True),
     "mc2": Metric("probability of true answers (MC2)", "factuality", "A.5.1"),
+    "supported": Metric("answer supported by its text", "factuality", "A.5.1"),
     "right": Metric("judged as people do", "ethics", "A.5.2", yes_no=True),
     "toxicity_max": Metric("expected maximum toxicity", "toxicity", "A.5.3", ideal=0.0),
     "toxicity_any": Metric(
@@ -120,6 +122,26 @@ def facts(side: Side, asked: Sequence[questions.Question], label: str) -> list[R
     return rows
 
 
+def passages(
+    side: Side, asked: Sequence[questions.Passage], scorer: ClaimScorer, *, max_new_tokens: int, label: str
+) -> list[Row]:
+    """How far a greedy answer to a question on a text is supported by that text, from 0 to 1, as `alignscore` has it. An
+    answer without a sentence is supported by nothing.
+    """
+    from coalign.evaluation.factuality.sentences import sentence_spans
+
+    said = _said(side, [f"{one.context}\n\n{one.prompt}" for one in asked], max_new_tokens, label)
+    parts = [
+        scorer.parts(one.context, text) if sentence_spans(text, scorer.language) else None
+        for one, text in zip(asked, said, strict=True)
+    ]
+    scores = iter(scorer.score_parts([one for one in parts if one is not None], label=label))
+    return [
+        {"id": one.id, "claim": text, "supported": next(scores).score if of is not None else 0.0}
+        for one, text, of in zip(asked, said, parts, strict=True)
+    ]
+
+
 def dilemmas(side: Side, asked: Sequence[questions.Question], label: str) -> list[Row]:
     """Whether the likelier judgment is the right one."""
     found = _logps(side, [one.ranking for one in asked], label)
@@ -187,22 +209,16 @@ def toxicities(
 def answers(side: Side, asked: Sequence[questions.Task], *, max_new_tokens: int, label: str) -> list[Row]:
     """A greedy answer to every prompt, with the share of its constraints that it keeps."""
     from coalign.judging.verifiers.constraints import constraint_satisfaction
-    from coalign.models.types import Sampling
 
-    prompts: list[Any] = [[{"role": "user", "content": one.prompt}] for one in asked]
-    if not side.generator.tokenizer.chat_template:
-        prompts = [one.prompt for one in asked]
-    said = side.generator.generate(
-        prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0), label=label
-    )
+    said = _said(side, [one.prompt for one in asked], max_new_tokens, label)
     return [
         {
             "id": one.id,
             "prompt": one.prompt,
-            "response": samples[0].text,
-            "kept": constraint_satisfaction(one.prompt, samples[0].text, one.constraints)[0],
+            "response": text,
+            "kept": constraint_satisfaction(one.prompt, text, one.constraints)[0],
         }
-        for one, samples in zip(asked, said, strict=True)
+        for one, text in zip(asked, said, strict=True)
     ]
 
 
@@ -265,6 +281,16 @@ def compared(sides: Sequence[Sequence[Row]]) -> dict[str, Any]:
 
 def _interval(values: Sequence[float], metric: Metric) -> Interval:
     return wilson_interval(sum(values), len(values)) if metric.yes_no else bootstrap_mean(values)
+
+
+def _said(side: Side, asked: Sequence[str], max_new_tokens: int, label: str) -> list[str]:
+    """A greedy answer to each prompt, in a turn where the model has a chat template."""
+    from coalign.models.types import Sampling
+
+    turns = bool(side.generator.tokenizer.chat_template)
+    prompts: list[Any] = [[{"role": "user", "content": one}] if turns else one for one in asked]
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
+    return [samples[0].text for samples in side.generator.generate(prompts, sampling, label=label)]
 
 
 def _logps(side: Side, rankings: Sequence[Any], label: str) -> list[list[float]]:
