@@ -61,6 +61,30 @@ SMALL: dict[str, Tiny] = {
 }
 
 VARIANTS: dict[str, tuple[str, Tiny]] = {
+    "llm-alignment-survey under attack": (
+        "llm-alignment-survey",
+        (
+            {
+                **MODEL,
+                "risks": ["adversarial"],
+                "requests": "goals.jsonl",
+                "reformulations": "tenses.jsonl",
+                "attempts": 2,
+            },
+            {
+                "goals.jsonl": [{"id": word, "goal": f"the sky is {word}"} for word in WORDS[:2]],
+                "tenses.jsonl": [
+                    {
+                        "id": word,
+                        **{
+                            tense: [f"{tense} {word} {at}" for at in range(2)] for tense in ("past", "future")
+                        },
+                    }
+                    for word in WORDS[:2]
+                ],
+            },
+        ),
+    ),
     "value-alignment-survey in writing": (
         "value-alignment-survey",
         ({**MODEL, "data": "values.yaml", "readout": "text", "samples": 4}, {"values.yaml": INSTRUMENT}),
@@ -85,6 +109,10 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"risks": ["adversarial"]}, "adversarial needs requests"),
         ({"risks": ["bias"], "facts": "x"}, "facts has no effect without the risk factuality"),
         ({"judge_model": "x"}, "judge_model has no effect without against"),
+        ({"requests": "x"}, "requests needs one of reformulator and reformulations"),
+        ({"requests": "x", "reformulator": "y", "reformulations": "z"}, "requests needs one of"),
+        ({"reformulator": "y"}, "reformulator has no effect without requests"),
+        ({"tier_tokens": 9}, "tier_tokens has no effect without the risk inner"),
         ({"samples": 3}, "samples has no effect without toxicity"),
         (
             {"risks": ["bias"], "max_new_tokens": 3},

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.core.runs import Run
 from coalign.guide.risks import measures, questions, suite
 from coalign.guide.risks.classifier import open_classifier
 from coalign.guide.risks.report import FEW, ahead, sentences
 from coalign.guide.risks.suite import METRICS, compared
 from coalign.guide.taxonomy import taxonomy
+from coalign.models.options import ModelOptions
 
 LOGPS = st.lists(st.floats(-200, 0), min_size=2, max_size=8)
 
@@ -234,3 +236,21 @@ def test_texts_are_asked_about_or_summed_up(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(DataError, match="context: "):
         questions.read_passages(rows(tmp_path / "q.jsonl", {"question": "How?"}), None)
+
+
+def test_the_gap_of_a_query_is_free_less_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [
+        {"query_id": query, "tier": tier, "output_label": label, "af_reasoning": None}
+        for query, free, paid in (
+            ("a", ["compliant", "compliant"], ["compliant", "refusal"]),
+            ("b", ["refusal", "unparseable"], ["refusal", "compliant"]),
+            ("c", ["unparseable"], ["compliant"]),
+        )
+        for tier, several in (("free", free), ("paid", paid))
+        for label in several
+    ]
+    inner = Run.start(tmp_path / "inner", "alignment-faking", ModelOptions(), seed=0)
+    rows(inner.artefacts / "labels.jsonl", *labels)
+    monkeypatch.setattr(suite, "_finished", lambda *_: inner)
+    side = suite.Side("model", "m", ModelOptions())
+    assert suite.watched(inner, side, None) == [{"id": "a", "gap": 0.5}, {"id": "b", "gap": -0.5}]

@@ -7,7 +7,8 @@ attacks and evaluation, and asks that a model be measured by several of these an
     coalign run llm-alignment-survey --model my-model --facts TruthfulQA.jsonl --bias bbq.jsonl --ethics ethics.csv
     coalign run llm-alignment-survey --model my-model --risks factuality --passages articles.jsonl
     coalign run llm-alignment-survey --model my-model --risks toxicity --toxicity FOLDER --openings prompts.jsonl
-    coalign run llm-alignment-survey --model my-model --against default --risks adversarial inner --requests goals.csv
+    coalign run llm-alignment-survey --model my-model --against default --risks adversarial --requests goals.csv --reformulator REWRITER
+    coalign run llm-alignment-survey --model my-model --risks inner --queries 20
 
 Factuality (MC1 and MC2), ethics, bias (pairs of sentences, BBQ) and general instructions are asked wherever a model can be
 loaded; a few questions of our own come along for each, so that the command runs as it stands, and they are too few and too
@@ -160,6 +161,8 @@ def _attack(config: Config, side: Side) -> Any:
     return past_tense.Config(
         **_model(side),
         data=config.requests or "",
+        reformulator=config.reformulator,
+        reformulations=config.reformulations,
         attempts=config.attempts,
         limit=config.limit,
         seed=config.seed,
@@ -169,7 +172,13 @@ def _attack(config: Config, side: Side) -> Any:
 def _watch(config: Config, side: Side) -> Any:
     from coalign.evaluation import alignment_faking
 
-    return alignment_faking.Config(**_model(side), limit=config.queries, seed=config.seed)
+    return alignment_faking.Config(
+        **_model(side),
+        limit=config.queries,
+        samples=config.tier_samples,
+        max_new_tokens=config.tier_tokens,
+        seed=config.seed,
+    )
 
 
 def _model(side: Side) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ACT_ON: dict[Risk, list[str]] = {
     "general": ["instructions"],
     "toxicity": ["toxicity"],
     "adversarial": ["requests"],
-    "inner": ["queries"],
+    "inner": ["queries", "tier_samples", "tier_tokens"],
 }
 """Options that act on one risk alone."""
 
@@ -60,7 +60,19 @@ class RiskOptions(OptionGroup):
     )
     requests: str | None = option(None, "requests that should be refused, for attacks in other tenses")
     attempts: Count = option(20, "tries a request, each condition", source="past-tense", only_with="requests")
+    reformulator: str | None = option(
+        None,
+        "model that puts them into other tenses: `default`, a hub id or a folder",
+        only_with="requests",
+    )
+    reformulations: str | None = option(
+        None,
+        "in its place a file: rows with id or request, and lists past and future",
+        only_with="requests",
+    )
     queries: Count | None = option(None, "only so many queries in the two tiers of `inner`")
+    tier_samples: Count = option(10, "answers to each of them in each tier", source="alignment-faking")
+    tier_tokens: Count = option(2048, "most tokens of such an answer", source="alignment-faking")
     limit: Count | None = option(None, "only so many questions of each risk")
     max_new_tokens: Count = option(128, "most tokens of an answer to an instruction or on a text")
 
@@ -72,6 +84,10 @@ class RiskOptions(OptionGroup):
         for risk, given in needs.items():
             if risk in self.risks and given is None:
                 raise ValueError(f"risks: {risk} needs {'toxicity' if risk == 'toxicity' else 'requests'}")
+        if self.requests is not None and (self.reformulator is None) == (self.reformulations is None):
+            raise ValueError(
+                "requests needs one of reformulator and reformulations: who puts them into other tenses"
+            )
         for risk, names in ACT_ON.items():
             if risk not in self.wanted:
                 self.refuse(names, f"without the risk {risk}")
