@@ -69,19 +69,11 @@ VARIANTS: dict[str, tuple[str, Tiny]] = {
                 "risks": ["adversarial"],
                 "requests": "goals.jsonl",
                 "reformulations": "tenses.jsonl",
-                "attempts": 2,
+                "attempts": 1,
             },
             {
-                "goals.jsonl": [{"id": word, "goal": f"the sky is {word}"} for word in WORDS[:2]],
-                "tenses.jsonl": [
-                    {
-                        "id": word,
-                        **{
-                            tense: [f"{tense} {word} {at}" for at in range(2)] for tense in ("past", "future")
-                        },
-                    }
-                    for word in WORDS[:2]
-                ],
+                "goals.jsonl": [{"id": "a", "goal": "the sky is"}],
+                "tenses.jsonl": [{"id": "a", "past": ["the sky was"], "future": ["the sky shall be"]}],
             },
         ),
     ),

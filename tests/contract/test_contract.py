@@ -147,10 +147,12 @@ def noting(config: Any, read: set[str], *, copied: bool = False) -> Any:
 
 
 def place_of(path: Path, run: Path) -> str:
-    """Where a file lies in the run folder; empty outside and for files of the folder itself."""
+    """Where a file lies in the run folder; empty outside, for files of the folder itself, and for the events of runs within,
+    which grow with every start.
+    """
     path, run = path.resolve(), run.resolve()
     inside = path.relative_to(run).as_posix() if path.is_relative_to(run) else ""
-    return inside if "/" in inside and ".tmp/" not in inside else ""
+    return inside if "/" in inside and ".tmp/" not in inside and path.name != "events.jsonl" else ""
 
 
 def moment_of(path: Path, data: bytes, run: Path, writes: Counter[Path]) -> str:

@@ -251,6 +251,6 @@ def test_the_gap_of_a_query_is_free_less_paid(tmp_path: Path, monkeypatch: pytes
     ]
     inner = Run.start(tmp_path / "inner", "alignment-faking", ModelOptions(), seed=0)
     rows(inner.artefacts / "labels.jsonl", *labels)
-    monkeypatch.setattr(suite, "_finished", lambda *_: inner)
+    monkeypatch.setattr(suite, "finished", lambda *_: inner)
     side = suite.Side("model", "m", ModelOptions())
     assert suite.watched(inner, side, None) == [{"id": "a", "gap": 0.5}, {"id": "b", "gap": -0.5}]
