@@ -188,7 +188,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], schema.Record]] = {
                 SHAREGPT[1],
             ]
         },
-        demonstration([*RIVER, assistant("", tool_calls=[CALL]), RESULT]),
+        demonstration(
+            completion=schema.Reply("The Loire.", {}, [assistant("", tool_calls=[CALL]), RESULT])
+        ),
     ),
     "prompts of any kind": ({"query": ASK}, schema.PromptRecord(prompt=RIVER, plain=True)),
 }

@@ -41,7 +41,7 @@ class EncodedRecord:
         record_index: its position in the records that were given.
         prompt_ids: the prompt, generation prompt included.
         response_ids: each response, end-of-turn token included unless it was cut off.
-        trained: for each response a mask over its tokens; None when every token counts.
+        trained: for each response a mask over its tokens, false for what tools returned; None when every token counts.
         values: what the record says of each response (`ScoredBatch.values`): a ranking's scores, a preference's
             scores or 1 and 0, feedback's or a judgment's 1 or 0, NaN where nothing is said.
         truncated: the prompt or a response was cut.
@@ -190,12 +190,12 @@ def encode_records(
             )
             continue
         try:
-            prompt_ids, response_ids, shown = _encode_record(record, frame, plain)
+            prompt_ids, response_ids, trained, shown = _encode_record(record, frame, plain)
         except EncodingError as error:
             problems.append(record.problem(error.field, error.problem, error.expected))
             continue
         values = values_of(record)
-        encoded.append(EncodedRecord(index, prompt_ids, response_ids, None, values, False, shown))
+        encoded.append(EncodedRecord(index, prompt_ids, response_ids, trained, values, False, shown))
     if problems:
         raise DataError(
             f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
@@ -233,7 +233,13 @@ def shorten(
         n_prompts += cut_prompt
         n_responses += n_cut
         kept.append(
-            replace(one, prompt_ids=prompt_ids, response_ids=response_ids, truncated=cut_prompt or n_cut > 0)
+            replace(
+                one,
+                prompt_ids=prompt_ids,
+                response_ids=response_ids,
+                trained=one.trained and [mask[:room] for mask in one.trained],
+                truncated=cut_prompt or n_cut > 0,
+            )
         )
     return Encoded(kept, n_prompts, n_responses, dropped)
 
@@ -255,14 +261,22 @@ def values_of(record: Record) -> list[float]:
 
 def _encode_record(
     record: Record, frame: Frame, plain: bool
-) -> tuple[list[int], list[list[int]], PicturePrompt | None]:
-    prompt, responses = frame.texts(record, plain)
+) -> tuple[list[int], list[list[int]], list[list[bool]] | None, PicturePrompt | None]:
+    prompt, responses = frame.segments(record, plain)
     bare = frame.ids(prompt)
-    response_ids = [frame.response_ids(prompt, bare, text) for text in responses]
+    response_ids, masks = [], []
+    for segments in responses:
+        text, ids, mask = prompt, list(bare), []
+        for piece, counts in segments:
+            added = frame.response_ids(text, ids, piece)
+            text, ids, mask = text + piece, ids + added, mask + [counts] * len(added)
+        response_ids.append(ids[len(bare) :])
+        masks.append(mask)
+    trained = None if all(map(all, masks)) else masks
     if not record.pictures:
-        return bare, response_ids, None
+        return bare, response_ids, trained, None
     prompt_ids, pictures = frame.ids_of(prompt, record)
-    return prompt_ids, response_ids, pictures
+    return prompt_ids, response_ids, trained, pictures
 
 
 def _cut_left(ids: list[int], length: int | None, bos: Any) -> list[int]:

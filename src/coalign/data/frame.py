@@ -13,13 +13,27 @@ from coalign.data.media.conversations import MARK, content_parts
 from coalign.data.media.errors import MediaError
 from coalign.data.media.prompts import PicturePrompt, image_token, processor_of
 from coalign.data.messages import render_transcript
-from coalign.data.records import Message, Messages, Record, Reply, fields_of, message_of, responses_of
+from coalign.data.records import (
+    Message,
+    Messages,
+    Record,
+    Reply,
+    fields_of,
+    message_of,
+    responses_of,
+    steps_of,
+)
 from coalign.data.templates import template_failure
+from coalign.data.tools.written import missing_call, missing_message, missing_tool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOTHING_MORE: Mapping[str, Any] = {}
+Segment = tuple[str, bool]
+"""A piece of a response, and whether it is the assistant's: what tools returned is not."""
+TOOLS_WANTED = "a template that writes tools, or --chat-template tools, which puts a place for them before it"
+CALLS_WANTED = "a template that writes tool calls and what they return, or --chat-template tools"
 _OPENED = re.compile(r"<think(?:ing)?>\s*$")
 _ANSWER = "coalign"  # stands for an answer, to see what a template puts after one
 
@@ -38,7 +52,8 @@ class TemplateError(EncodingError):
     """What a chat template does with one record; another template may do better."""
 
     def __init__(self, field: str, problem: str, expected: str) -> None:
-        super().__init__(field, problem, f"{expected} (--chat-template takes one)")
+        advice = "" if "--chat-template" in expected else " (--chat-template takes one)"
+        super().__init__(field, problem, expected + advice)
 
 
 class Frame:
@@ -87,29 +102,80 @@ class Frame:
         Text without messages is joined as it is where there is no template, or when `plain` asks for it.
 
         Raises:
-            EncodingError: the template refuses the messages, or changes the prompt when the answer is added.
+            EncodingError: the template refuses the messages, changes the prompt when the answer is added, or leaves out
+                tools, calls or what they returned.
+        """
+        prompt, responses = self.segments(record, plain)
+        return prompt, ["".join(text for text, _ in one) for one in responses]
+
+    def segments(self, record: Record, plain: bool = False) -> tuple[str, list[list[Segment]]]:
+        """`texts`, each response in pieces that alternate: what the assistant says, and what the template and tools put
+        between two of its turns.
         """
         given = record.template_arguments
         self.assert_shown(record)
         plain = record.plain and not given and (plain or not self.tokenizer.chat_template)
         prompt = self.prompt(record.prompt, plain, given)
-        if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
-            raise TemplateError("tools", "the chat template leaves them out", "a template that writes tools")
-        for place, one in enumerate(record.prompt):
-            if "tool_calls" in one and prompt == self.prompt(
-                _without_calls(record.prompt, place), plain, given
-            ):
-                problem = f"the chat template leaves out the tool_calls of message {place + 1}"
-                raise TemplateError("prompt", problem, "a template that writes tool calls")
+        self._assert_written(record, prompt, plain)
         replies = responses_of(record)
         try:
-            return prompt, [self.response(record.prompt, one, plain, prompt, given) for one in replies]
+            return prompt, [self._segments(record.prompt, one, plain, prompt, given) for one in replies]
         except EncodingError:
             # Templates of reasoning models open a block of thought that they do not write back into an answer.
             closed = _OPENED.sub("", prompt)
             if closed == prompt:
                 raise
-            return closed, [self.response(record.prompt, one, plain, closed, given) for one in replies]
+            return closed, [self._segments(record.prompt, one, plain, closed, given) for one in replies]
+
+    def _assert_written(self, record: Record, prompt: str, plain: bool) -> None:
+        """Refuse a record whose tools, earlier calls or their results the prompt does not have."""
+        given = record.template_arguments
+        if record.tools and prompt == self.prompt(record.prompt, plain, record.template_kwargs):
+            raise TemplateError("tools", "the chat template leaves them out", TOOLS_WANTED)
+        missing = missing_tool(prompt, record.tools or ())
+        if missing is not None:
+            raise TemplateError("tools", f"the chat template leaves out {missing!r}", TOOLS_WANTED)
+        for place, one in enumerate(record.prompt):
+            if "tool_calls" in one:
+                bare = self.prompt(_without_calls(record.prompt, place), plain, given)
+                missing = missing_call(prompt, one["tool_calls"])
+                if prompt == bare or missing is not None:
+                    what = "the tool_calls" if prompt == bare else f"{missing!r} in the tool_calls"
+                    problem = f"the chat template leaves out {what} of message {place + 1}"
+                    raise TemplateError("prompt", problem, CALLS_WANTED)
+        self._assert_observed(prompt, record.prompt)
+
+    def _assert_observed(self, text: str, messages: Messages) -> None:
+        place = missing_message(text, messages)
+        if place is not None:
+            problem = f"the chat template leaves out what a tool returned (message {place + 1})"
+            raise TemplateError("prompt", problem, CALLS_WANTED)
+
+    def _segments(
+        self, messages: Messages, reply: str, plain: bool, prompt: str, given: Mapping[str, Any]
+    ) -> list[Segment]:
+        """A response in pieces; see `segments`."""
+        found: list[Segment] = []
+        steps, so_far = steps_of(reply), prompt
+        for place, step in enumerate(steps):
+            if step["role"] != "assistant":
+                continue
+            before = [*messages, *steps[:place]]
+            said = Reply(step["content"], {key: step[key] for key in step if key not in ("role", "content")})
+            text = self.response(before, said, plain, so_far, given)
+            after = next((n for n in range(place + 1, len(steps)) if steps[n]["role"] == "assistant"), None)
+            asked = self.prompt([*messages, *steps[:after]], plain, given)
+            written = so_far + text
+            if not asked.startswith(written):  # a template that ends turns without a special token has no EOS there
+                written = written.removesuffix(self.turn_end[1]) + self.turn_end[1].removesuffix(self.eos)
+            if not asked.startswith(written):
+                raise _rewritten(written, asked)
+            between = asked[len(written) :]
+            self._assert_observed(between, steps[place + 1 : after])
+            found += [(text, True), (between, False)]
+            so_far = asked
+        last = Reply(reply, fields_of(reply)) if steps else reply
+        return [*found, (self.response([*messages, *steps], last, plain, so_far, given), True)]
 
     def assert_shown(self, record: Record) -> None:
         """Refuse pictures that the model would not see, and places of pictures without one.
@@ -260,6 +326,10 @@ class Frame:
             if text == self._appended(messages, message_of(Reply(response, rest)), prompt, given):
                 problem = "the chat template leaves it out of the answer"
                 raise TemplateError(name, problem, "records without it, or a template that writes it")
+        missing = missing_call(text, fields_of(response).get("tool_calls") or ())
+        if missing is not None:
+            problem = f"the chat template leaves out {missing!r} of the answer"
+            raise TemplateError("tool_calls", problem, CALLS_WANTED)
         after, kept = self.turn_end
         return text.removesuffix(after) + kept
 

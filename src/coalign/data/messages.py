@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeGuard, cast
 
 from coalign.core.files import parse_json
@@ -16,9 +17,10 @@ _SHAREGPT_ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "function_call": "assistant",
-    "observation": "tool",
     **{role: role for role in ROLES},
 }
+_OBSERVED = ("observation", "function")
+"""Roles that other formats give what a tool returned."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SENTENCE_END = re.compile(r"[.?!:。？！：]|\n")
 _START = re.compile(r"\s*(Human|Assistant):")
@@ -213,7 +215,9 @@ def check_prompt(messages: Messages) -> Messages:
 
 
 def split_reply(messages: Messages) -> tuple[Messages, str]:
-    """A conversation as (everything before its last message, the text of that message).
+    """A conversation as (everything before the reply, the text of its last message).
+
+    The reply is the last message, or, where tools were called, all that follows the user's last turn.
 
     Raises:
         FieldError: the last message is not the assistant's, or empty; what is before cannot be a prompt.
@@ -223,18 +227,25 @@ def split_reply(messages: Messages) -> tuple[Messages, str]:
             f"the last message is from the {messages[-1]['role']}",
             "a conversation that ends with the assistant",
         )
-    return check_prompt(messages[:-1]), reply_of(messages[-1])
+    asked = next((n for n in range(len(messages), 0, -1) if messages[n - 1]["role"] == "user"), 0)
+    start = asked if asked and uses_tools(messages[asked:]) else len(messages) - 1
+    return check_prompt(messages[:start]), reply_of(messages[-1], messages[start:-1])
 
 
-def reply_of(message: Message) -> str:
-    """The text of the assistant's message; a `Reply` where it says more than text.
+def uses_tools(reply: Messages) -> bool:
+    """Whether the messages of a reply are the assistant's and what tools returned to it."""
+    return {one["role"] for one in reply} == {"assistant", "tool"} and reply[0]["role"] == "assistant"
+
+
+def reply_of(message: Message, steps: Sequence[Message] = ()) -> str:
+    """The text of the assistant's message; a `Reply` where it says more than text, or came after `steps`.
 
     Raises:
         FieldError: there is nothing in it.
     """
     fields = {key: value for key, value in message.items() if key not in ("role", "content")}
     text = parse_text(message["content"], allow_empty=bool(fields))
-    return Reply(text, fields) if fields else text
+    return Reply(text, fields, steps) if fields or steps else text
 
 
 def split_pair(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str]:
@@ -293,6 +304,7 @@ def _parse_message(value: Any, position: int) -> Message:
         if role == "function_call":
             content, said["tool_calls"] = None, _written_calls(content, place)
         role = _SHAREGPT_ROLES.get(str(role), role)
+    role = "tool" if role in _OBSERVED else role
     if role not in ROLES:
         raise FieldError(f"the role of {place} is {describe(role)}", f"one of: {', '.join(ROLES)}")
     if content is None and said.get("tool_calls"):

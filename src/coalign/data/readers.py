@@ -13,7 +13,7 @@ from coalign.core.files import write_rows
 from coalign.data.checking.usable import written_with_template
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
-from coalign.data.records import Kind, Record, Source, fields_of, responses_of
+from coalign.data.records import Kind, Record, Source, fields_of, responses_of, steps_of
 from coalign.data.rows import iter_rows, list_columns
 from coalign.data.writers import to_row
 
@@ -173,7 +173,9 @@ def _beyond_text(record: Record, pictures: bool) -> RecordProblem | None:
     """What a record has that text and messages, and pictures where they are taken, do not hold."""
     if record.pictures and not pictures:
         return record.problem("images", "pictures cannot be used here", "text and messages alone")
-    beyond = [*record.template_arguments, *(key for one in responses_of(record) for key in fields_of(one))]
+    replies = responses_of(record)
+    beyond = [*record.template_arguments, *(key for one in replies for key in fields_of(one))]
+    beyond += ["tool_calls" for one in replies if steps_of(one)]
     return record.problem(beyond[0], "cannot be used here", "text and messages alone") if beyond else None
 
 

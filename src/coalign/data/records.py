@@ -6,7 +6,7 @@ list of chat messages; a response is the text of the assistant's last turn, a `R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, cast
@@ -57,24 +57,31 @@ class Shown(Protocol):
 
 
 class Reply(str):
-    """The text of a reply whose message has more than text. Equal to another only with the same fields.
+    """The text of a reply that is more than text. Equal to another only with the same fields and steps.
 
     Attributes:
         fields: the other keys of the message (`tool_calls`, `reasoning_content`, `thinking`, ...).
+        steps: what the reply did before its last message: the assistant's calls of tools, and what these returned, which
+            nothing is learned from.
     """
 
     fields: dict[str, Any]
+    steps: Messages
 
-    def __new__(cls, text: str, fields: Mapping[str, Any]) -> Reply:
+    def __new__(cls, text: str, fields: Mapping[str, Any], steps: Sequence[Message] = ()) -> Reply:
         made = super().__new__(cls, text)
-        made.fields = dict(fields)
+        made.fields, made.steps = dict(fields), list(steps)
         return made
 
     def __getnewargs__(self) -> Any:
-        return str(self), self.fields
+        return str(self), self.fields, self.steps
 
     def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, other) is True and self.fields == fields_of(other)
+        return (
+            str.__eq__(self, other) is True
+            and self.fields == fields_of(other)
+            and self.steps == steps_of(other)
+        )
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -87,8 +94,13 @@ def fields_of(reply: object) -> dict[str, Any]:
     return reply.fields if isinstance(reply, Reply) else {}
 
 
+def steps_of(reply: object) -> Messages:
+    """The messages of a reply before its last one; none for plain text."""
+    return reply.steps if isinstance(reply, Reply) else []
+
+
 def message_of(reply: str) -> Message:
-    """The assistant's message of a reply, with all its fields."""
+    """The assistant's last message of a reply, with all its fields."""
     return cast(Message, {"role": "assistant", "content": str(reply), **fields_of(reply)})
 
 

@@ -1,7 +1,8 @@
 """Chat templates by file or by name, and where one fails.
 
 Shipped are formats that many models share, written from their publications: `chatml` (OpenAI), `llama-3` (Meta),
-`gemma` (Google), `zephyr` (Hugging Face) and `alpaca` (Stanford; plain text, for base models).
+`gemma` (Google), `zephyr` (Hugging Face) and `alpaca` (Stanford; plain text, for base models). `tools` is the model's own
+template with a place for tools before it, `NAME+tools` another one's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
+from coalign.data.tools.fallback import with_place_for_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent / "chat_templates"
 _MARKER = re.compile(r"<[^<>\s]{2,40}>")
+TOOLS = "tools"
 _WORD = "coalign"
 _TRIALS = [
     [{"role": "user", "content": _WORD}],
@@ -54,12 +57,41 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, wanted: str) -> None:
 
     Args:
         wanted: a Jinja file, the name of one of the tokenizer's own templates where it has several, or of a shipped
-            one; its own come first.
+            one; its own come first. `tools` and `WANTED+tools`: the tokenizer's own, or the wanted one, with a place for
+            tools before it (`coalign.data.tools.fallback`).
 
     Raises:
         ConfigError: there is no such file or name, or the template cannot be compiled or used: `file:line` and why.
     """
-    text = _found(tokenizer, wanted)
+    inner, plus, last = wanted.rpartition("+")
+    if last != TOOLS or wanted in _own(tokenizer) or Path(wanted).expanduser().is_file():
+        _put(tokenizer, _found(tokenizer, wanted))
+        return
+    if plus:
+        _put(tokenizer, _found(tokenizer, inner))
+    add_place_for_tools(tokenizer)
+
+
+def add_place_for_tools(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put a place for tools before a tokenizer's chat template (`coalign.data.tools.fallback`); it is saved with it.
+
+    Raises:
+        ConfigError: it has no template to put it before, or several of which none is the default.
+    """
+    from coalign.data.frame import Frame
+
+    own = _own(tokenizer).get("default")
+    if not own:
+        raise ConfigError(
+            "chat_template: there is no template of the model's own before which a place for tools could be put.",
+            hint="Name one: --chat-template chatml+tools.",
+        )
+    text = with_place_for_tools(own, knows_system=Frame(tokenizer).knows_system)
+    tokenizer.chat_template = cast(Any, TemplateText(text, "the chat template with a place for tools"))
+
+
+def _put(tokenizer: PreTrainedTokenizerBase, text: TemplateText) -> None:
+    """Give a tokenizer a template that can be used; see `choose_template`."""
     before, tokenizer.chat_template = tokenizer.chat_template, cast(Any, text)
     try:
         _assert_usable(tokenizer, text)
@@ -91,9 +123,13 @@ def template_failure(error: BaseException, origin: str | None) -> str:
     return f"{origin}:{line}: {reason}" if line else f"{origin}: {reason}"
 
 
-def _found(tokenizer: PreTrainedTokenizerBase, wanted: str) -> TemplateText:
+def _own(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     own: Any = tokenizer.chat_template
-    own = own if isinstance(own, dict) else {"default": own} if own else {}
+    return own if isinstance(own, dict) else {"default": own} if own else {}
+
+
+def _found(tokenizer: PreTrainedTokenizerBase, wanted: str) -> TemplateText:
+    own = _own(tokenizer)
     if wanted in own:
         return TemplateText(own[wanted], f"the tokenizer's chat template {wanted!r}")
     path = Path(wanted).expanduser()
@@ -101,7 +137,7 @@ def _found(tokenizer: PreTrainedTokenizerBase, wanted: str) -> TemplateText:
     if wanted in shipped and not path.is_file():
         return TemplateText(shipped[wanted].read_text(encoding="utf-8"), f"the chat template {wanted!r}")
     if not path.is_file():
-        known = [*own, *shipped]
+        known = [*own, *shipped, TOOLS]
         raise ConfigError(
             f"chat_template: {wanted!r} is neither a file nor the name of a chat template. "
             + suggest(wanted, known, f"Known: {', '.join(known)}.")

@@ -110,6 +110,8 @@ def reply_text(value: Any) -> str:
         return chat.parse_text(value[0])
     if isinstance(value, list):
         messages = chat.parse_messages(value)
+        if chat.uses_tools(messages) and messages[-1]["role"] == "assistant":
+            return chat.reply_of(messages[-1], messages[:-1])
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise chat.FieldError(
                 f"{len(messages)} messages, last from the {messages[-1]['role']}",

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from coalign.core.errors import DataError
 from coalign.core.files import atomic_path, write_rows
 from coalign.data.media.conversations import MARK, PLACEHOLDER, content_parts
-from coalign.data.records import Message, Messages, Record, fields_of, message_of
+from coalign.data.records import Message, Messages, Record, fields_of, message_of, steps_of
 
 Form = Literal["standard", "conversational"]
 _COLUMNS = {"chosen_score": "score_chosen", "rejected_score": "score_rejected"}
@@ -89,12 +89,13 @@ def _prompt(record: Record, form: Form) -> str | Messages:
 
 
 def _reply(text: str, form: Form) -> str | Messages:
-    if form == "standard" and fields_of(text):
+    beside = [*fields_of(text), *(["steps"] if steps_of(text) else [])]
+    if form == "standard" and beside:
         raise DataError(
-            f"a reply has {', '.join(fields_of(text))} beside its text, which the standard form cannot hold.",
+            f"a reply has {', '.join(beside)} beside its text, which the standard form cannot hold.",
             hint="Write the conversational form.",
         )
-    return text if form == "standard" else [message_of(text)]
+    return text if form == "standard" else [*steps_of(text), message_of(text)]
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:

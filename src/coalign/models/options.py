@@ -61,7 +61,7 @@ class ModelOptions(OptionGroup):
     chat_template: str | None = option(
         None,
         "another chat template, saved with what is trained: a Jinja file, one of the tokenizer's own by name, or "
-        "alpaca, chatml, gemma, llama-3, zephyr",
+        "alpaca, chatml, gemma, llama-3, zephyr; tools: its own with a place for tools before it, NAME+tools another's",
     )
     trust_remote_code: bool = option(False, "run Python code that the model's repository brings")
 

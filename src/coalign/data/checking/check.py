@@ -30,6 +30,7 @@ from coalign.data.records import (
     message_of,
     response_names,
     responses_of,
+    steps_of,
 )
 from coalign.data.splits import prompt_key
 
@@ -42,6 +43,8 @@ SHAPES = 6
 """So many distinct shapes of records are shown token by token."""
 SHAPE_TURNS = 8
 """Messages by which shapes are told apart."""
+UNTRAINED = "not trained"
+"""Name of the pieces of a response that nothing is learned from: what tools returned."""
 
 
 NO_EVALUATION: Mapping[str, Sequence[Record]] = MappingProxyType({})
@@ -63,7 +66,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Example(Generic[Shown]):
-    """A record as the model would see it: the prompt as context, and (name, content) of each response.
+    """A record as the model would see it: the prompt as context, and (name, content) of each response, or of each of its
+    pieces in order where nothing is learned from some (`UNTRAINED`).
 
     The content is text, or token by token as it is trained on.
     """
@@ -257,7 +261,12 @@ def _pictures(
         keys = tuple(
             (said["role"], *sorted(said.keys() - {"role", "content"})) for said in record.prompt[:SHAPE_TURNS]
         )
-        replies = tuple(sorted({key for reply in responses_of(record) for key in fields_of(reply)}))
+        replies = tuple(
+            sorted(
+                {key for reply in responses_of(record) for key in fields_of(reply)}
+                | {one["role"] for reply in responses_of(record) for one in steps_of(reply)}
+            )
+        )
         shape = (keys, replies, len(record.pictures), bool(record.tools), *sorted(record.template_kwargs))
         first.setdefault(shape, one)
 
@@ -274,10 +283,24 @@ def _pictures(
 
     pictures = []
     for one in list(first.values())[:SHAPES]:
-        record, responses = records[one.record_index], map(written, one.response_ids)
-        named = list(zip(response_names(record), responses, strict=True))
+        record, masks = records[one.record_index], one.trained or [None] * len(one.response_ids)
+        named = [
+            (part, written(ids))
+            for name, response, mask in zip(response_names(record), one.response_ids, masks, strict=True)
+            for part, ids in _parted(name, response, mask)
+        ]
         pictures.append(Example(str(record.source), written(one.prompt_ids), named))
     return pictures
+
+
+def _parted(
+    name: str, ids: Sequence[int], mask: Sequence[bool] | None
+) -> Iterable[tuple[str, Sequence[int]]]:
+    """A response's tokens in runs, those that are not trained on under a name of their own."""
+    if mask is None:
+        return [(name, ids)]
+    runs = itertools.groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1])
+    return [(name if counts else UNTRAINED, [one for one, _ in run]) for counts, run in runs]
 
 
 def _lengths(records: Sequence[Record], encoded: Encoded | None) -> list[Lengths]:
@@ -369,11 +392,19 @@ def _examples(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | No
     for record in records:
         place = str(record.source)
         try:
-            plain = _turns(record), [_said(message_of(one)) for one in responses_of(record)]
-            prompt, responses = frame.texts(record) if frame else plain
+            prompt, responses = (
+                frame.segments(record)
+                if frame
+                else (_turns(record), [_said_in_turns(one) for one in responses_of(record)])
+            )
         except EncodingError:  # already among the problems
             continue
-        examples.append(Example(place, prompt, list(zip(response_names(record), responses, strict=True))))
+        named = [
+            (name if counts else UNTRAINED, text)
+            for name, segments in zip(response_names(record), responses, strict=True)
+            for text, counts in segments
+        ]
+        examples.append(Example(place, prompt, named))
     return examples
 
 
@@ -387,6 +418,11 @@ def _turns(record: Record) -> str:
     return "\n".join(
         [*given, *(re.sub(MARK, lambda _: f"[picture {next(shown, '?')}]", one) for one in said)]
     )
+
+
+def _said_in_turns(reply: str) -> list[tuple[str, bool]]:
+    """A reply in words, turn by turn, and whether each is the assistant's."""
+    return [(_said(one), one["role"] == "assistant") for one in (*steps_of(reply), message_of(reply))]
 
 
 def _said(message: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coalign.core.errors import RecordProblem
-from coalign.data.checking.check import Check, Lengths
+from coalign.data.checking.check import UNTRAINED, Check, Lengths
 from coalign.data.checking.check_mix import Mix
 
 BAR_WIDTH = 40
@@ -35,7 +35,10 @@ def print_check(check: Check, console: Console) -> None:
         console.print(Text(f"\nFirst records; what can be trained on is {marked}", style="bold"))
         opening, closing = ("", "") if console.color_system else ("⟦", "⟧")
         for example in check.examples:
-            texts = [(f"{name}: ", f"{opening}{_visible(text)}{closing}") for name, text in example.responses]
+            texts = [
+                (f"{name}: ", _visible(text) if name == UNTRAINED else f"{opening}{_visible(text)}{closing}")
+                for name, text in example.responses
+            ]
             prompt = _visible(example.prompt, keep_end=True)
             _print_record(example.place, prompt, texts, "black on green", console)
     if check.pictures:
@@ -127,7 +130,10 @@ def _print_record(
     console.print(Text(f"\n{place}", style="dim"), soft_wrap=True)
     for text in (
         Text(prompt, style="dim"),
-        *(Text.assemble((name, "bold"), (said, style)) for name, said in responses),
+        *(
+            Text.assemble((name, "bold"), (said, "dim" if name.startswith(UNTRAINED) else style))
+            for name, said in responses
+        ),
     ):
         console.print(Padding(text, (0, 0, 0, 2), expand=False))
 
