@@ -188,9 +188,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], schema.Record]] = {
                 SHAREGPT[1],
             ]
         },
-        demonstration(
-            completion=schema.Reply("The Loire.", {}, [assistant("", tool_calls=[CALL]), RESULT])
-        ),
+        demonstration(completion=schema.Reply("The Loire.", {}, [assistant("", tool_calls=[CALL]), RESULT])),
     ),
     "prompts of any kind": ({"query": ASK}, schema.PromptRecord(prompt=RIVER, plain=True)),
 }

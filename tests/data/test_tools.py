@@ -10,8 +10,8 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.data.checking.check import UNTRAINED, check_records
 from coalign.data.encoding import encode_records, shorten
 from coalign.data.frame import Frame
-from coalign.data.records import Demonstration, PromptRecord, Reply
 from coalign.data.readers import read_records
+from coalign.data.records import Demonstration, PromptRecord, Reply
 from coalign.data.templates import choose_template, shipped_templates
 from coalign.data.tools.fallback import written_into
 from coalign.data.tools.parsing import may_be_call, parse_calls
@@ -83,8 +83,15 @@ def test_a_trajectory_is_one_reply_whose_observations_are_not_trained(tmp_path):
 def test_observations_and_calls_in_other_words(tmp_path):
     """The role `observation`, arguments as text, tools as text, and a completion column of several messages."""
     said = [*STEPS[1:], ROW["messages"][-1]]
-    text = [{**one, "function": {**one["function"], "arguments": json.dumps(one["function"]["arguments"])}} for one in STEPS[0]["tool_calls"]]
-    messages = [*ASKED, {**STEPS[0], "tool_calls": text}, *({**one, "role": "observation"} if one["role"] == "tool" else one for one in said)]
+    text = [
+        {**one, "function": {**one["function"], "arguments": json.dumps(one["function"]["arguments"])}}
+        for one in STEPS[0]["tool_calls"]
+    ]
+    messages = [
+        *ASKED,
+        {**STEPS[0], "tool_calls": text},
+        *({**one, "role": "observation"} if one["role"] == "tool" else one for one in said),
+    ]
     other = read(tmp_path, {"messages": messages, "tools": [json.dumps(TOOL)]})
     record = read(tmp_path, ROW)
     assert other == record
@@ -121,7 +128,10 @@ DROPS_RESULTS = NAMES_ALONE.replace("c.function.name", "c.function | tojson").re
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (CHATML, "tools: the chat template leaves them out, expected a template that writes tools, or --chat-template tools"),
+        (
+            CHATML,
+            "tools: the chat template leaves them out, expected a template that writes tools, or --chat-template tools",
+        ),
         (NAMES_ALONE, "leaves out 'harbour' of the answer"),
         (DROPS_RESULTS, "leaves out what a tool returned"),
     ],
@@ -145,7 +155,9 @@ def test_every_shipped_template_takes_a_place_for_tools(tmp_path, name):
     record = read(tmp_path, ROW)
     encoded = encode_records([record], tokenizer).records[0]
     assert encoded.trained is not None
-    system = Demonstration(prompt=[{"role": "system", "content": "Be brief."}, *ASKED], completion="Six.", tools=[TOOL])
+    system = Demonstration(
+        prompt=[{"role": "system", "content": "Be brief."}, *ASKED], completion="Six.", tools=[TOOL]
+    )
     assert "Be brief." in Frame(tokenizer).texts(system)[0]
 
 
@@ -223,7 +235,9 @@ def test_no_text_makes_the_parser_raise(text):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 

@@ -27,7 +27,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "pii": (("presidio_analyzer", "tldextract"), "masking personal data in logs (wildfeedback)"),
     "overlap": (("rensa",), "near duplicates in a corpus, near overlap of training and evaluation data"),
     "retrieval": (("bm25s",), "finding passages by their words (BM25)"),
-    "tools": (("bm25s", "jsonschema"), "models that call tools: checked arguments, search in a folder of text"),
+    "tools": (
+        ("bm25s", "jsonschema"),
+        "models that call tools: checked arguments, search in a folder of text",
+    ),
     "sentences": (("punkt",), "splitting text into sentences with the Punkt models"),
     "languages": (("langdetect",), "rules about the language of a text"),
     "inspect": (("inspect_ai",), "logs of evaluations in inspect_ai's format"),

@@ -166,7 +166,9 @@ class Frame:
             after = next((n for n in range(place + 1, len(steps)) if steps[n]["role"] == "assistant"), None)
             asked = self.prompt([*messages, *steps[:after]], plain, given)
             written = so_far + text
-            if not asked.startswith(written):  # a template that ends turns without a special token has no EOS there
+            if not asked.startswith(
+                written
+            ):  # a template that ends turns without a special token has no EOS there
                 written = written.removesuffix(self.turn_end[1]) + self.turn_end[1].removesuffix(self.eos)
             if not asked.startswith(written):
                 raise _rewritten(written, asked)

@@ -78,16 +78,21 @@ def add_place_for_tools(tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         ConfigError: it has no template to put it before, or several of which none is the default.
     """
-    from coalign.data.frame import Frame
-
     own = _own(tokenizer).get("default")
     if not own:
         raise ConfigError(
             "chat_template: there is no template of the model's own before which a place for tools could be put.",
             hint="Name one: --chat-template chatml+tools.",
         )
-    text = with_place_for_tools(own, knows_system=Frame(tokenizer).knows_system)
+    text = with_place_for_tools(own, knows_system=_knows_system(tokenizer))
     tokenizer.chat_template = cast(Any, TemplateText(text, "the chat template with a place for tools"))
+
+
+def _knows_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    try:
+        return _WORD in _rendered(tokenizer, [{"role": "system", "content": _WORD}, {"role": "user", "content": "?"}])
+    except Exception:  # a template is a program: it may fail in any way
+        return False
 
 
 def _put(tokenizer: PreTrainedTokenizerBase, text: TemplateText) -> None:

@@ -54,6 +54,4 @@ def _compiled(knows_system: bool) -> Any:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(
-        with_place_for_tools("{{ messages | tojson }}", knows_system=knows_system)
-    )
+    return environment.from_string(with_place_for_tools("{{ messages | tojson }}", knows_system=knows_system))

@@ -117,9 +117,7 @@ def _of_mistral(text: str) -> list[Call]:
     named = list(_NAMED.finditer(text))
     if named:
         ends = [*(one.start() for one in named[1:]), len(text)]
-        pieces = [
-            (one[1], text[one.end() : end].strip()) for one, end in zip(named, ends, strict=True)
-        ]
+        pieces = [(one[1], text[one.end() : end].strip()) for one, end in zip(named, ends, strict=True)]
         return [_of_value({"name": name, "arguments": written}, written) for name, written in pieces]
     found = _values(text.removeprefix("[TOOL_CALLS]").strip())
     if not found:

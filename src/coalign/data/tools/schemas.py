@@ -68,5 +68,10 @@ class Checker:
             return call.problem
         if call.name not in self._validators:
             return f"there is no function {call.name!r}, expected one of: {', '.join(self._validators)}"
-        errors = sorted(self._validators[call.name].iter_errors(call.arguments), key=lambda one: one.json_path)
-        return "; ".join(f"{one.json_path.replace('$', 'arguments', 1)}: {one.message}" for one in errors[:3]) or None
+        errors = sorted(
+            self._validators[call.name].iter_errors(call.arguments), key=lambda one: one.json_path
+        )
+        return (
+            "; ".join(f"{one.json_path.replace('$', 'arguments', 1)}: {one.message}" for one in errors[:3])
+            or None
+        )
