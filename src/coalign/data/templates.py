@@ -90,7 +90,9 @@ def add_place_for_tools(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _knows_system(tokenizer: PreTrainedTokenizerBase) -> bool:
     try:
-        return _WORD in _rendered(tokenizer, [{"role": "system", "content": _WORD}, {"role": "user", "content": "?"}])
+        return _WORD in _rendered(
+            tokenizer, [{"role": "system", "content": _WORD}, {"role": "user", "content": "?"}]
+        )
     except Exception:  # a template is a program: it may fail in any way
         return False
 
