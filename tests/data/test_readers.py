@@ -305,6 +305,11 @@ def test_split_never_shares_a_prompt(numbers, fraction, seed):
     assert again[1] == evaluation[::-1]
 
 
+@pytest.mark.parametrize(("n", "held_out"), [(2, 1), (3, 1), (4, 2), (16, 2), (40, 2), (100, 5)])
+def test_one_prompt_alone_is_held_out_only_of_fewer_than_four(n, held_out):
+    assert len(split_records(prompts(range(n)), 0.05)[1]) == held_out
+
+
 def test_split_size_and_seed():
     records = prompts(range(200))
     train, evaluation = split_records(records, 0.1, seed=1)

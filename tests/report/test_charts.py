@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from coalign.report import charts
 from coalign.report.format import difference_texts, interval_text, number, tick_texts, ticks
 from coalign.report.model import Comparison, ComparisonRow, Distribution, Estimate, Values
+from coalign.report.parts import compared
 from tests.report.build import chart
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 6))
@@ -164,3 +165,22 @@ def test_charts_without_values_say_so(samples: list[Values], said: str) -> None:
 )  # fmt: skip
 def test_nothing_is_marked_between_whole_steps(steps: list[float], marks: tuple[float, ...]) -> None:
     assert charts._span_axis(steps).ticks == marks
+
+
+def test_negative_levels_on_an_axis_of_their_own_are_drawn_as_their_change() -> None:
+    rows = [
+        compared("log-probability", -40.0, -30.0, unit="number"),
+        compared("loss", 2.0, 1.0, unit="number"),
+    ]
+    section = Comparison(title="Held out", rows=rows, scale="row")
+    assert [charts.drawn_as_change(section, row) for row in rows] == [True, False]
+    drawn = []
+    for row, (axis, _) in zip(rows, charts.axes(section), strict=True):
+        change = charts.drawn_as_change(section, row)
+        drawn.append(
+            re.findall(r'class="bar (\w+)" x="([\d.]+)%"', charts.bars(row, axis, ("a", "b"), change=change))
+        )
+    assert [len(one) for one in drawn] == [1, 2]
+    assert drawn[0] == [("after", "50.0")], "a rise begins at zero and goes to the right"
+    shared = Comparison(title="Held out", rows=rows)
+    assert not charts.drawn_as_change(shared, rows[0])

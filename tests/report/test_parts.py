@@ -7,6 +7,7 @@ import pytest
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.report import parts
 from coalign.report.model import ComparisonRow, Estimate
+from tests.report.build import sample, samples
 
 UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.2, -0.1, 0.5)
 
@@ -27,14 +28,42 @@ UP, DOWN, AROUND = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate
 )
 def test_only_an_interval_without_zero_decides(change, better, said, outcome, guarded) -> None:
     assert parts.effect(change, better) == said
-    assert parts.outcome_of(change, better) == outcome
-    assert parts.outcome_of(change, better, guard=False) == guarded
+    assert parts.outcome_of(change, better, n=20) == outcome
+    assert parts.outcome_of(change, better, n=20, guard=False) == guarded
+    assert parts.outcome_of(change, better, n=19) == "neutral"
 
 
 def test_the_outcome_of_an_interval_and_of_the_same_from_json() -> None:
     gain = paired_bootstrap([0.0] * 20, [1.0] * 20)
-    assert parts.outcome_of(gain) == parts.outcome_of(gain.to_dict()) == "improved"
-    assert parts.outcome_of(paired_bootstrap([0.0], [1.0])) == "neutral"  # one pair has no interval
+    assert parts.outcome_of(gain, n=20) == parts.outcome_of(gain.to_dict(), n=20) == "improved"
+    assert parts.outcome_of(paired_bootstrap([0.0], [1.0]), n=None) == "neutral"  # one pair has no interval
+
+
+def test_a_verdict_of_few_records_says_so() -> None:
+    few, many = (parts.judged(UP, "It rose.", n=n) for n in (19, 20))
+    assert (few.outcome, few.text) == (
+        "neutral",
+        "It rose. Too few to tell: 19 held out, of at least 20.",
+    )
+    assert (many.outcome, many.text) == ("improved", "It rose.")
+    assert parts.judged(None, "Nothing was measured.", n=None).text == "Nothing was measured."
+
+
+def test_the_row_with_the_median_gain_comes_first() -> None:
+    rows = [sample(("a", 0.0), ("b", gain)) for gain in (3.0, -1.0, 1.0, 2.0, 0.5)]
+    section = samples(*rows)
+    assert parts.median_row(section) == 2
+    assert parts.median_first(section).rows == [rows[2], *rows[:2], *rows[3:]]
+    unscored = samples(sample("a", "b"))
+    assert parts.median_first(unscored) == unscored
+
+
+def test_a_history_begins_with_what_was_before() -> None:
+    assert parts.with_start({"loss": 2.0}, [{"step": 3, "loss": 1.0}]) == [
+        {"step": 0, "loss": 2.0},
+        {"step": 3, "loss": 1.0},
+    ]
+    assert parts.with_start({}, [{"step": 3}]) == [{"step": 3}]
 
 
 def test_estimates_have_no_infinite_ends() -> None:

@@ -42,8 +42,8 @@ def test_hostile_text_is_neither_markup_nor_an_escape_sequence() -> None:
 @pytest.mark.parametrize(
     ("gains", "picked"),
     [
-        ((0.1, -0.4, 0.9, None), {"largest gain": 2, "median": 0, "largest loss": 1}),
-        ((0.1, 0.4, 0.9), {"largest gain": 2, "median": 1, "smallest gain": 0}),
+        ((0.1, -0.4, 0.9, None), {"median": 0, "largest gain": 2, "largest loss": 1}),
+        ((0.1, 0.4, 0.9), {"median": 1, "largest gain": 2, "smallest gain": 0}),
     ],
 )
 def test_samples_are_picked_by_rule_and_not_by_taste(gains, picked) -> None:

@@ -21,6 +21,7 @@ from coalign.data.files.lines import text_lines, whole_text
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
 from coalign.data.messages import FieldError, describe
 from coalign.data.records import Source
+from coalign.data.sources import DataSource
 
 FORMATS = (
     ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, a "
@@ -404,3 +405,23 @@ def _csv_value(cell: str, holds_lists: bool) -> Any:
         return cell
     is_messages = bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
     return value if holds_lists or is_messages else cell
+
+
+def assert_apart(sources: Sequence[DataSource], split: str) -> None:
+    """Refuse a file that belongs to two sources, whose records would count twice without a word.
+
+    Args:
+        split: of sources that name none.
+
+    Raises:
+        DataError: one does.
+    """
+    owners: dict[Path, DataSource] = {}
+    for source in sources if len(sources) > 1 else ():
+        for path in files_of(source.path, source.split or split):
+            other = owners.setdefault(path.resolve(), source)
+            if other is not source:
+                raise DataError(
+                    f"{path}: belongs to two sources, {other.path} and {source.path}.",
+                    hint="Name it once; a weight gives its records more often.",
+                )

@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 from coalign.core.errors import ConfigError
 from coalign.data.records import Record, responses_of
 
+FEWEST_PROMPTS = 4
+"""Different prompts from which on two can be held out and as many are left."""
 R = TypeVar("R", bound=Record)
 
 
 def split_records(records: Sequence[R], eval_fraction: float, seed: int = 0) -> tuple[list[R], list[R]]:
     """Split into (train, evaluation), in the given order within each.
 
-    Prompts are ordered by a seeded hash and the first `eval_fraction` of them (at least one) is held out with all
-    their records: the same prompt is never on both sides, and neither the order of the file nor a duplicate changes
-    where a prompt goes. Records without a prompt go by their responses.
+    Prompts are ordered by a seeded hash and the first `eval_fraction` of them is held out with all their records: the
+    same prompt is never on both sides, and neither the order of the file nor a duplicate changes where a prompt goes.
+    At least two are held out (one of two or three), since nothing can be told of one and objectives that compare prompts
+    with each other cannot be evaluated on it. Records without a prompt go by their responses.
 
     Raises:
         ConfigError: `eval_fraction` is not in [0, 1), or there are fewer than two different prompts to split.
@@ -49,7 +52,8 @@ def split_parts(
         )
     held_out: set[bytes] = set()
     for order in (sorted(set(one)) for one in hashes):
-        held_out.update(order[: min(max(1, round(eval_fraction * len(order))), len(order) - 1)])
+        least = 2 if len(order) >= FEWEST_PROMPTS else 1
+        held_out.update(order[: min(max(least, round(eval_fraction * len(order))), len(order) - 1)])
 
     def side(records: Sequence[R], keys: Sequence[bytes], held: bool) -> list[R]:
         return [record for record, one in zip(records, keys, strict=True) if (one in held_out) == held]
@@ -58,6 +62,11 @@ def split_parts(
         (side(records, keys, False), side(records, keys, True))
         for records, keys in zip(parts, hashes, strict=True)
     ]
+
+
+def different_prompts(parts: Sequence[Sequence[Record]]) -> int:
+    """How many different prompts the records of all parts have."""
+    return len({prompt_key(record) for records in parts for record in records})
 
 
 def drawn(records: Sequence[R], n: int | None, key: str) -> list[R]:

@@ -10,9 +10,10 @@ from coalign.core.runs import Run
 from coalign.data.sources import named
 from coalign.loops.held_out import held_out_folder, held_out_rows
 from coalign.loops.rows import read_answers
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, figure_of, outcome_of, paired, too_few
+from coalign.report.parts import compared, curves, figure_of, judged, paired
 from coalign.training.job import FitResult
 from coalign.training.online.policy_gradient import OnlineMethod
 
@@ -48,10 +49,10 @@ def write_online_report(
     return publish(
         run,
         config,
-        title=f"{method.name} on {config.model}",
+        title=f"{method.name} on {short_name(config.model)}",
         verdict=_headline(rows, comparison, result),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Rewards": ", ".join(map(str, config.reward)),
             "Prompts": f"{n_training} to train, {n_held_out} held out",
             "Steps": str(result.steps),
@@ -137,9 +138,9 @@ def _headline(
     first, last = rows[0], rows[-1]
     text = (
         f"Held-out reward: {_number(first['reward'])} before, {_number(last['reward'])} after {result.steps} steps, at "
-        f"{last['kl']:.2f} nats a response from the start model.{too_few(row.n or 0)}"
+        f"{last['kl']:.2f} nats a response from the start model."
     )
-    return doc.Headline(outcome_of(row.difference, n=row.n), text, [figure_of(row)])
+    return judged(row.difference, text, [figure_of(row)], n=row.n)
 
 
 def _number(value: float | None) -> str:

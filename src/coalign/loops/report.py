@@ -13,9 +13,10 @@ from coalign.loops.readings import LABEL_ACCURACY, told
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.statistics import paired_bootstrap
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, estimate, outcome_of, too_few
+from coalign.report.parts import curves, estimate, judged, median_first
 
 BEFORE = "before: "
 """What measures of the first model are told under."""
@@ -71,7 +72,7 @@ def write_rounds_report(
         title=title,
         verdict=_headline(loop, before, after, rounds, f"labels of {labelled_by or 'its own'}"),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Prompts": f"{len(loop.training)} to train, {len(loop.held_out)} held out",
             **facts,
             "Seed": str(config.seed),
@@ -80,7 +81,7 @@ def write_rounds_report(
             rounds_table(loop, run, rounds, note=note, units=units or {}),
             *_drawn(loop, rounds, drawn),
             *sections,
-            *([_samples(before, after)] if before and after else []),
+            *([median_first(_samples(before, after))] if before and after else []),
             *curves((*CHARTS, *charts), _histories(loop, run, rounds)),
         ],
         rounds=timings(_all_rounds(loop, run, rounds), STAGES),
@@ -182,8 +183,8 @@ def _headline(
         difference=estimate(change),
         note=f"{len(new)} prompts, {', '.join(map(str, loop.config.measure))}",
     )
-    text = f"Held-out answers measure {figure.value:.4g}, {figure.before:.4g} before. {learned}{too_few(len(new))}"
-    return doc.Headline(outcome_of(change, n=len(new)), text, [figure])
+    text = f"Held-out answers measure {figure.value:.4g}, {figure.before:.4g} before. {learned}"
+    return judged(change, text, [figure], n=len(new))
 
 
 def _samples(before: Sequence[Row], after: Sequence[Row]) -> doc.Samples:

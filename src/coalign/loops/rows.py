@@ -20,11 +20,12 @@ from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.data.media.conversations import showing
 from coalign.data.records import Record
 from coalign.data.writers import prompt_columns
+from coalign.models.generation.rows import row_of
 from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
-    from coalign.models.types import Generation, Generator, Sampling
+    from coalign.models.types import Generator, Sampling
 
 Row = dict[str, Any]
 Keep = Callable[[Mapping[int, Row]], None]
@@ -47,21 +48,6 @@ def row_id(place: int, prompt: Messages) -> str:
     """An id that changes with the prompt, so that rows kept for other data are not taken for a task's own."""
     digest = hashlib.sha256(json.dumps(prompt, ensure_ascii=False).encode()).hexdigest()
     return f"{place}-{digest[:12]}"
-
-
-def row_of(samples: Sequence[Generation]) -> Row:
-    """The columns of the responses to one prompt."""
-    row: Row = {
-        "responses": [one.text for one in samples],
-        "finish_reasons": [one.finish_reason for one in samples],
-        "tokens": [one.length or None for one in samples],
-    }
-    if samples[0].logprobs is not None:
-        row["logprobs"] = [one.logprobs for one in samples]
-    if samples[0].top_logprobs is not None:
-        row["token_texts"] = [one.tokens for one in samples]
-        row["top_logprobs"] = [one.top_logprobs for one in samples]
-    return row
 
 
 def with_column(rows: Sequence[Row], name: str, values: Sequence[Sequence[float]]) -> list[Row]:

@@ -26,7 +26,7 @@ from coalign.core.runs import Run
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import LARGEST_MEAN_LOGP, log_odds, mean_logps
 from coalign.training.losses.pairs import mean_rewards, pair_lengths, pair_metrics, policy_pairs
-from coalign.training.material import LearningOptions
+from coalign.training.material import ObjectiveOptions
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def asft(batch: ScoredBatch, constants: Constants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class Config(Constants, LearningOptions):
+class Config(Constants, ObjectiveOptions):
     """Options of `coalign run asft`."""
 
 

@@ -32,7 +32,7 @@ from coalign.preference.data.prompt_matching import with_matched_prompts
 from coalign.training.learning import learn
 from coalign.training.losses.density_ratio import PROB_DESIRABLE, density_ratios
 from coalign.training.losses.reward_shift import RewardShift, Shift, labelled_metrics, single_rewards
-from coalign.training.material import LearningOptions, read_material
+from coalign.training.material import ObjectiveOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def bco(batch: ScoredBatch, constants: BCOConstants) -> Losses:
 
 @objective(
     "bco_matched",
+    title="Matched BCO",
     data="feedback",
     reference=True,
     constants=MatchedBCOConstants,
@@ -151,7 +152,7 @@ def _losses(batch: ScoredBatch, constants: BCOConstants, weights: Tensor | None)
 
 
 @dataclass(kw_only=True)
-class Config(MatchedBCOConstants, LearningOptions):
+class Config(MatchedBCOConstants, ObjectiveOptions):
     """Options of `coalign run bco`."""
 
     __group__ = "Distribution matching"

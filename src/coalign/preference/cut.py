@@ -49,7 +49,7 @@ from coalign.preference.critiques.report import write_judged_report
 from coalign.preference.critiques.rounds import make_judged_loop
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import log1mexp
-from coalign.training.material import LearningOptions, read_material
+from coalign.training.material import ObjectiveOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _record_means(values: Tensor, lengths: Tensor, judged: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class Config(CUTConstants, CriticOptions, SamplingOptions, LearningOptions):
+class Config(CUTConstants, CriticOptions, SamplingOptions, ObjectiveOptions):
     """Options of `coalign run cut`."""
 
     __group__ = "Method"

@@ -101,6 +101,7 @@ class D2OConstants:
 
 @objective(
     "d2o",
+    title="D2O",
     data="ranking",
     reference=True,
     constants=D2OConstants,

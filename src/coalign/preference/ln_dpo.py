@@ -41,7 +41,7 @@ from coalign.training.losses.pairs import (
     reference_pairs,
 )
 from coalign.training.losses.pairwise import logistic_loss
-from coalign.training.material import LearningOptions, announce
+from coalign.training.material import ObjectiveOptions, announce
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.processes import assert_one_process
 
@@ -119,7 +119,7 @@ AnyConstants = any_constants(COMPARED)
 
 
 @dataclass(kw_only=True)
-class Config(AnyConstants, StudyOptions, LearningOptions):
+class Config(AnyConstants, StudyOptions, ObjectiveOptions):
     """Options of `coalign run ln-dpo`."""
 
     __group__ = "Method"
@@ -143,6 +143,7 @@ class Config(AnyConstants, StudyOptions, LearningOptions):
             self.refuse([one.name for one in study], "without study")
             chosen_constants(self, self.objective, COMPARED)
             return
+        self.refuse(["answers"], "in a study")
         if self.objective != "ln_dpo":
             raise ValueError("a study trains --objectives; leave --objective out")
         given = [one.name for one in options_of(AnyConstants) if getattr(self, one.name) is not None]

@@ -77,6 +77,7 @@ class PoFTConstants:
 
 @objective(
     "poft",
+    title="PoFT",
     data="demonstration",
     reference=False,
     constants=PoFTConstants,
@@ -104,6 +105,7 @@ def poft(batch: ScoredBatch, constants: PoFTConstants) -> Losses:
 
 @objective(
     "poft_whole",
+    title="PoFT over whole responses",
     data="demonstration",
     reference=False,
     constants=PoFTConstants,

@@ -31,7 +31,7 @@ from coalign.training.losses.listwise import (
     sorted_by_length,
 )
 from coalign.training.losses.supervised import nll_loss
-from coalign.training.material import LearningOptions, read_material
+from coalign.training.material import ObjectiveOptions, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def pro(batch: ScoredBatch, constants: Constants) -> Losses:
 
 
 @dataclass(kw_only=True)
-class Config(Constants, LearningOptions):
+class Config(Constants, ObjectiveOptions):
     """Options of `coalign run pro`."""
 
     epochs: Positive = option(2.0, "passes over the training records", source="official code")

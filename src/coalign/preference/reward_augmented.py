@@ -41,7 +41,7 @@ from coalign.preference.data.goal_generation import GOAL_FILE, GoalOptions, goal
 from coalign.report.model import Text
 from coalign.training.learning import learn
 from coalign.training.losses.pairwise import CDPOConstants, Smoothing
-from coalign.training.material import LearningOptions, Material, read_material
+from coalign.training.material import Material, ObjectiveOptions, read_material
 from coalign.training.objective import get_objective
 
 OBJECTIVE = "cdpo"
@@ -63,7 +63,7 @@ class RewardAugmentedConstants(CDPOConstants):
 
 
 @dataclass(kw_only=True)
-class Config(RewardAugmentedConstants, LearningOptions):
+class Config(RewardAugmentedConstants, ObjectiveOptions):
     """Options of `coalign run reward-augmented`."""
 
     __group__ = "Method"

@@ -41,10 +41,29 @@ def difference_axis(rows: Sequence[ComparisonRow]) -> Axis:
     return Axis(-reach, reach, (0.0,))
 
 
-def bars(row: ComparisonRow, axis: Axis, names: tuple[str, str]) -> Markup:
-    """The two bars of a row with their intervals."""
+def drawn_as_change(section: Comparison, row: ComparisonRow) -> bool:
+    """Whether one bar shows the change in place of two for the levels: of negative levels on an axis of their own, such as
+    log-probabilities, the bar of the better one would be the shorter.
+    """
+    levels = [one.value for one in (row.before, row.after) if one.value is not None]
+    return section.scale == "row" and len(levels) == 2 and min(levels) < 0 and row.difference is not None
+
+
+def bars(row: ComparisonRow, axis: Axis, names: tuple[str, str], *, change: bool = False) -> Markup:
+    """The two bars of a row with their intervals, or with `change` the one of their difference from zero."""
     parts = [_across("grid", axis.at(tick)) for tick in axis.ticks]
     zero = axis.at(0.0)
+    if change and row.difference is not None and row.difference.value is not None:
+        end = axis.at(row.difference.value)
+        text = difference_texts(row.difference, row.unit)[0]
+        shape = (
+            '<rect class="bar after" x="{}%" width="{}%" y="11" height="10" rx="2"><title>{}</title></rect>'
+        )
+        parts += [
+            Markup(shape).format(min(zero, end), round(abs(end - zero), 3), f"Difference: {text}"),
+            whisker(axis, row.difference, 16),
+        ]
+        return Markup('<svg class="bars" height="32" aria-hidden="true">{}</svg>').format(join(parts))
     for name, css, estimate, y in zip(
         names, ("before", "after"), (row.before, row.after), (4, 18), strict=True
     ):
@@ -89,7 +108,13 @@ def axes(section: Comparison) -> list[tuple[Axis, Axis]]:
     """The axes of each row, shared or its own."""
     if section.scale == "shared":
         return [(comparison_axis(section.rows), difference_axis(section.rows))] * len(section.rows)
-    return [(comparison_axis([row]), difference_axis([row])) for row in section.rows]
+    return [
+        (
+            difference_axis([row]) if drawn_as_change(section, row) else comparison_axis([row]),
+            difference_axis([row]),
+        )
+        for row in section.rows
+    ]
 
 
 # -- line charts ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,15 +44,15 @@ def too_few(n: int) -> str:
 
 
 def outcome_of(
-    change: Measured, better: doc.Better = "higher", *, guard: bool = True, n: int | None = None
+    change: Measured, better: doc.Better = "higher", *, n: int | None, guard: bool = True
 ) -> doc.Outcome:
     """The one rule by which a report's verdict follows from an interval.
 
     Args:
         change: after minus before, or a value minus what it is held against, with its interval.
         better: the direction that is a gain.
+        n: held-out records that it was measured on; None where nothing was measured.
         guard: whether what must not suffer held (fluency, word errors).
-        n: held-out records that it was measured on, where it is their number that counts.
 
     Returns:
         `improved` or `worse` where the interval excludes zero in that direction, `mixed` for a gain whose guard broke,
@@ -61,6 +62,20 @@ def outcome_of(
         return "neutral"
     outcome = _OUTCOMES[effect(estimate(change), better)]
     return "mixed" if outcome == "improved" and not guard else outcome
+
+
+def judged(
+    change: Measured,
+    text: str,
+    figures: Sequence[doc.Figure] = (),
+    *,
+    n: int | None,
+    better: doc.Better = "higher",
+    guard: bool = True,
+) -> doc.Headline:
+    """The verdict of a report by `outcome_of`, whose arguments these are: a text about too few records ends by saying so."""
+    more = "" if n is None else too_few(n)
+    return doc.Headline(outcome_of(change, better, n=n, guard=guard), f"{text}{more}", figures)
 
 
 def estimate(measured: Measured) -> doc.Estimate:
@@ -158,6 +173,28 @@ def held_out(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for row in history
         if any(key.startswith("eval_") for key in row)
     ]
+
+
+def median_row(section: doc.Samples) -> int | None:
+    """The row whose gain is the median of all that have one, None where none has."""
+    gains = sorted(
+        (gain, index) for index, row in enumerate(section.rows) if (gain := section.gain(row)) is not None
+    )
+    return gains[len(gains) // 2][1] if gains else None
+
+
+def median_first(section: doc.Samples) -> doc.Samples:
+    """The same samples, that with the median gain at the head: what is read first is what to expect."""
+    middle = median_row(section)
+    if middle is None:
+        return section
+    rows = [section.rows[middle], *section.rows[:middle], *section.rows[middle + 1 :]]
+    return dataclasses.replace(section, rows=rows)
+
+
+def with_start(before: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A history that begins with what was measured before the first step, where anything was."""
+    return [*([{"step": 0, **before}] if before else []), *history]
 
 
 def counted(

@@ -12,7 +12,7 @@ from rich.text import Text as RichText
 
 from coalign.report import model as doc
 from coalign.report.format import difference_texts, interval_text, number
-from coalign.report.parts import effect
+from coalign.report.parts import effect, median_row
 from coalign.report.text import visible
 
 _OUTCOME_STYLE = {
@@ -52,7 +52,9 @@ def print_report(report: doc.Report, console: Console | None = None) -> None:
 
 
 def pick_samples(section: doc.Samples) -> list[tuple[str, int]]:
-    """(why, index) of the largest gain, the median and the largest loss; the first three where nothing is scored."""
+    """(why, index) of the median, which is what to expect, the largest gain and the largest loss; the first three where
+    nothing is scored.
+    """
     gains = [
         (gain, index) for index, row in enumerate(section.rows) if (gain := section.gain(row)) is not None
     ]
@@ -60,7 +62,9 @@ def pick_samples(section: doc.Samples) -> list[tuple[str, int]]:
         return [("", index) for index in range(min(3, len(section.rows)))]
     gains.sort()
     last = "largest loss" if gains[0][0] < 0 else "smallest gain"
-    return [("largest gain", gains[-1][1]), ("median", gains[len(gains) // 2][1]), (last, gains[0][1])]
+    middle = median_row(section)
+    gains = [one for one in gains if one[1] != middle]
+    return [("median", middle or 0), ("largest gain", gains[-1][1]), (last, gains[0][1])]
 
 
 def print_section(console: Console, title: str, body: Table | Group) -> None:

@@ -44,6 +44,7 @@ from coalign.measures.win_rates import (
     sampled_win_rates,
     tilted_density,
 )
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.rewards.transformed.base_rewards import FILE, BaseOptions, base_rewards, write_base_rewards
 from coalign.rewards.transformed.report import write_transform_report
@@ -136,13 +137,13 @@ def run(config: Config, run: Run) -> None:
     write_transform_report(
         run,
         config,
-        title=f"{config.model} learns for {config.decoding.replace('_', '-')} of {config.n}",
+        title=f"{short_name(config.model)} learns for {config.decoding.replace('_', '-')} of {config.n}",
         curves={titles[arm]: curve_of(run, arm, held_out, measure) for arm in arms},
         measures={one: NAMES[one] for one in order} | {"saturated": "Responses above all base samples"},
         results={titles[arm]: one for arm, one in results.items()},
         held_out=held_out,
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Reward": name,
             "Decoding": f"{config.decoding}, n = {config.n}",
             "KL strength": f"{config.beta:g}",

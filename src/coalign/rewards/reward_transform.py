@@ -36,6 +36,7 @@ from coalign.measures.reward_transforms import (
     joint_log_sigmoid,
     log_sigmoid_centred,
 )
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.rewards.transformed.base_rewards import FILE, base_rewards, write_base_rewards
 from coalign.rewards.transformed.references import ReferenceOptions, References, references_of
@@ -103,7 +104,7 @@ def run(config: Config, run: Run) -> None:
     write_transform_report(
         run,
         config,
-        title=f"{config.model} learns from transformed rewards",
+        title=f"{short_name(config.model)} learns from transformed rewards",
         curves={titles[name]: curve_of(run, name, held_out, measure) for name in arms},
         measures={"all_good": "Responses above every reference"}
         | ({name: f"Above the reference of {name}" for name in weights} if len(weights) > 1 else {})
@@ -111,7 +112,7 @@ def run(config: Config, run: Run) -> None:
         results={titles[name]: one for name, one in results.items()},
         held_out=held_out,
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Rewards": ", ".join(weights),
             "Reference": config.reference,
             "KL strength": f"{config.beta:g}",

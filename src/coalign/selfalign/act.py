@@ -84,6 +84,7 @@ class Config(Constants, ModelOptions, SamplingOptions, TrainingOptions):
 
 @objective(
     "constraint_ranking",
+    title="Constraint ranking",
     data="ranking",
     reference=False,
     constants=Constants,

@@ -14,18 +14,23 @@ from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
 from coalign.measures.texts.text_metrics import compare_distinct_n
+from coalign.models.files.defaults import DEFAULTS
 from coalign.models.files.loading import load_model, load_tokenizer
-from coalign.models.files.places import locate
+from coalign.models.files.places import full_name, short_name
 from coalign.models.fluency import text_logps
 from coalign.models.options import ModelOptions
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, effect, estimate, outcome_of
+from coalign.report.parts import compared, curves, effect, estimate, judged, median_first
 
 CHARTS = (
     ("loss", "Loss"),
     ("rewards/accuracies", "Pairs in the right order"),
     ("grad_norm", "Gradient norm"),
+)
+SMALL_MODEL = (
+    "A model of 135 million parameters writes much that is wrong, before and after: judge by it whether the form is "
+    "learnt, not what it knows."
 )
 FLUENCY_TOLERANCE = 0.10
 """Perplexity may rise and distinct-2 may fall by this share before the guard speaks."""
@@ -92,10 +97,10 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
     return publish(
         run,
         config,
-        title=f"Constraint alignment of {locate(config.model).name}",
-        verdict=_headline(result),
+        title=f"Constraint alignment of {short_name(config.model)}",
+        verdict=_headline(result, small=full_name(config.model) == DEFAULTS["chat"].hub_id),
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Training prompts": str(len(training)),
             "Held-out prompts": f"{len(held_out)}, {config.eval_samples} answers each",
             "Seed": str(config.seed),
@@ -103,15 +108,18 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
         sections=[
             _comparison(result),
             _fluency(result),
-            doc.Samples(
-                "Held-out prompts side by side",
-                note="First answer to each prompt. The score is the mean over all its answers.",
-                columns=["Before", "After"],
-                rows=[
-                    doc.Sample(task.text, [_output(task, row) for row in pair], tags=task.tags)
-                    for task, *pair in zip(held_out, rows["before"], rows["after"], strict=True)
-                ],
-                score_name="satisfaction",
+            median_first(
+                doc.Samples(
+                    "Held-out prompts side by side",
+                    note="First answer to each prompt, that with the median change first. The score is the mean over all its "
+                    "answers.",
+                    columns=["Before", "After"],
+                    rows=[
+                        doc.Sample(task.text, [_output(task, row) for row in pair], tags=task.tags)
+                        for task, *pair in zip(held_out, rows["before"], rows["after"], strict=True)
+                    ],
+                    score_name="satisfaction",
+                )
             ),
             *curves(CHARTS, {f"round {one.number}": one.read("history") for one in rounds}),
             doc.Distribution(
@@ -148,7 +156,7 @@ def write_constraint_report(run: Run, loop: Labelling[ConstraintTask], rounds: S
     )
 
 
-def _headline(result: dict[str, Any]) -> doc.Headline:
+def _headline(result: dict[str, Any], *, small: bool) -> doc.Headline:
     sides, change = result["satisfaction"], estimate(result["satisfaction"]["difference"])
     guard, said = fluent(result), effect(change, "higher")
     after, before = (sides[side]["mean"] for side in ("after", "before"))
@@ -162,9 +170,11 @@ def _headline(result: dict[str, Any]) -> doc.Headline:
         if guard
         else "Fluency suffered: perplexity under the base model or diversity left the 10 % band. Read the samples."
     )
+    if small:
+        parts.append(SMALL_MODEL)
     perplexity, distinct, tokens = result["perplexity"], result["distinct_2"], result["tokens"]
-    return doc.Headline(
-        outcome_of(change, guard=guard),
+    return judged(
+        change,
         " ".join(parts),
         [
             doc.Figure(
@@ -181,6 +191,8 @@ def _headline(result: dict[str, Any]) -> doc.Headline:
             doc.Figure("Distinct-2", distinct[1], before=distinct[0]),
             doc.Figure("Mean length in tokens", tokens[1], before=tokens[0], better="neither"),
         ],
+        n=sides["difference"]["n"],
+        guard=guard,
     )
 
 

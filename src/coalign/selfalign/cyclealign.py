@@ -50,6 +50,7 @@ from coalign.loops.report import write_rounds_report
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
 from coalign.loops.scoring import scored_logps
+from coalign.models.files.places import short_name
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.training.losses.ranking_distillation import Constants
@@ -110,7 +111,7 @@ def run(config: Config, run: Run) -> None:
             run,
             loop,
             run_labelling(run, loop),
-            title=f"Rankings of a judge, learned by {config.model}",
+            title=f"Rankings of a judge, learned by {short_name(config.model)}",
             facts={"Judge": _judge_name(config)},
             note="Agreement: share of the responses on whose order model and judge agree. Rank with length: correlation of "
             "the judge's order with length, 1 is longest first. First shown best: 1/n where the display does not matter. "

@@ -33,6 +33,7 @@ from coalign.loops.readings import Floor, tell
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
 from coalign.loops.steps.usual import Filter, Rewrite
+from coalign.models.files.places import short_name
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.selfalign.synthesis import rounds as loop
@@ -165,7 +166,7 @@ def run(config: Config, run: Run) -> None:
         rounds = loop.run_synthesis(run, loop.Synthesis(config=config, make=make, measure=measure))
     compared = loop.compared_nll(run, rounds[-1], config, seeds)
     write_synthesis_report(
-        run, config, rounds, title=f"Self-alignment of {config.model} from scratch", seeds=len(seeds),
+        run, config, rounds, title=f"Self-alignment of {short_name(config.model)} from scratch", seeds=len(seeds),
         rows=[compared] if compared else [], claim=compared,
         limitations=["The grader is a model that was not trained to grade: look at the histograms of its grades."],
     )  # fmt: skip

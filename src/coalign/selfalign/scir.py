@@ -87,6 +87,7 @@ class Constants:
 
 @objective(
     "internal_consistency",
+    title="Internal consistency",
     data="preference",
     reference=True,
     constants=Constants,

@@ -36,6 +36,7 @@ from coalign.loops.readings import tell
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
 from coalign.loops.steps.usual import Filter, Rewrite
+from coalign.models.files.places import short_name
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation, Sampling
 from coalign.report.model import Command
@@ -181,7 +182,7 @@ def run(config: Config, run: Run) -> None:
         run,
         config,
         rounds,
-        title=f"{config.model} specialised in {config.domain}",
+        title=f"{short_name(config.model)} specialised in {config.domain}",
         rows=rows,
         claim=exams["domain"].compared(first, last)[-1] if "domain" in exams else None,
         seeds=len(seeds),

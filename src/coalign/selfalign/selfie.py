@@ -40,6 +40,7 @@ from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
 from coalign.loops.scoring import best_and_worst, implicit_rewards
 from coalign.loops.seeds import SeedOptions, read_seed, seed_training
+from coalign.models.files.places import short_name
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.training.losses.pairwise import DPOConstants
@@ -103,7 +104,7 @@ def run(config: Config, run: Run) -> None:
         run,
         loop,
         run_labelling(run, loop),
-        title=f"Spread preferences on {config.model}",
+        title=f"Spread preferences on {short_name(config.model)}",
         facts={"Seed pairs": f"{len(loop.seed.records) if loop.seed else 0} ({config.seed_data})"},
         note="Label accuracy: own pairs whose order `--measure` confirms; on held-out seed pairs: those whose order the "
         "round's labelling model gets right. Margin: how sure it is. Longer chosen: pairs with the longer one chosen.",

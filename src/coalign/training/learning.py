@@ -1,7 +1,7 @@
 """Learning from a file of feedback with any objective: check the data, load, train, evaluate, save, report.
 
 `coalign run OBJECTIVE` works for every registered objective through `learner`; a preference system builds its own
-`Config` on `LearningOptions` and calls `learn`.
+`Config` on `ObjectiveOptions` and calls `learn`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
+from coalign.training.answers import answer, questions_of
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
-from coalign.training.material import LearningOptions, Material, announce, read_material
+from coalign.training.material import Material, ObjectiveOptions, announce, read_material
 from coalign.training.objective import Objective, get_objective, own_objective
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def learner(name: str) -> SimpleNamespace:
     objective = own_objective(name) if names_code(name) else get_objective(name.replace("-", "_"))
 
     config = dataclasses.make_dataclass(
-        "Config", [], bases=(objective.constants, LearningOptions), kw_only=True
+        "Config", [], bases=(objective.constants, ObjectiveOptions), kw_only=True
     )
     config.__doc__ = f"Options of `coalign run {name}`."
 
@@ -68,7 +69,7 @@ def learn(
     trained again.
 
     Args:
-        config: an instance of a class that has `LearningOptions` and the objective's constants.
+        config: an instance of a class that has `ObjectiveOptions` and the objective's constants.
         material: records to use in place of those that `config` names (a system that builds its own).
         sections: put into the report after its figures.
         limitations: said in the model card.
@@ -77,11 +78,24 @@ def learn(
         material = read_material(config, objective.data, run)
     announce(material.notes, run)
     records, held_out = material.training, material.held_out
-    job = Job(objective=objective, options=config, run=run, records=records, held_out=held_out)
+    job = Job(
+        objective=objective,
+        options=config,
+        run=run,
+        records=records,
+        held_out=held_out,
+        questions=questions_of(held_out, config.answers),
+    )
     result = train(job, run.model)
     if is_main_process():
         write_learning_report(
-            run, config, objective, material, result, sections=sections, limitations=limitations
+            run,
+            config,
+            objective,
+            material,
+            result,
+            sections=sections,
+            limitations=limitations,
         )
     return result
 
@@ -117,7 +131,9 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     elif not has_adapter(model) and objective.compares_live(config, job.constants or config):
         reference = copy.deepcopy(model)
     encoded = dataclasses.replace(job, records=training, held_out=held_out)
+    answer(job, model, tokenizer, "before")
     result = fit(encoded, model, tokenizer, reference=reference).finite()
+    answer(job, model, tokenizer, "after")
     if is_main_process():
         save_model(model, tokenizer, folder)
         write_json(done, dataclasses.asdict(result))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from coalign.core.runs import Run
 from coalign.data.media.gallery import record_gallery
 from coalign.measures.statistics import wilson_interval
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, held_out, outcome_of, too_few
+from coalign.report.parts import compared, curves, held_out, judged, with_start
+from coalign.training.answers import answer_section
 from coalign.training.material import Material
 from coalign.training.objective import Objective
 
@@ -64,20 +66,21 @@ def write_learning_report(
             f"{result.dropped} records were left out: their prompt leaves no room for a response, or would lose its pictures."
         )
     before, after, n = result.before, _last(result.history, "eval_"), len(material.held_out)
-    histories = {"training": result.history, "held out": held_out(result.history)}
+    histories = {"training": result.history, "held out": with_start(before, held_out(result.history))}
     return publish(
         run,
         config,
-        title=f"{objective.name} on {config.model}",
+        title=f"{objective.shown} on {short_name(config.model)}",
         verdict=_headline(result, before, after, n),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Records": f"{len(material.training)} to train, {n} held out",
             "Steps": str(result.steps),
             "Seed": str(config.seed),
         },
         sections=[
             *([_held_out(before, after, n)] if before and after else []),
+            *answer_section(run),
             *sections,
             *curves(_CHARTS, histories),
             *record_gallery(material.training, "Records with pictures", most=PICTURED),
@@ -87,7 +90,7 @@ def write_learning_report(
         then=[doc.Command(f"coalign chat {run.path} --compare base", "talk to both models, side by side")],
         figures=_last(result.history, "eval_") or _last(result.history, ""),
         trained_on=" ".join(one if one.endswith(".") else f"{one}." for one in material.notes),
-        method_title=objective.name,
+        method_title=objective.shown,
     )
 
 
@@ -124,12 +127,12 @@ def _against_chance(result: FitResult, accuracy: float, n: int) -> doc.Headline:
     interval = wilson_interval(round(accuracy * n), n)
     ahead = doc.Estimate(accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
     note = f"of {n}; the start model is the reference and orders none"
-    return doc.Headline(
-        outcome_of(ahead, n=n),
+    return judged(
+        ahead,
         f"Held-out pairs in the right order by implicit reward: {100 * accuracy:.1f} % of {n} after "
-        f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %)."
-        + too_few(n),
+        f"{result.steps} steps (95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %).",
         [doc.Figure("Held-out pairs in the right order", accuracy, unit="percent", note=note)],
+        n=n,
     )
 
 

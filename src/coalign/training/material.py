@@ -6,19 +6,18 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
-from coalign.core.options import Count, Fraction, OptionGroup, option, required
+from coalign.core.options import Count, CountOrZero, Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.readers import RecordSet, read_records, without_rejected
 from coalign.data.records import Kind, Record
-from coalign.data.rows import files_of
+from coalign.data.rows import assert_apart
 from coalign.data.sources import (
     ColumnNames,
     DataSource,
@@ -29,7 +28,7 @@ from coalign.data.sources import (
     named,
     sources_of,
 )
-from coalign.data.splits import drawn, split_parts, weighted
+from coalign.data.splits import FEWEST_PROMPTS, different_prompts, drawn, split_parts, weighted
 from coalign.models.options import ModelOptions
 from coalign.training.options import TrainingOptions
 
@@ -95,6 +94,17 @@ class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
         super().__post_init__()
         if self.eval_data is not None:
             self.refuse(["eval_fraction"], "beside eval_data", advice="leave one of them out")
+
+
+@dataclass(kw_only=True)
+class ObjectiveOptions(LearningOptions):
+    """Options of a run that learns with one objective, `coalign.training.learning.learn`."""
+
+    answers: CountOrZero = option(
+        8,
+        "held-out prompts that are answered before and after the training, for the report",
+        group="Evaluation",
+    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ def read_material(
     parts = read_sources(config, config.data, kind, notes, seed=config.seed, also=also, run=run)
     eval_parts: list[Part] = []
     if config.eval_data is None:
-        sides = split_and_weigh(parts, config.eval_fraction, config.seed)
+        sides = split_and_weigh(parts, _held_out_share(config, parts, notes), config.seed)
     else:
         eval_parts = read_sources(
             config,
@@ -244,7 +254,7 @@ def read_sources(
         sources = sources_of(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _assert_apart(sources, reading)
+    assert_apart(sources, reading.split)
     path = run.path / rejects if run is not None and reading.on_bad_record == "skip" else None
     parts = [_part(reading, one, kind, also, notes, seed, text_alone) for one in sources]
     bad = [row for one in parts for row in one.bad]
@@ -317,25 +327,23 @@ def split_and_weigh(
     ]
 
 
+def _held_out_share(config: LearningOptions, parts: Sequence[Part], notes: list[str]) -> float:
+    """`eval_fraction`; at its default nothing, where there are too few prompts to hold out any: that is said."""
+    n = different_prompts([one.records for one in parts])
+    if config.eval_fraction != HELD_OUT or n >= FEWEST_PROMPTS:
+        return config.eval_fraction
+    notes.append(
+        f"nothing is held out of {n} different prompt{'s' * (n != 1)}; --eval-data gives records to evaluate on"
+    )
+    return 0.0
+
+
 def announce(notes: Sequence[str], run: Run) -> None:
     """Print and log what became of the data."""
     for note in notes:
         run.log("data", note=note)
         if is_main_process():
             print(f"Data: {note}", file=sys.stderr, flush=True)
-
-
-def _assert_apart(sources: Sequence[DataSource], reading: ReadingOptions) -> None:
-    """Refuse a file that belongs to two sources, whose records would count twice without a word."""
-    owners: dict[Path, DataSource] = {}
-    for source in sources if len(sources) > 1 else ():
-        for path in files_of(source.path, source.split or reading.split):
-            other = owners.setdefault(path.resolve(), source)
-            if other is not source:
-                raise DataError(
-                    f"{path}: belongs to two sources, {other.path} and {source.path}.",
-                    hint="Name it once; a weight gives its records more often.",
-                )
 
 
 def _part(

@@ -177,6 +177,7 @@ class Declaration:
         columns: what it needs of `Record.extra` as tensors in `ScoredBatch.extras`: names of columns that every record
             has, or a `Column` with limits or a default.
         equation: the loss in LaTeX, for the docs and `--objective-help`.
+        title: the name as people write it; by default `name` in capitals.
         when: one line: when to choose it.
         prepare: applied once to all encoded records, with the length limit of prompt and response together; may add
             responses that the objective needs scored.
@@ -194,6 +195,7 @@ class Declaration:
     constants: type = NoConstants
     columns: tuple[str | Column, ...] = ()
     equation: str = ""
+    title: str = ""
     when: str = ""
     prepare: Prepare | None = None
     state: Callable[[], ObjectiveState] | None = None
@@ -210,6 +212,11 @@ class Objective(Declaration):
     """An objective: what it needs, and the function."""
 
     loss: Loss
+
+    @property
+    def shown(self) -> str:
+        """The name as people write it."""
+        return self.title or self.name.replace("_", "-").upper()
 
     def strength(self, constants: Any) -> float:
         """Of the extrapolation under these constants; 0 without one."""

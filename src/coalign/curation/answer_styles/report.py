@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from coalign.core.runs import Run
 from coalign.curation.answer_styles.questions import Shown, is_right
 from coalign.curation.answer_styles.scores import Better, Ranking, against_truth
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import estimate
@@ -125,7 +126,7 @@ def write_selection_report(
     return publish(
         run,
         config,
-        title=f"Answers of {len(names)} strategies for {config.model}",
+        title=f"Answers of {len(names)} strategies for {short_name(config.model)}",
         verdict=doc.Headline(
             "neutral",
             text,
@@ -141,7 +142,7 @@ def write_selection_report(
             ],
         ),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Questions": str(len(selected.shown)),
             "Own answers": str(selected.pool),
             "Ranked by": score.title,

@@ -19,9 +19,10 @@ from coalign.loops.pipeline_report import funnel, pipeline_sections
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.detection import bootstrap_of
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, counted, curves, figure_of, outcome_of, paired
+from coalign.report.parts import compared, counted, curves, figure_of, judged, paired
 
 SIDES = ("before", "sft", "after")
 NAMES = {"before": "Before", "sft": "Fine-tuned", "after": "After"}
@@ -52,14 +53,18 @@ def write_code_report(run: Run, config: Any, round: Round, left_out: Mapping[str
     publish(
         run,
         config,
-        title=f"Coding preferences for {config.model}" if config.learn else "Pairs of coding preferences",
-        verdict=doc.Headline(
-            outcome_of(claim.difference, claim.better) if claim else "neutral",
+        title=f"Coding preferences for {short_name(config.model)}"
+        if config.learn
+        else "Pairs of coding preferences",
+        verdict=judged(
+            claim.difference if claim else None,
             f"{measured}{made}" if claim or not config.learn else f"Nothing measured the model. {made}",
             [figure_of(one) for one in rows[:6]],
+            n=claim.n if claim else None,
+            better=claim.better if claim else "higher",
         ),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Judge": judge_name(config),
             "Generators": str(len(config.generators)),
         },

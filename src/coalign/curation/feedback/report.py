@@ -13,9 +13,10 @@ from coalign.loops.pipeline import Curated
 from coalign.loops.pipeline_report import funnel, pipeline_sections
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import counted, curves, estimate, outcome_of
+from coalign.report.parts import counted, curves, estimate, judged
 
 
 def write_feedback_report(run: Run, config: Any, last: Round, pairs: Curated, logs: Curated) -> None:
@@ -38,16 +39,17 @@ def write_feedback_report(run: Run, config: Any, last: Round, pairs: Curated, lo
     publish(
         run,
         config,
-        title=f"{config.model} aligned by what its users said",
-        verdict=doc.Headline(
-            outcome_of(change if change and len(change) == 3 else None),
+        title=f"{short_name(config.model)} aligned by what its users said",
+        verdict=judged(
+            change if change and len(change) == 3 else None,
             text,
             [
                 doc.Figure("Pairs", len(training), unit="integer", better="neither"),
                 *(doc.Figure(f"Win rate {name}", one.get("mean"), unit="percent") for name, one in found.items()),
             ],
+            n=view.get("requests"),
         ),
-        facts={"Model": str(config.model), "Version": config.version, "Judge": str(config.judge_model), "Seed": str(config.seed)},
+        facts={"Model": full_name(config.model), "Version": config.version, "Judge": str(config.judge_model), "Seed": str(config.seed)},
         sections=[
             *([_win_rates(found)] if found else []),
             funnel(logs.manifest, title="Conversations"),

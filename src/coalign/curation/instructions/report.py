@@ -11,6 +11,7 @@ from coalign.curation.instructions.benchmark import ALL, Item, Scored
 from coalign.loops.pipeline import Curated
 from coalign.loops.pipeline_report import funnel, pipeline_sections
 from coalign.loops.rows import Row
+from coalign.models.files.places import short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 
@@ -89,7 +90,9 @@ def write_benchmark_report(
     publish(
         run,
         config,
-        title=f"Rules and answers of {config.model}" if not config.responses else "Rules and answers",
+        title=f"Rules and answers of {short_name(config.model)}"
+        if not config.responses
+        else "Rules and answers",
         verdict=doc.Headline(
             "neutral",
             f"{whole['loose_instruction_score']:.2f} % of the rules are followed (loose), "

@@ -11,9 +11,10 @@ from coalign.curation.long_writing.answers import Written, by_length, obedience
 from coalign.curation.long_writing.quality import DIMENSIONS, answer_quality, quality_totals
 from coalign.loops.pipeline_report import pipeline_sections
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, figure_of, outcome_of, paired
+from coalign.report.parts import compared, curves, figure_of, judged, paired
 
 if TYPE_CHECKING:
     from coalign.curation.long_writing.quality import Scores
@@ -60,12 +61,14 @@ def write_long_output_report(
         run,
         config,
         title="What was kept of long writing" if not trained else f"Long output of {config.model}",
-        verdict=doc.Headline(
-            outcome_of(claim.difference, claim.better) if claim else "neutral",
+        verdict=judged(
+            claim.difference if claim else None,
             text,
             [figure_of(one) for one in rows] or [doc.Figure("Kept", results["kept"], unit="integer")],
+            n=claim.n if claim else None,
+            better=claim.better if claim else "higher",
         ),
-        facts={"Model": str(config.model), "Seed": str(config.seed)}
+        facts={"Model": full_name(config.model), "Seed": str(config.seed)}
         if trained
         else {"Threshold": f"{config.threshold:g}"},
         sections=[

@@ -15,6 +15,7 @@ from coalign.core.errors import ConfigError
 from coalign.core.files import read_rows, write_rows, write_text
 from coalign.core.runs import Run
 from coalign.curation.mixing.domains import ASSIGNED, Domains
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, held_out
@@ -114,10 +115,10 @@ def write_mixture_report(run: Run, config: Any, domains: Domains, result: FitRes
     return publish(
         run,
         config,
-        title=f"{config.model} on a mixture of {len(domains.names)} domains",
+        title=f"{short_name(config.model)} on a mixture of {len(domains.names)} domains",
         verdict=_headline(result, before, after),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Records": f"{len(domains.records)} in {len(domains.names)} domains, {len(domains.target)} of the target",
             "Steps": str(result.steps),
             "Seed": str(config.seed),

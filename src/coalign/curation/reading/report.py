@@ -11,9 +11,10 @@ from coalign.curation.reading.knowledge import effects
 from coalign.data.questions import Question
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.statistics import paired_bootstrap
+from coalign.models.files.places import short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import counted, curves, figure_of, outcome_of, paired
+from coalign.report.parts import counted, curves, figure_of, judged, paired
 
 NAMES = {
     "without": "Without passages",
@@ -50,12 +51,13 @@ def write_reading_report(
     publish(
         run,
         config,
-        title=f"Passages that help {config.model}",
-        verdict=doc.Headline(
-            outcome_of(paired_bootstrap(answers["retriever"], answers[last]).to_dict()),
+        title=f"Passages that help {short_name(config.model)}",
+        verdict=judged(
+            paired_bootstrap(answers["retriever"], answers[last]),
             f"With its first {config.top_k} passages the reader is right in {share['retriever']:.1%} of {len(test)} test questions, with the "
             f"reranker's in {share['reranker']:.1%}" + (f", after its training in {share['tuned']:.1%}." if last == "tuned" else "."),
             [figure_of(one) for one in rows[:4]],
+            n=len(test),
         ),
         sections=[
             doc.Comparison("Test questions", note="Against the first passages of the retriever, paired by question.", rows=rows,

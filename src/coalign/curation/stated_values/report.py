@@ -25,9 +25,10 @@ from coalign.loops.pipeline_report import pipeline_sections
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
 from coalign.measures.statistics import bootstrap_mean
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, estimate, figure_of, outcome_of, paired
+from coalign.report.parts import curves, estimate, figure_of, judged, paired
 
 SHOWN = 50
 """Items in the report."""
@@ -100,22 +101,22 @@ def write_values_report(
     unmeasured = (
         "Nothing rated the answers, so nothing is claimed; give --judge-model, or values with constraints."
     )
-    text, outcome = f"{learnt} {unmeasured}", "neutral"
+    verdict = doc.Headline("neutral", f"{learnt} {unmeasured}")
     if row is not None and row.after.value is not None:
         tied = results.against(last, results.start)["tie_plus_win"]
         text = (
             f"{last} meets what system messages ask for with {row.after.value:.2f} of {HIGH}, the start model with "
             f"{row.before.value:.2f}; it ties or wins on {100 * tied:.0f} % of {row.n} items. {learnt}"
         )
-        outcome = outcome_of(row.difference)
+        verdict = judged(row.difference, text, [figure_of(row)], n=row.n)
     made = [(side, Curated(round.folder / side)) for side in ("training",) if not config.collection]
     return publish(
         run,
         config,
-        title=f"{config.model} follows stated values",
-        verdict=doc.Headline(outcome, text, [figure_of(row)] if row is not None else []),
+        title=f"{short_name(config.model)} follows stated values",
+        verdict=verdict,
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Rows": f"{len(lessons.rows)} to train, {len(lessons.held_out)} held out",
             "Items": str(len(results.items)),
             "Judge": str(config.judge_model or "programs"),

@@ -16,6 +16,7 @@ from coalign.decoding.in_context import token_shift
 from coalign.decoding.in_context.prefix import conversation_prompt, turns_of
 from coalign.loops.rows import Keep, fill_rows
 from coalign.models.backends.open import open_transformers
+from coalign.models.files.places import short_name
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.growing_text import TokenTexts
@@ -171,7 +172,7 @@ def write_shift_report(run: Run, config: Any, rows: Sequence[Mapping[str, Any]])
     return publish(
         run,
         config,
-        title=f"Token shift from {config.model} to {config.aligned_model}",
+        title=f"Token shift from {short_name(config.model)} to {config.aligned_model}",
         verdict=doc.Headline("neutral", text, figures),
         facts={
             "Base model": config.model,

@@ -8,10 +8,10 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.decoding.search.ways import Arms
 from coalign.measures.statistics import bootstrap_mean, paired_bootstrap
-from coalign.models.files.places import locate
+from coalign.models.files.places import full_name, locate
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import effect, estimate, outcome_of, paired
+from coalign.report.parts import effect, estimate, judged, paired
 
 KEYWORDS = (
     "What was searched for is what is measured: rewards rise by construction, and keyword rewards can be met with stuffed "
@@ -39,7 +39,7 @@ def write_reward_report(run: Run, config: Any, arms: Arms) -> doc.Report:
         title=f"Search for rewarded text with {locate(config.model).name}",
         verdict=_headline(rows[first], rows[last], change, drop),
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Prompts": str(len(arms.tasks)),
             "Rewards": "; ".join(f"{one.reward.name} ({one.weight:g})" for one in arms.rewards.rewards),
             "Seed": str(config.seed),
@@ -98,14 +98,16 @@ def _headline(first: Rows, last: Rows, change: doc.Estimate, drop: float | None)
         text += f"The mean log-probability of a token changed by {-drop:+.2f} nats."
     else:
         text += f"Fluency suffered: a token's mean log-probability fell by {drop:.2f} nats. Read the answers."
-    return doc.Headline(
-        outcome_of(change, guard=fluent),
+    return judged(
+        change,
         text,
         [
             doc.Figure("Reward", reward[1], before=reward[0], difference=change, note=f"{len(last)} prompts"),
             doc.Figure("Log-probability of a token (nats)", logp[1], before=logp[0], better="neither"),
             doc.Figure("Tokens of an answer", tokens[1], before=tokens[0], better="neither"),
         ],
+        n=len(last),
+        guard=fluent,
     )
 
 

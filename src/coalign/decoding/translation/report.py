@@ -11,9 +11,10 @@ from coalign.decoding.translation.files import Sentence
 from coalign.decoding.translation.translator import AdaptiveTranslator
 from coalign.measures.statistics import paired_bootstrap
 from coalign.measures.texts.translation_metrics import TranslationScores, corpus_scores
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import effect, estimate, outcome_of, paired
+from coalign.report.parts import effect, estimate, judged, paired
 
 BANDS = ((-1.0, 0.5), (0.5, 0.7), (0.7, 0.85), (0.85, 1.01))
 """Of the similarity of the best match."""
@@ -42,7 +43,7 @@ def write_translation_report(
         title=f"{config.source_language} to {config.target_language} with a translation memory",
         verdict=_headline(arms, scores) if scored else _unscored(sentences, arms),
         facts={
-            "Model": config.endpoint_model or config.model,
+            "Model": full_name(config.endpoint_model or config.model),
             "Sentences": str(len(sentences)),
             "Memory": f"{len(translator.memory)} entries"
             + (", the sentences themselves" if not config.memory else ""),
@@ -74,7 +75,10 @@ def write_session_report(run: Run, config: Any, translator: AdaptiveTranslator) 
         verdict=doc.Headline(
             "neutral", text, [doc.Figure("Accepted as proposed", share, unit="percent", better="neither")]
         ),
-        facts={"Model": config.endpoint_model or config.model, "Memory": f"{len(translator.memory)} entries"},
+        facts={
+            "Model": full_name(config.endpoint_model or config.model),
+            "Memory": f"{len(translator.memory)} entries",
+        },
         sections=[
             doc.TableSection(
                 "Decisions",
@@ -133,14 +137,15 @@ def _headline(arms: dict[str, Rows], scores: dict[str, TranslationScores]) -> do
             " They got worse." if said == "worse" else " The interval of the change does not exclude zero."
         )
     note = "difference: mean over sentences"
-    return doc.Headline(
-        outcome_of(change),
+    return judged(
+        change,
         text,
         [
             doc.Figure("chrF++", after.chrf, before=before.chrf, difference=change, note=note),
             doc.Figure("BLEU", after.bleu, before=before.bleu),
             doc.Figure("TER", after.ter, before=before.ter, better="lower"),
         ],
+        n=len(arms[last]),
     )
 
 

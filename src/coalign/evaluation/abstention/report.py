@@ -8,9 +8,10 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.data.questions import Question
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, figure_of, outcome_of
+from coalign.report.parts import compared, figure_of, judged
 
 METRICS: tuple[tuple[str, str, doc.Better], ...] = (
     ("honesty", "Honesty", "higher"),
@@ -39,9 +40,13 @@ def write_abstention_report(
     publish(
         run,
         config,
-        title=f"Honesty of {config.model}",
+        title=f"Honesty of {short_name(config.model)}",
         verdict=_headline(found, len(test), trained=trained),
-        facts={"Model": str(config.model), "Method": str(config.method), "Test questions": str(len(test))},
+        facts={
+            "Model": full_name(config.model),
+            "Method": str(config.method),
+            "Test questions": str(len(test)),
+        },
         sections=[*sections, _grid(found), _answers(round, test, found["types"], stage)],
         notes=[
             f"{len(training)} questions to learn from, {len(test)} to test on.",
@@ -67,11 +72,12 @@ def _headline(found: Mapping[str, Any], n: int, *, trained: bool) -> doc.Headlin
         figure_of(compared(title.partition(":")[0], before[name], after[name], better=better))
         for name, title, better in METRICS
     ]
-    return doc.Headline(
-        outcome_of(change),
+    return judged(
+        change,
         f"After {what}: honesty {percent['honesty']:.1f} % (before {100 * held_against:.1f} %), prudence "
         f"{percent['prudence']:.1f} %, over-conservativeness {percent['over_conservativeness']:.1f} %, on {n} questions.",
         figures,
+        n=n,
     )
 
 

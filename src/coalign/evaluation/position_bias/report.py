@@ -15,9 +15,9 @@ from coalign.judging.protocol import Cost, JudgeItem, PairVerdict, summarise
 from coalign.judging.report import cost_table, facts, outcome_table, people_sections, verdict_text
 from coalign.judging.run import majority
 from coalign.measures.statistics import Interval, paired_bootstrap, wilson_interval
-from coalign.report.model import Better, Comparison, ComparisonRow, Figure, Headline, Output, Sample, Samples
+from coalign.report.model import Better, Comparison, ComparisonRow, Figure, Output, Sample, Samples
 from coalign.report.page import publish
-from coalign.report.parts import compared, counted, estimate, outcome_of
+from coalign.report.parts import compared, counted, estimate, judged
 
 STAGES = {
     "length": "settled in parts of equal length",
@@ -57,7 +57,7 @@ def write_portia_report(
         run,
         config,
         title=f"{len(plain)} pairs in aligned parts, judged by {judge_name(config)}",
-        verdict=Headline(outcome_of(gain), text, figures),
+        verdict=judged(gain, text, figures, n=gain.n),
         sections=[
             Comparison(
                 "Before and after",

@@ -8,9 +8,10 @@ from typing import Any
 from coalign.core.runs import Run
 from coalign.evaluation.red_team.figures import compared_conditions, compared_firsts
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, figure_of, outcome_of
+from coalign.report.parts import compared, curves, figure_of, judged
 
 Found = Mapping[str, Any]
 FEW_REFUSED = 0.1
@@ -23,14 +24,13 @@ def write_red_team_report(run: Run, config: Any, found: Found, rounds: Sequence[
     conditions = found["start"]["conditions"]
     rows = [_of_condition(name, conditions, main, attempts) for name in conditions]
     trained = _defences(config, found)
-    text, outcome = _verdict(config, found, trained)
     publish(
         run,
         config,
         title=f"Refusals of {config.endpoint_model or config.model} in other tenses",
-        verdict=doc.Headline(outcome, text, [figure_of(one) for one in [*rows, *trained[-1:]]]),
+        verdict=_verdict(config, found, trained, [figure_of(one) for one in [*rows, *trained[-1:]]]),
         facts={
-            "Model": str(config.endpoint_model or config.model),
+            "Model": full_name(config.endpoint_model or config.model),
             "Main judge": main,
             "Attempts": str(attempts),
             "Seed": str(config.seed),
@@ -85,17 +85,20 @@ def _of_condition(name: str, conditions: Found, judge: str, attempts: int) -> do
     )
 
 
-def _verdict(config: Any, found: Found, trained: Sequence[doc.ComparisonRow]) -> tuple[str, doc.Outcome]:
+def _verdict(
+    config: Any, found: Found, trained: Sequence[doc.ComparisonRow], figures: Sequence[doc.Figure]
+) -> doc.Headline:
     main, attempts, conditions = config.judges[0], config.attempts, found["start"]["conditions"]
     said = ", ".join(f"{100 * _rate(one, main)['mean']:.1f} % {name}" for name, one in conditions.items())
     text = f"After {attempts} attempts ({main}) {found['start']['conditions'][config.conditions[0]]['requests']} requests succeeded: {said}."
     if trained:
         row = trained[-1]
         text += f" {row.name}: {100 * (row.after.value or 0):.1f} %, {100 * (row.before.value or 0):.1f} % before training."
-        return text, outcome_of(row.difference, "lower", guard=_refuses_no_more(found))
+        return judged(row.difference, text, figures, n=row.n, better="lower", guard=_refuses_no_more(found))
     if "direct" in conditions and "past" in conditions:
-        return text, outcome_of(compared_conditions(conditions, "past", "direct", main, attempts), "lower")
-    return text, "neutral"
+        change = compared_conditions(conditions, "past", "direct", main, attempts)
+        return judged(change, text, figures, n=conditions["past"]["requests"], better="lower")
+    return doc.Headline("neutral", text, figures)
 
 
 def _refuses_no_more(found: Found) -> bool:

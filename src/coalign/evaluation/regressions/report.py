@@ -17,7 +17,7 @@ from coalign.evaluation.regressions.tasks import Task, scores
 from coalign.evaluation.regressions.training import training_history
 from coalign.report.model import Better, Command, Comparison, Figure, Headline, Output, Sample, Samples
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, estimate, held_out, outcome_of, paired
+from coalign.report.parts import compared, curves, estimate, held_out, judged, paired
 
 Answers = Mapping[str, Sequence[str]]
 
@@ -70,7 +70,7 @@ def write_compatibility_report(
         run,
         config,
         title="A model update that breaks less" if trained else "What a model update breaks",
-        verdict=_headline(result, _score_name(task), trained),
+        verdict=_headline(result, _score_name(task), len(task.items), trained),
         facts={
             "Old version": config.old,
             "New version": config.model,
@@ -86,7 +86,7 @@ def write_compatibility_report(
     )
 
 
-def _headline(result: dict[str, Any], score: str, trained: bool) -> Headline:
+def _headline(result: dict[str, Any], score: str, n: int, trained: bool) -> Headline:
     new, ours = result["new"], result["compatible" if trained else "new"]
     text = f"{new['nfr']:.1%} of the answers broke between the old and the new version, {new['pfr']:.1%} were mended."
     change = estimate(result["difference"]["nfr"]) if trained else None
@@ -95,8 +95,8 @@ def _headline(result: dict[str, Any], score: str, trained: bool) -> Headline:
         text += f" With the compatibility adapter {ours['nfr']:.1%} break{relative}."
     key = "score_new" if "score_new" in new else "accuracy_new"
     flips_before, score_before = (new["nfr"], new[key]) if trained else (None, None)
-    return Headline(
-        outcome_of(change, "lower"),
+    return judged(
+        change,
         text,
         [
             Figure(
@@ -109,6 +109,8 @@ def _headline(result: dict[str, Any], score: str, trained: bool) -> Headline:
             ),
             Figure(score, ours[key], before=score_before, unit="percent"),
         ],
+        n=n,
+        better="lower",
     )
 
 

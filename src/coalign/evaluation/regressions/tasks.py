@@ -15,11 +15,12 @@ from coalign.data.multiple_choice import CHOICES, read_questions
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Ranking
 from coalign.data.rows import iter_rows
-from coalign.loops.rows import Keep, answer_rows, fill_rows, row_of
+from coalign.loops.rows import Keep, answer_rows, fill_rows
 from coalign.measures.answers import numbers_in
 from coalign.measures.texts.text_metrics import rouge_1
 from coalign.models.backends.open import open_generator
 from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.generation.rows import row_of
 from coalign.models.options import ModelOptions
 from coalign.models.scoring.choices import choice_logps
 from coalign.models.types import Generation, Sampling

@@ -18,7 +18,7 @@ from coalign.measures.detection import pearson
 from coalign.measures.statistics import bootstrap_mean, mcnemar, wilson_interval
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import counted, outcome_of
+from coalign.report.parts import counted, judged
 
 _NOTE = (
     "Share of pairs in the right order. Overall counts every pair once, and ranks; macro is the mean of the categories. "
@@ -47,10 +47,11 @@ def write_leaderboard(
         run,
         config,
         title=f"{len(found)} rewards and judges on {len(pairs)} pairs of answers from passages",
-        verdict=doc.Headline(
-            outcome_of(chance.to_dict()),
+        verdict=judged(
+            chance,
             f"{best.name} leads with {results[best.name]['micro']:.1%}; its weakest category is {weakest} ({share:.1%}).",
             [doc.Figure(one.name, results[one.name]["micro"], unit="percent") for one in board[:4]],
+            n=chance.n,
         ),
         sections=[
             _board(board, results, pairs, present),

@@ -113,6 +113,19 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
+def full_name(name: str | None) -> str:
+    """A model's name where people read it: of `default` the hub id that it stands for, else as it is."""
+    aliases = {"default": "chat", "default-encoder": "encoder"}
+    return DEFAULTS[aliases[name]].hub_id if name in aliases else str(name)
+
+
+def short_name(name: str | None) -> str:
+    """`full_name` for a title: of a hub id or a folder the last part, of a run folder's model the run."""
+    parts = [one for one in full_name(name).split("/") if one]
+    parts = parts[:-1] if parts[-1:] == ["model"] and len(parts) > 1 else parts
+    return parts[-1] if parts else str(name)
+
+
 def base_of(place: Location) -> Location:
     """Where the model under an adapter is.
 

@@ -11,9 +11,10 @@ from coalign.core.runs import Run
 from coalign.loops.labelling import Labelling
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.statistics import paired_bootstrap
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, estimate, outcome_of
+from coalign.report.parts import curves, estimate, judged
 
 Rows = Sequence[Mapping[str, Any]]
 CHARTS = (
@@ -31,10 +32,10 @@ def write_judged_report(run: Run, loop: Labelling[Any], rounds: Sequence[Round])
     return publish(
         run,
         config,
-        title=f"{len(rounds)} rounds of criticism on {config.model}",
+        title=f"{len(rounds)} rounds of criticism on {short_name(config.model)}",
         verdict=_headline(before, after, rounds),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Prompts": f"{len(loop.training)} to train, {len(loop.held_out)} held out",
             "Critic": config.critic or "constraints, checked by programs",
             "Seed": str(config.seed),
@@ -77,11 +78,12 @@ def _headline(before: Rows, after: Rows, rounds: Sequence[Round]) -> doc.Headlin
         difference=estimate(change),
         note=f"{len(pairs)} prompts, greedy answers",
     )
-    return doc.Headline(
-        outcome_of(change),
+    return judged(
+        change,
         f"The critic finds no fault in {100 * fmean(new):.1f} % of {len(pairs)} held-out answers, "
         f"{100 * fmean(old):.1f} % before.",
         [fault_free],
+        n=len(pairs),
     )
 
 

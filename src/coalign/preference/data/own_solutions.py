@@ -19,13 +19,13 @@ from coalign.report.parts import compared
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
-from coalign.training.material import LearningOptions, Material, announce
+from coalign.training.material import Material, ObjectiveOptions, announce
 from coalign.training.objective import Objective, get_objective
 from coalign.training.processes import assert_one_process
 
 
 @dataclass(kw_only=True)
-class SolutionOptions(SamplingOptions, LearningOptions):
+class SolutionOptions(SamplingOptions, ObjectiveOptions):
     """How solutions to questions are sampled and marked."""
 
     __group__ = "Method"

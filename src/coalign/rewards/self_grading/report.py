@@ -13,9 +13,10 @@ from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.agreement import bootstrap_statistic
 from coalign.measures.selective import SelectiveCurve, selective_curve, threshold_for
 from coalign.measures.statistics import Interval
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import estimate, outcome_of
+from coalign.report.parts import estimate, judged
 from coalign.rewards.self_grading.training import Answered
 
 LABELS = (
@@ -63,9 +64,9 @@ def write_grader_report(
     publish(
         run,
         config,
-        title=f"A grader from {config.model}",
-        verdict=doc.Headline(
-            outcome_of(after),
+        title=f"A grader from {short_name(config.model)}",
+        verdict=judged(
+            after,
             f"On {len(rows)} questions that were held out, the correlation of its scores with the labels {gain}.{kept}",
             [
                 doc.Figure(
@@ -76,8 +77,9 @@ def write_grader_report(
                 doc.Figure("Mean quality of the better half", half, before=results.get("all")),
                 doc.Figure("Area under quality against coverage", results.get("area")),
             ],
+            n=len(scored),
         ),
-        facts={"Model": str(config.model), "Held out": str(len(held_out))},
+        facts={"Model": full_name(config.model), "Held out": str(len(held_out))},
         sections=[
             _correlations(found, len(rows)),
             *_curve_sections(curve, results, config.target_quality),

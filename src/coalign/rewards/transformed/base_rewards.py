@@ -23,7 +23,8 @@ from coalign.judging.rewards.specs import innermost, parse_reward
 from coalign.judging.store import content_hash
 from coalign.loops.online_options import OnlineOptions
 from coalign.loops.online_run import Task, scorer
-from coalign.loops.rows import Keep, Row, fill_rows, row_of
+from coalign.loops.rows import Keep, Row, fill_rows
+from coalign.models.generation.rows import row_of
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 

@@ -10,6 +10,7 @@ from coalign.loops.pipeline_report import funnel, pipeline_sections
 from coalign.loops.readings import told
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.loops.rows import Row
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves
@@ -39,7 +40,7 @@ def write_synthesis_report(
         claim: the one among them that decides the verdict, where there is one.
         seeds: how many there were.
     """
-    from coalign.report.parts import figure_of, outcome_of
+    from coalign.report.parts import figure_of, judged
 
     last = rounds[-1]
     kept = sum(made(one).manifest["kept"] for one in rounds)
@@ -49,14 +50,19 @@ def write_synthesis_report(
     measured = ""
     if claim is not None and claim.before.value is not None and claim.after.value is not None:
         measured = f"{claim.name}: {claim.after.value:.4g}, {claim.before.value:.4g} before. "
-    outcome = outcome_of(claim.difference, claim.better) if claim is not None else "neutral"
     text = f"{measured or 'Nothing measured the model, so nothing is claimed. '}{written}"
     return publish(
         run,
         config,
         title=title,
-        verdict=doc.Headline(outcome, text, [figure_of(one) for one in rows[:6]]),
-        facts={"Model": str(config.model), "Seed tasks": str(seeds), "Seed": str(config.seed)},
+        verdict=judged(
+            None if claim is None else claim.difference,
+            text,
+            [figure_of(one) for one in rows[:6]],
+            n=None if claim is None else claim.n,
+            better="higher" if claim is None else claim.better,
+        ),
+        facts={"Model": full_name(config.model), "Seed tasks": str(seeds), "Seed": str(config.seed)},
         sections=[
             rounds_table(run, rounds),
             *([doc.Comparison(title="Before and after", scale="row", rows=rows)] if rows else []),

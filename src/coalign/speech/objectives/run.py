@@ -12,9 +12,10 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, run_rounds, timings
+from coalign.models.files.places import full_name
 from coalign.report.model import Command, Comparison, Headline, Output, Sample, Samples
 from coalign.report.page import publish
-from coalign.report.parts import counted, curves, effect, figure_of, outcome_of
+from coalign.report.parts import counted, curves, effect, figure_of, judged
 from coalign.speech.audio.audio import is_silent
 from coalign.speech.audio.latency import compare_rows, measure_clips, rates, token_starts
 from coalign.speech.audio.recordings import read_recordings, reasons_text
@@ -141,7 +142,7 @@ def _report(config: Any, run: Run, round: Round, counts: dict[str, Counter[str]]
         run,
         config,
         title=f"A recogniser aligned for {config.property}",
-        facts={"Model": config.model, "Data": str(config.data), "Seed": str(config.seed)},
+        facts={"Model": full_name(config.model), "Data": str(config.data), "Seed": str(config.seed)},
         verdict=_headline(config, comparison),
         sections=[
             comparison,
@@ -168,7 +169,6 @@ def _headline(config: Any, comparison: Comparison) -> Headline:
         return Headline("neutral", text, [figure_of(words, f"{words.n} clips")])
     change = effect(wanted.difference, "lower")
     worse = effect(words.difference, "lower") == "worse"
-    outcome = outcome_of(wanted.difference, "lower", guard=not worse)
     parts = [
         {
             "better": f"{wanted.name} fell.",
@@ -178,8 +178,13 @@ def _headline(config: Any, comparison: Comparison) -> Headline:
         }[change],
         "Word errors rose clearly: lower the weight." if worse else "",
     ]
-    return Headline(
-        outcome, " ".join(filter(None, parts)), [figure_of(row, f"{row.n} clips") for row in comparison.rows]
+    return judged(
+        wanted.difference,
+        " ".join(filter(None, parts)),
+        [figure_of(row, f"{row.n} clips") for row in comparison.rows],
+        n=wanted.n,
+        better="lower",
+        guard=not worse,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, timings
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, figure_of, outcome_of
+from coalign.report.parts import curves, figure_of, judged
 from coalign.speech.audio.latency import error_rows
 from coalign.speech.audio.recordings import Recording, Usable, reasons_text
 from coalign.speech.ctc.vocabulary import outside_message
@@ -71,9 +72,13 @@ def write_alignment_report(config: Any, run: Run, rounds: Sequence[Round], found
         run,
         config,
         title=f"{len(rows)} recording{'s' * (len(rows) != 1)} aligned with text",
-        facts={"Model": config.model, "Data": str(config.data), "Rounds": str(config.rounds)},
-        verdict=doc.Headline(
-            outcome_of(characters.difference if characters else None, "lower"), text, figures
+        facts={"Model": full_name(config.model), "Data": str(config.data), "Rounds": str(config.rounds)},
+        verdict=judged(
+            characters.difference if characters else None,
+            text,
+            figures,
+            n=characters.n if characters else None,
+            better="lower",
         ),
         sections=[
             *(

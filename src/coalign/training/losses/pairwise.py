@@ -199,6 +199,7 @@ class CDPOConstants(DPOConstants):
 
 @objective(
     "cdpo",
+    title="cDPO",
     data="preference",
     reference=True,
     constants=CDPOConstants,
@@ -216,6 +217,7 @@ CONFIDENCE, WEIGHT = "confidence", "weight"
 
 @objective(
     "soft_dpo",
+    title="Soft DPO",
     data="preference",
     reference=True,
     constants=DPOConstants,
@@ -270,6 +272,7 @@ def ipo(batch: ScoredBatch, constants: IPOConstants) -> Losses:
 
 @objective(
     "hinge_ref",
+    title="Hinge loss against the reference",
     data="preference",
     reference=True,
     constants=DPOConstants,
@@ -323,6 +326,7 @@ class SimPOConstants:
 
 @objective(
     "simpo",
+    title="SimPO",
     data="preference",
     reference=False,
     constants=SimPOConstants,
@@ -373,6 +377,7 @@ class SLiCConstants:
 
 @objective(
     "slic_hf",
+    title="SLiC-HF",
     data="preference",
     reference=False,
     constants=SLiCConstants,

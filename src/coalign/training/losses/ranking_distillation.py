@@ -39,6 +39,7 @@ class Constants:
 
 @objective(
     "ranking_distillation",
+    title="Ranking distillation",
     data="ranking",
     reference=False,
     constants=Constants,

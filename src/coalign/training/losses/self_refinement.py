@@ -118,6 +118,7 @@ def judged_margins(batch: ScoredBatch, beta: float) -> Tensor:
 
 @objective(
     "self_refinement",
+    title="Self-refinement",
     data="preference",
     reference=True,
     constants=Constants,

@@ -18,9 +18,10 @@ from coalign.measures.calibration import (
     reliability,
 )
 from coalign.measures.statistics import wilson_interval
+from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, held_out, outcome_of
+from coalign.report.parts import curves, held_out, judged
 from coalign.training.learning_report import PICTURED
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ def write_reward_report(
     return publish(
         run,
         config,
-        title=f"{title} on {config.model}",
+        title=f"{title} on {short_name(config.model)}",
         verdict=_headline(found, result, rows),
         facts={
-            "Model": str(config.model),
+            "Model": full_name(config.model),
             "Records": f"{len(material.training)} to train, {len(material.held_out)} held out",
             "Steps": str(result.steps),
             "Seed": str(config.seed),
@@ -172,8 +173,8 @@ def _headline(
     interval = wilson_interval(round(one.accuracy * one.pairs), one.pairs)
     ahead = doc.Estimate(one.accuracy - 0.5, interval.low - 0.5, interval.high - 0.5)
     calibration, figures = _calibration(one)
-    return doc.Headline(
-        outcome_of(ahead),
+    return judged(
+        ahead,
         f"Held-out pairs in the right order: {100 * one.accuracy:.1f} % of {one.pairs} after {result.steps} steps (95 % "
         f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %; by chance 50 %). {calibration}",
         [
@@ -182,6 +183,7 @@ def _headline(
             ),
             *figures,
         ],
+        n=one.pairs,
     )
 
 

@@ -12,7 +12,7 @@ from coalign.data.files.subtitles import Cue, vtt
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, figure_of, outcome_of, paired
+from coalign.report.parts import curves, figure_of, judged, paired
 from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 from coalign.video.grounding.page import clock, write_page
 from coalign.video.grounding.steps import FILE
@@ -79,7 +79,7 @@ def write_moment_report(run: Run, config: Any, round: Round, videos: Mapping[str
             "Encoder": config.encoder or "features of files",
             "Order": config.order,
         },
-        verdict=doc.Headline(outcome_of(difference, n=len(right)), text, figures),
+        verdict=judged(difference, text, figures, n=len(right)),
         sections=[
             *([_comparison(compared)] if compared else []),
             *_pictures(rows, videos),

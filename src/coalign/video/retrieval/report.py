@@ -11,7 +11,7 @@ from coalign.core.runs import Run
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, figure_of, outcome_of, paired
+from coalign.report.parts import curves, figure_of, judged, paired
 from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def write_retrieval_report(run: Run, config: Any, round: Round, clips: Sequence[
         config,
         title=f"Retrieval among {len(clips)} clips",
         facts={"Data": str(config.data), "Model": str(config.model or config.encoder)},
-        verdict=doc.Headline(
-            outcome_of(compared[0].difference if compared else None, n=len(found["rank"])), text, figures
-        ),
+        verdict=judged(compared[0].difference if compared else None, text, figures, n=len(found["rank"])),
         sections=[
             *(
                 [

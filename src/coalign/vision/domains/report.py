@@ -12,6 +12,7 @@ from coalign.core.runs import Run
 from coalign.data.media.pictures import Picture
 from coalign.loops.rounds import Round
 from coalign.measures.statistics import bootstrap_mean
+from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, estimate, figure_of, held_out, outcome_of, paired
@@ -62,7 +63,11 @@ def write_domain_report(
         run,
         config,
         title="An image classifier on domains that it did not learn from",
-        facts={"Model": config.model, "Data": str(config.data or config.stream), "Seed": str(config.seed)},
+        facts={
+            "Model": full_name(config.model),
+            "Data": str(config.data or config.stream),
+            "Seed": str(config.seed),
+        },
         verdict=headline(rows, batches, comparison, adapted=config.adapt),
         sections=[
             *([comparison] if comparison else []),

@@ -11,6 +11,7 @@ from coalign.data.media.pictures import open_picture
 from coalign.loops.rounds import STAGES, Round, timings
 from coalign.measures.media.spatial import RELATIONS
 from coalign.measures.statistics import paired_bootstrap
+from coalign.models.files.places import full_name
 from coalign.report.model import (
     AnySection,
     Command,
@@ -53,7 +54,7 @@ def write_spatial_report(config: SpatialOptions, run: Run, round: Round) -> None
         config,
         title="Pictures that obey spatial words" if trained else "Where things stand in pictures",
         facts={
-            **({"Model": str(config.model)} if config.model else {}),
+            **({"Model": full_name(config.model)} if config.model else {}),
             **({"Data": str(config.data)} if config.data else {}),
             "Seed": str(config.seed),
         },

@@ -10,6 +10,7 @@ from typing import Any
 from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.loops.rounds import Round, timings
+from coalign.models.files.places import full_name
 from coalign.report.model import Command, Comparison, ComparisonRow, Headline, TableSection
 from coalign.report.page import publish
 from coalign.report.parts import curves, effect, figure_of, outcome_of, paired
@@ -79,7 +80,7 @@ def write_tuning_report(config: Any, run: Run, rounds: Sequence[Round], material
         config,
         title=f"A classifier of {len(material.base)} classes from {config.shots} pictures each",
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Data": config.data,
             "Seeds": ", ".join(map(str, config.seeds)),
             "Prompts": f"{length} vectors in {depth} layers, weight {weight:g}",
