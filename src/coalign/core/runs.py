@@ -13,7 +13,6 @@ report.html        the report
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import platform
@@ -38,6 +37,7 @@ from coalign.core.files import (
     write_text,
 )
 from coalign.core.inputs import assert_unchanged, fingerprints
+from coalign.core.processes import locks
 from coalign.core.secrets import redacted_arguments, redacted_values
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
@@ -45,7 +45,7 @@ _SAID = ("events.jsonl", "rejects.jsonl", "eval_rejects.jsonl", "traceback.log")
 _STARTED = {*_SAID, "artefacts", "config.yaml", "data.json", "environment.json", "status.json"}
 """What lies in the folder of a run that has made nothing."""
 _NO_WORK = {"rejects.jsonl"}
-_LOCKS: dict[Path, int] = {}
+_LOCK = ".lock"
 
 T = TypeVar("T")
 STATES = ("running", "interrupted", "done", "failed", "unreadable")
@@ -156,7 +156,7 @@ class Run:
     def state(self) -> str:
         """`running`, `interrupted`, `done` or `failed`. A run whose process was killed is interrupted."""
         state = str(self.status().get("state", "interrupted"))
-        return "interrupted" if state == "running" and not _is_locked(self.path) else state
+        return "interrupted" if state == "running" and not locks.is_held(self.path / _LOCK) else state
 
     def set_status(self, **fields: Any) -> None:
         """Merge fields into `status.json` (`state`, `headline`, `figures`, ...)."""
@@ -258,8 +258,13 @@ class Run:
         Raises:
             RunError: a living process does.
         """
-        if _is_locked(self.path):
+        if locks.is_held(self.path / _LOCK):
             raise RunError(f"A process is working in {self.path}.", hint="Stop it first.")
+
+    @property
+    def process(self) -> int | None:
+        """The process of this machine that works in the folder, None where none does."""
+        return locks.holder(self.path / _LOCK)
 
     def delete(self) -> None:
         """Remove the folder and everything in it.
@@ -356,40 +361,8 @@ def _visible(folder: Path) -> list[str]:
 
 def _lock(folder: Path) -> None:
     """Hold the folder for this process until it ends, however it ends."""
-    if folder.resolve() in _LOCKS:
-        return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    if not _try_lock(file):
-        os.close(file)
+    if not locks.hold(folder / _LOCK):
         raise RunError(f"Another process is working in {folder}.", hint="Wait for it, or give another --out.")
-    _LOCKS[folder.resolve()] = file
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a living process holds the folder."""
-    if folder.resolve() in _LOCKS:
-        return True
-    try:
-        file = os.open(folder / ".lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _try_lock(file)
-    finally:
-        os.close(file)
-
-
-def _try_lock(file: int) -> bool:
-    """Take the lock; True also where the file system or the platform has none."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
-    return True
 
 
 def _processor() -> str:

@@ -91,7 +91,7 @@ def sample_alignments(
         logits: [B, T, V]; frames from `lengths[b]` on are drawn too and mean nothing.
     """
     batch, frames, labels = logits.shape
-    probabilities = (logits.detach().double() / temperature).softmax(-1).cpu().reshape(-1, labels)
+    probabilities = (logits.detach().cpu().double() / temperature).softmax(-1).reshape(-1, labels)
     drawn = torch.multinomial(probabilities, samples, replacement=True, generator=generator)
     return drawn.reshape(batch, frames, samples).transpose(1, 2).to(logits.device)
 

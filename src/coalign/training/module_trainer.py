@@ -415,6 +415,6 @@ def _no_sums() -> dict[str, Tensor]:
 
 def _add(sums: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
     for name, values in metrics.items():
-        clean = values.detach().double()
+        clean = values.detach().cpu().double()  # an Apple GPU has no float64
         clean = clean[~clean.isnan()]
         sums[name] = sums[name] + torch.tensor([float(clean.sum()), clean.numel()], dtype=torch.float64)

@@ -19,6 +19,7 @@ from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
 from coalign.models.devices import autocast_of
+from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.training.batches import Example, responses_of_examples
@@ -87,9 +88,9 @@ def _fingerprint(model: nn.Module) -> bytes:
     for name, one in model.named_parameters():
         if "lora_" in name:
             continue
-        flat = one.detach().reshape(-1)
+        flat, dtype = one.detach().reshape(-1), wide(one.device)
         weights = torch.stack(
-            [flat.double().sum(), flat[:: max(1, len(flat) // 4096)].double().square().sum()]
+            [flat.to(dtype).sum(), flat[:: max(1, len(flat) // 4096)].to(dtype).square().sum()]
         )
         clean = name.replace("base_model.model.", "").replace(".base_layer", "")
         digest.update(f"{clean} {tuple(one.shape)} {one.dtype} {weights.tolist()}".encode())

@@ -94,7 +94,7 @@ class SelfDistillation(Task):
                 "loss/with_reference": terms[0].detach(),
                 "loss/without_reference": terms[1].detach(),
                 "divergence": terms[2].detach(),
-                "accuracy": hits.double(),
+                "accuracy": hits.float(),
             },
         )
 

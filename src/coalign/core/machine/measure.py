@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -47,5 +46,11 @@ def peak_memory_mb() -> float:
     with contextlib.suppress(OSError, StopIteration, ValueError):
         line = next(one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20  # type: ignore[attr-defined]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024) if sys.platform == "darwin" else peak / 1024
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -62,6 +61,8 @@ def main(setup: dict[str, Any]) -> None:
 
 def _limit(setup: dict[str, Any]) -> None:
     """Limits of each process: CPU time, memory of its own, size of a file; no core dumps."""
+    import resource  # not on Windows, where nothing is run inside
+
     seconds = setup["cpu_seconds"]
     wanted = {
         "RLIMIT_CORE": (0, 0),

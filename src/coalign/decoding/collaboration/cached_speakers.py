@@ -22,7 +22,7 @@ from coalign.core.errors import DataError
 from coalign.decoding.collaboration.speakers import Ask, Chunk, Conversation, Token
 from coalign.models.generation.endings import stop_token_ids
 from coalign.models.generation.growing_text import GrowingText, TextEncoder, TokenTexts
-from coalign.models.generation.sampling import row_uniforms, sample_tokens
+from coalign.models.generation.sampling import row_uniforms, sample_tokens, wide
 from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class CachedSpeaker:
 
     def _uniforms(self, passes: Sequence[Pass], device: torch.device) -> Tensor:
         if self._sampling[0] == 0:
-            return torch.zeros(sum(one.keep for one in passes), dtype=torch.float64, device=device)
+            return torch.zeros(sum(one.keep for one in passes), dtype=wide(device), device=device)
         drawn = []
         for one in passes:
             state = self._row(one.row)

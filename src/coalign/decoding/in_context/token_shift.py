@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from coalign.core.errors import ModelError
+from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def compare_distributions(base_logits: Tensor, aligned_logits: Tensor, tokens: T
     for start in range(0, len(tokens), CHUNK):
         part = slice(start, start + CHUNK)
         targets = tokens[part, None]
-        base, aligned = (one[part].double().log_softmax(-1) for one in (base_logits, aligned_logits))
+        base, aligned = (
+            one[part].to(wide(one.device)).log_softmax(-1) for one in (base_logits, aligned_logits)
+        )
         mine = base.gather(1, targets)
         places = torch.arange(base.shape[1], device=base.device)
         before = (base > mine) | ((base == mine) & (places < targets))

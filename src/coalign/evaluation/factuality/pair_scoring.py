@@ -197,7 +197,7 @@ class PairScorer:
                 [len(one.ids) for one in encoded], lambda longest: self.limit // max(longest, 1)
             ):
                 inputs = self._inputs([encoded[row] for row in rows])
-                for row, value in zip(rows, self.score(inputs).double().tolist(), strict=True):
+                for row, value in zip(rows, self.score(inputs).cpu().double().tolist(), strict=True):
                     values[row] = value
                 bar.advance(len(rows))
         return values

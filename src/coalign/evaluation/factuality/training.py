@@ -135,7 +135,7 @@ class PairTask(Task):
         for place, head in enumerate(HEADS):
             if head in self.heads:
                 rows = int(counts[place])
-                metrics[prefix + head] = (sums[place].detach().double() / max(rows, 1)).expand(rows)
+                metrics[prefix + head] = (sums[place].detach().cpu().double() / max(rows, 1)).expand(rows)
             if head in CLASSIFIERS and not model.training:
                 told = labels[head] != IGNORED
                 metrics[f"accuracy/{head}"] = (getattr(logits, head).argmax(-1) == labels[head])[told]
