@@ -135,7 +135,7 @@ def test_options_hold_where_a_source_says_nothing(tmp_path: Path) -> None:
     ]
     path = write(tmp_path / "a.jsonl", rows)
     found = read_material(config(data=str(path), column=["prompt=asked"], limit=5), "demonstration")
-    assert (len(found.training), len(found.held_out)) == (4, 1)
+    assert (len(found.training), len(found.held_out)) == (3, 2)
     texts = read_material(
         config(data=str(path), kind="prompt", column="prompt=asked", eval_fraction=0), "prompt"
     )

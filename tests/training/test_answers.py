@@ -53,7 +53,7 @@ def test_sixteen_pairs_train_with_the_default_share_and_are_answered_before_and_
 
 
 def test_no_answers_are_made_where_none_are_asked_for(tiny_model: str, tmp_path: Path) -> None:
-    run = trained(tiny_model, tmp_path, "sft", answers=0, max_steps=1)
+    run = trained(tiny_model, tmp_path, "sft", show_answers=0, max_steps=1)
     assert not (run.artefacts / "answers").exists()
     assert not any(isinstance(one, Samples) for one in read_report(run.report).sections)
 
@@ -73,7 +73,7 @@ def test_questions_are_different_prompts_of_text_alone(tmp_path: Path) -> None:
 
 def test_few_prompts_are_all_trained_on_unless_a_share_is_given(tiny_model: str, tmp_path: Path) -> None:
     data = write(tmp_path / "three.jsonl", PAIRS[:3])
-    given = {"save_steps": 0, "max_length": 200, "max_steps": 1, "answers": 2}
+    given = {"save_steps": 0, "max_length": 200, "max_steps": 1, "show_answers": 2}
     run = run_system("dpo", learner("dpo"), tmp_path / "run", model=tiny_model, data=str(data), **given)
     notes = [one["note"] for one in run.events("data")]
     assert any("nothing is held out of 3 different prompts" in one for one in notes)
@@ -87,5 +87,5 @@ def test_few_prompts_are_all_trained_on_unless_a_share_is_given(tiny_model: str,
 def test_a_study_answers_nothing() -> None:
     from coalign.preference import ln_dpo
 
-    with pytest.raises(ConfigError, match="answers has no effect"):
-        build(ln_dpo.Config, {"data": "x", "study": True, "answers": 3})
+    with pytest.raises(ConfigError, match="show_answers has no effect"):
+        build(ln_dpo.Config, {"data": "x", "study": True, "show_answers": 3})

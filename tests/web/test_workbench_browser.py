@@ -12,6 +12,7 @@ pytest.importorskip("selenium")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from coalign.core.processes import locks
 from coalign.web.workbench import workbench
 from tests.browser import assert_quiet, click, js, texts, visit, wait
 from tests.browser import browser as browser
@@ -32,7 +33,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/methods", "/advise?have=feedback", "/map/risks", "/play", "/runs/second", "/runs/first/report"],
+    [
+        "/",
+        "/methods",
+        "/advise?have=feedback",
+        "/map/risks",
+        "/play",
+        "/start?method=dpo",
+        "/runs/second",
+        "/runs/first/report",
+    ],
 )
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pages_load_without_errors_and_fit(browser, address: str, path: str, width: int) -> None:
@@ -59,6 +69,32 @@ def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None
     wait(browser, "document.title.includes('2 runs compared')")
 
 
+def test_runs_are_filtered_by_state_and_deleted_after_a_question(
+    browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kept", "gone"):
+        make_run(tmp_path, name)
+    make_run(tmp_path, "broken").set_status(state="failed")
+    monkeypatch.setattr(locks, "_HELD", {})  # this process holds them, as if it worked in them
+    with running(workbench(tmp_path)) as address:
+        visit(browser, address)
+        visible = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).length"
+        choose = "document.getElementById('only').value = '{}'; document.getElementById('only').dispatchEvent(new Event('change'))"
+        browser.execute_script(choose.format("failed"))
+        wait(browser, f"{visible} === 1")
+        browser.execute_script(choose.format(""))
+        wait(browser, f"{visible} === 3")
+        click(browser, "[name=run][value=gone]")
+        click(browser, "#delete")
+        browser.switch_to.alert.dismiss()
+        assert (tmp_path / "gone").exists()
+        click(browser, "#delete")
+        browser.switch_to.alert.accept()
+        wait(browser, "document.querySelectorAll('tbody tr').length === 2")
+        assert not (tmp_path / "gone").exists()
+        assert (tmp_path / "kept").exists()
+
+
 def test_two_models_answer_by_keyboard(browser, address: str) -> None:
     visit(browser, f"{address}/play?a=first&b=second")
     browser.execute_script("document.querySelector('[name=prompt]').value = arguments[0]", HOSTILE)
@@ -71,8 +107,8 @@ def test_two_models_answer_by_keyboard(browser, address: str) -> None:
 
 
 def test_every_control_has_a_name(browser, address: str) -> None:
-    for path in ("/", "/methods", "/advise", "/map/goals", "/play", "/runs/first"):
+    for path in ("/", "/methods", "/advise", "/map/goals", "/play", "/start?method=dpo", "/runs/first"):
         visit(browser, address + path)
-        controls = "[...document.querySelectorAll('input, select, button, a, textarea')]"
+        controls = "[...document.querySelectorAll('input:not([type=hidden]), select, button, a, textarea')]"
         name = "(one.labels?.[0]?.textContent || one.textContent || one.ariaLabel || '').trim()"
         assert js(browser, f"{controls}.filter((one) => !{name}).length") == 0, path

@@ -25,14 +25,14 @@ import torch
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
 from coalign.loops.rows import Keep, Prompted, Row, fill_rows
+from coalign.models.generation.rows import row_of
 from coalign.training.losses.policy_gradient import equal_groups
 from coalign.training.online.policy_gradient import Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from coalign.models.generation.rows import row_of
-from coalign.models.types import Generation, Generator, Sampling
+    from coalign.models.types import Generation, Generator, Sampling
 
 ScoreRows = Callable[[Sequence[Row]], Sequence[Mapping[str, Any]]]
 """Rows of answers to columns of each: `rewards`, [n] numbers (None or NaN: not scorable), and `values`, {name: [n]}."""

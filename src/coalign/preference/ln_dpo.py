@@ -143,7 +143,7 @@ class Config(AnyConstants, StudyOptions, ObjectiveOptions):
             self.refuse([one.name for one in study], "without study")
             chosen_constants(self, self.objective, COMPARED)
             return
-        self.refuse(["answers"], "in a study")
+        self.refuse(["show_answers"], "in a study")
         if self.objective != "ln_dpo":
             raise ValueError("a study trains --objectives; leave --objective out")
         given = [one.name for one in options_of(AnyConstants) if getattr(self, one.name) is not None]

@@ -88,7 +88,7 @@ def print_comparison(report: doc.Report, console: Console | None = None) -> None
 
 
 def _member(run: Run, name: str) -> _Member:
-    curves = _logged(run.events("train"))
+    curves = logged_curves(run.events("train"))
     samples: list[doc.Samples] = []
     try:
         sections = read_report(run.report).sections
@@ -173,8 +173,8 @@ def _summary(members: Sequence[_Member], differing: doc.TableSection | None) -> 
     return f"{len(members)} runs of {', '.join(methods)}. They differ in: {shown or 'no option'}."
 
 
-def _logged(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Title to curve, from the event log; a step that was done again after a resume counts once. Events that are not as a
+def logged_curves(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Title to curve, from the events `train` of a run; a step that was done again after a resume counts once. Events that are not as a
     training writes them are passed over.
     """
     events = [one for one in events if isinstance(one.get("stage", ""), str) and _is_number(one.get("step"))]

@@ -19,7 +19,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import parse_json, write_json, write_text
 from coalign.core.secrets import redacted_values
 from coalign.report import charts, format
-from coalign.report.model import Estimate, Output, Report, Samples, Timings, from_dict, to_dict
+from coalign.report.model import Curves, Estimate, Output, Report, Samples, Timings, from_dict, to_dict
 from coalign.report.parts import effect
 from coalign.report.svg import x_labels
 from coalign.report.templates import inlined, template_environment
@@ -41,6 +41,11 @@ def render_html(report: Report) -> str:
             invisible=script_json(INVISIBLE),
         )
     )
+
+
+def render_curves(section: Curves) -> Markup:
+    """The charts of a section alone, for other pages that have the report's style."""
+    return Markup(_environment().get_template("sections.html.j2").module.curves(section))  # type: ignore[attr-defined]
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -84,7 +84,7 @@ def learn(
         run=run,
         records=records,
         held_out=held_out,
-        questions=questions_of(held_out, config.answers),
+        questions=questions_of(held_out, config.show_answers),
     )
     result = train(job, run.model)
     if is_main_process():

@@ -100,7 +100,7 @@ class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
 class ObjectiveOptions(LearningOptions):
     """Options of a run that learns with one objective, `coalign.training.learning.learn`."""
 
-    answers: CountOrZero = option(
+    show_answers: CountOrZero = option(
         8,
         "held-out prompts that are answered before and after the training, for the report",
         group="Evaluation",

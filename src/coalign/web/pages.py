@@ -23,9 +23,11 @@ STATIC: dict[str, tuple[Path, str]] = {
 }
 """What `/static/NAME` gives: file and media type."""
 
+START = ("/start", "New run")
 Places = tuple[tuple[str, str], ...]
 PLACES: Places = (
     ("/", "Runs"),
+    START,
     ("/advise", "Which method"),
     ("/methods", "Methods"),
     ("/play", "Side by side"),
@@ -47,6 +49,11 @@ def render(template: str, *, place: str, title: str, places: Places = PLACES, **
     page = _environment().get_template(template)
     text = page.render(place=place, places=places, title=title, version=__version__, **values)
     return text.encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs cannot be sent
+
+
+def render_part(template: str, **values: Any) -> str:
+    """A part of a page, which its script puts in place of what was there."""
+    return _environment().get_template(template).render(**values).encode("utf-8", "backslashreplace").decode()
 
 
 @functools.cache

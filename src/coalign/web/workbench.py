@@ -8,7 +8,6 @@ knows are taken, so no request reaches a file outside of the run folders.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,12 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from coalign.core.catalogue import ROOMS, entries
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.extras import require
-from coalign.core.runs import Run, list_runs
+from coalign.core.runs import STATES, Run, list_runs
 from coalign.guide.taxonomy import MAPS
+from coalign.platform.methods import methods as methods_known
+from coalign.web import control as control_of
 from coalign.web.guide import advice_values, map_values
 from coalign.web.local import add_static, local_app, status_of
-from coalign.web.pages import ANNOTATION, PLACES, STATIC, render
+from coalign.web.pages import ANNOTATION, PLACES, START, STATIC, render, render_part
 from coalign.web.playground import Models, Open, as_lines, parse_request
+from coalign.web.run_page import curves_of, groups_of, progress_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 SANDBOX = "sandbox allow-scripts allow-popups allow-downloads"
 """Policy of a run's report: it brings a policy and scripts of its own and must not reach the workbench."""
 T = TypeVar("T")
-EVENTS = 200
-"""Events that a run's page shows."""
 
 
 def workbench(
@@ -39,6 +39,7 @@ def workbench(
     *,
     load: Open | None = None,
     annotation: FastAPI | None = None,
+    control: bool = True,
 ) -> FastAPI:
     """The application.
 
@@ -47,6 +48,7 @@ def workbench(
         models: further models to generate with, besides those that the runs made: hub ids or folders.
         load: how a model is loaded, by default with Transformers.
         annotation: pages for the blind comparison of pairs (`coalign.web.annotate.annotation_app`).
+        control: whether runs may be started, continued, stopped and deleted (`coalign.web.control`).
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
@@ -55,10 +57,10 @@ def workbench(
     responses = require("fastapi.responses", "serve")
     app = local_app("coalign")
     playground = Models({}, load)
-    places = PLACES
+    places = PLACES if control else tuple(one for one in PLACES if one != START)
     if annotation is not None:
         app.mount(ANNOTATION[0].rstrip("/"), annotation)
-        places = (*PLACES, ANNOTATION)
+        places = (*places, ANNOTATION)
 
     def page(template: str, **values: Any) -> Any:
         return responses.HTMLResponse(render(template, places=places, **values))
@@ -80,7 +82,9 @@ def workbench(
     @app.get("/")
     def runs() -> Any:
         rows = [run_row(run) for run in _latest(root)]
-        return page("runs.html.j2", place="/", title="Runs", root=str(root), runs=rows)
+        return page(
+            "runs.html.j2", place="/", title="Runs", root=str(root), runs=rows, states=STATES, control=control
+        )
 
     @app.get("/api/runs")
     def run_states() -> Any:
@@ -98,11 +102,39 @@ def workbench(
             place="/",
             title=name,
             run=run_row(found),
-            events=[_event(row) for row in rows[-EVENTS:]][::-1],
-            more=max(0, len(rows) - EVENTS),
+            **live(found, rows),
+            others=[one.path.name for one in _latest(root) if one.path.name != name],
+            output=control_of.output(root, name),
             options=_or(damage, found.config, {}),
             damage=damage,
+            control=control,
         )
+
+    def live(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"progress": progress_of(rows), "curves": curves_of(rows), "groups": groups_of(rows)}
+
+    @app.get("/runs/{name}/live")
+    def live_part(name: str) -> Any:
+        found = _run(root, name)
+        row = run_row(found)
+        events = _or([], found.events, [])
+        return responses.HTMLResponse(
+            render_part("live.html.j2", run=row, **live(found, events)), headers={"x-state": row["state"]}
+        )
+
+    if control:
+        control_of.add_control(app, root, lambda name: _run(root, name))
+
+        @app.get("/start")
+        def start(method: str = "") -> Any:
+            return page(
+                "start.html.j2",
+                place="/start",
+                title="New run",
+                methods=[name for name in methods_known() if name not in planned()],
+                method=method,
+                given=control_of.template(method) if method else "",
+            )
 
     @app.get("/runs/{name}/report")
     def report(name: str) -> Any:
@@ -127,7 +159,14 @@ def workbench(
 
     @app.get("/methods")
     def methods() -> Any:
-        return page("methods.html.j2", place="/methods", title="Methods", entries=entries(), rooms=ROOMS)
+        return page(
+            "methods.html.j2",
+            place="/methods",
+            title="Methods",
+            entries=entries(),
+            rooms=ROOMS,
+            control=control,
+        )
 
     def advised(request: Any) -> Any:
         asked = {name: request.query_params.getlist(name) for name in request.query_params}
@@ -170,6 +209,11 @@ def run_row(run: Run) -> dict[str, Any]:
     return {"name": run.path.name, **run.summary(), **made}
 
 
+def planned() -> set[str]:
+    """Systems that cannot run yet."""
+    return {entry.slug for entry in entries() if not entry.available}
+
+
 def _latest(root: Path) -> list[Run]:
     return list(list_runs(root))[::-1]
 
@@ -193,16 +237,3 @@ def _or(damage: list[str], read: Callable[[], T], otherwise: T) -> T:
     except CoalignError as error:
         damage.append(str(error))
         return otherwise
-
-
-def _event(row: dict[str, Any]) -> dict[str, str]:
-    details = {key: value for key, value in row.items() if key not in ("time", "event")}
-    try:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.get("time", 0)))
-    except (TypeError, ValueError, OverflowError, OSError):
-        when = str(row.get("time"))
-    return {
-        "time": when,
-        "name": str(row.get("event", "?")),
-        "details": ", ".join(f"{key} {value}" for key, value in details.items()),
-    }

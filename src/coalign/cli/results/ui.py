@@ -25,13 +25,16 @@ class Request(PageOptions):
         "a model to generate with besides those of the runs; may be given several times",
         split=False,
     )
+    read_only: bool = option(
+        False, "show runs, and let none be started, continued, stopped or deleted from the page"
+    )
     annotate: str | None = option(None, "pairs to judge blind, as `coalign annotate` takes them")
     annotations: Path | None = option(None, "JSON Lines file where the preferences go; with --annotate")
 
 
 @command(Request)
 def ui(asked: Request) -> None:
-    """Show runs, reports and methods in the browser, and try two models side by side.
+    """Show runs, reports and methods in the browser, start and stop runs, and try two models side by side.
 
     The pages are for this machine alone. From elsewhere, use a tunnel: ssh -L 8600:localhost:8600 HOST.
     """
@@ -47,7 +50,12 @@ def ui(asked: Request) -> None:
     session = None
     if asked.annotate is not None and asked.annotations is not None:
         session = open_session(asked.annotate, asked.annotations)
-    app = workbench(asked.root, asked.model, annotation=annotation_app(session) if session else None)
+    app = workbench(
+        asked.root,
+        asked.model,
+        annotation=annotation_app(session) if session else None,
+        control=not asked.read_only,
+    )
     click.echo(f"Workbench: {address_of(server)} (Ctrl-C ends it)", err=True)
     if asked.open:
         click.launch(address_of(server))

@@ -17,11 +17,11 @@ from coalign.preference.data.aligned_scores import (
     Scorer,
     precompute_scores,
 )
-from coalign.training.material import LearningOptions, Material
+from coalign.training.material import Material, ObjectiveOptions
 
 
 @dataclass(kw_only=True)
-class VoterOptions(LearningOptions):
+class VoterOptions(ObjectiveOptions):
     """Which aligned models vote."""
 
     __group__ = "Method"
