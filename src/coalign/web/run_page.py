@@ -6,12 +6,11 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
 from coalign.core.progress import duration
-from coalign.core.runs import Run
 from coalign.report import model as doc
 from coalign.report.compare import logged_curves
 from coalign.report.format import number
@@ -101,11 +100,6 @@ def groups_of(events: Sequence[Event]) -> list[dict[str, Any]]:
     return found[-GROUPS:][::-1]
 
 
-def state_of(run: Run) -> str:
-    """The run's state; `unreadable` where its folder is damaged."""
-    return run.summary()["state"]
-
-
 def _shown(row: Event) -> dict[str, str]:
     details = {key: value for key, value in row.items() if key not in ("time", "event")}
     try:
@@ -119,5 +113,5 @@ def _value(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

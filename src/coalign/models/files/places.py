@@ -10,7 +10,7 @@ from typing import Any
 
 from coalign.core.errors import ModelError
 from coalign.core.runs import Run
-from coalign.models.files.defaults import DEFAULTS, default_model_path, hub_problem
+from coalign.models.files.defaults import DEFAULTS, Kind, default_model_path, hub_problem
 
 DESCRIPTIONS = ("config.json", "adapter_config.json", "model_index.json")
 """What says in a folder that it is a model: a whole one, an adapter, a pipeline of diffusers."""
@@ -115,7 +115,7 @@ def _model_folder(folder: Path) -> Path:
 
 def full_name(name: str | None) -> str:
     """A model's name where people read it: of `default` the hub id that it stands for, else as it is."""
-    aliases = {"default": "chat", "default-encoder": "encoder"}
+    aliases: dict[str | None, Kind] = {"default": "chat", "default-encoder": "encoder"}
     return DEFAULTS[aliases[name]].hub_id if name in aliases else str(name)
 
 
