@@ -25,7 +25,7 @@ from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
-    from coalign.models.types import Generator, Sampling
+    from coalign.models.types import Generation, Generator, Sampling
 
 Row = dict[str, Any]
 Keep = Callable[[Mapping[int, Row]], None]
