@@ -389,5 +389,5 @@ def test_the_run_from_annotations_to_records(folder: Path, monkeypatch: pytest.M
         lambda *_, **__: Scripted(["Question: Is it red?\nAnswer: Yes, red.", *["no"] * 99]),
     )
     (folder / "ask.txt").write_text("{question} only", encoding="utf-8")
-    with pytest.raises(ConfigError, match="lacks"):
+    with pytest.raises(ConfigError, match=r"lacks \{answer\}"):
         start("template", data=["data.json"], request_template="ask.txt", device="cpu")

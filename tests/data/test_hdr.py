@@ -173,3 +173,16 @@ def test_noise_has_a_ratio_to_the_stated_range() -> None:
         psnr(target, target, data_range=0)
     with pytest.raises(ValueError, match="expected the same"):
         psnr(target, target[:2], data_range=1.0)
+
+
+@pytest.mark.parametrize("name", ["a.exr", "a.hdr"])
+def test_libraries_print_nothing_of_a_file_that_is_refused(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_hdr(tmp_path / name, np.random.default_rng(0).uniform(0.1, 9, (64, 40, 3)).astype(np.float32))
+    data = (tmp_path / name).read_bytes()
+    print("before")
+    with pytest.raises(MediaError, match="damaged"):
+        read_hdr(data[: len(data) * 6 // 10])
+    print("after")
+    assert capfd.readouterr() == ("before\nafter\n", "")

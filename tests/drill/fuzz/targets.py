@@ -16,6 +16,7 @@ from coalign.core.system import load_system
 from tests.contract.small import SMALL
 from tests.drill.fuzz.bench import Bench, FoundError
 from tests.drill.fuzz.hostile import TEXTS, document, number
+from tests.drill.fuzz.media import MEDIA
 from tests.drill.fuzz.rows import ROWS, records, tiny_rows
 from tests.drill.fuzz.servers import endpoint, folders, pages, serve
 from tests.drill.fuzz.texts import answers, points, templates, translations
@@ -281,5 +282,6 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "requests to serve": (serve, 12),
     "pages": (pages, 8),
     "damaged runs": (folders, 6),
+    **MEDIA,
 }
 """Entry point to what gives it an odd input, and its share of all inputs."""

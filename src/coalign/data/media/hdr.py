@@ -8,7 +8,11 @@ counted and clipped, as the caller says. Radiance files go through OpenCV, uncha
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 HDR_SUFFIXES = (".exr", ".hdr", ".pic")
 READABLE = "an OpenEXR (.exr) or Radiance (.hdr) file"
 _EXR = b"v/1\x01"
+_MUTED = threading.Lock()
 _RADIANCE = (b"#?RADIANCE", b"#?RGBE")
 Negative = Literal["refuse", "clip"]
 
@@ -144,7 +149,7 @@ def _file(data: bytes | Path) -> Iterator[Path]:
 
 def _read_exr(data: bytes | Path, name: str, max_pixels: int, done: Counter[str]) -> NDArray[np.float32]:
     exr = require("OpenEXR", "hdr")
-    with _file(data) as path:
+    with _file(data) as path, _mute():
         try:
             with exr.File(str(path), header_only=True) as file:
                 window = file.header()["dataWindow"]
@@ -187,15 +192,36 @@ def _read_radiance(data: bytes | Path, name: str, max_pixels: int) -> NDArray[np
 @contextlib.contextmanager
 def _silent(opencv: Any) -> Iterator[None]:
     """OpenCV tells of every damaged file on standard error."""
-    level = opencv.getLogLevel() if hasattr(opencv, "getLogLevel") else None
-    if level is None:
+    log: Any = getattr(getattr(opencv, "utils", None), "logging", opencv)  # 5 has it there alone
+    if not hasattr(log, "getLogLevel"):
         yield
         return
-    opencv.setLogLevel(0)
+    level = log.getLogLevel()
+    log.setLogLevel(0)
     try:
         yield
     finally:
-        opencv.setLogLevel(level)
+        log.setLogLevel(level)
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """OpenEXR tells of damaged files twice: with `print`, among what a command prints, and on standard error. The file is
+    refused with the reason. Whatever else is printed meanwhile is lost, so only its calls stand in here.
+    """
+    with _MUTED, contextlib.redirect_stdout(io.StringIO()), open(os.devnull, "wb") as nowhere:
+        try:
+            sys.stderr.flush()
+            kept = os.dup(2)
+        except (OSError, AttributeError):  # closed
+            yield
+            return
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _assert_size(width: int, height: int, name: str, max_pixels: int) -> None:
