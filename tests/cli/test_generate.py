@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from coalign.core.files import read_rows
+from coalign.data.readers import read_records
+from coalign.data.records import Reply
 from coalign.measures.declining import IDK
 from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.types import Generation
 from tests.preference.tiny_runs import save_tiny_model, write
 
 WORDS = ("sea", "sky", "a", "green")
@@ -150,3 +153,46 @@ def test_what_is_not_good_enough_is_declined(generate):
     refused = generate(*asked, "0.5", "--overwrite")
     assert refused.code == 2
     assert "--decline-below needs something to compare with" in refused.err
+
+
+def test_trajectories_with_tools_are_rows_that_training_reads(generate, monkeypatch):
+    """And the same command goes on after a kill with the text of an undisturbed run."""
+    pytest.importorskip("jsonschema")
+    Path("own.py").write_text(
+        'def twice(word: str) -> str:\n    """Says a word twice.\n\n    Args:\n        word: it.\n    """\n    return word * 2\n'
+    )
+    monkeypatch.setattr("coalign.loops.rows.TOGETHER", 2)
+    asked = []
+
+    def scripted(self, prompts, sampling, **how):
+        asked.append(sampling.seed)
+        if killed and len(asked) == 3:
+            raise KeyboardInterrupt
+        call = '<tool_call>{"name": "twice", "arguments": {"word": "sea"}}</tool_call>'
+        return [[Generation("It is." if "seasea" in str(one) else call)] for one in prompts]
+
+    monkeypatch.setattr(TransformersGenerator, "generate", scripted)
+    monkeypatch.setattr(TransformersGenerator, "context", None)  # the tiny model's has no room for a schema
+    command = ["--tools", "own.py:twice", "--seed", "5"]
+    killed = False
+    result = generate(*command, out="whole.jsonl")
+    assert result.code == 0
+    assert "With twice: tools are written" in result.err
+    killed, asked[:] = True, []
+    assert generate(*command).code == 130
+    killed = False
+    assert "tools: ['own.py:twice'] there" in generate("--tools", "own.py:other", "--seed", "5").err
+    assert generate(*command).code == 0
+    assert read_rows(OUT) == read_rows(Path("whole.jsonl"))
+    record = read_records(OUT, kind="demonstration", text_alone=False).records[2]
+    assert isinstance(record.completion, Reply)
+    assert record.completion.steps[1]["content"] == "seasea"
+    assert str(record.completion) == "It is."
+    assert record.tools
+
+
+def test_what_does_not_go_with_tools_is_named(generate):
+    result = generate("--tools", "python", "--prefill", "So")
+    assert result.code == 2
+    assert "--prefill does not go with --tools" in result.err
+    assert "'browser' is no tool" in generate("--tools", "browser").err

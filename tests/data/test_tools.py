@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coalign.core.errors import ConfigError, DataError
@@ -226,6 +226,7 @@ def test_a_call_that_cannot_be_read_says_why(text, problem):
     assert problem in (one.problem or "")
 
 
+@settings(max_examples=60)
 @given(st.text(alphabet='<>[]{}"/:,; tool_callTOLCAS|python_tag1\n', max_size=60))
 def test_no_text_makes_the_parser_raise(text):
     parse_calls(text, NAMES)
@@ -242,6 +243,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(min_size=1, max_size=6), VALUES, max_size=3))
 def test_what_the_fallback_writes_is_read_back(arguments):
     calls = [{"function": {"name": "tide", "arguments": arguments}}] * 2

@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from rich.console import Console
 from coalign.cli.serving.chat import Speaker, _columns, chat
 from coalign.core.files import read_rows
 from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.tools.agent import Agent
+from coalign.models.tools.toolbox import Tool, Toolbox
+from coalign.models.types import Generation, Sampling
 from tests.data.tokenizers import CHATML, byte_tokenizer
 from tests.models.tiny import make_model
 from tests.web.serving import serving
@@ -107,3 +111,22 @@ def test_columns_in_a_terminal(model, tmp_path):
     name = model.rsplit("/", 1)[1]
     assert shown.decode(errors="replace").count(name) >= 2
     assert json.dumps("hi")[1:-1] in shown.decode(errors="replace")
+
+
+def test_a_chat_with_tools_tells_calls_and_remembers_them():
+    pytest.importorskip("jsonschema")
+
+    class Calling:
+        def generate(self, prompts, sampling, **how):
+            call = 'I ask.<tool_call>{"name": "look", "arguments": {"at": "sea"}}</tool_call>'
+            return [[Generation("Blue." if "is blue" in str(prompts) else call)]]
+
+    parameters = {"type": "object", "properties": {"at": {"type": "string"}}}
+    schema = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    model: Any = Calling()
+    agent = Agent(model, Toolbox([Tool(schema, lambda given: f"{given['at']}\nis blue")]))
+    one = Speaker("one", model, "Be brief.", agent=agent)
+    said: list[str] = []
+    assert one.reply("Is the sea blue?", Sampling(), said.append) == "Blue."
+    assert "".join(said) == 'I ask.\n  > look {"at": "sea"}\n  = sea\n    is blue\nBlue.'
+    assert [each["role"] for each in one.messages] == ["user", "assistant", "tool", "assistant"]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ from coalign.models.types import Prompts
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
+    from coalign.models.tools.agent import Agent
     from coalign.models.types import Generation, Generator, Sampling
 
 Row = dict[str, Any]
@@ -121,6 +123,45 @@ def _asked(task: Prompted) -> Row:
     if isinstance(task, Record) and task.pictures:
         return prompt_columns(task)
     return {"prompt": task.prompt}
+
+
+TOGETHER = 32
+"""Conversations with tools whose turns are decoded together, and kept when all have ended."""
+
+
+def trajectory_rows(path: Path, tasks: Sequence[Prompted], agent: Agent, sampling: Sampling) -> list[Row]:
+    """Let an agent work on every task and keep one row a trajectory in `path`: `messages` (the prompt's first) and `tools`,
+    as training reads them, `ending` (`Trajectory.ending`), and `tokens`, sampled in all turns.
+
+    With several samples a task their ids end in `/1`, `/2` and so on. A killed run goes on at the first group of `TOGETHER`
+    with a missing row; groups are composed from all tasks, so the text is that of an undisturbed run.
+
+    Returns:
+        The rows in the order of the tasks and samples.
+    """
+    asked = [(one, sample) for one in tasks for sample in range(sampling.n)]
+    ids = [one.id if sampling.n == 1 else f"{one.id}/{sample + 1}" for one, sample in asked]
+
+    def work(done: list[int], keep: Keep) -> None:
+        for start in range(0, len(asked), TOGETHER):
+            places = range(start, min(start + TOGETHER, len(asked)))
+            if set(places) <= set(done):
+                continue
+            seeded = replace(sampling, seed=sampling.seed + start)
+            found = agent.run([asked[one][0].prompt for one in places], seeded)
+            keep(
+                {
+                    place: {
+                        "messages": [*asked[place][0].prompt, *one.messages],
+                        "tools": agent.toolbox.schemas,
+                        "ending": one.ending,
+                        "tokens": one.tokens or None,
+                    }
+                    for place, one in zip(places, found, strict=True)
+                }
+            )
+
+    return fill_rows(path, ids, work)
 
 
 def fill_rows(path: Path, ids: Sequence[str], work: Callable[[list[int], Keep], None]) -> list[Row]:

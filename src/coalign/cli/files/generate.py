@@ -18,13 +18,14 @@ from coalign.core.options import Count, CountOrZero, Seed, option, options_of, r
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.models.tools.options import ToolOptions
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages, Record
 
 
 @dataclass(kw_only=True)
-class Request(ModelOptions, SamplingOptions, BackendOptions):
+class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions):
     """What is generated, with what, and where it goes."""
 
     __group__ = "General"
@@ -56,6 +57,11 @@ class Request(ModelOptions, SamplingOptions, BackendOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.stop = [one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop]
+        without = [one for one in ("prefill", "plain", "logprobs", "top_logprobs") if getattr(self, one)]
+        if self.tools and without:
+            raise ConfigError(
+                f"--{without[0].replace('_', '-')} does not go with --tools, which take several turns."
+            )
 
 
 @command(Request)
@@ -94,11 +100,13 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     settings = {
         **{one.name: getattr(asked, one.name) for one in options_of(SamplingOptions)}, **_model_settings(asked),
         **{name: getattr(asked, name) for name in wanted}, "prefill": prefill,
+        **({one.name: getattr(asked, one.name) for one in options_of(ToolOptions)} if asked.tools else {}),
         "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
     }  # fmt: skip
     partial = start_partial(out, settings)
+    toolbox = asked.open_tools() if asked.tools else None
 
-    from coalign.loops.rows import answer_rows, kept_rows
+    from coalign.loops.rows import answer_rows, kept_rows, trajectory_rows
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
 
@@ -107,23 +115,26 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     done = kept_rows(read_rows(partial), [one.id for one in records])
     if done:
         click.echo(f"Continuing: {len(done)} of {len(records)} prompts are done.", err=True)
-    tokenizer = getattr(generator, "tokenizer", None)
-    as_text = asked.plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
-    rows = answer_rows(
-        partial,
-        records,
-        lambda: generator,
-        asked.sampling(
-            n=asked.samples, seed=asked.seed, logprobs=asked.logprobs, top_logprobs=asked.top_logprobs
-        ),
-        label="Generating",
-        asked=[_prompt(record, as_text, prefill) for record in records],
+    sampling = asked.sampling(
+        n=asked.samples, seed=asked.seed, logprobs=asked.logprobs, top_logprobs=asked.top_logprobs
     )
+    if toolbox is not None:
+        from coalign.models.tools.agent import Agent
+
+        agent = Agent(generator, toolbox, max_steps=asked.max_steps)
+        click.echo(f"With {', '.join(toolbox.names)}: {agent.prompts.description}.", err=True)
+        rows = trajectory_rows(partial, records, agent, sampling)
+        toolbox.close()
+    else:
+        tokenizer = getattr(generator, "tokenizer", None)
+        as_text = asked.plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
+        given = [_prompt(record, as_text, prefill) for record in records]
+        rows = answer_rows(partial, records, lambda: generator, sampling, label="Generating", asked=given)
     write_rows(out, ({name: value for name, value in row.items() if name != "index"} for row in rows))
     partial.unlink()
     lock.release()
     stats = getattr(generator, "last_stats", None)
-    if stats is not None:
+    if stats is not None and toolbox is None:
         click.echo(
             f"{stats.samples} samples, {stats.tokens} tokens in {stats.seconds:.1f} s: "
             f"{stats.samples_per_second:.2f} samples/s, {stats.tokens_per_second:.0f} tokens/s",

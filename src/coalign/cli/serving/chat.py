@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,13 @@ from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Count, NonNegative, Seed, option
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
+from coalign.models.tools.options import ToolOptions
 
 if TYPE_CHECKING:
     from coalign.data.media.pictures import Picture
-    from coalign.data.records import Messages
+    from coalign.data.records import Message, Messages
+    from coalign.models.tools.agent import Agent
+    from coalign.models.tools.toolbox import Toolbox
     from coalign.models.types import Generator, Sampling
 
 Write = Callable[[str], None]
@@ -30,7 +34,7 @@ NARROW = 70
 
 
 @dataclass(kw_only=True)
-class Request(ModelOptions, BackendOptions):
+class Request(ModelOptions, BackendOptions, ToolOptions):
     """Who talks, and how."""
 
     __group__ = "General"
@@ -60,8 +64,16 @@ def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...
     endpoints are shown pictures with --image FILE or /image FILE.
     """
     values = method_values_of(methods, method_values)
+    toolbox = asked.open_tools() if asked.tools else None
     speakers = [
-        Speaker(label, generator, asked.system, place, asked.seed)
+        Speaker(
+            label,
+            generator,
+            asked.system,
+            place,
+            asked.seed,
+            agent=_agent(generator, toolbox, asked.max_steps),
+        )
         for label, generator, place in open_speakers(asked, methods, values)
     ]
 
@@ -113,6 +125,16 @@ def _picture_of(name: str, interactive: bool) -> list[Picture]:
             raise
         click.echo(str(error), err=True)
         return []
+
+
+def _agent(generator: Generator, toolbox: Toolbox | None, max_steps: int) -> Agent | None:
+    if toolbox is None:
+        return None
+    from coalign.models.tools.agent import Agent
+
+    agent = Agent(generator, toolbox, max_steps=max_steps)
+    click.echo(f"With {', '.join(toolbox.names)}: {agent.prompts.description}.", err=True)
+    return agent
 
 
 def _answer(speakers: list[Speaker], line: str, sampling: Sampling, shown: Sequence[Picture]) -> None:
@@ -201,6 +223,7 @@ class Speaker:
     Attributes:
         place: gives the context in which the model answers (its adapter switched off).
         seed: of the random stream, which starts again at `reset`.
+        agent: lets the model call tools.
     """
 
     label: str
@@ -210,6 +233,7 @@ class Speaker:
     seed: int = 0
     messages: Messages = field(default_factory=list)
     turns: int = 0
+    agent: Agent | None = None
 
     def __post_init__(self) -> None:
         tokenizer = getattr(self.generator, "tokenizer", None)
@@ -234,6 +258,10 @@ class Speaker:
 
         if shown and self._plain:
             raise ConfigError(f"{self.label} has no chat template, so it is shown no picture.")
+        if self.agent is not None:
+            if shown:
+                raise ConfigError("Pictures do not go with --tools.")
+            return self._reply_with_tools(self.agent, text, sampling, write)
         new = showing([{"role": "user", "content": MARK * len(shown) + text}], shown)
         said = [] if self._plain else [*self.messages, *new]
         said, prompt = self._fitting(said, text, sampling.max_new_tokens)
@@ -248,6 +276,30 @@ class Speaker:
         if said:
             self.messages = [*said, {"role": "assistant", "content": answer}]
         return answer
+
+    def _reply_with_tools(self, agent: Agent, text: str, sampling: Sampling, write: Write) -> str:
+        """Answer `text` by a loop of calls, each told as it comes, and remember all of it."""
+
+        def tell(message: Message) -> None:
+            if message["role"] == "tool":
+                write(f"  = {_indented(message['content'])}\n")
+                return
+            calls = message.get("tool_calls")
+            write(f"{message['content']}\n" if calls and message["content"] else message["content"])
+            for call in calls or ():
+                given = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+                write(f"  > {call['function']['name']} {_indented(given)}\n")
+
+        head: Any = [{"role": "system", "content": self.system}] if self.system else []
+        said: list[Any] = [*self.messages, {"role": "user", "content": text}]
+        sampling = replace(sampling, seed=self.seed + self.turns)
+        self.turns += 1
+        with self.place():
+            (found,) = agent.run([[*head, *said]], sampling, tell=tell)
+        if found.ending == "length" and not found.answer:
+            write("(the context has no room for another turn: /reset forgets the conversation)")
+        self.messages = [*said, *found.messages]
+        return found.answer
 
     def _fitting(self, said: Messages, text: str, room: int) -> tuple[Messages, Any]:
         from coalign.models.generation.generator import TransformersGenerator
@@ -270,6 +322,10 @@ class Speaker:
         if dropped:
             click.echo(f"({self.label}: context full, the oldest {dropped} turns were dropped)", err=True)
         return said, prompt
+
+
+def _indented(text: str) -> str:
+    return text.strip().replace("\n", "\n    ")
 
 
 def pieces_of(generator: Any, prompt: Any, sampling: Sampling) -> Iterator[str]:
