@@ -130,26 +130,32 @@ class _Batch:
         lengths = first.lengths[pairs[0]], second.lengths[pairs[1]]
         self.words = int(-(-lengths[1].max() // _WORD))
         self.places, skips = self._places(rows, popular)
+        if self.words == 1:  # the empty word is not needed, and a view would be copied whenever it is read
+            self.places = np.ascontiguousarray(self.places[:, 0])
         row = np.searchsorted(rows, pairs[1])
         self.table, self.skips = row * self.signs, skips[row]
         zero = np.zeros_like(row)
         self.spans = np.stack([np.arange(len(row)), zero, lengths[0], zero, lengths[1]])
 
     def _places(self, rows: Numbers, popular: bool) -> tuple[Bits, NDArray[np.bool_]]:
-        """[rows * signs, words + 1] where each sign stands in some second texts, and which of them have signs left out.
+        """[rows * signs, words + 1] where each sign stands in some second texts, and which texts have signs left out.
 
         The last word is empty.
         """
         lengths = self.second.lengths[rows]
-        flat = np.zeros((len(rows), self.signs, (self.words + 1) * _WORD), np.bool_)
         row = np.repeat(np.arange(len(rows)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        flat[row, self.second.codes[self.second.begins[rows][row] + place], place] = True
+        sign = row * self.signs + self.second.codes[self.second.begins[rows][row] + place]
+        bits = np.zeros((len(rows) * self.signs, self.words + 1), np.uint64)
+        word, bit = np.divmod(place, _WORD)
+        # No bit is added twice, so the sum is the union.
+        np.add.at(bits.ravel(), sign * (self.words + 1) + word, np.uint64(1) << bit.astype(np.uint64))
         skips = (lengths >= LONG) & (not popular)
         if skips.any():
-            flat[skips[:, None] & (flat.sum(-1) > lengths[:, None] // 100 + 1)] = False
-        bits = np.packbits(flat, axis=-1, bitorder="little")
-        return bits.view(np.uint64).reshape(-1, self.words + 1), skips
+            counts = np.bincount(sign, minlength=len(bits)).reshape(len(rows), self.signs)
+            left_out = skips[:, None] & (counts > lengths[:, None] // 100 + 1)
+            bits[left_out.ravel()] = 0
+        return bits, skips
 
     def matched(self) -> Numbers:
         """[pairs] characters in matching blocks."""
@@ -219,7 +225,7 @@ class _Batch:
         sign += self.table[pair]
         inside = step < a_end - a_begin
         if self.words == 1:
-            bits = self.places[:, 0].take(sign)
+            bits = self.places.take(sign)
             bits &= np.where(inside, _below(b_end) ^ _below(b_begin), np.uint64(0))
             return bits[:, None]
         word, shift = np.divmod(b_begin, _WORD)
