@@ -18,8 +18,10 @@ from coalign.data.checking.check import check_records
 from coalign.data.readers import scan_records
 from coalign.judging.protocol import Cost, JudgeItem, Rating
 from coalign.loops.curation import run as curate
+from coalign.loops.curation.label_step import read_label
 from coalign.loops.curation.recipe import make_steps, parse_recipe
 from coalign.loops.pipeline import Curated
+from coalign.models.types import Generation, Sampling
 from coalign.report.html import read_report
 from tests.preference.tiny_runs import write
 
@@ -247,3 +249,75 @@ def test_records_of_a_run_are_data_of_the_next(tmp_path: Path) -> None:
     rows = list(result(second).rows())
     assert [row["id"] for row in rows] == [row["id"] for row in list(result(first).rows())[:5]]
     assert json.loads(json.dumps(rows)) == rows
+
+
+SAID = {
+    "Add one and two": ["maths", "Maths.", "It is maths"],
+    "Write a loop": ["code", "code", "other"],
+    "Hm?": ["maths", "code", "other"],
+    "Both": ["maths or code", "maths", "code"],
+    "Silent": ["I cannot tell", "", "algebra"],
+}
+
+
+class Voter:
+    """Answers as `SAID` has it, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def generate(self, prompts: Sequence[Any], sampling: Sampling, **_: Any) -> list[list[Generation]]:
+        assert sampling.n == 3
+        assert sampling.temperature == 1.0
+        self.asked += prompts
+        return [
+            [Generation(one) for one in next(said for text, said in SAID.items() if text in prompt)]
+            for prompt in prompts
+        ]
+
+
+def test_labels_are_voted_on_and_what_voters_disagree_on_is_for_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voter = Voter()
+    monkeypatch.setattr("coalign.models.backends.open.open_generator", lambda *_, **__: voter)
+    data = write(tmp_path / "prompts.jsonl", [{"prompt": one} for one in SAID])
+    step = "label labels=maths;code;other column=domain"
+    run = curated(tmp_path / "run", [str(data)], [step], max_failures=0.5)
+    done = result(run)
+    assert [(row["domain"], row["domain_agreement"]) for row in done.rows()] == [
+        ("maths", 1.0),
+        ("code", 0.666667),
+    ]
+    rejects = {row["row"]["prompt"]: row for row in read_rows(done.rejects)}
+    assert rejects["Hm?"]["reason"] == rejects["Both"]["reason"] == "for review: the votes disagree"
+    (noted,) = rejects["Both"]["steps"]
+    assert (noted["votes"], noted["asked"]) == ({"maths": 1, "code": 1}, 3)
+    assert rejects["Silent"]["reason"] == "not scorable: no label in any answer"
+    assert all("maths, code, other" in one and "domain" in one for one in voter.asked)
+
+
+def test_too_many_answers_without_a_label_fail_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coalign.models.backends.open.open_generator", lambda *_, **__: Voter())
+    data = write(tmp_path / "prompts.jsonl", [{"prompt": "Silent"}])
+    with pytest.raises(CoalignError, match="1 of 1 records have no score"):
+        curated(tmp_path / "run", [str(data)], ["label labels=maths;code"])
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("maths", "maths"), ("**Maths**", "maths"), ("aftermaths", None), ("maths, code", None), ("", None),
+        ("hard maths", "hard maths"), ("C++", "C++"), ("C", "C"), ("not c++ but c", None),
+    ],
+)  # fmt: skip
+def test_a_label_is_a_whole_word_and_the_only_one(text: str, label: str | None) -> None:
+    assert read_label(text, ["maths", "hard maths", "code", "C", "C++"]) == label
+
+
+@pytest.mark.parametrize("labels", ["maths", "maths;Maths", "maths;"])
+def test_fewer_than_two_labels_are_refused(labels: str) -> None:
+    with pytest.raises(ConfigError, match="expected two or more that differ"):
+        parse_recipe([f"label labels={labels}"])

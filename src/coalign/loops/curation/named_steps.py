@@ -44,6 +44,22 @@ class NamedStep(OptionGroup):
         raise NotImplementedError
 
 
+def filled(template: str, corpus: Corpus, row: Row, name: str, **more: str) -> str:
+    """A request about a record: `{text}` stands for its whole text, `{COLUMN}` for a column, and each of `more` for itself.
+
+    Args:
+        name: of the step, for the message.
+
+    Raises:
+        CoalignError: the record lacks a column that the request names.
+    """
+    columns = {**row, "text": row.get("text", corpus.text(row)), **more}
+    try:
+        return template.format_map(columns)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CoalignError(f"Record {row['id']}: {name}: prompt: no column {error}.") from error
+
+
 @dataclass(kw_only=True)
 class ExactStep(NamedStep):
     """Keeps one of the records with the same text."""
@@ -219,13 +235,6 @@ class RewriteStep(NamedStep):
         assert context.options is not None
         asked, column = context.options, self.column
 
-        def prompt(row: Row) -> str:
-            columns = {"text": context.corpus.text(row), **row}
-            try:
-                return self.prompt.format_map(columns)
-            except (KeyError, IndexError, ValueError) as error:
-                raise CoalignError(f"Record {row['id']}: {name}: prompt: no column {error}.") from error
-
         def read(row: Row, said: Sequence[Generation]) -> list[Made]:
             answer = said[0].text.strip()
             if said[0].finish_reason == "length":
@@ -236,7 +245,7 @@ class RewriteStep(NamedStep):
         return Ask(
             name,
             lambda: open_generator(ModelOptions.of(asked), asked),
-            prompt,
+            lambda row: filled(self.prompt, context.corpus, row, name),
             read,
             sampling,
             model=judge_name(asked),

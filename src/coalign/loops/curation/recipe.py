@@ -20,8 +20,12 @@ from coalign.core.errors import ConfigError
 from coalign.core.names import suggest
 from coalign.core.options import build, options_of, parse_value
 from coalign.core.yaml_text import load_yaml
+from coalign.loops.curation.label_step import LabelStep
 from coalign.loops.curation.named_steps import STEPS, Context, NamedStep
 from coalign.loops.steps.kinds import Step
+
+KNOWN: dict[str, type[NamedStep]] = {**STEPS, LabelStep.kind: LabelStep}
+"""Every step by its name."""
 
 
 def parse_recipe(values: Sequence[Any]) -> list[NamedStep]:
@@ -38,13 +42,13 @@ def parse_recipe(values: Sequence[Any]) -> list[NamedStep]:
     for place, value in _unfolded(values):
         try:
             kind, arguments = _read(value, place)
-            found.append(build(STEPS[kind], arguments, where=f"{place}: {kind}"))
+            found.append(build(KNOWN[kind], arguments, where=f"{place}: {kind}"))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     if not found:
-        raise ConfigError("steps: none, expected at least one.", hint=f"Known: {', '.join(STEPS)}.")
+        raise ConfigError("steps: none, expected at least one.", hint=f"Known: {', '.join(KNOWN)}.")
     return found
 
 
@@ -93,7 +97,7 @@ def _read(value: Any, place: str) -> tuple[str, dict[str, Any]]:
         kind, *rest = shlex.split(value)
     except ValueError as error:
         raise ConfigError(f"{place}: {value!r} cannot be read ({error}).") from error
-    known = {one.name: one for one in options_of(STEPS[_known(kind, place)])}
+    known = {one.name: one for one in options_of(KNOWN[_known(kind, place)])}
     arguments: dict[str, Any] = {}
     for part in rest:
         name, equals, text = part.partition("=")
@@ -102,13 +106,15 @@ def _read(value: Any, place: str) -> tuple[str, dict[str, Any]]:
         if name == "weights":
             parts = [one.rpartition(":") for one in text.split(";") if one]
             arguments[name] = {value: weight for value, _, weight in parts}
+        elif name in known and known[name].is_list:
+            arguments[name] = [one.strip() for one in text.split(";") if one.strip()]
         else:
             arguments[name] = parse_value(known[name], text) if name in known else text
     return kind, arguments
 
 
 def _known(kind: str, place: str) -> str:
-    if kind not in STEPS:
-        advice = suggest(kind, STEPS, f"Known: {', '.join(STEPS)}.")
+    if kind not in KNOWN:
+        advice = suggest(kind, KNOWN, f"Known: {', '.join(KNOWN)}.")
         raise ConfigError(f"{place}: {kind!r} is no step. {advice}")
     return kind

@@ -4,11 +4,11 @@
     coalign run curate --data corpus.jsonl --steps recipe.yaml --model google/gemma-3-270m-it
 
 The steps are `exact`, `near` and `novel` (duplicates), `length`, `match`, `verify` and `above` (filters), `quality` and
-`judge` (scores), `rewrite` (by a model), `top`, `mix`, `sample` and `take` (selection) and `pair` (preferences). They stream:
-memory is bounded by a batch, and by a few bytes a record where a step has to see all. A run that is killed goes on at the
-batch that is missing, with the same result. In the run folder are then `kept.jsonl`, which other commands take as
-`--data RUN`, `rejects.jsonl` with step and reason of every other record, and `manifest.jsonl` with what each step noted of
-a kept one. Near duplicates need the extra `overlap`.
+`judge` (scores), `label` (kinds, by votes of a model), `rewrite` (by a model), `top`, `mix`, `sample` and `take` (selection)
+and `pair` (preferences). They stream: memory is bounded by a batch, and by a few bytes a record where a step has to see all.
+A run that is killed goes on at the batch that is missing, with the same result. In the run folder are then `kept.jsonl`,
+which other commands take as `--data RUN`, `rejects.jsonl` with step and reason of every other record, and `manifest.jsonl`
+with what each step noted of a kept one. Near duplicates need the extra `overlap`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Config(JudgeOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not any(one.asks for one in self.recipe):
-            self.refuse(JudgeOptions, "without a step judge or rewrite")
+            self.refuse(JudgeOptions, "without a step judge, label or rewrite")
 
     @property
     def recipe(self) -> list[NamedStep]:
