@@ -212,10 +212,11 @@ def test_a_profile_is_what_was_meant() -> None:
     assert {name: one["centred"] for name, one in found["dimensions"].items()} == pytest.approx(
         {"a": 1.25, "b": -1.25}
     )
-    assert found["axes"]["all"] == pytest.approx(0)
+    assert found["axes"]["all"]["score"] == pytest.approx(0)
     assert found["indices"]["gap"] == pytest.approx(10 + 10 - 6)
     assert [*found["people"]] == ["here", "there"]
-    assert found["people"]["here"] == {"similarity": pytest.approx(1), "questions": 1}
+    assert found["people"]["here"]["similarity"] == pytest.approx(1)
+    assert found["people"]["here"]["questions"] == 1
     assert found["attention"] == {"passed": 1, "of": 1}
     assert found["behaviour"]["questions"] == 1
     assert found["behaviour"]["agree"]["mean"] == 0
@@ -348,3 +349,73 @@ def test_an_item_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str,
 def test_an_instrument_that_does_not_fit_together(tmp_path: Path, content: Any, said: str) -> None:
     with pytest.raises(CoalignError, match=said):
         read_questionnaire(write(tmp_path / "x.yaml", content))
+
+
+def test_every_order_counts_alike_however_much_of_it_is_valid() -> None:
+    """A model that takes the first place, and says more letters in one order than in the others."""
+    by_place = np.array([[0.9, 0, 0, 0], [0.1, 0, 0, 0], [0.1, 0, 0, 0], [0.1, 0, 0, 0]])
+    found = shares_of(by_place, option_orders(4))
+    assert found.p == pytest.approx([0.25] * 4)
+    assert found.invalid == pytest.approx(0.7)
+    assert found.sensitivity == pytest.approx(0.75)
+
+
+def test_options_that_are_no_opinion_count_in_no_rating() -> None:
+    options = ("disagree", "agree", "Don't know")
+    one = Item("q", "So it is.", options, (1, 2, 3), dimension="a", reverse=True)
+    other = Item("r", "It is not so.", options, (1, 2, 3), dimension="b")
+    mixed = np.array([[0.1, 0.3, 0.6][place] for place in range(3)])
+    shares = shares_of(np.array([mixed[list(order)] for order in option_orders(3)]), option_orders(3))
+    found = profile_of(
+        Questionnaire("x", (one, other)), [Asked(one, 0, shares), Asked(other, 0, shares)], **LIMITS
+    )
+    assert found["dimensions"]["a"]["mean"] == pytest.approx(1.25)  # of 1.75, mirrored between 1 and 2
+    assert found["dimensions"]["b"]["mean"] == pytest.approx(1.75)
+
+
+def test_axes_and_opinions_have_intervals() -> None:
+    ratings = {"a": [4.0, 5.0, 4.5], "b": [1.0, 1.5, 2.0], "c": [3.0]}
+    found = bootstrap_scores(ratings, {"both": ["a", "b"], "wide": ["a", "c"], "odd": ["a", "none"]})
+    low, high = found["both"]
+    centred = centred_scores(ratings)
+    assert low < (centred["a"] + centred["b"]) / 2 < high
+    assert found["wide"] == (-math.inf, math.inf)
+    assert "odd" not in found
+    assert found["a"] == bootstrap_scores(ratings)["a"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"reverse": "maybe"}, "reverse: "),
+        ({"paraphrases": "The same in other words."}, "paraphrases: "),
+        ({"paraphrases": 5}, "paraphrases: "),
+        ({"options": ["agree", "don't know", "Refused"]}, "options: "),
+    ],
+)
+def test_items_that_would_be_read_otherwise_than_meant_are_named(
+    tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps({"text": "So?", "options": ["no", "yes"], "dimension": "a", **more}) + "\n")
+    with pytest.raises(DataError, match=said):
+        read_questionnaire(path)
+
+
+@pytest.mark.parametrize(("given", "reverse"), [("Yes", True), ("no", False), (1, True), ("", False)])
+def test_reversed_items_are_marked_in_any_usual_way(tmp_path: Path, given: Any, reverse: bool) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps({"text": "So?", "options": ["no", "yes"], "reverse": given}) + "\n")
+    assert read_questionnaire(path).items[0].reverse is reverse
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["axes: {x: a}", "axes: {x: 5}", "axes: {x: []}", "indices: {x: {constant: high, items: {q: 1}}}",
+     "indices: {x: {items: {q: much}}}"],
+)  # fmt: skip
+def test_scores_of_an_instrument_that_cannot_be_made_are_named(tmp_path: Path, more: str) -> None:
+    path = tmp_path / "v.yaml"
+    path.write_text(f"{more}\nitems:\n  - {{id: q, text: 'So?', options: [never, often], dimension: a}}\n")
+    with pytest.raises(DataError, match=r"(axes|indices): x"):
+        read_questionnaire(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from coalign.guide.values.scoring import (
     linear_index,
     opinion_similarity,
 )
-from coalign.measures.statistics import wilson_interval
+from coalign.measures.statistics import bootstrap_mean, wilson_interval
 
 
 def profile_of(
@@ -35,10 +35,7 @@ def profile_of(
         max_invalid, max_sensitivity: at or above one of them the profile is unreliable.
     """
     first = {one.item.id: one for one in asked if one.wording == 0}
-    ratings = {
-        name: expected_rating(one.shares.p, one.item.ratings, reverse=one.item.reverse)
-        for name, one in first.items()
-    }
+    ratings = {name: _rating(one) for name, one in first.items()}
     by_dimension = {
         dimension: [
             ratings[name]
@@ -48,7 +45,7 @@ def profile_of(
         for dimension in questionnaire.dimensions
     }
     centred = centred_scores(by_dimension)
-    intervals = bootstrap_scores(by_dimension, seed=seed)
+    intervals = bootstrap_scores(by_dimension, questionnaire.axes, seed=seed)
     main = [one.shares for one in first.values()]
     invalid = _mean([one.invalid for one in main])
     sensitivity = _mean([one.sensitivity for one in main])
@@ -78,14 +75,16 @@ def profile_of(
             name: {
                 "mean": _number(np.mean(by_dimension[name])),
                 "centred": _number(value),
-                "low": _number(intervals.get(name, (math.nan,) * 2)[0]),
-                "high": _number(intervals.get(name, (math.nan,) * 2)[1]),
+                **_ends(intervals, name),
                 "items": len(by_dimension[name]),
             }
             for name, value in centred.items()
         },
         "axes": {
-            name: _number(np.mean([centred[part] for part in parts]))
+            name: {
+                "score": _number(np.mean([centred[part] for part in parts])),
+                **_ends(intervals, name),
+            }
             for name, parts in questionnaire.axes.items()
         },
         "indices": {
@@ -99,6 +98,21 @@ def profile_of(
     }
 
 
+def _rating(one: Asked) -> float:
+    """Expected rating over the options that are opinions; NaN where these have nothing."""
+    kept = list(one.item.kept)
+    p = one.shares.p[kept]
+    if not p.sum() > 0:
+        return math.nan
+    ratings = [one.item.ratings[place] for place in kept]
+    return expected_rating(p / p.sum(), ratings, reverse=one.item.reverse)
+
+
+def _ends(intervals: Mapping[str, tuple[float, float]], name: str) -> dict[str, float | None]:
+    low, high = intervals.get(name, (math.nan, math.nan))
+    return {"low": _number(low), "high": _number(high)}
+
+
 def _people(asked: Any) -> dict[str, Any]:
     """Opinion similarity to each population, most alike first."""
     found: dict[str, list[float]] = {}
@@ -107,9 +121,10 @@ def _people(asked: Any) -> dict[str, Any]:
             found.setdefault(name, []).append(opinion_similarity(one.shares.p, shares, one.item.kept))
     rows = {name: [value for value in values if math.isfinite(value)] for name, values in found.items()}
     rows = {name: values for name, values in rows.items() if values}
+    intervals = {name: bootstrap_mean(values, n=2000).to_dict() for name, values in rows.items()}
     return {
-        name: {"similarity": float(np.mean(values)), "questions": len(values)}
-        for name, values in sorted(rows.items(), key=lambda one: -np.mean(one[1]))
+        name: {"similarity": one["mean"], "low": one["low"], "high": one["high"], "questions": one["n"]}
+        for name, one in sorted(intervals.items(), key=lambda one: -one[1]["mean"])
     }
 
 
@@ -126,9 +141,7 @@ def _wordings(asked: Sequence[Asked]) -> dict[str, Any] | None:
     ratings: dict[str, list[float]] = {}
     for one in asked:
         if one.wording is not None and one.item.paraphrases:
-            ratings.setdefault(one.item.id, []).append(
-                expected_rating(one.shares.p, one.item.ratings, reverse=one.item.reverse)
-            )
+            ratings.setdefault(one.item.id, []).append(_rating(one))
     if not ratings:
         return None
     fewest = min(map(len, ratings.values()))
@@ -144,7 +157,8 @@ def _behaviour(asked: Sequence[Asked], ratings: dict[str, float]) -> dict[str, A
     for one in asked:
         if one.wording is not None or one.item.behaviour is None:
             continue
-        stated = ratings[one.item.id] - (min(one.item.ratings) + max(one.item.ratings)) / 2
+        scale = [one.item.ratings[place] for place in one.item.kept]
+        stated = ratings[one.item.id] - (min(scale) + max(scale)) / 2
         if not (math.isfinite(stated) and np.isfinite(one.shares.p).all()):
             continue
         acted = int(np.argmax(one.shares.p)) == one.item.behaviour.holds

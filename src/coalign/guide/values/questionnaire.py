@@ -32,7 +32,10 @@ from coalign.data.rows import assert_unique, iter_rows, parse_each
 
 MOST_OPTIONS = 10
 """As many letters, with and without a space before them, as the twenty likeliest tokens can hold."""
-_NO_OPINION = re.compile(r"(dk|don.?t know|refused|no answer|missing)\b", re.IGNORECASE)
+_NO_OPINION = re.compile(
+    r"\W*(dk|don.?t know|do not know|refused|no answer|no opinion|prefer not to|missing)\b", re.IGNORECASE
+)
+_YES_NO = {**dict.fromkeys((True, 1, "true", "yes", "1"), True), **dict.fromkeys((False, 0, None, "", "false", "no", "0"), False)}  # fmt: skip
 _WRAPPED = re.compile(r"defaultdict\(<class '\w+'>, (.*)\)", re.DOTALL)
 
 
@@ -150,10 +153,18 @@ def _instrument(content: Mapping[str, Any], path: Path) -> Questionnaire:
     _refuse(path, problems, items)
     known = {one.id for one in items}
     dimensions = {one.dimension for one in items}
-    axes = {str(name): tuple(parts) for name, parts in _mapping(content, "axes", path).items()}
+    axes = {}
+    for name, parts in _mapping(content, "axes", path).items():
+        if not isinstance(parts, list) or not parts:
+            raise DataError(f"{path}: axes: {name}: {describe(parts)}, expected a list of dimensions.")
+        axes[str(name)] = tuple(map(str, parts))
     indices = {}
     for name, one in _mapping(content, "indices", path).items():
-        if not isinstance(one, Mapping) or not isinstance(one.get("items"), Mapping):
+        if (
+            not isinstance(one, Mapping)
+            or not isinstance(one.get("items"), Mapping)
+            or not all(map(_is_number, (one.get("constant", 0), *one["items"].values())))
+        ):
             raise DataError(
                 f"{path}: indices: {name}: {describe(one)}, expected a constant and items with factors."
             )
@@ -197,18 +208,35 @@ def _item(values: Mapping[str, Any], name: str, scale: Sequence[Any]) -> Item:
     dimension = values.get("dimension")
     passes, people = values.get("passes"), _literal(values.get("selections")) or {}
     behaviour = _literal(values.get("behaviour"))
+    if sum(not _NO_OPINION.match(one) for one in options) < 2:
+        raise FieldError(
+            "hold no two opinions", "two options that are none of don't know or refused", "options"
+        )
     return Item(
         id=str(values.get("id") or name),
         text=text,
         options=options,
         ratings=tuple(map(float, ratings)),
         dimension=None if dimension in (None, "") else str(dimension),
-        reverse=values.get("reverse") in (True, 1, "true", "True", "1"),
-        paraphrases=tuple(_text(one, "paraphrases") for one in _literal(values.get("paraphrases")) or ()),
+        reverse=_reverse(values.get("reverse")),
+        paraphrases=_paraphrases(_literal(values.get("paraphrases"))),
         passes=None if passes in (None, "") else _position(passes, options, "passes"),
         behaviour=None if not behaviour else _behaviour(behaviour),
         people=_people(people, options),
     )
+
+
+def _reverse(value: Any) -> bool:
+    folded = value.strip().casefold() if isinstance(value, str) else value
+    if isinstance(folded, list | dict) or folded not in _YES_NO:
+        raise FieldError(describe(value), "true or false", "reverse")
+    return _YES_NO[folded]
+
+
+def _paraphrases(value: Any) -> tuple[str, ...]:
+    if value is not None and not isinstance(value, list | tuple):
+        raise FieldError(describe(value), "a list of texts", "paraphrases")
+    return tuple(_text(one, "paraphrases") for one in value or ())
 
 
 def _behaviour(value: Any) -> Behaviour:

@@ -62,7 +62,7 @@ def write_profile(
 
 def _sentence(found: Mapping[str, Any]) -> str:
     if not found["reliable"]:
-        return f"Unreliable: {' and '.join(found['reasons'])}. The scores below are shown for the record and say nothing of values."
+        return f"Unreliable: {' and '.join(found['reasons'])}. Nothing is said of its values; the figures are in profile.json."
     ranked = sorted(
         ((one["centred"], name) for name, one in found["dimensions"].items() if one["centred"] is not None),
         reverse=True,
@@ -84,11 +84,9 @@ def _profile(found: Mapping[str, Any]) -> list[doc.Comparison]:
             better="neither",
         )
         for name, one in found["dimensions"].items()
-        if one["centred"] is not None
+        if one["centred"] is not None and found["reliable"]
     ]
-    note = "Mean rating of a dimension less that of all questions, with 95 % intervals over questions." + (
-        "" if found["reliable"] else " Unreliable."
-    )
+    note = "Mean rating of a dimension less that of all questions, with 95 % intervals over questions."
     return (
         [doc.Comparison("Profile", note=note, rows=rows, names=("All questions", "Dimension"))]
         if rows
@@ -99,18 +97,26 @@ def _profile(found: Mapping[str, Any]) -> list[doc.Comparison]:
 def _tables(found: Mapping[str, Any]) -> list[Any]:
     sections: list[Any] = []
     scores = [
-        *(("axis", *one) for one in found["axes"].items()),
-        *(("index", *one) for one in found["indices"].items()),
+        *(("axis", name, one["score"], one["low"], one["high"]) for name, one in found["axes"].items()),
+        *(("index", *one, None, None) for one in found["indices"].items()),
     ]
-    if scores:
-        sections.append(doc.TableSection("Axes and indices", columns=["kind", "name", "score"], rows=scores))
-    if found["people"]:
+    if scores and found["reliable"]:
+        sections.append(
+            doc.TableSection(
+                "Axes and indices", columns=["kind", "name", "score", "low", "high"], rows=scores
+            )
+        )
+    if found["people"] and found["reliable"]:
         sections.append(
             doc.TableSection(
                 "Whose opinions",
-                note="1 less the Jensen-Shannon distance (base 2) between the model's answers and a population's, over questions.",
-                columns=["population", "similarity", "questions"],
-                rows=[[name, one["similarity"], one["questions"]] for name, one in found["people"].items()],
+                note="1 less the Jensen-Shannon distance (base 2) between the model's answers and a population's: mean "
+                "and 95 % interval over questions.",
+                columns=["population", "similarity", "low", "high", "questions"],
+                rows=[
+                    [name, *(one[column] for column in ("similarity", "low", "high", "questions"))]
+                    for name, one in found["people"].items()
+                ],
             )
         )
     checks = [

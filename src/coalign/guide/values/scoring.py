@@ -24,8 +24,8 @@ class Shares:
     """What a model says of one question.
 
     Attributes:
-        p: [K] probability of each option, averaged over orders and renormalised over the options; NaN where no order
-            had any.
+        p: [K] probability of each option, renormalised over the options in each order and then averaged over those that
+            had any, alike, so that no place counts more; NaN where none had.
         invalid: probability of anything that is no option, averaged over orders.
         sensitivity: mean over orders of the total variation distance between an order's p and their average, in [0, 1].
         single: the same distance between one order and the next: what it would be without averaging.
@@ -65,8 +65,8 @@ def shares_of(by_place: Array, orders: Sequence[Sequence[int]]) -> Shares:
         nan = float("nan")
         return Shares(np.full(by_place.shape[1], nan), 1.0, nan, nan, nan)
     each = found[valid] / totals[valid, None]
-    p = found.sum(axis=0) / totals.sum()
-    distance = np.abs(each - each.mean(axis=0)).sum(axis=1) / 2
+    p = each.mean(axis=0)
+    distance = np.abs(each - p).sum(axis=1) / 2
     steps = np.abs(each - np.roll(each, 1, axis=0)).sum(axis=1) / 2
     halves = np.abs(each[::2].mean(axis=0) - each[1::2].mean(axis=0)).sum() / 2 if len(each) > 1 else 0.0
     return Shares(p, float(1 - totals.mean()), float(distance.mean()), float(steps.mean()), float(halves))
@@ -94,10 +94,15 @@ def centred_scores(ratings: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def bootstrap_scores(
-    ratings: Mapping[str, Sequence[float]], *, n: int = 2000, seed: int = 0, confidence: float = 0.95
+    ratings: Mapping[str, Sequence[float]],
+    axes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    n: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of `centred_scores`, items being drawn with replacement within their dimension. A dimension of
-    one item has infinite ends.
+    """Percentile intervals of `centred_scores`, and of the means over the dimensions of each axis; items are drawn with
+    replacement within their dimension. A dimension of one item has infinite ends, and so has an axis with such a one.
     """
     rng = np.random.default_rng(seed)
     kept = {name: _finite(values) for name, values in ratings.items()}
@@ -109,11 +114,16 @@ def bootstrap_scores(
     if not drawn:
         return {}
     grand = np.concatenate(list(drawn.values()), axis=1).mean(axis=1)
+    scores = {name: values.mean(axis=1) - grand for name, values in drawn.items()}
+    parts = {name: (name,) for name in scores} | {
+        name: tuple(several) for name, several in (axes or {}).items() if scores.keys() >= {*several}
+    }
     tail = 100 * (1 - confidence) / 2
     found = {}
-    for name, values in drawn.items():
-        low, high = np.percentile(values.mean(axis=1) - grand, [tail, 100 - tail])
-        found[name] = (float(low), float(high)) if len(kept[name]) > 1 else (-np.inf, np.inf)
+    for name, several in parts.items():
+        low, high = np.percentile(np.mean([scores[one] for one in several], axis=0), [tail, 100 - tail])
+        spread = all(len(kept[one]) > 1 for one in several)
+        found[name] = (float(low), float(high)) if spread else (-np.inf, np.inf)
     return found
 
 
