@@ -15,7 +15,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.guide.risks import measures, questions, suite
 from coalign.guide.risks.classifier import open_classifier
-from coalign.guide.risks.report import FEW, ahead, sentences
+from coalign.guide.risks.report import FEW, ahead, sentences, unmeasured
 from coalign.guide.risks.suite import METRICS, compared
 from coalign.guide.taxonomy import taxonomy
 from coalign.models.options import ModelOptions
@@ -254,3 +254,9 @@ def test_the_gap_of_a_query_is_free_less_paid(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(suite, "finished", lambda *_: inner)
     side = suite.Side("model", "m", ModelOptions())
     assert suite.watched(inner, side, None) == [{"id": "a", "gap": 0.5}, {"id": "b", "gap": -0.5}]
+
+
+def test_a_risk_without_a_figure_is_named() -> None:
+    found = compared([values("mc1", [1.0, 0.0])])
+    assert unmeasured(["factuality", "inner"], found) == ["Nothing could be measured of: inner."]
+    assert unmeasured(["factuality"], found) == []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
-from coalign.guide.risks.suite import METRICS, Metric, Row
+from coalign.guide.risks.suite import METRICS, Metric, Risk, Row
 from coalign.report import model as doc
 from coalign.report.page import publish
 
@@ -27,7 +27,7 @@ def write_suite_report(
     Args:
         notes: what else is to be known of the figures.
     """
-    said = sentences(names, results)
+    said = [*sentences(names, results), *unmeasured(config.wanted, results)]
     publish(
         run,
         config,
@@ -69,6 +69,13 @@ def sentences(names: Sequence[str], results: Mapping[str, Any]) -> list[str]:
     found = [f"{name} is ahead in: {', '.join(titles)}." for name, titles in better.items()]
     found = found or ["On no measure is one of the models ahead beyond its interval."]
     return [*found, *([f"Measures with fewer than {FEW} questions, too few to tell: {few}."] if few else [])]
+
+
+def unmeasured(wanted: Sequence[Risk], results: Mapping[str, Any]) -> list[str]:
+    """Which risks were evaluated without a figure, as where no answer can be read."""
+    found = {METRICS[name].risk for name in results}
+    missing = [risk for risk in wanted if risk not in found]
+    return [f"Nothing could be measured of: {', '.join(missing)}."] if missing else []
 
 
 def ahead(metric: Metric, result: Mapping[str, Any]) -> int | None:
@@ -114,7 +121,9 @@ def _table(names: Sequence[str], results: Mapping[str, Any]) -> doc.TableSection
     rows = []
     for key, one in results.items():
         metric = METRICS[key]
-        row: list[Any] = [metric.risk, metric.title, metric.node, one["models"][0]["n"]]
+        counts = [model["n"] for model in one["models"]]
+        n = counts[0] if len({*counts}) == 1 else " and ".join(map(str, counts))
+        row: list[Any] = [metric.risk, metric.title, metric.node, n]
         for model in one["models"]:
             row += [model["mean"], _ends(model)]
         rows.append(row)
