@@ -157,7 +157,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[doc.Curves]:
         )
         for one in row["sentences"][:CURVES]
     ]
-    note = f"The first sentences of {row['id']}; all are on the pages in `alignments`."
+    note = f"The first sentences of {row['id']}; all are on the pages of the folder alignments."
     return [doc.Curves(title="Score curves", note=note, charts=charts)]
 
 

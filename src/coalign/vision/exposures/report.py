@@ -42,9 +42,9 @@ def write_report(
         suspicious: shots whose longer exposures look darker.
     """
     known = by_shot([row for row in frames if row.get("psnr_mu") is not None])
-    measured, what = (
-        (known, "reconstructed shots with targets") if known else (list(learnt), "held-out windows")
-    )
+    measured = known or list(learnt)
+    plural = "" if len(measured) == 1 else "s"
+    what = f"reconstructed shot{plural} with targets" if known else f"held-out window{plural}"
     rows = _rows(measured)
     parts = []
     if fitted is not None:

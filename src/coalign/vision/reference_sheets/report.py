@@ -10,6 +10,7 @@ import numpy as np
 from coalign.core.runs import Run
 from coalign.data.media.pictures import open_picture
 from coalign.measures.statistics import paired_bootstrap
+from coalign.report.format import number
 from coalign.report.model import AnySection, Figure, Headline, TableSection
 from coalign.report.page import publish
 from coalign.report.parts import estimate, outcome_of
@@ -55,7 +56,7 @@ def write_report(
     ]
     text = (
         f"{_count(len(results), 'scene')} painted from {_count(many, 'candidate')}: the chosen pictures score "
-        f"{np.mean(best):.3f} by text, all candidates {np.mean(means):.3f}."
+        f"{number(float(np.mean(best)))} by text, all candidates {number(float(np.mean(means)))}."
     )
     outcome = "neutral"
     if held_out is not None:
@@ -71,7 +72,9 @@ def write_report(
                 note="against the mean of a scene's candidates",
             )
         )
-        text += f" By the held-out encoder {np.mean(ours):.3f} and {np.mean(theirs):.3f}."
+        text += (
+            f" By the held-out encoder {number(float(np.mean(ours)))} and {number(float(np.mean(theirs)))}."
+        )
     publish(
         run,
         config,
@@ -180,5 +183,5 @@ def _mean(rows: Sequence[Row], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
