@@ -1,0 +1,1 @@
+"""Preference pairs from language feedback: prompts, records, stages and report."""
