@@ -40,7 +40,7 @@ def check(run: Run, *, seeds: int = 3) -> Verdict:
 
     Rule:
         Seen: in every seed language feedback is above labelled pairs by more than 0.03 in right attributes, both are above
-        the start, and the refinement has more right attributes than the response in more than half of the pairs. Not
+        the start, and the refinement has more right attributes than the response for more than half of the prompts. Not
         seen: any fails. The arm with a quarter of the critiques has no part in it. A critique carries six words and a
         label one bit: that is the paper's point and not a gain from nothing.
 
@@ -121,8 +121,8 @@ def fed_back(material: Captioner, critiques: int) -> Measures:
         if teaches_nothing(*map(world.words_of, each)) is None
     ]
     gains = [
-        world.right_share(scenes[place], refined[place]) - world.right_share(scenes[place], responses[place])
-        for place in kept
+        world.right_share(scene, after) - world.right_share(scene, before)
+        for scene, before, after in zip(scenes, responses, refined, strict=True)
     ]
     shared = [overlap(world.words_of(written[place]), world.words_of(refined[place])) for place in kept]
     policy = optimised(
@@ -151,9 +151,7 @@ def feedback_model(material: Captioner, critiques: int) -> nn.Module:
     )
 
 
-def optimised(
-    material: Captioner, scenes: Sequence[Scene], pairs: Sequence[tuple[Text, Text]]
-) -> nn.Module:
+def optimised(material: Captioner, scenes: Sequence[Scene], pairs: Sequence[tuple[Text, Text]]) -> nn.Module:
     """The start after DPO on pairs of a preferred and a rejected caption of each scene."""
     records: list[Example] = [
         example(world.to_caption(scene), list(pair)) for scene, pair in zip(scenes, pairs, strict=True)

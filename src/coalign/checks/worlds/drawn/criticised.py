@@ -41,9 +41,7 @@ def critique_of(scene: Scene, caption: Text) -> Text:
 
 def right_share(scene: Scene, caption: Text) -> float:
     """The share of attributes that a caption names rightly."""
-    return statistics.fmean(
-        said == right for said, right in zip(caption, caption_of(scene), strict=True)
-    )
+    return statistics.fmean(said == right for said, right in zip(caption, caption_of(scene), strict=True))
 
 
 def to_caption(scene: Scene) -> list[int]:
