@@ -54,6 +54,16 @@ class PpoOptions(KlOptions):
     value_weight: Positive = option(0.1, "weight of the value loss", source="TRL")
     value_clip: Positive | None = option(0.2, "how far a value may move in one rollout", source="TRL")
     whiten: bool = option(True, "put the advantages of a rollout on mean 0 and deviation 1")
+    reward_clip: Positive | None = option(
+        None,
+        "hold the reward of each token, divergence included, between minus this and this",
+        source="arXiv 2412.15838, official code: 50",
+    )
+    average: Literal["tokens", "responses"] = option(
+        "tokens",
+        "a step is the mean over its tokens, or over its responses of the mean over their tokens",
+        source="responses: arXiv 2412.15838, official code",
+    )
     samples: Count = option(1, "responses sampled to every prompt", group="Method")
     prompts_per_step: Count = option(16, "prompts of one optimizer step", group="Method")
     updates: Count = option(4, "passes over a rollout", source="TRL", group="Method")
@@ -68,7 +78,7 @@ class PpoOptions(KlOptions):
 
 def token_rewards(rollout: Rollout, known: Known, constants: PpoOptions) -> Tensor:
     """[N] rewards: that of the response at its last token (0 where it does not count), and, where the divergence is in the reward,
-    less `beta` times its estimate at each token.
+    less `beta` times its estimate at each token; the sum held within `reward_clip`.
     """
     in_reward = constants.beta and constants.kl_in == "reward"
     apart = token_divergences(known, constants) if in_reward else []
@@ -81,11 +91,16 @@ def token_rewards(rollout: Rollout, known: Known, constants: PpoOptions) -> Tens
         if in_reward:
             piece -= constants.beta * apart[row]
         pieces.append(piece)
-    return torch.cat(pieces)
+    rewards = torch.cat(pieces)
+    if constants.reward_clip is not None:
+        rewards = rewards.clamp(-constants.reward_clip, constants.reward_clip)
+    return rewards
 
 
 def ppo_steps(rollout: Rollout, known: Known, constants: PpoOptions, cut: Cut) -> list[Step]:
-    """Every token has an advantage of its own; a step is the mean over the tokens of its responses that count."""
+    """Every token has an advantage of its own; a step is the mean over the tokens of its responses that count, or with `average:
+    responses` the mean over these responses of the mean over their tokens.
+    """
     assert known.values is not None
     lengths = torch.tensor([len(one) for one in rollout.response_ids])
     advantages, returns = pg.generalised_advantages(
@@ -104,7 +119,7 @@ def ppo_steps(rollout: Rollout, known: Known, constants: PpoOptions, cut: Cut) -
     for prompts in split_prompts(len(rollout.ids), cut.minibatches):
         mine = torch.zeros_like(counted)
         mine[prompts.start * n : prompts.stop * n] = True
-        weights = pg.response_weights(lengths, counted & mine, "dapo")
+        weights = pg.response_weights(lengths, counted & mine, "dapo" if constants.average == "tokens" else "grpo")
         units = [[row] for row in (counted & mine).nonzero().flatten().tolist()]
         parts = make_parts(
             rollout, known, units, weights, cut,
