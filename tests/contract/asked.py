@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.preference.tiny_runs import WORDS, demonstrations
+from tests.preference.tiny_runs import WORDS, demonstrations, judgments, pairs
 
 Tiny = tuple[Mapping[str, Any], Mapping[str, Any]]
 MODEL = {"model": "models/tiny", "device": "cpu"}
@@ -35,7 +35,15 @@ def _topics(n: int = 5) -> list[dict[str, Any]]:
     return [{"goal": f"Tell of the {WORDS[i]}.", "category": "ab"[i % 2]} for i in range(n)]
 
 
+FEEDBACK = {**MODEL, **FIT, "model": "models/wide", "prompts": "asked-for.jsonl", "max_new_tokens": 4, "critique_tokens": 5,
+            "request_batch": 2, "max_length": 900, "max_steps": 2, "save_steps": 1, "eval_fraction": 0.34}  # fmt: skip
+ASKED_FOR = [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i]}"} for i in range(6)]
+
 SMALL: dict[str, Tiny] = {
+    "align-anything": (
+        {**FEEDBACK, "data": "judgments.jsonl", "eval_prompts": "held-out.jsonl", "measure": ["max_characters:8"]},
+        {"judgments.jsonl": judgments(8, fine=2), "asked-for.jsonl": ASKED_FOR, "held-out.jsonl": ASKED_FOR[:3]},
+    ),
     "wildfeedback": (
         {**MODEL, **FIT, "data": "logs.jsonl", "expert": "models/answerer", "judge_model": "models/answerer", "personal_data": "keep",
          "max_new_tokens": 4, "held_out": 0.3, "request_batch": 2, "judge_tokens": 4, "max_prompt_length": 100, "max_length": 120,
@@ -52,6 +60,11 @@ SMALL: dict[str, Tiny] = {
 }  # fmt: skip
 
 VARIANTS: dict[str, tuple[str, Tiny]] = {
+    "align-anything beside labelled pairs, without critiques": (
+        "align-anything",
+        ({**FEEDBACK, "critic": "models/answerer", "labelled": "pairs.jsonl", "refine_on": "x,c", "optimise": "none",
+          "dpo_option": ["beta=0.2"], "max_steps": 1}, {"asked-for.jsonl": ASKED_FOR, "pairs.jsonl": pairs()}),
+    ),
     "wildfeedback with a trained detector": (
         "wildfeedback",
         (

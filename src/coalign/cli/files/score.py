@@ -16,6 +16,10 @@ from coalign.core.names import suggest
 
 METRICS = {
     "alignscore": ("coalign.evaluation.alignscore", "How well each claim is supported by its source."),
+    "amg": (
+        "coalign.evaluation.modalities",
+        "How well answers in several modalities follow their prompts and fit together.",
+    ),
     "grits": ("coalign.tables.scoring", "How alike predicted and true table structures are."),
 }
 """Metric to its module and one line of help.

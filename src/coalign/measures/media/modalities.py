@@ -60,6 +60,6 @@ def _assert_within(
 ) -> None:
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{what}: {name!r} is none of {', '.join(known)}")
+            raise ValueError(f"{what}: {name!r}, expected one of {', '.join(known)}")
         if not 0 <= value <= highest:
             raise ValueError(f"{what}: {name} is {value}, expected 0 to {highest:g}")

@@ -119,7 +119,9 @@ def ppo_steps(rollout: Rollout, known: Known, constants: PpoOptions, cut: Cut) -
     for prompts in split_prompts(len(rollout.ids), cut.minibatches):
         mine = torch.zeros_like(counted)
         mine[prompts.start * n : prompts.stop * n] = True
-        weights = pg.response_weights(lengths, counted & mine, "dapo" if constants.average == "tokens" else "grpo")
+        weights = pg.response_weights(
+            lengths, counted & mine, "dapo" if constants.average == "tokens" else "grpo"
+        )
         units = [[row] for row in (counted & mine).nonzero().flatten().tolist()]
         parts = make_parts(
             rollout, known, units, weights, cut,

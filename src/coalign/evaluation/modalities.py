@@ -1,0 +1,129 @@
+"""`coalign score amg`: how well answers in several modalities follow their prompts and fit together.
+
+    coalign score amg answers.jsonl --html page.html
+
+The all-modality score of arXiv 2412.15838: for each pair of text (T), vision (V) and audio (A) half the sum of how well both follow the
+prompt (0 to 10) times how well they fit together (0 to 1), weighed by the share of people who chose that pair for the prompt.
+A row has `instruction` ({"T": 8, "V": 7}), `synergy` ({"TV": 0.6}) and `votes` ({"TV": 0.4, "TVA": 0.2}), `model` where several
+are compared, and `all_three` where an answer with all three scores should not be taken for one. Judges of both kinds of score are
+not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from coalign.core.errors import DataError, RecordProblem
+from coalign.core.options import Count, OptionGroup, option
+from coalign.data.rows import iter_rows
+from coalign.measures.media.modalities import PAIRS, all_modality_terms
+from coalign.report import model as doc
+
+_FIELDS = ("instruction", "synergy", "votes")
+
+
+@dataclass(kw_only=True)
+class ScoringOptions(OptionGroup):
+    """Options of `coalign score amg`."""
+
+    __group__ = "Scoring"
+
+    split: str = option("test", "split of a hub data set")
+    limit: Count | None = option(None, "score only so many rows")
+    on_bad_record: Literal["fail", "skip"] = option("fail", "stop at rows that cannot be used, or count them")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows that can be scored, and what is wrong with the others."""
+
+    rows: list[dict[str, Any]]
+    problems: list[RecordProblem] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def score(source: str, options: ScoringOptions) -> tuple[Answers, list[dict[str, Any]]]:
+    """The answers, and a row each: `id`, `model` where there is one, the terms by pair, `score` (their sum, 0 to 10).
+
+    Raises:
+        DataError: a row that cannot be used, named with its line; or none is left.
+    """
+    answers, rows = Answers([]), []
+    for row in iter_rows(source, options.split):
+        if options.limit is not None and len(rows) == options.limit:
+            break
+        problem = row.problem
+        if row.value is not None:
+            try:
+                rows.append(_scored(row.value, row.index))
+                answers.rows.append(dict(row.value))
+                continue
+            except ValueError as error:
+                name, _, text = str(error).partition(": ")
+                text, _, expected = text.partition(", expected ")
+                file, wanted = row.file or source, expected or 'numbers by name, such as {"T": 8}'
+                problem = RecordProblem(file, row.line, name, text, wanted, row.index - row.before)
+        if problem is not None:
+            answers.problems.append(problem)
+    if answers.problems and (options.on_bad_record == "fail" or not rows):
+        raise DataError(f"{len(answers.problems)} rows of {source} cannot be used.", answers.problems)
+    if not rows:
+        raise DataError(f"{source}: no row.")
+    return answers, rows
+
+
+def _scored(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    given = [_numbers(row, name) for name in _FIELDS]
+    all_three = row.get("all_three", all(given[0].get(one, 0) > 0 for one in "TVA"))
+    if not isinstance(all_three, bool):
+        raise ValueError(f"all_three: {all_three!r}, expected true or false")
+    terms = all_modality_terms(*given, all_three=all_three)
+    model = {"model": str(row["model"])} if row.get("model") is not None else {}
+    return {"id": str(row.get("id", index)), **model, "terms": terms, "score": math.fsum(terms.values())}
+
+
+def _numbers(row: Mapping[str, Any], name: str) -> dict[str, float]:
+    value = row.get(name)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}: {'is missing' if value is None else 'holds no numbers by name'}")
+    found = {key: one for key, one in value.items() if one is not None}
+    for key, one in found.items():
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            raise ValueError(f"{name}: {key} is {one!r}, no number")
+    return {key: float(one) for key, one in found.items()}
+
+
+def page(found: Answers, rows: list[dict[str, Any]], options: ScoringOptions) -> doc.Report:
+    """The page of `coalign score amg --html`."""
+    models = list(dict.fromkeys(row.get("model", "") for row in rows))
+    lines = []
+    for name in models:
+        mine = [row for row in rows if row.get("model", "") == name]
+        terms = [statistics.fmean(row["terms"][pair] for row in mine) for pair in PAIRS]
+        lines.append([name or "answers", len(mine), statistics.fmean(row["score"] for row in mine), *terms])
+    lines.sort(key=lambda one: -one[2])
+    left_out = [doc.Text(title="Left out", paragraphs=[str(one) for one in found.problems])]
+    return doc.Report(
+        title="Answers in several modalities",
+        method="amg",
+        arxiv="2412.15838",
+        verdict=doc.Headline(
+            "neutral",
+            f"{len(rows)} answers, {statistics.fmean(row['score'] for row in rows):.3g} of 10 in the mean.",
+        ),
+        sections=[
+            doc.TableSection(
+                "Means",
+                note="AMG is the sum of the three terms; an answer in one modality has 0.",
+                columns=["Model", "Answers", "AMG", "Text and vision", "Text and audio", "Vision and audio"],
+                rows=lines,
+            ),
+            *(left_out if found.problems else []),
+        ],
+    )
