@@ -63,7 +63,7 @@ VARIANTS: dict[str, tuple[str, Tiny]] = {
     "align-anything beside labelled pairs, without critiques": (
         "align-anything",
         ({**FEEDBACK, "critic": "models/answerer", "labelled": "pairs.jsonl", "refine_on": "x,c", "optimise": "none",
-          "dpo_option": ["beta=0.2"], "max_steps": 1}, {"asked-for.jsonl": ASKED_FOR, "pairs.jsonl": pairs()}),
+          "stage": ["labelled.beta=0.2"], "max_steps": 1}, {"asked-for.jsonl": ASKED_FOR, "pairs.jsonl": pairs()}),
     ),
     "wildfeedback with a trained detector": (
         "wildfeedback",

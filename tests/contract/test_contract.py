@@ -29,6 +29,7 @@ from coalign.models.diffusion.files import load_pipeline
 from coalign.models.files.loading import load_model
 from coalign.models.generation import generator
 from coalign.models.reward_model import load_reward_model
+from coalign.platform.pipeline import chain
 from coalign.preference.data import aligned_scores
 from coalign.report.html import read_report
 from coalign.vision.search.towers import TwoTowers
@@ -128,6 +129,8 @@ def tiny_run(name: str, folder: Path, read: set[str] | None = None, **changes: A
             config = noting(config, read)
             noted = lambda cls, *given, **changes: noting(of(cls, *given, **changes), read, copied=True)  # noqa: E731
             patch.setattr(OptionGroup, "of", classmethod(noted))
+            staged = chain._config
+            patch.setattr(chain, "_config", lambda *given: noting(staged(*given), read, copied=True))
         return execute(slug, system, config, folder)
 
 

@@ -14,6 +14,15 @@ from tests.contract import generated, guided
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "align-anything": [
+        ({"data": "x", "critic": "y"}, "critic has no effect with data"),
+        ({"pairs": "x", "refine_on": "x,c"}, "refine_on has no effect without self-improvement"),
+        ({"prompts": "x", "pairs": "y", "critic": "z"}, "critic has no effect without self-improvement"),
+        ({"data": "x", "max_new_tokens": 5}, "max_new_tokens has no effect without prompts"),
+        ({"pairs": "x", "optimise": "both"}, "PPO needs prompts"),
+        ({"data": "x", "eval_data": "y"}, "eval_data has no effect here"),
+        ({"prompts": "x", "measure": ["max_word:3"]}, "max_words"),
+    ],
     "unipt": [
         ({"data": "x", "image_size": [384]}, "expected a height and a width"),
         ({"data": "x", "label_only": True, "temperature": 0.07}, "temperature has no effect with label_only"),

@@ -19,12 +19,12 @@ from coalign.data.records import Judgment, Messages, Preference
 from coalign.models.types import Generation, Sampling
 from coalign.platform import align_anything
 from coalign.platform.language_feedback import improvement
+from coalign.platform.language_feedback.duels import duel
 from coalign.platform.language_feedback.pairs import overlap, teaches_nothing, tell_pairs
 from coalign.platform.language_feedback.prompts import neutral, to_criticise, to_refine
-from coalign.platform.language_feedback.work import duel
 from tests.data.media.making import encoded, picture
 from tests.models.tiny_vision import save_tiny_llava
-from tests.preference.tiny_runs import WORDS, judgments, run_system, save_tiny_model, write
+from tests.preference.tiny_runs import WORDS, run_system, save_tiny_model, write
 
 ASKED: Messages = [{"role": "user", "content": f"{MARK}What is it?"}]
 
@@ -185,7 +185,7 @@ def test_a_run_with_pictures(tmp_path: Path) -> None:
     assert pairs
     assert all(isinstance(one, Preference) and len(one.pictures) == 1 for one in pairs)
     assert any((run.model).glob("*.safetensors"))
-    shown = read_rows(run.artefacts / "improvement" / "kept.jsonl")
+    shown = read_rows(run.path / "stages" / "improvement" / "artefacts" / "improvement" / "kept.jsonl")
     assert {Path(one["images"][0]).name for one in shown} <= {"a.png", "b.png"}
     with pytest.raises(ConfigError, match="no prompts with pictures"):
         run_system(
@@ -203,7 +203,7 @@ def test_a_reward_model_and_ppo_from_given_pairs(tmp_path: Path) -> None:
     )
     small = {key: value for key, value in SMALL.items() if key != "critique_tokens"}
     given = {"model": str(tmp_path / "tiny"), "pairs": str(pairs), "prompts": str(prompts), "optimise": "ppo",
-             "ppo_option": ["prompts_per_step=2", "eval_fraction=0.25"], **small}  # fmt: skip
+             "stage": ["ppo.prompts_per_step=2", "ppo.eval_fraction=0.25"], **small}  # fmt: skip
     run = run_system("align-anything", align_anything, tmp_path / "run", **given)
     stages = {one.name: Run(one) for one in (run.path / "stages").iterdir()}
     assert stages.keys() == {"reward-model", "ppo"}
@@ -229,8 +229,8 @@ def test_a_reward_model_and_ppo_from_given_pairs(tmp_path: Path) -> None:
     [
         ({}, "nothing to do"),
         ({"pairs": "pairs.jsonl", "optimise": "ppo"}, "PPO needs prompts"),
-        ({"pairs": "pairs.jsonl", "dpo_option": ["betta=1"]}, "stage dpo.*beta"),
-        ({"pairs": "pairs.jsonl", "dpo_option": ["beta=x"]}, "stage dpo.*beta"),
+        ({"pairs": "pairs.jsonl", "stage": ["dpo.betta=1"]}, "dpo.betta.*no such option"),
+        ({"pairs": "pairs.jsonl", "stage": ["dpo.beta=x"]}, "stages.dpo.*beta"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_a_model_is_loaded(

@@ -282,6 +282,8 @@ def ppo_by_hand(
         reward = float(rollout.rewards[row // 3, row % 3])
         rewards = [-constants.beta * float(d) for d in known.old[row] - known.reference[row]]
         rewards[-1] += 0.0 if math.isnan(reward) else reward
+        if constants.reward_clip is not None:
+            rewards = [max(-constants.reward_clip, min(constants.reward_clip, one)) for one in rewards]
         old = known.values[row].tolist()
         advantage, found = 0.0, []
         for t in reversed(range(len(old))):
@@ -297,7 +299,7 @@ def ppo_by_hand(
         returns.append(advantages[-1] + known.values[row])
     kept = [row for row in range(9) if row != 4]
     flat = torch.cat([advantages[row] for row in kept])
-    mean, deviation = flat.mean(), flat.std() + 1e-8
+    mean, deviation = (flat.mean(), flat.std() + 1e-8) if constants.whiten else (0.0, 1.0)
     losses = []
     for row in kept:
         ratio = (logps[row] - known.old[row]).exp()
@@ -307,15 +309,18 @@ def ppo_by_hand(
         near = old + (values[row] - old).clamp(-0.2, 0.2)
         error = torch.maximum((values[row] - returns[row]) ** 2, (near - returns[row]) ** 2) / 2
         losses.append(surrogate + constants.value_weight * error)
+    if constants.average == "responses":
+        return torch.stack([one.mean() for one in losses]).mean()
     return torch.cat(losses).mean()
 
 
-def test_ppo_has_the_gradient_of_its_paper_also_in_the_value_head():
+@pytest.mark.parametrize("changes", [{}, {"average": "responses", "reward_clip": 0.3, "whiten": False}])
+def test_ppo_has_the_gradient_of_its_paper_also_in_the_value_head(changes: dict[str, Any]):
     policy, before, reference = models()
     torch.manual_seed(0)
     policy.add_module("value_head", torch.nn.Linear(32, 1, dtype=torch.float64))
     rollout = rollout_of()
-    constants = get_online_method("ppo").constants(discount=0.9)
+    constants = get_online_method("ppo").constants(discount=0.9, **changes)
     with torch.no_grad():
         known = know(rollout, before, reference=lambda: contextlib.nullcontext(reference), old=True,
                      value_head=torch.nn.Linear(32, 1, dtype=torch.float64))  # fmt: skip

@@ -38,6 +38,10 @@ BUILT_IN: dict[str, BuiltIn] = {
         "Reinforcement learning on verifiable rewards: samples of a prompt are each other's baseline.",
         _ONLINE[1],
     ),
+    "language-feedback": BuiltIn(
+        "coalign.platform.language_feedback.run",
+        "Preference pairs without labels: a model answers, a feedback model criticises, the model writes anew.",
+    ),
     "merge": BuiltIn(
         "coalign.models.merging.run",
         "Merge checkpoints of one model: Model Stock, task arithmetic or their mean; adapters are folded in first.",

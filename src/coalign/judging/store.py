@@ -195,6 +195,10 @@ def prompt_counter(generator: Generator) -> Callable[[Messages | str], int] | No
 
 
 def content_hash(value: Any) -> str:
-    """A hash of JSON values, the same for equal ones."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=list)
+    """A hash of JSON values, the same for equal ones; a picture that messages hold counts by its `key`."""
+
+    def plain(one: Any) -> Any:
+        return one.key if hasattr(one, "key") else list(one)
+
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

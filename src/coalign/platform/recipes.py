@@ -151,7 +151,11 @@ def _of_stages(texts: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
 
 
 def _here(step: Step, run: Run) -> int:
-    """Run a stage in this process; 0, since what fails is raised."""
+    """Run a stage in this process, and tell the end of its training in the recipe's events; 0, since what fails is raised."""
     entry, implementation = find(step.stage.method)
-    finished(step.folder, entry.slug if entry else step.stage.method, implementation, step.config)
+    done = finished(step.folder, entry.slug if entry else step.stage.method, implementation, step.config)
+    told = [one for one in done.events("train") if "loss" in one]
+    if told:
+        last = {key: value for key, value in told[-1].items() if key not in ("time", "event")}
+        run.log("train", **{**last, "stage": step.name})
     return 0
