@@ -36,13 +36,13 @@ def _topics(n: int = 5) -> list[dict[str, Any]]:
 
 
 FEEDBACK = {**MODEL, **FIT, "model": "models/wide", "prompts": "asked-for.jsonl", "max_new_tokens": 4, "critique_tokens": 5,
-            "request_batch": 2, "max_length": 900, "max_steps": 2, "save_steps": 1, "eval_fraction": 0.34}  # fmt: skip
-ASKED_FOR = [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i]}"} for i in range(6)]
+            "request_batch": 3, "max_length": 900, "max_steps": 1, "save_steps": 0, "eval_fraction": 0.0}  # fmt: skip
+ASKED_FOR = [{"id": f"p{i}", "prompt": f"the sky is {WORDS[i]}"} for i in range(4)]
 
 SMALL: dict[str, Tiny] = {
     "align-anything": (
         {**FEEDBACK, "data": "judgments.jsonl", "eval_prompts": "held-out.jsonl", "measure": ["max_characters:8"]},
-        {"judgments.jsonl": judgments(8, fine=2), "asked-for.jsonl": ASKED_FOR, "held-out.jsonl": ASKED_FOR[:3]},
+        {"judgments.jsonl": judgments(8, fine=2), "asked-for.jsonl": ASKED_FOR, "held-out.jsonl": ASKED_FOR[:1]},
     ),
     "wildfeedback": (
         {**MODEL, **FIT, "data": "logs.jsonl", "expert": "models/answerer", "judge_model": "models/answerer", "personal_data": "keep",

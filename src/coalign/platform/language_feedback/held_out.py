@@ -76,12 +76,12 @@ def held_out_sections(
         words = statistics.fmean(len(row["responses"][0].split()) for row in rows)
         told: dict[str, float] = {}
         if name in tests:
-            values = [[row["values"][0] for row in one] for one in (answers[START], rows)]
+            before, after = ([row["values"][0] for row in one] for one in (answers[START], rows))
             texts = [
                 (one["responses"][0], two["responses"][0])
                 for one, two in zip(answers[START], rows, strict=True)
             ]
-            told = duel(*values, texts)
+            told = duel(before, after, texts)
         lines.append([name, len(rows), words, *(told.get(one) for one in RATES)])
     table = doc.TableSection(
         "Held-out answers",
