@@ -20,7 +20,7 @@ def test_the_list_holds_every_system(coalign: Callable) -> None:
         (["--room", "speech"], ["  awp "], "  cream "),
         (["--available"], [], "  chatglm "),
         (["--have", "prompts,preferences"], [], "  pro "),
-        (["--available", "--room", "platform"], ["No method fits"], "  cream "),
+        (["--room", "platform", "--have", "tables"], ["No method fits"], "  cream "),
         (
             ["chatglm"],
             ["arxiv.org/abs/2406.12793", "confidence medium", "coalign run chatglm (planned)"],

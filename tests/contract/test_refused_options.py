@@ -17,7 +17,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "align-anything": [
         ({"data": "x", "critic": "y"}, "critic has no effect with data"),
         ({"pairs": "x", "refine_on": "x,c"}, "refine_on has no effect without self-improvement"),
-        ({"prompts": "x", "pairs": "y", "critic": "z"}, "critic has no effect without self-improvement"),
+        ({"prompts": "x", "pairs": "y", "optimise": "ppo", "critic": "z"}, "critic has no effect without self-improvement"),
+        ({"prompts": "x", "pairs": "y"}, "prompts has no effect with pairs"),
         ({"data": "x", "max_new_tokens": 5}, "max_new_tokens has no effect without prompts"),
         ({"pairs": "x", "optimise": "both"}, "PPO needs prompts"),
         ({"data": "x", "eval_data": "y"}, "eval_data has no effect here"),

@@ -26,7 +26,7 @@ def test_the_score_lies_between_0_and_10_and_grows_with_every_part(
 ) -> None:
     found = all_modality_score(scores, fit, votes, all_three=all_three)
     assert 0 <= found <= 10 + 1e-9
-    better = all_modality_score({name: 10.0 for name in scores}, fit, votes, all_three=all_three)
+    better = all_modality_score(dict.fromkeys(scores, 10.0), fit, votes, all_three=all_three)
     assert better >= found - 1e-9
     assert all_modality_score(scores, {}, votes, all_three=all_three) == 0
 

@@ -100,6 +100,8 @@ class Config(FeedbackOptions, RecipeOptions, LearningOptions):
             self.refuse(
                 ("max_new_tokens", "temperature", "top_p", "top_k", "stop", "measure"), "without prompts"
             )
+        if self.pairs is not None and self.optimise in ("dpo", "none"):
+            self.refuse(["prompts"], f"with pairs and optimise: {self.optimise}")
         if self.optimise in ("ppo", "both") and self.prompts is None:
             raise ValueError("optimise: PPO needs prompts to learn on, give prompts or take dpo")
 
@@ -121,8 +123,9 @@ def run(config: Config, run: Run) -> None:
 
     notes: list[str] = []
     critiques = read_critiques(config, run, notes) if config.data is not None else []
+    # What became of the prompts is told by the stages that learn from them.
     prompts, held_out = (
-        [] if one is None else read_prompts(config, one, notes)
+        [] if one is None else read_prompts(config, one, [])
         for one in (config.prompts, config.eval_prompts)
     )
     if config.optimise in ("ppo", "both") and any(one.pictures for one in prompts):

@@ -42,7 +42,7 @@ def tell_pairs(rows: Sequence[PairRow]) -> dict[str, float]:
     if not rows:
         return {}
     lengths = {
-        f"{name} words": statistics.fmean(len(row[name].split()) for row in rows)
+        f"mean words, {name}": statistics.fmean(len(row[name].split()) for row in rows)
         for name in ("response", "critique", "refinement")
     }
     shared = statistics.fmean(overlap(row["critique"], row["refinement"]) for row in rows)

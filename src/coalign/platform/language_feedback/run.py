@@ -32,7 +32,7 @@ from coalign.models.options import ModelOptions
 from coalign.platform.language_feedback.duels import duel
 from coalign.platform.language_feedback.improvement import finished, improve, pairs_of
 from coalign.platform.language_feedback.pairs import tell_pairs
-from coalign.platform.language_feedback.prompts import RefineOn
+from coalign.platform.language_feedback.prompts import RefineOn, neutral, request_text
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.training.material import ReadingOptions, announce, read_sources
@@ -192,7 +192,7 @@ def _report(config: Config, run: Run, done: Curated, rows: Sequence[Row], notes:
     told |= {f"refinement, {name}": value for name, value in measured(config, rows).items()}
     shown = [
         doc.Sample(
-            "\n\n".join(one["content"] for one in row["prompt"]),
+            neutral(request_text(row["prompt"])),
             [doc.Output(row[name]) for name in ("response", "critique", "refinement")],
         )
         for row in rows[:SHOWN]
