@@ -90,9 +90,9 @@ def test_figures_of_pairs() -> None:
     rows = [{"response": "a", "critique": "b c", "refinement": "b d e"}, {"response": "a a a", "critique": "x", "refinement": "x"}]  # fmt: skip
     assert tell_pairs(rows) == pytest.approx(
         {
-            "response words": 2,
-            "critique words": 1.5,
-            "refinement words": 2,
+            "mean words, response": 2,
+            "mean words, critique": 1.5,
+            "mean words, refinement": 2,
             "critique overlap": (1 / 3 + 1) / 2,
         }
     )
