@@ -90,6 +90,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], schema.Record]] = {
         },
         ranking(BAD, GOOD, scores=(0.0, 1.0)),
     ),
+    "align-anything": (
+        {"question": ASK, "response_1": BAD, "response_2": GOOD, "overall_response": 2},
+        ranking(BAD, GOOD, scores=(0.0, 1.0)),
+    ),
+    "align-anything under its templates' names": (
+        {"prompt": ASK, "response_1": GOOD, "response_2": BAD, "overall_response": 1.0},
+        ranking(scores=(1.0, 0.0)),
+    ),
     "HelpSteer3": (
         {"context": RIVER, "response1": GOOD, "response2": BAD, "overall_preference": -2},
         ranking(scores=(2.0, -2.0)),

@@ -68,6 +68,15 @@ def _two(
     return lambda row: {"scores": scores(row), part: row[prompt], "responses": [row[first], row[second]]}
 
 
+def _numbered(row: Mapping[str, Any]) -> dict[str, Any]:
+    asked = next((name for name in ("question", "prompt") if name in row), None)
+    if asked is None:
+        raise FieldError("missing", "a value", "question")
+    better = {1: _FIRST_WINS, 2: _SECOND_WINS}
+    usual = _two(asked, "response_1", "response_2", lambda one: _choice(one, "overall_response", better))
+    return usual(row)
+
+
 def _webgpt(row: Mapping[str, Any]) -> dict[str, Any]:
     question = row["question"]
     text = question.get("full_text") if isinstance(question, dict) else question
@@ -135,6 +144,15 @@ _KNOWN: Sequence[KnownLayout] = (
             "response_1",
             lambda row: _choice(row, "better_response_id", {0: _FIRST_WINS, 1: _SECOND_WINS}),
         ),
+    ),
+    KnownLayout(
+        "align-anything",
+        {
+            "response_1": _FIRST,
+            "response_2": _SECOND,
+            "overall_response": f"{_BETTER} (1 or 2); the prompt is in question or prompt",
+        },
+        _numbered,
     ),
     KnownLayout(
         "HelpSteer3",
