@@ -68,13 +68,8 @@ def _two(
     return lambda row: {"scores": scores(row), part: row[prompt], "responses": [row[first], row[second]]}
 
 
-def _numbered(row: Mapping[str, Any]) -> dict[str, Any]:
-    asked = next((name for name in ("question", "prompt") if name in row), None)
-    if asked is None:
-        raise FieldError("missing", "a value", "question")
-    better = {1: _FIRST_WINS, 2: _SECOND_WINS}
-    usual = _two(asked, "response_1", "response_2", lambda one: _choice(one, "overall_response", better))
-    return usual(row)
+def _numbered(row: Mapping[str, Any]) -> list[float]:
+    return _choice(row, "overall_response", {1: _FIRST_WINS, 2: _SECOND_WINS})
 
 
 def _webgpt(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,14 +140,18 @@ _KNOWN: Sequence[KnownLayout] = (
             lambda row: _choice(row, "better_response_id", {0: _FIRST_WINS, 1: _SECOND_WINS}),
         ),
     ),
-    KnownLayout(
-        "align-anything",
-        {
-            "response_1": _FIRST,
-            "response_2": _SECOND,
-            "overall_response": f"{_BETTER} (1 or 2); the prompt is in question or prompt",
-        },
-        _numbered,
+    *(
+        KnownLayout(
+            "align-anything",
+            {
+                asked: _PROMPT,
+                "response_1": _FIRST,
+                "response_2": _SECOND,
+                "overall_response": f"{_BETTER} (1 or 2)",
+            },
+            _two(asked, "response_1", "response_2", _numbered),
+        )
+        for asked in ("question", "prompt")
     ),
     KnownLayout(
         "HelpSteer3",

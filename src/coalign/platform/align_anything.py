@@ -125,8 +125,7 @@ def run(config: Config, run: Run) -> None:
     critiques = read_critiques(config, run, notes) if config.data is not None else []
     # What became of the prompts is told by the stages that learn from them.
     prompts, held_out = (
-        [] if one is None else read_prompts(config, one, [])
-        for one in (config.prompts, config.eval_prompts)
+        [] if one is None else read_prompts(config, one, []) for one in (config.prompts, config.eval_prompts)
     )
     if config.optimise in ("ppo", "both") and any(one.pictures for one in prompts):
         raise ConfigError("PPO takes no prompts with pictures.", hint="Use --optimise dpo.")

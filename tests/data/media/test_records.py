@@ -279,4 +279,6 @@ def test_what_holds_media(pictures: Path) -> None:
     assert is_media(pictures)
     assert is_media(_rows(pictures / "a.jsonl", [{"image": "0.png"}]))
     assert not is_media(_rows(pictures / "b.jsonl", [{"prompt": "x", "completion": "y"}]))
+    voted = {"image": "0.png", "question": "x", "response_1": "y", "response_2": "z", "overall_response": 1}
+    assert not is_media(_rows(pictures / "d.jsonl", [voted]))
     assert not is_media(_rows(pictures / "c.jsonl", [{"image": "0.png", "prompt": "x", "completion": "y"}]))

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.files.columnar import class_names
+from coalign.data.layouts import known_layout
 from coalign.data.media.clips import Clip
 from coalign.data.media.errors import MediaError
 from coalign.data.media.folders import MEDIA_SUFFIXES, VIDEO_SUFFIXES, folder_rows
@@ -242,6 +243,8 @@ def is_media(source: str | Path, split: str = "train") -> bool:
             return True
         values = [row.value for row in itertools.islice(media_rows(name, split), 20) if row.value is not None]
         if not values or any(one in value for value in values for one in ("messages", "prompt", "chosen")):
+            return False
+        if known_layout(values[0]) is not None:
             return False
         columns_of(values, name, None, {})
     except DataError:
