@@ -321,3 +321,40 @@ def test_a_label_is_a_whole_word_and_the_only_one(text: str, label: str | None) 
 def test_fewer_than_two_labels_are_refused(labels: str) -> None:
     with pytest.raises(ConfigError, match="expected two or more that differ"):
         parse_recipe([f"label labels={labels}"])
+
+
+def test_several_answers_to_a_prompt_become_distinct_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coalign.judging.options.make_judge", lambda *_: Words())
+    again = "a b c d e f g h"
+    rows = [
+        {"prompt": "p", "responses": [again, again + " i", "x y", "z", " "], "tokens": [8, 9, 2, 1, 1]},
+        {"prompt": "q", "responses": [again, "k l m n o"], "constraints": ["max_words:4", "min_words:1"]},
+        {"prompt": "r", "responses": ["s", "t"]},
+    ]
+    data = write(tmp_path / "answers.jsonl", rows)
+    steps = ["distinct most=0.7", "judge", "pair by=score gap=1 worst=3"]
+    done = result(curated(tmp_path / "run", [str(data)], steps, unfold=True))
+    (pair,) = done.rows()
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (
+        [{"role": "user", "content": "p"}],
+        again,
+        "z",
+    )
+    assert done.reasons() == {
+        "distinct: ROUGE-L above 0.7": 1,
+        "distinct: no response": 1,
+        "pair: neither best nor worst": 1,
+        "pair: no two scores apart, or all above 3": 4,
+    }
+    rejects = {row["id"]: row["row"] for row in read_rows(done.rejects)}
+    assert (rejects["0-1"]["tokens"], rejects["0-1"]["completion"]) == (9, again + " i")
+    assert rejects["1-0"]["constraints"] == ["max_words:4", "min_words:1"]
+
+
+def test_rows_with_one_answer_are_unfolded_to_themselves(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": "same"}, {"prompt": "q", "completion": "same"}]
+    data = write(tmp_path / "a.jsonl", rows)
+    done = result(curated(tmp_path / "run", [str(data)], ["distinct most=0"], unfold=True))
+    assert [(row["id"], row["prompt"]) for row in done.rows()] == [("0", "p"), ("1", "q")]

@@ -20,6 +20,8 @@ from coalign.loops.steps.usual import Filter
 UNREADABLE = "unreadable"
 """Column of a row that is none: what is wrong with it."""
 _LOOK_AHEAD = 100
+_OF_RESPONSES = (*PARTS["scores"], *PARTS["ranks"], "finish_reasons", "tokens")
+"""Columns that may hold a value a response."""
 _TEXT = ("messages", "prompt", "system", "history", "chosen", "responses", "completion", "text")
 _NAMES = (*(name for part in _TEXT for name in PARTS[part]), "input", "context")
 
@@ -34,6 +36,8 @@ class Corpus:
         kind: what the records are, where their columns allow more than one kind.
         on_bad_record: `fail` at a row that cannot be read, or reject it with the step `readable`.
         limit: rows read of each source.
+        unfold: a row with several responses is read as one record a response, whose id is numbered, with its
+            own score, rank, finish reason and number of tokens.
     """
 
     sources: Sequence[str]
@@ -41,6 +45,7 @@ class Corpus:
     kind: Kind | None = None
     on_bad_record: Literal["fail", "skip"] = "fail"
     limit: int | None = None
+    unfold: bool = False
 
     def __iter__(self) -> Iterator[Row]:
         """The rows, each with an id: its own or its number. Of several sources each is in front of the ids of its rows, and
@@ -70,7 +75,8 @@ class Corpus:
                         hint="Give every row its own id, or none.",
                     )
                 seen.add(hash(name))
-                yield {**value, **beside, "id": name}
+                whole = {**value, **beside, "id": name}
+                yield from _unfolded(whole) if self.unfold else [whole]
 
     @property
     def readable(self) -> Filter:
@@ -128,6 +134,25 @@ class Corpus:
         if record is None or not responses:
             return None
         return JudgeItem(id=row["id"], prompt=record.prompt, responses=responses[:1])
+
+
+def _unfolded(row: Row) -> list[Row]:
+    """One row a response; a row without a list of responses as it is."""
+    name = next((one for one in PARTS["responses"] if isinstance(row.get(one), list) and row[one]), None)
+    if name is None:
+        return [row]
+    count = len(row[name])
+    own = {key for key in _OF_RESPONSES if isinstance(row.get(key), list) and len(row[key]) == count}
+    shared = {key: value for key, value in row.items() if key not in own and key != name}
+    return [
+        {
+            **shared,
+            **{key if key == "tokens" else key.removesuffix("s"): row[key][place] for key in own},
+            "completion": row[name][place],
+            "id": f"{row['id']}-{place}",
+        }
+        for place in range(count)
+    ]
 
 
 def _parts(value: Any) -> Iterable[str]:

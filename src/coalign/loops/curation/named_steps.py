@@ -316,6 +316,9 @@ class PairStep(NamedStep):
     kind = "pair"
     by: str = option("score", "column of numbers")
     gap: NonNegative = option(0.0, "they differ by more than this")
+    worst: float | None = option(
+        None, "largest number of the worst; prompts all of whose responses are better are left out"
+    )
 
     def make(self, name: str, context: Context) -> Step:
         from coalign.loops.curation.pairs import preference_of, prompt_of
@@ -327,6 +330,7 @@ class PairStep(NamedStep):
             self.by,
             lambda a, b: preference_of(corpus, a, b),
             self.gap,
+            float("inf") if self.worst is None else self.worst,
         )
 
 

@@ -22,9 +22,10 @@ from coalign.core.options import build, options_of, parse_value
 from coalign.core.yaml_text import load_yaml
 from coalign.loops.curation.label_step import LabelStep
 from coalign.loops.curation.named_steps import STEPS, Context, NamedStep
+from coalign.loops.curation.response_step import ResponseStep
 from coalign.loops.steps.kinds import Step
 
-KNOWN: dict[str, type[NamedStep]] = {**STEPS, LabelStep.kind: LabelStep}
+KNOWN: dict[str, type[NamedStep]] = {**STEPS, **{one.kind: one for one in (LabelStep, ResponseStep)}}
 """Every step by its name."""
 
 

@@ -3,7 +3,7 @@
     coalign run curate --data corpus.jsonl --steps "exact, near, length min=5 max=400, quality, top by=quality share=0.1"
     coalign run curate --data corpus.jsonl --steps recipe.yaml --model google/gemma-3-270m-it
 
-The steps are `exact`, `near` and `novel` (duplicates), `length`, `match`, `verify` and `above` (filters), `quality` and
+The steps are `exact`, `near`, `novel` and `distinct` (duplicates), `length`, `match`, `verify` and `above` (filters), `quality` and
 `judge` (scores), `label` (kinds, by votes of a model), `rewrite` (by a model), `top`, `mix`, `sample` and `take` (selection)
 and `pair` (preferences). They stream: memory is bounded by a batch, and by a few bytes a record where a step has to see all.
 A run that is killed goes on at the batch that is missing, with the same result. In the run folder are then `kept.jsonl`,
@@ -48,6 +48,9 @@ class Config(JudgeOptions):
         None, "the column that is the text of a record; by default all that hold prompt, response or text"
     )
     kind: Kind | None = option(None, "what the records are, where their columns allow more than one kind")
+    unfold: bool = option(
+        False, "read a row with several responses (`coalign generate --samples 5`) as one record a response"
+    )
     limit: Count | None = option(None, "read only so many records, of each source")
     on_bad_record: Literal["fail", "skip"] = option(
         "fail", "stop at rows that cannot be read, or reject them and go on"
@@ -77,7 +80,9 @@ def run(config: Config, run: Run) -> None:
     from coalign.loops.curation.report import write_curation_report
     from coalign.loops.pipeline import run_pipeline
 
-    corpus = Corpus(config.data, config.text_column, config.kind, config.on_bad_record, config.limit)
+    corpus = Corpus(
+        config.data, config.text_column, config.kind, config.on_bad_record, config.limit, config.unfold
+    )
     context = Context(corpus, config, lambda: make_judge(config, run))
     steps = make_steps(config.recipe, context)
     if config.on_bad_record == "skip":

@@ -255,6 +255,7 @@ class Pair:
     Args:
         key: what they share (the prompt).
         make: (best, worst) to the record.
+        worst: largest score of the worst one; where all score higher there is nothing to learn.
     """
 
     name: str
@@ -262,6 +263,7 @@ class Pair:
     column: str
     make: Callable[[Row, Row], Row]
     gap: float = 0.0
+    worst: float = math.inf
 
     @property
     def needs(self) -> Sequence[str]:
@@ -285,12 +287,13 @@ class Pair:
         pairs: list[tuple[int, ...]] = []
         for places in groups.values():
             best, worst = max(places, key=scores.__getitem__), min(places, key=scores.__getitem__)
-            if scores[best] - scores[worst] > self.gap:
+            if scores[best] - scores[worst] > self.gap and scores[worst] <= self.worst:
                 pairs.append((best, worst))
         paired = {keys[best] for best, _ in pairs}
+        alike = "no two scores apart" + (f", or all above {self.worst:g}" if self.worst < math.inf else "")
 
         def reason(place: int) -> str:
-            return "neither best nor worst" if keys[place] in paired else "no two scores apart"
+            return "neither best nor worst" if keys[place] in paired else alike
 
         return Picks(pairs, reason)
 
