@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from coalign.core import runs
+from coalign.cli.results.runs import table
 from coalign.core.errors import DataError
 from coalign.core.faults import keep_traceback
 from coalign.core.options import load_file
+from coalign.core.processes import locks
 from coalign.core.runs import Run
 
 from .conftest import Config
@@ -17,6 +18,7 @@ from .conftest import Config
 
 def test_flags_over_file_over_defaults(coalign: Callable, method: Any, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("data: file.jsonl\nbeta: 0.5\nepochs: 9\n")
+    (tmp_path / "file.jsonl").touch()
     result = coalign("run", "act", "--config", "c.yaml", "--beta", "0.7", "--out", "r")
     assert result.code == 0, result.err
     assert method.seen == [Config(data=Path("file.jsonl"), beta=0.7, epochs=9)]
@@ -150,12 +152,36 @@ def test_runs_that_failed_are_listed_and_deleted(
     }
     assert "--delete names no run" in coalign("runs", "--delete").err
     assert "A process is working in runs/bad" in coalign("runs", "--delete", "--yes", "bad").err
-    monkeypatch.setattr(runs, "_LOCKS", {})  # as another process sees it
+    monkeypatch.setattr(locks, "_HELD", {})  # as another process sees it
     assert "Deleted runs/bad" in coalign("runs", "--delete", "--yes", "bad").out
     assert coalign("runs", "--delete", "--failed", "--yes").code == 0
     assert [one.name for one in Path("runs").iterdir()] == ["good"]
     assert "No failed runs under runs." in coalign("runs", "--failed").out
     assert "is not a run folder" in coalign("runs", "--delete", "--yes", "nothing").err
+
+
+@pytest.mark.parametrize("data", ["gone.jsonl", "gone.csv.gz", "~/gone/gone"])
+def test_data_that_is_not_there_leaves_no_folder(coalign: Callable, method: Any, data: str) -> None:
+    ended = coalign("run", "act", "--data", data, "--out", "r")
+    assert ended.code == 1
+    assert f"{data}: no such file." in ended.err
+    assert "data names" in ended.err
+    assert not Path("r").exists()
+    assert method.seen == []
+
+
+def test_the_list_of_runs_fits_the_terminal() -> None:
+    rows = [
+        {"method": "dpo", "state": "done", "started": "2026-11-29T01:33:00+00:00", "path": "runs/a", "headline": "x" * 300},
+        {"method": "kto", "state": "failed", "started": "2026-11-29T01:34:00+00:00", "path": "runs/b", "headline": "short"},
+    ]  # fmt: skip
+    for width in (80, 120):
+        lines = table(rows, width).splitlines()
+        assert max(map(len, lines)) == width
+        assert lines[1].endswith("x…")
+        assert lines[2].endswith("short")
+    assert len(table(rows, 30).splitlines()[1]) > 30, "what a run is called is not cut"
+    assert "x" * 300 in table(rows, 0)
 
 
 def test_a_start_that_failed_does_not_hold_its_folder(coalign: Callable, method: Any) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.cli.main import coalign
-from coalign.core import runs
 from coalign.core.errors import ConfigError
+from coalign.core.processes import locks
 from coalign.core.runs import Run
 from coalign.platform.pipeline.chain import forget, plan
 from coalign.platform.pipeline.description import pipeline_of, read_pipeline
@@ -154,7 +154,7 @@ def test_a_done_stage_under_other_options_is_not_taken_for_done_and_can_be_run_a
         run = Run.start(step.folder, step.stage.method, step.config)
         run.set_status(state="done", headline=step.name)
         step.folder.joinpath("artefacts", "work").write_text("made")
-        os.close(runs._LOCKS.pop(step.folder.resolve()))  # as if its process had ended
+        os.close(locks._HELD.pop((step.folder / ".lock").resolve()))  # as if its process had ended
     assert {step.state for step in plan(chain(3), tmp_path)} == {"done"}
     assert [step.state for step in plan(chain(3), tmp_path, skip=["a"])] == ["done"] * 3
     with pytest.raises(ConfigError) as raised:

@@ -58,6 +58,15 @@ def section(report: Report, title: str) -> Any:
     return next(one for one in report.sections if one.title == title)
 
 
+def test_options_that_no_run_has_are_left_out(make: Make, tmp_path: Path) -> None:
+    """One run has the option without a value, the other's method does not have it: both are shown by a dash."""
+    one, two = make("one", {}), make("two", {})
+    file = one.path / "config.yaml"
+    file.write_text(file.read_text() + "never: null\n")
+    report = comparison_report([one, two])
+    assert not any("never" in str(row) for part in report.sections for row in getattr(part, "rows", []))
+
+
 def test_figures_and_differing_options(make: Make) -> None:
     one = make("one", {"loss": 0.5, "nested": {"low": 1.0}, "note": "no number"}, beta=0.1)
     two = make("two", {"loss": 0.25, "accuracy": 0.75}, beta=0.5)

@@ -15,8 +15,8 @@ from coalign.core.options import build
 from coalign.data.readers import read_records
 from coalign.report.html import read_report
 from coalign.report.model import Curves, Samples
-from coalign.training.answers import questions_of
 from coalign.training.learning import learner
+from coalign.training.watch.answers import questions_of
 from tests.preference.tiny_runs import run_system, write
 
 PAIRS = [{"prompt": f"Say {n}", "chosen": f"{n}, gladly.", "rejected": "no"} for n in range(16)]

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import RunError
+from coalign.core.errors import DataError, RunError
 
 NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents)$")
 """Options that name data: `data`, `eval_data`, `prompts`, ...; files that a run writes to are under other names."""
+_SUFFIX = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|ya?ml|tar)(\.(gz|zst))?$", re.IGNORECASE)
+"""Of files: no hub id ends so."""
 _MANY = 10_000
 """Files of a folder beyond which only names and sizes are compared."""
 
@@ -31,6 +33,24 @@ def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
             for path in _paths(value):
                 found[path] = _fingerprint(path)
     return {path: digest for path, digest in found.items() if digest}
+
+
+def assert_there(config: Mapping[str, Any]) -> None:
+    """Refuse data that a configuration names by a path and that is not there, before anything is made for it. What may be
+    a name (a hub id, data that comes along) is left to whoever reads it.
+
+    Args:
+        config: as of `fingerprints`.
+
+    Raises:
+        DataError: with the first such path.
+    """
+    for name, value in config.items():
+        for given in _given(value) if NAMES.search(name) else ():
+            path = os.path.expanduser(given)
+            is_path = given.startswith((os.sep, "/", ".", "~")) or _SUFFIX.search(given)
+            if is_path and not os.path.exists(path) and not _has_magic(path):
+                raise DataError(f"{given}: no such file.", hint=f"It is what {name} names.")
 
 
 def assert_unchanged(before: Mapping[str, str], folder: Path) -> None:
@@ -56,13 +76,19 @@ def assert_unchanged(before: Mapping[str, str], folder: Path) -> None:
 
 
 def _paths(value: Any) -> Iterator[str]:
+    for one in _given(value):
+        yield os.path.abspath(os.path.expanduser(one))
+
+
+def _given(value: Any) -> Iterator[str]:
+    """The names in a value, as they are written."""
     if isinstance(value, Mapping):
-        yield from _paths(value.get("path"))
+        yield from _given(value.get("path"))
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _paths(one)
+            yield from _given(one)
     elif isinstance(value, str) and value not in ("", "-"):
-        yield os.path.abspath(os.path.expanduser(value))
+        yield value
 
 
 def _fingerprint(path: str) -> str:

@@ -73,6 +73,46 @@ class DataSource:
         return {"path": self.path, **said} if said or (match and match[2]) else self.path
 
 
+@dataclass(frozen=True)
+class SourceFigures:
+    """How many records a source of a mix gives, as logged by the event `source`.
+
+    Attributes:
+        part: what the source is for: `training` or `held out`.
+        read, rejected: rows of the file.
+        usable: records that can be learnt from, converted to what is needed.
+        used: those under the cap.
+        held_out: of these.
+        in_pass: records that are trained on in a pass, as often as the weight says.
+        share: of all records of a pass.
+    """
+
+    tag: str
+    path: str
+    part: str
+    weight: float
+    read: int
+    rejected: int
+    usable: int
+    used: int
+    held_out: int
+    in_pass: int
+    share: float
+
+    def told(self) -> str:
+        """One sentence."""
+        text = f"{self.tag} ({self.path}): {self.read:,} records read, {self.rejected:,} rejected"
+        text += (
+            f", {self.used:,} of {self.usable:,} usable ones drawn (max)" if self.used < self.usable else ""
+        )
+        text += f", {self.used:,} used" if self.used == self.usable else ""
+        if self.part != "training":
+            return f"{text}, all held out"
+        text += f", {self.held_out:,} held out, {self.in_pass:,} to train on in a pass"
+        text += f" (weight {self.weight:g})" if self.weight != 1 else ""
+        return f"{text}, {100 * self.share:.1f} % of the mix"
+
+
 def sources_of(value: Sources) -> tuple[DataSource, ...]:
     """The sources that an option names, each with its tag where there are several.
 

@@ -152,7 +152,7 @@ def _differences(members: Sequence[_Member]) -> doc.TableSection | None:
     rows: list[list[doc.Cell]] = [
         [name, *(one.config.get(name, MISSING) for one in members)]
         for name in names
-        if len({one.config.get(name) for one in members}) > 1
+        if len({one.config.get(name, MISSING) for one in members}) > 1
     ]
     if not rows:
         return None

@@ -24,7 +24,7 @@ class Job:
             `coalign.training.learning.train` with `ModelOptions` beside them.
         records, held_out: to train and to evaluate on: records, or what `prepare_examples` made of them.
         constants: of the objective; by default `options` has them.
-        questions: that are answered before and after, see `coalign.training.answers`.
+        questions: that are answered before and after, see `coalign.training.watch.answers`.
         name: of this training among those of the run.
         quiet: plan and signs are logged and not printed, for one training of many.
     """

@@ -22,11 +22,11 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
-from coalign.training.answers import answer, questions_of
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import Material, ObjectiveOptions, announce, read_material
 from coalign.training.objective import Objective, get_objective, own_objective
+from coalign.training.watch.answers import answer, questions_of
 
 if TYPE_CHECKING:
     from coalign.report.model import AnySection

@@ -13,9 +13,9 @@ from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import compared, curves, held_out, judged, with_start
-from coalign.training.answers import answer_section
 from coalign.training.material import Material
 from coalign.training.objective import Objective
+from coalign.training.watch.answers import answer_section
 
 if TYPE_CHECKING:
     from coalign.training.job import FitResult

@@ -15,6 +15,7 @@ from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
+from coalign.data.files.hub import TAKEN
 from coalign.data.readers import RecordSet, read_records, without_rejected
 from coalign.data.records import Kind, Record
 from coalign.data.rows import assert_apart
@@ -22,6 +23,7 @@ from coalign.data.sources import (
     ColumnNames,
     DataSource,
     DataSources,
+    SourceFigures,
     Sources,
     canonical_columns,
     canonical_sources,
@@ -139,46 +141,6 @@ class Part:
     read: int
     rejected: int
     usable: int
-
-
-@dataclass(frozen=True)
-class SourceFigures:
-    """How many records a source of a mix gives, as logged by the event `source`.
-
-    Attributes:
-        part: what the source is for: `training` or `held out`.
-        read, rejected: rows of the file.
-        usable: records that can be learnt from, converted to what is needed.
-        used: those under the cap.
-        held_out: of these.
-        in_pass: records that are trained on in a pass, as often as the weight says.
-        share: of all records of a pass.
-    """
-
-    tag: str
-    path: str
-    part: str
-    weight: float
-    read: int
-    rejected: int
-    usable: int
-    used: int
-    held_out: int
-    in_pass: int
-    share: float
-
-    def told(self) -> str:
-        """One sentence."""
-        text = f"{self.tag} ({self.path}): {self.read:,} records read, {self.rejected:,} rejected"
-        text += (
-            f", {self.used:,} of {self.usable:,} usable ones drawn (max)" if self.used < self.usable else ""
-        )
-        text += f", {self.used:,} used" if self.used == self.usable else ""
-        if self.part != "training":
-            return f"{text}, all held out"
-        text += f", {self.held_out:,} held out, {self.in_pass:,} to train on in a pass"
-        text += f" (weight {self.weight:g})" if self.weight != 1 else ""
-        return f"{text}, {100 * self.share:.1f} % of the mix"
 
 
 def read_material(
@@ -367,7 +329,12 @@ def _part(
         tag=source.tag,
     )
     of = f"{source.tag}: " if source.tag else ""
-    notes.append(f"{source.path}: {found.recognised}")
+    copy = (
+        f", the copy of {TAKEN[source.path]} in the cache: the hub cannot be reached"
+        if source.path in TAKEN
+        else ""
+    )
+    notes.append(f"{source.path}: {found.recognised}{copy}")
     if found.problems:
         notes.append(f"{of}{found.n_bad} bad records were skipped; the first: {found.problems[0]}")
     notes += [f"warning: {of}{one}" for one in found.warnings]

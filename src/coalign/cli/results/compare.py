@@ -17,13 +17,15 @@ from coalign.core.runs import Run
     default=Path("compare.html"),
     show_default=True,
     metavar="FILE",
-    help="Where the page goes; its data goes beside it as .json.",
+    help="Where the page goes, a file or a folder; its data goes beside it as .json.",
 )
 @click.option("--open", "browse", is_flag=True, help="Open the page in the browser.")
 def compare(runs: tuple[Path, ...], out: Path, browse: bool) -> None:
     """Compare runs: figures, options that differ, curves over each other, samples side by side."""
     if len(runs) < 2:
         raise click.UsageError("Give at least two runs; `coalign report RUN` shows one.")
+    if out.is_dir() or not out.suffix:
+        out = out / "compare.html"
     if out.suffix != ".html":
         raise click.BadParameter(f"{out} does not end in .html.", param_hint="--out")
     from coalign.report.compare import comparison_report, print_comparison

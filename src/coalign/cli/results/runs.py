@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -72,9 +74,26 @@ def row(run: Run) -> dict[str, str]:
     return {**summary, "headline": summary["headline"].partition("\n")[0]}
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """Rows in columns as wide as needed; the headline comes last and is not cut."""
-    columns = [name for name in rows[0] if any(one[name] for one in rows)]
-    widths = {name: max(len(name), *(len(one[name]) for one in rows)) for name in columns}
-    lines = [{name: name for name in columns}, *rows]
-    return "\n".join("  ".join(line[name].ljust(widths[name]) for name in columns).rstrip() for line in lines)
+def table(rows: list[dict[str, str]], width: int | None = None) -> str:
+    """Rows in columns as wide as needed; the headline comes last.
+
+    Args:
+        width: of a line, by default the terminal's; the headline is cut to it, to no less than 20 characters. Into a file
+            or a pipe nothing is cut.
+    """
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    shown = [{name: text[:16] if name == "started" else text for name, text in one.items()} for one in rows]
+    columns = [name for name in shown[0] if any(one[name] for one in shown)]
+    widths = {name: max(len(name), *(len(one[name]) for one in shown)) for name in columns}
+    if width and columns[-1] == "headline":
+        others = sum(widths[name] + 2 for name in columns[:-1])
+        widths["headline"] = min(widths["headline"], max(20, width - others))
+    lines = [{name: name for name in columns}, *shown]
+    return "\n".join(
+        "  ".join(_fitted(line[name], widths[name]) for name in columns).rstrip() for line in lines
+    )
+
+
+def _fitted(text: str, width: int) -> str:
+    return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)

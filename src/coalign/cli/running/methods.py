@@ -41,7 +41,7 @@ def listed(found: Sequence[Entry]) -> str:
         return "No method fits. `coalign methods` lists all."
     lines: list[str] = []
     for room, holds in ROOMS.items():
-        rows = [entry for entry in found if entry.room == room]
+        rows = sorted((one for one in found if one.room == room), key=lambda one: not one.available)
         if rows:
             lines += ["", f"{room}: {holds}", *(_row(entry) for entry in rows)]
     count = sum(entry.available for entry in found)

@@ -16,6 +16,8 @@ from coalign.core.built_in import BUILT_IN
 from coalign.core.catalogue import CONFIDENCE, Entry, entries
 from coalign.core.deferred import load_deferred
 from coalign.core.faults import keep_traceback
+from coalign.core.inputs import assert_there
+from coalign.core.options import to_dict
 from coalign.core.own_code import names_code
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.platform.methods import find
@@ -76,6 +78,8 @@ def command(method: str) -> click.Command:
 
 def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Run:
     """Run a method inside its run folder and keep the folder's status true, whatever happens."""
+    if out is None or not (out / "status.json").exists():
+        _assert_names(config)
     folder = Run.start(out or new_run_path(name), name, config, seed=getattr(config, "seed", None))
     click.echo(f"Run folder: {folder.path}", err=True)
     advice = f"To continue, give the same options and --out {shlex.quote(str(folder.path))}"
@@ -89,6 +93,16 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
 
     end_processes()
     return folder
+
+
+def _assert_names(config: Any) -> None:
+    """Refuse data and a model that are not there before a run folder is made for them."""
+    assert_there(to_dict(config))
+    model, elsewhere = getattr(config, "model", None), getattr(config, "endpoint", None)
+    if isinstance(model, str) and not elsewhere and model.startswith((".", "/", "~")):
+        from coalign.models.files.places import locate
+
+        locate(model, getattr(config, "revision", None))
 
 
 @contextlib.contextmanager

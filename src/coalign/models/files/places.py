@@ -10,6 +10,7 @@ from typing import Any
 
 from coalign.core.errors import ModelError
 from coalign.core.runs import Run
+from coalign.data.files.hub import date_of
 from coalign.models.files.defaults import DEFAULTS, Kind, default_model_path, hub_problem
 
 DESCRIPTIONS = ("config.json", "adapter_config.json", "model_index.json")
@@ -117,6 +118,20 @@ def full_name(name: str | None) -> str:
     """A model's name where people read it: of `default` the hub id that it stands for, else as it is."""
     aliases: dict[str | None, Kind] = {"default": "chat", "default-encoder": "encoder"}
     return DEFAULTS[aliases[name]].hub_id if name in aliases else str(name)
+
+
+def told(name: str, revision: str | None = None) -> str:
+    """A model for the plan: of the default, and of a copy that is taken since the hub cannot be reached, with its date."""
+    place = locate(name, revision)
+    if place.name != name and place.path != place.name:
+        return f"{place.name}, the default, copy of {date_of(Path(place.path) / 'config.json')}"
+    if place.cached_only:
+        from huggingface_hub import try_to_load_from_cache
+
+        copy = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(copy, str):
+            return f"{name}, copy of {date_of(copy)} in the hub's cache: the hub cannot be reached"
+    return name
 
 
 def short_name(name: str | None) -> str:

@@ -19,7 +19,9 @@ from coalign.core.progress import duration
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter, trainable_summary
 from coalign.models.devices import describe_device, products_of
+from coalign.models.files.places import told
 from coalign.models.files.saving import saved_format
+from coalign.models.options import ModelOptions
 from coalign.report.format import number
 from coalign.training.examples import Prepared
 from coalign.training.options import TrainingOptions
@@ -57,6 +59,7 @@ class Plan:
         saved: the number format of the result, where it is not that of the training.
         sources: of a mix, source to its records and their tokens.
         samples: what is sampled in the course of the training; empty where nothing is.
+        model: what is trained, with the date of a copy; empty where a program passed it.
     """
 
     objective: str
@@ -81,6 +84,7 @@ class Plan:
     valued_lengths: tuple[float, float] | None = None
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)
     samples: str = ""
+    model: str = ""
 
     @property
     def response_length(self) -> float:
@@ -102,6 +106,7 @@ class Plan:
         reason = f" ({self.learning_rate_from})" if self.learning_rate_from else ""
         lines = [
             ("Objective", self.objective),
+            ("Model", self.model),
             ("Records", f"{self.records:,} to train{held_out}"),
             ("Tokens", tokens if self.responses else ""),
             *(
@@ -176,6 +181,7 @@ def make_plan(
         dropped=len(prepared.dropped),
         valued_lengths=prepared.valued_lengths(),
         sources=prepared.by_source(),
+        model=told(options.model, options.revision) if isinstance(options, ModelOptions) else "",
     )
 
 
