@@ -120,6 +120,7 @@ def test_standard_input(monkeypatch):
 
 
 def test_hub_failure_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr("coalign.data.files.columnar.hub_problem", lambda: None)
     import datasets
 
     def unreachable(*_):
@@ -156,7 +157,7 @@ def test_hub_configuration_and_split(monkeypatch):
         ("a.csv", b"prompt,chosen\n", "only a header"),
         ("a.csv", b"prompt,prompt\na,b\n", "appears twice"),
         ("a.csv", b'prompt\n"open\n', "not valid CSV"),
-        ("a.txt", b"hello", "unknown format"),
+        ("a.md", b"hello", "unknown format"),
         ("a.jsonl", b"\x00\x01\x02garbage\xff" * 10, "binary data"),
         ("a.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("a.jsonl", b"hello\nworld\n", r"none of the first 2 rows can be read"),
@@ -303,6 +304,27 @@ def test_split_never_shares_a_prompt(numbers, fraction, seed):
     assert evaluation
     again = split_records(records[::-1], fraction, seed)
     assert again[1] == evaluation[::-1]
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "PROMPTS.TXT", "prompts.txt.gz"])
+def test_text_files_hold_a_prompt_a_line(tmp_path, name):
+    data = "Why is the sky blue?\r\n\n  Wie spät ist es?\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    found = read_records(tmp_path / name)
+    assert [one.prompt for one in found.records] == [
+        [{"role": "user", "content": text}] for text in ("Why is the sky blue?", "Wie spät ist es?")
+    ]
+    assert [one.source.line for one in found.records] == [1, 3]
+
+
+def test_text_files_that_cannot_be_read_say_where(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"fine\nbad \xff byte\n")
+    with pytest.raises(DataError, match=r"prompts.txt:2: column 5: byte 0xff"):
+        read_records(path)
+    path.write_bytes(b"\n \n")
+    with pytest.raises(DataError, match="is empty"):
+        read_records(path)
 
 
 @pytest.mark.parametrize(("n", "held_out"), [(2, 1), (3, 1), (4, 2), (16, 2), (40, 2), (100, 5)])

@@ -24,9 +24,11 @@ from coalign.data.records import Source
 from coalign.data.sources import DataSource
 
 FORMATS = (
-    ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, a "
-    "folder that datasets saved, a run folder, a hub id, or -"
+    ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .txt "
+    "with a prompt a line, a folder that datasets saved, a run folder, a hub id, or -"
 )
+_TEXT = re.compile(r"\.txt(\.(gz|zst))?$", re.IGNORECASE)
+"""A file of prompts, where it is named itself: in a folder such files say something of the others."""
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 """Files of a folder that datasets saved."""
 _LONGEST_NAME = 255
@@ -206,6 +208,8 @@ def _made_by(folder: Path) -> Path:
 
 def _file_rows(path: Path, name: str, lists: Collection[str]) -> Iterator[Row]:
     suffix = suffix_of(path)
+    if _TEXT.search(path.name):
+        return _prompt_lines(text_lines(path, name, FORMATS), name)
     if not suffix:
         raise DataError(f"{name}: unknown format.", hint=f"Readable: {FORMATS}.")
     if suffix == ".parquet":
@@ -220,11 +224,23 @@ def _file_rows(path: Path, name: str, lists: Collection[str]) -> Iterator[Row]:
     return _json_lines(data.split(b"\n"), name)
 
 
-def _decode(data: bytes, name: str) -> str:
+def _prompt_lines(lines: Iterable[bytes], name: str) -> Iterator[Row]:
+    """A prompt a line of plain text; empty lines are passed over."""
+    index = 0
+    for number, line in enumerate(lines, start=1):
+        text = _decode(line, name, number).strip()
+        if text:
+            yield Row({"prompt": text}, number, index)
+            index += 1
+    if index == 0:
+        raise NoRowsError(f"{name}: the file is empty.", hint="One prompt a line is needed.")
+
+
+def _decode(data: bytes, name: str, first: int = 1) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first
         column = error.start - data.rfind(b"\n", 0, error.start)
         problem = RecordProblem(
             name, line, f"column {column}", f"byte 0x{data[error.start]:02x}", "UTF-8 text"

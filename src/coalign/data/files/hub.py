@@ -45,10 +45,10 @@ def hub_problem(timeout: float = HUB_TIMEOUT) -> str | None:
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
     """Have `datasets` take what is in its cache, or fail at once: it would ask again and again for half a minute."""
-    import datasets
-    import huggingface_hub.constants as hub
+    import datasets.config
+    import huggingface_hub.constants
 
-    places = ((hub, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE"))
+    places = ((huggingface_hub.constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE"))
     before = [getattr(*one) for one in places]
     try:
         for module, name in places:
