@@ -314,7 +314,7 @@ def _parse_message(value: Any, position: int) -> Message:
     if not isinstance(content, str):
         raise FieldError(f"the content of {place} is {describe(content)}", "text")
     if "tool_calls" in said:
-        said["tool_calls"] = [_read_arguments(one) for one in said["tool_calls"]]
+        said["tool_calls"] = [parsed_call(one) for one in said["tool_calls"]]
     weight = said.pop("weight", None)
     if weight is not None and weight != 1:
         raise FieldError(
@@ -324,7 +324,7 @@ def _parse_message(value: Any, position: int) -> Message:
     return cast(Message, {"role": role, "content": content, **said})
 
 
-def _read_arguments(call: Any) -> Any:
+def parsed_call(call: Any) -> Any:
     """A call whose arguments are JSON text, as OpenAI's clients write them, with the mapping that templates take."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):

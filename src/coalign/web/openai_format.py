@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coalign.data.media.conversations import MARK, showing
 from coalign.data.media.pictures import Picture
-from coalign.data.messages import shorten
+from coalign.data.messages import parsed_call, shorten
 from coalign.data.records import Message
 from coalign.data.rows import half_pair
 from coalign.models.types import Generation, Sampling
@@ -48,6 +49,8 @@ WITHOUT_MEANING = {
     "name",
 }
 """Fields of a message that say nothing where they are empty, as in replies that a client puts back as they came."""
+OF_CHATS = {"tools", "tool_choice", "parallel_tool_calls"}
+"""Fields of `WITHOUT_EFFECT` that chat completions support."""
 ABOUT_THE_CALLER = {"user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key"}
 
 
@@ -100,6 +103,28 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
 
+class CalledFunction(BaseModel):
+    """The function of an earlier call."""
+
+    name: str
+    arguments: str
+
+
+class EarlierCall(BaseModel):
+    """A call in a message of the assistant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+    def message(self) -> dict[str, Any]:
+        """As chat templates take it: arguments as a mapping where they are JSON."""
+        return parsed_call({"id": self.id, "type": self.type, "function": self.function.model_dump()})
+
+
 class ChatMessage(BaseModel):
     """A turn of the conversation."""
 
@@ -108,13 +133,24 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     name: str | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
 
     def message(self, place: int) -> Message:
-        """The turn as generators take it.
+        """The turn as generators and chat templates take it.
 
         Raises:
             ApiError: a picture that is not in the request itself: nothing is fetched, and no file read.
         """
+        said: dict[str, Any] = {**self._said(place)}
+        if self.tool_calls:
+            said["tool_calls"] = [one.message() for one in self.tool_calls]
+        if self.role == "tool":
+            given = {"tool_call_id": self.tool_call_id, "name": self.name}
+            said |= {name: value for name, value in given.items() if value is not None}
+        return cast(Message, said)
+
+    def _said(self, place: int) -> Message:
         if isinstance(self.content, str):
             return {"role": self.role, "content": self.content}
         shown = [one.image_url.url for one in self.content if isinstance(one, ImagePart)]
@@ -180,6 +216,9 @@ class ChatRequest(_Request):
     """`POST /v1/chat/completions`. A last message of the assistant is continued."""
 
     messages: list[ChatMessage] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_TOP_LOGPROBS)
@@ -249,11 +288,14 @@ def parse_request(kind: type[ChatRequest] | type[CompletionRequest], body: Any) 
     """
     if not isinstance(body, dict):
         raise ApiError(400, "The body is not a JSON object.")
+    ignored = WITHOUT_EFFECT.keys() - (OF_CHATS if kind is ChatRequest else set())
     for name, harmless in WITHOUT_EFFECT.items():
+        if name not in ignored:
+            continue
         value = body.get(name)
         if value is not None and value not in harmless:
             raise ApiError(400, f"{name} is not supported here.", param=name, code="unsupported_parameter")
-    drop = {*WITHOUT_EFFECT, *ABOUT_THE_CALLER}
+    drop = {*ignored, *ABOUT_THE_CALLER}
     given = {name: value for name, value in body.items() if name not in drop and value is not None}
     halved = half_pair(given)
     if halved is not None:
@@ -303,14 +345,24 @@ class Format:
             "system_fingerprint": fingerprint,
         }
 
-    def answer(self, samples: list[Generation], usage: dict[str, int]) -> dict[str, Any]:
-        """The whole answer; `samples` in the order of prompts and samples."""
+    def answer(
+        self,
+        samples: list[Generation],
+        usage: dict[str, int],
+        read: Callable[[Generation], tuple[dict[str, Any], str]] | None = None,
+    ) -> dict[str, Any]:
+        """The whole answer; `samples` in the order of prompts and samples.
+
+        Args:
+            read: a sample to the assistant's message and why it ended, where it may be more than its text.
+        """
         choices = []
         for index, one in enumerate(samples):
-            text = (
-                {"message": {"role": "assistant", "content": one.text}} if self.chat else {"text": one.text}
-            )
-            choices.append(self._choice(index, text, one.finish_reason, self._logprobs(one)))
+            said, finish = {"role": "assistant", "content": one.text}, str(one.finish_reason)
+            if read is not None:
+                said, finish = read(one)
+            text = {"message": said} if self.chat else {"text": one.text}
+            choices.append(self._choice(index, text, finish, self._logprobs(one)))
         return {**self._head, "object": self._object(""), "choices": choices, "usage": usage}
 
     def begin(self, index: int) -> dict[str, Any]:
@@ -324,6 +376,10 @@ class Format:
     def end(self, index: int, text: str, one: Generation) -> dict[str, Any]:
         """The last event of a choice: its last text, why it ended, and the log-probabilities of all its tokens."""
         return self._event([self._choice(index, self._delta(text), one.finish_reason, self._logprobs(one))])
+
+    def delta(self, index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        """An event of a chat's choice, with any delta."""
+        return self._event([self._choice(index, {"delta": delta}, finish, None)])
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         return {**self._event([]), "usage": usage}

@@ -14,7 +14,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,12 @@ from coalign.core.extras import require
 from coalign.core.files import parse_json
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.sampling import check_sampling
+from coalign.models.tools.asking import ToolPrompts
 from coalign.models.types import Generation, Generator, Piece, Sampling, Tokenised
 from coalign.web.batching import Work, Worker, open_worker
 from coalign.web.local import local_app
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
+from coalign.web.tool_calls import CallStream, Offer, offer_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -81,6 +83,11 @@ class _Model:
         generator: Any = self.generator
         return generator if hasattr(generator, "encode") and hasattr(generator, "context") else None
 
+    @functools.cached_property
+    def prompts(self) -> ToolPrompts:
+        """How it is shown tools."""
+        return ToolPrompts(self.generator)
+
     @property
     def context(self) -> int | None:
         return self.local.context if self.local else None
@@ -128,16 +135,17 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     async def complete(kind: Any, request: Any) -> Any:
         server.admit(request)
         asked = parse_request(kind, await _json(request))
-        works, events = server.submit(asked)
         answering = server.model(asked.model)
+        offer = offer_of(asked, answering.prompts) if kind is ChatRequest else None
+        works, events = server.submit(asked, offer)
         form = Format(chat=kind is ChatRequest, model=answering.name, fingerprint=answering.fingerprint)
         if asked.stream:
-            stream = _Stream(works, events, form, asked)
+            stream = _Stream(works, events, form, asked, offer)
             # The first event decides whether it is an answer or an error with a status of its own.
             first = await stream.first()
             return responses.StreamingResponse(stream.lines(first), media_type="text/event-stream")
         samples = [one for each in await _gather(works, events, request) for one in each]
-        return answered(200, form.answer(samples, _usage(works, samples)))
+        return answered(200, form.answer(samples, _usage(works, samples), offer and offer.message))
 
     app: Any = local_app("coalign", hosts=hosts, lifespan=lifespan)
     for error, handler in ((ApiError, refused), (404, no_route), (405, no_route)):
@@ -197,8 +205,12 @@ class _Server:
             raise ApiError(404, message, param="model", code="model_not_found")
         return found
 
-    def submit(self, asked: Any) -> tuple[list[Work], asyncio.Queue[Any]]:
-        """Queue a request's prompts; what comes of them arrives in the queue as (prompt, piece or error)."""
+    def submit(self, asked: Any, offer: Offer | None = None) -> tuple[list[Work], asyncio.Queue[Any]]:
+        """Queue a request's prompts; what comes of them arrives in the queue as (prompt, piece or error).
+
+        Args:
+            offer: the tools of a chat that knows some.
+        """
         model = self.model(asked.model)
         prompts = asked.prompts()
         if self.worker.waiting + len(prompts) > MOST_WAITING:
@@ -210,10 +222,13 @@ class _Server:
         if echo and not isinstance(model.generator, TransformersGenerator):
             raise ApiError(400, "echo needs a local model without a method.", param="echo")
         for number, given in enumerate(prompts):
-            prompt, ids, pictures = self._encoded(model, given)
+            prompt, ids, pictures = self._encoded(model, given, offer)
             room = None if model.context is None or not ids else model.context - len(ids)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
             sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
+            if offer is not None and offer.tools:
+                stops = (*sampling.stop, *model.prompts.stops(parallel=offer.parallel))
+                sampling = replace(sampling, stop=tuple(dict.fromkeys(stops)))
             least = sampling if decode else replace(sampling, max_new_tokens=1)
             self._assert_usable(model, least, room, len(ids))
 
@@ -239,10 +254,14 @@ class _Server:
         self.worker.submit(works)
         return works, events
 
-    def _encoded(self, model: _Model, prompt: Any) -> tuple[Any, list[int], PicturePrompt | None]:
+    def _encoded(
+        self, model: _Model, prompt: Any, offer: Offer | None
+    ) -> tuple[Any, list[int], PicturePrompt | None]:
         """The prompt as messages or text, its tokens where they are known, and its pictures where they are decoded here."""
         generator: Any = model.generator
         try:
+            if offer is not None:
+                prompt = offer.prompt(prompt, model.prompts)
             if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
                 if not isinstance(generator, TransformersGenerator):
                     raise ApiError(400, "Token ids need a local model without a method.", param="prompt")
@@ -313,11 +332,19 @@ async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -
 class _Stream:
     """A request that is answered with server-sent events."""
 
-    def __init__(self, works: list[Work], events: asyncio.Queue[Any], form: Format, asked: Any) -> None:
+    def __init__(
+        self,
+        works: list[Work],
+        events: asyncio.Queue[Any],
+        form: Format,
+        asked: Any,
+        offer: Offer | None = None,
+    ) -> None:
         self._works, self._events, self._form = works, events, form
         self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._missing = sum(work.sampling.n for work in works)
         self._done: list[Generation] = []
+        self._calls = offer and [CallStream(offer, form, index) for index in range(self._missing)]
 
     async def first(self) -> tuple[int, Piece]:
         """The first piece.
@@ -334,7 +361,8 @@ class _Stream:
                     yield _line(self._form.begin(index))
             event: tuple[int, Piece] | None = first
             while event is not None:
-                yield _line(self._event(*event))
+                for one in self._told(*event):
+                    yield _line(one)
                 event = self._good(await self._events.get()) if self._missing else None
             if self._usage:
                 yield _line(self._form.usage(_usage(self._works, self._done)))
@@ -345,13 +373,19 @@ class _Stream:
             for work in self._works:
                 work.cancelled = True
 
-    def _event(self, number: int, piece: Piece) -> dict[str, Any]:
+    def _told(self, number: int, piece: Piece) -> Iterator[dict[str, Any]]:
+        """The events of a piece."""
         index = number * self._works[0].sampling.n + piece.sample
-        if piece.generation is None:
-            return self._form.piece(index, piece.text)
-        self._missing -= 1
-        self._done.append(piece.generation)
-        return self._form.end(index, piece.text, piece.generation)
+        if piece.generation is not None:
+            self._missing -= 1
+            self._done.append(piece.generation)
+        if self._calls:
+            one = self._calls[index]
+            yield from one.end(piece.text, piece.generation) if piece.generation else one.piece(piece.text)
+        elif piece.generation is None:
+            yield self._form.piece(index, piece.text)
+        else:
+            yield self._form.end(index, piece.text, piece.generation)
 
     def _good(self, event: tuple[int, Piece | Exception]) -> tuple[int, Piece]:
         number, outcome = event

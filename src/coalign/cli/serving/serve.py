@@ -58,6 +58,7 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
     """
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
+    from coalign.models.tools.asking import ToolPrompts
     from coalign.web.local import address_of, is_loopback, listen, serve_app
     from coalign.web.serve import KEY_VARIABLE, Served, make_app
 
@@ -81,6 +82,7 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
     served = Served(name, generator, key, _fingerprint(asked, generator, methods), bank)
     app = make_app(served, hosts=() if is_loopback(asked.host) else ("*",))
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
+    click.echo(f"Where clients offer tools: {ToolPrompts(generator).description}.", err=True)
     if made:
         click.echo(f"Key for clients: {key}  (set {KEY_VARIABLE} to choose one)", err=True)
     names = " and ".join(bank.generators) if bank else name
