@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.data.media.conversations import MARK
@@ -187,6 +187,12 @@ def test_a_run_with_pictures(tmp_path: Path) -> None:
     assert any((run.model).glob("*.safetensors"))
     shown = read_rows(run.path / "stages" / "improvement" / "artefacts" / "improvement" / "kept.jsonl")
     assert {Path(one["images"][0]).name for one in shown} <= {"a.png", "b.png"}
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    bad = write(tmp_path / "bad.jsonl", [{**seen, "id": "1"}, {**seen, "id": "2", "images": ["bad.png"]}])
+    with pytest.raises(DataError, match=r"bad.jsonl:2: images: .*not a picture"):
+        run_system(
+            "align-anything", align_anything, tmp_path / "no", model="nowhere", prompts=str(bad), **SMALL
+        )
     with pytest.raises(ConfigError, match="no prompts with pictures"):
         run_system(
             "align-anything", align_anything, tmp_path / "ppo", model=str(tmp_path / "llava"), prompts=str(prompts),

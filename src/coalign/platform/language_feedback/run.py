@@ -18,7 +18,7 @@ from typing import Any
 from coalign.core.errors import CoalignError, DataError
 from coalign.core.options import Count, Seed, option, required
 from coalign.core.runs import Run, is_main_process
-from coalign.data.checking.usable import repeated_ids
+from coalign.data.checking.usable import repeated_ids, undecodable
 from coalign.data.records import Record
 from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.data.writers import write_records
@@ -142,11 +142,11 @@ def read_prompts(
     """The prompts of an option, with ids of their own.
 
     Raises:
-        DataError: a source that cannot be read, two prompts with one id, or no prompt.
+        DataError: a source that cannot be read, two prompts with one id, a picture that cannot be decoded, or no prompt.
     """
     parts = read_sources(ReadingOptions.of(reading, kind=None), sources, "prompt", notes, run=run)
     records = [one for part in parts for one in part.records]
-    if problems := repeated_ids(records):
+    if problems := [*repeated_ids(records), *undecodable(records)]:
         raise DataError(f"{len(problems)} prompts cannot be used.", problems)
     if not records:
         raise DataError(f"{named(sources)}: no prompt.")
