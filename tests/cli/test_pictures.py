@@ -213,6 +213,8 @@ def test_a_local_judge_and_an_endpoint_judge_pictures(llava: str, folder: Path) 
     assert len(read_rows(local.artefacts / "verdicts.jsonl")) == 1
     report = (local.path / "report.html").read_text(encoding="utf-8")
     assert "[picture] what is it" in report
+    assert "Pictures that were judged" in report
+    assert "data:image/" in report
     assert MARK not in report
     with endpoint_server.running() as server:
         server.change = lambda answer: {**answer, "choices": [{"message": {"content": "[[7]]"}}]}

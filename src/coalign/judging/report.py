@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
-from coalign.data.media.conversations import named_pictures
+from coalign.data.media.conversations import named_pictures, pictures_of
 from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, judge_name
 from coalign.judging.prompts import question_text
@@ -24,6 +24,10 @@ from coalign.judging.protocol import (
 )
 from coalign.report import model as doc
 from coalign.report.page import publish
+from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
+
+PICTURED = 48
+"""Requests whose pictures the report shows."""
 
 OUTCOMES: tuple[tuple[PairOutcome, str], ...] = (
     ("first", "first response better, in both orders"),
@@ -55,6 +59,7 @@ def write_pair_report(
             *people_sections(results.get("people")),
             *failure_sections(summary),
             pair_samples(found.items, comparisons, found.labels),
+            *judged_pictures(found),
             cost_table(config, summary.cost),
         ],
         facts=facts(run, found),
@@ -108,6 +113,7 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
                 unit="number",
                 better="neither",
             ),
+            *judged_pictures(found),
             cost_table(config, cost),
         ],
         facts=facts(run, found),
@@ -215,6 +221,20 @@ def failure_sections(summary: Summary) -> list[doc.Text]:
             ],
         )
     ]
+
+
+def judged_pictures(found: ItemSet) -> list[Gallery]:
+    """The pictures of the requests beside their words; nothing where no request has any."""
+    seen = [one for one in found.items if pictures_of(one.prompt)]
+    items = (
+        Shown(
+            [thumbnail(each.open()) for each in pictures_of(one.prompt)],
+            named_pictures(question_text(one.prompt)),
+            {"id": one.id},
+        )
+        for one in seen[:PICTURED]
+    )
+    return gallery("Pictures that were judged", items, total=len(seen))
 
 
 def pair_samples(
