@@ -7,7 +7,6 @@ are its sentences too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.files.subtitles import SUFFIXES, Cue, parse_cues, parse_seconds, read_cues, utf8_text
 from coalign.data.messages import FieldError, describe, parse_text
-from coalign.data.rows import Row, iter_rows, parse_each
-from coalign.video.material.sources import VIDEO_SUFFIXES, Frames, parse_fps, parse_path, parse_video
+from coalign.data.rows import Row
+from coalign.video.material.sources import Frames, parse_fps, parse_path, parse_video, read_material
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,13 @@ def read_videos(
     Raises:
         DataError: records that cannot be used, each as `file:line: field: problem, expected`; or none.
     """
-    path = Path(source)
-    problems: list[RecordProblem] = []
-    files = [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES] if path.is_dir() else []
-    if files:
-        found = list(_folder(sorted(files), problems))
-    else:
-        found = list(
-            parse_each(iter_rows(source), source, lambda row: _record(row, path, transcripts), problems)
-        )
+    found, problems = read_material(
+        source,
+        _of_video,
+        lambda row, path: _record(row, path, transcripts),
+        suffixes=(*SUFFIXES, ".txt"),
+        field="transcript",
+    )
     seen: set[str] = set()
     for one in found:
         if one.id in seen:
@@ -115,21 +112,13 @@ def read_videos(
     return [one.within(longest) for one in found]
 
 
-def _folder(files: list[Path], problems: list[RecordProblem]) -> Iterator[Video]:
-    for video in files:
-        beside = next(
-            (one for suffix in (*SUFFIXES, ".txt") if (one := video.with_suffix(suffix)).is_file()), None
-        )
-        try:
-            if beside is None:
-                raise FieldError("none", f"{video.stem}.srt, .vtt, .json or .txt beside it", "transcript")
-            cues, sentences = _text_beside(beside)
-            if not sentences:
-                raise FieldError("empty", "one sentence at least", "transcript")
-            yield Video(video.stem, Frames(video.stem, video), sentences, transcript=cues, source=str(video))
-        except FieldError as error:
-            place = error.field or "transcript"
-            problems.append(RecordProblem(str(beside or video), None, place, error.problem, error.expected))
+def _of_video(video: Path, beside: Path | None) -> Video:
+    if beside is None:
+        raise FieldError("none", f"{video.stem}.srt, .vtt, .json or .txt beside it", "transcript")
+    cues, sentences = _text_beside(beside)
+    if not sentences:
+        raise FieldError("empty", "one sentence at least", "transcript")
+    return Video(video.stem, Frames(video.stem, video), sentences, transcript=cues, source=str(video))
 
 
 def _text_beside(path: Path) -> tuple[tuple[Cue, ...], tuple[Sentence, ...]]:

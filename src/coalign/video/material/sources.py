@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coalign.core.cache import cache_root
+from coalign.core.errors import RecordProblem
 from coalign.core.files import atomic_path
 from coalign.data.files.subtitles import parse_seconds
 from coalign.data.media.clips import NEAR, Clip
@@ -18,10 +19,12 @@ from coalign.data.media.errors import MediaError
 from coalign.data.media.pictures import open_picture
 from coalign.data.media.sources import LONGEST_PATH, resolve
 from coalign.data.messages import FieldError, describe
+from coalign.data.rows import Row, iter_rows, parse_each
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Made = TypeVar("Made")
 VIDEO_COLUMNS = ("video", "video_path", "clip", "path", "file")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -209,3 +212,35 @@ def parse_fps(columns: Mapping[str, Any]) -> float | None:
     if fps == 0:
         raise FieldError("0", "a number above 0", "fps")
     return fps
+
+
+def read_material(
+    source: str | Path,
+    of_video: Callable[[Path, Path | None], Made],
+    of_row: Callable[[Row, Path], Made],
+    *,
+    suffixes: Sequence[str],
+    field: str,
+) -> tuple[list[Made], list[RecordProblem]]:
+    """What a file of records says of videos, or a folder of videos with a text beside each; and what is wrong with the rest.
+
+    Args:
+        of_video: a video of a folder and its text, None where there is none, to what is made of both.
+        of_row: a record, and the path of all, to the same. Both raise `FieldError`.
+        suffixes: of texts, in the order in which they are looked for.
+        field: of a problem that names none, in a folder.
+    """
+    path = Path(source)
+    problems: list[RecordProblem] = []
+    files = [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES] if path.is_dir() else []
+    if not files:
+        return list(parse_each(iter_rows(source), source, lambda row: of_row(row, path), problems)), problems
+    made = []
+    for video in sorted(files):
+        beside = next((one for each in suffixes if (one := video.with_suffix(each)).is_file()), None)
+        try:
+            made.append(of_video(video, beside))
+        except FieldError as error:
+            place = str(beside or video)
+            problems.append(RecordProblem(place, None, error.field or field, error.problem, error.expected))
+    return made, problems

@@ -8,7 +8,7 @@ clip with several captions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.files.subtitles import parse_seconds, utf8_text
 from coalign.data.messages import FieldError, describe, parse_text
-from coalign.data.rows import Row, iter_rows, parse_each
-from coalign.video.material.sources import VIDEO_SUFFIXES, Frames, parse_fps, parse_video
+from coalign.data.rows import Row
+from coalign.video.material.sources import Frames, parse_fps, parse_video, read_material
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences")
 
@@ -49,13 +49,7 @@ def read_clips(source: str | Path) -> list[CaptionedClip]:
     Raises:
         DataError: records that cannot be used, each as `file:line: field: problem, expected`; or none.
     """
-    path = Path(source)
-    problems: list[RecordProblem] = []
-    files = [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES] if path.is_dir() else []
-    if files:
-        read = _folder(sorted(files), problems)
-    else:
-        read = parse_each(iter_rows(source), source, lambda row: _record(row, path), problems)
+    read, problems = read_material(source, _of_video, _record, suffixes=(".txt",), field="caption")
     found: dict[tuple[str, Any, Any], CaptionedClip] = {}
     for one in read:
         key = (one.id, one.frames.start, one.frames.end)
@@ -82,20 +76,13 @@ def pairs_of(clips: Sequence[CaptionedClip]) -> list[tuple[int, str]]:
     return [(place, text) for place, one in enumerate(clips) for text in one.captions]
 
 
-def _folder(files: Sequence[Path], problems: list[RecordProblem]) -> Iterator[CaptionedClip]:
-    for video in files:
-        beside = video.with_suffix(".txt")
-        try:
-            if not beside.is_file():
-                raise FieldError("none", f"{beside.name} beside it", "caption")
-            lines = tuple(line.strip() for line in utf8_text(beside).splitlines() if line.strip())
-            if not lines:
-                raise FieldError("empty", "a caption a line, one at least", "caption")
-            yield CaptionedClip(video.stem, Frames(video.stem, video), lines, str(video))
-        except FieldError as error:
-            problems.append(
-                RecordProblem(str(video), None, error.field or "caption", error.problem, error.expected)
-            )
+def _of_video(video: Path, beside: Path | None) -> CaptionedClip:
+    if beside is None:
+        raise FieldError("none", f"{video.stem}.txt beside it", "caption")
+    lines = tuple(line.strip() for line in utf8_text(beside).splitlines() if line.strip())
+    if not lines:
+        raise FieldError("empty", "a caption a line, one at least", "caption")
+    return CaptionedClip(video.stem, Frames(video.stem, video), lines, str(video))
 
 
 def _record(row: Row, path: Path) -> CaptionedClip:
