@@ -103,8 +103,19 @@ class PromptError(DataError):
     Attributes:
         index: its place among the prompts.
         field, problem, expected: as in `RecordProblem`.
+        prompt: itself, where it is known: a decoding method may have asked with prompts of its own.
     """
 
-    def __init__(self, index: int, field: str, problem: str, expected: str, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        field: str,
+        problem: str,
+        expected: str,
+        *,
+        hint: str | None = None,
+        prompt: object = None,
+    ) -> None:
         super().__init__(f"prompt {index}: {field}: {problem}, expected {expected}", hint=hint)
+        self.prompt = prompt
         self.index, self.field, self.problem, self.expected = index, field, problem, expected

@@ -104,8 +104,8 @@ def answer_rows(
         try:
             generator().generate(prompts, sampling, done=done, on_batch=keep_batch, label=label)
         except PromptError as error:
-            task = tasks[error.index]
-            if not isinstance(task, Record):
+            task = tasks[error.index] if error.index < len(tasks) else None
+            if not isinstance(task, Record) or error.prompt is not prompts[error.index]:
                 raise
             problem = task.problem(error.field, error.problem, error.expected)
             raise DataError("A prompt cannot be used.", [problem], error.hint) from error

@@ -88,7 +88,7 @@ class UntemplatedAnswerer:
         shown = pictures_of(prompt)
         if len(shown) != 1 or len(prompt) != 1 or isinstance(prompt, str):
             raise PromptError(index, "prompt", f"{len(shown)} pictures", "one question about one picture")
-        with of_prompt(index):
+        with of_prompt(index, prompt):
             picture = shown[0].open()
         try:
             inputs = self.processor(

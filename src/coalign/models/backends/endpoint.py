@@ -340,7 +340,7 @@ class EndpointGenerator:
         seen: Counter[str] = Counter()
         asked, identity = [], self.identity
         for index, prompt in enumerate(prompts):
-            with of_prompt(index):
+            with of_prompt(index, prompt):
                 text = json.dumps(prompt_key(prompt), sort_keys=True)
             asked.append(Asked(self._client.address, self.model, prompt, seen[text], prefill, identity))
             seen[text] += 1

@@ -99,7 +99,7 @@ def encode_any(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index
     """
     from coalign.data.encoding import encode_continued, encode_prompt
 
-    with of_prompt(index):
+    with of_prompt(index, prompt):
         if isinstance(prompt, str):
             return encode_prompt(tokenizer, [{"role": "user", "content": prompt}], plain=True)
         return (encode_continued if is_prefilled(prompt) else encode_prompt)(tokenizer, prompt)
@@ -117,23 +117,29 @@ def encode_seen(
 
     if isinstance(prompt, str) or not pictures_of(prompt):
         return encode_any(tokenizer, prompt, index), None
-    with of_prompt(index):
+    with of_prompt(index, prompt):
         return encode_shown(tokenizer, prompt)
 
 
 @contextlib.contextmanager
-def of_prompt(index: int) -> Iterator[None]:
+def of_prompt(index: int, prompt: Messages | str) -> Iterator[None]:
     """Errors of data, and of pictures and templates, as errors of the prompt with this number."""
     try:
         yield
     except MediaError as error:
-        raise PromptError(index, "images", f"{error.file}: {error.problem}", error.expected) from error
+        raise PromptError(
+            index, "images", f"{error.file}: {error.problem}", error.expected, prompt=prompt
+        ) from error
     except FieldError as error:
-        raise PromptError(index, error.field or "prompt", error.problem, error.expected) from error
+        raise PromptError(
+            index, error.field or "prompt", error.problem, error.expected, prompt=prompt
+        ) from error
     except DataError as error:
         cause = error.__cause__
         if isinstance(cause, EncodingError):
-            raise PromptError(index, cause.field, cause.problem, cause.expected, error.hint) from error
+            raise PromptError(
+                index, cause.field, cause.problem, cause.expected, hint=error.hint, prompt=prompt
+            ) from error
         raise DataError(f"prompt {index}: {error.message}", hint=error.hint) from error
 
 

@@ -194,7 +194,11 @@ class TransformersGenerator:
         """The prompts as tokens; errors are those of `generate`."""
         encoded = [self.encode_seen(prompt, index) for index, prompt in enumerate(prompts)]
         ids, pictures = [one for one, _ in encoded], [one for _, one in encoded]
-        self.assert_room(ids, sampling)
+        try:
+            self.assert_room(ids, sampling)
+        except PromptError as error:
+            error.prompt = prompts[error.index]
+            raise
         return _Job(ids, pictures, [types.goes_on(one) for one in prompts], sampling)
 
     @property
