@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coalign.core.files import read_template
 from coalign.core.options import Count, NonNegative, OptionGroup, Positive, option
 from coalign.core.runs import Run
 from coalign.judging.store import prompt_counter
@@ -91,13 +92,13 @@ def room_of(generator: Generator, orders: Sequence[Order], most: int) -> int:
 def rated(config: Any, run: Run, answers: Mapping[str, Sequence[Written]]) -> dict[str, list[Scores | None]]:
     """The judge's scores of all answers; nothing without a judge."""
     from coalign.curation.long_writing.quality import TEMPLATE, rate_quality
-    from coalign.judging.refused_requests import read_template
     from coalign.judging.store import Deferred, ReplyStore
     from coalign.models.backends.open import open_named
 
     if config.judge_model is None:
         return {}
-    template = read_template(config.judge_template, TEMPLATE)
+    own = config.judge_template
+    template = read_template(own, ("{request}", "{response}")) if own else TEMPLATE
     judge = Deferred(
         lambda: open_named(config.judge_model, endpoint=config.judge_endpoint, device=config.device)
     )
