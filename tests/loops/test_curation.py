@@ -358,3 +358,20 @@ def test_rows_with_one_answer_are_unfolded_to_themselves(tmp_path: Path) -> None
     data = write(tmp_path / "a.jsonl", rows)
     done = result(curated(tmp_path / "run", [str(data)], ["distinct most=0"], unfold=True))
     assert [(row["id"], row["prompt"]) for row in done.rows()] == [("0", "p"), ("1", "q")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("{topic}", "no column 'topic'"), ("{text.size}", "cannot be filled in"), ("{text[x]}", "cannot be filled in"),
+        ("{", "cannot be filled in"), ("{0}", "cannot be filled in"),
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_be_filled_in_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, said: str
+) -> None:
+    monkeypatch.setattr("coalign.models.backends.open.open_generator", lambda *_, **__: Voter())
+    data = write(tmp_path / "prompts.jsonl", [{"prompt": "Hm?"}])
+    step = {"label": {"labels": ["maths", "code"], "prompt": prompt}}
+    with pytest.raises(CoalignError, match=f"Record 0: label: prompt.*{said}"):
+        curated(tmp_path / "run", [str(data)], [step])

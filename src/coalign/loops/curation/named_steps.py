@@ -56,8 +56,10 @@ def filled(template: str, corpus: Corpus, row: Row, name: str, **more: str) -> s
     columns = {**row, "text": row.get("text", corpus.text(row)), **more}
     try:
         return template.format_map(columns)
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
         raise CoalignError(f"Record {row['id']}: {name}: prompt: no column {error}.") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise CoalignError(f"Record {row['id']}: {name}: prompt cannot be filled in: {error}.") from error
 
 
 @dataclass(kw_only=True)
