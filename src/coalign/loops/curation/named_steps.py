@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from coalign.core.errors import CoalignError, ConfigError
-from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, Positive, Seed, option, required
+from coalign.core.options import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    OptionGroup,
+    Positive,
+    Seed,
+    option,
+    required,
+)
 from coalign.loops.rows import Row
 from coalign.loops.steps import choices, usual
 from coalign.loops.steps.kinds import Kept, Made, Rejected, Step
@@ -107,6 +118,70 @@ class NovelStep(NamedStep):
 
     def make(self, name: str, context: Context) -> Step:
         return usual.Novel(name, context.corpus.text, self.most)
+
+
+@dataclass(kw_only=True)
+class TemplateStep(NamedStep):
+    """Keeps one of the records that come of one template: whose words are the same in order but for a few."""
+
+    kind = "template"
+    threshold: Fraction = option(0.6, "share of the longer text's words that two have in common, in order")
+
+    def make(self, name: str, context: Context) -> Step:
+        return usual.Untemplated(name, context.corpus.text, self.threshold)
+
+
+@dataclass(kw_only=True)
+class DiverseStep(NamedStep):
+    """Keeps one record of each group of like tasks, by embeddings that learn from shared templates what likeness is."""
+
+    kind = "diverse"
+    encoder: str = option("default-encoder", "an encoder: hub id or folder")
+    thresholds: list[Positive] = option(
+        [0.2, 0.4, 0.6], "growing distances between embeddings (0 to 2) under which two are alike"
+    )
+    template: Fraction = option(0.6, "share of words in order from which on two texts share a template")
+    margin: Positive = option(0.2, "of the triplet loss")
+    steps: CountOrZero = option(200, "of training on triplets; 0: the encoder's embeddings as they are")
+    coarse: Count = option(8, "coarse clusters")
+    fine: Count = option(4, "clusters in each of them")
+    seed: Seed = option(0, "of clusters, triplets and training")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.thresholds or sorted(self.thresholds) != self.thresholds:
+            raise ValueError(f"thresholds: {self.thresholds}, expected one or more in growing order")
+
+    def make(self, name: str, context: Context) -> Step:
+        from coalign.loops.steps.diversity import Diverse
+        from coalign.models.embedding import load_encoder
+
+        opened = functools.cache(lambda: load_encoder(self.encoder))
+        return Diverse(
+            name, context.corpus.text, lambda texts: opened().encode(texts), self.thresholds, coarse=self.coarse,
+            fine=self.fine, template=self.template, margin=self.margin, steps=self.steps, seed=self.seed,
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class AnchorStep(NamedStep):
+    """Adds the column `column`: a record's quality, by the judge's comparisons with records that stand fast."""
+
+    kind = "anchors"
+    asks = True
+    column: str = option("quality", "the column it adds, from 0 to 1")
+    anchors: Count = option(30, "of each bucket", source="Baichuan Alignment, section 3.1.3")
+    bucket: str = option("", "column whose values are compared among each other alone")
+    seed: Seed = option(0, "of the anchors")
+
+    def make(self, name: str, context: Context) -> Step:
+        from coalign.loops.steps.anchors import Anchored
+
+        assert context.open_judge is not None
+        return Anchored(
+            name, self.column, context.open_judge(), lambda: context.corpus, context.corpus.text, self.anchors,
+            bucket=self.bucket, seed=self.seed,
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -350,7 +425,7 @@ class TakeStep(NamedStep):
 STEPS: dict[str, type[NamedStep]] = {
     one.kind: one
     for one in (
-        ExactStep, NearStep, NovelStep, LengthStep, MatchStep, VerifyStep, QualityStep, JudgeStep, RewriteStep, AboveStep,
+        ExactStep, NearStep, NovelStep, TemplateStep, DiverseStep, AnchorStep, LengthStep, MatchStep, VerifyStep, QualityStep, JudgeStep, RewriteStep, AboveStep,
         TopStep, MixStep, SampleStep, PairStep, TakeStep,
     )
 }  # fmt: skip

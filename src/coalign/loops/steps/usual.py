@@ -15,6 +15,7 @@ from typing import Any
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Kept, Made, Rejected
 from coalign.measures.texts.novelty import NoveltyPool
+from coalign.measures.texts.templates import TemplatePool
 
 NOT_SCORABLE = "not scorable"
 """Begins the reason against a record that has no score."""
@@ -126,6 +127,35 @@ class Novel:
         overlap = self._pool.overlap(self.text(row), at_least=self.most)
         if overlap > self.most:
             return Rejected(row, f"ROUGE-L above {self.most:g}", {"score": round(overlap, 6)})
+        return Kept(row)
+
+    def remember(self, row: Row) -> None:
+        self._pool.add(self.text(row))
+
+
+@dataclass
+class Untemplated:
+    """Keeps the records whose text comes of no template of a text that was kept before.
+
+    Args:
+        threshold: share of the words of the longer text, in order, from which on two have one template.
+    """
+
+    name: str
+    text: Callable[[Row], str]
+    threshold: float
+    needs: Sequence[str] = ()
+    full: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = TemplatePool(self.threshold)
+
+    def look(self, row: Row) -> Made:
+        similarity = self._pool.nearest(self.text(row))
+        if similarity:
+            return Rejected(
+                row, f"shares a template ({self.threshold:g} of the words)", {"score": round(similarity, 6)}
+            )
         return Kept(row)
 
     def remember(self, row: Row) -> None:

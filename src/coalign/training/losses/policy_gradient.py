@@ -28,7 +28,9 @@ SCALE_EPSILON = 1e-4
 """Added to a standard deviation that is divided by (as in TRL)."""
 
 
-def group_advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: Scale = "none") -> Tensor:
+def group_advantages(
+    rewards: Tensor, *, baseline: Baseline = "mean", scale: Scale = "none", epsilon: float = SCALE_EPSILON
+) -> Tensor:
     """Advantage of each response over the others to its prompt.
 
     `mean`: `r_i - mean(r)` (GRPO: Shao et al. 2024, arXiv 2402.03300, section 4.1). `leave_one_out`: `r_i` minus the mean of
@@ -37,7 +39,7 @@ def group_advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: Sca
 
     Args:
         rewards: [P, n]; NaN does not count.
-        scale: divide by the standard deviation (n - 1 in the divisor, plus 1e-4) of the group's rewards (GRPO), of all
+        scale: divide by the standard deviation (n - 1 in the divisor, plus `epsilon`) of the group's rewards (GRPO), of all
             rewards of the batch (arXiv 2508.08221), or not at all (Dr. GRPO: arXiv 2503.20783).
 
     Returns:
@@ -54,11 +56,11 @@ def group_advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: Sca
         advantages = centred * k / (k - 1).clamp(min=1)
     if scale == "group":
         deviation = (centred.square().sum(1, keepdim=True) / (k - 1).clamp(min=1)).sqrt()
-        advantages = advantages / (deviation + SCALE_EPSILON)
+        advantages = advantages / (deviation + epsilon)
     elif scale == "batch":
         alone = values[counted]
         deviation = alone.std() if alone.numel() > 1 else alone.new_zeros(())
-        advantages = advantages / (deviation + SCALE_EPSILON)
+        advantages = advantages / (deviation + epsilon)
     return advantages * counted
 
 

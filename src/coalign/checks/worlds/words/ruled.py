@@ -116,12 +116,26 @@ class RuledWorld:
 
 
 def make_ruled_world(
-    seed: int, *, training: int = 300, test: int = 150, documents: int = 8000, steps: int = 700
+    seed: int,
+    *,
+    training: int = 300,
+    test: int = 150,
+    documents: int = 8000,
+    steps: int = 700,
+    kept: float = KEPT,
+    unasked: float = UNASKED,
 ) -> RuledWorld:
-    """The model, trained on documents, and its prompts."""
+    """The model, trained on documents, and its prompts.
+
+    Args:
+        kept, unasked: chances in documents, as `KEPT` and `UNASKED`.
+    """
     tokenizer = make_tokenizer()
     draw = stream(seed, "documents")
-    texts = [f"{one.text}{_reply(one, draw)}" for one in (draw_asked(draw) for _ in range(documents))]
+    texts = [
+        f"{one.text}{_reply(one, draw, kept, unasked)}"
+        for one in (draw_asked(draw) for _ in range(documents))
+    ]
     base = seeded(lambda: tiny_transformer(len(tokenizer), 64, 2, 4, positions=128), seed)
     end_with(base, tokenizer)
     train_on_texts(base, tokenizer, texts, steps=steps, batch_size=32, generator=stream(seed, "base"))
@@ -153,9 +167,9 @@ def followed(asked: Asked, kept: Sequence[FormRule], good: str, draw: torch.Gene
     return text
 
 
-def _reply(asked: Asked, draw: torch.Generator) -> str:
-    kept = [one for one in asked.rules if _happens(KEPT, draw)]
-    if _happens(UNASKED, draw):
+def _reply(asked: Asked, draw: torch.Generator, chance: float, unasked: float) -> str:
+    kept = [one for one in asked.rules if _happens(chance, draw)]
+    if _happens(unasked, draw):
         kept.append(pick(RULES, draw))
     good = asked.good if _happens(TRUE, draw) else pick(GOODS, draw)
     return followed(asked, _compatible(kept), good, draw)
