@@ -16,6 +16,7 @@ from tests.contract import (
     generated,
     guided,
     judged_pictures,
+    lines,
     paired,
     pictured,
     rows,
@@ -38,7 +39,20 @@ from tests.preference.tiny_runs import (
 from tests.selfalign.writer import SEEDS
 from tests.video.tiny import save_image_text_model
 
-PARTS = (asked, curated, generated, guided, judged_pictures, paired, pictured, shown, spoken, video, tabled)
+PARTS = (
+    asked,
+    curated,
+    generated,
+    guided,
+    judged_pictures,
+    lines,
+    paired,
+    pictured,
+    shown,
+    spoken,
+    video,
+    tabled,
+)
 """Modules with rows of their own."""
 MODEL = {"model": "models/tiny", "device": "cpu"}
 FIT = {"batch_size": 4, "learning_rate": 1e-2, "max_length": 200}

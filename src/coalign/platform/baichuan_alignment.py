@@ -114,7 +114,12 @@ def stages(config: Config, run: Run) -> Iterator[Part]:
             if config.anchors
             else {}
         )
-        yield Part("curated", "curate", {"data": [config.prompts], "steps": _curation(config), **judge})
+        yield Part(
+            "curated",
+            "curate",
+            {"data": [config.prompts], "steps": _curation(config), **judge},
+            shares=bool(judge),
+        )
         prompts = "${curated}"
     if config.demonstrations:
         yield Part(

@@ -34,6 +34,7 @@ class Part:
     Attributes:
         options: what the recipe says of it, over what the whole configuration says; `${NAME}` is the result of a stage.
         publishes: its model is the recipe's, unless a later one publishes too.
+        shares: options of the whole go to it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
     publishes: bool = False
     after: Sequence[str] = ()
+    shares: bool = True
 
 
 @dataclass(kw_only=True)
@@ -94,7 +96,11 @@ def recipe(config: Any, parts: Sequence[Part], name: str) -> Pipeline:
         if unknown is not None:
             near = suggest(unknown, known, f"`coalign run {one.method} --help` lists them.")
             raise ConfigError(f"--stage {one.name}.{unknown}: {one.method} has no such option. {near}")
-        common = {each: said[each] for each in known & said.keys() - {"data"} if config.changed([each])}
+        common = {
+            each: said[each]
+            for each in known & said.keys() - {"data"}
+            if one.shares and config.changed([each])
+        }
         options = {**common, **one.options, **given.get(one.name, {})}
         stages[one.name] = {
             "run": one.method,

@@ -41,12 +41,16 @@ class Triplets:
 
 def fine_clusters(points: NDArray[Any], coarse: int, fine: int, *, seed: int) -> NDArray[np.intp]:
     """[n] cluster of each point: `coarse` k-means clusters, each cut into at most `fine`."""
-    outer = nearest(points, kmeans(points, min(coarse, len(points)), seed=seed))
+
+    def clustered(part: NDArray[Any], count: int) -> NDArray[np.intp]:
+        different = len(np.unique(part, axis=0))
+        return nearest(part, kmeans(part, min(count, different), seed=seed))
+
+    outer = clustered(points, coarse)
     found = np.zeros(len(points), dtype=np.intp)
     for number in np.unique(outer):
         inside = np.flatnonzero(outer == number)
-        inner = nearest(points[inside], kmeans(points[inside], min(fine, len(inside)), seed=seed))
-        found[inside] = number * fine + inner
+        found[inside] = number * fine + clustered(points[inside], fine)
     return found
 
 
@@ -154,11 +158,11 @@ class Diverse:
     needs: Sequence[str] = ()
 
     def sketch(self, rows: Sequence[Row]) -> NDArray[Any]:
+        if not rows:
+            return np.empty(0, dtype=[("point", "f4", 1), ("text", f"S{_BYTES}")])
         texts = [self.text(row) for row in rows]
         points = self.encode(texts).numpy()
-        found = np.empty(
-            len(rows), dtype=[("point", "f4", points.shape[1] if len(rows) else 1), ("text", f"S{_BYTES}")]
-        )
+        found = np.empty(len(rows), dtype=[("point", "f4", points.shape[1]), ("text", f"S{_BYTES}")])
         found["point"] = points
         found["text"] = [one.encode("utf-8", "surrogatepass")[:_BYTES] for one in texts]
         return found
