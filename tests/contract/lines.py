@@ -18,14 +18,13 @@ PAIRS = [
     }
     for place, word in enumerate(WORDS[:6])
 ]
-COMPLEMENTS = [{"prompt": f"the sky is {word}", "complement": "in a word"} for word in WORDS[:3]]
 
 SMALL: dict[str, Tiny] = {
     "baichuan-alignment": (
-        {**MODEL, "prompts": "prompts.jsonl", "demonstrations": "shown.jsonl", "preferences": "pairs.jsonl", "complements": "complements.jsonl",
+        {**MODEL, "prompts": "prompts.jsonl", "demonstrations": "shown.jsonl", "preferences": "pairs.jsonl",
          "max_steps": 1, "batch_size": 2, "max_length": 200, "max_new_tokens": 4, "template": 1.0, "diverse": False,
          "stage": ["reinforced.prompts_per_step=2", "reinforced.eval_samples=1", "rewarding.eval_fraction=0.34"]},
-        {"prompts.jsonl": PROMPTS, "shown.jsonl": demonstrations(), "pairs.jsonl": PAIRS, "complements.jsonl": COMPLEMENTS},
+        {"prompts.jsonl": PROMPTS, "shown.jsonl": demonstrations(), "pairs.jsonl": PAIRS},
     ),
 }  # fmt: skip
 

@@ -202,7 +202,8 @@ def test_a_model_that_was_fitted_is_published(
         assert get(name).arxiv in card
         assert "## Data" in card
     assert any(run.model.rglob("*.safetensors"))
-    assert any("loss" in event for event in run.events("train"))
+    trainings = [run, *map(Run, (run.path / "stages").glob("*"))]
+    assert any("loss" in event for one in trainings for event in one.events("train"))
     if name in REWARD_MODELS:
         load_reward_model(str(run.path), device="cpu")
     elif (run.model / "model_index.json").exists():

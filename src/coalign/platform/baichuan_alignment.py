@@ -100,6 +100,10 @@ def run(config: Config, run: Run) -> None:
     """
     from coalign.platform.pipeline.report import write_recipe_report
 
+    if config.prompts:
+        from coalign.data.readers import read_records
+
+        read_records(config.prompts, kind="prompt")  # curation takes rows of any kind
     parts = list(stages(config, run))
     steps = run_recipe(config, run, parts, name=SLUG)
     write_recipe_report(config, run, steps, title=f"Post-training of {config.model}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import ConfigError
-from coalign.core.files import FULL
+from coalign.core.files import FULL, write_json
 from coalign.core.inner_runs import finished
 from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option, options_of, to_dict
@@ -74,6 +74,14 @@ def run_recipe(config: Any, run: Run, parts: Sequence[Part], *, name: str) -> li
     chain = ChainOptions(file=Path(name), skip=[*config.skip], keep_going=config.keep_going)
     run_chain(pipeline, chain, run, lambda text: run.log("recipe", text=text), start=_here)
     steps = plan(pipeline, run.path, config.skip)
+    write_json(
+        run.artefacts / "stages.json",
+        {
+            one.name: {"method": one.stage.method, "figures": Run(one.folder).status().get("figures")}
+            for one in steps
+            if one.state == "done"
+        },
+    )
     publish_model(parts, steps, run)
     return steps
 
