@@ -196,3 +196,4 @@ def test_what_does_not_go_with_tools_is_named(generate):
     assert result.code == 2
     assert "--prefill does not go with --tools" in result.err
     assert "'browser' is no tool" in generate("--tools", "browser").err
+    assert "max_steps has no effect without tools" in generate("--max-steps", "3").err

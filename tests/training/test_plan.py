@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +104,19 @@ def test_nothing_is_said_of_limits_that_cut_nothing(tmp_path: Path) -> None:
     assert dict(cut.lines())["Length limits"] == "5 prompts or responses cut"
     assert dict(cut.lines())["Steps"].endswith("1 done before")
     assert asdict(cut)["truncated"] == 5
+
+
+def test_the_plan_says_which_chat_template_was_asked_for(tmp_path: Path) -> None:
+    @dataclass(kw_only=True)
+    class Options(TrainingOptions, ModelOptions):
+        pass
+
+    model = make_model("llama")
+    (tmp_path / "config.json").write_text("{}")
+    for asked in ("tools", None):
+        options = Options(model=str(tmp_path), chat_template=asked)
+        plan = make_plan("sft", Prepared([]), 0, options, training_arguments(options, tmp_path, model), model)
+        assert dict(plan.lines()).get("Chat template") == asked
 
 
 def test_the_estimate_leaves_the_first_step_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

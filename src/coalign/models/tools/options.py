@@ -24,10 +24,16 @@ class ToolOptions(SandboxOptions):
         [],
         "what the model may call: python (in the sandbox), search:FOLDER (a folder of text), file.py:function (of your own)",
     )
-    max_steps: Count = option(8, "rounds of calls, after which an answer is asked for")
-    tool_seconds: Positive = option(10.0, "seconds that a call of your own function may take")
-    tool_memory_mb: Count = option(4096, "memory that the process of your own function may take, in MB")
-    tool_characters: Count = option(4000, "characters of an observation that the model sees, at most")
+    max_steps: Count = option(8, "rounds of calls, after which an answer is asked for", only_with="tools")
+    tool_seconds: Positive = option(
+        10.0, "seconds that a call of your own function may take", only_with="tools"
+    )
+    tool_memory_mb: Count = option(
+        4096, "memory that the process of your own function may take, in MB", only_with="tools"
+    )
+    tool_characters: Count = option(
+        4000, "characters of an observation that the model sees, at most", only_with="tools"
+    )
 
     def open_tools(self) -> Toolbox:
         """The tools.

@@ -60,6 +60,7 @@ class Plan:
         sources: of a mix, source to its records and their tokens.
         samples: what is sampled in the course of the training; empty where nothing is.
         model: what is trained, with the date of a copy; empty where a program passed it.
+        template: the chat template that was asked for in place of the model's own; empty where none was.
     """
 
     objective: str
@@ -85,6 +86,7 @@ class Plan:
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)
     samples: str = ""
     model: str = ""
+    template: str = ""
 
     @property
     def response_length(self) -> float:
@@ -107,6 +109,7 @@ class Plan:
         lines = [
             ("Objective", self.objective),
             ("Model", self.model),
+            ("Chat template", self.template),
             ("Records", f"{self.records:,} to train{held_out}"),
             ("Tokens", tokens if self.responses else ""),
             *(
@@ -182,6 +185,7 @@ def make_plan(
         valued_lengths=prepared.valued_lengths(),
         sources=prepared.by_source(),
         model=told(options.model, options.revision) if isinstance(options, ModelOptions) else "",
+        template=(options.chat_template or "") if isinstance(options, ModelOptions) else "",
     )
 
 
