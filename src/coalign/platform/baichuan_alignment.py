@@ -21,8 +21,9 @@ The report has no code. Where its text needs a decision, ours are: minus before 
 2 prints a plus, which would push the policy away), scores z-scored in each data set, the policy first in the divergence, half a
 point for a tie with an anchor, and every constant that it does not give (`--stage NAME.OPTION=VALUE` has the last word, as in
 `--stage reinforced.beta=0.1`). It packs to a capacity with a kernel of variable length; here rows without padding do the same
-(`coalign.models.scoring.packed_rows` plans rows of a capacity). Sequence parallelism, its labels of prompts, and its recipes for
-single abilities are not part of this.
+(`coalign.models.scoring.packed_rows` plans rows of a capacity). Its labels of prompts are the step `label` of `coalign run
+curate`, whose column `anchors` takes as a bucket; its preference data are `--unfold` with the steps `distinct` and `pair`. Both
+are run by themselves. Sequence parallelism and its recipes for single abilities are not part of this.
 """
 
 from __future__ import annotations
