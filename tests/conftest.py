@@ -25,3 +25,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.preference.tiny_runs import save_tiny_model
 
     return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a system that is only planned, as long as the test runs."""
+    from coalign.core.catalogue import get
+
+    monkeypatch.setitem(vars(get("cream")), "status", "planned")
+    return "cream"

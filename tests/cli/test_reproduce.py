@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from coalign.cli.running import reproduce as module
-from coalign.core.catalogue import entries, select
+from coalign.core.catalogue import select
 from coalign.core.errors import CoalignError
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -129,8 +129,7 @@ def test_wrong_usage(coalign: Coalign, check: Check, argv: tuple[str, ...], mess
     assert check.calls == []
 
 
-def test_a_planned_system_says_so(coalign: Coalign) -> None:
-    planned = next(entry.slug for entry in entries() if not entry.available)
+def test_a_planned_system_says_so(coalign: Coalign, planned: str) -> None:
     result = coalign("reproduce", planned)
     assert result.code == 2
     assert f"{planned} is planned" in result.err

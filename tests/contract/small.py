@@ -22,6 +22,7 @@ from tests.contract import (
     rows,
     shown,
     spoken,
+    staged,
     tabled,
     video,
 )
@@ -50,6 +51,7 @@ PARTS = (
     pictured,
     shown,
     spoken,
+    staged,
     video,
     tabled,
 )

@@ -115,6 +115,11 @@ def whole() -> Callable[[str], Whole]:
     return of
 
 
+def inner_runs(run: Run) -> list[Run]:
+    """The stages of a system that is a pipeline, which have the options of the whole that their methods have."""
+    return [Run(one.parent) for one in sorted(run.path.glob("stages/*/config.yaml"))]
+
+
 def tiny_run(name: str, folder: Path, read: set[str] | None = None, **changes: Any) -> Run:
     slug, small = row_of(name)
     system = load_system(slug)
@@ -202,8 +207,7 @@ def test_a_model_that_was_fitted_is_published(
         assert get(name).arxiv in card
         assert "## Data" in card
     assert any(run.model.rglob("*.safetensors"))
-    trainings = [run, *map(Run, (run.path / "stages").glob("*"))]
-    assert any("loss" in event for one in trainings for event in one.events("train"))
+    assert any("loss" in event for one in [run, *inner_runs(run)] for event in one.events("train"))
     if name in REWARD_MODELS:
         load_reward_model(str(run.path), device="cpu")
     elif (run.model / "model_index.json").exists():
@@ -252,7 +256,8 @@ def test_killed_at_every_stage_it_ends_like_the_undisturbed_run(
 
 def test_an_option_is_read_or_refused(slug: str, whole: Callable[[str], Whole], tmp_path: Path) -> None:
     config_class, given = load_system(slug).Config, SMALL[slug].options
-    unread = [one for one in options_of(config_class) if one.name not in whole(slug).read]
+    read = whole(slug).read.union(*(one.config() for one in inner_runs(whole(slug).run)))
+    unread = [one for one in options_of(config_class) if one.name not in read]
     ignored = []
     for one in unread:
         with contextlib.suppress(ConfigError):

@@ -10,7 +10,7 @@ import pytest
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.core.system import load_system
-from tests.contract import generated, guided, lines
+from tests.contract import generated, guided, lines, staged
 
 PAINTED = {"data": "x", "references": "y", "generator": "z"}
 REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -434,6 +434,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     **generated.REFUSED,
     **guided.REFUSED,
     **lines.REFUSED,
+    **staged.REFUSED,
 }  # fmt: skip
 """System, or `judge`, to what its configuration is built of and to words of the message."""
 

@@ -12,6 +12,7 @@ import transformers as hf
 from torch.nn.functional import softplus
 
 from coalign.core.errors import CoalignError, DataError, ModelError
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.data.records import Ranking
 from coalign.models.reward_model import load_reward_model
@@ -252,3 +253,21 @@ def test_a_record_is_the_mean_of_its_pairs_with_the_margin_of_their_scores() -> 
     first = [math.log1p(math.exp(-(gap - 1.0))) for gap in (0.1, 0.6)]
     assert losses.tolist() == pytest.approx([sum(first) / 2, math.log1p(math.exp(1.0))], rel=1e-5)
     assert task.count(batch) == 2
+
+
+def test_balanced_lengths_are_counted_in_run_and_report(tmp_path: Path) -> None:
+    rows = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if place % 4 == 0 else row
+        for place, row in enumerate(pairs(16))
+    ]
+    run = start(tmp_path, rows, balance_lengths=[1000], max_steps=1)
+    buckets = read_rows(run.artefacts / "length_balance.jsonl")
+    assert [one["low"] for one in buckets] == [0, 1000]
+    assert min(buckets[0]["longer"], buckets[0]["shorter"]) > 0
+    assert buckets[0]["longer"] != buckets[0]["shorter"]
+    assert "Lengths of pairs" in run.report.read_text(encoding="utf-8")
+
+
+def test_lengths_of_rankings_are_not_balanced(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected pairs"):
+        start(tmp_path, rankings(), balance_lengths=[10])

@@ -113,7 +113,7 @@ def trained(
                 state.update(scored, constants)
         losses = objective.loss(scored, constants).losses
         optimizer.zero_grad()
-        (losses.sum() / batch.count(objective.normalise)).backward()
+        (losses.sum() / batch.count(objective.unit(constants))).backward()
         optimizer.step()
         if on_step is not None and on_step(number, policy):
             break

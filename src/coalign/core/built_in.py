@@ -29,6 +29,10 @@ _ONLINE = ("coalign.loops.online", "online_learner")
 
 
 BUILT_IN: dict[str, BuiltIn] = {
+    "answer-pairs": BuiltIn(
+        "coalign.loops.answer_pairs.run",
+        "Pairs out of a model's own answers: unlike a given answer, or right and wrong by a reward; right ones as demonstrations.",
+    ),
     "curate": BuiltIn(
         "coalign.loops.curation.run",
         "Filter a corpus: duplicates, rules, scores, selection, pairs, by steps on one command line.",

@@ -41,6 +41,12 @@ class OnlineOptions(RewardOptions, KeepingOptions, ModelOptions):
         source="DAPO, arXiv 2503.14476",
     )
     refills: Count = option(4, "how often, for one rollout", only_with="dynamic_sampling")
+    min_reward_variance: NonNegative = option(
+        0.0,
+        "leave out prompts on whose answers by the start model the rewards have a smaller variance: there is little to learn",
+        source="arXiv 2404.00934",
+    )
+    variance_samples: Count = option(4, "answers that tell it", only_with="min_reward_variance")
     max_unscorable: Fraction = option(0.5, "largest share of a rollout's responses without a reward")
     verifier_seconds: Positive = option(
         10.0, "a verifier that takes longer is ended, and its response has no reward", group="Rewards"
@@ -125,6 +131,8 @@ class OnlineOptions(RewardOptions, KeepingOptions, ModelOptions):
             raise ValueError("reward: is required, such as max_words:20, final_answer:{answer} or model:PATH")
         if self.samples < getattr(self, "least_samples", 2):
             raise ValueError(f"samples: {self.samples} is compared with nothing, expected at least 2")
+        if self.min_reward_variance and self.variance_samples < 2:
+            raise ValueError("variance_samples: 1 answer has no variance, expected at least 2")
         if self.samples == 1:
             self.refuse(["dynamic_sampling"], "with one sample a prompt: it is equal to itself")
         if self.eval_prompts is not None:

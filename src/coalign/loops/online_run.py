@@ -159,9 +159,12 @@ def read_kept(config: OnlineOptions, tokenizer: Any, run: Run) -> list[EncodedRe
     return list(encoded.records)
 
 
-def open_rewards(config: OnlineOptions, tasks: Sequence[Task], run: Run | None = None) -> RewardMix:
+def open_rewards(config: Any, tasks: Sequence[Task], run: Run | None = None) -> RewardMix:
     """The rewards of the options; what they need of the prompts is checked. A judge's replies are kept in the run folder before they
     are read.
+
+    Args:
+        config: `RewardOptions` and `ModelOptions`, with `verifier_seconds`.
 
     Raises:
         ConfigError: a reward that cannot be used.
@@ -226,7 +229,7 @@ def _own_constraints(tasks: Sequence[Task]) -> dict[int, tuple[Constraint, ...]]
     return found
 
 
-def _judge(config: OnlineOptions, run: Run | None) -> Callable[[str | None], Judge]:
+def _judge(config: Any, run: Run | None) -> Callable[[str | None], Judge]:
     """The judge is another model than the one in training, which changes: by default the start model."""
 
     class Lazy:

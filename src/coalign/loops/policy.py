@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from coalign.core.errors import CoalignError
+from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.loops.rollouts import ScoreRows, Transform
+from coalign.loops.rollouts import ScoreRows, Transform, sampled_rows, scored_rows
 from coalign.loops.rows import Prompted
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.merged import MergedView
 from coalign.models.modules import evaluation
 from coalign.models.types import Sampling
+from coalign.training.losses.policy_gradient import above_reference, varied
 from coalign.training.online.policy_gradient import Cut, OnlineMethod
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from coalign.data.encoding import EncodedRecord
@@ -129,3 +136,53 @@ class Policy:
         if hasattr(generator, "assert_room"):
             encoded = [generator.encode(one.prompt, index) for index, one in enumerate(prompts)]
             generator.assert_room(encoded, self._loop.sampling(1, 0))
+
+
+def with_start_rewards(loop: Reinforcement, open_start: Callable[[], Generator]) -> Reinforcement:
+    """The training without prompts on which the start model's rewards hardly differ (`min_reward_variance`), and with rewards
+    above that of the start model's answer (`baseline`). Answers and rewards lie under `artefacts/start/`, as rows of a rollout do.
+
+    Args:
+        open_start: opens the start model; called where an answer is missing.
+
+    Raises:
+        CoalignError: no prompt is left.
+    """
+    config = loop.config
+    least, baseline = config.min_reward_variance, getattr(config, "baseline", "none") == "reference"
+    if not (least or baseline):
+        return loop
+    folder = loop.run.artefacts / ("start" if loop.name == "train" else f"{loop.name}/start")
+    sampling = loop.sampling(config.variance_samples if least else 1, config.seed + 2_000_003)
+    rows = sampled_rows(
+        folder / "answers.jsonl", loop.prompts, open_start, sampling, label="Start model answers"
+    )
+    scored = scored_rows(folder / "scored.jsonl", loop.prompts, rows, loop.score)
+    rewards = torch.tensor(
+        [[math.nan if one is None else one for one in row["rewards"]] for row in scored], dtype=torch.float64
+    )
+    kept = varied(rewards, least) if least else torch.ones(len(rewards), dtype=torch.bool)
+    if baseline:
+        kept &= ~rewards[:, 0].isnan()
+    facts = {"prompts": len(kept), "kept": int(kept.sum()), "least_variance": least}
+    write_json(folder / "kept.json", facts)
+    loop.run.log("start_rewards", **facts)
+    if not kept.any():
+        raise CoalignError(
+            f"None of {len(kept)} prompts is left: the rewards of the start model's answers differ by less than a variance of "
+            f"{least:g}, or there are none.",
+            hint="Lower --min-reward-variance, or look at artefacts/start/scored.jsonl.",
+        )
+    prompts = [one for one, keep in zip(loop.prompts, kept.tolist(), strict=True) if keep]
+    transform = _above(loop, rewards[:, 0]) if baseline else loop.transform
+    return dataclasses.replace(loop, prompts=prompts, transform=transform)
+
+
+def _above(loop: Reinforcement, reference: Tensor) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    known = {one.id: value for one, value in zip(loop.prompts, reference.tolist(), strict=True)}
+
+    def transform(rewards: Tensor, ids: Sequence[str]) -> Tensor:
+        given: Any = loop.transform(rewards, ids) if loop.transform is not None else rewards
+        return above_reference(given, torch.tensor([known[one] for one in ids], dtype=given.dtype))
+
+    return transform

@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerState
 
 from coalign.core.files import atomic_path
 from coalign.loops.held_out import HeldOut, held_out_rows
-from coalign.loops.policy import Policy, Reinforcement
+from coalign.loops.policy import Policy, Reinforcement, with_start_rewards
 from coalign.loops.rollouts import Rollouts
 from coalign.models.modules import evaluation, without_dropout
 from coalign.models.scoring.values import make_value_head
@@ -97,8 +97,11 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     """
     assert_one_process("reinforcement learning samples from its policy")
     without_dropout(model)
-    task, policy = OnlineTask(loop), Policy(loop, model, tokenizer)
+    policy = Policy(loop, model, tokenizer)
     policy.assert_room([*loop.prompts, *loop.held_out])
+    with policy.opened() as open_start:  # no checkpoint is loaded yet
+        loop = with_start_rewards(loop, open_start)
+    task = OnlineTask(loop)
     if loop.keep:
         task.keeping = Keeping(loop.keep, loop.config, policy.reference, loop.config.seed)
     if loop.method.value_head:

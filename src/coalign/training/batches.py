@@ -39,9 +39,14 @@ class Batch:
     tags: tuple[str, ...] = ()
 
     def count(self, unit: Normalisation) -> int:
-        """Records, or counted response tokens."""
+        """Records, those that have counted response tokens, or these tokens."""
         if unit == "records":
             return len(self.ids)
+        if unit == "sequences":
+            counted = self.responses.trained or [[True] * len(ids) for ids in self.responses.response_ids]
+            return len(
+                {row for row, mask in zip(self.record_index.tolist(), counted, strict=True) if any(mask)}
+            )
         if self.responses.trained is not None:
             return sum(map(sum, self.responses.trained))
         return sum(map(len, self.responses.response_ids))
@@ -85,9 +90,8 @@ class Prepared:
         """Source of a mix to its examples and their tokens, each prompt counted once; empty where there is no mix."""
         counts: dict[str, tuple[int, int]] = {}
         for example in self.examples if any(one.tag for one in self.examples) else ():
-            tokens = sum(len(one.prompt_ids) + sum(map(len, one.response_ids)) for one in example.contexts)
             examples, total = counts.get(example.tag, (0, 0))
-            counts[example.tag] = (examples + 1, total + tokens)
+            counts[example.tag] = (examples + 1, total + example.tokens)
         return counts
 
     def valued_lengths(self) -> tuple[float, float] | None:
@@ -124,6 +128,11 @@ class Example:
     extras: dict[str, list[float]]
     reference: tuple[Tensor, ...] | None = None
     tag: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and responses, each prompt counted once."""
+        return sum(len(one.prompt_ids) + sum(map(len, one.response_ids)) for one in self.contexts)
 
     def counts(self) -> list[int]:
         """Counted tokens of each response."""

@@ -5,7 +5,7 @@ seed and epoch alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,31 @@ class EpochShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class SortedGroups(EpochShuffle):
+    """Items of like length together: sorted, cut into groups, and the groups shuffled in every epoch (LongAlign, arXiv 2401.18058,
+    section 3.2, which drops what fills no group; here the longest of the epoch come last, in a smaller one).
+
+    Args:
+        lengths: of the items.
+        group: items of one forward pass, over all processes.
+    """
+
+    def __init__(self, lengths: Sequence[int], group: int, seed: int) -> None:
+        super().__init__(len(lengths), seed)
+        self.lengths = lengths
+        self.group = group
+
+    def __iter__(self) -> Iterator[int]:
+        # Shuffled first: what is equally long does not meet the same neighbours in every epoch.
+        rows = sorted(super().__iter__(), key=self.lengths.__getitem__)
+        whole = self.size // self.group
+        draw = torch.Generator().manual_seed(hash((self.seed, self.epoch, self.group)) % 2**63)
+        starts = [self.group * one for one in torch.randperm(whole, generator=draw).tolist()]
+        return iter(
+            [row for start in (*starts, self.group * whole) for row in rows[start : start + self.group]]
+        )
 
 
 class KeyedShuffle(EpochShuffle):

@@ -66,6 +66,7 @@ def fit(
         arguments,
         eval_examples=held_out,
         reference=reference,
+        batching=getattr(options, "batching", "shuffled"),
         processing_class=tokenizer,
     )
     trainer.watch(run, name, monitor, quiet=quiet)

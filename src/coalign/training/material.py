@@ -32,7 +32,7 @@ from coalign.data.sources import (
 )
 from coalign.data.splits import FEWEST_PROMPTS, different_prompts, drawn, split_parts, weighted
 from coalign.models.options import ModelOptions
-from coalign.training.options import TrainingOptions
+from coalign.training.options import Batching, TrainingOptions
 
 HELD_OUT = 0.05
 """Share of the prompts that is held out by default."""
@@ -106,6 +106,12 @@ class ObjectiveOptions(LearningOptions):
         8,
         "held-out prompts that are answered before and after the training, for the report",
         group="Evaluation",
+    )
+    batching: Batching = option(
+        "shuffled",
+        "which records share a forward pass: any, or those of like length, so that long texts wait for no short ones",
+        source="sorted: LongAlign, arXiv 2401.18058",
+        group="Training",
     )
 
 

@@ -35,7 +35,7 @@ from coalign.models.types import ResponseLogps
 if TYPE_CHECKING:
     from torch import Tensor
 
-Normalisation = Literal["records", "tokens"]
+Normalisation = Literal["records", "tokens", "sequences"]
 Prepare = Callable[[Sequence[EncodedRecord], int | None], list[EncodedRecord]]
 Contexts = Callable[[Any], Sequence[Record]]
 
@@ -109,7 +109,8 @@ class Losses:
     Attributes:
         losses: [R] one loss a record, not reduced. Under `normalise="records"` the step's loss is their mean over
             all records of the optimizer step (all micro-batches, all processes); under `"tokens"` it is their sum
-            divided by the counted response tokens of the step.
+            divided by the counted response tokens of the step; under `"sequences"` by its records that have counted
+            tokens at all.
         metrics: name to [R] or [B] values without gradient, averaged over the logging interval. Common names:
             `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`.
     """
@@ -172,7 +173,7 @@ class Declaration:
         name: the field's name in lower case with underscores (`dpo`, `ln_dpo`, `simpo`).
         data: the kind of record it learns from.
         reference: it compares with a frozen reference model.
-        normalise: see `Losses.losses`.
+        normalise: see `Losses.losses`; or a function of the constants that says it.
         constants: dataclass of its constants (options with sources); an instance is passed to the function.
         columns: what it needs of `Record.extra` as tensors in `ScoredBatch.extras`: names of columns that every record
             has, or a `Column` with limits or a default.
@@ -191,7 +192,7 @@ class Declaration:
     name: str = field(kw_only=False)
     data: Kind
     reference: bool
-    normalise: Normalisation = "records"
+    normalise: Normalisation | Callable[[Any], Normalisation] = "records"
     constants: type = NoConstants
     columns: tuple[str | Column, ...] = ()
     equation: str = ""
@@ -217,6 +218,10 @@ class Objective(Declaration):
     def shown(self) -> str:
         """The name as people write it."""
         return self.title or self.name.replace("_", "-").upper()
+
+    def unit(self, constants: Any) -> Normalisation:
+        """What the summed losses of a step are divided by under these constants."""
+        return self.normalise(constants) if callable(self.normalise) else self.normalise
 
     def strength(self, constants: Any) -> float:
         """Of the extrapolation under these constants; 0 without one."""

@@ -22,6 +22,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 """Where Transformers can log to; each is a module and an extra of its own."""
 
 
+Batching = Literal["shuffled", "sorted"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
 
 

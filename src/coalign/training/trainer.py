@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import TrainerState, TrainingArguments
 
 from coalign.core.files import write_json
@@ -23,8 +24,10 @@ from coalign.models.scoring.engine import score_responses
 from coalign.models.scoring.extrapolation import score_extrapolated
 from coalign.training import task as tasks
 from coalign.training.batches import Batch, Example, collate
+from coalign.training.checkpoints import SortedGroups
 from coalign.training.module_trainer import ModuleTrainer
 from coalign.training.objective import Losses, Objective, ScoredBatch
+from coalign.training.options import Batching
 
 OBJECTIVE_STATE = "objective_state.json"
 
@@ -34,6 +37,8 @@ class ObjectiveTask(tasks.Task):
 
     Args:
         tags: the sources of a mix; each has its own loss among the metrics.
+        lengths: of the training examples, in tokens, where those of like length share a forward pass of `together`
+            examples; None shuffles all of them.
     """
 
     def __init__(
@@ -43,12 +48,16 @@ class ObjectiveTask(tasks.Task):
         reference: nn.Module | None = None,
         *,
         tags: Sequence[str] = (),
+        lengths: Sequence[int] | None = None,
+        together: int = 1,
     ) -> None:
         self.name = objective.name
         self.objective = objective
         self.constants = constants
         self.reference = reference
         self.tags = tags
+        self.lengths = lengths
+        self.together = together
         self.objective_state = objective.state() if objective.state else None
 
     def collate(self, examples: Sequence[Example]) -> tasks.Batch:
@@ -56,7 +65,12 @@ class ObjectiveTask(tasks.Task):
 
     def count(self, batch: tasks.Batch) -> int:
         """Records, or response tokens."""
-        return batch["batch"].count(self.objective.normalise)
+        return batch["batch"].count(self.objective.unit(self.constants))
+
+    def sampler(self, size: int, seed: int) -> Sampler[int]:
+        if self.lengths is None:
+            return super().sampler(size, seed)
+        return SortedGroups(self.lengths, self.together, seed)
 
     def loss(self, model: nn.Module, batch: tasks.Batch, state: TrainerState) -> Losses:
         """The objective's losses, with its metrics and those that every objective has."""
@@ -144,7 +158,7 @@ class ObjectiveTask(tasks.Task):
             return {}
         losses = losses.detach()
         owners = torch.arange(len(losses), device=losses.device)
-        if self.objective.normalise == "tokens":
+        if self.objective.unit(self.constants) == "tokens":
             # A mean over tokens: of each record as many values as it has counted tokens, which sum to its loss.
             counts = torch.zeros_like(owners).index_add(0, scored.record_index, scored.policy.lengths)
             owners = owners.repeat_interleave(counts)
@@ -165,6 +179,7 @@ class AlignmentTrainer(ModuleTrainer):
         train_examples, eval_examples: encoded records.
         reference: a frozen model for objectives that compare with one; by default the model under its disabled
             adapter. Not asked where the examples carry their reference log-probabilities.
+        batching: `shuffled`, or `sorted`: examples of like length share a forward pass.
         args: Hugging Face training arguments.
         trainer_options: passed to `transformers.Trainer`.
 
@@ -182,6 +197,7 @@ class AlignmentTrainer(ModuleTrainer):
         *,
         eval_examples: Sequence[Example] | None = None,
         reference: nn.Module | None = None,
+        batching: Batching = "shuffled",
         **trainer_options: Any,
     ) -> None:
         examples = [*train_examples, *(eval_examples or ())]
@@ -192,7 +208,14 @@ class AlignmentTrainer(ModuleTrainer):
         if reference is not None:
             reference = reference.to(args.device).eval().requires_grad_(False)
         tags = sorted({one.tag for one in examples})
-        task = ObjectiveTask(objective, constants, reference, tags=tags if len(tags) > 1 else ())
+        task = ObjectiveTask(
+            objective,
+            constants,
+            reference,
+            tags=tags if len(tags) > 1 else (),
+            lengths=[one.tokens for one in train_examples] if batching == "sorted" else None,
+            together=args.per_device_train_batch_size * args.world_size,
+        )
         super().__init__(
             model, task, list(train_examples), args, held_out=list(eval_examples or ()), **trainer_options
         )

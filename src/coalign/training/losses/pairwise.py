@@ -175,17 +175,38 @@ class DPOConstants:
     beta: Positive = option(0.1, "inverse temperature of the implicit reward", source="TRL, HALOs")
 
 
+@dataclass(kw_only=True)
+class AnchoredDPOConstants(DPOConstants):
+    """Constants of DPO, with a term that keeps chosen responses likely."""
+
+    __group__ = "Objective"
+
+    nll_weight: NonNegative = option(
+        0.0,
+        "weight of the chosen response's negative log-likelihood, a mean over its tokens",
+        source="0: paper",
+    )
+
+
 @objective(
     "dpo",
     data="preference",
     reference=True,
-    constants=DPOConstants,
+    constants=AnchoredDPOConstants,
     equation=r"-\log \sigma\left(\beta \left[\log\frac{\pi_\theta(y_w|x)}{\pi_{ref}(y_w|x)} - \log\frac{\pi_\theta(y_l|x)}{\pi_{ref}(y_l|x)}\right]\right)",
     when="The baseline on clean pairs, started from a model that could have written them.",
 )
 def dpo(batch: ScoredBatch, constants: DPOConstants) -> Losses:
-    """DPO, Rafailov et al. 2023 (arXiv 2305.18290), equation 7."""
-    return _dpo(batch, beta=constants.beta)
+    """DPO, Rafailov et al. 2023 (arXiv 2305.18290), equation 7; with `nll_weight` plus that times the chosen response's negative
+    log-likelihood per token (Pang et al. 2024, arXiv 2404.19733, equation 1).
+    """
+    found = _dpo(batch, beta=constants.beta)
+    weight = getattr(constants, "nll_weight", 0.0)  # systems that declare DPO's constants alone have none
+    if not weight:
+        return found
+    chosen, _ = batch.pairs()
+    nll = nll_loss(batch.policy.sums()[chosen], batch.policy.lengths[chosen], reduction="mean")
+    return Losses(found.losses + weight * nll, {**found.metrics, "nll": nll.detach()})
 
 
 @dataclass(kw_only=True)

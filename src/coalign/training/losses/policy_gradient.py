@@ -262,3 +262,27 @@ def whiten(values: Tensor) -> Tensor:
 
 def _segments(lengths: Tensor) -> Tensor:
     return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+
+
+def varied(rewards: Tensor, least: float) -> Tensor:
+    """[P] whether the rewards of a prompt's responses differ enough to learn from: a population variance of at least `least`
+    (ChatGLM-RLHF, arXiv 2404.00934, section 3).
+
+    Args:
+        rewards: [P, n], NaN where a response has none; fewer than two say nothing, and the prompt is not learnt on.
+    """
+    known = ~rewards.isnan()
+    count = known.sum(1).clamp(min=1)
+    means = rewards.nan_to_num(0.0).sum(1) / count
+    squares = torch.where(known, rewards - means[:, None], 0.0) ** 2
+    return (squares.sum(1) / count >= least) & (known.sum(1) >= 2)
+
+
+def above_reference(rewards: Tensor, reference: Tensor) -> Tensor:
+    """[P, n] `r(x, y) - r(x, y_ref)`: 0 where the policy answers as the start model did (arXiv 2404.00934, section 3).
+
+    Args:
+        rewards: [P, n] of the responses.
+        reference: [P] of the one response of the start model to each prompt.
+    """
+    return rewards - reference[:, None]

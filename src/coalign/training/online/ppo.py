@@ -64,6 +64,12 @@ class PpoOptions(KlOptions):
         "a step is the mean over its tokens, or over its responses of the mean over their tokens",
         source="responses: arXiv 2412.15838, official code",
     )
+    baseline: Literal["none", "reference"] = option(
+        "none",
+        "learn from a reward as it is, or less that of one response of the start model to the same prompt, sampled before the "
+        "training: prompts are then equally hard",
+        source="reference: arXiv 2404.00934",
+    )
     samples: Count = option(1, "responses sampled to every prompt", group="Method")
     prompts_per_step: Count = option(16, "prompts of one optimizer step", group="Method")
     updates: Count = option(4, "passes over a rollout", source="TRL", group="Method")

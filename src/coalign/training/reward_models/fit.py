@@ -9,6 +9,7 @@ read at the last token of the response, also where the end of a turn is the padd
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from coalign.core.errors import DataError
 from coalign.core.files import read_rows, write_json, write_rows
-from coalign.core.options import option
+from coalign.core.options import Count, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Ranking
 from coalign.training.job import FitResult
 from coalign.training.material import LearningOptions, Material, announce, read_material
+from coalign.training.reward_models.balance import balance_examples, balance_section
 from coalign.training.reward_models.report import write_reward_report
 from coalign.training.reward_models.task import (
     RewardExample,
@@ -70,6 +72,18 @@ class Config(RewardModelOptions):
 
     __group__ = "Reward model"
 
+    balance_lengths: list[Count] = option(
+        [],
+        "ascending edges of buckets by the difference of a pair's lengths, in tokens (such as 10,50,200): in each as many "
+        "training pairs are kept whose better response is longer as whose better response is shorter",
+        source="arXiv 2404.00934",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.balance_lengths != sorted(set(self.balance_lengths)):
+            raise ValueError(f"balance_lengths: {self.balance_lengths} do not rise, expected ascending edges")
+
 
 def run(config: Config, run: Run) -> None:
     """Train, save, measure on held-out records and report.
@@ -79,10 +93,14 @@ def run(config: Config, run: Run) -> None:
     """
     material = read_material(config, "ranking", run)
     announce(material.notes, run)
-    result = train_reward_model(config, material, run)
+    arrange = _as_they_are
+    if config.balance_lengths:
+        arrange = functools.partial(balance_examples, edges=config.balance_lengths, seed=config.seed, run=run)
+    result = train_reward_model(config, material, run, arrange=arrange)
     if is_main_process():
         rows = held_out_rewards(config, material, run)
-        write_reward_report(run, config, material, result, rows)
+        more = [balance_section(run)] if config.balance_lengths else []
+        write_reward_report(run, config, material, result, rows, sections=more)
 
 
 MakeTask = Callable[["RewardInputs", Any, Sequence[str]], RewardTask]

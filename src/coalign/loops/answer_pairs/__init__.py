@@ -1,0 +1,1 @@
+"""Pairs out of a model's own answers."""
