@@ -19,6 +19,7 @@ from coalign.models.types import ResponseLogps
 from coalign.preference import dpo_insights
 from coalign.training.examples import columns_of
 from coalign.training.losses.pairwise import CONFIDENCE, WEIGHT
+from coalign.training.losses.supervised import SFTConstants
 from coalign.training.objective import Losses, Objective, ScoredBatch, get_objective
 from tests.preference.batches import evaluate as run
 from tests.preference.batches import naive_pro_ranks, naive_records, reordered, scored_batch, sigmoid
@@ -261,7 +262,7 @@ def test_rrhf_with_its_constants() -> None:
 def test_sft_sums_tokens() -> None:
     batch = scored_batch([[NAN], [NAN], [NAN]], reference=False)
     losses = run("sft", batch)
-    assert get_objective("sft").normalise == "tokens"
+    assert get_objective("sft").unit(SFTConstants()) == "tokens"
     assert losses.losses.tolist() == pytest.approx([-one["S"] for (one,) in naive_records(batch)])
 
 

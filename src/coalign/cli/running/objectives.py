@@ -63,7 +63,7 @@ def explained(one: Objective) -> str:
         one.name,
         f"  data        {one.data}",
         f"  reference   {'needed' if one.reference else 'not needed'}",
-        f"  normalised  over {one.normalise}",
+        f"  normalised  over {one.unit(one.constants())}",
     ]
     lines += [f"  when        {one.when}"] if one.when else []
     lines += [f"  loss        {one.equation}"] if one.equation else []
