@@ -16,7 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def installs() -> list[str]:
     """Every `pip install` of the file, one command each."""
-    return [part for line in INSTRUCTIONS for part in re.split(r"&&|(?=xargs)", line) if "pip install" in part]
+    return [
+        part for line in INSTRUCTIONS for part in re.split(r"&&|(?=xargs)", line) if "pip install" in part
+    ]
 
 
 def test_every_install_is_held_to_the_pins() -> None:
