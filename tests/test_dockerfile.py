@@ -14,6 +14,11 @@ PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def canonical(name: str) -> str:
+    """A package's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def installs() -> list[str]:
     """Every `pip install` of the file, one command each."""
     return [
@@ -33,6 +38,15 @@ def test_versions_that_the_file_writes_are_those_of_the_project() -> None:
     written = {word for command in installs() for word in shlex.split(command) if "==" in word}
     assert written
     assert written <= known
+
+
+def test_what_the_images_install_by_name_is_pinned() -> None:
+    """Without a pin an image has the newest version of the day it is built."""
+    extras = PROJECT["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = [name for extra in everything[8:-1].split(",") for name in extras[extra]] + PROJECT["dependencies"]
+    wanted = {canonical(re.split(r"[\[<>=]", name)[0]) for name in named}
+    assert wanted - {canonical(name) for name in PINS} == set()
 
 
 def test_torch_without_cuda_is_one_pinned_line() -> None:
