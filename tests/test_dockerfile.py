@@ -44,7 +44,9 @@ def test_what_the_images_install_by_name_is_pinned() -> None:
     """Without a pin an image has the newest version of the day it is built."""
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
-    named = [name for extra in everything[8:-1].split(",") for name in extras[extra]] + PROJECT["dependencies"]
+    named = [name for extra in everything[8:-1].split(",") for name in extras[extra]] + PROJECT[
+        "dependencies"
+    ]
     wanted = {canonical(re.split(r"[\[<>=]", name)[0]) for name in named}
     assert wanted - {canonical(name) for name in PINS} == set()
 
