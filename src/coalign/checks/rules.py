@@ -71,6 +71,16 @@ def standard_error(by_seed: Mapping[int, float]) -> float:
     return _deviation(list(by_seed.values())) / math.sqrt(len(by_seed))
 
 
+T_05 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895, 9: 1.860, 10: 1.833}
+"""Student's t at 0.05, one-sided, by the number of pairs."""
+
+
+def paired_t(gaps: Mapping[int, float]) -> float:
+    """Student's t of the mean of paired differences, by seed; infinite where they do not differ from each other."""
+    error, mean = standard_error(gaps), mean_of(gaps)
+    return mean / error if error else math.copysign(math.inf, mean)
+
+
 def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:
     """Whether the mean over seeds is above 0 by more than so many of its standard errors."""
     return mean_of(gaps) > errors * standard_error(gaps)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from coalign.checks.arms import Measures, measure_arms, one_thread
-from coalign.checks.rules import decide, mean_of
+from coalign.checks.rules import T_05, decide, mean_of, paired_t
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.words.ruled import Asked, RuledWorld, make_ruled_world
 from coalign.core.files import write_json, write_rows
@@ -68,26 +68,16 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         arms={"fine-tuned": _tuned, "the line": lambda world: _line(run, world)},
     )
     gaps = rows.gaps("kept", "the line", "fine-tuned")
-    t = _t(list(gaps.values()))
+    t = paired_t(gaps)
     separate = packing["largest difference"] < 1e-4
     full = packing["share, packed"] >= 0.9 and packing["share, padded"] <= 0.35
     fast = packing["padded time over packed"] >= 1.8
-    gained = mean_of(gaps) > 0.05 and t > _CRITICAL.get(len(gaps), 2.132)
+    gained = mean_of(gaps) > 0.05 and t > T_05[len(gaps)]
     return rows.verdict(
         check,
         outcome=decide(seen=separate and full and fast and gained),
         summary={**packing, "gain of the line": mean_of(gaps), "t": t},
     )
-
-
-_CRITICAL = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132}
-"""Of t at 0.05, one-sided, by seeds."""
-
-
-def _t(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    spread = math.sqrt(sum((one - mean) ** 2 for one in values) / max(len(values) - 1, 1))
-    return mean / (spread / math.sqrt(len(values))) if spread else math.copysign(math.inf, mean)
 
 
 def kept_share(prompts: list[Asked] | tuple[Asked, ...], answers: list[list[str]]) -> list[float]:
