@@ -18,6 +18,7 @@ from coalign.training.checkpoints import resume_point
 from coalign.training.examples import prepare_job
 from coalign.training.job import FitResult, Job
 from coalign.training.module_trainer import training_arguments
+from coalign.training.processes import assert_group
 from coalign.training.reference import with_reference
 from coalign.training.trainer import AlignmentTrainer
 from coalign.training.watch.monitor import Monitor, earlier_lengths, plan_signs
@@ -34,7 +35,8 @@ def fit(
         reference: what an objective with a reference compares with, where it is not the model that training starts from.
 
     Raises:
-        DataError: no record is left after encoding.
+        DataError: no record is left after encoding, or fewer than there are processes.
+        ConfigError: a launcher started several processes that do not know of each other.
         DivergedError: the loss or a gradient became NaN or infinite.
     """
     started = time.monotonic()
@@ -45,6 +47,7 @@ def fit(
     folder = run.checkpoints / name
     checkpoint = resume_point(folder)
     arguments = training_arguments(options, folder, model, n_eval=len(held_out))
+    assert_group(len(prepared.examples))
     _share_pad_token(model, tokenizer)
     monitor = Monitor(run, name, quiet=quiet)
     if is_main_process():

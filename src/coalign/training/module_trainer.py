@@ -35,7 +35,7 @@ from coalign.training.processes import own_batches
 from coalign.training.task import Batch, DivergedError, Task
 from coalign.training.watch.callbacks import ProgressBar, RunEvents
 from coalign.training.watch.monitor import Monitor
-from coalign.training.watch.plan import Estimate
+from coalign.training.watch.plan import Estimate, Together
 
 ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6
@@ -84,7 +84,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         for unused in (PrinterCallback, ProgressCallback):
             self.remove_callback(unused)
         shown = [] if quiet else [Estimate(run, name)]
-        for one in (self._bar, RunEvents(run, name), monitor, *shown, Hooks(self)):
+        together = Together(run, name, quiet=quiet)
+        for one in (together, self._bar, RunEvents(run, name), monitor, *shown, Hooks(self)):
             self.add_callback(one)
 
     def before(self, path: Path) -> dict[str, float]:

@@ -61,12 +61,15 @@ def fit_module(
         arguments: of `transformers.TrainingArguments`, in place of what the options give.
 
     Raises:
+        DataError: there are fewer examples than processes.
+        ConfigError: a launcher started several processes that do not know of each other.
         DivergedError: the loss or a gradient became NaN or infinite; a checkpoint of the last good step is written first.
     """
     from transformers import set_seed
 
     from coalign.training.checkpoints import resume_point
     from coalign.training.module_trainer import ModuleTrainer, training_arguments
+    from coalign.training.processes import assert_group
     from coalign.training.watch.monitor import Monitor
     from coalign.training.watch.plan import module_plan, show_plan
 
@@ -75,6 +78,7 @@ def fit_module(
     folder = run.checkpoints / name
     checkpoint = resume_point(folder)
     settings = training_arguments(options, folder, model, n_eval=len(held_out), **arguments)
+    assert_group(len(examples))
     if is_main_process():
         plan = module_plan(task.name, len(examples), len(held_out), settings, model, checkpoint=checkpoint)
         show_plan(task.planned(plan), run, name, quiet=quiet)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def process_count() -> int:
@@ -26,6 +29,67 @@ def assert_one_process(what: str) -> None:
     """
     if process_count() > 1:
         raise ConfigError(f"{what} in one process.", hint="Start it without a launcher.")
+
+
+def assert_group(records: int) -> None:
+    """Refuse to train where the processes of a launcher do not know of each other, or are more than the records.
+
+    To be called once the group is formed, which `transformers.TrainingArguments` does.
+
+    Args:
+        records: to train on.
+
+    Raises:
+        ConfigError: the launcher started several processes, and accelerate knows of one: each would train alone on all
+            records and write to the same folder.
+        DataError: there are fewer records than processes.
+    """
+    from accelerate import PartialState
+
+    started, known = process_count(), PartialState().num_processes
+    if started > 1 and known == 1:
+        raise ConfigError(
+            f"The launcher started {started} processes, and each of them knows of itself alone: each would train on all "
+            "records and write to the same folder.",
+            hint=f"On a CPU use `accelerate launch --cpu --num_processes {started}`; with FSDP or DeepSpeed every process "
+            "needs a GPU.",
+        )
+    if 1 < known > records:
+        raise DataError(
+            f"{records} {'record' if records == 1 else 'records'} to train on, expected at least one for each of the "
+            f"{known} processes.",
+            hint="Start fewer processes, or give more records.",
+        )
+
+
+def arrangement(model: nn.Module) -> str:
+    """What the processes of a training are to each other, whatever was asked for.
+
+    Args:
+        model: as it is trained: under FSDP2 its parameters are DTensors once the trainer has prepared it.
+    """
+    from accelerate.state import AcceleratorState
+    from torch.distributed.tensor import DTensor
+
+    state: Any = AcceleratorState()
+    count, kind = state.num_processes, state.distributed_type.value
+    parameters = list(model.parameters())
+    sharded = sum(isinstance(one, DTensor) for one in parameters)
+    if count == 1:
+        return "one process"
+    if kind == "DEEPSPEED":
+        return f"DeepSpeed ZeRO stage {state.deepspeed_plugin.zero_stage} over {count} processes"
+    if sharded:
+        return f"FSDP2 over {count} processes, {sharded} of {len(parameters)} parameters sharded"
+    if kind == "FSDP":
+        return f"FSDP over {count} processes, no parameter is a DTensor"
+    asked = [
+        name
+        for name, key in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED"))
+        if os.environ.get(key, "").lower() == "true"
+    ]
+    instead = f" ({asked[0]} was asked for, which needs GPUs)" if asked else ""
+    return f"DDP over {count} processes, each with the whole model{instead}"
 
 
 def end_processes() -> None:

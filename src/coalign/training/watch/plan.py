@@ -25,6 +25,7 @@ from coalign.models.options import ModelOptions
 from coalign.report.format import number
 from coalign.training.examples import Prepared
 from coalign.training.options import TrainingOptions
+from coalign.training.processes import arrangement
 
 MEASURED_STEPS = 5
 MEASURED_SECONDS = 2.0
@@ -205,7 +206,7 @@ def show_plan(plan: Plan, run: Run, name: str, *, quiet: bool = False) -> None:
 
 
 def print_lines(title: str, lines: list[tuple[str, str]]) -> None:
-    """A titled list of names and texts on standard error."""
+    """A list of names, with a title unless it is empty, and texts on standard error."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -214,8 +215,29 @@ def print_lines(title: str, lines: list[tuple[str, str]]) -> None:
     for one, text in lines:
         table.add_row(Text(f"  {one}", "dim"), Text(text))
     console = Console(stderr=True, highlight=False)
-    console.print(Text(title, "bold"))
+    if title:
+        console.print(Text(title, "bold"))
     console.print(table)
+
+
+class Together(TrainerCallback):
+    """The plan's last line: what the processes have become once the model is prepared, as the event `processes`.
+
+    It is printed where there is more than one process and the training is not `quiet`.
+    """
+
+    def __init__(self, run: Run, name: str, *, quiet: bool = False) -> None:
+        self.run = run
+        self.name = name
+        self.quiet = quiet
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        text = arrangement(rest["model"])
+        if not state.is_world_process_zero:
+            return
+        self.run.log("processes", stage=self.name, arrangement=text)
+        if args.world_size > 1 and not self.quiet:
+            print_lines("", [("Processes", text)])
 
 
 class Estimate(TrainerCallback):
