@@ -17,9 +17,13 @@ END = "<!-- /systems -->"
 def table() -> str:
     """The systems by room: available ones in bold, planned ones in plain type."""
     available = sum(entry.available for entry in entries())
+    count = len(entries())
+    some = f"All {count} systems can run. "
+    if available < count:
+        some = f"{available} of {count} systems can run (**bold**); the others are planned. "
     intro = (
-        f"{available} of {len(entries())} systems can run (**bold**); the others are planned. In brackets: whether "
-        "[the check](docs/checks.md) of a system's claim at desk scale saw the effect; a preview has no check yet."
+        f"{some}In brackets: whether [the check](docs/checks.md) of a system's claim at desk scale saw the effect; a preview has "
+        "no check yet."
     )
     lines = [
         intro,
