@@ -22,6 +22,11 @@ def unknown_in(line: str) -> list[str]:
         if found is None:
             return [word]
         command = found
+    if command.name == "launch" and "run" in words:
+        at = words.index("run")
+        return unknown_in(shlex.join(["coalign", *words[at:]])) or unknown_in(
+            shlex.join(["coalign", "launch", *words[:at]]).removesuffix(" --")
+        )
     params = [*command.params]
     if command.name == "sweep" and not words[0].endswith(".yaml"):  # it takes the flags of the method as well
         params += method_command(words[0]).params

@@ -26,6 +26,7 @@ COMMANDS = {
         "Align the default model on this machine and prove it.",
     ),
     "run": ("coalign.cli.running.run:run", "Run a method, or continue a run."),
+    "launch": ("coalign.cli.running.launch:launch", "Run a method in several processes."),
     "pipeline": (
         "coalign.cli.running.pipeline:pipeline",
         "Run methods one after the other, from a YAML file.",

@@ -1,0 +1,111 @@
+"""`coalign launch`: a run in several processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import click
+import yaml
+
+from coalign.core.errors import ConfigError
+from coalign.core.runs import new_run_path
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--processes", type=click.IntRange(2), required=True, metavar="N", help="Processes; on GPUs one for each."
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the configuration of accelerate and the command, start nothing.",
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- run METHOD ...")
+def launch(processes: int, print_config: bool, words: tuple[str, ...]) -> None:
+    """Start `coalign run METHOD ...` in N processes of this machine, through `accelerate launch`.
+
+    Each process holds the whole model and takes its share of every step (DDP). A step holds --batch-size records of every
+    process: divide it by N for the steps of one process. On a CPU each process works with the threads that
+    OMP_NUM_THREADS says, by default one.
+
+    Example: coalign launch --processes 2 -- run dpo --data pairs.jsonl --batch-size 4 --out runs/pairs
+    """
+    from coalign.cli.running.run import command
+    from coalign.core.cache import cache_root
+    from coalign.core.files import write_text
+    from coalign.core.options import build
+
+    first, *rest = words
+    if first != "run" or not rest:
+        raise ConfigError(f"{first}: launch starts `run METHOD ...`, expected that after `--`.")
+    method, *given = rest
+    own: Any = command(method)
+    config = build(own.config_class, own.values(given))  # refused here once, and not by every process
+    kind = _device(config, processes)
+    if own.make_context(method, [*given]).params["out"] is None:
+        given += ["--out", str(new_run_path(method))]  # one folder for all processes
+    settings = yaml.safe_dump(configuration(processes), sort_keys=False)
+    file = cache_root() / "launch" / f"ddp-{processes}.yaml"
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    line += ["-m", "coalign", "run", method, *given]
+    if print_config:
+        click.echo(settings, nl=False)
+        click.echo(
+            f"# {'ACCELERATE_USE_CPU=true ' if kind == 'cpu' else ''}accelerate launch {shlex.join(line[3:])}"
+        )
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, settings)
+    environment = {**os.environ}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    if kind == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+    sys.stdout.flush()
+    if os.name == "posix":  # signals then reach the launcher itself, which ends its processes
+        os.execve(sys.executable, line, environment)
+    sys.exit(subprocess.call(line, env=environment))
+
+
+def configuration(processes: int) -> dict[str, Any]:
+    """What `accelerate launch --config_file` takes. Its `MULTI_GPU` is what starts several processes at all, on a CPU too:
+    with `use_cpu` it starts one, however many are asked for. Formats of numbers are the run's own choice.
+    """
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU",
+        "num_processes": processes,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "main_process_port": 0,
+        "mixed_precision": "no",
+        "dynamo_backend": "NO",
+        "use_cpu": False,
+    }
+
+
+def _device(config: Any, processes: int) -> str:
+    """`cpu` or `cuda`: what the run will work on.
+
+    Raises:
+        ConfigError: each process needs a GPU of its own, and there are fewer or one is named for all; or it is an Apple
+            GPU, which processes cannot share.
+    """
+    import torch
+
+    from coalign.models.devices import pick_device
+
+    name = getattr(config, "device", "auto")
+    kind = pick_device(name).type
+    if kind == "mps":
+        raise ConfigError("--processes: there is one Apple GPU.", hint="Give the run --device cpu.")
+    if kind == "cuda" and ":" in name:
+        raise ConfigError(f"--device {name} is one GPU for all processes, expected cuda or auto.")
+    if kind == "cuda" and processes > torch.cuda.device_count():
+        raise ConfigError(
+            f"--processes: {processes}, expected at most {torch.cuda.device_count()}, one for each GPU.",
+        )
+    return kind

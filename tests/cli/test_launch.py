@@ -1,0 +1,76 @@
+"""`coalign launch`: refusals before anything starts, the configuration, and a run in two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coalign.core.runs import Run
+from tests.preference.tiny_runs import pairs, write
+
+
+@pytest.fixture
+def given(tmp_path: Path, tiny_model: str) -> list[str]:
+    data = write(tmp_path / "rows.jsonl", pairs(8))
+    return ["run", "dpo", "--data", str(data), "--model", tiny_model, "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--processes", "1", "--", "run", "dpo"], "'--processes'"),
+        (["--processes", "2", "--", "judge", "x"], "judge: launch starts `run METHOD ...`"),
+        (["--processes", "2", "--", "run"], "launch starts `run METHOD ...`"),
+        (["--processes", "2"], "Missing argument"),
+        (["--processes", "2", "run", "dpo", "--beta", "x"], "beta"),
+        (["--processes", "2", "run", "dpoo"], "dpoo"),
+    ],
+)
+def test_a_wrong_start_is_refused_once(coalign, words: list[str], said: str) -> None:
+    result = coalign("launch", *words)
+    assert result.code == 2
+    assert result.err.count(said) == 1
+
+
+def test_more_processes_than_gpus_are_refused(coalign, given, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    result = coalign("launch", "--processes", "3", "--", *given[:-1], "cuda")
+    assert (result.code, "expected at most 2" in result.err) == (2, True)
+    result = coalign("launch", "--processes", "2", "--", *given[:-1], "cuda:1")
+    assert (result.code, "one GPU for all processes" in result.err) == (2, True)
+
+
+def test_the_configuration_is_printed_and_nothing_starts(coalign, given, tmp_path: Path) -> None:
+    result = coalign(
+        "launch", "--processes", "3", "--print-config", "--", *given, "--out", str(tmp_path / "run")
+    )
+    assert result.code == 0
+    assert yaml.safe_load(result.out)["num_processes"] == 3
+    assert "# ACCELERATE_USE_CPU=true accelerate" in result.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_two_processes(given: list[str], tmp_path: Path) -> None:
+    words = [*given, "--max-steps", "1", "--batch-size", "2", "--show-answers", "0", "--save-steps", "0"]
+    result = subprocess.run(
+        [sys.executable, "-m", "coalign", "launch", "--processes", "2", "--", *words],
+        env={**os.environ, "PYTHONPATH": os.path.join(os.getcwd(), "src")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = Run(folder)
+    assert run.state == "done"
+    assert run.events("processes")[0]["arrangement"].startswith("DDP over 2 processes")
+    assert any(run.model.glob("*.safetensors"))
