@@ -224,6 +224,13 @@ def test_a_profile_is_what_was_meant() -> None:
     assert json.dumps(found)
 
 
+def test_an_attention_check_without_an_answer_is_not_passed() -> None:
+    check = Questionnaire("check", (item("check", passes=0),))
+    for said, passed in (("never", 1), ("no such option", 0)):
+        found = profile_of(check, asked(check, Stated({"Text of check.": said}), readout="text"), **LIMITS)
+        assert found["attention"] == {"passed": passed, "of": 1}
+
+
 def test_written_answers_come_to_the_same_and_refusals_are_missing() -> None:
     model = Stated({**MEANT, "Text of b1.": "no such option"})
     found = asked(SMALL, model, readout="text")
@@ -323,6 +330,7 @@ def test_opinions_in_the_notation_of_their_data_set(tmp_path: Path) -> None:
         ({"selections": {"x": [1]}}, "selections: "), ({"selections": {"x": [1, -1]}}, "selections: "),
         ({"behaviour": {"text": "t", "options": ["a", "b"]}}, "behaviour: "), ({"behaviour": 3}, "behaviour: "),
         ({"options": [str(one) for one in range(11)]}, "from 2 to 10"),
+        ({"selections": "{[1]: [0.5, 0.5]}"}, "selections: "), ({"options": "{{}}"}, "options: "),
     ],
 )  # fmt: skip
 def test_an_item_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -340,6 +348,7 @@ def test_an_item_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str,
         ({"items": [{"text": "t"}]}, "options"), ({"items": []}, "0 of 0"), ({"items": 3}, "0 of 0"),
         ({"items": [3]}, "the number 3"), ({"items": [], "odd": 1}, "odd"),
         ({"items": [{"text": "t", "options": ["a", "b"], "dimension": "x"}], "axes": {"y": ["z"]}}, "'z'"),
+        ({"items": [{"text": "t", "options": ["a", "b"], "dimension": "z", "passes": 0}], "axes": {"y": ["z"]}}, "'z'"),
         ({"items": [{"text": "t", "options": ["a", "b"]}], "indices": {"y": {"items": {"z": 1}}}}, "'z'"),
         ({"items": [{"text": "t", "options": ["a", "b"]}], "indices": {"y": 3}}, "indices"),
         ({"items": [{"text": "t", "options": ["a", "b"]}], "axes": 3}, "axes"),

@@ -132,12 +132,15 @@ def _attention(asked: Any) -> dict[str, int] | None:
     checks = [one for one in asked if one.item.passes is not None]
     if not checks:
         return None
-    passed = sum(bool(np.argmax(np.nan_to_num(one.shares.p, nan=-1)) == one.item.passes) for one in checks)
+    # where nothing could be read every share is NaN, whose argmax would be the first option
+    passed = sum(
+        bool(np.isfinite(one.shares.p).all() and np.argmax(one.shares.p) == one.item.passes) for one in checks
+    )
     return {"passed": passed, "of": len(checks)}
 
 
 def _wordings(asked: Sequence[Asked]) -> dict[str, Any] | None:
-    """Cronbach's alpha over as many wordings as most of the paraphrased questions have."""
+    """Cronbach's alpha over as many wordings as each of the paraphrased questions has."""
     ratings: dict[str, list[float]] = {}
     for one in asked:
         if one.wording is not None and one.item.paraphrases:

@@ -152,7 +152,7 @@ def _instrument(content: Mapping[str, Any], path: Path) -> Questionnaire:
             )
     _refuse(path, problems, items)
     known = {one.id for one in items}
-    dimensions = {one.dimension for one in items}
+    dimensions = {one.dimension for one in items if one.passes is None}
     axes = {}
     for name, parts in _mapping(content, "axes", path).items():
         if not isinstance(parts, list) or not parts:
@@ -295,5 +295,5 @@ def _literal(value: Any) -> Any:
     wrapped = _WRAPPED.fullmatch(value.strip())
     try:
         return ast.literal_eval(wrapped[1] if wrapped else value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return value
