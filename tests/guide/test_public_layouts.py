@@ -126,6 +126,8 @@ def test_stereosets_sentences_are_read_from_its_file_and_from_rows(tmp_path: Pat
     assert questions.read_bias(tmp_path / "dev.json", None) == expected
     assert questions.read_bias(tmp_path / "dev.json", 1) == expected[:1]
     assert questions.read_bias(written(tmp_path / "x.jsonl", after, within), None) == expected
+    floats = {**after, "sentences": {**after["sentences"], "gold_label": [1.0, 0.0, 2.0]}}
+    assert questions.read_bias(written(tmp_path / "floats.jsonl", floats), None) == expected[:1]
 
 
 def test_truthfulqas_task_and_table_are_read(tmp_path: Path) -> None:
@@ -177,8 +179,14 @@ def test_what_is_odd_in_a_row_is_named(tmp_path: Path, row: dict[str, Any], said
     assert said in str(error.value)
 
 
-def test_a_table_without_wrong_answers_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong", "column"),
+    [("No.", "", "Incorrect"), ("No.", " ; ", "Incorrect"), (";", "Yes.", "Correct")],
+)
+def test_a_table_without_right_or_wrong_answers_is_named(
+    tmp_path: Path, right: str, wrong: str, column: str
+) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("Question,Best Answer,Correct Answers,Incorrect Answers\nIs it?,No.,No.,\n")
-    with pytest.raises(DataError, match="Incorrect Answers"):
+    path.write_text(f"Question,Best Answer,Correct Answers,Incorrect Answers\nIs it?,No.,{right},{wrong}\n")
+    with pytest.raises(DataError, match=f" {column} Answers"):
         questions.read_facts(path, None)

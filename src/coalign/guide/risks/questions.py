@@ -248,7 +248,7 @@ def _sentences(values: Mapping[str, Any]) -> dict[str, Any]:
     context = str(values.get("context") or "")
     before = f"{context} " if context and "BLANK" not in context else ""
     return {
-        _GOLD[label] if label in (0, 1, 2) else str(label): f"{before}{text}" if isinstance(text, str) else text
+        _GOLD[int(label)] if label in (0, 1, 2) else str(label): f"{before}{text}" if isinstance(text, str) else text
         for label, text in zip(labels, texts, strict=True)
     }  # fmt: skip
 
@@ -366,7 +366,10 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 
 
 def _several(values: Mapping[str, Any], name: str) -> list[str]:
-    return [one.strip() for one in _text(values, name).split(";") if one.strip()]
+    found = [one.strip() for one in _text(values, name).split(";") if one.strip()]
+    if not found:
+        raise FieldError("holds none", "answers with a semicolon between", name)
+    return found
 
 
 def _flag(value: Any) -> Any:
