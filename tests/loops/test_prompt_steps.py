@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import build
 from coalign.judging.protocol import JudgeItem, Opinion, PairVerdict
 from coalign.loops.curation.named_steps import STEPS
@@ -124,6 +124,17 @@ def test_records_are_compared_with_anchors_of_their_bucket() -> None:
         == Anchored("x", "q", judge, lambda: rows, lambda row: row["text"], anchors=1, seed=3)._anchors()
     )
     assert [len(one) for one in again._anchors().values()] == [1]
+
+
+def test_a_bucket_that_the_data_do_not_have_is_refused() -> None:
+    rows = [{"id": str(place), "text": "x" * (3 + place)} for place in range(3)]
+    labelled = [{**row, "label": "a"} for row in rows]
+    judge: Any = Longer()
+    step = Anchored(
+        "anchors", "quality", judge, lambda: rows, lambda row: row["text"], anchors=2, bucket="label"
+    )
+    with pytest.raises(CoalignError, match="bucket: no record has a column 'label'"):
+        step(labelled)
 
 
 def test_triplets_lie_in_different_clusters_and_differ_by_template() -> None:

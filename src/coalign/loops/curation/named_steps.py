@@ -171,7 +171,7 @@ class AnchorStep(NamedStep):
     asks = True
     column: str = option("quality", "the column it adds, from 0 to 1")
     anchors: Count = option(30, "of each bucket", source="Baichuan Alignment, section 3.1.3")
-    bucket: str = option("", "column whose values are compared among each other alone")
+    bucket: str = option("", "column of the data whose values are compared among each other alone")
     seed: Seed = option(0, "of the anchors")
 
     def make(self, name: str, context: Context) -> Step:

@@ -60,7 +60,7 @@ class Config(JudgeOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not any(one.asks for one in self.recipe):
-            self.refuse(JudgeOptions, "without a step judge, label or rewrite")
+            self.refuse(JudgeOptions, "without a step judge, anchors, label or rewrite")
 
     @property
     def recipe(self) -> list[NamedStep]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coalign.core.errors import CoalignError
 from coalign.data.records import Message
 from coalign.judging.protocol import JudgeItem, Rubric
 from coalign.loops.rows import Row
@@ -34,7 +35,11 @@ class Anchored:
         records: everything, read once for the anchors.
         text: of a record.
         anchors: drawn of each bucket by `seed`.
-        bucket: column whose values are buckets of their own; empty: one bucket.
+        bucket: column of `records` whose values are buckets of their own; empty: one bucket. A record without it is in a
+            bucket with all such.
+
+    Raises:
+        CoalignError: when it is first asked, where none of `records` has the column `bucket`.
     """
 
     name: str
@@ -81,7 +86,9 @@ class Anchored:
             draw = random.Random(f"anchors {self.seed}")
             drawn: dict[str, list[str]] = {}
             seen: dict[str, int] = {}
+            known = not self.bucket
             for row in self.records():
+                known = known or self.bucket in row
                 key = self._key(row)
                 seen[key] = seen.get(key, 0) + 1
                 several = drawn.setdefault(key, [])
@@ -89,6 +96,11 @@ class Anchored:
                     several.append(self.text(row))
                 elif (place := draw.randrange(seen[key])) < self.anchors:
                     several[place] = self.text(row)
+            if not known:
+                raise CoalignError(
+                    f"{self.name}: bucket: no record has a column {self.bucket!r}.",
+                    hint="Anchors are of the data as they are read: a run of its own before adds the column.",
+                )
             self._drawn = drawn
         return self._drawn
 
