@@ -173,7 +173,7 @@ def stages(config: Config, run: Run | None = None) -> list[Part]:
     """The stages that there are data for, in order, each with the model of the one before.
 
     Raises:
-        ConfigError: none.
+        ConfigError: nothing is given to do.
         DataError: records of the tool stage that cannot be read.
     """
     full = config.tuning == "full" and config.learning_rate is None

@@ -3,9 +3,9 @@
     coalign run curate --data corpus.jsonl --steps "exact, near, length min=5 max=400, quality, top by=quality share=0.1"
     coalign run curate --data corpus.jsonl --steps recipe.yaml --model google/gemma-3-270m-it
 
-The steps are `exact`, `near`, `novel`, `template`, `diverse` and `distinct` (duplicates), `length`, `match`, `verify` and `above` (filters), `quality` and
-`judge` and `anchors` (scores), `label` (kinds, by votes of a model), `rewrite` (by a model), `top`, `mix`, `sample` and `take` (selection)
-and `pair` (preferences). They stream: memory is bounded by a batch, and by a few bytes a record where a step has to see all.
+The steps are `exact`, `near`, `novel`, `template`, `diverse` and `distinct` (duplicates), `length`, `match`, `verify` and
+`above` (filters), `quality`, `judge` and `anchors` (scores), `label` (kinds, by votes of a model), `rewrite` (by a model),
+`top`, `mix`, `sample` and `take` (selection) and `pair` (preferences). They stream: memory is bounded by a batch, and by a few bytes a record where a step has to see all.
 A run that is killed goes on at the batch that is missing, with the same result. In the run folder are then `kept.jsonl`,
 which other commands take as `--data RUN`, `rejects.jsonl` with step and reason of every other record, and `manifest.jsonl`
 with what each step noted of a kept one. Near duplicates need the extra `overlap`.
