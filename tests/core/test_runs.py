@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -217,3 +218,11 @@ def test_work_goes_on_only_with_the_data_that_it_was_done_with(tmp_path: Path) -
     held.unlink()
     with pytest.raises(RunError, match=r"held\.jsonl: is gone"):
         Run.start(tmp_path / "run", "m", config)
+
+
+def test_looking_who_works_in_a_folder_does_not_let_others_in(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "run", "act", Config())
+    assert run.process == os.getpid()
+    code = "import sys; from pathlib import Path; from coalign.core.runs import Run; print(Run(Path(sys.argv[1])).state)"
+    done = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "running"

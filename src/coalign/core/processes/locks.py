@@ -44,6 +44,8 @@ def is_held(path: Path) -> bool:
 
 def holder(path: Path) -> int | None:
     """The process on this machine that holds the file; None where none does, or it is another machine's."""
+    if path.resolve() in _HELD:
+        return os.getpid()  # its file is not opened: POSIX drops the lock when any descriptor of it is closed
     if not is_held(path):
         return None
     try:
