@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from coalign.core.files import read_rows
 from coalign.data.readers import read_records
@@ -197,3 +198,8 @@ def test_what_does_not_go_with_tools_is_named(generate):
     assert "--prefill does not go with --tools" in result.err
     assert "'browser' is no tool" in generate("--tools", "browser").err
     assert "max_steps has no effect without tools" in generate("--max-steps", "3").err
+    write(Path("seen.jsonl"), [{"prompt": "What is it?", "images": ["one.png"]}])
+    Image.new("RGB", (8, 8)).save("one.png")
+    result = generate("--tools", "python", prompts="seen.jsonl")
+    assert result.code == 1
+    assert "images: pictures cannot be used here" in result.err

@@ -193,6 +193,33 @@ def test_what_is_not_supported_of_tools_is_refused_by_name(served, change, param
     assert body["param"] == param
 
 
+CALLED: list[Any] = [
+    *ASKED,
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "tide", "arguments": HUSUM}}],
+    },
+    {"role": "tool", "content": "at six", "tool_call_id": "1"},
+]
+SEEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"messages": [*CALLED, {"role": "user", "content": [SEEN]}]}, "messages", "pictures do not go with"),
+        ({"logprobs": True, "stream": True}, "logprobs", "do not go with tools"),
+        ({"messages": [*CALLED, {"role": "assistant", "content": "It"}]}, "messages", "not continued"),
+    ],
+)
+def test_nor_is_it_where_earlier_messages_called_some(served, change, param, message):
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        create(served[1], **{"messages": CALLED, "tools": openai.omit, **change})
+    body: Any = caught.value.body
+    assert body["param"] == param
+
+
 WITH_TOOLS = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
     "{% for c in m.tool_calls or [] %}{{ '<call>{\"name\": ' + c.function.name | tojson + ', \"arguments\": ' }}"

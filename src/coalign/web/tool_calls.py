@@ -96,12 +96,11 @@ def offer_of(asked: ChatRequest, prompts: ToolPrompts) -> Offer | None:
         ApiError: tools or a choice that cannot be used or are not supported, by name.
     """
     choice = asked.tool_choice if asked.tool_choice is not None else "auto" if asked.tools else "none"
-    if not asked.tools:
-        if choice not in ("none", "auto"):
-            raise ApiError(400, "tool_choice: needs tools.", param="tool_choice")
-        about = any(one.tool_calls or one.role == "tool" for one in asked.messages)
-        return Offer(()) if about else None
-    tools = asked.tools
+    if not asked.tools and choice not in ("none", "auto"):
+        raise ApiError(400, "tool_choice: needs tools.", param="tool_choice")
+    if not asked.tools and not any(one.tool_calls or one.role == "tool" for one in asked.messages):
+        return None
+    tools = asked.tools or []
     try:
         names = assert_tools(tools)
     except ConfigError as error:
@@ -121,7 +120,7 @@ def offer_of(asked: ChatRequest, prompts: ToolPrompts) -> Offer | None:
         raise _unsupported(
             "messages: a last message of the assistant is not continued where there are tools.", "messages"
         )
-    if choice == "none":
+    if choice == "none" or not tools:
         return Offer(())
     if choice == "auto":
         return Offer(tools, parallel=asked.parallel_tool_calls)

@@ -70,7 +70,8 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     """Generate responses to a file of prompts.
 
     One row a prompt: id, prompt, responses, finish_reasons, tokens (null where an endpoint does not say), and images
-    where the prompt shows pictures, which an image-text-to-text model or an endpoint sees. The same command continues after an interruption; finished rows wait in FILE.jsonl.partial.
+    where the prompt shows pictures, which an image-text-to-text model or an endpoint sees (not with --tools). The same
+    command continues after an interruption; finished rows wait in FILE.jsonl.partial.
     """
     from coalign.data.checking.usable import picture_hashes
     from coalign.data.readers import read_records
@@ -86,7 +87,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     assert_new(asked.overwrite, out=out)
     lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
     assert_new(asked.overwrite, out=out)  # the other process may just have finished
-    records = read_records(asked.prompts, kind="prompt", pictures=True).records
+    records = read_records(asked.prompts, kind="prompt", pictures=not asked.tools).records
     shown = picture_hashes(records)
     if asked.plain and not all(record.plain for record in records):
         raise ConfigError(
