@@ -15,7 +15,10 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
+from coalign.core.options import converted, defaults, to_yaml
 from coalign.core.runs import Run
+from coalign.core.yaml_text import parse_yaml
+from coalign.platform.methods import find
 from coalign.web import control, run_page
 from coalign.web.workbench import workbench
 from tests.web.test_workbench import make_run
@@ -24,7 +27,10 @@ WAITS = """
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
+from coalign.core.options import converted, defaults, to_yaml
 from coalign.core.runs import Run
+from coalign.core.yaml_text import parse_yaml
+from coalign.platform.methods import find
 from dataclasses import dataclass
 @dataclass
 class Config:
@@ -63,6 +69,10 @@ def post(client: TestClient, path: str, **body: Any) -> tuple[int, dict[str, Any
 
 def asked(options: str = "data: pairs.jsonl", **more: str) -> dict[str, str]:
     return {"method": "dpo", "options": options, **more}
+
+
+def of_reward(reward: str) -> dict[str, str]:
+    return {"method": "grpo", "options": f"prompts: x\nreward: [{reward}]"}
 
 
 def test_a_run_is_started_stopped_continued_and_deleted(client: TestClient, tmp_path: Path) -> None:
@@ -116,6 +126,16 @@ def test_a_name_is_found_where_none_is_given(client: TestClient) -> None:
         ({"method": "mine.py:loss", "options": "data: x"}, "code of a file"),
         ({"method": "grpo", "options": "prompts: x\nreward: [mine.py:reward]"}, "code of a file"),
         ({"method": "codeultrafeedback", "options": "sandbox: none"}, "not taken from a page"),
+        (asked("data: x\ntrust_remote_code: 'on'"), "not taken from a page"),
+        ({"method": "codeultrafeedback", "options": "sandbox: ' none '"}, "not taken from a page"),
+        (of_reward("mine.py"), "code of a file"),
+        (of_reward("'mine.py:'"), "code of a file"),
+        (of_reward("'function:mine:reward'"), "code of a file"),
+        (of_reward("{function: 'mine:reward'}"), "code of a file"),
+        (of_reward("{'mine.py:reward': 1}"), "code of a file"),
+        (of_reward("'passes_tests:tests=x,sandbox=none'"), "not taken from a page"),
+        (of_reward('\'{"verifier": "passes_tests", "sandbox": "none"}\''), "not taken from a page"),
+        ({"method": "awp", "options": "property: 'mine:better'"}, "code of a file"),
         ({"method": "rm -rf", "options": ""}, "neither a method nor an objective"),
         ({"options": "data: x"}, "method: is required"),
         (asked("data: x  # broken"), "Error: it is broken"),
@@ -169,6 +189,40 @@ def test_the_form_of_a_method_names_what_must_be_given(client: TestClient) -> No
     )
     assert "# beta: 0.1" in text
     assert client.get("/start", params={"method": "<script>"}).status_code == 400
+
+
+def test_no_page_that_is_looked_at_imports_code(client: TestClient, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    answer = client.get("/start", params={"method": f"{file}:loss"})
+    assert answer.status_code == 400
+    assert "code of a file" in answer.text
+    make_run(tmp_path / "made", "mine").set_status(method=f"{file}:loss", state="failed")
+    (tmp_path / "made").rename(tmp_path / "runs")  # as it is once the process that made it has ended
+    assert "code of a file" in post(client, "/api/runs/mine/continue")[1]["error"]
+    assert not (tmp_path / "ran").exists()
+    client.get("/runs/mine")
+    assert not (tmp_path / "runs" / control.STARTED).exists(), "nothing is written by looking"
+
+
+@pytest.mark.parametrize("method", ["evalmuse", "nudging", "spright", "value-alignment-survey", "grpo"])
+def test_defaults_of_the_form_are_read_back(method: str) -> None:
+    found = find(method)[1].Config
+    lines = [one for one in control.template(method).splitlines() if one.startswith("# ")]
+    given = parse_yaml("\n".join(one[2:] for one in lines))
+    read = converted(found, {name: one for name, one in given.items() if one is not None}, incomplete=True)
+    expected = {name: one for name, one in defaults(found).items() if one is not None}
+    assert to_yaml(read) == to_yaml(expected)
+
+
+def test_a_link_to_a_run_elsewhere_is_not_deleted(client: TestClient, tmp_path: Path) -> None:
+    make_run(tmp_path / "made", "mine")
+    elsewhere = (tmp_path / "made" / "mine").rename(tmp_path / "mine")  # where no process holds it
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(elsewhere)
+    status, said = post(client, "/api/runs/linked/delete")
+    assert (status, "cannot be removed" in said["error"]) == (404, True)
+    assert (elsewhere / "status.json").exists()
 
 
 def row(event: str, at: float, **fields: Any) -> dict[str, Any]:

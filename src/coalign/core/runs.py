@@ -270,10 +270,13 @@ class Run:
         """Remove the folder and everything in it.
 
         Raises:
-            RunError: a living process works in it.
+            RunError: a living process works in it, or it cannot be removed (a link to a folder elsewhere is not).
         """
         self.assert_idle()
-        shutil.rmtree(self.path)
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be removed ({error}).") from error
 
     def _has_work(self) -> bool:
         made = [*self.artefacts.rglob("*"), *self.checkpoints.rglob("*"), *self.model.rglob("*")]

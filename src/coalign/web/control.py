@@ -8,6 +8,7 @@ command line can: no code of files, no code of a model's repository, no programs
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError, RunError
 from coalign.core.files import write_text
-from coalign.core.options import build, option, options_of, required
+from coalign.core.options import build, defaults, option, options_of, required
 from coalign.core.own_code import names_code
 from coalign.core.runs import Run, new_run_path
 from coalign.core.secrets import redacted
@@ -42,8 +43,12 @@ SHOWN = 8000
 """Last bytes of the output that a page shows."""
 COMMAND = (sys.executable, "-m", "coalign")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_REFUSED: Mapping[str, Any] = {"trust_remote_code": True, "sandbox": "none"}
-"""Values of options by which a run executes what others wrote."""
+_TAKEN = {"trust_remote_code": ("false",), "sandbox": ("auto", "bubblewrap", "namespaces")}
+"""Options by which a run can execute what others wrote, and their values, in small letters, by which it does not."""
+_OF_MODULES = ("function", "property")
+"""Where code can be that of an installed module, `module:name`."""
+_GIVEN = re.compile(r"\b(trust[_-]remote[_-]code|sandbox)[\"']?\s*[:=]\s*[\"']?(\w+)", re.IGNORECASE)
+"""The same options inside of a text, such as a reward with its arguments."""
 
 
 @dataclass(kw_only=True)
@@ -63,9 +68,7 @@ def start(root: Path, asked: Start) -> Run:
             folder's; what the process said, where it ended before it had a run folder.
         RunError: there is such a run already.
     """
-    if names_code(asked.method):
-        raise ConfigError(f"method: {asked.method} is code of a file; start it on the command line.")
-    _, implementation = find(asked.method)
+    config_class = _config_class(asked.method)
     try:
         values = parse_yaml(asked.options) or {}
     except ValueError as error:
@@ -73,7 +76,7 @@ def start(root: Path, asked: Start) -> Run:
     if not isinstance(values, dict):
         raise ConfigError("options: expected a line NAME: VALUE for each")
     _assert_harmless(values)
-    build(implementation.Config, values, where="options")
+    build(config_class, values, where="options")
     if asked.name and not _NAME.fullmatch(asked.name):
         raise ConfigError(f"name: {asked.name!r} is not usable, expected letters, digits, dots and dashes")
     folder = root / asked.name if asked.name else new_run_path(asked.method, root)
@@ -94,15 +97,17 @@ def go_on(root: Path, run: Run) -> Run:
         ConfigError: as of `start`.
     """
     run.assert_idle()
+    method = str(run.status().get("method"))
+    _config_class(method)
     _assert_harmless(run.config())
-    return _launch(root, str(run.status().get("method")), run.path / "config.yaml", run.path)
+    return _launch(root, method, run.path / "config.yaml", run.path)
 
 
 def stop(run: Run) -> None:
     """Interrupt the process that works in a run folder, as Ctrl-C does, and end it where it does not save and end itself.
 
     Raises:
-        RunError: none does on this machine.
+        RunError: none does on this machine, or it is another user's.
     """
     process = run.process
     if process is None or process == os.getpid():
@@ -110,8 +115,12 @@ def stop(run: Run) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if sys.platform == "win32" and number == signal.SIGINT:
             continue  # which reaches groups of a console alone there
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(process, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            raise RunError(f"{run.path.name}: process {process} is another user's.") from error
         if _waited(STOPPING, lambda: run.process != process):
             break
     if run.process is None and run.status().get("state") == "running":
@@ -121,7 +130,9 @@ def stop(run: Run) -> None:
 def output(root: Path, name: str) -> str:
     """The end of what the process of a run printed, where a page started it; else nothing."""
     try:
-        data = _place(root, name, ".log").read_bytes()[-SHOWN:]
+        with _place(root, name, ".log").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - SHOWN))
+            data = file.read()
     except OSError:
         return ""
     return redacted(data.decode("utf-8", "replace")).strip()
@@ -131,11 +142,11 @@ def template(method: str) -> str:
     """The options of a method as YAML to fill in: those that must be given, and the others behind `#` with their defaults.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or it is code of a file: no page that is only looked at imports any.
     """
-    listed = options_of(find(method)[1].Config)
-    lines = [f"{one.name}:  # {one.help}" for one in listed if one.required]
-    lines += [f"# {one.name}: {_default(one.default)}" for one in listed if not one.required]
+    config_class = _config_class(method)
+    lines = [f"{one.name}:  # {one.help}" for one in options_of(config_class) if one.required]
+    lines += [f"# {name}: {_in_yaml(value)}" for name, value in defaults(config_class).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -181,20 +192,39 @@ def add_control(app: FastAPI, root: Path, known: Callable[[str], Run]) -> None:
         return {"name": name}
 
 
+def _config_class(method: str) -> type:
+    """The configuration of a method; of a file's code none is loaded."""
+    if names_code(method):
+        raise ConfigError(f"method: {method} is code of a file; start it on the command line.")
+    return find(method)[1].Config
+
+
 def _assert_harmless(value: Any, name: str = "options") -> None:
-    """Refuse, anywhere in the values, what would execute code of others."""
-    for one, below in value.items() if isinstance(value, Mapping) else ():
-        if one in _REFUSED and below == _REFUSED[one]:
-            raise ConfigError(f"{one}: {below} is not taken from a page; start this run on the command line.")
-        _assert_harmless(below, str(one))
-    for one in value if isinstance(value, list) else ():
-        _assert_harmless(one, name)
-    if isinstance(value, str) and re.search(r"\.py:\w", value):
+    """Refuse, anywhere in the values, what would execute code of others, also where it is written in a text."""
+    if isinstance(value, Mapping):
+        for one, below in value.items():
+            _assert_harmless(str(one), name)
+            _assert_harmless(below, str(one))
+        return
+    if isinstance(value, list):
+        for one in value:
+            _assert_harmless(one, name)
+        return
+    text = str(value)
+    for option_of, setting in [(name, text), *_GIVEN.findall(text)]:
+        taken = _TAKEN.get(option_of.lower().replace("-", "_"))
+        if taken is not None and setting.strip().lower() not in taken:
+            raise ConfigError(
+                f"{option_of}: {setting} is not taken from a page; start this run on the command line."
+            )
+    of_module = (name in _OF_MODULES and ":" in text) or re.search(r"\bfunction\s*:\s*[\w.]+:\w", text)
+    if of_module or re.search(r"\.py(?!\w)", text):
         raise ConfigError(f"{name}: {value} is code of a file; start this run on the command line.")
 
 
 def _launch(root: Path, method: str, file: Path, folder: Path) -> Run:
     log = _place(root, folder.name, ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     command = [*COMMAND, "run", method, "--config", str(file), "--out", str(folder)]
     before = _written(folder)
     with log.open("wb") as printed:
@@ -216,9 +246,7 @@ def _written(folder: Path) -> int:
 
 
 def _place(root: Path, name: str, ending: str) -> Path:
-    folder = root / STARTED
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}{ending}"
+    return root / STARTED / f"{name}{ending}"
 
 
 def _waited(seconds: float, ended: Callable[[], bool]) -> bool:
@@ -231,9 +259,9 @@ def _waited(seconds: float, ended: Callable[[], bool]) -> bool:
     return True
 
 
-def _default(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+def _in_yaml(value: Any) -> str:
+    """A value on one line; text without quotes where it is read back as it is."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and parse_yaml(f"a: {value}") == {"a": value}:
+            return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -5,16 +5,16 @@
 const ask = async (path, body = {}) => {
   const said = document.getElementById("said");
   said.textContent = "Working …";
-  let answer;
+  let answer, value;
   try {
     answer = await fetch(path, {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
     });
+    value = await answer.json();
   } catch {
-    said.textContent = "The workbench does not answer.";
+    said.textContent = answer ? `The workbench failed (${answer.status}).` : "The workbench does not answer.";
     return null;
   }
-  const value = await answer.json();
   said.textContent = answer.ok ? "" : value.error;
   return answer.ok ? value : null;
 };
