@@ -358,7 +358,9 @@ def test_what_is_missing_is_told_before_anything_is_read(tmp_path: Path) -> None
         ({}, "somebody who writes"),
         ({"expert": "x", "detector": "trained"}, "labelled turns"),
     ):
-        config = build(wildfeedback.Config, {"data": "nowhere.jsonl", **options})
+        unreadable = tmp_path / "unreadable.jsonl"
+        unreadable.write_text("no JSON")
+        config = build(wildfeedback.Config, {"data": str(unreadable), **options})
         with pytest.raises(ConfigError, match=message):
             execute("wildfeedback", wildfeedback, config, tmp_path / message[:3])
 

@@ -33,6 +33,9 @@ from tests.preference.tiny_runs import (
     save_tiny_model,
 )
 
+NO_MODEL = str(Path(__file__).parent)
+"""A folder that is there and that nothing can be loaded from."""
+
 
 def test_an_objective_runs_end_to_end(learn: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run = learn("dpo", pairs(), eval_fraction=0.25)
@@ -93,7 +96,7 @@ def test_a_learner_checks_constants_and_model_options() -> None:
 
 def test_what_cannot_be_converted_is_refused_before_anything_loads(learn: Any) -> None:
     with pytest.raises(DataError, match="preference records are needed"):
-        learn("dpo", feedback(), model="/nowhere")
+        learn("dpo", feedback(), model=NO_MODEL)
 
 
 def test_bad_records_of_both_files_are_kept_apart(learn: Any) -> None:
@@ -323,9 +326,9 @@ def test_cut_keeps_some_of_the_fine_answers(learn: Any) -> None:
 def test_cut_warns_without_fine_answers_and_refuses_praise(learn: Any) -> None:
     assert "can diverge" in notes(learn("cut", judgments(fine=0), max_steps=1))
     with pytest.raises(DataError, match="nothing to unlearn"):
-        learn("cut", judgments(fine=8), "fine", model="/nowhere")
+        learn("cut", judgments(fine=8), "fine", model=NO_MODEL)
     with pytest.raises(DataError, match="negative verdict without words"):
-        learn("cut", [{**row, "label": False} for row in judgments()], "mute", model="/nowhere")
+        learn("cut", [{**row, "label": False} for row in judgments()], "mute", model=NO_MODEL)
 
 
 # reward-augmented

@@ -51,7 +51,7 @@ def assert_group(records: int) -> None:
         raise ConfigError(
             f"The launcher started {started} processes, and each of them knows of itself alone: each would train on all "
             "records and write to the same folder.",
-            hint=f"On a CPU use `accelerate launch --cpu --num_processes {started}`; with FSDP or DeepSpeed every process "
+            hint=f"`coalign launch --processes {started} -- run ...` starts them; with FSDP or DeepSpeed every process "
             "needs a GPU.",
         )
     if 1 < known > records:

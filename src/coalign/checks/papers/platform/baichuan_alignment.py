@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from coalign.checks.arms import Measures, measure_arms, one_thread
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, one_thread
 from coalign.checks.rules import T_05, decide, mean_of, paired_t
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.words.ruled import Asked, RuledWorld, make_ruled_world
-from coalign.core.files import write_json, write_rows
+from coalign.core.files import write_rows
 from coalign.core.inner_runs import finished
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
@@ -40,6 +40,7 @@ STAGES = {
     },
 }
 """Sizes of the small models' trainings, where they are not the system's."""
+FIGURES = ("share, packed", "share, padded", "padded time over packed", "largest difference")
 SHORT, LONGEST, SPREAD, CAPACITY, CHATS, WIDE = 40, 512, 1.0, 512, 64, 16
 """Lengths of chats: median, longest, spread of the logarithm; tokens of a row; chats; chats of a padded batch."""
 
@@ -145,9 +146,9 @@ def _pairs(world: RuledWorld) -> list[list[dict[str, object]]]:
 
 def _packing(run: Run) -> dict[str, float]:
     """Part A: the same sequences in rows of a capacity and in padded batches, three turns of each; kept with the run."""
-    path = run.artefacts / "packing.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(KeyError):
+        (kept,) = kept_items(run, "packing", 1)
+        return {name: kept[name] for name in FIGURES}
     draw = stream(0, "lengths")
     lengths = [
         min(LONGEST, max(4, round(SHORT * math.exp(SPREAD * float(torch.randn((), generator=draw))))))
@@ -176,7 +177,7 @@ def _packing(run: Run) -> dict[str, float]:
             abs(one - other) for one, other in zip(losses["packed"], losses["padded"], strict=True)
         ),
     }
-    write_json(path, found)
+    keep_items(run, "packing", 0, **found)
     return found
 
 
