@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coalign.core.errors import ConfigError
 from coalign.core.options import build
 from coalign.platform.chatglm import Config, mixture_weights, stages
+from coalign.platform.pipeline.chain import plan
 from coalign.platform.recipes import recipe
 
 
@@ -61,6 +62,25 @@ def test_an_adapter_keeps_the_usual_rates_and_a_given_rate_wins() -> None:
     assert "learning_rate" not in stages(build(Config, {"data": "a"}))[0].options
     config = build(Config, {"data": "a", "tuning": "full", "learning_rate": 3e-6})
     assert recipe(config, stages(config), "chatglm").stages[0].options["learning_rate"] == 3e-6
+
+
+def test_how_files_are_read_and_what_is_trained_does_not_reach_stages_without(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "2?", "completion": "2", "answer": "2"}) + "\n")
+    given = {"contrast": str(path), "questions": str(path), "right": "final_answer:{answer}", "tuning": "lora",
+             "adapter_rank": 4, "column": ["prompt=question"], "limit": 1}  # fmt: skip
+    config = build(Config, given)
+    parts = {one.name: one for one in plan(recipe(config, stages(config), "chatglm"), tmp_path / "run", [])}
+    sampled, trained = ("contrast", "critique"), ("contrast-dpo", "critique-sft", "critique-dpo")
+    assert parts.keys() == {*sampled, *trained}
+    used = {name: one.config for name, one in parts.items()}
+    assert {(used[one].column["prompt"], used[one].limit, used[one].tuning) for one in sampled} == {
+        ("question", 1, "auto")
+    }
+    assert {(used[one].limit, used[one].tuning, used[one].adapter_rank) for one in trained} == {
+        (None, "lora", 4)
+    }
+    assert not any(used[one].column for one in trained)
 
 
 def test_without_data_there_is_nothing_to_do() -> None:

@@ -27,15 +27,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.options import Fraction, NonNegative, Positive, option, options_of
+from coalign.core.options import Fraction, NonNegative, Positive, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Record
 from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.data.writers import write_records
-from coalign.models.options import TRAINING, ModelOptions
 from coalign.platform.language_feedback.improvement import critique_demonstrations
 from coalign.platform.language_feedback.run import PAIRS, FeedbackOptions, figure_table, read_prompts
-from coalign.platform.recipes import Part, RecipeOptions, run_recipe
+from coalign.platform.recipes import OWN_FILES, UNTRAINED, Part, RecipeOptions, run_recipe
 from coalign.report import model as doc
 from coalign.report.page import publish
 from coalign.report.parts import curves, outcome_of
@@ -52,8 +51,6 @@ PPO = {
 }  # fmt: skip
 RATES = {"feedback-model": 2e-5, "dpo": 1e-6, "labelled": 1e-6, "reward-model": 2e-5, "ppo": 1e-5}
 """Published learning rates, of full fine-tuning."""
-_OWN: Mapping[str, Any] = {"kind": None, "column": None, "limit": None, "split": "train"}
-"""How files are read that the run wrote itself."""
 _CHARTS = (("loss", "Loss"), ("rewards/accuracies", "Pairs in the right order"), ("reward", "Reward"))
 
 
@@ -150,7 +147,7 @@ def parts_of(config: Config, run: Run) -> list[Part]:
         return {"learning_rate": RATES[name] if full else config.learning_rate}
 
     paper = {name: getattr(config, name) for name in ("epochs", "warmup_ratio", "weight_decay")}
-    mine = _OWN if config.improves else {"kind": None}
+    mine = OWN_FILES if config.improves else {"kind": None}
     pairs: Any = ["${improvement}"] if config.improves else config.pairs
     asked = {"prompts": config.prompts}
     parts: list[Part] = []
@@ -159,7 +156,7 @@ def parts_of(config: Config, run: Run) -> list[Part]:
             "data": [str(run.artefacts / CRITIQUES)],
             **paper,
             **FEEDBACK,
-            **_OWN,
+            **OWN_FILES,
             **rate("feedback-model"),
         }
         parts.append(Part("feedback-model", "sft", options, publishes=True))
@@ -168,8 +165,7 @@ def parts_of(config: Config, run: Run) -> list[Part]:
         parts.append(Part("labelled", "dpo", options, publishes=True))
     if config.improves:
         critic = {"critic": "${feedback-model}"} if config.data is not None else {}
-        untrained = {one.name: one.default for one in options_of(ModelOptions) if one.name in TRAINING}
-        options = {**asked, **untrained, "kind": None, **critic}
+        options = {**asked, **UNTRAINED, "kind": None, **critic}
         parts.append(Part("improvement", "language-feedback", options))
     if pairs is not None and config.optimise in ("ppo", "both"):
         options = {"data": pairs, **paper, **REWARD, **mine, **rate("reward-model")}

@@ -36,7 +36,7 @@ from coalign.core.options import Count, Fraction, NonNegative, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.sources import DataSources, canonical_sources, sources_of
 from coalign.judging.rewards.specs import parse_reward
-from coalign.platform.recipes import Part, RecipeOptions, run_recipe
+from coalign.platform.recipes import OWN_FILES, UNTRAINED, Part, RecipeOptions, run_recipe
 from coalign.training.material import LearningOptions, ReadingOptions, read_sources
 
 LONG_RATE, ONLINE_RATE = 2e-5, 1e-6
@@ -197,14 +197,14 @@ def stages(config: Config, run: Run | None = None) -> list[Part]:
         )  # fmt: skip
     if config.contrast is not None:
         pairs = {"samples": config.contrast_samples, "rejected": config.contrast_rejected}
-        found.append(Part("contrast", "answer-pairs", {**model, "data": config.contrast, **pairs}))
-        learn("contrast-dpo", "dpo", late_rate, data="${contrast}")
+        found.append(Part("contrast", "answer-pairs", {**model, **UNTRAINED, "data": config.contrast, **pairs}))
+        learn("contrast-dpo", "dpo", late_rate, data="${contrast}", **OWN_FILES)
     if config.questions is not None:
         asked = {"data": config.questions, "reward": [config.right], "samples": config.answers}
-        found.append(Part("critique", "answer-pairs", {**model, **asked}))
+        found.append(Part("critique", "answer-pairs", {**model, **UNTRAINED, **asked}))
         right = "${critique}/artefacts/demonstrations.jsonl"
-        learn("critique-sft", "sft", long_rate, data=right, **_OWN)
-        learn("critique-dpo", "dpo", late_rate, data="${critique}", nll_weight=config.nll_weight, **_OWN)
+        learn("critique-sft", "sft", long_rate, data=right, **OWN_FILES)
+        learn("critique-dpo", "dpo", late_rate, data="${critique}", nll_weight=config.nll_weight, **OWN_FILES)
     if config.prompts is not None:
         balance = {"reward_l2": config.reward_l2, "balance_lengths": config.balance_lengths}
         found.append(Part("reward-model", "reward-model", {**model, "data": config.preferences, **balance}))
@@ -222,10 +222,6 @@ def stages(config: Config, run: Run | None = None) -> list[Part]:
             hint="Give --data, --long-data, --contrast, --questions, --preferences or --agent-data.",
         )
     return found
-
-
-_OWN = {"column": None, "limit": None, "split": "train"}
-"""How files are read that the run wrote itself."""
 
 
 def _mixed(config: Config, run: Run | None) -> Any:

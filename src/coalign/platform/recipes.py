@@ -22,9 +22,15 @@ from coalign.core.names import suggest
 from coalign.core.options import OptionGroup, option, options_of, to_dict
 from coalign.core.runs import Run
 from coalign.core.yaml_text import parse_yaml
+from coalign.models.options import TRAINING, ModelOptions
 from coalign.platform.methods import find
 from coalign.platform.pipeline.chain import ChainOptions, Step, plan, run_chain
 from coalign.platform.pipeline.description import Pipeline, pipeline_of
+
+OWN_FILES: Mapping[str, Any] = {"kind": None, "column": None, "limit": None, "split": "train"}
+"""Options of a stage that reads what another one wrote: how the user's own files are read is not meant for these."""
+UNTRAINED: Mapping[str, Any] = {one.name: one.default for one in options_of(ModelOptions) if one.name in TRAINING}
+"""Options of a stage that only samples: those of training are not meant for it."""
 
 
 @dataclass(frozen=True)
