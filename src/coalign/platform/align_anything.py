@@ -32,12 +32,13 @@ from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Record
 from coalign.data.sources import DataSources, canonical_sources, named
 from coalign.data.writers import write_records
+from coalign.models.files.places import full_name, short_name
 from coalign.platform.language_feedback.improvement import critique_demonstrations
 from coalign.platform.language_feedback.run import PAIRS, FeedbackOptions, figure_table, read_prompts
 from coalign.platform.recipes import OWN_FILES, UNTRAINED, Part, RecipeOptions, run_recipe
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, outcome_of
+from coalign.report.parts import curves, judged
 from coalign.training.material import LearningOptions, announce, read_sources
 
 CRITIQUES = "critiques.jsonl"
@@ -204,15 +205,15 @@ def report(
     pairs = done["improvement"].status().get("figures", {}) if "improvement" in done else {}
     tests = changes(answers)
     trained = [name for name in ("dpo", "ppo", "labelled", "feedback-model") if name in done]
-    text, outcome = [f"{pairs['pairs']:,.0f} pairs were made."] if pairs else [], "neutral"
+    text = [f"{pairs['pairs']:,.0f} pairs were made."] if pairs else []
     if trained:
         text.append(f"Trained: {', '.join(trained)}.")
     row = tests.get(trained[0]) if trained else None
     if row is not None:
-        outcome = outcome_of(row.difference, n=row.n)
         text.append(
             f"On held-out prompts {row.name} is at {row.after.value:.3g}, the start at {row.before.value:.3g}."
         )
+    said = " ".join(text) or "No stage was run."
     lines = [[name, one.status()["method"], one.status().get("headline", ""), str(one.path)] for name, one in done.items()]  # fmt: skip
     histories = {
         name: [event for event in one.events("train") if "loss" in event] for name, one in done.items()
@@ -220,9 +221,9 @@ def report(
     publish(
         run,
         config,
-        title=f"{config.model} aligned by language feedback",
-        facts={"Model": config.model, "Seed": str(config.seed)},
-        verdict=doc.Headline(outcome, " ".join(text) or "No stage was run."),
+        title=f"{short_name(config.model)} aligned by language feedback",
+        facts={"Model": full_name(config.model), "Seed": str(config.seed)},
+        verdict=judged(row.difference, said, n=row.n) if row is not None else doc.Headline("neutral", said),
         sections=[
             doc.TableSection("Stages", columns=["Stage", "Method", "Result", "Folder"], rows=lines),
             *([figure_table("Pairs", pairs)] if pairs else []),

@@ -197,7 +197,9 @@ def stages(config: Config, run: Run | None = None) -> list[Part]:
         )  # fmt: skip
     if config.contrast is not None:
         pairs = {"samples": config.contrast_samples, "rejected": config.contrast_rejected}
-        found.append(Part("contrast", "answer-pairs", {**model, **UNTRAINED, "data": config.contrast, **pairs}))
+        found.append(
+            Part("contrast", "answer-pairs", {**model, **UNTRAINED, "data": config.contrast, **pairs})
+        )
         learn("contrast-dpo", "dpo", late_rate, data="${contrast}", **OWN_FILES)
     if config.questions is not None:
         asked = {"data": config.questions, "reward": [config.right], "samples": config.answers}

@@ -29,7 +29,9 @@ from coalign.platform.pipeline.description import Pipeline, pipeline_of
 
 OWN_FILES: Mapping[str, Any] = {"kind": None, "column": None, "limit": None, "split": "train"}
 """Options of a stage that reads what another one wrote: how the user's own files are read is not meant for these."""
-UNTRAINED: Mapping[str, Any] = {one.name: one.default for one in options_of(ModelOptions) if one.name in TRAINING}
+UNTRAINED: Mapping[str, Any] = {
+    one.name: one.default for one in options_of(ModelOptions) if one.name in TRAINING
+}
 """Options of a stage that only samples: those of training are not meant for it."""
 
 

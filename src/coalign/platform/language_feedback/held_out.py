@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.runs import Run
-from coalign.data.media.conversations import showing
 from coalign.data.records import Record
 from coalign.loops.prompts import open_values
 from coalign.loops.rows import Row, answer_rows
@@ -32,7 +31,6 @@ def answered(
     """
     base = ModelOptions.of(config)
     value = open_values(config.measure, prompts, unscorable="leave out")
-    asked = [showing(one.prompt, one.pictures) for one in prompts]
     found = {}
     for name, model in {START: base, **{name: base.at(path) for name, path in models.items()}}.items():
         rows = answer_rows(
@@ -41,7 +39,6 @@ def answered(
             lambda model=model: open_generator(model),
             config.sampling(seed=config.seed),
             label=f"Answers: {name}",
-            asked=asked,
         )
         values = value(prompts, rows) if value else [[] for _ in rows]
         found[name] = [{**row, "values": each} for row, each in zip(rows, values, strict=True)]

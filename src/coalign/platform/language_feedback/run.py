@@ -27,6 +27,7 @@ from coalign.loops.pipeline_report import funnel
 from coalign.loops.prompts import check_values, open_values
 from coalign.loops.rows import Row
 from coalign.models.backends.open import open_generator, open_named
+from coalign.models.files.places import full_name
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.platform.language_feedback.duels import duel
@@ -203,7 +204,7 @@ def _report(config: Config, run: Run, done: Curated, rows: Sequence[Row], notes:
         config,
         title="Pairs from language feedback",
         facts={
-            "Model": config.model,
+            "Model": full_name(config.model),
             "Critic": config.critic or config.critic_endpoint or "the model itself",
         },
         verdict=doc.Headline(
