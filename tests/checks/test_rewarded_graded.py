@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from coalign.checks.online import divergence, reinforced
-from coalign.checks.papers.rewards.self_j import paired_t
 from coalign.checks.tiny_models import tiny_transformer
 from coalign.checks.worlds.graded.digits import (
     ANSWER,
@@ -111,11 +110,6 @@ def test_strings_to_compare_answer_no_question_and_digits_are_read_after_the_who
     together = digit_losses(model, rows, digits)
     alone = torch.cat([digit_losses(model, [one], [one.quality]) for one in rows])
     torch.testing.assert_close(together, alone)
-
-
-def test_students_t_of_paired_gaps():
-    assert paired_t([1.0, 2.0, 3.0]) == pytest.approx(2 / (1 / np.sqrt(3)))
-    assert paired_t([-1.0, -1.0]) == -np.inf
 
 
 @pytest.mark.parametrize(

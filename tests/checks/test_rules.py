@@ -156,3 +156,21 @@ def test_not_both_a_gap_and_its_opposite_exceed(gaps: list[float], errors: float
     by_seed = dict(enumerate(gaps))
     opposite = {seed: -gap for seed, gap in by_seed.items()}
     assert not (rules.exceeds(by_seed, errors) and rules.exceeds(opposite, errors))
+
+
+def test_paired_t_is_students() -> None:
+    assert rules.paired_t({0: 1.0, 1: 2.0, 2: 3.0}) == pytest.approx(2 / (1 / 3**0.5))
+    assert rules.paired_t({0: 1.0, 1: 1.0}) == float("inf")
+    assert rules.paired_t({0: -1.0, 1: -1.0}) == float("-inf")
+
+
+def test_what_is_significant_by_hand() -> None:
+    gaps = {0: 1.0, 1: 2.0, 2: 3.0}  # t is 3.46, the limits are 2.92 and 4.30
+    assert rules.significant(gaps)
+    assert not rules.significant(gaps, two_sided=True)
+    assert not rules.significant({seed: -gap for seed, gap in gaps.items()})
+    assert not rules.significant({0: 1.0}), "one seed says nothing"
+    many = {seed: float(seed % 2) for seed in range(14)}  # t is 3.6
+    assert rules.significant(many)
+    assert rules.significant(many, two_sided=True)
+    assert not rules.significant({seed: gap - 0.5 for seed, gap in many.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from coalign.checks.papers.platform.chatglm import (
     sequences,
     taught,
 )
-from coalign.checks.rules import paired_t
+from tests.checks.test_verdicts import plus, rows_of, verdict_of
 
 
 def test_what_is_taught_of_a_product() -> None:
@@ -96,6 +97,26 @@ def test_a_third_of_the_sequences_is_short_and_turned_round() -> None:
     assert all(one.response_ids[0][:4] == one.prompt_ids[1:] for one in made if one not in short)
 
 
-def test_paired_t_is_students() -> None:
-    assert paired_t({0: 1.0, 1: 2.0, 2: 3.0}) == pytest.approx(2 / (1 / 3**0.5))
-    assert paired_t({0: 1.0, 1: 1.0}) == float("inf")
+@pytest.mark.parametrize(
+    ("changed", "short", "outcome"),
+    [
+        ({}, [0.5, 0.6, 0.4, 0.5, 0.5], "seen"),
+        ({"products": 0.6, "calls, products": 0.95, "calls, facts": 0.05, "facts": 0.96}, [0.5, 0.6], "seen"),
+        ({"products": plus(0.9, [0, 0, 0, 0, -0.305])}, [0.5, 0.6, 0.4, 0.5, 0.5], "not seen"),
+        ({"calls, products": 0.945}, [0.5, 0.6, 0.4, 0.5, 0.5], "not seen"),
+        ({"calls, facts": 0.055}, [0.5, 0.6, 0.4, 0.5, 0.5], "not seen"),
+        ({"facts": 0.955}, [0.5, 0.6, 0.4, 0.5, 0.5], "not seen"),
+        ({}, [0.5, -0.6, 0.4, -0.5, 0.5], "not seen"),
+        ({}, [0.5], "not seen"),
+    ],
+)
+def test_what_is_said_follows_from_the_rows(
+    changed: dict[str, Any], short: list[float], outcome: str, tmp_path: Path
+) -> None:
+    arms: dict[str, Any] = {
+        "direct": {"products": 0.1, "calls, products": 0.0, "facts": 0.98, "calls, facts": 0.0},
+        "tool": {"products": 0.9, "calls, products": 1.0, "facts": 1.0, "calls, facts": 0.0, **changed},
+        "over tokens": {"short": plus(1.0, short), "long": 0.1},
+        "over sequences": {"short": 1.0, "long": 0.2},
+    }
+    assert verdict_of("chatglm", rows_of(arms, len(short)), tmp_path).outcome == outcome

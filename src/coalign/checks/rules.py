@@ -71,14 +71,25 @@ def standard_error(by_seed: Mapping[int, float]) -> float:
     return _deviation(list(by_seed.values())) / math.sqrt(len(by_seed))
 
 
-T_05 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895, 9: 1.860, 10: 1.833}
-"""Student's t at 0.05, one-sided, by the number of pairs."""
+_T_LIMITS = {
+    0.05: {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895, 9: 1.860, 10: 1.833},
+    0.025: {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262},
+}
+"""Student's t by the probability above it and the number of pairs."""
 
 
 def paired_t(gaps: Mapping[int, float]) -> float:
     """Student's t of the mean of paired differences, by seed; infinite where they do not differ from each other."""
     error, mean = standard_error(gaps), mean_of(gaps)
     return mean / error if error else math.copysign(math.inf, mean)
+
+
+def significant(gaps: Mapping[int, float], *, two_sided: bool = False) -> bool:
+    """Whether the mean over seeds is above 0 by a paired t-test with p below 0.05. One seed says nothing; more than ten have the
+    limit of ten, which is above their own.
+    """
+    limits = _T_LIMITS[0.025 if two_sided else 0.05]
+    return len(gaps) > 1 and paired_t(gaps) > limits[min(len(gaps), max(limits))]
 
 
 def exceeds(gaps: Mapping[int, float], errors: float = 2.0) -> bool:

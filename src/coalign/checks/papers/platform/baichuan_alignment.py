@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms, one_thread
-from coalign.checks.rules import T_05, decide, mean_of, paired_t
+from coalign.checks.rules import decide, mean_of, paired_t, significant
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.words.ruled import Asked, RuledWorld, make_ruled_world
 from coalign.core.files import write_rows
@@ -69,19 +69,18 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         arms={"fine-tuned": _tuned, "the line": lambda world: _line(run, world)},
     )
     gaps = rows.gaps("kept", "the line", "fine-tuned")
-    t = paired_t(gaps)
     separate = packing["largest difference"] < 1e-4
     full = packing["share, packed"] >= 0.9 and packing["share, padded"] <= 0.35
     fast = packing["padded time over packed"] >= 1.8
-    gained = mean_of(gaps) > 0.05 and t > T_05[len(gaps)]
+    gained = mean_of(gaps) > 0.05 and significant(gaps)
     return rows.verdict(
         check,
         outcome=decide(seen=separate and full and fast and gained),
-        summary={**packing, "gain of the line": mean_of(gaps), "t": t},
+        summary={**packing, "gain of the line": mean_of(gaps), "t": paired_t(gaps)},
     )
 
 
-def kept_share(prompts: list[Asked] | tuple[Asked, ...], answers: list[list[str]]) -> list[float]:
+def kept_share(prompts: Sequence[Asked], answers: Sequence[Sequence[str]]) -> list[float]:
     """[prompts] share of their constraints that the answers keep."""
     return [
         sum(
@@ -97,8 +96,8 @@ def _tuned(world: RuledWorld) -> Measures:
     return _measured(world, world.base)
 
 
-def _measured(world: RuledWorld, model: nn.Module) -> Measures:
-    answers = world.answers(model, world.test, 1, "test")  # type: ignore[arg-type]
+def _measured(world: RuledWorld, model: PreTrainedModel) -> Measures:
+    answers = world.answers(model, world.test, 1, "test")
     shares = kept_share(world.test, answers)
     return {
         "kept": sum(shares) / len(shares),
@@ -114,7 +113,7 @@ def _line(run: Run, world: RuledWorld) -> Measures:
         world.tokenizer.save_pretrained(model)
     prompts, pairs = folder / "prompts.jsonl", folder / "pairs.jsonl"
     write_rows(prompts, [{"prompt": one.text} for one in world.training])
-    write_rows(pairs, list(itertools.chain.from_iterable(_pairs(world))))
+    write_rows(pairs, _pairs(world))
     config = baichuan_alignment.Config(
         model=str(model), tuning="full", device="cpu", prompts=str(prompts), preferences=str(pairs), curate=False,
         max_length=128, max_new_tokens=48, seed=world.seed,
@@ -124,23 +123,22 @@ def _line(run: Run, world: RuledWorld) -> Measures:
     return _measured(world, load_model(ModelOptions(model=str(made.path), device="cpu"), training=False))
 
 
-def _pairs(world: RuledWorld) -> list[list[dict[str, object]]]:
-    """Of each prompt the answer that keeps most against the one that keeps least, with their shares as scores."""
+def _pairs(world: RuledWorld) -> list[dict[str, object]]:
+    """Of each prompt the answer that keeps most against the one that keeps least, with their shares as scores; none where all
+    keep the same.
+    """
     found = []
     answers = world.answers(world.base, world.training, SAMPLES, "pairs")
     for one, texts in zip(world.training, answers, strict=True):
         shares = [kept_share([one], [[text]])[0] for text in texts]
         best, worst = max(shares), min(shares)
-        found.append(
-            [
+        if best > worst:
+            found.append(
                 {
                     "prompt": one.text, "chosen": texts[shares.index(best)], "rejected": texts[shares.index(worst)],
                     "score_chosen": best, "score_rejected": worst,
                 }
-            ]
-            if best > worst
-            else []
-        )  # fmt: skip
+            )  # fmt: skip
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import T_05, decide, gaps_between, mean_of, paired_t
+from coalign.checks.rules import decide, mean_of, paired_t, significant
 from coalign.checks.steps import example, frozen_logps, one_each, trained
 from coalign.checks.tiny_models import sample, seeded, stream, tiny_transformer
 from coalign.core.runs import Run
@@ -66,30 +66,23 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
             "over sequences": partial(_averaged, "sequences"),
         },
     )
-    direct, tool = (
-        {name: rows.values(name, arm) for name in ("products", "facts", "calls, facts")}
-        for arm in ("direct", "tool")
-    )
-    called = rows.values("calls, products", "tool")
+    products, facts = (rows.gaps(name, "tool", "direct") for name in ("products", "facts"))
+    called, needless = (rows.values(f"calls, {name}", "tool") for name in ("products", "facts"))
     everywhere = all(
-        tool["products"][seed] - direct["products"][seed] >= 0.5 - 1e-9
-        and called[seed] >= 0.95 - 1e-9
-        and tool["calls, facts"][seed] <= 0.05 + 1e-9
-        and tool["facts"][seed] >= direct["facts"][seed] - 0.02 - 1e-9
+        products[seed] >= 0.5 and called[seed] >= 0.95 and needless[seed] <= 0.05 and facts[seed] >= -0.02
         for seed in called
     )
-    gaps = gaps_between(rows.values("short", "over tokens"), rows.values("short", "over sequences"))
-    t = paired_t(gaps)
+    saved = rows.gaps("short", "over tokens", "over sequences")
     return rows.verdict(
         check,
-        outcome=decide(seen=everywhere and t > T_05[len(gaps)]),
+        outcome=decide(seen=everywhere and significant(saved)),
         summary={
-            "products, tool less direct": mean_of(tool["products"]) - mean_of(direct["products"]),
+            "products, tool less direct": mean_of(products),
             "calls on products": mean_of(called),
-            "calls on facts": mean_of(tool["calls, facts"]),
-            "facts, tool less direct": mean_of(tool["facts"]) - mean_of(direct["facts"]),
-            "short sequences, loss saved": mean_of(gaps),
-            "t": t,
+            "calls on facts": mean_of(needless),
+            "facts, tool less direct": mean_of(facts),
+            "short sequences, loss saved": mean_of(saved),
+            "t": paired_t(saved),
         },
     )
 
@@ -145,20 +138,15 @@ def answered(model: nn.Module, asked: Sequence[Question]) -> tuple[float, float]
     said = [_until(one, STOP) for one in first]
     calls = [one[0] == CALL for one in said]
     answers = [tuple(_until(one, END)[:-1]) for one in first]
-    behind = [
-        (*question.prompt, *text, IS, *worked)
-        for question, text, called in zip(asked, said, calls, strict=True)
-        if called and (worked := interpreted(text)) is not None
-    ]
-    for length in {len(one) for one in behind}:
-        group = [one for one in behind if len(one) == length]
-        for prompt, (text,) in zip(group, greedy(group, max_new_tokens=6, end=END), strict=True):
-            for place, question in enumerate(asked):
-                if (
-                    calls[place]
-                    and (*question.prompt, *said[place]) == prompt[: len(question.prompt) + len(said[place])]
-                ):
-                    answers[place] = tuple(_until(text, END)[:-1])
+    behind = {
+        place: (*question.prompt, *text, IS, *worked)
+        for place, (question, text) in enumerate(zip(asked, said, strict=True))
+        if (worked := interpreted(text)) is not None
+    }
+    for length in {len(one) for one in behind.values()}:
+        group = {place: one for place, one in behind.items() if len(one) == length}
+        for place, (text,) in zip(group, greedy([*group.values()], max_new_tokens=6, end=END), strict=True):
+            answers[place] = tuple(_until(text, END)[:-1])
     right = sum(answer == question.answer for answer, question in zip(answers, asked, strict=True))
     return right / len(asked), sum(calls) / len(asked)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds
+from coalign.checks.rules import best_of, decide, gaps_between, mean_of, most_seeds, paired_t, significant
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.graded.digits import (
     VOCABULARY,
@@ -35,8 +35,6 @@ TRAINING, TEST = 1000, 1000
 WIDTH, LAYERS, SPREAD = 64, 2, 0.1
 BASE_STEPS, BASE_BATCH, BASE_LEARNING_RATE = 600, 64, 2e-3
 STEPS, BATCH, LEARNING_RATE = 320, 32, 1e-3
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}
-"""Two-sided 5 % points of Student's t by number of seeds."""
 LOSSES: dict[str, dict[str, Any]] = {
     "without the reference": {"teacher": False},
     "both requests": {"divergence_weight": 0.0},
@@ -91,15 +89,13 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     best = gaps_between(
         rows.values("correlation", full), best_of([rows.values("correlation", name) for name in LABELS])
     )
-    t = paired_t(list(gap.values()))
-    significant = mean_of(gap) > 0 and t > T_95.get(len(gap), 2.0)
     better = most_seeds({seed: one > 0 for seed, one in best.items()})
     return rows.verdict(
         check,
-        outcome=decide(seen=significant and kept >= 0 and better),
+        outcome=decide(seen=significant(gap, two_sided=True) and kept >= 0 and better),
         summary={
             "correlation, full loss - without the reference": mean_of(gap),
-            "paired t": t,
+            "paired t": paired_t(gap),
             "correlation, full loss - no divergence": kept,
             "correlation, labels of both parts - better of one": mean_of(best),
             "seeds in which labels of both parts are better": sum(one > 0 for one in best.values()),
@@ -108,13 +104,6 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
         },
         tried=[TRIED],
     )
-
-
-def paired_t(gaps: Sequence[float]) -> float:
-    """Student's t of the mean gap; infinite where all gaps are one number."""
-    deviation = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else 0.0
-    mean = float(np.mean(gaps))
-    return mean / (deviation / np.sqrt(len(gaps))) if deviation else float(np.copysign(np.inf, mean))
 
 
 def _prepare(seed: int) -> Material:

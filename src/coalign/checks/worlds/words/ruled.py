@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.words.models import end_with, pick, shuffled, train_on_texts, word_tokenizer
@@ -105,7 +105,7 @@ class RuledWorld:
     test: tuple[Asked, ...]
 
     def answers(
-        self, model: LlamaForCausalLM, prompts: Sequence[Asked], n: int, purpose: str
+        self, model: PreTrainedModel, prompts: Sequence[Asked], n: int, purpose: str
     ) -> list[list[str]]:
         """[prompts][n] answers sampled at temperature 0.9."""
         draw = int(torch.randint(2**31, (1,), generator=stream(self.seed, purpose)))
