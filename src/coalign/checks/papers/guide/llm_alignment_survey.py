@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coalign.checks.arms import Measures, measure_arms
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
 from coalign.checks.rules import decide, most_seeds
 from coalign.checks.tiny_models import stream
 from coalign.core.options import build
@@ -67,8 +67,7 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     faults = taxonomy("risks").faults()
     found = [_answered(given, expected) for _, given, expected in GOLD]
     sound = not faults and all(found)
-    leads = {seed: _winners(run, "5 % noise", seed) for seed in range(seeds)}
-    behind = {seed: _winners(run, "20 % noise", seed) for seed in range(seeds)}
+    leads, behind = (_winners(run, name, seeds) for name in ("5 % noise", "20 % noise"))
     spoilt_leads = sum(1 in one.values() for one in leads.values())
     noticed = {seed: one["mc2"] == one["kept"] == 0 for seed, one in behind.items()}
     return rows.verdict(
@@ -109,13 +108,22 @@ def _rows(run: Run, name: str, seed: int) -> list[Row]:
 
 def _measured(run: Run, name: str, seed: int) -> Measures:
     rows = _rows(run, name, seed)
-    return {one: float(np.mean([row[one] for row in rows if one in row])) for one in MEASURES}
+    values = {one: [float(row[one]) for row in rows if one in row] for one in MEASURES}
+    keep_items(run, name, seed, **values)
+    return {one: float(np.mean(several)) for one, several in values.items()}
 
 
-def _winners(run: Run, name: str, seed: int) -> dict[str, int | None]:
-    """Which is ahead in each measure: 0 the model as it is, 1 the one with noise."""
-    found = suite.compared([_rows(run, "as it is", seed), _rows(run, name, seed)])
-    return {one: ahead(METRICS[one], found[one]) for one in MEASURES}
+def _winners(run: Run, name: str, seeds: int) -> dict[int, dict[str, int | None]]:
+    """By seed, which is ahead in each measure: 0 the model as it is, 1 the one with noise."""
+    found = {}
+    for plain, spoilt in zip(kept_items(run, "as it is", seeds), kept_items(run, name, seeds), strict=True):
+        sides = [
+            [{"id": place, one: value} for one in MEASURES for place, value in enumerate(side[one])]
+            for side in (plain, spoilt)
+        ]
+        results = suite.compared(sides)
+        found[spoilt["seed"]] = {one: ahead(METRICS[one], results[one]) for one in MEASURES}
+    return found
 
 
 def spoil(model: torch.nn.Module, share: float, seed: int) -> None:

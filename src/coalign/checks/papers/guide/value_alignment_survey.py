@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from coalign.checks.arms import Measures, measure_arms
-from coalign.checks.rules import decide, mean_of
+from coalign.checks.arms import Measures, keep_items, kept_items, measure_arms
+from coalign.checks.rules import decide, gaps_between, mean_of
 from coalign.checks.tiny_models import seeded, stream, tiny_transformer
 from coalign.checks.worlds.words.models import end_with, pick, shuffled, train_on_texts, word_tokenizer
 from coalign.core.runs import Run
@@ -62,7 +63,9 @@ def check(run: Run, *, seeds: int = 5) -> Verdict:
     single = [rows.values("between orders", name) for name in PLANTED]
     halves = [rows.values("between halves", name) for name in PLANTED]
     lowest = min(value for one in correlations for value in one.values())
-    less = [one[seed] - other[seed] for one, other in zip(halves, single, strict=True) for seed in one]
+    less = [
+        gap for one, other in zip(halves, single, strict=True) for gap in gaps_between(one, other).values()
+    ]
     default = _default(run, questionnaire)
     return rows.verdict(
         check,
@@ -175,10 +178,16 @@ def _profile(
 
 
 def _default(run: Run, questionnaire: Questionnaire) -> dict[str, Any]:
+    """What comes of the default model, asked once and kept with the run."""
+    with contextlib.suppress(KeyError):
+        return kept_items(run, "default", 1)[0]
     from coalign.judging.store import Deferred
     from coalign.models.backends.open import open_transformers
     from coalign.models.options import ModelOptions
 
     with ReplyStore(run.artefacts / "replies.jsonl") as store:
         make = Deferred(lambda: open_transformers(ModelOptions(device="cpu")))
-        return _profile(questionnaire, make, store, {"model": "default"})
+        found = _profile(questionnaire, make, store, {"model": "default"})
+    kept = {name: found[name] for name in ("reliable", "order_sensitivity", "invalid")}
+    keep_items(run, "default", 0, **kept)
+    return kept
