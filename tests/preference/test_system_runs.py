@@ -33,9 +33,6 @@ from tests.preference.tiny_runs import (
     save_tiny_model,
 )
 
-NO_MODEL = str(Path(__file__).parent)
-"""A folder that is there and that nothing can be loaded from."""
-
 
 def test_an_objective_runs_end_to_end(learn: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run = learn("dpo", pairs(), eval_fraction=0.25)
@@ -94,9 +91,18 @@ def test_a_learner_checks_constants_and_model_options() -> None:
             build(config, {"data": "x", **options})
 
 
-def test_what_cannot_be_converted_is_refused_before_anything_loads(learn: Any) -> None:
+@pytest.fixture
+def no_model(tmp_path: Path) -> str:
+    """A folder that looks like a model's, and from which nothing can be loaded."""
+    folder = tmp_path / "no-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def test_what_cannot_be_converted_is_refused_before_anything_loads(learn: Any, no_model: str) -> None:
     with pytest.raises(DataError, match="preference records are needed"):
-        learn("dpo", feedback(), model=NO_MODEL)
+        learn("dpo", feedback(), model=no_model)
 
 
 def test_bad_records_of_both_files_are_kept_apart(learn: Any) -> None:
@@ -323,12 +329,12 @@ def test_cut_keeps_some_of_the_fine_answers(learn: Any) -> None:
     assert "can diverge" not in notes(run)
 
 
-def test_cut_warns_without_fine_answers_and_refuses_praise(learn: Any) -> None:
+def test_cut_warns_without_fine_answers_and_refuses_praise(learn: Any, no_model: str) -> None:
     assert "can diverge" in notes(learn("cut", judgments(fine=0), max_steps=1))
     with pytest.raises(DataError, match="nothing to unlearn"):
-        learn("cut", judgments(fine=8), "fine", model=NO_MODEL)
+        learn("cut", judgments(fine=8), "fine", model=no_model)
     with pytest.raises(DataError, match="negative verdict without words"):
-        learn("cut", [{**row, "label": False} for row in judgments()], "mute", model=NO_MODEL)
+        learn("cut", [{**row, "label": False} for row in judgments()], "mute", model=no_model)
 
 
 # reward-augmented

@@ -46,7 +46,7 @@ def chosen_constants(config: Any, name: str, names: Sequence[str]) -> Any:
     if foreign:
         raise ConfigError(
             "\n".join(f"--{one.replace('_', '-')}: {name} has no such constant" for one in foreign),
-            hint=f"Constants of {name}: {', '.join(own)}. Leave the others out, or choose another --objective.",
+            hint=f"Constants of {name}: {', '.join(sorted(own))}. Leave the others out, or choose another --objective.",
         )
     given = {one: getattr(config, one) for one in own if getattr(config, one) is not None}
     constants = build(get_objective(name).constants, given, where=name)
