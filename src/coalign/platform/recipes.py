@@ -71,7 +71,7 @@ def run_recipe(config: Any, run: Run, parts: Sequence[Part], *, name: str) -> li
 
     Args:
         config: the whole configuration, with `RecipeOptions`.
-        parts: the stages that are wanted, in any order.
+        parts: the stages that are wanted; of those that publish a model the last one counts.
         name: of the system, for messages.
 
     Raises:
