@@ -80,6 +80,7 @@ def test_a_file_is_scored_and_shown(coalign: Callable[..., Any], tmp_path: Path)
         ({"votes": None}, "votes: is missing, expected numbers by name"),
         ({"votes": [1]}, "votes: holds no numbers"),
         ({"synergy": {"TV": "0.5"}}, "synergy: TV is '0.5'"),
+        ({"synergy": {"TV": 10**400}}, "synergy: TV is 1000"),
         ({"instruction": {"T": 12}}, "instruction: T is 12.0, expected 0 to 10"),
         ({"all_three": "no"}, "all_three: 'no', expected true or false"),
     ],

@@ -154,7 +154,7 @@ def reordered_pairs(scored: ResponseLogps) -> ResponseLogps:
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [("confidence", 1.5, "at least 0 and at most 1"), ("confidence", "high", "a number"), ("weight", -1, "at least 0"),
-     ("weight", [1.0, math.nan], "a number")],
+     ("weight", [1.0, math.nan], "a number"), ("weight", 10**400, "a number")],
 )  # fmt: skip
 def test_a_column_beyond_its_limits_is_named(column: str, value: Any, expected: str) -> None:
     record = Preference(

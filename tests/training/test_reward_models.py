@@ -158,6 +158,11 @@ REFUSED = {
         {"margin": "column"},
         "margin: is 'far'",
     ),
+    "no margin that a float holds": (
+        pairs(8, margin=1.0)[:7] + pairs(1, margin=10**400),
+        {"margin": "column"},
+        "margin: is 1000",
+    ),
     "cut to the same": (pairs(8), {"max_length": 1}, "the same tokens, once they are cut"),
 }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeGuard, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -19,6 +20,13 @@ Count = Annotated[int, Ge(1), Le(LARGEST)]
 CountOrZero = Annotated[int, Ge(0), Le(LARGEST)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 """What NumPy, torch and Python all take."""
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a number that a float holds: no bool, not NaN or infinite, and no whole number of hundreds of
+    digits, of which `float` and `math.isfinite` raise `OverflowError`.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_large(value: Any) -> bool:

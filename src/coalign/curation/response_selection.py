@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
+from coalign.core.limits import is_number
 from coalign.core.options import Count, CountOrZero, Positive, Seed, load_file, option, required
 from coalign.core.runs import Run
 from coalign.curation.answer_styles.questions import Question, common_questions, strategy_of
@@ -160,8 +161,8 @@ def _accuracies(config: Config, question: Question) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in question.answers:
         value = given.get(name, given.get(name.replace("-", "_")))  # as the file's keys are read
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            said = "is missing" if value is None else f"is {value!r}"
+        if not is_number(value):
+            said = "is missing" if value is None else f"is {value!r:.60}"
             raise ConfigError(f"{config.accuracies}: {name}: {said}, expected its accuracy")
         found[name] = float(value)
     return found

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.core.limits import is_number
 from coalign.core.options import Count, OptionGroup, option
 from coalign.data.rows import iter_rows
 from coalign.measures.media.modalities import PAIRS, all_modality_terms
@@ -94,8 +95,8 @@ def _numbers(row: Mapping[str, Any], name: str) -> dict[str, float]:
         raise ValueError(f"{name}: {'is missing' if value is None else 'holds no numbers by name'}")
     found = {key: one for key, one in value.items() if one is not None}
     for key, one in found.items():
-        if isinstance(one, bool) or not isinstance(one, int | float):
-            raise ValueError(f"{name}: {key} is {one!r}, no number")
+        if not is_number(one):
+            raise ValueError(f"{name}: {key} is {one!r:.60}, no number")
     return {key: float(one) for key, one in found.items()}
 
 

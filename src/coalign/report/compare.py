@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text as RichText
 
 from coalign.core.errors import CoalignError
+from coalign.core.limits import is_number
 from coalign.core.runs import Run
 from coalign.report import model as doc
 from coalign.report.format import MISSING, number
@@ -138,13 +138,9 @@ def _numbers(values: Any, prefix: str = "") -> dict[str, float]:
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             found |= _numbers(value, f"{prefix}{key}.")
-        elif _is_number(value):
+        elif is_number(value):
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _differences(members: Sequence[_Member]) -> doc.TableSection | None:
@@ -177,7 +173,7 @@ def logged_curves(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     """Title to curve, from the events `train` of a run; a step that was done again after a resume counts once. Events that are not as a
     training writes them are passed over.
     """
-    events = [one for one in events if isinstance(one.get("stage", ""), str) and _is_number(one.get("step"))]
+    events = [one for one in events if isinstance(one.get("stage", ""), str) and is_number(one.get("step"))]
     stages = list(dict.fromkeys(event.get("stage", "") for event in events))
     curves: dict[str, Curve] = {}
     for key, title in TITLES.items():
@@ -186,7 +182,7 @@ def logged_curves(events: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
                 points = {
                     event["step"]: event[prefix + key]
                     for event in events
-                    if event.get("stage", "") == stage and _is_number(event.get(prefix + key))
+                    if event.get("stage", "") == stage and is_number(event.get(prefix + key))
                 }
                 if points:
                     where = f" ({stage})" if len(stages) > 1 else ""

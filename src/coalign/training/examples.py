@@ -9,6 +9,7 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.limits import is_number
 from coalign.data.checking.usable import compares_nothing
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Record
@@ -146,8 +147,7 @@ def _column(record: Record, column: Column, problems: list[RecordProblem]) -> li
     if value is None:
         problems.append(record.problem(column.name, "is missing", expected))
     elif not all(
-        isinstance(one, int | float) and math.isfinite(one) and column.low <= one <= column.high
-        for one in values
+        (is_number(one) or isinstance(one, bool)) and column.low <= one <= column.high for one in values
     ):
         problems.append(record.problem(column.name, f"is {str(value)[:60]}", expected))
     else:

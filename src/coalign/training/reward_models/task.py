@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from coalign.core.errors import DataError
+from coalign.core.limits import is_number
 from coalign.core.options import NonNegative, OptionGroup, Positive, option
 from coalign.data.records import Ranking
 from coalign.training.losses.bradley_terry import bradley_terry_losses, record_means
@@ -128,8 +129,8 @@ def make_examples(
         known: float | None = 0.0 if margin == "none" else None
         if margin == "column":
             known = record.extra.get(MARGIN_COLUMN)
-            if isinstance(known, bool) or not isinstance(known, int | float) or not math.isfinite(known):
-                found = "is missing" if known is None else f"is {known!r}"
+            if not is_number(known):
+                found = "is missing" if known is None else f"is {known!r:.60}"
                 problems.append(record.problem(MARGIN_COLUMN, found, "a finite number"))
                 continue
         tag = tag_of(record)
