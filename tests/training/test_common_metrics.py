@@ -73,9 +73,17 @@ def test_checkpoints_are_silent_and_whole(
     assert "fetch" not in captured.err
 
 
-@pytest.mark.parametrize("objective", [PAIRS_FREE, TOKENS])
+def untrained(example: Example) -> Example:
+    """Without a token that counts."""
+    (context,) = example.contexts
+    masks = [[False] * len(ids) for ids in context.response_ids]
+    return replace(example, contexts=(replace(context, trained=masks),))
+
+
+@pytest.mark.parametrize("objective", [PAIRS_FREE, TOKENS, replace(TOKENS, normalise="sequences")])
 def test_the_loss_of_every_source_is_that_of_its_records_alone(tmp_path: Path, objective: Objective) -> None:
     parts = {tag: [replace(one, tag=tag) for one in make_examples(5, seed)] for seed, tag in enumerate("ab")}
+    parts["a"][2] = untrained(parts["a"][2])
     model = adapted()
 
     def evaluated(*examples: Example) -> dict[str, float]:

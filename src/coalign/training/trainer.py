@@ -64,7 +64,7 @@ class ObjectiveTask(tasks.Task):
         return {**collate(examples), "ids": [one.id for one in examples]}
 
     def count(self, batch: tasks.Batch) -> int:
-        """Records, or response tokens."""
+        """What the step's losses are divided by: records, those with counted tokens, or response tokens."""
         return batch["batch"].count(self.objective.unit(self.constants))
 
     def sampler(self, size: int, seed: int) -> Sampler[int]:
@@ -158,11 +158,14 @@ class ObjectiveTask(tasks.Task):
             return {}
         losses = losses.detach()
         owners = torch.arange(len(losses), device=losses.device)
-        if self.objective.unit(self.constants) == "tokens":
+        unit = self.objective.unit(self.constants)
+        counts = torch.zeros_like(owners).index_add(0, scored.record_index, scored.policy.lengths)
+        if unit == "tokens":
             # A mean over tokens: of each record as many values as it has counted tokens, which sum to its loss.
-            counts = torch.zeros_like(owners).index_add(0, scored.record_index, scored.policy.lengths)
             owners = owners.repeat_interleave(counts)
             losses = losses / counts.clamp(min=1)
+        elif unit == "sequences":
+            owners = owners[counts > 0]
         places = torch.tensor([self.tags.index(one) for one in batch.tags], device=losses.device)
         return {
             f"loss/{tag}": losses.masked_fill(places != place, torch.nan)[owners]
