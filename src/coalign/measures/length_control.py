@@ -38,7 +38,7 @@ def length_controlled_win_rate(
         raise ValueError("wins: expected numbers from 0 to 1")
     plain, longer = float(won.mean()), mine - others
     spread = float(longer.std())
-    if plain in (0.0, 1.0) or (not np.ptp(longer) and not longer.any()):
+    if plain in (0.0, 1.0) or not longer.any():
         return plain
     # Differences that are all the same tell nothing apart: the term is their common sign, held by the penalty alone.
     lead = np.tanh(longer / spread) if spread else np.sign(longer)
