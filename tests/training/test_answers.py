@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import read_rows
 from coalign.core.options import build
 from coalign.data.readers import read_records
@@ -56,6 +56,19 @@ def test_no_answers_are_made_where_none_are_asked_for(tiny_model: str, tmp_path:
     run = trained(tiny_model, tmp_path, "sft", show_answers=0, max_steps=1)
     assert not (run.artefacts / "answers").exists()
     assert not any(isinstance(one, Samples) for one in read_report(run.report).sections)
+
+
+def test_prompts_that_cannot_be_answered_are_a_warning_of_the_report(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **named: Any) -> Any:
+        raise CoalignError("prompts[0]: no room.", hint="Shorten it.")
+
+    monkeypatch.setattr("coalign.models.generation.generator.TransformersGenerator.generate", refuse)
+    run = trained(tiny_model, tmp_path, "sft", max_steps=1)
+    (said,) = [one for one in read_report(run.report).sections if one.title == "Warnings"]
+    assert "Held-out prompts are not answered here: prompts[0]: no room. Shorten it." in str(said)
+    assert run.state == "done"
 
 
 def test_questions_are_different_prompts_of_text_alone(tmp_path: Path) -> None:

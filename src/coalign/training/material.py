@@ -104,7 +104,7 @@ class ObjectiveOptions(LearningOptions):
 
     show_answers: CountOrZero = option(
         8,
-        "held-out prompts that are answered before and after the training, for the report",
+        "held-out prompts that are answered before and after the training, for the report; none under several processes",
         group="Evaluation",
     )
     batching: Batching = option(

@@ -34,8 +34,8 @@ def questions_of(held_out: Sequence[Record], n: int) -> list[Record]:
 
 def answer(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, when: str) -> None:
     """Write the answers of the model to the job's questions, once. Under several processes none are written: each of them
-    may hold a part of the model alone. What keeps the model from answering (a prompt that leaves no room) is said, and the
-    training goes on.
+    may hold a part of the model alone. What keeps the model from answering (a prompt that leaves no room) is a warning of the
+    report, and the training goes on.
 
     Args:
         when: `before` or `after`.
@@ -54,7 +54,13 @@ def answer(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, when:
             prompts, sampling, label=f"Answering held-out prompts, {when}"
         )
     except CoalignError as error:
-        job.run.log("answers", when=when, problem=str(error))
+        job.run.log(
+            "warning",
+            stage=job.name,
+            key="answers",
+            text=f"Held-out prompts are not answered here: {error.message}",
+            advice=error.hint or "",
+        )
         return
     rows: list[dict[str, Any]] = [
         {"index": place, "id": one.id, "prompt": one.prompt, **row_of(samples)}
