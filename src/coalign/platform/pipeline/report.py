@@ -98,7 +98,14 @@ def _publish(
             ),
         ],
         limitations=more.get("limitations", ()),
-        then=[doc.Command(f"coalign report {one.folder}", f"the report of {one.name}") for one in done],
+        then=[
+            *(
+                [doc.Command(f"coalign chat {run.path}", "talk to the last model")]
+                if run.model.is_dir()
+                else []
+            ),
+            *(doc.Command(f"coalign report {one.folder}", f"the report of {one.name}") for one in done),
+        ],
         figures=more.get("figures"),
         trained_on=more.get("trained_on") if run.model.is_dir() else None,
     )
