@@ -16,6 +16,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.progress import progress
 from coalign.data.frame import EncodingError, Frame, assert_without_pictures
 from coalign.data.media.conversations import pictures_of, without_pictures
+from coalign.data.prepared.batched import BATCH, encode_batch
 from coalign.data.records import (
     Feedback,
     Judgment,
@@ -183,24 +184,54 @@ def encode_records(
     encoded: list[EncodedRecord] = []
     problems: list[RecordProblem] = []
     frame = Frame(tokenizer)
-    for index, record in enumerate(_progress(records, label)):
-        if record.pictures and not pictures:
+    with progress(len(records), label, unit="record") if label else contextlib.nullcontext() as bar:
+        for start in range(0, len(records), BATCH):
+            batch = records[start : start + BATCH]
+            encoded += encode_part(batch, frame, problems, start=start, plain=plain, pictures=pictures)
+            if bar is not None:
+                bar.advance(len(batch))
+    if problems:
+        raise cannot_encode(problems, len(records))
+    return shorten(encoded, records, tokenizer.bos_token_id, max_prompt_length, max_length)
+
+
+def encode_part(
+    records: Sequence[Record],
+    frame: Frame,
+    problems: list[RecordProblem],
+    *,
+    start: int = 0,
+    plain: bool = False,
+    pictures: bool = False,
+) -> list[EncodedRecord]:
+    """Some of the records of `encode_records`, which has the arguments; what is wrong with others is added to `problems`.
+
+    Args:
+        start: position of the first among all records.
+    """
+    taken = [place for place, one in enumerate(records) if pictures or not one.pictures]
+    made = dict(zip(taken, encode_batch([records[place] for place in taken], frame, plain), strict=True))
+    encoded: list[EncodedRecord] = []
+    for place, record in enumerate(records):
+        found = made.get(place)
+        if found is None:
             problems.append(
                 record.problem("images", "pictures cannot be used here", "text and messages alone")
             )
-            continue
-        try:
-            prompt_ids, response_ids, trained, shown = _encode_record(record, frame, plain)
-        except EncodingError as error:
-            problems.append(record.problem(error.field, error.problem, error.expected))
-            continue
-        values = values_of(record)
-        encoded.append(EncodedRecord(index, prompt_ids, response_ids, trained, values, False, shown))
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
-        )
-    return shorten(encoded, records, tokenizer.bos_token_id, max_prompt_length, max_length)
+        elif isinstance(found, EncodingError):
+            problems.append(record.problem(found.field, found.problem, found.expected))
+        else:
+            prompt_ids, response_ids, trained, shown = found
+            values = values_of(record)
+            encoded.append(
+                EncodedRecord(start + place, prompt_ids, response_ids, trained, values, False, shown)
+            )
+    return encoded
+
+
+def cannot_encode(problems: Sequence[RecordProblem], count: int) -> DataError:
+    """The error of `encode_records` for what is wrong with some of `count` records."""
+    return DataError(f"{len(problems)} of {count} records cannot be encoded with this tokenizer.", problems)
 
 
 def shorten(
@@ -259,39 +290,9 @@ def values_of(record: Record) -> list[float]:
             return [math.nan] * len(responses_of(record))
 
 
-def _encode_record(
-    record: Record, frame: Frame, plain: bool
-) -> tuple[list[int], list[list[int]], list[list[bool]] | None, PicturePrompt | None]:
-    prompt, responses = frame.segments(record, plain)
-    bare = frame.ids(prompt)
-    response_ids, masks = [], []
-    for segments in responses:
-        text, ids, mask = prompt, list(bare), []
-        for piece, counts in segments:
-            added = frame.response_ids(text, ids, piece)
-            text, ids, mask = text + piece, ids + added, mask + [counts] * len(added)
-        response_ids.append(ids[len(bare) :])
-        masks.append(mask)
-    trained = None if all(map(all, masks)) else masks
-    if not record.pictures:
-        return bare, response_ids, trained, None
-    prompt_ids, pictures = frame.ids_of(prompt, record)
-    return prompt_ids, response_ids, trained, pictures
-
-
 def _cut_left(ids: list[int], length: int | None, bos: Any) -> list[int]:
     if length is None or len(ids) <= length:
         return ids
     if bos is not None and ids[0] == bos and length > 1:
         return [bos, *ids[len(ids) - length + 1 :]]
     return ids[len(ids) - length :]
-
-
-def _progress(records: Sequence[Record], label: str | None) -> Iterator[Record]:
-    if label is None:
-        yield from records
-        return
-    with progress(len(records), label, unit="record") as bar:
-        for record in records:
-            yield record
-            bar.advance()

@@ -71,6 +71,13 @@ class Frame:
         return str(self.tokenizer.bos_token) if ids and ids[0] == self.tokenizer.bos_token_id else ""
 
     @cached_property
+    def keeps_texts(self) -> bool:
+        """See `coalign.data.prepared.keeping.keeps_texts`."""
+        from coalign.data.prepared.keeping import keeps_texts
+
+        return keeps_texts(self.tokenizer)
+
+    @cached_property
     def eos(self) -> str:
         if not self.tokenizer.eos_token:
             raise ModelError(

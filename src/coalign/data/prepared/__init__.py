@@ -1,0 +1,1 @@
+"""Records made ready for training, many at a time."""
