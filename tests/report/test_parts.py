@@ -1,6 +1,7 @@
 """What reports share: the rule of the outcome, estimates, rows of a comparison, training curves, counts."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +124,11 @@ def test_few_records_are_too_few_to_tell(n, outcome) -> None:
     assert parts.too_few(n or 20) == (
         f" Too few to tell: {n} held out, of at least 20." if outcome == "neutral" else ""
     )
+
+
+def test_every_report_with_an_outcome_says_when_its_records_are_too_few() -> None:
+    root = Path(parts.__file__).parents[1]
+    using = [path for path in root.rglob("*.py") if "outcome_of(" in path.read_text(encoding="utf-8")]
+    assert len(using) > 5
+    silent = [path.name for path in using if "too_few(" not in path.read_text(encoding="utf-8")]
+    assert silent == []

@@ -90,13 +90,36 @@ def bootstrap_mean(
     Arguments, p-value, the case of one value and errors are those of `paired_bootstrap`.
     """
     data = _checked(values, "values")
+    return bootstrap_ratio(data, np.ones_like(data), n=n, seed=seed, confidence=confidence)
+
+
+def bootstrap_ratio(
+    totals: Sequence[float] | NDArray[Any],
+    counts: Sequence[float] | NDArray[Any],
+    *,
+    n: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """`sum(totals) / sum(counts)` with a percentile bootstrap interval over items: a mean per token, say, where an item is
+    a text with the sum over its tokens and their number. With counts of 1 it is the mean.
+
+    Args:
+        totals: [items] sums.
+        counts: [items] what they are divided by, each above 0.
+
+    Other arguments, p-value, the case of one item and errors are those of `paired_bootstrap`.
+    """
+    data, sizes = _checked(totals, "totals"), _checked(counts, "counts")
+    if len(data) != len(sizes) or sizes.min() <= 0:
+        raise ValueError("expected as many counts as totals, each above 0")
     _check_confidence(confidence)
     if n < 1:
         raise ValueError(f"n is {n}, expected at least 1 resample")
-    mean = float(data.mean())
+    mean = float(data.sum() / sizes.sum())
     if len(data) == 1:
         return Interval(mean, -math.inf, math.inf, 1.0, confidence, 1)
-    means = np.concatenate(list(_resampled_means(data, n, np.random.default_rng(seed))))
+    means = np.concatenate(list(_resampled_ratios(data, sizes, n, np.random.default_rng(seed))))
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p_value = min(1.0, max(2 * (tail + 1) / (n + 1), 2.0 ** (1 - len(data))))
     return percentile_interval(mean, means, len(data), confidence=confidence, p_value=p_value)
@@ -167,13 +190,14 @@ def sign_test(higher: int, lower: int) -> float:
     return sum(math.comb(n, k) for k in range(lower + 1)) / 2**n
 
 
-def _resampled_means(
-    data: NDArray[np.float64], n: int, rng: np.random.Generator
+def _resampled_ratios(
+    data: NDArray[np.float64], sizes: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
     rows = max(1, _CHUNK // len(data))
+    varied = bool(np.ptp(sizes))
     for start in range(0, n, rows):
         drawn = rng.integers(0, len(data), size=(min(rows, n - start), len(data)))
-        yield data[drawn].mean(axis=1)
+        yield data[drawn].sum(axis=1) / (sizes[drawn].sum(axis=1) if varied else sizes[0] * len(data))
 
 
 def _checked(values: Sequence[float] | NDArray[Any], name: str) -> NDArray[np.float64]:

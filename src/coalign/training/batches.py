@@ -40,16 +40,17 @@ class Batch:
 
     def count(self, unit: Normalisation) -> int:
         """Records, those that have counted response tokens, or these tokens."""
+        return sum(self.counts(unit))
+
+    def counts(self, unit: Normalisation) -> list[int]:
+        """Of each record: 1, whether it has counted response tokens, or how many."""
         if unit == "records":
-            return len(self.ids)
-        if unit == "sequences":
-            counted = self.responses.trained or [[True] * len(ids) for ids in self.responses.response_ids]
-            return len(
-                {row for row, mask in zip(self.record_index.tolist(), counted, strict=True) if any(mask)}
-            )
-        if self.responses.trained is not None:
-            return sum(map(sum, self.responses.trained))
-        return sum(map(len, self.responses.response_ids))
+            return [1] * len(self.ids)
+        trained, tokens = self.responses.trained, [0] * len(self.ids)
+        sizes = map(len, self.responses.response_ids) if trained is None else map(sum, trained)
+        for row, size in zip(self.record_index.tolist(), sizes, strict=True):
+            tokens[row] += size
+        return [min(one, 1) for one in tokens] if unit == "sequences" else tokens
 
 
 @dataclass(frozen=True)

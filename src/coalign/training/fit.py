@@ -75,6 +75,7 @@ def fit(
     trainer.watch(run, name, monitor, quiet=quiet)
     before = trainer.before(folder / "before.json")
     history = trainer.complete(checkpoint)
+    before_losses, after_losses = trainer.record_losses()
     return FitResult(
         steps=trainer.state.global_step,
         history=history,
@@ -82,6 +83,8 @@ def fit(
         seconds=time.monotonic() - started,
         truncated=prepared.truncated_prompts + prepared.truncated_responses,
         dropped=len(prepared.dropped),
+        before_losses=before_losses,
+        after_losses=after_losses,
     )
 
 

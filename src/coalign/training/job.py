@@ -49,6 +49,8 @@ class FitResult:
         history: one row per log line: `step`, `loss`, the metrics of what is learnt, `eval_...`.
         seconds: wall time of this process's part.
         before: the same metrics on the evaluation records before training; empty without them.
+        before_losses, after_losses: of each evaluation record its summed loss and what that is divided by; empty where
+            single records have no loss.
         truncated: records of which tokens were cut off.
         dropped: records without a response left, with reasons.
     """
@@ -59,6 +61,8 @@ class FitResult:
     before: dict[str, float] = field(default_factory=dict)
     truncated: int = 0
     dropped: int = 0
+    before_losses: list[tuple[float, int]] = field(default_factory=list)
+    after_losses: list[tuple[float, int]] = field(default_factory=list)
 
     def finite(self) -> FitResult:
         """Without the metrics that nothing was measured for (no thumbs-up in a batch), as JSON takes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from coalign.measures.statistics import wilson_interval
 from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, held_out, judged, with_start
+from coalign.report.parts import compared, curves, estimate, held_out, judged, with_start
 from coalign.training.material import Material
 from coalign.training.objective import Objective
 from coalign.training.watch.answers import answer_section
+from coalign.training.watch.held_out import loss_change
 
 if TYPE_CHECKING:
+    from coalign.measures.statistics import Interval
     from coalign.training.job import FitResult
 
 PICTURED = 12
@@ -79,7 +82,7 @@ def write_learning_report(
             "Seed": str(config.seed),
         },
         sections=[
-            *([_held_out(before, after, n)] if before and after else []),
+            *([_held_out(before, after, n, loss_change(result))] if before and after else []),
             *answer_section(run),
             *sections,
             *curves(_CHARTS, histories),
@@ -100,21 +103,25 @@ def _headline(result: FitResult, before: dict[str, float], after: dict[str, floa
         text = f"{result.steps} steps, last loss {last['loss']:.4f}. Nothing was held out, so nothing is claimed."
         return doc.Headline("neutral", text)
     key = "rewards/accuracies"
-    if key not in before or not math.isfinite(after.get(key, math.nan)):
-        key = "loss"
-    if key != "loss" and _is_reference(before):
+    ordered = key in before and math.isfinite(after.get(key, math.nan))
+    if ordered and _is_reference(before):
         return _against_chance(result, after[key], n)
-    _, title, better, unit = next(row for row in _HELD_OUT if row[0] == key)
-    word = title.lower()
-    old, new = (
-        f"{100 * one[key]:.1f} %" if unit == "percent" else f"{one[key]:.4f}" for one in (before, after)
+    change = loss_change(result)
+    told = f"Held-out loss: {before['loss']:.4f} before, {after['loss']:.4f} after {result.steps} steps"
+    figures = [doc.Figure("Held-out loss", after["loss"], before=before["loss"], better="lower")]
+    if ordered:
+        share = doc.Figure(
+            "Held-out pairs in the right order", after[key], before=before[key], unit="percent"
+        )
+        told += f"; pairs in the right order: {100 * before[key]:.1f} and {100 * after[key]:.1f} %"
+        figures.append(share)
+    if change is None:
+        return doc.Headline("neutral", f"{told}. The change has no interval, so nothing is claimed.", figures)
+    figures[0] = dataclasses.replace(figures[0], difference=estimate(change))
+    interval = (
+        f" ({change.mean:+.4f}, 95 % interval {change.low:+.4f} to {change.high:+.4f})" if n > 1 else ""
     )
-    return doc.Headline(
-        "neutral",
-        f"Held-out {word}: {old} before, {new} after {result.steps} steps. The change has no interval, so nothing is "
-        "claimed.",
-        [doc.Figure(f"Held-out {word}", after[key], before=before[key], unit=unit, better=better)],
-    )
+    return judged(change, f"{told}{interval}.", figures, n=n, better="lower")
 
 
 def _is_reference(before: dict[str, float]) -> bool:
@@ -136,10 +143,20 @@ def _against_chance(result: FitResult, accuracy: float, n: int) -> doc.Headline:
     )
 
 
-def _held_out(before: dict[str, float], after: dict[str, float], n: int) -> doc.Comparison:
+def _held_out(
+    before: dict[str, float], after: dict[str, float], n: int, change: Interval | None
+) -> doc.Comparison:
     unordered = {"rewards/accuracies"} if _is_reference(before) else set()
     rows = [
-        compared(title, None if key in unordered else before[key], after[key], n=n, unit=unit, better=better)
+        compared(
+            title,
+            None if key in unordered else before[key],
+            after[key],
+            change if key == "loss" else None,
+            n=n,
+            unit=unit,
+            better=better,
+        )
         for key, title, better, unit in _HELD_OUT
         if key in before and key in after
     ]

@@ -34,6 +34,8 @@ from coalign.training.objective import Losses
 from coalign.training.processes import own_batches
 from coalign.training.task import Batch, DivergedError, Task
 from coalign.training.watch.callbacks import ProgressBar, RunEvents
+from coalign.training.watch.held_out import Losses as HeldOutLosses
+from coalign.training.watch.held_out import RecordLosses, read_losses, write_losses
 from coalign.training.watch.monitor import Monitor
 from coalign.training.watch.plan import Estimate, Together
 
@@ -41,6 +43,8 @@ ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6
 INTERVAL = "interval.json"
 """In a checkpoint: the sums since the last log line before it."""
+START_LOSSES, LOSSES = "before_losses.json", "held_out_losses.json"
+"""Beside the checkpoints: losses of single held-out records, of the start model and of the last evaluation."""
 
 
 class ModuleTrainer(WholeCheckpoints, Trainer):
@@ -96,9 +100,16 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
             metrics = {name.removeprefix("eval_"): value for name, value in self.evaluate().items()}
             self.state.log_history.clear()
             if self.accelerator.is_main_process:
+                if (path.parent / LOSSES).exists():
+                    (path.parent / LOSSES).replace(path.parent / START_LOSSES)
                 write_json(path, {name: value for name, value in metrics.items() if math.isfinite(value)})
             return metrics
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def record_losses(self) -> tuple[HeldOutLosses, HeldOutLosses]:
+        """Losses of single held-out records: of the start model, and after the last step; empty where there are none."""
+        folder, last = Path(self.args.output_dir or "."), self.state.global_step
+        return read_losses(folder / START_LOSSES, 0), read_losses(folder / LOSSES, last)
 
     def complete(self, checkpoint: Path | None) -> list[dict[str, float]]:
         """Train from `checkpoint` (or the beginning) to the end, and evaluate there.
@@ -189,6 +200,7 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         model: Any = self._wrap_model(cast(nn.Module, self.model), training=False)
         model.eval()
         sums = _no_sums()
+        single = RecordLosses(self.accelerator.process_index, self.accelerator.num_processes)
         with torch.no_grad():
             for inputs, counts in own_batches(
                 data,
@@ -203,12 +215,19 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
                 losses = output.losses if count.ndim else output.losses.sum()
                 both = torch.stack([losses.cpu().double(), count])
                 target = sums if counts else _no_sums()
+                if counts:
+                    single.add(self.task.by_record(batch, output.losses))
                 target["loss"] = both if "loss" not in target else target["loss"] + both
                 _add(target, output.metrics)
                 for name, value in target.items():
                     # A process whose batches do not count sums up the same names.
                     sums[name] = sums.get(name, torch.zeros_like(value))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(sums).items()}
+        found = single.gathered()
+        if found and self.accelerator.is_main_process:
+            folder = Path(self.args.output_dir or ".")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_losses(folder / LOSSES, self.state.global_step, found)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -64,6 +64,10 @@ class Task:
         """
         return len(batch["ids"])
 
+    def by_record(self, batch: Batch, losses: Tensor) -> Tensor | None:
+        """[N, 2] summed loss and count of each example of a batch, on the CPU; None where an example has no loss of its own."""
+        return None
+
     def sampler(self, size: int, seed: int) -> Sampler[int]:
         """The order of the examples; by default an `EpochShuffle`, which depends on seed and epoch alone."""
         from coalign.training.checkpoints import EpochShuffle

@@ -67,6 +67,10 @@ class ObjectiveTask(tasks.Task):
         """What the step's losses are divided by: records, those with counted tokens, or response tokens."""
         return batch["batch"].count(self.objective.unit(self.constants))
 
+    def by_record(self, batch: tasks.Batch, losses: Tensor) -> Tensor | None:
+        counts = torch.tensor(batch["batch"].counts(self.objective.unit(self.constants)), dtype=torch.float64)
+        return torch.stack([losses.cpu().double(), counts], dim=1) if losses.shape == counts.shape else None
+
     def sampler(self, size: int, seed: int) -> Sampler[int]:
         if self.lengths is None:
             return super().sampler(size, seed)

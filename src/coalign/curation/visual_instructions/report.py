@@ -20,7 +20,7 @@ from coalign.loops.rows import Row
 from coalign.models.backends.options import is_address
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import counted, curves, estimate, outcome_of, paired
+from coalign.report.parts import counted, curves, estimate, outcome_of, paired, too_few
 from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 
 CHARTS = (("loss", "Loss"), ("grad_norm", "Gradient norm"))
@@ -118,6 +118,7 @@ def _headline(
     outcome: doc.Outcome = "neutral"
     if change is not None:
         outcome = outcome_of(change.difference, "lower", n=change.n)
+        text += too_few(change.n or 0)
         figures.append(
             doc.Figure(
                 change.name, change.after.value, before=change.before.value, difference=change.difference,

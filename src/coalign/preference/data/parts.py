@@ -42,5 +42,12 @@ def joined(results: Sequence[FitResult]) -> FitResult:
         done += one.steps
     last = results[-1]
     return FitResult(
-        done, history, sum(one.seconds for one in results), results[0].before, last.truncated, last.dropped
+        done,
+        history,
+        sum(one.seconds for one in results),
+        results[0].before,
+        last.truncated,
+        last.dropped,
+        results[0].before_losses,
+        last.after_losses,
     )

@@ -14,7 +14,7 @@ from coalign.data.tables.table import Table
 from coalign.measures.media.grits import KINDS
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import figure_of, outcome_of, paired
+from coalign.report.parts import figure_of, outcome_of, paired, too_few
 from coalign.report.pictures import Shown, gallery, thumbnail
 from coalign.tables.canonical.drawing import LEGEND, draw
 from coalign.tables.canonical.header import HEADER_FIX
@@ -52,7 +52,10 @@ def write_table_report(
         f"them corrected; {results['rejected']:,} are left out, each with its reason"
         + (f", and {results['not readable']:,} could not be read." if results["not readable"] else ".")
     )
-    outcome = outcome_of(exact.difference, n=exact.n) if exact is not None else "neutral"
+    outcome: doc.Outcome = "neutral"
+    if exact is not None:
+        outcome = outcome_of(exact.difference, n=exact.n)
+        text += too_few(exact.n or 0)
     sections: list[doc.AnySection] = [*_counts(results)]
     if compared:
         note = "The same predictions, scored against the annotation as it was and as it is now; tables that are kept."

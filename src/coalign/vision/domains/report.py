@@ -15,7 +15,7 @@ from coalign.measures.statistics import bootstrap_mean
 from coalign.models.files.places import full_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import curves, estimate, figure_of, held_out, outcome_of, paired
+from coalign.report.parts import curves, estimate, figure_of, held_out, outcome_of, paired, too_few
 from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 
 CHARTS = (
@@ -156,7 +156,7 @@ def headline(
         "improved": "Adaptation made the classifier better on what it had not learnt from.",
         "worse": "Adaptation made the classifier worse.",
     }.get(outcome, "The interval of adaptation's effect on accuracy holds zero.")
-    return doc.Headline(outcome, text, [*_figures(comparison), *figures])
+    return doc.Headline(outcome, f"{text}{too_few(whole.n or 0)}", [*_figures(comparison), *figures])
 
 
 def _figures(comparison: doc.Comparison | None) -> list[doc.Figure]:

@@ -10,7 +10,7 @@ from coalign.data.media.pictures import open_picture
 from coalign.measures.statistics import paired_bootstrap
 from coalign.report.model import AnySection, Command, Comparison, Figure, Headline, TableSection
 from coalign.report.page import publish
-from coalign.report.parts import curves, figure_of, held_out, outcome_of, paired
+from coalign.report.parts import curves, figure_of, held_out, outcome_of, paired, too_few
 from coalign.report.pictures import Shown, gallery, thumbnail
 from coalign.vision.exposures.measuring import ALONE, METRICS, Row
 
@@ -70,7 +70,7 @@ def write_report(
         run,
         config,
         title="Radiance from alternating exposures",
-        verdict=Headline(outcome, f"{'; '.join(parts)}.", figures),
+        verdict=Headline(outcome, f"{'; '.join(parts)}.{too_few(len(measured)) if rows else ''}", figures),
         facts={"Data": config.data or "none", "Reconstructed": config.reconstruct or "nothing"},
         sections=[*_tables(learnt, known), *_previews(run, frames), *_frames(frames), *_training(fitted)],
         limitations=_limitations(config, fitted, known, learnt, suspicious),

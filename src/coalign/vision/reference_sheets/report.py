@@ -13,7 +13,7 @@ from coalign.measures.statistics import paired_bootstrap
 from coalign.report.format import number
 from coalign.report.model import AnySection, Figure, Headline, TableSection
 from coalign.report.page import publish
-from coalign.report.parts import estimate, outcome_of
+from coalign.report.parts import estimate, outcome_of, too_few
 from coalign.report.pictures import Shown, gallery, thumbnail
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def write_report(
         )
         text += (
             f" By the held-out encoder {number(float(np.mean(ours)))} and {number(float(np.mean(theirs)))}."
+            f"{too_few(len(ours))}"
         )
     publish(
         run,

@@ -13,7 +13,7 @@ from coalign.loops.rounds import Round, timings
 from coalign.models.files.places import full_name
 from coalign.report.model import Command, Comparison, ComparisonRow, Headline, TableSection
 from coalign.report.page import publish
-from coalign.report.parts import curves, effect, figure_of, outcome_of, paired
+from coalign.report.parts import curves, effect, figure_of, outcome_of, paired, too_few
 from coalign.report.pictures import Shown, gallery, thumbnail
 from coalign.vision.tuning.few_shot import harmonic_mean
 from coalign.vision.tuning.material import Material
@@ -170,7 +170,7 @@ def _headline(compared: Sequence[ComparisonRow], kept: str, over: Mapping[str, A
         )
     return Headline(
         outcome_of(first.difference, "higher", guard=not lost, n=first.n),
-        said,
+        f"{said}{too_few(first.n or 0)}",
         [figure_of(row) for row in compared[:6]],
     )
 
