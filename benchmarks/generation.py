@@ -3,6 +3,7 @@
     python benchmarks/generation.py                    # a random Llama of 30 M parameters
     python benchmarks/generation.py --model default    # SmolLM2-135M-Instruct
     python benchmarks/generation.py --model default --against loop    # planned batches against prompts that come and go
+    python benchmarks/generation.py --model default --against modules    # fused weights against the model's own modules
 
 Both sides alternate (A B A B) in one process; the figures are medians over the repetitions. Only tokens up to the end
 of a response count. Transformers gets its prompts sorted by length too, so that padding is not what is compared.
@@ -11,9 +12,11 @@ of a response count. Transformers gets its prompts sorted by length too, so that
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +45,7 @@ CASES = {
     "temperature 1, n=4": Sampling(n=4),
     "temperature 0.7, top-p 0.9, n=4": Sampling(temperature=0.7, top_p=0.9, n=4),
     "temperature 1, top-k 50, n=4": Sampling(top_k=50, n=4),
+    "temperature 0.8, top-p 0.95, n=4": Sampling(temperature=0.8, top_p=0.95, n=4),
 }
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -58,9 +62,9 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, help="only this one")
     parser.add_argument(
         "--against",
-        choices=("generate", "loop"),
+        choices=OTHERS,
         default="generate",
-        help="loop: the continuous batching that serves requests, on the same prompts",
+        help="loop: the continuous batching that serves requests; modules: coalign without fused weights",
     )
     parser.add_argument(
         "--ends",
@@ -88,16 +92,11 @@ def main() -> None:
         f"{torch.get_num_threads()} threads; {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"
     )
     print(f"{'':34}{'coalign':>12}{args.against:>12}{'ratio':>8}   (tokens/s)")
-    other = run_transformers if args.against == "generate" else run_loop
+    work = Work(model, tokenizer, prompts, args.batch_size, clock)
+    sides = (coalign_side(work), OTHERS[args.against](work))
     for name in [args.case] if args.case else CASES:
         sampling = Sampling(**{**vars(CASES[name]), "max_new_tokens": args.max_new_tokens})
-        ours, theirs, ratios = compare(
-            lambda seed, one=sampling: run_coalign(
-                model, tokenizer, prompts, one, seed, args.batch_size, clock
-            ),
-            lambda seed, one=sampling: other(model, tokenizer, prompts, one, seed, args.batch_size, clock),
-            args.repeat,
-        )
+        ours, theirs, ratios = compare(*sides, sampling, args.repeat)
         print(
             f"{name:34}{ours:12.0f}{theirs:12.0f}{ratios[0]:8.2f}   [{ratios[1]:.2f}, {ratios[2]:.2f}]",
             flush=True,
@@ -105,10 +104,11 @@ def main() -> None:
 
 
 def compare(
-    first: Callable[[int], float], second: Callable[[int], float], repeat: int
+    first: Side, second: Side, sampling: Sampling, repeat: int
 ) -> tuple[float, float, tuple[float, float, float]]:
     """Medians of both, and median, smallest and largest ratio over pairs. A first pair warms up and is not counted."""
-    pairs = [(first(seed), second(seed)) for seed in range(repeat + 1)][1:]
+    seeds = [replace(sampling, seed=seed) for seed in range(repeat + 1)]
+    pairs = [(first(one), second(one)) for one in seeds][1:]
     ratios = [one / other for one, other in pairs]
     medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
     return medians[0], medians[1], (statistics.median(ratios), min(ratios), max(ratios))
@@ -135,86 +135,96 @@ def load(name: str, count: int, device: str, ends: float) -> tuple[Any, Any, lis
     )  # fmt: skip
     from coalign.models.devices import pick_device
 
-    model = LlamaForCausalLM(config).eval().to(pick_device(device))
+    model: Any = LlamaForCausalLM(config).eval()
+    model = model.to(pick_device(device))
     model.generation_config.eos_token_id = [2, *range(100, 100 + round(ends * config.vocab_size))]
     return model, tokenizer, prompts
 
 
-def run_coalign(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    sampling: Sampling,
-    seed: int,
-    rows: int,
-    clock: Callable[[], float],
-) -> float:
-    """Tokens a second."""
-    texts = [tokenizer.decode(ids) for ids in prompts]
-    started = clock()
-    generator = TransformersGenerator(model, tokenizer, batch_size=rows)
-    generator.generate(texts, Sampling(**{**vars(sampling), "seed": seed}))
-    return generator.last_stats.tokens / (clock() - started)
+@dataclass(frozen=True)
+class Work:
+    """What both sides do."""
+
+    model: Any
+    tokenizer: Any
+    prompts: list[list[int]]
+    rows: int
+    clock: Callable[[], float]
 
 
-def run_loop(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    sampling: Sampling,
-    seed: int,
-    rows: int,
-    clock: Callable[[], float],
-) -> float:
-    """Tokens a second of the loop without end; a sample that is done makes room for the next prompt."""
-    started = clock()
-    loop = DecodeLoop(TransformersGenerator(model, tokenizer, batch_size=rows))
-    ordered = sorted(prompts, key=len, reverse=True)
-    one = Sampling(**{**vars(sampling), "seed": seed})
-    loop.add(Decoding(ids, one, prompt=index) for index, ids in enumerate(ordered))
-    tokens = 0
-    while not loop.is_idle:
-        tokens += sum(piece.generation.length for _, piece in loop.step() if piece.generation)
-    return tokens / (clock() - started)
+Side = Callable[[Sampling], float]
+"""Tokens a second of the processor or of the wall clock."""
 
 
-@torch.inference_mode()
-def run_transformers(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    sampling: Sampling,
-    seed: int,
-    rows: int,
-    clock: Callable[[], float],
-) -> float:
-    """Tokens a second."""
-    torch.manual_seed(seed)
-    started = clock()
-    ordered = sorted(prompts, key=len, reverse=True)
-    size = max(1, rows // sampling.n)
+def coalign_side(work: Work, *, fused: bool = True) -> Side:
+    texts = [work.tokenizer.decode(ids) for ids in work.prompts]
+    generator = TransformersGenerator(work.model, work.tokenizer, batch_size=work.rows, fused=fused)
+
+    def run(sampling: Sampling) -> float:
+        started = work.clock()
+        generator.generate(texts, sampling)
+        return generator.last_stats.tokens / (work.clock() - started)
+
+    return run
+
+
+def loop_side(work: Work) -> Side:
+    """The loop without end; a sample that is done makes room for the next prompt."""
+    ordered = sorted(work.prompts, key=len, reverse=True)
+    generator = TransformersGenerator(work.model, work.tokenizer, batch_size=work.rows)
+
+    def run(sampling: Sampling) -> float:
+        started = work.clock()
+        loop = DecodeLoop(generator)
+        loop.add(Decoding(ids, sampling, prompt=index) for index, ids in enumerate(ordered))
+        tokens = 0
+        while not loop.is_idle:
+            tokens += sum(piece.generation.length for _, piece in loop.step() if piece.generation)
+        return tokens / (work.clock() - started)
+
+    return run
+
+
+def transformers_side(work: Work) -> Side:
+    model, tokenizer = work.model, work.tokenizer
+    ordered = sorted(work.prompts, key=len, reverse=True)
     ends = torch.tensor([model.generation_config.eos_token_id], device=model.device).flatten()
-    tokens = 0
-    for start in range(0, len(ordered), size):
-        batch = tokenizer.pad(
-            {"input_ids": ordered[start : start + size]}, padding_side="left", return_tensors="pt"
-        )
-        choice: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-            choice |= {"top_k": sampling.top_k, "num_return_sequences": sampling.n}
-        output = model.generate(
-            **batch.to(model.device),
-            max_new_tokens=sampling.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **choice,
-        )
-        new = output[:, batch["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        assert len(texts) == len(new)
-        ended = torch.isin(new, ends)
-        tokens += int((ended.cumsum(-1) - ended.int() == 0).sum())
-    return tokens / (clock() - started)
+
+    @torch.inference_mode()
+    def run(sampling: Sampling) -> float:
+        torch.manual_seed(sampling.seed)
+        started = work.clock()
+        size = max(1, work.rows // sampling.n)
+        tokens = 0
+        for start in range(0, len(ordered), size):
+            batch = tokenizer.pad(
+                {"input_ids": ordered[start : start + size]}, padding_side="left", return_tensors="pt"
+            )
+            choice: dict[str, Any] = {"do_sample": False}
+            if sampling.temperature > 0:
+                choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+                choice |= {"top_k": sampling.top_k, "num_return_sequences": sampling.n}
+            output = model.generate(
+                **batch.to(model.device),
+                max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                **choice,
+            )
+            new = output[:, batch["input_ids"].shape[1] :]
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            assert len(texts) == len(new)
+            ended = torch.isin(new, ends)
+            tokens += int((ended.cumsum(-1) - ended.int() == 0).sum())
+        return tokens / (work.clock() - started)
+
+    return run
+
+
+OTHERS: dict[str, Callable[[Work], Side]] = {
+    "generate": transformers_side,
+    "loop": loop_side,
+    "modules": functools.partial(coalign_side, fused=False),
+}
 
 
 if __name__ == "__main__":

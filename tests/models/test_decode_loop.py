@@ -8,6 +8,8 @@ import pytest
 
 from coalign.models.generation import incremental
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.fused_model import FusedModel
+from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.types import Sampling
 from tests.models.test_generation import PROMPTS, tiny
@@ -43,11 +45,13 @@ def run(loop: DecodeLoop, arrivals: dict[int, list[Decoding]]) -> dict[Decoding,
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mistral"])
-@pytest.mark.parametrize("cached", [True, False])
-def test_requests_that_come_and_go_get_what_they_get_alone(architecture, cached, tokenizer, monkeypatch):
+@pytest.mark.parametrize("path", ["fastest", "cached", "plain"])
+def test_requests_that_come_and_go_get_what_they_get_alone(architecture, path, tokenizer, monkeypatch):
     changes = {"sliding_window": 8} if architecture == "mistral" else {}
     model = tiny(architecture, **changes)
-    if not cached:
+    if path != "fastest":
+        monkeypatch.setattr(FusedModel, "open", lambda _: None)
+    if path == "plain":
         monkeypatch.setitem(incremental._can_continue.known, model, False)
     generator = TransformersGenerator(model, tokenizer)
     asked = [
@@ -100,8 +104,16 @@ def test_cancelled_requests_leave(tokenizer):
     assert loop.step() == []
 
 
-def test_places_that_are_padding_everywhere_are_dropped(tokenizer):
+def width(rows: Any) -> int:
+    """Places of the longest row, padding included."""
+    return rows._own.length if isinstance(rows, FusedRows) else rows._mask.shape[1]
+
+
+@pytest.mark.parametrize("path", ["fastest", "cached"])
+def test_places_that_are_padding_everywhere_are_dropped(path, tokenizer, monkeypatch):
     generator = TransformersGenerator(tiny(eos_token_id=None), tokenizer)
+    if path == "cached":
+        monkeypatch.setattr(FusedModel, "open", lambda _: None)
     generator.stop_ids = []
     loop: Any = DecodeLoop(generator)
     assert loop.step() == []
@@ -110,7 +122,7 @@ def test_places_that_are_padding_everywhere_are_dropped(tokenizer):
     loop.add([long, short])
     for _ in range(4):
         loop.step()
-    assert loop._forward._mask.shape[1] > 30
+    assert width(loop._forward) > 30
     loop.add([Decoding(generator.encode("b"), Sampling(40))])
     loop.step()
-    assert loop._forward._mask.shape[1] < 12
+    assert width(loop._forward) < 12

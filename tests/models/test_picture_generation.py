@@ -87,13 +87,11 @@ def test_left_padded_rows_say_what_each_says_alone(
 def test_samples_are_the_same_streamed_resumed_and_beside_others(
     generators: dict[str, TransformersGenerator], plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coalign.models.generation import decode_loop
-
     generator, sampling = generators["llava"], Sampling(max_new_tokens=5, temperature=1.0, n=2, seed=3)
     whole = generator.generate(prompts(), sampling)
     assert generator.generate(prompts(), sampling, done=[0, 1])[2] == whole[2]
     if plain:
-        monkeypatch.setattr(decode_loop, "open_rows", incremental.PlainRows)
+        monkeypatch.setattr(incremental, "open_rows", incremental.PlainRows)
     said: dict[tuple[int, int], Any] = {}
     for piece in generator.stream(prompts(), sampling):
         if piece.generation is not None:

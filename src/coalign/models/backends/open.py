@@ -93,5 +93,6 @@ def describe_generator(generator: Generator, name: str) -> str:
     """One line for people: what generates, and where."""
     if isinstance(generator, TransformersGenerator):
         parameter: Any = next(generator.model.parameters())
-        return f"{name} on {describe_device(parameter.device, parameter.dtype)}"
+        fused = ", fused weights" if generator.is_fused else ""
+        return f"{name} on {describe_device(parameter.device, parameter.dtype)}{fused}"
     return str(getattr(generator, "description", name))

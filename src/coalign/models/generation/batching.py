@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from coalign.data.media.prompts import PicturePrompt
+    from coalign.models.generation.incremental import Rows
 
 CACHE_BYTES = 2**30
 """Keys and values of one batch on a CPU."""
@@ -39,6 +40,10 @@ class Decodes(Protocol):
     batch_tokens: int
     batch_size: int
     stop_ids: list[int]
+
+    def open_rows(self) -> Rows:
+        """New rows of the model."""
+        ...
 
 
 def plan_batches(

@@ -18,7 +18,7 @@ from coalign.models.devices import share_cores
 from coalign.models.generation.batching import Decodes, left_padded
 from coalign.models.generation.decode_state import Decoded, generation_of
 from coalign.models.generation.endings import Endings
-from coalign.models.generation.incremental import Rows, open_rows
+from coalign.models.generation.incremental import Rows
 from coalign.models.generation.sampling import sample_tokens, stream_of, token_logps, top_token_logps, wide
 from coalign.models.modules import evaluation
 from coalign.models.types import Piece, Sampling
@@ -141,7 +141,7 @@ class DecodeLoop:
         if not joining:
             return
         joining.sort(key=lambda one: -len(one.ids))
-        forward = open_rows(self._generator.model)
+        forward = self._generator.open_rows()
         shown = [one.pictures for one in joining if one.pictures is not None]
         logits = forward.start(*left_padded([one.ids for one in joining], self._device), shown)
         rows = [(place, sample) for place, one in enumerate(joining) for sample in range(one.sampling.rows)]

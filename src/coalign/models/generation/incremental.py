@@ -121,16 +121,11 @@ class CachedRows:
         return torch.cat(logits)
 
     def _shared(self, input_ids: Tensor, lengths: list[int]) -> int:
-        """Tokens that all prompts begin with, as far as it pays to compute them apart; each keeps one of its own."""
+        """Tokens that all prompts begin with, as far as it pays to compute them apart and can be done."""
         simple = getattr(self._bare.config, "_attn_implementation", None) in ("sdpa", "eager")
-        if len(lengths) < 2 or not simple or not self._call.takes_positions:
+        if not simple or not self._call.takes_positions:
             return 0  # other kernels do not read padding between tokens
-        width, most = input_ids.shape[1], min(lengths) - 1
-        begun = torch.stack(
-            [row[width - n : width - n + most] for row, n in zip(input_ids, lengths, strict=True)]
-        )
-        shared = int((begun == begun[0]).all(0).long().cumprod(0).sum())
-        return shared if shared * (len(lengths) - 1) >= self._shared_tokens else 0
+        return shared_beginning(input_ids, lengths, self._shared_tokens)
 
     def _beginning(self, ids: Tensor) -> DynamicCache:
         """The cache after tokens [1, T]."""
@@ -231,6 +226,23 @@ def _stacked_right(tensors: list[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(one, (width - one.shape[1], 0)) for one in tensors])
 
 
+def shared_beginning(input_ids: Tensor, lengths: list[int], least: int) -> int:
+    """Tokens that all prompts [R, T], padded on the left, begin with; each keeps one of its own.
+
+    Args:
+        lengths: of the prompts.
+        least: 0 where computing the beginning once spares fewer tokens.
+    """
+    if len(lengths) < 2:
+        return 0
+    width, most = input_ids.shape[1], min(lengths) - 1
+    begun = torch.stack(
+        [row[width - n : width - n + most] for row, n in zip(input_ids, lengths, strict=True)]
+    )
+    shared = int((begun == begun[0]).all(0).long().cumprod(0).sum())
+    return shared if shared * (len(lengths) - 1) >= least else 0
+
+
 def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
     """Runs [first, last) of neighbouring prompts to compute together, so that little of a pass is padding.
 
@@ -315,7 +327,19 @@ def _positions(mask: Tensor) -> Tensor:
 
 @OnceAModel
 def _can_continue(model: nn.Module) -> bool:
-    """Try both paths on two short prompts of different length, and on two with one beginning, that are repeated,
+    """Try both paths on a few rows."""
+    return agree(
+        model,
+        lambda: probe_logits(model, lambda: PlainRows(model)),
+        lambda: probe_logits(model, lambda: CachedRows(model, shared_tokens=1)),
+        lacks="continue cached rows",
+        differs="its logits differ with a cache",
+        instead="every step computes whole rows, which is slow",
+    )
+
+
+def probe_logits(model: nn.Module, make: Callable[[], Rows]) -> Tensor:
+    """[8, V] logits of new rows on two short prompts of different length, and on two with one beginning, that are repeated,
     reordered and continued.
     """
     ids = probe_ids(model, 2, 6).to(next(unwrap(model).parameters()).device)
@@ -323,23 +347,12 @@ def _can_continue(model: nn.Module) -> bool:
     mask[0, :2] = 0
     begun = ids.clone()
     begun[0, 2:4] = begun[1, :2]
-
-    def logits(make: Callable[[], Rows]) -> Tensor:
-        return torch.cat([_probe_logits(make(), one, mask) for one in (ids, begun)])
-
-    return agree(
-        model,
-        lambda: logits(lambda: PlainRows(model)),
-        lambda: logits(lambda: CachedRows(model, shared_tokens=1)),
-        lacks="continue cached rows",
-        differs="its logits differ with a cache",
-        instead="every step computes whole rows, which is slow",
-    )
+    return torch.cat([logits for one in (ids, begun) for logits in _probed(make(), one, mask)])
 
 
-def _probe_logits(rows: Rows, ids: Tensor, mask: Tensor) -> Tensor:
-    rows.start(ids, mask)
+def _probed(rows: Rows, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    first = rows.start(ids, mask)
     rows.select(torch.tensor([1, 0, 0], device=ids.device))
     rows.step(ids[0, :3])
     rows.select(torch.tensor([2, 0], device=ids.device))
-    return rows.step(ids[1, :2])
+    return first, rows.step(ids[1, :2])

@@ -158,7 +158,7 @@ def _cutoffs(probabilities: Tensor, top_k: int, top_p: float) -> Tensor | None:
     cutoffs, found = _nucleus(head, wanted)
     if not bool(found.all()):
         rows = (~found).nonzero().squeeze(1)
-        whole = probabilities[rows].sort(dim=-1, descending=True).values
+        whole = _sorted(probabilities[rows], 0.99 * (1 - top_p) / vocabulary)
         cutoffs[rows] = _nucleus(whole, wanted[rows])[0]
     return cutoffs
 
@@ -190,6 +190,20 @@ def _largest(values: Tensor, count: int) -> Tensor:
     chosen = whole.amax(1).topk(count, dim=-1, sorted=False).indices
     inside = whole.gather(2, chosen[:, None, :].expand(-1, _BLOCK, -1)).flatten(1)
     return torch.cat([inside, values[:, blocks * _BLOCK :]], dim=-1).topk(count, dim=-1).values
+
+
+def _sorted(probabilities: Tensor, least: float) -> Tensor:
+    """[B, K] the probabilities [B, V] of each row that are at least `least`, in falling order, then zeros.
+
+    All values below (1 - p) / V have less than 1 - p together, so that the nucleus of p is among the others, which are
+    few.
+    """
+    if probabilities.device.type != "cpu":  # which sorts faster than it waits for a count
+        return probabilities.sort(dim=-1, descending=True).values
+    rows = [
+        row[~(row < least)].sort(descending=True).values for row in probabilities
+    ]  # what is no number stays
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""The layers of Llama and its kin as few large operations, for decoding on a CPU.
+
+Norms' gains are part of the weights that follow them, queries, keys and values are one product, and the pairs of
+coordinates that rotary embeddings turn lie side by side, so that a turn is one complex product. Every number is what the
+model's own modules give, up to rounding; `coalign.models.generation.fused_rows` probes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DynamicCache
+from transformers.activations import SiLUActivation
+from transformers.cache_utils import DynamicLayer
+
+from coalign.models.generation.packed_linear import PackedLinear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
+"""Number of the layer, queries [N, H, D], keys and values [N, K, D] of new tokens to what they see [N, H D]."""
+
+_TRUNK = {"embed_tokens", "layers", "norm", "rotary_emb"}
+_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
+_MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
+_SILU = (nn.SiLU, SiLUActivation)
+_STATIC_TURNS = {"default", "linear", "llama3", "yarn"}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer. `gains` [H + K, D] of the norms of queries and keys where it has them, the scale of attention included."""
+
+    qkv: PackedLinear
+    out: PackedLinear
+    gate: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
+    gains: Tensor | None
+    turns: bool
+
+
+class FusedDecoder:
+    """A causal language model as packed weights: a copy of all but the embedding, which does not follow the model.
+
+    Args:
+        model: one for which `is_llama_like` holds.
+        dtype: of the weights; what flows between layers is float32 at least.
+
+    Attributes:
+        heads, kv_heads, head_size: of attention.
+        wide: format of the stream between layers, of keys and of values.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        bare: Any = model
+        trunk, first = bare.model, bare.model.layers[0].self_attn
+        self.head_size = int(first.head_dim)
+        self.heads = first.q_proj.out_features // self.head_size
+        self.kv_heads = first.k_proj.out_features // self.head_size
+        self.dtype = dtype
+        self.wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.eps = _eps(trunk.norm)
+        self._rotary = trunk.rotary_emb
+        self._turns = torch.empty(0, self.head_size // 2, dtype=torch.complex64)
+        self._embedding = trunk.embed_tokens.weight.detach()
+        self.layers = [self._layer(one) for one in trunk.layers]
+        weight, bias = _parts(bare.lm_head)
+        self._head = self._packed(weight * _gain(trunk.norm), bias)
+
+    def run(self, ids: Tensor, places: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
+        """[N or L, V] logits, float32 at least, after tokens.
+
+        Args:
+            ids, places: [N] new tokens and the place of each in its text.
+            attend: keeps keys and values, and lets queries see.
+            last: [L] those whose logits are wanted; all by default.
+        """
+        stream = F.embedding(ids, self._embedding).to(self.wide)
+        turns = self._turns_at(places)
+        for number, layer in enumerate(self.layers):
+            states = layer.qkv(self._normed(stream)).to(self.wide)
+            states = states.view(len(ids), -1, self.head_size)
+            known = self.heads + self.kv_heads
+            turned = self._turned(states[:, :known], layer, turns)
+            seen = attend(number, turned[:, : self.heads], turned[:, self.heads :], states[:, known:])
+            if last is not None and number == len(self.layers) - 1:
+                seen, stream = seen[last], stream[last]
+            stream = layer.out.added_to(stream, seen.to(self.dtype))
+            x = self._normed(stream)
+            stream = layer.down.added_to(stream, layer.up.times(x, layer.gate.swish(x)))
+        return self._head(self._normed(stream)).to(self.wide)
+
+    def _normed(self, stream: Tensor) -> Tensor:
+        return F.rms_norm(stream, stream.shape[-1:], None, self.eps).to(self.dtype)
+
+    def _turned(self, states: Tensor, layer: _Layer, turns: Tensor) -> Tensor:
+        """Queries and keys [N, H + K, D], normed and turned."""
+        if layer.gains is not None:
+            states = F.rms_norm(states, states.shape[-1:], None, self.eps) * layer.gains
+        if not layer.turns:
+            return states
+        pairs = torch.view_as_complex(states.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turns).flatten(-2)
+
+    def _turns_at(self, places: Tensor) -> Tensor:
+        """[N, 1, D / 2] turns of the pairs at these places."""
+        most = int(places.max()) + 1
+        if most > len(self._turns):
+            count = max(most, 2 * len(self._turns), 256)
+            row = torch.arange(count)[None]
+            cos, sin = self._rotary(torch.empty(1, dtype=self.wide), row)
+            self._turns = torch.complex(*(one[0, :, : self.head_size // 2] for one in (cos, sin)))
+        return self._turns[places][:, None]
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        first, second = _gain(layer.input_layernorm), _gain(layer.post_attention_layernorm)
+        scale, gains = float(attention.scaling), None
+        if hasattr(attention, "q_norm"):
+            query, key = (_paired(_gain(one), 1) for one in (attention.q_norm, attention.k_norm))
+            gains = torch.cat([(query * scale).expand(self.heads, -1), key.expand(self.kv_heads, -1)])
+            gains, scale = gains.to(self.wide), 1.0
+        kinds = ((attention.q_proj, self.heads, scale), (attention.k_proj, self.kv_heads, 1.0))
+        turned = [
+            (_paired(w, heads) * by, _paired(b, heads) * by)
+            for one, heads, by in kinds
+            for w, b in [_parts(one)]
+        ]
+        (gate, gate_bias), (up, up_bias) = _parts(mlp.gate_proj), _parts(mlp.up_proj)
+        weights, biases = zip(*turned, _parts(attention.v_proj), strict=True)
+        return _Layer(
+            self._packed(torch.cat(weights) * first, torch.cat(biases)),
+            self._packed(*_parts(attention.o_proj)),
+            self._packed(gate * second, gate_bias),
+            self._packed(up * second, up_bias),
+            self._packed(*_parts(mlp.down_proj)),
+            gains,
+            bool(getattr(attention, "use_rope", True)),
+        )
+
+    def _packed(self, weight: Tensor, bias: Tensor) -> PackedLinear:
+        return PackedLinear(weight, bias if bool(bias.any()) else None, self.dtype)
+
+
+def is_llama_like(model: nn.Module) -> bool:
+    """Whether a causal language model is built of the parts that `FusedDecoder` knows, on a CPU and untouched: no
+    adapters, no hooks, no quantised weights. That it computes the same is for a probe to say.
+    """
+    bare: Any = model
+    trunk: Any = getattr(bare, "model", None)
+    config = getattr(bare, "config", None)
+    if {name for name, _ in bare.named_children()} != {"model", "lm_head"} or type(
+        bare.lm_head
+    ) is not nn.Linear:
+        return False
+    if {name for name, _ in trunk.named_children()} != _TRUNK or not len(trunk.layers):
+        return False
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind not in _STATIC_TURNS or any(hasattr(config, one) for one in _MULTIPLIERS):
+        return False
+    if any(one._forward_hooks or one._forward_pre_hooks for one in bare.modules()):
+        return False
+    if {type(one) for one in DynamicCache(config=config).layers} != {DynamicLayer}:  # sliding windows
+        return False
+    on_cpu = all(one.device.type == "cpu" and one.is_floating_point() for one in bare.parameters())
+    return on_cpu and type(trunk.embed_tokens) is nn.Embedding and all(map(_is_known, trunk.layers))
+
+
+def _is_known(layer: Any) -> bool:
+    if {name for name, _ in layer.named_children()} != _LAYER:
+        return False
+    attention, mlp = layer.self_attn, layer.mlp
+    names = {name for name, _ in attention.named_children()}
+    if names - _HEAD_NORMS != _ATTENTION or names & _HEAD_NORMS not in (set(), _HEAD_NORMS):
+        return False
+    size = attention.head_dim
+    if names & _HEAD_NORMS and {attention.q_norm.weight.shape, attention.k_norm.weight.shape} != {(size,)}:
+        return False
+    parts = [getattr(attention, name) for name in _ATTENTION]
+    parts += [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    return all(type(one) is nn.Linear for one in parts) and isinstance(mlp.act_fn, _SILU)
+
+
+def _parts(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight [O, I] and bias [O] (zeros where there is none), in float32 at least."""
+    weight = _wide(linear.weight)
+    return weight, weight.new_zeros(len(weight)) if linear.bias is None else _wide(linear.bias)
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    return parameter.detach() if parameter.dtype == torch.float64 else parameter.detach().float()
+
+
+def _gain(norm: Any) -> Tensor:
+    """[H] what an RMS norm multiplies with."""
+    return _wide(norm.weight)
+
+
+def _eps(norm: Any) -> float:
+    return float(norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps)
+
+
+def _paired(values: Tensor, heads: int) -> Tensor:
+    """Rows of `heads` heads, with those of coordinates i and i + D / 2 side by side."""
+    whole = values.unflatten(0, (heads, 2, -1)).transpose(1, 2)
+    return whole.flatten(0, 2)
