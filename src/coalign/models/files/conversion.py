@@ -115,6 +115,16 @@ def _unpermute(weight: Any, heads: int) -> Any:
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+def interleave(weight: Any, heads: int) -> Any:
+    """From Transformers' rotary layout (halves) to GGUF's (pairs interleaved), by head.
+
+    Args:
+        weight: [heads * d, columns], or a bias [heads * d].
+    """
+    rows, *rest = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+
+
 def _write_tokenizer(fields: dict[str, Any], target: Path, sha256: str | None) -> None:
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     data = json.dumps(_tokenizer(fields, tokens), indent=2, ensure_ascii=False).encode()

@@ -157,7 +157,7 @@ def load_model(options: ModelOptions | str, *, training: bool) -> PreTrainedMode
             hint="Train the base model, or merge and save the adapter first.",
         )
     device = pick_device(options.device)
-    config = _config(base, options)
+    config = load_config(base, options)
     full = training and _tuning(options, config, device) == "full"
     own = own_dtype(base, config) if training else None
     dtype = pick_dtype(device, options.dtype, training=full)
@@ -182,7 +182,7 @@ def load_for_training(options: ModelOptions) -> PreTrainedModel:
         ConfigError: also a format to save in, where only an adapter is saved.
     """
     place = locate(options.model, options.revision)
-    config = _config(base_of(place) if place.is_adapter else place, options)
+    config = load_config(base_of(place) if place.is_adapter else place, options)
     # decided before loading: free memory is another afterwards
     tuning = _tuning(options, config, pick_device(options.device))
     if tuning == "lora" and not place.is_adapter and options.save_dtype != "auto":
@@ -205,7 +205,7 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     base = base_of(place)
     device = pick_device(options.device)
     dtype = pick_dtype(device, options.dtype, training=False)
-    plain = _load_plain(base, _config(base, options), options, device, dtype)
+    plain = _load_plain(base, load_config(base, options), options, device, dtype)
     model = load_adapter(plain, place, trainable=True)
     with quiet_peft():
         model.load_adapter(place.path, adapter_name=copy)
@@ -213,7 +213,12 @@ def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:
     return model
 
 
-def _config(place: Location, options: ModelOptions) -> PretrainedConfig:
+def load_config(place: Location, options: ModelOptions) -> PretrainedConfig:
+    """What a causal language model is, before its weights are read.
+
+    Raises:
+        ModelError: it cannot be found or read, or is a model of another kind.
+    """
     from transformers import AutoConfig
 
     try:

@@ -35,6 +35,7 @@ def save_model(
     path: Path,
     *,
     merge: bool = False,
+    max_shard_size: str | None = None,
 ) -> Path:
     """Write model and tokenizer to `path`, replacing what is there; `loading.load_model` reads it back.
 
@@ -42,6 +43,10 @@ def save_model(
     folder). It is merged first on request, and always when its base exists nowhere else (a model that was itself
     merged from an adapter). `model` itself is not changed; merging copies it. A whole model is written in the format
     that `loading.load_model` noted on it: its own on disk, or the one that was asked for.
+
+    Args:
+        merge: fold an adapter into its base.
+        max_shard_size: of a whole model, such as `2GB`; by default Transformers'.
 
     Where the tokenizer was given another chat template, the token that ends its turns ends generation as well.
 
@@ -58,7 +63,7 @@ def save_model(
             # peft would ask the hub about the base's vocabulary; embeddings are never part of the adapter
             cast(Any, plain).save_pretrained(str(temporary), save_embedding_layers=False)
         else:
-            _save_whole(cast("PreTrainedModel", plain), tokenizer, temporary)
+            _save_whole(cast("PreTrainedModel", plain), tokenizer, temporary, max_shard_size)
         (processor_of(tokenizer) or tokenizer).save_pretrained(str(temporary))
         if not any(temporary.glob("*.safetensors")):
             raise ModelError(f"Nothing was written for {type(model).__name__}: it has no weights.")
@@ -70,14 +75,17 @@ def saved_format(model: torch.nn.Module) -> torch.dtype | None:
     return getattr(model, "saved_dtype", None)
 
 
-def _save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save_whole(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, max_shard_size: str | None
+) -> None:
     dtype = saved_format(model)
     weights = None if dtype is None else _in_format(model, dtype)
     if dtype is not None and not all(one.isfinite().all() for one in (weights or {}).values()):
         logger.warning("Weights are beyond %s, so the model is saved as it is (%s).", dtype, model.dtype)
         dtype = weights = None
+    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     with _stops_at(model, tokenizer):
-        model.save_pretrained(str(folder), state_dict=weights)
+        cast(Any, model).save_pretrained(str(folder), state_dict=weights, **shards)
     if dtype is not None:
         path = folder / "config.json"
         write_json(path, _with_dtype(json.loads(path.read_text(encoding="utf-8")), dtype))
