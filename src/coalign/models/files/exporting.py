@@ -119,7 +119,10 @@ def push(
         ModelError: it cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # of the client that this version uses
+    from huggingface_hub.errors import (
+        HTTPError,
+        LocalTokenNotFoundError,
+    )  # of the client that this version uses
 
     api = HfApi(token=token)
     try:
