@@ -29,6 +29,7 @@ def given(tmp_path: Path, tiny_model: str) -> list[str]:
         (["--processes", "2"], "Missing argument"),
         (["--processes", "2", "run", "dpo", "--beta", "x"], "beta"),
         (["--processes", "2", "run", "dpoo"], "dpoo"),
+        (["--recipe", "zero1", "--processes", "2", "run", "dpo"], "zero1"),
     ],
 )
 def test_a_wrong_start_is_refused_once(coalign, words: list[str], said: str) -> None:
@@ -58,10 +59,10 @@ def test_the_configuration_is_printed_and_nothing_starts(coalign, given, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_in_two_processes(given: list[str], tmp_path: Path) -> None:
+def test_a_sharded_run_in_two_processes(given: list[str], tmp_path: Path) -> None:
     words = [*given, "--max-steps", "1", "--batch-size", "2", "--show-answers", "0", "--save-steps", "0"]
     result = subprocess.run(
-        [sys.executable, "-m", "coalign", "launch", "--processes", "2", "--", *words],
+        [sys.executable, "-m", "coalign", "launch", "--recipe", "fsdp2", "--processes", "2", "--", *words],
         env={**os.environ, "PYTHONPATH": os.path.join(os.getcwd(), "src")},
         cwd=tmp_path,
         capture_output=True,
@@ -72,5 +73,9 @@ def test_a_run_in_two_processes(given: list[str], tmp_path: Path) -> None:
     (folder,) = (tmp_path / "runs").iterdir()
     run = Run(folder)
     assert run.state == "done"
-    assert run.events("processes")[0]["arrangement"].startswith("DDP over 2 processes")
-    assert any(run.model.glob("*.safetensors"))
+    assert run.events("processes")[0]["arrangement"].startswith("FSDP2 over 2 processes, 49 of 49")
+    assert {path.name for path in run.model.glob("adapter*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert result.stderr.count("Plan") == 1

@@ -1,17 +1,32 @@
-"""One step of three trainings as any number of processes does it. Run as a module under a launcher it is one of them."""
+"""Trainings as any number of processes does them. Run as a module under a launcher it is one of two processes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from coalign.cli.running.run import execute, find
 from coalign.core.options import build
 from coalign.core.runs import Run, is_main_process
+from coalign.models.files.saving import save_model
+from coalign.training.distillation import Distillation, TokenExample
+from coalign.training.distributed import sharding
+from coalign.training.modules import fit_module
+from coalign.training.options import TrainingOptions
 from coalign.training.processes import end_processes
+from coalign.training.task import DivergedError
+from coalign.training.trainer import ObjectiveTask
 from tests.preference.tiny_runs import SMALL, pairs, save_tiny_model, write
 
 STEP = {
@@ -19,38 +34,124 @@ STEP = {
     "schedule": "constant", "warmup_ratio": 0.0, "gradient_accumulation": 2,
 }  # fmt: skip
 LORA: dict[str, Any] = {"tuning": "lora"}
-METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"tuning": "full", "show_answers": 0},
-    "dpo": {**LORA, "show_answers": 0},
-    "reward-model": LORA,
+FULL: dict[str, Any] = {"tuning": "full", "show_answers": 0}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", FULL),
+    "dpo": ("dpo", {**LORA, "show_answers": 0}),
+    "reward-model": ("reward-model", LORA),
+    "recomputed": ("sft", {**FULL, "gradient_checkpointing": True, "eval_fraction": 0.2}),
+    "live": ("dpo", {**LORA, "show_answers": 0, "reference_logps": "live"}),
 }
+"""Case to method and options."""
+UNDER_DDP = ("sft", "dpo", "reward-model")
+SEVERAL = {**FULL, "max_steps": 4, "save_steps": 2, "optimizer": "adamw", "learning_rate": 1e-3}
+"""Several steps with checkpoints between them."""
 
 
 def material(folder: Path) -> None:
     save_tiny_model(folder / "tiny")
     write(folder / "rows.jsonl", pairs(12))
+    write(folder / "more.jsonl", pairs(18))
 
 
 def config_of(method: str, folder: Path, processes: int, **options: Any) -> Any:
     """Options of a step over eight of the records, however many processes share it."""
-    given = {"model": str(folder / "tiny"), "data": [str(folder / "rows.jsonl")], **METHODS[method]}
+    given = {"model": str(folder / "tiny"), "data": [str(folder / "rows.jsonl")]}
     return build(find(method)[1].Config, {**SMALL, **STEP, "batch_size": 4 // processes, **given, **options})
 
 
-def train(folder: Path, processes: int) -> dict[str, Run]:
-    """The runs, each in a folder of its own beside the data."""
-    runs = {}
-    for method in METHODS:
-        config = config_of(method, folder, processes)
-        run = runs[method] = Run.start(folder / f"{method}-{processes}", method, config, seed=0)
-        find(method)[1].run(config, run)
-    return runs
+def train(method: str, where: Path, folder: Path, processes: int, **options: Any) -> Run:
+    """A run in `where`; `folder` has model and data."""
+    config = config_of(method, folder, processes, **options)
+    run = Run.start(where, method, config, seed=0)
+    find(method)[1].run(config, run)
+    return run
+
+
+def train_case(name: str, folder: Path, recipe: str) -> Run:
+    """A case in a folder of its own beside the data."""
+    method, options = CASES[name]
+    processes = 1 if recipe == "one" else 2
+    return train(method, folder / f"{name}-{recipe}", folder, processes, **options)
+
+
+def distil(folder: Path, recipe: str) -> Run:
+    """A student learns half a step of each record from a fixed teacher."""
+    from coalign.models.files.loading import load_for_training, load_tokenizer
+
+    config = config_of("sft", folder, 1 if recipe == "one" else 2, **FULL)
+    run = Run.start(folder / f"distilled-{recipe}", "sft", config, seed=0)
+    model, tokenizer = load_for_training(config), load_tokenizer(config)
+    teacher: Any = load_for_training(config)
+    with torch.no_grad():
+        teacher.get_output_embeddings().weight.mul_(2.0)
+    examples = [
+        TokenExample(tokenizer(f"Number {number} follows.")["input_ids"], [True] * 32) for number in range(8)
+    ]
+    examples = [TokenExample(one.ids, one.trained[: len(one.ids)]) for one in examples]
+
+    def loss(logits: Any, taught: Any, labels: Any, rows: Any) -> Any:
+        return -(taught[0].softmax(-1) * logits.log_softmax(-1)).sum(-1)
+
+    task = Distillation(loss, [lambda student, given: teacher(**given).logits])
+    fit_module(model, task, examples, TrainingOptions.of(config), run)
+    if is_main_process():
+        save_model(model, tokenizer, run.model)
+    return run
+
+
+@contextlib.contextmanager
+def under(recipe: str) -> Iterator[None]:
+    """What `accelerate launch` says of a recipe, for one training of several in the same processes."""
+    os.environ["ACCELERATE_USE_FSDP"] = str(recipe == "fsdp2").lower()
+    AcceleratorState._reset_state()
+    yield
+
+
+def slices_of_adapters(folder: Path) -> None:
+    """Every rank writes a number of its own into its slice of each adapter: the model that is whole again has all of them."""
+    from coalign.models.files.loading import load_for_training
+
+    model: Any = load_for_training(config_of("sft", folder, 2, tuning="lora"))
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    with sharding.whole_again(model, sharded=True):
+        torch.distributed.fsdp.fully_shard(model)
+        cut = [one for name, one in model.named_parameters() if "lora_" in name]
+        assert cut
+        for one in cut:
+            assert isinstance(one, DTensor)
+            with torch.no_grad():
+                one.to_local().fill_(rank + 1)
+    for name, one in model.named_parameters():
+        assert isinstance(one, nn.Parameter)
+        assert not isinstance(one, DTensor)
+        if "lora_" in name:
+            pieces = torch.chunk(one.detach(), size)
+            assert [set(piece.unique().tolist()) for piece in pieces] == [{1.0}, {2.0}], name
+    assert type(model).__name__ == "PeftModelForCausalLM"
+
+
+def diverge(folder: Path, recipe: str) -> None:
+    """The loss of the second process is not a number; both processes say so."""
+    loss = ObjectiveTask.loss
+
+    def broken(self: Any, model: Any, batch: Any, state: Any) -> Any:
+        output = loss(self, model, batch, state)
+        if not is_main_process() and model.training:
+            output.losses.mul_(float("nan"))
+        return output
+
+    ObjectiveTask.loss = broken  # type: ignore[method-assign]
+    try:
+        train("sft", folder / f"diverging-{recipe}", folder, 2, **FULL)
+    except DivergedError as error:
+        (folder / f"diverged-{recipe}-{os.environ['RANK']}").write_text(str(error))
+    finally:
+        ObjectiveTask.loss = loss  # type: ignore[method-assign]
 
 
 def fail_in_the_second_process(folder: Path) -> None:
     """A training whose second process raises inside its first step, while the first waits for its gradients."""
-    from coalign.training.trainer import ObjectiveTask
-
     loss = ObjectiveTask.loss
 
     def failing(*given: Any) -> Any:
@@ -60,11 +161,50 @@ def fail_in_the_second_process(folder: Path) -> None:
         raise RuntimeError("only here")
 
     ObjectiveTask.loss = failing  # type: ignore[method-assign]
-    execute("sft", find("sft")[1], config_of("sft", folder, 2), folder / "failing")
+    execute("sft", find("sft")[1], config_of("sft", folder, 2, **FULL), folder / "failing")
+
+
+def main(folder: Path) -> None:
+    with under("ddp"):
+        for name in UNDER_DDP:
+            train_case(name, folder, "ddp")
+        diverge(folder, "ddp")
+    with under("fsdp2"):
+        for name in CASES:
+            train_case(name, folder, "fsdp2")
+        distil(folder, "fsdp2")
+        slices_of_adapters(folder)
+        diverge(folder, "fsdp2")
+        run = several(folder, "fsdp2")
+        if is_main_process():
+            stopped(run, folder / "stopped")
+        torch.distributed.barrier()
+    with under("ddp"):
+        fail_in_the_second_process(folder)
+
+
+def several(folder: Path, recipe: str) -> Run:
+    """Four steps over sixteen records, with checkpoints between them."""
+    processes = 1 if recipe == "one" else 2
+    data = [str(folder / "more.jsonl")]
+    return train("sft", folder / f"several-{recipe}", folder, processes, **{**SEVERAL, "data": data})
+
+
+def again(folder: Path) -> Run:
+    """Goes on with what `stopped` left of two processes."""
+    config = {**SEVERAL, "data": [str(folder / "more.jsonl")]}
+    return train("sft", folder / "stopped", folder, 2, **config)
+
+
+def stopped(run: Run, folder: Path) -> None:
+    """A copy of a run as it was after its second step."""
+    shutil.copytree(run.path, folder)
+    copy = Run(folder)
+    shutil.rmtree(copy.checkpoints / "train" / "checkpoint-4")
+    shutil.rmtree(copy.model)
+    (copy.artefacts / "train.json").unlink()
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    train(where, int(os.environ["WORLD_SIZE"]))
-    fail_in_the_second_process(where)
+    main(Path(sys.argv[1]))
     end_processes()

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import accelerate.state
 import pytest
 import torch
+import yaml
 from accelerate import PartialState
 from safetensors.torch import load_file as load_tensors
 from torch import nn
 
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
+from coalign.training.distributed import sharding
+from coalign.training.distributed.recipes import accelerate_configuration
 from coalign.training.processes import arrangement, assert_group
 from tests.training import in_processes
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Three trainings in two gloo processes, then one in which the second fails; and the same three in this process."""
+    """Trainings in two gloo processes under two recipes, the last of which fails in the second process."""
     folder = tmp_path_factory.mktemp("launched")
     in_processes.material(folder)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no"]
-    launcher += ["--num_processes", "2", "--num_machines", "1", "--dynamo_backend", "no"]
+    configuration = folder / "accelerate.yaml"
+    configuration.write_text(yaml.safe_dump(accelerate_configuration("fsdp2", 2)))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([os.getcwd(), os.path.join(os.getcwd(), "src")]),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
+    starter = ["-m", "coalign.training.distributed.starter", "--config_file", str(configuration)]
     ended = subprocess.run(
-        [*launcher, "--main_process_port", "0", "-m", "tests.training.in_processes", str(folder)],
+        [sys.executable, *starter, "-m", "tests.training.in_processes", str(folder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -44,44 +51,104 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     at = time.time()
     assert (folder / "failed").exists(), ended.stderr[-9000:]
-    return SimpleNamespace(folder=folder, ended=ended, at=at, alone=in_processes.train(folder, 1))
+    return SimpleNamespace(folder=folder, ended=ended, at=at)
 
 
-@pytest.mark.parametrize("method", in_processes.METHODS)
-def test_two_processes_make_the_step_of_one(launched: SimpleNamespace, method: str) -> None:
-    alone, shared = launched.alone[method], Run(launched.folder / f"{method}-2")
-    (one,), (two,) = ([row for row in run.events("train") if "loss" in row] for run in (alone, shared))
+@pytest.fixture(scope="module")
+def alone(launched: SimpleNamespace) -> Callable[[str], Run]:
+    """A case in this process, made once."""
+
+    @functools.cache
+    def case(name: str) -> Run:
+        if name == "distilled":
+            return in_processes.distil(launched.folder, "one")
+        return in_processes.train_case(name, launched.folder, "one")
+
+    return case
+
+
+def weights_of(run: Run) -> dict[str, torch.Tensor]:
+    files = sorted(run.model.glob("*.safetensors"))
+    return {name: value for path in files for name, value in load_tensors(path).items()}
+
+
+SHARED = [(name, "ddp") for name in in_processes.UNDER_DDP] + [
+    (name, "fsdp2") for name in (*in_processes.CASES, "distilled")
+]
+
+
+@pytest.mark.parametrize(("name", "recipe"), SHARED)
+def test_two_processes_make_the_step_of_one(
+    launched: SimpleNamespace, alone: Callable[[str], Run], name: str, recipe: str
+) -> None:
+    one_run, run = alone(name), Run(launched.folder / f"{name}-{recipe}")
+    (one,), (two,) = (
+        [row for row in each.events("train") if "loss" in row and "grad_norm" in row]
+        for each in (one_run, run)
+    )
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
-    assert one["grad_norm"] > in_processes.STEP["max_grad_norm"], "the step is one of clipped gradients"
+    assert name == "distilled" or one["grad_norm"] > in_processes.STEP["max_grad_norm"], "clipped"
     before = load_tensors(launched.folder / "tiny" / "model.safetensors")
-    first, second = (
-        {
-            name: value
-            for path in sorted(run.model.glob("*.safetensors"))
-            for name, value in load_tensors(path).items()
-        }
-        for run in (alone, shared)
-    )
+    first, second = weights_of(one_run), weights_of(run)
     assert first.keys() == second.keys()
     assert any(name not in before or not torch.equal(value, before[name]) for name, value in first.items())
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6, msg=name)
-    assert [run.events("processes")[0]["arrangement"] for run in (alone, shared)] == [
-        "one process",
-        "DDP over 2 processes, each with the whole model",
-    ]
+    assert sorted(path.name for path in one_run.model.iterdir()) == sorted(
+        path.name for path in run.model.iterdir()
+    )
+
+
+@pytest.mark.parametrize(("name", "recipe"), SHARED)
+def test_the_plan_says_what_the_processes_became(launched: SimpleNamespace, name: str, recipe: str) -> None:
+    (event,) = Run(launched.folder / f"{name}-{recipe}").events("processes")
+    if recipe == "ddp":
+        assert event["arrangement"] == "DDP over 2 processes, each with the whole model"
+    else:
+        found = re.fullmatch(
+            r"FSDP2 over 2 processes, (\d+) of (\d+) parameters sharded", event["arrangement"]
+        )
+        assert found, event
+        assert int(found[1]) == int(found[2]) > 0
+    told = " ".join(launched.ended.stderr.split())
+    assert event["arrangement"] in told
+    assert "a process waits at most 30:00 for the others, then all end" in told
+
+
+def test_a_checkpoint_of_two_processes_is_in_parts_and_one_goes_on_with_it(launched: SimpleNamespace) -> None:
+    undisturbed = Run(launched.folder / "several-fsdp2")
+    checkpoint = undisturbed.checkpoints / "train" / "checkpoint-2"
+    parts = checkpoint / sharding.WEIGHTS_IN_PARTS
+    assert {path.name for path in parts.iterdir()} == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    assert not list(checkpoint.glob("*.safetensors"))
+    run = in_processes.again(launched.folder)
+    rows, expected = (
+        {row["step"]: row["loss"] for row in each.events("train") if "loss" in row}
+        for each in (run, undisturbed)
+    )
+    assert rows == pytest.approx(expected, rel=1e-5)
+    assert [row["done"] for row in run.events("plan")] == [0, 2]
+    assert [row["batch_size"] for row in run.events("plan")] == [8, 8], "records of a step, as before"
+    first, second = weights_of(undisturbed), weights_of(run)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("recipe", ["ddp", "fsdp2"])
+def test_a_loss_that_is_no_number_is_found_by_all(launched: SimpleNamespace, recipe: str) -> None:
+    first, second = ((launched.folder / f"diverged-{recipe}-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.startswith("The loss is NaN or infinite after step 0, in the batch of records ")
 
 
 def test_a_process_that_fails_ends_all(launched: SimpleNamespace) -> None:
-    assert launched.ended.returncode != 0
+    assert launched.ended.returncode == 1
     assert "RuntimeError: only here" in launched.ended.stderr
+    assert "Process 1 ended with exit code 1; the others were ended." in launched.ended.stderr
+    assert "ChildFailedError" not in launched.ended.stderr
     assert launched.at - float((launched.folder / "failed").read_text()) < 10
     assert Run(launched.folder / "failing").state != "done"
-
-
-def test_the_plan_says_what_the_processes_became(launched: SimpleNamespace) -> None:
-    assert launched.ended.stderr.count("DDP over 2 processes") == 3, "once for each training"
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

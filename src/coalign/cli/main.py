@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -64,6 +65,10 @@ COMMANDS = {
 """Command to (where it is, one line of help)."""
 
 INTERRUPTED = 130
+ERROR_DELAY = 3.0
+"""Seconds in which a launcher ends the other processes once the first has failed."""
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""In what the operations of a group say once another of its processes is gone."""
 OF_PATHS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
     *(errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
@@ -158,9 +163,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("COALIGN_TRACEBACK") == "1":
             raise
+        _let_another_tell(error)
         click.echo(f"Error: {redacted(_message(error) or told(error))}", err=True)
         code = getattr(error, "exit_code", 1) if isinstance(error, CoalignError) else 1
     sys.exit(code if type(code) is int else 0)
+
+
+def _let_another_tell(error: Exception) -> None:
+    """Under a launcher an error that all processes share is told once: the first process tells it, and the launcher ends the
+    others while they wait here. One that only this process has is told a little later; that another one is gone, last.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if any(sign in str(error) for sign in LOST):
+        time.sleep(2 * ERROR_DELAY)
+    elif os.environ.get("RANK", "0") != "0":
+        time.sleep(ERROR_DELAY)
 
 
 def _message(error: Exception) -> str | None:

@@ -43,14 +43,14 @@ class Progress(Protocol):
 
 @contextlib.contextmanager
 def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progress]:
-    """Show the progress of the work in the block.
+    """Show the progress of the work in the block; of several processes under a launcher the first shows its own.
 
     Args:
         total: units of work; None when it is not known.
         label: what is being done.
         unit: what is counted, in the singular; the rate is shown in units per second.
     """
-    if os.environ.get("COALIGN_PROGRESS") == "0":
+    if os.environ.get("COALIGN_PROGRESS") == "0" or os.environ.get("RANK", "0") != "0":
         yield _Silent()
     elif sys.stderr.isatty():
         with _terminal(total, label, unit) as bar:

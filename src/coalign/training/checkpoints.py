@@ -4,15 +4,25 @@ seed and epoch alone.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import Sampler
 
+from coalign.core.errors import ConfigError
+from coalign.core.files import write_json
+from coalign.core.runs import is_main_process
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+STEP = "step.json"
+"""In a checkpoint: the records of an optimizer step, over accumulation and processes."""
 COMPLETE = "complete"
 """Marker file of a checkpoint that was written to its end."""
 
@@ -25,12 +35,15 @@ class WholeCheckpoints:
 
     args: Any
     state: Any
+    accelerator: Any
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
             self.save_more(folder)
+            write_json(folder / STEP, {"records": step_records(self.args)})
             (folder / COMPLETE).touch()
 
     def save_more(self, folder: Path) -> None:
@@ -111,8 +124,37 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def resume_point(folder: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones are removed."""
-    for path in folder.glob("checkpoint-*"):
+    """The newest whole checkpoint; half-written ones are removed, by the first process."""
+    for path in folder.glob("checkpoint-*") if is_main_process() else ():
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
     return last_checkpoint(folder)
+
+
+def step_records(arguments: TrainingArguments) -> int:
+    """Records of an optimizer step, over accumulation and processes."""
+    micro_batch = arguments.per_device_train_batch_size * arguments.world_size
+    return micro_batch * arguments.gradient_accumulation_steps
+
+
+def keep_step(arguments: TrainingArguments, checkpoint: Path | None) -> None:
+    """Let the steps of a training that goes on hold as many records as those of its checkpoint, however many processes share
+    them now: by its accumulation, else by smaller batches.
+
+    Raises:
+        ConfigError: the processes cannot share these records evenly.
+    """
+    if checkpoint is None or not (checkpoint / STEP).exists():  # of earlier versions
+        return
+    records = json.loads((checkpoint / STEP).read_text(encoding="utf-8"))["records"]
+    if records == step_records(arguments):
+        return
+    if records % arguments.world_size:
+        raise ConfigError(
+            f"The steps of {checkpoint} hold {records} records, which {arguments.world_size} processes cannot share evenly.",
+            hint="Start a number of processes that divides them.",
+        )
+    share = records // arguments.world_size
+    batch = max(size for size in range(1, arguments.per_device_train_batch_size + 1) if share % size == 0)
+    arguments.per_device_train_batch_size = batch
+    arguments.gradient_accumulation_steps = share // batch

@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from coalign.core.runs import is_main_process
 from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.training.batches import Example
-from coalign.training.checkpoints import resume_point
+from coalign.training.checkpoints import keep_step, resume_point
 from coalign.training.examples import prepare_job
 from coalign.training.job import FitResult, Job
 from coalign.training.module_trainer import training_arguments
@@ -48,6 +47,7 @@ def fit(
     checkpoint = resume_point(folder)
     arguments = training_arguments(options, folder, model, n_eval=len(held_out))
     assert_group(len(prepared.examples))
+    keep_step(arguments, checkpoint)
     _share_pad_token(model, tokenizer)
     monitor = Monitor(run, name, quiet=quiet)
     if is_main_process():
@@ -91,14 +91,14 @@ def fit(
 def _with_reference(
     parts: Sequence[Sequence[Example]], model: nn.Module, reference: nn.Module | None
 ) -> list[list[Example]]:
-    """The examples with reference log-probabilities; the first process computes, the others read its file."""
+    """The examples with reference log-probabilities, which all processes compute together."""
     training = model.training
     adapter = (
         disabled_adapter(model) if reference is None and has_adapter(model) else contextlib.nullcontext()
     )
     frozen = (reference if reference is not None else model).eval()
     try:
-        with PartialState().main_process_first(), adapter:
+        with adapter:
             return [with_reference(part, frozen) for part in parts]
     finally:
         model.train(training)

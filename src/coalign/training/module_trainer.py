@@ -30,6 +30,7 @@ from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.training.checkpoints import WholeCheckpoints
+from coalign.training.distributed.trainer_part import OverProcesses
 from coalign.training.objective import Losses
 from coalign.training.processes import own_batches
 from coalign.training.task import Batch, DivergedError, Task
@@ -47,7 +48,7 @@ START_LOSSES, LOSSES = "before_losses.json", "held_out_losses.json"
 """Beside the checkpoints: losses of single held-out records, of the start model and of the last evaluation."""
 
 
-class ModuleTrainer(WholeCheckpoints, Trainer):
+class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
     """Trains any module on a `Task`.
 
     Args:
@@ -91,6 +92,7 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         together = Together(run, name, quiet=quiet)
         for one in (together, self._bar, RunEvents(run, name), monitor, *shown, Hooks(self)):
             self.add_callback(one)
+        self.watch_group(name)
 
     def before(self, path: Path) -> dict[str, float]:
         """Metrics of the start model on the held-out examples; kept in a file, because a resumed run has no start model."""
@@ -119,16 +121,18 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         """
         noise = embedding_noise(cast(nn.Module, self.model), self.args.neftune_noise_alpha)
         try:
-            with noise:
+            with self.in_parts(), noise:
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                rows, last = self.state.log_history, self.state.global_step
+                if self.eval_dataset is not None and not any(
+                    row.get("step") == last and "eval_loss" in row for row in rows
+                ):
+                    self.evaluate()
         finally:
             self._bar.close()
-        rows, last = self.state.log_history, self.state.global_step
-        if self.eval_dataset is not None and not any(
-            row.get("step") == last and "eval_loss" in row for row in rows
-        ):
-            self.evaluate()
-        return [{key: value for key, value in row.items() if key != "epoch"} for row in rows]
+        return [
+            {key: value for key, value in row.items() if key != "epoch"} for row in self.state.log_history
+        ]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """An order that depends on the seed and the epoch alone, not on how many processes share it."""
@@ -175,8 +179,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         """This process's share of the step's loss, times the number of processes (DDP averages gradients).
 
         Raises:
-            DivergedError: the loss is NaN or infinite (`_get_grad_norm`: or a gradient); a checkpoint of the last good
-                step is written first.
+            DivergedError: the loss of any process is NaN or infinite (`_get_grad_norm`: or a gradient), on all of them; a
+                checkpoint of the last good step is written first.
         """
         ids = inputs.get("ids", [])
         if model.training:
@@ -185,8 +189,9 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         if num_items_in_batch is None:
             num_items_in_batch = self.task.count(inputs)
         loss = _normalised(output.losses, num_items_in_batch)
-        if not math.isfinite(float(loss.detach())):
-            self._stop_diverged("The loss", ids)
+        finite = math.isfinite(float(loss.detach()))
+        if self.anywhere(not finite):
+            self._stop_diverged("The loss", self.together([] if finite else ids))
         if model.training:
             _add(self._sums, output.metrics)
         loss = loss * self.accelerator.num_processes
@@ -201,7 +206,7 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         model.eval()
         sums = _no_sums()
         single = RecordLosses(self.accelerator.process_index, self.accelerator.num_processes)
-        with torch.no_grad():
+        with self.doing("evaluates"), torch.no_grad():
             for inputs, counts in own_batches(
                 data,
                 self.args.per_device_eval_batch_size,
@@ -283,7 +288,8 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
             "total": self._total_loss_scalar,
             "sums": sums,
         }
-        super()._save_checkpoint(model, trial)
+        with self.doing("writes a checkpoint"):
+            super()._save_checkpoint(model, trial)
 
     def save_more(self, folder: Path) -> None:
         """What the task keeps from step to step, and what was summed up since the last log line."""
@@ -319,9 +325,11 @@ class ModuleTrainer(WholeCheckpoints, Trainer):
         """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
         them, also where the loss still is a number.
         """
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if hasattr(norm, "full_tensor"):  # of parts: a number on each process until they are added up
+            norm = norm.full_tensor()
         if norm is not None and not math.isfinite(float(norm)):
-            self._stop_diverged("A gradient", self._step_ids)
+            self._stop_diverged("A gradient", self.together(self._step_ids))
         self._step_ids = []
         return norm
 

@@ -67,7 +67,7 @@ def fit_module(
     """
     from transformers import set_seed
 
-    from coalign.training.checkpoints import resume_point
+    from coalign.training.checkpoints import keep_step, resume_point
     from coalign.training.module_trainer import ModuleTrainer, training_arguments
     from coalign.training.processes import assert_group
     from coalign.training.watch.monitor import Monitor
@@ -79,6 +79,7 @@ def fit_module(
     checkpoint = resume_point(folder)
     settings = training_arguments(options, folder, model, n_eval=len(held_out), **arguments)
     assert_group(len(examples))
+    keep_step(settings, checkpoint)
     if is_main_process():
         plan = module_plan(task.name, len(examples), len(held_out), settings, model, checkpoint=checkpoint)
         show_plan(task.planned(plan), run, name, quiet=quiet)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from coalign.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import nn
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -108,12 +110,14 @@ def over_processes(value: int) -> int:
     from accelerate import PartialState
     from accelerate.utils import reduce
 
+    if process_count() == 1:
+        return value
     counted = torch.tensor(value, device=PartialState().device)
     return int(cast(Any, reduce(counted, reduction="sum")))
 
 
-def gathered(values: Sequence[float]) -> list[float]:
-    """The numbers of all processes, one after the other; to be called by each of them."""
+def gathered(values: Sequence[T]) -> list[T]:
+    """The values of all processes, one after the other; to be called by each of them."""
     from accelerate.utils import gather_object
 
     return list(gather_object(list(values)))

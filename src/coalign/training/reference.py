@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from coalign.core.cache import cache_root
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
+from coalign.core.runs import is_main_process
 from coalign.models.devices import autocast_of
 from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.training.batches import Example, responses_of_examples
+from coalign.training.processes import gathered, over_processes
 
 
 def with_reference(
@@ -32,7 +34,8 @@ def with_reference(
     folder: Path | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[Example]:
-    """The examples with the token log-probabilities of their responses under `reference`.
+    """The examples with the token log-probabilities of their responses under `reference`; to be called by every process of a
+    group, which share the work.
 
     Args:
         examples: what will be trained or evaluated on.
@@ -45,14 +48,30 @@ def with_reference(
     if not examples:
         return []
     path = (folder or cache_root() / "reference") / f"{_key(examples, reference)}.safetensors"
-    if path.exists():
-        token_logps = load_file(path)["token_logps"]
+    if over_processes(int(not path.exists())):
+        token_logps = _score_together(examples, reference, batch_tokens)
+        if is_main_process():
+            with atomic_path(path) as temporary:
+                save_file({"token_logps": token_logps}, temporary)
     else:
-        token_logps = _score(examples, reference, batch_tokens)
-        with atomic_path(path) as temporary:
-            save_file({"token_logps": token_logps}, temporary)
+        token_logps = load_file(path)["token_logps"]
     pieces = iter(torch.split(token_logps, [count for one in examples for count in one.counts()]))
     return [replace(one, reference=tuple(next(pieces) for _ in one.counts())) for one in examples]
+
+
+def _score_together(examples: Sequence[Example], reference: nn.Module, batch_tokens: int) -> Tensor:
+    """Each process scores a share of the examples, and all have all of it."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return _score(examples, reference, batch_tokens)
+    own = range(state.process_index, len(examples), state.num_processes)
+    share = [examples[index] for index in own]
+    scored = _score(share, reference, batch_tokens) if share else torch.zeros(0)
+    pieces = torch.split(scored, [sum(one.counts()) for one in share])
+    found = dict(gathered(list(zip(own, pieces, strict=True))))
+    return torch.cat([found[index] for index in range(len(examples))])
 
 
 def _score(examples: Sequence[Example], reference: nn.Module, batch_tokens: int) -> Tensor:

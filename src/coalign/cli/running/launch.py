@@ -13,6 +13,7 @@ import yaml
 
 from coalign.core.errors import ConfigError
 from coalign.core.runs import new_run_path
+from coalign.training.distributed.recipes import RECIPES, Recipe, accelerate_configuration
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -20,19 +21,34 @@ from coalign.core.runs import new_run_path
     "--processes", type=click.IntRange(2), required=True, metavar="N", help="Processes; on GPUs one for each."
 )
 @click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default="ddp",
+    show_default=True,
+    help="ddp: each process holds the whole model. fsdp2: weights, gradients and optimizer are in parts, one on each.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Start all processes again so often after one has failed; the run goes on at its last checkpoint.",
+)
+@click.option(
     "--print-config",
     is_flag=True,
     help="Print the configuration of accelerate and the command, start nothing.",
 )
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- run METHOD ...")
-def launch(processes: int, print_config: bool, words: tuple[str, ...]) -> None:
+def launch(
+    processes: int, recipe: Recipe, max_restarts: int, print_config: bool, words: tuple[str, ...]
+) -> None:
     """Start `coalign run METHOD ...` in N processes of this machine, through `accelerate launch`.
 
-    Each process holds the whole model and takes its share of every step (DDP). A step holds --batch-size records of every
-    process: divide it by N for the steps of one process. On a CPU each process works with the threads that
-    OMP_NUM_THREADS says, by default one.
+    Each process takes its share of every step. A step holds --batch-size records of every process: divide it by N for the
+    steps of one process. On a CPU each process works with the threads that OMP_NUM_THREADS says, by default one.
 
-    Example: coalign launch --processes 2 -- run dpo --data pairs.jsonl --batch-size 4 --out runs/pairs
+    Example: coalign launch --recipe fsdp2 --processes 2 -- run dpo --data pairs.jsonl --batch-size 4 --out runs/pairs
     """
     from coalign.cli.running.run import command
     from coalign.core.cache import cache_root
@@ -48,9 +64,13 @@ def launch(processes: int, print_config: bool, words: tuple[str, ...]) -> None:
     kind = _device(config, processes)
     if own.make_context(method, [*given]).params["out"] is None:
         given += ["--out", str(new_run_path(method))]  # one folder for all processes
-    settings = yaml.safe_dump(configuration(processes), sort_keys=False)
-    file = cache_root() / "launch" / f"ddp-{processes}.yaml"
-    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    folder = cache_root() / "launch"
+    file = folder / f"{recipe}-{processes}.yaml"
+    settings = yaml.safe_dump(accelerate_configuration(recipe, processes), sort_keys=False)
+    line = [sys.executable, "-m", "coalign.training.distributed.starter", "--config_file", str(file)]
+    if max_restarts:
+        # The static rendezvous hands a second start the addresses of the first.
+        line += ["--max_restarts", str(max_restarts), "--rdzv_backend", "c10d"]
     line += ["-m", "coalign", "run", method, *given]
     if print_config:
         click.echo(settings, nl=False)
@@ -58,33 +78,18 @@ def launch(processes: int, print_config: bool, words: tuple[str, ...]) -> None:
             f"# {'ACCELERATE_USE_CPU=true ' if kind == 'cpu' else ''}accelerate launch {shlex.join(line[3:])}"
         )
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(file, settings)
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", "1")
+    if max_restarts:
+        environment["PET_RDZV_ENDPOINT"] = "localhost:0"  # any free port
     if kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
     sys.stdout.flush()
     if os.name == "posix":  # signals then reach the launcher itself, which ends its processes
         os.execve(sys.executable, line, environment)
     sys.exit(subprocess.call(line, env=environment))
-
-
-def configuration(processes: int) -> dict[str, Any]:
-    """What `accelerate launch --config_file` takes. Its `MULTI_GPU` is what starts several processes at all, on a CPU too:
-    with `use_cpu` it starts one, however many are asked for. Formats of numbers are the run's own choice.
-    """
-    return {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_GPU",
-        "num_processes": processes,
-        "num_machines": 1,
-        "machine_rank": 0,
-        "main_process_port": 0,
-        "mixed_precision": "no",
-        "dynamo_backend": "NO",
-        "use_cpu": False,
-    }
 
 
 def _device(config: Any, processes: int) -> str:

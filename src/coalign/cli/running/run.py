@@ -81,7 +81,8 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     if out is None or not (out / "status.json").exists():
         _assert_names(config)
     folder = Run.start(out or new_run_path(name), name, config, seed=getattr(config, "seed", None))
-    click.echo(f"Run folder: {folder.path}", err=True)
+    if is_main_process():
+        click.echo(f"Run folder: {folder.path}", err=True)
     advice = f"To continue, give the same options and --out {shlex.quote(str(folder.path))}"
     with true_status(folder, advice):
         load_deferred()

@@ -23,6 +23,7 @@ from coalign.models.files.places import told
 from coalign.models.files.saving import saved_format
 from coalign.models.options import ModelOptions
 from coalign.report.format import number
+from coalign.training.checkpoints import step_records
 from coalign.training.examples import Prepared
 from coalign.training.options import TrainingOptions
 from coalign.training.processes import arrangement
@@ -144,14 +145,13 @@ def module_plan(
         checkpoint: that is continued.
     """
     weight = next(model.parameters())
-    micro_batch = arguments.per_device_train_batch_size * arguments.world_size
     return Plan(
         objective=objective,
         records=records,
         held_out=held_out,
         steps=optimizer_steps(records, arguments),
         done=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
-        batch_size=micro_batch * arguments.gradient_accumulation_steps,
+        batch_size=step_records(arguments),
         learning_rate=arguments.learning_rate,
         schedule=str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
         device=describe_device(weight.device, weight.dtype) + products_of(model),
@@ -237,7 +237,8 @@ class Together(TrainerCallback):
             return
         self.run.log("processes", stage=self.name, arrangement=text)
         if args.world_size > 1 and not self.quiet:
-            print_lines("", [("Processes", text)])
+            limit = f"a process waits at most {duration(args.ddp_timeout)} for the others, then all end"
+            print_lines("", [("Processes", text), ("Time limit", limit)])
 
 
 class Estimate(TrainerCallback):

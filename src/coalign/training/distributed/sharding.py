@@ -1,0 +1,152 @@
+"""Models in parts: FSDP2 also on a CPU, checkpoints in parts that any number of processes reads, and whole weights again.
+
+accelerate shards (`torch.distributed.fsdp.fully_shard`) only on GPUs: on a CPU it would train each process's whole model
+as DDP, without a word. What it does there works on a CPU too once its state says so, which `shard_on_cpu` sees to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from coalign.core.errors import ConfigError
+from coalign.models.adapters import has_adapter
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+WEIGHTS_IN_PARTS = "pytorch_model_fsdp_0"
+OPTIMIZER_IN_PARTS = "optimizer_0"
+"""Folders of a checkpoint that accelerate writes by `torch.distributed.checkpoint`."""
+
+
+def shard_on_cpu(trainer: Any) -> None:
+    """Let accelerate shard a model on a CPU where FSDP2 was asked for; to be called once its state is made."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state: Any = AcceleratorState()
+    if (
+        os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true"
+        or state.distributed_type is not DistributedType.MULTI_CPU
+    ):
+        return
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise ConfigError("FSDP was asked for without fsdp_version: 2.", hint="FSDP1 needs GPUs.")
+    cast(Any, AcceleratorState)._shared_state.update(
+        distributed_type=DistributedType.FSDP, fsdp_plugin=plugin
+    )
+    trainer.is_fsdp_enabled = True
+
+
+def fit_plugin(accelerator: Any, model: nn.Module) -> None:
+    """Shard block by block where the model says what its blocks are, else as one."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        known = {type(module).__name__ for module in model.modules()}
+        blocks = [name for name in getattr(model, "_no_split_modules", None) or () if name in known]
+        plugin.transformer_cls_names_to_wrap = blocks or None
+        if not blocks:
+            plugin.auto_wrap_policy = None
+
+
+@contextlib.contextmanager
+def whole_again(model: nn.Module, *, sharded: bool) -> Iterator[None]:
+    """After the block `model`, in place, is what it was before it was cut into parts in the block, with the weights that it
+    has now, on each process. To be entered and left by all of them; after an error nothing is gathered.
+
+    Args:
+        sharded: whether it will be cut at all.
+    """
+    if not sharded:
+        yield
+        return
+    before = [(module, type(module), dict(module.__dict__)) for module in model.modules()]
+    hooks = [
+        {name: value.copy() for name, value in had.items() if "hooks" in name and isinstance(value, dict)}
+        for _, _, had in before
+    ]
+    yield
+    _gather(model)
+    for (module, kind, had), registered in zip(before, hooks, strict=True):
+        module.__class__ = kind
+        for name in set(vars(module)) - set(had):
+            delattr(module, name)
+        for name, value in registered.items():
+            setattr(module, name, value)
+        _forget(module)
+
+
+def _gather(model: nn.Module) -> None:
+    """Put whole parameters in the place of parts; shared ones stay shared."""
+    from torch.distributed.tensor import DTensor
+
+    made: dict[int, nn.Parameter] = {}
+    kept = []  # an identity is one as long as its object lives
+    for module in model.modules():
+        for name, one in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if not isinstance(one, DTensor):
+                continue
+            if id(one) not in made:
+                kept.append(one)
+                with torch.no_grad():
+                    whole = one.full_tensor().detach().clone()
+                made[id(one)] = nn.Parameter(whole, requires_grad=one.requires_grad)
+            setattr(module, name, made[id(one)])
+
+
+def _forget(module: nn.Module) -> None:
+    """Torch remembers that it sharded a module, and refuses to do it again."""
+    from torch.distributed import _composable_state
+
+    cast(Any, _composable_state)._module_state_mapping.pop(module, None)
+
+
+def in_parts(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written in parts by FSDP2."""
+    return (checkpoint / WEIGHTS_IN_PARTS).is_dir()
+
+
+def assert_readable(checkpoint: Path, *, fsdp: bool) -> None:
+    """Refuse to continue in parts from a checkpoint of whole models.
+
+    Raises:
+        ConfigError: the message says which recipe reads it.
+    """
+    if fsdp and not in_parts(checkpoint):
+        raise ConfigError(
+            f"{checkpoint} was written by whole models, which the recipe fsdp2 cannot read.",
+            hint="Continue with `coalign launch --recipe ddp`, or in one process.",
+        )
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Weights that were saved in parts into a whole model."""
+    import torch.distributed.checkpoint as parts
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    adapted = has_adapter(model)
+    weights: Any = get_peft_model_state_dict(cast(Any, model)) if adapted else model.state_dict()
+    state = {"model": weights}
+    parts.load(state, storage_reader=parts.FileSystemReader(checkpoint / WEIGHTS_IN_PARTS))
+    if adapted:
+        set_peft_model_state_dict(model, state["model"])
+    else:
+        model.load_state_dict(state["model"])
+
+
+def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
+    """The state of an optimizer that was saved in parts, into one of a whole model."""
+    import torch.distributed.checkpoint as parts
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+    parts.load(state, storage_reader=parts.FileSystemReader(checkpoint / OPTIMIZER_IN_PARTS))
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])

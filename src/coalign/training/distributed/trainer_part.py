@@ -1,0 +1,129 @@
+"""What a trainer does otherwise beyond one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.trainer import SCHEDULER_NAME
+
+from coalign.core.errors import ConfigError
+from coalign.models.modules import evaluation
+from coalign.training.distributed.group_watch import GroupError, GroupWatch, watch_group
+from coalign.training.distributed.sharding import (
+    assert_readable,
+    fit_plugin,
+    in_parts,
+    load_optimizer,
+    load_weights,
+    shard_on_cpu,
+    whole_again,
+)
+from coalign.training.processes import gathered, over_processes
+from coalign.training.task import Task
+
+
+class OverProcesses:
+    """Part of a `transformers.Trainer`, before it in the bases: models in parts, and what all processes must agree about."""
+
+    args: Any
+    state: Any
+    model: Any
+    accelerator: Any
+    optimizer: Any
+    lr_scheduler: Any
+    train_dataset: Any
+    data_collator: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    group: GroupWatch | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        shard_on_cpu(self)
+
+    def watch_group(self, name: str) -> None:
+        """Watch over the other processes while this one trains; see `coalign.training.distributed.group_watch`."""
+        self.group = watch_group(self.args, name)
+        if self.group:
+            cast(Any, self).add_callback(self.group)
+
+    def doing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """The block does what the other processes may have to wait for."""
+        return self.group.doing(what) if self.group else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def in_parts(self) -> Iterator[None]:
+        """The block trains, with a model that may be cut into parts; after it the model is whole, on each process.
+
+        Raises:
+            ConfigError: the task changes weights between steps, and they are in parts.
+            GroupError: another process left its loop early, and an operation of all of them failed.
+        """
+        cut = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if cut:
+            self._assert_can_cut()
+            self._rehearse()
+        try:
+            with whole_again(cast(nn.Module, self.model), sharded=cut):
+                yield
+        except RuntimeError as error:
+            reason = self.group.gone() if self.group else None
+            if reason:
+                raise GroupError(reason) from error
+            raise
+        finally:
+            if self.group:
+                self.group.leave()
+
+    def _assert_can_cut(self) -> None:
+        task: Any = cast(Any, self).task
+        if type(task).after_step is not Task.after_step:
+            raise ConfigError(
+                f"{task.name} works on the weights between two steps, which needs them whole in each process.",
+                hint="Start it with --recipe ddp.",
+            )
+
+    def _rehearse(self) -> None:
+        """A first batch through the whole model. Engines try out once what a model can do, and can do that only with a whole
+        one. Nothing random is used up.
+        """
+        task: Any = cast(Any, self).task
+        batch = cast(Any, self)._prepare_inputs(self.data_collator([self.train_dataset[0]]))
+        with torch.random.fork_rng(), torch.no_grad(), evaluation(self.model):
+            task.loss(self.model, batch, self.state)
+
+    def _prepare_for_training(self, *given: Any, **named: Any) -> Any:
+        if self.is_fsdp_enabled:
+            fit_plugin(self.accelerator, self.model)
+        return super()._prepare_for_training(*given, **named)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        assert_readable(folder, fsdp=self.is_fsdp_enabled)
+        if in_parts(folder) and not self.is_fsdp_enabled:
+            load_weights(self.model if model is None else model, folder)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and in_parts(Path(checkpoint)) and not self.is_fsdp_enabled:
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+            load_optimizer(self.model, optimizer, Path(checkpoint))
+            self.lr_scheduler.load_state_dict(
+                torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            )
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+
+    def anywhere(self, found: bool) -> bool:
+        """Whether any process found something; to be called by each of them."""
+        return over_processes(int(found)) > 0
+
+    def together(self, ids: Sequence[str]) -> list[str]:
+        """The names of all processes, each once; to be called by each of them."""
+        return list(dict.fromkeys(gathered(ids)))
