@@ -33,14 +33,14 @@ test-slow: setup  ## Run also the tests that need minutes or the default model
 	@$(BIN)/python -m pytest -n 1 -m slow
 
 lint: setup  ## Format check, lint, types, import rules
-	@$(BIN)/ruff format --check src tests benchmarks docs
-	@$(BIN)/ruff check src tests benchmarks docs
+	@$(BIN)/ruff format --check src tests benchmarks docs shipped
+	@$(BIN)/ruff check src tests benchmarks docs shipped
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 
 format: setup  ## Format and fix what can be fixed
-	@$(BIN)/ruff format src tests benchmarks docs
-	@$(BIN)/ruff check --fix src tests benchmarks docs
+	@$(BIN)/ruff format src tests benchmarks docs shipped
+	@$(BIN)/ruff check --fix src tests benchmarks docs shipped
 
 vectors: setup  ## Check the numeric cores against the expected numbers in tests/vectors/data
 	@$(BIN)/python -m tests.vectors tests/vectors/data/*.json

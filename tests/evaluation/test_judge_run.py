@@ -249,3 +249,46 @@ def test_the_command_shows_templates_and_requests(
     refused = coalign("judge", "--data", "absent.jsonl")
     assert refused.code == 1
     assert "Traceback" not in refused.err
+
+
+def test_two_files_of_responses_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
+    ours = [
+        {"id": name, "prompt": text, "response": f"ours {name}"}
+        for name, text in (("a", "1?"), ("b", "2?"), ("c", "1?"))
+    ]
+    theirs = [
+        {"prompt": text, "response": f"theirs {number}"}
+        for number, text in enumerate(("1?", "3?", "1?", "2?"))
+    ]
+    first, second = (
+        write_rows(tmp_path / f"{name}.jsonl", rows) for name, rows in (("ours", ours), ("theirs", theirs))
+    )
+    config = build(Config, {"data": str(first), "against": str(second), "limit": 3})
+    found = judge_run.configured_items(config)
+    assert found.kind == "pairs"
+    assert [one.id for one in found.items] == ["a", "b", "c"]
+    assert [one.responses for one in found.items] == [
+        ("ours a", "theirs 0"),
+        ("ours b", "theirs 3"),
+        ("ours c", "theirs 2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ([{"prompt": "2?", "response": "x"}], "no response to 1 of the 1 prompts"),
+        ([{"prompt": "1?", "response_a": "x", "response_b": "y"}], "it holds pairs already"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_named(
+    tmp_path: Path, theirs: list[dict[str, str]], said: str
+) -> None:
+    first = write_rows(tmp_path / "ours.jsonl", [{"prompt": "1?", "response": "x"}])
+    second = write_rows(tmp_path / "theirs.jsonl", theirs)
+    with pytest.raises(DataError, match=said):
+        judge_run.configured_items(build(Config, {"data": str(first), "against": str(second)}))
+    with pytest.raises(ConfigError, match="pair_columns has no effect with against"):
+        judge_run.configured_items(
+            build(Config, {"data": str(first), "against": str(first), "pair_columns": ["a", "b"]})
+        )

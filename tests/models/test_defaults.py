@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -250,6 +252,23 @@ def test_the_offline_switch_is_honoured_and_a_silent_hub_does_not_hang(monkeypat
     assert defaults.hub_problem(0.2) == said
     assert time.monotonic() - started < 5
     release.set()
+    defaults.hub_problem.cache_clear()
+
+
+def test_a_mirror_that_does_not_hold_the_default_model_is_reachable(monkeypatch):
+    response = httpx.Response(404, request=httpx.Request("GET", "https://mirror"))
+
+    def unknown(*_, **__):
+        raise RepositoryNotFoundError("404", response=response)
+
+    def busy(*_, **__):
+        raise HfHubHTTPError("503 Busy For more information check: https://far", response=response)
+
+    for answer, said in ((unknown, None), (busy, "503 Busy")):
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", answer)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        defaults.hub_problem.cache_clear()
+        assert defaults.hub_problem() == said
     defaults.hub_problem.cache_clear()
 
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from coalign.models.generation.sampling import sample_tokens
+from coalign.models.modules import cache_argument
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -106,9 +107,10 @@ def sample(
     rows: list[Tensor] = []
     past: Any = None
     alive = torch.ones(len(tokens), dtype=torch.bool)
+    name = cache_argument(model)
     for _ in range(max_new_tokens):
-        output = model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
-        past = output.past_key_values
+        output = model(input_ids=tokens, use_cache=True, logits_to_keep=1, **{name: past})
+        past = getattr(output, name)
         uniforms = torch.rand(len(tokens), generator=generator, dtype=torch.float64)
         drawn = sample_tokens(output.logits[:, -1], uniforms, temperature)
         rows.append(torch.where(alive, drawn, -1))

@@ -59,7 +59,7 @@ class ScoringOptions(OptionGroup):
 
     model: str = option(
         "alignscore-base",
-        "alignscore-base or -large (published), a .ckpt file, a folder or run of ours, or an NLI classifier (folder or hub id)",
+        "alignscore-base or -large (published), default-factuality (small, comes with the package), a .ckpt file, a folder or run of ours, or an NLI classifier (folder or hub id)",
         source="the paper's are base and large; base for its size",
     )
     mode: Mode = option(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +157,47 @@ def read_items(
     people = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
     assert_unique((one.id for one in items), source)
     return ItemSet(kind, items, labels, f"{kind} from {named}{people}", source, problems)
+
+
+def paired_items(first: ItemSet, second: ItemSet) -> ItemSet:
+    """Two files of responses as pairs: each response of `first` with the one of `second` to the same prompt.
+
+    Where a prompt comes several times, the first of one file belongs to the first of the other, and so on. Prompts that only
+    `second` has are left out.
+
+    Raises:
+        DataError: a file holds pairs, or a prompt of `first` has no response in `second`.
+    """
+    for one in (first, second):
+        if one.kind != "responses":
+            raise DataError(
+                f"{one.source}: it holds pairs already, expected a prompt and one response a row."
+            )
+    theirs: dict[str, list[JudgeItem]] = {}
+    for item in reversed(second.items):
+        theirs.setdefault(_asked(item), []).append(item)
+    items: list[JudgeItem] = []
+    missing: list[str] = []
+    for item in first.items:
+        other = theirs.get(_asked(item))
+        if other:
+            items.append(replace(item, responses=(*item.responses, *other.pop().responses)))
+        else:
+            missing.append(item.id)
+    if missing:
+        raise DataError(
+            f"{second.source}: no response to {len(missing)} of the {len(first.items)} prompts of {first.source} (the first is "
+            f"that of {missing[0]}).",
+            hint="Let both models answer the same file: `coalign generate --prompts FILE`.",
+        )
+    recognised = f"pairs of {first.recognised} in {first.source} and {second.source}"
+    return ItemSet(
+        "pairs", items, first.labels, recognised, first.source, [*first.problems, *second.problems]
+    )
+
+
+def _asked(item: JudgeItem) -> str:
+    return json.dumps(item.prompt, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def parse_choice(value: Any, zero: Zero | None = None) -> Choice:

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, Seed, option, required
 from coalign.core.runs import Run
-from coalign.judging.items import ItemSet, read_items
+from coalign.judging.items import ItemSet, paired_items, read_items
 from coalign.judging.options import JudgeOptions, make_judge
 from coalign.judging.protocol import Choice, Orders, PairVerdict, check_failures, summarise
 from coalign.judging.report import write_pair_report, write_rating_report
@@ -29,6 +30,10 @@ class ItemOptions:
     __group__ = "Data"
 
     data: str = required("file of pairs (a prompt, two responses) or of responses (a prompt, one response)")
+    against: str | None = option(
+        None,
+        "file of another model's responses to the same prompts: each in data is compared with the one to its prompt",
+    )
     pair_columns: list[str] = option([], "names of the two columns of responses, where they are not found")
     label_columns: list[str] = option(
         [], "columns with verdicts of people; by default label, winner and annotator1, annotator2, ..."
@@ -87,7 +92,13 @@ def run(config: Config, run: Run) -> None:
 def configured_items(config: ItemOptions, rejects: Path | None = None) -> ItemSet:
     """The items of the configured file; `rejects`: file of the rows that were left out."""
     chosen = {one.name: getattr(config, one.name) for one in fields(ItemOptions)}
-    return read_items(chosen.pop("data"), rejects=rejects, **chosen)
+    source, against = chosen.pop("data"), chosen.pop("against")
+    if against is not None and config.pair_columns:
+        raise ConfigError("pair_columns has no effect with against, whose files have one response a row.")
+    found = read_items(source, rejects=rejects, **chosen)
+    if against is None:
+        return found
+    return paired_items(found, read_items(against, **{**chosen, "limit": None}))
 
 
 def items_of(config: ItemOptions, run: Run) -> ItemSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside DDP, FSDP or PEFT wrappers."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What the model's forward pass calls the keys and values of past tokens: `cache` in Transformers from 5.24 on,
+    `past_key_values` before and in models of one's own.
+    """
+    return "cache" if "cache" in inspect.signature(unwrap(model).forward).parameters else "past_key_values"
 
 
 def without_dropout(model: nn.Module) -> None:

@@ -24,6 +24,7 @@ def hub_problem(timeout: float = HUB_TIMEOUT) -> str | None:
     """
     from huggingface_hub import HfApi
     from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set"
@@ -33,8 +34,11 @@ def hub_problem(timeout: float = HUB_TIMEOUT) -> str | None:
         try:
             HfApi().model_info(_ASKED[0], revision=_ASKED[1], timeout=timeout)
             answer.append(None)
+        except RepositoryNotFoundError:  # a mirror that does not hold it has answered
+            answer.append(None)
         except Exception as error:
-            answer.append(" ".join((str(error) or type(error).__name__).split())[:400])
+            reason = str(error).partition("For more information")[0] or type(error).__name__
+            answer.append(" ".join(reason.split())[:200])
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

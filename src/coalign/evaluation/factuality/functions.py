@@ -51,7 +51,7 @@ class FunctionOptions:
     """How an alignment function is loaded.
 
     Attributes:
-        model: a published name, a `.ckpt` file, a folder or run folder of ours, or a sequence classifier for natural
+        model: a published name, `default-factuality`, a `.ckpt` file, a folder or run folder of ours, or a sequence classifier for natural
             language inference by folder or hub id.
         head: which head of a pair classifier scores.
         entailment: the classifier's label that means entailment, by name or number, where its labels do not say.
@@ -213,7 +213,12 @@ def _published(name: str, revision: str | None) -> Path:
             hf_hub_download(repository, file, revision=place.revision, local_files_only=place.cached_only)
         )
     except (OSError, ValueError) as error:
-        raise explained(error, place, f"checkpoint {file}") from error
+        found = explained(error, place, f"checkpoint {file}")
+        if place.cached_only:
+            found.hint = (
+                f"{found.hint} default-factuality comes with the package: much weaker, for a first look."
+            )
+        raise found from error
 
 
 def _classifier(options: FunctionOptions, tokenizer: Any, name: str) -> PairScorer:

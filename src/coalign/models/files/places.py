@@ -11,7 +11,7 @@ from typing import Any
 from coalign.core.errors import ModelError
 from coalign.core.runs import Run
 from coalign.data.files.hub import date_of
-from coalign.models.files.defaults import DEFAULTS, Kind, default_model_path, hub_problem
+from coalign.models.files.defaults import DEFAULTS, SHIPPED, Kind, default_model_path, hub_problem
 
 DESCRIPTIONS = ("config.json", "adapter_config.json", "model_index.json")
 """What says in a folder that it is a model: a whole one, an adapter, a pipeline of diffusers."""
@@ -67,7 +67,7 @@ def locate(name: str, revision: str | None = None, *, as_base: bool = False) -> 
     """Find a model.
 
     Args:
-        name: `default`, `default-encoder`, a model folder, an adapter folder, a run folder (its `model/`) or a hub id.
+        name: `default`, `default-encoder`, a name of `SHIPPED`, a model folder, an adapter folder, a run folder (its `model/`) or a hub id.
         revision: on the hub.
         as_base: the name is recorded as the base of an adapter: the id of an embedded default then means the copy
             that `default` means on this machine.
@@ -83,12 +83,12 @@ def locate(name: str, revision: str | None = None, *, as_base: bool = False) -> 
             raise ModelError(f"{alias} is pinned to one revision, so revision {revision!r} cannot be taken.")
         if name == alias or (same and not _in_hub_cache(name, revision)):
             return Location(default.hub_id, str(default_model_path(kind)))
-    folder = Path(name).expanduser()
+    folder = SHIPPED.get(name, Path(name)).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise ModelError(f"{name} is a folder, so revision {revision!r} cannot be taken.")
         folder = _model_folder(folder.resolve())
-        return Location(str(folder), str(folder))
+        return Location(name if name in SHIPPED else str(folder), str(folder))
     if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
         found = "is a file" if folder.exists() else "does not exist"
         raise ModelError(

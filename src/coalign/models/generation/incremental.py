@@ -23,7 +23,7 @@ from coalign.models.generation.growing_cache import (
     repeat,
     trimmed,
 )
-from coalign.models.modules import unwrap
+from coalign.models.modules import cache_argument, unwrap
 from coalign.models.scoring.engine import picture_tensors
 from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
 
@@ -267,6 +267,7 @@ class Call:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._takes = inspect.signature(unwrap(model).forward).parameters
+        self._cache_name = cache_argument(model)
 
     @property
     def takes_positions(self) -> bool:
@@ -289,6 +290,8 @@ class Call:
             inputs["position_ids"] = positions
         if keep is not None and "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = keep
+        if "past_key_values" in cache:
+            cache[self._cache_name] = cache.pop("past_key_values")
         logits = self._model(**inputs, **cache).logits
         logits = logits if keep is None else logits[:, -keep:]
         return logits if logits.dtype == torch.float64 else logits.float()

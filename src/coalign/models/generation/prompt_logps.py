@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.models.generation.sampling import token_logps, top_token_logps
-from coalign.models.modules import evaluation
+from coalign.models.modules import cache_argument, evaluation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,10 +38,11 @@ def prompt_logps(model: nn.Module, ids: list[int], top: int = 0) -> Logps:
     tops: list[list[tuple[int, float]] | None] = [None]
     cache = DynamicCache()
     forward: Any = model
+    past = {cache_argument(model): cache}
     with evaluation(model):
         for start in range(0, len(ids) - 1, _CHUNK):
             part = row[:, start : min(start + _CHUNK, len(ids) - 1)]
-            logits = forward(input_ids=part, past_key_values=cache, use_cache=True).logits[0]
+            logits = forward(input_ids=part, use_cache=True, **past).logits[0]
             following = row[0, start + 1 : start + 1 + part.shape[1]]
             logps += token_logps(logits, following).tolist()
             if top:

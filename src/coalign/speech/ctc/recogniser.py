@@ -156,7 +156,8 @@ class Recogniser:
 
 
 def load_recogniser(name: str, *, revision: str | None = None, device: str = "auto") -> Recogniser:
-    """A recogniser from a folder, a run folder or the hub: any `*ForCTC` of Transformers, or the small one.
+    """A recogniser from a folder, a run folder or the hub: any `*ForCTC` of Transformers, the small one, or
+    `default-recogniser`, which comes with the package.
 
     Raises:
         ModelError: absent, not a CTC model, no vocabulary, or weights that are not safetensors.
@@ -174,14 +175,15 @@ def load_recogniser(name: str, *, revision: str | None = None, device: str = "au
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{name}: not a CTC recogniser that can be loaded ({str(error).splitlines()[0]}).",
-            hint="A folder or hub id of a Wav2Vec2ForCTC, HubertForCTC, ... or of a recogniser trained with coalign.",
+            hint="A folder or hub id of a Wav2Vec2ForCTC, HubertForCTC, ... or of a recogniser trained with coalign; "
+            "default-recogniser comes with the package (English of synthesisers).",
         ) from error
     vocabulary = _vocabulary(place.path, options, config)
     if config.vocab_size < len(vocabulary):
         raise ModelError(
             f"{name}: the vocabulary has {len(vocabulary)} tokens, the model writes {config.vocab_size}."
         )
-    model = cast(Any, model).to(pick_device(device)).eval()
+    model = cast(Any, model).float().to(pick_device(device)).eval()  # sums over alignments need float32
     settings = _settings(place.path, options)
     extractor = None
     if settings.get("feature_extractor_type") not in (None, "Wav2Vec2FeatureExtractor"):

@@ -24,8 +24,8 @@ class RecogniserOptions(OptionGroup):
 
     model: str = option(
         SMALL,
-        "a folder, run folder or hub id of a CTC model (Wav2Vec2ForCTC, HubertForCTC, ...), or `small`: a new, untrained "
-        "one whose vocabulary are the characters of the texts",
+        "a folder, run folder or hub id of a CTC model (Wav2Vec2ForCTC, HubertForCTC, ...), `default-recogniser` (comes with "
+        "the package: English of synthesisers), or `small`: a new, untrained one whose vocabulary are the characters of the texts",
     )
     revision: str | None = option(None, "branch, tag or commit on the hub")
     device: str = option("auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu")
