@@ -16,6 +16,7 @@ NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents)$")
 """Options that name data: `data`, `eval_data`, `prompts`, ...; files that a run writes to are under other names."""
 _SUFFIX = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|ya?ml|tar)(\.(gz|zst))?$", re.IGNORECASE)
 """Of files: no hub id ends so."""
+_KNOWN: dict[str, tuple[tuple[int, int, int], str]] = {}
 _MANY = 10_000
 """Files of a folder beyond which only names and sizes are compared."""
 
@@ -123,10 +124,22 @@ def _size(path: str) -> str:
 def _digest(path: str) -> str:
     """Empty for a file that cannot be read, or is gone since it was listed: who reads it says so."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError:
         return ""
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file. A process hashes a file once, as long as its size, time of change and inode stay."""
+    about = os.stat(path)
+    state = (about.st_size, about.st_mtime_ns, about.st_ino)
+    known = _KNOWN.get(os.path.abspath(path))
+    if known is not None and known[0] == state:
+        return known[1]
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    _KNOWN[os.path.abspath(path)] = (state, found)
+    return found
 
 
 def _has_magic(path: str) -> bool:

@@ -133,7 +133,7 @@ def run(config: Config, run: Run) -> None:
     )
 
 
-def fit_both(config: Config, round: Round, pairs: list[Record]) -> None:
+def fit_both(config: Config, round: Round, pairs: Sequence[Record]) -> None:
     """Fine-tuning on the better replies, then DPO from there: the fine-tuned model is what it compares with."""
     rate = config.sft_learning_rate or config.learning_rate
     fine = replace(config, epochs=config.sft_epochs, learning_rate=rate)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from coalign.core.errors import DataError
 from coalign.data import records as schema
+from coalign.data.prepared.many import OnDisk, gathered
 from coalign.data.splits import prompt_key
 
 CONVERSIONS: dict[tuple[schema.Kind, schema.Kind], str] = {
@@ -28,8 +29,12 @@ def common_kinds(kinds: Iterable[schema.Kind]) -> list[schema.Kind]:
     return sorted(set.intersection(*reachable) - {"prompt"}) if reachable else []
 
 
-def convert(records: Sequence[schema.Record], found: schema.Kind, wanted: schema.Kind) -> list[schema.Record]:
+def convert(
+    records: Sequence[schema.Record], found: schema.Kind, wanted: schema.Kind
+) -> Sequence[schema.Record]:
     """Records of kind `wanted` from records of kind `found`.
+
+    Records that lie on disk stay there, but for thumbs up and down that are grouped by their prompts.
 
     A record that has no counterpart (a ranking of ties as a preference, thumbs down as a demonstration) is left out;
     the difference in length says how many.
@@ -38,7 +43,7 @@ def convert(records: Sequence[schema.Record], found: schema.Kind, wanted: schema
         DataError: there is no conversion that keeps the meaning.
     """
     if found == wanted:
-        return list(records)
+        return records
     if wanted != "prompt" and (found, wanted) not in CONVERSIONS:
         possible = sorted(target for source, target in CONVERSIONS if source == found)
         raise DataError(
@@ -48,7 +53,8 @@ def convert(records: Sequence[schema.Record], found: schema.Kind, wanted: schema
         )
     if (found, wanted) == ("feedback", "ranking"):
         return _grouped(records)
-    return [one for record in records for one in _convert(record, wanted)]
+    made = (one for record in records for one in _convert(record, wanted))
+    return gathered(made) if isinstance(records, OnDisk) else list(made)
 
 
 def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:

@@ -16,7 +16,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.progress import progress
 from coalign.data.frame import EncodingError, Frame, assert_without_pictures
 from coalign.data.media.conversations import pictures_of, without_pictures
-from coalign.data.prepared.batched import BATCH, encode_batch
+from coalign.data.prepared.batched import encoded_batches
 from coalign.data.records import (
     Feedback,
     Judgment,
@@ -182,56 +182,66 @@ def encode_records(
         ModelError: the tokenizer has no end-of-turn or EOS token.
     """
     encoded: list[EncodedRecord] = []
+    dropped: list[RecordProblem] = []
+    prompts = responses = 0
+    for _, _, part in encode_batches(
+        records,
+        tokenizer,
+        max_prompt_length=max_prompt_length,
+        max_length=max_length,
+        plain=plain,
+        label=label,
+        pictures=pictures,
+    ):
+        encoded += part.records
+        dropped += part.dropped
+        prompts += part.n_truncated_prompts
+        responses += part.n_truncated_responses
+    return Encoded(encoded, prompts, responses, dropped)
+
+
+def encode_batches(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int | None = None,
+    max_length: int | None = None,
+    plain: bool = False,
+    label: str | None = None,
+    pictures: bool = False,
+) -> Iterator[tuple[int, Sequence[Record], Encoded]]:
+    """`encode_records`, which has the arguments, some records at a time.
+
+    Yields:
+        (position of the first, records, what they became); positions in what they became are those among all records.
+
+    Raises:
+        DataError, ModelError: as `encode_records`, at the end, with what is wrong with any record.
+    """
     problems: list[RecordProblem] = []
-    frame = Frame(tokenizer)
+    frame, start = Frame(tokenizer), 0
     with progress(len(records), label, unit="record") if label else contextlib.nullcontext() as bar:
-        for start in range(0, len(records), BATCH):
-            batch = records[start : start + BATCH]
-            encoded += encode_part(batch, frame, problems, start=start, plain=plain, pictures=pictures)
+        for batch, made in encoded_batches(records, frame, plain=plain, pictures=pictures):
+            encoded: list[EncodedRecord] = []
+            for place, (record, found) in enumerate(zip(batch, made, strict=True), start=start):
+                if isinstance(found, EncodingError):
+                    problems.append(record.problem(found.field, found.problem, found.expected))
+                else:
+                    prompt_ids, response_ids, trained, shown = found
+                    values = values_of(record)
+                    encoded.append(
+                        EncodedRecord(place, prompt_ids, response_ids, trained, values, False, shown)
+                    )
+            if not problems:
+                bos = tokenizer.bos_token_id
+                yield start, batch, shorten(encoded, batch, bos, max_prompt_length, max_length, start)
+            start += len(batch)
             if bar is not None:
                 bar.advance(len(batch))
     if problems:
-        raise cannot_encode(problems, len(records))
-    return shorten(encoded, records, tokenizer.bos_token_id, max_prompt_length, max_length)
-
-
-def encode_part(
-    records: Sequence[Record],
-    frame: Frame,
-    problems: list[RecordProblem],
-    *,
-    start: int = 0,
-    plain: bool = False,
-    pictures: bool = False,
-) -> list[EncodedRecord]:
-    """Some of the records of `encode_records`, which has the arguments; what is wrong with others is added to `problems`.
-
-    Args:
-        start: position of the first among all records.
-    """
-    taken = [place for place, one in enumerate(records) if pictures or not one.pictures]
-    made = dict(zip(taken, encode_batch([records[place] for place in taken], frame, plain), strict=True))
-    encoded: list[EncodedRecord] = []
-    for place, record in enumerate(records):
-        found = made.get(place)
-        if found is None:
-            problems.append(
-                record.problem("images", "pictures cannot be used here", "text and messages alone")
-            )
-        elif isinstance(found, EncodingError):
-            problems.append(record.problem(found.field, found.problem, found.expected))
-        else:
-            prompt_ids, response_ids, trained, shown = found
-            values = values_of(record)
-            encoded.append(
-                EncodedRecord(start + place, prompt_ids, response_ids, trained, values, False, shown)
-            )
-    return encoded
-
-
-def cannot_encode(problems: Sequence[RecordProblem], count: int) -> DataError:
-    """The error of `encode_records` for what is wrong with some of `count` records."""
-    return DataError(f"{len(problems)} of {count} records cannot be encoded with this tokenizer.", problems)
+        raise DataError(
+            f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
+        )
 
 
 def shorten(
@@ -240,8 +250,13 @@ def shorten(
     bos_token_id: Any,
     max_prompt_length: int | None,
     max_length: int | None,
+    start: int = 0,
 ) -> Encoded:
-    """Cut encoded records to the given lengths (see `encode_records`), and count what that took."""
+    """Cut encoded records to the given lengths (see `encode_records`), and count what that took.
+
+    Args:
+        records: of which `start` is the position of the first.
+    """
     kept: list[EncodedRecord] = []
     dropped: list[RecordProblem] = []
     n_prompts = n_responses = 0
@@ -250,13 +265,17 @@ def shorten(
         if one.pictures is not None and len(prompt_ids) < len(one.prompt_ids):
             problem = f"{len(one.prompt_ids)} tokens, those of its pictures among them, which cannot be cut"
             expected = f"at most {max_prompt_length} (max_prompt_length)"
-            dropped.append(records[one.record_index].problem("prompt", problem, expected))
+            dropped.append(records[one.record_index - start].problem("prompt", problem, expected))
             continue
         room = None if max_length is None else max_length - len(prompt_ids)
         if room is not None and (room < 0 or (room == 0 and one.response_ids)):
             problem = f"{len(prompt_ids)} tokens leave no room in max_length {max_length}"
             expected = "a shorter prompt, or max_prompt_length to cut it"
-            dropped.append(records[one.record_index].problem("prompt", problem, expected))
+            dropped.append(records[one.record_index - start].problem("prompt", problem, expected))
+            continue
+        longest = max(map(len, one.response_ids), default=0)
+        if len(prompt_ids) == len(one.prompt_ids) and (room is None or longest <= room):
+            kept.append(one)
             continue
         response_ids = [ids[:room] for ids in one.response_ids]
         n_cut = sum(len(short) < len(ids) for short, ids in zip(response_ids, one.response_ids, strict=True))

@@ -71,11 +71,11 @@ class Frame:
         return str(self.tokenizer.bos_token) if ids and ids[0] == self.tokenizer.bos_token_id else ""
 
     @cached_property
-    def keeps_texts(self) -> bool:
-        """See `coalign.data.prepared.keeping.keeps_texts`."""
-        from coalign.data.prepared.keeping import keeps_texts
+    def lost_characters(self) -> re.Pattern[str] | None:
+        """See `coalign.data.prepared.keeping.lost_characters`."""
+        from coalign.data.prepared.keeping import lost_characters
 
-        return keeps_texts(self.tokenizer)
+        return lost_characters(self.tokenizer)
 
     @cached_property
     def eos(self) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
-from coalign.data.checking.usable import written_with_template
+from coalign.data.checking.usable import template_marks, written_with_template
 from coalign.data.columns import recognise
 from coalign.data.parse import parse_row
+from coalign.data.prepared.many import OnDisk, gathered
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of, steps_of
 from coalign.data.rows import iter_rows, list_columns
 from coalign.data.writers import to_row
@@ -39,7 +41,7 @@ class RecordSet:
         bad: the others as rows of a reject file.
     """
 
-    records: list[Record]
+    records: Sequence[Record]
     kind: Kind
     recognised: str
     source: str
@@ -70,6 +72,7 @@ def read_records(
     pictures: bool = False,
     columns: Mapping[str, str] | None = None,
     tag: str = "",
+    many: bool = False,
 ) -> RecordSet:
     """Read records.
 
@@ -87,6 +90,8 @@ def read_records(
         text_alone: refuse records with tools, or with replies that have more than text (tool calls, reasoning): for
             callers that pass on texts and messages. What is encoded whole (`coalign.data.encoding`) takes them.
         pictures: with `text_alone`, take records with pictures all the same.
+        many: for callers that need no list: beyond a few thousand, records of text are kept on disk
+            (`coalign.data.prepared.many`).
 
     Raises:
         DataError: the source cannot be read or recognised, a record is bad (under `fail`), or none is usable.
@@ -101,6 +106,7 @@ def read_records(
         pictures=pictures,
         columns=columns,
         tag=tag,
+        many=many,
     )
     if result.problems and on_bad_record == "fail":
         total = len(result.records) + result.n_bad
@@ -125,6 +131,7 @@ def scan_records(
     pictures: bool = False,
     columns: Mapping[str, str] | None = None,
     tag: str = "",
+    many: bool = False,
 ) -> RecordSet:
     """As `read_records`, but bad records never raise: they are in `problems`.
 
@@ -140,19 +147,24 @@ def scan_records(
         problems = [row.problem for row in first if row.problem is not None]
         raise DataError(f"{name}: none of the first {len(first)} rows can be read.", problems)
     layout = recognise(values, name, kind, columns)
-    records: list[Record] = []
     problems: list[RecordProblem] = []
     bad: list[dict[str, Any]] = []
-    for row in itertools.chain(first, rows):
-        place = row.source(name, tag)
-        parsed = [row.problem] if row.problem else parse_row(row.value or {}, layout, place)
-        if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed, pictures)):
-            parsed = [beyond]
-        if isinstance(parsed, Record):
-            records.append(parsed)
-        else:
-            problems.extend(parsed)
-            bad.append(rejected(place, row.raw if row.value is None else row.value, parsed))
+    marks: Counter[str] = Counter()
+
+    def usable() -> Iterator[Record]:
+        for row in itertools.chain(first, rows):
+            place = row.source(name, tag)
+            parsed = [row.problem] if row.problem else parse_row(row.value or {}, layout, place)
+            if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed, pictures)):
+                parsed = [beyond]
+            if isinstance(parsed, Record):
+                marks.update(template_marks(parsed))
+                yield parsed
+            else:
+                problems.extend(parsed)
+                bad.append(rejected(place, row.raw if row.value is None else row.value, parsed))
+
+    records = gathered(usable()) if many else list(usable())
     written = rejects if bad else None
     if written is not None:
         write_rows(written, bad)
@@ -164,7 +176,7 @@ def scan_records(
         problems,
         written,
         layout.uses_in_file,
-        (*layout.warnings, *written_with_template(records)),
+        (*layout.warnings, *written_with_template(marks)),
         bad,
     )
 
@@ -181,19 +193,22 @@ def _beyond_text(record: Record, pictures: bool) -> RecordProblem | None:
 
 def without_rejected(
     records: Sequence[Record], problems: Sequence[RecordProblem]
-) -> tuple[list[Record], list[dict[str, Any]]]:
+) -> tuple[Sequence[Record], list[dict[str, Any]]]:
     """The records without a problem, and the others as rows of the reject file."""
     named = {(one.source, one.line, one.index): one for one in problems}
-    kept, rows = [], []
-    for one in records:
-        place = one.source
-        problem = named.get((place.file, place.line, place.index - place.before))
-        if problem is None:
-            kept.append(one)
-        else:
-            row = to_row(one, "standard" if one.plain else "conversational")
-            rows.append(rejected(place, row, [problem]))
-    return kept, rows
+    rows: list[dict[str, Any]] = []
+
+    def kept() -> Iterator[Record]:
+        for one in records:
+            place = one.source
+            problem = named.get((place.file, place.line, place.index - place.before))
+            if problem is None:
+                yield one
+            else:
+                row = to_row(one, "standard" if one.plain else "conversational")
+                rows.append(rejected(place, row, [problem]))
+
+    return gathered(kept()) if isinstance(records, OnDisk) else list(kept()), rows
 
 
 def rejected(place: Source, row: Any, problems: Iterable[RecordProblem]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def run(config: Config, run: Run) -> None:
     """
     requests = read_requests(config.data, split=config.split, limit=config.limit)
     controls = read_requests(config.controls) if config.controls else []
-    chats: list[Any] = read_records(config.chats, kind="demonstration").records if config.chats else []
+    chats: Sequence[Any] = read_records(config.chats, kind="demonstration").records if config.chats else []
     training, test = halves(requests, config.seed) if config.chats else ([], requests)
     reformulator = open_reformulator(config, requests, config.conditions)
     setting = Setting(requests, training, test, controls, reformulator, open_judges(config, run))

@@ -83,4 +83,4 @@ def read_seed(source: str, kind: Kind) -> list[Record]:
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} records set a response against itself.", problems)
     assert_contrast(records, kind, source)
-    return records
+    return [*records]

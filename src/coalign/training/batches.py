@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from coalign.core.errors import RecordProblem
 from coalign.data.encoding import EncodedRecord
+from coalign.data.prepared.many import OnDisk
+from coalign.data.prepared.tokens import Lengths, TokenStore
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.objective import Normalisation
 
@@ -63,52 +65,64 @@ class Prepared:
         same_tokens: records whose compared responses are the same tokens once they are cut: nothing is learnt from them.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     truncated_prompts: int = 0
     truncated_responses: int = 0
     dropped: tuple[RecordProblem, ...] = ()
     same_tokens: int = 0
 
-    def _encoded(self) -> Iterator[EncodedRecord]:
-        return (one for example in self.examples for one in example.contexts)
+    @cached_property
+    def _lengths(self) -> Lengths:
+        return lengths_of(self.examples)
 
     @property
     def responses(self) -> int:
         """Responses that are scored, those that the objective added included."""
-        return sum(len(one.response_ids) for one in self._encoded())
+        return len(self._lengths.responses)
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompts, each counted once for all its responses: what the scoring engine computes."""
-        return sum(len(one.prompt_ids) for one in self._encoded())
+        return int(self._lengths.prompts.sum())
 
     @property
     def response_tokens(self) -> int:
         """Tokens of the responses."""
-        return sum(len(ids) for one in self._encoded() for ids in one.response_ids)
+        return int(self._lengths.responses.sum())
 
     def by_source(self) -> dict[str, tuple[int, int]]:
         """Source of a mix to its examples and their tokens, each prompt counted once; empty where there is no mix."""
-        counts: dict[str, tuple[int, int]] = {}
-        for example in self.examples if any(one.tag for one in self.examples) else ():
-            examples, total = counts.get(example.tag, (0, 0))
-            counts[example.tag] = (examples + 1, total + example.tokens)
-        return counts
+        if isinstance(self.examples, StoredExamples):
+            names, places = self.examples.store.tags()
+        else:
+            names = list(dict.fromkeys(one.tag for one in self.examples))
+            places = np.array([names.index(one.tag) for one in self.examples], dtype=np.int64)
+        if not any(names):
+            return {}
+        counts = np.bincount(places, minlength=len(names))
+        tokens = np.bincount(places, weights=tokens_of(self.examples), minlength=len(names))
+        return {
+            name: (int(count), int(total)) for name, count, total in zip(names, counts, tokens, strict=True)
+        }
 
     def valued_lengths(self) -> tuple[float, float] | None:
         """Mean tokens of the best and of the worst response of each record that orders its responses, or of the
         responses of value 1 and of value 0 where records have one each; None where nothing is compared.
         """
-        best, worst = [], []
-        for one in self._encoded():
-            pairs = zip(one.values, map(len, one.response_ids), strict=True)
-            valued = [(value, length) for value, length in pairs if not math.isnan(value)]
-            if len(valued) == 1:
-                (best if valued[0][0] > 0.5 else worst).append(valued[0][1])
-            elif valued and min(valued)[0] < max(valued)[0]:
-                best.append(max(valued)[1])
-                worst.append(min(valued)[1])
-        return (statistics.fmean(best), statistics.fmean(worst)) if best and worst else None
+        found = self._lengths
+        valued = np.flatnonzero(~np.isnan(found.values))
+        if not len(valued):
+            return None
+        # By record, value and length: of equals the longest is the best, the shortest the worst.
+        order = valued[np.lexsort((found.responses[valued], found.values[valued], found.owners[valued]))]
+        owners, values, lengths = found.owners[order], found.values[order], found.responses[order]
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        last = np.append(first[1:], len(owners)) - 1
+        alone, differ = first == last, values[first] < values[last]
+        liked = alone & (values[first] > 0.5)
+        best = lengths[np.concatenate([last[differ], first[liked]])]
+        worst = lengths[np.concatenate([first[differ], first[alone & ~liked]])]
+        return (float(best.mean()), float(worst.mean())) if len(best) and len(worst) else None
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,61 @@ class Example:
                 for ids, mask in zip(one.response_ids, masks, strict=True)
             ]
         return counts
+
+
+class StoredExamples(OnDisk[Example]):
+    """The records of a token store as examples, each made when it is asked for.
+
+    Args:
+        reference: [T] log-probabilities of all counted tokens under the reference, where they were computed beforehand,
+            and where those of each record end.
+    """
+
+    def __init__(self, store: TokenStore, reference: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        self.store = store
+        self.reference = reference
+        self.digest = store.digest
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def at(self, place: int) -> Example:
+        made = Example(
+            (self.store[place],), self.store.id(place), self.store.extras(place), tag=self.store.tag(place)
+        )
+        if self.reference is None:
+            return made
+        logps, ends = self.reference
+        found = torch.tensor(logps[int(ends[place - 1]) if place else 0 : int(ends[place])])
+        return replace(made, reference=tuple(torch.split(found, made.counts())))
+
+
+def lengths_of(examples: Sequence[Example]) -> Lengths:
+    """Of every context of the examples."""
+    if isinstance(examples, StoredExamples):
+        return examples.store.lengths()
+    return Lengths.of([one for example in examples for one in example.contexts])
+
+
+def tokens_of(examples: Sequence[Example]) -> np.ndarray:
+    """[N] `Example.tokens` of each."""
+    if isinstance(examples, StoredExamples):
+        return examples.store.lengths().tokens
+    return np.array([one.tokens for one in examples], dtype=np.int64)
+
+
+def tags_of(examples: Sequence[Example]) -> set[str]:
+    """The sources of the examples in a mix."""
+    if isinstance(examples, StoredExamples):
+        return set(examples.store.tags()[0])
+    return {one.tag for one in examples}
+
+
+def have_reference(examples: Sequence[Example]) -> bool:
+    """Whether all carry their log-probabilities under the reference."""
+    if isinstance(examples, StoredExamples):
+        return examples.reference is not None
+    return all(one.reference is not None for one in examples)
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Batch]:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from coalign.core.errors import ConfigError, DataError, RecordProblem
+from coalign.core.files import atomic_path
 from coalign.core.limits import is_number
 from coalign.data.checking.usable import compares_nothing
-from coalign.data.encoding import EncodedRecord, encode_records
+from coalign.data.encoding import Encoded, EncodedRecord, encode_batches, encode_records
+from coalign.data.media.prompts import processor_of
+from coalign.data.prepared.keeping import identity, is_plain
+from coalign.data.prepared.kept import in_turn, kept_folder, key_of
+from coalign.data.prepared.many import are_many, digest_of
+from coalign.data.prepared.tokens import META, TokenStore, TokenWriter, told_problems
 from coalign.data.records import Record
-from coalign.training.batches import Example, Prepared
+from coalign.training.batches import Example, Prepared, StoredExamples
 from coalign.training.job import Job
 from coalign.training.objective import Column, Objective
 from coalign.training.options import TrainingOptions
 
 
 def texts_of(parts: Sequence[Prepared | tuple[()]]) -> Iterator[list[int]]:
-    """Token ids of every prompt with each of its responses."""
+    """Token ids of every prompt with each of its responses; of stored examples those with the largest id and the longest
+    text alone.
+    """
     for part in parts:
-        for example in part.examples if isinstance(part, Prepared) else ():
+        examples = part.examples if isinstance(part, Prepared) else ()
+        if isinstance(examples, StoredExamples):
+            examples = [examples[place] for place in examples.store.meta["extremes"]]
+        for example in examples:
             for one in example.contexts:
                 for ids in one.response_ids or [[]]:
                     yield [*one.prompt_ids, *ids]
@@ -50,6 +63,10 @@ def prepare_examples(
         raise ConfigError(
             f"reference_logps: live has no effect: {objective.name} compares with no reference; leave it out"
         )
+    if are_many(records) and objective.contexts is None and objective.prepare is None:
+        stored = _stored(records, objective, tokenizer, options, what)
+        if stored is not None:
+            return stored
     contexts = [objective.contexts(one) if objective.contexts else (one,) for one in records]
     flat = [one for group in contexts for one in group]
     owners = [index for index, group in enumerate(contexts) for _ in group]
@@ -63,12 +80,7 @@ def prepare_examples(
         pictures=True,
     )
     same = sum(map(compares_nothing, encoded.records))
-    if same and same == len(encoded.records):
-        raise DataError(
-            f"In all {same} {what} records the responses that are compared are the same tokens"
-            + (", once they are cut." if encoded.n_truncated_responses else "."),
-            hint="Raise --max-length, or look at `coalign data check FILE --model MODEL --max-length N`.",
-        )
+    _assert_differ(same, len(encoded.records), encoded.n_truncated_responses, what)
     prepared = [replace(one, record_index=owners[one.record_index]) for one in encoded.records]
     if objective.prepare and prepared:
         prepared = objective.prepare(prepared, longest)
@@ -86,15 +98,108 @@ def prepare_examples(
         for index, group in grouped.items()
         if len(group) == len(contexts[index])
     ]
-    if not examples:
-        raise DataError(
-            f"No {what} record is left: the prompts of all {len(records)} leave no room for a response.",
-            encoded.dropped,
-            hint="Raise --max-length, or cut the beginning of prompts with --max-prompt-length.",
-        )
+    _assert_left(len(examples), len(records), encoded.dropped, what)
     return Prepared(
         examples, encoded.n_truncated_prompts, encoded.n_truncated_responses, tuple(encoded.dropped), same
     )
+
+
+def _stored(
+    records: Sequence[Record],
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainingOptions,
+    what: str,
+) -> Prepared | None:
+    """As `prepare_examples`, with the tokens on disk, kept for the next start under all that they depend on; None for
+    records or a tokenizer that cannot be kept so.
+    """
+    if not is_plain(tokenizer) or processor_of(tokenizer) is not None:
+        return None
+    limits = (options.max_prompt_length, options.max_length)
+    try:
+        columns = repr(objective.columns)
+        key = key_of("tokens", digest_of(records), identity(tokenizer), limits, columns)
+    except ValueError:  # pictures
+        return None
+    folder = kept_folder("tokens", key)
+    with in_turn(folder / META) as first:
+        if first:
+            _make(folder, records, objective, tokenizer, options, what)
+    store = TokenStore(folder)
+    meta = store.meta
+    return Prepared(
+        StoredExamples(store), meta["cut_prompts"], meta["cut_responses"], store.problems(), meta["same"]
+    )
+
+
+def _make(
+    folder: Path,
+    records: Sequence[Record],
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainingOptions,
+    what: str,
+) -> None:
+    """Encode records into a folder; arguments and errors are those of `prepare_examples`."""
+    with atomic_path(folder) as temporary, TokenWriter(temporary) as writer:
+        problems: list[RecordProblem] = []
+        batches = encode_batches(
+            records,
+            tokenizer,
+            max_prompt_length=options.max_prompt_length,
+            max_length=options.max_length,
+            label="Tokenising",
+        )
+        told = _write(writer, batches, objective, problems)
+        _assert_differ(told["same"], writer.count, told["cut_responses"], what)
+        _assert_columns(problems, objective)
+        _assert_left(writer.count, len(records), [RecordProblem(**one) for one in told["dropped"]], what)
+        writer.finish(**told)
+
+
+def _write(
+    writer: TokenWriter,
+    batches: Iterable[tuple[int, Sequence[Record], Encoded]],
+    objective: Objective,
+    problems: list[RecordProblem],
+) -> dict[str, Any]:
+    """Write what was encoded, and count; what is wrong with columns is added to `problems`."""
+    same = prompts = responses = 0
+    dropped: list[RecordProblem] = []
+    for start, batch, encoded in batches:
+        columns = _columns(batch, objective, problems)
+        for one in encoded.records:
+            record = batch[one.record_index - start]
+            writer.add(one, record.id, record.source.tag, columns[one.record_index - start])
+            same += compares_nothing(one)
+        prompts += encoded.n_truncated_prompts
+        responses += encoded.n_truncated_responses
+        dropped += encoded.dropped
+    return {
+        "same": same,
+        "cut_prompts": prompts,
+        "cut_responses": responses,
+        "dropped": told_problems(dropped),
+    }
+
+
+def _assert_differ(same: int, count: int, cut: int, what: str) -> None:
+    if same and same == count:
+        raise DataError(
+            f"In all {same} {what} records the responses that are compared are the same tokens"
+            + (", once they are cut." if cut else "."),
+            hint="Raise --max-length, or look at `coalign data check FILE --model MODEL --max-length N`.",
+        )
+
+
+def _assert_left(left: int, count: int, dropped: Sequence[RecordProblem], what: str) -> None:
+    if not left:
+        raise DataError(
+            f"No {what} record is left: the prompts of all {count} leave no room for a response.",
+            dropped,
+            hint="Raise --max-length, or cut the beginning of prompts with --max-prompt-length.",
+        )
 
 
 def prepare_job(job: Job, tokenizer: PreTrainedTokenizerBase) -> tuple[Prepared, Prepared]:
@@ -126,13 +231,23 @@ def columns_of(records: Sequence[Record], objective: Objective) -> list[dict[str
     Raises:
         DataError: a column is missing, holds no numbers, or numbers beyond its limits; every such record is named.
     """
-    wanted = [Column(one) if isinstance(one, str) else one for one in objective.columns]
     problems: list[RecordProblem] = []
-    found = [{one.name: _column(record, one, problems) for one in wanted} for record in records]
+    found = _columns(records, objective, problems)
+    _assert_columns(problems, objective)
+    return found
+
+
+def _columns(
+    records: Sequence[Record], objective: Objective, problems: list[RecordProblem]
+) -> list[dict[str, list[float]]]:
+    wanted = [Column(one) if isinstance(one, str) else one for one in objective.columns]
+    return [{one.name: _column(record, one, problems) for one in wanted} for record in records]
+
+
+def _assert_columns(problems: Sequence[RecordProblem], objective: Objective) -> None:
     if problems:
         names = ", ".join(dict.fromkeys(repr(one.field) for one in problems))
         raise DataError(f"{objective.name} cannot read the column {names} of these records.", problems)
-    return found
 
 
 def _column(record: Record, column: Column, problems: list[RecordProblem]) -> list[float]:

@@ -90,7 +90,7 @@ def fit(
 
 def _with_reference(
     parts: Sequence[Sequence[Example]], model: nn.Module, reference: nn.Module | None
-) -> list[list[Example]]:
+) -> list[Sequence[Example]]:
     """The examples with reference log-probabilities, which all processes compute together."""
     training = model.training
     adapter = (

@@ -5,23 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
-from coalign.core.errors import ConfigError, DataError, RecordProblem, rows_with
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import write_rows
 from coalign.core.options import Count, CountOrZero, Fraction, OptionGroup, option, required
 from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
-from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
-from coalign.data.convert import CONVERSIONS, convert
-from coalign.data.files.hub import TAKEN
-from coalign.data.readers import RecordSet, read_records, without_rejected
+from coalign.data.checking.usable import assert_contrast
+from coalign.data.prepared.many import joined
+from coalign.data.prepared.parts import Part, read_part
 from coalign.data.records import Kind, Record
 from coalign.data.rows import assert_apart
 from coalign.data.sources import (
     ColumnNames,
-    DataSource,
     DataSources,
     SourceFigures,
     Sources,
@@ -30,7 +27,7 @@ from coalign.data.sources import (
     named,
     sources_of,
 )
-from coalign.data.splits import FEWEST_PROMPTS, different_prompts, drawn, split_parts, weighted
+from coalign.data.splits import FEWEST_PROMPTS, different_prompts, split_parts, weighted
 from coalign.models.options import ModelOptions
 from coalign.training.options import Batching, TrainingOptions
 
@@ -123,30 +120,9 @@ class Material:
         notes: what was recognised, converted, skipped: one sentence each, for the plan and the report.
     """
 
-    training: list[Record]
-    held_out: list[Record]
+    training: Sequence[Record]
+    held_out: Sequence[Record]
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one source gives, and its figures.
-
-    Attributes:
-        records: that can be learnt from, at most as many as its cap.
-        kind: of them.
-        bad: rows of the reject file.
-        read, rejected: rows of the file.
-        usable: records before the cap.
-    """
-
-    source: DataSource
-    records: list[Record]
-    kind: Kind
-    bad: list[dict[str, Any]]
-    read: int
-    rejected: int
-    usable: int
 
 
 def read_material(
@@ -179,16 +155,16 @@ def read_material(
             rejects="eval_rejects.jsonl",
         )
         sides = split_and_weigh(parts, 0, config.seed)
-    training = [records for records, _ in sides]
-    held_out = [records for _, records in sides] + [one.records for one in eval_parts]
+    training = joined([records for records, _ in sides])
+    held_out = joined([*(records for _, records in sides), *(one.records for one in eval_parts)])
     if eval_parts:
-        notes.append(overlap_note([*chain(*training)], [*chain(*held_out)], run))
+        notes.append(overlap_note(training, held_out, run))
     notes += told_of_sources(parts, sides, run)
     notes += told_of_sources(eval_parts, [([], one.records) for one in eval_parts], run, part="held out")
-    if not any(training):
+    if not len(training):
         hint = "Raise a weight, or hold out fewer (--eval-fraction)."
         raise DataError(f"{named(config.data)}: no record is left to learn from. {notes[-1]}.", hint=hint)
-    return Material([*chain(*training)], [*chain(*held_out)], notes)
+    return Material(training, held_out, notes)
 
 
 def read_sources(
@@ -224,13 +200,11 @@ def read_sources(
         raise ConfigError(str(error)) from error
     assert_apart(sources, reading.split)
     path = run.path / rejects if run is not None and reading.on_bad_record == "skip" else None
-    parts = [_part(reading, one, kind, also, notes, seed, text_alone) for one in sources]
+    parts = [read_part(reading, one, kind, also, notes, seed, text_alone) for one in sources]
     bad = [row for one in parts for row in one.bad]
     if path is not None and bad:
         write_rows(path, bad)
-    assert_contrast(
-        [record for one in parts if one.kind not in also for record in one.records], kind, named(value)
-    )
+    assert_contrast(joined([one.records for one in parts if one.kind not in also]), kind, named(value))
     return parts
 
 
@@ -284,7 +258,7 @@ def told_of_sources(
 
 def split_and_weigh(
     parts: Sequence[Part], eval_fraction: float, seed: int
-) -> list[tuple[list[Record], list[Record]]]:
+) -> list[tuple[Sequence[Record], Sequence[Record]]]:
     """For each source what is trained on, as often as its weight says, and what is held out, once each. Prompts are
     held out as by `coalign.data.splits.split_parts`, of each source its share and none on both sides.
     """
@@ -297,7 +271,7 @@ def split_and_weigh(
 
 def _held_out_share(config: LearningOptions, parts: Sequence[Part], notes: list[str]) -> float:
     """`eval_fraction`; at its default nothing, where there are too few prompts to hold out any: that is said."""
-    n = different_prompts([one.records for one in parts])
+    n = different_prompts([one.records for one in parts], config.seed)
     if config.eval_fraction != HELD_OUT or n >= FEWEST_PROMPTS:
         return config.eval_fraction
     notes.append(
@@ -312,111 +286,6 @@ def announce(notes: Sequence[str], run: Run) -> None:
         run.log("data", note=note)
         if is_main_process():
             print(f"Data: {note}", file=sys.stderr, flush=True)
-
-
-def _part(
-    reading: ReadingOptions,
-    source: DataSource,
-    kind: Kind,
-    also: Collection[Kind],
-    notes: list[str],
-    seed: int,
-    text_alone: bool,
-) -> Part:
-    """The records of one source that can be learnt from; what happened is added to `notes`."""
-    found = read_records(
-        source.path,
-        kind=source.kind or reading.kind,
-        split=source.split or reading.split,
-        on_bad_record=reading.on_bad_record,
-        limit=reading.limit,
-        text_alone=text_alone,
-        columns=source.columns or canonical_columns(reading.column),
-        tag=source.tag,
-    )
-    of = f"{source.tag}: " if source.tag else ""
-    copy = (
-        f", the copy of {TAKEN[source.path]} in the cache: the hub cannot be reached"
-        if source.path in TAKEN
-        else ""
-    )
-    notes.append(f"{source.path}: {found.recognised}{copy}")
-    if found.problems:
-        notes.append(f"{of}{found.n_bad} bad records were skipped; the first: {found.problems[0]}")
-    notes += [f"warning: {of}{one}" for one in found.warnings]
-    kept: Kind = found.kind if found.kind in also else kind
-    distinct, equal = _decodable(found, reading, of, notes)
-    if kept not in ("demonstration", "prompt"):
-        distinct, more = _distinct(distinct, reading, of, notes)
-        equal = [*equal, *more]
-    if (found.kind, kept) == ("feedback", "ranking"):
-        assert_contrast(distinct, "feedback", source.path)
-    try:
-        records = convert(distinct, found.kind, kept)
-    except DataError as error:
-        raise DataError(f"{source.path}: {error.message}", error.problems, hint=error.hint) from error
-    converted = []
-    if found.kind != kept:
-        how = CONVERSIONS.get((found.kind, kept), "the prompts alone")
-        converted.append(
-            f"{of}{len(distinct)} {found.kind} records were read as {len(records)} {kept} records: {how}"
-        )
-    if not records:
-        why = "".join(f" {note}." for note in converted)
-        raise DataError(
-            f"{source.path}: no record is left to learn from.{why}",
-            hint="`coalign data check` shows what is there.",
-        )
-    notes += converted
-    bad = [*found.bad, *equal]
-    used = drawn(records, source.max, f"{seed}/max/{source.tag}")
-    return Part(source, used, kept, bad, len(found) + found.n_bad, len(bad), len(records))
-
-
-def _decodable(
-    found: RecordSet, reading: ReadingOptions, of: str, notes: list[str]
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """The records whose pictures can be decoded, and the others as rows of the reject file, where bad records are skipped;
-    else all: encoding decodes them, and names those that stop the run.
-    """
-    if reading.on_bad_record == "fail" or not any(one.pictures for one in found.records):
-        return found.records, []
-    return _parted(
-        found.records,
-        undecodable(found.records),
-        f"{of}{{}} records with pictures that cannot be decoded",
-        notes,
-    )
-
-
-def _distinct(
-    records: Sequence[Record], reading: ReadingOptions, of: str, notes: list[str]
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """The records that do not set a response against itself, and the others as rows of the reject file; these stop the
-    run, or are skipped and noted.
-    """
-    problems = equal_responses(records)
-    if problems and reading.on_bad_record == "fail":
-        raise DataError(
-            f"{len(problems)} of {len(records)} records set a response against itself.",
-            problems,
-            hint="Correct them, or leave them out with --on-bad-record skip.",
-        )
-    return _parted(records, problems, f"{of}{{}} records that set a response against itself", notes)
-
-
-def _parted(
-    records: Sequence[Record], problems: Sequence[RecordProblem], what: str, notes: list[str]
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """The records without a problem, and the others as rows of the reject file.
-
-    Args:
-        what: they are called in the note, with a place for their number.
-    """
-    if not problems:
-        return list(records), []
-    notes.append(f"{what.format(rows_with(problems))} were skipped; the first: {problems[0]}")
-    return without_rejected(records, problems)
 
 
 def _says_more(parts: Sequence[Part]) -> bool:

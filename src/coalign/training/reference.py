@@ -7,10 +7,13 @@ epoch and, in full fine-tuning, a second copy of the model. The numbers are thos
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,8 +26,11 @@ from coalign.models.devices import autocast_of
 from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
-from coalign.training.batches import Example, responses_of_examples
+from coalign.training.batches import Example, StoredExamples, responses_of_examples
 from coalign.training.processes import gathered, over_processes
+
+_PART = 4096
+"""Stored examples that are scored together."""
 
 
 def with_reference(
@@ -33,7 +39,7 @@ def with_reference(
     *,
     folder: Path | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> list[Example]:
+) -> Sequence[Example]:
     """The examples with the token log-probabilities of their responses under `reference`; to be called by every process of a
     group, which share the work.
 
@@ -45,6 +51,8 @@ def with_reference(
             tokenizer, template, data and length limits.
         batch_tokens: most tokens in one forward pass.
     """
+    if isinstance(examples, StoredExamples):
+        return _stored(examples, reference, folder or cache_root() / "reference", batch_tokens)
     if not examples:
         return []
     path = (folder or cache_root() / "reference") / f"{_key(examples, reference)}.safetensors"
@@ -74,6 +82,39 @@ def _score_together(examples: Sequence[Example], reference: nn.Module, batch_tok
     return torch.cat([found[index] for index in range(len(examples))])
 
 
+def _stored(
+    examples: StoredExamples, reference: nn.Module, folder: Path, batch_tokens: int
+) -> StoredExamples:
+    """As `with_reference`, a part of the examples in memory at a time."""
+    key = hashlib.sha256(f"{examples.digest} {_fingerprint(reference).hex()} {_products(reference)}".encode())
+    kept = folder / key.hexdigest()[:32]
+    if over_processes(int(not kept.exists())):
+        parts = (examples[start : start + _PART] for start in range(0, len(examples), _PART))
+        scored = ((part, _score_together(part, reference, batch_tokens)) for part in parts)
+        if is_main_process():
+            _write(kept, scored)
+        else:
+            deque(scored, maxlen=0)
+        over_processes(0)  # until it is written
+    size = (kept / "token_logps.bin").stat().st_size
+    token_logps = np.memmap(kept / "token_logps.bin", np.float32, "r") if size else np.zeros(0, np.float32)
+    return StoredExamples(examples.store, (token_logps, np.load(kept / "ends.npy")))
+
+
+def _write(folder: Path, scored: Iterable[tuple[Sequence[Example], Tensor]]) -> None:
+    """Log-probabilities of all counted tokens, and where those of each example end."""
+    ends, total = array("q"), 0
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        with (temporary / "token_logps.bin").open("wb") as file:
+            for part, token_logps in scored:
+                file.write(token_logps.float().numpy().tobytes())
+                for one in part:
+                    total += sum(one.counts())
+                    ends.append(total)
+        np.save(temporary / "ends.npy", np.array(ends))
+
+
 def _score(examples: Sequence[Example], reference: nn.Module, batch_tokens: int) -> Tensor:
     responses = responses_of_examples(examples)
     with (
@@ -87,15 +128,19 @@ def _score(examples: Sequence[Example], reference: nn.Module, batch_tokens: int)
 
 def _key(examples: Sequence[Example], reference: nn.Module) -> str:
     digest = hashlib.sha256(_fingerprint(reference))
-    products = getattr(unwrap(reference), "autocast_dtype", None)
-    if products is not None:
-        digest.update(str(products).encode())
+    digest.update(_products(reference).encode())
     for example in examples:
         for one in example.contexts:
             digest.update(repr((one.prompt_ids, one.response_ids, one.trained)).encode())
             if one.pictures is not None:
                 digest.update(one.pictures.key.encode())
     return digest.hexdigest()[:32]
+
+
+def _products(reference: nn.Module) -> str:
+    """The number format of the reference's products, where it is not that of its weights."""
+    products = getattr(unwrap(reference), "autocast_dtype", None)
+    return "" if products is None else str(products)
 
 
 def _fingerprint(model: nn.Module) -> bytes:

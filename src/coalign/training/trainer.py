@@ -23,7 +23,7 @@ from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.scoring.engine import score_responses
 from coalign.models.scoring.extrapolation import score_extrapolated
 from coalign.training import task as tasks
-from coalign.training.batches import Batch, Example, collate
+from coalign.training.batches import Batch, Example, collate, have_reference, tags_of, tokens_of
 from coalign.training.checkpoints import SortedGroups
 from coalign.training.module_trainer import ModuleTrainer
 from coalign.training.objective import Losses, Objective, ScoredBatch
@@ -207,25 +207,23 @@ class AlignmentTrainer(ModuleTrainer):
         batching: Batching = "shuffled",
         **trainer_options: Any,
     ) -> None:
-        examples = [*train_examples, *(eval_examples or ())]
-        live = objective.reference and any(one.reference is None for one in examples)
+        sides = [train_examples, eval_examples or []]
+        live = objective.reference and not all(map(have_reference, sides))
         live = live or objective.strength(constants) > 0
         if live and reference is None and not has_adapter(model):
             raise ValueError(f"{objective.name} compares with a reference: give one, or train an adapter")
         if reference is not None:
             reference = reference.to(args.device).eval().requires_grad_(False)
-        tags = sorted({one.tag for one in examples})
+        tags = sorted(set().union(*map(tags_of, sides)))
         task = ObjectiveTask(
             objective,
             constants,
             reference,
             tags=tags if len(tags) > 1 else (),
-            lengths=[one.tokens for one in train_examples] if batching == "sorted" else None,
+            lengths=tokens_of(train_examples).tolist() if batching == "sorted" else None,
             together=args.per_device_train_batch_size * args.world_size,
         )
-        super().__init__(
-            model, task, list(train_examples), args, held_out=list(eval_examples or ()), **trainer_options
-        )
+        super().__init__(model, task, train_examples, args, held_out=eval_examples or [], **trainer_options)
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         means = super()._means(sums)

@@ -1,5 +1,7 @@
 """A batch of records has the tokens, masks and errors of every record by itself."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from coalign.core.errors import DataError
 from coalign.data.encoding import encode_records
 from coalign.data.frame import EncodingError, Frame
-from coalign.data.prepared.batched import encode_batch, encode_one
-from coalign.data.prepared.keeping import keeps_texts
+from coalign.data.prepared.batched import encode_one, encoded_batches
+from coalign.data.prepared.keeping import _letters, lost_characters
 from coalign.data.records import Demonstration, Preference, PromptRecord, Ranking, Reply
 from tests.data import tokenizers as made
 
@@ -45,7 +47,7 @@ def _alone(records, tokenizer, plain):
 
 
 def _together(records, tokenizer, plain):
-    found = encode_batch(records, Frame(tokenizer), plain)
+    found = [one for _, part in encoded_batches(records, Frame(tokenizer), plain=plain) for one in part]
     return [str(one) if isinstance(one, EncodingError) else one for one in found]
 
 
@@ -160,17 +162,61 @@ LOSING = {
 @pytest.mark.parametrize("name", LOSING)
 def test_proof_holds_where_texts_are_kept_and_nowhere_else(name):
     change, kept = LOSING[name]
-    assert keeps_texts(_byte_level(change)) is kept
+    assert (lost_characters(_byte_level(change)) is not None) is kept
 
 
 @settings(max_examples=50, deadline=None)
 @given(TEXT, TEXT)
 def test_texts_of_a_tokenizer_with_the_proof_come_back(first, second):
-    tokenizer = made.byte_tokenizer()
-    assert keeps_texts(tokenizer)
-    ids = [one for text in (first, second) for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == first + second
+    for tokenizer in (WHOLE, POOR):
+        lost = lost_characters(tokenizer)
+        assert lost is not None
+        texts = [one for one in (first, second) if not lost.search(one)]
+        ids = [one for text in texts for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == "".join(texts)
 
 
-def test_tokenizer_without_a_token_for_every_byte_has_no_proof():
-    assert not keeps_texts(made.metaspace_tokenizer())
+def _poor(bytes_):
+    """A tokenizer without tokens for some bytes."""
+    inner = json.loads(made.byte_tokenizer().backend_tokenizer.to_str())
+    letters = dict(_letters())
+    gone = {letters[one] for one in bytes_}
+    inner["model"]["vocab"] = {
+        token: number for token, number in inner["model"]["vocab"].items() if not gone & {*token}
+    }
+    inner["model"]["merges"] = [one for one in inner["model"]["merges"] if not gone & {*"".join(one)}]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(inner)), bos_token="<s>", eos_token="</s>"
+    )
+
+
+WHOLE = made.byte_tokenizer()
+POOR = _poor([0x04, 0x41, 0xC3, 0xE4, 0xF1, 0xFF])
+
+
+@pytest.mark.parametrize("text", ["\x04", "A", "é", "中", "\U00040000"])
+def test_a_character_whose_bytes_have_no_token_is_lost_and_known(text):
+    lost = lost_characters(POOR)
+    assert lost.search(f"b{text}c")
+    assert not lost_characters(WHOLE).search(text)
+    ids = POOR(f"b{text}c", add_special_tokens=False)["input_ids"]
+    assert POOR.decode(ids, clean_up_tokenization_spaces=False) != f"b{text}c"
+    records = [Demonstration(prompt=_user("a"), completion=one) for one in (f"b{text}c", "b")]
+    assert _together(records, POOR, plain=False) == _alone(records, POOR, plain=False)
+
+
+def test_no_proof_without_a_token_for_a_later_byte_of_a_character():
+    assert lost_characters(_poor([0x9F])) is None
+
+
+def test_letters_are_those_of_the_library():
+    letters = {letter for _, letter in _letters()}
+    assert letters == {*pre_tokenizers.ByteLevel.alphabet()}
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for byte, letter in _letters():
+        if byte < 0x80:
+            assert whole.pre_tokenize_str(chr(byte))[0][0] == letter
+
+
+def test_a_tokenizer_of_words_has_no_proof():
+    assert lost_characters(made.metaspace_tokenizer()) is None

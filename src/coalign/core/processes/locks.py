@@ -28,6 +28,15 @@ def hold(path: Path) -> bool:
     return True
 
 
+def release(path: Path) -> None:
+    """Hold the file no longer, and remove it."""
+    file = _HELD.pop(path.resolve(), None)
+    if file is not None:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds the file."""
     if path.resolve() in _HELD:

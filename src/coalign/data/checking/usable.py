@@ -121,13 +121,18 @@ _CONTROL = re.compile(
 """What chat templates write around turns."""
 
 
-def written_with_template(records: Sequence[Record]) -> list[str]:
-    """A warning where texts already hold what a chat template writes, so that it would be written twice."""
-    found = Counter(
-        mark.group().strip()
-        for record in records
-        if (mark := next(filter(None, map(_CONTROL.search, _texts(record))), None))
-    )
+def template_marks(record: Record) -> list[str]:
+    """The first mark of a chat template that a text of the record holds, or nothing."""
+    mark = next(filter(None, map(_CONTROL.search, _texts(record))), None)
+    return [mark.group().strip()] if mark else []
+
+
+def written_with_template(found: Counter[str]) -> list[str]:
+    """A warning where texts already hold what a chat template writes, so that it would be written twice.
+
+    Args:
+        found: `template_marks` of all records.
+    """
     if not found:
         return []
     return [
@@ -156,8 +161,13 @@ def assert_contrast(records: Sequence[Record], kind: Kind, source: str) -> None:
         DataError: feedback of one label only, or rankings all of whose responses are tied.
     """
     if kind == "feedback" and records:
-        labels = {record.label for record in records if isinstance(record, Feedback)}
-        if len(labels) == 1:
+        labels: set[bool] = set()
+        for record in records:
+            if isinstance(record, Feedback):
+                labels.add(record.label)
+            if len(labels) > 1:
+                return
+        if labels:
             found, missing = ("true", "false") if labels == {True} else ("false", "true")
             raise DataError(
                 f"{source}: all {len(records)} records are labelled {found}, records labelled {missing} are needed too.",
@@ -165,10 +175,15 @@ def assert_contrast(records: Sequence[Record], kind: Kind, source: str) -> None:
                 + (", or learn from these alone with `sft`." if found == "true" else "."),
             )
     if kind == "ranking":
-        rankings = [record for record in records if isinstance(record, Ranking)]
-        if rankings and all(len(set(record.scores)) == 1 for record in rankings):
+        ties = 0
+        for record in records:
+            if isinstance(record, Ranking):
+                if len(set(record.scores)) > 1:
+                    return
+                ties += 1
+        if ties:
             raise DataError(
-                f"{source}: in all {len(rankings)} rankings the responses have the same score, "
+                f"{source}: in all {ties} rankings the responses have the same score, "
                 "so nothing says which is better.",
                 hint="Give scores that differ, or ranks (1 is best).",
             )

@@ -6,7 +6,10 @@ plain is left: pictures, tools, replies of several turns, a template that fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from coalign.data.frame import EncodingError, Frame
@@ -26,20 +29,48 @@ Ids = tuple[list[int], list[list[int]], list[list[bool]] | None, "PicturePrompt 
 Texts = tuple[str, list[str]]
 
 
-def encode_batch(records: Sequence[Record], frame: Frame, plain: bool) -> list[Ids | EncodingError]:
-    """Token ids of each record, or what is wrong with it.
+def encoded_batches(
+    records: Iterable[Record], frame: Frame, *, plain: bool = False, pictures: bool = True
+) -> Iterator[tuple[list[Record], list[Ids | EncodingError]]]:
+    """Token ids of each record, or what is wrong with it, a batch at a time; while the tokenizer, which lets other threads
+    go on, has one batch, the next is read and written by the chat template.
 
     Args:
-        plain: as of `coalign.data.encoding.encode_records`.
+        plain, pictures: as of `coalign.data.encoding.encode_records`.
     """
-    texts = _texts(records, frame, plain)
-    ids = _tokenised((text for one in texts if one for text in (one[0], *one[1])), frame)
+    source = iter(records)
+    waiting: deque[tuple[list[Record], list[Texts | None], Future[dict[str, list[int]]]]] = deque()
+    beside = is_plain(frame.tokenizer) and frame.processor is None
+    if beside:
+        _make_ready(frame.tokenizer)
+    with ThreadPoolExecutor(1, "tokenizer") as pool:
+        while batch := list(itertools.islice(source, BATCH)):
+            texts = _texts(batch, frame, plain)
+            flat = [text for one in texts if one for text in (one[0], *one[1])]
+            waiting.append((batch, texts, pool.submit(_tokenised, flat, frame)))
+            if not beside or len(waiting) > 1:
+                yield _finished(*waiting.popleft(), frame, plain, pictures)
+        while waiting:
+            yield _finished(*waiting.popleft(), frame, plain, pictures)
+
+
+def _finished(
+    records: list[Record],
+    texts: Sequence[Texts | None],
+    tokenised: Future[dict[str, list[int]]],
+    frame: Frame,
+    plain: bool,
+    pictures: bool,
+) -> tuple[list[Record], list[Ids | EncodingError]]:
+    ids = tokenised.result()
     pairs = [(one[0], text) for one in texts if one for text in one[1]]
     apart = iter(_apart(pairs, ids, frame))
     found: list[Ids | EncodingError] = []
     for record, one in zip(records, texts, strict=True):
         try:
             if one is None:
+                if record.pictures and not pictures:
+                    raise EncodingError("images", "pictures cannot be used here", "text and messages alone")
                 found.append(encode_one(record, frame, plain))
                 continue
             prompt, responses = one
@@ -51,7 +82,7 @@ def encode_batch(records: Sequence[Record], frame: Frame, plain: bool) -> list[I
             found.append((list(ids[prompt]), parts, None, None))
         except EncodingError as error:
             found.append(error)
-    return found
+    return records, found
 
 
 def encode_one(record: Record, frame: Frame, plain: bool) -> Ids:
@@ -160,23 +191,35 @@ def _tokenised(texts: Iterable[str], frame: Frame) -> dict[str, list[int]]:
     if not is_plain(tokenizer):
         return {one: frame.ids(one) for one in different}
     # As the tokenizer's own call does, which spends a third of its time on masks and offsets.
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    if backend.encode_special_tokens != tokenizer.split_special_tokens:
-        backend.encode_special_tokens = tokenizer.split_special_tokens
-    made = backend.encode_batch_fast(different, add_special_tokens=False)
+    _make_ready(tokenizer)
+    made = tokenizer.backend_tokenizer.encode_batch_fast(different, add_special_tokens=False)
     return {text: one.ids for text, one in zip(different, made, strict=True)}
 
 
 def _apart(pairs: Sequence[tuple[str, str]], ids: dict[str, list[int]], frame: Frame) -> list[bool]:
     """For each prompt and response whether their tokens, one after the other, decode to both texts."""
-    if frame.keeps_texts:
-        return [True] * len(pairs)
-    joined = [ids[prompt] + ids[text] for prompt, text in pairs]
-    decoded = (
-        frame.tokenizer.batch_decode(joined, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if joined
-        else []
-    )
-    return [one == prompt + text for one, (prompt, text) in zip(decoded, pairs, strict=True)]
+    lost, tokenizer = frame.lost_characters, frame.tokenizer
+    same = [lost is not None and not lost.search(prompt) and not lost.search(text) for prompt, text in pairs]
+    asked = [place for place, kept in enumerate(same) if not kept]
+    joined = [ids[pairs[place][0]] + ids[pairs[place][1]] for place in asked]
+    if is_plain(tokenizer):  # as the tokenizer's own call, which looks at every id
+        decoded = tokenizer.backend_tokenizer.decode_batch(joined, skip_special_tokens=False)
+    else:
+        keep: Any = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        decoded = [tokenizer.decode(one, **keep) for one in joined]
+    for place, text in zip(asked, decoded, strict=True):
+        same[place] = text == "".join(pairs[place])
+    return same
+
+
+def _make_ready(tokenizer: Any) -> None:
+    """Neither truncation nor padding, as the tokenizer's own call has it without arguments; nothing is set that is so
+    already, since another thread may be at work.
+    """
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens

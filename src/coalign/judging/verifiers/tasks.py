@@ -68,7 +68,7 @@ def prompt_records(source: str | Path, limit: int | None = None) -> list[Record]
     if str(source) == BUNDLED:
         with resources.as_file(resources.files("coalign.selfalign") / "assets" / "quickstart.jsonl") as path:
             return prompt_records(path, limit)
-    return read_records(source, kind="prompt", limit=limit).records
+    return [*read_records(source, kind="prompt", limit=limit).records]
 
 
 def make_tasks(
