@@ -134,7 +134,7 @@ def open_methods(
     if sources:
         generator = _build(sources[0], options[-1], models, backend)
     else:
-        generator = open_generator(models, backend, batch_size=batch_size)
+        generator = open_generator(models, backend, batch_size=batch_size, modules=bool(methods))
     for method, own in reversed(list(zip(methods, options, strict=True))):
         if method.wrap:
             generator = method.wrap(own, generator)

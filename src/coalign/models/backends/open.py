@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
+from coalign.core.errors import ConfigError
 from coalign.models.adapters import has_adapter, merge
 from coalign.models.backends.options import BackendOptions
 from coalign.models.devices import decoding_dtype, describe_device
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from coalign.models.generation.precision import Precision
+
 
 def open_generator(
-    options: ModelOptions, backend: BackendOptions | None = None, *, batch_size: int | None = None
+    options: ModelOptions,
+    backend: BackendOptions | None = None,
+    *,
+    batch_size: int | None = None,
+    modules: bool = False,
 ) -> Generator:
     """A generator over the model that `options` name, or over an endpoint.
 
@@ -27,6 +35,7 @@ def open_generator(
         options: which model. An endpoint serves its own: then `options.model` is not looked at.
         backend: which back end; by default what `options` say when they are back-end options too, else Transformers.
         batch_size: most samples in a batch (Transformers) or under way (vLLM), by default as the device allows.
+        modules: others will compute with the modules of the generator's model too.
 
     Raises:
         ConfigError: options that the back end cannot follow.
@@ -43,7 +52,8 @@ def open_generator(
         from coalign.models.backends.vllm_generation import VllmGenerator
 
         return VllmGenerator(options, max_num_seqs=batch_size)
-    return open_transformers(options, batch_size=batch_size)
+    precision = backend.generation_precision
+    return open_transformers(options, batch_size=batch_size, precision=precision, modules=modules)
 
 
 def identity_of(options: ModelOptions, backend: BackendOptions) -> str:
@@ -55,7 +65,9 @@ def identity_of(options: ModelOptions, backend: BackendOptions) -> str:
     if backend.chosen_backend != "endpoint":
         from coalign.models.files.identity import model_identity
 
-        return model_identity(options)
+        identity = model_identity(options)
+        named = backend.generation_precision
+        return identity if named == "auto" else f"{identity}-{named}"
     from coalign.models.backends.endpoint import EndpointGenerator
 
     generator = EndpointGenerator(backend)
@@ -75,18 +87,46 @@ def open_named(name: str | None, *, endpoint: str | None = None, device: str = "
     return open_generator(ModelOptions(model=name or "default", device=device))
 
 
-def open_transformers(options: ModelOptions, *, batch_size: int | None = None) -> TransformersGenerator:
+def open_transformers(
+    options: ModelOptions,
+    *,
+    batch_size: int | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "int4"] = "auto",
+    modules: bool = False,
+) -> TransformersGenerator:
     """The Transformers back end; an adapter is merged, which makes every token cheaper.
 
-    With `dtype: auto` the merged weights are put into the format in which this device samples fastest.
+    Args:
+        batch_size, modules: see `open_generator`.
+        precision: see `BackendOptions.generation_precision`. Where weights can be fused, they alone are in this format, and
+            the model stays in the file that it was loaded from, unless `modules` is true.
+
+    Raises:
+        ConfigError: int4 for a model whose weights cannot be fused.
     """
     model = load_model(options, training=False)
     if has_adapter(model):
         model = merge(cast("PeftModel", model))
-    if options.dtype == "auto":
-        model = cast(torch.nn.Module, model).to(decoding_dtype(next(model.parameters()).device))
     tokenizer = load_tokenizer(options)
-    return TransformersGenerator(model, tokenizer, batch_size=batch_size)
+    own = next(model.parameters())
+    wanted = precision
+    if precision == "auto" and options.dtype == "auto":
+        wanted = cast("Precision", str(decoding_dtype(own.device)).removeprefix("torch."))
+    if wanted == "auto" or getattr(torch, wanted, None) == own.dtype:
+        return TransformersGenerator(model, tokenizer, batch_size=batch_size)
+    if own.device.type == "cpu" and (wanted == "int4" or not modules):
+        generator = TransformersGenerator(
+            model, tokenizer, batch_size=batch_size, precision=wanted, compared=precision != "auto"
+        )
+        if generator.is_fused:
+            return generator
+    if wanted == "int4":
+        raise ConfigError(
+            f"generation_precision: int4 is not usable for {type(unwrap(model)).__name__} on {own.device}, expected a model "
+            "built like Llama on a CPU with AVX2.",
+            hint="Leave --generation-precision out.",
+        )
+    return TransformersGenerator(model.to(getattr(torch, wanted)), tokenizer, batch_size=batch_size)
 
 
 def describe_generator(generator: Generator, name: str) -> str:
@@ -94,5 +134,5 @@ def describe_generator(generator: Generator, name: str) -> str:
     if isinstance(generator, TransformersGenerator):
         parameter: Any = next(generator.model.parameters())
         fused = ", fused weights" if generator.is_fused else ""
-        return f"{name} on {describe_device(parameter.device, parameter.dtype)}{fused}"
+        return f"{name} on {describe_device(parameter.device)}, {generator.precision}{fused}"
     return str(getattr(generator, "description", name))

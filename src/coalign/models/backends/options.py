@@ -60,6 +60,11 @@ class BackendOptions(OptionGroup):
     backend: Literal["auto", "transformers", "vllm", "endpoint"] = option(
         "auto", "what generates; auto: the endpoint where --endpoint is given, else transformers"
     )
+    generation_precision: Literal["auto", "float32", "bfloat16", "int4"] = option(
+        "auto",
+        "number format in which a model on this machine decodes; int4: blocks of 32 4-bit weights, the fastest for one "
+        "answer at a time; how far it leads away is measured and said; auto: --dtype, or what this device samples fastest in",
+    )
     endpoint: str | None = option(
         None, "base address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1"
     )
@@ -104,6 +109,8 @@ class BackendOptions(OptionGroup):
             self.refuse(ours, f"with backend: {self.chosen_backend}", advice="give endpoint")
         elif not self.endpoint:
             raise ValueError("backend: endpoint needs the server's address: endpoint")
+        if self.generation_precision != "auto" and self.chosen_backend != "transformers":
+            raise ValueError(f"generation_precision: has no effect with backend: {self.chosen_backend}")
         if self.endpoint:
             assert_address(self.endpoint)
         if not names_a_variable(self.endpoint_key_variable):

@@ -45,6 +45,10 @@ class Decodes(Protocol):
         """New rows of the model."""
         ...
 
+    def compare(self, answers: Sequence[tuple[list[int], list[int]]]) -> None:
+        """Say how far a cheaper precision leads away, of prompts and answers as tokens; once."""
+        ...
+
 
 def plan_batches(
     lengths: Sequence[int],

@@ -11,6 +11,8 @@ from psutil import virtual_memory
 from coalign.models.generation.fused_decoder import FusedDecoder, is_llama_like
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.incremental import PlainRows, probe_logits
+from coalign.models.generation.packed_linear import can_quantize
+from coalign.models.generation.precision import Precision
 from coalign.models.modules import unwrap
 from coalign.models.scoring.probing import agree, similar_logits
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _SHARE = 0.25
 """Of the machine's memory, the most that a copy of the weights may take."""
+_FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int4": torch.bfloat16}
+_MADE_UP = 16
+"""Tokens of the text that shows how large logits are."""
 _SAMPLED = 64
 """Numbers of a weight that tell whether it has changed."""
 _agrees: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = weakref.WeakKeyDictionary()
@@ -32,12 +37,15 @@ class FusedModel:
 
     Args:
         model: any causal language model.
-        dtype: format of the products; by default that of the model's weights.
+        precision: of the products; by default that of the model's weights.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, precision: Precision | None = None) -> None:
         self._model = model
-        self.dtype = dtype or next(model.parameters()).dtype
+        self._blocks = precision == "int4"
+        own = next(model.parameters()).dtype
+        self._dtype = _FORMATS[precision] if precision else own
+        self._rounds = self._dtype != own
         self._decoder: FusedDecoder | None = None
         self._made_of: tuple[object, ...] = ()
 
@@ -52,35 +60,68 @@ class FusedModel:
         return self._current() is not None
 
     def _current(self) -> FusedDecoder | None:
-        if unwrap(self._model) is not self._model or not is_llama_like(self._model):
+        if unwrap(self._model) is not self._model or not is_llama_like(self._model) or not self._fits():
+            return None
+        if self._blocks and not can_quantize():
             return None
         now = _fingerprint(self._model)
-        if self._decoder is None or now != self._made_of:
+        if now != self._made_of:
             self._decoder = None  # its memory is free before the next one is made
-            if self._fits():
-                self._decoder, self._made_of = FusedDecoder(self._model, self.dtype), now
-        return self._decoder if self._decoder is not None and self._agrees(self._decoder) else None
+            if not self._agrees():
+                return None
+            self._decoder, self._made_of = self._decoder or self._make(blocks=self._blocks), now
+        return self._decoder
 
     def _fits(self) -> bool:
         """By total, not free memory: a resumed run takes the same path."""
-        needed = sum(one.numel() for one in self._model.parameters()) * self.dtype.itemsize
+        needed = sum(one.numel() for one in self._model.parameters()) * self._dtype.itemsize
         return needed <= _SHARE * virtual_memory().total
 
-    def _agrees(self, decoder: FusedDecoder) -> bool:
+    @torch.inference_mode()
+    def _make(self, *, blocks: bool) -> FusedDecoder:
+        decoder = FusedDecoder(self._model, self._dtype, blocks=blocks)
+        if self._dtype == torch.bfloat16:
+            decoder.centre(_usual_top(decoder))
+        return decoder
+
+    def _agrees(self) -> bool:
+        """Whether the model's structure is understood; 4-bit blocks are no part of the question."""
         known = _agrees.setdefault(self._model, {})
-        if self.dtype not in known:
-            rounds = self.dtype != next(self._model.parameters()).dtype
+        if self._dtype not in known:
+            made: list[FusedDecoder] = []
+
+            def rows() -> FusedRows:
+                if not made:
+                    made.append(self._make(blocks=False))
+                return FusedRows(made[0], shared_tokens=1)
+
             with torch.inference_mode():
-                known[self.dtype] = agree(
+                known[self._dtype] = agree(
                     self._model,
                     lambda: probe_logits(self._model, lambda: PlainRows(self._model)),
-                    lambda: probe_logits(self._model, lambda: FusedRows(decoder, shared_tokens=1)),
+                    lambda: probe_logits(self._model, rows),
                     lacks="decode with fused weights",
                     differs="its logits differ with them",
                     instead="its own modules decode, which is slower",
-                    similar=lambda actual, expected, half: similar_logits(actual, expected, half or rounds),
+                    similar=lambda actual, expected, half: similar_logits(
+                        actual, expected, half or self._rounds
+                    ),
                 )
-        return known[self.dtype]
+            if known[self._dtype] and not self._blocks:
+                self._decoder = made[0]
+        return known[self._dtype]
+
+
+def _usual_top(decoder: FusedDecoder) -> float:
+    """About how large the largest logits are: the median over a text that the model makes up."""
+    rows = FusedRows(decoder)
+    logits = rows.start(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
+    tops = []
+    for _ in range(_MADE_UP):
+        top, token = logits.max(-1)
+        tops.append(top)
+        logits = rows.step(token)
+    return float(torch.cat(tops).nan_to_num(0.0, 0.0, 0.0).median())
 
 
 def _fingerprint(model: nn.Module) -> tuple[object, ...]:

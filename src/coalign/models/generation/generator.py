@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.incremental import Rows
+    from coalign.models.generation.precision import Exactness, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,14 @@ class TransformersGenerator:
             default what fits into 1 GiB of keys and values on a CPU, a third of the memory on a GPU.
         batch_size: most samples in a batch, by default 128 on a CPU and 512 on a GPU.
         fused: decode with fused weights (`coalign.models.generation.fused_model`) where the model allows it.
+        precision: format in which fused weights are multiplied; by default that of the model's.
+        compared: say how far the precision leads away from the model's own, on the first answers.
 
     Attributes:
         last_stats: figures of the last call of `generate`.
         device, batch_tokens, batch_size: where it decodes, and the limits of a batch.
         stop_ids: tokens that end a response.
+        exactness: of a cheaper precision, once it is measured.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class TransformersGenerator:
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         fused: bool = True,
+        precision: Precision | None = None,
+        compared: bool = False,
     ) -> None:
         from coalign.models.generation.fused_model import FusedModel
 
@@ -82,12 +88,15 @@ class TransformersGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.last_stats = types.GenerationStats()
+        self.exactness: Exactness | None = None
         self.device = next(model.parameters()).device
         self.batch_tokens = batch_tokens or default_batch_tokens(model, self.device)
         self.batch_size = batch_size or (GPU_ROWS if self.device.type == "cuda" else CPU_ROWS)
         self._fitting_rows: int | None = None
         self.stop_ids = stop_token_ids(unwrap(model), tokenizer)
-        self._fused = FusedModel(model) if fused else None
+        self._fused = FusedModel(model, precision) if fused else None
+        self._precision = precision
+        self._unmeasured = compared
 
     def generate(
         self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
@@ -121,6 +130,7 @@ class TransformersGenerator:
                 for index, one in missing.items():
                     results[index] = one
                 on_batch(missing)
+                self.compare([(job.encoded[index], one[0].token_ids) for index, one in samples.items()])
         worked = [index for batch in plan for index in batch]
         self.last_stats = types.GenerationStats(
             prompts=len(worked),
@@ -181,6 +191,28 @@ class TransformersGenerator:
     def is_fused(self) -> bool:
         """Whether it decodes with fused weights."""
         return self._fused is not None and self._fused.is_used
+
+    @property
+    def precision(self) -> str:
+        """The format of the products."""
+        own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return self._precision if self._precision and self.is_fused else own
+
+    def compare(self, answers: Sequence[tuple[list[int], list[int]]]) -> None:
+        """Measure a cheaper format against the model's own modules and say what was found, the first time.
+
+        Args:
+            answers: prompts and what was answered, as tokens.
+        """
+        if not self._unmeasured or not self.is_fused:
+            return
+        from coalign.models.generation.precision import FAR, measure_exactness
+
+        self.exactness = measure_exactness(self.model, self.open_rows, answers)
+        self._unmeasured = self.exactness is None
+        if self.exactness is not None:
+            far = " That is far: use another --generation-precision." if self.exactness.kl > FAR else ""
+            logger.warning("%s%s", self.exactness.describe(self.precision), far)
 
     def encode(self, prompt: Messages | str, index: int = 0) -> list[int]:
         """The tokens of a prompt without pictures.

@@ -1,0 +1,67 @@
+"""Memory of weights that lie in a file: given back while they are not read, and read from the file again when they are."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SMAPS = Path("/proc/self/smaps")
+
+
+Ranges = list[tuple[int, int]]
+"""First and last address, the last one left out."""
+
+
+def release_file_pages(tensors: Iterable[Tensor], files: Ranges) -> int:
+    """Give back the memory of tensors that are mapped from files. Returns how many bytes.
+
+    Their contents stay: the next look reads the file's pages, which the system mostly still holds. Nothing happens to other
+    tensors.
+
+    Args:
+        files: of `unwritten_files`; what lies there must not have been written since.
+    """
+    given_back = 0
+    for one in tensors:
+        low, high = one.data_ptr(), one.data_ptr() + one.numel() * one.element_size()
+        for start, end in files:
+            first = -(-max(low, start) // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = min(high, end) // mmap.PAGESIZE * mmap.PAGESIZE
+            if first < last and _advise(first, last - first):
+                given_back += last - first
+    return given_back
+
+
+def unwritten_files() -> Ranges:
+    """Addresses of mapped files no page of which is a copy of this process: giving such a copy back would lose it. Empty
+    where the system does not say what is mapped (elsewhere than on Linux).
+    """
+    found: Ranges = []
+    try:
+        lines = _SMAPS.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    place: tuple[int, int] | None = None
+    for line in lines:
+        name, *values = line.split(maxsplit=5)
+        if name.endswith(":"):
+            if name == "Anonymous:" and place is not None and values[0] == "0":
+                found.append(place)
+        else:
+            start, _, end = name.partition("-")
+            in_file = len(values) == 5 and values[4].startswith("/") and not values[4].endswith("(deleted)")
+            place = (int(start, 16), int(end, 16)) if in_file and "x" not in values[0] else None
+    return found
+
+
+def _advise(address: int, length: int) -> bool:
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return False
+    return madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.MADV_DONTNEED) == 0
