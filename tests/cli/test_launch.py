@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,8 +56,37 @@ def test_the_configuration_is_printed_and_nothing_starts(coalign, given, tmp_pat
     )
     assert result.code == 0
     assert yaml.safe_load(result.out)["num_processes"] == 3
-    assert "# ACCELERATE_USE_CPU=true accelerate" in result.out
+    assert "# ACCELERATE_USE_CPU=true DS_ACCELERATOR=cpu accelerate launch" in result.out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("recipe", "stage"), [("zero2", 2), ("zero3", 3)])
+def test_deepspeed_is_told_everything_that_it_would_choose(coalign, given, recipe: str, stage: int) -> None:
+    result = coalign("launch", "--recipe", recipe, "--processes", "2", "--print-config", "--", *given)
+    assert result.code == 0, result.err
+    written = json.loads(
+        next(line for line in result.out.splitlines() if ".json: " in line).partition(": ")[2]
+    )
+    assert written["zero_optimization"]["stage"] == stage
+    for name in ("gradient_clipping", "gradient_accumulation_steps"):
+        assert written[name] == "auto", "the run's own; without it DeepSpeed has a value that nobody chose"
+    settings = yaml.safe_load(result.out)
+    assert settings["distributed_type"] == "DEEPSPEED"
+    assert "mixed_precision" not in settings, "accelerate refuses it beside a file of DeepSpeed"
+
+
+def test_deepspeed_that_is_missing_is_named_with_its_extra(coalign, given, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setattr("coalign.cli.running.launch.is_installed", lambda module: False)
+    result = coalign("launch", "--recipe", "zero3", "--processes", "2", "--", *given)
+    assert result.code != 0
+    assert "coalign[deepspeed]" in result.err
+
+
+def test_restarts_have_a_rendezvous_of_their_own(coalign, given) -> None:
+    result = coalign("launch", "--processes", "2", "--max-restarts", "3", "--print-config", "--", *given)
+    assert "--max_restarts 3 --rdzv_backend c10d" in result.out
+    assert "PET_RDZV_ENDPOINT=localhost:0" in result.out
 
 
 def test_a_sharded_run_in_two_processes(given: list[str], tmp_path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate.state import AcceleratorState
+import yaml
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -22,6 +24,12 @@ from coalign.core.runs import Run, is_main_process
 from coalign.models.files.saving import save_model
 from coalign.training.distillation import Distillation, TokenExample
 from coalign.training.distributed import sharding
+from coalign.training.distributed.recipes import (
+    Recipe,
+    accelerate_configuration,
+    by_deepspeed,
+    deepspeed_configuration,
+)
 from coalign.training.modules import fit_module
 from coalign.training.options import TrainingOptions
 from coalign.training.processes import end_processes
@@ -104,7 +112,6 @@ def distil(folder: Path, recipe: str) -> Run:
 def under(recipe: str) -> Iterator[None]:
     """What `accelerate launch` says of a recipe, for one training of several in the same processes."""
     os.environ["ACCELERATE_USE_FSDP"] = str(recipe == "fsdp2").lower()
-    AcceleratorState._reset_state()
     yield
 
 
@@ -164,7 +171,46 @@ def fail_in_the_second_process(folder: Path) -> None:
     execute("sft", find("sft")[1], config_of("sft", folder, 2, **FULL), folder / "failing")
 
 
-def main(folder: Path) -> None:
+def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
+    """Two gloo processes that each run `main`, as `coalign launch` starts them."""
+    material(folder)
+    configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
+    configuration.write_text(yaml.safe_dump(accelerate_configuration(recipe, 2, deepspeed_file=str(zero))))
+    if by_deepspeed(recipe):
+        zero.write_text(json.dumps(deepspeed_configuration(recipe)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.path.join(os.getcwd(), "src")]),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "DS_ACCELERATOR": "cpu",
+    }
+    starter = ["-m", "coalign.training.distributed.starter", "--config_file", str(configuration)]
+    return subprocess.run(
+        [sys.executable, *starter, "-m", "tests.training.in_processes", str(folder), recipe],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def by_deepspeed_in_processes(folder: Path, recipe: Recipe) -> None:
+    for name in CASES:
+        train_case(name, folder, recipe)
+    distil(folder, recipe)
+    diverge(folder, recipe)
+    run = several(folder, recipe)
+    if is_main_process():
+        stopped(run, folder / "stopped")
+    torch.distributed.barrier()
+    again(folder, processes=2)
+
+
+def main(folder: Path, recipe: Recipe) -> None:
+    if by_deepspeed(recipe):
+        by_deepspeed_in_processes(folder, recipe)
+        return
     with under("ddp"):
         for name in UNDER_DDP:
             train_case(name, folder, "ddp")
@@ -190,8 +236,9 @@ def several(folder: Path, recipe: str) -> Run:
     return train("sft", folder / f"several-{recipe}", folder, processes, **{**SEVERAL, "data": data})
 
 
-def again(folder: Path) -> Run:
-    """Goes on with what `stopped` left of two processes."""
+def again(folder: Path, processes: int = 1) -> Run:
+    """Goes on with what `stopped` left of two processes, under the same options."""
+    assert int(os.environ.get("WORLD_SIZE", "1")) == processes
     config = {**SEVERAL, "data": [str(folder / "more.jsonl")]}
     return train("sft", folder / "stopped", folder, 2, **config)
 
@@ -206,5 +253,5 @@ def stopped(run: Run, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), cast(Recipe, sys.argv[2]))
     end_processes()

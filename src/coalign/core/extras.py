@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "vllm": (("vllm",), "generation with vLLM"),
+    "deepspeed": (("deepspeed",), "`coalign launch --recipe zero2` and `zero3`"),
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),
     "pii": (("presidio_analyzer", "tldextract"), "masking personal data in logs (wildfeedback)"),

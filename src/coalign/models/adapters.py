@@ -230,4 +230,7 @@ def _millions(count: int) -> str:
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    wrapped = (
+        isinstance(model, wrappers) or type(model).__name__ == "DeepSpeedEngine"
+    )  # it may not be installed
+    return cast(Any, model).module if wrapped else model

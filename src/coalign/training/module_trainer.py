@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.trainer_part import OverProcesses
 from coalign.training.objective import Losses
 from coalign.training.processes import own_batches
-from coalign.training.task import Batch, DivergedError, Task
+from coalign.training.task import Batch, Task
 from coalign.training.watch.callbacks import ProgressBar, RunEvents
 from coalign.training.watch.held_out import Losses as HeldOutLosses
 from coalign.training.watch.held_out import RecordLosses, read_losses, write_losses
@@ -79,7 +79,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         self.task = task
         self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the step's count itself
         self._sums = _no_sums()
-        self._step_ids: list[str] = []
+        self.step_ids: list[str] = []
         self._interval: dict[str, Any] = {}
         self._resumed: Path | None = None
         self._bar = ProgressBar("Training")
@@ -184,14 +184,14 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         """
         ids = inputs.get("ids", [])
         if model.training:
-            self._step_ids += ids
+            self.step_ids += ids
         output = self.task.loss(model, inputs, self.state)
         if num_items_in_batch is None:
             num_items_in_batch = self.task.count(inputs)
         loss = _normalised(output.losses, num_items_in_batch)
         finite = math.isfinite(float(loss.detach()))
         if self.anywhere(not finite):
-            self._stop_diverged("The loss", self.together([] if finite else ids))
+            self.stop_diverged("The loss", self.together([] if finite else ids))
         if model.training:
             _add(self._sums, output.metrics)
         loss = loss * self.accelerator.num_processes
@@ -316,37 +316,10 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
             if not any(row.get("step") == self.state.global_step and "eval_loss" in row for row in rows):
                 self.evaluate()
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.task.load(Path(resume_from_checkpoint))
-        self._resumed = Path(resume_from_checkpoint)
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
-        them, also where the loss still is a number.
-        """
-        norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if hasattr(norm, "full_tensor"):  # of parts: a number on each process until they are added up
-            norm = norm.full_tensor()
-        if norm is not None and not math.isfinite(float(norm)):
-            self._stop_diverged("A gradient", self.together(self._step_ids))
-        self._step_ids = []
-        return norm
-
-    def _stop_diverged(self, what: str, ids: Sequence[str]) -> None:
-        """Save the weights as the last step left them, and stop.
-
-        Raises:
-            DivergedError: always.
-        """
-        self._save_checkpoint(self.model, None)  # type: ignore[arg-type]
-        named = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
-        raise DivergedError(
-            f"{what} is NaN or infinite after step {self.state.global_step}"
-            + (f", in the batch of {self.task.examples} {named}." if ids else "."),
-            hint=f"The last good step is saved in {folder}. Lower the learning rate, or {self.task.advice}.",
-        )
+    def take_up(self, folder: Path) -> None:
+        """What the task keeps, from a checkpoint whose weights are loaded."""
+        self.task.load(folder)
+        self._resumed = folder
 
 
 class Hooks(TrainerCallback):

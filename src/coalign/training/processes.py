@@ -53,8 +53,7 @@ def assert_group(records: int) -> None:
         raise ConfigError(
             f"The launcher started {started} processes, and each of them knows of itself alone: each would train on all "
             "records and write to the same folder.",
-            hint=f"`coalign launch --processes {started} -- run ...` starts them; with FSDP or DeepSpeed every process "
-            "needs a GPU.",
+            hint=f"`coalign launch --processes {started} -- run ...` starts them so that they do.",
         )
     if 1 < known > records:
         raise DataError(
@@ -90,7 +89,7 @@ def arrangement(model: nn.Module) -> str:
         for name, key in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED"))
         if os.environ.get(key, "").lower() == "true"
     ]
-    instead = f" ({asked[0]} was asked for, which needs GPUs)" if asked else ""
+    instead = f" ({asked[0]} was asked for)" if asked else ""
     return f"DDP over {count} processes, each with the whole model{instead}"
 
 

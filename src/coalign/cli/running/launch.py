@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -12,8 +13,15 @@ import click
 import yaml
 
 from coalign.core.errors import ConfigError
+from coalign.core.extras import is_installed, require
 from coalign.core.runs import new_run_path
-from coalign.training.distributed.recipes import RECIPES, Recipe, accelerate_configuration
+from coalign.training.distributed.recipes import (
+    RECIPES,
+    Recipe,
+    accelerate_configuration,
+    by_deepspeed,
+    deepspeed_configuration,
+)
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -25,7 +33,8 @@ from coalign.training.distributed.recipes import RECIPES, Recipe, accelerate_con
     type=click.Choice(RECIPES),
     default="ddp",
     show_default=True,
-    help="ddp: each process holds the whole model. fsdp2: weights, gradients and optimizer are in parts, one on each.",
+    help="ddp: each process holds the whole model. fsdp2, and zero3 by DeepSpeed: weights, gradients and optimizer are in "
+    "parts, one on each; zero2: gradients and optimizer.",
 )
 @click.option(
     "--max-restarts",
@@ -52,7 +61,7 @@ def launch(
     """
     from coalign.cli.running.run import command
     from coalign.core.cache import cache_root
-    from coalign.core.files import write_text
+    from coalign.core.files import write_json, write_text
     from coalign.core.options import build
 
     first, *rest = words
@@ -66,7 +75,10 @@ def launch(
         given += ["--out", str(new_run_path(method))]  # one folder for all processes
     folder = cache_root() / "launch"
     file = folder / f"{recipe}-{processes}.yaml"
-    settings = yaml.safe_dump(accelerate_configuration(recipe, processes), sort_keys=False)
+    zero = folder / f"{recipe}.json"
+    settings = yaml.safe_dump(
+        accelerate_configuration(recipe, processes, deepspeed_file=str(zero.absolute())), sort_keys=False
+    )
     line = [sys.executable, "-m", "coalign.training.distributed.starter", "--config_file", str(file)]
     if max_restarts:
         # The static rendezvous hands a second start the addresses of the first.
@@ -74,22 +86,33 @@ def launch(
     line += ["-m", "coalign", "run", method, *given]
     if print_config:
         click.echo(settings, nl=False)
+        if by_deepspeed(recipe):
+            click.echo(f"# {zero}: {json.dumps(deepspeed_configuration(recipe))}")
         click.echo(
-            f"# {'ACCELERATE_USE_CPU=true ' if kind == 'cpu' else ''}accelerate launch {shlex.join(line[3:])}"
+            f"# {_spelled(_for_processes(kind, max_restarts))}accelerate launch {shlex.join(line[3:])}"
         )
         return
+    if by_deepspeed(recipe) and not is_installed("deepspeed"):
+        require("deepspeed", "deepspeed")  # says how to install it
     folder.mkdir(parents=True, exist_ok=True)
     write_text(file, settings)
-    environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    if max_restarts:
-        environment["PET_RDZV_ENDPOINT"] = "localhost:0"  # any free port
-    if kind == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
+    if by_deepspeed(recipe):
+        write_json(zero, deepspeed_configuration(recipe))
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **_for_processes(kind, max_restarts)}
     sys.stdout.flush()
     if os.name == "posix":  # signals then reach the launcher itself, which ends its processes
         os.execve(sys.executable, line, environment)
     sys.exit(subprocess.call(line, env=environment))
+
+
+def _for_processes(kind: str, max_restarts: int) -> dict[str, str]:
+    """What the launcher's environment says besides its configuration."""
+    made = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
+    return made | ({"PET_RDZV_ENDPOINT": "localhost:0"} if max_restarts else {})  # any free port
+
+
+def _spelled(environment: dict[str, str]) -> str:
+    return "".join(f"{name}={value} " for name, value in environment.items())
 
 
 def _device(config: Any, processes: int) -> str:

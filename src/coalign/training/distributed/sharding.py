@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from coalign.core.errors import ConfigError
+from coalign.core.extras import require
 from coalign.models.adapters import has_adapter
 
 if TYPE_CHECKING:
@@ -24,26 +25,41 @@ if TYPE_CHECKING:
 WEIGHTS_IN_PARTS = "pytorch_model_fsdp_0"
 OPTIMIZER_IN_PARTS = "optimizer_0"
 """Folders of a checkpoint that accelerate writes by `torch.distributed.checkpoint`."""
+DEEPSPEED_PARTS = "global_step*/*_optim_states.pt"
+"""Files of a checkpoint that DeepSpeed writes, one a process."""
+
+
+def wants(name: str) -> bool:
+    """Whether the launcher asked for `FSDP` or `DEEPSPEED`."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
 
 
 def shard_on_cpu(trainer: Any) -> None:
-    """Let accelerate shard a model on a CPU where FSDP2 was asked for; to be called once its state is made."""
-    from accelerate.state import AcceleratorState
+    """Let accelerate do on a CPU what was asked for, FSDP2 or DeepSpeed; to be called once its state is made."""
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+    from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 
     state: Any = AcceleratorState()
-    if (
-        os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true"
-        or state.distributed_type is not DistributedType.MULTI_CPU
-    ):
+
+    def becomes(kind: DistributedType, **plugin: Any) -> None:
+        cast(Any, AcceleratorState)._shared_state.update(distributed_type=kind, **plugin)
+        cast(Any, PartialState)._shared_state["distributed_type"] = kind  # which the other is updated by
+
+    if state.distributed_type is not DistributedType.MULTI_CPU:
         return
-    plugin = FullyShardedDataParallelPlugin()
-    if plugin.fsdp_version != 2:
-        raise ConfigError("FSDP was asked for without fsdp_version: 2.", hint="FSDP1 needs GPUs.")
-    cast(Any, AcceleratorState)._shared_state.update(
-        distributed_type=DistributedType.FSDP, fsdp_plugin=plugin
-    )
-    trainer.is_fsdp_enabled = True
+    if wants("FSDP"):
+        plugin = FullyShardedDataParallelPlugin()
+        if plugin.fsdp_version != 2:
+            raise ConfigError("FSDP was asked for without fsdp_version: 2.", hint="FSDP1 needs GPUs.")
+        becomes(DistributedType.FSDP, fsdp_plugin=plugin)
+        trainer.is_fsdp_enabled = True
+    elif wants("DEEPSPEED"):
+        plugin = trainer.args.deepspeed_plugin
+        becomes(DistributedType.DEEPSPEED, deepspeed_plugins=plugin)
+        plugin.select(_from_accelerator_state=True)
+        trainer.is_deepspeed_enabled = True
+        propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
 
 
 def fit_plugin(accelerator: Any, model: nn.Module) -> None:
@@ -92,14 +108,20 @@ def _gather(model: nn.Module) -> None:
     kept = []  # an identity is one as long as its object lives
     for module in model.modules():
         for name, one in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            if not isinstance(one, DTensor):
+            if not isinstance(one, DTensor) and not hasattr(one, "ds_id"):
                 continue
             if id(one) not in made:
                 kept.append(one)
                 with torch.no_grad():
-                    whole = one.full_tensor().detach().clone()
-                made[id(one)] = nn.Parameter(whole, requires_grad=one.requires_grad)
+                    whole = one.full_tensor() if isinstance(one, DTensor) else _gathered_by_deepspeed(one)
+                made[id(one)] = nn.Parameter(whole.detach().clone(), requires_grad=one.requires_grad)
             setattr(module, name, made[id(one)])
+
+
+def _gathered_by_deepspeed(one: nn.Parameter) -> torch.Tensor:
+    zero = require("deepspeed", "deepspeed").zero
+    with zero.GatheredParameters([one]):
+        return one.detach().clone()
 
 
 def _forget(module: nn.Module) -> None:
@@ -114,17 +136,30 @@ def in_parts(checkpoint: Path) -> bool:
     return (checkpoint / WEIGHTS_IN_PARTS).is_dir()
 
 
-def assert_readable(checkpoint: Path, *, fsdp: bool) -> None:
-    """Refuse to continue in parts from a checkpoint of whole models.
+def assert_readable(checkpoint: Path, *, fsdp: bool, deepspeed: bool, processes: int) -> None:
+    """Refuse to continue from a checkpoint that this start cannot read.
+
+    Args:
+        fsdp, deepspeed: which of them this start uses, if any.
+        processes: of this start.
 
     Raises:
-        ConfigError: the message says which recipe reads it.
+        ConfigError: the message says which recipe, or how many processes, read it.
     """
-    if fsdp and not in_parts(checkpoint):
+    parts = len([*checkpoint.glob(DEEPSPEED_PARTS)])
+    if parts and deepspeed and parts != processes:
         raise ConfigError(
-            f"{checkpoint} was written by whole models, which the recipe fsdp2 cannot read.",
-            hint="Continue with `coalign launch --recipe ddp`, or in one process.",
+            f"{checkpoint} was written by DeepSpeed in {parts} processes, which {processes} cannot read.",
+            hint=f"Continue with --processes {parts}.",
         )
+    if bool(parts) is deepspeed and not (fsdp and not in_parts(checkpoint)):
+        return
+    written = "zero2 or zero3" if parts else "fsdp2" if in_parts(checkpoint) else "ddp"
+    readers = {"ddp": "ddp, or in one process", "fsdp2": "fsdp2 or ddp, or in one process"}
+    raise ConfigError(
+        f"{checkpoint} was written under the recipe {written}, which this start cannot read.",
+        hint=f"Continue with --recipe {readers.get(written, written)}.",
+    )
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import SCHEDULER_NAME
 
 from coalign.core.errors import ConfigError
@@ -24,7 +26,7 @@ from coalign.training.distributed.sharding import (
     whole_again,
 )
 from coalign.training.processes import gathered, over_processes
-from coalign.training.task import Task
+from coalign.training.task import DivergedError, Task
 
 
 class OverProcesses:
@@ -33,6 +35,7 @@ class OverProcesses:
     args: Any
     state: Any
     model: Any
+    model_wrapped: Any
     accelerator: Any
     optimizer: Any
     lr_scheduler: Any
@@ -41,6 +44,8 @@ class OverProcesses:
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     group: GroupWatch | None = None
+    step_ids: list[str]
+    """Of the examples of the optimizer step at hand, in this process."""
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()  # type: ignore[misc]
@@ -71,12 +76,16 @@ class OverProcesses:
         try:
             with whole_again(cast(nn.Module, self.model), sharded=cut):
                 yield
+                if self.is_deepspeed_enabled:
+                    self.model_wrapped.empty_partition_cache()  # ends what it began to fetch for a next batch
         except RuntimeError as error:
             reason = self.group.gone() if self.group else None
             if reason:
                 raise GroupError(reason) from error
             raise
         finally:
+            if self.is_deepspeed_enabled:
+                unset_hf_deepspeed_config()  # else Transformers cuts every model that is loaded later
             if self.group:
                 self.group.leave()
 
@@ -97,18 +106,39 @@ class OverProcesses:
         with torch.random.fork_rng(), torch.no_grad(), evaluation(self.model):
             task.loss(self.model, batch, self.state)
 
-    def _prepare_for_training(self, *given: Any, **named: Any) -> Any:
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
         if self.is_fsdp_enabled:
             fit_plugin(self.accelerator, self.model)
-        return super()._prepare_for_training(*given, **named)  # type: ignore[misc]
+        resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self.is_deepspeed_enabled and resumed:
+            self._assert_readable(resumed)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
+        if self.is_deepspeed_enabled and resumed:  # which loads weights by itself
+            self.take_up(resumed)
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        assert_readable(folder, fsdp=self.is_fsdp_enabled)
+        self._assert_readable(folder)
         if in_parts(folder) and not self.is_fsdp_enabled:
             load_weights(self.model if model is None else model, folder)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        self.take_up(folder)
+
+    def take_up(self, folder: Path) -> None:
+        """Called once the weights of a checkpoint are loaded."""
+        raise NotImplementedError
+
+    def _assert_readable(self, folder: Path) -> None:
+        assert_readable(
+            folder,
+            fsdp=self.is_fsdp_enabled,
+            deepspeed=self.is_deepspeed_enabled,
+            processes=self.accelerator.num_processes,
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and in_parts(Path(checkpoint)) and not self.is_fsdp_enabled:
@@ -127,3 +157,36 @@ class OverProcesses:
     def together(self, ids: Sequence[str]) -> list[str]:
         """The names of all processes, each once; to be called by each of them."""
         return list(dict.fromkeys(gathered(ids)))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm of a step, before the optimizer moves a weight: one that is not finite would spoil all of
+        them, also where the loss still is a number.
+        """
+        norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        if hasattr(norm, "full_tensor"):  # of parts: a number on each process until they are added up
+            norm = norm.full_tensor()
+        if norm is not None and not math.isfinite(float(norm)):
+            self.stop_diverged("A gradient", self.together(self.step_ids))
+        self.step_ids = []
+        return norm
+
+    def stop_diverged(self, what: str, ids: Sequence[str]) -> None:
+        """Save the weights as the last step left them, and stop.
+
+        Raises:
+            DivergedError: always.
+        """
+        spoilt = (
+            self.is_deepspeed_enabled and what == "A gradient"
+        )  # DeepSpeed's backward pass moves the weights
+        if not spoilt:
+            cast(Any, self)._save_checkpoint(self.model, None)
+        task: Any = cast(Any, self).task
+        named = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        raise DivergedError(
+            f"{what} is NaN or infinite after step {self.state.global_step}"
+            + (f", in the batch of {task.examples} {named}." if ids else "."),
+            hint=("" if spoilt else f"The last good step is saved in {folder}. ")
+            + f"Lower the learning rate, or {task.advice}.",
+        )
