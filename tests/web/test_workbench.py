@@ -167,6 +167,48 @@ def test_nothing_outside_of_the_listing_is_reached(root: Path, path: str) -> Non
         assert "Run folders under" in answer.text
 
 
+def test_samples_beside_a_report_are_paged_through(root: Path) -> None:
+    folder = root / "first" / "samples"
+    folder.mkdir()
+    rows = [
+        {"prompt": f"<b>p{n}</b>", "tags": ["t"], "change": "better",
+         "outputs": [{"column": "A", "text": f"said {n}\u202e", "score": n / 2, "checks": {}}]}
+        for n in range(45)
+    ]  # fmt: skip
+    (folder / "answers.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    client = client_of(root)
+    assert "/runs/first/samples/answers.jsonl" in client.get("/runs/first").text
+    first = client.get("/runs/first/samples/answers.jsonl").text
+    assert "1 to 20 of 45" in first
+    assert "&lt;b&gt;p19&lt;/b&gt;" in first
+    assert "p20" not in first
+    assert "<b>p1</b>" not in first
+    assert "U+202E" in first
+    last = client.get("/runs/first/samples/answers.jsonl?line=41").text
+    assert "41 to 45 of 45" in last
+    assert "line=21" in last
+    assert 'rel="next"' not in last
+    assert "45 to 45 of 45" in client.get("/runs/first/samples/answers.jsonl?line=9999").text
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "..%2Fstatus.json", "answers", "link.jsonl"])
+def test_no_other_file_is_shown_as_samples(root: Path, name: str) -> None:
+    folder = root / "first" / "samples"
+    folder.mkdir()
+    (folder / "link.jsonl").symlink_to(root / "first" / "status.json")
+    answer = client_of(root).get(f"/runs/first/samples/{name}")
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "\xff", '{"outputs": 7}', '{"outputs": [], "tags": 1}'])
+def test_damaged_samples_are_told(root: Path, line: str) -> None:
+    folder = root / "first" / "samples"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+    answer = client_of(root).get("/runs/first/samples/a.jsonl")
+    assert (answer.status_code, "cannot be read" in answer.text) == (404, True)
+
+
 def test_a_run_without_report_says_so(root: Path) -> None:
     make_run(root, "third", report=False)
     answer = client_of(root).get("/runs/third/report")

@@ -6,8 +6,7 @@ import functools
 import json
 import re
 import shlex
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from markupsafe import Markup
 
 from coalign import __version__
 from coalign.core.errors import CoalignError
-from coalign.core.files import parse_json, write_json, write_text
+from coalign.core.files import parse_json, write_json, write_rows, write_text
 from coalign.core.secrets import redacted_values
 from coalign.report import charts, format
-from coalign.report.model import Curves, Estimate, Output, Report, Samples, Timings, from_dict, to_dict
+from coalign.report.model import Curves, Report, Samples, Timings, from_dict, to_dict
 from coalign.report.parts import effect
+from coalign.report.samples import change_counts, file_of, is_large, sample_data, sample_rows, tags_of
 from coalign.report.svg import x_labels
 from coalign.report.templates import inlined, template_environment
 from coalign.report.text import INVISIBLE, script_json
@@ -28,17 +28,22 @@ from coalign.report.text import INVISIBLE, script_json
 ASSETS = Path(__file__).parent / "assets"
 
 
-def render_html(report: Report) -> str:
-    """The whole page as a string."""
+def render_html(report: Report, *, files: bool = False) -> str:
+    """The whole page as a string.
+
+    Args:
+        files: whether the files of large sections of samples lie beside it, as `write_report` writes them.
+    """
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=from_dict(to_dict(report)),  # without numbers and characters that cannot be written
-            anchors=_anchors([section.title for section in report.sections]),
+            anchors=anchors([section.title for section in report.sections]),
             version=__version__,
             **inlined(ASSETS, "report", "img-src data:"),
             invisible=script_json(INVISIBLE),
+            files=files,
         )
     )
 
@@ -50,11 +55,16 @@ def render_curves(section: Curves) -> Markup:
 
 def write_report(report: Report, path: Path) -> None:
     """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically and
-    without secrets.
+    without secrets. Of samples that are many the page has the texts of some, and a file beside it all rows
+    (`samples/NAME.jsonl`, `coalign.report.samples`).
     """
     plain = to_dict(report)
     clean = redacted_values(plain)
-    write_text(path, render_html(report if clean == plain else from_dict(clean)))
+    report = report if clean == plain else from_dict(clean)
+    for section, anchor in zip(report.sections, anchors([one.title for one in report.sections]), strict=True):
+        if isinstance(section, Samples) and is_large(section):
+            write_rows(path.parent / file_of(anchor), sample_rows(section))
+    write_text(path, render_html(report, files=True))
     write_json(path.with_suffix(".json"), clean)
 
 
@@ -84,10 +94,10 @@ def _environment() -> jinja2.Environment:
         x_labels=x_labels,
         effect=effect,
         zip=zip,
-        change_counts=_change_counts,
+        change_counts=change_counts,
         flatten=flatten,
         sample_data=_sample_data,
-        tags_of=_tags_of,
+        tags_of=tags_of,
         timing_shares=_timing_shares,
     )
     return environment
@@ -126,70 +136,8 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _sample_data(section: Samples) -> Markup:
-    """What the page's script needs of a Samples section; scores come formatted, so that numbers look alike."""
-    rows = [
-        {
-            "prompt": row.prompt,
-            "tags": row.tags,
-            "change": section.change(row),
-            "gain": section.gain(row),
-            "delta": _delta(section, row.outputs[0].score, row.outputs[-1].score),
-            "outputs": [
-                {
-                    **_text_data(section, output),
-                    "score": None if output.score is None else _score(section, output.score),
-                    "checks": [[name, _check(value)] for name, value in output.checks.items()],
-                }
-                for output in row.outputs
-            ],
-        }
-        for row in section.rows
-    ]
-    tags = [tag for tag, _ in _tags_of(section)]
-    return script_json(
-        {
-            "columns": section.columns,
-            "scoreName": section.score_name,
-            "tags": tags,
-            "marks": [[name, tone] for name, tone in section.marks.items()],
-            "rows": rows,
-        }
-    )
-
-
-def _text_data(section: Samples, output: Output) -> dict[str, Any]:
-    """The text, or its pieces where some are marked: [text], or [text, number of the mark's name, note]."""
-    if not output.marks:
-        return {"text": output.text}
-    names = list(section.marks)
-    pieces = [
-        [text] if mark is None else [text, names.index(mark.name), mark.note]
-        for text, mark in output.pieces()
-    ]
-    return {"pieces": pieces}
-
-
-def _score(section: Samples, score: float) -> str:
-    return format.number(score, section.unit).replace(".0%", "%")
-
-
-def _delta(section: Samples, first: float | None, last: float | None) -> str | None:
-    if len(section.columns) < 2 or first is None or last is None:
-        return None
-    return format.difference_texts(Estimate(last - first), section.unit)[0].replace(".0 pp", " pp")
-
-
-def _check(value: bool | float | None) -> bool | str | None:
-    return value if value is None or isinstance(value, bool) else format.number(value)
-
-
-def _change_counts(section: Samples) -> Counter[str]:
-    return Counter(section.change(row) for row in section.rows)
-
-
-def _tags_of(section: Samples) -> list[tuple[str, int]]:
-    return sorted(Counter(tag for row in section.rows for tag in dict.fromkeys(row.tags)).items())
+def _sample_data(section: Samples, anchor: str) -> Markup:
+    return script_json(sample_data(section, anchor))
 
 
 def _timing_shares(section: Timings) -> list[float]:
@@ -197,9 +145,9 @@ def _timing_shares(section: Timings) -> list[float]:
     return [round(100 * stage.seconds / longest, 2) for stage in section.stages]
 
 
-def _anchors(titles: list[str]) -> list[str]:
+def anchors(titles: Sequence[str]) -> list[str]:
     """A readable id for each section, different from all others and from the ids of the page itself."""
-    anchors: list[str] = []
+    found: list[str] = []
     taken = {"go-on", "invisible", "main", "summary", "theme", "title", "top"}
     for title in titles:
         stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
@@ -208,6 +156,6 @@ def _anchors(titles: list[str]) -> list[str]:
         while anchor in taken:
             anchor = f"{stem}-{number}"
             number += 1
-        anchors.append(anchor)
+        found.append(anchor)
         taken.add(anchor)
-    return anchors
+    return found

@@ -24,6 +24,7 @@ from coalign.web.local import add_static, local_app, status_of
 from coalign.web.pages import ANNOTATION, PLACES, START, STATIC, render, render_part
 from coalign.web.playground import Models, Open, as_lines, parse_request
 from coalign.web.run_page import curves_of, groups_of, progress_of
+from coalign.web.sample_pages import page_of, sample_file, sample_files
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -102,6 +103,7 @@ def workbench(
             place="/",
             title=name,
             run=run_row(found),
+            samples=sample_files(found.path),
             **live(found, rows),
             others=[one.path.name for one in _latest(root) if one.path.name != name],
             output=control_of.output(root, name),
@@ -146,6 +148,14 @@ def workbench(
         return responses.FileResponse(
             found.report, media_type="text/html", headers={"content-security-policy": SANDBOX}
         )
+
+    @app.get("/runs/{name}/samples/{file}")
+    def samples(name: str, file: str, line: int = 1) -> Any:
+        found = _run(root, name)
+        return page(
+            "samples.html.j2", place="/", title=f"{name}: {file}", run=run_row(found), file=file,
+            **page_of(sample_file(found.path, file), line),
+        )  # fmt: skip
 
     @app.get("/compare")
     def compare(run: list[str] = fastapi.Query(default=[])) -> Any:  # noqa: B008  FastAPI's idiom

@@ -78,11 +78,43 @@ function showText(element, text, pattern) {
 const PAGE = 20;
 const CHANGES = { better: "▲", worse: "▼", same: "" };
 
+const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
+
+function unpack([kind, text]) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new KINDS[kind](bytes.buffer);
+}
+
+// Rows of which the page has the scores alone: an array-like of rows, those with texts among them.
+function packedRows(data) {
+  const { packed } = data;
+  const states = ["unknown", "same", "better", "worse"];
+  const words = (one) => { const rows = unpack(one.rows); return (at) => rows[at] ? one.words[rows[at] - 1] : null; };
+  const change = unpack(packed.change), gain = unpack(packed.gain), long = unpack(packed.long);
+  const delta = words(packed.delta), scores = packed.scores.map(words);
+  const counts = unpack(packed.tagCounts), tags = unpack(packed.tagPlaces);
+  const rows = new Array(packed.total);
+  let start = 0;
+  for (let at = 0; at < packed.total; at++) {
+    const own = [];
+    for (const end = start + counts[at]; start < end; start++) own.push(data.tags[tags[start]]);
+    rows[at] = {
+      change: states[change[at]], gain: Number.isNaN(gain[at]) ? null : gain[at], long: long[at], tags: own, at,
+      get delta() { return delta(this.at); },
+      get outputs() { return scores.map((score) => ({ score: score(this.at), checks: [] })); },
+    };
+  }
+  unpack(packed.places).forEach((at, index) => { rows[at] = { ...data.rows[index], long: long[at], at }; });
+  return rows;
+}
+
 function startSamples(root) {
   const data = read(root.dataset.source);
+  const known = data.rows;
   for (const one of data.rows.flatMap((row) => row.outputs)) {
     one.text ??= one.pieces.map(([text]) => text).join("");
   }
+  if (data.packed) data.rows = packedRows(data);
   const form = root.querySelector(".tools");
   const list = root.querySelector(".rows");
   const status = root.querySelector(".status");
@@ -99,12 +131,13 @@ function startSamples(root) {
     if (change && row.change !== change) return false;
     if (!pattern) return true;
     const found = (text) => { pattern.lastIndex = 0; return pattern.test(text); };
+    if (row.prompt === undefined) return false;
     return found(row.prompt) || row.outputs.some((output) => found(output.text));
   };
   const keys = {
     gain: (row) => -(row.gain ?? -Infinity),
     loss: (row) => row.gain ?? Infinity,
-    long: (row) => -Math.max(...row.outputs.map((output) => output.text.length)),
+    long: (row) => -(row.long ?? Math.max(...row.outputs.map((output) => output.text.length))),
   };
 
   function filter() {
@@ -147,7 +180,9 @@ function startSamples(root) {
       title.append(make("span", {}, showText(make("bdi"), data.scoreName), " ", make("b", {}, one.score)));
     }
     const words = make("div", { class: "words", dir: "auto" });
-    const box = make("div", { class: "output" }, title, words);
+    const box = make("div", { class: "output" }, title);
+    if (one.text === undefined) return box;
+    box.append(words);
     if (one.pieces) box.append(showMarked(words, one.pieces));
     else showText(words, one.text, pattern);
     if (one.checks.length) {
@@ -169,8 +204,10 @@ function startSamples(root) {
       const words = row.change === "same" ? "same score" : `${CHANGES[row.change]} ${row.delta}`;
       head.append(make("span", { class: `delta ${row.change}` }, words, make("span", { class: "hidden" }, ` ${row.change}`)));
     }
-    return make("li", { class: "row" }, head,
-      showText(make("div", { class: "prompt words", dir: "auto" }), row.prompt, pattern),
+    const prompt = row.prompt === undefined
+      ? make("p", { class: "prompt note" }, data.packed.file ? `Texts: line ${index + 1} of ${data.packed.file}, beside this page.` : "Only the scores are in this page.")
+      : showText(make("div", { class: "prompt words", dir: "auto" }), row.prompt, pattern);
+    return make("li", { class: "row" }, head, prompt,
       make("div", { class: "outputs" }, ...row.outputs.map(output)));
   }
 
@@ -218,6 +255,12 @@ function startSamples(root) {
     clearTimeout(timer);
     timer = setTimeout(filter, event.target.name === "text" ? 120 : 0);
   });
+  if (data.packed) {
+    const some = known.length.toLocaleString("en");
+    status.before(make("p", { class: "note" },
+      `The texts of ${some} samples are here (largest gains, largest losses, and some of all), which the search looks through; ` +
+      "the scores of all are." + (data.packed.file ? ` Every text is in ${data.packed.file}, which coalign ui shows.` : "")));
+  }
   form.addEventListener("submit", (event) => { event.preventDefault(); filter(); });
   render();
 }
