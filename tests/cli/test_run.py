@@ -182,6 +182,10 @@ def test_the_list_of_runs_fits_the_terminal() -> None:
         assert lines[2].endswith("short")
     assert len(table(rows, 30).splitlines()[1]) > 30, "what a run is called is not cut"
     assert "x" * 300 in table(rows, 0)
+    long = [{**one, "path": f"{'folder/' * 12}{one['path']}"} for one in rows]
+    lines = table(long, 80).splitlines()
+    assert max(map(len, lines)) == 80
+    assert "runs/a" in lines[1], "the end of a path is what tells runs apart"
 
 
 def test_a_start_that_failed_does_not_hold_its_folder(coalign: Callable, method: Any) -> None:

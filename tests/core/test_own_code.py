@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, in_one_line
+from coalign.core.faults import FAULT, told
 from coalign.core.own_code import load_code, names_code
 
 
@@ -62,10 +63,11 @@ def test_what_is_missing(
     monkeypatch.chdir(tmp_path)
     if source is not None:
         (tmp_path / "mine.py").write_text(source + "\n")
+    before = set(sys.modules)
     with pytest.raises(ConfigError, match=message):
         load_code(text, "reward")
     assert (
-        not [one for one in sys.modules if one.startswith("mine_")]
+        not [one for one in set(sys.modules) - before if one.startswith("mine_")]
         or "names" in message
         or "has no" in message
     )
@@ -74,3 +76,28 @@ def test_what_is_missing(
 def test_what_is_a_file_s_code() -> None:
     assert names_code("a/b.py:f")
     assert not any(map(names_code, ("dpo", "max_words:20", "judge:is this file.py:f?", "module:f")))
+
+
+def test_an_error_of_ones_own_code_is_no_fault_of_coalign(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def broken(n):\n    return n.nothing\n")
+    broken = load_code(f"{tmp_path}/mine.py:broken", "reward")
+    with pytest.raises(AttributeError) as raised:
+        broken(3)
+    text = told(raised.value)
+    assert "AttributeError at mine.py:2: 'int' object has no attribute 'nothing'" in text
+    assert f"This was raised in {(tmp_path / 'mine.py').resolve()}." in text
+    assert FAULT not in text
+    with pytest.raises(ZeroDivisionError) as other:
+        _ = 1 / 0
+    assert FAULT in told(other.value)
+
+
+def test_messages_of_others_are_one_line_and_cut(tmp_path: Path) -> None:
+    assert in_one_line(ValueError("one\n  two")) == "ValueError: one two"
+    assert in_one_line(ValueError()) == "ValueError"
+    assert in_one_line(ValueError("one"), named=False) == "one"
+    assert in_one_line(ValueError("x" * 1000), named=False) == "x" * 299 + "…"
+    (tmp_path / "loud.py").write_text("raise ValueError('long ' * 1000)")
+    with pytest.raises(ConfigError, match="cannot be imported") as raised:
+        load_code(f"{tmp_path}/loud.py:f", "reward")
+    assert len(str(raised.value)) < 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from coalign.core.errors import CoalignError, ConfigError
+from coalign.data.readers import read_records
 from coalign.data.records import Message, Record, Source
 from coalign.judging.rewards.functions import FunctionReward
 from coalign.judging.rewards.mix import Draft
@@ -101,3 +103,34 @@ def test_what_it_returns() -> None:
         called(lambda completions: 1.0, "a")
     with pytest.raises(CoalignError, match="returned 'good', expected a number"):
         called(lambda completions: ["good"], "a")
+
+
+def test_the_message_of_a_reward_that_fails_is_cut() -> None:
+    def loud(completions: list[str]) -> list[float]:
+        raise ValueError("long\n" * 1000)
+
+    with pytest.raises(CoalignError) as raised:
+        called(loud, "a")
+    assert len(str(raised.value)) < 400
+    assert "\n" not in str(raised.value)
+
+
+def test_completions_are_texts_where_the_file_has_texts(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Say it", "truth": "yes"},
+        {"prompt": [{"role": "user", "content": "Say it"}], "truth": "no"},
+    ]
+    seen: list[object] = []
+
+    def look(prompts: list[object], completions: list[object], truth: list[str]) -> list[float]:
+        seen.extend(zip(prompts, completions, truth, strict=True))
+        return [1.0] * len(completions)
+
+    for number, row in enumerate(rows):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        records = read_records(path).records
+        reward = FunctionReward(look, "mine", dict(enumerate(records)))
+        assert reward.score([Draft(0, records[0].prompt, "yes")]) == [1.0]
+    talk = [{"role": "user", "content": "Say it"}]
+    assert seen == [("Say it", "yes", "yes"), (talk, [{"role": "assistant", "content": "yes"}], "no")]

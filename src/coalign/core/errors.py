@@ -119,3 +119,14 @@ class PromptError(DataError):
         super().__init__(f"prompt {index}: {field}: {problem}, expected {expected}", hint=hint)
         self.prompt = prompt
         self.index, self.field, self.problem, self.expected = index, field, problem, expected
+
+
+MOST = 300
+"""Characters that are shown of the message of an error of someone else's code."""
+
+
+def in_one_line(error: BaseException, *, named: bool = True, most: int = MOST) -> str:
+    """What an error of someone else's code says, with its kind: white space made one line, and cut."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return f"{type(error).__name__}{': ' if text else ''}{text}" if named else text

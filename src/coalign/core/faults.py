@@ -7,7 +7,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from coalign.core.errors import CoalignError
+from coalign.core.errors import CoalignError, in_one_line
+from coalign.core.own_code import OWN_FILES
 from coalign.core.secrets import redacted
 
 TRACEBACK = "traceback.log"
@@ -33,11 +34,13 @@ def _write(error: Exception, path: Path) -> None:
 def told(error: Exception) -> str:
     """A fault in words: what it is, where in coalign it came up, and which file holds its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [one for one in frames if f"{Path(__file__).parents[1]}" in one.filename] or frames
+    theirs = [one for one in frames if one.filename in OWN_FILES]
+    inside = theirs or [one for one in frames if f"{Path(__file__).parents[1]}" in one.filename] or frames
     where = f" at {Path(inside[-1].filename).name}:{inside[-1].lineno}" if inside else ""
     kept = next((Path(note) for note in getattr(error, "__notes__", []) if note.endswith(TRACEBACK)), None)
     if kept is None:
         kept = Path(tempfile.mkdtemp(prefix="coalign-")) / TRACEBACK
         _write(error, kept)
-    message = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}{where}{': ' if message else ''}{message}\n{FAULT} Its traceback: {kept}"
+    message = in_one_line(error, named=False)
+    whose = f"This was raised in {theirs[-1].filename}." if theirs else FAULT
+    return f"{type(error).__name__}{where}{': ' if message else ''}{message}\n{whose} Its traceback: {kept}"

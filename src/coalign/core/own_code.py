@@ -10,7 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, in_one_line
+
+OWN_FILES: set[str] = set()
+"""Files of the user that were imported."""
 
 
 def names_code(text: str) -> bool:
@@ -33,7 +36,7 @@ def load_code(text: str, what: str) -> Any:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{what}: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+        raise ConfigError(f"{what}: {place} cannot be imported ({in_one_line(error)}).") from error
     if not name:
         raise ConfigError(f"{what}: {text!r} names no function, expected {place}:NAME.")
     if not hasattr(module, name):
@@ -46,6 +49,7 @@ def _of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file.")
     path = path.resolve()
+    OWN_FILES.add(str(path))
     alias = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if alias in sys.modules:
         return sys.modules[alias]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, in_one_line
 from coalign.core.files import is_valid
 
 LONGEST = 2**20
@@ -39,7 +39,7 @@ def parse_yaml(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except Exception as error:  # PyYAML's constructors raise KeyError, IndexError and others at odd scalars
-        raise ValueError(f"a value that cannot be read ({type(error).__name__}: {error})") from error
+        raise ValueError(f"a value that cannot be read ({in_one_line(error)})") from error
     finally:
         if loader is not None:
             loader.dispose()

@@ -78,8 +78,8 @@ def table(rows: list[dict[str, str]], width: int | None = None) -> str:
     """Rows in columns as wide as needed; the headline comes last.
 
     Args:
-        width: of a line, by default the terminal's; the headline is cut to it, to no less than 20 characters. Into a file
-            or a pipe nothing is cut.
+        width: of a line, by default the terminal's; the headline is cut to it, to no less than 20 characters, then the
+            beginning of paths. Into a file or a pipe nothing is cut.
     """
     if width is None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
@@ -88,12 +88,18 @@ def table(rows: list[dict[str, str]], width: int | None = None) -> str:
     widths = {name: max(len(name), *(len(one[name]) for one in shown)) for name in columns}
     if width and columns[-1] == "headline":
         others = sum(widths[name] + 2 for name in columns[:-1])
+        widths["path"] = max(min(widths["path"], 16), widths["path"] - max(0, others + 20 - width))
+        others = sum(widths[name] + 2 for name in columns[:-1])
         widths["headline"] = min(widths["headline"], max(20, width - others))
     lines = [{name: name for name in columns}, *shown]
     return "\n".join(
-        "  ".join(_fitted(line[name], widths[name]) for name in columns).rstrip() for line in lines
+        "  ".join(_fitted(line[name], widths[name], end=name == "path") for name in columns).rstrip()
+        for line in lines
     )
 
 
-def _fitted(text: str, width: int) -> str:
-    return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)
+def _fitted(text: str, width: int, *, end: bool = False) -> str:
+    """The text in so many characters; of a longer one the beginning, or the end."""
+    if len(text) > width:
+        text = f"…{text[1 - width :]}" if end else f"{text[: width - 1]}…"
+    return text.ljust(width)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.errors import CoalignError, ConfigError, in_one_line
 from coalign.core.own_code import load_code
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class FunctionReward:
         except Exception as error:
             found = [self._alone(one) for one in drafts] if len(drafts) > 1 else [math.nan]
             if all(map(math.isnan, found)):
-                raise CoalignError(
-                    f"The reward {self.name} fails: {type(error).__name__}: {error}"
-                ) from error
+                raise CoalignError(f"The reward {self.name} fails: {in_one_line(error)}") from error
             return found
 
     def _alone(self, draft: Draft) -> float:

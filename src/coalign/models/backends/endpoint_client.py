@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from coalign.core.errors import BudgetError, ConfigError, EndpointError
+from coalign.core.errors import BudgetError, ConfigError, EndpointError, in_one_line
 from coalign.core.extras import require
 from coalign.core.files import parse_json
 from coalign.core.secrets import HIDDEN, hold, redacted
@@ -328,7 +328,7 @@ class EndpointClient:
                 httpx.ConnectError: f"cannot connect ({error})",
                 httpx.RemoteProtocolError: f"the connection was cut ({error})",
             }
-            other = f"the connection broke ({type(error).__name__}: {error})"
+            other = f"the connection broke ({in_one_line(error)})"
             said = next((text for one, text in steps.items() if isinstance(error, one)), other)
             raise PassingError(self.masked(said)) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import CoalignError, ModelError
+from coalign.core.errors import CoalignError, ModelError, in_one_line
 from coalign.models.files.defaults import hub_problem
 
 if TYPE_CHECKING:
@@ -52,4 +52,4 @@ def _causes(error: BaseException | None) -> Any:
 
 def first_line(error: BaseException) -> str:
     """A failure in one line."""
-    return " ".join((str(error) or type(error).__name__).split())[:400]
+    return in_one_line(error, named=not str(error))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coalign.core.errors import ModelError
+from coalign.core.errors import ModelError, in_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,9 +184,7 @@ def read_tensors(
         AttributeError,
         OSError,
     ) as error:
-        raise ModelError(
-            f"{path}: damaged ({type(error).__name__}: {error}).", hint="Fetch it again."
-        ) from error
+        raise ModelError(f"{path}: damaged ({in_one_line(error)}).", hint="Fetch it again.") from error
 
 
 def _root(archive: zipfile.ZipFile, path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import DataError, RecordProblem
+from coalign.core.errors import DataError, RecordProblem, in_one_line
 from coalign.core.files import atomic_path, stream_rows
 from coalign.core.progress import progress
 from coalign.data.media.records import read_media
@@ -302,9 +302,7 @@ def read_detections(path: Path | None) -> dict[str, list[Detection]]:
             ]
         except (KeyError, TypeError, ValueError) as error:
             expected = "picture, and detections of label, score and box [x_min, y_min, x_max, y_max]"
-            problems.append(
-                RecordProblem(str(path), number, "detections", f"{type(error).__name__}: {error}", expected)
-            )
+            problems.append(RecordProblem(str(path), number, "detections", in_one_line(error), expected))
     if problems:
         raise DataError(f"{path}: {len(problems)} rows cannot be used.", problems)
     return found
