@@ -15,7 +15,7 @@ from coalign.core.options import build
 from coalign.models.backends import open as module
 from coalign.models.backends.open import describe_generator, identity_of, open_transformers
 from coalign.models.backends.options import BackendOptions
-from coalign.models.files.file_pages import release_file_pages, unwritten_files
+from coalign.models.files.file_pages import frugal, release_file_pages, unwritten_files
 from coalign.models.generation.fused_decoder import FusedDecoder
 from coalign.models.generation.fused_model import FusedModel
 from coalign.models.generation.fused_rows import FusedRows
@@ -210,3 +210,26 @@ def test_pages_of_files_are_given_back_and_read_again(tmp_path: Path) -> None:
     whole["b"].mul_(3)  # a copy of this process from now on
     release_file_pages(whole.values(), unwritten_files())
     assert torch.equal(whole["b"], torch.full((2**18,), 3.0))
+
+
+def test_a_frugal_model_computes_the_same_and_gives_its_pages_back(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coalign.models.files import file_pages
+
+    model: Any = opened(folder, monkeypatch, torch.float32).model
+    ids = torch.arange(3, 9)[None]
+    given: list[int] = []
+    release = file_pages.release_file_pages
+    monkeypatch.setattr(
+        file_pages, "release_file_pages", lambda *how: given.append(release(*how)) or given[-1]
+    )
+    with torch.inference_mode():
+        plain = model(input_ids=ids).logits
+        assert not given
+        with frugal(model):
+            assert torch.equal(model(input_ids=ids).logits, plain)
+        assert bool(given) == bool(unwritten_files())
+        count = len(given)
+        model(input_ids=ids)
+        assert len(given) == count

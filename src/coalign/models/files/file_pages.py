@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _SMAPS = Path("/proc/self/smaps")
 
@@ -36,6 +37,22 @@ def release_file_pages(tensors: Iterable[Tensor], files: Ranges) -> int:
             if first < last and _advise(first, last - first):
                 given_back += last - first
     return given_back
+
+
+@contextlib.contextmanager
+def frugal(model: nn.Module) -> Iterator[None]:
+    """Inside the block every module of `model` gives the pages of its own weights back once it has computed."""
+    files = unwritten_files()
+
+    def give_back(module: nn.Module, *_: Any) -> None:
+        release_file_pages(module.parameters(recurse=False), files)
+
+    hooks = [one.register_forward_hook(give_back) for one in model.modules()] if files else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def unwritten_files() -> Ranges:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from psutil import virtual_memory
 
+from coalign.models.files.file_pages import frugal
 from coalign.models.generation.fused_decoder import FusedDecoder, is_llama_like
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.incremental import PlainRows, probe_logits
@@ -24,7 +25,7 @@ _SHARE = 0.25
 _FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int4": torch.bfloat16}
 _MADE_UP = 16
 """Tokens of the text that shows how large logits are."""
-_SAMPLED = 64
+_SAMPLED = 4
 """Numbers of a weight that tell whether it has changed."""
 _agrees: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = weakref.WeakKeyDictionary()
 
@@ -98,7 +99,7 @@ class FusedModel:
             with torch.inference_mode():
                 known[self._dtype] = agree(
                     self._model,
-                    lambda: probe_logits(self._model, lambda: PlainRows(self._model)),
+                    self._own_logits,
                     lambda: probe_logits(self._model, rows),
                     lacks="decode with fused weights",
                     differs="its logits differ with them",
@@ -110,6 +111,10 @@ class FusedModel:
             if known[self._dtype] and not self._blocks:
                 self._decoder = made[0]
         return known[self._dtype]
+
+    def _own_logits(self) -> Tensor:
+        with frugal(self._model):
+            return probe_logits(self._model, lambda: PlainRows(self._model))
 
 
 def _usual_top(decoder: FusedDecoder) -> float:

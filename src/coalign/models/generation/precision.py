@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from coalign.models.files.file_pages import frugal
 from coalign.models.generation.batching import left_padded
 from coalign.models.modules import evaluation
 
@@ -68,7 +69,7 @@ def measure_exactness(
         if not said or left <= 0:
             continue
         left -= len(said)
-        with evaluation(model):
+        with evaluation(model), frugal(model):
             ids = torch.tensor([[*prompt, *said]], device=device)
             own = forward(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         rows = open_rows()
