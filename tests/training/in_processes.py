@@ -59,7 +59,7 @@ SEVERAL = {**FULL, "max_steps": 4, "save_steps": 2, "optimizer": "adamw", "learn
 def material(folder: Path) -> None:
     save_tiny_model(folder / "tiny")
     write(folder / "rows.jsonl", pairs(12))
-    write(folder / "more.jsonl", pairs(18))
+    write(folder / "more.jsonl", pairs(20))
 
 
 def config_of(method: str, folder: Path, processes: int, **options: Any) -> Any:
@@ -214,6 +214,7 @@ def main(folder: Path, recipe: Recipe) -> None:
     with under("ddp"):
         for name in UNDER_DDP:
             train_case(name, folder, "ddp")
+        several(folder, "ddp")
         diverge(folder, "ddp")
     with under("fsdp2"):
         for name in CASES:
@@ -230,7 +231,7 @@ def main(folder: Path, recipe: Recipe) -> None:
 
 
 def several(folder: Path, recipe: str) -> Run:
-    """Four steps over sixteen records, with checkpoints between them."""
+    """Four steps over eighteen records, the third of which holds two of them, with checkpoints between."""
     processes = 1 if recipe == "one" else 2
     data = [str(folder / "more.jsonl")]
     return train("sft", folder / f"several-{recipe}", folder, processes, **{**SEVERAL, "data": data})

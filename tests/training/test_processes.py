@@ -41,6 +41,8 @@ def alone(launched: SimpleNamespace) -> Callable[[str], Run]:
     def case(name: str) -> Run:
         if name == "distilled":
             return in_processes.distil(launched.folder, "one")
+        if name == "several":
+            return in_processes.several(launched.folder, "one")
         return in_processes.train_case(name, launched.folder, "one")
 
     return case
@@ -93,6 +95,20 @@ def test_the_plan_says_what_the_processes_became(launched: SimpleNamespace, name
     told = " ".join(launched.ended.stderr.split())
     assert event["arrangement"] in told
     assert "a process waits at most 30:00 for the others, then all end" in told
+
+
+@pytest.mark.parametrize("recipe", ["ddp", "fsdp2"])
+def test_a_step_that_cannot_be_shared_evenly_holds_each_record_once(
+    launched: SimpleNamespace, alone: Callable[[str], Run], recipe: str
+) -> None:
+    one, two = (
+        {row["step"]: row for row in run.events("train") if "grad_norm" in row}
+        for run in (alone("several"), Run(launched.folder / f"several-{recipe}"))
+    )
+    assert list(one) == list(two) == [1, 2, 3, 4]
+    for step, row in one.items():
+        for name in ("loss", "grad_norm", "length/response"):
+            assert two[step][name] == pytest.approx(row[name], rel=1e-5), (step, name)
 
 
 def test_a_checkpoint_of_two_processes_is_in_parts_and_one_goes_on_with_it(launched: SimpleNamespace) -> None:

@@ -30,6 +30,7 @@ from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.training.checkpoints import WholeCheckpoints
+from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses
 from coalign.training.objective import Losses
 from coalign.training.processes import own_batches
@@ -67,11 +68,12 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         held_out: Sized = (),
         **trainer_options: Any,
     ) -> None:
+        several = args.world_size > 1
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,
-            data_collator=task.collate,  # type: ignore[arg-type]
-            train_dataset=cast(Any, examples),
+            data_collator=without_fillers(task.collate) if several else task.collate,  # type: ignore[arg-type]
+            train_dataset=cast(Any, WithFillers(examples) if several else examples),
             eval_dataset=cast(Any, held_out) if len(held_out) else None,
             **trainer_options,
         )
@@ -138,7 +140,9 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         """An order that depends on the seed and the epoch alone, not on how many processes share it."""
         data: Any = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return self.task.sampler(len(data), seed)
+        order = self.task.sampler(len(data), seed)
+        share = self.args.per_device_train_batch_size * self.args.world_size
+        return Evenly(order, share) if self.args.world_size > 1 else order
 
     def _run_epoch(self, *arguments: Any, **named: Any) -> None:
         """Not beyond the last step: resumed from the checkpoint of the last step inside of an epoch, Transformers takes one
@@ -165,7 +169,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
         """The task's count of the optimizer step over all processes."""
-        count = sum(self.task.count(batch) for batch in batch_samples)
+        count = sum(self.task.count(batch) * batch.get(COUNTED, True) for batch in batch_samples)
         counted = torch.as_tensor(count, dtype=torch.float32, device=device)
         return self.accelerator.reduce(counted, reduction="sum")  # type: ignore[return-value]
 
@@ -182,8 +186,8 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
             DivergedError: the loss of any process is NaN or infinite (`_get_grad_norm`: or a gradient), on all of them; a
                 checkpoint of the last good step is written first.
         """
-        ids = inputs.get("ids", [])
-        if model.training:
+        ids, counts = inputs.get("ids", []), inputs.get(COUNTED, True)
+        if model.training and counts:
             self.step_ids += ids
         output = self.task.loss(model, inputs, self.state)
         if num_items_in_batch is None:
@@ -193,8 +197,10 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         if self.anywhere(not finite):
             self.stop_diverged("The loss", self.together([] if finite else ids))
         if model.training:
-            _add(self._sums, output.metrics)
-        loss = loss * self.accelerator.num_processes
+            # A process whose batches do not count sums up the same names, too.
+            none = {name: one.new_zeros(0) for name, one in output.metrics.items()}
+            _add(self._sums, output.metrics if counts else none)
+        loss = loss * self.accelerator.num_processes * counts
         return (loss, output) if return_outputs else loss
 
     def evaluate(
@@ -210,7 +216,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
             for inputs, counts in own_batches(
                 data,
                 self.args.per_device_eval_batch_size,
-                self.data_collator,
+                self.task.collate,
                 process=self.accelerator.process_index,
                 processes=self.accelerator.num_processes,
             ):

@@ -40,7 +40,6 @@ class OverProcesses:
     optimizer: Any
     lr_scheduler: Any
     train_dataset: Any
-    data_collator: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     group: GroupWatch | None = None
@@ -102,7 +101,7 @@ class OverProcesses:
         one. Nothing random is used up.
         """
         task: Any = cast(Any, self).task
-        batch = cast(Any, self)._prepare_inputs(self.data_collator([self.train_dataset[0]]))
+        batch = cast(Any, self)._prepare_inputs(task.collate([self.train_dataset[0]]))
         with torch.random.fork_rng(), torch.no_grad(), evaluation(self.model):
             task.loss(self.model, batch, self.state)
 
