@@ -27,6 +27,7 @@ WORDS = {
     "serve": [], "report": [], "compare": ["x"], "ui": ["--host"], "reproduce": [], "run": ["dpo", "--out", "r", "--data"], "methods": [],
     "objectives": [], "runs": ["--root"], "doctor": [], "quickstart": ["--no-such-flag"], "import-config": [],
     "search": ["r"], "advise": ["--data"], "pipeline": ["run"], "export": ["--out", "e"], "sweep": ["dpo", "--by", "loss", "--grid"],
+    "eval": ["--tasks", "arc_easy"],
     "launch": ["--processes", "2", "run"],
 }  # fmt: skip
 """Command to the words before the one that holds a secret; a test asserts that no command is missing."""

@@ -52,6 +52,10 @@ COMMANDS = {
     "score": ("coalign.cli.files.score:score", "Score texts with a metric, without a run folder."),
     "search": ("coalign.cli.files.search:search", "Find the clips that a text describes in a run's index."),
     "judge": ("coalign.cli.files.judge:judge", "Compare or rate responses with a judge."),
+    "eval": (
+        "coalign.cli.files.eval:eval_command",
+        "Evaluate models on standard tasks, before and after in one table.",
+    ),
     "annotate": ("coalign.cli.files.annotate:annotate", "Judge pairs yourself, blind, in the browser."),
     "chat": ("coalign.cli.serving.chat:chat", "Talk to a model or to a run's result."),
     "serve": ("coalign.cli.serving.serve:serve", "Serve a model or a decoding method to OpenAI clients."),

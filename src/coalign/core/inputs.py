@@ -12,8 +12,10 @@ from typing import Any
 
 from coalign.core.errors import DataError, RunError
 
-NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents)$")
+NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents|include_path)$")
 """Options that name data: `data`, `eval_data`, `prompts`, ...; files that a run writes to are under other names."""
+_PART = re.compile(r"(?<=\.py)@\w*$")
+"""Of a file of code: the name in it."""
 _SUFFIX = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|ya?ml|tar)(\.(gz|zst))?$", re.IGNORECASE)
 """Of files: no hub id ends so."""
 _KNOWN: dict[str, tuple[tuple[int, int, int], str]] = {}
@@ -89,7 +91,7 @@ def _given(value: Any) -> Iterator[str]:
         for one in value:
             yield from _given(one)
     elif isinstance(value, str) and value not in ("", "-"):
-        yield value
+        yield _PART.sub("", value)
 
 
 def _fingerprint(path: str) -> str:
@@ -99,6 +101,7 @@ def _fingerprint(path: str) -> str:
     if os.path.isdir(path):
         files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
         files = [one for one in files if not os.path.relpath(one, path).startswith(".")]
+        files = [one for one in files if os.path.basename(os.path.dirname(one)) != "__pycache__"]
     else:
         files = (
             [one for one in glob.glob(path, recursive=True) if os.path.isfile(one)]

@@ -302,11 +302,16 @@ class Samples(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TableSection(Section):
-    """A plain table; numbers are right-aligned. `units` names the columns that are not plain numbers."""
+    """A plain table; numbers are right-aligned. `units` names the columns that are not plain numbers.
+
+    Attributes:
+        in_terminal: whether it is what the report is for, and so also shown in the terminal.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     units: Mapping[str, Unit] = field(default_factory=dict)
+    in_terminal: bool = False
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:

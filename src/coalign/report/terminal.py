@@ -40,6 +40,8 @@ def print_report(report: doc.Report, console: Console | None = None) -> None:
             print_section(console, section.title, _samples(section))
         elif isinstance(section, doc.Timings):
             print_section(console, section.title, _timings(section))
+        elif isinstance(section, doc.TableSection) and section.in_terminal:
+            print_section(console, section.title, _table(section))
     if report.next_commands:
         lines = [
             RichText.assemble(
@@ -129,6 +131,19 @@ def _sample(section: doc.Samples, why: str, row: doc.Sample, index: int) -> Padd
         table.add_column(plain(f"{name}{score}", "dim"), ratio=1, overflow="fold")
     table.add_row(*(RichText(_shortened(output.text) or "(empty)") for output in row.outputs))
     return Padding(Group(head, table), (0, 0, 1, 2))
+
+
+def _table(section: doc.TableSection) -> Table:
+    table = bare_table(*section.columns, overflow="fold")
+    for row in section.rows:
+        cells = zip(section.columns, row, strict=True)
+        table.add_row(
+            *(
+                plain(one if isinstance(one, str) else number(one, section.units.get(name, "number")))
+                for name, one in cells
+            )
+        )
+    return table
 
 
 def _timings(section: doc.Timings) -> Table:

@@ -33,6 +33,7 @@ _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]B", re.IGNORECASE)
 @click.option(
     "--outtype",
     type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    metavar="[f32|f16|bf16|q8_0]",  # as it is written, which the group's dashes would change
     help="With --format gguf: number format of the matrices.  [default: f16]",
 )
 @click.option("--adapter", is_flag=True, help="The adapter alone, not folded into its base.")
