@@ -129,6 +129,12 @@ def test_a_stream_is_measured_too(caplog: pytest.LogCaptureFixture) -> None:
     generator = TransformersGenerator(model_in_blocks(), byte_tokenizer(), precision="int4", compared=True)
     with caplog.at_level(logging.WARNING):
         list(generator.stream(PROMPTS, Sampling(4)))
+        assert not caplog.records  # not in the middle of a text
+        generator.settle()
+        assert not caplog.records  # 12 tokens are few
+        list(generator.stream(PROMPTS, Sampling(40, n=2)))
+        generator.settle()
+        generator.settle()
     assert len(caplog.records) == 1
     assert generator.exactness is not None
 

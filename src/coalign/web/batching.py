@@ -173,6 +173,8 @@ class LoopWorker(_Thread):
     def _run(self) -> None:
         while not self._ending.is_set():
             idle = all(one.is_idle for one in self._turns.values())
+            for one in self._turns.values() if idle else ():
+                one.settle()
             for work in self._arrived(TURN if idle else 0.0):
                 self._use(work.model)
                 self._turns[work.model].begin(work)
@@ -198,6 +200,10 @@ class _Turn:
     @property
     def is_idle(self) -> bool:
         return self._loop.is_idle and not self._open
+
+    def settle(self) -> None:
+        """What can wait until nothing is decoded."""
+        self._generator.settle()
 
     def step(self) -> None:
         """Decode a token of everything; whoever's request fails is told."""

@@ -145,6 +145,7 @@ def _answer(speakers: list[Speaker], line: str, sampling: Sampling, shown: Seque
         if problem:
             click.echo(problem, err=True, nl=False)
         click.echo()
+        one.settle()
     if len(speakers) > 1:
         click.echo()
 
@@ -166,6 +167,8 @@ def _answer_in_columns(
                 live.update(_columns(speakers, said))
 
             write(_reply(one, line, sampling, write, shown) or "")
+    for one in speakers:
+        one.settle()
 
 
 def _columns(speakers: list[Speaker], said: list[str]) -> Any:
@@ -243,6 +246,12 @@ class Speaker:
 
     def reset(self) -> None:
         self.messages, self.turns = [], 0
+
+    def settle(self) -> None:
+        """What the generator has to say once an answer stands."""
+        settle = getattr(self.generator, "settle", None)
+        if settle is not None:
+            settle()
 
     def reply(self, text: str, sampling: Sampling, write: Write, shown: Sequence[Picture] = ()) -> str:
         """Answer `text` and the pictures before it, streaming to `write`, and remember all.

@@ -45,8 +45,8 @@ class Decodes(Protocol):
         """New rows of the model."""
         ...
 
-    def compare(self, answers: Sequence[tuple[list[int], list[int]]]) -> None:
-        """Say how far a cheaper precision leads away, of prompts and answers as tokens; once."""
+    def remember(self, prompt: list[int], answer: list[int]) -> None:
+        """Take note of an answer, as tokens."""
         ...
 
 

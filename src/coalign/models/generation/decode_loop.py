@@ -129,7 +129,7 @@ class DecodeLoop:
             ]
             for row, end in zip(self._live, ended, strict=True):
                 if end is not None and row.of.pictures is None:
-                    self._generator.compare([(row.of.ids, row.ids)])
+                    self._generator.remember(row.of.ids, row.ids)
             tokens = torch.tensor([row.ids[-1] for row in self._live], device=self._device)
             stay = [place for place, end in enumerate(ended) if end is None]
             self._leave([self._live[place] for place in stay])

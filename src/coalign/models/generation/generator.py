@@ -97,6 +97,7 @@ class TransformersGenerator:
         self._fused = FusedModel(model, precision) if fused else None
         self._precision = precision
         self._unmeasured = compared
+        self._answered: list[tuple[list[int], list[int]]] = []
 
     def generate(
         self, prompts: types.Prompts, sampling: types.Sampling, **how: Unpack[types.Generating]
@@ -130,7 +131,9 @@ class TransformersGenerator:
                 for index, one in missing.items():
                     results[index] = one
                 on_batch(missing)
-                self.compare([(job.encoded[index], one[0].token_ids) for index, one in samples.items()])
+                for index, one in samples.items() if not any(job.pictures) else ():
+                    self.remember(job.encoded[index], one[0].token_ids)
+                self.settle(now=True)
         worked = [index for batch in plan for index in batch]
         self.last_stats = types.GenerationStats(
             prompts=len(worked),
@@ -198,18 +201,27 @@ class TransformersGenerator:
         own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return self._precision if self._precision and self.is_fused else own
 
-    def compare(self, answers: Sequence[tuple[list[int], list[int]]]) -> None:
-        """Measure a cheaper format against the model's own modules and say what was found, the first time.
+    def remember(self, prompt: list[int], answer: list[int]) -> None:
+        """Keep an answer, as tokens, for `settle` to look at."""
+        if self._unmeasured:
+            self._answered.append((prompt, answer))
+
+    def settle(self, *, now: bool = False) -> None:
+        """Where it is to be said: measure a cheaper precision against the model's own modules on the first answers, once.
+
+        Called when nothing waits: it takes as long as a few tokens.
 
         Args:
-            answers: prompts and what was answered, as tokens.
+            now: also where the answers are short yet.
         """
-        if not self._unmeasured or not self.is_fused:
-            return
-        from coalign.models.generation.precision import FAR, measure_exactness
+        from coalign.models.generation.precision import FAR, PLACES, measure_exactness
 
-        self.exactness = measure_exactness(self.model, self.open_rows, answers)
+        tokens = sum(len(answer) for _, answer in self._answered)
+        if not tokens or (tokens < PLACES and not now) or not self.is_fused:
+            return
+        self.exactness = measure_exactness(self.model, self.open_rows, self._answered)
         self._unmeasured = self.exactness is None
+        self._answered.clear()
         if self.exactness is not None:
             far = " That is far: use another --generation-precision." if self.exactness.kl > FAR else ""
             logger.warning("%s%s", self.exactness.describe(self.precision), far)
