@@ -146,7 +146,11 @@ def run_side(arguments: argparse.Namespace) -> None:
     }  # fmt: skip
     given = list(batches(arguments.data)) if arguments.side == "floor" else arguments.data
     if arguments.side in ("coalign", "again"):
-        pass
+        import coalign.training.examples
+        import coalign.training.material  # noqa: F401
+        from coalign.training.objective import get_objective
+
+        get_objective("dpo")
     elif arguments.side == "datasets":
         import datasets  # noqa: F401
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

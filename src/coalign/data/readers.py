@@ -13,6 +13,7 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
 from coalign.data.checking.usable import template_marks, written_with_template
 from coalign.data.columns import recognise
+from coalign.data.media.tars import is_tar, tar_records, tars_of
 from coalign.data.parse import parse_row
 from coalign.data.prepared.many import OnDisk, gathered
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of, steps_of
@@ -79,7 +80,7 @@ def read_records(
     Args:
         source: a JSON Lines, JSON, CSV or Parquet file (the first three also as .gz or .zst), a folder or a glob of
             such files (`coalign.data.files.shards`), a folder written by `datasets`, a run folder whose run made
-            records, a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
+            records, WebDataset shards (a `.tar`, a folder, a glob or a range `{00..11}` of them), a hub id (`owner/name` or `owner/name:configuration`), or `-` for JSON Lines on standard input.
         kind: what is wanted, when the columns allow more than one; `prompt` takes the prompts of any kind.
         split: of a data set of the hub or on disk.
         on_bad_record: `fail` raises with every problem; `skip` leaves bad records out and counts them.
@@ -140,7 +141,8 @@ def scan_records(
     """
     name = "<stdin>" if str(source) == "-" else str(source)
     columns = columns or {}
-    rows = itertools.islice(iter_rows(source, split, list_columns(columns)), limit)
+    read = tar_records(tars_of(name)) if is_tar(name) else iter_rows(source, split, list_columns(columns))
+    rows = itertools.islice(read, limit)
     first = list(itertools.islice(rows, _LOOK_AHEAD))
     values = [row.value for row in first if row.value is not None]
     if not values:

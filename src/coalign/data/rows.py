@@ -24,7 +24,7 @@ from coalign.data.records import Source
 from coalign.data.sources import DataSource
 
 FORMATS = (
-    ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .txt "
+    ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .tar, .txt "
     "with a prompt a line, a folder that datasets saved, a run folder, a hub id, or -"
 )
 _TEXT = re.compile(r"\.txt(\.(gz|zst))?$", re.IGNORECASE)

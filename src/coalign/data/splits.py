@@ -62,7 +62,7 @@ def split_parts(
         held_out.update(one.tobytes() for one in order[: max(count, 0)])
     sides: list[tuple[Sequence[R], Sequence[R]]] = []
     for records, keys in zip(parts, hashes, strict=True):
-        held = np.array([one.tobytes() in held_out for one in keys], dtype=bool)
+        held = np.fromiter((one.tobytes() in held_out for one in keys), bool, len(keys))
         sides.append((taken(records, np.flatnonzero(~held)), taken(records, np.flatnonzero(held))))
     return sides
 

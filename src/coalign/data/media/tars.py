@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
+from coalign.core.files import parse_json
 from coalign.data.files.shards import is_glob
 from coalign.data.media.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coalign.data.media.sources import Stretch
-from coalign.data.rows import Row
+from coalign.data.rows import Row, half_pair
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BLOCK = 512
@@ -79,14 +80,29 @@ def tar_rows(shards: Sequence[Path]) -> Iterator[Row]:
     the columns of `json`; `__key__` is its name.
 
     Raises:
-        DataError: a shard that is no tar, damaged, or cut off; two records of one name that do not follow each other are
-            two records.
+        DataError: a shard that is no tar, damaged, or cut off; one with members of a record that do not follow each other.
     """
+    return _rows(shards, _row)
+
+
+def tar_records(shards: Sequence[Path]) -> Iterator[Row]:
+    """A row a record of text: the columns of `json`, and a column for each member of text (`prompt.txt`; `text` of `txt`) and
+    each picture (`image` of `jpg`); `__key__` is its name.
+
+    Raises:
+        DataError: as `tar_rows`.
+    """
+    return _rows(shards, _record)
+
+
+def _rows(
+    shards: Sequence[Path], make: Callable[[str, dict[str, Stretch], Path, int, int], Row]
+) -> Iterator[Row]:
     before = index = 0
     for path in shards:
         start = index
         for key, members in _grouped(path):
-            yield _row(key, members, path, index, before)
+            yield make(key, members, path, index, before)
             index += 1
         if index == start:
             raise DataError(
@@ -97,6 +113,7 @@ def tar_rows(shards: Sequence[Path]) -> Iterator[Row]:
 
 def _grouped(path: Path) -> Iterator[tuple[str, dict[str, Stretch]]]:
     key, members = "", dict[str, Stretch]()
+    done: set[str] = set()
     for member in _members(path):
         folder, _, name = member.name.rpartition("/")
         if name.startswith("."):
@@ -106,6 +123,13 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, Stretch]]]:
         if members and (own != key or kind.lower() in members):
             yield key, members
             members = {}
+        if own != key:
+            done.add(key)
+        if own != key and own in done:
+            raise DataError(
+                f"{path}: the members of {own} do not follow each other: {member.name} comes after those of {key}.",
+                hint="Write the shard anew with its members in the order of their names.",
+            )
         key = own
         members[kind.lower()] = member
     if members:
@@ -141,6 +165,34 @@ def _members(path: Path) -> Iterator[Stretch]:
                 f"{path}: {'cut off' if end >= size else 'damaged'} after {last}: the archive has no end there.",
                 hint="Fetch it again.",
             )
+
+
+def _record(key: str, members: dict[str, Stretch], path: Path, index: int, before: int) -> Row:
+    value: dict[str, Any] = {"__key__": key}
+    for kind, member in members.items():
+        name, _, suffix = kind.rpartition(".")
+        try:
+            if suffix == "json" and not name:
+                found = parse_json(member.read().decode("utf-8-sig"), any_text=True)
+                if not isinstance(found, dict):
+                    raise ValueError("not a JSON object")
+                value |= {column: one for column, one in found.items() if column not in value}
+            elif suffix in ("txt", "text"):
+                value[name or "text"] = member.read().decode("utf-8-sig")
+            elif f".{suffix}" in IMAGE_SUFFIXES:
+                value[name or "image"] = member
+            else:
+                value[kind] = str(member)
+        except ValueError as error:
+            problem = RecordProblem(
+                str(member), None, kind, f"cannot be read ({error})", "UTF-8 text or JSON", index - before
+            )
+            return Row(None, None, index, problem, file=str(path), before=before)
+    halved = half_pair(value)
+    if halved is not None:
+        problem = RecordProblem(str(path), None, *halved, index - before)
+        return Row(None, None, index, problem, file=str(path), before=before)
+    return Row(value, None, index, file=str(path), before=before)
 
 
 def _row(key: str, members: dict[str, Stretch], path: Path, index: int, before: int) -> Row:

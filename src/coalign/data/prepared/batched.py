@@ -198,7 +198,7 @@ def _tokenised(texts: Iterable[str], frame: Frame) -> dict[str, list[int]]:
 
 def _apart(pairs: Sequence[tuple[str, str]], ids: dict[str, list[int]], frame: Frame) -> list[bool]:
     """For each prompt and response whether their tokens, one after the other, decode to both texts."""
-    lost, tokenizer = frame.lost_characters, frame.tokenizer
+    lost, tokenizer = frame.lost_characters, cast(Any, frame.tokenizer)
     same = [lost is not None and not lost.search(prompt) and not lost.search(text) for prompt, text in pairs]
     asked = [place for place, kept in enumerate(same) if not kept]
     joined = [ids[pairs[place][0]] + ids[pairs[place][1]] for place in asked]

@@ -26,6 +26,7 @@ from coalign.data.records import Record
 MANY = 10_000
 """Records from which on they are kept on disk."""
 DIGEST = "digest.txt"
+_CHUNK = 1 << 14
 _MAKING = ".making-"
 _LEFT = 7 * 24 * 3600
 """Seconds after which records that no process kept are removed."""
@@ -89,15 +90,18 @@ class RecordStore(OnDisk[Record]):
     def __iter__(self) -> Iterator[Record]:
         with (self.folder / "records.bin").open("rb", buffering=1 << 20) as file:
             start = 0
-            for end in self._ends.tolist():
-                yield unpack(file.read(end - start))
-                start = end
+            for first in range(0, len(self), _CHUNK):
+                for end in self._ends[first : first + _CHUNK].tolist():
+                    yield unpack(file.read(end - start))
+                    start = end
 
     def kept(self, name: str, make: Callable[[Record], bytes]) -> np.ndarray:
         """[N, size] bytes that are made of every record, which are all of one size; made once and kept beside them."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
-            data = b"".join(map(make, self))
+            data = bytearray()
+            for one in self:
+                data += make(one)
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, np.frombuffer(data, np.uint8).reshape(len(self), -1))
         return np.load(path, mmap_mode="r")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
 from coalign.data.files.hub import TAKEN
+from coalign.data.media.tars import is_tar, tars_of
 from coalign.data.prepared.kept import contents, in_turn, kept_folder, key_of, read_plain, write_plain
 from coalign.data.prepared.many import OnDisk, RecordStore
 from coalign.data.readers import OnBadRecord, RecordSet, read_records, without_rejected
@@ -81,7 +83,11 @@ def read_part(
     Raises:
         DataError: as of `coalign.training.material.read_material`.
     """
-    found = files_of(source.path, source.split or reading.split) if _is_there(source.path) else []
+    found: list[Path] = []
+    if is_tar(source.path):
+        found = tars_of(source.path)
+    elif _is_there(source.path):
+        found = files_of(source.path, source.split or reading.split)
     content = contents(found)
     folder = None
     if content:
