@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -203,3 +204,15 @@ def test_what_does_not_go_with_tools_is_named(generate):
     result = generate("--tools", "python", prompts="seen.jsonl")
     assert result.code == 1
     assert "images: pictures cannot be used here" in result.err
+
+
+def test_answers_fit_a_schema(generate):
+    pytest.importorskip("llguidance")
+    schema = Path("schema.json")
+    schema.write_text('{"enum": ["sea", [1, null]]}')
+    assert generate("--json-schema", str(schema), "--max-new-tokens", "30").code == 0
+    assert all(json.loads(text) in ("sea", [1, None]) for row in read_rows(OUT) for text in row["responses"])
+    schema.write_text('{"not": {}}')
+    refused = generate("--json-schema", str(schema), "--overwrite")
+    assert refused.code != 0
+    assert "schema.json/not: is not supported" in refused.err

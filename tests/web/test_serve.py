@@ -202,7 +202,7 @@ PICTURE = [{"type": "image_url", "image_url": {}}]
         ({"messages": [{"role": "king", "content": "x"}]}, "messages", "role"),
         ({"messages": [{"role": "user", "content": PICTURE}]}, "messages", "content"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format", "expected"),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
             "tools",

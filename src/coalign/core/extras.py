@@ -21,6 +21,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "quantization": (("bitsandbytes",), "--quantization, and optimizers of 8 bits"),
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
+    "grammar": (("llguidance",), "answers that fit a JSON schema"),
     "vllm": (("vllm",), "generation with vLLM"),
     "deepspeed": (("deepspeed",), "`coalign launch --recipe zero2` and `zero3`"),
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from coalign.data.media.prompts import PicturePrompt
+    from coalign.models.grammars.schemas import Grammar
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Sampling:
     `temperature=0` is greedy. `n` samples a prompt; sample k of prompt i draws from its own random stream, so what
     it says does not depend on which prompts share its batch. A stop string ends a sample and is not part of it.
     `top_logprobs` asks for so many of the most probable tokens at every sampled one; it brings `logprobs` along.
+    `grammar` is what the text must be (`coalign.models.grammars`): only tokens that it allows are sampled, out of their
+    distribution given that, and a text that nothing can follow ends.
     """
 
     max_new_tokens: int = 128
@@ -105,6 +108,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    grammar: Grammar | None = None
 
     @property
     def wants_logprobs(self) -> bool:

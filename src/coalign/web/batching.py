@@ -216,6 +216,8 @@ class _Turn:
         """Take a work in."""
         try:
             before = echo_of(self._generator, work)
+            if work.sampling.grammar is not None:
+                self._generator.matcher(work.sampling.grammar)
         except Exception as error:
             self._told(work, error)
             return

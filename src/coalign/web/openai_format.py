@@ -30,7 +30,6 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "best_of": (1,),
     "suffix": ("",),
@@ -188,13 +187,16 @@ class _Request(BaseModel):
     seed: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    response_format: dict[str, Any] | None = None
 
     def stops(self) -> tuple[str, ...]:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(one for one in stop if one)
 
-    def sampling(self, room: int | None, seed: int, *, logprobs: bool, top_logprobs: int) -> Sampling:
-        """As the back ends take it; `room`: tokens that the model's context leaves, None where it has no end."""
+    def sampling(self, room: int | None, seed: int, **more: Any) -> Sampling:
+        """As the back ends take it; `room`: tokens that the model's context leaves, None where it has no end; `more`: further
+        fields.
+        """
         limit = getattr(self, "max_completion_tokens", None)
         limit = self.max_tokens if limit is None else limit
         if limit is None:
@@ -207,8 +209,7 @@ class _Request(BaseModel):
             n=self.n,
             seed=seed,
             stop=self.stops(),
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
+            **more,
         )
 
 

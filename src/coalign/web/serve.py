@@ -28,6 +28,7 @@ from coalign.models.types import Generation, Generator, Piece, Sampling, Tokenis
 from coalign.web.batching import Work, Worker, open_worker
 from coalign.web.local import local_app
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
+from coalign.web.structured import grammar_of
 from coalign.web.tool_calls import CallStream, Offer, offer_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.adapter_bank import AdapterBank
+    from coalign.models.grammars.schemas import Grammar
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +139,8 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         asked = parse_request(kind, await _json(request))
         answering = server.model(asked.model)
         offer = offer_of(asked, answering.prompts) if kind is ChatRequest else None
-        works, events = server.submit(asked, offer)
+        grammar = await asyncio.to_thread(grammar_of, asked, offer, answering.prompts if offer else None)
+        works, events = server.submit(asked, offer, grammar)
         form = Format(chat=kind is ChatRequest, model=answering.name, fingerprint=answering.fingerprint)
         if asked.stream:
             stream = _Stream(works, events, form, asked, offer)
@@ -205,11 +208,14 @@ class _Server:
             raise ApiError(404, message, param="model", code="model_not_found")
         return found
 
-    def submit(self, asked: Any, offer: Offer | None = None) -> tuple[list[Work], asyncio.Queue[Any]]:
+    def submit(
+        self, asked: Any, offer: Offer | None = None, grammar: Grammar | None = None
+    ) -> tuple[list[Work], asyncio.Queue[Any]]:
         """Queue a request's prompts; what comes of them arrives in the queue as (prompt, piece or error).
 
         Args:
             offer: the tools of a chat that knows some.
+            grammar: what the answers must be.
         """
         model = self.model(asked.model)
         prompts = asked.prompts()
@@ -225,7 +231,7 @@ class _Server:
             prompt, ids, pictures = self._encoded(model, given, offer)
             room = None if model.context is None or not ids else model.context - len(ids)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed + number
-            sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops)
+            sampling = asked.sampling(room, seed, logprobs=logprobs, top_logprobs=tops, grammar=grammar)
             if offer is not None and offer.tools:
                 stops = (*sampling.stop, *model.prompts.stops(parallel=offer.parallel))
                 sampling = replace(sampling, stop=tuple(dict.fromkeys(stops)))
@@ -277,7 +283,7 @@ class _Server:
 
     def _assert_usable(self, model: _Model, sampling: Sampling, room: int | None, length: int) -> None:
         try:
-            check_sampling(sampling)
+            check_sampling(sampling, grammars=True)
         except ConfigError as error:
             raise ApiError(400, error.message) from error
         if room is not None and sampling.max_new_tokens > room:

@@ -51,13 +51,17 @@ class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions):
     seed: Seed = option(0, "seed of the sampling")
     logprobs: bool = option(False, "also write the log-probability of every sampled token")
     top_logprobs: CountOrZero = option(0, "also write so many of the most probable tokens at every place")
+    json_schema: Path | None = option(
+        None, "file of a JSON schema that every response must fit (extra `grammar`)"
+    )
     plain: bool = option(False, "continue plain-text prompts as they are, without the chat template")
     batch_size: Count | None = option(None, "most samples in a batch; by default as the device allows")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.stop = [one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop]
-        without = [one for one in ("prefill", "plain", "logprobs", "top_logprobs") if getattr(self, one)]
+        alone = ("prefill", "plain", "logprobs", "top_logprobs", "json_schema")
+        without = [one for one in alone if getattr(self, one)]
         if self.tools and without:
             raise ConfigError(
                 f"--{without[0].replace('_', '-')} does not go with --tools, which take several turns."
@@ -97,12 +101,17 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         raise ConfigError("--prefill begins an assistant's turn, which --plain has not.")
     from coalign.models.backends.open import identity_of
 
+    grammar = None
+    if asked.json_schema is not None:
+        from coalign.models.grammars.schemas import read_schema
+
+        grammar = read_schema(asked.json_schema)
     wanted = ("samples", "seed", "logprobs", "top_logprobs", "plain", "batch_size")
     settings = {
         **{one.name: getattr(asked, one.name) for one in options_of(SamplingOptions)}, **_model_settings(asked),
         **{name: getattr(asked, name) for name in wanted}, "prefill": prefill,
         **({one.name: getattr(asked, one.name) for one in options_of(ToolOptions)} if asked.tools else {}),
-        "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
+        **({"json_schema": grammar.schema} if grammar else {}), "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
     }  # fmt: skip
     partial = start_partial(out, settings)
     toolbox = asked.open_tools() if asked.tools else None
@@ -117,7 +126,11 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     if done:
         click.echo(f"Continuing: {len(done)} of {len(records)} prompts are done.", err=True)
     sampling = asked.sampling(
-        n=asked.samples, seed=asked.seed, logprobs=asked.logprobs, top_logprobs=asked.top_logprobs
+        n=asked.samples,
+        seed=asked.seed,
+        logprobs=asked.logprobs,
+        top_logprobs=asked.top_logprobs,
+        grammar=grammar,
     )
     if toolbox is not None:
         from coalign.models.tools.agent import Agent

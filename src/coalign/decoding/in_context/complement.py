@@ -110,7 +110,12 @@ class CompletedPrompts:
         # of all prompts: a batch that goes on must have the prompts that it began with
         wanted = [index for index in range(len(prompts)) if self._text(prompts[index])]
         greedy = replace(
-            sampling, n=1, temperature=0.0, max_new_tokens=4 * self.options.complement_words, stop=("\n\n",)
+            sampling,
+            n=1,
+            temperature=0.0,
+            max_new_tokens=4 * self.options.complement_words,
+            stop=("\n\n",),
+            grammar=None,
         )
         written = self.writer.generate(
             [complement_request(self._text(prompts[index])) for index in wanted],

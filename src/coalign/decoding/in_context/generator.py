@@ -12,6 +12,7 @@ from coalign.core.options import CountOrZero, Seed, option
 from coalign.data.records import Messages
 from coalign.decoding.in_context import prefix as prefixes
 from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.generation.sampling import check_sampling
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
 
@@ -79,6 +80,7 @@ class InContextGenerator:
     def generate(self, prompts: Prompts, sampling: Sampling, **how: Unpack[Generating]) -> Samples:
         """See `coalign.models.types.Generator.generate`; token ids and log-probabilities are those of the raw text."""
         done, on_batch, label = generating(**how)
+        check_sampling(sampling)  # answers are cut at the format's own marks, whatever a grammar says
         self._assert_room(sampling.max_new_tokens)
         written = []
         for index, one in enumerate(prompts):

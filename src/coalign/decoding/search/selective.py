@@ -17,6 +17,7 @@ from coalign.core.options import option, required
 from coalign.judging.rewards.mix import Draft, RewardMix
 from coalign.judging.rewards.specs import RewardOptions, build_rewards, judge_over
 from coalign.measures.declining import IDK
+from coalign.models.generation.sampling import check_sampling
 from coalign.models.methods import Method
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling, generating
 
@@ -65,9 +66,11 @@ class SelectiveGenerator:
         """As `coalign.models.types.Generator.generate`. A declined answer has no tokens and ends with `stop`.
 
         Raises:
+            ConfigError: a sampling option that cannot be used.
             ModelError: none of the first answers could be scored.
         """
         done, on_batch, label = generating(**how)
+        check_sampling(sampling)  # declining is no text of a grammar
         results: list[list[Generation]] = [[] for _ in prompts]
 
         def keep(batch: dict[int, list[Generation]]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.incremental import Rows
+    from coalign.models.grammars.matching import Matcher
+    from coalign.models.grammars.schemas import Grammar
 
 CACHE_BYTES = 2**30
 """Keys and values of one batch on a CPU."""
@@ -47,6 +49,10 @@ class Decodes(Protocol):
 
     def remember(self, prompt: list[int], answer: list[int]) -> None:
         """Take note of an answer, as tokens."""
+        ...
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """What follows a grammar through one text."""
         ...
 
 

@@ -20,6 +20,7 @@ from coalign.models.generation.decode_state import Decoded, generation_of
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.incremental import Rows
 from coalign.models.generation.sampling import sample_tokens, stream_of, token_logps, top_token_logps, wide
+from coalign.models.grammars.matching import Matcher, only_allowed
 from coalign.models.modules import evaluation
 from coalign.models.types import Piece, Sampling
 
@@ -58,6 +59,7 @@ class _Row:
     sample: int
     endings: Endings
     draws: np.random.Generator | None
+    matcher: Matcher | None = None
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -203,21 +205,27 @@ class DecodeLoop:
                 self._endings.clear()
             self._endings[sampling.stop] = Endings(self._generator.tokenizer, sampling.stop)
         draws = stream_of(sampling.seed, one.prompt, sample) if sampling.temperature > 0 else None
-        return _Row(one, sample, self._endings[sampling.stop], draws)
+        grammar = sampling.grammar
+        matcher = None if grammar is None else self._generator.matcher(grammar)
+        return _Row(one, sample, self._endings[sampling.stop], draws, matcher)
 
     # -- one token -----------------------------------------------------------------------------------------------
 
     def _draw(self) -> None:
         kinds: dict[tuple[float, int, float], list[int]] = {}
+        matchers = [row.matcher for row in self._live]
+        allowed = only_allowed(self._logits, matchers) if any(matchers) else self._logits
         for place, row in enumerate(self._live):
             kinds.setdefault(row.kind, []).append(place)
         for (temperature, top_k, top_p), places in kinds.items():
-            logits = self._logits if len(kinds) == 1 else self._logits[places]
+            logits = allowed if len(kinds) == 1 else allowed[places]
             uniforms = [0.0 if (draws := self._live[one].draws) is None else draws.random() for one in places]
             drawn = torch.tensor(uniforms, dtype=torch.float64).to(wide(self._device)).to(self._device)
             tokens = sample_tokens(logits, drawn, temperature, top_k, top_p)
             for place, token in zip(places, tokens.tolist(), strict=True):
                 self._live[place].ids.append(token)
+                if (matcher := self._live[place].matcher) is not None:
+                    matcher.take(token)
         self._keep_logps()
 
     def _keep_logps(self) -> None:
@@ -240,7 +248,8 @@ class DecodeLoop:
         stops = set(self._generator.stop_ids)
         ended: list[bool | None] = []
         for row in self._live:
-            if row.ids[-1] in stops or _at_stop(row):
+            complete = row.matcher is not None and row.matcher.is_complete
+            if complete or row.ids[-1] in stops or _at_stop(row):
                 ended.append(True)
             else:
                 ended.append(False if len(row.ids) >= row.of.sampling.max_new_tokens else None)

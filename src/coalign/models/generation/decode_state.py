@@ -9,6 +9,7 @@ import torch
 
 from coalign.models.generation.endings import Endings
 from coalign.models.generation.sampling import row_uniforms, sample_tokens, token_logps, top_token_logps, wide
+from coalign.models.grammars.matching import Matcher, only_allowed
 from coalign.models.types import Generation, Sampling
 
 if TYPE_CHECKING:
@@ -54,10 +55,20 @@ def generation_of(one: Decoded, endings: Endings, before: int | None) -> Generat
 
 
 class DecodeState:
-    """Tokens of the rows of one decode. `live` [L] says which row each place of the batch holds."""
+    """Tokens of the rows of one decode. `live` [L] says which row each place of the batch holds.
 
-    def __init__(self, rows: list[Row], sampling: Sampling, device: torch.device) -> None:
-        self._sampling = sampling
+    Args:
+        matchers: where each row stands in its grammar, where they follow one.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        sampling: Sampling,
+        device: torch.device,
+        matchers: list[Matcher] | None = None,
+    ) -> None:
+        self._sampling, self._matchers = sampling, matchers
         shape = (len(rows), sampling.max_new_tokens)
         self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
         self.live = torch.arange(len(rows), device=device)
@@ -78,13 +89,22 @@ class DecodeState:
         """[L] the next tokens."""
         uniforms = self.live if self._uniforms is None else self._uniforms[self.live, step]
         one = self._sampling
-        tokens = sample_tokens(logits, uniforms, one.temperature, one.top_k, one.top_p)
+        followed = [self._matchers[row] for row in self.live.tolist()] if self._matchers else []
+        allowed = only_allowed(logits, followed) if followed else logits
+        tokens = sample_tokens(allowed, uniforms, one.temperature, one.top_k, one.top_p)
+        for matcher, token in zip(followed, tokens.tolist() if followed else [], strict=True):
+            matcher.take(token)
         self.tokens[self.live, step] = tokens
         if self._logps is not None:
             self._logps[self.live, step] = token_logps(logits, tokens).to(self._logps.dtype)
         if one.top_logprobs:
             self._tops.append((self.live, *top_token_logps(logits, one.top_logprobs)))
         return tokens
+
+    def is_complete(self) -> Tensor:
+        """[L] whether a row's grammar allows nothing more."""
+        whole = [bool(self._matchers and self._matchers[row].is_complete) for row in self.live.tolist()]
+        return torch.tensor(whole, device=self.live.device)
 
     def end(self, step: int, ended: Tensor) -> tuple[int, int]:
         """Mark rows as ended [L]. Returns how many ended now and how many go on."""

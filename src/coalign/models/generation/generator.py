@@ -7,6 +7,7 @@ gives the very same numbers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from coalign.models.generation.batching import (
 from coalign.models.generation.decode_state import DecodeState, Row, generation_of
 from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.sampling import check_sampling
+from coalign.models.grammars.matching import Grammars, Matcher
 from coalign.models.modules import evaluation, unwrap
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.incremental import Rows
     from coalign.models.generation.precision import Exactness, Precision
+    from coalign.models.grammars.schemas import Grammar
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +115,10 @@ class TransformersGenerator:
             ConfigError: a sampling option that cannot be used.
             DataError: a prompt that the template refuses, or that leaves no room for the response.
             ModelError: logits that are not numbers, or a single row that does not fit into memory.
+            MissingExtraError: a grammar, without the extra `grammar`.
         """
         done, on_batch, label = types.generating(**how)
-        check_sampling(sampling)
+        check_sampling(sampling, grammars=True)
         job = self._job(prompts, sampling)
         encoded, shown = job.encoded, [one is not None for one in job.pictures]
         limits = (self.batch_tokens, self.batch_size)
@@ -155,7 +159,7 @@ class TransformersGenerator:
         """
         from coalign.models.generation.decode_loop import DecodeLoop, Decoding
 
-        check_sampling(sampling)
+        check_sampling(sampling, grammars=True)
         job = self._job(prompts, sampling)
         loop = DecodeLoop(self)
         loop.add(
@@ -261,6 +265,14 @@ class TransformersGenerator:
             raise
         return _Job(ids, pictures, [types.goes_on(one) for one in prompts], sampling)
 
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """What follows a grammar through one text of this model; errors as of `Grammars.matcher`."""
+        return self._grammars.matcher(grammar)
+
+    @functools.cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.stop_ids)
+
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together; None when the model does not say."""
@@ -326,7 +338,9 @@ class TransformersGenerator:
     def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[types.Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
         sampling = job.sampling
-        state = DecodeState(rows, sampling, self.device)
+        grammar = sampling.grammar
+        matchers = [self.matcher(grammar) for _ in rows] if grammar is not None else None
+        state = DecodeState(rows, sampling, self.device, matchers)
         endings = Endings(self.tokenizer, sampling.stop)
         stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
         forward = self.open_rows()
@@ -345,6 +359,8 @@ class TransformersGenerator:
             ended = torch.isin(tokens, stop_ids)
             if sampling.stop:
                 ended |= self._at_stop(state, step, endings)
+            if matchers:
+                ended |= state.is_complete()
             gone, left = state.end(step, ended)
             meter.count(gone, left + gone)
             if not left or step + 1 == sampling.max_new_tokens:

@@ -28,8 +28,11 @@ _BLOCK = 16
 _SUM_BLOCK = 256
 
 
-def check_sampling(sampling: Sampling) -> None:
+def check_sampling(sampling: Sampling, *, grammars: bool = False) -> None:
     """Refuse values that mean nothing.
+
+    Args:
+        grammars: whoever samples follows grammars.
 
     Raises:
         ConfigError: every problem, one a line.
@@ -53,6 +56,8 @@ def check_sampling(sampling: Sampling) -> None:
         for good, name, expected in rules
         if not good
     ]
+    if sampling.grammar is not None and not grammars:
+        problems.append("sampling: grammar: this back end or decoding method does not follow one")
     if isinstance(sampling.stop, str):
         problems.append(f"sampling: stop: {sampling.stop!r} is one text, expected a tuple of texts")
     if problems:

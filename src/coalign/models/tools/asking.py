@@ -25,10 +25,11 @@ class ToolPrompts:
 
     Attributes:
         native: whether the model's own template is used.
+        tokenizer: of the generator; None where it is not known here.
     """
 
     def __init__(self, generator: Generator) -> None:
-        tokenizer: Any = getattr(generator, "tokenizer", None)
+        self.tokenizer = tokenizer = getattr(generator, "tokenizer", None)
         self._frame = Frame(tokenizer) if tokenizer is not None and tokenizer.chat_template else None
         self.native = isinstance(generator, TransformersGenerator) and writes_tools(generator.tokenizer)
 

@@ -1,0 +1,1 @@
+"""Grammars that sampled texts follow: what a JSON schema allows, token by token."""
