@@ -20,7 +20,10 @@ MISSING = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "readline
 """Modules of the standard library that Windows does not have."""
 UNIX = {"fork", "forkpty", "killpg", "setsid", "getuid", "getpgid", "mkfifo", "statvfs", "nice", "getloadavg", "sched_getaffinity",
         "sched_setaffinity", "uname", "SIGKILL", "SIGALRM", "SIGHUP", "SIGPIPE", "SIGXCPU", "SIGXFSZ", "SIGUSR1", "setitimer",
-        "prctl", "memfd_create"}  # fmt: skip
+        "prctl", "memfd_create", "register_at_fork", "waitpid", "wait4", "waitstatus_to_exitcode", "geteuid", "getgid", "pipe2",
+        "posix_fadvise", "posix_spawn", "pread", "pwrite", "O_NOFOLLOW", "O_DIRECTORY", "O_CLOEXEC", "AF_UNIX", "epoll", "pause",
+        "fchmod", "fchown", "chown", "chroot", "ttyname", "getpgrp", "pthread_sigmask", "eventfd", "unshare", "sync", "fdatasync",
+        "alarm", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGWINCH", "SIGUSR2"}  # fmt: skip
 GUARDED = {
     "core/processes/inside.py": "its text runs in the child of a sandbox, which Windows has none of (sandbox.py)",
     "core/processes/watching.py": "under os.name == 'posix'",
@@ -68,7 +71,7 @@ def test_nothing_of_unix_alone_is_imported_or_used_without_a_guard() -> None:
                 isinstance(node, ast.Attribute)
                 and node.attr in UNIX
                 and isinstance(node.value, ast.Name)
-                and node.value.id in ("os", "signal")
+                and node.value.id in ("os", "signal", "socket", "select")
             ):
                 found.setdefault(name, set()).add(node.attr)
     assert {name for name in found if name not in GUARDED} == set()
@@ -78,7 +81,7 @@ def test_no_path_of_linux_alone_is_opened_without_a_way_out() -> None:
     """`/proc`, `/sys` and `/dev` are named in few files, each of which goes on without them."""
     known = {
         "core/machine/cores.py", "core/machine/measure.py", "core/machine/doctor.py", "core/processes/inside.py",
-        "core/processes/sandbox.py", "core/runs.py",
+        "core/processes/sandbox.py", "core/runs.py", "models/files/file_pages.py",
     }  # fmt: skip
     named = {
         path.relative_to(ROOT).as_posix()
@@ -88,6 +91,62 @@ def test_no_path_of_linux_alone_is_opened_without_a_way_out() -> None:
         if node.value.startswith(("/proc", "/sys/", "/dev/"))
     }
     assert named <= known
+
+
+PROC = {"core/machine/measure.py", "core/processes/inside.py", "models/files/file_pages.py"}
+"""Files that read and write text of the kernel, which is ASCII and which other systems have none of."""
+
+
+def _without_encoding(tree: ast.AST) -> set[int]:
+    """Lines of calls that read or write text in the encoding of the system, which on Windows is seldom UTF-8."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        named = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+        places = [getattr(one, "value", None) for one in node.args]
+        if "encoding" in named or None in named:  # None: `**options`
+            continue
+        plain = isinstance(node.func, ast.Name)
+        mode = named.get("mode") or (places[plain] if len(places) > plain else "r")
+        opens = name == "open" and plain and "b" not in str(mode)
+        opens |= name == "open" and not plain and str(mode) in ("a", "w", "x", "r+")
+        of_path = isinstance(node.func, ast.Attribute) and not {"utf-8", "utf-8-sig"} & {*map(str, places)}
+        files = (
+            name in ("read_text", "write_text") and of_path and ast.unparse(node.func.value) != "formatter"
+        )
+        asks = name in ("run", "Popen", "check_output") and bool(named.get("text"))
+        if opens or files or asks:
+            found.add(node.lineno)
+    return found
+
+
+def test_text_is_read_and_written_as_utf_8() -> None:
+    found = {
+        f"{name}:{line}"
+        for path in ROOT.rglob("*.py")
+        if (name := path.relative_to(ROOT).as_posix()) not in PROC
+        for line in _without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open(place)", "open(place, 'w')", "place.open('a')", "place.read_text()", "place.write_text(text)",
+        "subprocess.run(words, text=True)", "subprocess.Popen(words, text=True)",
+    ],
+)  # fmt: skip
+def test_text_without_an_encoding_is_seen(code: str) -> None:
+    assert _without_encoding(ast.parse(code)) == {1}
+    more = "" if code.endswith("()") else ", "
+    assert _without_encoding(ast.parse(f"{code[:-1]}{more}encoding='utf-8')")) == set()
+    assert (
+        _without_encoding(ast.parse("open(place, 'rb'); place.read_text('utf-8'); run.open('a thing')"))
+        == set()
+    )
 
 
 def test_memory_is_measured_without_the_resource_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
         )
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=_listen, args=(self.process.stdout, self._lines), daemon=True).start()
