@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,25 @@ def test_checkpoints_are_silent_and_whole(
     captured = capfd.readouterr()
     assert "Writing" not in captured.err
     assert "fetch" not in captured.err
+
+
+def test_checkpoints_soon_after_each_other_raise_no_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Transformers warns of file systems without times where checkpoints come within a second."""
+    caplog.set_level("WARNING")
+    logger = logging.getLogger("transformers")
+    before, logger.propagate = logger.propagate, True
+    try:
+        trainer = trainer_of(
+            make_model("llama", scale=1.0), PAIRS_FREE, tmp_path, 4,
+            max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2,
+        )  # fmt: skip
+        trainer.train()
+    finally:
+        logger.propagate = before
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    assert [one.getMessage() for one in caplog.records if "mtime" in one.getMessage()] == []
 
 
 def untrained(example: Example) -> Example:

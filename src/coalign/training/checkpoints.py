@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json
 from coalign.core.runs import is_main_process
+from coalign.models.quiet import without_message
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -38,7 +39,9 @@ class WholeCheckpoints:
     accelerator: Any
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        # Checkpoints within a second of each other are put in order by their numbers, as they should be.
+        with without_message("mtime may not be reliable", "transformers.trainer_utils"):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
