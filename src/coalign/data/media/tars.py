@@ -7,6 +7,7 @@ raises, where others stop without a word.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ _TEXT = ("txt", "text", "caption", "captions")
 def is_tar(name: str) -> bool:
     """Whether a name stands for tar shards: a file, a glob or a range of them, or a folder that holds nothing else."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # no error for a name that no file can have
         files = [one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")]
         return (
             bool(files)
