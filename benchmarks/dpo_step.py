@@ -81,6 +81,9 @@ def parse() -> argparse.Namespace:
         "--precomputed", action="store_true", help="reference log-probabilities computed beforehand"
     )
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing on both sides")
+    parser.add_argument(
+        "--plain-products", action="store_true", help="coalign without oneDNN's products in linear layers"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=["coalign", "trl"], help="run one side and print its peak memory")
@@ -160,6 +163,7 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
 
     from coalign.data.encoding import EncodedRecord
     from coalign.models.adapters import disabled_adapter
+    from coalign.models.products import fast_products
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
     from coalign.training.reference import with_reference
@@ -199,7 +203,8 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     def step(batch: list[Pair]) -> float:
         inputs = collate([examples[id(pair)] for pair in batch])
         count = torch.tensor(float(len(batch)))
-        loss = trainer.training_step(model, inputs, count)
+        with fast_products(not arguments.plain_products):  # as a training has them
+            loss = trainer.training_step(model, inputs, count)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(loss)

@@ -114,6 +114,7 @@ def make_coalign(arguments: argparse.Namespace) -> tuple[Step, nn.Module]:
     from peft import get_peft_model
     from transformers import TrainingArguments
 
+    from coalign.models.products import fast_products
     from coalign.models.reward_inputs import RewardInputs, RewardText
     from coalign.training.module_trainer import ModuleTrainer
     from coalign.training.reward_models.task import RewardExample, RewardLossOptions, RewardTask
@@ -137,7 +138,8 @@ def make_coalign(arguments: argparse.Namespace) -> tuple[Step, nn.Module]:
         count, loss = torch.tensor(float(len(batch))), 0.0
         for start in range(0, len(batch), micro):
             inputs = task.collate([example(pair) for pair in batch[start : start + micro]])
-            loss += float(trainer.training_step(model, inputs, count))
+            with fast_products():  # as a training has them
+                loss += float(trainer.training_step(model, inputs, count))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss

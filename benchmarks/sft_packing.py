@@ -101,6 +101,7 @@ def make_coalign(arguments: argparse.Namespace) -> Side:
     from transformers import TrainingArguments
 
     from coalign.data.encoding import EncodedRecord
+    from coalign.models.products import fast_products
     from coalign.models.scoring.engine import score_responses
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
@@ -125,7 +126,8 @@ def make_coalign(arguments: argparse.Namespace) -> Side:
 
     def step(batch: Sequence[Chat]) -> float:
         count = torch.tensor(float(sum(len(answer) for _, answer in batch)))
-        loss = trainer.training_step(model, collate(examples(batch)), count)
+        with fast_products():  # as a training has them
+            loss = trainer.training_step(model, collate(examples(batch)), count)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(loss)

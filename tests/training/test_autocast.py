@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from coalign.models import devices
+from coalign.models import devices, products
 from coalign.models.devices import autocast_format, autocast_of, products_of
 from coalign.models.scoring.engine import resolve_path
 from coalign.models.scoring.token_head import token_logps_from_hidden
@@ -95,6 +95,7 @@ def test_where_products_are_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     cuda = torch.device("cuda")
     assert autocast_format(cuda) == torch.bfloat16
     assert autocast_format(cuda, "float32") is None
+    monkeypatch.setattr(products, "available", lambda: False)
     model = make_model("llama")
     assert (products_of(model), products_of(halved(make_model("llama")))) == ("", ", products in bfloat16")
     assert not training_arguments(TrainingOptions(), tmp_path, model).bf16

@@ -95,10 +95,14 @@ def autocast_of(model: nn.Module) -> AbstractContextManager[Any]:
 
 
 def products_of(model: nn.Module) -> str:
-    """What to add to the line about a model's weights: `, products in bfloat16`, or nothing."""
-    dtype = getattr(unwrap(model), "autocast_dtype", None)
-    same = dtype is None or dtype == next(model.parameters()).dtype
-    return "" if same else f", products in {str(dtype).removeprefix('torch.')}"
+    """What to add to the line about a model's weights: `, products in bfloat16`, `, products by oneDNN`, or nothing."""
+    from coalign.models import products
+
+    dtype, weight = getattr(unwrap(model), "autocast_dtype", None), next(model.parameters())
+    if dtype is not None and dtype != weight.dtype:
+        return f", products in {str(dtype).removeprefix('torch.')}"
+    fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and products.available()
+    return ", products by oneDNN" if fast else ""
 
 
 def decoding_dtype(device: torch.device) -> torch.dtype:

@@ -27,6 +27,7 @@ from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
 from coalign.models.modules import unwrap
+from coalign.models.products import fast_products
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.training.checkpoints import WholeCheckpoints
@@ -123,7 +124,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         """
         noise = embedding_noise(cast(nn.Module, self.model), self.args.neftune_noise_alpha)
         try:
-            with self.in_parts(), noise:
+            with self.in_parts(), noise, fast_products(not self.args.torch_compile):
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 rows, last = self.state.log_history, self.state.global_step
                 if self.eval_dataset is not None and not any(

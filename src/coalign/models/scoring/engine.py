@@ -72,11 +72,14 @@ def in_passes(
     Args:
         score: a part to [N, ...] for all its response tokens.
     """
+    from coalign.models.products import fast_products
+
     pieces: list[Tensor | None] = [None] * len(responses.response_ids)
     for rows in plan_passes(responses, batch_tokens):
         share_cores()
         part = select_rows(responses, rows)
-        logps = score(part)
+        with fast_products(not torch.is_grad_enabled()):  # a training has them around its whole step
+            logps = score(part)
         for row, one in zip(rows, torch.split(logps, [len(ids) for ids in part.response_ids]), strict=True):
             pieces[row] = one
         if on_batch:

@@ -65,10 +65,13 @@ def sequence_states(
     Returns:
         Float32 (float64 for a float64 model), in the order of `responses`.
     """
+    from coalign.models.products import fast_products
+
     compute = _packed if engine.resolve_path(model, path, responses, _can_share) == "packed" else _padded
     pieces: list[tuple[Tensor, Tensor] | None] = [None] * len(responses.response_ids)
     for rows in engine.plan_passes(responses, batch_tokens):
-        states, outputs = compute(model, engine.select_rows(responses, rows))
+        with fast_products(not torch.is_grad_enabled()):  # a training has them around its whole step
+            states, outputs = compute(model, engine.select_rows(responses, rows))
         for row, *piece in zip(rows, states, outputs, strict=True):
             pieces[row] = (piece[0], piece[1])
         if on_batch:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from coalign.models.products import linear
 
 CHUNK_ELEMENTS = 2**24
 """Logits of one chunk: 64 MiB in float32."""
@@ -51,13 +52,17 @@ class _TokenLogps(torch.autograd.Function):
         logps = hidden.new_empty(len(targets), dtype=wide(hidden))
         expected = torch.empty_like(hidden, dtype=weight.dtype) if early else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
-            logits = F.linear(hidden[chunk], weight, bias).to(logps.dtype)
-            normaliser = torch.logsumexp(logits, dim=-1)
+            logits = linear(hidden[chunk], weight, bias).to(logps.dtype)
             local = rows[tokens] - chunk.start
-            logps[tokens] = logits[local, targets[tokens]] - normaliser[local]
+            # In place, one pass of exponentials: `torch.logsumexp` takes longer than the product before it.
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits[local, targets[tokens]]
+            total = logits.exp_().sum(-1)
+            logps[tokens] = chosen - total.log()[local]
             if expected is not None:
-                probabilities = logits.sub_(normaliser[:, None]).exp_().to(weight.dtype)
-                torch.matmul(probabilities, weight, out=expected[chunk])
+                probabilities = logits.div_(total[:, None]).to(weight.dtype)
+                with torch.autocast(hidden.device.type, enabled=False):
+                    expected[chunk] = linear(probabilities, weight.t())
         ctx.hidden_dtype = hidden.dtype
         ctx.early, ctx.autocast = early, _autocast_of(hidden)
         if early:
@@ -83,7 +88,7 @@ class _TokenLogps(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide(bias)) if bias is not None else None
         for chunk, tokens in _chunks(rows, len(hidden), len(weight)):
             with ctx.autocast:
-                logits = F.linear(hidden[chunk], weight, bias).to(gradient.dtype)
+                logits = linear(hidden[chunk], weight, bias).to(gradient.dtype)
             local = rows[tokens] - chunk.start
             totals = gradient.new_zeros(len(logits)).index_add_(0, local, gradient[tokens])
             # d logp / d logits = onehot(target) - softmax(logits), summed over the targets of a row
@@ -91,7 +96,7 @@ class _TokenLogps(torch.autograd.Function):
             flat = local * delta.shape[1] + targets[tokens]
             delta.view(-1).index_add_(0, flat, gradient[tokens])
             with ctx.autocast:
-                grad_hidden[chunk] = (delta.to(weight.dtype) @ weight).to(hidden.dtype)
+                grad_hidden[chunk] = linear(delta.to(weight.dtype), weight.t()).to(hidden.dtype)
             grad_weight.addmm_(delta.T.to(grad_weight.dtype), hidden[chunk].to(grad_weight.dtype))
             if grad_bias is not None:
                 grad_bias += delta.sum(0)
