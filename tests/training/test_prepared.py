@@ -96,6 +96,14 @@ def test_stored_examples_are_those_of_memory(monkeypatch: pytest.MonkeyPatch, li
     assert max(map(max, texts_of([stored]))) == max(map(max, texts_of([memory])))
 
 
+def test_a_few_records_of_many_on_disk_are_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "MANY", 4)
+    some = many.taken(many.gathered(iter(_pairs(12))), np.array([7, 2]))
+    prepared = prepare_examples(some, PAIRS, made.byte_tokenizer(made.CHATML), TrainingOptions())
+    assert isinstance(prepared.examples, StoredExamples)
+    assert [one.id for one in prepared.examples] == ["b:é7", "a:é2"]
+
+
 def test_masks_over_what_tools_returned_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: Any = [
         {"role": "assistant", "content": "I look"},

@@ -18,7 +18,7 @@ from coalign.data.encoding import Encoded, EncodedRecord, encode_batches, encode
 from coalign.data.media.prompts import processor_of
 from coalign.data.prepared.keeping import identity, is_plain
 from coalign.data.prepared.kept import in_turn, kept_folder, key_of
-from coalign.data.prepared.many import are_many, digest_of
+from coalign.data.prepared.many import OnDisk, are_many, digest_of
 from coalign.data.prepared.tokens import META, TokenStore, TokenWriter, told_problems
 from coalign.data.records import Record
 from coalign.training.batches import Example, Prepared, StoredExamples
@@ -63,7 +63,8 @@ def prepare_examples(
         raise ConfigError(
             f"reference_logps: live has no effect: {objective.name} compares with no reference; leave it out"
         )
-    if are_many(records) and objective.contexts is None and objective.prepare is None:
+    on_disk = isinstance(records, OnDisk) or are_many(records)
+    if on_disk and objective.contexts is None and objective.prepare is None:
         stored = _stored(records, objective, tokenizer, options, what)
         if stored is not None:
             return stored
