@@ -239,6 +239,6 @@ def test_three_models_are_each_compared_with_the_first(tmp_path, capsys):
     write_report(run, config, ["a", "b", "c"], [[measure(one)] for one in levels], [])
     (table,) = [one for one in read_report(run.report).sections if one.title == "Tasks"]
     assert [row[3] for row in table.rows] == ["a", "b", "c"]
-    assert [row[5] for row in table.rows] == [None, "+100.0 pp", "+50.0 pp"]
+    assert [row[5] for row in table.rows] == ["", "+100.0 pp", "+50.0 pp"]
     print_report(read_report(run.report))
     assert "+50.0 pp" in capsys.readouterr().out

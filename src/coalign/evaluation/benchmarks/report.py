@@ -40,7 +40,7 @@ def write_report(
     first = by_model[0]
     rows, changes, kept = [], [], []
     for key, measure in first.items():
-        rows.append([*key, measure.n, names[0], _shown(measure), None, None])
+        rows.append([*key, measure.n, names[0], _shown(measure), "", ""])
         line: dict[str, Any] = {"task": key[0], "metric": key[1], "n": measure.n, "models": {}}
         line["models"][names[0]] = _plain(measure)
         for name, others in zip(names[1:], by_model[1:], strict=True):
@@ -48,7 +48,7 @@ def write_report(
             if other is None:
                 continue
             change = difference(measure, other, seed=config.seed)
-            rows.append(["", "", None, name, _shown(other), *_change(measure, change)])
+            rows.append(["", "", "", name, _shown(other), *_change(measure, change)])
             line["models"][name] = {
                 **_plain(other),
                 "difference": change[0].to_dict() if change else None,
@@ -100,9 +100,9 @@ def _shown(measure: Measure) -> str:
     return value if measure.stderr is None else f"{value} ± {number(measure.stderr, unit)}"
 
 
-def _change(measure: Measure, change: Any) -> list[str | None]:
+def _change(measure: Measure, change: Any) -> list[str]:
     if change is None:
-        return [None, None]
+        return ["", ""]
     interval, paired = change
     told, ends = difference_texts(estimate(interval), _unit(measure))
     return [told, ends if paired else f"{ends} (not paired)"]
