@@ -244,6 +244,29 @@ def test_adapters_that_llama_cpp_cannot_apply_are_refused(adapter, tmp_path, cha
         write_adapter(ModelOptions(model=str(folder)), tmp_path / "a.gguf", "f32")
 
 
+def test_an_adapter_without_its_weights_is_one_line(adapter, tmp_path):
+    folder = shutil.copytree(adapter(), tmp_path / "own")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors cannot be read"):
+        write_adapter(ModelOptions(model=str(folder)), tmp_path / "a.gguf", "f32")
+
+
+def test_a_head_that_an_adapter_parted_from_the_embedding_is_written(model, tmp_path):
+    adapted = add_lora(
+        load_model(str(model("smollm")), training=True), ModelOptions(adapter_targets=["lm_head", "q_proj"])
+    )
+    for name, one in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(one, std=0.2)
+    folder = save_model(adapted, load_tokenizer(str(model("smollm"))), tmp_path / "adapter")
+    _, tensors = entries(write_model(ModelOptions(model=str(folder)), tmp_path / "a.gguf", "f32"))
+    with torch.no_grad():
+        expected = adapted.eval()(IDS).logits
+        read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32)
+        assert "output.weight" in tensors
+        torch.testing.assert_close(read(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_whole_model_is_no_adapter_and_a_weight_beyond_float16_is_named(model, tmp_path):
     with pytest.raises(ConfigError, match="is a whole model"):
         write_adapter(ModelOptions(model=str(model("llama"))), tmp_path / "a.gguf", "f32")

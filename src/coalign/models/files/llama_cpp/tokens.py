@@ -52,6 +52,8 @@ def described(tokenizer: PreTrainedTokenizerFast, rows: int, name: str) -> Itera
     Raises:
         ModelError: llama.cpp would split text otherwise, or the vocabulary is larger than the embedding.
     """
+    if not tokenizer.is_fast:
+        raise ModelError(f"{name}: its tokenizer has no tokenizer.json, from which a GGUF file is written.")
     found = json.loads(tokenizer.backend_tokenizer.to_str())
     model = found["model"]
     kind = model["type"]

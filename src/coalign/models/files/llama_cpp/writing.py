@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 OutType = Literal["f32", "f16", "bf16", "q8_0"]
 _NAMES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+_EMBEDDING = "model.embed_tokens.weight"
 _PREFIX = "base_model.model."
 
 
@@ -60,8 +61,8 @@ def write_model(options: ModelOptions, target: Path, outtype: OutType) -> Path:
     plain = replace(options, device="cpu", dtype="float32", save_dtype="auto")
     model: Any = load_model(plain, training=True)
     config, weights = model.config, model.state_dict()
-    if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
+    if config.tie_word_embeddings and weights["lm_head.weight"].equal(weights[_EMBEDDING]):
+        del weights["lm_head.weight"]  # an adapter on the head alone would have parted them
     length = families.context(config)
     if length < config.max_position_embeddings:
         logger.warning(
@@ -72,7 +73,7 @@ def write_model(options: ModelOptions, target: Path, outtype: OutType) -> Path:
         ("type", "model"),
         ("name", short_name(place.name)),
         *families.described(family, config),
-        *tokens.described(tokenizer, weights["model.embed_tokens.weight"].shape[0], options.model),
+        *tokens.described(tokenizer, weights[_EMBEDDING].shape[0], options.model),
         *_turn_end(model, tokenizer),
     ]
     entries = list(_model_entries(family, config, weights, outtype, options.model))
@@ -271,10 +272,17 @@ def _assert_plain(settings: dict[str, Any], model: str) -> None:
 
 def _pairs(place: Location, model: str) -> dict[str, dict[str, Any]]:
     """Module to its matrices A [rank, in] and B [out, rank]."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    try:
+        weights = load_file(Path(place.path) / "adapter_model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{model}: its adapter_model.safetensors cannot be read ({error}).") from error
+    if not weights:
+        raise ModelError(f"{model}: the adapter has no weights.")
     found: dict[str, dict[str, Any]] = {}
-    for name, values in load_file(Path(place.path) / "adapter_model.safetensors").items():
+    for name, values in weights.items():
         module, _, rest = name.removeprefix(_PREFIX).partition(".lora_")
         if rest not in ("A.weight", "B.weight"):
             raise ModelError(
