@@ -68,7 +68,7 @@ def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
         [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, env={**os.environ}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "runs" / "dpo" / "model" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "runs" / "dpo" / "model" / "model.safetensors").is_file()
     assert {one.name for one in (tmp_path / "exported").iterdir()} == {
         "README.md",
         "DATA.md",
