@@ -27,7 +27,9 @@ from coalign.models.tools.asking import ToolPrompts
 from coalign.models.types import Generation, Generator, Piece, Sampling, Tokenised
 from coalign.web.batching import Work, Worker, open_worker
 from coalign.web.local import local_app
+from coalign.web.metrics import CONTENT_TYPE, Measured, Metrics
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
+from coalign.web.scored import Beside
 from coalign.web.structured import grammar_of
 from coalign.web.tool_calls import CallStream, Offer, offer_of
 
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from coalign.data.media.prompts import PicturePrompt
+    from coalign.models.embedding import SentenceEncoder
     from coalign.models.generation.adapter_bank import AdapterBank
     from coalign.models.grammars.schemas import Grammar
+    from coalign.models.reward_model import RewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class Served:
         fingerprint: what the model is, whatever it is called (a hash of its weights), so that clients know whether
             answers that they keep are this model's; None: they are this start's alone.
         adapters: the generator is the base of several adapters, each of which is a model of its own for clients.
+        encoder, rewards: (name, model) of what answers `/v1/embeddings` and `/v1/score`.
     """
 
     name: str
@@ -68,6 +73,8 @@ class Served:
     key: str | None = None
     fingerprint: str | None = None
     adapters: AdapterBank[Any] | None = None
+    encoder: tuple[str, SentenceEncoder] | None = None
+    rewards: tuple[str, RewardModel] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         MissingExtraError: the extra `serve` is not installed.
     """
     responses = require("fastapi.responses", "serve")
-    server = _Server(served)
+    server, metrics = _Server(served), Metrics()
+    beside = Beside(served.encoder, served.rewards)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -143,23 +151,41 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         works, events = server.submit(asked, offer, grammar)
         form = Format(chat=kind is ChatRequest, model=answering.name, fingerprint=answering.fingerprint)
         if asked.stream:
-            stream = _Stream(works, events, form, asked, offer)
+            stream = _Stream(works, events, form, asked, metrics, offer)
             # The first event decides whether it is an answer or an error with a status of its own.
             first = await stream.first()
             return responses.StreamingResponse(stream.lines(first), media_type="text/event-stream")
         samples = [one for each in await _gather(works, events, request) for one in each]
-        return answered(200, form.answer(samples, _usage(works, samples), offer and offer.message))
+        usage = _usage(works, samples)
+        metrics.used(usage)
+        return answered(200, form.answer(samples, usage, offer and offer.message))
+
+    async def compute(work: Any, request: Any) -> Any:
+        server.admit(request)
+        found = await work(await _json(request))
+        metrics.used(found.get("usage", {}))
+        return answered(200, found)
+
+    async def figures(request: Any) -> Any:
+        server.admit(request)
+        return responses.Response(metrics.text(server.worker.waiting), media_type=CONTENT_TYPE)
 
     app: Any = local_app("coalign", hosts=hosts, lifespan=lifespan)
     for error, handler in ((ApiError, refused), (404, no_route), (405, no_route)):
         app.add_exception_handler(error, handler)
-    for path, handler, verb in (
+    routes = (
         ("/health", health, "GET"),
+        ("/metrics", figures, "GET"),
         ("/v1/models", models, "GET"),
         ("/v1/models/{name:path}", model, "GET"),
         ("/v1/chat/completions", functools.partial(complete, ChatRequest), "POST"),
         ("/v1/completions", functools.partial(complete, CompletionRequest), "POST"),
-    ):
+        ("/v1/embeddings", functools.partial(compute, beside.embeddings), "POST"),
+        ("/v1/score", functools.partial(compute, beside.scores), "POST"),
+        ("/score", functools.partial(compute, beside.scores), "POST"),
+    )
+    app.add_middleware(Measured, metrics=metrics, paths=frozenset(path for path, _, _ in routes))
+    for path, handler, verb in routes:
         app.add_route(path, handler, methods=[verb])
     return app
 
@@ -344,9 +370,10 @@ class _Stream:
         events: asyncio.Queue[Any],
         form: Format,
         asked: Any,
+        metrics: Metrics,
         offer: Offer | None = None,
     ) -> None:
-        self._works, self._events, self._form = works, events, form
+        self._works, self._events, self._form, self._metrics = works, events, form, metrics
         self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._missing = sum(work.sampling.n for work in works)
         self._done: list[Generation] = []
@@ -376,6 +403,7 @@ class _Stream:
         except ApiError as error:
             yield _line(error.body())
         finally:  # the client may have gone
+            self._metrics.used(_usage(self._works, self._done))
             for work in self._works:
                 work.cancelled = True
 

@@ -36,6 +36,12 @@ class Request(ModelOptions, BackendOptions):
         "which is then what the first one adapts",
         split=False,
     )
+    embedding_model: str | None = option(
+        None, "sentence encoder that answers /v1/embeddings: default-encoder, a folder or a hub id"
+    )
+    reward_model: str | None = option(
+        None, "reward model that answers /v1/score: a folder, a run or a hub id"
+    )
     decline_below: float | None = option(
         None, "decline where the --reward of an answer is lower: the method selective, around every other"
     )
@@ -79,15 +85,34 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
     else:
         generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
         name = asked.name or "+".join([_base_name(asked), *methods])
-    served = Served(name, generator, key, _fingerprint(asked, generator, methods), bank)
+    fingerprint = _fingerprint(asked, generator, methods)
+    served = Served(name, generator, key, fingerprint, bank, _encoder(asked), _rewards(asked))
     app = make_app(served, hosts=() if is_loopback(asked.host) else ("*",))
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
     click.echo(f"Where clients offer tools: {ToolPrompts(generator).description}.", err=True)
     if made:
         click.echo(f"Key for clients: {key}  (set {KEY_VARIABLE} to choose one)", err=True)
     names = " and ".join(bank.generators) if bank else name
+    for one in (served.encoder, served.rewards):
+        if one is not None:
+            route = "embeddings" if one is served.encoder else "score"
+            click.echo(f"{one[0]} answers /v1/{route}", err=True)
     click.echo(f"Model {names} at {address_of(socket)}/v1  (Ctrl-C ends it)", err=True)
     serve_app(app, socket)
+
+
+def _encoder(asked: Request) -> Any:
+    from coalign.models.embedding import load_encoder
+
+    name = asked.embedding_model
+    return None if name is None else (_short(name), load_encoder(name, device=asked.device))
+
+
+def _rewards(asked: Request) -> Any:
+    from coalign.models.reward_model import load_reward_model
+
+    name = asked.reward_model
+    return None if name is None else (_short(name), load_reward_model(name, device=asked.device))
 
 
 def _fingerprint(asked: Request, generator: Any, methods: tuple[str, ...]) -> str | None:
@@ -126,4 +151,8 @@ def _adapters(asked: Request, methods: tuple[str, ...]) -> AdapterBank[Request] 
 def _base_name(asked: Request) -> str:
     if asked.chosen_backend == "endpoint":
         return asked.endpoint_model or "endpoint"
-    return os.path.basename(asked.model.rstrip("/")) or asked.model
+    return _short(asked.model)
+
+
+def _short(name: str) -> str:
+    return os.path.basename(name.rstrip("/")) or name
