@@ -255,7 +255,7 @@ def test_a_prompt_that_the_template_refuses():
         (lambda at: httpx.post(f"{at}/completions", json={"prompt": []}), 400, "expected 1 to"),
         (lambda at: httpx.post(f"{at}/completions", json={"prompt": "x", "model": "huge"}), 404, "not served"),
         (lambda at: httpx.get(f"{at}/completions"), 405, "does not take GET"),
-        (lambda at: httpx.post(f"{at}/embeddings", json={}), 404, "There is no /v1/audio/speech"),
+        (lambda at: httpx.post(f"{at}/audio/speech", json={}), 404, "There is no /v1/audio/speech"),
     ],
 )  # fmt: skip
 def test_errors_have_a_body(address, request_of, status, message):
