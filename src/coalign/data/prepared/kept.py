@@ -24,6 +24,8 @@ SMALLEST = 1 << 20
 """Bytes of files below which nothing is kept: they are read faster than looked up."""
 _LOOK = 0.2
 """Seconds between two looks at what another process makes."""
+_TOLD_AFTER = 2.0
+"""Seconds of waiting after which it is told."""
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
 
@@ -63,7 +65,12 @@ def in_turn(made: Path) -> Iterator[bool]:
     """
     lock = made.parent.with_name(f"{made.parent.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
+    waited = 0.0
     while not made.exists() and not hold(lock):
+        if waited <= _TOLD_AFTER < waited + _LOOK:
+            told = f"Data: another process reads or tokenises these records; this one waits for it ({lock})."
+            print(told, file=sys.stderr, flush=True)
+        waited += _LOOK
         time.sleep(_LOOK)
     try:
         yield not made.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -110,6 +111,8 @@ def read_part(
         if told is not None:
             notes += told["notes"]
             return _capped(Part(source, RecordStore(folder), **told["part"]), seed)
+        if not first:  # damaged
+            shutil.rmtree(folder, ignore_errors=True)
         own: list[str] = []
         part = _read(reading, source, kind, also, own, text_alone)
         notes += own
