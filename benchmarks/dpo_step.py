@@ -7,6 +7,9 @@ Both sides train the same adapter (equal initial weights) of the same model on t
 optimizer. Each step runs once on either side, A B A B; printed are medians, the ratio step by step, and the largest
 difference of the losses. Peak memory is measured in processes of their own (`--only coalign|trl`).
 
+`--micro N` lets coalign go through a step in parts of N pairs (`--batch-size N` with gradient accumulation): the step is the
+same, its memory is that of a part.
+
 Without `--data` pairs of random tokens are used whose prompt and response lengths (`pair_lengths.json`) are those of
 256 pairs drawn from the test split of Anthropic's HH-RLHF harmless-base, tokenised for SmolLM2.
 """
@@ -43,8 +46,9 @@ def main() -> None:
     if arguments.only:
         run_one(arguments, batches)
         return
-    sides = {"coalign": make_coalign(arguments, pairs), "trl": make_trl(arguments, pairs)}
-    times: dict[str, list[float]] = {"coalign": [], "trl": []}
+    peer = arguments.against
+    sides = {"coalign": make_coalign(arguments, pairs), peer: PEERS[peer](arguments, pairs)}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     worst = 0.0
     clock = CLOCKS[arguments.clock]
     for number, batch in enumerate(batches):
@@ -55,7 +59,7 @@ def main() -> None:
             synchronise()
             if number >= arguments.warmup:
                 times[name].append(clock() - started)
-        worst = max(worst, abs(losses["coalign"] - losses["trl"]))
+        worst = max(worst, abs(losses["coalign"] - losses[peer]))
         print(
             f"step {number}: " + "  ".join(f"{name} {value:.6f}" for name, value in losses.items()),
             flush=True,
@@ -70,6 +74,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="default", help="hub id, folder, `default`, or `random-1b`")
     parser.add_argument("--data", help="preference records; random tokens of the recorded lengths without it")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
+    parser.add_argument(
+        "--micro", type=int, help="pairs in a forward pass of coalign; by default all of a step"
+    )
     parser.add_argument("--steps", type=int, default=7, help="counted steps")
     parser.add_argument("--warmup", type=int, default=1, help="steps before, not counted")
     parser.add_argument("--threads", type=int, default=2)
@@ -87,6 +94,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=["coalign", "trl"], help="run one side and print its peak memory")
+    parser.add_argument(
+        "--against", choices=["trl", "plain"], default="trl", help="plain: coalign with `--plain-products`"
+    )
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, in a process a side")
     return parser.parse_args()
 
@@ -199,15 +209,17 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
         model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.current_gradient_accumulation_steps = 1
     optimizer = optimiser(model)
+    micro = arguments.micro or arguments.batch
 
     def step(batch: list[Pair]) -> float:
-        inputs = collate([examples[id(pair)] for pair in batch])
-        count = torch.tensor(float(len(batch)))
-        with fast_products(not arguments.plain_products):  # as a training has them
-            loss = trainer.training_step(model, inputs, count)
+        count, loss = torch.tensor(float(len(batch))), 0.0
+        for start in range(0, len(batch), micro):
+            inputs = collate([examples[id(pair)] for pair in batch[start : start + micro]])
+            with fast_products(not arguments.plain_products):  # as a training has them
+                loss += float(trainer.training_step(model, inputs, count))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss
 
     return step, model
 
@@ -258,6 +270,13 @@ def make_trl(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step, nn
     return step, trainer.model
 
 
+def make_plain(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step, nn.Module]:
+    return make_coalign(argparse.Namespace(**{**vars(arguments), "plain_products": True}), pairs)
+
+
+PEERS = {"trl": make_trl, "plain": make_plain}
+
+
 def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -267,7 +286,7 @@ def report(
     arguments: argparse.Namespace, times: dict[str, list[float]], worst: float, batches: list[list[Pair]]
 ) -> None:
     counted = batches[arguments.warmup :]
-    ratios = [slow / fast for slow, fast in zip(times["trl"], times["coalign"], strict=True)]
+    ratios = [slow / fast for slow, fast in zip(times[arguments.against], times["coalign"], strict=True)]
     padded = statistics.mean(
         2 * len(one) * max(len(p) + max(len(c), len(r)) for p, c, r in one) for one in counted
     )
@@ -277,7 +296,7 @@ def report(
         median = statistics.median(values)
         print(f"{name:8} median {median:.3f} s a step, {arguments.batch / median:.2f} pairs/s")
     print(
-        f"ratio trl / coalign: median {statistics.median(ratios):.2f}, "
+        f"ratio {arguments.against} / coalign: median {statistics.median(ratios):.2f}, "
         f"min {min(ratios):.2f}, max {max(ratios):.2f} over {len(ratios)} steps"
     )
     print(f"largest difference of the losses: {worst:.1e}")
