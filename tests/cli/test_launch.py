@@ -86,7 +86,7 @@ def test_deepspeed_that_is_missing_is_named_with_its_extra(coalign, given, monke
 def test_restarts_have_a_rendezvous_of_their_own(coalign, given) -> None:
     result = coalign("launch", "--processes", "2", "--max-restarts", "3", "--print-config", "--", *given)
     assert "--max_restarts 3 --rdzv_backend c10d" in result.out
-    assert "PET_RDZV_ENDPOINT=localhost:0" in result.out
+    assert "PET_RDZV_ENDPOINT=localhost:0 TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 " in result.out
 
 
 def test_a_sharded_run_in_two_processes(given: list[str], tmp_path: Path) -> None:

@@ -81,7 +81,6 @@ def launch(
     )
     line = [sys.executable, "-m", "coalign.training.distributed.starter", "--config_file", str(file)]
     if max_restarts:
-        # The static rendezvous hands a second start the addresses of the first.
         line += ["--max_restarts", str(max_restarts), "--rdzv_backend", "c10d"]
     line += ["-m", "coalign", "run", method, *given]
     if print_config:
@@ -108,7 +107,10 @@ def launch(
 def _for_processes(kind: str, max_restarts: int) -> dict[str, str]:
     """What the launcher's environment says besides its configuration."""
     made = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"} if kind == "cpu" else {}
-    return made | ({"PET_RDZV_ENDPOINT": "localhost:0"} if max_restarts else {})  # any free port
+    if max_restarts:
+        # Any free port; and a store of its own for every start, which else finds the addresses of the one before.
+        made |= {"PET_RDZV_ENDPOINT": "localhost:0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return made
 
 
 def _spelled(environment: dict[str, str]) -> str:
