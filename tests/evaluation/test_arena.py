@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,8 +401,10 @@ def test_ten_thousand_matches_stay_usable(browser, tmp_path: Path) -> None:
         "tag.dispatchEvent(new Event('input', {bubbles: true})); tag.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     wait(browser, f"document.querySelector('.status').textContent.includes('{first['matches']:,} samples')")
+    shown = re.search(r"Prompt \d+\?", js(browser, "document.querySelector('.samples').textContent"))
+    assert shown, "of so many matches the texts of some are in the page"
     browser.execute_script(
-        "const text = document.querySelector('[name=text]'); text.value = 'Prompt 526?';"
+        f"const text = document.querySelector('[name=text]'); text.value = '{shown[0]}';"
         "text.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     wait(browser, "/of \\d samples/.test(document.querySelector('.status').textContent)")

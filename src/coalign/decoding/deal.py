@@ -82,6 +82,12 @@ class Config(DealOptions, MethodModels):
     limit: Count | None = option(None, "only the first so many prompts")
     seed: Seed = option(0, "seed of the samples")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse(
+            ["generation_precision"], "here: the search weighs whole logits of the model as it is loaded"
+        )
+
 
 def run(config: Config, run: Run) -> None:
     """Answer every prompt plainly, with the alignment prompt, by best-of-n and by the search; measure and report.

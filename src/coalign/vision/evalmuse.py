@@ -98,6 +98,7 @@ class Config(FineGrainedTraining, BackendOptions):
             )
         if self.backend == "vllm":
             raise ValueError("backend: vllm is not used here: serve the model and give endpoint")
+        self.refuse(["generation_precision"], "here: a question is answered by the logits of its first token")
         released = self.model is not None and is_released(self.model)
         if not (self.train or released):
             self.refuse(["base"], "without train or released weights")
