@@ -172,8 +172,13 @@ def fail_in_the_second_process(folder: Path) -> None:
 
 
 def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
-    """Two gloo processes that each run `main`, as `coalign launch` starts them."""
+    """Two gloo processes that each run `main`."""
     material(folder)
+    return started("tests.training.in_processes", folder, recipe)
+
+
+def started(module: str, folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
+    """A module with these arguments in two gloo processes, as `coalign launch` starts them."""
     configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
     configuration.write_text(yaml.safe_dump(accelerate_configuration(recipe, 2, deepspeed_file=str(zero))))
     if by_deepspeed(recipe):
@@ -187,7 +192,7 @@ def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
     }
     starter = ["-m", "coalign.training.distributed.starter", "--config_file", str(configuration)]
     return subprocess.run(
-        [sys.executable, *starter, "-m", "tests.training.in_processes", str(folder), recipe],
+        [sys.executable, *starter, "-m", module, str(folder), recipe],
         env=environment,
         capture_output=True,
         text=True,

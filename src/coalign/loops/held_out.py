@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coalign.core.files import append_rows, read_rows
+from coalign.core.runs import is_main_process
 from coalign.loops.rollouts import sampled_rows, scored_rows
 from coalign.models.modules import evaluation
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.models.types import Responses
+from coalign.training.processes import gathered, own_share, wait_for_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +59,21 @@ class HeldOut:
             )
         scored = scored_rows(self._folder / f"{stem}-scored.jsonl", tasks, rows, loop.score)
         summary = {"step": step, **summarise(rows, scored), **self._divergence(rows)}
-        append_rows(self._folder / "summary.jsonl", [summary])
+        if is_main_process():
+            append_rows(self._folder / "summary.jsonl", [summary])
+        wait_for_all()
         loop.run.log("held_out", stage=loop.name, **summary)
         return summary
 
     def _divergence(self, rows: Sequence[Row]) -> dict[str, float]:
         """KL(policy || start model) a response, from the log-ratios of what the policy sampled."""
+        own = [rows[one] for one in own_share(len(rows))]
+        ratios = torch.tensor(gathered(self._ratios(own).tolist() if own else []), dtype=torch.float64)
+        error = float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
+        return {"kl": float(ratios.mean()), "kl_error": error}
+
+    def _ratios(self, rows: Sequence[Row]) -> torch.Tensor:
+        """[R n] policy against start model."""
         model, n = self._policy.model, len(rows[0]["token_ids"])
         responses = Responses(
             prompt_ids=[row["prompt_ids"] for row in rows],
@@ -78,9 +89,7 @@ class HeldOut:
         with torch.no_grad(), evaluation(model):
             policy = sums(model)
             with self._policy.reference() as start:
-                ratios = policy - sums(start)
-        error = float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
-        return {"kl": float(ratios.mean()), "kl_error": error}
+                return policy - sums(start)
 
 
 def held_out_folder(run: Run, name: str = "train") -> Path:

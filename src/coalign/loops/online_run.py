@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_json
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Messages, Record
 from coalign.data.sources import Sources
 from coalign.judging.protocol import Judge
@@ -28,6 +28,7 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.types import Generator
 from coalign.training.job import FitResult
 from coalign.training.online.policy_gradient import OnlineMethod
+from coalign.training.processes import process_index
 
 if TYPE_CHECKING:
     from coalign.data.encoding import EncodedRecord
@@ -88,9 +89,11 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
         )
         result = reinforce(loop, model, tokenizer)
         result = dataclasses.replace(result, history=[_finite(row) for row in result.history])
-        save_model(model, tokenizer, run.model)
-        write_json(done, dataclasses.asdict(result))
-    write_online_report(run, config, method, result, n_training=len(training), n_held_out=len(held_out))
+        if is_main_process():
+            save_model(model, tokenizer, run.model)
+            write_json(done, dataclasses.asdict(result))
+    if is_main_process():
+        write_online_report(run, config, method, result, n_training=len(training), n_held_out=len(held_out))
     return result
 
 
@@ -245,7 +248,10 @@ def _judge(config: Any, run: Run | None) -> Callable[[str | None], Judge]:
     def open_judge(name: str | None) -> Judge:
         """One judge for all rewards that have one: its file of replies is open once."""
         if not opened:
-            store = ReplyStore(run.artefacts / "replies.jsonl" if run else None)
+            own = (
+                "" if is_main_process() else f"-{process_index()}"
+            )  # a file of replies belongs to one process
+            store = ReplyStore(run.artefacts / f"replies{own}.jsonl" if run else None)
             opened.append(judge_over(Lazy(), store)(name))
         return opened[0]
 

@@ -15,7 +15,7 @@ import torch
 
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.loops.rollouts import ScoreRows, Transform, sampled_rows, scored_rows
 from coalign.loops.rows import Prompted
 from coalign.models.adapters import disabled_adapter, has_adapter
@@ -25,6 +25,7 @@ from coalign.models.modules import evaluation
 from coalign.models.types import Sampling
 from coalign.training.losses.policy_gradient import above_reference, varied
 from coalign.training.online.policy_gradient import Cut, OnlineMethod
+from coalign.training.processes import process_count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,8 +84,9 @@ class Reinforcement:
 
     @property
     def parts(self) -> int:
-        """Forward passes of an optimizer step."""
-        return self.cut.parts(self.config.prompts_per_step, self.config.samples, self.method.unit)
+        """Forward passes of an optimizer step, as many in each process; some of them may be empty."""
+        needed = self.cut.parts(self.config.prompts_per_step, self.config.samples, self.method.unit)
+        return -(-needed // process_count()) * process_count()
 
     def sampling(self, samples: int, seed: int) -> Sampling:
         one = self.config
@@ -165,7 +167,8 @@ def with_start_rewards(loop: Reinforcement, open_start: Callable[[], Generator])
     if baseline:
         kept &= ~rewards[:, 0].isnan()
     facts = {"prompts": len(kept), "kept": int(kept.sum()), "least_variance": least}
-    write_json(folder / "kept.json", facts)
+    if is_main_process():
+        write_json(folder / "kept.json", facts)
     loop.run.log("start_rewards", **facts)
     if not kept.any():
         raise CoalignError(

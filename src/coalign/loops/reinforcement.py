@@ -14,9 +14,11 @@ held-out rewards with the divergence from the start model, signs of failure::
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 
 from coalign.core.files import atomic_path
+from coalign.core.runs import is_main_process
 from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement, with_start_rewards
 from coalign.loops.rollouts import Rollouts
@@ -36,7 +39,7 @@ from coalign.training.online.keeping import Keeping
 from coalign.training.online.known import know
 from coalign.training.online.policy_gradient import Known, PolicyGradientTask, Rollout, Step
 from coalign.training.options import TrainingOptions
-from coalign.training.processes import assert_one_process
+from coalign.training.processes import assert_whole_model, gathered, own_share, process_count, told
 from coalign.training.watch.monitor import LAST_ROWS, WINDOW, Monitor, Sign
 from coalign.training.watch.online_signs import held_out_falls, online_signs
 
@@ -90,12 +93,11 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     """Train `model` in place; a run that was stopped goes on at its newest checkpoint, with the rollouts that are there.
 
     Raises:
-        ConfigError: more than one process, or a back end that gives no token ids.
+        ConfigError: a back end that gives no token ids, or processes that share out the weights of the model.
         DataError: a prompt that leaves no room for a response.
         CoalignError: too many responses have no reward.
         DivergedError: the loss or a gradient became NaN or infinite.
     """
-    assert_one_process("reinforcement learning samples from its policy")
     without_dropout(model)
     policy = Policy(loop, model, tokenizer)
     policy.assert_room([*loop.prompts, *loop.held_out])
@@ -113,7 +115,7 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         model,
         task,
         range(steps * loop.parts),
-        TrainingOptions.of(loop.config, gradient_accumulation=loop.parts, eval_steps=None),
+        TrainingOptions.of(loop.config, gradient_accumulation=loop.parts // process_count(), eval_steps=None),
         loop.run,
         name=loop.name,
         processor=tokenizer,
@@ -121,6 +123,7 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
         per_device_train_batch_size=1,
         num_train_epochs=1,
         max_steps=steps,
+        ddp_find_unused_parameters=False,  # the value head is used outside of the model's forward pass
     )
     if loop.method.value_head:
         del model.value_head
@@ -152,6 +155,7 @@ class Driver(TrainerCallback):
         self._monitor = Monitor(loop.run, loop.name)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        assert_whole_model(self._policy.model, "sampling from the policy")
         constants = self._loop.constants
         estimated = getattr(constants, "kl_in", "") == "loss" and constants.beta and not constants.kl_top_k
         if estimated and constants.kl_estimator == "k1":
@@ -209,34 +213,59 @@ class Driver(TrainerCallback):
         return [replace(steps[0], metrics=rollout.metrics), *steps[1:]]
 
     def _known(self, number: int, rollout: Rollout) -> Known:
-        """The policy's own log-probabilities and values are kept: a run that goes on between two updates has a later policy."""
+        """The policy's own log-probabilities and values are kept: a run that goes on between two updates has a later policy.
+        Each process scores its share of the prompts.
+        """
         loop, model = self._loop, self._policy.model
         path = loop.folder / f"rollout-{number:05d}-policy.safetensors"
         reference = self._policy.reference if loop.method.needs_reference(loop.constants) else None
         top_k = getattr(loop.constants, "kl_top_k", None)
         in_loss = getattr(loop.constants, "kl_in", "loss") == "loss"
-        if not loop.method.needs_old(loop.constants, loop.steps_of_rollout):
-            return know(rollout, model, reference=reference, top_k=top_k)
-        kept = load_file(path) if path.exists() else {}
-        head = self._task.value_head
-        with evaluation(model):
-            known = know(
+        needs_old = loop.method.needs_old(loop.constants, loop.steps_of_rollout)
+        kept = load_file(path) if needs_old and told(path.exists()) else {}
+        old = needs_old and not kept
+        with evaluation(model) if needs_old else contextlib.nullcontext():
+            known = _together(
                 rollout,
-                model,
-                reference=reference,
-                old=not kept,
-                value_head=head,
-                top_k=top_k,
-                diverged=top_k is not None and not in_loss and not kept,
+                lambda share: know(
+                    share,
+                    model,
+                    reference=reference,
+                    old=old,
+                    value_head=self._task.value_head if needs_old else None,
+                    top_k=top_k,
+                    diverged=old and top_k is not None and not in_loss,
+                ),
             )
         if kept:
             lengths = [len(one) for one in rollout.response_ids]
             return replace(known, **{name: torch.split(one, lengths) for name, one in kept.items()})
         pieces = {"old": known.old, "values": known.values, "divergences": known.divergences}
-        with atomic_path(path) as temporary:
-            save_file({name: torch.cat(one) for name, one in pieces.items() if one}, temporary)
+        if old and is_main_process():
+            with atomic_path(path) as temporary:
+                save_file({name: torch.cat(one) for name, one in pieces.items() if one}, temporary)
         return known
 
     def _tell(self, text: str) -> None:
         self._loop.run.log("note", stage=self._loop.name, text=text)
-        print(text, file=sys.stderr, flush=True)
+        if is_main_process():
+            print(text, file=sys.stderr, flush=True)
+
+
+def _together(rollout: Rollout, score: Callable[[Rollout], Known]) -> Known:
+    """What is known of a rollout, of which each process scores its share of the prompts."""
+    if process_count() == 1:
+        return score(rollout)
+    own, n = own_share(len(rollout.ids)), rollout.rewards.shape[1]
+    rows = [place * n + sample for place in own for sample in range(n)]
+    shares = gathered([(rows, score(rollout.of(own)))] if own else [])
+
+    def joined(name: str) -> Any:
+        pieces = {
+            row: one
+            for rows, known in shares
+            for row, one in zip(rows, getattr(known, name) or (), strict=False)
+        }
+        return tuple(pieces[row] for row in sorted(pieces)) or None
+
+    return Known(**{one.name: joined(one.name) for one in fields(Known)})

@@ -8,7 +8,8 @@ Rollout r lies in the run folder under `artefacts/rollouts/`:
     rollout-00001.json           which of the stream's prompts it took; written last
 
 The stream of prompts is a permutation of all prompts for every pass over them, drawn from (seed, pass). A rollout begins where
-the one before it ended, so a kill loses no prompt and repeats none, and what is there is not asked for again.
+the one before it ended, so a kill loses no prompt and repeats none, and what is there is not asked for again. Under a launcher each process samples and
+scores its share of the prompts, and all go on with all rows.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import torch
 
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.files import write_json
-from coalign.loops.rows import Keep, Prompted, Row, fill_rows
+from coalign.core.runs import is_main_process
+from coalign.loops.rows import Keep, Prompted, Row, fill_rows_together
 from coalign.models.generation.rows import row_of
 from coalign.training.losses.policy_gradient import equal_groups
 from coalign.training.online.policy_gradient import Rollout
+from coalign.training.processes import process_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +135,8 @@ class Rollouts:
                 f"Rollout {number}: {self.size - len(groups)} of {self.size} prompts could not be replaced: all their "
                 f"responses had one reward in {self.refills} refills."
             )
-        write_json(self.folder / f"{self._stem(number)}.json", {"first": first, "taken": taken})
+        if is_main_process():
+            write_json(self.folder / f"{self._stem(number)}.json", {"first": first, "taken": taken})
         return self._rollout(groups, everything)
 
     def taken_before(self, number: int) -> int:
@@ -281,9 +285,12 @@ def sampled_rows(
             done=done,
             on_batch=lambda found: keep({index: columns(index, mine) for index, mine in found.items()}),
             label=label,
+            **(
+                {"part": [one for one in range(len(tasks)) if one not in done]} if process_count() > 1 else {}
+            ),
         )
 
-    return fill_rows(path, [one.id for one in tasks], work)
+    return fill_rows_together(path, [one.id for one in tasks], work)
 
 
 def scored_rows(path: Path, tasks: Sequence[Prompted], rows: Sequence[Row], score: ScoreRows) -> list[Row]:
@@ -300,7 +307,7 @@ def scored_rows(path: Path, tasks: Sequence[Prompted], rows: Sequence[Row], scor
             found = score([rows[place] for place in places])
             keep({place: _clean(rows[place], one) for place, one in zip(places, found, strict=True)})
 
-    return fill_rows(path, [one.id for one in tasks], work)
+    return fill_rows_together(path, [one.id for one in tasks], work)
 
 
 def _clean(row: Row, found: Mapping[str, Any]) -> Row:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coalign.core.errors import DataError, PromptError
 from coalign.core.files import append_rows, read_rows, write_rows
+from coalign.core.runs import is_main_process
 from coalign.data.media.conversations import showing
 from coalign.data.records import Record
 from coalign.data.writers import prompt_columns
 from coalign.models.generation.rows import row_of
 from coalign.models.types import Prompts
+from coalign.training.processes import own_share, process_count, process_index, wait_for_all
 
 if TYPE_CHECKING:
     from coalign.data.records import Messages
@@ -192,6 +194,41 @@ def fill_rows(path: Path, ids: Sequence[str], work: Callable[[list[int], Keep], 
     if whole != found:  # batches finish in order of length
         write_rows(path, whole)
     return rows
+
+
+def fill_rows_together(path: Path, ids: Sequence[str], work: Callable[[list[int], Keep], None]) -> list[Row]:
+    """`fill_rows` by all processes of a launcher, to be called by each of them: `work` is called with the places that are not
+    its own, and what it makes lies in a file beside `path` until the first process takes it over, after a kill too. All
+    processes have to see one folder. Without a launcher it is `fill_rows`.
+    """
+    if process_count() == 1:
+        return fill_rows(path, ids, work)
+    if is_main_process():
+        _take_parts(path)
+    wait_for_all()
+    missing = sorted({*range(len(ids))} - kept_rows(read_answers(path), ids).keys())
+    own = {missing[one] for one in own_share(len(missing))}
+    part = path.with_name(f"{path.stem}-part-{process_index()}.jsonl")
+
+    def keep(made: Mapping[int, Row]) -> None:
+        new = {place: row for place, row in made.items() if place in own}
+        append_rows(part, [{"index": place, "id": ids[place], **row} for place, row in new.items()])
+
+    if own:
+        work([place for place in range(len(ids)) if place not in own], keep)
+    wait_for_all()
+    if is_main_process():
+        _take_parts(path)
+        fill_rows(path, ids, work)  # all are there: in their order
+    wait_for_all()
+    return fill_rows(path, ids, work)
+
+
+def _take_parts(path: Path) -> None:
+    """The rows that processes made for `path`, appended to it; the first of equals counts."""
+    for part in sorted(path.parent.glob(f"{path.stem}-part-*.jsonl")):
+        append_rows(path, read_rows(part, repair=True))
+        part.unlink()
 
 
 def kept_rows(rows: Sequence[Row], ids: Sequence[str]) -> dict[int, Row]:

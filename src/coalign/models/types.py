@@ -213,18 +213,25 @@ class Work(TypedDict, Generic[Made], total=False):
             when any of its prompts is missing, so that numbers do not depend on where a run was cut.
         on_batch: called after every batch with {prompt index: samples}; a loop persists rows here.
         label: text of the progress bar.
+        part: the indices that this process works on, where others work on the rest; all others are `done`. Batches are
+            composed from them alone.
     """
 
     done: Iterable[int]
     on_batch: OnBatch[Made] | None
     label: str
+    part: Sequence[int]
 
 
 Generating = Work[Generation]
 
 
 def generating(
-    *, done: Iterable[int] = (), on_batch: OnBatch[Made] | None = None, label: str = "Generating"
+    *,
+    done: Iterable[int] = (),
+    on_batch: OnBatch[Made] | None = None,
+    label: str = "Generating",
+    part: Sequence[int] = (),
 ) -> tuple[set[int], OnBatch[Made], str]:
     """What is done, what gets the samples, and the label, of the keys of `Work` that are given."""
     return set(done), on_batch or (lambda _: None), label

@@ -34,7 +34,7 @@ from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses
 from coalign.training.objective import Losses
-from coalign.training.processes import own_batches
+from coalign.training.processes import gathered, own_batches
 from coalign.training.task import Batch, Task
 from coalign.training.watch.callbacks import ProgressBar, RunEvents
 from coalign.training.watch.held_out import Losses as HeldOutLosses
@@ -259,7 +259,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         means = {}
-        for name in sorted(sums):
+        for name in _names(sums):
             total, count = self._reduced(sums[name])
             means[name] = float(_normalised(total, count))
         return means
@@ -288,7 +288,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         since_log: Any = self._tr_loss
         mean = self.accelerator.reduce(since_log.detach().clone(), reduction="mean")
-        sums = {name: self._reduced(self._sums[name]).tolist() for name in sorted(self._sums)}
+        sums = {name: self._reduced(self._sums[name]).tolist() for name in _names(self._sums)}
         self._interval = {
             "last": self._globalstep_last_logged,
             "loss": float(cast(Tensor, mean)),
@@ -414,6 +414,11 @@ def _normalised(losses: Tensor, count: Tensor | int) -> Tensor:
     if isinstance(count, Tensor) and count.ndim:
         return (losses / count.clamp(min=1)).sum()
     return losses.sum() / count
+
+
+def _names(sums: dict[str, Tensor]) -> list[str]:
+    """The metrics of all processes: one whose share of the steps had nothing to tell of some takes part in their sums."""
+    return sorted({*gathered(list(sums))})
 
 
 def _no_sums() -> dict[str, Tensor]:

@@ -20,6 +20,16 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def process_index() -> int:
+    """Of this process among those of the launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def own_share(size: int) -> range:
+    """The places of this process among `size` equal pieces of work that all processes share."""
+    return range(process_index(), size, process_count())
+
+
 def assert_one_process(what: str) -> None:
     """Refuse to work under a launcher of several processes.
 
@@ -93,6 +103,26 @@ def arrangement(model: nn.Module) -> str:
     return f"DDP over {count} processes, each with the whole model{instead}"
 
 
+def assert_whole_model(model: nn.Module, what: str) -> None:
+    """Refuse processes that hold parts of the model, once the trainer has prepared it.
+
+    Args:
+        what: needs the whole of it, for the message.
+
+    Raises:
+        ConfigError: the weights are shared out (FSDP, DeepSpeed).
+    """
+    from accelerate.state import AcceleratorState
+    from torch.distributed.tensor import DTensor
+
+    shared_out = AcceleratorState().distributed_type.value in {"DEEPSPEED", "FSDP"}
+    if shared_out or any(isinstance(one, DTensor) for one in model.parameters()):
+        raise ConfigError(
+            f"{what} needs the whole model in every process, which shares out its weights: {arrangement(model)}.",
+            hint="Start it with `coalign launch` without a recipe.",
+        )
+
+
 def end_processes() -> None:
     """Leave the process group, where there is one: the last act of a command or script.
 
@@ -116,10 +146,25 @@ def over_processes(value: int) -> int:
 
 
 def gathered(values: Sequence[T]) -> list[T]:
-    """The values of all processes, one after the other; to be called by each of them."""
+    """What all processes have, one after the other; to be called by each of them."""
     from accelerate.utils import gather_object
 
-    return list(gather_object(list(values)))
+    return list(gather_object(list(values))) if process_count() > 1 else list(values)
+
+
+def told(value: T) -> T:
+    """What the first process has; to be called by each of them."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0] if process_count() > 1 else value
+
+
+def wait_for_all() -> None:
+    """Go on once every process is here."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 def own_batches(

@@ -122,7 +122,9 @@ class TransformersGenerator:
         job = self._job(prompts, sampling)
         encoded, shown = job.encoded, [one is not None for one in job.pictures]
         limits = (self.batch_tokens, self.batch_size)
-        planned = plan_batches(list(map(len, encoded)), sampling, *limits, shown)
+        own = how.get("part", range(len(encoded)))
+        lengths, seen = [len(encoded[one]) for one in own], [shown[one] for one in own]
+        planned = [[own[one] for one in batch] for batch in plan_batches(lengths, sampling, *limits, seen)]
         plan = [batch for batch in planned if not done.issuperset(batch)]
         results: list[list[types.Generation]] = [[] for _ in prompts]
         started = time.monotonic()

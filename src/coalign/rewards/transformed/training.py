@@ -16,6 +16,7 @@ from coalign.loops.rollouts import ScoreRows
 from coalign.loops.rows import Row, read_answers
 from coalign.training.job import FitResult
 from coalign.training.online.methods import get_online_method
+from coalign.training.processes import assert_one_process
 
 Utility = Callable[[str, Mapping[str, Sequence[float | None]], Sequence[float | None]], Mapping[str, Any]]
 """Id of a prompt, the raw rewards of its responses by name, and their mixture, to `rewards` (what is learnt from) and further
@@ -52,6 +53,7 @@ def train_arm(
     from coalign.models.files.loading import load_for_training, load_tokenizer
     from coalign.models.files.saving import save_model
 
+    assert_one_process("policies are trained side by side and compared")
     done = run.artefacts / f"{name}.json"
     folder = run.model if name == "train" else run.path / name
     if done.exists() and folder.exists():

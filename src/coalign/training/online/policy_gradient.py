@@ -29,6 +29,7 @@ from coalign.training import task as tasks
 from coalign.training.losses import policy_gradient as pg
 from coalign.training.losses.likely_tokens import LikelyTokens, divergences
 from coalign.training.objective import Losses
+from coalign.training.processes import process_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,20 @@ class Rollout:
     temperature: float = 1.0
     longest: int = 0
     metrics: Metrics = field(default_factory=dict)
+
+    def of(self, prompts: Sequence[int]) -> Rollout:
+        """Some of its prompts with their responses."""
+        n = self.rewards.shape[1]
+        rows = [place * n + sample for place in prompts for sample in range(n)]
+        sampled = self.sampled_logps
+        return replace(
+            self,
+            ids=[self.ids[place] for place in prompts],
+            prompt_ids=[self.prompt_ids[place] for place in prompts],
+            response_ids=[self.response_ids[row] for row in rows],
+            rewards=self.rewards[list(prompts)],
+            sampled_logps=None if sampled is None else [sampled[row] for row in rows],
+        )
 
     def responses(self, rows: Sequence[int] | None = None) -> Responses:
         """All responses, or those of these rows (in rising order), as the scoring engine takes them."""
@@ -232,6 +247,10 @@ class PolicyGradientTask(tasks.Task):
 
     def loss(self, model: nn.Module, batch: tasks.Batch, state: TrainerState) -> Losses:
         losses, metrics = [], {}
+        trained = [one for one in model.parameters() if one.requires_grad]
+        # Processes average the gradients of all weights, also where an empty part or a value head has no use for some.
+        touched = trained if process_count() > 1 else trained[:1]
+        nothing = torch.stack([one.flatten()[0] * 0.0 for one in touched]).sum()
         for place in batch["places"]:
             if place == 0:
                 metrics |= self.step.metrics
@@ -240,9 +259,9 @@ class PolicyGradientTask(tasks.Task):
                 policy, part = self._score(model, part)
                 total, said = self.method.loss(policy, part, self.constants)
                 metrics |= said
+                total = total + nothing if process_count() > 1 else total
             else:
-                weight = next(one for one in model.parameters() if one.requires_grad)
-                total = weight.flatten()[:1].sum() * 0.0
+                total = nothing
             if place == 0 and self.keeping is not None:
                 held, said = self.keeping.loss(model, state.global_step)
                 total, metrics = total + held, metrics | said
