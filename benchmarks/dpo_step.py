@@ -173,7 +173,7 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
 
     from coalign.data.encoding import EncodedRecord
     from coalign.models.adapters import disabled_adapter
-    from coalign.models.products import fast_products
+    from coalign.models.scoring.products import fast_products
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
     from coalign.training.reference import with_reference

@@ -114,8 +114,8 @@ def make_coalign(arguments: argparse.Namespace) -> tuple[Step, nn.Module]:
     from peft import get_peft_model
     from transformers import TrainingArguments
 
-    from coalign.models.products import fast_products
     from coalign.models.reward_inputs import RewardInputs, RewardText
+    from coalign.models.scoring.products import fast_products
     from coalign.training.module_trainer import ModuleTrainer
     from coalign.training.reward_models.task import RewardExample, RewardLossOptions, RewardTask
 

@@ -101,8 +101,8 @@ def make_coalign(arguments: argparse.Namespace) -> Side:
     from transformers import TrainingArguments
 
     from coalign.data.encoding import EncodedRecord
-    from coalign.models.products import fast_products
     from coalign.models.scoring.engine import score_responses
+    from coalign.models.scoring.products import fast_products
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
     from coalign.training.trainer import AlignmentTrainer

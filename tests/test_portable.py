@@ -81,7 +81,7 @@ def test_no_path_of_linux_alone_is_opened_without_a_way_out() -> None:
     """`/proc`, `/sys` and `/dev` are named in few files, each of which goes on without them."""
     known = {
         "core/machine/cores.py", "core/machine/measure.py", "core/machine/doctor.py", "core/processes/inside.py",
-        "core/processes/sandbox.py", "core/runs.py", "models/files/file_pages.py", "models/products.py",
+        "core/processes/sandbox.py", "core/runs.py", "models/files/file_pages.py", "models/scoring/products.py",
     }  # fmt: skip
     named = {
         path.relative_to(ROOT).as_posix()

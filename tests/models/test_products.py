@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.utils.checkpoint import checkpoint
 
-from coalign.models import products
 from coalign.models.devices import products_of
+from coalign.models.scoring import products
 from coalign.models.scoring.engine import score_responses
 from coalign.models.types import Responses
 from coalign.training.objective import NoConstants

@@ -96,7 +96,7 @@ def autocast_of(model: nn.Module) -> AbstractContextManager[Any]:
 
 def products_of(model: nn.Module) -> str:
     """What to add to the line about a model's weights: `, products in bfloat16`, `, products by oneDNN`, or nothing."""
-    from coalign.models import products
+    from coalign.models.scoring import products
 
     dtype, weight = getattr(unwrap(model), "autocast_dtype", None), next(model.parameters())
     if dtype is not None and dtype != weight.dtype:

@@ -27,9 +27,9 @@ from coalign.core.files import write_json
 from coalign.core.runs import Run
 from coalign.models.adapters import has_adapter
 from coalign.models.modules import unwrap
-from coalign.models.products import fast_products
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
+from coalign.models.scoring.products import fast_products
 from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses

@@ -72,7 +72,7 @@ def in_passes(
     Args:
         score: a part to [N, ...] for all its response tokens.
     """
-    from coalign.models.products import fast_products
+    from coalign.models.scoring.products import fast_products
 
     pieces: list[Tensor | None] = [None] * len(responses.response_ids)
     for rows in plan_passes(responses, batch_tokens):

@@ -65,7 +65,7 @@ def sequence_states(
     Returns:
         Float32 (float64 for a float64 model), in the order of `responses`.
     """
-    from coalign.models.products import fast_products
+    from coalign.models.scoring.products import fast_products
 
     compute = _packed if engine.resolve_path(model, path, responses, _can_share) == "packed" else _padded
     pieces: list[tuple[Tensor, Tensor] | None] = [None] * len(responses.response_ids)

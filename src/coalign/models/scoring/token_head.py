@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coalign.models.products import linear
+from coalign.models.scoring.products import linear
 
 CHUNK_ELEMENTS = 2**24
 """Logits of one chunk: 64 MiB in float32."""
