@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from coalign.models import devices, products
+from coalign.models import devices
 from coalign.models.devices import autocast_format, autocast_of, products_of
+from coalign.models.scoring import products
 from coalign.models.scoring.engine import resolve_path
 from coalign.models.scoring.token_head import token_logps_from_hidden
 from coalign.training.module_trainer import training_arguments
