@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,23 @@ def test_question_on_another_picture_is_another_prompt(folder: Path) -> None:
     )
     assert one != other
     assert one == same
+
+
+def test_a_copy_of_a_folder_of_pictures_is_split_as_the_folder_is(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from coalign.data.splits import prompt_key
+
+    def keys(where: Path) -> list[str]:
+        return [prompt_key(record) for record in read_records(where / "a.jsonl", text_alone=False).records]
+
+    write(folder / "a.jsonl", pairs())
+    copy = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(folder, copy)
+    assert keys(folder) == keys(copy)
+    rows = [{**row, "images": [str(folder / one) for one in row["images"]]} for row in pairs()]
+    write(folder / "a.jsonl", rows)
+    assert keys(folder) != keys(copy), "an absolute path is what the data say"
 
 
 def test_the_same_question_on_another_picture_is_no_overlap(folder: Path) -> None:

@@ -43,6 +43,11 @@ class Shown(Protocol):
         ...
 
     @property
+    def source_key(self) -> str:
+        """The same wherever the data lie."""
+        ...
+
+    @property
     def called(self) -> str:
         """How messages call it."""
         ...

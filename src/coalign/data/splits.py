@@ -93,12 +93,14 @@ def weighted(records: Sequence[R], weight: float, key: str) -> Sequence[R]:
 
 
 def prompt_key(record: Record) -> str:
-    """What makes two records the same task: their prompt, or for unconditional text their responses."""
+    """What makes two records the same task: their prompt, or for unconditional text their responses. The same wherever
+    the data lie: a copy of a folder of pictures is split as the folder is.
+    """
     task: Any = record.prompt or responses_of(record)
     if record.template_arguments:
         task = [task, record.template_arguments]
     if record.pictures:
-        task = [task, [one.key for one in record.pictures]]
+        task = [task, [one.source_key for one in record.pictures]]
     return json.dumps(task, ensure_ascii=False, sort_keys=True)
 
 

@@ -92,16 +92,27 @@ class Picture:
     @property
     def key(self) -> str:
         """What tells it from others without decoding it: its path, or a hash of its bytes."""
-        source = (
-            self.source.get("bytes") or self.source.get("path")
-            if isinstance(self.source, dict)
-            else self.source
-        )
-        if isinstance(source, bytes | bytearray | str) and len(source) >= LONGEST_PATH:
+        return self.source_key if self.folder is None or self._held() else str(self.folder / self.source_key)
+
+    @property
+    def source_key(self) -> str:
+        """The same wherever the data lie: the path as they have it, or a hash of the bytes."""
+        source = self._source()
+        if self._held():
             return hashlib.sha256(source.encode() if isinstance(source, str) else source).hexdigest()
-        if isinstance(source, bytes | bytearray):
-            return hashlib.sha256(source).hexdigest()
-        return str(source if self.folder is None else self.folder / str(source))
+        return str(source)
+
+    def _source(self) -> Any:
+        if isinstance(self.source, dict):
+            return self.source.get("bytes") or self.source.get("path")
+        return self.source
+
+    def _held(self) -> bool:
+        """Whether the source is the picture itself and not where it lies."""
+        source = self._source()
+        return isinstance(source, bytes | bytearray) or (
+            isinstance(source, str) and len(source) >= LONGEST_PATH
+        )
 
     def written(self) -> str:
         """As a file of records holds it: an absolute path, or a data URL."""
