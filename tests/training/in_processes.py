@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, cast
 import torch
 import yaml
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from coalign.cli.running.run import execute, find
@@ -57,9 +59,13 @@ SEVERAL = {**FULL, "max_steps": 4, "save_steps": 2, "optimizer": "adamw", "learn
 
 
 def material(folder: Path) -> None:
+    from tests.training import objectives
+
     save_tiny_model(folder / "tiny")
     write(folder / "rows.jsonl", pairs(12))
     write(folder / "more.jsonl", pairs(20))
+    (folder / "objectives").mkdir()
+    objectives.material(folder / "objectives")
 
 
 def config_of(method: str, folder: Path, processes: int, **options: Any) -> Any:
@@ -83,18 +89,19 @@ def train_case(name: str, folder: Path, recipe: str) -> Run:
     return train(method, folder / f"{name}-{recipe}", folder, processes, **options)
 
 
-def distil(folder: Path, recipe: str) -> Run:
-    """A student learns half a step of each record from a fixed teacher."""
+def distil(where: Path, folder: Path, processes: int, **options: Any) -> Run:
+    """A student learns from a fixed teacher; `folder` has its model."""
     from coalign.models.files.loading import load_for_training, load_tokenizer
 
-    config = config_of("sft", folder, 1 if recipe == "one" else 2, **FULL)
-    run = Run.start(folder / f"distilled-{recipe}", "sft", config, seed=0)
+    config = config_of("sft", folder, processes, **{**FULL, **options})
+    run = Run.start(where, "sft", config, seed=0)
+    torch.manual_seed(0)  # the adapter's first weights
     model, tokenizer = load_for_training(config), load_tokenizer(config)
-    teacher: Any = load_for_training(config)
+    teacher: Any = load_for_training(dataclasses.replace(config, tuning="full"))
     with torch.no_grad():
         teacher.get_output_embeddings().weight.mul_(2.0)
     examples = [
-        TokenExample(tokenizer(f"Number {number} follows.")["input_ids"], [True] * 32) for number in range(8)
+        TokenExample(tokenizer(f"Number {number} follows.")["input_ids"], [True] * 32) for number in range(10)
     ]
     examples = [TokenExample(one.ids, one.trained[: len(one.ids)]) for one in examples]
 
@@ -122,7 +129,7 @@ def slices_of_adapters(folder: Path) -> None:
     model: Any = load_for_training(config_of("sft", folder, 2, tuning="lora"))
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with sharding.whole_again(model, sharded=True):
-        torch.distributed.fsdp.fully_shard(model)
+        fully_shard(model)
         cut = [one for name, one in model.named_parameters() if "lora_" in name]
         assert cut
         for one in cut:
@@ -177,7 +184,9 @@ def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
     return started("tests.training.in_processes", folder, recipe)
 
 
-def started(module: str, folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
+def started(
+    module: str, folder: Path, recipe: Recipe, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
     """A module with these arguments in two gloo processes, as `coalign launch` starts them."""
     configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
     configuration.write_text(yaml.safe_dump(accelerate_configuration(recipe, 2, deepspeed_file=str(zero))))
@@ -196,14 +205,14 @@ def started(module: str, folder: Path, recipe: Recipe) -> subprocess.CompletedPr
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
     )
 
 
 def by_deepspeed_in_processes(folder: Path, recipe: Recipe) -> None:
     for name in CASES:
         train_case(name, folder, recipe)
-    distil(folder, recipe)
+    distil(folder / f"distilled-{recipe}", folder, 2)
     diverge(folder, recipe)
     run = several(folder, recipe)
     if is_main_process():
@@ -213,6 +222,8 @@ def by_deepspeed_in_processes(folder: Path, recipe: Recipe) -> None:
 
 
 def main(folder: Path, recipe: Recipe) -> None:
+    from tests.training import objectives
+
     if by_deepspeed(recipe):
         by_deepspeed_in_processes(folder, recipe)
         return
@@ -224,7 +235,8 @@ def main(folder: Path, recipe: Recipe) -> None:
     with under("fsdp2"):
         for name in CASES:
             train_case(name, folder, "fsdp2")
-        distil(folder, "fsdp2")
+        distil(folder / "distilled-fsdp2", folder, 2)
+        objectives.train_all(objectives.CHOSEN, folder / "objectives", 2)
         slices_of_adapters(folder)
         diverge(folder, "fsdp2")
         run = several(folder, "fsdp2")

@@ -20,7 +20,7 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.runs import Run
 from coalign.training.distributed import sharding
 from coalign.training.processes import arrangement, assert_group
-from tests.training import in_processes
+from tests.training import in_processes, objectives
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def alone(launched: SimpleNamespace) -> Callable[[str], Run]:
     @functools.cache
     def case(name: str) -> Run:
         if name == "distilled":
-            return in_processes.distil(launched.folder, "one")
+            return in_processes.distil(launched.folder / "distilled-one", launched.folder, 1)
         if name == "several":
             return in_processes.several(launched.folder, "one")
         return in_processes.train_case(name, launched.folder, "one")
@@ -79,6 +79,36 @@ def test_two_processes_make_the_step_of_one(
     assert sorted(path.name for path in one_run.model.iterdir()) == sorted(
         path.name for path in run.model.iterdir()
     )
+
+
+def assert_same_steps(alone: Run, shared: Run) -> None:
+    """Losses and clipped norms to 1e-5, weights to 1e-6; all parameters were in parts. Before the first step the policy is its
+    reference, and the signs of margins are those of rounding: metrics are compared after it.
+    """
+    ours, theirs = ([row for row in run.events("train") if "grad_norm" in row] for run in (alone, shared))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [1, 2]
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        for metric in ("loss", "grad_norm"):
+            assert two[metric] == pytest.approx(one[metric], rel=1e-5, abs=1e-6), metric
+    for metric, value in ours[1].items():
+        if isinstance(value, float) and metric not in {"time", "epoch", "step_seconds"}:
+            assert theirs[1][metric] == pytest.approx(value, rel=1e-5, abs=2e-5), metric
+    first, second = weights_of(alone), weights_of(shared)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=1e-6, msg=key)
+    (event,) = shared.events("processes")
+    kind, _, rest = event["arrangement"].partition(", ")
+    cut, _, whole = rest.removesuffix(" parameters sharded").partition(" of ")
+    assert kind == "FSDP2 over 2 processes"
+    assert int(cut) == int(whole) > 0
+
+
+@pytest.mark.parametrize(("name", "way"), objectives.CHOSEN)
+def test_two_processes_learn_an_objective_like_one(launched: SimpleNamespace, name: str, way: str) -> None:
+    folder = launched.folder / "objectives"
+    assert_same_steps(objectives.train(name, way, folder, 1), Run(folder / f"{name}-{way}-2"))
 
 
 @pytest.mark.parametrize(("name", "recipe"), SHARED)

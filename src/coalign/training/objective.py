@@ -22,7 +22,7 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -68,7 +68,25 @@ class ScoredBatch:
 
     @property
     def n_records(self) -> int:
-        return int(self.record_index[-1]) + 1
+        return int(self.record_index[-1]) + 1 if len(self.record_index) else 0
+
+    def empty(self) -> ScoredBatch:
+        """The same without a record."""
+
+        def none(scored: ResponseLogps | None) -> Any:
+            return scored and ResponseLogps(
+                scored.token_logps[:0], scored.lengths[:0], scored.prompt_index[:0]
+            )
+
+        return replace(
+            self,
+            policy=none(self.policy),
+            reference=none(self.reference),
+            extrapolated=none(self.extrapolated),
+            record_index=self.record_index[:0],
+            values=self.values[:0],
+            extras={name: value[:0] for name, value in self.extras.items()},
+        )
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """([R], [R]) rows of the chosen and of the rejected response of each record, to index [B] tensors with.
@@ -128,7 +146,7 @@ class ObjectiveState(Protocol):
 
     def update(self, batch: ScoredBatch, constants: Any) -> None:
         """Take in a training batch. Called before the loss of every forward pass in training, without gradient and by
-        all processes together; never in evaluation.
+        all processes together, also by one that has no record left (`ScoredBatch.empty`); never in evaluation.
         """
         ...
 

@@ -25,6 +25,7 @@ from coalign.models.scoring.extrapolation import score_extrapolated
 from coalign.training import task as tasks
 from coalign.training.batches import Batch, Example, collate, have_reference, tags_of, tokens_of
 from coalign.training.checkpoints import SortedGroups
+from coalign.training.distributed.even import COUNTED
 from coalign.training.module_trainer import ModuleTrainer
 from coalign.training.objective import Losses, Objective, ScoredBatch
 from coalign.training.options import Batching
@@ -82,7 +83,8 @@ class ObjectiveTask(tasks.Task):
         scored = self.score(model, batch["batch"], progress)
         if self.objective_state and model.training:
             with torch.no_grad():
-                self.objective_state.update(scored, self.constants)
+                counted = batch.get(COUNTED, True)
+                self.objective_state.update(scored if counted else scored.empty(), self.constants)
         output = self.objective.loss(scored, self.constants)
         common = {
             **self._common_metrics(scored),

@@ -2,7 +2,7 @@
 
 accelerate would fill the last forward passes with examples from the beginning of the epoch, and train on these twice. Here
 what fills them is not counted, and a process without an example of its own computes one for nothing: a forward pass of a
-sharded model waits for all processes. Only the running figures that some objectives keep (`ObjectiveState`) take that one in.
+sharded model waits for all processes.
 """
 
 from __future__ import annotations
