@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "grammar": (("llguidance",), "answers that fit a JSON schema"),
     "vllm": (("vllm",), "generation with vLLM"),
+    "ray": (("ray",), "`--engine ray`: score, judge, generate and curate by a pool of workers"),
     "deepspeed": (("deepspeed",), "`coalign launch --recipe zero2` and `zero3`"),
     "translation": (("defusedxml", "sacrebleu"), "adaptive-mt"),
     "math": (("math_verify",), "comparing answers that are formulas"),

@@ -20,7 +20,9 @@ cut at both texts by itself; the code cuts its whole batch so.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from coalign.core.errors import ConfigError
@@ -38,7 +40,7 @@ from coalign.evaluation.factuality.report import (
 )
 from coalign.evaluation.factuality.scorer import ClaimScorer, score_rows
 from coalign.evaluation.factuality.sources import read_sources
-from coalign.evaluation.factuality.text_pairs import PairSet, read_pairs
+from coalign.evaluation.factuality.text_pairs import PairSet, TextPair, read_pairs
 from coalign.models.devices import pick_device
 from coalign.models.files.loading import load_tokenizer
 from coalign.report.model import Command, Report
@@ -92,7 +94,7 @@ class ScoringOptions(OptionGroup):
         return ClaimScorer(function, self.mode.endswith("_sp"), self.words_per_chunk, self.language)
 
 
-def pairs_of(source: str, options: ScoringOptions) -> PairSet:
+def read(source: str, options: ScoringOptions) -> PairSet:
     """The pairs of a file; errors are those of `read_pairs`."""
     return read_pairs(
         source,
@@ -147,7 +149,7 @@ def run(config: Config, run: Run) -> None:
         raise ConfigError(
             "There is nothing to do: neither --data (pairs to score) nor --train (records to learn from) is given."
         )
-    pairs = pairs_of(config.data, config) if config.data is not None else None
+    pairs = read(config.data, config) if config.data is not None else None
     trained = train(config, run) if config.train else None
     if not is_main_process():
         return
@@ -179,14 +181,13 @@ def run(config: Config, run: Run) -> None:
     )
 
 
-def score(source: str, options: ScoringOptions) -> tuple[PairSet, list[dict[str, Any]]]:
-    """The pairs of a file and a row for each: what `coalign score alignscore` writes.
+def scorer(options: ScoringOptions) -> Callable[[Sequence[TextPair]], list[dict[str, Any]]]:
+    """What makes rows of pairs; the function is loaded now.
 
     Raises:
-        DataError, ModelError, ConfigError: see `read_pairs` and `load_function`.
+        ModelError, ConfigError: see `load_function`.
     """
-    pairs = pairs_of(source, options)
-    return pairs, score_rows(pairs.pairs, options.metric(load_function(options.function_options())))
+    return partial(score_rows, metric=options.metric(load_function(options.function_options())))
 
 
 def page(pairs: PairSet, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:

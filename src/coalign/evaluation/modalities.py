@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,22 +48,27 @@ class Answers:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows)
 
+    @property
+    def ids(self) -> list[str]:
+        return [one["id"] for one in self.rows]
 
-def score(source: str, options: ScoringOptions) -> tuple[Answers, list[dict[str, Any]]]:
-    """The answers, and a row each: `id`, `model` where there is one, the terms by pair, `score` (their sum, 0 to 10).
+
+def read(source: str, options: ScoringOptions) -> Answers:
+    """The answers that can be scored, each with an `id`.
 
     Raises:
         DataError: a row that cannot be used, named with its line; or none is left.
     """
-    answers, rows = Answers([]), []
+    answers = Answers([])
     for row in iter_rows(source, options.split):
-        if options.limit is not None and len(rows) == options.limit:
+        if options.limit is not None and len(answers.rows) == options.limit:
             break
         problem = row.problem
         if row.value is not None:
+            named = {**row.value, "id": str(row.value.get("id", row.index))}
             try:
-                rows.append(_scored(row.value, row.index))
-                answers.rows.append(dict(row.value))
+                _scored(named)
+                answers.rows.append(named)
                 continue
             except ValueError as error:
                 name, _, text = str(error).partition(": ")
@@ -72,21 +77,26 @@ def score(source: str, options: ScoringOptions) -> tuple[Answers, list[dict[str,
                 problem = RecordProblem(file, row.line, name, text, wanted, row.index - row.before)
         if problem is not None:
             answers.problems.append(problem)
-    if answers.problems and (options.on_bad_record == "fail" or not rows):
+    if answers.problems and (options.on_bad_record == "fail" or not answers.rows):
         raise DataError(f"{len(answers.problems)} rows of {source} cannot be used.", answers.problems)
-    if not rows:
+    if not answers.rows:
         raise DataError(f"{source}: no row.")
-    return answers, rows
+    return answers
 
 
-def _scored(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+def scorer(options: ScoringOptions) -> Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]:
+    """What makes a row of each answer: `id`, `model` where there is one, the terms by pair, `score` (their sum, 0 to 10)."""
+    return lambda answers: [_scored(one) for one in answers]
+
+
+def _scored(row: Mapping[str, Any]) -> dict[str, Any]:
     given = [_numbers(row, name) for name in _FIELDS]
     all_three = row.get("all_three", all(given[0].get(one, 0) > 0 for one in "TVA"))
     if not isinstance(all_three, bool):
         raise ValueError(f"all_three: {all_three!r}, expected true or false")
     terms = all_modality_terms(*given, all_three=all_three)
     model = {"model": str(row["model"])} if row.get("model") is not None else {}
-    return {"id": str(row.get("id", index)), **model, "terms": terms, "score": math.fsum(terms.values())}
+    return {"id": row["id"], **model, "terms": terms, "score": math.fsum(terms.values())}
 
 
 def _numbers(row: Mapping[str, Any], name: str) -> dict[str, float]:

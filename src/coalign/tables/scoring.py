@@ -9,8 +9,9 @@ as one predicted empty, and a prediction without a true table is told; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ class Compared:
 
     def __iter__(self) -> Iterator[tuple[Table, Table | None]]:
         return iter(self.pairs)
+
+    @property
+    def ids(self) -> list[str]:
+        return [true.id for true, _ in self.pairs]
 
 
 def matched(true: Sequence[Table], predicted: Sequence[Table]) -> Compared:
@@ -168,8 +173,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def score(source: str, options: ScoringOptions) -> tuple[Compared, list[dict[str, Any]]]:
-    """The pairs of tables and a row for each: what `coalign score grits` writes.
+def read(source: str, options: ScoringOptions) -> Compared:
+    """The pairs of tables of a file of predictions.
 
     Raises:
         DataError: tables that cannot be read, or that do not belong together.
@@ -181,8 +186,14 @@ def score(source: str, options: ScoringOptions) -> tuple[Compared, list[dict[str
         RecordProblem(source, None, "id", f"{one!r} belongs to no true table", "an id of the truth")
         for one in (found.unmatched if options.limit is None else [])
     ]
-    found = Compared(found.pairs, found.unmatched, [*true.problems, *predicted.problems, *unmatched])
-    return found, compare(found.pairs, options)
+    return Compared(found.pairs, found.unmatched, [*true.problems, *predicted.problems, *unmatched])
+
+
+def scorer(
+    options: ScoringOptions,
+) -> Callable[[Sequence[tuple[Table, Table | None]]], list[dict[str, Any]]]:
+    """What makes rows of pairs of tables."""
+    return partial(compare, how=options)
 
 
 def page(found: Compared, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.cli.flags import assert_new, command, method_values_of, with_declining, with_methods
+from coalign.core.engines.row_file import begin
 from coalign.core.errors import ConfigError
-from coalign.core.files import append_rows, hold_file, read_rows, write_rows
+from coalign.core.files import hold_file, read_rows, write_rows
 from coalign.core.options import Count, CountOrZero, Seed, option, options_of, required
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -113,7 +114,8 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         **({one.name: getattr(asked, one.name) for one in options_of(ToolOptions)} if asked.tools else {}),
         **({"json_schema": grammar.schema} if grammar else {}), "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
     }  # fmt: skip
-    partial = start_partial(out, settings)
+    partial = _partial(out)
+    begin(partial, settings)
     toolbox = asked.open_tools() if asked.tools else None
 
     from coalign.loops.rows import answer_rows, kept_rows, trajectory_rows
@@ -167,34 +169,6 @@ def _model_settings(asked: Request) -> dict[str, Any]:
 
 def _partial(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
-
-
-def start_partial(out: Path, settings: dict[str, Any]) -> Path:
-    """The file of finished rows beside the one they will be in: a line of settings, then one row a prompt.
-
-    Raises:
-        ConfigError: the rows there were made with other settings; the differing ones are named.
-    """
-    path = _partial(out)
-    rows = read_rows(path, repair=True)
-    if not rows:
-        append_rows(path, [{"settings": settings}])
-        return path
-    before = rows[0]["settings"]
-    before.setdefault("identity", settings.get("identity"))  # earlier versions did not keep it
-    differing = [name for name in settings if settings[name] != before.get(name)]
-    if differing:
-        lines = [
-            "  identity: the model under this name is another one now"
-            if name == "identity"
-            else f"  {name}: {before.get(name)!r} there, {settings[name]!r} now"
-            for name in differing
-        ]
-        raise ConfigError(
-            f"{path} was started with other settings:\n" + "\n".join(lines),
-            hint="Give the same options to continue it, another --out, or delete it.",
-        )
-    return path
 
 
 def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,9 @@ import click
 
 from coalign.cli.flags import GroupedCommand, assert_new, built, flags_of
 from coalign.cli.threads import threads_flag
+from coalign.core.engines.options import EngineOptions
 from coalign.core.errors import ConfigError
-from coalign.core.files import dump_json, write_rows
+from coalign.core.files import dump_json, hold_file, write_rows
 from coalign.core.names import suggest
 
 METRICS = {
@@ -24,7 +29,8 @@ METRICS = {
 }
 """Metric to its module and one line of help.
 
-The module has `ScoringOptions`, `score(source, options) -> (items, rows)` and `page(items, rows, options) -> Report`.
+The module has `ScoringOptions`; `read(source, options)`, the items of a file with their `ids` and the `problems` of others;
+`scorer(options)`, which opens what makes a row of each of some items; `page(items, rows, options) -> Report`.
 """
 
 
@@ -61,11 +67,15 @@ def _command(name: str) -> click.Command:
 
     def apply(file: str, out: Path | None, html: Path | None, overwrite: bool, **given: Any) -> None:
         assert_new(overwrite, out=out, html=html)
-        config = built(module.ScoringOptions, given)
-        items, rows = module.score(file, config)
-        _write(rows, out)
-        for problem in getattr(items, "problems", ()):
+        config, engine = built(module.ScoringOptions, given), built(EngineOptions, given)
+        items = module.read(file, config)
+        for problem in items.problems:
             click.echo(f"Skipped: {problem}", err=True)
+        if engine.engine == "ray":
+            rows = _by_workers(name, items, config, engine, out)
+        else:
+            rows = module.scorer(config)(list(items))
+            _write(rows, out)
         if html is not None:
             from coalign.report.html import write_report
 
@@ -81,11 +91,46 @@ def _command(name: str) -> click.Command:
             click.Option(["--html"], type=path, metavar="FILE.html", help="Write a page to read there."),
             click.Option(["--overwrite"], is_flag=True, help="Replace --out and --html."),
             *flags_of(module.ScoringOptions),
+            *flags_of(EngineOptions),
             threads_flag(),
         ],
         callback=apply,
         help=METRICS[name][1],
     )
+
+
+def _by_workers(
+    name: str, items: Any, config: Any, engine: EngineOptions, out: Path | None
+) -> Sequence[dict[str, Any]]:
+    """The rows that workers make, in the order of the items; with `out` they are continued after a kill.
+
+    Raises:
+        CoalignError: rows failed, after all were written.
+    """
+    from coalign.core.engines.row_file import RowFile, begin
+    from coalign.core.engines.spread import fill, item_id
+
+    module, listed = importlib.import_module(METRICS[name][0]), list(items)
+    with tempfile.TemporaryDirectory() as folder:
+        partial = out.with_name(f"{out.name}.partial") if out else Path(folder) / "rows.jsonl"
+        lock = hold_file(partial, hint="Wait for it, or give another --out.")
+        begin(partial, {"metric": name, **asdict(config)})
+        kept = RowFile(partial, [item_id(place, one) for place, one in enumerate(listed)])
+        if out and kept.missing < len(kept):
+            click.echo(f"Continuing: {len(kept) - kept.missing} of {len(kept)} rows are done.", err=True)
+        failures = fill(
+            kept, listed, functools.partial(module.scorer, config), engine,
+            label="Scoring", names=items.ids, row=lambda made: {"row": made},
+        )  # fmt: skip
+        rows = [
+            one.get("row") or {"id": name, "error": one["error"]}
+            for name, one in zip(items.ids, kept, strict=True)
+        ]
+        _write(rows, out)
+        failures.check(len(rows), str(out) if out else "the output")
+        partial.unlink()
+        lock.release()
+    return rows
 
 
 def _write(rows: list[dict[str, Any]], out: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,13 @@ class PairSet:
     pairs: list[TextPair]
     problems: list[RecordProblem]
     columns: tuple[str, str, str | None]
+
+    def __iter__(self) -> Iterator[TextPair]:
+        return iter(self.pairs)
+
+    @property
+    def ids(self) -> list[str]:
+        return [one.id for one in self.pairs]
 
 
 def read_pairs(
