@@ -25,7 +25,7 @@ SYSTEMS = [entry.slug for entry in entries() if entry.available]
 WORDS = {
     "data": ["check"], "judge": ["--data"], "generate": ["--out", "o.jsonl", "--prompts"], "score": ["alignscore"], "annotate": [], "chat": [],
     "serve": [], "report": [], "compare": ["x"], "ui": ["--host"], "reproduce": [], "run": ["dpo", "--out", "r", "--data"], "methods": [],
-    "objectives": [], "runs": ["--root"], "doctor": [], "quickstart": ["--no-such-flag"], "import-config": [],
+    "objectives": [], "runs": ["--root"], "cache": ["--trim"], "doctor": [], "quickstart": ["--no-such-flag"], "import-config": [],
     "search": ["r"], "advise": ["--data"], "pipeline": ["run"], "export": ["--out", "e"], "sweep": ["dpo", "--by", "loss", "--grid"],
     "eval": ["--tasks", "arc_easy"],
     "launch": ["--processes", "2", "run"],

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from coalign.core.cache import shown_size
 from coalign.core.machine import doctor as checks
 from coalign.core.processes.sandbox import missing_reason
 
@@ -110,7 +111,7 @@ def _problems(found: dict[str, Any]) -> Any:
             advice = f"Set {variable} to a folder that you can write to."
             yield problem(f"{cache['path']} cannot be written", advice, needed=cache["name"] == "coalign")
         if cache["free"] < checks.LOW_DISK:
-            text = f"only {_size(cache['free'])} are free on the disk of {cache['path']}"
+            text = f"only {shown_size(cache['free'])} are free on the disk of {cache['path']}"
             yield problem(text, "Free some space.", needed=False)
     for model in found["default_models"]:
         if model["problem"]:
@@ -125,7 +126,7 @@ def _problems(found: dict[str, Any]) -> Any:
 def render(found: dict[str, Any]) -> str:
     """The findings as text, one heading a section."""
     machine = found["machine"]
-    memory = f"{_size(machine['memory'])} memory, {_size(machine['free_memory'])} free"
+    memory = f"{shown_size(machine['memory'])} memory, {shown_size(machine['free_memory'])} free"
     cores = f"{machine['usable_cores']} of {machine['cores']} cores usable"
     hub = "reachable" if found["hub"]["reachable"] else f"not reachable: {found['hub']['reason']}"
     sections = {
@@ -138,7 +139,7 @@ def render(found: dict[str, Any]) -> str:
             for one in found["extras"]
         ],
         "Caches": [
-            f"{one['name']:<9}{_size(one['bytes']):>9}  {one['path']} ({_size(one['free'])} free)"
+            f"{one['name']:<9}{shown_size(one['bytes']):>9}  {one['path']} ({shown_size(one['free'])} free)"
             for one in found["caches"]
         ],
         "Models": [f"hub: {hub}", *(_model_line(one) for one in found["default_models"])],
@@ -150,11 +151,3 @@ def render(found: dict[str, Any]) -> str:
 def _model_line(model: dict[str, Any]) -> str:
     state = model["problem"] or f"{model['source']}" + (f", {model['path']}" if model["path"] else "")
     return f"{model['name']} ({model['hub_id']}): {state}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -64,6 +64,7 @@ COMMANDS = {
     "compare": ("coalign.cli.results.compare:compare", "Compare runs in one report."),
     "ui": ("coalign.cli.results.ui:ui", "Runs, reports and models in the browser."),
     "reproduce": ("coalign.cli.running.reproduce:reproduce", "Check a paper's claim at desk scale."),
+    "cache": ("coalign.cli.files.cache:cache", "Show, trim or clear what is kept for later starts."),
     "doctor": ("coalign.cli.doctor:doctor", "Show versions, devices, extras and caches."),
 }
 """Command to (where it is, one line of help)."""

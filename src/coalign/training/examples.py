@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from coalign.core.cache import hold_limit, use
 from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.files import atomic_path
 from coalign.core.limits import is_number
@@ -124,9 +125,11 @@ def _stored(
     except ValueError:  # pictures
         return None
     folder = kept_folder("tokens", key)
+    use(folder)
     with in_turn(folder / META) as first:
         if first:
             _make(folder, records, objective, tokenizer, options, what)
+            hold_limit()
     store = TokenStore(folder)
     meta = store.meta
     return Prepared(

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from coalign.core.cache import cache_root
+from coalign.core.cache import cache_root, hold_limit, use
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
 from coalign.core.runs import is_main_process
@@ -56,11 +56,13 @@ def with_reference(
     if not examples:
         return []
     path = (folder or cache_root() / "reference") / f"{_key(examples, reference)}.safetensors"
+    use(path)
     if over_processes(int(not path.exists())):
         token_logps = _score_together(examples, reference, batch_tokens)
         if is_main_process():
             with atomic_path(path) as temporary:
                 save_file({"token_logps": token_logps}, temporary)
+            hold_limit()
     else:
         token_logps = load_file(path)["token_logps"]
     pieces = iter(torch.split(token_logps, [count for one in examples for count in one.counts()]))
@@ -88,11 +90,13 @@ def _stored(
     """As `with_reference`, a part of the examples in memory at a time."""
     key = hashlib.sha256(f"{examples.digest} {_fingerprint(reference).hex()} {_products(reference)}".encode())
     kept = folder / key.hexdigest()[:32]
+    use(kept)
     if over_processes(int(not kept.exists())):
         parts = (examples[start : start + _PART] for start in range(0, len(examples), _PART))
         scored = ((part, _score_together(part, reference, batch_tokens)) for part in parts)
         if is_main_process():
             _write(kept, scored)
+            hold_limit()
         else:
             deque(scored, maxlen=0)
         over_processes(0)  # until it is written

@@ -8,7 +8,6 @@ import itertools
 import os
 import shutil
 import threading
-import time
 import uuid
 import weakref
 from array import array
@@ -18,7 +17,7 @@ from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 
-from coalign.core.cache import cache_root
+from coalign.core.cache import cache_root, use
 from coalign.core.files import atomic_path
 from coalign.data.prepared.packing import pack, unpack
 from coalign.data.records import Record
@@ -28,8 +27,6 @@ MANY = 10_000
 DIGEST = "digest.txt"
 _CHUNK = 1 << 14
 _MAKING = ".making-"
-_LEFT = 7 * 24 * 3600
-"""Seconds after which records that no process kept are removed."""
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
@@ -157,12 +154,8 @@ def gathered(records: Iterable[R]) -> Sequence[R]:
     few = list(itertools.islice(source, MANY))
     if not are_many(few):
         return few
-    root = cache_root() / "records"
-    for old in root.glob(f"{_MAKING}*"):  # of a process that was killed
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _LEFT:
-                shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{_MAKING}{uuid.uuid4().hex}"
+    folder = cache_root() / "records" / f"{_MAKING}{uuid.uuid4().hex}"
+    use(folder)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         left = _write(temporary, itertools.chain(few, source))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from coalign.core.cache import hold_limit, use
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, convert
@@ -106,6 +107,7 @@ def read_part(
         folder = kept_folder("records", key_of("part", content, asked, columns, how))
     if folder is None:
         return _capped(_read(reading, source, kind, also, notes, text_alone), seed)
+    use(folder)
     with in_turn(folder / TOLD) as first:
         told = None if first else read_plain(folder / TOLD)
         if told is not None:
@@ -120,6 +122,7 @@ def read_part(
             figures = {name: getattr(part, name) for name in ("kind", "bad", "read", "rejected", "usable")}
             if write_plain(part.records.folder / TOLD, {"notes": own, "part": figures}):
                 part = replace(part, records=part.records.keep(folder))
+                hold_limit()
         return _capped(part, seed)
 
 
