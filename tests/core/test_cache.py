@@ -106,7 +106,7 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize("text", ["", "-1", "much", "10 XB", "nan", "1e9"])
 def test_what_is_no_size(text):
-    with pytest.raises(ConfigError, match="--trim: .* is no size, expected such as 500MB"):
+    with pytest.raises(ConfigError, match=r"--trim: .* is no size, expected such as 500MB"):
         size_of(text, "--trim")
 
 

@@ -36,11 +36,10 @@ def alone(file: Path, name: str) -> Iterator[bool]:
     with open files cannot be renamed, which the caller tries.
     """
     with _TURN:
-        try:
+        free, descriptor = False, -1
+        with contextlib.suppress(OSError):
             descriptor, own = _opened(file)
             free = name not in own and _lock(descriptor, name, shared=False, wait=False)
-        except OSError:
-            free = False
         try:
             yield free
         finally:
