@@ -118,3 +118,11 @@ def test_a_policy_of_the_environment_stays(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     cores.end_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_kernels_of_few_sizes_are_kept_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    cores.keep_few_kernels()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "32"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from coalign.core.machine.cores import keep_few_kernels
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,6 +21,7 @@ _PACKABLE = (torch.float32, torch.bfloat16)
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build multiplies packed weights of a format."""
+    keep_few_kernels()
     native = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype in _PACKABLE and torch.backends.mkldnn.is_available() and native
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from coalign.core.machine.cores import keep_few_kernels
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,6 +41,7 @@ def available() -> bool:
     """Whether float32 products go through oneDNN on this machine: an AMD processor with AVX-512, a PyTorch built with both
     libraries, and equal numbers on a probe. A rule, not a measurement: a resumed run computes as the first start did.
     """
+    keep_few_kernels()
     backends: Any = torch.backends
     if os.environ.get(SWITCH) == "0" or not (backends.mkl.is_available() and backends.mkldnn.is_available()):
         return False
