@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coalign.cli.results.runs import table
-from coalign.core.errors import DataError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.faults import keep_traceback
 from coalign.core.options import load_file
 from coalign.core.processes import locks
@@ -194,6 +194,23 @@ def test_a_start_that_failed_does_not_hold_its_folder(coalign: Callable, method:
     method.fail = None
     assert coalign("run", "act", "--data", "y", "--out", "r").code == 0
     assert Run.open(Path("r")).config()["data"] == "y"
+
+
+def test_a_start_of_several_processes_that_is_refused_leaves_no_folder(
+    coalign: Callable, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    method.fail = ConfigError("It answers prompts in one process.")
+    refused = coalign("run", "act", "--data", "x", "--out", "r")
+    assert refused.code == 2
+    assert "the run folder is removed again" in refused.err
+    assert not Path("r").exists()
+
+    method.fail = ZeroDivisionError("no luck")
+    assert coalign("run", "act", "--data", "x", "--out", "r").code == 1
+    method.fail = ConfigError("It answers prompts in one process.")
+    assert coalign("run", "act", "--data", "x", "--out", "r").code == 2
+    assert Run.open(Path("r")).state == "failed", "what was there before stays"
 
 
 def test_run_alone_lists_what_can_run(coalign: Callable, planned: str) -> None:

@@ -275,11 +275,36 @@ def test_the_domain_of_the_target_gains_weight_and_the_report_shows_it(tmp_path:
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
     curves = next(one for one in report["sections"] if one["title"] == "The mixture")
     assert [one["name"] for one in curves["charts"][0]["series"]] == ["chatter", "sums"]
-    assert "Held-out target loss" in report["verdict"]["text"]
+    text, figure = report["verdict"]["text"], report["verdict"]["figures"][0]
+    assert "Held-out target loss" in text
+    assert "Too few to tell: 2 held out" in text
+    assert figure["difference"]["value"] == pytest.approx(figure["value"] - figure["before"], abs=1e-5)
     again = ran(
         tmp_path / "fixed", settle(tmp_path, weights="fixed", weights_from=str(run.path), max_steps=2)
     )
     assert weights_of(again)[1][0][1:] == rows[-1][1:]
+
+
+@pytest.mark.slow
+def test_the_verdict_has_the_interval_of_the_targets_records_in_which_a_long_text_counts_once(
+    tmp_path: Path,
+) -> None:
+    options = settle(tmp_path, weights="uniform", max_length=6, max_steps=8)
+    del options["eval_fraction"]
+    targets = [{"text": f"{n} + {n} = {2 * n}" + " and so on" * (n % 3)} for n in range(24)]
+    write(tmp_path / "wanted.jsonl", targets)
+    run = ran(tmp_path / "run", {**options, "eval_data": str(tmp_path / "wanted.jsonl")})
+    rows = [json.loads(line) for line in (run.artefacts / "held_out.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert {one["source"] for one in rows} == {"target"}
+    assert max(one["tokens"] for one in rows) > 6
+    report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+    tokens = sum(one["tokens"] for one in rows)
+    change = report["verdict"]["figures"][0]["difference"]
+    assert change["value"] == pytest.approx(sum(one["after"] - one["before"] for one in rows) / tokens, abs=1e-6)
+    assert change["low"] < change["value"] < change["high"]
+    assert report["verdict"]["outcome"] == ("improved" if change["high"] < 0 else "neutral")
+    assert "95 % interval" in report["verdict"]["text"]
 
 
 @pytest.mark.parametrize(

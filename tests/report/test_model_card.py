@@ -42,9 +42,32 @@ def test_a_local_base_model_is_named_but_not_linked() -> None:
     data = ModelCard(card).data.to_dict()
     assert "base_model" not in data
     assert data["license"] == "apache-2.0"
-    assert "/models/mine" in card
-    assert "huggingface.co//models" not in card
+    assert "A fine-tuned copy of mine, made with" in card
+    assert "/models" not in card
     assert "PeftModel" not in card
+
+
+def test_folders_of_the_disk_stand_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "first" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "data": ["/home/jo/my data/a.jsonl,weight=2", "org/prompts"], "model": "runs/first", "out": tmp_path / "x",
+        "url": "https://host.example/v1/chat", "kinds": {"of": "C:\\Users\\jo\\b.csv"}, "ratio": "and/or",
+    }  # fmt: skip
+    card = _card(
+        base_model=str(tmp_path / "runs" / "first" / "model"),
+        data=f"Of {tmp_path}/deep_er/texts.jsonl and ~/notes.txt.",
+        config=config,
+    )
+    for hidden in (str(tmp_path), "jo", "my data", "deep", "~", "runs/first"):
+        assert hidden not in card
+    for kept in (
+        "adapter for first, made", 'from_pretrained("first")  # the folder', "a.jsonl,weight=2", "org/prompts",
+        "Of texts.jsonl and notes.txt.", "https://host.example/v1/chat", "b.csv", "and/or",
+        "https://arxiv.org/abs/2403.06326",
+    ):  # fmt: skip
+        assert kept in card
+    assert "base_model" not in ModelCard(_card(base_model="runs/first")).data.to_dict()
 
 
 def test_says_what_a_reader_must_know() -> None:

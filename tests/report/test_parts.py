@@ -1,5 +1,6 @@
 """What reports share: the rule of the outcome, estimates, rows of a comparison, training curves, counts."""
 
+import ast
 import math
 from pathlib import Path
 
@@ -132,3 +133,33 @@ def test_every_report_with_an_outcome_says_when_its_records_are_too_few() -> Non
     assert len(using) > 5
     silent = [path.name for path in using if "too_few(" not in path.read_text(encoding="utf-8")]
     assert silent == []
+
+
+BY_EFFECTS = {"coalign/evaluation/benchmarks/report.py"}
+"""Count the intervals of many rows that exclude zero."""
+NO_MEASURE = {"coalign/data/media/check_view.py", "coalign/report/page.py"}
+"""Say whether data are usable, or pass a verdict on."""
+
+
+def test_no_verdict_without_an_interval() -> None:
+    """A headline is neutral by name, or its outcome comes from the one rule."""
+    root, unruled = Path(parts.__file__).parents[1], []
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "Headline(" not in text:
+            continue
+        free = [
+            node.lineno
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).rpartition(".")[2] == "Headline"
+            and not any(isinstance(one, ast.Constant) and one.value == "neutral" for one in _outcome(node))
+        ]
+        place = path.relative_to(root.parent).as_posix()
+        ruled = "outcome_of(" in text or (place in BY_EFFECTS and "effect(one.difference" in text)
+        unruled += [f"{place}:{line}" for line in free if not ruled and place not in NO_MEASURE]
+    assert unruled == []
+
+
+def _outcome(call: ast.Call) -> list[ast.expr]:
+    return [*call.args[:1], *(one.value for one in call.keywords if one.arg == "outcome")]

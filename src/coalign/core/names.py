@@ -1,8 +1,9 @@
-"""Near names for names that nobody knows."""
+"""Near names for names that nobody knows, and the names of what lies at a place."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -10,3 +11,10 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
     """`Did you mean ...?` with up to three known names near `name`, or `otherwise`."""
     near = difflib.get_close_matches(name, [*dict.fromkeys(known)], n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def name_of_place(place: str) -> str:
+    """The last part of a folder, a file or a hub id; of a run folder's model the run."""
+    parts = [one for one in re.split(r"[/\\]", place) if one]
+    parts = parts[:-1] if parts[-1:] == ["model"] and len(parts) > 1 else parts
+    return parts[-1] if parts else place

@@ -57,6 +57,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._replaced: str | None = None
+        self._is_new = False
 
     @property
     def artefacts(self) -> Path:
@@ -122,6 +123,7 @@ class Run:
             raise RunError(
                 f"{path} holds files but is not a run folder.", hint="Give an empty or a new folder."
             )
+        run._is_new = not (path / "status.json").exists()
         run.artefacts.mkdir(parents=True, exist_ok=True)
         _lock(path)
         for name in _SAID:  # by a start under another configuration
@@ -277,6 +279,13 @@ class Run:
             shutil.rmtree(self.path)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be removed ({error}).") from error
+
+    def withdraw(self) -> bool:
+        """Remove the folder again where this process began it and made nothing in it; whether that was done."""
+        if not self._is_new or self._has_work() or not _STARTED.issuperset(_visible(self.path)):
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        return not self.path.exists()
 
     def _has_work(self) -> bool:
         made = [*self.artefacts.rglob("*"), *self.checkpoints.rglob("*"), *self.model.rglob("*")]

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from coalign import __version__
 from coalign.core.files import write_text
+from coalign.core.names import name_of_place
 from coalign.core.secrets import redacted
 from coalign.report.format import difference_texts, interval_text, number
 from coalign.report.markdown import cells, fence, inline
 from coalign.report.model import Comparison, ComparisonRow, Report, Text, Timings
+from coalign.report.places import is_place, with_names, without_folders
 from coalign.report.text import visible
 
 Library = Literal["peft", "transformers", "diffusers"]
@@ -35,11 +37,11 @@ def model_card(
     language: Sequence[str] = (),
     limitations: Sequence[str] = (),
 ) -> str:
-    """The model card as Markdown.
+    """The model card as Markdown. Files and folders of this disk stand in it by their names alone.
 
     Args:
         report: figures, method and paper come from here; its Text sections called Limitations are copied.
-        base_model: hub id or path of the model that was aligned. Only a hub id goes into the front matter.
+        base_model: hub id or path of the model that was aligned. Only a hub id goes into the front matter; a folder is named.
         library: `peft` for an adapter, `transformers` for a whole model, `diffusers` for a pipeline.
         method_title: the method's name in words.
         data: one or two sentences on the data.
@@ -64,11 +66,11 @@ def model_card(
         f"## Data\n\n{inline(data)}",
         _figures(report),
         f"{_LOADING}\n\n{fence(_loading(base_model, library, task), 'python')}",
-        f"## Configuration\n\n{fence(_yaml(config), 'yaml')}",
+        f"## Configuration\n\n{fence(_yaml(with_names(config)), 'yaml')}",
         _limitations(report, limitations),
         _cost(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return without_folders("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def write_model_card(path: Path, **fields: Any) -> None:
@@ -200,10 +202,18 @@ def _loading(base_model: str, library: Library, task: str) -> str:
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'path = "."  # this folder, or its id on the hub\n'
-        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base_model)})\n"
+        f"{_base(base_model)}\n"
         "model = PeftModel.from_pretrained(base, path)\n"
         "tokenizer = AutoTokenizer.from_pretrained(path)"
     )
+
+
+def _base(base_model: str) -> str:
+    """The line that loads what an adapter adapts."""
+    if _is_hub_id(base_model):
+        return f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base_model)})"
+    name = json.dumps(name_of_place(base_model))
+    return f"base = AutoModelForCausalLM.from_pretrained({name})  # the folder of the model that was adapted"
 
 
 def _limitations(report: Report, limitations: Sequence[str]) -> str:
@@ -235,12 +245,13 @@ def _yaml(config: Mapping[str, Any]) -> str:
 
 
 def _link(base_model: str) -> str:
-    name = inline(base_model)
-    return f"[{name}](https://huggingface.co/{base_model})" if _is_hub_id(base_model) else name
+    if not _is_hub_id(base_model):
+        return inline(name_of_place(base_model))
+    return f"[{inline(base_model)}](https://huggingface.co/{base_model})"
 
 
 def _is_hub_id(name: str) -> bool:
-    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".")
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not is_place(name)
 
 
 def _slug(name: str) -> str:

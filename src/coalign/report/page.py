@@ -92,7 +92,7 @@ def publish(
         write_model_card(
             run.model / "README.md",
             report=report,
-            base_model=base.get("base_model_name_or_path") or config.model,
+            base_model=base.get("base_model_name_or_path") or (facts or {}).get("Model") or config.model,
             library="peft" if adapter.exists() else "diffusers" if pipeline else "transformers",
             summary=summary,
             task=task,

@@ -95,4 +95,12 @@ def fit_module(
     trainer.watch(run, name, Monitor(run, name, quiet=quiet), quiet=quiet)
     start = trainer.before(folder / "before.json") if before else {}
     history = trainer.complete(checkpoint)
-    return FitResult(trainer.state.global_step, history, time.monotonic() - started, start)
+    before_losses, after_losses = trainer.record_losses() if before else ([], [])
+    return FitResult(
+        trainer.state.global_step,
+        history,
+        time.monotonic() - started,
+        start,
+        before_losses=before_losses,
+        after_losses=after_losses,
+    )

@@ -15,6 +15,7 @@ from coalign.cli.flags import ConfigCommand
 from coalign.core.built_in import BUILT_IN
 from coalign.core.catalogue import CONFIDENCE, Entry, entries
 from coalign.core.deferred import load_deferred
+from coalign.core.errors import CoalignError
 from coalign.core.faults import keep_traceback
 from coalign.core.inputs import assert_there
 from coalign.core.options import to_dict
@@ -84,7 +85,7 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     if is_main_process():
         click.echo(f"Run folder: {folder.path}", err=True)
     advice = f"To continue, give the same options and --out {shlex.quote(str(folder.path))}"
-    with true_status(folder, advice):
+    with _withdrawn_when_refused(folder), true_status(folder, advice):
         load_deferred()
         implementation.run(config, folder)
     folder.set_status(state="done", error=None)
@@ -104,6 +105,21 @@ def _assert_names(config: Any) -> None:
         from coalign.models.files.places import locate
 
         locate(model, getattr(config, "revision", None))
+
+
+@contextlib.contextmanager
+def _withdrawn_when_refused(folder: Run) -> Iterator[None]:
+    """A start of several processes that is refused, before anything was made, leaves no folder: what cannot be shared among
+    processes is known only there.
+    """
+    from coalign.training.processes import process_count
+
+    try:
+        yield
+    except CoalignError:
+        if process_count() > 1 and is_main_process() and folder.withdraw():
+            click.echo("Nothing was made: the run folder is removed again.", err=True)
+        raise
 
 
 @contextlib.contextmanager

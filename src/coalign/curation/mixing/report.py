@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,23 @@ from coalign.curation.mixing.domains import ASSIGNED, Domains
 from coalign.models.files.places import full_name, short_name
 from coalign.report import model as doc
 from coalign.report.page import publish
-from coalign.report.parts import compared, curves, held_out
+from coalign.report.parts import compared, curves, estimate, held_out, judged
 from coalign.training.job import FitResult
+from coalign.training.watch.held_out import paired_change
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from coalign.curation.mixing.task import MixtureTask
+    from coalign.measures.statistics import Interval
+    from coalign.training.batches import Example
 
 WEIGHTS = "weights.csv"
 """Artefact with the step and the weights after each update; the first row is the start."""
 DRAWN = "domains.jsonl"
 """Artefact with a row a domain: records, last weight, records drawn."""
+MEASURED = "held_out.jsonl"
+"""Artefact with a row a held-out record: its source, its summed loss before and after, and its tokens."""
 LINES = 12
 """Weights that a chart shows; the heaviest at the end of several more."""
 MANY_PASSES = 4.0
@@ -52,6 +58,38 @@ def write_weights(path: Path, domains: Domains, task: MixtureTask) -> None:
     ]
     write_rows(path.with_name(DRAWN), rows)
     write_text(path, text.getvalue())
+
+
+def write_measured(path: Path, examples: Sequence[Example], result: FitResult) -> None:
+    """Write the losses of single held-out records, the pieces of a long text summed; nothing where they were not measured
+    twice.
+
+    Args:
+        examples: those that were held out, in the order of the losses.
+    """
+    if not len(examples) == len(result.before_losses) == len(result.after_losses):
+        return
+    pieces = zip(examples, result.before_losses, result.after_losses, strict=True)
+    rows = []
+    for (tag, name), found in groupby(pieces, lambda one: (one[0].tag, one[0].id)):
+        losses = [(before, after, count) for _, (before, count), (after, _) in found]
+        before, after, tokens = map(sum, zip(*losses, strict=True))
+        rows.append({"id": name, "source": tag, "before": before, "after": after, "tokens": tokens})
+    write_rows(path, rows)
+
+
+def _changes(run: Run) -> dict[str, tuple[Interval, int]]:
+    """The change of each held-out loss, with its interval, and the records that it is of; nothing where it was not measured."""
+    path = run.artefacts / MEASURED
+    rows = list(read_rows(path)) if path.exists() else []
+    parts = {"loss": rows}
+    for row in rows:
+        parts.setdefault(f"loss/{row['source']}", []).append(row)
+    found = {
+        key: (paired_change(*([(row[when], row["tokens"]) for row in part] for when in ("before", "after"))), len(part))
+        for key, part in parts.items()
+    }  # fmt: skip
+    return {key: (change, n) for key, (change, n) in found.items() if change is not None}
 
 
 def read_weights(folder: Path, domains: Domains) -> NDArray[np.float64]:
@@ -110,13 +148,14 @@ def write_mixture_report(run: Run, config: Any, domains: Domains, result: FitRes
             f"{worst['drawn'] / worst['records']:.1f} times: the loss on its training text says little."
         )
     histories = {"training": result.history, "held out": held_out(result.history)}
+    changes = _changes(run)
     losses = sorted(key for key in after if key.startswith("loss/"))
     charts = [("loss", "Loss"), *((key, f"Loss, {key.removeprefix('loss/')}") for key in losses)]
     return publish(
         run,
         config,
         title=f"{short_name(config.model)} on a mixture of {len(domains.names)} domains",
-        verdict=_headline(result, before, after),
+        verdict=_headline(result, before, after, changes),
         facts={
             "Model": full_name(config.model),
             "Records": f"{len(domains.records)} in {len(domains.names)} domains, {len(domains.target)} of the target",
@@ -125,7 +164,7 @@ def write_mixture_report(run: Run, config: Any, domains: Domains, result: FitRes
         },
         sections=[
             *_trajectories(header[1:], rows, result.history),
-            *([_held_out(before, after)] if before and after else []),
+            *([_held_out(before, after, changes)] if before and after else []),
             _table(drawn, header[1:], rows),
             *curves(charts, histories),
         ],
@@ -150,25 +189,50 @@ def _last_evaluation(result: FitResult) -> dict[str, float]:
     return rows[-1] if rows else {}
 
 
-def _headline(result: FitResult, before: dict[str, float], after: dict[str, float]) -> doc.Headline:
+def _headline(
+    result: FitResult,
+    before: dict[str, float],
+    after: dict[str, float],
+    changes: Mapping[str, tuple[Interval, int]],
+) -> doc.Headline:
     key = next((one for one in ("loss/target", "loss") if one in before and one in after), None)
     if key is None:
         return doc.Headline(
             "neutral", f"{result.steps} steps. Nothing was held out, so nothing is claimed of the target."
         )
     what = "target loss" if key == "loss/target" else "loss"
-    figure = doc.Figure(f"Held-out {what}", after[key], before=before[key], better="lower")
-    text = f"Held-out {what}: {before[key]:.4f} before, {after[key]:.4f} after {result.steps} steps. "
-    return doc.Headline("neutral", f"{text}The change has no interval, so nothing is claimed.", [figure])
+    text = f"Held-out {what}: {before[key]:.4f} before, {after[key]:.4f} after {result.steps} steps"
+    change, n = changes.get(key, (None, None))
+    figure = doc.Figure(
+        f"Held-out {what}",
+        after[key],
+        before=before[key],
+        difference=None if change is None else estimate(change),
+        better="lower",
+    )
+    if change is None:
+        return doc.Headline(
+            "neutral", f"{text}. The change has no interval, so nothing is claimed.", [figure]
+        )
+    interval = (
+        f" ({change.mean:+.4f}, 95 % interval {change.low:+.4f} to {change.high:+.4f})"
+        if math.isfinite(change.low)
+        else ""
+    )
+    return judged(change, f"{text}{interval}.", [figure], n=n, better="lower")
 
 
-def _held_out(before: dict[str, float], after: dict[str, float]) -> doc.Comparison:
+def _held_out(
+    before: dict[str, float], after: dict[str, float], changes: Mapping[str, tuple[Interval, int]]
+) -> doc.Comparison:
     names = [key for key in before if key in after and (key == "loss" or key.startswith("loss/"))]
     rows = [
         compared(
             "Loss, all" if key == "loss" else f"Loss, {key.removeprefix('loss/')}",
             before[key],
             after[key],
+            (known := changes.get(key, (None, None)))[0],
+            n=known[1],
             unit="number",
             better="lower",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.curation.mixing.domains import DomainOptions, Domains, assert_filled, prepare_texts
-from coalign.curation.mixing.report import WEIGHTS, write_weights
+from coalign.curation.mixing.report import MEASURED, WEIGHTS, write_measured, write_weights
 from coalign.training.job import FitResult
 from coalign.training.objective import get_objective
 from coalign.training.processes import process_count
@@ -80,5 +80,6 @@ def train_mixture(config: DomainOptions, run: Run, domains: Domains, make_task: 
     if is_main_process():
         save_model(model, tokenizer, run.model)
         write_weights(run.artefacts / WEIGHTS, domains, task)
+        write_measured(run.artefacts / MEASURED, held_out.examples, result)
         write_json(done, asdict(result))
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import ModelError
+from coalign.core.names import name_of_place
 from coalign.core.runs import Run
 from coalign.data.files.hub import date_of
 from coalign.models.files.defaults import DEFAULTS, SHIPPED, Kind, default_model_path, hub_problem
@@ -136,9 +137,7 @@ def told(name: str, revision: str | None = None) -> str:
 
 def short_name(name: str | None) -> str:
     """`full_name` for a title: of a hub id or a folder the last part, of a run folder's model the run."""
-    parts = [one for one in full_name(name).split("/") if one]
-    parts = parts[:-1] if parts[-1:] == ["model"] and len(parts) > 1 else parts
-    return parts[-1] if parts else str(name)
+    return name_of_place(full_name(name))
 
 
 def base_of(place: Location) -> Location:
