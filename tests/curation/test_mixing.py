@@ -301,7 +301,9 @@ def test_the_verdict_has_the_interval_of_the_targets_records_in_which_a_long_tex
     report = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
     tokens = sum(one["tokens"] for one in rows)
     change = report["verdict"]["figures"][0]["difference"]
-    assert change["value"] == pytest.approx(sum(one["after"] - one["before"] for one in rows) / tokens, abs=1e-6)
+    assert change["value"] == pytest.approx(
+        sum(one["after"] - one["before"] for one in rows) / tokens, abs=1e-6
+    )
     assert change["low"] < change["value"] < change["high"]
     assert report["verdict"]["outcome"] == ("improved" if change["high"] < 0 else "neutral")
     assert "95 % interval" in report["verdict"]["text"]

@@ -11,7 +11,9 @@ from coalign.core.names import name_of_place
 
 _PART = r"(?:\\[^\w\s]|[^\s/\\\"'`,;:()<>|\[\]{}])+"
 """A name in a path, in which Markdown may have escaped marks."""
-_ABSOLUTE = re.compile(rf"(?<![\w/:.~<>\\-])(?:~/|(?:[A-Za-z]:)?[/\\]{_PART}[/\\])(?:{_PART}[/\\])*(?:{_PART})?")
+_ABSOLUTE = re.compile(
+    rf"(?<![\w/:.~<>\\-])(?:~/|(?:[A-Za-z]:)?[/\\]{_PART}[/\\])(?:{_PART}[/\\])*(?:{_PART})?"
+)
 """An absolute path of two parts at least: one is as likely an address of a server."""
 
 
