@@ -66,6 +66,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"data": ["x"], "metric": "m", "revision": "r"}, "revision has no effect with metric"),
         ({"data": ["x"], "vqa": "v", "positive": "Is it?"}, "has no {question}"),
         ({"data": ["x"], "endpoint": "http://127.0.0.1:1", "backend": "vllm"}, "vllm"),
+        ({"data": ["x"], "vqa": "v", "backend": "vllm-server"}, "vllm-server is not used here"),
         ({"train": ["x"], "threshold": 0.2}, "threshold has no effect without data"),
     ],
     "selfie": [

@@ -41,11 +41,12 @@ from coalign.core.processes import locks
 from coalign.core.secrets import redacted_arguments, redacted_values
 
 PACKAGES = ("coalign", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "tokenizers")
-_SAID = ("events.jsonl", "rejects.jsonl", "eval_rejects.jsonl", "traceback.log")
+_SAID = ("events.jsonl", "rejects.jsonl", "eval_rejects.jsonl", "traceback.log", "vllm-server.log")
 _STARTED = {*_SAID, "artefacts", "config.yaml", "data.json", "environment.json", "status.json"}
 """What lies in the folder of a run that has made nothing."""
 _NO_WORK = {"rejects.jsonl"}
 _LOCK = ".lock"
+_working: Path | None = None
 
 T = TypeVar("T")
 STATES = ("running", "interrupted", "done", "failed", "unreadable")
@@ -310,6 +311,11 @@ def list_runs(root: Path) -> Iterator[Run]:
         yield Run(path)
 
 
+def working_folder() -> Path | None:
+    """The run folder that this process began to work in last; None where it works in none."""
+    return _working
+
+
 def model_folder(name: str | Path) -> Path:
     """The folder that a run left its model in, by the run's folder; any other folder is itself."""
     given = Path(name).expanduser()
@@ -373,8 +379,10 @@ def _visible(folder: Path) -> list[str]:
 
 def _lock(folder: Path) -> None:
     """Hold the folder for this process until it ends, however it ends."""
+    global _working
     if not locks.hold(folder / _LOCK):
         raise RunError(f"Another process is working in {folder}.", hint="Wait for it, or give another --out.")
+    _working = folder
 
 
 def _processor() -> str:

@@ -96,8 +96,8 @@ class Config(FineGrainedTraining, BackendOptions):
             raise ValueError(
                 f"{' and '.join(given) or 'nothing'} says what scores, expected one of {', '.join(ways)}"
             )
-        if self.backend == "vllm":
-            raise ValueError("backend: vllm is not used here: serve the model and give endpoint")
+        if self.backend in ("vllm", "vllm-server"):
+            raise ValueError(f"backend: {self.backend} is not used here: serve the model and give endpoint")
         self.refuse(["generation_precision"], "here: a question is answered by the logits of its first token")
         released = self.model is not None and is_released(self.model)
         if not (self.train or released):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import queue
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -36,6 +34,7 @@ from coalign.models.backends.endpoint_format import (
 )
 from coalign.models.backends.endpoint_identity import Identity
 from coalign.models.backends.options import BackendOptions
+from coalign.models.backends.side_by_side import side_by_side
 from coalign.models.generation.batching import of_prompt
 from coalign.models.generation.sampling import check_sampling
 
@@ -181,39 +180,16 @@ class EndpointGenerator:
         self, asked: list[Asked], indices: list[int], sampling: types.Sampling
     ) -> Iterator[tuple[int, list[types.Generation], int]]:
         """(prompt index, its samples, how many of them are new) as prompts finish; failures at the end."""
-        outcomes: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        waiting, lock, stop = iter(zip(indices, asked, strict=True)), threading.Lock(), threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                with lock:
-                    following = next(waiting, None)
-                if following is None:
-                    break
-                try:
-                    outcomes.put((following[0], self._samples(following[1], sampling)))
-                except BaseException as error:
-                    stop.set()
-                    outcomes.put((following[0], error))
-            outcomes.put(None)
-
-        count = min(self._options.endpoint_concurrency, len(asked))
-        for number in range(
-            count
-        ):  # daemons: an interrupted process does not wait for answers that are under way
-            threading.Thread(target=work, name=f"endpoint-{number}", daemon=True).start()
         failure: BaseException | None = None
-        try:
-            while count:
-                outcome = outcomes.get()
-                if outcome is None:
-                    count -= 1
-                elif not isinstance(outcome[1], BaseException):
-                    yield (outcome[0], *outcome[1])
-                elif failure is None or isinstance(failure, BudgetError):
-                    failure = _named(outcome[1], outcome[0])
-        finally:
-            stop.set()
+        pairs = list(zip(indices, asked, strict=True))
+        work = side_by_side(
+            pairs, lambda pair: self._samples(pair[1], sampling), self._options.endpoint_concurrency
+        )
+        for (index, _), outcome in work:
+            if not isinstance(outcome, BaseException):
+                yield (index, *outcome)
+            elif failure is None or isinstance(failure, BudgetError):
+                failure = _named(outcome, index)
         if failure is not None:
             raise failure
 

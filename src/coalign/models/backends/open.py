@@ -52,6 +52,10 @@ def open_generator(
         from coalign.models.backends.vllm_generation import VllmGenerator
 
         return VllmGenerator(options, max_num_seqs=batch_size)
+    if backend.chosen_backend == "vllm-server":
+        from coalign.models.backends.vllm_served import VllmServerGenerator
+
+        return VllmServerGenerator(options, backend, batch_size=batch_size)
     precision = backend.generation_precision
     return open_transformers(options, batch_size=batch_size, precision=precision, modules=modules)
 

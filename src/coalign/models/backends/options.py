@@ -51,14 +51,51 @@ def names_a_variable(name: str) -> bool:
     return bool(_WORDS.fullmatch(name)) and one_case and sum(map(str.isdigit, name)) <= _MOST_DIGITS
 
 
+_SERVER = {"backend": "vllm-server"}
+
+
 @dataclass(kw_only=True)
-class BackendOptions(OptionGroup):
+class VllmServerOptions(OptionGroup):
+    """How a vLLM server of a command or a loop is started. A subclass has the option `backend`."""
+
+    __group__ = "Back end"
+
+    vllm_command: str | None = option(
+        None,
+        "the Python that has vLLM, such as /opt/vllm/bin/python, or a command that serves; by default this Python, else the one "
+        "of `vllm` on the path",
+        only_with=_SERVER,
+    )
+    vllm_argument: list[str] = option(
+        [],
+        "a further argument of vLLM's server, such as --vllm-argument=--max-model-len=4096; may be given several times",
+        split=False,
+        only_with=_SERVER,
+    )
+    vllm_start_seconds: Positive = option(900.0, "how long it may take until it answers", only_with=_SERVER)
+
+
+@dataclass(kw_only=True)
+class PolicyBackendOptions(VllmServerOptions):
+    """What samples from a model that is trained: this process, or a vLLM server that gets the weights as they change."""
+
+    backend: Literal["transformers", "vllm-server"] = option(
+        "transformers",
+        "what samples; vllm-server: vLLM in a process of its own, started and ended here, which gets the weights after every change",
+        group="Back end",
+    )
+
+
+@dataclass(kw_only=True)
+class BackendOptions(VllmServerOptions):
     """Where text is generated. The key of an endpoint comes from the environment alone and is never written."""
 
     __group__ = "Back end"
 
-    backend: Literal["auto", "transformers", "vllm", "endpoint"] = option(
-        "auto", "what generates; auto: the endpoint where --endpoint is given, else transformers"
+    backend: Literal["auto", "transformers", "vllm", "vllm-server", "endpoint"] = option(
+        "auto",
+        "what generates; auto: the endpoint where --endpoint is given, else transformers; vllm-server: vLLM in a process of its "
+        "own, started and ended here",
     )
     generation_precision: Literal["auto", "float32", "bfloat16", "int4"] = option(
         "auto",
@@ -121,7 +158,7 @@ class BackendOptions(OptionGroup):
             )
 
     @property
-    def chosen_backend(self) -> Literal["transformers", "vllm", "endpoint"]:
+    def chosen_backend(self) -> Literal["transformers", "vllm", "vllm-server", "endpoint"]:
         """The back end, with `auto` decided."""
         if self.backend != "auto":
             return self.backend

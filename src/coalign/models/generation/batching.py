@@ -120,6 +120,41 @@ def encode_any(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index
         return (encode_continued if is_prefilled(prompt) else encode_prompt)(tokenizer, prompt)
 
 
+def encode_once(tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index: int) -> list[int]:
+    """`encode_any` without a second start token: plain text may have brought its own.
+
+    Raises:
+        PromptError: as `encode_any`.
+    """
+    ids = encode_any(tokenizer, prompt, index)
+    bos = tokenizer.bos_token_id
+    return ids[1:] if isinstance(prompt, str) and bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def assert_room(context: int | None, encoded: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    """Refuse prompts that leave no room for the response.
+
+    Args:
+        context: most tokens of prompt and response together; None where nobody says.
+
+    Raises:
+        PromptError: it names the first of them and counts the others.
+    """
+    if not context:
+        return
+    room = context - sampling.max_new_tokens
+    long = [index for index, ids in enumerate(encoded) if len(ids) > room]
+    if long:
+        more = f" ({len(long)} prompts are too long)" if len(long) > 1 else ""
+        raise PromptError(
+            long[0],
+            "prompt",
+            f"{len(encoded[long[0]])} tokens{more}",
+            f"at most {max(room, 0)}: the model's context of {context} less max_new_tokens {sampling.max_new_tokens}",
+            hint="Shorten the prompt or lower max_new_tokens.",
+        )
+
+
 def encode_seen(
     tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, index: int
 ) -> tuple[list[int], PicturePrompt | None]:

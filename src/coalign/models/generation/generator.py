@@ -23,8 +23,9 @@ from coalign.data.records import Messages
 from coalign.models import types
 from coalign.models.devices import share_cores
 from coalign.models.generation.batching import (
+    assert_room,
     default_batch_tokens,
-    encode_any,
+    encode_once,
     encode_seen,
     left_padded,
     most_rows,
@@ -241,10 +242,7 @@ class TransformersGenerator:
         Raises:
             PromptError: the template refuses it, or it shows pictures.
         """
-        ids = encode_any(self.tokenizer, prompt, index)
-        bos = self.tokenizer.bos_token_id
-        # plain text may have brought its own
-        return ids[1:] if isinstance(prompt, str) and bos is not None and ids[:2] == [bos, bos] else ids
+        return encode_once(self.tokenizer, prompt, index)
 
     def encode_seen(self, prompt: Messages | str, index: int = 0) -> tuple[list[int], PicturePrompt | None]:
         """The tokens of a prompt, those of its pictures among them, and its pictures.
@@ -287,20 +285,7 @@ class TransformersGenerator:
         Raises:
             DataError: it names the first of them and counts the others.
         """
-        context = self.context
-        if not context:
-            return
-        room = context - sampling.max_new_tokens
-        long = [index for index, ids in enumerate(encoded) if len(ids) > room]
-        if long:
-            more = f" ({len(long)} prompts are too long)" if len(long) > 1 else ""
-            raise PromptError(
-                long[0],
-                "prompt",
-                f"{len(encoded[long[0]])} tokens{more}",
-                f"at most {max(room, 0)}: the model's context of {context} less max_new_tokens {sampling.max_new_tokens}",
-                hint="Shorten the prompt or lower max_new_tokens.",
-            )
+        assert_room(self.context, encoded, sampling)
 
     def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[types.Generation]]:
         """All samples of the prompts of a batch, in as few passes as memory allows."""

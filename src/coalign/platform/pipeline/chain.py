@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from coalign.core import options
 from coalign.core.errors import CoalignError, ConfigError, RunError
 from coalign.core.files import write_text
 from coalign.core.options import OptionGroup, Positive, option, options_of, required
+from coalign.core.processes.children import ending_with
 from coalign.core.runs import Run, list_runs
 from coalign.core.secrets import redacted_values
 from coalign.data.files.shards import SUFFIXES
@@ -28,7 +27,6 @@ from coalign.platform.pipeline.description import Pipeline, Stage, stage_folder
 METHOD = "pipeline"
 """What `status.json` of a pipeline's run calls it."""
 _DONE, _FAILED = "done", "failed"
-_PR_SET_PDEATHSIG = 1
 _SAVING = 10.0
 """Seconds that a stage has to end by itself."""
 
@@ -233,7 +231,7 @@ def _run_stage(step: Step, run: Run) -> int:
     launch = step.stage.launch or (sys.executable, "-m")
     command = [*launch, "coalign", "run", step.stage.method, "--config", str(file), "--out", str(step.folder)]
     try:
-        child = subprocess.Popen(command, preexec_fn=_end_with(os.getpid()))
+        child = subprocess.Popen(command, preexec_fn=ending_with(os.getpid()))
     except OSError as error:
         raise CoalignError(f"{step.name}: {command[0]} cannot be started ({error.strerror}).") from error
     try:
@@ -252,20 +250,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             force()
     child.wait()
-
-
-def _end_with(parent: int) -> Callable[[], None] | None:
-    """What a child does before it starts, so that it ends with its parent, however that ends; on Linux."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
 
 
 def _failure(step: Step, code: int) -> CoalignError:
