@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import Trainer
 
 from coalign.cli.running.run import execute
@@ -22,6 +23,8 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.core.system import load_system
 from coalign.loops.rows import current
+from coalign.models.backends import open as backends
+from coalign.models.generation import fused_model
 from coalign.training.module_trainer import ModuleTrainer
 from tests.cli.conftest import coalign as coalign
 from tests.contract.artefacts import artefacts, assert_close
@@ -57,9 +60,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-ROUNDED = {"act"}
-"""What these sample after their training hangs on the last bits of its products, which kernels of today give otherwise: what was
-there before is held to the figures of then."""
 ADDED = {"before_losses", "after_losses"}
 """Of a finished training, since that version."""
 
@@ -75,9 +75,12 @@ def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
         furnish(folder, Small({"model": "models/recogniser"}, {SOUND[name]: SMALL[name].files[SOUND[name]]}))
     # That version trained a run of one step at the rate 0: its warm-up was all of the run.
     monkeypatch.setattr(ModuleTrainer, "create_scheduler", Trainer.create_scheduler)
+    # It decoded with the model's own modules, all of them in bfloat16. Fused weights are in bfloat16 too, what goes between
+    # them is not: logits are 2e-3 apart, and where all 301 tokens are about as likely that tips a draw in fifteen.
+    monkeypatch.setattr(fused_model, "is_llama_like", lambda model: False)
+    monkeypatch.setattr(backends, "decoding_dtype", lambda device: torch.bfloat16)
     stopped = Run.open(Path("stopped") / name)
     assert stopped.state == "interrupted"
-    there = artefacts(stopped.path, but=REPLIES).keys()
     system: Any = importlib.import_module("coalign.judging.run") if name == "judge" else load_system(name)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         run = execute(name, system, build(system.Config, stopped.config()), stopped.path)
@@ -85,13 +88,6 @@ def test_a_stopped_run_goes_on_to_the_figures_of_the_version_that_began_it(
     finished = Run.open(Path("finished") / name)
     figures, before = run.status().get("figures"), finished.status().get("figures")
     expected, found = (artefacts(one.path, but=REPLIES) for one in (finished, run))
-    if name in ROUNDED:
-        assert figures.keys() == before.keys()
-        assert found.keys() >= expected.keys()
-        figures, before = (
-            {key: one for key, one in side.items() if key.endswith("_before")} for side in (figures, before)
-        )
-        expected = {key: one for key, one in expected.items() if key in there}
     assert_close(figures, before)
     renamed = RENAMED.get(name, {})
     for key, value in expected.items():
