@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from coalign.core.errors import DataError
 from coalign.data.encoding import EncodedRecord
 from coalign.data.prepared import many
-from coalign.data.prepared.tokens import Lengths, TokenStore, TokenWriter
+from coalign.data.prepared.tokens import Lengths, TokenStore, TokenWriter, merge
 from coalign.data.records import Demonstration, Preference, Ranking, Record, Reply, Source
 from coalign.models.adapters import add_lora, disabled_adapter
 from coalign.models.options import ModelOptions
@@ -96,6 +97,15 @@ def test_stored_examples_are_those_of_memory(monkeypatch: pytest.MonkeyPatch, li
     assert max(map(max, texts_of([stored]))) == max(map(max, texts_of([memory])))
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_blocks_by_one_process_or_several_are_the_whole(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr("coalign.data.prepared.blocks.BLOCK", 7)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores)
+    stored, memory = _both(monkeypatch, _pairs(40), COUNTED, max_length=46)
+    assert isinstance(stored.examples, StoredExamples)
+    assert _told(stored) == _told(memory)
+
+
 def test_a_few_records_of_many_on_disk_are_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many, "MANY", 4)
     some = many.taken(many.gathered(iter(_pairs(12))), np.array([7, 2]))
@@ -153,13 +163,14 @@ def test_errors_are_those_of_memory_and_leave_nothing(
     monkeypatch: pytest.MonkeyPatch, own_cache: Path, records: Any, objective: Any, options: Any
 ) -> None:
     told = []
+    monkeypatch.setattr("coalign.data.prepared.blocks.BLOCK", 4)
     for number in (4, 10**6):
         monkeypatch.setattr(many, "MANY", number)
         with pytest.raises(DataError) as caught:
             prepare_examples(records, objective, made.byte_tokenizer(made.CHATML), TrainingOptions(**options))
         told.append((caught.value.message, caught.value.problems, caught.value.hint))
     assert told[0] == told[1]
-    assert not any(own_cache.rglob("tokens.bin"))
+    assert not any(own_cache.rglob("*.bin"))
 
 
 def test_training_on_stored_examples_is_training_on_those_of_memory(
@@ -238,16 +249,31 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, data:
                 n * 3, data.draw(ids), responses, data.draw(st.sampled_from([None, masks])), values, n == 1
             )
         )
-    folder = tmp_path_factory.mktemp("store")
-    with TokenWriter(folder) as writer:
-        for one in records:
-            writer.add(one, f"ü{one.record_index}", "tag", {"x": [1.0] * len(one.response_ids)})
-        writer.finish(more=1)
-    store = TokenStore(folder)
-    assert [*store] == records
-    for place, one in enumerate(records):
-        assert (store.id(place), store.tag(place)) == (f"ü{one.record_index}", "tag")
-        assert store.extras(place) == {"x": [1.0] * len(one.response_ids)}
+
+    def write(some: list[EncodedRecord]) -> Path:
+        folder = tmp_path_factory.mktemp("store")
+        with TokenWriter(folder) as writer:
+            for one in some:
+                tag = f"tag{one.record_index % 2}"
+                writer.add(one, f"ü{one.record_index}", tag, {"x": [1.0] * len(one.response_ids)})
+            writer.finish(more=1)
+        return folder
+
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(records)), max_size=3))), len(records)]
+    parts = [write(records[start:end]) for start, end in itertools.pairwise(cuts)]
+    merged = tmp_path_factory.mktemp("merged") / "store"
+    merge(parts, merged, more=1)
+    stores = TokenStore(write(records)), TokenStore(merged)
+    for store in stores:
+        assert [*store] == records
+        for place, one in enumerate(records):
+            assert (store.id(place), store.tag(place)) == (
+                f"ü{one.record_index}",
+                f"tag{one.record_index % 2}",
+            )
+            assert store.extras(place) == {"x": [1.0] * len(one.response_ids)}
+    store = stores[1]
+    assert (store.meta, store.extremes) == (stores[0].meta, stores[0].extremes)
     for mine, other in zip(vars(store.lengths()).values(), vars(Lengths.of(records)).values(), strict=True):
         assert np.array_equal(mine, other)
 

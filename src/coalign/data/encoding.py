@@ -181,66 +181,77 @@ def encode_records(
         DataError: records that this tokenizer or its chat template cannot encode, every one named.
         ModelError: the tokenizer has no end-of-turn or EOS token.
     """
-    encoded: list[EncodedRecord] = []
-    dropped: list[RecordProblem] = []
-    prompts = responses = 0
-    for _, _, part in encode_batches(
+    whole, problems, prompts, responses = Encoded([]), list[RecordProblem](), 0, 0
+    batches = encode_batches(
         records,
         tokenizer,
+        problems,
         max_prompt_length=max_prompt_length,
         max_length=max_length,
         plain=plain,
-        label=label,
         pictures=pictures,
-    ):
-        encoded += part.records
-        dropped += part.dropped
-        prompts += part.n_truncated_prompts
-        responses += part.n_truncated_responses
-    return Encoded(encoded, prompts, responses, dropped)
+    )
+    with progress(len(records), label, unit="record") if label else contextlib.nullcontext() as bar:
+        for batch, part in batches:
+            whole.records.extend(part.records)
+            whole.dropped.extend(part.dropped)
+            prompts += part.n_truncated_prompts
+            responses += part.n_truncated_responses
+            if bar is not None:
+                bar.advance(len(batch))
+    assert_encoded(problems, len(records))
+    return replace(whole, n_truncated_prompts=prompts, n_truncated_responses=responses)
 
 
 def encode_batches(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
+    problems: list[RecordProblem],
     *,
     max_prompt_length: int | None = None,
     max_length: int | None = None,
     plain: bool = False,
-    label: str | None = None,
     pictures: bool = False,
-) -> Iterator[tuple[int, Sequence[Record], Encoded]]:
+    start: int = 0,
+) -> Iterator[tuple[Sequence[Record], Encoded]]:
     """`encode_records`, which has the arguments, some records at a time.
 
+    Args:
+        problems: what is wrong with records that cannot be encoded is added to it; from then on nothing is encoded.
+        start: the position of the first record among all, by which encoded records are numbered.
+
     Yields:
-        (position of the first, records, what they became); positions in what they became are those among all records.
+        records, and what they became: nothing once there are problems.
 
     Raises:
-        DataError, ModelError: as `encode_records`, at the end, with what is wrong with any record.
+        ModelError: as `encode_records`.
     """
-    problems: list[RecordProblem] = []
-    frame, start = Frame(tokenizer), 0
-    with progress(len(records), label, unit="record") if label else contextlib.nullcontext() as bar:
-        for batch, made in encoded_batches(records, frame, plain=plain, pictures=pictures):
-            encoded: list[EncodedRecord] = []
-            for place, (record, found) in enumerate(zip(batch, made, strict=True), start=start):
-                if isinstance(found, EncodingError):
-                    problems.append(record.problem(found.field, found.problem, found.expected))
-                else:
-                    prompt_ids, response_ids, trained, shown = found
-                    values = values_of(record)
-                    encoded.append(
-                        EncodedRecord(place, prompt_ids, response_ids, trained, values, False, shown)
-                    )
-            if not problems:
-                bos = tokenizer.bos_token_id
-                yield start, batch, shorten(encoded, batch, bos, max_prompt_length, max_length, start)
-            start += len(batch)
-            if bar is not None:
-                bar.advance(len(batch))
+    for batch, made in encoded_batches(records, Frame(tokenizer), plain=plain, pictures=pictures):
+        encoded: list[EncodedRecord] = []
+        for place, (record, found) in enumerate(zip(batch, made, strict=True), start=start):
+            if isinstance(found, EncodingError):
+                problems.append(record.problem(found.field, found.problem, found.expected))
+            else:
+                prompt_ids, response_ids, trained, shown = found
+                encoded.append(
+                    EncodedRecord(place, prompt_ids, response_ids, trained, values_of(record), False, shown)
+                )
+        whole = Encoded([])
+        if not problems:
+            whole = shorten(encoded, batch, tokenizer.bos_token_id, max_prompt_length, max_length, start)
+        yield batch, whole
+        start += len(batch)
+
+
+def assert_encoded(problems: Sequence[RecordProblem], count: int) -> None:
+    """Refuse records that `encode_batches` could not encode, of so many.
+
+    Raises:
+        DataError: there are any.
+    """
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(records)} records cannot be encoded with this tokenizer.", problems
+            f"{len(problems)} of {count} records cannot be encoded with this tokenizer.", problems
         )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from coalign.core.cache import hold_limit, use
@@ -15,17 +18,21 @@ from coalign.core.errors import ConfigError, DataError, RecordProblem
 from coalign.core.files import atomic_path
 from coalign.core.limits import is_number
 from coalign.data.checking.usable import compares_nothing
-from coalign.data.encoding import Encoded, EncodedRecord, encode_batches, encode_records
+from coalign.data.encoding import EncodedRecord, assert_encoded, encode_batches, encode_records
 from coalign.data.media.prompts import processor_of
+from coalign.data.prepared.blocks import Blocks
 from coalign.data.prepared.keeping import identity, is_plain
 from coalign.data.prepared.kept import in_turn, kept_folder, key_of
-from coalign.data.prepared.many import OnDisk, are_many, digest_of
-from coalign.data.prepared.tokens import META, TokenStore, TokenWriter, told_problems
+from coalign.data.prepared.many import OnDisk, are_many, digest_of, taken
+from coalign.data.prepared.tokens import META, TokenStore, TokenWriter, merge, read_meta, told_problems
 from coalign.data.records import Record
 from coalign.training.batches import Example, Prepared, StoredExamples
 from coalign.training.job import Job
 from coalign.training.objective import Column, Objective
 from coalign.training.options import TrainingOptions
+
+_CORES = 1.5
+"""That a process which tokenises keeps busy: one with the tokenizer, half of one with reading, templates and writing."""
 
 
 def texts_of(parts: Sequence[Prepared | tuple[()]]) -> Iterator[list[int]]:
@@ -35,7 +42,7 @@ def texts_of(parts: Sequence[Prepared | tuple[()]]) -> Iterator[list[int]]:
     for part in parts:
         examples = part.examples if isinstance(part, Prepared) else ()
         if isinstance(examples, StoredExamples):
-            examples = [examples[place] for place in examples.store.meta["extremes"]]
+            examples = [examples[place] for place in examples.store.extremes]
         for example in examples:
             for one in example.contexts:
                 for ids in one.response_ids or [[]]:
@@ -125,10 +132,22 @@ def _stored(
     except ValueError:  # pictures
         return None
     folder = kept_folder("tokens", key)
+
+    def make(span: range, block: Path) -> None:
+        _write(block, records, span, objective, tokenizer, options)
+
     use(folder)
-    with in_turn(folder / META) as first:
+    made = folder / META
+    blocks = Blocks(folder.with_name(f".{folder.name}.blocks.tmp"), made, len(records), make)
+    with in_turn(made, blocks.work) as first:
         if first:
-            _make(folder, records, objective, tokenizer, options, what)
+            blocks.finish(int(torch.get_num_threads() / _CORES) - 1, "Tokenising")
+            try:
+                told = _told(blocks.paths, len(records), objective, what)
+                with atomic_path(folder) as temporary:
+                    merge(blocks.paths, temporary, **told)
+            finally:
+                shutil.rmtree(blocks.folder, ignore_errors=True)
             hold_limit()
     store = TokenStore(folder)
     meta = store.meta
@@ -137,49 +156,62 @@ def _stored(
     )
 
 
-def _make(
+def _write(
     folder: Path,
     records: Sequence[Record],
+    span: range,
     objective: Objective,
     tokenizer: PreTrainedTokenizerBase,
     options: TrainingOptions,
-    what: str,
 ) -> None:
-    """Encode records into a folder; arguments and errors are those of `prepare_examples`."""
-    with atomic_path(folder) as temporary, TokenWriter(temporary) as writer:
-        problems: list[RecordProblem] = []
-        batches = encode_batches(
-            records,
-            tokenizer,
-            max_prompt_length=options.max_prompt_length,
-            max_length=options.max_length,
-            label="Tokenising",
-        )
-        told = _write(writer, batches, objective, problems)
-        _assert_differ(told["same"], writer.count, told["cut_responses"], what)
-        _assert_columns(problems, objective)
-        _assert_left(writer.count, len(records), [RecordProblem(**one) for one in told["dropped"]], what)
-        writer.finish(**told)
-
-
-def _write(
-    writer: TokenWriter,
-    batches: Iterable[tuple[int, Sequence[Record], Encoded]],
-    objective: Objective,
-    problems: list[RecordProblem],
-) -> dict[str, Any]:
-    """Write what was encoded, and count; what is wrong with columns is added to `problems`."""
+    """Encode the records of a span into a folder, with what is wrong with them."""
     same = prompts = responses = 0
-    dropped: list[RecordProblem] = []
-    for start, batch, encoded in batches:
-        columns = _columns(batch, objective, problems)
-        for one in encoded.records:
-            record = batch[one.record_index - start]
-            writer.add(one, record.id, record.source.tag, columns[one.record_index - start])
-            same += compares_nothing(one)
-        prompts += encoded.n_truncated_prompts
-        responses += encoded.n_truncated_responses
-        dropped += encoded.dropped
+    dropped, unreadable, wrong = (list[RecordProblem]() for _ in range(3))
+    batches = encode_batches(
+        taken(records, np.arange(span.start, span.stop)),
+        tokenizer,
+        unreadable,
+        max_prompt_length=options.max_prompt_length,
+        max_length=options.max_length,
+        start=span.start,
+    )
+    start = span.start
+    with TokenWriter(folder) as writer:
+        for batch, encoded in batches:
+            columns = _columns(batch, objective, wrong)
+            for one in encoded.records:
+                record = batch[one.record_index - start]
+                writer.add(one, record.id, record.source.tag, columns[one.record_index - start])
+                same += compares_nothing(one)
+            prompts += encoded.n_truncated_prompts
+            responses += encoded.n_truncated_responses
+            dropped += encoded.dropped
+            start += len(batch)
+        writer.finish(
+            count=writer.count,
+            same=same,
+            cut_prompts=prompts,
+            cut_responses=responses,
+            dropped=told_problems(dropped),
+            unreadable=told_problems(unreadable),
+            wrong=told_problems(wrong),
+        )
+
+
+def _told(blocks: Sequence[Path], count: int, objective: Objective, what: str) -> dict[str, Any]:
+    """What is told of all blocks of so many records together; arguments and errors are those of `prepare_examples`."""
+    metas = [read_meta(one) for one in blocks]
+    left, same, prompts, responses = (
+        sum(one[name] for one in metas) for name in ("count", "same", "cut_prompts", "cut_responses")
+    )
+    dropped, unreadable, wrong = (
+        [RecordProblem(**row) for one in metas for row in one[name]]
+        for name in ("dropped", "unreadable", "wrong")
+    )
+    assert_encoded(unreadable, count)
+    _assert_differ(same, left, responses, what)
+    _assert_columns(wrong, objective)
+    _assert_left(left, count, dropped, what)
     return {
         "same": same,
         "cut_prompts": prompts,

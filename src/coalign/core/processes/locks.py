@@ -11,6 +11,8 @@ from pathlib import Path
 _HELD: dict[Path, int] = {}
 _PLACE = 1 << 30
 """The byte that is locked: Windows keeps others from reading what is locked, and this lies beyond the text."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_HELD.clear)  # a fork has none of its parent's locks
 
 
 def hold(path: Path) -> bool:

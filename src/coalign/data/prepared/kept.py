@@ -8,7 +8,7 @@ import hashlib
 import marshal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,13 @@ def kept_folder(what: str, key: str) -> Path:
 
 
 @contextlib.contextmanager
-def in_turn(made: Path) -> Iterator[bool]:
+def in_turn(made: Path, work: Callable[[], bool] | None = None) -> Iterator[bool]:
     """Let one of the processes that need something of the cache make it (the processes of a launcher, two runs), while the
     others wait for it.
 
     Args:
         made: the file that is there once it is made.
+        work: a part of it that others may make meanwhile; it returns whether it did anything.
 
     Yields:
         Whether it is to be made here; not where it is there by now.
@@ -67,6 +68,8 @@ def in_turn(made: Path) -> Iterator[bool]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     waited = 0.0
     while not made.exists() and not hold(lock):
+        if work is not None and work():
+            continue
         if waited <= _TOLD_AFTER < waited + _LOOK:
             told = f"Data: another process reads or tokenises these records; this one waits for it ({lock})."
             print(told, file=sys.stderr, flush=True)

@@ -80,9 +80,12 @@ class RecordStore(OnDisk[Record]):
 
     def at(self, place: int) -> Record:
         start = int(self._ends[place - 1]) if place else 0
-        with self._lock:  # one place in the file for all threads; `os.pread` is not everywhere
+        size = int(self._ends[place]) - start
+        if hasattr(os, "pread"):  # forks share the place in the file
+            return unpack(os.pread(self._file.fileno(), size, start))
+        with self._lock:
             self._file.seek(start)
-            return unpack(self._file.read(int(self._ends[place]) - start))
+            return unpack(self._file.read(size))
 
     def __iter__(self) -> Iterator[Record]:
         with (self.folder / "records.bin").open("rb", buffering=1 << 20) as file:

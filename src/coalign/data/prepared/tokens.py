@@ -5,9 +5,10 @@ A training over a million records holds a few numbers a record in memory, and no
 
 from __future__ import annotations
 
+import itertools
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +88,7 @@ class TokenWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.count = 0
-        self._file = (folder / "tokens.bin").open("wb")
+        self._file = (folder / _tokens_of(0)).open("wb")
         self._tokens, self._written = array("i"), 0
         self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in _COLUMNS.items()}
         self._extras: dict[str, tuple[array[float], array[int]]] = {}
@@ -136,14 +137,11 @@ class TokenWriter:
         self._columns["first"].append(len(self._columns["ends"]))
         for name, column in self._columns.items():
             np.save(self.folder / f"{name}.npy", np.array(column))
-        for place, (values, ends) in enumerate(self._extras.values()):
-            np.save(self.folder / f"extra{place}.npy", np.array(values))
-            np.save(self.folder / f"extra{place}_ends.npy", np.array(ends))
-        extremes = sorted({-self._largest[1], -self._longest[1]}) if self.count else []
-        write_json(
-            self.folder / META,
-            {"tags": list(self._tags), "extras": list(self._extras), "extremes": extremes, **told},
-        )
+        for place, pair in enumerate(self._extras.values()):
+            _save_extra(self.folder, place, *map(np.array, pair))
+        extremes = {"largest": self._largest, "longest": self._longest}
+        meta = {"tags": list(self._tags), "extras": list(self._extras), **extremes, **told}
+        write_json(self.folder / META, meta)
 
     def _flush(self) -> None:
         self._file.write(self._tokens.tobytes())
@@ -156,13 +154,13 @@ class TokenStore(OnDisk[EncodedRecord]):
     """The encoded records of a folder that a `TokenWriter` wrote; tokens are read where they are asked for.
 
     Attributes:
-        meta: what `finish` was told, and: `extremes`, the records that have the largest token id and the longest text.
+        meta: what `finish` was told.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.digest = folder.name
-        self.meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        self.meta = read_meta(folder)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=None) for name in _COLUMNS}
         self.ends, self.first, self._owners = arrays["ends"], arrays["first"], arrays["owners"]
         self._values, self._truncated, self._masked = (
@@ -174,8 +172,13 @@ class TokenStore(OnDisk[EncodedRecord]):
             name: tuple(np.load(folder / f"extra{place}{what}.npy") for what in ("", "_ends"))
             for place, name in enumerate(self.meta["extras"])
         }
-        size = (folder / "tokens.bin").stat().st_size
-        self._tokens = np.memmap(folder / "tokens.bin", np.int32, "r") if size else np.zeros(0, np.int32)
+        files = itertools.takewhile(
+            Path.exists, (folder / _tokens_of(number) for number in itertools.count())
+        )
+        self._tokens = [
+            np.memmap(one, np.int32, "r") if one.stat().st_size else np.zeros(0, np.int32) for one in files
+        ]
+        self._starts = np.cumsum([0, *map(len, self._tokens)])
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -190,8 +193,12 @@ class TokenStore(OnDisk[EncodedRecord]):
         first, last = int(self.first[place]), int(self.first[place + 1])
         ends = self.ends[first:last].tolist()
         start = int(self.ends[first - 1]) if first else 0
+        part = int(np.searchsorted(self._starts, start, side="right")) - 1
+        # a record without tokens may begin where the last file ends
+        tokens, before = self._tokens[min(part, len(self._tokens) - 1)], int(self._starts[part])
         pieces = [
-            self._tokens[begin:end].tolist() for begin, end in zip([start, *ends[:-1]], ends, strict=True)
+            tokens[begin - before : end - before].tolist()
+            for begin, end in zip([start, *ends[:-1]], ends, strict=True)
         ]
         return EncodedRecord(
             int(self._owners[place]),
@@ -201,6 +208,11 @@ class TokenStore(OnDisk[EncodedRecord]):
             self._values[first - place : last - place - 1].tolist(),
             bool(self._truncated[place]),
         )
+
+    @property
+    def extremes(self) -> list[int]:
+        """The first records that have the largest token id and the longest text."""
+        return sorted({-self.meta[name][1] for name in ("largest", "longest")}) if len(self) else []
 
     def id(self, place: int) -> str:
         """The id of a record."""
@@ -243,6 +255,82 @@ class TokenStore(OnDisk[EncodedRecord]):
         for which, start, end in self._spans[low:high].tolist():
             masks[which - first][start:end] = [False] * (end - start)
         return masks
+
+
+def merge(parts: Sequence[Path], folder: Path, **told: Any) -> None:
+    """Make one store of several, whose records follow each other. Tokens are moved and not copied, what tells where they
+    are is joined; the parts are stores no longer.
+
+    Args:
+        told: as of `TokenWriter.finish`.
+    """
+    folder.mkdir(parents=True)
+    metas = [read_meta(one) for one in parts]
+
+    def starts(sizes: Iterable[int]) -> np.ndarray:
+        return np.cumsum([0, *sizes])
+
+    def column(name: str) -> list[np.ndarray]:
+        return [np.load(one / f"{name}.npy") for one in parts]
+
+    def shifted(found: Sequence[np.ndarray], by: np.ndarray) -> list[np.ndarray]:
+        return [one + start for one, start in zip(found, by[: len(found)], strict=True)]
+
+    records, pieces = starts(map(len, column("owners"))), starts(map(len, column("ends")))
+    shifts = {
+        "ends": starts(int(one[-1]) if len(one) else 0 for one in column("ends")),
+        "id_ends": starts(map(len, column("ids"))),
+        "first": pieces,
+    }
+    tags = list(dict.fromkeys(tag for one in metas for tag in one["tags"]))
+    for name in _COLUMNS:
+        found = column(name)
+        if name == "first":
+            found = [*(one[:-1] for one in found), np.zeros(1, np.int64)]
+        elif name == "spans":
+            by = np.repeat(pieces[:-1], [len(one) // 3 for one in found])
+            whole = np.concatenate(found).reshape(-1, 3)
+            whole[:, 0] += by
+            found = [whole.reshape(-1)]
+        elif name == "tags":
+            numbers = [np.array([tags.index(tag) for tag in one["tags"]], found[0].dtype) for one in metas]
+            found = [own[one] for own, one in zip(numbers, found, strict=True)]
+        np.save(
+            folder / f"{name}.npy", np.concatenate(shifted(found, shifts[name]) if name in shifts else found)
+        )
+    extras = list(dict.fromkeys(name for one in metas for name in one["extras"]))
+    for place, name in enumerate(extras):
+        pairs = [
+            [np.load(part / f"extra{one['extras'].index(name)}{what}.npy") for what in ("", "_ends")]
+            for part, one in zip(parts, metas, strict=True)
+            if name in one["extras"]
+        ]
+        ends = shifted([ends for _, ends in pairs], starts(len(values) for values, _ in pairs))
+        _save_extra(folder, place, np.concatenate([values for values, _ in pairs]), np.concatenate(ends))
+    extremes = {
+        name: max(
+            (one[name][0], one[name][1] - int(start)) for one, start in zip(metas, records, strict=False)
+        )
+        for name in ("largest", "longest")
+    }
+    write_json(folder / META, {"tags": tags, "extras": extras, **extremes, **told})
+    for number, one in enumerate(parts):
+        (one / _tokens_of(0)).rename(folder / _tokens_of(number))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What `TokenWriter.finish` was told of a store, and what it knows of it."""
+    return json.loads((folder / META).read_text(encoding="utf-8"))
+
+
+def _tokens_of(number: int) -> str:
+    """The file of a store's tokens, or of a part of them."""
+    return f"tokens-{number:06}.bin"
+
+
+def _save_extra(folder: Path, place: int, values: np.ndarray, ends: np.ndarray) -> None:
+    np.save(folder / f"extra{place}.npy", values)
+    np.save(folder / f"extra{place}_ends.npy", ends)
 
 
 def told_problems(problems: Sequence[RecordProblem]) -> list[dict[str, Any]]:
