@@ -9,6 +9,7 @@ from typing import Any
 
 from coalign.core.runs import Run, is_main_process
 from coalign.training.processes import end_processes
+from tests.loops import led_in_processes
 from tests.loops.reinforced import asked, learn, loop_of
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -39,4 +40,5 @@ def train(folder: Path, method: str, processes: int) -> Run:
 if __name__ == "__main__":
     for one in METHODS:
         train(Path(sys.argv[1]), one, int(os.environ["WORLD_SIZE"]))
+    led_in_processes.run_loop(led_in_processes.CHOSEN, Path(sys.argv[1]), int(os.environ["WORLD_SIZE"]))
     end_processes()

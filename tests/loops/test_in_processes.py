@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ from safetensors.torch import load_file
 from coalign.core.files import read_rows, write_rows
 from coalign.core.runs import Run
 from coalign.loops.rows import fill_rows_together
-from tests.loops import in_processes
+from tests.contract.artefacts import artefacts, assert_close
+from tests.loops import in_processes, led_in_processes
 from tests.training.in_processes import started
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launched")
+    led_in_processes.furnish_for(folder, led_in_processes.CHOSEN)
     ended = started("tests.loops.in_processes", folder, "ddp")
     assert ended.returncode == 0, ended.stderr[-9000:]
     return folder
@@ -50,6 +53,36 @@ def test_two_processes_make_the_steps_of_one(launched: Path, method: str) -> Non
     assert any(value.abs().max() > 0 for name, value in before.items() if "lora_B" in name)
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def assert_same_rounds(folder: Path, name: str) -> Run:
+    """All artefacts but the models are those of one process, numbers up to rounding."""
+    alone, shared = led_in_processes.run_loop(name, folder, 1), Run(folder / f"{name}-2")
+    expected, found = (
+        {path: lasting(value) for path, value in artefacts(run.path).items() if "/model/" not in path}
+        for run in (alone, shared)
+    )
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert_close(found[path], value, path, rtol=1e-3, atol=1e-4)
+    assert (shared.path / "report.html").exists()
+    return shared
+
+
+def lasting(value: Any) -> Any:
+    """Without the number of processes in names of folders, and without signs of margins that are nothing but rounding."""
+    if isinstance(value, dict):
+        rounding = {"step_seconds", "rewards/accuracies"}
+        return {key: lasting(one) for key, one in value.items() if key not in rounding}
+    if isinstance(value, list):
+        return [lasting(one) for one in value]
+    return value.replace("-1/", "/").replace("-2/", "/") if isinstance(value, str) else value
+
+
+def test_rounds_of_two_processes_are_those_of_one(launched: Path) -> None:
+    run = assert_same_rounds(launched, led_in_processes.CHOSEN)
+    assert {one["arrangement"][:20] for one in run.events("processes")} == {"DDP over 2 processes"}
+    assert not [*run.artefacts.rglob("*-part-*")]
 
 
 def test_rows_that_a_process_made_before_a_kill_are_taken_over(

@@ -185,7 +185,7 @@ def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
 
 
 def started(
-    module: str, folder: Path, recipe: Recipe, timeout: float = 240
+    module: str, folder: Path, recipe: Recipe, *more: str, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """A module with these arguments in two gloo processes, as `coalign launch` starts them."""
     configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
@@ -201,7 +201,7 @@ def started(
     }
     starter = ["-m", "coalign.training.distributed.starter", "--config_file", str(configuration)]
     return subprocess.run(
-        [sys.executable, *starter, "-m", module, str(folder), recipe],
+        [sys.executable, *starter, "-m", module, str(folder), recipe, *more],
         env=environment,
         capture_output=True,
         text=True,

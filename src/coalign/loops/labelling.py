@@ -194,7 +194,7 @@ def run_labelling(run: Run, loop: Labelling[Any]) -> list[Round]:
     Raises:
         CoalignError: `loop.nothing`.
         RunError: the folder has begun more rounds.
-        ConfigError: more than one process.
+        ConfigError: processes that none of them leads (`coalign.training.distributed.leading`).
     """
     assert_one_process(f"{loop.objective.name} answers prompts")
     stages = {

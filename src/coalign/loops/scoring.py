@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.progress import progress
 from coalign.loops.rows import Keep, Row, fill_rows
+from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import group_size, kept, leads, share
 
 if TYPE_CHECKING:
     from coalign.models.implicit_reward import SequenceLogps
-    from coalign.models.options import ModelOptions
 
 CHUNK = 16
 """Rows that are made and kept together: always the same ones, so that numbers do not depend on where a run was cut."""
@@ -25,23 +28,38 @@ def chunked_rows(
     *,
     label: str,
     unit: str = "prompt",
+    by_others: Callable[[Sequence[Row]], list[Row]] | None = None,
 ) -> list[Row]:
     """One row for each of `rows`, made a chunk at a time and kept in `path`; what is there is not made again.
 
     Args:
         rows: with an `id` each, all different.
         open_work: opens what makes the rows of a chunk; called only where one is missing.
+        by_others: makes them in any process, where the processes of a launcher can share the chunks
+            (`coalign.training.distributed.leading`); something that `pickle` takes.
     """
 
     def work(done: list[int], keep: Keep) -> None:
-        make, there = open_work(), {*done}
+        there = {*done}
+        chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
+        missing = [one for one in chunks if not there.issuperset(one)]
+        shared = by_others is not None and len(missing) > 1 and leads()
+        size = group_size() if shared else 1
+        make = open_work() if not shared else None
         with progress(len(rows), label, unit=unit) as bar:
-            for start in range(0, len(rows), CHUNK):
-                part = rows[start : start + CHUNK]
-                places = range(start, start + len(part))
-                if not there.issuperset(places):
-                    keep(dict(zip(places, make(part), strict=True)))
-                bar.advance(len(part))
+            bar.advance(len(rows) - sum(map(len, missing)))
+            for start in range(0, len(missing), size):
+                places = missing[start : start + size]
+                parts = [[rows[place] for place in one] for one in places]
+                made = share(by_others, parts) if make is None else [make(parts[0])]
+                keep(
+                    {
+                        place: row
+                        for one, part in zip(places, made, strict=True)
+                        for place, row in zip(one, part, strict=True)
+                    }
+                )
+                bar.advance(sum(map(len, places)))
 
     return fill_rows(path, [row["id"] for row in rows], work)
 
@@ -56,20 +74,42 @@ def scored_logps(
             `scored_tokens`.
         limits: has `max_length` and `max_prompt_length`, as the training that follows.
     """
-    from coalign.models.files.loading import load_model, load_tokenizer
-    from coalign.models.implicit_reward import SequenceLogps, sequence_logps
+    from coalign.models.implicit_reward import SequenceLogps
 
-    def open_scorer() -> Callable[[Sequence[Row]], list[Row]]:
-        model, tokenizer = load_model(policy, training=False), load_tokenizer(policy)
+    scorer = _Scorer(ModelOptions.of(policy), limits.max_length, limits.max_prompt_length)
+    asked = [{name: row[name] for name in ("id", "prompt", "responses")} for row in rows]
+    kept_rows = chunked_rows(path, asked, scorer.open, label=label, by_others=scorer)
+    return SequenceLogps(
+        [[math.nan if one is None else one for one in row["logps"]] for row in kept_rows],
+        [row["scored_tokens"] for row in kept_rows],
+    )
 
-        def score(part: Sequence[Row]) -> list[Row]:
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Log-probabilities of responses under a model; a process that calls it keeps the model."""
+
+    policy: ModelOptions
+    max_length: int | None
+    max_prompt_length: int | None
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        return kept(pickle.dumps(self), self.open)(rows)
+
+    def open(self) -> Callable[[Sequence[Row]], list[Row]]:
+        from coalign.models.files.loading import load_model, load_tokenizer
+        from coalign.models.implicit_reward import sequence_logps
+
+        model, tokenizer = load_model(self.policy, training=False), load_tokenizer(self.policy)
+
+        def score(rows: Sequence[Row]) -> list[Row]:
             found = sequence_logps(
                 model,
                 tokenizer,
-                [row["prompt"] for row in part],
-                [row["responses"] for row in part],
-                max_length=limits.max_length,
-                max_prompt_length=limits.max_prompt_length,
+                [row["prompt"] for row in rows],
+                [row["responses"] for row in rows],
+                max_length=self.max_length,
+                max_prompt_length=self.max_prompt_length,
             )
             return [
                 {"logps": [None if math.isnan(one) else one for one in sums], "scored_tokens": n}
@@ -77,12 +117,6 @@ def scored_logps(
             ]
 
         return score
-
-    kept = chunked_rows(path, rows, open_scorer, label=label)
-    return SequenceLogps(
-        [[math.nan if one is None else one for one in row["logps"]] for row in kept],
-        [row["scored_tokens"] for row in kept],
-    )
 
 
 def implicit_rewards(

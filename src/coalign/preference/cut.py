@@ -47,6 +47,7 @@ from coalign.preference.critiques.judgments import (
 )
 from coalign.preference.critiques.report import write_judged_report
 from coalign.preference.critiques.rounds import make_judged_loop
+from coalign.training.distributed.leading import led
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import log1mexp
 from coalign.training.material import ObjectiveOptions, read_material
@@ -232,8 +233,7 @@ def run(config: Config, run: Run) -> None:
         CoalignError: the critic gave too few verdicts.
     """
     if config.prompts is not None:
-        loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
-        write_judged_report(run, loop, run_labelling(run, loop))
+        _learn_from_own_answers(config, run)
         return
     if config.data is None:
         raise ConfigError("cut needs judged answers (--data) or prompts to answer (--prompts).")
@@ -241,3 +241,9 @@ def run(config: Config, run: Run) -> None:
     check_judgments([one for one in (*material.training, *material.held_out) if isinstance(one, Judgment)])
     mixed = mix_judgments(material, config.appropriate_ratio, config.seed, named(config.data))
     learn(config, get_objective("cut"), run, material=mixed)
+
+
+@led
+def _learn_from_own_answers(config: Config, run: Run) -> None:
+    loop = make_judged_loop(run, config, get_objective("cut"), config.appropriate_ratio)
+    write_judged_report(run, loop, run_labelling(run, loop))

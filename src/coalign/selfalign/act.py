@@ -32,6 +32,7 @@ from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.selfalign.constraint_report import compare_runs, write_constraint_report
+from coalign.training.distributed.leading import led
 from coalign.training.losses.listwise import best_responses, ranking_hinge_loss, ranking_metrics
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
 from coalign.training.options import TrainingOptions
@@ -107,6 +108,7 @@ def constraint_ranking(batch: ScoredBatch, constants: Constants) -> Losses:
     return Losses(rank - constants.ft_weight * means[best], metrics)
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """The loop of ACT: sample, verify, rank, train, evaluate on held-out prompts, report.
 

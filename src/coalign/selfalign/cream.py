@@ -40,6 +40,7 @@ from coalign.loops.seeds import SeedOptions, seed_stage
 from coalign.measures.agreement import kendall_tau
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.losses.pairwise import CONFIDENCE, DPOConstants
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
@@ -110,6 +111,7 @@ class Config(RoundOptions, SeedOptions, DPOConstants, ModelOptions, SamplingOpti
             raise ValueError("samples: 1 is not usable, expected at least 2: one response has no rank")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Fine-tune on the seed data, then rounds of answers, two rankings and softened DPO; report.
 

@@ -53,6 +53,7 @@ from coalign.loops.scoring import scored_logps
 from coalign.models.files.places import short_name
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.losses.ranking_distillation import Constants
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
@@ -98,6 +99,7 @@ class Config(Constants, RankerOptions, RoundOptions, ModelOptions, SamplingOptio
     )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Rounds of answering, ranking, agreeing and training; report.
 

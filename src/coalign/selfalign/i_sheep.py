@@ -42,6 +42,7 @@ from coalign.selfalign.synthesis.report import write_synthesis_report
 from coalign.selfalign.synthesis.rules import OFFICIAL, assert_rules, broken_rule, without_lead
 from coalign.selfalign.synthesis.steps import as_asked, demonstration, judge_item, task_steps
 from coalign.selfalign.synthesis.tasks import SEPARATOR, UNFIT_WORDS, SeedTask, joined, read_seeds
+from coalign.training.distributed.leading import led
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def inverse_perplexity_weights(perplexities: Sequence[float], used: Sequence[boo
     return [one / total for one in raw]
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Rounds of writing, answering, grading and training the base model, then the report.
 

@@ -50,6 +50,7 @@ from coalign.selfalign.own_judge.opinions import (
 from coalign.selfalign.own_judge.pairs import ordered_by_judge, sampled_pairs, tell_verdicts
 from coalign.selfalign.own_judge.prompts import LetterJudge, first_letters
 from coalign.selfalign.own_judge.verdicts import pair_verdicts
+from coalign.training.distributed.leading import led
 from coalign.training.losses.batch_count import BatchCount
 from coalign.training.losses.pairwise import logistic_loss
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
@@ -157,6 +158,7 @@ class Config(RoundOptions, SeedOptions, Constants, ModelOptions, SamplingOptions
             raise ValueError("samples: 1 is not usable, expected at least 2: one response is no pair")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Learn to answer and to judge, then rounds of pairs on which two internal rewards are made to agree; report.
 

@@ -46,6 +46,7 @@ from coalign.selfalign.synthesis.report import write_synthesis_report
 from coalign.selfalign.synthesis.rules import assert_rules, broken_rule
 from coalign.selfalign.synthesis.steps import demonstration, task_steps
 from coalign.selfalign.synthesis.tasks import SEPARATOR, SeedTask, draw_tasks, joined, read_seeds
+from coalign.training.distributed.leading import led
 from coalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _task(instruction: str, given: str) -> str:
     return f"Instruction: {instruction}\n" + (f"Input: {given}\n" if given else "")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Rounds of writing and answering tasks and training an adapter, tests before and after, report.
 

@@ -43,6 +43,7 @@ from coalign.loops.seeds import SeedOptions, read_seed, seed_training
 from coalign.models.files.places import short_name
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.losses.self_refinement import Constants, Refinement
 from coalign.training.objective import get_objective
@@ -92,6 +93,7 @@ class Config(Refinement, RoundOptions, SeedOptions, ModelOptions, SamplingOption
             raise ValueError("temperature: 0 gives equal responses, expected more, such as 0.7")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Train on the seed pairs, then rounds of answering, labelling and training; report.
 

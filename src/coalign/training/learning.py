@@ -22,6 +22,7 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import all_do, drop, leads
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import Material, ObjectiveOptions, announce, read_material
@@ -115,6 +116,9 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     from coalign.training.examples import prepare_job, texts_of
     from coalign.training.fit import fit
 
+    if leads():
+        return all_do(train, job, folder, reference_from=reference_from)
+    drop()  # a generator that batches were shared with
     objective, config, run = job.objective, job.options, job.run
     done = run.artefacts / f"{job.name}.json"
     if done.exists() and folder.exists():

@@ -232,6 +232,14 @@ class Objective(Declaration):
 
     loss: Loss
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: one of the library by its name and by what was replaced of it."""
+        known = _OBJECTIVES.get(self.name)
+        if known is None:
+            return object.__reduce__(self)
+        own = {key: value for key, value in vars(self).items() if value is not getattr(known, key)}
+        return _rebuilt, (self.name, own)
+
     @property
     def shown(self) -> str:
         """The name as people write it."""
@@ -248,6 +256,10 @@ class Objective(Declaration):
     def compares_live(self, options: Any, constants: Any) -> bool:
         """Whether the reference model is needed in every step: by `reference_logps`, or for an extrapolation."""
         return self.reference and (options.reference_logps == "live" or self.strength(constants) > 0)
+
+
+def _rebuilt(name: str, own: dict[str, Any]) -> Objective:
+    return replace(get_objective(name), **own)
 
 
 objective = Declaration

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from coalign.core.errors import ConfigError, DataError
@@ -15,9 +17,63 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_alone = False
+
+
 def process_count() -> int:
-    """The processes of the launcher, known before they form a group; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The processes of the launcher, known before they form a group; 1 without one, and for a process that is `alone`."""
+    return 1 if _alone else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_alone() -> bool:
+    """Whether this process works as if there were no others."""
+    return _alone
+
+
+def alone() -> AbstractContextManager[None]:
+    """In the block the first process of a launcher works as if it were the only one."""
+    return _as(True)
+
+
+def together() -> AbstractContextManager[None]:
+    """In the block, inside of `alone`, it is one of all again."""
+    return _as(False)
+
+
+@contextlib.contextmanager
+def _as(value: bool) -> Iterator[None]:
+    global _alone
+    before, _alone = _alone, value
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def form_group() -> Any:
+    """The group of the launcher's processes as accelerate knows it, formed where it is not. On a CPU accelerate forms one only
+    when it is told that this is one.
+
+    Returns:
+        accelerate's `PartialState`.
+    """
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return PartialState(cpu=on_cpu)
+
+
+def group_store(name: str) -> Any:
+    """What all processes of the group can write to and read from, by keys under `name`; the group is formed where it is not."""
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    form_group()
+    store: Any = distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
+    with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
+        store = store.clone()  # a connection of its own: an operation that waits holds the other one
+    return dist.PrefixStore(f"coalign/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
 
 
 def process_index() -> int:
@@ -46,8 +102,6 @@ def assert_one_process(what: str) -> None:
 def assert_group(records: int) -> None:
     """Refuse to train where the processes of a launcher do not know of each other, or are more than the records.
 
-    To be called once the group is formed, which `transformers.TrainingArguments` does.
-
     Args:
         records: to train on.
 
@@ -56,9 +110,7 @@ def assert_group(records: int) -> None:
             records and write to the same folder.
         DataError: there are fewer records than processes.
     """
-    from accelerate import PartialState
-
-    started, known = process_count(), PartialState().num_processes
+    started, known = process_count(), form_group().num_processes
     if started > 1 and known == 1:
         raise ConfigError(
             f"The launcher started {started} processes, and each of them knows of itself alone: each would train on all "
@@ -136,12 +188,11 @@ def end_processes() -> None:
 def over_processes(value: int) -> int:
     """The sum of a count over all processes; to be called by each of them."""
     import torch
-    from accelerate import PartialState
     from accelerate.utils import reduce
 
     if process_count() == 1:
         return value
-    counted = torch.tensor(value, device=PartialState().device)
+    counted = torch.tensor(value, device=form_group().device)
     return int(cast(Any, reduce(counted, reduction="sum")))
 
 
@@ -162,9 +213,7 @@ def told(value: T) -> T:
 def wait_for_all() -> None:
     """Go on once every process is here."""
     if process_count() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        form_group().wait_for_everyone()
 
 
 def own_batches(

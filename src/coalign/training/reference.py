@@ -27,7 +27,7 @@ from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
 from coalign.training.batches import Example, StoredExamples, responses_of_examples
-from coalign.training.processes import gathered, over_processes
+from coalign.training.processes import form_group, gathered, over_processes
 
 _PART = 4096
 """Stored examples that are scored together."""
@@ -71,9 +71,7 @@ def with_reference(
 
 def _score_together(examples: Sequence[Example], reference: nn.Module, batch_tokens: int) -> Tensor:
     """Each process scores a share of the examples, and all have all of it."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = form_group()
     if state.num_processes == 1:
         return _score(examples, reference, batch_tokens)
     own = range(state.process_index, len(examples), state.num_processes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from coalign.models.generation.precision import Precision
+
+
+Wrap = Callable[[TransformersGenerator, ModelOptions, dict[str, Any]], Generator]
+"""(generator, model, other arguments of `open_transformers`) to what is used in its place."""
+_wrap: Wrap | None = None
+
+
+@contextlib.contextmanager
+def wrapped(wrap: Wrap) -> Iterator[None]:
+    """In the block `open_generator` gives what `wrap` makes of a generator over a model of this process."""
+    global _wrap
+    before, _wrap = _wrap, wrap
+    try:
+        yield
+    finally:
+        _wrap = before
 
 
 def open_generator(
@@ -56,8 +74,9 @@ def open_generator(
         from coalign.models.backends.vllm_served import VllmServerGenerator
 
         return VllmServerGenerator(options, backend, batch_size=batch_size)
-    precision = backend.generation_precision
-    return open_transformers(options, batch_size=batch_size, precision=precision, modules=modules)
+    how = {"batch_size": batch_size, "precision": backend.generation_precision, "modules": modules}
+    opened = open_transformers(options, **how)
+    return opened if _wrap is None else _wrap(opened, options, how)
 
 
 def identity_of(options: ModelOptions, backend: BackendOptions) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -131,9 +131,8 @@ class TransformersGenerator:
         started = time.monotonic()
         total = sum(map(len, plan)) * job.sampling.rows
         with evaluation(self.model), progress(total, label, unit="sample") as bar:
-            meter = _Meter(bar)
-            for batch in plan:
-                samples = self._work_on(batch, job, meter)
+            meter = Meter(bar)
+            for samples in self._worked(plan, job, meter):
                 missing = {index: one for index, one in samples.items() if index not in done}
                 for index, one in missing.items():
                     results[index] = one
@@ -254,7 +253,7 @@ class TransformersGenerator:
             return encode_seen(self.tokenizer, prompt, index)
         return self.encode(prompt, index), None
 
-    def _job(self, prompts: types.Prompts, sampling: types.Sampling) -> _Job:
+    def _job(self, prompts: types.Prompts, sampling: types.Sampling) -> GenerationJob:
         """The prompts as tokens; errors are those of `generate`."""
         encoded = [self.encode_seen(prompt, index) for index, prompt in enumerate(prompts)]
         ids, pictures = [one for one, _ in encoded], [one for _, one in encoded]
@@ -263,7 +262,7 @@ class TransformersGenerator:
         except PromptError as error:
             error.prompt = prompts[error.index]
             raise
-        return _Job(ids, pictures, [types.goes_on(one) for one in prompts], sampling)
+        return GenerationJob(ids, pictures, [types.goes_on(one) for one in prompts], sampling)
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """What follows a grammar through one text of this model; errors as of `Grammars.matcher`."""
@@ -287,7 +286,20 @@ class TransformersGenerator:
         """
         assert_room(self.context, encoded, sampling)
 
-    def _work_on(self, batch: list[int], job: _Job, meter: _Meter) -> dict[int, list[types.Generation]]:
+    def answer(self, batch: list[int], job: GenerationJob) -> dict[int, list[types.Generation]]:
+        """All samples of the prompts of a batch of a larger call; nothing is shown."""
+        with evaluation(self.model):
+            return self._work_on(batch, job, Meter(None))
+
+    def _worked(
+        self, plan: list[list[int]], job: GenerationJob, meter: Meter
+    ) -> Iterator[dict[int, list[types.Generation]]]:
+        """All samples of each batch, in order."""
+        return (self._work_on(batch, job, meter) for batch in plan)
+
+    def _work_on(
+        self, batch: list[int], job: GenerationJob, meter: Meter
+    ) -> dict[int, list[types.Generation]]:
         """All samples of the prompts of a batch, in as few passes as memory allows."""
         rows = [(index, sample) for index in batch for sample in range(job.sampling.rows)]
         found: dict[int, list[types.Generation]] = {index: [] for index in batch}
@@ -322,7 +334,7 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
         logger.warning("Out of GPU memory with %d samples in a batch: going on with %d.", rows, rows // 2)
 
-    def _decode(self, rows: list[Row], job: _Job, meter: _Meter) -> list[types.Generation]:
+    def _decode(self, rows: list[Row], job: GenerationJob, meter: Meter) -> list[types.Generation]:
         """Decode rows together; rows of a prompt are adjacent."""
         sampling = job.sampling
         grammar = sampling.grammar
@@ -375,23 +387,31 @@ class TransformersGenerator:
 
 
 @dataclass(frozen=True)
-class _Job:
+class GenerationJob:
     """What a call works on: encoded prompts, their pictures, which of them the text goes on from, how to sample."""
 
-    encoded: list[list[int]]
-    pictures: list[PicturePrompt | None]
-    continued: list[bool]
+    encoded: Sequence[list[int]] | Mapping[int, list[int]]
+    pictures: Sequence[PicturePrompt | None] | Mapping[int, PicturePrompt | None]
+    continued: Sequence[bool] | Mapping[int, bool]
     sampling: types.Sampling
+
+    def of(self, batch: Sequence[int]) -> GenerationJob:
+        """The job of a batch alone, under the numbers that its prompts have in the whole."""
+        encoded, pictures, continued = (
+            {index: values[index] for index in batch}
+            for values in (self.encoded, self.pictures, self.continued)
+        )
+        return replace(self, encoded=encoded, pictures=pictures, continued=continued)
 
     def before(self, row: Row) -> int | None:
         """The token that the text of a row goes on from; None where it starts anew."""
         return self.encoded[row[0]][-1] if self.continued[row[0]] else None
 
 
-class _Meter:
+class Meter:
     """Counts samples and tokens, and shows them."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
         self._started = time.monotonic()
         self.samples = 0
@@ -400,6 +420,8 @@ class _Meter:
     def count(self, samples: int, tokens: int) -> None:
         self.samples += samples
         self.tokens += tokens
+        if self._bar is None:
+            return
         self._bar.note(f"{self.tokens / max(time.monotonic() - self._started, 1e-9):.0f} tokens/s")
         if samples:
             self._bar.advance(samples)

@@ -33,6 +33,10 @@ class LetterJudge:
 
     files: tuple[Path, ...] = (TEMPLATE,)
 
+    def __reduce__(self) -> tuple[type[LetterJudge], tuple[tuple[Path, ...]]]:
+        """For other processes: without the templates, which each reads by itself."""
+        return LetterJudge, (self.files,)
+
     @cached_property
     def templates(self) -> list[JudgeTemplate]:
         """The templates, read.

@@ -98,7 +98,7 @@ def run_synthesis(run: Run, loop: Synthesis) -> list[Round]:
     Raises:
         CoalignError: a round of which no record is left.
         RunError: the folder has begun more rounds.
-        ConfigError: more than one process.
+        ConfigError: processes that none of them leads (`coalign.training.distributed.leading`).
     """
     assert_one_process("a model writes its own tasks")
     first = Round(run, 0)

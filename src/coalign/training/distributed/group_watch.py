@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerState
 
 from coalign.core.errors import CoalignError
 from coalign.core.progress import duration
+from coalign.training.processes import group_store
 
 PERIOD = 1.0
 """Seconds between two signs of life."""
@@ -173,17 +174,10 @@ def watch_group(args: Any, name: str) -> GroupWatch | None:
 
     if args.world_size < 2 or not dist.is_initialized():
         return None
-    from torch.distributed import distributed_c10d
-
-    store: Any = distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-    with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
-        store = store.clone()  # a connection of its own: an operation that waits holds the other one
     number = _trainings.get(name, 0)
     _trainings[name] = number + 1
     return GroupWatch(
-        dist.PrefixStore(
-            f"coalign/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}/{number}", store
-        ),
+        group_store(f"{name}/{number}"),
         args.process_index,
         args.world_size,
         limit=args.ddp_timeout,

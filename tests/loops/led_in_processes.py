@@ -1,0 +1,70 @@
+"""Loops of rounds as any number of processes runs them. Run as a module under a launcher it is one of them:
+`FOLDER RECIPE NAMES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coalign.core.options import build
+from coalign.core.runs import Run
+from coalign.core.system import load_system
+from coalign.loops import scoring
+from coalign.models.generation import generator
+from coalign.training.processes import end_processes
+from tests.contract.small import SMALL, VARIANTS, Small, furnish
+
+CHOSEN = "cream"
+"""That of every test run."""
+STEP = {"optimizer": "sgd", "learning_rate": 0.05}
+"""AdamW may turn the sign of a gradient that is almost nothing, and later rounds then say something else."""
+OWN: dict[str, dict[str, Any]] = {"act": {"samples": 12}}
+"""What makes enough to learn from for two processes."""
+OTHERS = ("i-sheep", "act", "cut over rounds", "cyclealign", "scir", "selfie", "self-specialization")
+
+
+def furnish_for(folder: Path, *names: str) -> None:
+    with inside(folder):
+        for name in names:
+            furnish(folder, small_of(name)[1])
+
+
+def small_of(name: str) -> tuple[str, Small]:
+    """The system and the tiny run of a row or of a variant."""
+    return VARIANTS[name] if name in VARIANTS else (name, SMALL[name])
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Works in the folder, with batches and chunks so small that there are several."""
+    before = Path.cwd(), generator.CPU_ROWS, scoring.CHUNK
+    os.chdir(folder)
+    generator.CPU_ROWS, scoring.CHUNK = 2, 2
+    try:
+        yield
+    finally:
+        os.chdir(before[0])
+        generator.CPU_ROWS, scoring.CHUNK = before[1:]
+
+
+def run_loop(name: str, folder: Path, processes: int) -> Run:
+    """A tiny run in a folder of its own beside data and models."""
+    method, small = small_of(name)
+    system: Any = load_system(method)
+    with inside(folder):
+        given = {**small.options, **STEP, **OWN.get(name, {})}
+        config = build(system.Config, {**given, "batch_size": given["batch_size"] // processes})
+        run = Run.start(Path(f"{name}-{processes}"), method, config, seed=0)
+        system.run(config, run)
+    return Run(folder / run.path)
+
+
+if __name__ == "__main__":
+    for one in sys.argv[3].split(","):
+        run_loop(one, Path(sys.argv[1]), int(os.environ["WORLD_SIZE"]))
+    end_processes()

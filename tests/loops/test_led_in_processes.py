@@ -1,0 +1,31 @@
+"""Loops of rounds with trainings in parts, in two processes, are those of one: the first leads, all sample, score and learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.loops import led_in_processes
+from tests.loops.test_in_processes import assert_same_rounds
+from tests.training.in_processes import started
+
+NAMES = (led_in_processes.CHOSEN, *led_in_processes.OTHERS)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    led_in_processes.furnish_for(folder, *NAMES)
+    ended = started("tests.loops.led_in_processes", folder, "fsdp2", ",".join(NAMES), timeout=1200)
+    assert ended.returncode == 0, ended.stderr[-9000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_make_the_rounds_of_one(launched: Path, name: str) -> None:
+    run = assert_same_rounds(launched, name)
+    kinds = [event["arrangement"].partition(",")[0] for event in run.events("processes")]
+    assert kinds
+    assert set(kinds) == {"FSDP2 over 2 processes"}
