@@ -50,6 +50,14 @@ def test_more_processes_than_gpus_are_refused(coalign, given, monkeypatch: pytes
     assert (result.code, "one GPU for all processes" in result.err) == (2, True)
 
 
+@pytest.mark.parametrize("recipe", ["fsdp2", "zero2", "zero3"])
+def test_parts_of_a_model_that_samples_in_training_are_refused(coalign, given, recipe: str) -> None:
+    words = ["run", "grpo", "--prompts", given[3], "--reward", "max_words:3"]
+    result = coalign("launch", "--recipe", recipe, "--processes", "2", "--", *words)
+    assert result.code != 0
+    assert f"--recipe {recipe}: grpo samples from the model while it is in training" in result.err
+
+
 def test_the_configuration_is_printed_and_nothing_starts(coalign, given, tmp_path: Path) -> None:
     result = coalign(
         "launch", "--processes", "3", "--print-config", "--", *given, "--out", str(tmp_path / "run")

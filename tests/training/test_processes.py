@@ -185,7 +185,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytes
 
 @pytest.mark.parametrize("records", [0, 1, 2])
 def test_fewer_records_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
-    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(num_processes=3))
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(num_processes=3))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(DataError, match=rf"{records} records? to train on, .* each of the 3 processes"):
         assert_group(records)

@@ -28,7 +28,7 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.types import Generator
 from coalign.training.job import FitResult
 from coalign.training.online.policy_gradient import OnlineMethod
-from coalign.training.processes import process_index
+from coalign.training.processes import assert_whole_models, process_index
 
 if TYPE_CHECKING:
     from coalign.data.encoding import EncodedRecord
@@ -54,7 +54,7 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
 
     Raises:
         DataError: prompts that cannot be used, with their places.
-        ConfigError: rewards that cannot be used.
+        ConfigError: rewards that cannot be used, or a launcher that shares out the weights of the model.
         CoalignError, DivergedError: see `coalign.loops.reinforcement.reinforce`.
     """
     from transformers import set_seed
@@ -65,6 +65,7 @@ def run_online(config: Any, method: OnlineMethod, run: Run) -> FitResult:
     from coalign.models.files.loading import load_for_training, load_tokenizer
     from coalign.models.files.saving import save_model
 
+    assert_whole_models("sampling from the policy")
     training, held_out = read_tasks(config, run)
     mix = open_rewards(config, [*training, *held_out], run)
     tokenizer = load_tokenizer(config)

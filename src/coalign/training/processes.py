@@ -175,6 +175,20 @@ def assert_whole_model(model: nn.Module, what: str) -> None:
         )
 
 
+def assert_whole_models(what: str) -> None:
+    """As `assert_whole_model`, by what the launcher asked for, before anything is read.
+
+    Raises:
+        ConfigError: it asked for FSDP or DeepSpeed.
+    """
+    for name, key in (("FSDP", "FSDP"), ("DeepSpeed", "DEEPSPEED")):
+        if os.environ.get(f"ACCELERATE_USE_{key}", "").lower() == "true":
+            raise ConfigError(
+                f"{what} needs the whole model in every process, which shares out its weights: {name} was asked for.",
+                hint="Start it with `coalign launch` without a recipe.",
+            )
+
+
 def end_processes() -> None:
     """Leave the process group, where there is one: the last act of a command or script.
 

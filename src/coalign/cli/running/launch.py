@@ -70,6 +70,7 @@ def launch(
     method, *given = rest
     own: Any = command(method)
     config = build(own.config_class, own.values(given))  # refused here once, and not by every process
+    _assert_recipe(config, method, recipe)
     kind = _device(config, processes)
     if own.make_context(method, [*given]).params["out"] is None:
         given += ["--out", str(new_run_path(method))]  # one folder for all processes
@@ -102,6 +103,21 @@ def launch(
     if os.name == "posix":  # signals then reach the launcher itself, which ends its processes
         os.execve(sys.executable, line, environment)
     sys.exit(subprocess.call(line, env=environment))
+
+
+def _assert_recipe(config: Any, method: str, recipe: Recipe) -> None:
+    """Refuse parts of a model that has to be whole, before any process starts.
+
+    Raises:
+        ConfigError: the method samples from the model that is in training.
+    """
+    from coalign.loops.online_options import OnlineOptions
+
+    if recipe != "ddp" and isinstance(config, OnlineOptions):
+        raise ConfigError(
+            f"--recipe {recipe}: {method} samples from the model while it is in training, which needs it whole in every process.",
+            hint="Use --recipe ddp.",
+        )
 
 
 def _for_processes(kind: str, max_restarts: int) -> dict[str, str]:
