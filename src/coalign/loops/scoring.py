@@ -7,12 +7,12 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coalign.core.progress import progress
 from coalign.loops.rows import Keep, Row, fill_rows
 from coalign.models.options import ModelOptions
-from coalign.training.distributed.leading import group_size, kept, leads, share
+from coalign.training.distributed.shared_work import group_size, kept, leads, share
 
 if TYPE_CHECKING:
     from coalign.models.implicit_reward import SequenceLogps
@@ -43,15 +43,15 @@ def chunked_rows(
         there = {*done}
         chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
         missing = [one for one in chunks if not there.issuperset(one)]
-        shared = by_others is not None and len(missing) > 1 and leads()
-        size = group_size() if shared else 1
-        make = open_work() if not shared else None
+        others = by_others if len(missing) > 1 and leads() else None
+        size = group_size() if others else 1
+        make = None if others else open_work()
         with progress(len(rows), label, unit=unit) as bar:
             bar.advance(len(rows) - sum(map(len, missing)))
             for start in range(0, len(missing), size):
                 places = missing[start : start + size]
                 parts = [[rows[place] for place in one] for one in places]
-                made = share(by_others, parts) if make is None else [make(parts[0])]
+                made = [make(parts[0])] if make else share(cast(Any, others), parts)
                 keep(
                     {
                         place: row

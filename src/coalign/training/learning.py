@@ -22,7 +22,7 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
-from coalign.training.distributed.leading import all_do, drop, leads
+from coalign.training.distributed.shared_work import all_do, drop, leads
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import Material, ObjectiveOptions, announce, read_material

@@ -236,7 +236,7 @@ class Objective(Declaration):
         """For other processes: one of the library by its name and by what was replaced of it."""
         known = _OBJECTIVES.get(self.name)
         if known is None:
-            return object.__reduce__(self)
+            return functools.partial(Objective, **vars(self)), ()
         own = {key: value for key, value in vars(self).items() if value is not getattr(known, key)}
         return _rebuilt, (self.name, own)
 

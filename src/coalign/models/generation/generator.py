@@ -166,14 +166,14 @@ class TransformersGenerator:
         loop = DecodeLoop(self)
         loop.add(
             Decoding(
-                ids,
+                job.encoded[index],
                 sampling,
                 goes_on=job.continued[index],
                 streaming=True,
                 prompt=index,
                 pictures=job.pictures[index],
             )
-            for index, ids in enumerate(job.encoded)
+            for index in range(len(prompts))
         )
         while not loop.is_idle:
             yield from (piece for _, piece in loop.step())
@@ -428,5 +428,6 @@ class Meter:
 
     def restore(self, samples: int, tokens: int) -> None:
         """Take back what a pass counted that has to be repeated."""
-        self._bar.advance(samples - self.samples)
+        if self._bar is not None:
+            self._bar.advance(samples - self.samples)
         self.samples, self.tokens = samples, tokens

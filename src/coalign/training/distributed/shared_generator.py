@@ -10,7 +10,7 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.generation.generator import GenerationJob, Meter, TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generation
-from coalign.training.distributed.leading import group_size, kept, share
+from coalign.training.distributed.shared_work import group_size, kept, share
 
 
 def shared(
