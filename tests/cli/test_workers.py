@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +105,164 @@ def test_workers_without_the_engine_and_the_engine_without_ray(
     assert "pip install 'coalign[ray]'" in missing.err
 
 
+PROMPTS = [
+    {"id": f"q{n}", "prompt": f"say {word}"} for n, word in enumerate(("sea", "sky", "a", "green") * 3)
+]
+SAMPLED = ("--samples", "2", "--max-new-tokens", "6", "--seed", "3", "--dtype", "float32")
+SPREAD = ("--engine", "ray", "--worker-rows", "5")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "method", [(), ("--method", "best-of-n", "--option", "best_of=3", "--reward", "max_words:3")]
+)
+def test_answers_of_workers_are_those_of_one_process(
+    tmp_path: Path, coalign: Callable, tiny_model: str, method: tuple[str, ...]
+) -> None:
+    data = str(write(tmp_path / "prompts.jsonl", PROMPTS))
+    args = ("generate", "--model", tiny_model, "--prompts", data, *SAMPLED, *method)
+    assert coalign(*args, "--out", str(tmp_path / "one.jsonl")).code == 0
+    found = coalign(*args, *SPREAD, "--out", str(tmp_path / "many.jsonl"))
+    assert found.code == 0
+    assert "24 samples" in found.err
+    assert read_rows(tmp_path / "many.jsonl") == read_rows(tmp_path / "one.jsonl")
+    assert len({tuple(one["responses"]) for one in read_rows(tmp_path / "many.jsonl")}) > 6
+
+
+@pytest.mark.usefixtures("here")
+def test_a_prompt_without_room_fails_alone(tmp_path: Path, coalign: Callable, tiny_model: str) -> None:
+    long = {"id": "long", "prompt": "sea " * 5000}
+    data = str(write(tmp_path / "prompts.jsonl", [*PROMPTS[:7], long, *PROMPTS[7:]]))
+    out = tmp_path / "many.jsonl"
+    args = ("generate", "--model", tiny_model, "--prompts", data, *SAMPLED, *SPREAD, "--out", str(out))
+    failed = coalign(*args)
+    assert failed.code == 1
+    assert "1 of 13 rows failed" in failed.err
+    rows = read_rows(out)
+    assert rows[7]["id"] == "long"
+    assert rows[7]["responses"] == []
+    assert "prompt 7: prompt: " in rows[7]["error"]
+    assert [len(one["responses"]) for one in rows] == [2] * 7 + [0] + [2] * 5
+    again = coalign(*args, "--overwrite")
+    assert again.code == 1
+    assert "Continuing: 12 of 13 prompts are done" in again.err
+
+
+@pytest.mark.usefixtures("here")
+def test_answers_go_on_with_and_without_workers(
+    tmp_path: Path, coalign: Callable, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(write(tmp_path / "prompts.jsonl", PROMPTS))
+    args = ("generate", "--model", tiny_model, "--prompts", data, *SAMPLED)
+    coalign(*args, "--out", str(tmp_path / "one.jsonl"))
+
+    def stops(*given: object) -> Iterator[list]:
+        made = over_this_process(*given)
+        yield next(made)
+        raise KeyboardInterrupt
+
+    out = ("--out", str(tmp_path / "many.jsonl"))
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_data, "over_ray", stops)
+        assert coalign(*args, *SPREAD, *out).code == 130
+    assert "Continuing: 5 of 12 prompts are done" in coalign(*args, *out).err  # in one process
+    assert read_rows(tmp_path / "many.jsonl") == read_rows(tmp_path / "one.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--endpoint", "http://127.0.0.1:9/v1"), "--engine ray goes with a model on this machine"),
+        (("--backend", "vllm"), "the back end is vllm"),
+        (("--tools", "python"), "--engine ray does not go with --tools"),
+    ],
+)
+def test_what_workers_do_not_do_is_refused(
+    tmp_path: Path, coalign: Callable, args: tuple[str, ...], said: str
+) -> None:
+    data = str(write(tmp_path / "prompts.jsonl", PROMPTS))
+    found = coalign(
+        "generate", "--prompts", data, *args, "--engine", "ray", "--out", str(tmp_path / "o.jsonl")
+    )
+    assert found.code == 2
+    assert said in found.err
+
+
+PAIRS = [
+    {"id": f"p{n}", "prompt": f"say {word}", "chosen": "green", "rejected": f"a {word}"}
+    for n, word in enumerate(("sea", "sky", "a", "green") * 2)
+]
+LETTERS = ("--judge-readout", "logprobs", "--judge-form", "choice", "--max-failures", "1")
+
+
+@pytest.mark.usefixtures("here")
+def test_verdicts_of_workers_are_those_of_one_process(
+    tmp_path: Path, coalign: Callable, tiny_model: str
+) -> None:
+    data = str(write(tmp_path / "pairs.jsonl", PAIRS))
+    template = tmp_path / "short.j2"
+    template.write_text(
+        "{{ question }}\nA: {{ answers[0] }}\nB: {{ answers[1] }}\nReply with A or B.", encoding="utf-8"
+    )
+    args = (
+        "judge",
+        "--data",
+        data,
+        "--model",
+        tiny_model,
+        "--dtype",
+        "float32",
+        *LETTERS,
+        "--judge-template",
+        str(template),
+    )
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert coalign(*args, "--out", str(one)).code == 0
+    assert coalign(*args, *SPREAD, "--out", str(many)).code == 0
+    assert read_rows(many / VERDICTS) == read_rows(one / VERDICTS)
+    assert (many / "artefacts/results.json").read_bytes() == (one / "artefacts/results.json").read_bytes()
+
+
+VERDICTS = "artefacts/verdicts.jsonl"
+FUNCTION = """
+import os
+
+def length(prompts, completions, **columns):
+    texts = [one[0]["content"] for one in completions]
+    if "a sky" in texts and "WITHOUT_SKY" in os.environ:
+        raise ValueError("no sky")
+    return [float(len(one)) for one in texts]
+"""
+
+
+@pytest.mark.usefixtures("here")
+def test_a_function_judges_in_workers_and_may_raise(
+    tmp_path: Path, coalign: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(FUNCTION, encoding="utf-8")
+    data = str(write(tmp_path / "pairs.jsonl", PAIRS))
+    args = (
+        "judge",
+        "--data",
+        data,
+        "--judge",
+        "function",
+        "--judge-function",
+        f"{tmp_path / 'own.py'}:length",
+    )
+    monkeypatch.setenv("WITHOUT_SKY", "1")
+    found = coalign(*args, *SPREAD, "--out", str(tmp_path / "many"))
+    assert found.code == 1
+    assert "2 of 14 verdicts are missing (2 error)" in found.err
+    rows = read_rows(tmp_path / "many" / VERDICTS)
+    assert "the score of item p1 is nan" in rows[1]["opinions"][0]["reply"]
+    assert [one["id"] for one in rows if one["outcome"] == "failed"] == ["p1", "p5"]
+    monkeypatch.delenv("WITHOUT_SKY")
+    assert coalign(*args, *SPREAD, "--out", str(tmp_path / "many")).code == 0
+    assert coalign(*args, "--out", str(tmp_path / "one")).code == 0
+    assert read_rows(tmp_path / "many" / VERDICTS) == read_rows(tmp_path / "one" / VERDICTS)
+
+
 # -- Ray Data ---------------------------------------------------------------------------------------------------
 
 
@@ -131,3 +289,24 @@ def test_a_score_that_is_killed_goes_on(tmp_path: Path) -> None:
     second = subprocess.run(spread, check=True, capture_output=True, text=True)
     assert "Continuing: " in second.stderr
     assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+@needs_ray
+def test_answers_and_verdicts_by_ray_are_those_of_one_process(
+    tmp_path: Path, coalign: Callable, tiny_model: str
+) -> None:
+    data = str(write(tmp_path / "prompts.jsonl", PROMPTS))
+    args = ("generate", "--model", tiny_model, "--prompts", data, *SAMPLED)
+    assert coalign(*args, "--out", str(tmp_path / "one.jsonl")).code == 0
+    assert coalign(*args, *SPREAD, "--out", str(tmp_path / "many.jsonl")).code == 0
+    assert read_rows(tmp_path / "many.jsonl") == read_rows(tmp_path / "one.jsonl")
+    judged = ("judge", "--data", str(tmp_path / "one.jsonl"), "--judge", "function")
+    judged = (*judged, "--judge-function", f"{tmp_path / 'own.py'}:length", "--on-bad-record", "skip")
+    (tmp_path / "own.py").write_text(FUNCTION, encoding="utf-8")
+    write(
+        tmp_path / "one.jsonl",
+        [{**one, "responses": one["responses"][:1]} for one in read_rows(tmp_path / "one.jsonl")],
+    )
+    assert coalign(*judged, "--out", str(tmp_path / "one")).code == 0
+    assert coalign(*judged, *SPREAD, "--out", str(tmp_path / "many")).code == 0
+    assert read_rows(tmp_path / "many" / VERDICTS) == read_rows(tmp_path / "one" / VERDICTS)

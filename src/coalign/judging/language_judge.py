@@ -162,11 +162,15 @@ class LanguageModelJudge:
         return ask(self.generator, prompts, self.sampling, store=self.store, identity=identity, label=label)
 
     def _read_rating(self, reply: Reply, scale: protocol.Scale) -> parsing.Read:
+        if reply.failed:
+            return parsing.Read(failure="error")
         if self.readout == "logprobs":
             return parsing.read_expected_score(reply.top or [], scale)
         return self.read(reply.text, scale, truncated=reply.truncated)
 
     def _read_comparison(self, reply: Reply) -> parsing.Read:
+        if reply.failed:
+            return parsing.Read(failure="error")
         if self.readout == "logprobs":
             return parsing.read_letter_odds(reply.top or [], ties=self.form == "relation")
         return parsing.read_comparison(reply.text, self.form, self.scale, truncated=reply.truncated)

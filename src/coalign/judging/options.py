@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from coalign.core.engines.options import EngineOptions
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, Fraction, NonNegative, OptionGroup, option
-from coalign.models.backends.options import BackendOptions
+from coalign.models.backends.options import BackendOptions, assert_spreadable
 
 if TYPE_CHECKING:
     from coalign.core.runs import Run
@@ -172,19 +174,45 @@ def make_judge(options: JudgeOptions, run: Run, *, form: Form | None = None) -> 
     Raises:
         ConfigError: a template or a file of verdicts that cannot be used.
     """
+    if options.judge == "model":
+        return language_judge(options, open_store(options, run), form=form)
+    if isinstance(options, EngineOptions) and options.engine == "ray":
+        from coalign.judging.spread_judge import SpreadJudge
+
+        engine, opened = EngineOptions.of(options), functools.partial(local_judge, options)
+        return SpreadJudge(judge_name(options), opened, engine, run.artefacts / "judged.jsonl")
+    return local_judge(options)
+
+
+def local_judge(options: JudgeOptions) -> Judge:
+    """The judge that `options` describe, where it is no language model.
+
+    Raises:
+        ConfigError: a function or a file of verdicts that cannot be used.
+    """
     if options.judge == "verifiers":
         from coalign.judging.scoring_judges import verifier_judge
 
         return verifier_judge()
-    if options.judge == "stored":
-        return stored_judge(options.stored_verdicts)
     if options.judge == "reward":
         return _reward_judge(options)
     if options.judge == "function":
         from coalign.judging.scoring_judges import function_judge
 
         return function_judge(str(options.judge_function), tie_margin=options.tie_margin)
-    return language_judge(options, open_store(options, run), form=form)
+    return stored_judge(options.stored_verdicts)
+
+
+def assert_judge_spreads(options: JudgeOptions) -> None:
+    """Refuse a judge that a pool of workers would not make faster.
+
+    Raises:
+        ConfigError: stored verdicts, or as `assert_spreadable`.
+    """
+    if options.judge == "stored":
+        raise ConfigError("--engine ray has no effect with --judge stored: nobody is asked.")
+    if options.judge == "model":
+        assert_spreadable(options)
 
 
 def language_judge(
@@ -273,7 +301,13 @@ def _open_generator(options: JudgeOptions) -> Generator:
     from coalign.models.backends.open import open_generator
     from coalign.models.options import ModelOptions
 
-    return open_generator(ModelOptions.of(options), options)
+    models = ModelOptions.of(options)
+    if isinstance(options, EngineOptions) and options.engine == "ray":
+        from coalign.models.backends.workers import SpreadGenerator
+
+        opened = functools.partial(open_generator, models, BackendOptions.of(options))
+        return SpreadGenerator(opened, models, options)
+    return open_generator(models, options)
 
 
 def _reward_judge(options: JudgeOptions) -> Judge:

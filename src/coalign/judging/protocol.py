@@ -23,9 +23,9 @@ from coalign.data.records import Messages
 
 Choice = Literal["first", "second", "tie"]
 """Which of two responses is better."""
-Failure = Literal["malformed", "refusal", "truncated", "missing"]
+Failure = Literal["malformed", "refusal", "truncated", "missing", "error"]
 """Why there is no verdict: a reply that does not have the form, one that declines to judge, one cut off before its
-verdict, or no stored verdict for the item."""
+verdict, no stored verdict for the item, or a request that failed, then the reply says why."""
 Orders = Literal["both", "given"]
 """Ask with the responses as given and swapped, or only as given."""
 PairOutcome = Literal["first", "second", "tie", "inconsistent", "failed"]

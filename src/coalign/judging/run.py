@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.core.engines.options import EngineOptions
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, Seed, option, required
 from coalign.core.runs import Run
 from coalign.judging.items import ItemSet, paired_items, read_items
-from coalign.judging.options import JudgeOptions, make_judge
+from coalign.judging.options import JudgeOptions, assert_judge_spreads, make_judge
 from coalign.judging.protocol import Choice, Orders, PairVerdict, check_failures, summarise
 from coalign.judging.report import write_pair_report, write_rating_report
 from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa
@@ -51,7 +52,7 @@ class ItemOptions:
 
 
 @dataclass(kw_only=True)
-class Config(ItemOptions, JudgeOptions):
+class Config(ItemOptions, JudgeOptions, EngineOptions):
     """Options of `coalign judge`."""
 
     __group__ = "Method"
@@ -60,6 +61,11 @@ class Config(ItemOptions, JudgeOptions):
         "both", "compare as given and swapped, or only as given", source="common practice"
     )
     seed: Seed = option(0, "of the bootstrap intervals")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "ray":
+            assert_judge_spreads(self)
 
 
 def run(config: Config, run: Run) -> None:

@@ -19,6 +19,7 @@ from coalign.core.files import append_rows, hold_file, read_rows
 from coalign.data.media.conversations import prompt_key
 from coalign.data.records import Messages
 from coalign.judging.protocol import Cost
+from coalign.models.backends.workers import PromptsFailedError
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling
 
 
@@ -29,7 +30,7 @@ class Reply:
     Attributes:
         key: hash of the request and of who was asked, how.
         prompt_hash: hash of the request alone.
-        finish_reason: `length` where it ran out of tokens.
+        finish_reason: `length` where it ran out of tokens, `error` where the request failed and the text says why.
         tokens: that were written.
         prompt_tokens: of the request, where the back end counts them.
         top: the most probable tokens at the first place that is not blank, as (text, log-probability), where they were asked for.
@@ -48,6 +49,10 @@ class Reply:
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    @property
+    def failed(self) -> bool:
+        return self.finish_reason == "error"
 
     @property
     def cost(self) -> Cost:
@@ -138,7 +143,7 @@ def ask(
     Args:
         prompts: requests; equal ones are asked once.
         sampling: how to decode; one sample a prompt.
-        store: gets every reply as soon as its batch is done.
+        store: gets every reply as soon as its batch is done; a request that failed is not kept, so that it is asked again.
         identity: who is asked: whatever else may change the reply (model, revision, weights).
 
     Raises:
@@ -147,7 +152,8 @@ def ask(
     if sampling.n != 1:
         raise ValueError(f"sampling.n is {sampling.n}, expected 1 reply a request")
     hashes = [content_hash(prompt_key(prompt)) for prompt in prompts]
-    keys = [content_hash([one, dict(identity), asdict(sampling)]) for one in hashes]
+    how = {name: value for name, value in asdict(sampling).items() if name != "first"}
+    keys = [content_hash([one, dict(identity), how]) for one in hashes]
     rows = {key: index for index, key in reversed(list(enumerate(keys)))}
     order = sorted(rows.values())
     done = [place for place, index in enumerate(order) if keys[index] in store]
@@ -169,12 +175,20 @@ def ask(
             for place, samples in batch.items()
         )
 
+    failed: dict[str, str] = {}
     if len(done) < len(order):
-        generator.generate(
-            [prompts[index] for index in order], sampling, done=done, on_batch=keep, label=label
-        )
+        asked = [prompts[index] for index in order]
+        try:
+            generator.generate(asked, sampling, done=done, on_batch=keep, label=label)
+        except PromptsFailedError as error:
+            failed = {keys[order[place]]: message for place, message in error.failed.items()}
     first = set(rows.values())
-    return [store.get(key, cached=key in before or index not in first) for index, key in enumerate(keys)]
+    return [
+        Reply(key=key, prompt_hash=hashes[index], text=failed[key], finish_reason="error", tokens=0)
+        if key in failed
+        else store.get(key, cached=key in before or index not in first)
+        for index, key in enumerate(keys)
+    ]
 
 
 def _first_written(sample: Generation) -> list[tuple[str, float]] | None:

@@ -16,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from coalign.core.engines.row_file import RowFile
 from coalign.core.errors import DataError, PromptError
 from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.runs import is_main_process
 from coalign.data.media.conversations import showing
 from coalign.data.records import Record
 from coalign.data.writers import prompt_columns
+from coalign.models.backends.workers import PromptsFailedError
 from coalign.models.generation.rows import row_of
 from coalign.models.types import Prompts
 from coalign.training.processes import own_share, process_count, process_index, wait_for_all
@@ -92,19 +94,59 @@ def answer_rows(
     Raises:
         DataError: a prompt that the generator cannot use, by file and line where the task is a record.
     """
+    work = _answering(tasks, generator, sampling, label, asked, beside or {})
+    return fill_rows(path, [one.id for one in tasks], work)
+
+
+def answer_file(
+    path: Path,
+    tasks: Sequence[Prompted],
+    generator: Callable[[], Generator],
+    sampling: Sampling,
+    *,
+    label: str,
+    asked: Prompts | None = None,
+) -> RowFile:
+    """`answer_rows` for rows that are not held in memory. They lie in `path` in the order in which they came, and are read in
+    that of the tasks.
+
+    Where workers answer (`SpreadGenerator`), a prompt that failed has no responses and the column `error`; it is asked again
+    the next time.
+
+    Raises:
+        DataError: as `answer_rows`.
+    """
+    rows = RowFile(path, [one.id for one in tasks])
+    if rows.missing:
+        _answering(tasks, generator, sampling, label, asked, {})(list(rows.done), rows.add)
+    return rows
+
+
+def _answering(
+    tasks: Sequence[Prompted],
+    generator: Callable[[], Generator],
+    sampling: Sampling,
+    label: str,
+    asked: Prompts | None,
+    beside: Mapping[str, Any],
+) -> Callable[[list[int], Keep], None]:
+    """What makes the rows that are missing."""
 
     def work(done: list[int], keep: Keep) -> None:
         def keep_batch(found: Mapping[int, list[Generation]]) -> None:
-            keep(
-                {
-                    index: {**_asked(tasks[index]), **row_of(mine), **(beside or {})}
-                    for index, mine in found.items()
-                }
-            )
+            keep({index: {**_asked(tasks[index]), **row_of(mine), **beside} for index, mine in found.items()})
 
         prompts = [prompt_of(one) for one in tasks] if asked is None else asked
         try:
             generator().generate(prompts, sampling, done=done, on_batch=keep_batch, label=label)
+        except PromptsFailedError as error:
+            empty = {"responses": [], "finish_reasons": [], "tokens": []}
+            keep(
+                {
+                    index: {**_asked(tasks[index]), **empty, "error": message}
+                    for index, message in error.failed.items()
+                }
+            )
         except PromptError as error:
             task = tasks[error.index] if error.index < len(tasks) else None
             if not isinstance(task, Record) or error.prompt is not prompts[error.index]:
@@ -112,7 +154,7 @@ def answer_rows(
             problem = task.problem(error.field, error.problem, error.expected)
             raise DataError("A prompt cannot be used.", [problem], error.hint) from error
 
-    return fill_rows(path, [one.id for one in tasks], work)
+    return work
 
 
 def prompt_of(task: Prompted) -> Messages:

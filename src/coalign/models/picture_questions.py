@@ -104,7 +104,7 @@ class UntemplatedAnswerer:
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             torch.inference_mode(),
         ):
-            torch.manual_seed(sampling.seed * 1_000_003 + index)
+            torch.manual_seed(sampling.seed * 1_000_003 + sampling.first + index)
             found = self.model.generate(
                 **inputs,
                 max_new_tokens=sampling.max_new_tokens,

@@ -95,6 +95,7 @@ class Sampling:
     `temperature=0` is greedy. `n` samples a prompt; sample k of prompt i draws from its own random stream, so what
     it says does not depend on which prompts share its batch. A stop string ends a sample and is not part of it.
     `top_logprobs` asks for so many of the most probable tokens at every sampled one; it brings `logprobs` along.
+    `first` is the number of the first prompt, by which the random streams go where a call has a part of all prompts.
     `grammar` is what the text must be (`coalign.models.grammars`): only tokens that it allows are sampled, out of their
     distribution given that, and a text that nothing can follow ends.
     """
@@ -109,6 +110,7 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     grammar: Grammar | None = None
+    first: int = 0
 
     @property
     def wants_logprobs(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalign.cli.flags import assert_new, command, method_values_of, with_declining, with_methods
-from coalign.core.engines.row_file import begin
+from coalign.core.engines.options import EngineOptions
+from coalign.core.engines.row_file import RowFile, begin
+from coalign.core.engines.spread import Failures
 from coalign.core.errors import ConfigError
-from coalign.core.files import hold_file, read_rows, write_rows
+from coalign.core.files import hold_file, write_rows
 from coalign.core.options import Count, CountOrZero, Seed, option, options_of, required
-from coalign.models.backends.options import BackendOptions
+from coalign.models.backends.options import BackendOptions, assert_spreadable
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.tools.options import ToolOptions
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions):
+class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions, EngineOptions):
     """What is generated, with what, and where it goes."""
 
     __group__ = "General"
@@ -63,6 +66,10 @@ class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions):
         self.stop = [one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop]
         alone = ("prefill", "plain", "logprobs", "top_logprobs", "json_schema")
         without = [one for one in alone if getattr(self, one)]
+        if self.engine == "ray":
+            assert_spreadable(self)
+            if self.tools:
+                raise ConfigError("--engine ray does not go with --tools, which take several turns.")
         if self.tools and without:
             raise ConfigError(
                 f"--{without[0].replace('_', '-')} does not go with --tools, which take several turns."
@@ -92,7 +99,8 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     assert_new(asked.overwrite, out=out)
     lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
     assert_new(asked.overwrite, out=out)  # the other process may just have finished
-    records = read_records(asked.prompts, kind="prompt", pictures=not asked.tools).records
+    spread = asked.engine == "ray"
+    records = read_records(asked.prompts, kind="prompt", pictures=not asked.tools, many=spread).records
     shown = picture_hashes(records)
     if asked.plain and not all(record.plain for record in records):
         raise ConfigError(
@@ -118,15 +126,22 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     begin(partial, settings)
     toolbox = asked.open_tools() if asked.tools else None
 
-    from coalign.loops.rows import answer_rows, kept_rows, trajectory_rows
+    from coalign.data.prepared.many import Mapped
+    from coalign.loops.rows import answer_file, answer_rows, trajectory_rows
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
 
-    generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
+    opened = functools.partial(open_methods, methods, values, asked, batch_size=asked.batch_size)
+    if spread:
+        from coalign.models.backends.workers import SpreadGenerator
+
+        generator = SpreadGenerator(opened, asked, asked)
+    else:
+        generator = opened()
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
-    done = kept_rows(read_rows(partial), [one.id for one in records])
+    done = len(records) - RowFile(partial, [one.id for one in records]).missing
     if done:
-        click.echo(f"Continuing: {len(done)} of {len(records)} prompts are done.", err=True)
+        click.echo(f"Continuing: {done} of {len(records)} prompts are done.", err=True)
     sampling = asked.sampling(
         n=asked.samples,
         seed=asked.seed,
@@ -144,9 +159,13 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     else:
         tokenizer = getattr(generator, "tokenizer", None)
         as_text = asked.plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
-        given = [_prompt(record, as_text, prefill) for record in records]
-        rows = answer_rows(partial, records, lambda: generator, sampling, label="Generating", asked=given)
-    write_rows(out, ({name: value for name, value in row.items() if name != "index"} for row in rows))
+        given = Mapped(records, functools.partial(_prompt, plain=as_text, prefill=prefill))
+        how: dict[str, Any] = {"asked": given if spread else list(given), "label": "Generating"}
+        answer = answer_file if spread else answer_rows
+        rows = answer(partial, records, lambda: generator, sampling, **how)
+    failures = Failures()
+    write_rows(out, _written(rows, failures))
+    failures.check(len(rows), str(out))
     partial.unlink()
     lock.release()
     stats = getattr(generator, "last_stats", None)
@@ -157,6 +176,14 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
             err=True,
         )
     click.echo(str(out))
+
+
+def _written(rows: Iterable[dict[str, Any]], failures: Failures) -> Iterator[dict[str, Any]]:
+    """The rows without their places; those with an error are counted."""
+    for row in rows:
+        if "error" in row:
+            failures.add(row["id"], row["error"])
+        yield {name: value for name, value in row.items() if name != "index"}
 
 
 def _model_settings(asked: Request) -> dict[str, Any]:
@@ -181,7 +208,11 @@ def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:
 
 
 def _digest(records: Sequence[Record], shown: Sequence[Sequence[str]]) -> str:
-    """A hash of the prompts, and of their pictures where there are some."""
-    pairs = zip(records, shown, strict=True)
-    prompts = [[record.prompt, seen] if seen else record.prompt for record, seen in pairs]
-    return hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()[:16]
+    """A hash of the prompts as one JSON list, and of their pictures where there are some."""
+    made, before = hashlib.sha256(), "["
+    for record, seen in zip(records, shown, strict=True):
+        prompt = [record.prompt, seen] if seen else record.prompt
+        made.update(f"{before}{json.dumps(prompt, ensure_ascii=False)}".encode())
+        before = ", "
+    made.update(b"]")
+    return made.hexdigest()[:16]

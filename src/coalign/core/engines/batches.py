@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from coalign.core.cache import cache_root
-from coalign.core.errors import CoalignError, ConfigError, in_one_line
+from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
 from coalign.core.files import open_to_append, write_all
 
 Item = TypeVar("Item")
@@ -44,10 +44,13 @@ def guarded(work: Work[Item, Made], items: Sequence[Item]) -> list[Made | Failed
     to blame stand alone.
 
     Raises:
+        ConfigError, MissingExtraError: what is not the fault of an item.
         ValueError: another number of results than of items.
     """
     try:
         made = list(work(items))
+    except (ConfigError, MissingExtraError):
+        raise
     except Exception as error:
         if len(items) == 1:
             return [Failed(in_one_line(error))]
@@ -172,7 +175,7 @@ class BatchWorker(Generic[Item, Made]):
                 made = guarded(self._work, items)
             else:
                 made = [self._alone(item, tries, str(place), before) for place, item in enumerate(items)]
-        except ValueError as error:
+        except (ConfigError, MissingExtraError, ValueError) as error:
             return _sent(error)
         tries.unlink()
         return _sent(made)

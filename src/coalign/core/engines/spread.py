@@ -30,9 +30,9 @@ class Failures:
     count: int = 0
     first: tuple[str, str] | None = None
 
-    def add(self, name: str, failed: Failed) -> None:
+    def add(self, name: str, message: str) -> None:
         self.count += 1
-        self.first = self.first or (name, failed.message)
+        self.first = self.first or (name, message)
 
     def check(self, total: int, where: str) -> None:
         """Say what failed, once the others are safe.
@@ -85,7 +85,7 @@ def fill(
             found: dict[int, Row] = {}
             for place, one in enumerate(made, start=start):
                 if isinstance(one, Failed):
-                    failures.add(names[place], one)
+                    failures.add(names[place], one.message)
                     found[place] = {"error": one.message}
                 else:
                     found[place] = row(one)

@@ -161,7 +161,11 @@ class TwoModels:
         longest = max(speakers[side].length(text) for mine in begun.values() for side, text in mine.items())
         rows = min(self._rows(one, longest + sampling.max_new_tokens) for one in speakers.values())
         conversations = [
-            Conversation(self.make(sampling, speakers[BASE].length, False), begun[index], (index, sample))
+            Conversation(
+                self.make(sampling, speakers[BASE].length, False),
+                begun[index],
+                (sampling.first + index, sample),
+            )
             for index, sample in keys
         ]
         converse(conversations, speakers, rows=rows, on_done=keep)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from coalign.core.errors import ConfigError
 from coalign.core.options import Count, CountOrZero, OptionGroup, Positive, option, options_of
 from coalign.core.secrets import hold
 
@@ -163,3 +164,16 @@ class BackendOptions(VllmServerOptions):
         if self.backend != "auto":
             return self.backend
         return "endpoint" if self.endpoint else "transformers"
+
+
+def assert_spreadable(backend: BackendOptions) -> None:
+    """Refuse back ends that a pool of workers would not make faster.
+
+    Raises:
+        ConfigError: an endpoint, whose requests are under way together, or vLLM, which has workers of its own.
+    """
+    if backend.chosen_backend != "transformers":
+        raise ConfigError(
+            f"--engine ray goes with a model on this machine, and the back end is {backend.chosen_backend}.",
+            hint="Leave --engine out: requests are under way together there.",
+        )

@@ -339,7 +339,8 @@ class TransformersGenerator:
         sampling = job.sampling
         grammar = sampling.grammar
         matchers = [self.matcher(grammar) for _ in rows] if grammar is not None else None
-        state = DecodeState(rows, sampling, self.device, matchers)
+        streams = [(sampling.first + index, sample) for index, sample in rows]
+        state = DecodeState(streams, sampling, self.device, matchers)
         endings = Endings(self.tokenizer, sampling.stop)
         stop_ids = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
         forward = self.open_rows()
