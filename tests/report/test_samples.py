@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coalign.core.errors import CoalignError
 from coalign.report import samples as module
-from coalign.report.html import render_html, write_report
-from coalign.report.model import Output, Samples
-from coalign.report.samples import sample_data
+from coalign.report.html import read_report, render_html, write_report
+from coalign.report.model import Mark, Output, Samples, from_dict, to_dict
+from coalign.report.samples import rows_apart, sample_data
 from tests.browser import assert_quiet, js, texts, visit, wait
 from tests.browser import browser as browser
 from tests.report.build import report_of, sample, samples
@@ -105,12 +107,59 @@ def test_all_rows_lie_beside_the_page(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "samples/answers.jsonl" not in render_html(report_of(section))
 
 
+def test_a_report_with_its_rows_apart_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 50)
+    marked = Output("a claim", math.nan, marks=[Mark(2, 7, "wrong", "says who")])
+    more = samples(*[sample(marked, Output("half \ud800"))] * 60, title="Marked", marks={"wrong": "bad"})
+    report = report_of(_many(120), more, samples(sample("a"), title="Few"))
+    page = tmp_path / "report.html"
+    write_report(report, page)
+    assert read_report(page) == from_dict(to_dict(report))
+    before = page.read_text(encoding="utf-8")
+    write_report(read_report(page), page)
+    assert page.read_text(encoding="utf-8") == before
+    stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [len(one["rows"]) for one in stored["sections"]] == [0, 0, 1]
+    section = report.sections[0]
+    assert isinstance(section, Samples)
+    for column, packed in enumerate(stored["sections"][0]["scores"]):
+        scores = [row.outputs[column].score for row in section.rows]
+        assert [None if math.isnan(one) else one for one in _unpacked(packed).tolist()] == scores
+
+
+def test_rows_that_are_gone_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 50)
+    write_report(report_of(_many(120)), tmp_path / "report.html")
+    file = tmp_path / "samples" / "answers.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(CoalignError, match=r"answers.jsonl: 119 rows, expected 120"):
+        read_report(tmp_path / "report.html")
+    file.write_text("".join(lines).replace('"prompt"', '"other"', 1), encoding="utf-8")
+    with pytest.raises(CoalignError, match="not a report"):
+        read_report(tmp_path / "report.html")
+    file.unlink()
+    with pytest.raises(CoalignError, match=r"answers.jsonl: 0 rows"):
+        read_report(tmp_path / "report.html")
+
+
+def test_a_report_names_files_beside_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 50)
+    write_report(report_of(_many(120)), tmp_path / "run" / "report.html")
+    stored = tmp_path / "run" / "report.json"
+    stored.write_text(stored.read_text().replace("samples/answers.jsonl", "../../secret.jsonl"))
+    with pytest.raises(CoalignError, match=r"run/samples/secret.jsonl: 0 rows"):
+        read_report(stored)
+
+
 def test_a_hundred_thousand_rows_fit_into_five_megabytes() -> None:
     rows = 100_000
     section = _many(1000)
     many = Samples(**{**vars(section), "rows": [*section.rows] * (rows // 1000)})
     frame = len(render_html(report_of(section)).encode()) - len(json.dumps(sample_data(section)))
     assert frame + len(json.dumps(sample_data(many, "answers"))) < 5_000_000
+    plain = {name: one for name, one in vars(section).items() if name != "rows"}
+    assert len(json.dumps(rows_apart(many, plain, "answers"))) < 5_000_000
 
 
 @pytest.mark.browser

@@ -18,14 +18,25 @@ from coalign.core.errors import CoalignError
 from coalign.core.files import parse_json, write_json, write_rows, write_text
 from coalign.core.secrets import redacted_values
 from coalign.report import charts, format
-from coalign.report.model import Curves, Report, Samples, Timings, from_dict, to_dict
+from coalign.report.model import SCHEMA, Curves, Report, Samples, Timings, from_dict, to_dict
 from coalign.report.parts import effect
-from coalign.report.samples import change_counts, file_of, is_large, sample_data, sample_rows, tags_of
+from coalign.report.samples import (
+    change_counts,
+    file_of,
+    is_large,
+    rows_apart,
+    sample_data,
+    sample_rows,
+    tags_of,
+    with_rows,
+)
 from coalign.report.svg import x_labels
 from coalign.report.templates import inlined, template_environment
 from coalign.report.text import INVISIBLE, script_json
 
 ASSETS = Path(__file__).parent / "assets"
+_ROWS_APART = 2
+"""Schema of a stored report of which some sections have their rows in files."""
 
 
 def render_html(report: Report, *, files: bool = False) -> str:
@@ -56,16 +67,21 @@ def render_curves(section: Curves) -> Markup:
 def write_report(report: Report, path: Path) -> None:
     """Write the page to `path` and the report as JSON beside it (`report.html`, `report.json`), each atomically and
     without secrets. Of samples that are many the page has the texts of some, and a file beside it all rows
-    (`samples/NAME.jsonl`, `coalign.report.samples`).
+    (`samples/NAME.jsonl`, `coalign.report.samples`), from which `read_report` takes them.
     """
     plain = to_dict(report)
     clean = redacted_values(plain)
-    report = report if clean == plain else from_dict(clean)
-    for section, anchor in zip(report.sections, anchors([one.title for one in report.sections]), strict=True):
+    large = any(map(is_large, report.sections))
+    report = from_dict(clean) if large or clean != plain else report
+    stored = [*clean["sections"]]
+    names = anchors([one.title for one in report.sections])
+    for place, (section, anchor) in enumerate(zip(report.sections, names, strict=True)):
         if isinstance(section, Samples) and is_large(section):
             write_rows(path.parent / file_of(anchor), sample_rows(section))
+            stored[place] = rows_apart(section, stored[place], anchor)
     write_text(path, render_html(report, files=True))
-    write_json(path.with_suffix(".json"), clean)
+    whole = {**clean, "sections": stored, "schema": _ROWS_APART if large else clean["schema"]}
+    write_json(path.with_suffix(".json"), whole)
 
 
 def read_report(path: Path) -> Report:
@@ -76,10 +92,14 @@ def read_report(path: Path) -> Report:
     """
     file = path.with_suffix(".json")
     try:
-        return from_dict(parse_json(file.read_text(encoding="utf-8")))
+        value = parse_json(file.read_text(encoding="utf-8"))
+        if value.get("schema") == _ROWS_APART:
+            sections = [with_rows(one, file.parent) for one in value["sections"]]
+            value = {**value, "schema": SCHEMA, "sections": sections}
+        return from_dict(value)
     except FileNotFoundError as error:
         raise CoalignError(f"{file}: no such file.") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise CoalignError(f"{file}: not a report ({error}).") from error
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coalign.core.errors import CoalignError
+from coalign.core.files import read_rows
 from coalign.report import format
 from coalign.report.model import Estimate, Output, Sample, Samples
 
@@ -37,7 +42,13 @@ def sample_rows(section: Samples) -> Iterator[dict[str, Any]]:
     """The rows of a section as a file holds them, in order."""
     for row in section.rows:
         outputs = [
-            {"column": column, "text": one.text, "score": one.score, "checks": dict(one.checks)}
+            {
+                "column": column,
+                "text": one.text,
+                "score": one.score,
+                "checks": dict(one.checks),
+                **({"marks": list(map(dataclasses.asdict, one.marks))} if one.marks else {}),
+            }
             for column, one in zip(section.columns, row.outputs, strict=True)
         ]
         yield {
@@ -46,6 +57,49 @@ def sample_rows(section: Samples) -> Iterator[dict[str, Any]]:
             "change": section.change(row),
             "outputs": outputs,
         }
+
+
+def rows_apart(section: Samples, plain: Mapping[str, Any], anchor: str) -> dict[str, Any]:
+    """A large section as it is stored: its rows are those of the file that `file_of` names, and the scores of all outputs
+    are packed by column, null as NaN.
+
+    Args:
+        plain: the section as JSON values.
+    """
+    scores = [
+        [math.nan if (score := row.outputs[column].score) is None else score for row in section.rows]
+        for column in range(len(section.columns))
+    ]
+    packed = [_bytes(one, "f8") for one in scores]
+    return {**plain, "rows": [], "rows_in": file_of(anchor), "row_count": len(section.rows), "scores": packed}
+
+
+def with_rows(stored: Any, folder: Path) -> Any:
+    """A section of a report in `folder` with the rows that `rows_apart` left in a file; any other as it is.
+
+    Raises:
+        CoalignError: the file is not there, or does not hold so many rows.
+    """
+    if not isinstance(stored, Mapping) or "rows_in" not in stored:
+        return stored
+    file = folder / FOLDER / Path(str(stored["rows_in"])).name  # nowhere else, whatever the report says
+    found = read_rows(file)
+    if len(found) != stored.get("row_count"):
+        raise CoalignError(
+            f"{file}: {len(found)} rows, expected {stored.get('row_count')}: the samples of the report beside it.",
+            hint="The page report.html has the scores of all and the texts of some.",
+        )
+    fields = [one.name for one in dataclasses.fields(Output)]
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "tags": row["tags"],
+            "outputs": [{name: one[name] for name in fields if name in one} for one in row["outputs"]],
+        }
+        for row in found
+    ]
+    own = {name: one for name, one in stored.items() if name not in ("rows_in", "row_count", "scores")}
+    return {**own, "rows": rows}
 
 
 def sample_data(section: Samples, anchor: str = "") -> dict[str, Any]:
