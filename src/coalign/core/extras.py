@@ -38,6 +38,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "languages": (("langdetect",), "rules about the language of a text"),
     "lm-eval": (("lm_eval",), "standard tasks of lm-evaluation-harness (`coalign eval`)"),
     "inspect": (("inspect_ai",), "inspect_ai's tasks (`coalign eval`), logs in its format"),
+    "cpu": (("numba",), "faster answers, one at a time, on a CPU"),
     "speech": (("numba", "soundfile", "soxr"), "audio files, the aligner of long recordings"),
     "images": (("PIL",), "pictures as data"),
     "video": (("av", "PIL"), "video as data"),

@@ -53,14 +53,18 @@ class KeptRows:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a token [R, K, D] of every row to the next place. Returns all [R K, length + 1, D]; `grow` counts it."""
+        self._reserve(layer)
         end = self.length + 1
-        if end > self.layers[layer][0].shape[2]:
-            self.layers[layer] = tuple(map(self._larger, self.layers[layer]))  # type: ignore[assignment]
         found = []
         for store, new in zip(self.layers[layer], (keys, values), strict=True):
             store[:, :, self.length] = new
             found.append(store.flatten(0, 1)[:, :end])
         return found[0], found[1]
+
+    def reserve(self) -> None:
+        """Make room for the next token of every row, in all layers."""
+        for layer in range(len(self.layers)):
+            self._reserve(layer)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """[R K, length, D] keys and values."""
@@ -100,6 +104,10 @@ class KeptRows:
         bias = torch.zeros(padding.shape, dtype=self.shape.dtype)
         bias.masked_fill_(padding, torch.finfo(self.shape.dtype).min)
         return bias.repeat_interleave(self.shape.kv_heads, 0)[:, None]
+
+    def _reserve(self, layer: int) -> None:
+        if self.length == self.layers[layer][0].shape[2]:
+            self.layers[layer] = tuple(map(self._larger, self.layers[layer]))  # type: ignore[assignment]
 
     def _larger(self, store: Tensor) -> Tensor:
         larger = store.new_empty(*store.shape[:2], self.length + RESERVE, store.shape[3])

@@ -69,6 +69,9 @@ class FusedDecoder:
     Attributes:
         heads, kv_heads, head_size: of attention.
         wide: format of the stream between layers, of keys and of values.
+        layers, gain, head: weights; the last two are the last norm's and the output layer.
+        head_bias: [V] of the output layer, as the model has it.
+        eps: of all norms.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, blocks: bool = False) -> None:
@@ -80,15 +83,15 @@ class FusedDecoder:
         self.dtype = dtype
         self.wide = torch.float64 if dtype == torch.float64 else torch.float32
         self._blocks = blocks
-        self._eps = torch.tensor(_eps(trunk.norm), dtype=self.wide)
+        self.eps = torch.tensor(_eps(trunk.norm), dtype=self.wide)
         self._rotary = trunk.rotary_emb
         self._turns = torch.empty(0, self.head_size // 2, dtype=torch.complex64)
         self._embedding = trunk.embed_tokens.weight.detach()
         files = unwritten_files()
         release_file_pages(bare.parameters(), files)
-        self._gain = _gain(trunk.norm)
-        weight, self._head_bias = _parts(bare.lm_head)  # the largest first, while little else is there
-        self._head = PackedLinear(weight, _or_none(self._head_bias), dtype)
+        self.gain = _gain(trunk.norm)
+        weight, self.head_bias = _parts(bare.lm_head)  # the largest first, while little else is there
+        self.head = PackedLinear(weight, _or_none(self.head_bias), dtype)
         release_file_pages([bare.lm_head.weight], files)
         self.layers: list[_Layer] = []
         for one in trunk.layers:
@@ -104,8 +107,8 @@ class FusedDecoder:
             attend: keeps keys and values, and lets queries see.
             last: [L] those whose logits are wanted; all by default.
         """
-        stream = F.embedding(ids, self._embedding).to(self.wide)
-        turns = self._turns_at(places)
+        stream = self.embedded(ids)
+        turns = self.turns_at(places)
         for number, layer in enumerate(self.layers):
             states = layer.qkv(self._normed(stream, layer.first)).to(self.wide)
             states = states.view(len(ids), -1, self.head_size)
@@ -117,7 +120,7 @@ class FusedDecoder:
             stream = layer.out.added_to(stream, seen.to(self.dtype))
             x = self._normed(stream, layer.second)
             stream = layer.down.added_to(stream, layer.up.times(x, layer.gate.swish(x)))
-        logits = self._head(self._normed(stream, self._gain)).to(self.wide)
+        logits = self.head(self._normed(stream, self.gain)).to(self.wide)
         return logits + self._shift if self._shift else logits
 
     def centre(self, level: float) -> None:
@@ -126,7 +129,11 @@ class FusedDecoder:
         Half-precision products are rounded in proportion to their size: near the largest logit little is lost then.
         """
         self._shift = float(round(level))
-        self._head.bias = (self._head_bias - self._shift).to(self.dtype)
+        self.head.bias = (self.head_bias - self._shift).to(self.dtype)
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """[N, I] what flows into the first layer."""
+        return F.embedding(ids, self._embedding).to(self.wide)
 
     def _normed(self, stream: Tensor, gain: Tensor | None = None) -> Tensor:
         normed = self._unit(stream)
@@ -135,7 +142,7 @@ class FusedDecoder:
     def _unit(self, states: Tensor) -> Tensor:
         """States [..., I] over their root mean square; `F.rms_norm` takes three times as long for few rows."""
         length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        return states * torch.addcmul(self._eps, length, length, value=1 / states.shape[-1]).rsqrt_()
+        return states * torch.addcmul(self.eps, length, length, value=1 / states.shape[-1]).rsqrt_()
 
     def _turned(self, states: Tensor, layer: _Layer, turns: Tensor) -> Tensor:
         """Queries and keys [N, H + K, D], normed and turned."""
@@ -146,7 +153,7 @@ class FusedDecoder:
         pairs = torch.view_as_complex(states.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turns).flatten(-2)
 
-    def _turns_at(self, places: Tensor) -> Tensor:
+    def turns_at(self, places: Tensor) -> Tensor:
         """[N, 1, D / 2] turns of the pairs at these places."""
         most = int(places.max()) + 1
         if most > len(self._turns):

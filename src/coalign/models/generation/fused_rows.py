@@ -18,6 +18,7 @@ from coalign.models.generation.incremental import (
     prefill_passes,
     shared_beginning,
 )
+from coalign.models.generation.one_row.step import MOST_THREADS, one_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,10 +91,18 @@ class FusedRows:
         self._own, self._groups, self._next = whole, None, lengths
 
     def step(self, tokens: Tensor) -> Tensor:
-        logits = self._decoder.run(tokens, self._next, self._see)
+        one = one_row(self._decoder) if self.is_alone() else None
+        if one is None:
+            logits = self._decoder.run(tokens, self._next, self._see)
+        else:
+            logits = one.run(tokens, self._next, self._own)
         self._own.grow()
         self._next = self._next + 1
         return logits
+
+    def is_alone(self) -> bool:
+        """Whether the next token is one for `one_row`, where it is there."""
+        return len(self._next) == 1 and self._groups is None and torch.get_num_threads() <= MOST_THREADS
 
     def _new(self, padding: Tensor, length: int = 0) -> KeptRows:
         return KeptRows(self._shape, padding, length)

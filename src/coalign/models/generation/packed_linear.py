@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from coalign.core.machine.cores import keep_few_kernels
+from coalign.models.generation.one_row.lanes import Lanes, blocks_in_lanes, lanes_of_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +51,15 @@ class PackedLinear:
         self.dtype = dtype
         self.bias = None if bias is None else bias.to(dtype)
         self._packed = can_pack(dtype)
+        self.outputs, self.inputs = weight.shape
         weight = weight.to(dtype)
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self._packed else weight
         )
+
+    def lanes(self) -> Lanes | None:
+        """The weight for one row; None where oneDNN laid it out otherwise, as it does on some processors."""
+        return lanes_of_packed(self._weight, self.outputs, self.inputs) if self._packed else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, I] of `dtype` to [N, O] of `dtype`."""
@@ -92,13 +98,19 @@ class BlockLinear(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         blocks = weight.unflatten(1, (-1, BLOCK))
         low, high = blocks.aminmax(dim=-1)
-        scale = ((high - low) / 15).bfloat16()
-        offset = (low + 8 * scale.float()).bfloat16()
-        step, middle = scale.float()[..., None], offset.float()[..., None]
-        numbers = ((blocks - middle) / step.where(step != 0, 1.0) + 8).round().clamp_(0, 15)
-        super().__init__(((numbers - 8) * step + middle).flatten(1), bias, torch.bfloat16)
+        scale = (high - low) / 15
+        numbers = (blocks - low[..., None]) / scale.where(scale != 0, 1.0)[..., None]
+        numbers = numbers.round_().clamp_(0, 15)
+        self._lanes = blocks_in_lanes(numbers, scale, low)
+        scale, offset = scale.bfloat16(), (low + 8 * scale).bfloat16()
+        wide = (numbers - 8) * scale.float()[..., None] + offset.float()[..., None]
+        super().__init__(wide.flatten(1), bias, torch.bfloat16)
         self._blocks = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.flatten(1).int(), 1)
         self._scales = torch.stack([scale.T, offset.T], -1).contiguous()
+
+    def lanes(self) -> Lanes | None:
+        """The numbers of the blocks, with a scale and an offset in float32."""
+        return self._lanes
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
