@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.models.stand_in import StandIn
 
 # Examples are not timed: how long one takes is a matter of what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -25,6 +30,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.preference.tiny_runs import save_tiny_model
 
     return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A stand-in for vLLM's server, which ends with the test; coalign's cache is empty."""
+    from coalign.models.backends.vllm_server import end_server
+    from tests.models.stand_in import StandIn
+
+    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
+    yield StandIn(tmp_path, monkeypatch)
+    end_server()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The server is a stand-in that answers by rule; `tests/models/test_vllm_real.py` 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -31,44 +30,10 @@ from coalign.models.files.loading import load_for_training, load_tokenizer
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from tests.models.stand_in import COMMAND, STAND_IN, StandIn, is_running
 
-STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
-COMMAND = shlex.join([sys.executable, str(STAND_IN)])
 GREEDY = Sampling(64, temperature=0.0)
 PROMPTS = [[{"role": "user", "content": text}] for text in ("the sea", "the sky is blue", "green")]
-
-
-class StandIn:
-    """The stand-in of a test: how it is named, what it was asked."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._log, self._monkeypatch = folder / "requests.jsonl", monkeypatch
-        self.set()
-
-    def set(self, **settings: Any) -> None:
-        self._monkeypatch.setenv("STAND_IN", json.dumps({"log": str(self._log), **settings}))
-
-    def options(self, **changes: Any) -> BackendOptions:
-        return BackendOptions(**{"backend": "vllm-server", "vllm_command": COMMAND, **changes})
-
-    def open(self, model: str | Path, **changes: Any) -> Any:
-        return open_generator(ModelOptions(model=str(model), dtype="float32"), self.options(**changes))
-
-    def asked(self, path: str = "/v1/completions") -> list[dict[str, Any]]:
-        return [one["body"] for one in self._lines() if one.get("path") == path]
-
-    def starts(self) -> list[dict[str, Any]]:
-        return [one for one in self._lines() if "started" in one]
-
-    def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
-    yield StandIn(tmp_path, monkeypatch)
-    vllm_server.end_server()
 
 
 @pytest.fixture
@@ -89,12 +54,6 @@ def save_adapter(base: str, folder: Path, seed: int) -> Path:
 def weights(results: Any) -> set[str]:
     """Which weights answered."""
     return {one.text.split("|")[0] for samples in results for one in samples}
-
-
-def is_running(process: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def assert_ends(*processes: int, within: float = 10.0) -> None:

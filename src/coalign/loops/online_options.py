@@ -8,13 +8,14 @@ from typing import Literal
 from coalign.core.options import Count, CountOrZero, Fraction, NonNegative, Positive, Seed, option, required
 from coalign.data.sources import ColumnNames, DataSources, canonical_columns, canonical_sources
 from coalign.judging.rewards.specs import RewardOptions
+from coalign.models.backends.options import PolicyBackendOptions
 from coalign.models.options import ModelOptions
 from coalign.training.online.keeping import KeepingOptions
 from coalign.training.options import Optimizer, Tracker, assert_trackers
 
 
 @dataclass(kw_only=True)
-class OnlineOptions(RewardOptions, KeepingOptions, ModelOptions):
+class OnlineOptions(RewardOptions, KeepingOptions, PolicyBackendOptions, ModelOptions):
     """Options of every online method. A subclass adds the constants of one."""
 
     __group__ = "Method"
@@ -54,6 +55,7 @@ class OnlineOptions(RewardOptions, KeepingOptions, ModelOptions):
     merge_rollout: bool = option(
         True,
         "sample with the adapter merged into a copy of its weights: faster, equal to rounding (`sampler/gap` is logged)",
+        only_with={"backend": "transformers"},
     )
 
     eval_prompts: DataSources | None = option(

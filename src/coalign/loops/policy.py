@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,11 @@ from coalign.models.adapters import disabled_adapter, has_adapter
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.merged import MergedView
 from coalign.models.modules import evaluation
+from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.training.losses.policy_gradient import above_reference, varied
 from coalign.training.online.policy_gradient import Cut, OnlineMethod
-from coalign.training.processes import process_count
+from coalign.training.processes import assert_one_process, process_count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +49,7 @@ class Reinforcement:
         score: gives the rewards of both.
         transform: of the rewards that are learnt from (`coalign.loops.rollouts.Transform`).
         keep: encoded demonstrations that the policy is held to (`coalign.training.online.keeping`).
-        open_generator: a generator over the policy as it is; by default the Transformers back end.
+        open_generator: a generator over the policy as it is, in place of the back end of `config`.
         name: of this training among those of the run.
     """
 
@@ -59,12 +62,17 @@ class Reinforcement:
     score: ScoreRows
     transform: Transform | None = None
     keep: Sequence[EncodedRecord] = ()
-    open_generator: Callable[[nn.Module, PreTrainedTokenizerBase], Generator] = TransformersGenerator
+    open_generator: Callable[[nn.Module, PreTrainedTokenizerBase], Generator] | None = None
     name: str = "train"
 
     @property
     def folder(self) -> Path:
         return self.run.artefacts / ("rollouts" if self.name == "train" else f"{self.name}/rollouts")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a vLLM server samples."""
+        return self.open_generator is None and self.config.backend == "vllm-server"
 
     @property
     def steps_of_rollout(self) -> int:
@@ -100,12 +108,18 @@ class Policy:
 
     Attributes:
         model: as it is trained.
+
+    Raises:
+        ConfigError: a vLLM server is to sample for several processes.
     """
 
     def __init__(self, loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
         self._loop, self._tokenizer = loop, tokenizer
-        self._view = MergedView(model) if loop.config.merge_rollout else None
+        if loop.is_served:
+            assert_one_process("--backend vllm-server samples from a policy")
+        merges = loop.config.merge_rollout and not loop.is_served
+        self._view = MergedView(model) if merges else None
         compared = loop.method.needs_reference(loop.constants) or loop.held_out or loop.keep
         # Made before a checkpoint is loaded: this is the start model.
         self._start = (
@@ -117,11 +131,20 @@ class Policy:
         """Opens, when it is called, a generator over the policy as it now is; no cache of an earlier one is left."""
         with contextlib.ExitStack() as stack:
 
+            @functools.cache
             def open_generator() -> Generator:
                 merged = self._view.merged() if self._view else contextlib.nullcontext(self.model)
-                return self._loop.open_generator(stack.enter_context(merged), self._tokenizer)
+                return self._generator(stack.enter_context(merged))
 
             yield open_generator
+
+    def close(self) -> None:
+        """End the server that samples, and remove the weights that were written for it."""
+        if self._loop.is_served:
+            from coalign.models.backends.vllm_server import end_server
+
+            end_server()
+            shutil.rmtree(self._served_weights, ignore_errors=True)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[nn.Module]:
@@ -134,10 +157,25 @@ class Policy:
 
     def assert_room(self, prompts: Sequence[Prompted]) -> None:
         """Refuse prompts that leave no room for a response, before anything is sampled (of back ends that can say)."""
-        generator: Any = self._loop.open_generator(self.model, self._tokenizer)
+        generator: Any = self._generator(self.model)
         if hasattr(generator, "assert_room"):
             encoded = [generator.encode(one.prompt, index) for index, one in enumerate(prompts)]
             generator.assert_room(encoded, self._loop.sampling(1, 0))
+
+    @property
+    def _served_weights(self) -> Path:
+        return self._loop.run.path / "served-weights"
+
+    def _generator(self, model: nn.Module) -> Generator:
+        """A generator over the weights that the model now has."""
+        if self._loop.open_generator is not None:
+            return self._loop.open_generator(model, self._tokenizer)
+        if not self._loop.is_served:
+            return TransformersGenerator(model, self._tokenizer)
+        from coalign.models.backends.vllm_served import PolicyOnServer
+
+        config = self._loop.config
+        return PolicyOnServer(model, self._tokenizer, ModelOptions.of(config), config, self._served_weights)
 
 
 def with_start_rewards(loop: Reinforcement, open_start: Callable[[], Generator]) -> Reinforcement:

@@ -93,13 +93,22 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     """Train `model` in place; a run that was stopped goes on at its newest checkpoint, with the rollouts that are there.
 
     Raises:
-        ConfigError: a back end that gives no token ids, or processes that share out the weights of the model.
+        ConfigError: a back end that gives no token ids, processes that share out the weights of the model, or several of them and a
+            vLLM server.
         DataError: a prompt that leaves no room for a response.
         CoalignError: too many responses have no reward.
         DivergedError: the loss or a gradient became NaN or infinite.
     """
     without_dropout(model)
     policy = Policy(loop, model, tokenizer)
+    try:
+        return _train(loop, policy, tokenizer)
+    finally:
+        policy.close()
+
+
+def _train(loop: Reinforcement, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> FitResult:
+    model = policy.model
     policy.assert_room([*loop.prompts, *loop.held_out])
     with policy.opened() as open_start:  # no checkpoint is loaded yet
         loop = with_start_rewards(loop, open_start)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from safetensors.torch import save_file
 
 from coalign.core.errors import DataError, EndpointError, ModelError
@@ -60,7 +61,7 @@ class ServedModel(VllmModel):
         super().__init__(options, base, tokenizer)
         dtype = options.dtype
         if dtype == "auto":  # vLLM's own makes bfloat16 of float32 wherever it runs
-            dtype = str(decoding_dtype(pick_device())).removeprefix("torch.")
+            dtype = str(self._dtype()).removeprefix("torch.")
         self._serving = Serving(
             model=base.path,
             revision=base.revision,
@@ -76,6 +77,10 @@ class ServedModel(VllmModel):
     @abstractmethod
     def _ready(self, server: VllmServer) -> str:
         """Bring the weights to the server; the name under which they answer."""
+
+    def _dtype(self) -> torch.dtype:
+        """The number format of the server where none is named."""
+        return decoding_dtype(pick_device())
 
     def _sample(
         self, asked: Mapping[int, list[int]], sampling: types.Sampling
@@ -167,6 +172,11 @@ class PolicyOnServer(ServedModel):
         else:
             self._serving = replace(self._serving, model=str(folder / "whole"), revision=None, reloads=True)
         self._written = False
+
+    def _dtype(self) -> torch.dtype:
+        """What samples computes as what learns: on a CPU in the format of the weights."""
+        own = next(self._policy.parameters())
+        return own.dtype if own.device.type == "cpu" else super()._dtype()
 
     def _sample(
         self, asked: Mapping[int, list[int]], sampling: types.Sampling

@@ -60,7 +60,7 @@ def sampler_differs(rows: Sequence[Row]) -> Sign | None:
     return Sign(
         "sampler_differs",
         f"Log-probabilities of sampler and trainer differ by {statistics.fmean(values):.2g} nats a token.",
-        "Sample in the number format of the training (--dtype float32) or without merged weights (--merge-rollout false).",
+        "Sample in the number format of the training (--dtype float32); without a server also without merged weights (--merge-rollout false).",
     )
 
 
