@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.models.adapters import add_lora, disabled_adapter, has_adapter, merge, trainable_summary
+from coalign.models.adapters import add_adapter, disabled_adapter, has_adapter, merge, trainable_summary
 from coalign.models.options import ModelOptions
 from tests.models.test_loading import llama
 
@@ -22,7 +22,7 @@ def model():
 
 def adapted_by(model, **options):
     """The model with an adapter that is not zero, and what it says with it."""
-    adapted = add_lora(model, ModelOptions(**options)).eval()
+    adapted = add_adapter(model, ModelOptions(**options)).eval()
     for one in adapted.parameters():
         if one.requires_grad:
             torch.nn.init.normal_(one, std=0.3)
@@ -31,7 +31,7 @@ def adapted_by(model, **options):
 
 def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains(model):
     before = model(IDS).logits
-    adapted = add_lora(model, ModelOptions(adapter_rank=4))
+    adapted = add_adapter(model, ModelOptions(adapter_rank=4))
     assert torch.equal(adapted(IDS).logits, before)
     trained = [name for name, one in adapted.named_parameters() if one.requires_grad]
     assert trained
@@ -78,21 +78,21 @@ def test_merging_keeps_the_outputs(model):
     merged = merge(adapted)
     assert not has_adapter(merged)
     torch.testing.assert_close(merged(IDS).logits, policy, atol=1e-5, rtol=1e-5)
-    assert has_adapter(add_lora(merged, ModelOptions()))
+    assert has_adapter(add_adapter(merged, ModelOptions()))
 
 
 def test_targets_are_checked(model):
-    adapted = add_lora(model, ModelOptions(adapter_targets=["q_proj", "mlp.up_proj"]))
+    adapted = add_adapter(model, ModelOptions(adapter_targets=["q_proj", "mlp.up_proj"]))
     names = {name for name, one in adapted.named_parameters() if one.requires_grad}
     assert all("q_proj" in name or "mlp.up_proj" in name for name in names)
     with pytest.raises(ModelError, match="already has an adapter"):
-        add_lora(adapted, ModelOptions())  # type: ignore[arg-type]
+        add_adapter(adapted, ModelOptions())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "c_attn"], ["all-linear", "q_proj"], []])
 def test_targets_that_match_nothing_are_refused(model, targets):
     with pytest.raises(ConfigError, match="adapter_targets"):
-        add_lora(model, ModelOptions(adapter_targets=targets))
+        add_adapter(model, ModelOptions(adapter_targets=targets))
 
 
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"], ["q_proj"]])

@@ -15,7 +15,7 @@ from coalign.cli.doctor import doctor
 from coalign.cli.serving.chat import chat
 from coalign.core.errors import ConfigError
 from coalign.core.runs import Run
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.files import defaults, loading
 from coalign.models.files.loading import load_model
 from coalign.models.files.saving import save_model
@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def adapter(folder, tmp_path):
-    model = add_lora(load_model(str(folder), training=True), ModelOptions())
+    model = add_adapter(load_model(str(folder), training=True), ModelOptions())
     for one in model.parameters():
         if one.requires_grad:
             torch.nn.init.normal_(one)

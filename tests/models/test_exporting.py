@@ -14,7 +14,7 @@ from coalign.cli.main import coalign
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.files.exporting import export, push
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
@@ -28,7 +28,7 @@ IDS = torch.arange(3, 15).reshape(2, 6)
 def adapter(tiny_model, tmp_path_factory):
     """(folder of an adapter that is not zero, what the model says with it)"""
     folder = tmp_path_factory.mktemp("export") / "adapter"
-    adapted = add_lora(load_model(tiny_model, training=True), ModelOptions()).eval()
+    adapted = add_adapter(load_model(tiny_model, training=True), ModelOptions()).eval()
     torch.manual_seed(0)
     for name, one in adapted.named_parameters():
         if "lora_" in name:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.files.exporting import export_gguf
 from coalign.models.files.llama_cpp.tokens import described
 from coalign.models.files.llama_cpp.writing import write_adapter, write_model
@@ -187,7 +187,7 @@ def adapter(model, tmp_path_factory):
     def make(case="llama", **settings):
         folder = tmp_path_factory.mktemp("adapter") / "mine"
         base = load_model(str(model(case)), training=True)
-        adapted = add_lora(base, ModelOptions(adapter_rank=4, adapter_alpha=8.0, **settings)).eval()
+        adapted = add_adapter(base, ModelOptions(adapter_rank=4, adapter_alpha=8.0, **settings)).eval()
         torch.manual_seed(0)
         for name, one in adapted.named_parameters():
             if "lora_" in name:
@@ -252,7 +252,7 @@ def test_an_adapter_without_its_weights_is_one_line(adapter, tmp_path):
 
 
 def test_a_head_that_an_adapter_parted_from_the_embedding_is_written(model, tmp_path):
-    adapted = add_lora(
+    adapted = add_adapter(
         load_model(str(model("smollm")), training=True), ModelOptions(adapter_targets=["lm_head", "q_proj"])
     )
     for name, one in adapted.named_parameters():

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.files.saving import save_model
 from coalign.models.merging import run as merging
@@ -86,7 +86,7 @@ def test_the_mean_of_two_models_loads_as_any_model(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
 def test_an_adapter_is_folded_in_first(tiny_model, tmp_path, kind):
-    adapted = add_lora(load_model(tiny_model, training=True), ModelOptions(adapter_kind=kind)).eval()
+    adapted = add_adapter(load_model(tiny_model, training=True), ModelOptions(adapter_kind=kind)).eval()
     for name, one in adapted.named_parameters():
         if one.requires_grad and "lora_" in name:
             torch.nn.init.normal_(one, std=0.1)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from coalign.core.errors import ModelError
-from coalign.models.adapters import add_lora, disabled_adapter, has_adapter
+from coalign.models.adapters import add_adapter, disabled_adapter, has_adapter
 from coalign.models.files import places
 from coalign.models.files.loading import load_for_training, load_model, load_tokenizer
 from coalign.models.files.saving import save_model
@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_what_was_there(base, tmp_path, tokenizer, monkeypatc
         save_model(model, tokenizer, base)
     assert sorted(one.name for one in base.iterdir()) == before
     assert not list(base.parent.glob(".*.tmp"))
-    assert add_lora(load_model(str(base), training=True), ModelOptions()) is not None
+    assert add_adapter(load_model(str(base), training=True), ModelOptions()) is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.records import Record
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.options import ModelOptions
 from coalign.training.fit import fit
 from coalign.training.job import FitResult, Job
@@ -26,7 +26,7 @@ def fit_tiny(
     objective = get_objective(name)
     given = {"batch_size": 2, "learning_rate": 1e-2, "max_length": 200, **options}
     training = build(TrainingOptions, given)
-    model = add_lora(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
+    model = add_adapter(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
     run = Run.start(folder / "run", "test", ModelOptions())
     constants = constants if constants is not None else build(objective.constants, {})
     job = Job(objective=objective, options=training, run=run, records=records, constants=constants)

@@ -14,7 +14,7 @@ from coalign.core.options import build
 from coalign.core.runs import Run
 from coalign.data.encoding import EncodedRecord
 from coalign.data.records import Preference
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.options import ModelOptions
 from coalign.training.batches import Example
 from coalign.training.examples import Prepared
@@ -53,7 +53,7 @@ def test_the_plan_foresees_the_steps(
 ) -> None:
     sizes = {"batch_size": batch, "gradient_accumulation": accumulation, "epochs": epochs}
     options = build(TrainingOptions, {**sizes, "max_length": 60, "save_steps": 0, "learning_rate": 1e-3})
-    model = add_lora(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
+    model = add_adapter(make_model("llama", vocab_size=VOCABULARY), ModelOptions())  # type: ignore[arg-type]
     run = Run.start(tmp_path / "run", "test", ModelOptions())
     job = Job(objective=PAIRS_FREE, options=options, run=run, records=pairs(count), constants=NoConstants())
     result = fit(job, model, tiny_tokenizer())
@@ -82,7 +82,7 @@ def test_the_default_learning_rate_and_its_reason(
     tmp_path: Path, adapter: bool, rate: float, why: str
 ) -> None:
     model = make_model("llama")
-    model = add_lora(model, ModelOptions()) if adapter else model  # type: ignore[arg-type]
+    model = add_adapter(model, ModelOptions()) if adapter else model  # type: ignore[arg-type]
     options = TrainingOptions()
     plan = make_plan("dpo", Prepared([]), 0, options, training_arguments(options, tmp_path, model), model)
     assert plan.learning_rate == rate

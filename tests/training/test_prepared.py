@@ -19,7 +19,7 @@ from coalign.data.encoding import EncodedRecord
 from coalign.data.prepared import many
 from coalign.data.prepared.tokens import Lengths, TokenStore, TokenWriter, merge
 from coalign.data.records import Demonstration, Preference, Ranking, Record, Reply, Source
-from coalign.models.adapters import add_lora, disabled_adapter
+from coalign.models.adapters import add_adapter, disabled_adapter
 from coalign.models.options import ModelOptions
 from coalign.training import examples as module
 from coalign.training.batches import Prepared, StoredExamples, have_reference, tags_of, tokens_of
@@ -77,7 +77,7 @@ def _told(prepared: Prepared) -> Any:
 
 
 def _adapted() -> Any:
-    return add_lora(make_model("llama", scale=1.0, vocab_size=512), ModelOptions())  # type: ignore[arg-type]
+    return add_adapter(make_model("llama", scale=1.0, vocab_size=512), ModelOptions())  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

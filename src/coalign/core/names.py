@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -18,3 +19,13 @@ def name_of_place(place: str) -> str:
     parts = [one for one in re.split(r"[/\\]", place) if one]
     parts = parts[:-1] if parts[-1:] == ["model"] and len(parts) > 1 else parts
     return parts[-1] if parts else place
+
+
+def spelt_alike(name: Any, texts: Mapping[str, str]) -> str:
+    """The text of a name, whatever its case and however its words are joined; an empty one of a name without."""
+    plain = {_plain(one): text for one, text in texts.items()}
+    return plain.get(_plain(name), "") if isinstance(name, str) else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

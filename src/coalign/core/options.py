@@ -32,7 +32,7 @@ from coalign.core.limits import Fraction as Fraction
 from coalign.core.limits import NonNegative as NonNegative
 from coalign.core.limits import Positive as Positive
 from coalign.core.limits import Seed as Seed
-from coalign.core.names import suggest
+from coalign.core.names import spelt_alike, suggest
 from coalign.core.yaml_text import load_yaml, parse_yaml
 
 NOTHING = ("none", "null")
@@ -51,6 +51,7 @@ def option(
     group: str | None = None,
     split: bool = True,
     only_with: str | Mapping[str, Any] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field with its help text and the source of its default.
 
@@ -63,8 +64,10 @@ def option(
         only_with: when it has an effect: the name of another option of the configuration that must be given, or names
             of others with the value (a tuple: values) that each must have. Elsewhere `OptionGroup` refuses every value
             but the default.
+        refused: values that one may look for and that are not taken, with the reason, a clause for the message.
     """
-    metadata = {"help": help, "source": source, "group": group, "split": split, "only_with": only_with}
+    metadata = {"help": help, "source": source, "group": group, "split": split}
+    metadata |= {"only_with": only_with, "refused": refused}
     if isinstance(default, list | dict | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -87,6 +90,7 @@ class Option:
     group: str
     split: bool = True
     only_with: str | Mapping[str, Any] | None = None
+    refused: Mapping[str, str] | None = None
 
     @property
     def required(self) -> bool:
@@ -160,6 +164,7 @@ def _option(field: dataclasses.Field[Any], hint: Any, owner: type) -> Option:
         group=field.metadata.get("group") or vars(owner).get("__group__", "Method"),
         split=field.metadata.get("split", True),
         only_with=field.metadata.get("only_with"),
+        refused=field.metadata.get("refused"),
     )
 
 
@@ -292,7 +297,8 @@ def converted(
             if is_large(value) and "at least" in expected and "at most" not in expected:
                 expected += f" and at most {LARGEST}"
             shown = "the value" if secrets.is_called_a_key(key) else secrets.redacted(as_shown(value))
-            problems.append(f"{place}: {shown} is not usable, expected {expected}")
+            why = spelt_alike(value, known[key].refused or {})
+            problems.append(f"{place}: {shown} is not usable{why and f' ({why})'}, expected {expected}")
     problems += [
         f"{places.get(one.name, f'{where}: {one.name}')}: is required ({one.help.partition(':')[0]})"
         for one in known.values()

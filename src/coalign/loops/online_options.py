@@ -11,7 +11,16 @@ from coalign.judging.rewards.specs import RewardOptions
 from coalign.models.backends.options import PolicyBackendOptions
 from coalign.models.options import ModelOptions
 from coalign.training.online.keeping import KeepingOptions
-from coalign.training.options import Optimizer, Tracker, assert_trackers
+from coalign.training.options import (
+    NUMBERS_OF_SCHEDULE,
+    QUICKER_B,
+    REFUSED_OPTIMIZERS,
+    WHAT_MOVES,
+    Optimizer,
+    Schedule,
+    Tracker,
+    assert_steps,
+)
 
 
 @dataclass(kw_only=True)
@@ -103,12 +112,12 @@ class OnlineOptions(RewardOptions, KeepingOptions, PolicyBackendOptions, ModelOp
         "responses in one forward pass of the training: memory and speed, not the gradient",
         group="Training",
     )
-    optimizer: Optimizer = option(
-        "adamw", "what moves the weights; those of 8 bits are bitsandbytes'", group="Training"
+    optimizer: Optimizer = option("adamw", WHAT_MOVES, group="Training", refused=REFUSED_OPTIMIZERS)
+    loraplus_lr_ratio: Positive | None = option(
+        None, QUICKER_B, source="LoRA+, arXiv 2402.12354", group="Training"
     )
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
-        "constant_with_warmup", "learning-rate schedule", group="Training"
-    )
+    schedule: Schedule = option("constant_with_warmup", "learning-rate schedule", group="Training")
+    schedule_options: dict[str, float] = option({}, NUMBERS_OF_SCHEDULE, group="Training")
     warmup_ratio: Fraction = option(0.03, "share of the steps with rising learning rate", group="Training")
     weight_decay: NonNegative = option(0.0, "AdamW weight decay", group="Training")
     max_grad_norm: Positive = option(1.0, "gradient clipping", group="Training")
@@ -124,7 +133,7 @@ class OnlineOptions(RewardOptions, KeepingOptions, PolicyBackendOptions, ModelOp
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert_trackers(self.report_to)
+        assert_steps(self)
         self.column = canonical_columns(self.column)
         self.prompts = canonical_sources(self.prompts, "prompts", weights=False)
         if self.eval_prompts is not None:

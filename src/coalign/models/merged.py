@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from coalign.core.errors import ModelError
 from coalign.models.adapters import has_adapter
 from coalign.models.modules import unwrap
+
+MERGED = ("LORA", "LOHA", "LOKR", "IA3", "VERA", "OFT", "HRA")
+"""Kinds of peft that change nothing but the layers that they are on."""
 
 
 class MergedView:
@@ -41,16 +45,16 @@ class MergedView:
         try:
             with torch.no_grad():
                 for name, layer in self._adapted.items():
-                    weight = layer.get_base_layer().weight
-                    changed = weight.clone()
-                    for adapter in layer.active_adapters:
-                        if adapter in layer.lora_A:
-                            changed += layer.get_delta_weight(adapter).to(weight.dtype)
-                    plain.get_submodule(name).weight = nn.Parameter(changed, requires_grad=False)
+                    own = plain.get_submodule(name)
+                    for part, values in _merged(layer).items():
+                        setattr(own, part, nn.Parameter(values, requires_grad=False))
             yield plain.eval()
         finally:
-            for name in self._adapted:
-                plain.get_submodule(name).weight = None  # type: ignore[assignment]
+            for name, layer in self._adapted.items():
+                own = plain.get_submodule(name)
+                own.weight = None  # type: ignore[assignment]
+                if own.bias is not None:
+                    own.bias = layer.get_base_layer().bias
 
     def _build(self) -> None:
         bare = cast("Any", self._model).get_base_model()
@@ -69,26 +73,47 @@ def can_merge(model: nn.Module) -> bool:
     """Whether all that the adapters of `model` change are weights of linear layers, in full precision or half."""
     if not has_adapter(model):
         return False
-    from peft import PeftType
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     whole = cast("Any", model)
     configs = [whole.peft_config[name] for name in whole.active_adapters]
-    plain_lora = all(
-        one.peft_type == PeftType.LORA
-        and not one.use_dora
-        and not one.modules_to_save
-        and one.bias == "none"
-        and not getattr(one, "trainable_token_indices", None)
-        and not getattr(one, "target_parameters", None)
+    plain = all(
+        one.peft_type in MERGED
+        and not any(
+            getattr(one, name, None)
+            for name in ("modules_to_save", "trainable_token_indices", "target_parameters")
+        )
+        and getattr(one, "bias", "none") == "none"
         for one in configs
     )
     layers = [one for one in whole.modules() if isinstance(one, BaseTunerLayer)]
     head = unwrap(model).get_output_embeddings()  # type: ignore[operator]
-    simple = all(
-        hasattr(one, "lora_A") and one is not head and _is_plain(one.get_base_layer()) for one in layers
-    )
-    return plain_lora and bool(layers) and simple
+    simple = all(one is not head and _is_plain(one.get_base_layer()) for one in layers)
+    return plain and bool(layers) and simple
+
+
+def _merged(layer: Any) -> dict[str, Tensor]:
+    """Weight and, where it differs, bias of an adapted layer with its active adapters merged; the layer stays as it is.
+
+    Raises:
+        ModelError: they are not finite.
+    """
+    base = layer.get_base_layer()
+    before = {name: one.data for name, one in base.named_parameters(recurse=False)}
+    try:
+        layer.merge(safe_merge=True)
+        after = {name: one.data for name, one in base.named_parameters(recurse=False)}
+    except ValueError as error:
+        raise ModelError(f"The adapter cannot be merged: {error}") from error
+    finally:
+        for name, values in before.items():
+            getattr(base, name).data = values
+        layer.merged_adapters.clear()
+    return {
+        name: one
+        for name, one in after.items()
+        if name == "weight" or one.data_ptr() != before[name].data_ptr()
+    }
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -8,6 +8,33 @@ from typing import Literal, Self
 
 from coalign.core.options import Count, Fraction, OptionGroup, Positive, option
 
+AdapterKind = Literal["lora", "rslora", "dora", "loha", "lokr", "ia3", "vera", "oft", "hra"]
+AdapterInit = Literal["zero", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]
+
+TAKES_OUT = ("pissa", "pissa_niter_16", "olora")
+"""Beginnings that take a part out of each weight."""
+
+LORA_KINDS = ("lora", "rslora", "dora")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "adapter_init": LORA_KINDS,
+    "adapter_rank": (*LORA_KINDS, "loha", "lokr", "vera", "oft", "hra"),
+    "adapter_alpha": (*LORA_KINDS, "loha", "lokr"),
+    "adapter_dropout": (*LORA_KINDS, "vera"),
+}
+"""Options of an adapter to the kinds that read them."""
+_VIRTUAL = "it puts virtual tokens before a text, which rows that share a prompt have no place for"
+_ROUTED = "it chooses among adapters by the input and has no one weight to merge or to serve"
+REFUSED_KINDS = {
+    "adalora": "its ranks follow a schedule with a loss of its own beside the objective, which would be another objective",
+    **dict.fromkeys(
+        ("prompt-tuning", "prefix-tuning", "p-tuning", "multitask-prompt-tuning", "cpt"), _VIRTUAL
+    ),
+    **dict.fromkeys(("xlora", "poly"), _ROUTED),
+    "adaption-prompt": "it changes attention itself, which scoring and decoding compute without it",
+    "trainable-tokens": "it changes the embeddings, which adapters leave alone here",
+}
+"""Kinds of peft that are not offered, and why."""
+
 
 @dataclass(kw_only=True)
 class ModelOptions(OptionGroup):
@@ -23,19 +50,30 @@ class ModelOptions(OptionGroup):
         "auto",
         "train an adapter or all weights; auto: all where they fit comfortably on the GPU and no adapter option is set, else an adapter",
     )
-    adapter_kind: Literal["lora", "rslora", "dora"] = option(
+    adapter_kind: AdapterKind = option(
         "lora",
-        "plain; scaled by alpha / sqrt(r) (rsLoRA, for high ranks); or with a magnitude for every output (DoRA)",
-        source="LoRA, arXiv 2106.09685; rsLoRA, 2312.03732; DoRA, 2402.09353",
+        "how an adapter changes a weight: a page on training options has them in a table",
+        source="LoRA, arXiv 2106.09685",
+        refused=REFUSED_KINDS,
     )
-    adapter_rank: Count = option(16, "rank r of the adapter", source="LoRA paper, section 7.2; peft examples")
+    adapter_init: AdapterInit = option(
+        "zero",
+        "how LoRA's matrices begin: A drawn and B zero; both drawn (orthogonal); or with the weight's own largest part "
+        "(pissa by SVD, pissa_niter_16 by a quick one, olora by QR), which is taken out of the weight",
+        source="LoRA, PiSSA (arXiv 2404.02948), OLoRA (2406.01775)",
+    )
+    adapter_rank: Count = option(
+        16,
+        "rank r of the adapter; of oft the size of a block",
+        source="LoRA paper, section 7.2; peft examples",
+    )
     adapter_alpha: Positive = option(
         32.0, "the adapter's output is scaled by alpha / r", source="common practice: 2 r"
     )
     adapter_dropout: Fraction = option(0.0, "dropout on the adapter's input")
     adapter_targets: list[str] = option(
         ["all-linear"],
-        "modules that get an adapter, by name; all-linear: every one but the head",
+        "modules that get an adapter, by name; all-linear: every one but the head (of ia3 those that peft takes)",
         source="QLoRA paper",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
@@ -73,6 +111,17 @@ class ModelOptions(OptionGroup):
                     f"quantization: {self.quantization} leaves nothing to train with tuning: full"
                 )
             self.refuse(ADAPTER, "with tuning: full", advice="leave it out or use tuning: lora")
+        for name, kinds in READ_BY.items():
+            if self.adapter_kind not in kinds:
+                self.refuse([name], f"with adapter_kind: {self.adapter_kind}")
+        if self.adapter_init in TAKES_OUT:
+            if self.adapter_kind == "dora":
+                raise ValueError(f"adapter_init: {self.adapter_init} is of lora and rslora, not of dora")
+            self.refuse(
+                ["quantization"], f"with adapter_init: {self.adapter_init}, which takes a part out of weights"
+            )
+        if self.adapter_rank % 2 and (self.adapter_kind == "hra" or self.adapter_init == "orthogonal"):
+            raise ValueError(f"adapter_rank: {self.adapter_rank} is odd, expected an even number")
 
     def at(self, model: str | Path) -> Self:
         """The same options for another model or folder, which has a revision and a chat template of its own."""
@@ -87,7 +136,14 @@ class ModelOptions(OptionGroup):
         self.refuse(TRAINING, "here: nothing is trained")
 
 
-ADAPTER = ("adapter_kind", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets")
+ADAPTER = (
+    "adapter_kind",
+    "adapter_init",
+    "adapter_rank",
+    "adapter_alpha",
+    "adapter_dropout",
+    "adapter_targets",
+)
 """The options that describe an adapter."""
 TRAINING = ("tuning", "save_dtype", *ADAPTER)
 """The options of training, which what only generates does not take."""

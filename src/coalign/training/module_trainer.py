@@ -11,7 +11,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sized
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +22,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
-from coalign.core.extras import require
 from coalign.core.files import write_json
 from coalign.core.runs import Run
-from coalign.models.adapters import has_adapter
+from coalign.models.adapters import has_adapter, quicken_b, save_adapter
 from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
@@ -48,6 +47,13 @@ INTERVAL = "interval.json"
 """In a checkpoint: the sums since the last log line before it."""
 START_LOSSES, LOSSES = "before_losses.json", "held_out_losses.json"
 """Beside the checkpoints: losses of single held-out records, of the start model and of the last evaluation."""
+
+
+@dataclass
+class Arguments(TrainingArguments):
+    """Transformers' arguments, and the rate of LoRA's matrices B as a multiple of `learning_rate`."""
+
+    loraplus_lr_ratio: float | None = None
 
 
 class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
@@ -155,10 +161,14 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
             super()._run_epoch(*arguments, **named)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The task's optimizer, where it has one of its own."""
-        if self.optimizer is None:
-            self.optimizer = self.task.optimizer(self.model if model is None else model, self.args)  # type: ignore[assignment]
-        return super().create_optimizer(model)
+        """The task's optimizer, where it has one of its own; LoRA's B at a rate of their own where the arguments say so."""
+        made, learner = self.optimizer is None, self.model if model is None else model
+        if made:
+            self.optimizer = self.task.optimizer(learner, self.args)  # type: ignore[assignment]
+        optimizer = super().create_optimizer(model)
+        if made and (ratio := getattr(self.args, "loraplus_lr_ratio", None)):
+            quicken_b(optimizer, cast(nn.Module, learner), ratio)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the arguments name; a warm-up that would be all of the run is left out, since its first step,
@@ -270,9 +280,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         return cast(Tensor, self.accelerator.reduce(both.to(self.args.device), reduction="sum"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As Transformers does it, without its progress bar, and without peft asking the hub about the base's
-        vocabulary: embeddings are never part of the adapter.
-        """
+        """As Transformers does it, without its progress bar, and of an adapter what is trained alone."""
         model: Any = self.model
         with no_weight_bars():
             if not has_adapter(model):
@@ -280,7 +288,7 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
                 return
             if self.args.should_save:
                 folder = output_dir or str(self.args.output_dir)
-                model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+                save_adapter(model, Path(folder), state_dict=state_dict, checkpoint=True)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(folder)
                 torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
@@ -363,8 +371,10 @@ def training_arguments(
         "per_device_train_batch_size": options.batch_size,
         "per_device_eval_batch_size": options.batch_size,
         "gradient_accumulation_steps": options.gradient_accumulation,
-        "optim": optimizer_name(getattr(options, "optimizer", "adamw")),
+        "optim": _optimizer_name(getattr(options, "optimizer", "adamw")),
+        "loraplus_lr_ratio": getattr(options, "loraplus_lr_ratio", None),
         "lr_scheduler_type": options.schedule,
+        "lr_scheduler_kwargs": dict(getattr(options, "schedule_options", {})),
         "warmup_steps": options.warmup_ratio,
         "weight_decay": options.weight_decay,
         "max_grad_norm": options.max_grad_norm,
@@ -387,17 +397,11 @@ def training_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    return TrainingArguments(**{**settings, **changes})
+    return Arguments(**{**settings, **changes})
 
 
-def optimizer_name(name: str) -> str:
-    """What Transformers calls an optimizer.
-
-    Raises:
-        MissingExtraError: it is one of bitsandbytes, which is not installed.
-    """
-    if name.endswith("8bit"):
-        require("bitsandbytes", "quantization")
+def _optimizer_name(name: str) -> str:
+    """What Transformers calls an optimizer."""
     default = str(TrainingArguments.__dataclass_fields__["optim"].default)
     return {"adamw": default, "adamw_8bit": "adamw_bnb_8bit"}.get(name, name)
 

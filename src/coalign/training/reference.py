@@ -22,6 +22,7 @@ from coalign.core.cache import cache_root, hold_limit, use
 from coalign.core.files import atomic_path
 from coalign.core.progress import progress
 from coalign.core.runs import is_main_process
+from coalign.models.adapters import START, adapter_prefix
 from coalign.models.devices import autocast_of
 from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
@@ -151,8 +152,9 @@ def _fingerprint(model: nn.Module) -> bytes:
     Reading every weight once takes a fraction of a second per billion of them; hashing their bytes takes minutes.
     """
     digest = hashlib.sha256(type(unwrap(model)).__name__.encode())
+    trained = adapter_prefix(model)
     for name, one in model.named_parameters():
-        if "lora_" in name:
+        if trained and trained in name and f".{START}." not in name:
             continue
         flat, dtype = one.detach().reshape(-1), wide(one.device)
         weights = torch.stack(

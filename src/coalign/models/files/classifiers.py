@@ -124,7 +124,9 @@ def new_classifier(options: ModelOptions, outputs: int = 1) -> PreTrainedModel |
         model.saved_dtype = getattr(torch, options.save_dtype)
     if tuning == "full":
         return model
-    return adapters.add_lora(model, options, task="SEQ_CLS", whole=[one for one in new if one not in HEADS])
+    return adapters.add_adapter(
+        model, options, task="SEQ_CLS", whole=[one for one in new if one not in HEADS]
+    )
 
 
 def _trunk(options: ModelOptions, outputs: int, arguments: dict[str, Any]) -> tuple[Any, list[str]]:

@@ -12,7 +12,7 @@ import torch
 from coalign.core.errors import ConfigError, ModelError
 from coalign.data.media.prompts import attach_processor
 from coalign.data.templates import choose_template
-from coalign.models.adapters import add_lora, choose_tuning, merge, quiet_peft
+from coalign.models.adapters import add_adapter, choose_tuning, merge, quiet_peft
 from coalign.models.devices import autocast_format, pick_device, pick_dtype
 from coalign.models.files.failures import explained, first_line
 from coalign.models.files.places import Location, base_of, locate
@@ -190,7 +190,7 @@ def load_for_training(options: ModelOptions) -> PreTrainedModel:
             "save_dtype has no effect on an adapter, which is float32; leave it out or use tuning: full"
         )
     model = load_model(dataclasses.replace(options, tuning=tuning), training=True)
-    return cast("PreTrainedModel", add_lora(model, options)) if tuning == "lora" else model
+    return cast("PreTrainedModel", add_adapter(model, options)) if tuning == "lora" else model
 
 
 def load_adapter_twice(options: ModelOptions, copy: str) -> PeftModel:

@@ -60,8 +60,7 @@ def save_model(
     with atomic_path(path) as temporary, disk_errors(path), no_weight_bars():
         temporary.mkdir()
         if adapters.has_adapter(plain):
-            # peft would ask the hub about the base's vocabulary; embeddings are never part of the adapter
-            cast(Any, plain).save_pretrained(str(temporary), save_embedding_layers=False)
+            adapters.save_adapter(cast("PeftModel", plain), temporary)
         else:
             _save_whole(cast("PreTrainedModel", plain), tokenizer, temporary, max_shard_size)
         (processor_of(tokenizer) or tokenizer).save_pretrained(str(temporary))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from coalign.checks.tiny_models import seeded, stream
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.options import ModelOptions
 from coalign.models.reward_mixture import Aggregator
 from coalign.training.losses.bradley_terry import bradley_terry_losses
@@ -138,7 +138,7 @@ def expert(base: nn.Module, pairs: Pairs, *, epochs: int, seed: int, rate: float
     """The base under an adapter of rank 4 on queries and values, with a head of its own, trained on one capability."""
     options = ModelOptions(adapter_rank=4, adapter_alpha=8.0, adapter_targets=["q_proj", "v_proj"])
     frozen: Any = copy.deepcopy(base)
-    model = seeded(lambda: add_lora(frozen, options, task="SEQ_CLS"), seed)
+    model = seeded(lambda: add_adapter(frozen, options, task="SEQ_CLS"), seed)
     fitted(model, lambda ids: rewards_of(model, ids), pairs, epochs=epochs, rate=rate, seed=seed)
     return model.eval()
 

@@ -19,7 +19,7 @@ from coalign.checks.tiny_models import seeded, stream
 from coalign.core.errors import DataError
 from coalign.data.encoding import encode_records
 from coalign.data.records import Messages, Ranking, Record
-from coalign.models.adapters import add_lora
+from coalign.models.adapters import add_adapter
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.options import ModelOptions
@@ -132,7 +132,7 @@ def adapted(
     ).examples
     base: Any = copy.deepcopy(model)
     return trained(
-        seeded(lambda: add_lora(base, ModelOptions()), seed),
+        seeded(lambda: add_adapter(base, ModelOptions()), seed),
         examples,
         objective,
         constants,
