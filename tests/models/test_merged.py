@@ -56,7 +56,7 @@ def test_only_the_adapted_weights_are_its_own():
 def test_what_cannot_be_merged_is_sampled_as_it_is():
     for model in (
         make_model("llama"),
-        adapted(use_dora=True),
+        adapted(modules_to_save=["norm"]),
         adapted("llama_tied", target_modules=["lm_head", "q_proj"]),
     ):
         assert not can_merge(model)

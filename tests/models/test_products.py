@@ -124,6 +124,15 @@ def test_checkpointed_layers_are_recomputed_in_the_same_way(used: list[tuple[int
 
 
 @needs_onednn
+def test_arguments_may_be_named(used: list[tuple[int, ...]]) -> None:
+    """peft's Householder and bone layers call it so."""
+    rows, weight = torch.randn(32, 256), torch.randn(256, 256)
+    with products.fast_products():
+        found = F.linear(input=rows, weight=weight, bias=None)
+    assert used
+    torch.testing.assert_close(found, rows @ weight.T, atol=1e-3, rtol=1e-4)
+
+
 def test_a_frozen_layer_keeps_no_input(used: list[tuple[int, ...]]) -> None:
     layer = torch.nn.Linear(32, 32).requires_grad_(False)
     kept: list[torch.Tensor] = []

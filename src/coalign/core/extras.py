@@ -18,7 +18,11 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "mlflow": (("mlflow",), "--report-to mlflow"),
     "trackio": (("trackio",), "--report-to trackio"),
     "swanlab": (("swanlab",), "--report-to swanlab"),
-    "quantization": (("bitsandbytes",), "--quantization, and optimizers of 8 bits"),
+    "quantization": (
+        ("bitsandbytes",),
+        "--quantization, and optimizers of 8 bits, paged ones, lion and ademamix",
+    ),
+    "torchao": (("torchao",), "--optimizer adamw_torch_8bit and adamw_torch_4bit"),
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "grammar": (("llguidance",), "answers that fit a JSON schema"),

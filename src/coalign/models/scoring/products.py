@@ -80,14 +80,14 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _onednn(inputs, weight, bias) if _suits(inputs, weight, bias) else _PLAIN(inputs, weight, bias)
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """In the place of `F.linear`."""
-    if not getattr(_active, "on", False) or not _suits(inputs, weight, bias):
-        return _PLAIN(inputs, weight, bias)
-    needed = any(one is not None and one.requires_grad for one in (inputs, weight, bias))
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """In the place of `F.linear`, whose arguments have these names."""
+    if not getattr(_active, "on", False) or not _suits(input, weight, bias):
+        return _PLAIN(input, weight, bias)
+    needed = any(one is not None and one.requires_grad for one in (input, weight, bias))
     if torch.is_grad_enabled() and needed:
-        return _Linear.apply(inputs, weight, bias)  # type: ignore[no-any-return]
-    return _onednn(inputs, weight, bias)
+        return _Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
+    return _onednn(input, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
