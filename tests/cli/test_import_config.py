@@ -19,7 +19,7 @@ from coalign.platform.methods import find
 TRL = {
     "model_name_or_path": "org/model", "dataset_name": "org/pairs", "learning_rate": 5e-7, "output_dir": "out/dpo",
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "use_peft": True, "lora_r": 32, "bf16": True,
-    "loss_type": ["ipo"], "beta": 0.2, "report_to": ["tensorboard", "comet_ml"], "lr_scheduler_type": "polynomial",
+    "loss_type": ["ipo"], "beta": 0.2, "report_to": ["tensorboard", "comet_ml"], "lr_scheduler_type": "greedy",
     "warmup_steps": 0.03, "load_in_4bit": True, "max_steps": -1, "optim": "came", "remove_unused_columns": False,
 }  # fmt: skip
 AXOLOTL = {
@@ -52,7 +52,7 @@ def test_trl() -> None:
         "adapter_dropout", "epochs", "gradient_checkpointing", "max_length", "schedule", "seed"
     ]  # fmt: skip
     left = dict(found.left)
-    assert left.keys() == {"lr_scheduler_type: polynomial", "report_to: comet_ml", "optim: came"}
+    assert left.keys() == {"lr_scheduler_type: greedy", "report_to: comet_ml", "optim: came"}
     assert "one of: tensorboard, wandb, mlflow" in left["report_to: comet_ml"]
     assert [name for name, _ in found.needless] == ["remove_unused_columns"]
 
@@ -85,6 +85,36 @@ def test_llama_factory_with_its_list_of_data_sets(tmp_path: Path) -> None:
         "warmup_ratio": 0.0, "seed": 42, "learning_rate": 5e-5, "adapter_rank": 8, "adapter_alpha": 16.0,
     }  # fmt: skip
     assert {name for name, _ in found.left} == {"val_size: 200", "fp16"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "config", "values", "left"),
+    [
+        ("llama-factory", {"pissa_init": True, "pissa_convert": True, "loraplus_lr_ratio": 16.0},
+         {"adapter_init": "pissa_niter_16", "loraplus_lr_ratio": 16.0}, ""),
+        ("llama-factory", {"pissa_init": True, "pissa_iter": -1}, {"adapter_init": "pissa"}, ""),
+        ("llama-factory", {"pissa_iter": 4, "use_rslora": True}, {"adapter_kind": "rslora"}, ""),
+        ("llama-factory", {"pissa_init": True, "pissa_iter": 4}, {}, "pissa, or pissa_niter_16"),
+        ("llama-factory", {"finetuning_type": "oft", "oft_target": "q_proj", "optim": "lion_8bit"},
+         {"tuning": "lora", "adapter_kind": "oft", "adapter_rank": 32, "adapter_targets": ["q_proj"], "optimizer": "lion_8bit"}, ""),
+        ("llama-factory", {"finetuning_type": "freeze"}, {}, "--adapter-kind"),
+        ("axolotl", {"adapter": "lora", "peft_init_lora_weights": "olora", "loraplus_lr_ratio": 4, "optimizer": "ademamix_8bit",
+                     "lr_scheduler": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+         {"adapter_init": "olora", "loraplus_lr_ratio": 4, "optimizer": "ademamix_8bit", "schedule": "cosine_with_min_lr",
+          "schedule_options": {"min_lr_rate": 0.1}}, ""),
+        ("axolotl", {"peft_init_lora_weights": "eva"}, {}, "--adapter-init is zero"),
+        ("trl", {"optim": "adamw_torch_8bit", "neftune_noise_alpha": 5, "use_dora": True},
+         {"optimizer": "adamw_torch_8bit", "neftune_noise_alpha": 5, "adapter_kind": "dora"}, ""),
+    ],
+)  # fmt: skip
+def test_kinds_of_adapters_and_optimizers(
+    peer: Any, config: dict[str, Any], values: dict[str, Any], left: str
+) -> None:
+    found = translate(config, peer, options, method="sft")
+    assert values.items() <= found.values.items()
+    if found.values.get("adapter_kind") == "oft":
+        assert "adapter_alpha" not in found.values
+    assert [why for _, why in found.left if left and left in why] or not found.left
 
 
 def test_responses_of_a_step_are_prompts_times_samples() -> None:
@@ -158,6 +188,9 @@ def test_command_writes_what_run_takes(
         (["Reward_Model"], "It is a method: `coalign run Reward_Model`."),
         (["simp"], "run simpo"),
         (["run", "dpo", "--lora_r", "8"], "TRL's lora_r is --adapter-rank here."),
+        (["run", "dpo", "--loraplus_lr_ratio"], "--loraplus-lr-ratio"),
+        (["run", "dpo", "--pissa_init"], "--adapter-init pissa_niter_16"),
+        (["run", "dpo", "--data", "x", "--adapter-kind", "prefix-tuning"], "virtual tokens"),
         (["run", "dpo", "--bf16"], "on CUDA products are bfloat16"),
     ],
 )

@@ -12,17 +12,20 @@ import pytest
 import torch
 from peft import PeftModel
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import ConfigError, ModelError
 from coalign.core.options import build
 from coalign.models.adapters import (
     START,
     add_adapter,
     disabled_adapter,
+    has_start,
     merge,
     quicken_b,
     save_adapter,
     trainable_summary,
 )
+from coalign.models.backends.vllm_model import assert_takes_adapter, takes_adapter
+from coalign.models.files.places import locate
 from coalign.models.merged import MergedView, can_merge
 from coalign.models.options import (
     LORA_KINDS,
@@ -224,6 +227,21 @@ def test_layers_that_a_kind_cannot_adapt_are_an_error_in_one_line() -> None:
     with pytest.raises(ConfigError, match="olora reads weights as they lie"):
         add_adapter(make_model("gpt2"), ModelOptions(adapter_init="olora"))  # type: ignore[arg-type]
     assert all(kind in get_args(AdapterKind) for kind in LORA_KINDS)
+
+
+@pytest.mark.parametrize(("kind", "init"), ALL)
+def test_vllm_is_given_adapters_of_lora_alone(kind: str, init: str, tmp_path: Path) -> None:
+    model = fresh(kind, init)
+    taken = kind in ("lora", "rslora")
+    assert takes_adapter(vars(model.peft_config["default"])) == taken
+    assert has_start(model) == (init in TAKES_OUT)
+    save_adapter(model, tmp_path)
+    place = locate(str(tmp_path))
+    if taken:
+        assert_takes_adapter(place)  # also one that gave a part away: it was saved as an ordinary one
+        return
+    with pytest.raises(ModelError, match=rf"vLLM has no adapters of {kind.upper()}"):
+        assert_takes_adapter(place)
 
 
 def test_logps_of_all_paths_agree_for_every_kind() -> None:

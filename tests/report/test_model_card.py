@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from coalign.report.model_card import model_card, write_model_card
+from coalign.report.model_card import model_card, recast, write_model_card
 from tests.report.example import example_report
 
 FIELDS: dict[str, Any] = {
@@ -90,6 +90,24 @@ def test_hostile_text_stays_text() -> None:
     assert "<script>" not in card.replace("\\<script\\>", "")
     assert "\\[b\\](javascript:x) \\# Title" in card
     assert "````yaml\n" in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "tag"),
+    [
+        ({"peft_type": "LORA"}, "A LoRA", "lora"),
+        ({"peft_type": "LORA", "use_dora": True}, "A DoRA", "dora"),
+        ({"peft_type": "IA3"}, "An IA3", "ia3"),
+        ({"peft_type": "LOKR"}, "A LoKr", "lokr"),
+    ],
+)
+def test_an_adapter_is_called_by_its_kind(settings: dict[str, Any], name: str, tag: str) -> None:
+    card = _card(library="peft", adapter=settings)
+    assert f"{name} adapter for" in card
+    assert f"- {tag}\n" in card
+    whole = recast(card)
+    assert f"- {tag}\n" not in whole
+    assert "A fine-tuned copy of" in whole
 
 
 def test_write_model_card(tmp_path: Path) -> None:

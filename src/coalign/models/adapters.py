@@ -234,6 +234,11 @@ def has_adapter(model: torch.nn.Module) -> bool:
     return isinstance(_unwrapped(model), PeftModel)
 
 
+def has_start(model: torch.nn.Module) -> bool:
+    """Whether the adapter of `model` began with a part of its weights, which are no longer those of the base."""
+    return has_adapter(model) and START in cast(Any, _unwrapped(model)).peft_config
+
+
 def adapter_prefix(model: torch.nn.Module) -> str | None:
     """What the names of an adapter's parameters hold, such as `lora_`; None without one."""
     return cast(Any, _unwrapped(model)).base_model.prefix if has_adapter(model) else None
@@ -254,7 +259,7 @@ def disabled_adapter(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             hint="Load a second copy as the reference, or train with tuning: lora.",
         )
     inner = cast(Any, _unwrapped(model))
-    off = active_adapter(model, START) if START in inner.peft_config else inner.disable_adapter()
+    off = active_adapter(model, START) if has_start(model) else inner.disable_adapter()
     with _same_trainable(inner), off:
         yield model
 
@@ -342,7 +347,7 @@ def save_adapter(
     model.save_pretrained(
         str(folder), selected_adapters=trained, state_dict=state_dict, save_embedding_layers=False
     )
-    if not checkpoint and START in model.peft_config:
+    if not checkpoint and has_start(model):
         _write_difference(model, folder)
 
 

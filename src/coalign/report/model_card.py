@@ -30,6 +30,7 @@ def model_card(
     method_title: str,
     data: str,
     config: Mapping[str, Any],
+    adapter: Mapping[str, Any] | None = None,
     summary: str = "",
     task: str = "text-generation",
     hub_datasets: Sequence[str] = (),
@@ -43,24 +44,27 @@ def model_card(
         report: figures, method and paper come from here; its Text sections called Limitations are copied.
         base_model: hub id or path of the model that was aligned. Only a hub id goes into the front matter; a folder is named.
         library: `peft` for an adapter, `transformers` for a whole model, `diffusers` for a pipeline.
+        adapter: of an adapter what its `adapter_config.json` says.
         method_title: the method's name in words.
         data: one or two sentences on the data.
         summary: what the model is, in one or two sentences; by default from the report.
         task: what the hub calls it: `text-generation`, `text-to-image`, ...
         license: left out unless known.
     """
+    kind = _kind(adapter or {})
     parts = [
         _front_matter(
             report,
             base_model,
             library,
             task,
+            tags=["coalign", report.method, *([kind.lower()] if library == "peft" else [])],
             datasets=list(hub_datasets) or None,
             license=license,
             language=list(language) or None,
         ),
         f"# {inline(report.title)}",
-        inline(summary) or _what_it_is(base_model, library, method_title),
+        inline(summary) or _what_it_is(base_model, library, method_title, kind),
         f"**{report.verdict.outcome.capitalize()}.** {inline(report.verdict.text)}",
         f"## Method\n\n{_method(report, method_title)}",
         f"## Data\n\n{inline(data)}",
@@ -79,6 +83,11 @@ def write_model_card(path: Path, **fields: Any) -> None:
 
 
 _LOADING = "## How to load"
+_KINDS = {
+    "LORA": "LoRA", "DORA": "DoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "IA3": "IA3", "OFT": "OFT", "HRA": "HRA"
+}  # fmt: skip
+"""Kinds of adapters, as peft and as papers call them; a card's tags are the first in small letters."""
+_ADAPTER = re.compile(r"\bAn? \w+ adapter for\b")
 
 
 def recast(card: str, *, file: str | None = None, adapter: bool = False) -> str:
@@ -93,14 +102,12 @@ def recast(card: str, *, file: str | None = None, adapter: bool = False) -> str:
     if not card.startswith("---") or _LOADING not in card:
         return card
     parsed: Any = ModelCard(card)
-    tags = [one for one in parsed.data.tags or [] if adapter or one != "lora"]
+    tags = [one for one in parsed.data.tags or [] if adapter or one.upper() not in _KINDS]
     parsed.data.tags = [*tags, "gguf"] if file else tags
     parsed.data.library_name = "gguf" if file else "transformers"
     if not adapter and getattr(parsed.data, "base_model_relation", None):
         parsed.data.base_model_relation = "quantized" if file else "finetune"
-    body: str = (
-        parsed.text if adapter else parsed.text.replace("A LoRA adapter for", "A fine-tuned copy of", 1)
-    )
+    body: str = parsed.text if adapter else _ADAPTER.sub("A fine-tuned copy of", parsed.text, count=1)
     if file is None:
         block = fence(_loading("", "transformers", "text-generation"), "python")
     else:
@@ -121,7 +128,6 @@ def _front_matter(report: Report, base_model: str, library: Library, task: str, 
         known |= {"base_model": base_model, "base_model_relation": relation}
     data = ModelCardData(
         library_name=library,
-        tags=["coalign", report.method, *(["lora"] if library == "peft" else [])],
         pipeline_tag=task,
         **known,
         **_results(report, task),
@@ -150,8 +156,15 @@ def _results(report: Report, task: str) -> dict[str, Any]:
     return {"model_name": visible(report.title), "eval_results": results} if results else {}
 
 
-def _what_it_is(base_model: str, library: Library, method_title: str) -> str:
-    thing = "A LoRA adapter for" if library == "peft" else "A fine-tuned copy of"
+def _kind(adapter: Mapping[str, Any]) -> str:
+    """What papers call the kind of an adapter."""
+    found = "DORA" if adapter.get("use_dora") else str(adapter.get("peft_type", "LORA"))
+    return _KINDS.get(found, found)
+
+
+def _what_it_is(base_model: str, library: Library, method_title: str, kind: str) -> str:
+    thing = f"{'An' if kind in ('IA3', 'OFT', 'HRA') else 'A'} {kind} adapter for"
+    thing = thing if library == "peft" else "A fine-tuned copy of"
     return f"{thing} {_link(base_model)}, made with {inline(method_title)}."
 
 

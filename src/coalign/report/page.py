@@ -93,6 +93,7 @@ def publish(
             run.model / "README.md",
             report=report,
             base_model=base.get("base_model_name_or_path") or (facts or {}).get("Model") or config.model,
+            adapter=base,
             library="peft" if adapter.exists() else "diffusers" if pipeline else "transformers",
             summary=summary,
             task=task,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from coalign.cli.peers import NAMES, NEEDLESS, SAID_OTHERWISE, Peer
 from coalign.core.errors import ConfigError
 from coalign.core.files import parse_json
 from coalign.core.options import converted, options_of
+from coalign.models.options import AdapterInit
+from coalign.training.options import Optimizer, Schedule
 
 _TRL_LOSSES = {"sigmoid": "dpo", "hinge": "hinge_ref", "ipo": "ipo", "kto": "kto", "nll": "sft"}
 _FACTORY_LOSSES = {"sigmoid": "dpo", "hinge": "hinge_ref", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
@@ -28,11 +30,10 @@ _DEFAULTS: dict[Peer, dict[str, Any]] = {
 _TRL_LEARNING_RATES = {"sft": 2e-5, "reward-model": 1e-4}
 _TRL_ADAPTER = {"adapter_rank": 16, "adapter_alpha": 32.0, "adapter_dropout": 0.05}
 
-_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 _OPTIMIZERS = {
-    **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
-    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit"), "adamw_8bit"),
-    **{name: name for name in ("paged_adamw_8bit", "adafactor", "sgd")},
+    **{name: name for name in get_args(Optimizer)},
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+    "adamw_bnb_8bit": "adamw_8bit",
 }
 _KERNELS = ("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
 _TEMPLATES = {
@@ -95,6 +96,8 @@ def translate(
         ConfigError: the configuration does not say what is trained, or asks for an objective that is not there.
     """
     given = {str(name).replace("-", "_"): value for name, value in config.items() if value is not None}
+    if not given.get("pissa_init"):
+        given.pop("pissa_iter", None)
     found = Translation(peer, method or _method(given, peer))
     for name, value in given.items():
         if name in _SAY_THE_METHOD or (name == "reward_model" and value is True):
@@ -174,7 +177,10 @@ def _fit(found: Translation, config_class: type) -> None:
         defaults |= _TRL_ADAPTER if found.values.get("tuning") == "lora" else {}
         defaults.setdefault("tuning", "full")
     if found.peer == "llama-factory":
-        defaults["adapter_alpha"] = 2.0 * found.values.get("adapter_rank", defaults["adapter_rank"])
+        if found.values.get("adapter_kind") == "oft":
+            defaults["adapter_rank"] = 32
+        else:
+            defaults["adapter_alpha"] = 2.0 * found.values.get("adapter_rank", defaults["adapter_rank"])
     for name, value in defaults.items():
         idle = name.startswith("adapter") and found.values.get("tuning") == "full"
         if name in known and name not in found.values and known[name].default != value and not idle:
@@ -268,8 +274,10 @@ def _tuning(name: str, value: Any) -> dict[str, Any]:
         return {"tuning": "lora" if value else "full"}
     if value == "qlora":
         return {"tuning": "lora", "quantization": "4bit"}
+    if value == "oft":
+        return {"tuning": "lora", "adapter_kind": "oft"}
     if value not in ("lora", "full"):
-        raise LeftError("tuning is lora or full")
+        raise LeftError("tuning is lora or full; kinds of adapters are --adapter-kind")
     return {"tuning": value}
 
 
@@ -282,6 +290,21 @@ def _quantization(name: str, value: Any) -> dict[str, Any]:
 
 def _adapter_kind(name: str, value: Any) -> dict[str, Any]:
     return {"adapter_kind": name.rpartition("_")[2]} if value else {}
+
+
+def _adapter_init(name: str, value: Any) -> dict[str, Any]:
+    """`init_lora_weights` of peft, or LLaMA-Factory's PiSSA, whose quick decomposition takes 16 iterations by default."""
+    if name == "pissa_init":
+        return {"adapter_init": "pissa_niter_16"} if value else {}
+    if name == "pissa_iter":
+        if value not in (-1, 16):
+            raise LeftError("--adapter-init is pissa, or pissa_niter_16")
+        return {"adapter_init": "pissa"} if value == -1 else {}
+    if value is True:
+        return {}
+    if value is False or value not in get_args(AdapterInit):
+        raise LeftError("--adapter-init is " + ", ".join(get_args(AdapterInit)))
+    return {"adapter_init": value}
 
 
 def _optimizer(name: str, value: Any) -> dict[str, Any]:
@@ -318,8 +341,8 @@ def _warmup(name: str, value: Any) -> dict[str, Any]:
 
 
 def _schedule(name: str, value: Any) -> dict[str, Any]:
-    if value not in _SCHEDULES:
-        raise LeftError("schedule is one of " + ", ".join(_SCHEDULES))
+    if value not in get_args(Schedule):
+        raise LeftError("schedule is one of " + ", ".join(get_args(Schedule)))
     return {"schedule": value}
 
 
@@ -352,8 +375,11 @@ _VALUES: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     **dict.fromkeys(("use_peft", "finetuning_type", "adapter"), _tuning),
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_bit"), _quantization),
     **dict.fromkeys(("use_dora", "use_rslora", "peft_use_dora", "peft_use_rslora"), _adapter_kind),
+    **dict.fromkeys(
+        ("init_lora_weights", "peft_init_lora_weights", "pissa_init", "pissa_iter"), _adapter_init
+    ),
     **dict.fromkeys(("optim", "optimizer"), _optimizer),
-    **dict.fromkeys(("lora_target_modules", "lora_target", "lora_target_linear"), _targets),
+    **dict.fromkeys(("lora_target_modules", "lora_target", "oft_target", "lora_target_linear"), _targets),
     **dict.fromkeys(("template", "chat_template"), _template),
     **dict.fromkeys(("max_steps", "save_steps", "eval_steps", "logging_steps"), _steps),
     **dict.fromkeys(("lr_scheduler_type", "lr_scheduler"), _schedule),

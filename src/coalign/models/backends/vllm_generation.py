@@ -12,7 +12,13 @@ from typing import Any
 from coalign.core.errors import DataError, ModelError
 from coalign.core.extras import require
 from coalign.models import types
-from coalign.models.backends.vllm_model import Sampled, VllmModel, adapter_rank, refuse_ignored
+from coalign.models.backends.vllm_model import (
+    Sampled,
+    VllmModel,
+    adapter_rank,
+    assert_takes_adapter,
+    refuse_ignored,
+)
 from coalign.models.files.loading import load_tokenizer
 from coalign.models.files.places import base_of, locate
 from coalign.models.options import ModelOptions
@@ -44,6 +50,7 @@ class VllmGenerator(VllmModel):
         if max_num_seqs:
             engine["max_num_seqs"] = max_num_seqs
         if self._adapter:
+            assert_takes_adapter(place)
             engine |= {"enable_lora": True, "max_lora_rank": adapter_rank(place.adapter_settings)}
         try:
             self._engine: Any = self._vllm.LLM(

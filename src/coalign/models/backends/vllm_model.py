@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from coalign.core.errors import ConfigError, PromptError
+from coalign.core.errors import ConfigError, ModelError, PromptError
 from coalign.core.progress import progress
 from coalign.models import types
 from coalign.models.backends.endpoint_format import wire_seed
@@ -189,6 +189,25 @@ def refuse_ignored(options: ModelOptions, backend: str) -> None:
         if getattr(options, name) != default:
             more = ", which takes the devices that it sees" if name == "device" else ""
             raise ConfigError(f"--{name.replace('_', '-')} has no effect with --backend {backend}{more}.")
+
+
+def takes_adapter(settings: Mapping[str, Any]) -> bool:
+    """Whether vLLM computes an adapter with these settings beside its base: LoRA and rsLoRA alone."""
+    return settings.get("peft_type", "LORA") == "LORA" and not settings.get("use_dora")
+
+
+def assert_takes_adapter(place: Location) -> None:
+    """Refuse an adapter folder that vLLM cannot use.
+
+    Raises:
+        ModelError: it is of another kind than LoRA.
+    """
+    settings = place.adapter_settings
+    if not takes_adapter(settings):
+        kind = "DORA" if settings.get("use_dora") else settings["peft_type"]
+        raise ModelError(
+            f"{place.name}: vLLM has no adapters of {kind}.", hint="`coalign export` folds it into its base."
+        )
 
 
 def adapter_rank(settings: Mapping[str, Any]) -> int:

@@ -20,10 +20,18 @@ from safetensors.torch import save_file
 from coalign.core.errors import DataError, EndpointError, ModelError
 from coalign.core.files import atomic_path, write_json
 from coalign.models import types
+from coalign.models.adapters import has_start
 from coalign.models.backends.endpoint_client import EndpointClient, RefusedError
 from coalign.models.backends.options import BackendOptions, VllmServerOptions
 from coalign.models.backends.side_by_side import side_by_side
-from coalign.models.backends.vllm_model import Sampled, VllmModel, adapter_rank, refuse_ignored
+from coalign.models.backends.vllm_model import (
+    Sampled,
+    VllmModel,
+    adapter_rank,
+    assert_takes_adapter,
+    refuse_ignored,
+    takes_adapter,
+)
 from coalign.models.backends.vllm_server import BASE, KEY_VARIABLE, Serving, VllmServer, server_for
 from coalign.models.devices import decoding_dtype, pick_device
 from coalign.models.files.loading import load_tokenizer
@@ -133,6 +141,7 @@ class VllmServerGenerator(ServedModel):
         self._adapter = Path(place.path) if place.is_adapter else None
         self._mark = next(_marks) if self._adapter else None
         if self._adapter:
+            assert_takes_adapter(place)
             self._serving = serving_adapters(self._serving, place.adapter_settings)
 
     def _ready(self, server: VllmServer) -> str:
@@ -143,7 +152,7 @@ class PolicyOnServer(ServedModel):
     """A model in training as it was when it was first asked: its adapter is pushed, or all of its weights.
 
     An adapter goes to a server that has its base, under a new name for every state. Weights that vLLM cannot take as an adapter
-    (all of them, DoRA, layers trained whole, a base that lies nowhere) are written as a whole model, and read by the running server.
+    (all of them, kinds other than LoRA, layers trained whole, a base that lies nowhere or gave a part away) are written as a whole model, and read by the running server.
 
     Args:
         model: in training; it must not change while it is asked.
@@ -212,7 +221,7 @@ def serving_adapters(serving: Serving, settings: Mapping[str, Any]) -> Serving:
 
 def _base_under(model: nn.Module) -> Location | None:
     """Where the base of an adapter lies that vLLM takes; None where there is no such adapter."""
-    if not can_merge(model):
+    if not can_merge(model) or not takes_adapter(vars(_settings(model))) or has_start(model):
         return None
     name = base_name(cast("PeftModel", model))
     return locate(name, _settings(model).revision, as_base=True) if name else None
