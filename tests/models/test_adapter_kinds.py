@@ -100,9 +100,10 @@ def test_merged_saved_and_read_again_it_says_the_same(kind: str, init: str, tmp_
     base = make_model("qwen2", scale=1.0)
     model = moved(fresh(kind, init, copy.deepcopy(base)))
     expected = logits(model)
-    close = {"atol": 1e-5, "rtol": 1e-5}
+    close: Any = {"atol": 1e-5, "rtol": 1e-5}
     assert can_merge(model)
     bias = model.get_base_model().model.layers[0].self_attn.v_proj.base_layer.bias
+    plain: Any
     with MergedView(model).merged() as plain:
         torch.testing.assert_close(logits(plain), expected, **close)
         assert (plain.model.layers[0].self_attn.v_proj.bias is bias) == (kind != "ia3")

@@ -21,7 +21,7 @@ FIELDS: dict[str, Any] = {
 }
 
 
-def _card(**changes) -> str:
+def _card(**changes: Any) -> str:
     return model_card(**{**FIELDS, **changes})
 
 

@@ -135,15 +135,17 @@ def _config(model: PreTrainedModel, options: ModelOptions, **shared: Any) -> Pef
             return peft.OFTConfig(r=0, oft_block_size=rank, **shared)
         case "hra":
             return peft.HRAConfig(r=rank, **shared)
-    return peft.LoraConfig(
-        r=rank,
-        lora_alpha=cast(int, alpha),  # annotated as int by peft, which takes any number
-        lora_dropout=options.adapter_dropout,
-        use_rslora=kind == "rslora",
-        use_dora=kind == "dora",
-        init_lora_weights=True if options.adapter_init == "zero" else options.adapter_init,
-        **shared,
-    )
+        case _:
+            start: Any = True if options.adapter_init == "zero" else options.adapter_init
+            return peft.LoraConfig(
+                r=rank,
+                lora_alpha=cast(int, alpha),  # annotated as int by peft, which takes any number
+                lora_dropout=options.adapter_dropout,
+                use_rslora=kind == "rslora",
+                use_dora=kind == "dora",
+                init_lora_weights=start,
+                **shared,
+            )
 
 
 def _scaled_modules(model: PreTrainedModel, targets: list[str]) -> tuple[str | list[str], list[str]]:
