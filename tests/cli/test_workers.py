@@ -263,6 +263,82 @@ def test_a_function_judges_in_workers_and_may_raise(
     assert read_rows(tmp_path / "many" / VERDICTS) == read_rows(tmp_path / "one" / VERDICTS)
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "exact, rewrite prompt='go on: {text}' column=more max_new_tokens=4 temperature=1, length max=40, rewrite name=again prompt={more} column=last max_new_tokens=3",
+        "judge, above by=score than=3, exact",
+        "judge name=odds, top by=score share=0.5",
+    ],
+)
+def test_steps_by_workers_make_the_records_of_one_process(
+    tmp_path: Path, coalign: Callable, tiny_model: str, steps: str
+) -> None:
+    rows = [{"id": f"r{n}", "prompt": f"say {n % 7}", "completion": "a sea " * (n % 9)} for n in range(150)]
+    data = str(write(tmp_path / "corpus.jsonl", rows))
+    args = ["run", "curate", "--data", data, "--steps", steps, "--model", tiny_model, "--max-failures", "1"]
+    if "odds" in steps:
+        (tmp_path / "short.j2").write_text("{{ question }} {{ answers[0] }} 0 to 9?", encoding="utf-8")
+        args += [
+            "--judge-readout",
+            "logprobs",
+            "--judge-form",
+            "choice",
+            "--scale-low",
+            "0",
+            "--scale-high",
+            "9",
+        ]
+        args += ["--judge-template", str(tmp_path / "short.j2"), "--dtype", "float32"]
+    elif steps.startswith("judge"):
+        (tmp_path / "own.py").write_text(FUNCTION, encoding="utf-8")
+        args = [*args[:6], "--judge", "function", "--judge-function", f"{tmp_path / 'own.py'}:length"]
+    assert coalign(*args, "--out", str(tmp_path / "one")).code == 0
+    found = coalign(*args, "--engine", "ray", "--out", str(tmp_path / "many"))
+    assert found.code == 0, found.err
+    assert "By workers: " in found.err
+    assert "; in this process: " in found.err
+    for name in ("kept.jsonl", "rejects.jsonl", "manifest.jsonl"):
+        one, many = (tmp_path / folder / "artefacts/curation" / name for folder in ("one", "many"))
+        assert many.read_bytes() == one.read_bytes()
+        assert one.stat().st_size or steps.startswith(
+            "exact, rewrite"
+        )  # all answers of a tiny model are cut off
+
+
+@pytest.mark.usefixtures("here")
+def test_a_record_that_fails_in_a_step_is_rejected(
+    tmp_path: Path, coalign: Callable, tiny_model: str
+) -> None:
+    rows = [{"id": f"r{n}", "text": "sea " * (5000 if n == 3 else n + 1)} for n in range(6)]
+    data = str(write(tmp_path / "corpus.jsonl", rows))
+    args = ("run", "curate", "--data", data, "--model", tiny_model, "--engine", "ray", "--max-failures", "1")
+    step = "rewrite prompt={text} column=more max_new_tokens=4"
+    found = coalign(*args, "--steps", step, "--out", str(tmp_path / "run"))
+    assert found.code == 0, found.err
+    fell = [one for one in read_rows(tmp_path / "run/artefacts/curation/rejects.jsonl") if one["id"] == "r3"]
+    assert fell[0]["reason"] == "not scorable: error"
+    assert "tokens" in fell[0]["steps"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--steps", "exact"), "engine has no effect without a step judge"),
+        (("--steps", "judge", "--worker-rows", "3"), "worker_rows has no effect here"),
+        (("--steps", "judge", "--endpoint", "http://127.0.0.1:9/v1"), "goes with a model on this machine"),
+    ],
+)
+def test_curation_refuses_what_workers_do_not_do(
+    tmp_path: Path, coalign: Callable, args: tuple[str, ...], said: str
+) -> None:
+    data = str(write(tmp_path / "corpus.jsonl", [{"prompt": "a", "completion": "b"}]))
+    found = coalign("run", "curate", "--data", data, "--engine", "ray", *args, "--out", str(tmp_path / "run"))
+    assert found.code == 2
+    assert said in found.err
+
+
 # -- Ray Data ---------------------------------------------------------------------------------------------------
 
 
@@ -310,3 +386,17 @@ def test_answers_and_verdicts_by_ray_are_those_of_one_process(
     assert coalign(*judged, "--out", str(tmp_path / "one")).code == 0
     assert coalign(*judged, *SPREAD, "--out", str(tmp_path / "many")).code == 0
     assert read_rows(tmp_path / "many" / VERDICTS) == read_rows(tmp_path / "one" / VERDICTS)
+
+
+@needs_ray
+def test_steps_by_ray_make_the_records_of_one_process(tmp_path: Path, coalign: Callable) -> None:
+    rows = [{"id": f"r{n}", "prompt": f"say {n % 7}", "completion": "a sea " * (n % 9)} for n in range(150)]
+    data, own = write(tmp_path / "corpus.jsonl", rows), tmp_path / "own.py"
+    own.write_text(FUNCTION, encoding="utf-8")
+    args = ("run", "curate", "--data", str(data), "--judge", "function", "--judge-function", f"{own}:length")
+    args = (*args, "--steps", "judge, above by=score than=3, exact")
+    assert coalign(*args, "--out", str(tmp_path / "one")).code == 0
+    assert coalign(*args, "--engine", "ray", "--out", str(tmp_path / "many")).code == 0
+    for name in ("kept.jsonl", "rejects.jsonl", "manifest.jsonl"):
+        one, many = (tmp_path / folder / "artefacts/curation" / name for folder in ("one", "many"))
+        assert many.read_bytes() == one.read_bytes()

@@ -40,7 +40,7 @@ from coalign.data.rows import iter_rows
 from coalign.loops.rows import Row
 from coalign.loops.steps.kinds import Choice, Kept, Local, Made, Ordered, Picks, Rejected, Step
 from coalign.loops.steps.logs import Records
-from coalign.loops.steps.passes import Pass, passes_of
+from coalign.loops.steps.passes import Pass, Spread, passes_of
 
 BATCH = 1000
 """Records that a pass works on at a time, where no step asks for fewer."""
@@ -123,6 +123,7 @@ def run_pipeline(
     *,
     total: int | None = None,
     batch: int = BATCH,
+    spread: Spread | None = None,
 ) -> Curated:
     """Send the records of `source` through `steps`; what is done already is not done again.
 
@@ -131,6 +132,8 @@ def run_pipeline(
         source: records with an `id` each, in the same order every time it is iterated.
         total: how many they are, for the progress.
         batch: most records at a time. A pipeline that was begun must go on with the same.
+        spread: works through the steps that have a model and see some records at a time, where others than this process do
+            that; batches and results are the same.
 
     Raises:
         CoalignError: two steps of one name, a record without a column that a step needs, or another pipeline's folder.
@@ -149,7 +152,9 @@ def run_pipeline(
         shutil.rmtree(work, ignore_errors=True)
         return done
     work.mkdir(exist_ok=True)
-    passes = [Pass(work, number, group, batch) for number, group in enumerate(passes_of(steps), start=1)]
+    passes = [
+        Pass(work, number, group, batch, spread) for number, group in enumerate(passes_of(steps), start=1)
+    ]
     records: Records | None = None
     for one in passes:
         if not one.is_done:

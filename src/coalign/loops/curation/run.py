@@ -13,15 +13,17 @@ with what each step noted of a kept one. Near duplicates need the extra `overlap
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from coalign.core.engines.options import EngineOptions
 from coalign.core.errors import CoalignError
 from coalign.core.options import Count, option, required
 from coalign.core.runs import Run
 from coalign.data.records import Kind
-from coalign.judging.options import JudgeOptions
+from coalign.judging.options import JudgeOptions, assert_judge_spreads
 from coalign.loops.curation.named_steps import Context, NamedStep
 from coalign.loops.curation.recipe import make_steps, parse_recipe
 from coalign.loops.steps.usual import NOT_SCORABLE
@@ -31,7 +33,7 @@ ARTEFACT = "curation"
 
 
 @dataclass(kw_only=True)
-class Config(JudgeOptions):
+class Config(JudgeOptions, EngineOptions):
     """Options of `coalign run curate`."""
 
     __group__ = "Method"
@@ -61,6 +63,10 @@ class Config(JudgeOptions):
         super().__post_init__()
         if not any(one.asks for one in self.recipe):
             self.refuse(JudgeOptions, "without a step judge, anchors, label or rewrite")
+            self.refuse(EngineOptions, "without a step judge, anchors, label or rewrite")
+        if self.engine == "ray":
+            self.refuse(["worker_rows"], "here: steps have batches of their own")
+            assert_judge_spreads(self)
 
     @property
     def recipe(self) -> list[NamedStep]:
@@ -76,6 +82,7 @@ def run(config: Config, run: Run) -> None:
         CoalignError: a record without a column that a step needs, or a judge that fails too often.
     """
     from coalign.judging.options import make_judge
+    from coalign.loops.curation.by_workers import Workers
     from coalign.loops.curation.corpus import Corpus
     from coalign.loops.curation.report import write_curation_report
     from coalign.loops.pipeline import run_pipeline
@@ -85,10 +92,15 @@ def run(config: Config, run: Run) -> None:
     )
     context = Context(corpus, config, lambda: make_judge(config, run))
     steps = make_steps(config.recipe, context)
+    spread = None
+    if config.engine == "ray":
+        spread = Workers(config.recipe, corpus, JudgeOptions.of(config), EngineOptions.of(config))
+        run.log("engine", note=spread.describe(steps))
+        print(spread.describe(steps), file=sys.stderr, flush=True)
     if config.on_bad_record == "skip":
         steps = [corpus.readable, *steps]
     _ = corpus.columns  # what is wrong with the data is said before a model is loaded
-    done = run_pipeline(run.artefacts / ARTEFACT, corpus, steps)
+    done = run_pipeline(run.artefacts / ARTEFACT, corpus, steps, spread=spread)
     _assert_judged(config, done.manifest)
     run.publish_records(done.kept)
     write_curation_report(run, config, done, corpus)

@@ -7,18 +7,34 @@ import gc
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from coalign.core.engines.batches import Failed
 from coalign.core.files import write_json
 from coalign.core.machine.measure import measure
 from coalign.core.progress import progress
 from coalign.loops.rows import Row
 from coalign.loops.steps.choosing import Chosen, assert_columns, children
-from coalign.loops.steps.kinds import Choice, Kept, Local, Made, Ordered, Step, is_choice, is_ordered
+from coalign.loops.steps.kinds import (
+    Choice,
+    Kept,
+    Local,
+    Made,
+    Ordered,
+    Rejected,
+    Step,
+    is_choice,
+    is_ordered,
+)
 from coalign.loops.steps.logs import FALLEN, Batch, BatchLog, Item, Note, Records, lines_of, rejected_line
+from coalign.loops.steps.usual import NOT_SCORABLE
+
+Spread = Callable[[Local, Iterator[Sequence[Row]]], Iterator[Sequence["Sequence[Made] | Failed"]]]
+"""Takes a step and batches of records; gives what becomes of each batch, in their order. A record that failed is rejected as not
+scorable."""
 
 
 def passes_of(steps: Sequence[Step]) -> list[list[Step]]:
@@ -43,14 +59,18 @@ class Pass:
         folder: where the pass keeps its logs.
         number: of the pass.
         batch: most records at a time.
+        spread: works through a step that begins a pass (`is_spread`), where others than this process do.
     """
 
-    def __init__(self, folder: Path, number: int, steps: Sequence[Step], batch: int) -> None:
+    def __init__(
+        self, folder: Path, number: int, steps: Sequence[Step], batch: int, spread: Spread | None = None
+    ) -> None:
         name = "-".join("".join(c if c.isalnum() else "-" for c in step.name) for step in steps)[:60]
         stem = f"{number:02d}-{name or 'source'}"
         choices = [step for step in steps if is_choice(step)]
         self._steps = [step for step in steps if not is_choice(step)]
         self._choice: Choice | None = choices[0] if choices else None
+        self._spread = spread if self._steps and is_spread(self._steps[0]) else None
         self._log = BatchLog(folder / f"{stem}.log")
         self._chosen = Chosen(folder, stem)
         self._done = folder / f"{stem}.done.json"
@@ -86,9 +106,9 @@ class Pass:
         with measure() as spent:
             counts: list[dict[str, Any]] = []
             if before is None:
-                counts = self._stream((Item(row, []) for row in source), total)
+                counts = self._stream(lambda: (Item(row, []) for row in source), total)
             elif self._steps:
-                counts = self._stream(before.items(), before.count)
+                counts = self._stream(before.items, before.count)
             if self._choice is not None:
                 records = self._passed(before)
                 self._sketch(self._choice, records)
@@ -107,8 +127,12 @@ class Pass:
 
     # -- local and ordered steps --------------------------------------------------------------------------------
 
-    def _stream(self, items: Iterator[Item], total: int | None) -> list[dict[str, Any]]:
-        """The counts of every step."""
+    def _stream(self, items: Callable[[], Iterator[Item]], total: int | None) -> list[dict[str, Any]]:
+        """The counts of every step.
+
+        Args:
+            items: begins anew at every call.
+        """
         self._log.repair()
         done = sum(one.of for one in self._log.batches())
         self._remember()
@@ -117,27 +141,39 @@ class Pass:
         label = ", ".join(step.name for step in self._steps) or "Reading"
         with progress(total, label, unit="record") as bar:
             bar.advance(done)
-            for batch in self._log.append(self._batches(itertools.islice(items, done, None))):
+            for batch in self._log.append(self._batches(lambda: itertools.islice(items(), done, None))):
                 bar.advance(batch.of)
                 if self._choice is not None and batch.kept:
                     with uncollected():
                         self._chosen.add(self._choice, batch.kept)
         return self._counts()
 
-    def _batches(self, items: Iterator[Item]) -> Iterator[Batch]:
+    def _batches(self, items: Callable[[], Iterator[Item]]) -> Iterator[Batch]:
+        batches, elsewhere = self._cut(items()), None
+        if self._spread is not None:
+            step = cast(Local, self._steps[0])
+            elsewhere = self._spread(step, (_rows(step, several) for several in self._cut(items())))
         while not any(getattr(step, "full", False) for step in self._steps):
             with uncollected():
-                several = list(itertools.islice(items, self._batch))
-                batch = self._batch_of(several) if several else None
-            if batch is None:
-                break
+                several = next(batches, None)
+                if several is None:
+                    break
+                made = None if elsewhere is None else next(elsewhere)
+                batch = self._batch_of(several, made)
             yield batch
 
-    def _batch_of(self, several: Sequence[Item]) -> Batch:
+    def _cut(self, items: Iterator[Item]) -> Iterator[list[Item]]:
+        while several := list(itertools.islice(items, self._batch)):
+            yield several
+
+    def _batch_of(
+        self, several: Sequence[Item], elsewhere: Sequence[Sequence[Made] | Failed] | None
+    ) -> Batch:
         alive: Sequence[Item] = several
         out, reasons, lines = [], [], []
         for step in self._steps:
-            alive, fallen = _through(step, alive)
+            alive, fallen = _through(step, alive, elsewhere)
+            elsewhere = None
             out.append(len(alive))
             reasons.append(Counter(reason for _, reason, _ in fallen))
             lines += [rejected_line(item.parts, step.name, why, note) for item, why, note in fallen]
@@ -206,12 +242,36 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _through(step: Step, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str, Note | None]]]:
-    """The items that a step keeps, and those that fall at it, with reason and note."""
+def is_spread(step: Step) -> bool:
+    """Whether a step may be worked through elsewhere: it sees some records, keeps nothing of them, and has a model."""
+    return getattr(step, "alone", False) and not is_ordered(step) and not is_choice(step)
+
+
+def _rows(step: Step, items: Sequence[Item]) -> list[Row]:
     rows = [item.row for item in items]
     assert_columns(step, rows)
-    if is_ordered(step):
-        made: Sequence[Sequence[Made]] = [[_looked(step, row)] for row in rows]
+    return rows
+
+
+def _through(
+    step: Step, items: Sequence[Item], elsewhere: Sequence[Sequence[Made] | Failed] | None = None
+) -> tuple[list[Item], list[tuple[Item, str, Note | None]]]:
+    """The items that a step keeps, and those that fall at it, with reason and note.
+
+    Args:
+        elsewhere: what others made of the items; None where this process does.
+    """
+    rows = _rows(step, items)
+    made: Sequence[Sequence[Made]]
+    if elsewhere is not None:
+        made = [
+            [Rejected(row, f"{NOT_SCORABLE}: error", {"error": one.message})]
+            if isinstance(one, Failed)
+            else one
+            for row, one in zip(rows, elsewhere, strict=True)
+        ]
+    elif is_ordered(step):
+        made = [[_looked(step, row)] for row in rows]
     else:
         made = cast(Local, step)(rows) if rows else []
     kept: list[Item] = []
