@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common_words import COMMON
+
 from coalign.measures.texts.minhash import connected, signatures
 from coalign.measures.texts.text_quality import rule_quality
 from coalign.measures.texts.text_units import words
@@ -75,35 +77,7 @@ def main() -> None:
 def write_corpus(path: Path, count: int) -> None:
     """A corpus with a tenth of exact and a tenth of near duplicates, spread over the file."""
     draw = random.Random(0)
-    usual = [
-        "the",
-        "of",
-        "and",
-        "to",
-        "a",
-        "in",
-        "is",
-        "that",
-        "it",
-        "was",
-        "for",
-        "on",
-        "are",
-        "as",
-        "with",
-        "his",
-        "they",
-        "at",
-        "be",
-        "this",
-        "have",
-        "from",
-        "or",
-        "one",
-        "had",
-        "by",
-    ]
-    vocabulary = usual + [
+    vocabulary = COMMON + [
         "".join(draw.choices("abcdefghijklmnoprstuvw", k=draw.randint(3, 10))) for _ in range(50_000)
     ]
     weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))
