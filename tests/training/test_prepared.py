@@ -106,6 +106,28 @@ def test_blocks_by_one_process_or_several_are_the_whole(monkeypatch: pytest.Monk
     assert _told(stored) == _told(memory)
 
 
+def test_a_preparation_that_was_stopped_goes_on_with_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coalign.data.prepared.blocks.BLOCK", 7)
+    monkeypatch.setattr(many, "MANY", 4)
+    records, tokenizer = _pairs(40), made.byte_tokenizer(made.CHATML)
+    write, done = module._write, list[int]()
+
+    def stopped(folder: Path, records: Any, span: range, *rest: Any) -> None:
+        if span.start == 21 and len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(span.start)
+        write(folder, records, span, *rest)
+
+    monkeypatch.setattr(module, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_examples(records, PAIRS, tokenizer, TrainingOptions())
+    done.append(-1)
+    stored = prepare_examples(records, PAIRS, tokenizer, TrainingOptions())
+    assert done == [0, 7, 14, -1, 21, 28, 35]
+    monkeypatch.setattr(many, "MANY", 10**6)
+    assert _told(stored) == _told(prepare_examples(records, PAIRS, tokenizer, TrainingOptions()))
+
+
 def test_a_few_records_of_many_on_disk_are_stored_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many, "MANY", 4)
     some = many.taken(many.gathered(iter(_pairs(12))), np.array([7, 2]))
