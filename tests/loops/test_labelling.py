@@ -18,12 +18,14 @@ from coalign.loops import rounds as engine
 from coalign.loops.labelling import Labelling, run_labelling
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
+from coalign.models.backends.options import PolicyBackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.training.objective import get_objective
 from coalign.training.options import TrainingOptions
 from tests.contract.artefacts import artefacts
+from tests.models.stand_in import COMMAND, is_running
 from tests.preference.tiny_runs import assert_same_weights
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")
@@ -178,3 +180,29 @@ def test_what_is_kept_depends_on_the_round_and_what_changed_is_handed_over(
     assert [len(one.read("filter")) for one in rounds] == [1, 1]
     assert compared == [(n, ["p10", "p11"], ["p10", "p11"]) for n in (1, 2)]
     assert [event["kept"] for event in run.events("filtered")] == [1, 1]
+
+
+@dataclass(kw_only=True)
+class ServedConfig(PolicyBackendOptions, Config):
+    """Options of a loop whose policy may answer on a server."""
+
+
+def test_a_served_policy_answers_with_the_weights_of_its_round(tiny_model, tmp_path, stand_in):
+    """Round 1 asks the start model, round 2 the model of round 1; the server ends with the loop."""
+    options = {"max_new_tokens": 48, "learning_rate": 1e-2, "max_steps": 2, "device": "cpu"}
+    served = {"backend": "vllm-server", "vllm_command": COMMAND}
+    config = build(ServedConfig, {"model": tiny_model, **options, **served})
+    _, rounds = start(tmp_path / "run", config, evaluation=Sampling(48, temperature=0.0))
+
+    def weights_of(round: Round, stage: str) -> set[str]:
+        return {text.split("|")[0] for row in round.read(stage) for text in row["responses"]}
+
+    first, second = (weights_of(one, "generate") for one in rounds)
+    assert weights_of(rounds[0], "baseline") == first
+    assert weights_of(rounds[0], "evaluate") == second
+    last = weights_of(rounds[1], "evaluate")
+    assert [len(one) for one in (first, second, last)] == [1, 1, 1]
+    assert len(first | second | last) == 3
+    names = [one["lora_name"] for one in stand_in.asked("/v1/load_lora_adapter")]
+    assert len(set(names)) == len(names)
+    assert not any(is_running(one["started"]) for one in stand_in.starts())

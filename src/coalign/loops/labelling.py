@@ -43,7 +43,7 @@ from coalign.data.readers import read_records
 from coalign.loops.readings import LABEL_ACCURACY, label_accuracy, tell
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.loops.rows import Prompted, Row, answer_rows, with_column
-from coalign.models.backends.open import open_generator
+from coalign.models.backends.open import open_policy, policy_server
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.processes import assert_one_process
@@ -94,7 +94,7 @@ class Labelling(Generic[Task]):
 
     Attributes:
         config: model, training and sampling options, `seed` and `rounds`; the objective's constants where `constants`
-            is not given.
+            is not given; with `PolicyBackendOptions` the policy may answer on a vLLM server.
         constants: of the objective, or (round) to them where they follow a schedule.
         objective: learns from the kept rows, which have its kind of data.
         training: prompts to learn from; a round takes all of them, or with `fresh` its own share.
@@ -212,9 +212,10 @@ def run_labelling(run: Run, loop: Labelling[Any]) -> list[Round]:
     def bound(of: Mapping[str, Callable[[Labelling[Any], Round], None]]) -> dict[str, Stage]:
         return {name: lambda round, stage=stage: stage(loop, round) for name, stage in of.items()}
 
-    if loop.seed is not None:
-        run_rounds(run, bound(seed_stages), first=0, rounds=0)
-    rounds = run_rounds(run, bound(stages), rounds=loop.config.rounds)
+    with policy_server(loop.config):
+        if loop.seed is not None:
+            run_rounds(run, bound(seed_stages), first=0, rounds=0)
+        rounds = run_rounds(run, bound(stages), rounds=loop.config.rounds)
     _publish(loop, run, rounds)
     return rounds
 
@@ -258,7 +259,7 @@ def _generate(loop: Labelling[Any], round: Round) -> None:
     answer_rows(
         round.path("generate"),
         loop.tasks(round),
-        lambda: open_generator(policy),
+        lambda: open_policy(policy, loop.config),
         sampling,
         label="Sampling responses",
     )
@@ -378,7 +379,7 @@ def _answer_held_out(loop: Labelling[Any], round: Round, stage: str, side: str, 
     rows = answer_rows(
         round.path(stage),
         loop.held_out,
-        lambda: open_generator(loop.policy(after)),
+        lambda: open_policy(loop.policy(after), loop.config),
         loop.evaluation,
         label=label,
     )

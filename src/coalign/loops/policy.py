@@ -21,6 +21,7 @@ from coalign.core.runs import Run, is_main_process
 from coalign.loops.rollouts import ScoreRows, Transform, sampled_rows, scored_rows
 from coalign.loops.rows import Prompted
 from coalign.models.adapters import disabled_adapter, has_adapter
+from coalign.models.backends.open import is_served
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.merged import MergedView
 from coalign.models.modules import evaluation
@@ -72,7 +73,7 @@ class Reinforcement:
     @property
     def is_served(self) -> bool:
         """Whether a vLLM server samples."""
-        return self.open_generator is None and self.config.backend == "vllm-server"
+        return self.open_generator is None and is_served(self.config)
 
     @property
     def steps_of_rollout(self) -> int:
@@ -139,11 +140,8 @@ class Policy:
             yield open_generator
 
     def close(self) -> None:
-        """End the server that samples, and remove the weights that were written for it."""
+        """Remove the weights that were written for a server."""
         if self._loop.is_served:
-            from coalign.models.backends.vllm_server import end_server
-
-            end_server()
             shutil.rmtree(self._served_weights, ignore_errors=True)
 
     @contextlib.contextmanager

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import ConfigError, DataError
-from coalign.core.options import Count, OptionGroup, option, required
+from coalign.core.options import Count, option, required
 from coalign.data.checking.usable import repeated_ids
 from coalign.data.records import PromptRecord, Record
 from coalign.data.splits import split_records
 from coalign.judging.verifiers.tasks import prompt_records
 from coalign.loops.rows import Row
+from coalign.models.backends.options import PolicyBackendOptions
 
 if TYPE_CHECKING:
     from coalign.judging.rewards.mix import Unscorable
@@ -23,7 +24,7 @@ Values = Callable[[Sequence[Any], Sequence[Row]], list[list[float]]]
 
 
 @dataclass(kw_only=True)
-class RoundOptions(OptionGroup):
+class RoundOptions(PolicyBackendOptions):
     """Rounds over unlabelled prompts."""
 
     __group__ = "Rounds"

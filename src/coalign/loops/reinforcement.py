@@ -30,6 +30,7 @@ from coalign.core.runs import is_main_process
 from coalign.loops.held_out import HeldOut, held_out_rows
 from coalign.loops.policy import Policy, Reinforcement, with_start_rewards
 from coalign.loops.rollouts import Rollouts
+from coalign.models.backends.open import policy_server
 from coalign.models.modules import evaluation, without_dropout
 from coalign.models.scoring.values import make_value_head
 from coalign.training.checkpoints import resume_point
@@ -101,10 +102,8 @@ def reinforce(loop: Reinforcement, model: nn.Module, tokenizer: PreTrainedTokeni
     """
     without_dropout(model)
     policy = Policy(loop, model, tokenizer)
-    try:
+    with policy_server(loop.config), contextlib.closing(policy):
         return _train(loop, policy, tokenizer)
-    finally:
-        policy.close()
 
 
 def _train(loop: Reinforcement, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> FitResult:

@@ -28,6 +28,7 @@ from coalign.judging.verifiers.tasks import ConstraintTask, measure_responses, r
 from coalign.loops.labelling import Labelling, run_labelling
 from coalign.loops.rounds import Round
 from coalign.loops.rows import Row
+from coalign.models.backends.options import PolicyBackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
@@ -59,7 +60,7 @@ class Constants:
 
 
 @dataclass(kw_only=True)
-class Config(Constants, ModelOptions, SamplingOptions, TrainingOptions):
+class Config(Constants, PolicyBackendOptions, ModelOptions, SamplingOptions, TrainingOptions):
     """Options of `coalign run act`."""
 
     __group__ = "Method"

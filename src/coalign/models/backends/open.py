@@ -10,7 +10,7 @@ import torch
 
 from coalign.core.errors import ConfigError
 from coalign.models.adapters import has_adapter, merge
-from coalign.models.backends.options import BackendOptions
+from coalign.models.backends.options import BackendOptions, PolicyBackendOptions
 from coalign.models.devices import decoding_dtype, describe_device
 from coalign.models.files.loading import load_model, load_tokenizer
 from coalign.models.generation.generator import TransformersGenerator
@@ -77,6 +77,39 @@ def open_generator(
     how = {"batch_size": batch_size, "precision": backend.generation_precision, "modules": modules}
     opened = open_transformers(options, **how)
     return opened if _wrap is None else _wrap(opened, options, how)
+
+
+def open_policy(policy: ModelOptions, config: Any) -> Generator:
+    """A generator over a model that a loop trains, by the loop's options.
+
+    Args:
+        policy: the model as it is at this time.
+        config: of the loop; where it has no `PolicyBackendOptions`, as `open_generator`.
+
+    Raises: as `open_generator`.
+    """
+    if not is_served(config):
+        return open_generator(policy)
+    # a device and a kernel are what it is trained with
+    named = ModelOptions.of(policy, device="auto", attn_implementation="auto")
+    return open_generator(named, BackendOptions.of(config))
+
+
+def is_served(config: Any) -> bool:
+    """Whether a loop with these options samples from its policy on a vLLM server."""
+    return isinstance(config, PolicyBackendOptions) and config.backend == "vllm-server"
+
+
+@contextlib.contextmanager
+def policy_server(config: Any) -> Iterator[None]:
+    """What is served inside the block for a loop with these options ends with it."""
+    try:
+        yield
+    finally:
+        if is_served(config):
+            from coalign.models.backends.vllm_server import end_server
+
+            end_server()
 
 
 def identity_of(options: ModelOptions, backend: BackendOptions) -> str:

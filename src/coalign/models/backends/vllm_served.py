@@ -170,7 +170,8 @@ class PolicyOnServer(ServedModel):
         backend: VllmServerOptions,
         folder: Path,
     ) -> None:
-        refuse_ignored(replace(options, device="auto"), "vllm-server")  # a device is what it is trained on
+        # a device and a kernel are what it is trained with
+        refuse_ignored(ModelOptions.of(options, device="auto", attn_implementation="auto"), "vllm-server")
         self._policy, self._folder, self._mark = model, folder, next(_marks)
         self._base = _base_under(model)
         start = locate(options.model, options.revision)
