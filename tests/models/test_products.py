@@ -94,6 +94,9 @@ def test_only_plain_float32_of_some_size_goes_that_way(used: list[tuple[int, ...
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(rows).dtype == torch.bfloat16
         F.linear(rows[:, 0], rows.T)  # a vector
+        F.linear(
+            rows, torch.randn(8, 64)[:, :32]
+        )  # a slice, which oneDNN is slow at (VeRA's shared matrices)
         assert not used
         with products.fast_products():  # a block within a block is the same block
             layer(rows)
