@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +207,32 @@ def test_underscores_in_flags(coalign: Callable) -> None:
     result = coalign("run", "dpo", "--data", "x.jsonl", "--learning_rate=0.5", "--print_config")
     assert result.code == 0, result.err
     assert yaml.safe_load(result.out)["learning_rate"] == 0.5
+
+
+def test_objectives_come_before_systems(coalign: Callable) -> None:
+    text = coalign("run", "--help").out
+    places = [text.index(f"\n  {name} ") for name in ("sft", "dpo", "kto", "orpo", "simpo", "bco")]
+    assert places == sorted(places)
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    command = [sys.executable, "-m", "coalign"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr
+    assert "Usage: coalign" in result.stdout + result.stderr
+    asked = {
+        **os.environ,
+        "_COALIGN_COMPLETE": "bash_complete",
+        "COMP_WORDS": "coalign run s",
+        "COMP_CWORD": "2",
+    }
+    shown = subprocess.run(
+        ["coalign"],
+        executable=sys.executable,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=asked,
+        input="import sys; sys.argv = ['coalign']; from coalign.cli.main import main; main([])",
+    ).stdout.split()
+    assert shown[0].endswith("sft")

@@ -39,7 +39,7 @@ def hold(value: str | None) -> None:
 
 def hold_arguments(argv: Sequence[str]) -> None:
     """Hide what a command line gives to flags that are called like a key, unless it is a variable's name."""
-    for one, following in zip(argv, [*argv[1:], ""], strict=True):
+    for one, following in zip(argv, [*argv[1:], ""], strict=False):
         flag, equals, value = one.partition("=")
         if one.startswith("--") and _FLAG.search(flag[2:]):
             given = value if equals else following

@@ -23,15 +23,23 @@ from coalign.core.own_code import names_code
 from coalign.core.runs import Run, is_main_process, new_run_path
 from coalign.platform.methods import find
 
-FIRST = ("sft", "dpo", "kto", "orpo", "simpo", "ipo", "cpo")
-"""Objectives that nearly everybody begins with, named without importing any."""
+FIRST = {
+    "sft": "Supervised fine-tuning on demonstrations.",
+    "dpo": "Direct preference optimisation on pairs, against a reference.",
+    "kto": "Single answers with a thumb up or down.",
+    "orpo": "Fine-tuning and preferences in one loss, without a reference.",
+    "simpo": "Mean log-probabilities with a margin, without a reference.",
+    "ipo": "Pairs with a squared loss, which does not push without end.",
+    "cpo": "DPO's loss without a reference, beside fine-tuning.",
+}
+"""Objectives that nearly everybody begins with, told of without importing any."""
 
 
 class Methods(click.Group):
     """Every method as a subcommand; the method's module is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*(entry.slug for entry in entries() if entry.available), *BUILT_IN, *FIRST]
+        return [*FIRST, *BUILT_IN, *(entry.slug for entry in entries() if entry.available)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name.startswith("-"):
@@ -39,14 +47,12 @@ class Methods(click.Group):
         return command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section(
-            "Methods that can run (`coalign methods` lists all, `coalign objectives` the losses)"
-        ):
-            formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
+        with formatter.section("Objectives (`coalign objectives` tells of all)"):
+            formatter.write_dl(list(FIRST.items()))
         with formatter.section("Methods of no one paper"):
             formatter.write_dl([(name, one.summary) for name, one in BUILT_IN.items()])
-        with formatter.section("Objectives"):
-            formatter.write_text(f"{', '.join(FIRST)} and more: `coalign objectives` tells of each.")
+        with formatter.section("Systems that can run (`coalign methods` lists all)"):
+            formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
 
 
 @click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD [OPTIONS]")
