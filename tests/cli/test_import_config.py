@@ -215,24 +215,18 @@ def test_objectives_come_before_systems(coalign: Callable) -> None:
     assert places == sorted(places)
 
 
+def started(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a shell starts it without arguments."""
+    command = [sys.executable, "-c", f"import sys; sys.argv = ['coalign']; {code}"]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **variables}
+    )
+
+
 def test_without_arguments_the_help_is_shown() -> None:
-    command = [sys.executable, "-m", "coalign"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    code = "from coalign.cli.main import main; main()"
+    result = started(code)
     assert "Traceback" not in result.stderr
     assert "Usage: coalign" in result.stdout + result.stderr
-    asked = {
-        **os.environ,
-        "_COALIGN_COMPLETE": "bash_complete",
-        "COMP_WORDS": "coalign run s",
-        "COMP_CWORD": "2",
-    }
-    shown = subprocess.run(
-        ["coalign"],
-        executable=sys.executable,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=asked,
-        input="import sys; sys.argv = ['coalign']; from coalign.cli.main import main; main([])",
-    ).stdout.split()
-    assert shown[0].endswith("sft")
+    asked = {"_COALIGN_COMPLETE": "bash_complete", "COMP_WORDS": "coalign run s", "COMP_CWORD": "2"}
+    assert started(code, **asked).stdout.startswith("plain,sft")
