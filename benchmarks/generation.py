@@ -3,6 +3,7 @@
     python benchmarks/generation.py                    # a random Llama of 30 M parameters
     python benchmarks/generation.py --model default    # SmolLM2-135M-Instruct
     python benchmarks/generation.py --model default --against loop    # planned batches against prompts that come and go
+    python benchmarks/generation.py --model default --against operations    # kernels for one text against operations
     python benchmarks/generation.py --model default --against modules    # fused weights against the model's own modules
 
 Both sides alternate (A B A B) in one process; the figures are medians over the repetitions. Only tokens up to the end
@@ -22,7 +23,9 @@ from typing import Any
 import torch
 
 from coalign.models.generation.decode_loop import DecodeLoop, Decoding
+from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.generator import TransformersGenerator
+from coalign.models.generation.incremental import Rows
 from coalign.models.types import Sampling
 
 TOPICS = ("rivers", "the moon", "bread", "chess", "old maps", "bees", "steam engines", "rainbows")
@@ -59,12 +62,13 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in a batch, both sides")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "int4"), help="of coalign's side")
     parser.add_argument("--case", choices=CASES, help="only this one")
     parser.add_argument(
         "--against",
         choices=OTHERS,
         default="generate",
-        help="loop: the continuous batching that serves requests; modules: coalign without fused weights",
+        help="loop: the continuous batching that serves requests; modules: coalign without fused weights; operations: without kernels for one text",
     )
     parser.add_argument(
         "--ends",
@@ -92,7 +96,7 @@ def main() -> None:
         f"{torch.get_num_threads()} threads; {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"
     )
     print(f"{'':34}{'coalign':>12}{args.against:>12}{'ratio':>8}   (tokens/s)")
-    work = Work(model, tokenizer, prompts, args.batch_size, clock)
+    work = Work(model, tokenizer, prompts, args.batch_size, clock, args.precision)
     sides = (coalign_side(work), OTHERS[args.against](work))
     for name in [args.case] if args.case else CASES:
         sampling = Sampling(**{**vars(CASES[name]), "max_new_tokens": args.max_new_tokens})
@@ -150,15 +154,28 @@ class Work:
     prompts: list[list[int]]
     rows: int
     clock: Callable[[], float]
+    precision: Any = None
 
 
 Side = Callable[[Sampling], float]
 """Tokens a second of the processor or of the wall clock."""
 
 
-def coalign_side(work: Work, *, fused: bool = True) -> Side:
+def coalign_side(work: Work, *, fused: bool = True, kernels: bool = True) -> Side:
     texts = [work.tokenizer.decode(ids) for ids in work.prompts]
-    generator = TransformersGenerator(work.model, work.tokenizer, batch_size=work.rows, fused=fused)
+    generator = TransformersGenerator(
+        work.model, work.tokenizer, batch_size=work.rows, fused=fused, precision=work.precision
+    )
+    if not kernels:
+        open_rows = generator.open_rows
+
+        def opened() -> Rows:
+            rows = open_rows()
+            if isinstance(rows, FusedRows):
+                rows.is_alone = lambda: False
+            return rows
+
+        generator.open_rows = opened
 
     def run(sampling: Sampling) -> float:
         started = work.clock()
@@ -224,6 +241,7 @@ OTHERS: dict[str, Callable[[Work], Side]] = {
     "generate": transformers_side,
     "loop": loop_side,
     "modules": functools.partial(coalign_side, fused=False),
+    "operations": functools.partial(coalign_side, kernels=False),
 }
 
 

@@ -1,6 +1,6 @@
 """Generation beside other engines: many samples of many prompts, one answer at a time, the first token, peak memory.
 
-    pip install ctranslate2 openvino-genai    # those that are not there are left out
+    pip install ctranslate2 openvino-genai onnxruntime-genai onnx onnx-ir llama-cpp-python    # what is missing is left out
     python benchmarks/generation_peers.py                                    # all sides that are installed
     python benchmarks/generation_peers.py --sides float32 int4 modules --rounds 3
 
@@ -164,6 +164,75 @@ class OpenVino:
         return self._run(prompts, count, **how)
 
 
+class OnnxRuntime:
+    """ONNX Runtime GenAI on a folder that its own builder writes."""
+
+    def __init__(self, given: Given, kind: str) -> None:
+        import onnxruntime_genai as engine
+
+        place = given.cache / f"onnxruntime-{kind}"
+        if not (place / "genai_config.json").exists():
+            command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", kind]
+            exact = (
+                ["--extra_options", "int4_block_size=32", "int4_accuracy_level=4"] if kind == "int4" else []
+            )
+            subprocess.run(
+                [*command, "-m", str(given.folder), "-o", str(place), *exact], check=True, capture_output=True
+            )
+        config: Any = engine.Config(str(place))
+        config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}')
+        self._engine: Any = engine
+        self._model = engine.Model(config)
+        described = json.loads((place / "genai_config.json").read_text())["model"]
+        ends = described["eos_token_id"]
+        self._ends = ends if isinstance(ends, list) else [ends]
+        self._padding = described["pad_token_id"]
+
+    def _run(self, prompts: list[list[int]], count: int, **how: Any) -> int:
+        import numpy as np
+
+        width = max(map(len, prompts))
+        rows = [[self._padding] * (width - len(one)) + one for one in prompts]
+        params = self._engine.GeneratorParams(self._model)
+        params.set_search_options(max_length=width + count, batch_size=len(rows), **how)
+        generator = self._engine.Generator(self._model, params)
+        generator.append_tokens(np.array(rows, np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        new = [list(generator.get_sequence(row))[width:] for row in range(len(rows))]
+        return sum(next((at + 1 for at, one in enumerate(ids) if one in self._ends), len(ids)) for ids in new)
+
+    def answer(self, prompt: list[int], count: int) -> int:
+        return self._run([prompt], count, do_sample=False)
+
+    def sample(self, prompts: list[list[int]], n: int, count: int) -> int:
+        how: Any = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}
+        return self._run([one for one in prompts for _ in range(n)], count, **how)
+
+
+class LlamaCpp:
+    """On the GGUF file; its Python package decodes one text at a time."""
+
+    def __init__(self, given: Given) -> None:
+        from llama_cpp import Llama
+
+        if given.gguf is None:
+            raise ImportError("llama.cpp: no GGUF file was given")
+        self._model: Any = Llama(str(given.gguf), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+
+    def _run(self, prompt: list[int], count: int, **how: Any) -> int:
+        self._model.reset()
+        found = self._model.create_completion(prompt, max_tokens=count, **how)
+        return found["usage"]["completion_tokens"]
+
+    def answer(self, prompt: list[int], count: int) -> int:
+        return self._run(prompt, count, temperature=0.0)
+
+    def sample(self, prompts: list[list[int]], n: int, count: int) -> int:
+        how: Any = {"temperature": 0.8, "top_p": 0.95, "top_k": 0, "min_p": 0.0}
+        return sum(self._run(one, count, **how) for one in prompts for _ in range(n))
+
+
 SIDES: dict[str, Callable[[Given], Engine]] = {
     "float32": lambda given: Coalign(given, "float32"),
     "bfloat16": lambda given: Coalign(given, "bfloat16"),
@@ -173,6 +242,9 @@ SIDES: dict[str, Callable[[Given], Engine]] = {
     "ctranslate2": partial(CTranslate2, kind="float32"),
     "ctranslate2-int8": partial(CTranslate2, kind="int8"),
     "openvino-gguf": OpenVino,
+    "onnxruntime": partial(OnnxRuntime, kind="fp32"),
+    "onnxruntime-int4": partial(OnnxRuntime, kind="int4"),
+    "llama.cpp": LlamaCpp,
 }
 
 

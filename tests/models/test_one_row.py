@@ -16,6 +16,7 @@ from coalign.models.generation.fused_cache import RESERVE
 from coalign.models.generation.fused_decoder import FusedDecoder
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.one_row import step
+from coalign.models.generation.one_row.lanes import blocks_in_lanes, blocks_of_lanes
 from coalign.models.generation.packed_linear import BLOCK, BlockLinear, PackedLinear, can_pack, can_quantize
 from tests.models.tiny import make_model
 
@@ -72,6 +73,15 @@ def test_products_of_blocks_are_exact(outputs: int) -> None:
     weight, x = (numbers * scale + low).flatten(1), normal(96, seed=2)
     found = kernels._linear((BlockLinear(weight, None).lanes(), np.empty(0, np.float32), outputs), x.numpy())
     np.testing.assert_allclose(found, (weight.double() @ x.double()).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_come_back_from_lanes() -> None:
+    numbers = torch.randint(0, 16, (80, 3, BLOCK), generator=torch.Generator().manual_seed(0)).float()
+    scale, low = normal(80, 3), normal(80, 3, seed=1)
+    for one, again in zip(
+        (numbers.byte(), scale, low), blocks_of_lanes(blocks_in_lanes(numbers, scale, low), 80), strict=True
+    ):
+        assert torch.equal(one, again)
 
 
 def model_of(architecture: str) -> nn.Module:

@@ -12,7 +12,7 @@ from coalign.models.files.file_pages import frugal
 from coalign.models.generation.fused_decoder import FusedDecoder, is_llama_like
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.incremental import PlainRows, probe_logits
-from coalign.models.generation.packed_linear import can_quantize
+from coalign.models.generation.packed_linear import FEW, can_quantize
 from coalign.models.generation.precision import Precision
 from coalign.models.modules import unwrap
 from coalign.models.scoring.probing import agree, similar_logits
@@ -25,6 +25,8 @@ _SHARE = 0.25
 _FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int4": torch.bfloat16}
 _MADE_UP = 16
 """Tokens of the text that shows how large logits are."""
+_BEGUN = FEW + 1
+"""Tokens that it begins with: no product of few rows is made ready for them."""
 _SAMPLED = 4
 """Numbers of a weight that tell whether it has changed."""
 _agrees: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = weakref.WeakKeyDictionary()
@@ -120,7 +122,7 @@ class FusedModel:
 def _usual_top(decoder: FusedDecoder) -> float:
     """About how large the largest logits are: the median over a text that the model makes up."""
     rows = FusedRows(decoder)
-    logits = rows.start(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
+    logits = rows.start(torch.zeros(1, _BEGUN, dtype=torch.long), torch.ones(1, _BEGUN, dtype=torch.long))
     tops = []
     for _ in range(_MADE_UP):
         top, token = logits.max(-1)

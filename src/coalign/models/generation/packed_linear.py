@@ -6,13 +6,14 @@ where rows are few. Products of few rows read weights alone, so that bfloat16 we
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from coalign.core.machine.cores import keep_few_kernels
-from coalign.models.generation.one_row.lanes import Lanes, blocks_in_lanes, lanes_of_packed
+from coalign.models.generation.one_row.lanes import Lanes, blocks_in_lanes, blocks_of_lanes, lanes_of_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,15 +103,20 @@ class BlockLinear(PackedLinear):
         numbers = (blocks - low[..., None]) / scale.where(scale != 0, 1.0)[..., None]
         numbers = numbers.round_().clamp_(0, 15)
         self._lanes = blocks_in_lanes(numbers, scale, low)
-        scale, offset = scale.bfloat16(), (low + 8 * scale).bfloat16()
-        wide = (numbers - 8) * scale.float()[..., None] + offset.float()[..., None]
+        wide = (numbers - 8) * scale.bfloat16().float()[..., None]
+        wide += (low + 8 * scale).bfloat16().float()[..., None]
         super().__init__(wide.flatten(1), bias, torch.bfloat16)
-        self._blocks = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.flatten(1).int(), 1)
-        self._scales = torch.stack([scale.T, offset.T], -1).contiguous()
 
     def lanes(self) -> Lanes | None:
         """The numbers of the blocks, with a scale and an offset in float32."""
         return self._lanes
+
+    @cached_property
+    def _few(self) -> tuple[Tensor, Tensor]:
+        """The blocks as PyTorch multiplies few rows with them, made when that is first done."""
+        numbers, scale, low = blocks_of_lanes(self._lanes, self.outputs)
+        scales = torch.stack([scale.T, (low + 8 * scale).T], -1).bfloat16().contiguous()
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.flatten(1).int(), 1), scales
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
@@ -120,7 +126,8 @@ class BlockLinear(PackedLinear):
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) > FEW:
             return super().__call__(x)
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._blocks, BLOCK, self._scales)
+        blocks, scales = self._few
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(x, blocks, BLOCK, scales)
         return product if self.bias is None else product.add_(self.bias)
 
     def swish(self, x: Tensor) -> Tensor:

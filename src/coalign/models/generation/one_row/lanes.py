@@ -56,3 +56,11 @@ def blocks_in_lanes(numbers: Tensor, scale: Tensor, offset: Tensor) -> Lanes:
     both = lanes[..., : LANES // 2] | lanes[..., LANES // 2 :] << 4
     line = (torch.nn.functional.pad(one, spare[2:]).unflatten(0, (-1, LANES)).mT for one in (scale, offset))
     return tuple(one.contiguous().numpy() for one in (both, *line))
+
+
+def blocks_of_lanes(lanes: Lanes, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `blocks_in_lanes` was given, of `outputs` outputs."""
+    both, *line = map(torch.from_numpy, lanes)
+    numbers = torch.cat([both & 15, both >> 4], -1).permute(0, 3, 1, 2).flatten(0, 1)
+    scale, offset = (one.mT.flatten(0, 1)[:outputs] for one in line)
+    return numbers[:outputs], scale, offset
