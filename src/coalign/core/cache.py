@@ -21,8 +21,9 @@ PREPARED = {
     "records": "records of large files, read and checked",
     "tokens": "token ids of such records",
     "reference": "their log-probabilities under a reference",
+    "engines": "batches that workers of a command work on",
 }
-"""Folder of the cache to what was prepared there for later starts of a training."""
+"""Folder of the cache to what was prepared there for later starts of a training, and to what waits for workers."""
 LIMIT = "COALIGN_CACHE_LIMIT"
 """Environment variable: bytes that prepared data may take (`200GB`), or `none`."""
 DEFAULT_LIMIT = 100 * 10**9

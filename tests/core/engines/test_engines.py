@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 import types
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,6 +60,27 @@ def test_batches_come_back_by_their_numbers(batches: list[list[str]]) -> None:
     assert [copy.read(number) for number in range(len(spool))] == batches
     spool.remove()
     assert not spool.folder.exists()
+
+
+LEAVES = """
+import os
+from coalign.core.engines.batches import Spool
+print(Spool([[1]]).folder, flush=True)
+os._exit(1)
+"""
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path))
+    living = Spool([[1]])
+    killed = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False)
+    left = Path(killed.stdout.strip())
+    assert left.is_dir()
+    Spool([[2]]).remove()
+    assert not left.exists()
+    assert living.read(0) == [1]
 
 
 def test_an_item_that_cannot_be_sent_is_said_and_leaves_no_file(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from coalign.core.cache import cache_root
+from coalign.core.cache import cache_root, trim, use
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
 from coalign.core.files import open_to_append, write_all
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+WAITING = "engines"
+"""Folder of the cache in which batches wait."""
 TRIES = 2
 """Workers that may die at the same batch, and then at the same row."""
 Work = Callable[[Sequence[Item]], Sequence[Made]]
@@ -93,7 +95,7 @@ class Spool(Generic[Item]):
     """
 
     def __init__(self, batches: Iterable[Sequence[Item]], folder: Path | None = None) -> None:
-        self.folder = folder or cache_root() / "engines" / uuid.uuid4().hex
+        self.folder = folder or _own_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "batches.bin"
         self._ends = array("q")
@@ -122,6 +124,14 @@ class Spool(Generic[Item]):
     def remove(self) -> None:
         """Remove the file."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _own_folder() -> Path:
+    """A new folder in the cache, for this process alone; those of processes that were killed are removed."""
+    trim(None, [WAITING])
+    made = cache_root() / WAITING / f".{uuid.uuid4().hex}"
+    use(made)
+    return made
 
 
 def _pickled(value: Any) -> bytes:
