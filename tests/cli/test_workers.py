@@ -18,6 +18,7 @@ import pytest
 
 from coalign.core.engines import ray_data
 from coalign.core.files import read_rows
+from coalign.data.rows import iter_rows
 from coalign.evaluation import modalities
 from tests.core.engines.pool import over_this_process
 from tests.preference.tiny_runs import write
@@ -127,6 +128,24 @@ def test_answers_of_workers_are_those_of_one_process(
     assert "24 samples" in found.err
     assert read_rows(tmp_path / "many.jsonl") == read_rows(tmp_path / "one.jsonl")
     assert len({tuple(one["responses"]) for one in read_rows(tmp_path / "many.jsonl")}) > 6
+
+
+@pytest.mark.usefixtures("here")
+def test_shards_go_in_and_out(tmp_path: Path, coalign: Callable, tiny_model: str) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        write(tmp_path / f"in/part-{number}.jsonl", PROMPTS[4 * number : 4 * number + 4])
+    args = ("generate", "--model", tiny_model, "--prompts", str(tmp_path / "in"), *SAMPLED)
+    assert coalign(*args, "--out", str(tmp_path / "one.jsonl")).code == 0
+    args = (*args, *SPREAD, "--out", str(tmp_path / "out/rows.parquet"), "--shard-rows", "5")
+    found = coalign(*args)
+    assert found.out.strip() == str(tmp_path / "out/rows-*-of-00003.parquet")
+    assert [dict(row.value or {}) for row in iter_rows(found.out.strip())] == read_rows(
+        tmp_path / "one.jsonl"
+    )
+    again = coalign(*args)
+    assert again.code == 2
+    assert "rows-00000-of-00003.parquet exists" in again.err
 
 
 @pytest.mark.usefixtures("here")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from coalign.core.errors import DataError
-from coalign.core.files import atomic_path, write_rows
+from coalign.core.files import write_rows
+from coalign.data.files.written import write_parquet
 from coalign.data.media.conversations import MARK, PLACEHOLDER, content_parts
 from coalign.data.records import Message, Messages, Record, fields_of, message_of, steps_of
 
@@ -36,7 +37,7 @@ def write_records(path: Path, records: Sequence[Record], *, form: Form = "standa
     if path.suffix == ".jsonl":
         write_rows(path, rows)
     elif path.suffix == ".parquet":
-        _write_parquet(path, rows)
+        write_parquet(path, rows)
     else:
         raise DataError(f"{path}: cannot write this format.", hint="Name it .jsonl or .parquet.")
 
@@ -96,18 +97,3 @@ def _reply(text: str, form: Form) -> str | Messages:
             hint="Write the conversational form.",
         )
     return text if form == "standard" else [*steps_of(text), message_of(text)]
-
-
-def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    try:
-        table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{path}: a column holds values of different types ({error}).", hint="Write .jsonl instead."
-        ) from error
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)

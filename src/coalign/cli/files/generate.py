@@ -17,7 +17,7 @@ from coalign.core.engines.options import EngineOptions
 from coalign.core.engines.row_file import RowFile, begin
 from coalign.core.engines.spread import Failures
 from coalign.core.errors import ConfigError
-from coalign.core.files import hold_file, write_rows
+from coalign.core.files import hold_file
 from coalign.core.options import Count, CountOrZero, Seed, option, options_of, required
 from coalign.models.backends.options import BackendOptions, assert_spreadable
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -35,7 +35,12 @@ class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions, Engine
     __group__ = "General"
 
     prompts: str = required("file of prompts in any form that coalign reads, or - for standard input")
-    out: Path = required("JSON Lines file of the responses; written whole, at the end")
+    out: Path = required(
+        "file of the responses, written whole, at the end: JSON Lines, or by its name Parquet (.parquet) or a WebDataset tar (.tar)"
+    )
+    shard_rows: Count | None = option(
+        None, "rows of a file: --out NAME.parquet becomes NAME-00000-of-00012.parquet and so on"
+    )
     overwrite: bool = option(False, "replace --out")
     reward: list[str] = option(
         [],
@@ -86,6 +91,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     command continues after an interruption; finished rows wait in FILE.jsonl.partial.
     """
     from coalign.data.checking.usable import picture_hashes
+    from coalign.data.files.written import shards_of, write_shards
     from coalign.data.readers import read_records
 
     if asked.decline_below is not None:
@@ -96,9 +102,10 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         method_values = (*method_values, *(f"reward={one}" for one in asked.reward))
     values = method_values_of(methods, method_values)
     out, prefill = asked.out, asked.prefill or None
-    assert_new(asked.overwrite, out=out)
+    there = next(iter(shards_of(out)), out) if asked.shard_rows else out
+    assert_new(asked.overwrite, out=there)
     lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
-    assert_new(asked.overwrite, out=out)  # the other process may just have finished
+    assert_new(asked.overwrite, out=there)  # the other process may just have finished
     spread = asked.engine == "ray"
     records = read_records(asked.prompts, kind="prompt", pictures=not asked.tools, many=spread).records
     shown = picture_hashes(records)
@@ -164,7 +171,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         answer = answer_file if spread else answer_rows
         rows = answer(partial, records, lambda: generator, sampling, **how)
     failures = Failures()
-    write_rows(out, _written(rows, failures))
+    files = write_shards(out, _written(rows, failures), len(rows), asked.shard_rows)
     failures.check(len(rows), str(out))
     partial.unlink()
     lock.release()
@@ -175,7 +182,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
             f"{stats.samples_per_second:.2f} samples/s, {stats.tokens_per_second:.0f} tokens/s",
             err=True,
         )
-    click.echo(str(out))
+    click.echo(str(files[0]).replace("-00000-of-", "-*-of-") if asked.shard_rows else str(out))
 
 
 def _written(rows: Iterable[dict[str, Any]], failures: Failures) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,88 @@
+"""Rows as files that others read: JSON Lines, Parquet or WebDataset tars, in one file or in shards of so many rows."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from coalign.core.errors import DataError
+from coalign.core.files import atomic_path, json_bytes, write_rows
+
+Row = dict[str, Any]
+
+
+def write_shards(out: Path, rows: Iterable[Row], count: int, per_file: int | None = None) -> list[Path]:
+    """Write rows to `out`, or to shards `NAME-00000-of-00012.SUFFIX` of `per_file` rows each. Every file is whole or absent, and
+    one shard is in memory at a time (of JSON Lines and tars one row). Shards of another number that lay there are removed.
+
+    Args:
+        out: `.parquet` and `.tar` say the format; everything else is JSON Lines.
+        count: of rows.
+
+    Returns:
+        The files in order.
+
+    Raises:
+        DataError: a column of a Parquet file with values of different types.
+        CoalignError: the disk is full; shards before stay.
+    """
+    if per_file is None:
+        _write(out, rows, 0)
+        return [out]
+    total, rest, written = max(1, -(-count // per_file)), iter(rows), list[Path]()
+    for number in range(total):
+        path = out.with_name(f"{out.stem}-{number:05d}-of-{total:05d}{out.suffix}")
+        _write(path, itertools.islice(rest, per_file), number * per_file)
+        written.append(path)
+    for old in {*shards_of(out)} - {*written}:
+        old.unlink()
+    return written
+
+
+def shards_of(out: Path) -> list[Path]:
+    """The shards of `write_shards` that are there, whatever their number."""
+    digits = "[0-9]" * 5
+    return sorted(out.parent.glob(f"{out.stem}-{digits}-of-{digits}{out.suffix}"))
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as Parquet, atomically; a column that a row has not is null there.
+
+    Raises:
+        DataError: a column holds values of different types.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: a column holds values of different types ({error}).", hint="Write .jsonl instead."
+        ) from error
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def write_tar(path: Path, rows: Iterable[Row], first: int = 0) -> None:
+    """Write rows as a WebDataset tar, atomically: a member `000000012.json` each, numbered from `first`."""
+    with atomic_path(path) as temporary, tarfile.open(temporary, "w") as tar:
+        for place, row in enumerate(rows, start=first):
+            data = json_bytes(row)
+            member = tarfile.TarInfo(f"{place:09d}.json")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def _write(path: Path, rows: Iterable[Row], first: int) -> None:
+    if path.suffix == ".parquet":
+        write_parquet(path, list(rows))
+    elif path.suffix == ".tar":
+        write_tar(path, rows, first)
+    else:
+        write_rows(path, rows)
