@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,14 @@ def test_deepspeed_that_is_missing_is_named_with_its_extra(coalign, given, monke
     result = coalign("launch", "--recipe", "zero3", "--processes", "2", "--", *given)
     assert result.code != 0
     assert "coalign[deepspeed]" in result.err
+
+
+def test_versions_that_do_not_fit_are_refused(coalign, given, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "1.14.9" if name == "accelerate" else version(name))
+    result = coalign("launch", "--recipe", "fsdp2", "--processes", "2", "--", *given)
+    assert result.code == 2
+    assert "accelerate 1.14.9 is installed, expected >=1.15." in result.err
 
 
 def test_restarts_have_a_rendezvous_of_their_own(coalign, given) -> None:

@@ -23,8 +23,10 @@ CHOSEN = "cream"
 """That of every test run."""
 STEP = {"optimizer": "sgd", "learning_rate": 0.05}
 """AdamW may turn the sign of a gradient that is almost nothing, and later rounds then say something else."""
-OWN: dict[str, dict[str, Any]] = {"act": {"samples": 12}}
-"""What makes enough to learn from for two processes."""
+OWN: dict[str, dict[str, Any]] = {
+    "act": {"samples": 12},  # enough to learn from for two processes
+    "self-specialization": {"adapter_dropout": 0.0},  # drawn by each process
+}
 OTHERS = ("i-sheep", "act", "cut over rounds", "cyclealign", "scir", "selfie", "self-specialization")
 
 

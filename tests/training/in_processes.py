@@ -185,7 +185,12 @@ def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
 
 
 def started(
-    module: str, folder: Path, recipe: Recipe, *more: str, timeout: float = 240
+    module: str,
+    folder: Path,
+    recipe: Recipe,
+    *more: str,
+    timeout: float = 240,
+    restarts: int = 0,
 ) -> subprocess.CompletedProcess[str]:
     """A module with these arguments in two gloo processes, as `coalign launch` starts them."""
     configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
@@ -200,6 +205,9 @@ def started(
         "DS_ACCELERATOR": "cpu",
     }
     starter = ["-m", "coalign.training.distributed.starter", "--config_file", str(configuration)]
+    if restarts:
+        starter += ["--max_restarts", str(restarts), "--rdzv_backend", "c10d"]
+        environment |= {"PET_RDZV_ENDPOINT": "localhost:0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.run(
         [sys.executable, *starter, "-m", module, str(folder), recipe, *more],
         env=environment,

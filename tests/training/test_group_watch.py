@@ -64,6 +64,28 @@ def test_a_process_that_left_its_loop_early_is_named(group: Group) -> None:
     ]
 
 
+def test_a_process_that_stops_says_so_before_the_operations_at_the_end_of_its_epoch(group: Group) -> None:
+    for one in (group.first, group.second):
+        group.step(one, 2)
+    state: Any = SimpleNamespace(global_step=2, max_steps=4)
+    group.second.on_epoch_end(None, state, SimpleNamespace(should_training_stop=False))
+    group.wait(PATIENCE + 1)
+    assert group.ended == []
+    group.second.on_epoch_end(None, state, SimpleNamespace(should_training_stop=True))
+    group.wait(1, group.first)
+    assert group.ended == [
+        "Process 1 left its loop after step 2, before the last one, and process 0 waits for it after step 2."
+    ]
+
+
+def test_a_process_that_is_not_as_far_waits_for_nobody(group: Group) -> None:
+    group.step(group.first, 1)
+    group.step(group.second, 2)
+    group.end(group.second, 2)
+    group.wait(PATIENCE + 1, group.first)
+    assert group.ended == []
+
+
 def test_a_process_that_finished_is_not(group: Group) -> None:
     group.step(group.first, 3)
     group.end(group.second, 4)

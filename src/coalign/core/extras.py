@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from importlib import metadata
 from types import ModuleType
 
-from coalign.core.errors import MissingExtraError
+from packaging.requirements import Requirement
+
+from coalign.core.errors import ConfigError, MissingExtraError
 
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "default-models": (
@@ -71,3 +74,21 @@ def require(module: str, extra: str) -> ModuleType:
             f"{module} is not installed: it comes with the extra '{extra}'.",
             hint=f"pip install 'coalign[{extra}]'",
         ) from error
+
+
+def assert_version(name: str) -> None:
+    """Refuse a version of an installed package that is outside of what this package asks for, of itself or in an extra.
+
+    Raises:
+        ConfigError: it says which version is there and which is expected.
+    """
+    try:
+        found, asked = metadata.version(name), metadata.requires("coalign") or ()
+    except metadata.PackageNotFoundError:
+        return
+    for one in map(Requirement, asked):
+        if one.name == name and not one.specifier.contains(found, prereleases=True):
+            raise ConfigError(
+                f"{name} {found} is installed, expected {one.specifier}.",
+                hint=f"pip install '{name}{one.specifier}'",
+            )

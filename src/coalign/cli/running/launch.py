@@ -13,7 +13,7 @@ import click
 import yaml
 
 from coalign.core.errors import ConfigError
-from coalign.core.extras import is_installed, require
+from coalign.core.extras import assert_version, is_installed, require
 from coalign.core.runs import new_run_path
 from coalign.training.distributed.recipes import (
     RECIPES,
@@ -94,6 +94,8 @@ def launch(
         return
     if by_deepspeed(recipe) and not is_installed("deepspeed"):
         require("deepspeed", "deepspeed")  # says how to install it
+    for name in ("torch", "accelerate", *(["deepspeed"] if by_deepspeed(recipe) else [])):
+        assert_version(name)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(file, settings)
     if by_deepspeed(recipe):

@@ -88,6 +88,11 @@ class GroupWatch(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         self._step, self._moved = state.global_step, self._clock()
 
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
+        """Where a process alone stops, it says so here: logs and checkpoints at the end of an epoch are operations of all."""
+        if control.should_training_stop and state.global_step < state.max_steps:
+            self.leave(early=True)
+
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         self.leave(early=state.global_step < state.max_steps)
 
@@ -128,7 +133,7 @@ class GroupWatch(TrainerCallback):
     def gone(self) -> str | None:
         """Which process is missing, and where; None where all are there."""
         for rank, state in self._others():
-            if state["left"] == "early":
+            if state["left"] == "early" and state["step"] <= self._step:
                 return (
                     f"Process {rank} left its loop after step {state['step']}, before the last one, and process "
                     f"{self.rank} waits for it after step {self._step}."
