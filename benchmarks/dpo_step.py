@@ -91,11 +91,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--plain-products", action="store_true", help="coalign without oneDNN's products in linear layers"
     )
+    parser.add_argument(
+        "--keep-activations", action="store_true", help="coalign keeps what it could make again"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=["coalign", "trl"], help="run one side and print its peak memory")
     parser.add_argument(
-        "--against", choices=["trl", "plain"], default="trl", help="plain: coalign with `--plain-products`"
+        "--against",
+        choices=["trl", "plain", "kept"],
+        default="trl",
+        help="plain: coalign with `--plain-products`; kept: with `--keep-activations`",
     )
     parser.add_argument("--memory", action="store_true", help="also measure peak memory, in a process a side")
     return parser.parse_args()
@@ -174,6 +180,7 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     from coalign.data.encoding import EncodedRecord
     from coalign.models.adapters import disabled_adapter
     from coalign.models.scoring.products import fast_products
+    from coalign.models.scoring.recomputed import recomputed_activations
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
     from coalign.training.reference import with_reference
@@ -215,7 +222,8 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
         count, loss = torch.tensor(float(len(batch))), 0.0
         for start in range(0, len(batch), micro):
             inputs = collate([examples[id(pair)] for pair in batch[start : start + micro]])
-            with fast_products(not arguments.plain_products):  # as a training has them
+            fast = fast_products(not arguments.plain_products)  # these two as a training has them
+            with fast, recomputed_activations(model, not arguments.keep_activations):
                 loss += float(trainer.training_step(model, inputs, count))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -274,7 +282,11 @@ def make_plain(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step, 
     return make_coalign(argparse.Namespace(**{**vars(arguments), "plain_products": True}), pairs)
 
 
-PEERS = {"trl": make_trl, "plain": make_plain}
+def make_kept(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step, nn.Module]:
+    return make_coalign(argparse.Namespace(**{**vars(arguments), "keep_activations": True}), pairs)
+
+
+PEERS = {"trl": make_trl, "plain": make_plain, "kept": make_kept}
 
 
 def synchronise() -> None:

@@ -29,6 +29,7 @@ from coalign.models.modules import unwrap
 from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.models.scoring.products import fast_products
+from coalign.models.scoring.recomputed import recomputed_activations
 from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses
@@ -39,7 +40,7 @@ from coalign.training.watch.callbacks import ProgressBar, RunEvents
 from coalign.training.watch.held_out import Losses as HeldOutLosses
 from coalign.training.watch.held_out import RecordLosses, read_losses, write_losses
 from coalign.training.watch.monitor import Monitor
-from coalign.training.watch.plan import Estimate, Together
+from coalign.training.watch.plan import Estimate, Together, spares_activations
 
 ADAPTER_LEARNING_RATE = 1e-4
 FULL_LEARNING_RATE = 1e-6
@@ -130,7 +131,8 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         """
         noise = embedding_noise(cast(nn.Module, self.model), self.args.neftune_noise_alpha)
         try:
-            with self.in_parts(), noise, fast_products(not self.args.torch_compile):
+            lean = recomputed_activations(cast(nn.Module, self.model), spares_activations(self.args))
+            with self.in_parts(), noise, lean, fast_products(not self.args.torch_compile):
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 rows, last = self.state.log_history, self.state.global_step
                 if self.eval_dataset is not None and not any(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
+from coalign.models.scoring.recomputed import current
 from coalign.models.types import Responses
 
 if TYPE_CHECKING:
@@ -58,6 +59,19 @@ class Layout:
         """
         parts = [self.owners[start:end] for start, end in self.spans]
         return [((one[:, None] == one[None, :]) | (one[None, :] == 0)).tril_() for one in parts]
+
+    def biases(self, dtype: torch.dtype) -> list[Tensor]:
+        """The masks as what is added to scores: made once for all layers, where SDPA would make them in each and keep them."""
+        if dtype not in self._biases:
+            self._biases[dtype] = [
+                torch.zeros(one.shape, dtype=dtype, device=one.device).masked_fill_(~one, -torch.inf)
+                for one in self.masks
+            ]
+        return self._biases[dtype]
+
+    @cached_property
+    def _biases(self) -> dict[torch.dtype, list[Tensor]]:
+        return {}
 
     @cached_property
     def block_mask(self) -> BlockMask:
@@ -211,21 +225,37 @@ def shared_prefix_attention(
         )
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise NotImplementedError("soft-capped attention or attention sinks")
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    kept = current()
     outputs = [
         F.scaled_dot_product_attention(
             query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
+            _for_each_query(key[:, :, start:end], query.shape[1], "key"),
+            _for_each_query(value[:, :, start:end], query.shape[1], "value"),
             attn_mask=mask,
             dropout_p=dropout,
             scale=scaling,
         )
-        for (start, end), mask in zip(shared_prefix.spans, shared_prefix.masks, strict=True)
+        for (start, end), mask in zip(shared_prefix.spans, shared_prefix.biases(query.dtype), strict=True)
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    joined = _side_by_side(*outputs)
+    if kept:
+        kept.offer("attended", joined, _side_by_side, *outputs)
+    return joined, None
+
+
+def _side_by_side(*outputs: Tensor) -> Tensor:
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+
+
+def _for_each_query(heads: Tensor, queries: int, name: str) -> Tensor:
+    """Heads [1, K, L, D] repeated for as many heads of queries; the backward pass repeats them again."""
+    groups = queries // heads.shape[1]
+    if groups == 1:
+        return heads
+    repeated = repeat_kv(heads, groups)
+    if kept := current():
+        kept.offer(name, repeated, partial(repeat_kv, n_rep=groups), heads)
+    return repeated
 
 
 def shared_prefix_flex_attention(

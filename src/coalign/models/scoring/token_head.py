@@ -64,7 +64,7 @@ class _TokenLogps(torch.autograd.Function):
                 with torch.autocast(hidden.device.type, enabled=False):
                     expected[chunk] = linear(probabilities, weight.t())
         ctx.hidden_dtype = hidden.dtype
-        ctx.early, ctx.autocast = early, _autocast_of(hidden)
+        ctx.early, ctx.autocast = early, autocast_of(hidden)
         if early:
             ctx.save_for_backward(expected, weight, targets, rows)
         else:
@@ -144,7 +144,7 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _autocast_of(tensor: Tensor) -> torch.autocast:
+def autocast_of(tensor: Tensor) -> torch.autocast:
     """What autocast does in the forward pass, to do it in the backward pass, where it is off."""
     device = tensor.device.type
     return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))

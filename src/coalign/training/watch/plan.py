@@ -144,7 +144,10 @@ def module_plan(
         arguments: what the options became, see `coalign.training.module_trainer.training_arguments`.
         checkpoint: that is continued.
     """
+    from coalign.models.scoring.recomputed import is_gated
+
     weight = next(model.parameters())
+    spared = ", cheap activations made again" if spares_activations(arguments) and is_gated(model) else ""
     return Plan(
         objective=objective,
         records=records,
@@ -154,11 +157,18 @@ def module_plan(
         batch_size=step_records(arguments),
         learning_rate=arguments.learning_rate,
         schedule=str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-        device=describe_device(weight.device, weight.dtype) + products_of(model),
+        device=describe_device(weight.device, weight.dtype) + products_of(model) + spared,
         adapter=has_adapter(model),
         trained=trainable_summary(model),
         saved="" if has_adapter(model) else str(saved_format(model) or "").removeprefix("torch."),
     )
+
+
+def spares_activations(arguments: TrainingArguments) -> bool:
+    """Whether `recomputed_activations` are used: in one process, whose weights are whole in the backward pass too, where
+    nothing is compiled and no layer is computed again as a whole.
+    """
+    return arguments.world_size == 1 and not arguments.torch_compile and not arguments.gradient_checkpointing
 
 
 def make_plan(
