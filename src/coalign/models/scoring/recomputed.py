@@ -42,9 +42,8 @@ class Recipe:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """
-        Raises:
-            RuntimeError: a source was written to since.
+        """Raises:
+        RuntimeError: a source was written to since.
         """
         if [one._version for one in self._sources] != self._versions:  # pyright: ignore[reportPrivateUsage]
             raise RuntimeError("an activation that the backward pass needs was changed in place")
@@ -234,7 +233,12 @@ def _watch_gated(module: nn.Module) -> list[Any]:
 
     def multiplied(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         kept, gated, raised = current(), parts.pop("gate", None), parts.pop("up", None)
-        if kept and gated is not None and raised is not None and good_product(inputs[0], product, gated, raised):
+        if (
+            kept
+            and gated is not None
+            and raised is not None
+            and good_product(inputs[0], product, gated, raised)
+        ):
             kept.offer("product", inputs[0], product, gated, raised)
 
     return [
