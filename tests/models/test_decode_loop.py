@@ -50,7 +50,7 @@ def test_requests_that_come_and_go_get_what_they_get_alone(architecture, path, t
     changes = {"sliding_window": 8} if architecture == "mistral" else {}
     model = tiny(architecture, **changes)
     if path != "fastest":
-        monkeypatch.setattr(FusedModel, "open", lambda _: None)
+        monkeypatch.setattr(FusedModel, "open", lambda *_: None)
     if path == "plain":
         monkeypatch.setitem(incremental._can_continue.known, model, False)
     generator = TransformersGenerator(model, tokenizer)
@@ -113,7 +113,7 @@ def width(rows: Any) -> int:
 def test_places_that_are_padding_everywhere_are_dropped(path, tokenizer, monkeypatch):
     generator = TransformersGenerator(tiny(eos_token_id=None), tokenizer)
     if path == "cached":
-        monkeypatch.setattr(FusedModel, "open", lambda _: None)
+        monkeypatch.setattr(FusedModel, "open", lambda *_: None)
     generator.stop_ids = []
     loop: Any = DecodeLoop(generator)
     assert loop.step() == []

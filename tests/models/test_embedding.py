@@ -12,7 +12,10 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from coalign.core.errors import ModelError
 from coalign.core.extras import is_installed
-from coalign.models.embedding import load_encoder
+from coalign.models.embedding import CausalEncoder, load_encoder
+from coalign.models.generation.generator import TransformersGenerator
+from tests.data.tokenizers import byte_tokenizer
+from tests.models.test_generation import tiny
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "ran"]
 
@@ -61,3 +64,19 @@ def test_the_default_encoder_knows_what_is_related() -> None:
     texts = ["How do I bake bread?", "What is a good recipe for a loaf?", "Explain quantum entanglement."]
     bread, loaf, physics = load_encoder(device="cpu").encode(texts)
     assert float(bread @ loaf) > float(bread @ physics) + 0.2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma"])
+def test_a_causal_model_embeds_texts_by_the_states_of_a_plain_forward(architecture: str) -> None:
+    generator = TransformersGenerator(tiny(architecture, dtype=torch.float32), byte_tokenizer())
+    texts = ["the sea", "is it blue or is it green, the sea", "a", "the sea"]
+    for pooling in ("mean", "last"):
+        expected = []
+        for text in texts:
+            ids = torch.tensor([generator.encode(text)])
+            with torch.no_grad():
+                states = generator.model(ids, output_hidden_states=True).hidden_states[-1][0]
+            pooled = states.mean(0) if pooling == "mean" else states[-1]
+            expected.append(pooled / pooled.norm())
+        found = CausalEncoder(generator, pooling).encode(texts)
+        torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)

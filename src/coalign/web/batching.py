@@ -11,7 +11,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -49,6 +50,7 @@ class Work:
         decode: something is to be sampled; else the prompt alone is given back.
         model: which of the worker's models is asked.
         pictures: that a local model is shown.
+        found: tokens of the prompt whose states were kept from earlier ones; None where that is not known.
     """
 
     prompt: Any
@@ -62,6 +64,29 @@ class Work:
     decode: bool = True
     model: str = ""
     pictures: PicturePrompt | None = None
+    found: int | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    """What computes with a model beside its decoding.
+
+    Attributes:
+        model: its name among the worker's models.
+    """
+
+    model: str
+    compute: Callable[[], Any]
+    result: Future[Any] = field(default_factory=Future)
+
+    def run(self) -> None:
+        """Compute, unless nobody waits any more."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            self.result.set_result(self.compute())
+        except Exception as error:
+            self.result.set_exception(error)
 
 
 @dataclass(eq=False)
@@ -95,6 +120,10 @@ class Worker(Protocol):
         """Queue prompts of one request."""
         ...
 
+    def call(self, model: str, compute: Callable[[], Any]) -> Future[Any]:
+        """Queue what computes with the model of this name, which nothing else does at that time."""
+        ...
+
     @property
     def waiting(self) -> int:
         """Prompts that are not answered yet."""
@@ -123,7 +152,7 @@ class _Thread:
     """A queue and the thread that works it off."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[list[Work]] = queue.Queue()
+        self._queue: queue.Queue[Sequence[Work | _Call]] = queue.Queue()
         self._ending = threading.Event()
         self._count, self._lock = 0, threading.Lock()
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
@@ -133,6 +162,13 @@ class _Thread:
         with self._lock:
             self._count += len(works)
         self._queue.put(works)
+
+    def call(self, model: str, compute: Callable[[], Any]) -> Future[Any]:
+        made = _Call(model, compute)
+        with self._lock:
+            self._count += 1
+        self._queue.put([made])
+        return made.result
 
     @property
     def waiting(self) -> int:
@@ -146,9 +182,9 @@ class _Thread:
         with self._lock:
             self._count -= 1
 
-    def _arrived(self, timeout: float) -> list[Work]:
+    def _arrived(self, timeout: float) -> list[Work | _Call]:
         """What has come; waits for the first, and a little for others that arrive with it. Nothing after `timeout`."""
-        found: list[Work] = []
+        found: list[Work | _Call] = []
         try:
             found += self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
             if timeout:
@@ -177,7 +213,11 @@ class LoopWorker(_Thread):
                 one.settle()
             for work in self._arrived(TURN if idle else 0.0):
                 self._use(work.model)
-                self._turns[work.model].begin(work)
+                if isinstance(work, Work):
+                    self._turns[work.model].begin(work)
+                else:
+                    work.run()
+                    self._finished()
             for name, one in self._turns.items():
                 if not one.is_idle:
                     self._use(name)
@@ -251,6 +291,7 @@ class _Turn:
             if decoding not in self._open:
                 continue
             opened = self._open[decoding]
+            opened.work.found = decoding.found
             new = opened.take(piece, self._behind[decoding])
             if len(opened.whole) == opened.work.sampling.n:
                 self._close(decoding)
@@ -326,6 +367,10 @@ class CallWorker(_Thread):
         while not self._ending.is_set():
             groups: dict[Any, list[Work]] = {}
             for work in self._arrived(TURN):
+                if not isinstance(work, Work):
+                    work.run()
+                    self._finished()
+                    continue
                 groups.setdefault(self._alike(work), []).append(work)
             for group in groups.values():
                 self._answer([work for work in group if not work.cancelled])

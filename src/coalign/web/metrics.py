@@ -5,12 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coalign.models.generation.prefix_cache.store import PrefixCache
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper ends of the buckets of seconds."""
+CACHED = (
+    ("prompt_cache_lookups_total", "counter", "Prompts that were looked up among earlier ones.", "lookups"),
+    ("prompt_cache_hits_total", "counter", "Prompts of which a beginning was found.", "hits"),
+    ("prompt_cache_tokens_total", "counter", "Tokens of prompts that were found.", "tokens"),
+    ("prompt_cache_bytes", "gauge", "Bytes of the states that are kept.", "bytes"),
+)
+"""Name, kind and meaning of a figure of `PrefixCache`, and its attribute."""
 TOKENS = {"prompt_tokens": "prompt", "completion_tokens": "generation"}
 
 
@@ -38,8 +48,13 @@ class Metrics:
             for name, kind in TOKENS.items():
                 self._tokens[kind] += usage.get(name, 0)
 
-    def text(self, waiting: int) -> str:
-        """All of it; `waiting`: prompts under way or in line."""
+    def text(self, waiting: int, prefixes: Sequence[PrefixCache] = ()) -> str:
+        """All of it.
+
+        Args:
+            waiting: prompts under way or in line.
+            prefixes: where the states of earlier prompts are kept.
+        """
         with self._lock:
             lines = _head("requests_total", "counter", "Requests that were answered.")
             for (path, status), count in sorted(self._requests.items()):
@@ -57,7 +72,11 @@ class Metrics:
                 f'coalign_tokens_total{{kind="{kind}"}} {self._tokens[kind]}' for kind in TOKENS.values()
             ]
         lines += _head("prompts_waiting", "gauge", "Prompts under way or in line.")
-        return "\n".join([*lines, f"coalign_prompts_waiting {waiting}", ""])
+        lines.append(f"coalign_prompts_waiting {waiting}")
+        for name, kind, told, attribute in CACHED if prefixes else ():
+            lines += _head(name, kind, told)
+            lines.append(f"coalign_{name} {sum(getattr(one, attribute) for one in prefixes)}")
+        return "\n".join([*lines, ""])
 
 
 class Measured:

@@ -349,7 +349,7 @@ class Format:
     def answer(
         self,
         samples: list[Generation],
-        usage: dict[str, int],
+        usage: dict[str, Any],
         read: Callable[[Generation], tuple[dict[str, Any], str]] | None = None,
     ) -> dict[str, Any]:
         """The whole answer; `samples` in the order of prompts and samples.
@@ -382,7 +382,7 @@ class Format:
         """An event of a chat's choice, with any delta."""
         return self._event([self._choice(index, {"delta": delta}, finish, None)])
 
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         return {**self._event([]), "usage": usage}
 
     def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:

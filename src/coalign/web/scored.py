@@ -1,4 +1,4 @@
-"""`/v1/embeddings` and `/v1/score`: a sentence encoder and a reward model beside what is served."""
+"""`/v1/embeddings` and `/v1/score`: a sentence encoder and a reward model beside what is served, or its own states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,7 +16,9 @@ from coalign.data.rows import half_pair
 from coalign.web.openai_format import ApiError
 
 if TYPE_CHECKING:
-    from coalign.models.embedding import SentenceEncoder
+    from torch import Tensor
+
+    from coalign.models.embedding import CausalEncoder, SentenceEncoder
     from coalign.models.reward_model import RewardModel
 
 MOST_TEXTS = 2048
@@ -45,17 +47,33 @@ class ScoreRequest(BaseModel):
     model: str | None = None
 
 
+class Encodes(Protocol):
+    """Models that embed texts themselves."""
+
+    def encoder(self, name: str | None) -> tuple[str, CausalEncoder] | None:
+        """The model of this name; None where it cannot. Raises `ApiError` where there is none."""
+        ...
+
+    async def computed(self, name: str, work: Callable[[], Any]) -> Any:
+        """What a function gives that computes with the model of this name."""
+        ...
+
+
 class Beside:
     """The models beside what is served. One request at a time computes with them.
 
     Args:
         encoder, rewards: (name, model); None: the route says how to start with one.
+        served: embeds texts where there is no encoder.
     """
 
     def __init__(
-        self, encoder: tuple[str, SentenceEncoder] | None, rewards: tuple[str, RewardModel] | None
+        self,
+        encoder: tuple[str, SentenceEncoder] | None,
+        rewards: tuple[str, RewardModel] | None,
+        served: Encodes | None = None,
     ) -> None:
-        self._encoder, self._rewards = encoder, rewards
+        self._encoder, self._rewards, self._served = encoder, rewards, served
         self._lock = asyncio.Lock()
 
     async def embeddings(self, body: Any) -> dict[str, Any]:
@@ -65,18 +83,23 @@ class Beside:
             ApiError: what cannot be used, by the name of its field.
         """
         asked: EmbeddingRequest = _parsed(EmbeddingRequest, body)
-        name, encoder = _named(self._encoder, asked.model, "--embedding-model")
+        causal = self._served.encoder(asked.model) if self._served and self._encoder is None else None
+        name, encoder = causal or _named(self._encoder, asked.model, "--embedding-model")
         texts = _texts(asked.input, "input")
-        size = encoder.model.config.hidden_size
-        if asked.dimensions not in (None, size):
-            raise ApiError(
-                400, f"dimensions: {asked.dimensions}, and this encoder has {size}.", param="dimensions"
-            )
-        lengths = [len(ids) for ids in encoder.tokenizer(texts, verbose=False)["input_ids"]]
-        if max(lengths) > encoder.max_length:
+        if asked.dimensions not in (None, encoder.size):
+            message = f"dimensions: {asked.dimensions}, and this encoder has {encoder.size}."
+            raise ApiError(400, message, param="dimensions")
+        lengths = [len(ids) for ids in encoder.ids(texts)]
+        if not all(lengths):
+            raise ApiError(400, "input: a text has no token.", param="input")
+        if encoder.max_length is not None and max(lengths) > encoder.max_length:
             message = f"input: a text of {max(lengths)} tokens, expected at most {encoder.max_length}."
             raise ApiError(400, message, param="input", code="context_length_exceeded")
-        found = await self._computed(lambda: encoder.encode(texts).numpy().astype("<f4"))
+        if causal is None:
+            states = await self._computed(lambda: encoder.encode(texts))
+        else:
+            states = await self._pooled(causal[1], name, texts)
+        found = states.numpy().astype("<f4")
         coded = asked.encoding_format == "base64"
         data = [
             {
@@ -112,6 +135,18 @@ class Beside:
         data = [{"index": place, "object": "score", "score": one} for place, one in enumerate(found)]
         head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
         return {**head, "model": name, "data": data}
+
+    async def _pooled(self, encoder: CausalEncoder, name: str, texts: list[str]) -> Tensor:
+        """A pass at a time: answers are decoded between them."""
+        import torch
+
+        assert self._served is not None
+        ids = encoder.ids(texts)
+        found = torch.empty(len(texts), encoder.size)
+        for rows in encoder.passes(ids):
+            part = [ids[row] for row in rows]
+            found[rows] = await self._served.computed(name, lambda part=part: encoder.pooled(part))
+        return found
 
     async def _computed(self, work: Callable[[], Any]) -> Any:
         async with self._lock:

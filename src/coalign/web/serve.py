@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import functools
 import hmac
-import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coalign.core.errors import CoalignError, ConfigError, DataError
+from coalign.core.errors import ConfigError, DataError
 from coalign.core.extras import require
 from coalign.core.files import parse_json
 from coalign.models.generation.generator import TransformersGenerator
@@ -30,15 +29,17 @@ from coalign.web.local import local_app
 from coalign.web.metrics import CONTENT_TYPE, Measured, Metrics
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
 from coalign.web.scored import Beside
+from coalign.web.streams import EventStream, explained, usage_of
 from coalign.web.structured import grammar_of
-from coalign.web.tool_calls import CallStream, Offer, offer_of
+from coalign.web.tool_calls import Offer, offer_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from coalign.data.media.prompts import PicturePrompt
-    from coalign.models.embedding import SentenceEncoder
+    from coalign.models.embedding import CausalEncoder, Pooling, SentenceEncoder
     from coalign.models.generation.adapter_bank import AdapterBank
+    from coalign.models.generation.prefix_cache.store import PrefixCache
     from coalign.models.grammars.schemas import Grammar
     from coalign.models.reward_model import RewardModel
 
@@ -65,7 +66,10 @@ class Served:
         fingerprint: what the model is, whatever it is called (a hash of its weights), so that clients know whether
             answers that they keep are this model's; None: they are this start's alone.
         adapters: the generator is the base of several adapters, each of which is a model of its own for clients.
-        encoder, rewards: (name, model) of what answers `/v1/embeddings` and `/v1/score`.
+        encoder, rewards: (name, model) of what answers `/v1/embeddings` and `/v1/score`. Without an encoder a local model
+            embeds texts itself.
+        pooling: which of its states it then gives.
+        prefixes: where the states of earlier prompts are kept.
     """
 
     name: str
@@ -75,6 +79,8 @@ class Served:
     adapters: AdapterBank[Any] | None = None
     encoder: tuple[str, SentenceEncoder] | None = None
     rewards: tuple[str, RewardModel] | None = None
+    prefixes: Sequence[PrefixCache] = ()
+    pooling: Pooling = "mean"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     """
     responses = require("fastapi.responses", "serve")
     server, metrics = _Server(served), Metrics()
-    beside = Beside(served.encoder, served.rewards)
+    beside = Beside(served.encoder, served.rewards, server)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -151,12 +157,12 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         works, events = server.submit(asked, offer, grammar)
         form = Format(chat=kind is ChatRequest, model=answering.name, fingerprint=answering.fingerprint)
         if asked.stream:
-            stream = _Stream(works, events, form, asked, metrics, offer)
+            stream = EventStream(works, events, form, asked, metrics, offer)
             # The first event decides whether it is an answer or an error with a status of its own.
             first = await stream.first()
             return responses.StreamingResponse(stream.lines(first), media_type="text/event-stream")
         samples = [one for each in await _gather(works, events, request) for one in each]
-        usage = _usage(works, samples)
+        usage = usage_of(works, samples)
         metrics.used(usage)
         return answered(200, form.answer(samples, usage, offer and offer.message))
 
@@ -168,7 +174,9 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
 
     async def figures(request: Any) -> Any:
         server.admit(request)
-        return responses.Response(metrics.text(server.worker.waiting), media_type=CONTENT_TYPE)
+        return responses.Response(
+            metrics.text(server.worker.waiting, served.prefixes), media_type=CONTENT_TYPE
+        )
 
     app: Any = local_app("coalign", hosts=hosts, lifespan=lifespan)
     for error, handler in ((ApiError, refused), (404, no_route), (405, no_route)):
@@ -233,6 +241,21 @@ class _Server:
             )
             raise ApiError(404, message, param="model", code="model_not_found")
         return found
+
+    def encoder(self, name: str | None) -> tuple[str, CausalEncoder] | None:
+        """The served model of this name as an encoder of texts, where it is a local one."""
+        from coalign.models.embedding import CausalEncoder
+
+        model = self.model(name)
+        if not isinstance(model.generator, TransformersGenerator):
+            return None
+        return model.name, CausalEncoder(model.generator, self.served.pooling)
+
+    async def computed(self, name: str, work: Callable[[], Any]) -> Any:
+        """What a function gives that computes with the model of this name, between two tokens of what is decoded."""
+        if self.worker.waiting >= MOST_WAITING:
+            raise ApiError(429, "Too many requests are waiting.", headers={"retry-after": "1"})
+        return await asyncio.wrap_future(self.worker.call(name, work))
 
     def submit(
         self, asked: Any, offer: Offer | None = None, grammar: Grammar | None = None
@@ -351,7 +374,7 @@ async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -
                     raise ApiError(499, "The client is gone.") from None
                 continue
             if isinstance(outcome, Exception):
-                raise _explained(outcome)
+                raise explained(outcome)
             if outcome.generation is not None:
                 found[number][outcome.sample] = outcome.generation
                 missing -= 1
@@ -359,88 +382,3 @@ async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -
         for work in works:
             work.cancelled = True
     return [[samples[place] for place in sorted(samples)] for samples in found]
-
-
-class _Stream:
-    """A request that is answered with server-sent events."""
-
-    def __init__(
-        self,
-        works: list[Work],
-        events: asyncio.Queue[Any],
-        form: Format,
-        asked: Any,
-        metrics: Metrics,
-        offer: Offer | None = None,
-    ) -> None:
-        self._works, self._events, self._form, self._metrics = works, events, form, metrics
-        self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        self._missing = sum(work.sampling.n for work in works)
-        self._done: list[Generation] = []
-        self._calls = offer and [CallStream(offer, form, index) for index in range(self._missing)]
-
-    async def first(self) -> tuple[int, Piece]:
-        """The first piece.
-
-        Raises:
-            ApiError: there is none: the request failed.
-        """
-        return self._good(await self._events.get())
-
-    async def lines(self, first: tuple[int, Piece]) -> AsyncIterator[str]:
-        try:
-            if self._form.chat:
-                for index in range(self._missing):
-                    yield _line(self._form.begin(index))
-            event: tuple[int, Piece] | None = first
-            while event is not None:
-                for one in self._told(*event):
-                    yield _line(one)
-                event = self._good(await self._events.get()) if self._missing else None
-            if self._usage:
-                yield _line(self._form.usage(_usage(self._works, self._done)))
-            yield "data: [DONE]\n\n"
-        except ApiError as error:
-            yield _line(error.body())
-        finally:  # the client may have gone
-            self._metrics.used(_usage(self._works, self._done))
-            for work in self._works:
-                work.cancelled = True
-
-    def _told(self, number: int, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The events of a piece."""
-        index = number * self._works[0].sampling.n + piece.sample
-        if piece.generation is not None:
-            self._missing -= 1
-            self._done.append(piece.generation)
-        if self._calls:
-            one = self._calls[index]
-            yield from one.end(piece.text, piece.generation) if piece.generation else one.piece(piece.text)
-        elif piece.generation is None:
-            yield self._form.piece(index, piece.text)
-        else:
-            yield self._form.end(index, piece.text, piece.generation)
-
-    def _good(self, event: tuple[int, Piece | Exception]) -> tuple[int, Piece]:
-        number, outcome = event
-        if isinstance(outcome, Exception):
-            raise _explained(outcome)
-        return number, outcome
-
-
-def _line(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-def _usage(works: list[Work], samples: list[Generation]) -> dict[str, int]:
-    prompt = sum(len(work.ids) for work in works)
-    sampled = sum(one.length for one in samples)
-    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
-
-
-def _explained(error: Exception) -> ApiError:
-    if isinstance(error, DataError | ConfigError):
-        return ApiError(400, str(error))
-    if isinstance(error, CoalignError):
-        return ApiError(500, str(error))
-    return ApiError(500, f"Decoding failed ({type(error).__name__}).")

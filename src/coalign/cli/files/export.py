@@ -28,7 +28,7 @@ _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]B", re.IGNORECASE)
     type=click.Choice(["safetensors", "gguf"]),
     default="safetensors",
     show_default=True,
-    help="Hugging Face layout, or one file for llama.cpp, Ollama, LM Studio (extra default-models).",
+    help="Hugging Face layout, or one file for llama.cpp, Ollama, LM Studio (extra gguf).",
 )
 @click.option(
     "--outtype",

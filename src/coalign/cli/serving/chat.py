@@ -17,6 +17,7 @@ from coalign.cli.flags import command, method_values_of, with_methods
 from coalign.core.errors import CoalignError, ConfigError
 from coalign.core.options import Count, NonNegative, Seed, option
 from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.prefix_cache.options import PromptCacheOptions, keep_prompts
 from coalign.models.options import ModelOptions
 from coalign.models.tools.options import ToolOptions
 
@@ -34,7 +35,7 @@ NARROW = 70
 
 
 @dataclass(kw_only=True)
-class Request(ModelOptions, BackendOptions, ToolOptions):
+class Request(ModelOptions, BackendOptions, PromptCacheOptions, ToolOptions):
     """Who talks, and how."""
 
     __group__ = "General"
@@ -76,6 +77,9 @@ def chat(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ...
         )
         for label, generator, place in open_speakers(asked, methods, values)
     ]
+
+    for line in keep_prompts(asked, [one.generator for one in speakers])[1]:
+        click.echo(line, err=True)
 
     from coalign.models.types import Sampling
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,6 +13,7 @@ from coalign.cli.flags import command, method_values_of, with_declining, with_me
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, option
 from coalign.models.backends.options import BackendOptions
+from coalign.models.generation.prefix_cache.options import PromptCacheOptions, keep_prompts
 from coalign.models.options import ModelOptions
 from coalign.web.local import Port
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Request(ModelOptions, BackendOptions):
+class Request(ModelOptions, BackendOptions, PromptCacheOptions):
     """What is served, and where."""
 
     __group__ = "General"
@@ -37,7 +38,13 @@ class Request(ModelOptions, BackendOptions):
         split=False,
     )
     embedding_model: str | None = option(
-        None, "sentence encoder that answers /v1/embeddings: default-encoder, a folder or a hub id"
+        None,
+        "sentence encoder that answers /v1/embeddings: default-encoder, a folder or a hub id; by default a local model answers "
+        "itself, less well",
+    )
+    embedding_pooling: Literal["mean", "last"] = option(
+        "mean",
+        "which states of a local model are its embedding of a text: their mean, or that at the last token",
     )
     reward_model: str | None = option(
         None, "reward model that answers /v1/score: a folder, a run or a hub id"
@@ -51,6 +58,11 @@ class Request(ModelOptions, BackendOptions):
         "several times",
         split=False,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_model is not None:
+            self.refuse(["embedding_pooling"], "beside embedding_model, which has its own")
 
 
 @command(Request)
@@ -86,9 +98,22 @@ def serve(asked: Request, methods: tuple[str, ...], method_values: tuple[str, ..
         generator = open_methods(methods, values, asked, batch_size=asked.batch_size)
         name = asked.name or "+".join([_base_name(asked), *methods])
     fingerprint = _fingerprint(asked, generator, methods)
-    served = Served(name, generator, key, fingerprint, bank, _encoder(asked), _rewards(asked))
+    prefixes, told = keep_prompts(asked, bank.generators.values() if bank else [generator])
+    served = Served(
+        name,
+        generator,
+        key,
+        fingerprint,
+        bank,
+        _encoder(asked),
+        _rewards(asked),
+        prefixes,
+        asked.embedding_pooling,
+    )
     app = make_app(served, hosts=() if is_loopback(asked.host) else ("*",))
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
+    for line in told:
+        click.echo(line, err=True)
     click.echo(f"Where clients offer tools: {ToolPrompts(generator).description}.", err=True)
     if made:
         click.echo(f"Key for clients: {key}  (set {KEY_VARIABLE} to choose one)", err=True)

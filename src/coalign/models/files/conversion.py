@@ -51,7 +51,7 @@ def convert_llama_gguf(
         MissingExtraError: the gguf package is not installed.
         ModelError: the file is of another architecture, or the rebuilt tokenizer is not the published one.
     """
-    gguf = require("gguf", "default-models")
+    gguf = require("gguf", "gguf")
     reader = gguf.GGUFReader(source)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields["general.architecture"] != "llama" or fields["tokenizer.ggml.model"] != "gpt2":

@@ -40,6 +40,7 @@ class Decoding:
         prompt: its index among the prompts of a call; 0 for a request of its own.
         cancelled: set it to let its rows leave at the next step.
         pictures: that it shows; None where it has none.
+        found: tokens of the prompt whose states were kept from earlier ones, once it has joined.
     """
 
     ids: list[int]
@@ -49,6 +50,7 @@ class Decoding:
     prompt: int = 0
     cancelled: bool = False
     pictures: PicturePrompt | None = None
+    found: int = 0
 
 
 @dataclass(eq=False)
@@ -129,9 +131,10 @@ class DecodeLoop:
                 for row, end in zip(self._live, ended, strict=True)
                 for piece in self._said(row, end)
             ]
-            for row, end in zip(self._live, ended, strict=True):
+            for place, (row, end) in enumerate(zip(self._live, ended, strict=True)):
                 if end is not None and row.of.pictures is None:
                     self._generator.remember(row.of.ids, row.ids)
+                    self._keep(place, row)
             tokens = torch.tensor([row.ids[-1] for row in self._live], device=self._device)
             stay = [place for place, end in enumerate(ended) if end is None]
             self._leave([self._live[place] for place in stay])
@@ -149,6 +152,8 @@ class DecodeLoop:
         forward = self._generator.open_rows()
         shown = [one.pictures for one in joining if one.pictures is not None]
         logits = forward.start(*left_padded([one.ids for one in joining], self._device), shown)
+        for one, found in zip(joining, forward.found, strict=True):
+            one.found = found
         rows = [(place, sample) for place, one in enumerate(joining) for sample in range(one.sampling.rows)]
         if len(rows) > len(joining):
             index = torch.tensor([place for place, _ in rows], device=self._device)
@@ -197,6 +202,11 @@ class DecodeLoop:
         else:
             self._forward = None
         self._live = staying
+
+    def _keep(self, place: int, row: _Row) -> None:
+        """A conversation goes on from the one answer that was asked for: its last token has not been computed with."""
+        if self._forward is not None and row.of.sampling.rows == 1:
+            self._forward.keep(place, [*row.of.ids, *row.ids[:-1]])
 
     def _row(self, one: Decoding, sample: int) -> _Row:
         sampling = one.sampling

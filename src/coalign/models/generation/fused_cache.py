@@ -71,6 +71,10 @@ class KeptRows:
         keys, values = (store.flatten(0, 1)[:, : self.length] for store in self.layers[layer])
         return keys, values
 
+    def of(self, row: int, first: int, last: int) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer the keys and values [K, N, D] of a row at places from `first` up to `last`."""
+        return [(keys[row, :, first:last], values[row, :, first:last]) for keys, values in self.layers]
+
     def hide(self, scores: Tensor) -> Tensor:
         """`scores` [R K, Q, length] with those of padding taken out of the softmax, in place."""
         if self._bias is not None:

@@ -14,6 +14,8 @@ from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.incremental import PlainRows, probe_logits
 from coalign.models.generation.packed_linear import FEW, can_quantize
 from coalign.models.generation.precision import Precision
+from coalign.models.generation.prefix_cache.marks import weights_mark
+from coalign.models.generation.prefix_cache.store import Mark, PrefixCache
 from coalign.models.modules import unwrap
 from coalign.models.scoring.probing import agree, similar_logits
 
@@ -27,8 +29,6 @@ _MADE_UP = 16
 """Tokens of the text that shows how large logits are."""
 _BEGUN = FEW + 1
 """Tokens that it begins with: no product of few rows is made ready for them."""
-_SAMPLED = 4
-"""Numbers of a weight that tell whether it has changed."""
 _agrees: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = weakref.WeakKeyDictionary()
 
 
@@ -52,10 +52,13 @@ class FusedModel:
         self._decoder: FusedDecoder | None = None
         self._made_of: tuple[object, ...] = ()
 
-    def open(self) -> FusedRows | None:
-        """New rows; None where this model takes another path."""
+    def open(self, prefixes: PrefixCache | None = None) -> FusedRows | None:
+        """New rows, which go on from what is kept of earlier prompts; None where this model takes another path."""
         decoder = self._current()
-        return None if decoder is None else FusedRows(decoder)
+        if decoder is None:
+            return None
+        kept = None if prefixes is None else (prefixes, Mark(self._made_of, "fused"))
+        return FusedRows(decoder, kept=kept)
 
     @property
     def is_used(self) -> bool:
@@ -67,7 +70,7 @@ class FusedModel:
             return None
         if self._blocks and not can_quantize():
             return None
-        now = _fingerprint(self._model)
+        now = weights_mark(self._model)
         if now != self._made_of:
             self._decoder = None  # its memory is free before the next one is made
             if not self._agrees():
@@ -129,18 +132,3 @@ def _usual_top(decoder: FusedDecoder) -> float:
         tops.append(top)
         logits = rows.step(token)
     return float(torch.cat(tops).nan_to_num(0.0, 0.0, 0.0).median())
-
-
-def _fingerprint(model: nn.Module) -> tuple[object, ...]:
-    """What changes when weights do: where they lie, how often they were written, and, since not every write is counted,
-    some of their numbers.
-    """
-    return tuple(
-        (one.data_ptr(), 0 if one.is_inference() else one._version, _sampled(one.detach()))
-        for one in model.parameters()
-    )
-
-
-def _sampled(values: Tensor) -> float:
-    flat = values.reshape(-1)
-    return float(flat[:: max(len(flat) // _SAMPLED, 1)].double().sum())

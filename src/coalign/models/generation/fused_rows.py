@@ -11,19 +11,21 @@ import torch.nn.functional as F
 from coalign.models.generation import incremental
 from coalign.models.generation.fused_cache import KeptRows, Shape
 from coalign.models.generation.fused_decoder import FusedDecoder
-from coalign.models.generation.incremental import (
-    PREFILL_TOKENS,
-    Rows,
-    additive,
+from coalign.models.generation.incremental import PREFILL_TOKENS, Rows, additive
+from coalign.models.generation.one_row.step import MOST_THREADS, one_row
+from coalign.models.generation.prefix_cache.beginnings import (
+    Beginning,
+    found_beginnings,
+    prefill_order,
     prefill_passes,
     shared_beginning,
 )
-from coalign.models.generation.one_row.step import MOST_THREADS, one_row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from coalign.data.media.prompts import PicturePrompt
+    from coalign.models.generation.prefix_cache.store import Mark, PrefixCache, States
 
 
 class FusedRows:
@@ -32,37 +34,79 @@ class FusedRows:
     Args:
         decoder: weights.
         shared_tokens: as `incremental.SHARED_TOKENS`, which is the default.
+        kept: states of earlier prompts, and the mark of what computes here.
     """
 
     can_join = True
 
-    def __init__(self, decoder: FusedDecoder, *, shared_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        decoder: FusedDecoder,
+        *,
+        shared_tokens: int | None = None,
+        kept: tuple[PrefixCache, Mark] | None = None,
+    ) -> None:
         self._decoder = decoder
         self._shared_tokens = incremental.SHARED_TOKENS if shared_tokens is None else shared_tokens
+        self._kept = kept
         self._shape = Shape(len(decoder.layers), decoder.kv_heads, decoder.head_size, decoder.wide)
         self._own = self._prompts = self._new(torch.zeros(1, dtype=torch.long))
         self._groups: _Groups | None = None  # None: nothing but `_own` is read
         self._next = torch.empty(0)
+        self.found: list[int] = []
 
     def start(self, input_ids: Tensor, mask: Tensor, pictures: Sequence[PicturePrompt] = ()) -> Tensor:
         assert not pictures, "models with pictures have other parts"
         width, lengths = input_ids.shape[1], mask.sum(-1)
-        known = lengths.tolist()
-        shared = shared_beginning(input_ids, known, self._shared_tokens)
-        begun = None
+        prompts = [row[width - n :].tolist() for row, n in zip(input_ids, lengths.tolist(), strict=True)]
+        begun = found_beginnings(self._kept, prompts)
+        self.found = [one.length for one in begun]
+        shared = shared_beginning(input_ids, lengths.tolist(), self._shared_tokens, known=min(self.found))
         if shared:
-            begun = self._new(torch.zeros(1, dtype=torch.long), shared)
-            self._prefill(begun, 0, input_ids[:1, width - known[0] :][:, :shared], lengths.new_zeros(1))
+            early = self._beginning(prompts[0][:shared], begun[0])
+            begun = [max(one, early, key=lambda each: each.length) for one in begun]
+        own = [len(ids) - one.length for ids, one in zip(prompts, begun, strict=True)]
+        order = prefill_order(own, self.found)
+        input_ids, lengths = input_ids[order], lengths[order]
         self._own, self._groups, self._next = self._new(width - lengths, width), None, lengths
-        logits = []
-        own = [length - shared for length in known]
-        for first, last in prefill_passes(own, PREFILL_TOKENS["cpu"]):
-            most = max(own[first:last])
-            missing = most + shared - lengths[first:last]
-            logits.append(
-                self._prefill(self._own, first, input_ids[first:last, width - most :], missing, begun)
-            )
-        return torch.cat(logits)
+        logits = [
+            self._prefill(self._own, first, input_ids[first:last], [begun[one] for one in order[first:last]])
+            for first, last in prefill_passes([own[one] for one in order], PREFILL_TOKENS["cpu"])
+        ]
+        back = torch.tensor(order).argsort()
+        if order != sorted(order):
+            self._own.select(back)
+            self._next = self._next[back]
+        for row, ids in enumerate(prompts):
+            self.keep(row, ids)
+        return torch.cat(logits)[back]
+
+    def keep(self, row: int, ids: Sequence[int]) -> None:
+        if self._kept is not None:
+            cache, mark = self._kept
+            cache.keep(mark, ids, lambda first, last: self._states(row, first, last))
+
+    def _states(self, row: int, first: int, last: int) -> States:
+        """Of the tokens of a row from a place up to another one."""
+        length, own = int(self._next[row]), self._own.length
+        if self._groups is None:
+            return [*self._own.of(row, own - length + first, own - length + last)]
+        prompt = length - own
+        early = self._prompts.of(
+            int(self._groups.owner[row]),
+            *(self._prompts.length - prompt + min(one, prompt) for one in (first, last)),
+        )
+        late = self._own.of(row, *(max(one - prompt, 0) for one in (first, last)))
+        return [
+            (torch.cat([keys, more_keys], 1), torch.cat([values, more_values], 1))
+            for (keys, values), (more_keys, more_values) in zip(early, late, strict=True)
+        ]
+
+    def _beginning(self, ids: list[int], begun: Beginning) -> Beginning:
+        """What prompts share, from where it is known on."""
+        kept = self._new(torch.zeros(1, dtype=torch.long), len(ids))
+        self._prefill(kept, 0, torch.tensor([ids]), [begun.cut(len(ids) - 1)])
+        return Beginning(len(ids), [*kept.of(0, 0, len(ids))])
 
     def select(self, index: Tensor) -> None:
         self._next = self._next[index]
@@ -116,24 +160,24 @@ class FusedRows:
             whole.take(rows, end, self._own, torch.arange(self._own.rows), new)
             whole.take(rows, end - new, self._prompts, self._groups.owner, longest - new)
 
-    def _prefill(
-        self, kept: KeptRows, first: int, ids: Tensor, missing: Tensor, begun: KeptRows | None = None
-    ) -> Tensor:
+    def _prefill(self, kept: KeptRows, first: int, ids: Tensor, begun: Sequence[Beginning]) -> Tensor:
         """[R, V] logits after rows of prompts, whose keys and values end at the last place of `kept`.
 
         Args:
             first: which row of `kept` is the first of them.
-            ids: [R, W] their tokens, after what they share.
-            missing: [R] places of padding before all that they hold.
-            begun: the one row that holds what they share, whose states each of them gets.
+            ids: [R, T] their tokens, padded on the left as `kept` is.
+            begun: of each row what is known of its beginning; at least one token is not.
         """
-        count, width = ids.shape
-        rows, end = slice(first, first + count), kept.length
-        shared = begun.length if begun is not None else 0
-        place = end - width - shared
-        queries_at, seen_at = torch.arange(shared, shared + width), torch.arange(shared + width)
+        count, end = len(begun), kept.length
+        rows = slice(first, first + count)
+        missing = kept.padding[rows]
+        place = int(missing.min())  # where the longest of them begins
+        missing = missing - place
+        known = torch.tensor([one.length for one in begun])
+        width = int((end - place - missing - known).max())
+        queries_at, seen_at = torch.arange(end - place - width, end - place), torch.arange(end - place)
         visible = (seen_at >= missing[:, None, None]) & (seen_at <= queries_at[:, None])
-        plain = shared == 0 and not bool(missing.any())
+        plain = width == end - place and not bool(missing.any())
         # padding sees itself: where nothing is seen there are no numbers
         mask = (
             None
@@ -144,11 +188,10 @@ class FusedRows:
         def see(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             whole = [store[rows, :, place:end] for store in kept.layers[layer]]
             for store, new in zip(whole, (keys, values), strict=True):
-                store[:, :, shared:] = new.unflatten(0, (count, width)).transpose(1, 2)
-            if begun is not None:
-                for row, start in enumerate(missing.tolist()):
-                    for store, early in zip(whole, begun.layers[layer], strict=True):
-                        store[row, :, start : start + shared] = early[0, :, :shared]
+                store[:, :, -width:] = new.unflatten(0, (count, width)).transpose(1, 2)
+            for row, (one, start) in enumerate(zip(begun, missing.tolist(), strict=True)):
+                for store, early in zip(whole, one.of(layer), strict=False):  # over what padding computed
+                    store[row, :, start : start + one.length] = early
             found = F.scaled_dot_product_attention(
                 queries.unflatten(0, (count, width)).transpose(1, 2), *whole, attn_mask=mask, is_causal=plain,
                 scale=1.0, enable_gqa=True,
@@ -157,7 +200,7 @@ class FusedRows:
 
         places = (queries_at - missing[:, None]).clamp(min=0)
         last = torch.arange(1, count + 1) * width - 1
-        return self._decoder.run(ids.flatten(), places.flatten(), see, last)
+        return self._decoder.run(ids[:, -width:].flatten(), places.flatten(), see, last)
 
     def _see(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A token of every row sees all before it: [R, H, D] queries to [R, H D]."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from coalign.data.media.prompts import PicturePrompt
     from coalign.models.generation.incremental import Rows
     from coalign.models.generation.precision import Exactness, Precision
+    from coalign.models.generation.prefix_cache.store import PrefixCache
     from coalign.models.grammars.schemas import Grammar
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class TransformersGenerator:
         device, batch_tokens, batch_size: where it decodes, and the limits of a batch.
         stop_ids: tokens that end a response.
         exactness: of a cheaper precision, once it is measured.
+        prefixes: states of earlier prompts, from which later ones go on; see `keep_prefixes`.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class TransformersGenerator:
         self.stop_ids = stop_token_ids(unwrap(model), tokenizer)
         self._fused = FusedModel(model, precision) if fused else None
         self._precision = precision
+        self.prefixes: PrefixCache | None = None
         self._unmeasured = compared
         self._answered: list[tuple[list[int], list[int]]] = []
 
@@ -193,8 +196,21 @@ class TransformersGenerator:
         """Rows on the fastest path that the model allows, all of whose logits agree with the model's own."""
         from coalign.models.generation import incremental
 
-        fused = None if self._fused is None else self._fused.open()
-        return fused or incremental.open_rows(self.model)
+        fused = None if self._fused is None else self._fused.open(self.prefixes)
+        return fused or incremental.open_rows(self.model, self.prefixes)
+
+    def keep_prefixes(self, prefixes: PrefixCache) -> str | None:
+        """From now on keep the states of prompts, and go on from the longest beginning of a prompt that is there, as far as
+        weights and adapters are the same. Generators of one model may share a cache.
+
+        Returns:
+            Why this model's states cannot be kept, None where they are.
+        """
+        from coalign.models.generation.incremental import lacks_prefixes
+
+        why = None if self.is_fused else lacks_prefixes(self.model)
+        self.prefixes = prefixes if why is None else None
+        return why
 
     @property
     def is_fused(self) -> bool:

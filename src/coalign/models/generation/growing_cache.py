@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from coalign.models.generation.prefix_cache.store import States
 
 
 class ReservedLayer(DynamicLayer):
@@ -75,10 +79,10 @@ class ReservedLayer(DynamicLayer):
         whole._show()
         return whole
 
-    def begin_with(self, one: ReservedLayer, rows: int) -> None:
-        """Hold `rows` copies of another layer's only row; this one must be empty."""
-        if one.is_initialized:
-            self.update(*(states.expand(rows, -1, -1, -1) for states in one._show()))
+    def of(self, row: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [H, N, D] of a row at places from `first` up to `last`."""
+        keys, values = (store[row, :, first:last] for store in self._stores)
+        return keys, values
 
     def take_columns(self, columns: Tensor) -> None:
         """Row i has its places `columns[i]` [R, L], in this order, in place of its own L."""
@@ -135,16 +139,32 @@ def trimmed(cache: DynamicCache, count: int) -> DynamicCache:
     return cache
 
 
-def repeat(beginning: DynamicCache, cache: DynamicCache, rows: int) -> None:
-    """Begin an empty cache with `rows` copies of another one's only row."""
-    for layer, other in zip(beginning.layers, cache.layers, strict=True):
-        cast(ReservedLayer, other).begin_with(cast(ReservedLayer, layer), rows)
+def begin(cache: DynamicCache, rows: Sequence[States], length: int) -> None:
+    """Begin an empty cache with states of each row, nothing for some, padded on the left to `length` tokens."""
+    some = next(one for one in rows if one)
+    for place, layer in enumerate(cache.layers):
+        shape = some[place]
+        if shape is None:  # a layer that uses another's states
+            continue
+        whole = []
+        for part, like in enumerate(shape):
+            states = like.new_zeros(len(rows), like.shape[0], length, like.shape[2])
+            for row, known in enumerate(rows):
+                if known and (one := known[place]) is not None:
+                    states[row, :, length - one[part].shape[1] :] = one[part]
+            whole.append(states)
+        layer.update(*whole)
 
 
-def move_padding_left(cache: DynamicCache, missing: Tensor, shared: int) -> None:
-    """Rows that hold `shared` tokens, `missing[i]` [R, 1] places of padding and more tokens: padding comes first."""
-    places = torch.arange(cache.get_seq_length(), device=missing.device)
-    columns = torch.where((places >= missing) & (places < missing + shared), places - missing, places)
+def row_states(cache: DynamicCache, row: int, first: int, last: int) -> States:
+    """Of a row the states at places from `first` up to `last`, layer by layer."""
+    shown = [cast(ReservedLayer, layer) for layer in cache.layers]
+    return [layer.of(row, first, last) if layer.is_initialized else None for layer in shown]
+
+
+def move_padding_left(cache: DynamicCache, mask: Tensor) -> None:
+    """Rows whose padding (0 of `mask` [R, T]) stands between tokens: padding comes first, tokens keep their order."""
+    columns = mask.argsort(dim=-1, stable=True)
     for layer in cache.layers:
         cast(ReservedLayer, layer).take_columns(columns)
 

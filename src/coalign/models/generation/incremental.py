@@ -17,12 +17,22 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from coalign.models.generation.growing_cache import (
     ReservedLayer,
+    begin,
     joined,
     move_padding_left,
     new_cache,
-    repeat,
+    row_states,
     trimmed,
 )
+from coalign.models.generation.prefix_cache.beginnings import (
+    Beginning,
+    found_beginnings,
+    prefill_order,
+    prefill_passes,
+    shared_beginning,
+)
+from coalign.models.generation.prefix_cache.marks import adapters_mark, weights_mark
+from coalign.models.generation.prefix_cache.store import Mark, PrefixCache
 from coalign.models.modules import cache_argument, unwrap
 from coalign.models.scoring.engine import picture_tensors
 from coalign.models.scoring.probing import OnceAModel, agree, probe_ids
@@ -32,8 +42,6 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = {"cpu": 256, "cuda": 8192}
 """Tokens that keep a device busy: prompts of a batch are computed in passes of at least so many, by length."""
-SIMILAR = 0.8
-"""Prompts at least so long as the longest share its pass."""
 SHARED_TOKENS = 64
 """A beginning that all prompts have is computed once where that spares at least so many tokens."""
 
@@ -55,6 +63,15 @@ class Rows(Protocol):
         """Append one token [R] to every row. Returns logits [R, V] for the next one."""
         ...
 
+    def keep(self, row: int, ids: Sequence[int]) -> None:
+        """Keep the states of a row, whose tokens are `ids`, for later prompts, where they are kept."""
+        ...
+
+    @property
+    def found(self) -> list[int]:
+        """Of each prompt that these rows began with the tokens whose states were kept from earlier ones."""
+        ...
+
     @property
     def can_join(self) -> bool:
         """Whether rows that began later can be added."""
@@ -65,9 +82,44 @@ class Rows(Protocol):
         ...
 
 
-def open_rows(model: nn.Module) -> Rows:
-    """Rows on the cached path where the model allows it, else on the plain path (announced once a model)."""
-    return CachedRows(model) if _can_continue(model) else PlainRows(model)
+def open_rows(model: nn.Module, prefixes: PrefixCache | None = None) -> Rows:
+    """Rows on the cached path where the model allows it, else on the plain path (announced once a model).
+
+    Args:
+        prefixes: states of earlier prompts, for a model that `keeps_prefixes`.
+    """
+    if not _can_continue(model):
+        return PlainRows(model)
+    if prefixes is None:
+        return CachedRows(model)
+    mark = Mark(weights_mark(model), ("modules", adapters_mark(model)))
+    return CachedRows(model, kept=(prefixes, mark))
+
+
+def lacks_prefixes(model: nn.Module) -> str | None:
+    """Why the states of a prompt cannot be those of the beginning of a longer one; None where they can."""
+    bare: Any = unwrap(model)
+    if not _can_continue(model):
+        return "its rows do not go on from a cache"
+    odd = {
+        type(one).__name__ for one in DynamicCache(config=bare.config).layers if type(one) is not DynamicLayer
+    }
+    if odd:
+        return f"its cache has {' and '.join(sorted(odd))}"
+    rope = getattr(bare.config, "rope_parameters", None) or {}
+    kinds = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}
+    moving = sorted(kinds & {"dynamic", "longrope"})
+    if moving:
+        return f"its positions are turned by the length of the text ({moving[0]})"
+    if not _reads_holes(bare, Call(model)):
+        return f"its attention ({bare.config._attn_implementation}) does not read padding between tokens"
+    return None
+
+
+def _reads_holes(bare: Any, call: Call) -> bool:
+    """Whether padding may stand between tokens: other kernels do not read it, and positions have to be said."""
+    simple = getattr(bare.config, "_attn_implementation", None) in ("sdpa", "eager")
+    return simple and call.takes_positions
 
 
 class CachedRows:
@@ -76,9 +128,17 @@ class CachedRows:
     Args:
         whole: also those that a sliding window has left behind; for texts that are no longer than the window.
         shared_tokens: as `SHARED_TOKENS`.
+        kept: states of earlier prompts, and the mark of what computes here.
     """
 
-    def __init__(self, model: nn.Module, *, whole: bool = False, shared_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        whole: bool = False,
+        shared_tokens: int | None = None,
+        kept: tuple[PrefixCache, Mark] | None = None,
+    ) -> None:
         self._call = Call(model)
         self._bare: Any = unwrap(model)
         self._shared_tokens = SHARED_TOKENS if shared_tokens is None else shared_tokens
@@ -86,8 +146,11 @@ class CachedRows:
         self.cache = new_cache(self._bare, self._kinds)
         self._mask = torch.empty(0)
         self._positions = torch.empty(0)
+        self._kept = kept
+        self.found: list[int] = []
 
     def start(self, input_ids: Tensor, mask: Tensor, pictures: Sequence[PicturePrompt] = ()) -> Tensor:
+        self.found = [0] * len(input_ids)
         self._mask = mask
         self._positions = mask.sum(-1, keepdim=True)
         if pictures:
@@ -98,42 +161,75 @@ class CachedRows:
             return self._call.last(input_ids, mask, positions, past_key_values=self.cache, **shown)
         if {type(layer) for layer in self.cache.layers} != {ReservedLayer}:
             return self._call.last(input_ids, mask, _positions(mask), past_key_values=self.cache)
-        lengths = self._positions.squeeze(1).tolist()
-        shared = self._shared(input_ids, lengths)
-        beginning = self._beginning(input_ids[:1, input_ids.shape[1] - lengths[0] :][:, :shared])
-        own = [length - shared for length in lengths]
+        lengths, width = self._positions.squeeze(1).tolist(), mask.shape[1]
+        prompts = [row[width - n :].tolist() for row, n in zip(input_ids, lengths, strict=True)]
+        begun = found_beginnings(self._kept, prompts)
+        self.found = [one.length for one in begun]
+        shared = 0
+        if _reads_holes(self._bare, self._call):
+            shared = shared_beginning(input_ids, lengths, self._shared_tokens, known=min(self.found))
+        if shared:
+            early = self._beginning(input_ids[:1, width - lengths[0] :][:, :shared], begun[0])
+            begun = [max(one, early, key=lambda each: each.length) for one in begun]
+        own = [length - one.length for length, one in zip(lengths, begun, strict=True)]
+        order = prefill_order(own, self.found)
         logits, caches = [], []
-        for first, last in prefill_passes(own, PREFILL_TOKENS.get(mask.device.type, 0)):
-            width = max(own[first:last])
-            ids = input_ids[first:last, mask.shape[1] - width :]
-            missing = width - torch.tensor(own[first:last], device=mask.device)[:, None]
-            part = (torch.arange(width, device=mask.device) >= missing).to(mask.dtype)
-            positions = _positions(part) + shared
-            cache = new_cache(self._bare, self._kinds)
-            if shared:
-                repeat(beginning, cache, len(ids))
-                part = torch.cat([part.new_ones(len(ids), shared), part], dim=-1)
-            logits.append(self._call.last(ids, part, positions, past_key_values=cache))
-            if shared and bool(missing.any()):
-                move_padding_left(cache, missing, shared)
+        for first, last in prefill_passes(
+            [own[one] for one in order], PREFILL_TOKENS.get(mask.device.type, 0)
+        ):
+            rows = order[first:last]
+            found, cache = self._prefill(
+                input_ids[rows], [own[one] for one in rows], [begun[one] for one in rows]
+            )
+            logits.append(found)
             caches.append(cache)
         self.cache = caches[0] if len(caches) == 1 else joined(caches)
-        return torch.cat(logits)
+        whole = torch.cat(logits)
+        if order != sorted(order):
+            back = torch.tensor(order, device=mask.device).argsort()
+            self.cache.reorder_cache(back)  # type: ignore[arg-type]
+            whole = whole[back]
+        for row, ids in enumerate(prompts) if self._kept else ():
+            self.keep(row, ids)
+        return whole
 
-    def _shared(self, input_ids: Tensor, lengths: list[int]) -> int:
-        """Tokens that all prompts begin with, as far as it pays to compute them apart and can be done."""
-        simple = getattr(self._bare.config, "_attn_implementation", None) in ("sdpa", "eager")
-        if not simple or not self._call.takes_positions:
-            return 0  # other kernels do not read padding between tokens
-        return shared_beginning(input_ids, lengths, self._shared_tokens)
+    def _prefill(
+        self, input_ids: Tensor, own: list[int], begun: list[Beginning]
+    ) -> tuple[Tensor, DynamicCache]:
+        """Logits [R, V] after prompts [R, T], padded on the left, and their cache.
 
-    def _beginning(self, ids: Tensor) -> DynamicCache:
-        """The cache after tokens [1, T]."""
+        Args:
+            own: tokens at the end of each that are to be computed; `begun` is what the others made.
+        """
+        width, before = max(own), max(one.length for one in begun)
+        device = input_ids.device
+        ids = input_ids[:, input_ids.shape[1] - width :]
+        missing = width - torch.tensor(own, device=device)[:, None]
+        known = torch.tensor([one.length for one in begun], device=device)[:, None]
+        part = (torch.arange(width, device=device) >= missing).long()
+        positions = _positions(part) + known
         cache = new_cache(self._bare, self._kinds)
-        if ids.numel():
-            ones = torch.ones_like(ids)
-            self._call.last(ids, ones, _positions(ones), past_key_values=cache)
-        return cache
+        if before:
+            begin(cache, [one.states for one in begun], before)
+            part = torch.cat([(torch.arange(before, device=device) >= before - known).long(), part], dim=-1)
+        logits = self._call.last(ids, part, positions, past_key_values=cache)
+        if before and bool(missing.any()):
+            move_padding_left(cache, part)
+        return logits, trimmed(cache, part.shape[1] - int(part.sum(-1).max()))
+
+    def keep(self, row: int, ids: Sequence[int]) -> None:
+        if self._kept is None or not self.can_join:
+            return
+        store, mark = self._kept
+        start = self._mask.shape[1] - int(self._mask[row].sum())
+        store.keep(mark, ids, lambda first, last: row_states(self.cache, row, start + first, start + last))
+
+    def _beginning(self, ids: Tensor, begun: Beginning) -> Beginning:
+        """What prompts share [1, T], from where it is known on."""
+        length = ids.shape[1]
+        begun = begun.cut(length - 1)
+        _, cache = self._prefill(ids, [length - begun.length], [begun])
+        return Beginning(length, row_states(cache, 0, 0, length))
 
     def select(self, index: Tensor) -> None:
         self.cache.reorder_cache(index)  # type: ignore[arg-type]
@@ -198,6 +294,13 @@ class PlainRows:
 
     can_join = True
 
+    def keep(self, row: int, ids: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+    @property
+    def found(self) -> list[int]:
+        return [0] * len(self._ids)
+
     def join(self, others: Rows) -> None:
         assert isinstance(others, PlainRows)
         ids = [one._ids[:, one._ids.shape[1] - _width(one._mask) :] for one in (self, others)]
@@ -224,41 +327,6 @@ def _stacked_right(tensors: list[Tensor]) -> Tensor:
     """Rows of all [R, T], with zeros at the left of the shorter ones."""
     width = max(one.shape[1] for one in tensors)
     return torch.cat([nn.functional.pad(one, (width - one.shape[1], 0)) for one in tensors])
-
-
-def shared_beginning(input_ids: Tensor, lengths: list[int], least: int) -> int:
-    """Tokens that all prompts [R, T], padded on the left, begin with; each keeps one of its own.
-
-    Args:
-        lengths: of the prompts.
-        least: 0 where computing the beginning once spares fewer tokens.
-    """
-    if len(lengths) < 2:
-        return 0
-    width, most = input_ids.shape[1], min(lengths) - 1
-    begun = torch.stack(
-        [row[width - n : width - n + most] for row, n in zip(input_ids, lengths, strict=True)]
-    )
-    shared = int((begun == begun[0]).all(0).long().cumprod(0).sum())
-    return shared if shared * (len(lengths) - 1) >= least else 0
-
-
-def prefill_passes(lengths: list[int], tokens: int) -> list[tuple[int, int]]:
-    """Runs [first, last) of neighbouring prompts to compute together, so that little of a pass is padding.
-
-    Args:
-        lengths: of the prompts, sorted or nearly so.
-        tokens: a pass with fewer takes the next prompt whatever its length.
-    """
-    starts = [0]
-    longest = shortest = lengths[0]
-    for row, length in enumerate(lengths):
-        low, high = min(shortest, length), max(longest, length)
-        if low < SIMILAR * high and (row - starts[-1]) * longest >= tokens and row:
-            starts.append(row)
-            low = high = length
-        longest, shortest = high, low
-    return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
 
 
 class Call:

@@ -53,7 +53,7 @@ def write_model(options: ModelOptions, target: Path, outtype: OutType) -> Path:
         ModelError: the model cannot be read, or llama.cpp would compute or split text otherwise (see `families`, `tokens`).
         MissingExtraError: the gguf library is not installed.
     """
-    require("gguf", "default-models")
+    require("gguf", "gguf")
     place = locate(options.model, options.revision)
     base = base_of(place) if place.is_adapter else place
     family = family_of(load_config(base, options), options.model)  # before weights are read
@@ -89,7 +89,7 @@ def write_adapter(options: ModelOptions, target: Path, outtype: OutType) -> Path
             modules beside it, on embeddings, or over a base that is not written (see `families`).
         MissingExtraError: the gguf library is not installed.
     """
-    gguf = require("gguf", "default-models")
+    gguf = require("gguf", "gguf")
     place = locate(options.model, options.revision)
     if not place.is_adapter:
         raise ConfigError(f"{options.model} is a whole model.", hint="Leave --adapter out.")

@@ -1,0 +1,1 @@
+"""Keys and values of prompts that were computed before, from which a prompt with the same beginning goes on."""

@@ -1,0 +1,46 @@
+"""What of a model decides about the states of a prompt: its weights, and which adapters are switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coalign.models.modules import unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_SAMPLED = 4
+"""Numbers of a weight that tell whether it has changed."""
+
+
+def weights_mark(model: nn.Module) -> tuple[object, ...]:
+    """What changes when weights do: where they lie, how often they were written, and, since not every write is counted,
+    some of their numbers.
+    """
+    parameters = list(model.parameters())
+    counted = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
+    sums = torch.stack([_sampled(one.detach()).cpu() for one in parameters]) if parameters else torch.empty(0)
+    return (*counted, *sums.tolist())
+
+
+def adapters_mark(model: nn.Module) -> Hashable:
+    """Which adapters compute, and how strongly; nothing for a model without any."""
+    if unwrap(model) is model:
+        return ()
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = set()
+    for one in model.modules():
+        if isinstance(one, BaseTunerLayer):
+            scaling: Any = getattr(one, "scaling", {})
+            on = tuple((name, scaling.get(name)) for name in one.active_adapters)
+            found.add((not one.disable_adapters and on, tuple(one.merged_adapters)))
+    return frozenset(found)
+
+
+def _sampled(values: Tensor) -> Tensor:
+    flat = values.reshape(-1)
+    return flat[:: max(len(flat) // _SAMPLED, 1)].double().sum()
