@@ -95,6 +95,8 @@ def test_deepspeed_that_is_missing_is_named_with_its_extra(coalign, given, monke
 def test_versions_that_do_not_fit_are_refused(coalign, given, monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "1.14.9" if name == "accelerate" else version(name))
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2", "accelerate>=1.15"])
+    monkeypatch.setattr("os.execve", lambda *given: pytest.fail("it started"))
     result = coalign("launch", "--recipe", "fsdp2", "--processes", "2", "--", *given)
     assert result.code == 2
     assert "accelerate 1.14.9 is installed, expected >=1.15." in result.err
