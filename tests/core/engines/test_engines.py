@@ -230,6 +230,28 @@ def test_an_old_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_data.open_ray()
 
 
+@pytest.mark.parametrize(
+    ("cores", "said"), [(None, "Ray cannot start: ConnectionError: nobody"), (1, "has 1 CPU, expected 2")]
+)
+def test_a_cluster_that_cannot_be_used_is_said(
+    cores: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        if cores is None:
+            raise ConnectionError("nobody there")
+
+    cluster = types.SimpleNamespace(
+        init=init,
+        is_initialized=lambda: False,
+        cluster_resources=lambda: {"CPU": cores},
+        shutdown=lambda: None,
+    )
+    monkeypatch.setattr(ray_data, "open_ray", lambda: cluster)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(CoalignError, match=said):
+        list(ray_data.over_ray([[1]], works.doubler, EngineOptions(engine="ray")))
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match="the extra 'ray'"):

@@ -47,7 +47,7 @@ def over_ray(
     Raises:
         MissingExtraError: without Ray, or with one that is too old.
         ConfigError: a cluster without a core to spare.
-        CoalignError: what `make` raised, workers that die while they begin, a full disk.
+        CoalignError: what `make` raised, workers that die while they begin, a full disk, a cluster that does not start.
     """
     ray = open_ray()
     spool: Spool[Item] = Spool(batches)
@@ -89,7 +89,7 @@ def _cluster(
     workers, note = pool_size(options.workers, cores)
     if elsewhere:
         if not running:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            _begin(ray)
         cores = int(ray.cluster_resources().get("CPU", 0))
         if cores < 2:
             raise ConfigError(
@@ -98,9 +98,7 @@ def _cluster(
         workers, note = pool_size(options.workers, cores)
     else:
         # a core more than workers, as Ray counts them: on a machine with one core the pool would wait for ever
-        ray.init(
-            num_cpus=workers + 1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        _begin(ray, num_cpus=workers + 1, include_dashboard=False)
     try:
         resources: dict[str, Any] = {"num_cpus": 1}
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -119,6 +117,16 @@ def _cluster(
     finally:
         if not running:
             ray.shutdown()
+
+
+def _begin(ray: Any, **settings: Any) -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except Exception as error:  # of many kinds: no such cluster, no room, a port that is taken
+        raise CoalignError(
+            f"Ray cannot start: {in_one_line(error)}",
+            hint="RAY_ADDRESS names the cluster that is joined; without it one is started on this machine.",
+        ) from error
 
 
 class _Numbers:
