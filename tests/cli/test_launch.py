@@ -26,6 +26,7 @@ def given(tmp_path: Path, tiny_model: str) -> list[str]:
     ("words", "said"),
     [
         (["--processes", "1", "--", "run", "dpo"], "'--processes'"),
+        (["--recipe", "fsdp2", "--processes", "1", "--", "run", "dpo"], "'--processes'"),
         (["--processes", "2", "--", "judge", "x"], "judge: launch starts `run METHOD ...`"),
         (["--processes", "2", "--", "run"], "launch starts `run METHOD ...`"),
         (["--processes", "2"], "Missing argument"),
@@ -38,6 +39,12 @@ def test_a_wrong_start_is_refused_once(coalign, words: list[str], said: str) -> 
     result = coalign("launch", *words)
     assert result.code == 2
     assert result.err.count(said) == 1
+
+
+def test_one_process_goes_on_under_deepspeed(coalign, given) -> None:
+    result = coalign("launch", "--recipe", "zero3", "--processes", "1", "--print-config", "--", *given)
+    assert result.code == 0
+    assert "num_processes: 1" in result.out
 
 
 def test_more_processes_than_gpus_are_refused(coalign, given, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Case to method and options."""
 UNDER_DDP = ("sft", "dpo", "reward-model")
-SEVERAL = {**FULL, "max_steps": 4, "save_steps": 2, "optimizer": "adamw", "learning_rate": 1e-3}
-"""Several steps with checkpoints between them."""
+SEVERAL = {
+    **FULL,
+    "max_steps": 4,
+    "save_steps": 2,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+}
+"""Several steps with checkpoints between them, of an optimizer with two groups."""
 
 
 def material(folder: Path) -> None:
@@ -191,10 +198,13 @@ def started(
     *more: str,
     timeout: float = 240,
     restarts: int = 0,
+    processes: int = 2,
 ) -> subprocess.CompletedProcess[str]:
-    """A module with these arguments in two gloo processes, as `coalign launch` starts them."""
+    """A module with these arguments in gloo processes, as `coalign launch` starts them."""
     configuration, zero = folder / "accelerate.yaml", folder / "deepspeed.json"
-    configuration.write_text(yaml.safe_dump(accelerate_configuration(recipe, 2, deepspeed_file=str(zero))))
+    configuration.write_text(
+        yaml.safe_dump(accelerate_configuration(recipe, processes, deepspeed_file=str(zero)))
+    )
     if by_deepspeed(recipe):
         zero.write_text(json.dumps(deepspeed_configuration(recipe)))
     environment = {
@@ -223,8 +233,13 @@ def by_deepspeed_in_processes(folder: Path, recipe: Recipe) -> None:
     distil(folder / f"distilled-{recipe}", folder, 2)
     diverge(folder, recipe)
     run = several(folder, recipe)
+    adapted = several(folder, recipe, name="adapted", tuning="lora")
+    by_sgd = several(folder, recipe, name="sgd", optimizer="sgd")
     if is_main_process():
-        stopped(run, folder / "stopped")
+        for name in ("stopped", "to-1", "to-4"):
+            stopped(run, folder / name)
+        stopped(adapted, folder / "adapted-to-4")
+        stopped(by_sgd, folder / "by-sgd")
     torch.distributed.barrier()
     again(folder, processes=2)
 
@@ -255,18 +270,18 @@ def main(folder: Path, recipe: Recipe) -> None:
         fail_in_the_second_process(folder)
 
 
-def several(folder: Path, recipe: str) -> Run:
+def several(folder: Path, recipe: str, name: str = "several", processes: int = 2, **options: Any) -> Run:
     """Four steps over eighteen records, the third of which holds two of them, with checkpoints between."""
-    processes = 1 if recipe == "one" else 2
-    data = [str(folder / "more.jsonl")]
-    return train("sft", folder / f"several-{recipe}", folder, processes, **{**SEVERAL, "data": data})
+    processes = 1 if recipe == "one" else processes
+    given = {**SEVERAL, "data": [str(folder / "more.jsonl")], **options}
+    return train("sft", folder / f"{name}-{recipe}", folder, processes, **given)
 
 
-def again(folder: Path, processes: int = 1) -> Run:
-    """Goes on with what `stopped` left of two processes, under the same options."""
+def again(folder: Path, processes: int = 1, name: str = "stopped", written: int = 2, **options: Any) -> Run:
+    """Goes on with what `stopped` left of as many processes as `written` says, under the same options."""
     assert int(os.environ.get("WORLD_SIZE", "1")) == processes
-    config = {**SEVERAL, "data": [str(folder / "more.jsonl")]}
-    return train("sft", folder / "stopped", folder, 2, **config)
+    config = {**SEVERAL, "data": [str(folder / "more.jsonl")], **options}
+    return train("sft", folder / name, folder, written, **config)
 
 
 def stopped(run: Run, folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""ZeRO in two gloo processes: the step of one process, and goes on. DeepSpeed is not in the pinned versions."""
+"""ZeRO in two gloo processes: the step of one process, and goes on, also in one and in four. DeepSpeed is not in the pinned
+versions.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +57,47 @@ def test_a_stopped_training_goes_on(launched: SimpleNamespace) -> None:
     first, second = weights_of(undisturbed), weights_of(resumed)
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.fixture(scope="module")
+def moved(launched: SimpleNamespace) -> Path:
+    """What two processes wrote continued in one and in four, and what four wrote in two."""
+    folder = launched.folder
+    for processes in (1, 4, 2):
+        ended = in_processes.started(
+            "tests.training.in_other_processes", folder, launched.recipe, processes=processes
+        )
+        assert ended.returncode == 0, ended.stderr[-9000:]
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("undisturbed", "resumed"),
+    [("several", "to-1"), ("several", "to-4"), ("adapted", "adapted-to-4"), ("several", "from-4")],
+)
+def test_another_number_of_processes_goes_on(
+    launched: SimpleNamespace, moved: Path, undisturbed: str, resumed: str
+) -> None:
+    one, other = Run(moved / f"{undisturbed}-{launched.recipe}"), Run(moved / resumed)
+    assert [row["done"] for row in other.events("plan")] == [0, 2]
+    assert [row["batch_size"] for row in other.events("plan")] == [8, 8], "records of a step, as before"
+    checkpoint = other.checkpoints / "train" / "checkpoint-2"
+    assert (checkpoint / "latest_universal").read_text() == "universal"
+    assert not list(checkpoint.glob(".*"))
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_an_optimizer_that_would_lose_its_state_is_refused_by_all(
+    launched: SimpleNamespace, moved: Path
+) -> None:
+    said = {(moved / f"refused-{rank}").read_text() for rank in range(4)}
+    assert len(said) == 1
+    assert "an optimizer that keeps" in min(said)
+    assert "Continue with --processes 2" in min(said)
+    assert not (moved / "by-sgd" / "checkpoints" / "train" / "checkpoint-2" / "universal").exists()
 
 
 def test_a_loss_that_is_no_number_is_found_by_all(launched: SimpleNamespace) -> None:

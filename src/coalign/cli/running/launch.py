@@ -26,7 +26,11 @@ from coalign.training.distributed.recipes import (
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
-    "--processes", type=click.IntRange(2), required=True, metavar="N", help="Processes; on GPUs one for each."
+    "--processes",
+    type=click.IntRange(1),
+    required=True,
+    metavar="N",
+    help="Processes; on GPUs one for each. 1 is for zero2 and zero3, to go on with what several wrote.",
 )
 @click.option(
     "--recipe",
@@ -64,6 +68,11 @@ def launch(
     from coalign.core.files import write_json, write_text
     from coalign.core.options import build
 
+    if processes == 1 and not by_deepspeed(recipe):
+        raise click.BadParameter(
+            f"1 under {recipe} is `coalign run` without a launcher, expected at least 2.",
+            param_hint="'--processes'",
+        )
     first, *rest = words
     if first != "run" or not rest:
         raise ConfigError(f"{first}: launch starts `run METHOD ...`, expected that after `--`.")

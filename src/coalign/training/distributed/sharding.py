@@ -18,6 +18,7 @@ from torch import nn
 from coalign.core.errors import ConfigError
 from coalign.core.extras import require
 from coalign.models.adapters import has_adapter
+from coalign.training.distributed.universal import in_parts_of_weights, parts_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 WEIGHTS_IN_PARTS = "pytorch_model_fsdp_0"
 OPTIMIZER_IN_PARTS = "optimizer_0"
 """Folders of a checkpoint that accelerate writes by `torch.distributed.checkpoint`."""
-DEEPSPEED_PARTS = "global_step*/*_optim_states.pt"
-"""Files of a checkpoint that DeepSpeed writes, one a process."""
 
 
 def wants(name: str) -> bool:
@@ -136,25 +135,25 @@ def in_parts(checkpoint: Path) -> bool:
     return (checkpoint / WEIGHTS_IN_PARTS).is_dir()
 
 
-def assert_readable(checkpoint: Path, *, fsdp: bool, deepspeed: bool, processes: int) -> None:
+def assert_readable(checkpoint: Path, *, fsdp: bool, stage: int) -> None:
     """Refuse to continue from a checkpoint that this start cannot read.
 
     Args:
-        fsdp, deepspeed: which of them this start uses, if any.
-        processes: of this start.
+        fsdp: whether this start uses it.
+        stage: of ZeRO that this start uses, 0 without DeepSpeed.
 
     Raises:
-        ConfigError: the message says which recipe, or how many processes, read it.
+        ConfigError: the message says which recipe reads it.
     """
-    parts = len([*checkpoint.glob(DEEPSPEED_PARTS)])
-    if parts and deepspeed and parts != processes:
-        raise ConfigError(
-            f"{checkpoint} was written by DeepSpeed in {parts} processes, which {processes} cannot read.",
-            hint=f"Continue with --processes {parts}.",
-        )
-    if bool(parts) is deepspeed and not (fsdp and not in_parts(checkpoint)):
+    if parts_of(checkpoint):
+        written = "zero3" if in_parts_of_weights(checkpoint) else "zero2"
+    else:
+        written = "fsdp2" if in_parts(checkpoint) else "ddp"
+    reads = {"fsdp2"} if fsdp else {"ddp", "fsdp2"}
+    if stage:
+        reads = {"zero3" if stage == 3 else "zero2"}
+    if written in reads:
         return
-    written = "zero2 or zero3" if parts else "fsdp2" if in_parts(checkpoint) else "ddp"
     readers = {"ddp": "ddp, or in one process", "fsdp2": "fsdp2 or ddp, or in one process"}
     raise ConfigError(
         f"{checkpoint} was written under the recipe {written}, which this start cannot read.",

@@ -13,8 +13,10 @@ from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import SCHEDULER_NAME
 
-from coalign.core.errors import ConfigError
+from coalign.core.errors import CoalignError, ConfigError
+from coalign.core.runs import is_main_process
 from coalign.models.modules import evaluation
+from coalign.training.checkpoints import COMPLETE
 from coalign.training.distributed.group_watch import GroupError, GroupWatch, watch_group
 from coalign.training.distributed.sharding import (
     assert_readable,
@@ -25,7 +27,8 @@ from coalign.training.distributed.sharding import (
     shard_on_cpu,
     whole_again,
 )
-from coalign.training.processes import gathered, over_processes
+from coalign.training.distributed.universal import complete, convert, loads_universal, parts_of
+from coalign.training.processes import gathered, over_processes, told
 from coalign.training.task import DivergedError, Task
 
 
@@ -111,12 +114,35 @@ class OverProcesses:
         if self.is_fsdp_enabled:
             fit_plugin(self.accelerator, self.model)
         resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        if self.is_deepspeed_enabled and resumed:
-            self._assert_readable(resumed)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
-        if self.is_deepspeed_enabled and resumed:  # which loads weights by itself
-            self.take_up(resumed)
+        if not self.is_deepspeed_enabled or not resumed:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
+        self._assert_readable(resumed)
+        anew = len(parts_of(resumed)) != self.accelerator.num_processes
+        if anew:
+            self._convert(resumed)
+        configuration = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        with loads_universal(configuration) if anew else contextlib.nullcontext():
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[misc]
+        if anew:
+            complete(self.model_wrapped, resumed)
+        self.take_up(resumed)  # DeepSpeed loads weights by itself
         return prepared
+
+    def _convert(self, checkpoint: Path) -> None:
+        """The first process makes the universal form of a checkpoint of DeepSpeed, and the others wait for it.
+
+        Raises:
+            ConfigError: in every process, where it could not.
+        """
+        problem: tuple[str, str | None] | None = None
+        if is_main_process():
+            try:
+                convert(checkpoint)
+            except CoalignError as error:
+                problem = error.message, error.hint
+        problem = told(problem)
+        if problem:
+            raise ConfigError(*problem)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -135,8 +161,7 @@ class OverProcesses:
         assert_readable(
             folder,
             fsdp=self.is_fsdp_enabled,
-            deepspeed=self.is_deepspeed_enabled,
-            processes=self.accelerator.num_processes,
+            stage=self.accelerator.state.deepspeed_plugin.zero_stage if self.is_deepspeed_enabled else 0,
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -178,11 +203,11 @@ class OverProcesses:
         spoilt = (
             self.is_deepspeed_enabled and what == "A gradient"
         )  # DeepSpeed's backward pass moves the weights
-        if not spoilt:
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        if not spoilt and not (folder / COMPLETE).exists():
             cast(Any, self)._save_checkpoint(self.model, None)
         task: Any = cast(Any, self).task
         named = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
         raise DivergedError(
             f"{what} is NaN or infinite after step {self.state.global_step}"
             + (f", in the batch of {task.examples} {named}." if ids else "."),

@@ -168,7 +168,8 @@ def spares_activations(arguments: TrainingArguments) -> bool:
     """Whether `recomputed_activations` are used: in one process, whose weights are whole in the backward pass too, where
     nothing is compiled and no layer is computed again as a whole.
     """
-    return arguments.world_size == 1 and not arguments.torch_compile and not arguments.gradient_checkpointing
+    whole = arguments.world_size == 1 and arguments.deepspeed_plugin is None
+    return whole and not arguments.torch_compile and not arguments.gradient_checkpointing
 
 
 def make_plan(
