@@ -114,3 +114,9 @@ def test_a_limit_that_is_no_size_is_told_before_the_work(root, monkeypatch):
     monkeypatch.setenv(cache.LIMIT, "lots")
     with pytest.raises(ConfigError, match="COALIGN_CACHE_LIMIT: 'lots' is no size"):
         use(root / "tokens" / "a")
+
+
+def test_sizes_are_readable() -> None:
+    assert [cache.shown_size(one) for one in (0, 999, 1500, 2.5e6, 3.25e9)] == [
+        "0 B", "999 B", "2 kB", "2 MB", "3.2 GB",
+    ]  # fmt: skip

@@ -136,9 +136,3 @@ def test_doctor_finds_a_damaged_copy(monkeypatch):
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 1
     assert f"Remove {copy}" in result.stdout
-
-
-def test_sizes_are_readable():
-    assert [doctor_module._size(one) for one in (0, 999, 1500, 2.5e6, 3.25e9)] == [
-        "0 B", "999 B", "2 kB", "2 MB", "3.2 GB",
-    ]  # fmt: skip

@@ -15,9 +15,10 @@ from coalign.core.options import build
 from coalign.data.readers import read_records
 from coalign.report.html import read_report
 from coalign.report.model import Curves, Samples
+from coalign.training import material
 from coalign.training.learning import learner
 from coalign.training.watch.answers import questions_of
-from tests.preference.tiny_runs import run_system, write
+from tests.preference.tiny_runs import pairs, run_system, write
 
 PAIRS = [{"prompt": f"Say {n}", "chosen": f"{n}, gladly.", "rejected": "no"} for n in range(16)]
 
@@ -95,6 +96,26 @@ def test_few_prompts_are_all_trained_on_unless_a_share_is_given(tiny_model: str,
         "dpo", learner("dpo"), tmp_path / "one", model=tiny_model, data=str(data), eval_fraction=0.3, **given
     )
     assert len(read_rows(one.artefacts / "answers" / "before.jsonl")) == 1
+
+
+def test_of_many_prompts_no_more_are_held_out_than_it_takes_unless_a_share_is_given(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "MOST_HELD_OUT", 2)
+    data = write(tmp_path / "many.jsonl", pairs(60))
+    given = {"save_steps": 0, "max_length": 200, "max_steps": 1, "show_answers": 0}
+
+    def held_out(name: str, **more: float) -> int:
+        run = run_system(
+            "dpo", learner("dpo"), tmp_path / name, model=tiny_model, data=str(data), **given, **more
+        )
+        said = [one["note"] for one in run.events("data")]
+        assert any("2 of 60 different prompts are held out" in one for one in said) == (not more)
+        (counted,) = run.events("plan")
+        return counted["held_out"]
+
+    assert held_out("default") == 2
+    assert held_out("share", eval_fraction=0.1) == 6
 
 
 def test_a_study_answers_nothing() -> None:

@@ -33,6 +33,8 @@ from coalign.training.options import Batching, TrainingOptions
 
 HELD_OUT = 0.05
 """Share of the prompts that is held out by default."""
+MOST_HELD_OUT = 2000
+"""Prompts that are held out at that default: more take long to evaluate, and tell little more."""
 
 
 @dataclass(kw_only=True)
@@ -86,7 +88,9 @@ class LearningOptions(DataOptions, ModelOptions, TrainingOptions):
     """Options of every objective. A subclass adds the constants of one."""
 
     eval_fraction: Fraction = option(
-        HELD_OUT, "share of the prompts held out, where --eval-data gives none", group="Data"
+        HELD_OUT,
+        "share of the prompts held out, where --eval-data gives none; at its default at most 2000 prompts",
+        group="Data",
     )
 
     def __post_init__(self) -> None:
@@ -270,10 +274,17 @@ def split_and_weigh(
 
 
 def _held_out_share(config: LearningOptions, parts: Sequence[Part], notes: list[str]) -> float:
-    """`eval_fraction`; at its default nothing, where there are too few prompts to hold out any: that is said."""
+    """`eval_fraction`; at its default nothing where there are too few prompts to hold out any, and no more than
+    `MOST_HELD_OUT` where there are many: both are said.
+    """
     n = different_prompts([one.records for one in parts], config.seed)
-    if config.eval_fraction != HELD_OUT or n >= FEWEST_PROMPTS:
+    if config.eval_fraction != HELD_OUT or FEWEST_PROMPTS <= n <= MOST_HELD_OUT / HELD_OUT:
         return config.eval_fraction
+    if n >= FEWEST_PROMPTS:
+        notes.append(
+            f"{MOST_HELD_OUT:,} of {n:,} different prompts are held out, enough to tell; --eval-fraction says another share"
+        )
+        return MOST_HELD_OUT / n
     notes.append(
         f"nothing is held out of {n} different prompt{'s' * (n != 1)}; --eval-data gives records to evaluate on"
     )
