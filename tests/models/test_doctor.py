@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from coalign.cli import doctor as doctor_module
 from coalign.cli.doctor import doctor
 from coalign.cli.serving.chat import chat
 from coalign.core.errors import ConfigError
