@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from coalign.core.own_code import load_code, names_code
 from coalign.measures.media.spatial import Detection
 from coalign.models.devices import pick_device
@@ -92,8 +90,10 @@ class _LabelledDetector:
 
     def everything(self, picture: Image, threshold: float) -> list[Detection]:
         """All objects, under the detector's labels."""
+        from coalign.models.scoring.products import inference
+
         inputs = self.processor(images=picture, return_tensors="pt").to(self.model.device)
-        with torch.inference_mode():
+        with inference():
             outputs = self.model(**inputs)
         (found,) = self.processor.post_process_object_detection(
             outputs, threshold=threshold, target_sizes=[(picture.height, picture.width)]
@@ -110,11 +110,13 @@ class _AskedDetector:
         self.model, self.processor = model, processor
 
     def __call__(self, picture: Image, labels: Sequence[str], threshold: float) -> list[Detection]:
+        from coalign.models.scoring.products import inference
+
         asked = list(dict.fromkeys(labels))
         inputs = self.processor(text=[asked], images=picture, return_tensors="pt", padding=True).to(
             self.model.device
         )
-        with torch.inference_mode():
+        with inference():
             outputs = self.model(**inputs)
         (found,) = self.processor.post_process_grounded_object_detection(
             outputs, threshold=threshold, target_sizes=[(picture.height, picture.width)], text_labels=[asked]

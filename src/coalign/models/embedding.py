@@ -65,6 +65,8 @@ class SentenceEncoder:
                 len(full),
                 self.max_length,
             )
+        from coalign.models.scoring.products import inference
+
         order = sorted(range(len(texts)), key=lambda row: len(full[row]))
         result = torch.zeros(len(texts), self.size)
         for start in range(0, len(order), batch_size):
@@ -76,7 +78,7 @@ class SentenceEncoder:
                 max_length=self.max_length,
                 return_tensors="pt",
             ).to(device)
-            with torch.no_grad():
+            with inference():
                 hidden = self.model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None].to(hidden.dtype)
             means = (hidden * mask).sum(1) / mask.sum(1)
@@ -123,8 +125,10 @@ class CausalEncoder:
             device
         )
         mask = torch.arange(rows.shape[1], device=device) < lengths[:, None]
+        from coalign.models.scoring.products import inference
+
         trunk: Any = unwrap(self.generator.model)
-        with evaluation(self.generator.model), torch.inference_mode():
+        with evaluation(self.generator.model), inference():
             hidden = trunk.base_model(
                 rows, attention_mask=mask.long(), use_cache=False
             ).last_hidden_state.float()

@@ -54,8 +54,10 @@ class ImageFeatures:
         return np.concatenate(parts)
 
     def _features(self, pictures: Sequence[Image]) -> NDArray[np.float64]:
+        from coalign.models.scoring.products import inference
+
         inputs = self.processor(images=list(pictures), return_tensors="pt").to(self.device)
-        with torch.inference_mode():
+        with inference():
             found: Any = getattr(self.model, "get_image_features", self.model)(**inputs)
         return _pooled(found).flatten(1).double().cpu().numpy()
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from coalign.core.errors import ConfigError, DataError, ModelError
@@ -135,13 +134,15 @@ class RewardModel:
                 len(texts),
                 self.inputs.max_length,
             )
+        from coalign.models.scoring.products import inference
+
         groups = grouped(prompts, texts)
         device = next(self.model.parameters()).device
         tokens = default_batch_tokens(self.model, device)
         known: dict[RewardText, float] = {}
         total = sum(map(len, groups))
         bar = progress(total, show, "text") if show else contextlib.nullcontext()
-        with torch.inference_mode(), bar as counted:
+        with inference(), bar as counted:
             lengths = [max(len(texts[place].ids) for place in group) for group in groups]
             sizes = max(map(len, groups), default=1)
             for rows in length_batches(

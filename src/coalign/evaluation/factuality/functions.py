@@ -131,6 +131,7 @@ def _scorer(
 ) -> PairScorer:
     """Scores of a model, computed on its first token's view where a short probe gives the same ones."""
     from coalign.models.generation.first_token import first_token_view
+    from coalign.models.scoring.products import inference
 
     device = next(model.parameters()).device
     scorer = PairScorer(tokenizer, partial(score, model), device, max_length, batch_tokens)
@@ -138,7 +139,7 @@ def _scorer(
     if view is None:
         return scorer
     inputs = scorer.inputs(_PROBE)
-    with torch.inference_mode():
+    with inference():
         same = torch.allclose(score(view, inputs), score(model, inputs), rtol=_ROUNDING, atol=_ROUNDING)
     return replace(scorer, score=partial(score, view)) if same else scorer
 

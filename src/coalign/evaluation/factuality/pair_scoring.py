@@ -191,8 +191,10 @@ class PairScorer:
         return self._inputs(self.encoder.encode(pairs))
 
     def _values(self, encoded: Sequence[EncodedPair], label: str) -> list[float]:
+        from coalign.models.scoring.products import inference
+
         values = [0.0] * len(encoded)
-        with torch.inference_mode(), progress(len(encoded), label, unit="pair") as bar:
+        with inference(), progress(len(encoded), label, unit="pair") as bar:
             for rows in length_batches(
                 [len(one.ids) for one in encoded], lambda longest: self.limit // max(longest, 1)
             ):

@@ -75,6 +75,13 @@ def fast_products(wanted: bool = True) -> Iterator[None]:
                 F.linear = _PLAIN
 
 
+@contextlib.contextmanager
+def inference() -> Iterator[None]:
+    """`torch.inference_mode` with `fast_products`: what only scores or embeds."""
+    with torch.inference_mode(), fast_products():
+        yield
+
+
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` without a gradient: [..., I], [O, I], [O] -> [..., O], through oneDNN where it is worth it."""
     return _onednn(inputs, weight, bias) if _suits(inputs, weight, bias) else _PLAIN(inputs, weight, bias)
