@@ -28,6 +28,9 @@ GUARDED = {
     "core/processes/inside.py": "its text runs in the child of a sandbox, which Windows has none of (sandbox.py)",
     "core/processes/watching.py": "under os.name == 'posix'",
     "core/machine/cores.py": "under hasattr",
+    "core/processes/locks.py": "under hasattr",
+    "data/prepared/many.py": "under hasattr",
+    "models/backends/vllm_server.py": "under hasattr",
     "platform/pipeline/chain.py": "under sys.platform == 'linux'",
 }
 """Files that name them, and why no other system gets there."""

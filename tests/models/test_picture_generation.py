@@ -76,7 +76,7 @@ def test_left_padded_rows_say_what_each_says_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if plain:
-        monkeypatch.setattr(incremental, "open_rows", incremental.PlainRows)
+        monkeypatch.setattr(incremental, "open_rows", lambda model, _: incremental.PlainRows(model))
     together = generators[name].generate(prompts(), GREEDY)
     monkeypatch.undo()
     alone = [generators[name].generate([one], GREEDY)[0] for one in prompts()]
@@ -91,7 +91,7 @@ def test_samples_are_the_same_streamed_resumed_and_beside_others(
     whole = generator.generate(prompts(), sampling)
     assert generator.generate(prompts(), sampling, done=[0, 1])[2] == whole[2]
     if plain:
-        monkeypatch.setattr(incremental, "open_rows", incremental.PlainRows)
+        monkeypatch.setattr(incremental, "open_rows", lambda model, _: incremental.PlainRows(model))
     said: dict[tuple[int, int], Any] = {}
     for piece in generator.stream(prompts(), sampling):
         if piece.generation is not None:

@@ -255,7 +255,8 @@ class VllmServer:
                 self._process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(_ENDING)
-            os.killpg(self._process.pid, signal.SIGKILL)  # workers that outlive it, and itself
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)  # workers that outlive it, and itself
         self._process.wait()
 
     def _drop_adapter(self) -> None:
