@@ -142,7 +142,8 @@ def trimmed(cache: DynamicCache, count: int) -> DynamicCache:
 def begin(cache: DynamicCache, rows: Sequence[States], length: int) -> None:
     """Begin an empty cache with states of each row, nothing for some, padded on the left to `length` tokens."""
     some = next(one for one in rows if one)
-    for place, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for place, layer in enumerate(layers):
         shape = some[place]
         if shape is None:  # a layer that uses another's states
             continue

@@ -108,7 +108,7 @@ def lacks_prefixes(model: nn.Module) -> str | None:
         return f"its cache has {' and '.join(sorted(odd))}"
     rope = getattr(bare.config, "rope_parameters", None) or {}
     kinds = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}
-    moving = sorted(kinds & {"dynamic", "longrope"})
+    moving = [one for one in ("dynamic", "longrope") if one in kinds]
     if moving:
         return f"its positions are turned by the length of the text ({moving[0]})"
     if not _reads_holes(bare, Call(model)):
