@@ -69,6 +69,7 @@ def _run_converter(parts: Path, target: Path) -> None:
         [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *line],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         errors="replace",
     )
     if ended.returncode:
