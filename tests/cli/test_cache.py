@@ -1,35 +1,16 @@
 """`coalign cache`."""
 
 import json
-import os
-import time
 
-import pytest
-
-from coalign.core import cache
 from coalign.core.cache import use
-
-
-@pytest.fixture(autouse=True)
-def root(monkeypatch, tmp_path):
-    monkeypatch.setenv("COALIGN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.LIMIT, raising=False)
-    return tmp_path / "cache"
-
-
-def _make(root, name, size, age):
-    """An entry of so many bytes that was used so many seconds ago."""
-    path = root / name
-    path.mkdir(parents=True)
-    (path / "data.bin").write_bytes(b"a" * size)
-    os.utime(path, (time.time() - age,) * 2)
-    return path
+from tests.core.test_cache import make_entry
+from tests.core.test_cache import root as root
 
 
 def test_the_command_shows_trims_and_clears(root, coalign):
-    _make(root, "records/a", 3000, 30)
-    _make(root, "tokens/b", 2000, 10)
-    _make(root, "models/default", 10, 5)
+    make_entry(root, "records/a", 3000, 30)
+    make_entry(root, "tokens/b", 2000, 10)
+    make_entry(root, "models/default", 10, 5)
     shown = coalign("cache").out
     assert "5 kB, prepared data at most 100.0 GB" in shown
     assert "records" in shown

@@ -429,9 +429,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({**PAINTED, "selection": "none", "orders": "given"}, "orders has no effect with selection: none"),
         ({"data": "x", "references": "y"}, "generator: is required"),
     ],
-    "pro": [
-        ({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect"),
-    ],
+    "pro": [({"data": "x", "tuning": "full", "adapter_rank": 3}, "adapter_rank has no effect")],
     **generated.REFUSED,
     **guided.REFUSED,
     **lines.REFUSED,

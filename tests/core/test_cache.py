@@ -19,7 +19,7 @@ def root(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-def _make(root, name, size, age):
+def make_entry(root, name, size, age):
     """An entry of so many bytes that was used so many seconds ago."""
     path = root / name
     path.mkdir(parents=True)
@@ -34,8 +34,8 @@ def _names():
 
 def test_what_was_not_used_for_longest_goes_first(root):
     for name, age in (("records/a", 30), ("tokens/b", 20), ("records/c", 10)):
-        _make(root, name, 100, age)
-    _make(root, "models/d", 1000, 99)
+        make_entry(root, name, 100, age)
+    make_entry(root, "models/d", 1000, 99)
     assert [one.name for one in trim(250)] == ["a"]
     assert trim(250) == trim(None) == []
     assert _names() == ["records/c", "tokens/b"]
@@ -44,7 +44,7 @@ def test_what_was_not_used_for_longest_goes_first(root):
 
 
 def test_an_entry_that_is_opened_again_is_the_last_to_go_and_stays_while_its_process_lives(root):
-    old, new = _make(root, "tokens/old", 100, 30), _make(root, "tokens/new", 100, 10)
+    old, new = make_entry(root, "tokens/old", 100, 30), make_entry(root, "tokens/new", 100, 10)
     use(old)
     assert [one.name for one in entries()] == ["new", "old"]
     assert [one.name for one in trim(0)] == ["new"]
@@ -53,7 +53,7 @@ def test_an_entry_that_is_opened_again_is_the_last_to_go_and_stays_while_its_pro
 
 
 def test_what_another_process_makes_use_of_stays_until_it_ends(root):
-    path = _make(root, "tokens/a", 100, 30)
+    path = make_entry(root, "tokens/a", 100, 30)
     script = "import sys, time; from pathlib import Path; from coalign.core.cache import use; use(Path(sys.argv[1])); print('', flush=True); time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
@@ -69,9 +69,9 @@ def test_what_another_process_makes_use_of_stays_until_it_ends(root):
 
 
 def test_what_a_killed_process_left_goes_without_a_limit(root):
-    lost = _make(root, "tokens/.a1b2.x_y9.tmp", 10, 1)
-    alive = _make(root, "tokens/.c3d4.abcd.tmp", 10, 1)
-    own = _make(root, "records/.making-ff", 10, 1)
+    lost = make_entry(root, "tokens/.a1b2.x_y9.tmp", 10, 1)
+    alive = make_entry(root, "tokens/.c3d4.abcd.tmp", 10, 1)
+    own = make_entry(root, "records/.making-ff", 10, 1)
     use(root / "tokens" / "c3d4")
     (root / "tokens" / "a1b2.lock").touch()
     assert sorted(one.name for one in trim(None)) == [".making-ff", "a1b2"]
@@ -81,7 +81,7 @@ def test_what_a_killed_process_left_goes_without_a_limit(root):
 
 def test_the_limit_is_held_and_told(root, monkeypatch, capsys):
     for name, age in (("records/a", 30), ("records/b", 10)):
-        _make(root, name, 1000, age)
+        make_entry(root, name, 1000, age)
     hold_limit()
     assert capsys.readouterr().err == ""
     monkeypatch.setenv(cache.LIMIT, "1.5 kB")

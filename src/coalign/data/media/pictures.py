@@ -103,16 +103,15 @@ class Picture:
         return str(source)
 
     def _source(self) -> Any:
-        if isinstance(self.source, dict):
-            return self.source.get("bytes") or self.source.get("path")
-        return self.source
+        given = self.source
+        return (given.get("bytes") or given.get("path")) if isinstance(given, dict) else given
 
     def _held(self) -> bool:
         """Whether the source is the picture itself and not where it lies."""
         source = self._source()
-        return isinstance(source, bytes | bytearray) or (
-            isinstance(source, str) and len(source) >= LONGEST_PATH
-        )
+        if isinstance(source, str):
+            return len(source) >= LONGEST_PATH
+        return isinstance(source, bytes | bytearray)
 
     def written(self) -> str:
         """As a file of records holds it: an absolute path, or a data URL."""
