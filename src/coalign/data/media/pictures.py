@@ -109,9 +109,9 @@ class Picture:
     def _held(self) -> bool:
         """Whether the source is the picture itself and not where it lies."""
         source = self._source()
-        if isinstance(source, str):
-            return len(source) >= LONGEST_PATH
-        return isinstance(source, bytes | bytearray)
+        return (
+            len(source) >= LONGEST_PATH if isinstance(source, str) else isinstance(source, bytes | bytearray)
+        )
 
     def written(self) -> str:
         """As a file of records holds it: an absolute path, or a data URL."""
