@@ -108,10 +108,8 @@ class Picture:
 
     def _held(self) -> bool:
         """Whether the source is the picture itself and not where it lies."""
-        source = self._source()
-        return (
-            len(source) >= LONGEST_PATH if isinstance(source, str) else isinstance(source, bytes | bytearray)
-        )
+        one = self._source()
+        return isinstance(one, bytes | bytearray) or (isinstance(one, str) and len(one) >= LONGEST_PATH)
 
     def written(self) -> str:
         """As a file of records holds it: an absolute path, or a data URL."""
