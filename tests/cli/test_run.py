@@ -165,7 +165,7 @@ def test_data_that_is_not_there_leaves_no_folder(coalign: Callable, method: Any,
     ended = coalign("run", "act", "--data", data, "--out", "r")
     assert ended.code == 1
     assert f"{data}: no such file." in ended.err
-    assert "data names" in ended.err
+    assert "`data` names it." in ended.err
     assert not Path("r").exists()
     assert method.seen == []
 
@@ -194,6 +194,24 @@ def test_a_start_that_failed_does_not_hold_its_folder(coalign: Callable, method:
     method.fail = None
     assert coalign("run", "act", "--data", "y", "--out", "r").code == 0
     assert Run.open(Path("r")).config()["data"] == "y"
+
+
+def test_a_refused_start_leaves_no_folder_that_nobody_named_unless_there_is_something_to_read_in_it(
+    coalign: Callable, method: Any
+) -> None:
+    method.fail = DataError("other columns are needed")
+    assert coalign("run", "act", "--data", "x").code == 1
+    assert not any(Path("runs").iterdir())
+    assert coalign("run", "act", "--data", "x", "--out", "named").code == 1
+    assert Run.open(Path("named")).state == "failed"
+
+    def with_rejects(config: Any, run: Run) -> None:
+        (run.path / "rejects.jsonl").write_text("{}", encoding="utf-8")
+        raise DataError("no record is left")
+
+    method.run = with_rejects
+    assert coalign("run", "act", "--data", "x").code == 1
+    assert [one.name for one in Path("runs").glob("*/rejects.jsonl")] == ["rejects.jsonl"]
 
 
 def test_a_start_of_several_processes_that_is_refused_leaves_no_folder(

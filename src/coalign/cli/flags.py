@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from coalign.cli.peers import TITLES, counterpart, peer_of
+from coalign.cli.advice import advice_on
+from coalign.cli.peers import TITLES, peer_of
 from coalign.cli.threads import threads_flag
 from coalign.core.errors import ConfigError
 from coalign.core.options import Option, build, converted, load_file, options_of, parse_value, to_yaml
@@ -38,12 +39,12 @@ class GroupedCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does it, with advice on words that belong to no flag: a shell made them of a glob.
 
-        A flag that another library has is answered by what stands for it here.
+        A flag that it does not have is answered by what stands for it here, where that is known.
         """
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            found = counterpart(error.option_name)
+            found = advice_on(error.option_name, self)
             if found:
                 raise click.UsageError(f"No such option: {error.option_name}. {found}", ctx) from error
             raise

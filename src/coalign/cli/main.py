@@ -112,6 +112,8 @@ def _advice(word: str) -> str:
     from coalign.platform.methods import methods
 
     known = {one.lower().replace("_", "-") for one in methods()}
+    if word == "help":
+        return "`coalign --help` lists the commands, `coalign COMMAND --help` explains one."
     if word.lower().replace("_", "-") in known:
         return f"It is a method: `coalign run {word}`."
     near = suggest(word, [*COMMANDS, *(f"run {one}" for one in known)], "")

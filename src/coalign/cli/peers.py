@@ -131,6 +131,11 @@ NAMES: dict[Peer, dict[str, str]] = {
 """Their name to ours, where the two mean the same."""
 
 SAID_OTHERWISE = {
+    "lr": "--learning-rate",
+    "gpus": "`coalign launch --processes N METHOD`",
+    "num_gpus": "`coalign launch --processes N METHOD`",
+    "nproc_per_node": "`coalign launch --processes N METHOD`",
+    "resume": "the same command with the same --out goes on where it stopped",
     "bf16": "nothing: on CUDA products are bfloat16, unless --dtype float32 is said",
     "fp16": "nothing is trained in float16: on CUDA products are bfloat16",
     "use_peft": "--tuning lora",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RunError
+from coalign.core.names import near_path
 
 NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents|include_path)$")
 """Options that name data: `data`, `eval_data`, `prompts`, ...; files that a run writes to are under other names."""
@@ -53,7 +54,9 @@ def assert_there(config: Mapping[str, Any]) -> None:
             path = os.path.expanduser(given)
             is_path = given.startswith((os.sep, "/", ".", "~")) or _SUFFIX.search(given)
             if is_path and not os.path.exists(path) and not _has_magic(path):
-                raise DataError(f"{given}: no such file.", hint=f"It is what {name} names.")
+                raise DataError(
+                    f"{given}: no such file.", hint=f"`{name}` names it. {near_path(given)}".strip()
+                )
 
 
 def assert_unchanged(before: Mapping[str, str], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,20 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
     """`Did you mean ...?` with up to three known names near `name`, or `otherwise`."""
     near = difflib.get_close_matches(name, [*dict.fromkeys(known)], n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def near_path(path: str) -> str:
+    """What is said of a path where nothing is: that its folder is not there either, or names beside it that are nearly its own;
+    nothing where there are none.
+    """
+    folder, name = os.path.split(path)
+    try:
+        there = os.listdir(os.path.expanduser(folder) or ".")
+    except FileNotFoundError:
+        return f"There is no folder {folder}."
+    except OSError:
+        return ""
+    return suggest(name, [one for one in there if not one.startswith(".")], "")
 
 
 def name_of_place(place: str) -> str:

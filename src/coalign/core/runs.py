@@ -45,6 +45,8 @@ _SAID = ("events.jsonl", "rejects.jsonl", "eval_rejects.jsonl", "traceback.log",
 _STARTED = {*_SAID, "artefacts", "config.yaml", "data.json", "environment.json", "status.json"}
 """What lies in the folder of a run that has made nothing."""
 _NO_WORK = {"rejects.jsonl"}
+_TO_READ = {"rejects.jsonl", "eval_rejects.jsonl", "vllm-server.log"}
+"""What messages about a failed start send the user to."""
 _LOCK = ".lock"
 _working: Path | None = None
 
@@ -282,8 +284,11 @@ class Run:
             raise RunError(f"{self.path}: cannot be removed ({error}).") from error
 
     def withdraw(self) -> bool:
-        """Remove the folder again where this process began it and made nothing in it; whether that was done."""
-        if not self._is_new or self._has_work() or not _STARTED.issuperset(_visible(self.path)):
+        """Remove the folder again where this process began it and made nothing in it, nor anything to look into; whether that
+        was done.
+        """
+        there = _visible(self.path)
+        if not self._is_new or self._has_work() or not (_STARTED - _TO_READ).issuperset(there):
             return False
         shutil.rmtree(self.path, ignore_errors=True)
         return not self.path.exists()

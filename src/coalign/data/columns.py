@@ -206,7 +206,9 @@ def _recognised(
         return _known(known, columns, rows, kind, mapping)
     refused = refused_layout(columns) if kind is None else None
     if refused is not None:
-        raise DataError(f"{source}: cannot be read as it is: {refused}.", hint=f"Needed: {_wanted(None)}.")
+        raise DataError(
+            f"{source}: cannot be read as it is: {refused}.", hint=f"Needed: {needed_columns(None)}."
+        )
     parts = _parts(columns, rows)
     if not parts.keys() & {"completion", "scores", "ranks"} and are_single(rows, parts.get("responses", "")):
         parts["completion"] = parts.pop("responses")
@@ -217,7 +219,7 @@ def _recognised(
         raise DataError(
             f"{source}: no {kind or 'known kind of record'} in the columns {', '.join(columns) or '(none)'}"
             + (f": {missing}." if missing else "."),
-            hint=f"Needed: {_wanted(kind)}. Other names are told with --column NAME=COLUMN"
+            hint=f"Needed: {needed_columns(kind)}. Other names are told with --column NAME=COLUMN"
             + (", another kind with --kind." if layout else "."),
         )
     used, how = layout.columns, _manner(layout, rows)
@@ -413,7 +415,8 @@ def _manner(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> str:
     return " (text)" if values else ""
 
 
-def _wanted(kind: Kind | None) -> str:
+def needed_columns(kind: Kind | None) -> str:
+    """The columns that a kind needs, or each kind."""
     kinds = (kind,) if kind else KINDS
     return "; ".join(f"{one}: " + " or ".join(" + ".join(needs) for needs in _NEEDS[one]) for one in kinds)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from coalign.core.errors import DataError
 from coalign.data import records as schema
+from coalign.data.columns import needed_columns
 from coalign.data.prepared.many import OnDisk, gathered
 from coalign.data.splits import prompt_key
+
+if TYPE_CHECKING:
+    from coalign.data.readers import RecordSet
 
 CONVERSIONS: dict[tuple[schema.Kind, schema.Kind], str] = {
     ("preference", "ranking"): "a ranking of two",
@@ -48,13 +53,29 @@ def convert(
         possible = sorted(target for source, target in CONVERSIONS if source == found)
         raise DataError(
             f"{found} records were found, {wanted} records are needed.",
-            hint=f"{found} records can be read as: {', '.join(possible) or 'nothing else'}. "
-            "A column that is null in every record counts as missing.",
+            hint=f"{found} records can be read as: {', '.join(possible)}." if possible else None,
         )
     if (found, wanted) == ("feedback", "ranking"):
         return _grouped(records)
     made = (one for record in records for one in _convert(record, wanted))
     return gathered(made) if isinstance(records, OnDisk) else list(made)
+
+
+def converted(found: RecordSet, wanted: schema.Kind) -> Sequence[schema.Record]:
+    """The records of a source as `convert` gives them.
+
+    Raises:
+        DataError: of `convert`, with the source, what was found in which columns, and which are needed.
+    """
+    try:
+        return convert(found.records, found.kind, wanted)
+    except DataError as error:
+        about = (
+            f"Read as {found.recognised}. Needed: {needed_columns(wanted)}; other names are told with --column NAME=COLUMN, and "
+            "a column that is null in every record counts as missing."
+        )
+        hint = f"{error.hint}\n{about}" if error.hint else about
+        raise DataError(f"{found.source}: {error.message}", error.problems, hint=hint) from error
 
 
 def _convert(record: schema.Record, wanted: schema.Kind) -> list[schema.Record]:

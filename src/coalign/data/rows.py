@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
+from coalign.core.names import near_path
 from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
 from coalign.data.files.lines import text_lines, whole_text
@@ -103,7 +104,7 @@ def iter_rows(
         return _file_rows(path, name, lists)
     if _HUB_ID.match(name) and not suffix_of(path):
         return _rows_of(hub_values(name, split))
-    raise DataError(f"{name}: no such file.", hint=f"Readable: {FORMATS}.")
+    raise DataError(f"{name}: no such file.", hint=near_path(name) or f"Readable: {FORMATS}.")
 
 
 def files_of(source: str | Path, split: str = "train") -> list[Path]:

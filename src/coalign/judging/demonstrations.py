@@ -79,14 +79,14 @@ def read_demonstrations(source: str) -> tuple[Demonstration, ...]:
     Raises:
         DataError: the file cannot be read, or a record orders nothing.
     """
-    from coalign.data.convert import convert
+    from coalign.data.convert import converted
     from coalign.data.readers import read_records
 
     if source == NONE:
         return ()
     found = read_records(str(ASSET) if source == BUNDLED else source)
     demonstrations, problems = [], []
-    for record in convert(found.records, found.kind, "ranking"):
+    for record in converted(found, "ranking"):
         assert isinstance(record, Ranking)
         if len(set(record.scores)) < len(record.scores):
             problems.append(record.problem("scores", "has equal ones", "an order of all responses"))

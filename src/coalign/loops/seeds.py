@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from coalign.core.errors import DataError
 from coalign.core.options import OptionGroup, Positive, option
 from coalign.data.checking.usable import assert_contrast, equal_responses
-from coalign.data.convert import convert
+from coalign.data.convert import converted
 from coalign.data.readers import read_records
 from coalign.data.records import Kind, Record
 from coalign.loops.labelling import SeedStage
@@ -71,10 +71,7 @@ def read_seed(source: str, kind: Kind) -> list[Record]:
         DataError: see `seed_stage`.
     """
     found = read_records(source, text_alone=False)
-    try:
-        records = convert(found.records, found.kind, kind)
-    except DataError as error:
-        raise DataError(f"{source}: {error.message}", error.problems, hint=error.hint) from error
+    records = converted(found, kind)
     if not records:
         raise DataError(
             f"{source}: no record is left to learn from.", hint="`coalign data check` shows what is there."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coalign.cli.advice import FileGroup
 from coalign.cli.counts import COUNT, COUNT_OR_ZERO
 from coalign.core.errors import CoalignError, ConfigError, DataError
 from coalign.core.files import dump_json
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@click.group()
+@click.group(cls=FileGroup)
 def data() -> None:
     """Look at data before anything is trained on it."""
 

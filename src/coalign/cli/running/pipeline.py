@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coalign.cli.advice import FileGroup
 from coalign.cli.flags import key_values
 from coalign.cli.threads import takes_threads
 from coalign.core.errors import ConfigError
@@ -39,7 +40,7 @@ _SKIP = click.option(
 _UNTIL = click.option("--until", metavar="STAGE", help="The last stage to run.")
 
 
-@click.group()
+@click.group(cls=FileGroup)
 def pipeline() -> None:
     """Run methods one after the other: a YAML file of stages, whose results go on to the next by name."""
 

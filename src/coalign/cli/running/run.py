@@ -13,7 +13,7 @@ import click
 
 from coalign.cli.flags import ConfigCommand
 from coalign.core.built_in import BUILT_IN
-from coalign.core.catalogue import CONFIDENCE, Entry, entries
+from coalign.core.catalogue import CONFIDENCE, ROOMS, Entry, entries
 from coalign.core.deferred import load_deferred
 from coalign.core.errors import CoalignError
 from coalign.core.faults import keep_traceback
@@ -51,8 +51,8 @@ class Methods(click.Group):
             formatter.write_dl(list(FIRST.items()))
         with formatter.section("Methods of no one paper"):
             formatter.write_dl([(name, one.summary) for name, one in BUILT_IN.items()])
-        with formatter.section("Systems that can run (`coalign methods` lists all)"):
-            formatter.write_dl([(entry.slug, entry.claim) for entry in entries() if entry.available])
+        with formatter.section("Systems (`coalign methods` tells of all, `coalign methods NAME` of one)"):
+            formatter.write_dl([(room, ", ".join(slugs)) for room in ROOMS if (slugs := _available(room))])
 
 
 @click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD [OPTIONS]")
@@ -66,6 +66,10 @@ def run(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+def _available(room: str) -> list[str]:
+    return [entry.slug for entry in entries() if entry.available and entry.room == room]
 
 
 def command(method: str) -> click.Command:
@@ -91,7 +95,7 @@ def execute(name: str, implementation: Any, config: Any, out: Path | None) -> Ru
     if is_main_process():
         click.echo(f"Run folder: {folder.path}", err=True)
     advice = f"To continue, give the same options and --out {shlex.quote(str(folder.path))}"
-    with _withdrawn_when_refused(folder), true_status(folder, advice):
+    with _withdrawn_when_refused(folder, named=out is not None), true_status(folder, advice):
         load_deferred()
         implementation.run(config, folder)
     folder.set_status(state="done", error=None)
@@ -114,16 +118,16 @@ def _assert_names(config: Any) -> None:
 
 
 @contextlib.contextmanager
-def _withdrawn_when_refused(folder: Run) -> Iterator[None]:
-    """A start of several processes that is refused, before anything was made, leaves no folder: what cannot be shared among
-    processes is known only there.
+def _withdrawn_when_refused(folder: Run, *, named: bool) -> Iterator[None]:
+    """A start that is refused before anything was made leaves no folder, unless the user named it. One of several processes
+    leaves none at all: what cannot be shared among them is known only there.
     """
     from coalign.training.processes import process_count
 
     try:
         yield
     except CoalignError:
-        if process_count() > 1 and is_main_process() and folder.withdraw():
+        if (not named or process_count() > 1) and is_main_process() and folder.withdraw():
             click.echo("Nothing was made: the run folder is removed again.", err=True)
         raise
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from coalign.core.cache import hold_limit, use
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
-from coalign.data.convert import CONVERSIONS, convert
+from coalign.data.convert import CONVERSIONS, converted
 from coalign.data.files.hub import TAKEN
 from coalign.data.media.tars import is_tar, tars_of
 from coalign.data.prepared.kept import contents, in_turn, kept_folder, key_of, read_plain, write_plain
@@ -176,23 +176,20 @@ def _read(
         equal = [*equal, *more]
     if (found.kind, kept) == ("feedback", "ranking"):
         assert_contrast(distinct, "feedback", source.path)
-    try:
-        records = convert(distinct, found.kind, kept)
-    except DataError as error:
-        raise DataError(f"{source.path}: {error.message}", error.problems, hint=error.hint) from error
-    converted = []
+    records = converted(replace(found, records=distinct), kept)
+    told = []
     if found.kind != kept:
         how = CONVERSIONS.get((found.kind, kept), "the prompts alone")
-        converted.append(
+        told.append(
             f"{of}{len(distinct)} {found.kind} records were read as {len(records)} {kept} records: {how}"
         )
     if not records:
-        why = "".join(f" {note}." for note in converted)
+        why = "".join(f" {note}." for note in told)
         raise DataError(
             f"{source.path}: no record is left to learn from.{why}",
             hint="`coalign data check` shows what is there.",
         )
-    notes += converted
+    notes += told
     bad = [*found.bad, *equal]
     return Part(source, records, kept, bad, len(found) + found.n_bad, len(bad), len(records))
 

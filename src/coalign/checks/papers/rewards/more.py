@@ -15,7 +15,7 @@ from coalign.checks.worlds.classifiers.tastes import Tastes, learnt, linear_tast
 from coalign.core.files import atomic_path
 from coalign.core.runs import Run
 from coalign.core.verdict import Verdict
-from coalign.data.convert import convert
+from coalign.data.convert import converted
 from coalign.data.readers import read_records
 from coalign.data.records import Ranking, responses_of
 from coalign.data.splits import split_records
@@ -114,7 +114,7 @@ def _verdict(rows: Measured, check: Callable[..., Verdict], **found: Any) -> Ver
 
 def _rankings(data: Path) -> list[Ranking]:
     found = read_records(data)
-    return cast("list[Ranking]", convert(found.records, found.kind, "ranking"))
+    return cast("list[Ranking]", converted(found, "ranking"))
 
 
 def _features(run: Run, records: list[Ranking]) -> dict[int, list[torch.Tensor]]:
