@@ -27,10 +27,10 @@ def write(path: str, text: str) -> None:
 
 def systems_page() -> str:
     """The table of all systems by room."""
-    available = sum(entry.available for entry in entries())
+    available, count = sum(entry.available for entry in entries()), len(entries())
+    run = "all of which can run" if available == count else f"{available} of which can run"
     intro = (
-        f"{len(entries())} published systems, {available} of them can run (a preview has no check of its claim yet); "
-        "the others are planned. Where the "
+        f"{count} published systems, {run} (a preview has no check of its claim yet). Where the "
         "confidence is below high, parts of the method could not be confirmed from its paper or code and are "
         "reconstructed: the table says which."
     )
@@ -109,7 +109,8 @@ def is_own(value: object, name: str, module: str) -> bool:
 def option_row(one: Option) -> str:
     default = "required" if one.required else f"`{shown(one.default)}`"
     cells = (f"`{one.flag}`", default, f"{one.help} ({one.type_name})", one.source)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    # `[a][b]` is a link in Markdown
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("][", "]\\[") for cell in cells) + " |"
 
 
 def objectives_page() -> str:

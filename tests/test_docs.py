@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -65,3 +66,14 @@ def test_relative_links_lead_to_files(page: Path) -> None:
         target = (page.parent / link).resolve()
         generated = {"systems", "api"} & {target.parent.name}
         assert target.exists() or generated, f"{page.name}: {link}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, **quiet}, capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr[-4000:]
+    assert (tmp_path / "systems" / "cream.html").exists()

@@ -51,7 +51,7 @@ class Condition:
 
 
 def answer(folder: Path, condition: Condition, model: Callable[[], Generator]) -> list[list[str]]:
-    """[items][samples] answers under a condition, kept in `folder`; `model` is opened where one is missing."""
+    """`[items][samples]` answers under a condition, kept in `folder`; `model` is opened where one is missing."""
     path = folder / f"{condition.name}.jsonl"
     rows = answer_rows(path, condition.tasks, model, condition.sampling, label=condition.label)
     return [row["responses"] for row in rows]

@@ -110,7 +110,7 @@ def rank_in_cycles(
 
     Args:
         topics: of the items; each has a queue of its own.
-        beliefs: [items][responses] what the model itself thinks of them, higher is better.
+        beliefs: `[items][responses]` what the model itself thinks of them, higher is better.
         queue: changed in place.
     """
     found = [Cycled(belief=order_of(one)) for one in beliefs]

@@ -119,7 +119,7 @@ class Labelling(Generic[Task]):
         unlabelled: the order of the rows to learn from says nothing, because the objective finds it out.
         learned: called when a round has been trained.
         reference: model that the objective compares with; by default, and where it gives None, the round's start model.
-        probe: [prompts][responses] how good the responses truly are. Nothing is learned from it: it tells how many
+        probe: `[prompts][responses]` how good the responses truly are. Nothing is learned from it: it tells how many
             labels are right, and how good held-out answers are.
     """
 

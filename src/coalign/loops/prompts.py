@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from coalign.judging.verifiers.constraints import Constraint
 
 Values = Callable[[Sequence[Any], Sequence[Row]], list[list[float]]]
-"""(prompts, their rows) to the value of each response, [prompts][responses]."""
+"""(prompts, their rows) to the value of each response, `[prompts][responses]`."""
 
 
 @dataclass(kw_only=True)

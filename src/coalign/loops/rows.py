@@ -60,7 +60,7 @@ def with_column(rows: Sequence[Row], name: str, values: Sequence[Sequence[float]
     """The rows with what a judge gives each response; what is not a finite number is null.
 
     Args:
-        values: [prompts][responses].
+        values: `[prompts][responses]`.
     """
     return [
         {**row, name: [one if math.isfinite(one) else None for one in each]}

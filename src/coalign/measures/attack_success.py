@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from coalign.measures.statistics import Interval, bootstrap_mean
 
 Successes = Sequence[Sequence[bool]]
-"""[requests][attempts] whether an attempt succeeded."""
+"""`[requests][attempts]` whether an attempt succeeded."""
 
 
 def first_success(attempts: Sequence[bool]) -> int:

@@ -48,7 +48,7 @@ def mean_pass_at_k(results: Sequence[Sequence[bool | None]], k: int) -> PassAtK:
     """pass@k in the mean over tasks.
 
     Args:
-        results: [tasks][samples] whether a program passes its tests; None: not scorable.
+        results: `[tasks][samples]` whether a program passes its tests; None: not scorable.
     """
     scorable = [[one for one in task if one is not None] for task in results]
     values = [pass_at_k(len(task), sum(task), k) for task in scorable if len(task) >= k]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceLogps:
-    """Log-probabilities of whole responses, [prompts][responses].
+    """Log-probabilities of whole responses, `[prompts][responses]`.
 
     Attributes:
         sums: over a response's tokens, in nats; NaN where its prompt leaves no room under the length limits.
@@ -37,14 +37,14 @@ class SequenceLogps:
     tokens: list[list[int]]
 
     def means(self) -> list[list[float]]:
-        """[prompts][responses] log-probability a token."""
+        """`[prompts][responses]` log-probability a token."""
         return [
             [value / max(n, 1) for value, n in zip(values, counts, strict=True)]
             for values, counts in zip(self.sums, self.tokens, strict=True)
         ]
 
     def rewards(self, reference: SequenceLogps, *, beta: float = 1.0) -> list[list[float]]:
-        """[prompts][responses] `beta (log pi - log pi_ref)`, sums over tokens; beta changes no order."""
+        """`[prompts][responses]` `beta (log pi - log pi_ref)`, sums over tokens; beta changes no order."""
         return [
             [beta * (value - fixed) for value, fixed in zip(values, others, strict=True)]
             for values, others in zip(self.sums, reference.sums, strict=True)

@@ -197,7 +197,7 @@ def _answered(config: Any, run: Run, name: str, questions: Sequence[Question]) -
 
 
 def _rewards(config: Any, run: Run, shown: Sequence[Shown]) -> list[list[float]]:
-    """[questions][strategies] rewards, kept in `rewards.jsonl`."""
+    """`[questions][strategies]` rewards, kept in `rewards.jsonl`."""
     path = run.artefacts / "rewards.jsonl"
     if not path.exists():
         tasks = [_Asked(one.question.id, one.question.prompt) for one in shown]
@@ -212,7 +212,7 @@ def _rewards(config: Any, run: Run, shown: Sequence[Shown]) -> list[list[float]]
 
 
 def _dissimilarities(config: Any, run: Run, shown: Sequence[Shown]) -> list[list[float | None]]:
-    """[questions][strategies] `1 -` the mean over layers of the cosine with the model's own answer, kept row by row."""
+    """`[questions][strategies]` `1 -` the mean over layers of the cosine with the model's own answer, kept row by row."""
     own = _answered(config, run, "own-scored", [one.question for one in shown])
     rows = [{**row, "own": text} for row, text in zip(_rows(shown, [[] for _ in shown]), own, strict=True)]
 

@@ -26,7 +26,7 @@ class Execute(Protocol):
     """Runs written verifiers: Python sources that define `evaluate(response) -> bool`."""
 
     def __call__(self, sources: Sequence[str], replies: Sequence[str]) -> list[list[bool | None] | None]:
-        """[sources][replies] what `evaluate` says; None where it says nothing (it raised, took too long, gave something
+        """`[sources][replies]` what `evaluate` says; None where it says nothing (it raised, took too long, gave something
         else than true or false), and None in place of a row where the source itself does not run.
         """
         ...

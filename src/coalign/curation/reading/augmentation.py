@@ -50,7 +50,7 @@ def rewritten(
     open_model: Callable[[], Generator],
     sampling: Sampling,
 ) -> list[list[str]]:
-    """[questions][kinds] rewrites, the first line with text of each reply; kept in `path`."""
+    """`[questions][kinds]` rewrites, the first line with text of each reply; kept in `path`."""
     tasks = [_Rewriting(one, kind) for one in questions for kind in kinds]
     rows = answer_rows(path, tasks, open_model, sampling, label="Rewriting questions")
     texts = [

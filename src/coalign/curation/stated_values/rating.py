@@ -32,7 +32,7 @@ LOW, HIGH = 1, 5
 LEVELS = {1: "not met at all", 2: "hardly met", 3: "met in part", 4: "met, with small lapses", 5: "fully met"}
 """What scores mean where an item does not say it."""
 Scores = Sequence[Sequence[float | None]]
-"""[items][wishes] mean over the rounds of judging, None where nothing could be read."""
+"""`[items][wishes]` mean over the rounds of judging, None where nothing could be read."""
 
 
 @dataclass(kw_only=True)

@@ -27,7 +27,7 @@ class Outputs:
         models: names, in order of first appearance.
         ids: of the prompts that every model answered.
         prompts: the same, as messages.
-        texts: [prompts][models] outputs.
+        texts: `[prompts][models]` outputs.
         incomplete: ids of prompts that some model did not answer; they are left out.
         references: for each prompt an answer known to be good, where the file has one.
         extras: for each prompt the other columns of its first row (`constraints`).

@@ -46,7 +46,7 @@ class ClaimScore:
         score: of the claim.
         sentences: where the claim's sentences are in its text; without splitting, one span over all of it.
         chunks: where the chunks are in the context; an empty context is one empty chunk.
-        matrix: [chunks][sentences] alignment scores.
+        matrix: `[chunks][sentences]` alignment scores.
         sentence_scores: the best chunk's score for each sentence.
         best_chunks: the chunk that supports each sentence best.
         truncated: pairs of which tokens were cut off.

@@ -79,7 +79,7 @@ def attack(
 
 
 def successes(rows: Sequence[Row], requests: Sequence[Request], judge: str) -> list[list[bool]]:
-    """[requests][attempts] whether a judge called an attempt a success; what it could not read is none."""
+    """`[requests][attempts]` whether a judge called an attempt a success; what it could not read is none."""
     found: dict[str, list[bool]] = {one.id: [] for one in requests}
     for row in sorted(rows, key=lambda one: one["attempt"]):
         if row["id"] in found:

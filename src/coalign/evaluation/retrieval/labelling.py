@@ -47,7 +47,7 @@ def judge_filter(scores: Sequence[Sequence[float]], *, max_spread: float, min_me
     strictly above the other and the means differ by `min_mean_gap` or more. The thresholds are a reconstruction.
 
     Args:
-        scores: [judges][responses].
+        scores: `[judges][responses]`.
     """
     table = np.asarray(scores, dtype=np.float64)
     mean, spread = table.mean(0), table.max(0) - table.min(0)
@@ -66,7 +66,7 @@ def answered(
     models: Mapping[str, Callable[[], Generator]],
     sampling: Sampling,
 ) -> list[list[Response]]:
-    """[tasks][responses] those that tasks bring and what every model answers, equal texts once; kept a file a model."""
+    """`[tasks][responses]` those that tasks bring and what every model answers, equal texts once; kept a file a model."""
     found = [list(one.responses) for one in tasks]
     for number, (name, open_model) in enumerate(models.items()):
         rows = answer_rows(
@@ -91,7 +91,7 @@ def scored(
     *,
     max_failures: float,
 ) -> tuple[list[list[list[float | None]]], Cost]:
-    """[tasks][judges][responses] scores from 1 to 5 by the criteria of each task's category, None where there is none; and
+    """`[tasks][judges][responses]` scores from 1 to 5 by the criteria of each task's category, None where there is none; and
     what they cost.
 
     Raises:

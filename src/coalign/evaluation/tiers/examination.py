@@ -59,7 +59,7 @@ class Design:
 def answered(
     design: Design, condition: Condition, folder: Path, model: Callable[[], Generator]
 ) -> dict[Tier, list[list[Transcript]]]:
-    """Tier to [queries][samples] what the model says; which tier is asked first is drawn."""
+    """Tier to `[queries][samples]` what the model says; which tier is asked first is drawn."""
     order = list(TIERS)
     random.Random(f"{design.seed}/{condition.name}").shuffle(order)
     found = {

@@ -72,7 +72,7 @@ def converse(
     most: int = 4,
     label: str,
 ) -> list[list[Transcript]]:
-    """[prompts][n] what the model says, in at most so many turns, and as far as its context goes; kept turn by turn in `folder`, from where a killed run goes on.
+    """`[prompts][n]` what the model says, in at most so many turns, and as far as its context goes; kept turn by turn in `folder`, from where a killed run goes on.
 
     Sample k of prompt i draws from its own stream, so that prompts in the same order under another tier share theirs.
     """

@@ -83,7 +83,7 @@ class LikelihoodReward:
 
 
 def reduced(logps: SequenceLogps, reduction: Reduction) -> list[list[float]]:
-    """[prompts][responses] sums or means over tokens; the mean of no token is 0."""
+    """`[prompts][responses]` sums or means over tokens; the mean of no token is 0."""
     return logps.means() if reduction == "mean" else logps.sums
 
 

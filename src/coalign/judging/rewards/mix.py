@@ -229,7 +229,7 @@ class RewardMix:
         return [one.reward.name for one in self.rewards]
 
     def values(self, drafts: Sequence[Draft]) -> list[list[float]]:
-        """[drafts][rewards], as the rewards give them. A text is asked for once until `forget`.
+        """`[drafts][rewards]`, as the rewards give them. A text is asked for once until `forget`.
 
         Raises:
             ModelError: with `unscorable: lowest` a draft that cannot be scored by a reward without a lowest value.
@@ -280,7 +280,7 @@ def combine_rewards(
     """`sum_j w_j r_j / sum_j |w_j|` of each row; with `total` not divided.
 
     Args:
-        values: [drafts][rewards].
+        values: `[drafts][rewards]`.
         weights: [rewards], not all 0.
     """
     divisor = 1.0 if total else math.fsum(map(abs, weights))

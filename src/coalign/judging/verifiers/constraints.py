@@ -196,7 +196,7 @@ def aggregate_csr(values: Sequence[Sequence[float]]) -> list[float]:
     """Constraint satisfaction rates from verifier values: the mean of each row.
 
     Args:
-        values: [responses][constraints] in [0, 1]; rows may differ in length.
+        values: `[responses][constraints]` in [0, 1]; rows may differ in length.
 
     Raises:
         ValueError: a row without a value, or with one outside [0, 1] or NaN.
@@ -213,7 +213,7 @@ def cross_response_csr(pair_satisfied: Sequence[Sequence[float | None]]) -> list
     """Group-consistency values from pairwise ones: the mean of each row over the other members of the group.
 
     Args:
-        pair_satisfied: [members][members]; entry (i, j) says how well response i agrees with response j, in [0, 1];
+        pair_satisfied: `[members][members]`; entry (i, j) says how well response i agrees with response j, in [0, 1];
             the diagonal is ignored and may be None.
 
     Raises:

@@ -141,7 +141,7 @@ def run(config: Config, run: Run) -> None:
 
 
 Score = Callable[[Run, Sequence[Row]], list[list[float]]]
-"""[prompts][answers] similarities to the given answer, or rewards (NaN: none); kept in the run folder."""
+"""`[prompts][answers]` similarities to the given answer, or rewards (NaN: none); kept in the run folder."""
 
 
 def _similarities(config: Config, records: Sequence[Any]) -> Score:

@@ -30,7 +30,7 @@ class PackedRows:
 
     @property
     def position_ids(self) -> list[list[int]]:
-        """[row][token] positions, which begin anew with every sample."""
+        """`[row][token]` positions, which begin anew with every sample."""
         return [
             [place for begin, end in pairwise(one) for place in range(end - begin)] for one in self.boundaries
         ]

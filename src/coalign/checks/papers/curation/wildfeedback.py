@@ -35,7 +35,7 @@ class Material:
     """What the arms of a seed share.
 
     Attributes:
-        signals: [dialogues][turns] what the detector says of the turn that follows each reply.
+        signals: `[dialogues][turns]` what the detector says of the turn that follows each reply.
         kappa: of the detector with the truth, on sentences that it did not learn from.
     """
 

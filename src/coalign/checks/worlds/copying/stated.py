@@ -109,7 +109,7 @@ class StatedWorld:
         ]
 
     def satisfied(self, model: nn.Module, *, stated: bool = True) -> list[list[float]]:
-        """[items][dimensions] of greedy answers to the held-out items."""
+        """`[items][dimensions]` of greedy answers to the held-out items."""
         prompts = [row.prompt if stated else _unstated(row.prompt) for row in self.items]
         most = 2 * self.length + 2
         generator = stream(self.seed, "evaluation")

@@ -107,7 +107,7 @@ class RuledWorld:
     def answers(
         self, model: PreTrainedModel, prompts: Sequence[Asked], n: int, purpose: str
     ) -> list[list[str]]:
-        """[prompts][n] answers sampled at temperature 0.9."""
+        """`[prompts][n]` answers sampled at temperature 0.9."""
         draw = int(torch.randint(2**31, (1,), generator=stream(self.seed, purpose)))
         sampling = Sampling(max_new_tokens=LENGTH, temperature=0.9, n=n, seed=draw)
         generator = TransformersGenerator(model, self.tokenizer, batch_size=256)
