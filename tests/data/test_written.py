@@ -77,6 +77,29 @@ def test_a_full_disk_in_one_shard_is_said_and_leaves_whole_shards(
     assert [row["id"] for row in read(whole)] == ["r0", "r1", "r2"]
 
 
-def test_a_column_of_several_types_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [[{"a": 1}, {"a": "b"}], [{"a": {}}], [{"a": 2**70}], [{"a": "\ud800"}]])
+@pytest.mark.parametrize("group", [1, 10])
+def test_what_parquet_has_no_type_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict], group: int
+) -> None:
+    monkeypatch.setattr(written, "GROUP", group)
     with pytest.raises(DataError, match="a column holds values of different types"):
-        write_shards(tmp_path / "rows.parquet", [{"a": 1}, {"a": "b"}], 2)
+        write_shards(tmp_path / "rows.parquet", rows, len(rows))
+    assert not list(tmp_path.iterdir())
+
+
+def test_types_of_columns_are_those_of_all_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"a": None, "b": 1},
+        {"a": [], "b": 2},
+        {"a": [{"c": "x"}]},
+        {"a": [{"d": 3}], "b": 0.5, "e": "new"},
+    ]
+    monkeypatch.setattr(written, "GROUP", 1)
+    write_shards(tmp_path / "rows.parquet", rows, len(rows))
+    found = read(tmp_path / "rows.parquet")
+    assert [one["b"] for one in found] == [1, 2, None, 0.5]
+    assert [one["a"] for one in found] == [None, [], [{"c": "x", "d": None}], [{"c": None, "d": 3}]]
+    assert [one["e"] for one in found] == [None, None, None, "new"]

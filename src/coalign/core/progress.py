@@ -27,6 +27,7 @@ SILENCE = 600.0
 """Most seconds between plain lines while something is done."""
 
 _live: RichProgress | None = None  # the display on the terminal; work inside other work adds its bar to it
+_silent = False
 
 
 class Progress(Protocol):
@@ -42,6 +43,17 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Show nothing of the work in the block: for parts of work that has a bar of its own, so many that each would add one."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
+@contextlib.contextmanager
 def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progress]:
     """Show the progress of the work in the block; of several processes under a launcher the first shows its own.
 
@@ -50,7 +62,7 @@ def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progr
         label: what is being done.
         unit: what is counted, in the singular; the rate is shown in units per second.
     """
-    if os.environ.get("COALIGN_PROGRESS") == "0" or os.environ.get("RANK", "0") != "0":
+    if _silent or os.environ.get("COALIGN_PROGRESS") == "0" or os.environ.get("RANK", "0") != "0":
         yield _Silent()
     elif sys.stderr.isatty():
         with _terminal(total, label, unit) as bar:

@@ -24,6 +24,7 @@ _OBSERVED = ("observation", "function")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SENTENCE_END = re.compile(r"[.?!:。？！：]|\n")
 _START = re.compile(r"\s*(Human|Assistant):")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -378,3 +379,25 @@ def folded_system(messages: Messages) -> Messages:
         return messages
     system, first, *rest = messages
     return [cast(Message, {**first, "content": f"{system['content']}\n{first['content']}"}), *rest]
+
+
+def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
+    """Field, problem and expectation of the first text with half of a surrogate pair, which is no valid text: it cannot
+    be written as UTF-8, nor tokenised.
+    """
+    match value:
+        case str():
+            found = _SURROGATE.search(value)
+            if found is None:
+                return None
+            field = field.encode("utf-8", "backslashreplace").decode()
+            return field, f"half a surrogate pair (\\u{ord(found.group()):04x})", "valid text"
+        case dict():
+            parts = [
+                (part, key if field == "row" else field) for key, one in value.items() for part in (key, one)
+            ]
+        case list():
+            parts = [(one, field) for one in value]
+        case _:
+            return None
+    return next(filter(None, (half_pair(one, str(name)) for one, name in parts)), None)

@@ -13,7 +13,6 @@ from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
 from coalign.data.checking.usable import template_marks, written_with_template
 from coalign.data.columns import recognise
-from coalign.data.media.tars import is_tar, tar_records, tars_of
 from coalign.data.parse import parse_row
 from coalign.data.prepared.many import OnDisk, gathered
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of, steps_of
@@ -141,8 +140,7 @@ def scan_records(
     """
     name = "<stdin>" if str(source) == "-" else str(source)
     columns = columns or {}
-    read = tar_records(tars_of(name)) if is_tar(name) else iter_rows(source, split, list_columns(columns))
-    rows = itertools.islice(read, limit)
+    rows = itertools.islice(iter_rows(source, split, list_columns(columns)), limit)
     first = list(itertools.islice(rows, _LOOK_AHEAD))
     values = [row.value for row in first if row.value is not None]
     if not values:

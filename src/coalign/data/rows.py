@@ -1,4 +1,4 @@
-"""Rows of any file: JSON Lines, JSON, CSV, Parquet, a data set of the hub or on disk. No meaning, only values."""
+"""Rows of any file: JSON Lines, JSON, CSV, Parquet, WebDataset tars, a data set of the hub or on disk. No meaning, only values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
 from coalign.data.files.lines import text_lines, whole_text
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
-from coalign.data.messages import FieldError, describe
+from coalign.data.messages import FieldError, describe, half_pair
 from coalign.data.records import Source
 from coalign.data.sources import DataSource
 
@@ -38,7 +38,6 @@ _HUB_ID = re.compile(r"^[\w][\w.-]*/[\w.-]+(:[\w.-]+)?$")
 _LIST_COLUMNS = frozenset(
     ("messages", "conversations", "responses", "completions", "scores", "rewards", "ratings", "ranks")
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"\s*")
 
 T = TypeVar("T")
@@ -87,6 +86,8 @@ def iter_rows(
     Raises:
         DataError: absent, empty, of unknown format, damaged, or binary.
     """
+    from coalign.data.media.tars import is_tar, tar_records  # reads rows itself
+
     name = str(source)
     if name == "-":
         return _json_lines((line.rstrip(b"\n") for line in sys.stdin.buffer), "<stdin>")
@@ -98,6 +99,8 @@ def iter_rows(
         return _file_rows(made, str(made), lists)
     if path.is_dir() and any((path / one).exists() for one in _SAVED):
         return _rows_of(saved_values(path, split))
+    if is_tar(name):
+        return tar_records(files_of(source))
     if path.is_dir() or (is_glob(name) and not path.exists()):
         return _shard_rows(files_of(source, split), name, lists)
     if path.is_file():
@@ -114,10 +117,14 @@ def files_of(source: str | Path, split: str = "train") -> list[Path]:
     Raises:
         DataError: see `coalign.data.files.shards`; a folder without any.
     """
+    from coalign.data.media.tars import is_tar, tars_of  # reads rows itself
+
     name = str(source)
     path = Path(name).expanduser()
     if (path / "status.json").is_file():
         return [_made_by(path)]
+    if is_tar(name):
+        return tars_of(name)
     if path.is_dir() and not any((path / one).exists() for one in _SAVED):
         found = shards_of_folder(path, split)
         if not found:
@@ -178,18 +185,24 @@ def parse_each(
 
 
 def assert_unique(ids: Iterable[str], source: str) -> None:
-    """Refuse rows that share an id.
+    """Refuse rows that share an id; of ids that lie on disk (a sequence) eight bytes each are held.
 
     Raises:
         DataError: an id appears twice; the first such one is named.
     """
+    import numpy as np
+
+    names = ids if isinstance(ids, Sequence) else list(ids)
+    hashes = np.sort(np.fromiter(map(hash, names), np.int64, len(names)))
+    suspect = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     seen: set[str] = set()
-    for one in ids:
+    for one in names if suspect else ():
         if one in seen:
             raise DataError(
                 f"{source}: the id {one!r} appears twice.", hint="Give every row its own id, or none."
             )
-        seen.add(one)
+        if hash(one) in suspect:
+            seen.add(one)
 
 
 def _made_by(folder: Path) -> Path:
@@ -294,28 +307,6 @@ def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
 
 def _unreadable(error: Exception) -> str:
     return f"not JSON that can be read ({str(error).partition(';')[0]})"
-
-
-def half_pair(value: Any, field: str = "row") -> tuple[str, str, str] | None:
-    """Field, problem and expectation of the first text with half of a surrogate pair, which is no valid text: it cannot
-    be written as UTF-8, nor tokenised.
-    """
-    match value:
-        case str():
-            found = _SURROGATE.search(value)
-            if found is None:
-                return None
-            field = field.encode("utf-8", "backslashreplace").decode()
-            return field, f"half a surrogate pair (\\u{ord(found.group()):04x})", "valid text"
-        case dict():
-            parts = [
-                (part, key if field == "row" else field) for key, one in value.items() for part in (key, one)
-            ]
-        case list():
-            parts = [(one, field) for one in value]
-        case _:
-            return None
-    return next(filter(None, (half_pair(one, str(name)) for one, name in parts)), None)
 
 
 def _json_rows(text: str, name: str) -> Iterator[Row]:

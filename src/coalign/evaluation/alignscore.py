@@ -190,7 +190,7 @@ def scorer(options: ScoringOptions) -> Callable[[Sequence[TextPair]], list[dict[
     return partial(score_rows, metric=options.metric(load_function(options.function_options())))
 
 
-def page(pairs: PairSet, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:
+def page(pairs: PairSet, rows: Sequence[dict[str, Any]], options: ScoringOptions) -> Report:
     """The page of `coalign score alignscore --html`."""
     headline, sections = claim_report(rows, pairs.pairs, options.threshold)
     return Report(title="Factual consistency", method="alignscore", verdict=headline, sections=sections)

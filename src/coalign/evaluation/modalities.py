@@ -11,12 +11,16 @@ not part of it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
+from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.limits import is_number
 from coalign.core.options import Count, OptionGroup, option
@@ -40,17 +44,14 @@ class ScoringOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows that can be scored, and what is wrong with the others."""
+    """The rows that can be scored, which lie on disk, and what is wrong with the others."""
 
-    rows: list[dict[str, Any]]
-    problems: list[RecordProblem] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.rows)
+    items: Sequence[dict[str, Any]]
+    problems: list[RecordProblem]
 
     @property
-    def ids(self) -> list[str]:
-        return [one["id"] for one in self.rows]
+    def ids(self) -> Sequence[str]:
+        return View(self.items, itemgetter("id"))
 
 
 def read(source: str, options: ScoringOptions) -> Answers:
@@ -59,16 +60,24 @@ def read(source: str, options: ScoringOptions) -> Answers:
     Raises:
         DataError: a row that cannot be used, named with its line; or none is left.
     """
-    answers = Answers([])
-    for row in iter_rows(source, options.split):
-        if options.limit is not None and len(answers.rows) == options.limit:
-            break
+    problems: list[RecordProblem] = []
+    usable = itertools.islice(_usable(source, options.split, problems), options.limit)
+    answers = Answers(Spool(usable), problems)
+    if problems and (options.on_bad_record == "fail" or not answers.items):
+        raise DataError(f"{len(problems)} rows of {source} cannot be used.", problems)
+    if not answers.items:
+        raise DataError(f"{source}: no row.")
+    return answers
+
+
+def _usable(source: str, split: str, problems: list[RecordProblem]) -> Iterator[dict[str, Any]]:
+    for row in iter_rows(source, split):
         problem = row.problem
         if row.value is not None:
             named = {**row.value, "id": str(row.value.get("id", row.index))}
             try:
                 _scored(named)
-                answers.rows.append(named)
+                yield named
                 continue
             except ValueError as error:
                 name, _, text = str(error).partition(": ")
@@ -76,12 +85,7 @@ def read(source: str, options: ScoringOptions) -> Answers:
                 file, wanted = row.file or source, expected or 'numbers by name, such as {"T": 8}'
                 problem = RecordProblem(file, row.line, name, text, wanted, row.index - row.before)
         if problem is not None:
-            answers.problems.append(problem)
-    if answers.problems and (options.on_bad_record == "fail" or not answers.rows):
-        raise DataError(f"{len(answers.problems)} rows of {source} cannot be used.", answers.problems)
-    if not answers.rows:
-        raise DataError(f"{source}: no row.")
-    return answers
+            problems.append(problem)
 
 
 def scorer(options: ScoringOptions) -> Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]:
@@ -110,15 +114,20 @@ def _numbers(row: Mapping[str, Any], name: str) -> dict[str, float]:
     return {key: float(one) for key, one in found.items()}
 
 
-def page(found: Answers, rows: list[dict[str, Any]], options: ScoringOptions) -> doc.Report:
+def page(found: Answers, rows: Sequence[Mapping[str, Any]], options: ScoringOptions) -> doc.Report:
     """The page of `coalign score amg --html`."""
-    models = list(dict.fromkeys(row.get("model", "") for row in rows))
+    names = (*PAIRS, "score")
+    numbers: dict[str, list[array[float]]] = {}
+    for row in rows:
+        mine = numbers.setdefault(row.get("model", ""), [array("d") for _ in names])
+        for values, one in zip(mine, [*(row["terms"][pair] for pair in PAIRS), row["score"]], strict=True):
+            values.append(one)
     lines = []
-    for name in models:
-        mine = [row for row in rows if row.get("model", "") == name]
-        terms = [statistics.fmean(row["terms"][pair] for row in mine) for pair in PAIRS]
-        lines.append([name or "answers", len(mine), statistics.fmean(row["score"] for row in mine), *terms])
+    for name, (*terms, scores) in numbers.items():
+        means = [statistics.fmean(one) for one in (scores, *terms)]
+        lines.append([name or "answers", len(scores), *means])
     lines.sort(key=lambda one: -one[2])
+    mean = statistics.fmean(itertools.chain.from_iterable(one[-1] for one in numbers.values()))
     left_out = [doc.Text(title="Left out", paragraphs=[str(one) for one in found.problems])]
     return doc.Report(
         title="Answers in several modalities",
@@ -126,7 +135,7 @@ def page(found: Answers, rows: list[dict[str, Any]], options: ScoringOptions) ->
         arxiv="2412.15838",
         verdict=doc.Headline(
             "neutral",
-            f"{len(rows)} answers, {statistics.fmean(row['score'] for row in rows):.3g} of 10 in the mean.",
+            f"{len(rows)} answers, {mean:.3g} of 10 in the mean.",
         ),
         sections=[
             doc.TableSection(

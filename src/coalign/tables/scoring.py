@@ -9,12 +9,14 @@ as one predicted empty, and a prediction without a true table is told; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.core.engines.spool import View
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.options import Count, OptionGroup, option, required
 from coalign.core.progress import progress
@@ -69,16 +71,17 @@ class ScoringOptions(Likeness):
 class Compared:
     """True tables with their predictions, and what has no other side."""
 
-    pairs: list[tuple[Table, Table | None]]
+    pairs: Sequence[tuple[Table, Table | None]]
     unmatched: list[str]
     problems: list[RecordProblem] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[Table, Table | None]]:
-        return iter(self.pairs)
+    @property
+    def items(self) -> Sequence[tuple[Table, Table | None]]:
+        return self.pairs
 
     @property
-    def ids(self) -> list[str]:
-        return [true.id for true, _ in self.pairs]
+    def ids(self) -> Sequence[str]:
+        return View(self.pairs, lambda pair: pair[0].id)
 
 
 def matched(true: Sequence[Table], predicted: Sequence[Table]) -> Compared:
@@ -88,16 +91,24 @@ def matched(true: Sequence[Table], predicted: Sequence[Table]) -> Compared:
         DataError: no prediction belongs to a true table.
     """
     for key in (lambda one: one.id, lambda one: Path(one.id).stem):
-        by_key = {key(one): one for one in predicted}
-        pairs = [(one, by_key.get(key(one))) for one in true]
-        if any(other is not None for _, other in pairs):
-            used = {id(other) for _, other in pairs}
-            return Compared(pairs, [one.id for one in predicted if id(one) not in used])
+        by_key = {key(one): place for place, one in enumerate(predicted)}
+        places = [by_key.get(key(one)) for one in true]
+        if any(place is not None for place in places):
+            used = set(places)
+            left = [one.id for place, one in enumerate(predicted) if place not in used]
+            return Compared(View(range(len(true)), partial(_pair, true, predicted, places)), left)
     shown = f"{true[0].id!r} and {predicted[0].id!r}" if true and predicted else "none"
     raise DataError(
         f"No predicted table has the id of a true one (the first are {shown}).",
         hint="Give predictions the `id` of their table, or files the same names.",
     )
+
+
+def _pair(
+    true: Sequence[Table], predicted: Sequence[Table], places: Sequence[int | None], number: int
+) -> tuple[Table, Table | None]:
+    place = places[number]
+    return true[number], None if place is None else predicted[place]
 
 
 def compare(pairs: Sequence[tuple[Table, Table | None]], how: Likeness) -> list[dict[str, Any]]:
@@ -179,7 +190,7 @@ def read(source: str, options: ScoringOptions) -> Compared:
     Raises:
         DataError: tables that cannot be read, or that do not belong together.
     """
-    how: dict[str, Any] = {"split": options.split, "on_bad_record": options.on_bad_record}
+    how: dict[str, Any] = {"split": options.split, "on_bad_record": options.on_bad_record, "many": True}
     true, predicted = read_tables(options.truth, limit=options.limit, **how), read_tables(source, **how)
     found = matched(true.tables, predicted.tables)
     unmatched = [
@@ -196,7 +207,7 @@ def scorer(
     return partial(compare, how=options)
 
 
-def page(found: Compared, rows: list[dict[str, Any]], options: ScoringOptions) -> Report:
+def page(found: Compared, rows: Sequence[Mapping[str, Any]], options: ScoringOptions) -> Report:
     """The page of `coalign score grits --html`."""
     result = means(rows)
     figures = [
@@ -221,7 +232,9 @@ def page(found: Compared, rows: list[dict[str, Any]], options: ScoringOptions) -
 def score_table(rows: Sequence[Mapping[str, Any]], most: int = 500) -> doc.TableSection:
     """The tables with their scores, the worst first."""
     kinds: list[Kind] = [kind for kind in KINDS if any(f"grits_{kind}" in row for row in rows)]
-    lowest = sorted(rows, key=lambda row: min((row.get(f"grits_{kind}", 1.0) for kind in kinds), default=1.0))
+    lowest = heapq.nsmallest(
+        most, rows, key=lambda row: min((row.get(f"grits_{kind}", 1.0) for kind in kinds), default=1.0)
+    )
     columns = [
         "Table",
         *(NAMES[kind] for kind in kinds),
@@ -243,7 +256,7 @@ def score_table(rows: Sequence[Mapping[str, Any]], most: int = 500) -> doc.Table
                 row.get("exact_con"),
                 *(row[f"{side}_{axis}"] for side in ("true", "predicted") for axis in ("rows", "columns")),
             ]
-            for row in lowest[:most]
+            for row in lowest
         ],
         units={**{NAMES[kind]: "percent" for kind in kinds}, **dict.fromkeys(columns[-4:], "integer")},
     )

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coalign.data.media.conversations import MARK, showing
 from coalign.data.media.pictures import Picture
-from coalign.data.messages import parsed_call, shorten
+from coalign.data.messages import half_pair, parsed_call, shorten
 from coalign.data.records import Message
-from coalign.data.rows import half_pair
 from coalign.models.types import Generation, Sampling
 
 MOST_SAMPLES = 128

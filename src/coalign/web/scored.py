@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coalign.core.errors import DataError
-from coalign.data.rows import half_pair
+from coalign.data.messages import half_pair
 from coalign.web.openai_format import ApiError
 
 if TYPE_CHECKING:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from coalign.core.engines.batches import BatchWorker, Spool, results_of
+from coalign.core.engines.batches import BatchWorker, results_of
+from coalign.core.engines.spool import Spool
 
 
 def over_this_process(
     batches: Iterable[Sequence[Any]], make: Callable[[], Any], *_: Any
 ) -> Iterator[list[Any]]:
     """Stands in for `over_ray`."""
-    spool = Spool(batches)
+    spool = Spool(map(list, batches))
     try:
         worker = BatchWorker(make, spool)
         for number in range(len(spool)):

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.engines import ray_data, spread
-from coalign.core.engines.batches import TRIES, BatchWorker, Failed, Spool, guarded, pool_size, results_of
+from coalign.core.engines.batches import TRIES, BatchWorker, Failed, guarded, pool_size, results_of
 from coalign.core.engines.options import EngineOptions
 from coalign.core.engines.row_file import RowFile, begin
+from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError
 from coalign.core.files import append_rows, read_rows
 from coalign.core.options import build
@@ -57,15 +58,16 @@ def test_a_pool_leaves_a_core_free(asked: int | None, cores: int, workers: int, 
 def test_batches_come_back_by_their_numbers(batches: list[list[str]]) -> None:
     spool = Spool(iter(batches))
     copy = pickle.loads(pickle.dumps(spool))  # as a worker gets it
-    assert [copy.read(number) for number in range(len(spool))] == batches
+    assert [copy[number] for number in range(len(spool))] == batches
     spool.remove()
     assert not spool.folder.exists()
 
 
 LEAVES = """
 import os
-from coalign.core.engines.batches import Spool
-print(Spool([[1]]).folder, flush=True)
+from coalign.core.engines.spool import Spool
+spool = Spool([[1]])
+print(spool.folder, flush=True)
 os._exit(1)
 """
 
@@ -80,7 +82,7 @@ def test_what_a_killed_command_left_is_removed_by_the_next(
     assert left.is_dir()
     Spool([[2]]).remove()
     assert not left.exists()
-    assert living.read(0) == [1]
+    assert living[0] == [1]
 
 
 def test_an_item_that_cannot_be_sent_is_said_and_leaves_no_file(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise CoalignError("No space left on the disk")
 
-    monkeypatch.setattr("coalign.core.engines.batches.write_all", full)
+    monkeypatch.setattr("coalign.core.engines.spool.write_all", full)
     with pytest.raises(CoalignError, match="No space left"):
         Spool([[1]], tmp_path / "spool")
     assert not (tmp_path / "spool").exists()
@@ -122,7 +124,7 @@ def test_a_row_at_which_workers_died_fails_alone(tmp_path: Path) -> None:
             deaths += 1
     assert deaths == 2 * TRIES
     assert made == [0, 2, Failed("the worker died 2 times at this row"), 6]
-    assert [one.name for one in tmp_path.iterdir()] == ["batches.bin"]
+    assert [one.name for one in tmp_path.iterdir()] == ["items.bin"]
 
 
 def test_workers_that_died_while_they_began_are_counted(tmp_path: Path) -> None:

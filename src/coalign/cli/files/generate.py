@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalign.cli.flags import assert_new, command, method_values_of, with_declining, with_methods
+from coalign.cli.files.output import SHARD_ROWS, Output
+from coalign.cli.flags import command, method_values_of, with_declining, with_methods
 from coalign.core.engines.options import EngineOptions
-from coalign.core.engines.row_file import RowFile, begin
-from coalign.core.engines.spread import Failures
 from coalign.core.errors import ConfigError
-from coalign.core.files import hold_file
 from coalign.core.options import Count, CountOrZero, Seed, option, options_of, required
 from coalign.models.backends.options import BackendOptions, assert_spreadable
 from coalign.models.generation.sampling_options import SamplingOptions
@@ -38,9 +36,7 @@ class Request(ModelOptions, SamplingOptions, BackendOptions, ToolOptions, Engine
     out: Path = required(
         "file of the responses, written whole, at the end: JSON Lines, or by its name Parquet (.parquet) or a WebDataset tar (.tar)"
     )
-    shard_rows: Count | None = option(
-        None, "rows of a file: --out NAME.parquet becomes NAME-00000-of-00012.parquet and so on"
-    )
+    shard_rows: Count | None = option(None, SHARD_ROWS)
     overwrite: bool = option(False, "replace --out")
     reward: list[str] = option(
         [],
@@ -91,7 +87,6 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     command continues after an interruption; finished rows wait in FILE.jsonl.partial.
     """
     from coalign.data.checking.usable import picture_hashes
-    from coalign.data.files.written import shards_of, write_shards
     from coalign.data.readers import read_records
 
     if asked.decline_below is not None:
@@ -102,10 +97,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         method_values = (*method_values, *(f"reward={one}" for one in asked.reward))
     values = method_values_of(methods, method_values)
     out, prefill = asked.out, asked.prefill or None
-    there = next(iter(shards_of(out)), out) if asked.shard_rows else out
-    assert_new(asked.overwrite, out=there)
-    lock = hold_file(_partial(out), hint="Wait for it, or give another --out.")
-    assert_new(asked.overwrite, out=there)  # the other process may just have finished
+    output = Output(out, asked.shard_rows, asked.overwrite)
     spread = asked.engine == "ray"
     records = read_records(asked.prompts, kind="prompt", pictures=not asked.tools, many=spread).records
     shown = picture_hashes(records)
@@ -129,11 +121,11 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
         **({one.name: getattr(asked, one.name) for one in options_of(ToolOptions)} if asked.tools else {}),
         **({"json_schema": grammar.schema} if grammar else {}), "methods": list(methods), "options": values, "identity": identity_of(asked, asked), "prompts": _digest(records, shown),
     }  # fmt: skip
-    partial = _partial(out)
-    begin(partial, settings)
+    partial = output.partial
+    output.begin(settings)
     toolbox = asked.open_tools() if asked.tools else None
 
-    from coalign.data.prepared.many import Mapped
+    from coalign.core.engines.spool import View
     from coalign.loops.rows import answer_file, answer_rows, trajectory_rows
     from coalign.models.backends.open import describe_generator
     from coalign.models.methods import open_methods
@@ -146,9 +138,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     else:
         generator = opened()
     click.echo(" over ".join([*methods, describe_generator(generator, asked.model)]), err=True)
-    done = len(records) - RowFile(partial, [one.id for one in records]).missing
-    if done:
-        click.echo(f"Continuing: {done} of {len(records)} prompts are done.", err=True)
+    output.rows([one.id for one in records], "prompt")
     sampling = asked.sampling(
         n=asked.samples,
         seed=asked.seed,
@@ -166,15 +156,11 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
     else:
         tokenizer = getattr(generator, "tokenizer", None)
         as_text = asked.plain or (tokenizer is not None and not tokenizer.chat_template and not methods)
-        given = Mapped(records, functools.partial(_prompt, plain=as_text, prefill=prefill))
+        given = View(records, functools.partial(_prompt, plain=as_text, prefill=prefill))
         how: dict[str, Any] = {"asked": given if spread else list(given), "label": "Generating"}
         answer = answer_file if spread else answer_rows
         rows = answer(partial, records, lambda: generator, sampling, **how)
-    failures = Failures()
-    files = write_shards(out, _written(rows, failures), len(rows), asked.shard_rows)
-    failures.check(len(rows), str(out))
-    partial.unlink()
-    lock.release()
+    told = output.write(rows, len(rows))
     stats = getattr(generator, "last_stats", None)
     if stats is not None and toolbox is None:
         click.echo(
@@ -182,15 +168,7 @@ def generate(asked: Request, methods: tuple[str, ...], method_values: tuple[str,
             f"{stats.samples_per_second:.2f} samples/s, {stats.tokens_per_second:.0f} tokens/s",
             err=True,
         )
-    click.echo(str(files[0]).replace("-00000-of-", "-*-of-") if asked.shard_rows else str(out))
-
-
-def _written(rows: Iterable[dict[str, Any]], failures: Failures) -> Iterator[dict[str, Any]]:
-    """The rows without their places; those with an error are counted."""
-    for row in rows:
-        if "error" in row:
-            failures.add(row["id"], row["error"])
-        yield {name: value for name, value in row.items() if name != "index"}
+    click.echo(told)
 
 
 def _model_settings(asked: Request) -> dict[str, Any]:
@@ -199,10 +177,6 @@ def _model_settings(asked: Request) -> dict[str, Any]:
     endpoint = ("endpoint", "endpoint_model", "endpoint_prefill")
     names = endpoint if kind == "endpoint" else ("model", "revision", "dtype", "chat_template")
     return {"backend": kind, **{name: getattr(asked, name) for name in names}}
-
-
-def _partial(out: Path) -> Path:
-    return out.with_name(f"{out.name}.partial")
 
 
 def _prompt(record: Record, plain: bool, prefill: str | None) -> Messages | str:

@@ -1,22 +1,22 @@
-"""`coalign score METRIC FILE`: scores of a file's texts or tables as JSON Lines, without a run folder."""
+"""`coalign score METRIC FILE`: scores of a file's texts or tables as rows, without a run folder."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import click
 
+from coalign.cli.counts import COUNT
+from coalign.cli.files.output import SHARD_ROWS, Output
 from coalign.cli.flags import GroupedCommand, assert_new, built, flags_of
 from coalign.cli.threads import threads_flag
 from coalign.core.engines.options import EngineOptions
 from coalign.core.errors import ConfigError
-from coalign.core.files import dump_json, hold_file, write_rows
 from coalign.core.names import suggest
 
 METRICS = {
@@ -29,8 +29,8 @@ METRICS = {
 }
 """Metric to its module and one line of help.
 
-The module has `ScoringOptions`; `read(source, options)`, the items of a file with their `ids` and the `problems` of others;
-`scorer(options)`, which opens what makes a row of each of some items; `page(items, rows, options) -> Report`.
+The module has `ScoringOptions`; `read(source, options)`, the `items` of a source with their `ids`, sequences on disk, and the
+`problems` of others; `scorer(options)`, which opens what makes a row of each of some items; `page(read, rows, options) -> Report`.
 """
 
 
@@ -55,7 +55,7 @@ class Metrics(click.Group):
 
 @click.group(cls=Metrics, subcommand_metavar="METRIC FILE [OPTIONS]")
 def score() -> None:
-    """Score the texts or tables of a file: one JSON row each on standard output, or in --out.
+    """Score the texts or tables of a file, a folder or a glob of shards: one JSON row each on standard output, or in --out.
 
     `coalign score METRIC --help` shows a metric's options. `coalign run alignscore` does the same in a run folder, which
     can be continued, with a report.
@@ -65,29 +65,50 @@ def score() -> None:
 def _command(name: str) -> click.Command:
     module: Any = importlib.import_module(METRICS[name][0])
 
-    def apply(file: str, out: Path | None, html: Path | None, overwrite: bool, **given: Any) -> None:
-        assert_new(overwrite, out=out, html=html)
+    def apply(
+        file: str, out: Path | None, shard_rows: int | None, html: Path | None, overwrite: bool, **given: Any
+    ) -> None:
+        from coalign.core.engines.spool import View
+        from coalign.core.engines.spread import fill, item_id
+
+        assert_new(overwrite, html=html)
+        output = Output(out, shard_rows, overwrite)
         config, engine = built(module.ScoringOptions, given), built(EngineOptions, given)
-        items = module.read(file, config)
-        for problem in items.problems:
+        found = module.read(file, config)
+        for problem in found.problems:
             click.echo(f"Skipped: {problem}", err=True)
-        if engine.engine == "ray":
-            rows = _by_workers(name, items, config, engine, out)
-        else:
-            rows = module.scorer(config)(list(items))
-            _write(rows, out)
-        if html is not None:
+        output.begin({"metric": name, **asdict(config)})
+        places = range(len(found.items))
+        kept = output.rows(View(places, lambda place: item_id(place, found.items[place])), "row")
+        fill(
+            kept, found.items, functools.partial(module.scorer, config), engine,
+            label="Scoring", names=found.ids, row=lambda made: {"row": made},
+        )  # fmt: skip
+        if html is not None and not any("error" in one for one in kept):
             from coalign.report.html import write_report
 
-            write_report(module.page(items, rows, config), html)
+            write_report(module.page(found, View(kept, itemgetter("row")), config), html)
             click.echo(f"Page: {html}", err=True)
+        rows = (
+            one.get("row") or {"id": named, "error": one["error"]}
+            for named, one in zip(found.ids, kept, strict=True)
+        )
+        if told := output.write(rows, len(kept)):
+            click.echo(told)
 
     path = click.Path(path_type=Path, dir_okay=False)
     return GroupedCommand(
         name,
         params=[
             click.Argument(["file"], metavar="FILE|-"),
-            click.Option(["--out"], type=path, metavar="FILE.jsonl", help="Write the rows there."),
+            click.Option(
+                ["--out"],
+                type=path,
+                metavar="FILE",
+                help="Write the rows there: JSON Lines, or by its name Parquet (.parquet) or a WebDataset tar (.tar). The same "
+                "command goes on where it stopped.",
+            ),
+            click.Option(["--shard-rows"], type=COUNT, help=SHARD_ROWS),
             click.Option(["--html"], type=path, metavar="FILE.html", help="Write a page to read there."),
             click.Option(["--overwrite"], is_flag=True, help="Replace --out and --html."),
             *flags_of(module.ScoringOptions),
@@ -97,46 +118,3 @@ def _command(name: str) -> click.Command:
         callback=apply,
         help=METRICS[name][1],
     )
-
-
-def _by_workers(
-    name: str, items: Any, config: Any, engine: EngineOptions, out: Path | None
-) -> Sequence[dict[str, Any]]:
-    """The rows that workers make, in the order of the items; with `out` they are continued after a kill.
-
-    Raises:
-        CoalignError: rows failed, after all were written.
-    """
-    from coalign.core.engines.row_file import RowFile, begin
-    from coalign.core.engines.spread import fill, item_id
-
-    module, listed = importlib.import_module(METRICS[name][0]), list(items)
-    with tempfile.TemporaryDirectory() as folder:
-        partial = out.with_name(f"{out.name}.partial") if out else Path(folder) / "rows.jsonl"
-        lock = hold_file(partial, hint="Wait for it, or give another --out.")
-        begin(partial, {"metric": name, **asdict(config)})
-        kept = RowFile(partial, [item_id(place, one) for place, one in enumerate(listed)])
-        if out and kept.missing < len(kept):
-            click.echo(f"Continuing: {len(kept) - kept.missing} of {len(kept)} rows are done.", err=True)
-        failures = fill(
-            kept, listed, functools.partial(module.scorer, config), engine,
-            label="Scoring", names=items.ids, row=lambda made: {"row": made},
-        )  # fmt: skip
-        rows = [
-            one.get("row") or {"id": name, "error": one["error"]}
-            for name, one in zip(items.ids, kept, strict=True)
-        ]
-        _write(rows, out)
-        failures.check(len(rows), str(out) if out else "the output")
-        partial.unlink()
-        lock.release()
-    return rows
-
-
-def _write(rows: list[dict[str, Any]], out: Path | None) -> None:
-    if out is None:
-        for row in rows:
-            click.echo(dump_json(row))
-        return
-    write_rows(out, rows)
-    click.echo(str(out))

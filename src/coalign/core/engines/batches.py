@@ -7,23 +7,18 @@ its batch itself, so a batch that is worked on twice, because the first worker d
 from __future__ import annotations
 
 import pickle
-import shutil
 import uuid
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from coalign.core.cache import cache_root, trim, use
+from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
-from coalign.core.files import open_to_append, write_all
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-WAITING = "engines"
-"""Folder of the cache in which batches wait."""
 TRIES = 2
 """Workers that may die at the same batch, and then at the same row."""
 Work = Callable[[Sequence[Item]], Sequence[Made]]
@@ -83,66 +78,6 @@ def pool_size(asked: int | None, cores: int) -> tuple[int, str | None]:
     return most, f"{asked} workers were asked for and there are {have}: {most}, so that one stays free."
 
 
-class Spool(Generic[Item]):
-    """Batches in a file, written once, from which any process reads one by its number.
-
-    Args:
-        batches: pickled one by one as they are iterated.
-        folder: where the file goes; by default a new one in the cache.
-
-    Raises:
-        CoalignError: the disk is full, or an item cannot be sent to another process.
-    """
-
-    def __init__(self, batches: Iterable[Sequence[Item]], folder: Path | None = None) -> None:
-        self.folder = folder or _own_folder()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "batches.bin"
-        self._ends = array("q")
-        total = 0
-        try:
-            with open_to_append(self.path) as file:
-                for batch in batches:
-                    data = _pickled(list(batch))
-                    write_all(file, data)
-                    total += len(data)
-                    self._ends.append(total)
-        except BaseException:
-            self.remove()
-            raise
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def read(self, number: int) -> list[Item]:
-        """A batch."""
-        start = self._ends[number - 1] if number else 0
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return pickle.loads(file.read(self._ends[number] - start))
-
-    def remove(self) -> None:
-        """Remove the file."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _own_folder() -> Path:
-    """A new folder in the cache, for this process alone; those of processes that were killed are removed."""
-    trim(None, [WAITING])
-    made = cache_root() / WAITING / f".{uuid.uuid4().hex}"
-    use(made)
-    return made
-
-
-def _pickled(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise CoalignError(
-            f"A row cannot be sent to a worker: {in_one_line(error)}", hint="Use --engine local."
-        ) from error
-
-
 class BatchWorker(Generic[Item, Made]):
     """Lives in a worker process: makes what works once, then works on batches by their numbers.
 
@@ -155,7 +90,7 @@ class BatchWorker(Generic[Item, Made]):
         spool: has the batches.
     """
 
-    def __init__(self, make: Callable[[], Work[Item, Made]], spool: Spool[Item]) -> None:
+    def __init__(self, make: Callable[[], Work[Item, Made]], spool: Spool[list[Item]]) -> None:
         self._spool = spool
         self._work: Work[Item, Made] | None = None
         self._broken: Exception | None = None
@@ -177,7 +112,7 @@ class BatchWorker(Generic[Item, Made]):
         """What `results_of` reads."""
         if self._work is None:
             return _sent(self._broken)
-        items, tries = self._spool.read(number), self._spool.folder / f"{number}.tries"
+        items, tries = self._spool[number], self._spool.folder / f"{number}.tries"
         before = _died(tries)
         try:
             if before["batch"] < TRIES:

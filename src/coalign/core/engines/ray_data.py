@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from coalign.core.engines.batches import BatchWorker, Failed, Spool, Work, pool_size, results_of
+from coalign.core.engines.batches import BatchWorker, Failed, Work, pool_size, results_of
 from coalign.core.engines.options import EngineOptions
+from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
 from coalign.core.extras import require
 from coalign.core.machine.cores import THREADS, usable_cores
@@ -50,7 +51,7 @@ def over_ray(
         CoalignError: what `make` raised, workers that die while they begin, a full disk, a cluster that does not start.
     """
     ray = open_ray()
-    spool: Spool[Item] = Spool(batches)
+    spool: Spool[list[Item]] = Spool(map(list, batches))
     try:
         if len(spool):
             with _cluster(ray, options, tell) as (workers, resources):

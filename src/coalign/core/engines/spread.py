@@ -1,9 +1,11 @@
-"""Rows that workers make of items, kept as they come: the missing ones are made, whatever was made before a kill."""
+"""Rows that are made of items by this process or by workers, kept as they come: the missing ones are made, whatever was made
+before a kill.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ from coalign.core.engines.options import EngineOptions
 from coalign.core.engines.row_file import Row, RowFile
 from coalign.core.errors import CoalignError
 from coalign.core.files import dump_json
-from coalign.core.progress import progress
+from coalign.core.progress import progress, silent
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -60,17 +62,20 @@ def fill(
 ) -> Failures:
     """Make the rows that are missing in `rows`, batch by batch.
 
-    Batches are cut at fixed places and worked on whole when a row of theirs is missing, so that numbers do not depend on where
-    a run was cut.
+    Batches are cut at fixed places, the same under every engine, and worked on whole when a row of theirs is missing, so that
+    numbers depend neither on the engine nor on where a run was cut.
 
     Args:
         items: a row each.
         make: what makes the work, called by each worker (see `over_ray`).
         names: what messages call the items.
-        row: what is kept of a result. An item that failed is kept as `error`.
+        row: what is kept of a result. An item that failed in a worker is kept as `error`.
 
     Returns:
         What failed now.
+
+    Raises:
+        CoalignError: what the work raises in this process; the batches before are kept.
     """
     size, failures = options.worker_rows, Failures()
     starts = [
@@ -81,7 +86,8 @@ def fill(
     with progress(len(items), label) as bar:
         bar.advance(len(items) - sum(min(size, len(items) - start) for start in starts))
         batches = (items[start : start + size] for start in starts)
-        for start, made in zip(starts, ray_data.over_ray(batches, make, options), strict=True):
+        over = ray_data.over_ray(batches, make, options) if options.engine == "ray" else _here(batches, make)
+        for start, made in zip(starts, over, strict=True):
             found: dict[int, Row] = {}
             for place, one in enumerate(made, start=start):
                 if isinstance(one, Failed):
@@ -92,6 +98,16 @@ def fill(
             rows.add(found)
             bar.advance(len(made))
     return failures
+
+
+def _here(batches: Iterable[Sequence[Item]], make: Callable[[], Work[Item, Made]]) -> Iterator[list[Made]]:
+    """The results of every batch, made in this process."""
+    work: Work[Item, Made] | None = None
+    for batch in batches:
+        work = work or make()
+        with silent():
+            made = list(work(batch))
+        yield made
 
 
 def item_id(place: int, item: Any) -> str:

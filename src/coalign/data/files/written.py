@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import itertools
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from coalign.core.errors import DataError
+from coalign.core.engines.spool import Spool
+from coalign.core.errors import DataError, in_one_line
 from coalign.core.files import atomic_path, json_bytes, write_rows
 
 Row = dict[str, Any]
+GROUP = 4096
+"""Rows of a row group of Parquet."""
 
 
 def write_shards(out: Path, rows: Iterable[Row], count: int, per_file: int | None = None) -> list[Path]:
     """Write rows to `out`, or to shards `NAME-00000-of-00012.SUFFIX` of `per_file` rows each. Every file is whole or absent, and
-    one shard is in memory at a time (of JSON Lines and tars one row). Shards of another number that lay there are removed.
+    a few thousand rows are in memory at most. Shards of another number that lay there are removed.
 
     Args:
         out: `.parquet` and `.tar` say the format; everything else is JSON Lines.
@@ -49,24 +52,42 @@ def shards_of(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{out.stem}-{digits}-of-{digits}{out.suffix}"))
 
 
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as Parquet, atomically; a column that a row has not is null there.
+def write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as Parquet, atomically; a column that a row has not is null there. So many rows are in memory as a row group
+    has (`GROUP`): the types of the columns are found in a first pass, which lays the rows on disk.
 
     Raises:
-        DataError: a column holds values of different types.
+        DataError: a column holds values of different types, or some that Parquet has no type for.
+        CoalignError: the disk is full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    types: list[pa.Schema] = []
+    names: dict[str, None] = {}
+
+    def noted(group: list[Row]) -> list[Row]:
+        names.update(dict.fromkeys(name for row in group for name in row))
+        found = pa.table({name: [row.get(name) for row in group] for name in names}).schema
+        types[:] = [pa.unify_schemas([*types, found], promote_options="permissive")]
+        return group
+
     try:
-        table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    except pa.ArrowException as error:
+        groups = Spool(map(noted, _groups(rows)))
+        kind = types[0] if types else pa.schema([])
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, kind) as file:
+            for group in groups:
+                file.write_table(pa.Table.from_pylist(group, schema=kind))
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
-            f"{path}: a column holds values of different types ({error}).", hint="Write .jsonl instead."
+            f"{path}: a column holds values of different types, or such as Parquet has no type for ({in_one_line(error)}).",
+            hint="Write .jsonl instead.",
         ) from error
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rest = iter(rows)
+    return iter(lambda: list(itertools.islice(rest, GROUP)), [])
 
 
 def write_tar(path: Path, rows: Iterable[Row], first: int = 0) -> None:
@@ -77,11 +98,12 @@ def write_tar(path: Path, rows: Iterable[Row], first: int = 0) -> None:
             member = tarfile.TarInfo(f"{place:09d}.json")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+            tar.members.clear()  # type: ignore[attr-defined]  # all that were written, kept for a reader
 
 
 def _write(path: Path, rows: Iterable[Row], first: int) -> None:
     if path.suffix == ".parquet":
-        write_parquet(path, list(rows))
+        write_parquet(path, rows)
     elif path.suffix == ".tar":
         write_tar(path, rows, first)
     else:

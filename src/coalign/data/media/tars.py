@@ -19,7 +19,8 @@ from coalign.core.files import parse_json
 from coalign.data.files.shards import is_glob
 from coalign.data.media.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coalign.data.media.sources import Stretch
-from coalign.data.rows import Row, half_pair
+from coalign.data.messages import half_pair
+from coalign.data.rows import Row
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BLOCK = 512
@@ -147,7 +148,8 @@ def _members(path: Path) -> Iterator[Stretch]:
     last = "its beginning"
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # of a reader that goes back
                 if member.offset_data + member.size > size:
                     raise DataError(f"{path}: cut off within {member.name}.", hint="Fetch it again.")
                 last = member.name

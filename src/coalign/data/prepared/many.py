@@ -146,19 +146,6 @@ class Selection(OnDisk[T]):
         return self.parts[part][row - int(self._starts[part])]
 
 
-class Mapped(OnDisk[T]):
-    """What a function makes of the items of a sequence, when it is asked for."""
-
-    def __init__(self, items: Sequence[Any], make: Callable[[Any], T]) -> None:
-        self._items, self._make = items, make
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def at(self, place: int) -> T:
-        return self._make(self._items[place])
-
-
 def are_many(records: Sequence[Any]) -> bool:
     """Whether so many are kept on disk."""
     return len(records) >= MANY

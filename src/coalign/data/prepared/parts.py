@@ -14,7 +14,7 @@ from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, converted
 from coalign.data.files.hub import TAKEN
-from coalign.data.media.tars import is_tar, tars_of
+from coalign.data.media.tars import is_tar
 from coalign.data.prepared.kept import contents, in_turn, kept_folder, key_of, read_plain, write_plain
 from coalign.data.prepared.many import OnDisk, RecordStore
 from coalign.data.readers import OnBadRecord, RecordSet, read_records, without_rejected
@@ -86,9 +86,7 @@ def read_part(
         DataError: as of `coalign.training.material.read_material`.
     """
     found: list[Path] = []
-    if is_tar(source.path):
-        found = tars_of(source.path)
-    elif _is_there(source.path):
+    if is_tar(source.path) or _is_there(source.path):
         found = files_of(source.path, source.split or reading.split)
     content = contents(found)
     folder = None

@@ -9,12 +9,14 @@ A source is a file, or a folder that is searched with its subfolders and read by
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.core.engines.spool import Spool
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
 from coalign.data.messages import FieldError
@@ -39,7 +41,7 @@ class TableSet:
         notes: what readers changed or left out, with how often.
     """
 
-    tables: list[Table]
+    tables: Sequence[Table]
     source: str
     problems: list[RecordProblem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -58,6 +60,7 @@ def read_tables(
     split: str = "train",
     on_bad_record: Literal["fail", "skip"] = "fail",
     limit: int | None = None,
+    many: bool = False,
 ) -> TableSet:
     """Read tables.
 
@@ -67,23 +70,28 @@ def read_tables(
         split: of a data set of the hub.
         on_bad_record: `fail` raises with every problem; `skip` leaves unreadable tables out and counts them.
         limit: read only so many tables.
+        many: for callers that need no list: the tables lie on disk.
 
     Raises:
         DataError: the source is not there or has no tables, or one cannot be read (under `fail`).
         MissingExtraError: XML, without the extra `tables`.
     """
     problems: list[RecordProblem] = []
-    tables: list[Table] = []
-    for table in _found(source, split, problems):
-        if table.n_rows * table.n_columns > MOST_PLACES:
-            found = f"{table.n_rows} rows and {table.n_columns} columns"
-            problems.append(
-                RecordProblem(table.source, table.line, "cells", found, f"at most {MOST_PLACES} places")
-            )
-            continue
-        tables.append(table)
-        if limit is not None and len(tables) >= limit:
-            break
+    notes: Counter[str] = Counter()
+
+    def usable() -> Iterator[Table]:
+        for table in _found(source, split, problems):
+            if table.n_rows * table.n_columns > MOST_PLACES:
+                found = f"{table.n_rows} rows and {table.n_columns} columns"
+                problems.append(
+                    RecordProblem(table.source, table.line, "cells", found, f"at most {MOST_PLACES} places")
+                )
+                continue
+            notes.update(table.notes)
+            yield table
+
+    named = _with_own_ids(itertools.islice(usable(), limit))
+    tables = Spool(named) if many else list(named)
     if problems and on_bad_record == "fail":
         raise DataError(
             f"{source}: {len(problems)} tables cannot be read.",
@@ -92,19 +100,14 @@ def read_tables(
         )
     if not tables:
         raise DataError(f"{source}: no table can be read.", problems, hint=f"Needed: {FORMATS}.")
-    notes: Counter[str] = Counter()
-    for table in tables:
-        notes.update(table.notes)
-    return TableSet(_with_own_ids(tables), str(source), problems, notes)
+    return TableSet(tables, str(source), problems, notes)
 
 
-def _with_own_ids(tables: list[Table]) -> list[Table]:
+def _with_own_ids(tables: Iterable[Table]) -> Iterator[Table]:
     seen: Counter[str] = Counter()
-    named = []
     for table in tables:
         seen[table.id] += 1
-        named.append(table if seen[table.id] == 1 else replace(table, id=f"{table.id}-{seen[table.id]}"))
-    return named
+        yield table if seen[table.id] == 1 else replace(table, id=f"{table.id}-{seen[table.id]}")
 
 
 def _found(source: str | Path, split: str, problems: list[RecordProblem]) -> Iterator[Table]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,21 +48,54 @@ def summarise(rows: Sequence[Row], threshold: float) -> dict[str, Any]:
     Where rows have labels of two values (of which the higher is positive) there is the area under the ROC curve and the
     threshold with the best balanced accuracy on these rows; where they have labels of more, Spearman's correlation.
     """
-    sentences = [one["score"] for row in rows for one in row["sentences"]]
+    return _figures(_Numbers.of(rows), threshold)
+
+
+@dataclass
+class _Numbers:
+    """What is kept of rows, which may be read from disk once: numbers.
+
+    Attributes:
+        lowest: score of the weakest sentence of each claim.
+        labels: NaN where there is none.
+        truncated: pairs that were cut off, of each claim.
+    """
+
+    scores: array[float]
+    sentences: array[float]
+    lowest: array[float]
+    labels: array[float]
+    truncated: array[float]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> _Numbers:
+        found = cls(*(array("d") for _ in fields(cls)))
+        for row in rows:
+            found.scores.append(row["score"])
+            found.sentences.extend(one["score"] for one in row["sentences"])
+            found.lowest.append(_lowest(row))
+            found.labels.append(np.nan if row["label"] is None else float(row["label"]))
+            found.truncated.append(row["truncated"])
+        return found
+
+
+def _figures(numbers: _Numbers, threshold: float) -> dict[str, Any]:
+    sentences, truncated = np.array(numbers.sentences), np.array(numbers.truncated)
     result: dict[str, Any] = {
-        "claims": len(rows),
+        "claims": len(numbers.scores),
         "sentences": len(sentences),
-        "score": bootstrap_mean([row["score"] for row in rows]).to_dict(),
+        "score": bootstrap_mean(numbers.scores).to_dict(),
         "threshold": threshold,
-        "sentences_below": sum(score < threshold for score in sentences),
-        "claims_with_a_sentence_below": sum(_lowest(row) < threshold for row in rows),
-        "truncated_pairs": sum(row["truncated"] for row in rows),
-        "claims_with_truncation": sum(row["truncated"] > 0 for row in rows),
+        "sentences_below": int((sentences < threshold).sum()),
+        "claims_with_a_sentence_below": int((np.array(numbers.lowest) < threshold).sum()),
+        "truncated_pairs": int(truncated.sum()),
+        "claims_with_truncation": int((truncated > 0).sum()),
     }
-    labelled = [(float(row["label"]), float(row["score"])) for row in rows if row["label"] is not None]
-    if not labelled:
+    labels = np.array(numbers.labels)
+    known = ~np.isnan(labels)
+    if not known.any():
         return result
-    labels, scores = (np.array(one) for one in zip(*labelled, strict=True))
+    labels, scores = labels[known], np.array(numbers.scores)[known]
     result["labelled"] = len(labels)
     values = np.unique(labels)
     if len(values) == 2:
@@ -76,7 +112,8 @@ def claim_report(
     rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float
 ) -> tuple[doc.Headline, list[doc.AnySection]]:
     """The headline and the sections of the page."""
-    found = summarise(rows, threshold)
+    numbers = _Numbers.of(rows)
+    found = _figures(numbers, threshold)
     score, below, weak = found["score"], found["sentences_below"], found["claims_with_a_sentence_below"]
     figures = [
         doc.Figure("Mean score", score["mean"], note=_interval(score)),
@@ -106,13 +143,12 @@ def claim_report(
             "is that long."
         )
         sections.append(doc.Text("Cut off", paragraphs=[note]))
-    sentence_scores = [one["score"] for row in rows for one in row["sentences"]]
     sections += [
         doc.Distribution(
             "Scores",
             samples=[
-                doc.Values("claims", [row["score"] for row in rows]),
-                doc.Values("sentences", sentence_scores),
+                doc.Values("claims", numbers.scores),
+                doc.Values("sentences", numbers.sentences),
             ],
             x_label="alignment score",
         ),
@@ -122,17 +158,20 @@ def claim_report(
 
 
 def claim_samples(rows: Sequence[Row], pairs: Sequence[TextPair], threshold: float) -> doc.Samples:
-    """Claims with their sentences marked, the worst sentence first, beside sources with the chunks that support them."""
-    texts = {one.id: one for one in pairs}
-    order = sorted(rows, key=_lowest)
+    """Claims with their sentences marked, the worst sentence first, beside sources with the chunks that support them.
+
+    Args:
+        rows: one a pair, in their order.
+    """
+    weakest = heapq.nsmallest(SHOWN, enumerate(rows), key=lambda one: _lowest(one[1]))
     note = "The claim with the weakest sentence first. Point at a mark, or click it, for its score."
-    if len(order) > SHOWN:
-        note += f" The first {SHOWN:,} of {len(order):,}; artefacts/scores.jsonl has all."
+    if len(rows) > SHOWN:
+        note += f" The first {SHOWN:,} of {len(rows):,}; the file of the rows has all."
     return doc.Samples(
         "Claims",
         note=note,
         columns=["Claim", "Source"],
-        rows=[_sample(row, texts[row["id"]], threshold) for row in order[:SHOWN]],
+        rows=[_sample(row, pairs[place], threshold) for place, row in weakest],
         score_name="score",
         unit="number",
         marks=MARKS,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
+from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.messages import FieldError, describe
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
@@ -34,18 +36,19 @@ class TextPair:
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of a file, and the rows that could not be used."""
+    """Pairs of a file, which lie on disk, and the rows that could not be used."""
 
-    pairs: list[TextPair]
+    pairs: Sequence[TextPair]
     problems: list[RecordProblem]
     columns: tuple[str, str, str | None]
 
-    def __iter__(self) -> Iterator[TextPair]:
-        return iter(self.pairs)
+    @property
+    def items(self) -> Sequence[TextPair]:
+        return self.pairs
 
     @property
-    def ids(self) -> list[str]:
-        return [one.id for one in self.pairs]
+    def ids(self) -> Sequence[str]:
+        return View(self.pairs, attrgetter("id"))
 
 
 def read_pairs(
@@ -58,7 +61,7 @@ def read_pairs(
     on_bad_record: Literal["fail", "skip"] = "fail",
     limit: int | None = None,
 ) -> PairSet:
-    """Read pairs from JSON Lines, JSON, CSV, Parquet, a data set of the hub or on disk, or `-`.
+    """Read pairs from anything that `coalign.data.rows.iter_rows` reads: twice, since a column may begin in the last row.
 
     Args:
         context, claim, label: columns; by default the first known name that the file has (`CONTEXT_NAMES`, ...). A
@@ -69,9 +72,14 @@ def read_pairs(
     Raises:
         DataError: the source cannot be read, has no such columns, or has bad rows under `fail`.
     """
-    rows = list(itertools.islice(iter_rows(source, split), limit))
     name = "<stdin>" if source == "-" else source
-    known = {key for row in rows if row.value for key in row.value}
+    known: set[str] = set()
+
+    def noted(row: Row) -> Row:
+        known.update(row.value or ())
+        return row
+
+    rows = Spool(map(noted, itertools.islice(iter_rows(source, split), limit)))
     columns = (
         _column(name, known, "context", context, CONTEXT_NAMES),
         _column(name, known, "claim", claim, CLAIM_NAMES),
@@ -80,7 +88,7 @@ def read_pairs(
         else _column(name, known, "label", label, LABEL_NAMES),
     )
     problems: list[RecordProblem] = []
-    pairs = list(parse_each(rows, name, lambda row: _pair(row, columns), problems))
+    pairs = Spool(parse_each(rows, name, lambda row: _pair(row, columns), problems))
     bad = rows_with(problems)
     if problems and on_bad_record == "fail":
         raise DataError(
@@ -90,8 +98,9 @@ def read_pairs(
         )
     if not pairs:
         raise DataError(f"{name}: no row can be used.", problems)
-    assert_unique((one.id for one in pairs), name)
-    return PairSet(pairs, problems, columns)
+    found = PairSet(pairs, problems, columns)
+    assert_unique(found.ids, name)
+    return found
 
 
 def _column(name: str, known: set[str], what: str, given: str | None, usual: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from coalign.core.errors import ConfigError, ModelError
-from coalign.data.rows import half_pair
+from coalign.data.messages import half_pair
 from coalign.models.types import Sampling
 
 if TYPE_CHECKING:
