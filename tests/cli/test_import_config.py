@@ -211,7 +211,9 @@ def test_underscores_in_flags(coalign: Callable) -> None:
 
 def test_objectives_come_before_systems(coalign: Callable) -> None:
     text = coalign("run", "--help").out
-    places = [text.index(f"\n  {name} ") for name in ("sft", "dpo", "kto", "orpo", "simpo", "bco")]
+    places = [
+        text.index(f"\n  {name} ") for name in ("sft", "dpo", "kto", "orpo", "simpo", "grpo", "preference")
+    ]
     assert places == sorted(places)
 
 
