@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
 from coalign.data.checking.usable import undecodable
@@ -50,7 +56,7 @@ class ItemSet:
 
     Attributes:
         kind: `pairs` to compare or `responses` to rate.
-        items: the usable ones, in order.
+        items: the usable ones, in order; many lie on disk.
         labels: for each item what people said of it; empty where nobody did.
         problems: everything wrong with the other rows.
         recognised: one sentence: what, from which columns.
@@ -58,8 +64,8 @@ class ItemSet:
     """
 
     kind: Kind
-    items: list[JudgeItem]
-    labels: list[tuple[Choice, ...]]
+    items: Sequence[JudgeItem]
+    labels: Sequence[tuple[Choice, ...]]
     recognised: str
     source: str
     problems: list[RecordProblem] = field(default_factory=list)
@@ -67,6 +73,9 @@ class ItemSet:
     @property
     def n_bad(self) -> int:
         return rows_with(self.problems)
+
+
+_Judged = tuple[JudgeItem, tuple[Choice, ...]]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ def read_items(
     on_bad_record: Literal["fail", "skip"] = "fail",
     rejects: Path | None = None,
     limit: int | None = None,
+    many: bool = False,
 ) -> ItemSet:
     """Read pairs (a prompt and two responses, or chosen and rejected) or responses (a prompt and one).
 
@@ -100,6 +110,7 @@ def read_items(
             In a file of chosen and rejected responses, chosen is such a verdict.
         label_zero: what a verdict 0 says; None takes a tie, and refuses a file whose verdicts are all 0 and 1.
         on_bad_record: `skip` leaves bad rows out, counted and, with `rejects`, written to a file.
+        many: for callers that need no list: items and labels lie on disk.
 
     Raises:
         DataError: the file cannot be read, has no such columns, its verdicts may mean two things, or a row is bad
@@ -111,19 +122,18 @@ def read_items(
     if not values:
         raise DataError(f"{source}: no row can be read.", [row.problem for row in first if row.problem])
     columns = _find_columns(values, source, pair_columns, label_columns, reference_column, rubric_column)
-    items: list[JudgeItem] = []
-    labels: list[tuple[Choice, ...]] = []
     problems: list[RecordProblem] = []
     bad: list[dict[str, Any]] = []
     said: set[str] = set()
-    for row in itertools.chain(first, rows):
-        said.update(_number_text((row.value or {}).get(name)) for name in columns.labels)
-        found = [row.problem] if row.problem else _read(row, columns, source, label_zero)
-        if isinstance(found, tuple):
-            items.append(found[0])
-            labels.append(found[1])
-        else:
-            problems += found
+
+    def usable() -> Iterator[_Judged]:
+        for row in itertools.chain(first, rows):
+            said.update(_number_text((row.value or {}).get(name)) for name in columns.labels)
+            found = [row.problem] if row.problem else _read(row, columns, source, label_zero)
+            if isinstance(found, tuple):
+                yield found
+                continue
+            problems.extend(found)
             bad.append(
                 {
                     "line": row.line,
@@ -132,6 +142,9 @@ def read_items(
                     "problems": list(map(str, found)),
                 }
             )
+
+    read: Sequence[_Judged] = Spool(usable()) if many else list(usable())
+    items, labels = View(read, itemgetter(0)), View(read, itemgetter(1))
     kind: Kind = "pairs" if len(columns.responses) != 1 else "responses"
     if problems and on_bad_record == "fail":
         raise DataError(
@@ -155,7 +168,9 @@ def read_items(
         )
     named = ", ".join(columns.responses) or "chosen, rejected"
     people = f"; verdicts of people in {', '.join(columns.labels)}" if columns.labels else ""
-    assert_unique((one.id for one in items), source)
+    assert_unique(View(items, attrgetter("id")), source)
+    if not many:
+        items, labels = list(items), list(labels)
     return ItemSet(kind, items, labels, f"{kind} from {named}{people}", source, problems)
 
 
@@ -173,15 +188,18 @@ def paired_items(first: ItemSet, second: ItemSet) -> ItemSet:
             raise DataError(
                 f"{one.source}: it holds pairs already, expected a prompt and one response a row."
             )
-    theirs: dict[str, list[JudgeItem]] = {}
-    for item in reversed(second.items):
-        theirs.setdefault(_asked(item), []).append(item)
-    items: list[JudgeItem] = []
+    theirs: dict[bytes, array[int]] = {}
+    for place, item in enumerate(second.items):
+        theirs.setdefault(_asked(item), array("q")).append(place)
+    used: Counter[bytes] = Counter()
+    others = array("q")
     missing: list[str] = []
     for item in first.items:
-        other = theirs.get(_asked(item))
-        if other:
-            items.append(replace(item, responses=(*item.responses, *other.pop().responses)))
+        asked = _asked(item)
+        places, number = theirs.get(asked, ()), used[asked]
+        used[asked] += 1
+        if number < len(places):
+            others.append(places[number])
         else:
             missing.append(item.id)
     if missing:
@@ -191,13 +209,22 @@ def paired_items(first: ItemSet, second: ItemSet) -> ItemSet:
             hint="Let both models answer the same file: `coalign generate --prompts FILE`.",
         )
     recognised = f"pairs of {first.recognised} in {first.source} and {second.source}"
+    items = View(range(len(others)), functools.partial(_paired, first.items, second.items, others))
     return ItemSet(
         "pairs", items, first.labels, recognised, first.source, [*first.problems, *second.problems]
     )
 
 
-def _asked(item: JudgeItem) -> str:
-    return json.dumps(item.prompt, sort_keys=True, ensure_ascii=False, default=str)
+def _paired(
+    first: Sequence[JudgeItem], second: Sequence[JudgeItem], others: Sequence[int], place: int
+) -> JudgeItem:
+    mine = first[place]
+    return replace(mine, responses=(*mine.responses, *second[others[place]].responses))
+
+
+def _asked(item: JudgeItem) -> bytes:
+    text = json.dumps(item.prompt, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def parse_choice(value: Any, zero: Zero | None = None) -> Choice:

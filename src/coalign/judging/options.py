@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coalign.judging.language_judge import LanguageModelJudge
     from coalign.judging.parsing import Form
     from coalign.judging.protocol import Choice, Cost, Judge, JudgeItem, Rubric, Scale
+    from coalign.judging.spread_judge import SpreadJudge
     from coalign.judging.store import ReplyStore
     from coalign.models.types import Generator
 
@@ -177,11 +178,20 @@ def make_judge(options: JudgeOptions, run: Run, *, form: Form | None = None) -> 
     if options.judge == "model":
         return language_judge(options, open_store(options, run), form=form)
     if isinstance(options, EngineOptions) and options.engine == "ray":
-        from coalign.judging.spread_judge import SpreadJudge
-
-        engine, opened = EngineOptions.of(options), functools.partial(local_judge, options)
-        return SpreadJudge(judge_name(options), opened, engine, run.artefacts / "judged.jsonl")
+        return kept_judge(options, options, run)
     return local_judge(options)
+
+
+def kept_judge(options: JudgeOptions, engine: EngineOptions, run: Run) -> SpreadJudge:
+    """The judge that `options` describe, where it is no language model: its verdicts are kept in the run's folder.
+
+    Raises:
+        ConfigError: as `local_judge`, when it is first asked.
+    """
+    from coalign.judging.spread_judge import SpreadJudge
+
+    opened = functools.partial(local_judge, options)
+    return SpreadJudge(judge_name(options), opened, EngineOptions.of(engine), run.artefacts / "judged.jsonl")
 
 
 def local_judge(options: JudgeOptions) -> Judge:

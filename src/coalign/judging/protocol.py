@@ -307,24 +307,34 @@ class Summary:
         return agreed / self.n if self.n else None
 
 
-def summarise(comparisons: Sequence[PairVerdict]) -> Summary:
-    """Count what came of comparisons. Pairs asked in one order only have no consistency to speak of."""
-    opinions = [one for comparison in comparisons for one in comparison.opinions]
-    shown = Counter(one.shown_choice for one in opinions if one.choice)
+def summarise(comparisons: Iterable[PairVerdict]) -> Summary:
+    """Count what came of comparisons, in one pass. Pairs asked in one order only have no consistency to speak of."""
+    outcomes: Counter[PairOutcome] = Counter()
+    shown: Counter[Choice] = Counter()
+    failures: Counter[Failure] = Counter()
+    cost = Cost()
+    for comparison in comparisons:
+        outcomes[comparison.outcome] += 1
+        for one in comparison.opinions:
+            cost += one.cost
+            if one.shown_choice:
+                shown[one.shown_choice] += 1
+            if one.failure:
+                failures[one.failure] += 1
     judged = shown.total()
 
     def share(choice: Choice) -> float | None:
         return shown[choice] / judged if judged else None
 
     return Summary(
-        n=len(comparisons),
-        outcomes=Counter(one.outcome for one in comparisons),
+        n=outcomes.total(),
+        outcomes=outcomes,
         judged=judged,
         first_shown=share("first"),
         second_shown=share("second"),
         ties=share("tie"),
-        failures=Counter(one.failure for one in opinions if one.failure),
-        cost=sum((one.cost for one in opinions), Cost()),
+        failures=failures,
+        cost=cost,
     )
 
 
@@ -351,19 +361,21 @@ def check_failures(results: Iterable[Verdict | PairVerdict], *, limit: float) ->
     Raises:
         CoalignError: the share is above `limit`; it counts the kinds and shows the first reply that could not be read.
     """
-    verdicts: list[tuple[str, Verdict | Opinion]] = []
-    for one in results:
-        verdicts += (
-            [(one.id, each) for each in one.opinions] if isinstance(one, PairVerdict) else [(one.id, one)]
-        )
-    failed = [(name, one) for name, one in verdicts if one.failure]
-    if not failed or len(failed) <= limit * len(verdicts):
+    asked = 0
+    kinds: Counter[str] = Counter()
+    first: tuple[str, str] | None = None
+    for result in results:
+        for one in result.opinions if isinstance(result, PairVerdict) else (result,):
+            asked += 1
+            if one.failure:
+                kinds[one.failure] += 1
+                first = first or (result.id, one.reply)
+    if first is None or kinds.total() <= limit * asked:
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.failure for _, one in failed).items())
-    name, first = failed[0]
-    shown = f" The first one, to item {name}: {first.reply[:200]!r}." if first.reply else ""
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    shown = f" The first one, to item {first[0]}: {first[1][:200]!r}." if first[1] else ""
     raise CoalignError(
-        f"{len(failed)} of {len(verdicts)} verdicts are missing ({kinds}), more than the accepted share of "
+        f"{kinds.total()} of {asked} verdicts are missing ({told}), more than the accepted share of "
         f"{limit:g}.{shown}",
         hint="All replies are kept. Use a stronger judge, a simpler template or another readout, or accept a larger "
         "share; the same command then asks only for what is missing.",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from coalign.core.runs import Run
@@ -29,6 +30,8 @@ from coalign.report.pictures import Gallery, Shown, gallery, thumbnail
 PICTURED = 48
 """Requests whose pictures the report shows."""
 
+EVERY, SOME = 10_000, 2_000
+"""Rows up to which a report shows all, and how many it shows of more."""
 OUTCOMES: tuple[tuple[PairOutcome, str], ...] = (
     ("first", "first response better, in both orders"),
     ("second", "second response better, in both orders"),
@@ -77,10 +80,15 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
     """Report ratings: their distribution, what failed, every response to browse."""
     from coalign.measures.statistics import bootstrap_mean
 
-    scores = [one.score for one in ratings if one.score is not None]
+    scores, cost = array("d"), Cost()
+    failures: Counter[str] = Counter()
+    for one in ratings:
+        cost += one.cost
+        if one.score is not None:
+            scores.append(one.score)
+        if one.failure:
+            failures[one.failure] += 1
     mean = bootstrap_mean(scores, seed=0)
-    failures = Counter(one.failure for one in ratings if one.failure)
-    cost = sum((one.cost for one in ratings), Cost())
     note = _interval_text(mean.low, mean.high)
     figures = [
         doc.Figure("Mean score", mean.mean, better="neither", note=note),
@@ -92,7 +100,7 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
             [doc.Output(item.responses[0], one.score), doc.Output(one.reply)],
             tags=[one.failure] if one.failure else [],
         )
-        for item, one in zip(found.items, ratings, strict=True)
+        for item, one in ((found.items[place], ratings[place]) for place in browsed(len(ratings)))
     ]
     publish(
         run,
@@ -107,6 +115,7 @@ def write_rating_report(run: Run, config: JudgeOptions, found: ItemSet, ratings:
             doc.Distribution("Scores", samples=[doc.Values(judge_name(config), scores)], x_label="score"),
             doc.Samples(
                 "Responses",
+                note=_left(len(ratings)),
                 columns=["Response", "Judge"],
                 rows=rows,
                 score_name="score",
@@ -168,7 +177,7 @@ def pair_sentence(summary: Summary, results: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def outcome_table(comparisons: Sequence[PairVerdict], title: str = "Verdicts") -> doc.TableSection:
+def outcome_table(comparisons: Collection[PairVerdict], title: str = "Verdicts") -> doc.TableSection:
     """How many pairs came to what."""
     counts = Counter(one.outcome for one in comparisons)
     total = len(comparisons)
@@ -225,16 +234,20 @@ def failure_sections(summary: Summary) -> list[doc.Text]:
 
 def judged_pictures(found: ItemSet) -> list[Gallery]:
     """The pictures of the requests beside their words; nothing where no request has any."""
-    seen = [one for one in found.items if pictures_of(one.prompt)]
+    total, seen = 0, list[JudgeItem]()
+    for one in found.items:
+        if pictures_of(one.prompt):
+            total += 1
+            seen += [one] if len(seen) < PICTURED else []
     items = (
         Shown(
             [thumbnail(each.open()) for each in pictures_of(one.prompt)],
             named_pictures(question_text(one.prompt)),
             {"id": one.id},
         )
-        for one in seen[:PICTURED]
+        for one in seen
     )
-    return gallery("Pictures that were judged", items, total=len(seen))
+    return gallery("Pictures that were judged", items, total=total)
 
 
 def pair_samples(
@@ -243,23 +256,35 @@ def pair_samples(
     labels: Sequence[Sequence[Choice]] = (),
     title: str = "Pairs",
 ) -> doc.Samples:
-    """Every pair with what the judge said in each order."""
-    said = labels or [()] * len(items)
+    """Every pair with what the judge said in each order; of many pairs some (`browsed`)."""
+    places = browsed(len(items))
     rows = [
         doc.Sample(
             named_pictures(question_text(item.prompt)),
             [*map(doc.Output, item.responses), doc.Output(verdict_text(one, people))],
             tags=[one.outcome, *({each.failure for each in one.opinions if each.failure})],
         )
-        for item, one, people in zip(items, comparisons, said, strict=True)
+        for item, one, people in (
+            (items[place], comparisons[place], labels[place] if labels else ()) for place in places
+        )
     ]
+    note = "Verdicts name the responses as they stand here, in whichever order they were shown."
     return doc.Samples(
         title,
-        note="Verdicts name the responses as they stand here, in whichever order they were shown.",
+        note=" ".join(filter(None, [note, _left(len(items))])),
         columns=["First", "Second", "Judge"],
         rows=rows,
         better="neither",
     )
+
+
+def browsed(count: int) -> Sequence[int]:
+    """Places of the rows that a report shows: all, or of more than `EVERY` `SOME`, spread evenly."""
+    return range(count) if count <= EVERY else [place * count // SOME for place in range(SOME)]
+
+
+def _left(count: int) -> str:
+    return f"{SOME:,} of {count:,}, spread evenly; the files of verdicts have all." if count > EVERY else ""
 
 
 def verdict_text(comparison: PairVerdict, people: Sequence[Choice] = ()) -> str:

@@ -15,12 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from coalign.core.files import append_rows, hold_file, read_rows
+import numpy as np
+
+from coalign.core.engines.row_file import Appended
+from coalign.core.files import append_rows, hold_file
 from coalign.data.media.conversations import prompt_key
 from coalign.data.records import Messages
 from coalign.judging.protocol import Cost
 from coalign.models.backends.workers import PromptsFailedError
 from coalign.models.types import Generating, Generation, Generator, Prompts, Samples, Sampling
+
+WAIT = 4096
+"""New replies that wait beside the sorted ones."""
+KEY = 24
+"""Characters of the key of a reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class Reply:
 
 
 class ReplyStore:
-    """The replies so far. One process works with a file at a time.
+    """The replies so far. One process works with a file at a time; memory then holds their keys and places.
 
     Args:
         path: of the JSON Lines file; None keeps them in memory.
@@ -77,9 +85,11 @@ class ReplyStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._rows: dict[str, dict[str, Any]] = {}
+        self._places = _Places()
         if path is not None:
             self._lock = hold_file(path, hint="Wait for it, or name another file of replies.")
-            self._rows = {row["key"]: row for row in read_rows(path, repair=True)}
+            self._new = Appended(path)
+            self._note()
 
     def __enter__(self) -> ReplyStore:
         return self
@@ -93,23 +103,69 @@ class ReplyStore:
             self._lock.release()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._rows
+        return key in self._rows or self._places.of(key) is not None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self._places)
 
     def get(self, key: str, *, cached: bool) -> Reply:
         """The reply under `key`; `cached` is what the caller will call it."""
-        row = self._rows[key]
+        row = self._rows[key] if self.path is None else self._read(key)
         fields = ("key", "prompt_hash", "text", "finish_reason", "tokens", "prompt_tokens", "top")
         return Reply(**{name: row[name] for name in fields}, cached=cached)
 
     def add(self, replies: Iterable[Mapping[str, Any]]) -> None:
         """Keep rows, synced to disk when it returns."""
-        rows = [{**row, "time": round(time.time(), 3)} for row in replies if row["key"] not in self._rows]
-        if rows and self.path is not None:
-            append_rows(self.path, rows)
-        self._rows.update({row["key"]: row for row in rows})
+        new = {
+            row["key"]: {**row, "time": round(time.time(), 3)} for row in replies if row["key"] not in self
+        }
+        if self.path is None:
+            self._rows.update(new)
+        elif new:
+            append_rows(self.path, new.values())
+            self._note()
+
+    def _note(self) -> None:
+        for place, row in self._new:
+            self._places.add(row["key"], place)
+
+    def _read(self, key: str) -> dict[str, Any]:
+        place = self._places.of(key)
+        if place is None or self.path is None:
+            raise KeyError(key)
+        with self.path.open("rb") as file:
+            file.seek(place)
+            return json.loads(file.readline())
+
+
+class _Places:
+    """Where rows begin, by their keys: sorted arrays, beside which a few thousand new ones wait."""
+
+    def __init__(self) -> None:
+        self._keys, self._starts = np.empty(0, f"S{KEY}"), np.empty(0, np.int64)
+        self._new: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys) + len(self._new)
+
+    def of(self, key: str) -> int | None:
+        if key in self._new:
+            return self._new[key]
+        at = int(np.searchsorted(self._keys, key.encode()))
+        found = at < len(self._keys) and self._keys[at] == key.encode()
+        return int(self._starts[at]) if found else None
+
+    def add(self, key: str, start: int) -> None:
+        """The last of equals counts."""
+        if self.of(key) is not None and key not in self._new:
+            self._starts[int(np.searchsorted(self._keys, key.encode()))] = start
+            return
+        self._new[key] = start
+        if len(self._new) >= WAIT:
+            keys = np.concatenate([self._keys, np.array([one.encode() for one in self._new], f"S{KEY}")])
+            order = np.argsort(keys)
+            self._starts = np.concatenate([self._starts, np.fromiter(self._new.values(), np.int64)])[order]
+            self._keys, self._new = keys[order], {}
 
 
 class Deferred:
@@ -215,4 +271,4 @@ def content_hash(value: Any) -> str:
         return one.key if hasattr(one, "key") else list(one)
 
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY]

@@ -14,6 +14,23 @@ from coalign.core.files import append_rows, stream_rows
 Row = dict[str, Any]
 
 
+class Appended:
+    """The rows that were appended to a JSON Lines file since they were last asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._end = path, 0
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        """Each with the byte at which it begins; a torn last line is passed over."""
+        last = None
+        for last, row in stream_rows(self.path, start=self._end):
+            yield last, row
+        if last is not None:
+            with self.path.open("rb") as file:
+                file.seek(last)
+                self._end = last + len(file.readline())
+
+
 class RowFile(Sequence[Row]):
     """Rows of known ids in a JSON Lines file, one an id. Memory holds the ids and eight bytes a row.
 
@@ -29,7 +46,7 @@ class RowFile(Sequence[Row]):
     def __init__(self, path: Path, ids: Sequence[str]) -> None:
         self.path, self._ids = path, ids
         self._starts = array("q", [-1]) * len(ids)
-        self._end = 0
+        self._new = Appended(path)
         self._read(errors=False)
 
     def __len__(self) -> int:
@@ -66,17 +83,12 @@ class RowFile(Sequence[Row]):
 
     def _read(self, *, errors: bool) -> None:
         """Note where the rows begin that were added since the last time."""
-        last = None
-        for last, row in stream_rows(self.path, start=self._end):
+        for start, row in self._new:
             place = row.get("index")
-            known = isinstance(place, int) and 0 <= place < len(self._ids)
-            counts = known and place not in self and row.get("id") == self._ids[place]
-            if counts and (errors or "error" not in row):
-                self._starts[place] = last
-        if last is not None:
-            with self.path.open("rb") as file:
-                file.seek(last)
-                self._end = last + len(file.readline())
+            if not isinstance(place, int) or not 0 <= place < len(self._ids) or place in self:
+                continue
+            if row.get("id") == self._ids[place] and (errors or "error" not in row):
+                self._starts[place] = start
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
