@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 # Examples are not timed: how long one takes is a matter of what else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+FROZEN = {"modules": 0}
+"""How many modules there were when what was there was last left out of collections."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +26,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_runtest_setup() -> None:
+    """Leave out of collections what was imported since the last test: every training begins with a full one (accelerate), which
+    would look at all of it, and that is most of the time of a tiny training.
+    """
+    if len(sys.modules) > FROZEN["modules"]:
+        FROZEN["modules"] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
