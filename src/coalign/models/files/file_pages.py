@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SMAPS = Path("/proc/self/smaps")
 _LARGE = 2**21
+_WORTH = 2**24
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # Linux's numbers; the second from 6.1 on
 
 
@@ -29,7 +30,7 @@ def release_file_pages(tensors: Iterable[Tensor], files: Ranges) -> int:
     tensors.
 
     Args:
-        files: of `unwritten_files`; what lies there must not have been written since.
+        files: of `unwritten_files` or `files_worth_releasing`; what lies there must not have been written since.
     """
     given_back = 0
     for one in tensors:
@@ -56,6 +57,12 @@ def frugal(model: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def files_worth_releasing(model: nn.Module) -> Ranges:
+    """`unwritten_files`; none for a model below 16 MiB, which has less to give back than the search takes."""
+    held = sum(one.numel() * one.element_size() for one in model.parameters())
+    return unwritten_files() if held >= _WORTH else []
 
 
 def unwritten_files() -> Ranges:

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.activations import SiLUActivation
 from transformers.cache_utils import DynamicLayer
 
-from coalign.models.files.file_pages import release_file_pages, unwritten_files
+from coalign.models.files.file_pages import files_worth_releasing, release_file_pages
 from coalign.models.generation.packed_linear import BlockLinear, PackedLinear
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class FusedDecoder:
         self._rotary = trunk.rotary_emb
         self._turns = torch.empty(0, self.head_size // 2, dtype=torch.complex64)
         self._embedding = trunk.embed_tokens.weight.detach()
-        files = unwritten_files()
+        files = files_worth_releasing(bare)
         release_file_pages(bare.parameters(), files)
         self.gain = _gain(trunk.norm)
         weight, self.head_bias = _parts(bare.lm_head)  # the largest first, while little else is there
