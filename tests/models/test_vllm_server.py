@@ -134,6 +134,25 @@ def test_two_adapters_and_one_prompt(stand_in, tiny_model, adapters):
     assert len(stand_in.asked("/v1/load_lora_adapter")) == 4
 
 
+def test_an_adapter_that_made_way_for_one_that_was_refused_is_pushed_again(
+    stand_in, tiny_model, adapters, monkeypatch
+):
+    first, second = (stand_in.open(folder) for folder in adapters)
+    right = weights(first.generate(PROMPTS[:1], GREEDY))
+    post = vllm_server.VllmServer.post
+
+    def refusing(self: Any, path: str, body: Any) -> Any:
+        if path == "v1/load_lora_adapter":
+            raise ModelError("this adapter does not fit")
+        return post(self, path, body)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_server.VllmServer, "post", refusing)
+        with pytest.raises(ModelError, match="does not fit"):
+            second.generate(PROMPTS[:1], GREEDY)
+    assert weights(first.generate(PROMPTS[:1], GREEDY)) == right
+
+
 def test_one_name_for_two_adapters_would_be_seen(stand_in, tiny_model, adapters, monkeypatch):
     """The test above can fail: with one name for all the second adapter answers with what the first one left."""
     monkeypatch.setattr(vllm_server, "_numbers", iter([1] * 9))

@@ -234,6 +234,7 @@ class _Turn:
     def __init__(self, generator: TransformersGenerator, finished: Callable[[], None]) -> None:
         self._generator, self._finished = generator, finished
         self._loop = DecodeLoop(generator)
+        self._settles = True
         self._open: dict[Decoding, _Open] = {}
         self._behind: dict[Decoding, dict[int, int]] = {}
 
@@ -242,8 +243,13 @@ class _Turn:
         return self._loop.is_idle and not self._open
 
     def settle(self) -> None:
-        """What can wait until nothing is decoded."""
-        self._generator.settle()
+        """What can wait until nothing is decoded. Where it fails answers go on without it."""
+        if self._settles:
+            try:
+                self._generator.settle()
+            except Exception as error:
+                self._settles = False
+                logger.error("the answers could not be compared with the model's own", exc_info=error)
 
     def step(self) -> None:
         """Decode a token of everything; whoever's request fails is told."""

@@ -29,7 +29,7 @@ from coalign.web.local import local_app
 from coalign.web.metrics import CONTENT_TYPE, Measured, Metrics
 from coalign.web.openai_format import ApiError, ChatRequest, CompletionRequest, Format, parse_request
 from coalign.web.scored import Beside
-from coalign.web.streams import EventStream, explained, usage_of
+from coalign.web.streams import EventStream, explained, next_event, usage_of
 from coalign.web.structured import grammar_of
 from coalign.web.tool_calls import Offer, offer_of
 
@@ -51,8 +51,6 @@ MOST_BYTES = 32 * 2**20
 """Largest body of a request, its pictures included."""
 MOST_WAITING = 512
 """Prompts under way or waiting; beyond it a client is told to come back."""
-LOOK_EVERY = 0.5
-"""Seconds after which the server looks whether a client is still there."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def make_app(served: Served, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         if asked.stream:
             stream = EventStream(works, events, form, asked, metrics, offer)
             # The first event decides whether it is an answer or an error with a status of its own.
-            first = await stream.first()
+            first = await stream.first(request)
             return responses.StreamingResponse(stream.lines(first), media_type="text/event-stream")
         samples = [one for each in await _gather(works, events, request) for one in each]
         usage = usage_of(works, samples)
@@ -367,12 +365,7 @@ async def _gather(works: list[Work], events: asyncio.Queue[Any], request: Any) -
     missing = sum(work.sampling.n for work in works)
     try:
         while missing:
-            try:
-                number, outcome = await asyncio.wait_for(events.get(), LOOK_EVERY)
-            except TimeoutError:
-                if await request.is_disconnected():
-                    raise ApiError(499, "The client is gone.") from None
-                continue
+            number, outcome = await next_event(events, request)
             if isinstance(outcome, Exception):
                 raise explained(outcome)
             if outcome.generation is not None:

@@ -14,6 +14,9 @@ from coalign.web.metrics import Metrics
 from coalign.web.openai_format import ApiError, Format
 from coalign.web.tool_calls import CallStream, Offer
 
+LOOK_EVERY = 0.5
+"""Seconds after which the server looks whether a client is still there."""
+
 
 class EventStream:
     """A request that is answered with server-sent events."""
@@ -33,13 +36,17 @@ class EventStream:
         self._done: list[Generation] = []
         self._calls = offer and [CallStream(offer, form, index) for index in range(self._missing)]
 
-    async def first(self) -> tuple[int, Piece]:
-        """The first piece.
+    async def first(self, request: Any) -> tuple[int, Piece]:
+        """The first piece. Where there is none nothing more is decoded for this request.
 
         Raises:
-            ApiError: there is none: the request failed.
+            ApiError: the request failed, or the client is gone.
         """
-        return self._good(await self._events.get())
+        try:
+            return _good(await next_event(self._events, request))
+        except BaseException:
+            self._give_up()
+            raise
 
     async def lines(self, first: tuple[int, Piece]) -> AsyncIterator[str]:
         try:
@@ -50,7 +57,7 @@ class EventStream:
             while event is not None:
                 for one in self._told(*event):
                     yield _line(one)
-                event = self._good(await self._events.get()) if self._missing else None
+                event = _good(await self._events.get()) if self._missing else None
             if self._usage:
                 yield _line(self._form.usage(usage_of(self._works, self._done)))
             yield "data: [DONE]\n\n"
@@ -58,8 +65,11 @@ class EventStream:
             yield _line(error.body())
         finally:  # the client may have gone
             self._metrics.used(usage_of(self._works, self._done))
-            for work in self._works:
-                work.cancelled = True
+            self._give_up()
+
+    def _give_up(self) -> None:
+        for work in self._works:
+            work.cancelled = True
 
     def _told(self, number: int, piece: Piece) -> Iterator[dict[str, Any]]:
         """The events of a piece."""
@@ -75,11 +85,26 @@ class EventStream:
         else:
             yield self._form.end(index, piece.text, piece.generation)
 
-    def _good(self, event: tuple[int, Piece | Exception]) -> tuple[int, Piece]:
-        number, outcome = event
-        if isinstance(outcome, Exception):
-            raise explained(outcome)
-        return number, outcome
+
+async def next_event(events: asyncio.Queue[Any], request: Any) -> tuple[int, Piece | Exception]:
+    """What comes next of a request's prompts: (prompt, piece or error).
+
+    Raises:
+        ApiError: the client is gone.
+    """
+    while True:
+        try:
+            return await asyncio.wait_for(events.get(), LOOK_EVERY)
+        except TimeoutError:
+            if await request.is_disconnected():
+                raise ApiError(499, "The client is gone.") from None
+
+
+def _good(event: tuple[int, Piece | Exception]) -> tuple[int, Piece]:
+    number, outcome = event
+    if isinstance(outcome, Exception):
+        raise explained(outcome)
+    return number, outcome
 
 
 def _line(value: dict[str, Any]) -> str:

@@ -260,9 +260,11 @@ class VllmServer:
         self._process.wait()
 
     def _drop_adapter(self) -> None:
+        """Answer with the base again; where that fails nothing is known of what answers."""
         if self.name != BASE:
+            self.weights = object()
             self.post("v1/unload_lora_adapter", {"lora_name": self.name})
-            self.name = BASE
+            self.name, self.weights = BASE, None
 
     def _wait(self) -> str:
         """Wait until it answers, and give its version."""
