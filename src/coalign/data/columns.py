@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from coalign.core.errors import DataError
@@ -118,7 +119,7 @@ class Layout:
     mapping: Mapping[str, str] = field(default_factory=dict)
     displaced: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def claimed(self) -> frozenset[str]:
         """The columns that a part, or a rewriting, uses."""
         return frozenset(name for name, use in self.uses.items() if use != KEPT) | set(self.columns.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any, Literal
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
 from coalign.data.checking.usable import template_marks, written_with_template
-from coalign.data.columns import recognise
+from coalign.data.columns import Layout, recognise
 from coalign.data.parse import parse_row
 from coalign.data.prepared.many import OnDisk, gathered
+from coalign.data.prepared.together import Findings, Parse, Together
 from coalign.data.records import Kind, Record, Source, fields_of, responses_of, steps_of
-from coalign.data.rows import iter_rows, list_columns
+from coalign.data.rows import Row, iter_rows, list_columns
 from coalign.data.writers import to_row
 
 OnBadRecord = Literal["fail", "skip"]
@@ -73,6 +73,7 @@ def read_records(
     columns: Mapping[str, str] | None = None,
     tag: str = "",
     many: bool = False,
+    together: Together | None = None,
 ) -> RecordSet:
     """Read records.
 
@@ -92,6 +93,7 @@ def read_records(
         pictures: with `text_alone`, take records with pictures all the same.
         many: for callers that need no list: beyond a few thousand, records of text are kept on disk
             (`coalign.data.prepared.many`).
+        together: with `many`, reads large files with others.
 
     Raises:
         DataError: the source cannot be read or recognised, a record is bad (under `fail`), or none is usable.
@@ -107,6 +109,7 @@ def read_records(
         columns=columns,
         tag=tag,
         many=many,
+        together=together,
     )
     if result.problems and on_bad_record == "fail":
         total = len(result.records) + result.n_bad
@@ -132,53 +135,89 @@ def scan_records(
     columns: Mapping[str, str] | None = None,
     tag: str = "",
     many: bool = False,
+    together: Together | None = None,
 ) -> RecordSet:
     """As `read_records`, but bad records never raise: they are in `problems`.
 
     Raises:
         DataError: the source cannot be read or recognised.
     """
-    name = "<stdin>" if str(source) == "-" else str(source)
-    columns = columns or {}
+    name = _named(source)
+    rows, layout = _begun(source, kind, split, limit, columns or {})
+    found = Findings()
+    records = together.records(found) if together is not None and limit is None else None
+    if records is None:
+        usable = _parsing(layout, name, tag, text_alone, pictures)(rows, found)
+        records = gathered(usable) if many else list(usable)
+    written = rejects if found.bad else None
+    if written is not None:
+        write_rows(written, found.bad)
+    return RecordSet(
+        records,
+        layout.kind,
+        layout.recognised,
+        name,
+        found.problems,
+        written,
+        layout.uses_in_file,
+        (*layout.warnings, *written_with_template(found.marks)),
+        found.bad,
+    )
+
+
+def parse_of(
+    source: str | Path,
+    *,
+    kind: Kind | None,
+    split: str,
+    text_alone: bool,
+    columns: Mapping[str, str] | None,
+    tag: str,
+) -> Parse:
+    """What makes records of the rows of a source, which `read_records` would read with these arguments.
+
+    Raises:
+        DataError: the source cannot be read or recognised.
+    """
+    _, layout = _begun(source, kind, split, None, columns or {})
+    return _parsing(layout, str(source), tag, text_alone, pictures=False)
+
+
+def _begun(
+    source: str | Path, kind: Kind | None, split: str, limit: int | None, columns: Mapping[str, str]
+) -> tuple[Iterator[Row], Layout]:
+    """The rows of a source, and which column plays which part in them."""
+    name = _named(source)
     rows = itertools.islice(iter_rows(source, split, list_columns(columns)), limit)
     first = list(itertools.islice(rows, _LOOK_AHEAD))
     values = [row.value for row in first if row.value is not None]
     if not values:
         problems = [row.problem for row in first if row.problem is not None]
         raise DataError(f"{name}: none of the first {len(first)} rows can be read.", problems)
-    layout = recognise(values, name, kind, columns)
-    problems: list[RecordProblem] = []
-    bad: list[dict[str, Any]] = []
-    marks: Counter[str] = Counter()
+    return itertools.chain(first, rows), recognise(values, name, kind, columns)
 
-    def usable() -> Iterator[Record]:
-        for row in itertools.chain(first, rows):
+
+def _parsing(layout: Layout, name: str, tag: str, text_alone: bool, pictures: bool) -> Parse:
+    """What makes records of rows of the source `name`; see `read_records`."""
+
+    def parse(rows: Iterable[Row], found: Findings) -> Iterator[Record]:
+        for row in rows:
             place = row.source(name, tag)
             parsed = [row.problem] if row.problem else parse_row(row.value or {}, layout, place)
             if isinstance(parsed, Record) and text_alone and (beyond := _beyond_text(parsed, pictures)):
                 parsed = [beyond]
             if isinstance(parsed, Record):
-                marks.update(template_marks(parsed))
+                found.marks.update(template_marks(parsed))
                 yield parsed
             else:
-                problems.extend(parsed)
-                bad.append(rejected(place, row.raw if row.value is None else row.value, parsed))
+                found.problems.extend(parsed)
+                found.bad.append(rejected(place, row.raw if row.value is None else row.value, parsed))
 
-    records = gathered(usable()) if many else list(usable())
-    written = rejects if bad else None
-    if written is not None:
-        write_rows(written, bad)
-    return RecordSet(
-        records,
-        layout.kind,
-        layout.recognised,
-        name,
-        problems,
-        written,
-        layout.uses_in_file,
-        (*layout.warnings, *written_with_template(marks)),
-        bad,
-    )
+    return parse
+
+
+def _named(source: str | Path) -> str:
+    return "<stdin>" if str(source) == "-" else str(source)
 
 
 def _beyond_text(record: Record, pictures: bool) -> RecordProblem | None:

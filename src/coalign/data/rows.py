@@ -22,7 +22,6 @@ from coalign.data.files.lines import text_lines, whole_text
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
 from coalign.data.messages import FieldError, describe, half_pair
 from coalign.data.records import Source
-from coalign.data.sources import DataSource
 
 FORMATS = (
     ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .tar, .txt "
@@ -148,11 +147,16 @@ def _shard_rows(files: Sequence[Path], name: str, lists: Collection[str]) -> Ite
         count = 0
         with contextlib.suppress(NoRowsError):
             for row in _file_rows(path, str(path), lists):
-                yield replace(row, index=before + row.index, file=str(path), before=before)
+                yield in_shard(row, str(path), before)
                 count += 1
         before += count
     if not before:
         raise NoRowsError(f"{name}: none of its {len(files)} files has a row.")
+
+
+def in_shard(row: Row, file: str, before: int) -> Row:
+    """A row of one file of several, before which others have so many rows."""
+    return replace(row, index=before + row.index, file=file, before=before)
 
 
 def _rows_of(values: Iterable[Values]) -> Iterator[Row]:
@@ -275,15 +279,21 @@ def _is_json_lines(data: bytes) -> bool:
 
 
 def _json_lines(lines: Iterable[bytes], name: str) -> Iterator[Row]:
-    index = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        yield _json_line(line, name, number, index)
-        index += 1
-    if index == 0:
+    found = False
+    for row in json_rows(lines, name):
+        found = True
+        yield row
+    if not found:
         what = "input" if name == "<stdin>" else "file"
         raise NoRowsError(f"{name}: the {what} is empty.", hint="One JSON object a line is needed.")
+
+
+def json_rows(lines: Iterable[bytes], name: str, line: int = 1, index: int = 0) -> Iterator[Row]:
+    """A row of every line that is not empty; `line` and `index` are those of the first."""
+    for number, one in enumerate(lines, start=line):
+        if one.strip():
+            yield _json_line(one, name, number, index)
+            index += 1
 
 
 def _json_line(line: bytes, name: str, number: int, index: int) -> Row:
@@ -413,23 +423,3 @@ def _csv_value(cell: str, holds_lists: bool) -> Any:
         return cell
     is_messages = bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
     return value if holds_lists or is_messages else cell
-
-
-def assert_apart(sources: Sequence[DataSource], split: str) -> None:
-    """Refuse a file that belongs to two sources, whose records would count twice without a word.
-
-    Args:
-        split: of sources that name none.
-
-    Raises:
-        DataError: one does.
-    """
-    owners: dict[Path, DataSource] = {}
-    for source in sources if len(sources) > 1 else ():
-        for path in files_of(source.path, source.split or split):
-            other = owners.setdefault(path.resolve(), source)
-            if other is not source:
-                raise DataError(
-                    f"{path}: belongs to two sources, {other.path} and {source.path}.",
-                    hint="Name it once; a weight gives its records more often.",
-                )

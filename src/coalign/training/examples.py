@@ -20,7 +20,7 @@ from coalign.core.limits import is_number
 from coalign.data.checking.usable import compares_nothing
 from coalign.data.encoding import EncodedRecord, assert_encoded, encode_batches, encode_records
 from coalign.data.media.prompts import processor_of
-from coalign.data.prepared.blocks import Blocks
+from coalign.data.prepared.blocks import Blocks, spans_of
 from coalign.data.prepared.keeping import identity, is_plain
 from coalign.data.prepared.kept import in_turn, kept_folder, key_of
 from coalign.data.prepared.many import OnDisk, are_many, digest_of, taken
@@ -138,7 +138,7 @@ def _stored(
 
     use(folder)
     made = folder / META
-    blocks = Blocks(folder.with_name(f".{folder.name}.blocks.tmp"), made, len(records), make)
+    blocks = Blocks(folder.with_name(f".{folder.name}.blocks.tmp"), made, spans_of(len(records)), make)
     with in_turn(made, blocks.work) as first:
         if first:
             blocks.finish(int(torch.get_num_threads() / _CORES) - 1, "Tokenising")

@@ -14,9 +14,8 @@ from coalign.core.runs import Run, is_main_process
 from coalign.data.checking.overlap import find_overlap
 from coalign.data.checking.usable import assert_contrast
 from coalign.data.prepared.many import joined
-from coalign.data.prepared.parts import Part, read_part
+from coalign.data.prepared.parts import Part, assert_apart, read_part
 from coalign.data.records import Kind, Record
-from coalign.data.rows import assert_apart
 from coalign.data.sources import (
     ColumnNames,
     DataSources,

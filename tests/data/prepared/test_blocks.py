@@ -10,7 +10,7 @@ import pytest
 
 from coalign.core.errors import DataError
 from coalign.data.prepared import blocks as module
-from coalign.data.prepared.blocks import Blocks
+from coalign.data.prepared.blocks import Blocks, spans_of
 from coalign.data.prepared.kept import in_turn
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="helpers are forks, on Linux alone")
@@ -31,7 +31,7 @@ def _blocks(folder, total=21, during=lambda span: None):
         path.mkdir()
         (path / "span").write_text(f"{span.start} {span.stop} {os.getpid()}")
 
-    return Blocks(folder / "blocks", folder / "made", total, make)
+    return Blocks(folder / "blocks", folder / "made", spans_of(total), make)
 
 
 def _spans(blocks):

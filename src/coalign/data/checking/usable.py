@@ -119,11 +119,14 @@ _CONTROL = re.compile(
     r"|^<s>|</s>$|^\s*### (?:Instruction|Human|User):"
 )
 """What chat templates write around turns."""
+_IN_CONTROL = ("<", "[", "###")
+"""Each mark of `_CONTROL` holds one of these, and few texts do; to look for them takes a tenth of the time."""
 
 
 def template_marks(record: Record) -> list[str]:
     """The first mark of a chat template that a text of the record holds, or nothing."""
-    mark = next(filter(None, map(_CONTROL.search, _texts(record))), None)
+    likely = (text for text in _texts(record) if any(one in text for one in _IN_CONTROL))
+    mark = next(filter(None, map(_CONTROL.search, likely)), None)
     return [mark.group().strip()] if mark else []
 
 

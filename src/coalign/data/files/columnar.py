@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,16 @@ Values = tuple[dict[str, Any] | None, RecordProblem | None]
 """A row's columns, or what is wrong with it."""
 
 
-def parquet_values(path: Path, name: str) -> Iterator[Values]:
+def parquet_values(
+    path: Path, name: str, groups: Sequence[int] | None = None, first: int = 0
+) -> Iterator[Values]:
     """The rows of a Parquet file, a batch in memory at a time.
 
     Columns of Arrow's type `arrow.json` (and of Parquet's logical type JSON) are decoded, also inside lists and
     structs: so `datasets` writes columns whose rows differ in form. Decimals become numbers.
+
+    Args:
+        groups: row groups that are read, all by default; `first` is the position of their first row in the file.
 
     Raises:
         DataError: damaged, no Parquet, or without rows.
@@ -50,8 +55,8 @@ def parquet_values(path: Path, name: str) -> Iterator[Values]:
                 for one in file.schema_arrow
                 if (decode := _decoder(one.type, one.metadata)) is not None
             }
-            index = 0
-            for batch in file.iter_batches():
+            index = first
+            for batch in file.iter_batches(row_groups=groups):
                 for value, problem in _values_of(batch, name, index):
                     yield _decoded(value, decoders, name, index) if value is not None else (None, problem)
                     index += 1

@@ -29,6 +29,25 @@ def text_lines(path: Path, name: str, readable: str) -> Iterator[bytes]:
     return _lines(_checked(_chunks(path, name), name, readable))
 
 
+def lines_between(path: Path, name: str, readable: str, start: int, end: int) -> Iterator[bytes]:
+    """The lines of a stretch of bytes of a file that is not compressed, cut where lines end. Other arguments and errors are
+    those of `text_lines`.
+    """
+    chunks = _between(path, name, start, end)
+    return _lines(chunks if start else _checked(chunks, name, readable))
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is, whatever its name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start.startswith(_GZIP) or start == _ZSTD
+
+
 def whole_text(path: Path, name: str, readable: str) -> bytes:
     """A file at once. Arguments and errors are those of `text_lines`."""
     data = b"".join(_checked(_chunks(path, name), name, readable))
@@ -53,6 +72,16 @@ def _chunks(path: Path, name: str) -> Iterator[bytes]:
         raise DataError(
             f"{name}: the compressed data is cut off or damaged ({error}).", hint="Fetch it again."
         ) from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+
+
+def _between(path: Path, name: str, start: int, end: int) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while data := file.read(min(_CHUNK, end - file.tell())):
+                yield data
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
 

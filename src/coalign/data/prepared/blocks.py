@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from coalign.core.files import atomic_path
 from coalign.core.processes.locks import hold, release
@@ -26,20 +27,26 @@ _LOOK = 0.1
 """Seconds between two looks at what others make."""
 _STUCK = 600.0
 """Seconds without a finished block after which helpers are ended and their blocks made here."""
+S = TypeVar("S", bound=Sized)
 
 
-class Blocks:
+def spans_of(total: int) -> list[range]:
+    """So many records in stretches of `BLOCK`."""
+    return [range(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
+
+
+class Blocks(Generic[S]):
     """The blocks of some records in a folder, each a folder of its own that is there once it is whole.
 
     Args:
         made: what is there once all blocks are made and put together.
-        total: records.
-        make: writes the block of the records in a range into a folder that does not exist.
+        spans: the records of each block, as many as its length.
+        make: writes the block of the records in a span into a folder that does not exist.
     """
 
-    def __init__(self, folder: Path, made: Path, total: int, make: Callable[[range, Path], None]) -> None:
+    def __init__(self, folder: Path, made: Path, spans: Sequence[S], make: Callable[[S, Path], None]) -> None:
         self.folder, self.made, self.make = folder, made, make
-        self.spans = [range(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
+        self.spans = spans
         self.paths = [folder / f"{number:06}" for number in range(len(self.spans))]
 
     def work(self) -> bool:
@@ -85,7 +92,7 @@ class Blocks:
 
 
 @contextlib.contextmanager
-def _helping(blocks: Blocks, number: int) -> Iterator[Sequence[BaseProcess]]:
+def _helping(blocks: Blocks[Any], number: int) -> Iterator[Sequence[BaseProcess]]:
     """Processes that make blocks: forks, which have the tokenizer and share its memory. Elsewhere than on Linux there are
     none, nor in a process that must not have any.
     """
@@ -114,7 +121,7 @@ def _helping(blocks: Blocks, number: int) -> Iterator[Sequence[BaseProcess]]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _help(blocks: Blocks, parent: int) -> None:
+def _help(blocks: Blocks[Any], parent: int) -> None:
     """What a helper does: blocks as long as there are any and the process it helps lives; that one tells what is wrong."""
     gc.freeze()  # so that memory that is shared is not written to
     signal.signal(signal.SIGINT, signal.SIG_IGN)

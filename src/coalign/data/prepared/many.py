@@ -13,7 +13,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import IO, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -157,15 +157,16 @@ def gathered(records: Iterable[R]) -> Sequence[R]:
     few = list(itertools.islice(source, MANY))
     if not are_many(few):
         return few
-    folder = cache_root() / "records" / f"{_MAKING}{uuid.uuid4().hex}"
-    use(folder)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        left = _write(temporary, itertools.chain(few, source))
-    store = RecordStore(folder, remove=True)
+    store, left = _stored(lambda folder: write_records(folder, itertools.chain(few, source)))
     if left is None:
         return cast("Sequence[R]", store)
     return [*cast("Sequence[R]", store), cast(R, left), *source]
+
+
+def put_together(parts: Sequence[Path]) -> Sequence[Record]:
+    """The records of folders that `write_records` wrote, one folder after the other, as `gathered` gives them."""
+    store, _ = _stored(lambda folder: _join(folder, parts))
+    return store if are_many(store) else [*store]
 
 
 def taken(records: Sequence[T], places: np.ndarray) -> Sequence[T]:
@@ -201,8 +202,18 @@ def digest_of(records: Sequence[Record]) -> str:
     return made.hexdigest()
 
 
-def _write(folder: Path, records: Iterable[Record]) -> Record | None:
-    """Write records and what tells where each ends.
+def _stored(write: Callable[[Path], T]) -> tuple[RecordStore, T]:
+    """What `write` makes in a folder, which goes with it, and what it returned."""
+    folder = cache_root() / "records" / f"{_MAKING}{uuid.uuid4().hex}"
+    use(folder)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        told = write(temporary)
+    return RecordStore(folder, remove=True), told
+
+
+def write_records(folder: Path, records: Iterable[Record]) -> Record | None:
+    """Write records and what tells where each ends into a folder that is there.
 
     Returns:
         The first record that cannot be written, with which it stopped.
@@ -218,9 +229,30 @@ def _write(folder: Path, records: Iterable[Record]) -> Record | None:
             total += file.write(data)
             ends.append(total)
             digest.update(data)
-        file.flush()
-        with contextlib.suppress(OSError):
-            os.fsync(file.fileno())
+        _sync(file)
     np.save(folder / "ends.npy", np.frombuffer(ends, np.int64) if ends else np.zeros(0, np.int64))
     (folder / DIGEST).write_text(digest.hexdigest(), encoding="ascii")
     return left
+
+
+def _join(folder: Path, parts: Sequence[Path]) -> None:
+    digest = hashlib.blake2b(digest_size=16)
+    with (folder / "records.bin").open("wb") as file:
+        for part in parts:
+            with (part / "records.bin").open("rb") as source:
+                while data := source.read(1 << 20):
+                    file.write(data)
+                    digest.update(data)
+        _sync(file)
+    ends, total = [np.zeros(0, np.int64)], 0
+    for part in parts:
+        ends.append(np.load(part / "ends.npy") + total)
+        total = int(ends[-1][-1]) if len(ends[-1]) else total
+    np.save(folder / "ends.npy", np.concatenate(ends))
+    (folder / DIGEST).write_text(digest.hexdigest(), encoding="ascii")
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    with contextlib.suppress(OSError):
+        os.fsync(file.fileno())

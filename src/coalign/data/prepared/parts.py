@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from coalign.data.files.hub import TAKEN
 from coalign.data.media.tars import is_tar
 from coalign.data.prepared.kept import contents, in_turn, kept_folder, key_of, read_plain, write_plain
 from coalign.data.prepared.many import OnDisk, RecordStore
-from coalign.data.readers import OnBadRecord, RecordSet, read_records, without_rejected
+from coalign.data.prepared.together import Together
+from coalign.data.readers import OnBadRecord, RecordSet, parse_of, read_records, without_rejected
 from coalign.data.records import Kind, Record
 from coalign.data.rows import files_of
 from coalign.data.sources import ColumnNames, DataSource, canonical_columns
@@ -106,7 +108,10 @@ def read_part(
     if folder is None:
         return _capped(_read(reading, source, kind, also, notes, text_alone), seed)
     use(folder)
-    with in_turn(folder / TOLD) as first:
+    parse = partial(parse_of, source.path, **_how(reading, source, text_alone))
+    shared = folder.with_name(f".{folder.name}.reading.tmp")
+    together = Together(shared, folder / TOLD, source.path, source.split or reading.split, parse)
+    with in_turn(folder / TOLD, together.work) as first:
         told = None if first else read_plain(folder / TOLD)
         if told is not None:
             notes += told["notes"]
@@ -114,14 +119,39 @@ def read_part(
         if not first:  # damaged
             shutil.rmtree(folder, ignore_errors=True)
         own: list[str] = []
-        part = _read(reading, source, kind, also, own, text_alone)
+        part = _read(reading, source, kind, also, own, text_alone, together)
         notes += own
+        if contents(found) != content:
+            raise DataError(
+                f"{source.path}: changed while it was read.",
+                hint="Start again once nothing writes to it any more.",
+            )
         if isinstance(part.records, RecordStore):
             figures = {name: getattr(part, name) for name in ("kind", "bad", "read", "rejected", "usable")}
             if write_plain(part.records.folder / TOLD, {"notes": own, "part": figures}):
                 part = replace(part, records=part.records.keep(folder))
                 hold_limit()
         return _capped(part, seed)
+
+
+def assert_apart(sources: Sequence[DataSource], split: str) -> None:
+    """Refuse a file that belongs to two sources, whose records would count twice without a word.
+
+    Args:
+        split: of sources that name none.
+
+    Raises:
+        DataError: one does.
+    """
+    owners: dict[Path, DataSource] = {}
+    for source in sources if len(sources) > 1 else ():
+        for path in files_of(source.path, source.split or split):
+            other = owners.setdefault(path.resolve(), source)
+            if other is not source:
+                raise DataError(
+                    f"{path}: belongs to two sources, {other.path} and {source.path}.",
+                    hint="Name it once; a weight gives its records more often.",
+                )
 
 
 def _is_there(path: str) -> bool:
@@ -144,18 +174,16 @@ def _read(
     also: Collection[Kind],
     notes: list[str],
     text_alone: bool,
+    together: Together | None = None,
 ) -> Part:
     """See `read_part`; all records, whatever the source's cap."""
     found = read_records(
         source.path,
-        kind=source.kind or reading.kind,
-        split=source.split or reading.split,
         on_bad_record=reading.on_bad_record,
         limit=reading.limit,
-        text_alone=text_alone,
-        columns=source.columns or canonical_columns(reading.column),
-        tag=source.tag,
         many=True,
+        together=together,
+        **_how(reading, source, text_alone),
     )
     of = f"{source.tag}: " if source.tag else ""
     copy = (
@@ -190,6 +218,17 @@ def _read(
     notes += told
     bad = [*found.bad, *equal]
     return Part(source, records, kept, bad, len(found) + found.n_bad, len(bad), len(records))
+
+
+def _how(reading: Reading, source: DataSource, text_alone: bool) -> dict[str, Any]:
+    """Arguments of reading that say what rows are."""
+    return {
+        "kind": source.kind or reading.kind,
+        "split": source.split or reading.split,
+        "text_alone": text_alone,
+        "columns": source.columns or canonical_columns(reading.column),
+        "tag": source.tag,
+    }
 
 
 def _decodable(
