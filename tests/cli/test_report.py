@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 import pytest
 
+from coalign.cli.browser import open_page
 from coalign.core.runs import Run
 from coalign.report.html import write_report
 from coalign.report.model import Text
@@ -40,8 +42,22 @@ def test_report_prints_rebuilds_and_opens_the_page(
     assert "careful" in run.report.read_text()
     opened: list[str] = []
     monkeypatch.setattr(click, "launch", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
     assert coalign("report", str(run.path), "--open").code == 0
     assert opened == [run.report.resolve().as_uri()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have a desktop")
+def test_without_a_desktop_no_browser_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "WSL_DISTRO_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    opened: list[str] = []
+    monkeypatch.setattr(click, "launch", opened.append)
+    open_page("http://127.0.0.1:1")
+    assert opened == []
+    monkeypatch.setenv("BROWSER", "lynx")
+    open_page("http://127.0.0.1:1")
+    assert opened == ["http://127.0.0.1:1"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,15 @@ def test_pages_load_without_errors_and_fit(browser, address: str, path: str, wid
     assert_quiet(browser, width)
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_names_of_runs_are_not_covered(browser, address: str, width: int) -> None:
+    visit(browser, address, width)
+    uncovered = """[...document.querySelectorAll('tbody th a')].map((one) => {
+        const box = one.getBoundingClientRect();
+        return document.elementFromPoint(box.left + 4, box.top + box.height / 2) === one; })"""
+    assert js(browser, uncovered) == [True, True]
+
+
 def test_runs_are_searched_and_ticked_by_keyboard(browser, address: str) -> None:
     visit(browser, address)
     visible = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).length"

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from coalign.cli.browser import open_page
 from coalign.cli.flags import command
 from coalign.core.options import Seed, option, required
 from coalign.web.local import PageOptions, Port, address_of, listen_here, serve_app
@@ -45,7 +46,7 @@ def annotate(asked: Request, pairs: str) -> None:
     done = f"{session.done} of {len(session)} pairs"
     click.echo(f"{done} have a verdict: {address_of(server)} (Ctrl-C ends it)", err=True)
     if asked.open:
-        click.launch(address_of(server))
+        open_page(address_of(server))
     try:
         serve_app(app, server)
     finally:

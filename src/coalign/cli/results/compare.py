@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from coalign.cli.browser import open_page
 from coalign.core.runs import Run
 
 
@@ -36,4 +37,4 @@ def compare(runs: tuple[Path, ...], out: Path, browse: bool) -> None:
     print_comparison(found)
     click.echo(f"Report: {out}")
     if browse:
-        click.launch(out.resolve().as_uri())
+        open_page(out.resolve().as_uri())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from coalign.cli.browser import open_page
 from coalign.core.errors import RunError
 from coalign.core.runs import Run
 
@@ -30,4 +31,4 @@ def report(run: Path, browse: bool) -> None:
     print_report(found)
     click.echo(f"Report: {folder.report}")
     if browse:
-        click.launch(folder.report.resolve().as_uri())
+        open_page(folder.report.resolve().as_uri())

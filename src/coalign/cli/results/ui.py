@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from coalign.cli.browser import open_page
 from coalign.cli.flags import command
 from coalign.core.errors import ConfigError
 from coalign.core.options import option
@@ -58,7 +59,7 @@ def ui(asked: Request) -> None:
     )
     click.echo(f"Workbench: {address_of(server)} (Ctrl-C ends it)", err=True)
     if asked.open:
-        click.launch(address_of(server))
+        open_page(address_of(server))
     try:
         serve_app(app, server)
     finally:
