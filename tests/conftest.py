@@ -1,8 +1,11 @@
-"""What every test gets: a cache of its own, so that a test run leaves the user's alone; and a tiny model for all."""
+"""What every test gets: a cache of its own, so that a test run leaves the user's alone, a folder that all processes of the run
+share, and a tiny model for all.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,8 @@ FROZEN = {"modules": 0}
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        own = tmp_path_factory.getbasetemp()
+        patch.setenv("COALIGN_TESTS_SHARED", str(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own))
         yield
 
 

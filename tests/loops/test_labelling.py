@@ -29,6 +29,8 @@ from tests.models.stand_in import COMMAND, is_running
 from tests.preference.tiny_runs import assert_same_weights
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")
+OTHER_STAGES = [(1, "baseline"), *((2, one) for one in STAGES[1:] if one not in ("generate", "evaluate"))]
+"""Where `act` is killed by the contract tests as well."""
 
 
 @dataclass(kw_only=True)
@@ -112,7 +114,13 @@ def test_every_stage_leaves_its_rows_and_every_round_its_model(whole: Run) -> No
 
 
 @pytest.mark.parametrize(
-    ("number", "stage"), [(1, "baseline"), (1, "fit"), *((2, one) for one in STAGES[1:])]
+    ("number", "stage"),
+    [
+        (1, "fit"),
+        (2, "generate"),
+        (2, "evaluate"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHER_STAGES),
+    ],
 )
 def test_a_run_that_was_killed_in_any_stage_goes_on_to_the_same_result(
     stage: str, number: int, whole: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

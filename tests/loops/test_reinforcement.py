@@ -57,7 +57,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
     ("method", "options"),
     [
         ("grpo", {"updates": 2, "beta": 0.1, "dynamic_sampling": True}),
-        ("rloo", {"minibatches": 2, "max_steps": 2}),
+        pytest.param("rloo", {"minibatches": 2, "max_steps": 2}, marks=pytest.mark.slow),
         ("ppo", {"samples": 2, "updates": 2}),
     ],
 )

@@ -138,7 +138,14 @@ def test_the_table_of_rounds_has_a_row_a_model(whole: Run, config: Config) -> No
     assert rows[2]["kept"] == rows[2]["trained on"] == 2
 
 
-@pytest.mark.parametrize(("number", "stage"), [(0, "baseline"), (0, "fit"), (0, "evaluate"), (2, "measure")])
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        (0, "fit"),
+        (2, "measure"),
+        *(pytest.param(0, one, marks=pytest.mark.slow) for one in ("baseline", "evaluate")),
+    ],
+)
 def test_killed_in_the_seed_stage_or_between_judges(
     number: int, stage: str, whole: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

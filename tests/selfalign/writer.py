@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import random
+import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -16,6 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from coalign.data.messages import render_transcript
 from coalign.selfalign.synthesis.tasks import SeedTask, draw_tasks, numbered_blocks
 
+SHARED = "COALIGN_TESTS_SHARED"
+"""Names a folder that all processes of a test run share (`tests/conftest.py`)."""
 COLOURS = ("red", "blue", "green", "grey", "white", "black")
 THINGS = ("sky", "sea", "tree", "sun", "moon", "rain")
 SEEDS = [
@@ -65,13 +70,24 @@ def documents(requests: Sequence[str], grades: Sequence[str], n: int, seed: int 
 
 
 def save_writer(path: Path, requests: Sequence[str], grades: Sequence[str]) -> Path:
-    """Train it, once a process, and save it as a model folder."""
-    for one in _trained(tuple(requests), tuple(grades)):
+    """A model folder with it, trained once for all processes of a test run."""
+    shared = os.environ.get(SHARED)
+    if shared is None:
+        return _save(path, requests, grades)
+    made = Path(shared) / f"writer-{zlib.crc32(repr((requests, grades)).encode())}"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            _save(made.with_suffix(".tmp"), requests, grades).rename(made)
+    shutil.copytree(made, path, dirs_exist_ok=True)
+    return path
+
+
+def _save(path: Path, requests: Sequence[str], grades: Sequence[str]) -> Path:
+    for one in _trained(requests, grades):
         one.save_pretrained(path)
     return path
 
 
-@functools.cache
 def _trained(requests: Sequence[str], grades: Sequence[str], steps: int = 450) -> tuple[Any, Any]:
     """Model and tokenizer."""
     pairs = documents(requests, grades, 240)
