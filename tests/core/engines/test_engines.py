@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +132,29 @@ def test_a_row_at_which_workers_died_fails_alone(tmp_path: Path) -> None:
 def test_workers_that_died_while_they_began_are_counted(tmp_path: Path) -> None:
     spool = Spool([[1]], tmp_path)
 
-    def dies() -> Any:
-        raise KeyboardInterrupt
-
-    for _ in range(TRIES + 1):
-        with pytest.raises(KeyboardInterrupt):
-            BatchWorker(dies, spool)
+    for number in range(TRIES + 1):
+        assert results_of(BatchWorker(works.doubler, spool)(0)) == [2]
+        (tmp_path / f"{number}.starting").touch()  # as a process leaves it that was killed: nobody holds it
     with pytest.raises(CoalignError, match="Workers die while they begin"):
         results_of(BatchWorker(works.doubler, spool)(0))
 
 
 # -- rows that are kept -----------------------------------------------------------------------------------------
+
+
+def test_many_workers_begin_at_once(tmp_path: Path) -> None:
+    spool, together = Spool([[number] for number in range(8)], tmp_path / "spool"), threading.Barrier(8)
+
+    def make() -> Callable[[Sequence[int]], list[int]]:
+        together.wait(20)
+        return lambda items: [one * 2 for one in items]
+
+    with ThreadPoolExecutor(8) as pool:
+        workers = list(pool.map(lambda _: BatchWorker(make, spool), range(8)))
+    assert [results_of(worker(number)) for number, worker in enumerate(workers)] == [
+        [2 * n] for n in range(8)
+    ]
+    assert not list(spool.folder.glob("*.starting"))
 
 
 def test_rows_come_in_any_order_and_are_read_in_theirs(tmp_path: Path) -> None:

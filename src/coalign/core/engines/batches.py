@@ -7,6 +7,7 @@ its batch itself, so a batch that is worked on twice, because the first worker d
 from __future__ import annotations
 
 import pickle
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,11 +17,13 @@ from typing import Any, Generic, TypeVar
 
 from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
+from coalign.core.processes.locks import hold, is_held, release
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 TRIES = 2
 """Workers that may die at the same batch, and then at the same row."""
+_PAUSE = 0.2
 Work = Callable[[Sequence[Item]], Sequence[Made]]
 """Works on a batch: a result an item, in their order."""
 
@@ -95,18 +98,18 @@ class BatchWorker(Generic[Item, Made]):
         self._work: Work[Item, Made] | None = None
         self._broken: Exception | None = None
         starting = spool.folder / f"{uuid.uuid4().hex}.starting"
-        if len(list(spool.folder.glob("*.starting"))) > TRIES:
+        if len(_died_starting(spool.folder)) > TRIES:
             self._broken = CoalignError(
                 "Workers die while they begin.",
                 hint="Often memory: each has a model of its own. Take fewer --workers.",
             )
             return
-        starting.touch()
+        hold(starting)
         try:
             self._work = make()
         except Exception as error:
             self._broken = error
-        starting.unlink()
+        release(starting)
 
     def __call__(self, number: int) -> bytes:
         """What `results_of` reads."""
@@ -134,6 +137,15 @@ class BatchWorker(Generic[Item, Made]):
         (made,) = guarded(self._work, [item])
         _mark(tries, f"-{name}")
         return made
+
+
+def _died_starting(folder: Path) -> list[Path]:
+    """What workers held that ended while they began; those that begin at this moment, many at once in a large pool, hold it."""
+    found = [one for one in folder.glob("*.starting") if not is_held(one)]
+    if len(found) > TRIES:
+        time.sleep(_PAUSE)  # a worker makes its file before it holds it
+        found = [one for one in found if one.exists() and not is_held(one)]
+    return found
 
 
 def _died(tries: Path) -> Counter[str]:

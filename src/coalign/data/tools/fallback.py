@@ -32,11 +32,6 @@ def with_place_for_tools(template: str, *, knows_system: bool = True) -> str:
     return f"{_MARK}'{'system' if knows_system else 'user'}' -%}}\n{_prelude()}{template}"
 
 
-def has_added_place(template: Any) -> bool:
-    """Whether a template is one of `with_place_for_tools`."""
-    return isinstance(template, str) and template.startswith(_MARK)
-
-
 def written_into(messages: Messages, tools: Sequence[Any], *, knows_system: bool = True) -> Messages:
     """The messages with tools, calls and what they return as text: for servers and methods that take text alone."""
     text = _compiled(knows_system).render(messages=messages, tools=list(tools) or None)

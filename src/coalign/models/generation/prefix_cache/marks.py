@@ -22,8 +22,10 @@ def weights_mark(model: nn.Module) -> tuple[object, ...]:
     """
     parameters = list(model.parameters())
     counted = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
-    sums = torch.stack([_sampled(one.detach()).cpu() for one in parameters]) if parameters else torch.empty(0)
-    return (*counted, *sums.tolist())
+    if not parameters:
+        return counted
+    home = parameters[0].device  # one transfer from it: each waits for the device
+    return (*counted, *torch.stack([_sampled(one.detach()).to(home) for one in parameters]).tolist())
 
 
 def adapters_mark(model: nn.Module) -> Hashable:
