@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from coalign.core.catalogue import ROOMS, Entry, entries
@@ -15,15 +16,17 @@ END = "<!-- /systems -->"
 
 
 def table() -> str:
-    """The systems by room: available ones in bold, planned ones in plain type."""
+    """The systems by room; where some are planned, available ones in bold."""
     available = sum(entry.available for entry in entries())
     count = len(entries())
     some = f"All {count} systems can run. "
     if available < count:
         some = f"{available} of {count} systems can run (**bold**); the others are planned. "
+    outcomes = Counter(verdict(entry.slug) for entry in entries())
+    counted = ", ".join(f"{outcomes[one]} {one}" for one in ("seen", "not seen", "mixed") if outcomes[one])
     intro = (
-        f"{some}In brackets: whether [the check](docs/checks.md) of a system's claim at desk scale saw the effect; a preview has "
-        "no check yet."
+        f"{some}In brackets: whether [the check](docs/checks.md) of a system's claim at desk scale saw the effect ({counted}); a "
+        "preview has no check yet."
     )
     lines = [
         intro,
@@ -41,10 +44,12 @@ def name(entry: Entry) -> str:
     link = f"[{entry.slug}]({entry.url})"
     if not entry.available:
         return link
+    if any(not one.available for one in entries()):
+        link = f"**{link}**"
     if not entry.checked:
-        return f"**{link}** (preview)"
+        return f"{link} (preview)"
     outcome = verdict(entry.slug)
-    return f"**{link}** ([{outcome}](docs/results/README.md#{entry.slug}))" if outcome else f"**{link}**"
+    return f"{link} ([{outcome}](docs/results/README.md#{entry.slug}))" if outcome else link
 
 
 def verdict(slug: str) -> str | None:

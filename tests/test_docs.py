@@ -77,3 +77,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )  # fmt: skip
     assert built.returncode == 0, built.stderr[-4000:]
     assert (tmp_path / "systems" / "cream.html").exists()
+    assert 'id="cream"' in (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
