@@ -21,6 +21,7 @@ from coalign.data.prepared.tokens import Lengths, TokenStore, TokenWriter, merge
 from coalign.data.records import Demonstration, Preference, Ranking, Record, Reply, Source
 from coalign.models.adapters import add_adapter, disabled_adapter
 from coalign.models.options import ModelOptions
+from coalign.training import batches
 from coalign.training import examples as module
 from coalign.training.batches import Prepared, StoredExamples, have_reference, tags_of, tokens_of
 from coalign.training.examples import prepare_examples, texts_of
@@ -251,9 +252,12 @@ def test_mean_lengths_of_better_and_worse_responses(drawn: list[list[tuple[int, 
         elif valued and min(valued)[0] < max(valued)[0]:
             best.append(max(valued)[1])
             worst.append(min(valued)[1])
-    found = Prepared([module.Example((one,), "", {}) for one in records]).valued_lengths()
     wanted = (float(np.mean(best)), float(np.mean(worst))) if best and worst else None
-    assert found == (wanted if wanted is None else pytest.approx(wanted))
+    for at_a_time in (2, 50_000):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(batches, "_SORTED", at_a_time)
+            found = Prepared([module.Example((one,), "", {}) for one in records]).valued_lengths()
+        assert found == (wanted if wanted is None else pytest.approx(wanted))
 
 
 @given(st.data())

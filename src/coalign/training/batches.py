@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,9 @@ from coalign.data.prepared.many import OnDisk
 from coalign.data.prepared.tokens import Lengths, TokenStore
 from coalign.models.types import ResponseLogps, Responses
 from coalign.training.objective import Normalisation
+
+_SORTED = 50_000
+"""Records whose responses are sorted at a time."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +114,37 @@ class Prepared:
         responses of value 1 and of value 0 where records have one each; None where nothing is compared.
         """
         found = self._lengths
-        valued = np.flatnonzero(~np.isnan(found.values))
-        if not len(valued):
-            return None
-        # By record, value and length: of equals the longest is the best, the shortest the worst.
-        order = valued[np.lexsort((found.responses[valued], found.values[valued], found.owners[valued]))]
-        owners, values, lengths = found.owners[order], found.values[order], found.responses[order]
-        first = np.flatnonzero(np.diff(owners, prepend=-1))
-        last = np.append(first[1:], len(owners)) - 1
-        alone, differ = first == last, values[first] < values[last]
-        liked = alone & (values[first] > 0.5)
-        best = lengths[np.concatenate([last[differ], first[liked]])]
-        worst = lengths[np.concatenate([first[differ], first[alone & ~liked]])]
-        return (float(best.mean()), float(worst.mean())) if len(best) and len(worst) else None
+        total, count = np.zeros(2), np.zeros(2)
+        records = int(found.owners[-1]) + 1 if len(found.owners) else 0
+        # so many at a time that what is sorted takes little memory
+        bounds = np.searchsorted(found.owners, np.arange(0, records + _SORTED, _SORTED))
+        for start, end in itertools.pairwise(bounds.tolist()):
+            some = slice(start, end)
+            for place, lengths in enumerate(
+                _best_and_worst(found.owners[some], found.values[some], found.responses[some])
+            ):
+                total[place] += lengths.sum()
+                count[place] += len(lengths)
+        best, worst = (total / np.maximum(count, 1)).tolist()
+        return (best, worst) if count.all() else None
+
+
+def _best_and_worst(
+    owners: np.ndarray, values: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of the best and of the worst responses; see `Prepared.valued_lengths`."""
+    valued = np.flatnonzero(~np.isnan(values))
+    if not len(valued):
+        return lengths[:0], lengths[:0]
+    # By record, value and length: of equals the longest is the best, the shortest the worst.
+    order = valued[np.lexsort((lengths[valued], values[valued], owners[valued]))]
+    owners, values, lengths = owners[order], values[order], lengths[order]
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    last = np.append(first[1:], len(owners)) - 1
+    alone, differ = first == last, values[first] < values[last]
+    liked = alone & (values[first] > 0.5)
+    best = np.concatenate([last[differ], first[liked]])
+    return lengths[best], lengths[np.concatenate([first[differ], first[alone & ~liked]])]
 
 
 @dataclass(frozen=True)

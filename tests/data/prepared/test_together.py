@@ -206,6 +206,19 @@ def test_what_is_wrong_is_told_as_by_one_process(short, tmp_path, monkeypatch, w
     assert not [*(tmp_path / "cache").rglob("told.bin")]
 
 
+@forks
+def test_a_broken_row_group_stops_the_reading_and_keeps_nothing(short, tmp_path):
+    source = Path(_parquet(tmp_path / "e.parquet"))
+    place = pq.read_metadata(source).row_group(5).column(1)
+    data = bytearray(source.read_bytes())
+    start = place.dictionary_page_offset or place.data_page_offset
+    data[start : start + place.total_compressed_size] = bytes(place.total_compressed_size)
+    source.write_bytes(data)
+    with pytest.raises(DataError, match=r"e\.parquet: not a readable Parquet file"):
+        read_material(LearningOptions(data=str(source)), "preference")
+    assert not [*(tmp_path / "cache").rglob("told.bin")]
+
+
 def test_a_stretch_of_a_file_that_lost_rows_is_refused(short, tmp_path):
     source = _jsonl(tmp_path / "a.jsonl")
     spans = stretches_of(source, "train")

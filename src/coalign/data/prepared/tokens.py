@@ -161,15 +161,15 @@ class TokenStore(OnDisk[EncodedRecord]):
         self.folder = folder
         self.digest = folder.name
         self.meta = read_meta(folder)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=None) for name in _COLUMNS}
+        arrays = {name: _mapped(folder / f"{name}.npy") for name in _COLUMNS}
         self.ends, self.first, self._owners = arrays["ends"], arrays["first"], arrays["owners"]
         self._values, self._truncated, self._masked = (
             arrays[name] for name in ("values", "truncated", "masked")
         )
         self._spans = arrays["spans"].reshape(-1, 3)
-        self._ids, self._id_ends, self._tags = arrays["ids"].tobytes(), arrays["id_ends"], arrays["tags"]
+        self._ids, self._id_ends, self._tags = arrays["ids"], arrays["id_ends"], arrays["tags"]
         self._extras = {
-            name: tuple(np.load(folder / f"extra{place}{what}.npy") for what in ("", "_ends"))
+            name: tuple(_mapped(folder / f"extra{place}{what}.npy") for what in ("", "_ends"))
             for place, name in enumerate(self.meta["extras"])
         }
         files = itertools.takewhile(
@@ -217,7 +217,7 @@ class TokenStore(OnDisk[EncodedRecord]):
     def id(self, place: int) -> str:
         """The id of a record."""
         start = int(self._id_ends[place - 1]) if place else 0
-        return self._ids[start : int(self._id_ends[place])].decode("utf-8", "surrogatepass")
+        return self._ids[start : int(self._id_ends[place])].tobytes().decode("utf-8", "surrogatepass")
 
     def tag(self, place: int) -> str:
         """The source of a record in a mix."""
@@ -236,13 +236,12 @@ class TokenStore(OnDisk[EncodedRecord]):
 
     def lengths(self) -> Lengths:
         """See `Lengths`."""
-        sizes = np.diff(self.ends, prepend=0)
+        sizes = np.diff(self.ends, prepend=0).astype(np.int32)
         counts = np.diff(self.first) - 1
         prompts = np.zeros(len(sizes), bool)
         prompts[self.first[:-1]] = True
-        return Lengths(
-            sizes[prompts], sizes[~prompts], np.repeat(np.arange(len(counts)), counts), self._values
-        )
+        owners = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        return Lengths(sizes[prompts], sizes[~prompts], owners, self._values)
 
     def problems(self) -> tuple[RecordProblem, ...]:
         """`Encoded.dropped`."""
@@ -326,6 +325,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _tokens_of(number: int) -> str:
     """The file of a store's tokens, or of a part of them."""
     return f"tokens-{number:06}.bin"
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array of a file, of which the system holds in memory what was looked at, as long as there is room."""
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _save_extra(folder: Path, place: int, values: np.ndarray, ends: np.ndarray) -> None:
