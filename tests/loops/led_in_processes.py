@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,14 +27,27 @@ STEP = {"optimizer": "sgd", "learning_rate": 0.05}
 OWN: dict[str, dict[str, Any]] = {
     "act": {"samples": 12},  # enough to learn from for two processes
     "self-specialization": {"adapter_dropout": 0.0},  # drawn by each process
+    "dpa-rag": {
+        "reranker_batch_size": 4,
+        "weights": "equal",
+    },  # else they follow the queries of a process's share
 }
 OTHERS = ("i-sheep", "act", "cut over rounds", "cyclealign", "scir", "selfie", "self-specialization")
+SAMPLING = ("d2o", "ln-dpo as a study", "dpo-insights", "aft", "self-j", "janus", "dpa-rag", "dmoerm")
+"""Systems that sample, score and train in turns, once."""
+TOGETHER = ("reward-transform", "infalign")
+"""Systems whose processes each do their share, and none leads."""
 
 
 def furnish_for(folder: Path, *names: str) -> None:
     with inside(folder):
         for name in names:
             furnish(folder, small_of(name)[1])
+        for path in Path("models").glob("encoder/config.json"):  # dropout is drawn by each process
+            dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            path.write_text(
+                json.dumps({**json.loads(path.read_text(encoding="utf-8")), **dropout}), encoding="utf-8"
+            )
 
 
 def small_of(name: str) -> tuple[str, Small]:
@@ -60,7 +74,10 @@ def run_loop(name: str, folder: Path, processes: int) -> Run:
     system: Any = load_system(method)
     with inside(folder):
         given = {**small.options, **STEP, **OWN.get(name, {})}
-        config = build(system.Config, {**given, "batch_size": given["batch_size"] // processes})
+        shared = {
+            one: given[one] // processes for one in ("batch_size", "reranker_batch_size") if one in given
+        }
+        config = build(system.Config, {**given, **shared})
         run = Run.start(Path(f"{name}-{processes}"), method, config, seed=0)
         system.run(config, run)
     return Run(folder / run.path)

@@ -10,7 +10,7 @@ from tests.loops import led_in_processes
 from tests.loops.test_in_processes import assert_same_rounds
 from tests.training.in_processes import started
 
-NAMES = (led_in_processes.CHOSEN, *led_in_processes.OTHERS)
+NAMES = (led_in_processes.CHOSEN, *led_in_processes.OTHERS, *led_in_processes.SAMPLING)
 pytestmark = pytest.mark.slow
 
 
@@ -29,3 +29,20 @@ def test_two_processes_make_the_rounds_of_one(launched: Path, name: str) -> None
     kinds = [event["arrangement"].partition(",")[0] for event in run.events("processes")]
     assert kinds
     assert set(kinds) == {"FSDP2 over 2 processes"}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copied")
+    led_in_processes.furnish_for(folder, *led_in_processes.TOGETHER)
+    ended = started("tests.loops.led_in_processes", folder, "ddp", ",".join(led_in_processes.TOGETHER))
+    assert ended.returncode == 0, ended.stderr[-9000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", led_in_processes.TOGETHER)
+def test_processes_that_share_rollouts_make_those_of_one(copied: Path, name: str) -> None:
+    run = assert_same_rounds(copied, name)
+    assert {event["arrangement"] for event in run.events("processes")} == {
+        "DDP over 2 processes, each with the whole model"
+    }

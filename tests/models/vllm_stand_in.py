@@ -2,7 +2,8 @@
 
 A response is `WEIGHTS|LENGTH OF THE PROMPT|SEED|NUMBER`, with the tokenizer of the model; WEIGHTS is a sum over the file of weights
 that answers. As vLLM does, it keeps what it computed for a prompt under the name of the weights: who gives one name to two adapters
-gets answers of the first. The variable `STAND_IN` is a JSON object: `log` (a file of requests), `version`, `fault`.
+gets answers of the first. The variable `STAND_IN` is a JSON object: `log` (a file of requests), `version`, `fault`, `text` (of a response, in
+place of the one above).
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ class Server(ThreadingHTTPServer):
         key = body["model"], tuple(body["prompt"])
         weights = self.kept.setdefault(key, self.weights[body["model"]])
         count = body["n"] - (FAULT == "few")
-        choices = [self.choice(f"{weights}|{len(key[1])}|{body.get('seed')}|{k}", body) for k in range(count)]
+        text = SETTINGS.get("text", "{weights}|{length}|{seed}|{number}")
+        facts = {"weights": weights, "length": len(key[1]), "seed": body.get("seed")}
+        choices = [self.choice(text.format(**facts, number=k), body) for k in range(count)]
         return {"choices": [{**one, "index": k} for k, one in enumerate(choices)][::-1]}
 
     def choice(self, text: str, body: dict[str, Any]) -> dict[str, Any]:

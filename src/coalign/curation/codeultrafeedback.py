@@ -37,6 +37,7 @@ from coalign.loops.rounds import run_rounds
 from coalign.loops.seeds import SeedOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.losses.pairwise import DPOConstants
 from coalign.training.options import TrainingOptions
 
@@ -121,6 +122,7 @@ class Config(
             self.refuse(names, "without learn")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answers, ratings, pairs, training, measures before and after, report.
 

@@ -52,8 +52,8 @@ from coalign.models.backends.open import open_generator, open_named
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ADAPTER, ModelOptions
 from coalign.models.types import Generator, Sampling
+from coalign.training.distributed.leading import led
 from coalign.training.options import TrainingOptions
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     pass
@@ -148,13 +148,13 @@ class Reading:
     test: list[Question]
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Retrieve, label passages by the reader's answers, train reranker and reader, test, report.
 
     Raises:
         DataError: questions or passages that cannot be used, or passages of which none changes an answer.
     """
-    assert_one_process("a reader that labels passages")
     questions = with_passages(config, read_questions(config.data, limit=config.limit))
     reading = Reading(*split_questions(questions, config.test_fraction))
     one = run_rounds(run, make_stages(config, reading))[0]

@@ -53,9 +53,9 @@ from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.material import HELD_OUT
 from coalign.training.options import TrainingOptions
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from coalign.data.records import Record
@@ -130,6 +130,7 @@ class Config(
             raise ValueError("eval_fraction: 0 leaves nothing to measure on; give a share above 0, or bench")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Write rows, train policies and the reward model, answer and rate held-out items, report.
 
@@ -137,7 +138,6 @@ def run(config: Config, run: Run) -> None:
         DataError: instructions, rows, values or bench items that cannot be used.
         CoalignError: no row is left, or too many ratings are missing.
     """
-    assert_one_process("a policy answers held-out instructions")
     bench = rating.read_bench(config.bench) if config.bench is not None else None
     one = run_rounds(run, make_stages(config, bench))[0]
     lessons = _lessons(config, one)

@@ -34,6 +34,7 @@ from coalign.data.readers import read_records
 from coalign.data.sources import DataSources, canonical_sources
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.models.options import TRAINING
+from coalign.training.distributed.leading import led
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.material import LearningOptions, announce, read_material, read_sources
@@ -123,6 +124,7 @@ class Config(OrderOptions, LearningOptions):
         return self.learning_rate or (1e-4 if self.tuning == "lora" else 1e-5)
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Filter, train, answer before and after, report.
 

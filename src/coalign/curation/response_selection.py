@@ -43,6 +43,7 @@ from coalign.data.sources import DataSources, canonical_sources
 from coalign.data.writers import to_row
 from coalign.loops.prompts import check_values
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 from coalign.training.material import ReadingOptions, announce, read_sources
 
 RankBy = Literal["self_aligned", "perplexity", "log_probability", "ifd", "car", "hidden_state"]
@@ -111,6 +112,7 @@ class Config(ReadingOptions, ModelOptions):
             self.refuse(["pool"], "here: no own answers are made for examples")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Read answers, let the model answer itself, score, rank, recommend.
 

@@ -46,6 +46,7 @@ from coalign.loops.rows import Row
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 
 if TYPE_CHECKING:
     from coalign.curation.instructions.steps import Supervisor
@@ -156,6 +157,7 @@ _OF_DATA = (
 )  # fmt: skip
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Make verified records, or score a model on a benchmark.
 

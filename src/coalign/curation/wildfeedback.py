@@ -48,6 +48,7 @@ from coalign.loops.steps.usual import Filter, Rewrite
 from coalign.models.backends.open import open_generator, open_named
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.losses.pairwise import DPOConstants
@@ -78,6 +79,7 @@ class Config(LogOptions, SignalOptions, PairOptions, DPOConstants, ModelOptions,
         self.refuse(["eval_fraction", "eval_steps"], "here: held_out says what is tested on")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Mask, find signals, build pairs, train, compare, report.
 

@@ -42,6 +42,7 @@ from coalign.measures.texts.translation_metrics import BleuTokens
 from coalign.models.backends.open import open_generator
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -90,6 +91,7 @@ class Config(TranslationOptions, ModelOptions, BackendOptions):
             raise ValueError("adapt needs a memory to begin with: without one the data is its own memory")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Translate in every way asked for, score, report; or work with a translator.
 

@@ -29,6 +29,7 @@ from coalign.models.backends.open import open_transformers
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import Method, MethodModels
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -89,6 +90,7 @@ class Config(DealOptions, MethodModels):
         )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answer every prompt plainly, with the alignment prompt, by best-of-n and by the search; measure and report.
 

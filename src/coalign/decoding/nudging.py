@@ -37,6 +37,7 @@ from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.methods import Method, MethodModels
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 
 BASELINES = {
     "ensemble": (mixtures.ensemble, (BASE, NUDGING), mixtures.ENSEMBLE_TOP),
@@ -177,6 +178,7 @@ METHOD = Method(
 )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answer every prompt; rows in `artefacts/answers.jsonl`, one as soon as it is there."""
     from coalign.data.readers import read_records

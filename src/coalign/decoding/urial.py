@@ -33,6 +33,7 @@ from coalign.models.backends.open import open_generator
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.methods import Method, MethodModels
 from coalign.models.types import Generator
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -88,6 +89,7 @@ class Config(UrialOptions, SamplingOptions, RatingOptions, MethodModels):
             raise ValueError(f"temperature: {self.temperature}, expected 0 or more")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answer every prompt, or analyse the token shift; rows are kept as soon as they are there."""
     from coalign.data.readers import read_records

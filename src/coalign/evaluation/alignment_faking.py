@@ -50,6 +50,7 @@ from coalign.evaluation.tiers.report import write_tier_report
 from coalign.models.backends.options import BackendOptions, is_address
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 
 if TYPE_CHECKING:
     from coalign.evaluation.tiers.graders import Grader
@@ -159,6 +160,7 @@ class Config(RuleOptions, ModelOptions, BackendOptions):
         return "<" if self.prefill == "on" or (self.prefill == "auto" and continued) else ""
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Self-test, both tiers under each condition, labels, report; `labels.jsonl` and `summary.json` in the run's artefacts.
 

@@ -42,6 +42,7 @@ from coalign.measures.short_answers import Match, has_match
 from coalign.models.backends.open import open_generator
 from coalign.models.options import ModelOptions
 from coalign.models.types import Generator, Sampling
+from coalign.training.distributed.leading import led
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.material import Material, announce
@@ -151,6 +152,7 @@ class Config(ModelOptions, TrainingOptions):
             self.refuse(["equal_updates"], "without method: multisample")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Estimate what the model knows, build the demonstrations, train, test before and after, report.
 

@@ -51,6 +51,7 @@ from coalign.models.backends.open import open_generator
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.distributed.leading import led
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.material import announce
@@ -142,6 +143,7 @@ class Setting:
     judges: Sequence[RefusedRequestJudge]
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Attack, judge; train and attack again where chats are given; report.
 

@@ -34,6 +34,7 @@ from coalign.judging.protocol import (
     comparing_terms,
 )
 from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -131,6 +132,7 @@ def correction(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float
     }
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Judge every pair plainly and in parts, both orders each; verdicts, rates and a report.
 

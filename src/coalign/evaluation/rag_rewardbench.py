@@ -42,6 +42,7 @@ from coalign.evaluation.retrieval.report import write_leaderboard
 from coalign.judging.options import JudgeOptions
 from coalign.judging.protocol import Cost, check_failures
 from coalign.judging.run import verdict_row
+from coalign.training.distributed.leading import led
 
 _RANK: Any = {"mode": "rank"}
 
@@ -142,6 +143,7 @@ def pair_accuracy(
     )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Rank rewards and judges on pairs, or build pairs.
 

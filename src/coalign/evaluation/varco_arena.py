@@ -39,6 +39,7 @@ from coalign.measures.ratings import (
     cyclic_share,
     is_connected,
 )
+from coalign.training.distributed.leading import led
 
 PAPER_RATINGS = [
     1287, 1277, 1275, 1271, 1264, 1257, 1251, 1248, 1245, 1229,
@@ -112,6 +113,7 @@ class Config(JudgeOptions):
             raise ValueError("sim_ratings needs two ratings or more")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Play, rate, report.
 

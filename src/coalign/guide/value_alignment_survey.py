@@ -29,6 +29,7 @@ from coalign.guide.values.questionnaire import read_questionnaire
 from coalign.guide.values.report import write_profile
 from coalign.models.backends.options import BackendOptions
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 
 OWN = Path(__file__).with_name("values") / "assets" / "everyday-values.yaml"
 
@@ -64,6 +65,7 @@ class Config(ModelOptions, BackendOptions):
         self.refuse_training()
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Ask, score, report.
 

@@ -36,6 +36,7 @@ from coalign.judging.report import write_pair_report, write_rating_report
 from coalign.judging.spread_judge import SpreadJudge
 from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa
 from coalign.measures.statistics import Interval, bootstrap_mean, wilson_interval
+from coalign.training.distributed.leading import led
 
 BLOCK = 1024
 """Items that a language model judges before the next ones are read."""
@@ -93,6 +94,7 @@ class Config(ItemOptions, JudgeOptions, EngineOptions):
             assert_judge_spreads(self)
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Judge a file, and write `verdicts.jsonl`, `results.json` and the report.
 

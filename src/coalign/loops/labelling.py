@@ -46,7 +46,6 @@ from coalign.loops.rows import Prompted, Row, answer_rows, with_column
 from coalign.models.backends.open import open_policy, policy_server
 from coalign.training.job import Job
 from coalign.training.learning import train
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from coalign.core.errors import CoalignError
@@ -194,9 +193,7 @@ def run_labelling(run: Run, loop: Labelling[Any]) -> list[Round]:
     Raises:
         CoalignError: `loop.nothing`.
         RunError: the folder has begun more rounds.
-        ConfigError: processes that none of them leads (`coalign.training.distributed.leading`).
     """
-    assert_one_process(f"{loop.objective.name} answers prompts")
     stages = {
         "baseline": _baseline,
         "propose": _propose,

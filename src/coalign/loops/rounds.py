@@ -25,6 +25,7 @@ from coalign.core.files import append_rows, read_rows, write_json, write_rows
 from coalign.core.machine.measure import measure
 from coalign.core.runs import Run
 from coalign.loops.rows import read_answers
+from coalign.training.processes import assert_one_process
 
 STAGES = ("baseline", "propose", "generate", "measure", "build", "filter", "fit", "evaluate")
 """Stage names in the order in which a round runs them."""
@@ -112,7 +113,9 @@ def run_rounds(run: Run, stages: Mapping[str, Stage], *, rounds: int = 1, first:
 
     Raises:
         RunError: an unknown stage name, or the folder has begun more rounds.
+        ConfigError: several processes, none of which leads (`coalign.training.distributed.leading`).
     """
+    assert_one_process(f"{run.status()['method']} works")
     if Round(run, rounds + 1).folder.exists() and first > 0:
         run.put_back_config()
         raise RunError(

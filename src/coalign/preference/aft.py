@@ -159,7 +159,7 @@ def run(config: Config, run: Run) -> None:
     on one prompt (a group of right and wrong solutions) are aligned on as they are.
 
     Raises:
-        ConfigError: an option that has no effect on such data; more than one process, where solutions are sampled.
+        ConfigError: an option that has no effect on such data.
         DataError: a question without a final answer, or none to which right and wrong solutions were sampled.
     """
     material = read_material(config, "ranking", run, also=["demonstration"])

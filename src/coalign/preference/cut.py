@@ -36,6 +36,7 @@ from coalign.core.runs import Run
 from coalign.data.records import Judgment
 from coalign.data.sources import DataSources, named
 from coalign.loops.labelling import run_labelling
+from coalign.models.backends.options import PolicyBackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.types import ResponseLogps
 from coalign.preference.critiques.critics import CriticOptions
@@ -173,7 +174,7 @@ def _record_means(values: Tensor, lengths: Tensor, judged: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class Config(CUTConstants, CriticOptions, SamplingOptions, ObjectiveOptions):
+class Config(CUTConstants, CriticOptions, PolicyBackendOptions, SamplingOptions, ObjectiveOptions):
     """Options of `coalign run cut`."""
 
     __group__ = "Method"
@@ -212,7 +213,7 @@ class Config(CUTConstants, CriticOptions, SamplingOptions, ObjectiveOptions):
         if self.data is not None and self.prompts is not None:
             raise ValueError("data and prompts exclude each other: judged answers, or prompts to answer")
         if self.prompts is None:
-            for names in (CriticOptions, SamplingOptions):
+            for names in (CriticOptions, PolicyBackendOptions, SamplingOptions):
                 self.refuse(names, "without prompts")
         elif self.eval_data is not None:
             raise ValueError("eval_data has no effect with prompts; --eval-fraction of them is held out")

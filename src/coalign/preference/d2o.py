@@ -32,13 +32,13 @@ from coalign.loops.rounds import Round
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.preference.data import anchors as anchoring
 from coalign.preference.data.parts import joined, segments
+from coalign.training.distributed.leading import led
 from coalign.training.job import FitResult, Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.losses.pairs import reward_metrics
 from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,14 +143,13 @@ class Config(D2OConstants, SamplingOptions, LearningOptions):
             )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Sample the model's own answers, set them against the negatives, train; again where `resample_every` says so.
 
     Raises:
         DataError: no negatives, or no usable self-sample to any of them.
-        ConfigError: more than one process: the anchors are sampled by one.
     """
-    assert_one_process("d2o samples")
     material = read_material(config, "feedback", run, also=["preference", "feedback"])
     negatives, held_out = (anchoring.human_negatives(part) for part in (material.training, material.held_out))
     if not negatives:

@@ -41,8 +41,8 @@ from coalign.preference.studies.figures import size_findings
 from coalign.preference.studies.fine_tuned import fine_tune
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import run_study, size_sections
+from coalign.training.distributed.leading import led
 from coalign.training.material import LearningOptions, ReadingOptions, announce, read_sources, split_and_weigh
-from coalign.training.processes import assert_one_process
 
 OBJECTIVES = ("dpo", "ipo", "kto", "cpo")
 """The compared objectives, by the names they are registered under."""
@@ -107,14 +107,14 @@ class Config(StudyOptions, LearningOptions):
             self.refuse(("sft_data", "sft_epochs", "sft_learning_rate"), "without the scenario fine-tuned")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Train and measure every cell that is missing, and report.
 
     Raises:
         DataError: pairs, demonstrations or files to measure on that cannot be used.
-        ConfigError: more pairs asked for than there are, constants out of range, or more than one process.
+        ConfigError: more pairs asked for than there are or constants out of range.
     """
-    assert_one_process("dpo-insights samples")
     study, notes = read_study(config, run, start_models(config, run))
     cells = grid(config, len(study.pairs))
     assert_possible(study, cells)

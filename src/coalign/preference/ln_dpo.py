@@ -31,6 +31,7 @@ from coalign.preference.studies.compared import any_constants, chosen_constants
 from coalign.preference.studies.figures import sensitivity_findings
 from coalign.preference.studies.grids import combinations, parse_grid
 from coalign.preference.studies.report import run_study, sensitivity_sections
+from coalign.training.distributed.leading import led
 from coalign.training.learning import learn
 from coalign.training.losses.numerics import mean_logps
 from coalign.training.losses.pairs import (
@@ -43,7 +44,6 @@ from coalign.training.losses.pairs import (
 from coalign.training.losses.pairwise import logistic_loss
 from coalign.training.material import ObjectiveOptions, announce
 from coalign.training.objective import Losses, ScoredBatch, get_objective, objective
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,14 +171,14 @@ def run(config: Config, run: Run) -> None:
         learn(config, get_objective(config.objective), run)
 
 
+@led
 def sweep(config: Config, run: Run) -> None:
     """Train every objective with every setting under every seed, and report how much depends on the choice.
 
     Raises:
         DataError: pairs or files to measure on that cannot be used.
-        ConfigError: more pairs asked for than there are, settings out of range, or more than one process.
+        ConfigError: more pairs asked for than there are or settings out of range.
     """
-    assert_one_process("the study samples")
     study, notes = read_study(config, run, {"start": ModelOptions.of(config)})
     size = config.size or len(study.pairs)
     cells = [

@@ -33,8 +33,8 @@ from coalign.data.records import Preference, Ranking
 from coalign.rewards.mixture.labels import label_points
 from coalign.rewards.mixture.phases import Phases, category_of, shares
 from coalign.rewards.mixture.report import finish_mixture
+from coalign.training.distributed.leading import led
 from coalign.training.material import announce, read_material
-from coalign.training.processes import assert_one_process
 from coalign.training.reward_models.fit import RewardModelOptions
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Config(RewardModelOptions):
         )
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Train router, bases, experts and aggregators, save the mixture, measure it on held-out records, report.
 
@@ -128,7 +129,6 @@ def run(config: Config, run: Run) -> None:
         ConfigError: categories or points that the records or the file do not fit.
         DataError: a category or a point without records.
     """
-    assert_one_process("dmoerm trains its parts one after the other")
     points = read_points(config.points)
     material = read_material(config, "ranking", run)
     announce(material.notes, run)

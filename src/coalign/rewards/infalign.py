@@ -33,7 +33,7 @@ import numpy as np
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, NonNegative, Positive, option
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.judging.rewards.specs import parse_reward
 from coalign.loops.online_run import as_shown, open_rewards, read_tasks, scorer
 from coalign.measures.reward_transforms import calibrated, exponential
@@ -130,6 +130,8 @@ def run(config: Config, run: Run) -> None:
         arm: train_arm(config, run, arm, training, held_out, with_utility(score, utility))
         for arm, utility in arms.items()
     }
+    if not is_main_process():
+        return
     measure = win_rates_over(base, mix.names[0], config.n)
     titles = {"train": config.transform, "calibrated": "calibrated reward"}
     order = sorted(NAMES, key=lambda one: one != config.decoding)

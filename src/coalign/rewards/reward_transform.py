@@ -29,7 +29,7 @@ import numpy as np
 
 from coalign.core.errors import ConfigError
 from coalign.core.options import Count, option
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.judging.rewards.specs import parse_reward
 from coalign.loops.online_run import as_shown, open_rewards, read_tasks, scorer
 from coalign.measures.reward_transforms import (
@@ -99,6 +99,8 @@ def run(config: Config, run: Run) -> None:
         name: train_arm(config, run, name, training, held_out, with_utility(score, utility))
         for name, utility in arms.items()
     }
+    if not is_main_process():
+        return
     measure = _measure(names, references)
     titles = {"train": "log-sigmoid sum", "plain-sum": "plain sum"}
     write_transform_report(

@@ -45,9 +45,9 @@ from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
 from coalign.rewards.self_grading.report import write_grader_report
 from coalign.rewards.self_grading.training import Answered, begun_template, similarities, train_grader
+from coalign.training.distributed.leading import led
 from coalign.training.material import ReadingOptions, announce, read_sources
 from coalign.training.options import TrainingOptions
-from coalign.training.processes import assert_one_process
 
 LEVELS = 10
 Scaling = Literal["unit", "rank"]
@@ -140,6 +140,7 @@ class Config(ModelOptions, BackendOptions, TrainingOptions):
             raise ValueError("eval_fraction: the grader is measured on questions that it did not learn from")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answer, grade, compare with the reference, train the grader, grade what was held out, report.
 
@@ -147,7 +148,6 @@ def run(config: Config, run: Run) -> None:
         DataError: questions that cannot be used.
         CoalignError: too many answers without a grade.
     """
-    assert_one_process("self-j answers and grades")
     notes: list[str] = []
     reading = ReadingOptions(kind="demonstration", split=config.split, limit=config.limit)
     parts = read_sources(reading, config.data, "demonstration", notes, seed=config.seed, text_alone=True)

@@ -179,7 +179,7 @@ def write_tasks(
 ) -> Curated:
     """The round's records: requests, tasks, answers, grades."""
     from coalign.loops.steps.models import Ask, Rate
-    from coalign.models.backends.open import open_generator
+    from coalign.models.backends.open import open_policy
 
     chat = round.number > 1 or config.first_round == "chat"
 
@@ -198,7 +198,7 @@ def write_tasks(
             unfit_words=config.unfit_words, batch=config.request_batch,
         ),
         Ask(
-            "answers", lambda: open_generator(current),
+            "answers", lambda: open_policy(current, config),
             lambda row: as_asked(joined(row["instruction"], row["input"]) + ("" if chat else "\n"), chat=chat),
             answered, config.sampling(round, config.max_new_tokens), model=current.model, batch=config.request_batch,
         ),
@@ -208,6 +208,7 @@ def write_tasks(
     for name in GRADES:
         judge = grader(
             name,
+            config,
             config if base else current,
             config.sampling(round, config.grade_tokens),
             store,

@@ -173,7 +173,7 @@ def run(config: Config, run: Run) -> None:
     def measure(round: Round, model: ModelOptions) -> dict[str, float | None]:
         told: dict[str, float | None] = {}
         for exam in exams.values():
-            told |= exam.take(round, model, replace(_greedy(config), stop=("\n\nHuman:",)))
+            told |= exam.take(round, model, replace(_greedy(config), stop=("\n\nHuman:",)), config)
         return told
 
     make = partial(write_tasks, config, seeds, corpus)
@@ -203,7 +203,7 @@ def write_tasks(
 ) -> Curated:
     """The round's records: requests, tasks, passages, answers."""
     from coalign.loops.steps.models import Ask
-    from coalign.models.backends.open import open_generator
+    from coalign.models.backends.open import open_policy
 
     def answered(row: Row, said: Sequence[Generation]) -> list[Made]:
         return [Kept({**row, "output": said[0].text.strip(), "finish_reason": said[0].finish_reason})]
@@ -219,7 +219,7 @@ def write_tasks(
         *task_steps(config, seeds, current, sampling, chat=False, batch=config.request_batch, fewest_words=1),
         *([corpus.step()] if corpus else []),
         Ask(
-            "answers", lambda: open_generator(current), lambda row: answer_prompt(row, seeds, config, texts), answered,
+            "answers", lambda: open_policy(current, config), lambda row: answer_prompt(row, seeds, config, texts), answered,
             replace(_greedy(config), stop=(SEPARATOR,)), batch=config.request_batch, model=current.model,
         ),
         Filter("rules", lambda row: broken_rule(row, config.rules)),

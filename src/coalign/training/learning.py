@@ -22,7 +22,7 @@ from coalign.models.files.loading import load_for_training, load_model, load_tok
 from coalign.models.files.saving import save_model
 from coalign.models.limits import assert_fits
 from coalign.models.options import ModelOptions
-from coalign.training.distributed.shared_work import all_do, drop, leads
+from coalign.training.distributed.shared_work import by_all
 from coalign.training.job import FitResult, Job
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import Material, ObjectiveOptions, announce, read_material
@@ -101,6 +101,7 @@ def learn(
     return result
 
 
+@by_all
 def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None) -> FitResult:
     """Load the model of a job, train it and save it in `folder`; what was finished before is read, not done again.
 
@@ -116,9 +117,6 @@ def train(job: Job, folder: Path, *, reference_from: ModelOptions | None = None)
     from coalign.training.examples import prepare_job, texts_of
     from coalign.training.fit import fit
 
-    if leads():
-        return all_do(train, job, folder, reference_from=reference_from)
-    drop()  # a generator that batches were shared with
     objective, config, run = job.objective, job.options, job.run
     done = run.artefacts / f"{job.name}.json"
     if done.exists() and folder.exists():

@@ -35,6 +35,7 @@ from coalign.core.options import option, required
 from coalign.core.runs import Run
 from coalign.loops.rounds import Round, Stage, run_rounds
 from coalign.models.devices import pick_device
+from coalign.training.distributed.leading import led
 from coalign.training.modules import fit_module
 from coalign.training.processes import assert_one_process
 from coalign.video.grounding.features import FeatureOptions, Features
@@ -120,7 +121,13 @@ def run(config: Config, run: Run) -> None:
         ConfigError: features that nothing gives.
         ModelError: an aligner or an encoder that cannot be loaded.
     """
-    assert_one_process("tvta trains")
+    if config.model is None:
+        assert_one_process("tvta contrasts a sentence with all frames of a batch, and trains")
+    _place(config, run)
+
+
+@led
+def _place(config: Config, run: Run) -> None:
     material = Material(config)
     (round,) = run_rounds(run, make_stages(config, material))
     if (round.folder / "model").exists():

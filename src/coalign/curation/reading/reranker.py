@@ -13,10 +13,11 @@ import torch
 from coalign.core.errors import ConfigError
 from coalign.core.files import write_json
 from coalign.core.options import Count, NonNegative, OptionGroup, Positive, option
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.curation.reading.knowledge import Preference
 from coalign.measures.min_norm import exact_min_norm, grid_min_norm
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.shared_work import by_all
 from coalign.training.job import FitResult
 from coalign.training.objective import Losses
 from coalign.training.options import TrainingOptions
@@ -215,6 +216,7 @@ def loss_weights(losses: Tensor, shared: Sequence[Tensor], *, exact: bool) -> Te
     return torch.from_numpy(search(gram.numpy()))
 
 
+@by_all
 def train_reranker(
     config: Any,
     examples: Sequence[Preference],
@@ -256,8 +258,9 @@ def train_reranker(
     if backend is not None:  # it keeps how it was last called, and would be saved with that
         backend.no_truncation()
         backend.no_padding()
-    save_model(cast("Any", reranker.model), reranker.tokenizer, folder)
-    write_json(done, asdict(result))
+    if is_main_process():
+        save_model(cast("Any", reranker.model), reranker.tokenizer, folder)
+        write_json(done, asdict(result))
     return result
 
 

@@ -23,10 +23,12 @@ from coalign.evaluation.benchmarks.report import write_report
 from coalign.models.files.identity import model_identity
 from coalign.models.files.places import locate, short_name, told
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 
 logger = logging.getLogger(__name__)
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Evaluate every model on every task, and write `results.json`, the items of each task and the report.
 

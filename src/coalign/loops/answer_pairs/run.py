@@ -31,6 +31,7 @@ from coalign.models.backends.options import BackendOptions
 from coalign.models.generation.sampling_options import SamplingOptions
 from coalign.models.options import ModelOptions
 from coalign.report import model as doc
+from coalign.training.distributed.leading import led
 from coalign.training.material import ReadingOptions, announce, read_sources
 
 PAIRS, DEMONSTRATIONS = "pairs.jsonl", "demonstrations.jsonl"
@@ -105,6 +106,7 @@ class Chosen:
     right: list[str]
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Answer, compare, write the pairs, report. What is there is not made again.
 

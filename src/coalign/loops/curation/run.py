@@ -27,6 +27,7 @@ from coalign.judging.options import JudgeOptions, assert_judge_spreads
 from coalign.loops.curation.named_steps import Context, NamedStep
 from coalign.loops.curation.recipe import make_steps, parse_recipe
 from coalign.loops.steps.usual import NOT_SCORABLE
+from coalign.training.distributed.leading import led
 
 ARTEFACT = "curation"
 """Folder of the artefacts that the pipeline works in."""
@@ -74,6 +75,7 @@ class Config(JudgeOptions, EngineOptions):
         return parse_recipe(self.steps)
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Send the records through the steps, and report.
 

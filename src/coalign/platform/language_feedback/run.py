@@ -17,7 +17,7 @@ from typing import Any
 
 from coalign.core.errors import CoalignError, DataError
 from coalign.core.options import Count, Seed, option, required
-from coalign.core.runs import Run, is_main_process
+from coalign.core.runs import Run
 from coalign.data.checking.usable import repeated_ids, undecodable
 from coalign.data.records import Record
 from coalign.data.sources import DataSources, canonical_sources, named
@@ -36,6 +36,7 @@ from coalign.platform.language_feedback.pairs import tell_pairs
 from coalign.platform.language_feedback.prompts import RefineOn, neutral, request_text
 from coalign.report import model as doc
 from coalign.report.page import publish
+from coalign.training.distributed.leading import led
 from coalign.training.material import ReadingOptions, announce, read_sources
 
 IMPROVEMENT, PAIRS = "improvement", "pairs.jsonl"
@@ -97,6 +98,7 @@ class Config(FeedbackOptions, ReadingOptions, ModelOptions):
         self.check_measure()
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Responses, critiques, refinements; the pairs are what the run stands for; report.
 
@@ -107,8 +109,6 @@ def run(config: Config, run: Run) -> None:
     notes: list[str] = []
     prompts = read_prompts(config, config.prompts, notes, run)
     announce(notes, run)
-    if not is_main_process():
-        return
     base = ModelOptions.of(config)
 
     def open_critic() -> Any:

@@ -16,12 +16,12 @@ from coalign.models.types import Sampling
 from coalign.preference.data.solutions import Marked, Question, mark, questions_of
 from coalign.report.model import Comparison
 from coalign.report.parts import compared
+from coalign.training.distributed.leading import led
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.learning_report import write_learning_report
 from coalign.training.material import Material, ObjectiveOptions, announce
 from coalign.training.objective import Objective, get_objective
-from coalign.training.processes import assert_one_process
 
 
 @dataclass(kw_only=True)
@@ -52,6 +52,7 @@ OF_QUESTIONS = ("answer_column", "vft_epochs", "samples", *(one.name for one in 
 """Options that act on demonstrations alone."""
 
 
+@led
 def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run, material: Material) -> None:
     """Fine-tune on demonstrations, sample solutions, mark them by their final answers, train on the marked groups and
     report; with held-out questions also the share that is answered rightly before and after.
@@ -62,10 +63,8 @@ def learn_own_solutions(config: SolutionOptions, objective: Objective, run: Run,
         objective: over rankings; its constants are fields of `config`.
 
     Raises:
-        ConfigError: more than one process.
         DataError: a question without a final answer, or none to which right and wrong solutions were sampled.
     """
-    assert_one_process(f"{objective.name} samples")
     parts = (material.training, material.held_out)
     questions, held_out = (questions_of(part, config.answer_column) for part in parts)
     announce(material.notes, run)

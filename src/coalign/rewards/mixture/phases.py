@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from coalign.core.files import atomic_path, write_json
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Ranking, Record
 from coalign.data.splits import split_records
+from coalign.training.distributed.shared_work import by_all
 from coalign.training.material import Material
 from coalign.training.objective import Losses
 from coalign.training.reward_models.fit import RewardModelOptions, make_inputs, train_reward_model
@@ -103,6 +104,7 @@ class Phases:
             records, f"expert-{number}-{point}", folder / POINTS / str(point), learning_rate=rate, **changes
         )
 
+    @by_all
     def aggregator(self, number: int, points: int, records: Sequence[Ranking]) -> None:
         """Phase 3: what combines the states of the frozen experts."""
         from safetensors.torch import save_file
@@ -143,9 +145,11 @@ class Phases:
             held_out=parts[1],
             **stopping,
         )
-        with atomic_path(path) as temporary:
-            save_file(combined.state_dict(), temporary)
+        if is_main_process():
+            with atomic_path(path) as temporary:
+                save_file(combined.state_dict(), temporary)
 
+    @by_all
     def router(self, queries: Mapping[str, Sequence[Record]]) -> None:
         """The router, from the queries of each category; saved as the mixture's own folder."""
         from transformers import set_seed
@@ -170,12 +174,12 @@ class Phases:
         model = new_classifier(options, outputs=len(queries))
         choose_pad_token(model, inputs.tokenizer)
         fitted = fit_module(model, RouterTask(inputs), examples, options, self.run, name="router")
-        staged = self.run.path / "router"
-        save_model(cast(Any, model), inputs.tokenizer, staged, merge=True)
-        write_settings(staged, inputs)
-        write_json(
-            done, {"steps": fitted.steps, "queries": {name: len(one) for name, one in queries.items()}}
-        )
+        if is_main_process():
+            staged = self.run.path / "router"
+            save_model(cast(Any, model), inputs.tokenizer, staged, merge=True)
+            write_settings(staged, inputs)
+            counts = {name: len(one) for name, one in queries.items()}
+            write_json(done, {"steps": fitted.steps, "queries": counts})
 
     def routed(
         self, labelled: Mapping[str, Sequence[Ranking]], without: Sequence[Ranking]

@@ -11,13 +11,14 @@ from typing import Any
 
 from coalign.core.errors import DataError, ModelError
 from coalign.core.files import write_json, write_text
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.data.encoding import EncodedRecord, encode_records
 from coalign.data.records import Demonstration
 from coalign.judging.graders import GraderFacts, write_grader
 from coalign.judging.prompts import TEMPLATES, load_template
 from coalign.judging.protocol import JudgeItem
 from coalign.training.distillation import TokenExample
+from coalign.training.distributed.shared_work import by_all
 from coalign.training.self_distillation import SelfDistillation, TwoViews
 
 
@@ -103,6 +104,7 @@ def make_views(
     return examples, GraderFacts(first_tokens=_digit_place(tokenizer, views[1]) + 1, template=own)
 
 
+@by_all
 def train_grader(
     config: Any, answered: Sequence[Answered], labels: Mapping[str, int], run: Run
 ) -> dict[str, Any]:
@@ -132,11 +134,12 @@ def train_grader(
     run.log("model", summary=trainable_summary(model))
     task = SelfDistillation(student_weight=config.student_weight, divergence_weight=config.divergence_weight)
     fitted = fit_module(model, task, examples, config, run)
-    save_model(model, tokenizer, run.model)
-    write_grader(run.model, facts)
     found = {"records": len(examples), "steps": fitted.steps, "history": fitted.history}
-    write_json(done, found)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    if is_main_process():
+        save_model(model, tokenizer, run.model)
+        write_grader(run.model, facts)
+        write_json(done, found)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return found
 
 

@@ -17,16 +17,18 @@ from coalign.core.cache import cache_root
 from coalign.core.errors import CoalignError, ModelError
 from coalign.core.files import write_json, write_rows
 from coalign.core.options import Count, option, required
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.judging.rewards.mix import RewardMix
 from coalign.judging.rewards.specs import innermost, parse_reward
 from coalign.judging.store import content_hash
 from coalign.loops.online_options import OnlineOptions
 from coalign.loops.online_run import Task, scorer
-from coalign.loops.rows import Keep, Row, fill_rows
+from coalign.loops.rows import Keep, Row, fill_rows_together
+from coalign.models.backends.open import is_served, open_policy
 from coalign.models.generation.rows import row_of
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
+from coalign.training.processes import assert_one_process, process_count, wait_for_all
 
 FILE = "base_rewards.jsonl"
 """Artefact with a row a prompt and reward, which the reward language reads."""
@@ -62,14 +64,14 @@ def base_rewards(
         CoalignError: a prompt of which too many responses have no reward.
         ModelError: a reward that is one number everywhere.
     """
+    if is_served(config):
+        assert_one_process("--backend vllm-server samples from the base")
     names = [parse_reward(one).name for one in config.reward]
     keys = [content_key(one, config, names) for one in tasks]
     score = scorer(mix, {one.id: one.number for one in tasks})
     kept = [cache_root() / "base-rewards" / f"{one}.json" for one in keys]
 
     def work(done: list[int], keep: Keep) -> None:
-        from coalign.models.backends.open import open_transformers
-
         left = [place for place in range(len(tasks)) if place not in set(done)]
         sampled = [place for place in left if not kept[place].exists()]
         known = [place for place in left if kept[place].exists()]
@@ -91,15 +93,16 @@ def base_rewards(
             keep(made)
 
         if sampled:
-            open_transformers(config).generate(
+            open_policy(config, config).generate(
                 [one.prompt for one in tasks],
                 _sampling(config),
                 done=[place for place in range(len(tasks)) if place not in set(sampled)],
                 on_batch=rewarded,
                 label="Sampling the base",
+                **({"part": sampled} if process_count() > 1 else {}),
             )
 
-    rows = fill_rows(run.artefacts / "base.jsonl", [one.id for one in tasks], work)
+    rows = fill_rows_together(run.artefacts / "base.jsonl", [one.id for one in tasks], work)
     found = {task.id: _of_prompt(task, row, config) for task, row in zip(tasks, rows, strict=True)}
     _assert_varied(found, names)
     return found
@@ -145,7 +148,9 @@ def write_base_rewards(
             if references is not None:
                 row["reference"] = references[one.id][name]
             rows.append({**row, "samples": len(values), "rewards": list(values)})
-    write_rows(path, rows)
+    if is_main_process():
+        write_rows(path, rows)
+    wait_for_all()
 
 
 def content_key(task: Task, config: BaseOptions, names: Sequence[str]) -> str:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coalign.core.files import write_json
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.loops.held_out import held_out_folder, held_out_rows, reward_at_kl
 from coalign.loops.online_run import Task, read_kept
 from coalign.loops.rollouts import ScoreRows
 from coalign.loops.rows import Row, read_answers
 from coalign.training.job import FitResult
 from coalign.training.online.methods import get_online_method
-from coalign.training.processes import assert_one_process
+from coalign.training.processes import assert_whole_models
 
 Utility = Callable[[str, Mapping[str, Sequence[float | None]], Sequence[float | None]], Mapping[str, Any]]
 """Id of a prompt, the raw rewards of its responses by name, and their mixture, to `rewards` (what is learnt from) and further
@@ -53,7 +53,7 @@ def train_arm(
     from coalign.models.files.loading import load_for_training, load_tokenizer
     from coalign.models.files.saving import save_model
 
-    assert_one_process("policies are trained side by side and compared")
+    assert_whole_models("sampling from the policy")
     done = run.artefacts / f"{name}.json"
     folder = run.model if name == "train" else run.path / name
     if done.exists() and folder.exists():
@@ -77,8 +77,9 @@ def train_arm(
     result = reinforce(loop, model, tokenizer)
     history = [{key: value for key, value in row.items() if math.isfinite(value)} for row in result.history]
     result = dataclasses.replace(result, history=history)
-    save_model(model, tokenizer, folder)
-    write_json(done, dataclasses.asdict(result))
+    if is_main_process():
+        save_model(model, tokenizer, folder)
+        write_json(done, dataclasses.asdict(result))
     return result
 
 

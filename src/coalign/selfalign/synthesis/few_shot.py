@@ -16,7 +16,7 @@ from coalign.loops.rounds import Round
 from coalign.loops.rows import Row, answer_rows
 from coalign.measures.short_answers import answer_f1, has_match
 from coalign.measures.texts.text_metrics import rouge_l
-from coalign.models.backends.open import open_generator
+from coalign.models.backends.open import open_policy
 from coalign.report import model as doc
 from coalign.report.parts import paired
 from coalign.selfalign.synthesis.tasks import SeedTask, draw_tasks, joined
@@ -24,6 +24,7 @@ from coalign.selfalign.synthesis.tasks import SeedTask, draw_tasks, joined
 if TYPE_CHECKING:
     from coalign.models.options import ModelOptions
     from coalign.models.types import Sampling
+    from coalign.selfalign.synthesis.rounds import SynthesisOptions
 
 Metric = Literal["f1", "rouge-l", "exact"]
 METRICS: dict[str, Callable[[str, str], float]] = {
@@ -60,14 +61,18 @@ class Exam:
     shots: Sequence[int]
     metric: Metric
 
-    def take(self, round: Round, model: ModelOptions, sampling: Sampling) -> dict[str, float | None]:
-        """Answer all items after every number of examples; gives the mean scores. Rows lie in the round's folder."""
+    def take(
+        self, round: Round, model: ModelOptions, sampling: Sampling, config: SynthesisOptions
+    ) -> dict[str, float | None]:
+        """Answer all items after every number of examples, where `config` says; gives the mean scores. Rows lie in the round's
+        folder.
+        """
         told: dict[str, float | None] = {}
         for shots in self.shots:
             answer_rows(
                 round.path(f"{self.name}-{shots}"),
                 [_Item(one.id, self.prompt(one, shots)) for one in self.items],
-                lambda: open_generator(model),
+                lambda: open_policy(model, config),
                 sampling,
                 label=f"Testing ({self.name}, {shots} examples)",
             )

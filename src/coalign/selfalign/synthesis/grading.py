@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from coalign.judging.completion_judge import CompletionJudge
 from coalign.judging.store import Deferred
 from coalign.loops.steps.usual import Above
-from coalign.models.backends.open import open_generator
+from coalign.models.backends.open import open_policy
 
 if TYPE_CHECKING:
     from coalign.judging.store import ReplyStore
     from coalign.models.options import ModelOptions
     from coalign.models.types import Sampling
+    from coalign.selfalign.synthesis.rounds import SynthesisOptions
 
 GRADES = {
     "quality": "A reply of 1 is wrong, long-winded, unclear or full of repetition; one of 10 is right, brief, clear "
@@ -52,18 +53,27 @@ def above(threshold: float) -> list[Above]:
 
 
 def grader(
-    name: str, model: ModelOptions, sampling: Sampling, store: ReplyStore, *, who: str, round: int, chat: bool
+    name: str,
+    config: SynthesisOptions,
+    model: ModelOptions,
+    sampling: Sampling,
+    store: ReplyStore,
+    *,
+    who: str,
+    round: int,
+    chat: bool,
 ) -> CompletionJudge:
     """A model that grades.
 
     Args:
         name: of the grade, one of `GRADES`.
+        config: says where the model answers.
         who: grades, for the report.
         round: whose replies are not those of another one.
         chat: ask through the chat template.
     """
     return CompletionJudge(
-        Deferred(lambda: open_generator(model)),
+        Deferred(lambda: open_policy(model, config)),
         GRADE.replace("{grades}", GRADES[name]),
         read_score,
         sampling,

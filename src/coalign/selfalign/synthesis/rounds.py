@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalign.core.errors import CoalignError
 from coalign.core.files import write_json
-from coalign.core.options import Count, Fraction, OptionGroup, option, required
+from coalign.core.options import Count, Fraction, option, required
 from coalign.data.readers import read_records
 from coalign.data.records import Demonstration, Messages
 from coalign.loops.pipeline import Curated
@@ -26,13 +26,14 @@ from coalign.loops.readings import tell
 from coalign.loops.rounds import Round, run_rounds
 from coalign.loops.rows import Row
 from coalign.loops.scoring import scored_logps
+from coalign.models.backends.open import policy_server
+from coalign.models.backends.options import PolicyBackendOptions
 from coalign.report.model import ComparisonRow
 from coalign.report.parts import paired
 from coalign.selfalign.synthesis.tasks import SeedTask, draw_tasks, joined, numbered_blocks
 from coalign.training.job import Job
 from coalign.training.learning import train
 from coalign.training.objective import get_objective
-from coalign.training.processes import assert_one_process
 
 if TYPE_CHECKING:
     from coalign.core.runs import Run
@@ -43,7 +44,7 @@ NLL = "seed nll"
 
 
 @dataclass(kw_only=True)
-class SynthesisOptions(OptionGroup):
+class SynthesisOptions(PolicyBackendOptions):
     """Rounds of tasks that the model writes."""
 
     __group__ = "Rounds"
@@ -71,7 +72,7 @@ class Synthesis:
     """What a system brings.
 
     Attributes:
-        config: `SynthesisOptions`, model and training options.
+        config: `SynthesisOptions`, model and training options; a vLLM server may write and answer.
         make: (round, model that the round starts with) to the records that it made.
         measure: (round, model) to what is measured of a model; round 0 is the base model's.
         always: records that every round trains on beside its own.
@@ -98,9 +99,7 @@ def run_synthesis(run: Run, loop: Synthesis) -> list[Round]:
     Raises:
         CoalignError: a round of which no record is left.
         RunError: the folder has begun more rounds.
-        ConfigError: processes that none of them leads (`coalign.training.distributed.leading`).
     """
-    assert_one_process("a model writes its own tasks")
     first = Round(run, 0)
 
     def baseline(round: Round) -> None:
@@ -132,10 +131,11 @@ def run_synthesis(run: Run, loop: Synthesis) -> list[Round]:
     def evaluate(round: Round) -> None:
         tell(round, loop.measure(round, loop.model(round)))
 
-    if not first.is_done("baseline"):
-        run_rounds(run, {"baseline": baseline}, first=0, rounds=0)
     stages = {"build": build, "fit": fit, "evaluate": evaluate}
-    rounds = run_rounds(run, stages, rounds=loop.config.rounds)
+    with policy_server(loop.config):
+        if not first.is_done("baseline"):
+            run_rounds(run, {"baseline": baseline}, first=0, rounds=0)
+        rounds = run_rounds(run, stages, rounds=loop.config.rounds)
     path = run.artefacts / "checkpoints.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = {f"M{after.number if after else 0}": loop.model(after).model for after in (None, *rounds)}

@@ -10,7 +10,7 @@ from coalign.loops.pipeline import Kept, Made, Rejected, Step
 from coalign.loops.rows import Row
 from coalign.loops.steps.models import Ask
 from coalign.loops.steps.usual import Novel, Take
-from coalign.models.backends.open import open_generator
+from coalign.models.backends.open import open_policy
 from coalign.selfalign.synthesis.tasks import SEPARATOR, SeedTask, joined, parse_tasks
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def task_steps(
     return [
         Ask(
             "tasks",
-            lambda: open_generator(model),
+            lambda: open_policy(model, config),
             lambda row: as_asked(row["request"], chat=chat),
             tasks_of,
             sampling,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from coalign.core.errors import CoalignError
 from coalign.core.runs import is_main_process
 from coalign.training import processes
 from coalign.training.processes import gathered, group_store, process_count, process_index, told
+from coalign.training.task import DivergedError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,6 +51,21 @@ def all_do(function: Callable[..., T], *given: Any, **named: Any) -> T:
     send((function, given, named))
     with processes.together():
         return function(*given, **named)
+
+
+def by_all(function: Callable[..., T]) -> Callable[..., T]:
+    """A training that every process does its part of: the one that leads has the others do it too, see `all_do`. It loads what it
+    trains itself, and the first process alone writes.
+    """
+
+    @functools.wraps(function)
+    def do(*given: Any, **named: Any) -> T:
+        if leads():
+            return all_do(do, *given, **named)
+        drop()  # a generator that batches were shared with
+        return function(*given, **named)
+
+    return do
 
 
 def share(function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
@@ -134,11 +151,21 @@ def serve() -> None:
     while True:
         _Group.sent += 1
         key = str(_Group.sent)
-        while not _Group.store.check([key]):
-            time.sleep(PERIOD)
-        if _Group.store.get(key) == END.encode():
+        if _told_to(key) == END:
             drop()
             return
         command: Any = told(cast(Any, None))
         function, given, named = command
-        function(*given, **named)
+        with contextlib.suppress(
+            DivergedError
+        ):  # all found it: the one that leads says whether that is the end
+            function(*given, **named)
+
+
+def _told_to(key: str) -> str:
+    """What stands under a key of the store, once something does; the end where the store is gone with the process that leads."""
+    with contextlib.suppress(RuntimeError):
+        while not _Group.store.check([key]):
+            time.sleep(PERIOD)
+        return _Group.store.get(key).decode()
+    return END

@@ -21,6 +21,7 @@ from coalign.core.files import read_rows, write_json, write_rows
 from coalign.core.options import Count, option
 from coalign.core.runs import Run, is_main_process
 from coalign.data.records import Ranking
+from coalign.training.distributed.shared_work import by_all
 from coalign.training.job import FitResult
 from coalign.training.material import LearningOptions, Material, announce, read_material
 from coalign.training.reward_models.balance import balance_examples, balance_section
@@ -110,6 +111,7 @@ def _as_they_are(examples: list[RewardExample]) -> list[Any]:
     return [*examples]
 
 
+@by_all
 def train_reward_model(
     config: RewardModelOptions,
     material: Material,
