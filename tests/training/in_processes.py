@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from coalign.cli.running.run import execute, find
+from coalign.core.files import append_rows
 from coalign.core.options import build
 from coalign.core.runs import Run, is_main_process
 from coalign.models.files.saving import save_model
@@ -185,6 +186,34 @@ def fail_in_the_second_process(folder: Path) -> None:
     execute("sft", find("sft")[1], config_of("sft", folder, 2, **FULL), folder / "failing")
 
 
+@contextlib.contextmanager
+def counted_references(folder: Path) -> Iterator[None]:
+    """Which examples this process scores under a reference, and what it writes into the cache, a line each in a file of its own."""
+    from coalign.training import reference
+
+    score, write = reference._score, reference.atomic_path
+
+    def note(**facts: Any) -> None:
+        row = {"recipe": "fsdp2" if os.environ["ACCELERATE_USE_FSDP"] == "true" else "ddp", **facts}
+        append_rows(folder / f"references-{os.environ['RANK']}.jsonl", [row])
+
+    def scoring(examples: Any, *given: Any) -> Any:
+        note(
+            scored=[repr([(part.prompt_ids, part.response_ids) for part in one.contexts]) for one in examples]
+        )
+        return score(examples, *given)
+
+    def writing(path: Path) -> Any:
+        note(wrote=path.name)
+        return write(path)
+
+    reference._score, reference.atomic_path = scoring, writing
+    try:
+        yield
+    finally:
+        reference._score, reference.atomic_path = score, write
+
+
 def start(folder: Path, recipe: Recipe) -> subprocess.CompletedProcess[str]:
     """Two gloo processes that each run `main`."""
     material(folder)
@@ -250,14 +279,17 @@ def main(folder: Path, recipe: Recipe) -> None:
     if by_deepspeed(recipe):
         by_deepspeed_in_processes(folder, recipe)
         return
+    os.environ["COALIGN_CACHE"] = str(folder / "cache")  # what is kept there is counted
     with under("ddp"):
-        for name in UNDER_DDP:
-            train_case(name, folder, "ddp")
+        with counted_references(folder):
+            for name in UNDER_DDP:
+                train_case(name, folder, "ddp")
         several(folder, "ddp")
         diverge(folder, "ddp")
     with under("fsdp2"):
-        for name in CASES:
-            train_case(name, folder, "fsdp2")
+        with counted_references(folder):
+            for name in CASES:
+                train_case(name, folder, "fsdp2")
         distil(folder / "distilled-fsdp2", folder, 2)
         objectives.train_all(objectives.CHOSEN, folder / "objectives", 2)
         slices_of_adapters(folder)

@@ -8,18 +8,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import accelerate.state
 import pytest
 import torch
+import transformers
 from accelerate import PartialState
 from safetensors.torch import load_file as load_tensors
 from torch import nn
+from transformers import BertConfig, CLIPConfig, LlamaConfig, MixtralConfig
 
 from coalign.core.errors import ConfigError, DataError
+from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.training.distributed import sharding
-from coalign.training.processes import arrangement, assert_group
+from coalign.training.processes import arrangement, assert_group, may_leave_unused
 from tests.training import in_processes, objectives
 
 
@@ -125,6 +129,20 @@ def test_the_plan_says_what_the_processes_became(launched: SimpleNamespace, name
     told = " ".join(launched.ended.stderr.split())
     assert event["arrangement"] in told
     assert "a process waits at most 30:00 for the others, then all end" in told
+    assert "find_unused_parameters" not in told
+
+
+def test_precomputed_references_are_shared_out_and_kept_once(launched: SimpleNamespace) -> None:
+    rows = [read_rows(launched.folder / f"references-{rank}.jsonl") for rank in (0, 1)]
+    scored = [[one for row in each for one in row.get("scored", ())] for each in rows]
+    assert all(scored)
+    together = [one for each in scored for one in each]
+    assert len(together) == len(set(together)) == 12  # each of the records by one process
+    first, second = ([row["wrote"] for row in each if "wrote" in row] for each in rows)
+    assert not second
+    assert len(first) == len(set(first)) >= 1
+    assert all((launched.folder / "cache/reference" / name).exists() for name in first)
+    assert all(row["recipe"] == "ddp" for each in rows for row in each)  # fsdp2 comes later, and reads
 
 
 @pytest.mark.parametrize("recipe", ["ddp", "fsdp2"])
@@ -231,3 +249,20 @@ def test_sharded_parameters_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert arrangement(model) == "FSDP2 over 2 processes, 1 of 2 parameters sharded"
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "may"),
+    [
+        (LlamaConfig, "LlamaForCausalLM", False),
+        (LlamaConfig, "LlamaForSequenceClassification", False),
+        (MixtralConfig, "MixtralForCausalLM", True),  # an expert may have no token
+        (BertConfig, "BertForPreTraining", True),  # two heads
+        (CLIPConfig, "CLIPModel", True),
+    ],
+)
+def test_models_whose_steps_may_leave_weights_unused(config: Any, model: str, may: bool) -> None:
+    with torch.device("meta"):
+        made = getattr(transformers, model)(config())
+    assert may_leave_unused(made) is may
+    assert may_leave_unused(nn.Linear(2, 2))

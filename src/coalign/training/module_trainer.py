@@ -34,7 +34,7 @@ from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses
 from coalign.training.objective import Losses
-from coalign.training.processes import gathered, own_batches
+from coalign.training.processes import gathered, may_leave_unused, own_batches
 from coalign.training.task import Batch, Task
 from coalign.training.watch.callbacks import ProgressBar, RunEvents
 from coalign.training.watch.held_out import Losses as HeldOutLosses
@@ -77,6 +77,8 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         **trainer_options: Any,
     ) -> None:
         several = args.world_size > 1
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = task.leaves_unused or may_leave_unused(model)
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,

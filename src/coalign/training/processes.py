@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
+_ONE_HEAD = ("ForCausalLM", "ForSequenceClassification")
 _alone = False
 
 
@@ -153,6 +153,24 @@ def arrangement(model: nn.Module) -> str:
     ]
     instead = f" ({asked[0]} was asked for)" if asked else ""
     return f"DDP over {count} processes, each with the whole model{instead}"
+
+
+def may_leave_unused(model: nn.Module) -> bool:
+    """Whether a step may leave trainable weights without a gradient, which DDP then has to look for in every step: experts that no
+    token is sent to, encoders of pictures in a step without any, networks with several heads. A language model of text, with a
+    head for tokens or one for rewards, uses all of its weights.
+    """
+    from transformers import PreTrainedModel
+
+    from coalign.models.modules import unwrap
+
+    bare = unwrap(model)
+    if not isinstance(bare, PreTrainedModel) or not type(bare).__name__.endswith(_ONE_HEAD):
+        return True
+    config = bare.config.get_text_config()
+    return config is not bare.config or any(
+        "expert" in name for name in vars(config) if not name.startswith("_")
+    )
 
 
 def assert_whole_model(model: nn.Module, what: str) -> None:

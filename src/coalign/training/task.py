@@ -31,11 +31,14 @@ class Task:
         name: what the plan calls the objective.
         examples: what a message calls the examples of a batch ("the clips").
         advice: what to do with them where the loss is not finite.
+        leaves_unused: a step may leave weights without a gradient that a language model's step would not leave
+            (`coalign.training.processes.may_leave_unused`).
     """
 
     name: str = "loss"
     examples: str = "records"
     advice: str = "look at these records with `coalign data check`"
+    leaves_unused: bool = False
 
     def collate(self, examples: Sequence[Any]) -> Batch:
         """A batch: its tensors (also inside lists and dictionaries) are moved to the model's device, the rest stays.

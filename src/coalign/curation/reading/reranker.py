@@ -131,6 +131,7 @@ class RerankerTask(Task):
 
     def __init__(self, reranker: Reranker, settings: RerankerOptions) -> None:
         self.reranker, self.settings = reranker, settings
+        self.leaves_unused = [*settings.losses] == ["contrastive"]  # the head
 
     def collate(self, examples: Sequence[Preference]) -> Batch:
         queries = [one.query for one in examples for _ in one.texts]
