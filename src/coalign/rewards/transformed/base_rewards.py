@@ -93,7 +93,8 @@ def base_rewards(
             keep(made)
 
         if sampled:
-            open_policy(config, config).generate(
+            base: Any = open_policy(config, config)
+            base.generate(
                 [one.prompt for one in tasks],
                 _sampling(config),
                 done=[place for place in range(len(tasks)) if place not in set(sampled)],
