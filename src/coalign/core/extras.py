@@ -26,7 +26,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("bitsandbytes",),
         "--quantization, and optimizers of 8 bits, paged ones, lion and ademamix",
     ),
-    "torchao": (("torchao",), "--optimizer adamw_torch_8bit and adamw_torch_4bit"),
+    "torchao": (
+        ("torchao",),
+        "--quantization int8_weight_only and float8_weight_only, --optimizer adamw_torch_8bit and adamw_torch_4bit",
+    ),
     "endpoint": (("httpx", "tenacity"), "models behind an OpenAI-compatible endpoint"),
     "serve": (("fastapi", "uvicorn"), "`coalign serve` and `coalign ui`"),
     "grammar": (("llguidance",), "answers that fit a JSON schema"),

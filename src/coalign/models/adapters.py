@@ -16,6 +16,7 @@ from coalign.core.errors import ConfigError, ModelError
 from coalign.core.files import write_json
 from coalign.models.devices import free_memory
 from coalign.models.files.failures import first_line
+from coalign.models.files.quantized import is_quantized
 from coalign.models.modules import vision_towers
 from coalign.models.options import ADAPTER, LORA_KINDS, TAKES_OUT, ModelOptions
 
@@ -102,7 +103,8 @@ def _assert_takes(model: PreTrainedModel, options: ModelOptions, apart: Sequence
     """Refuse what peft 0.21 gets wrong without a word.
 
     Raises:
-        ConfigError: OLoRA on layers whose weights lie transposed, or VeRA where some layers are to stay as they are.
+        ConfigError: OLoRA on layers whose weights lie transposed, VeRA where some layers are to stay as they are, or DoRA
+            over LLM.int8() on a CPU, whose weights cannot be read there.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -110,7 +112,12 @@ def _assert_takes(model: PreTrainedModel, options: ModelOptions, apart: Sequence
         raise ConfigError(
             f"adapter_init: olora reads weights as they lie, and those of {model.config.model_type} lie transposed; take pissa"
         )
-    if options.adapter_kind == "vera" and apart:
+    kind, on_cpu = options.adapter_kind, next(model.parameters()).device.type == "cpu"
+    if options.quantization == "8bit" and kind == "dora" and on_cpu:
+        raise ConfigError(
+            "quantization: 8bit does not go with adapter_kind: dora on a CPU; take int8_weight_only or 4bit"
+        )
+    if kind == "vera" and apart:
         raise ConfigError(f"adapter_kind: vera cannot leave {apart[0]} as it is; take another kind")
 
 
@@ -302,10 +309,15 @@ def merge(model: PeftModel) -> PreTrainedModel:
     In float32 outputs agree to rounding; in bfloat16 the merged weights are rounded once more.
 
     Raises:
-        ModelError: the merged weights are not finite, or there is no adapter.
+        ModelError: the merged weights are not finite, weights are quantised, or there is no adapter.
     """
     if not has_adapter(model):
         raise ModelError("The model has no adapter to merge.")
+    if is_quantized(model):
+        raise ModelError(
+            "The adapter is on quantised weights, into which nothing is merged: the sum would be rounded anew.",
+            hint="Save the adapter; `coalign export` folds it into the base as it is published.",
+        )
     _untie_adapted(model)
     try:
         merged = cast(Any, model).merge_and_unload(safe_merge=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coalign.core.errors import ModelError
 from coalign.models.adapters import has_adapter
+from coalign.models.files.quantized import is_packed
 from coalign.models.modules import unwrap
 
 MERGED = ("LORA", "LOHA", "LOKR", "IA3", "VERA", "OFT", "HRA")
@@ -119,7 +120,8 @@ def _merged(layer: Any) -> dict[str, Tensor]:
 def _is_plain(layer: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    return type(layer) in (nn.Linear, Conv1D) and cast("Any", layer).weight.is_floating_point()
+    weight = cast("Any", layer).weight if type(layer) in (nn.Linear, Conv1D) else None
+    return weight is not None and weight.is_floating_point() and not is_packed(weight)
 
 
 def _adapted_layers(bare: nn.Module) -> dict[str, Any]:

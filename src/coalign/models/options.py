@@ -9,6 +9,7 @@ from typing import Literal, Self
 from coalign.core.options import Count, Fraction, OptionGroup, Positive, option
 
 AdapterKind = Literal["lora", "rslora", "dora", "loha", "lokr", "ia3", "vera", "oft", "hra"]
+Quantization = Literal["none", "4bit", "8bit", "int8_weight_only", "float8_weight_only"]
 AdapterInit = Literal["zero", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"]
 
 TAKES_OUT = ("pissa", "pissa_niter_16", "olora")
@@ -34,6 +35,22 @@ REFUSED_KINDS = {
     "trainable-tokens": "it changes the embeddings, which adapters leave alone here",
 }
 """Kinds of peft that are not offered, and why."""
+_FLOW = "it rounds activations too, and no gradient passes through that to the layers below"
+REFUSED_QUANTIZATION = {
+    "int4_weight_only": "torchao makes these on a GPU alone, and peft puts no adapter on them; take 4bit",
+    "intx_weight_only": "torchao keeps each in a byte, which int8_weight_only does with a smaller error",
+    "int8_dynamic_activation_int8_weight": _FLOW,
+    "int8_dynamic_activation_intx_weight": _FLOW,
+    "float8_dynamic_activation_float8_weight": _FLOW,
+    "float8_dynamic_activation_int4_weight": _FLOW,
+}
+"""Kinds of torchao that are not offered, and why."""
+WHOLE_WEIGHTS = {"4bit": ("hra", "loha", "lokr")}
+"""Kinds of adapters that peft 0.21 gets wrong over quantised weights: of hra over all, of others over these alone."""
+WEIGHTS_IN_FEW_BITS = (
+    "weights that are not trained in 4 bits (NF4, as QLoRA has them) or 8 (LLM.int8()) by bitsandbytes, or in 8 as whole "
+    "numbers or floats by torchao"
+)
 
 
 @dataclass(kw_only=True)
@@ -81,10 +98,8 @@ class ModelOptions(OptionGroup):
         "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere and for trained weights, whose products "
         "are bfloat16 on CUDA",
     )
-    quantization: Literal["none", "4bit", "8bit"] = option(
-        "none",
-        "weights that are not trained in 4 bits (NF4, as QLoRA has them) or 8 (LLM.int8()), by bitsandbytes",
-        source="QLoRA paper, section 3",
+    quantization: Quantization = option(
+        "none", WEIGHTS_IN_FEW_BITS, source="QLoRA paper, section 3", refused=REFUSED_QUANTIZATION
     )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
@@ -114,6 +129,13 @@ class ModelOptions(OptionGroup):
         for name, kinds in READ_BY.items():
             if self.adapter_kind not in kinds:
                 self.refuse([name], f"with adapter_kind: {self.adapter_kind}")
+        if self.quantization != "none" and self.adapter_kind in WHOLE_WEIGHTS.get(
+            self.quantization, ("hra",)
+        ):
+            raise ValueError(
+                f"quantization: {self.quantization} does not go with adapter_kind: {self.adapter_kind}, for which peft "
+                "needs the weights themselves; take lora"
+            )
         if self.adapter_init in TAKES_OUT:
             if self.adapter_kind == "dora":
                 raise ValueError(f"adapter_init: {self.adapter_init} is of lora and rslora, not of dora")

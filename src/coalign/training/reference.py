@@ -24,6 +24,7 @@ from coalign.core.progress import progress
 from coalign.core.runs import is_main_process
 from coalign.models.adapters import START, adapter_prefix
 from coalign.models.devices import autocast_of
+from coalign.models.files.quantized import stored_parts
 from coalign.models.generation.sampling import wide
 from coalign.models.modules import unwrap
 from coalign.models.scoring.engine import DEFAULT_BATCH_TOKENS, score_responses
@@ -156,10 +157,11 @@ def _fingerprint(model: nn.Module) -> bytes:
     for name, one in model.named_parameters():
         if trained and trained in name and f".{START}." not in name:
             continue
-        flat, dtype = one.detach().reshape(-1), wide(one.device)
-        weights = torch.stack(
-            [flat.to(dtype).sum(), flat[:: max(1, len(flat) // 4096)].to(dtype).square().sum()]
-        )
+        dtype, sums = wide(one.device), []
+        for part in stored_parts(one):
+            flat = part.detach().reshape(-1)
+            sums += [flat.to(dtype).sum(), flat[:: max(1, len(flat) // 4096)].to(dtype).square().sum()]
+        weights = torch.stack(sums)
         clean = name.replace("base_model.model.", "").replace(".base_layer", "")
         digest.update(f"{clean} {tuple(one.shape)} {one.dtype} {weights.tolist()}".encode())
     return digest.digest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coalign.core.options import Count, CountOrZero, Seed, option, required
-from coalign.models.options import ModelOptions
+from coalign.models.options import REFUSED_QUANTIZATION, ModelOptions, Quantization
 
 
 @dataclass(kw_only=True)
@@ -39,8 +39,11 @@ class Config:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "number format of the weights; auto: bfloat16 on CUDA, float32 elsewhere", group="Model"
     )
-    quantization: Literal["none", "4bit", "8bit"] = option(
-        "none", "weights in 4 or 8 bits, by bitsandbytes", group="Model"
+    quantization: Quantization = option(
+        "none",
+        "weights in 4 or 8 bits by bitsandbytes, or in 8 by torchao",
+        group="Model",
+        refused=REFUSED_QUANTIZATION,
     )
     device: str = option(
         "auto", "cpu, cuda, cuda:<n> or mps; auto: the first accelerator, else cpu", group="Model"

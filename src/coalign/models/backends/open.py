@@ -13,6 +13,7 @@ from coalign.models.adapters import has_adapter, merge
 from coalign.models.backends.options import BackendOptions, PolicyBackendOptions
 from coalign.models.devices import decoding_dtype, describe_device
 from coalign.models.files.loading import load_model, load_tokenizer
+from coalign.models.files.quantized import is_quantized
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.modules import unwrap
 from coalign.models.options import ModelOptions
@@ -150,7 +151,7 @@ def open_transformers(
     precision: Literal["auto", "float32", "bfloat16", "int4"] = "auto",
     modules: bool = False,
 ) -> TransformersGenerator:
-    """The Transformers back end; an adapter is merged, which makes every token cheaper.
+    """The Transformers back end; an adapter is merged, which makes every token cheaper, unless weights are quantised.
 
     Args:
         batch_size, modules: see `open_generator`.
@@ -158,12 +159,19 @@ def open_transformers(
             the model stays in the file that it was loaded from, unless `modules` is true.
 
     Raises:
-        ConfigError: int4 for a model whose weights cannot be fused.
+        ConfigError: int4 for a model whose weights cannot be fused, or another precision over quantised weights.
     """
     model = load_model(options, training=False)
+    tokenizer = load_tokenizer(options)
+    if is_quantized(model):
+        if precision != "auto":
+            raise ConfigError(
+                f"generation_precision: {precision} is not usable over quantization: {options.quantization}; leave it out, "
+                "products are in --dtype."
+            )
+        return TransformersGenerator(model, tokenizer, batch_size=batch_size)
     if has_adapter(model):
         model = merge(cast("PeftModel", model))
-    tokenizer = load_tokenizer(options)
     own = next(model.parameters())
     wanted = precision
     if precision == "auto" and options.dtype == "auto":

@@ -1,8 +1,8 @@
-"""Weights in 4 or 8 bits under an adapter (QLoRA, Dettmers et al. 2023), through bitsandbytes."""
+"""Weights in 4 or 8 bits under an adapter (QLoRA, Dettmers et al. 2023), through bitsandbytes or torchao."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coalign.core.extras import require
 
@@ -11,29 +11,45 @@ if TYPE_CHECKING:
 
     from coalign.models.options import ModelOptions
 
+TORCHAO = ("int8_weight_only", "float8_weight_only")
+"""Kinds of `ModelOptions.quantization` that are torchao's; the others are bitsandbytes'."""
+
 
 def quantization_arguments(options: ModelOptions, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments of `from_pretrained` for `options.quantization`; none where weights stay as they are.
 
     `4bit` is NF4 with the blocks' constants quantised too (QLoRA, section 3), products in `dtype`; `8bit` is LLM.int8().
-    The output layer keeps its format in both.
+    torchao's kinds hold a byte a weight and one scale a row; products are in `dtype`, of activations as they are. The output
+    layer keeps its format in all.
 
     Raises:
-        MissingExtraError: bitsandbytes is not installed.
+        MissingExtraError: the library is not installed.
     """
     if options.quantization == "none":
         return {}
+    found = _torchao if options.quantization in TORCHAO else _bitsandbytes
+    return {"quantization_config": found(options.quantization, dtype), "device_map": {"": device}}
+
+
+def _bitsandbytes(kind: str, dtype: torch.dtype) -> Any:
     require("bitsandbytes", "quantization")
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_4bit=options.quantization == "4bit",
-        load_in_8bit=options.quantization == "8bit",
+    return BitsAndBytesConfig(
+        load_in_4bit=kind == "4bit",
+        load_in_8bit=kind == "8bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _torchao(kind: str, dtype: torch.dtype) -> Any:
+    require("torchao", "torchao")
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig() if kind == "int8_weight_only" else Float8WeightOnlyConfig())
 
 
 def keep_gradients(model: Any) -> None:
@@ -49,5 +65,17 @@ def keep_gradients(model: Any) -> None:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether weights of the model are in 4 or 8 bits: they are on their device already, and none can be merged."""
-    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
+    """Whether weights of the model are in few bits: they are on their device already, and none can be merged."""
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        return True
+    return any(is_packed(one) for one in model.parameters())
+
+
+def is_packed(weight: torch.Tensor) -> bool:
+    """Whether a weight is torchao's, which calls itself a float of full size and can only be multiplied with."""
+    return type(weight).__module__.startswith("torchao.")
+
+
+def stored_parts(weight: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that a weight is kept as: itself, or torchao's numbers and their scales."""
+    return [cast(Any, weight).qdata, cast(Any, weight).scale] if is_packed(weight) else [weight]

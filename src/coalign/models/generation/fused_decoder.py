@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 from transformers.cache_utils import DynamicLayer
 
 from coalign.models.files.file_pages import files_worth_releasing, release_file_pages
+from coalign.models.files.quantized import is_packed
 from coalign.models.generation.packed_linear import BlockLinear, PackedLinear
 
 if TYPE_CHECKING:
@@ -220,8 +221,11 @@ def is_llama_like(model: nn.Module) -> bool:
         return False
     if {type(one) for one in DynamicCache(config=config).layers} != {DynamicLayer}:  # sliding windows
         return False
-    on_cpu = all(one.device.type == "cpu" and one.is_floating_point() for one in bare.parameters())
-    return on_cpu and type(trunk.embed_tokens) is nn.Embedding and all(map(_is_known, trunk.layers))
+    whole = all(
+        one.device.type == "cpu" and one.is_floating_point() and not is_packed(one)
+        for one in bare.parameters()
+    )
+    return whole and type(trunk.embed_tokens) is nn.Embedding and all(map(_is_known, trunk.layers))
 
 
 def _is_known(layer: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from coalign.models.files.quantized import stored_parts
 from coalign.models.modules import unwrap
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def weights_mark(model: nn.Module) -> tuple[object, ...]:
     """What changes when weights do: where they lie, how often they were written, and, since not every write is counted,
     some of their numbers.
     """
-    parameters = list(model.parameters())
+    parameters = [part for one in model.parameters() for part in stored_parts(one)]
     counted = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
     if not parameters:
         return counted
