@@ -30,7 +30,8 @@ def test_one_objective_is_explained_and_an_unknown_one_refused(coalign: Callable
 @pytest.mark.parametrize("one", all_objectives().values(), ids=lambda one: one.name)
 def test_every_objective_says_what_it_is_for(one) -> None:
     assert one.equation
-    assert one.when
+    assert one.when[0].isupper()
+    assert one.when.endswith(".")
     assert one.loss.__doc__
     assert all(constant.help and constant.source for constant in options_of(one.constants))
 

@@ -114,7 +114,8 @@ def _kind(rows: Sequence[Mapping[str, Any]], source: str) -> tuple[str, str]:
         if "responses" in names or {"model", "response"} <= names or {"model", "output"} <= names:
             return "responses", "Responses of several models, without scores."
         raise
-    return f"{layout.kind}s" if layout.kind != "feedback" else "feedback", layout.recognised
+    said = f"{layout.recognised[0].upper()}{layout.recognised[1:]}."
+    return f"{layout.kind}s" if layout.kind != "feedback" else "feedback", said
 
 
 def _turns(rows: Sequence[Mapping[str, Any]]) -> float:

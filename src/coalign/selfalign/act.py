@@ -92,7 +92,7 @@ class Config(Constants, PolicyBackendOptions, ModelOptions, SamplingOptions, Tra
     constants=Constants,
     equation=r"\sum_{i,j:\,s_i>s_j}\max\bigl(0,\;p_j-p_i+m\,(s_i-s_j)\bigr)\;-\;w\,p_{i^*},\qquad "
     r"p_i=\tfrac1{|y_i|}\textstyle\sum_t\log\pi_\theta(y_{i,t}\mid x,y_{i,<t})",
-    when="rankings whose scores come from verifiers: the margin grows with the gap in satisfaction",
+    when="Rankings whose scores come from verifiers: the margin grows with the gap in satisfaction.",
 )
 def constraint_ranking(batch: ScoredBatch, constants: Constants) -> Losses:
     """Ranking loss over ordered pairs plus fine-tuning on the best response (our reconstruction).
