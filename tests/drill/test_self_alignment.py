@@ -22,9 +22,11 @@ assert [root, whole]  # fixtures
 
 LOOPS = [entry.slug for entry in entries() if entry.available and entry.room == "selfalign"]
 FEW, MANY = 2, 25
+ALWAYS = ("act", "cream")
+"""Loops of every run of the tests; the contract tests kill all of them at every kind of moment."""
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=[one if one in ALWAYS else pytest.param(one, marks=pytest.mark.slow) for one in LOOPS])
 def name(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return ready(request.param, root, monkeypatch)
 
