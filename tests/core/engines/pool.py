@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from coalign.core.engines.batches import BatchWorker, results_of
+from coalign.core.engines.batches import BatchWorker, Waiting, results_of
 from coalign.core.engines.spool import Spool
 
 
@@ -15,7 +15,7 @@ def over_this_process(
     """Stands in for `over_ray`."""
     spool = Spool(map(list, batches))
     try:
-        worker = BatchWorker(make, spool)
+        worker = BatchWorker(make, Waiting(spool))
         for number in range(len(spool)):
             yield results_of(worker(number))
     finally:

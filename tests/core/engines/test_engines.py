@@ -5,10 +5,8 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalign.core.engines import ray_data, spread
-from coalign.core.engines.batches import TRIES, BatchWorker, Failed, guarded, pool_size, results_of
+from coalign.core.engines.batches import TRIES, BatchWorker, Failed, Waiting, guarded, pool_size, results_of
 from coalign.core.engines.options import EngineOptions
 from coalign.core.engines.row_file import RowFile, begin
 from coalign.core.engines.spool import Spool
@@ -109,8 +107,8 @@ def test_a_worker_that_cannot_begin_gives_the_error_itself() -> None:
     assert found.value.hint == "Name another."
 
 
-def test_a_row_at_which_workers_died_fails_alone(tmp_path: Path) -> None:
-    spool = Spool([[0, 1, 2, 3]], tmp_path)
+def test_a_row_at_which_workers_died_fails_alone() -> None:
+    waiting = Waiting([[0, 1, 2, 3]])
     deaths = 0
 
     def work(numbers: Sequence[int]) -> list[int]:
@@ -120,41 +118,48 @@ def test_a_row_at_which_workers_died_fails_alone(tmp_path: Path) -> None:
 
     while True:
         try:
-            made = results_of(BatchWorker(lambda: work, spool)(0))
+            made = results_of(BatchWorker(lambda: work, waiting)(0))
             break
         except KeyboardInterrupt:
             deaths += 1
     assert deaths == 2 * TRIES
     assert made == [0, 2, Failed("the worker died 2 times at this row"), 6]
-    assert [one.name for one in tmp_path.iterdir()] == ["items.bin"]
+    assert waiting.died(0) == {}
 
 
-def test_workers_that_died_while_they_began_are_counted(tmp_path: Path) -> None:
-    spool = Spool([[1]], tmp_path)
+def test_workers_that_died_while_they_began_are_counted() -> None:
+    waiting = Waiting([[1]])
 
-    for number in range(TRIES + 1):
-        assert results_of(BatchWorker(works.doubler, spool)(0)) == [2]
-        (tmp_path / f"{number}.starting").touch()  # as a process leaves it that was killed: nobody holds it
+    def dies() -> Any:
+        raise KeyboardInterrupt
+
+    for _ in range(TRIES + 1):
+        with pytest.raises(KeyboardInterrupt):
+            BatchWorker(dies, waiting)
     with pytest.raises(CoalignError, match="Workers die while they begin"):
-        results_of(BatchWorker(works.doubler, spool)(0))
+        results_of(BatchWorker(works.doubler, waiting)(0))
+    assert results_of(BatchWorker(works.doubler, waiting, "another")(0)) == [2]
+
+
+def test_many_workers_begin_at_the_same_time() -> None:
+    waiting = Waiting([[number] for number in range(20)])
+
+    def begin(left: int) -> list[BatchWorker]:
+        found: list[BatchWorker] = []
+
+        def make() -> Any:  # the next one begins before this one has
+            found.extend(begin(left - 1) if left else [])
+            return works.doubler()
+
+        return [BatchWorker(make, waiting, f"worker {left}"), *found]
+
+    workers = begin(19)
+    assert [results_of(one(number)) for number, one in enumerate(workers)] == [
+        [2 * number] for number in range(20)
+    ]
 
 
 # -- rows that are kept -----------------------------------------------------------------------------------------
-
-
-def test_many_workers_begin_at_once(tmp_path: Path) -> None:
-    spool, together = Spool([[number] for number in range(8)], tmp_path / "spool"), threading.Barrier(8)
-
-    def make() -> Callable[[Sequence[int]], list[int]]:
-        together.wait(20)
-        return lambda items: [one * 2 for one in items]
-
-    with ThreadPoolExecutor(8) as pool:
-        workers = list(pool.map(lambda _: BatchWorker(make, spool), range(8)))
-    assert [results_of(worker(number)) for number, worker in enumerate(workers)] == [
-        [2 * n] for n in range(8)
-    ]
-    assert not list(spool.folder.glob("*.starting"))
 
 
 def test_rows_come_in_any_order_and_are_read_in_theirs(tmp_path: Path) -> None:
@@ -266,6 +271,13 @@ def test_a_cluster_that_cannot_be_used_is_said(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(CoalignError, match=said):
         list(ray_data.over_ray([[1]], works.doubler, EngineOptions(engine="ray")))
+
+
+def test_the_address_of_a_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_data, "open_ray", lambda: types.SimpleNamespace(is_initialized=lambda: False))
+    options = build(EngineOptions, {"engine": "ray", "ray_address": "ray://head:10001"})
+    with pytest.raises(ConfigError, match="is that of a Ray client, expected host:port"):
+        list(ray_data.over_ray([[1]], works.doubler, options))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,3 +44,38 @@ class DiesWhileItBegins:
     def __call__(self) -> Callable[[Sequence[int]], list[int]]:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+class OnMachines:
+    """Doubles, and tells on which machine of a Ray cluster, so many seconds a batch.
+
+    Args:
+        meet: wait in each batch until workers of so many machines have begun, which leave marks in a folder.
+    """
+
+    def __init__(self, marks: Path, meet: int = 1, seconds: float = 0.0) -> None:
+        self.marks, self.meet, self.seconds = marks, meet, seconds
+
+    def __call__(self) -> Callable[[Sequence[int]], list[tuple[int, str]]]:
+        import ray
+
+        self.machine = ray.get_runtime_context().get_node_id()
+        (self.marks / self.machine).touch()
+        return self.work
+
+    def work(self, numbers: Sequence[int]) -> list[tuple[int, str]]:
+        limit = time.monotonic() + 120
+        while len(list(self.marks.iterdir())) < self.meet and time.monotonic() < limit:
+            time.sleep(0.1)
+        time.sleep(self.seconds)
+        return [(2 * one, self.machine) for one in numbers]
+
+
+class LooksInto:
+    """Doubles, and tells what lies in a folder where it works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Callable[[Sequence[int]], list[tuple[int, list[str]]]]:
+        return lambda numbers: [(2 * one, os.listdir(self.folder)) for one in numbers]

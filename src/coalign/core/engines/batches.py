@@ -1,29 +1,23 @@
 """Batches of rows that wait on disk, the worker that works on one of them, and what comes back for each row.
 
-An engine hands numbers of batches to workers and their results back; nothing here knows which engine it is. A worker reads
-its batch itself, so a batch that is worked on twice, because the first worker died, is the same both times.
+An engine hands numbers of batches to workers and their results back; nothing here knows which engine it is. A worker asks
+for its batch itself, so a batch that is worked on twice, because the first worker died, is the same both times.
 """
 
 from __future__ import annotations
 
 import pickle
-import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
-from coalign.core.processes.locks import hold, is_held, release
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 TRIES = 2
 """Workers that may die at the same batch, and then at the same row."""
-_PAUSE = 0.2
 Work = Callable[[Sequence[Item]], Sequence[Made]]
 """Works on a batch: a result an item, in their order."""
 
@@ -81,82 +75,107 @@ def pool_size(asked: int | None, cores: int) -> tuple[int, str | None]:
     return most, f"{asked} workers were asked for and there are {have}: {most}, so that one stays free."
 
 
+class Waiting(Generic[Item]):
+    """Batches by their numbers, and who died at them and while they began: one object that all workers ask.
+
+    Args:
+        spool: has the batches.
+    """
+
+    def __init__(self, spool: Sequence[list[Item]]) -> None:
+        self._spool = spool
+        self._began: Counter[str] = Counter()
+        self._marks: dict[int, Counter[str]] = {}
+
+    def read(self, number: int) -> list[Item]:
+        """A batch."""
+        return self._spool[number]
+
+    def begin(self, worker: str) -> bool:
+        """Whether a worker may begin: it has not died so often while it did. To be told when it has begun."""
+        self._began[worker] += 1
+        return self._began[worker] <= TRIES + 1
+
+    def begun(self, worker: str) -> None:
+        """A worker has begun."""
+        self._began.pop(worker, None)
+
+    def died(self, number: int) -> dict[str, int]:
+        """How many workers died at a batch (`batch`) and at each of its rows, by their places."""
+        return dict(self._marks.get(number, ()))
+
+    def start(self, number: int, name: str) -> None:
+        """A worker starts with a batch, or with one row of it."""
+        self._marks.setdefault(number, Counter())[name] += 1
+
+    def end(self, number: int, name: str) -> None:
+        """It did not die there."""
+        self._marks[number][name] -= 1
+
+    def finish(self, number: int) -> None:
+        """A batch is done."""
+        self._marks.pop(number, None)
+
+
 class BatchWorker(Generic[Item, Made]):
     """Lives in a worker process: makes what works once, then works on batches by their numbers.
 
     What goes wrong while it is made is kept and comes back in place of results, so that whoever waits gets the error itself.
-    Engines start a worker that died again, and its batch, without end; so each try leaves a mark beside the batches. A batch at
-    which `TRIES` workers died is worked on row by row, and a row at which as many died alone comes back as `Failed`.
+    Engines start a worker that died again, and its batch, without end; so each try is counted (`Waiting`). A batch at which
+    `TRIES` workers died is worked on row by row, and a row at which as many died alone comes back as `Failed`.
 
     Args:
         make: what makes the work: opens a model.
-        spool: has the batches.
+        waiting: has the batches.
+        name: of the worker, the same when it is started again.
     """
 
-    def __init__(self, make: Callable[[], Work[Item, Made]], spool: Spool[list[Item]]) -> None:
-        self._spool = spool
+    def __init__(
+        self, make: Callable[[], Work[Item, Made]], waiting: Waiting[Item], name: str = "worker"
+    ) -> None:
+        self._waiting = waiting
         self._work: Work[Item, Made] | None = None
         self._broken: Exception | None = None
-        starting = spool.folder / f"{uuid.uuid4().hex}.starting"
-        if len(_died_starting(spool.folder)) > TRIES:
+        if not waiting.begin(name):
             self._broken = CoalignError(
                 "Workers die while they begin.",
                 hint="Often memory: each has a model of its own. Take fewer --workers.",
             )
             return
-        hold(starting)
         try:
             self._work = make()
         except Exception as error:
             self._broken = error
-        release(starting)
+        waiting.begun(name)
 
     def __call__(self, number: int) -> bytes:
         """What `results_of` reads."""
         if self._work is None:
             return _sent(self._broken)
-        items, tries = self._spool[number], self._spool.folder / f"{number}.tries"
-        before = _died(tries)
+        items, died = self._waiting.read(number), self._waiting.died(number)
         try:
-            if before["batch"] < TRIES:
-                _mark(tries, "batch")
+            if died.get("batch", 0) < TRIES:
+                self._waiting.start(number, "batch")
                 made = guarded(self._work, items)
             else:
-                made = [self._alone(item, tries, str(place), before) for place, item in enumerate(items)]
+                made = [
+                    self._alone(item, number, str(place), died.get(str(place), 0))
+                    for place, item in enumerate(items)
+                ]
         except (ConfigError, MissingExtraError, ValueError) as error:
             return _sent(error)
-        tries.unlink()
+        self._waiting.finish(number)
         return _sent(made)
 
-    def _alone(self, item: Item, tries: Path, name: str, before: Counter[str]) -> Made | Failed:
+    def _alone(self, item: Item, number: int, name: str, died: int) -> Made | Failed:
         """The result of an item, on whose own account its worker may die."""
         assert self._work is not None
-        if before[name] >= TRIES:
+        if died >= TRIES:
             return Failed(f"the worker died {TRIES} times at this row")
-        _mark(tries, name)
+        self._waiting.start(number, name)
         (made,) = guarded(self._work, [item])
-        _mark(tries, f"-{name}")
+        self._waiting.end(number, name)
         return made
-
-
-def _died_starting(folder: Path) -> list[Path]:
-    """What workers held that ended while they began; those that begin at this moment, many at once in a large pool, hold it."""
-    found = [one for one in folder.glob("*.starting") if not is_held(one)]
-    if len(found) > TRIES:
-        time.sleep(_PAUSE)  # a worker makes its file before it holds it
-        found = [one for one in found if one.exists() and not is_held(one)]
-    return found
-
-
-def _died(tries: Path) -> Counter[str]:
-    """How many workers died at the batch, and at each of its rows: those that began and did not end."""
-    marks = Counter(tries.read_text(encoding="ascii").split() if tries.exists() else ())
-    return Counter({name: count - marks[f"-{name}"] for name, count in marks.items()})
-
-
-def _mark(path: Path, name: str) -> None:
-    with path.open("a", encoding="ascii") as file:
-        file.write(f"{name}\n")
 
 
 def _sent(value: Any) -> bytes:

@@ -22,6 +22,11 @@ class EngineOptions(OptionGroup):
         "worker processes of --engine ray, each with a model of its own; by default a core each, one left free, or a GPU each",
         only_with={"engine": "ray"},
     )
+    ray_address: str | None = option(
+        None,
+        "a Ray cluster that runs, host:port of its head or auto; by default RAY_ADDRESS, else one is started on this machine",
+        only_with={"engine": "ray"},
+    )
     worker_rows: Count = option(
         64,
         "rows that a worker takes at a time; what a worker that dies has to do again",

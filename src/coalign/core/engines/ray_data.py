@@ -1,6 +1,7 @@
-"""Batches by Ray Data: a pool of actors on a local cluster, or on one that runs already (`RAY_ADDRESS`).
+"""Batches by Ray Data: a pool of actors on a local cluster, or on one that runs already, of one machine or of several.
 
 Ray Data has the pool, its retries and the bounds on what waits; everything a row sees is `coalign.core.engines.batches`.
+Batches go to workers through an actor that stays beside the command, so machines need no folder in common with it.
 `max_errored_blocks` drops blocks without a word, so no error of a row ever reaches Ray.
 """
 
@@ -10,9 +11,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from coalign.core.engines.batches import BatchWorker, Failed, Work, pool_size, results_of
+from coalign.core.engines.batches import BatchWorker, Failed, Waiting, Work, pool_size, results_of
 from coalign.core.engines.options import EngineOptions
 from coalign.core.engines.spool import Spool
 from coalign.core.errors import CoalignError, ConfigError, MissingExtraError, in_one_line
@@ -85,12 +86,19 @@ def _cluster(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of workers and what each of them holds; a cluster that was started here ends with it."""
     running = ray.is_initialized()
-    elsewhere = running or "RAY_ADDRESS" in os.environ
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise ConfigError(
+            f"The Ray cluster {address} is that of a Ray client, expected host:port of its head or auto.",
+            hint="Make this machine one of the cluster, without cores if it is to have no workers: `ray start --address "
+            "HOST:PORT --num-cpus 0`.",
+        )
+    elsewhere = running or address
     cores = usable_cores()
     workers, note = pool_size(options.workers, cores)
     if elsewhere:
         if not running:
-            _begin(ray)
+            _begin(ray, address=address)
         cores = int(ray.cluster_resources().get("CPU", 0))
         if cores < 2:
             raise ConfigError(
@@ -126,22 +134,64 @@ def _begin(ray: Any, **settings: Any) -> None:
     except Exception as error:  # of many kinds: no such cluster, no room, a port that is taken
         raise CoalignError(
             f"Ray cannot start: {in_one_line(error)}",
-            hint="RAY_ADDRESS names the cluster that is joined; without it one is started on this machine.",
+            hint="--ray-address or RAY_ADDRESS names the cluster that is joined; without it one is started on this machine.",
         ) from error
 
 
-class _Numbers:
-    """A `BatchWorker` as Ray Data calls it."""
+class _Asked:
+    """`Waiting` as workers of any machine ask it: a handle of the actor that it is."""
 
-    def __init__(self, make: Callable[[], Work[Any, Any]], spool: Spool[Any]) -> None:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        ray = require("ray", "ray")
+        return lambda *given: ray.get(getattr(self._actor, name).remote(*given))
+
+
+class _Numbers:
+    """A `BatchWorker` as Ray Data calls it.
+
+    Args:
+        folder: in which the command works: where it is there, names of files mean what they mean to the command.
+        machine: of the command.
+    """
+
+    def __init__(self, make: Callable[[], Work[Any, Any]], actor: Any, folder: str, machine: str) -> None:
+        ray = require("ray", "ray")
         os.environ.setdefault(THREADS, "1")
-        self._worker = BatchWorker(make, spool)
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        here = ray.util.get_node_ip_address()
+        place = "" if here == machine else f" (on the machine {here})"
+        name = ray.get_runtime_context().get_actor_id()
+        self._worker = BatchWorker(_placed(make, place), cast("Waiting[Any]", _Asked(actor)), name)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
         number = int(rows["id"][0])
         return {"number": [number], "made": np.array([self._worker(number)], dtype=object)}
+
+
+def _placed(make: Callable[[], Work[Any, Any]], place: str) -> Callable[[], Work[Any, Any]]:
+    """`make`, whose errors that a user can cause say on which machine they arose."""
+
+    def made() -> Work[Any, Any]:
+        try:
+            return make()
+        except CoalignError as error:
+            error.message += place
+            raise
+
+    return made
+
+
+def _waiting(ray: Any, spool: Spool[Any]) -> Any:
+    """The actor that hands out batches, on the machine of this process, without a core of its own."""
+    strategies = require("ray.util.scheduling_strategies", "ray")
+    here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Waiting).remote(spool)
 
 
 def _results(
@@ -155,7 +205,7 @@ def _results(
         logging.getLogger(name).setLevel(logging.ERROR)
     rows = data.range(len(spool), override_num_blocks=len(spool)).map_batches(
         _Numbers,
-        fn_constructor_args=(make, spool),
+        fn_constructor_args=(make, _waiting(ray, spool), os.getcwd(), ray.util.get_node_ip_address()),
         batch_size=1,
         compute=data.ActorPoolStrategy(size=workers),
         **resources,
