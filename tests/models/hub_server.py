@@ -1,14 +1,22 @@
-"""A stand-in of the hub for uploads: repositories, commits with small and large files, and what was asked of it."""
+"""A stand-in of the hub for uploads and for reading files: repositories, commits with small and large files, and what was asked of it."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
+
+_TREE = re.compile(r"/api/(\w+/[\w-]+/[\w-]+)/tree/([^/]+)(/.*)?")
+_INFO = re.compile(r"/api/(\w+/[\w-]+/[\w-]+)(/revision/[^/]+)?")
+_PATHS = re.compile(r"/api/(\w+/[\w-]+/[\w-]+)/paths-info/[^/]+")
+_RESOLVE = re.compile(r"/(\w+/[\w-]+/[\w-]+)/resolve/([^/]+)/(.+)")
 
 
 class Hub(ThreadingHTTPServer):
@@ -22,6 +30,8 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, dict[str, bytes]] = {}
         self.objects: dict[str, bytes] = {}
         self.refuse: int | None = None
+        self.sent = 0
+        """Bytes of files that were fetched."""
 
     @property
     def address(self) -> str:
@@ -57,10 +67,60 @@ class _Answers(BaseHTTPRequestHandler):
         self._say({})
 
     def do_GET(self) -> None:
-        self._say({"error": f"nothing at {self.path}"}, 404)
+        path = unquote(self.path.partition("?")[0])
+        if found := _TREE.fullmatch(path):
+            return self._say(self._inside(found[1], (found[3] or "").strip("/")))
+        if (found := _INFO.fullmatch(path)) and found[1] in self.server.files:
+            return self._say(
+                {"id": found[1].partition("/")[2], "sha": "1" * 40, "private": False, "tags": []}
+            )
+        if found := _RESOLVE.fullmatch(path):
+            return self._send(self.server.files[found[1]][found[3]])
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _inside(self, place: str, folder: str) -> list[dict[str, Any]]:
+        """What lies in a folder; in all below it where that is asked for."""
+        start = f"{folder}/" if folder else ""
+        within = [name for name in self.server.files.get(place, {}) if name.startswith(start)]
+        folders = {
+            start + name.removeprefix(start).partition("/")[0]
+            for name in within
+            if "/" in name.removeprefix(start)
+        }
+        whole = "recursive=true" in self.path.lower()
+        files = self._entries(
+            place, lambda name: name in within and (whole or "/" not in name.removeprefix(start))
+        )
+        return [
+            *({"type": "directory", "path": one, "size": 0, "oid": "2" * 40} for one in sorted(folders)),
+            *files,
+        ]
+
+    def _entries(self, place: str, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+        return [
+            {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+            for name, data in self.server.files.get(place, {}).items()
+            if wanted(name)
+        ]
+
+    def _send(self, data: bytes) -> None:
+        """A file, or the part of it that is asked for."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        part = data[int(asked[1]) : int(asked[2] or len(data)) + 1] if asked else data
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+        self.server.sent += len(part)
 
     def do_POST(self) -> None:
         body = self._body()
+        if found := _PATHS.fullmatch(unquote(self.path)):
+            names = set(json.loads(body)["paths"])
+            return self._say(self._entries(found[1], names.__contains__))
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self._say({"error": "Invalid credentials in Authorization header"}, 401)
         if self.server.refuse:

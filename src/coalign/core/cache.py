@@ -21,7 +21,8 @@ PREPARED = {
     "records": "records of large files, read and checked",
     "tokens": "token ids of such records",
     "reference": "their log-probabilities under a reference",
-    "engines": "batches that workers of a command work on",
+    "engines": "rows that a command works on",
+    "remote": "files of the hub and of remote file systems",
 }
 """Folder of the cache to what was prepared there for later starts of a training, and to what waits for workers."""
 LIMIT = "COALIGN_CACHE_LIMIT"

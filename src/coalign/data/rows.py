@@ -19,13 +19,14 @@ from coalign.core.names import near_path
 from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
 from coalign.data.files.lines import text_lines, whole_text
+from coalign.data.files.remote import fetched, is_remote
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
 from coalign.data.messages import FieldError, describe, half_pair
 from coalign.data.records import Source
 
 FORMATS = (
     ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .tar, .txt "
-    "with a prompt a line, a folder that datasets saved, a run folder, a hub id, or -"
+    "with a prompt a line, a folder that datasets saved, a run folder, a hub id, a URL (hf://, s3://) of such files, or -"
 )
 _TEXT = re.compile(r"\.txt(\.(gz|zst))?$", re.IGNORECASE)
 """A file of prompts, where it is named itself: in a folder such files say something of the others."""
@@ -90,6 +91,8 @@ def iter_rows(
     name = str(source)
     if name == "-":
         return _json_lines((line.rstrip(b"\n") for line in sys.stdin.buffer), "<stdin>")
+    if is_remote(name) and not is_tar(name):
+        return _shard_rows(fetched(name), name, lists)
     path = Path(name).expanduser()
     if max(map(len, path.parts), default=0) > _LONGEST_NAME:
         raise DataError(f"{name[:80]}...: no such file: the name is too long.", hint=f"Readable: {FORMATS}.")
@@ -120,6 +123,8 @@ def files_of(source: str | Path, split: str = "train") -> list[Path]:
 
     name = str(source)
     path = Path(name).expanduser()
+    if is_remote(name):
+        return list(fetched(name))
     if (path / "status.json").is_file():
         return [_made_by(path)]
     if is_tar(name):
@@ -140,18 +145,18 @@ def list_columns(mapping: Mapping[str, str]) -> frozenset[str]:
     return _LIST_COLUMNS | {column for name, column in mapping.items() if name in _LIST_COLUMNS}
 
 
-def _shard_rows(files: Sequence[Path], name: str, lists: Collection[str]) -> Iterator[Row]:
+def _shard_rows(files: Iterable[Path], name: str, lists: Collection[str]) -> Iterator[Row]:
     """The rows of one file after the other, which is open alone; files without rows are passed over."""
-    before = 0
+    before = seen = 0
     for path in files:
-        count = 0
+        seen, count = seen + 1, 0
         with contextlib.suppress(NoRowsError):
             for row in _file_rows(path, str(path), lists):
                 yield in_shard(row, str(path), before)
                 count += 1
         before += count
     if not before:
-        raise NoRowsError(f"{name}: none of its {len(files)} files has a row.")
+        raise NoRowsError(f"{name}: none of its {seen} files has a row.")
 
 
 def in_shard(row: Row, file: str, before: int) -> Row:

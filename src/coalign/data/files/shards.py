@@ -120,6 +120,19 @@ def shards_of_glob(pattern: str) -> list[Path]:
     found = [path for path in found if path.is_file() and not _DESCRIPTIONS.fullmatch(path.name)]
     if not found:
         raise DataError(f"{pattern}: no file matches.", hint="Check the pattern and the folder.")
+    assert_shards(found, pattern)
+    return found
+
+
+def assert_shards(found: Sequence[Path], pattern: str) -> None:
+    """Refuse files that are no shards of one data set.
+
+    Args:
+        pattern: that matches them, for messages.
+
+    Raises:
+        DataError: one has no known format, or they are of several formats or splits.
+    """
     unknown = [path for path in found if not suffix_of(path)]
     if unknown:
         raise DataError(
@@ -132,7 +145,6 @@ def shards_of_glob(pattern: str) -> list[Path]:
         raise DataError(
             f"{pattern}: matches files of several splits: {', '.join(splits)}.", hint="Narrow the pattern."
         )
-    return found
 
 
 def _assert_one_format(files: Sequence[Path], name: str) -> None:

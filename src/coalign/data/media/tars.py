@@ -16,6 +16,7 @@ from typing import Any
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
+from coalign.data.files.remote import fetched, is_remote
 from coalign.data.files.shards import is_glob
 from coalign.data.media.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coalign.data.media.sources import Stretch
@@ -29,7 +30,7 @@ _TEXT = ("txt", "text", "caption", "captions")
 
 
 def is_tar(name: str) -> bool:
-    """Whether a name stands for tar shards: a file, a glob or a range of them, or a folder that holds nothing else."""
+    """Whether a name stands for tar shards: a file, a URL, a glob or a range of them, or a folder that holds nothing else."""
     path = Path(name).expanduser()
     if os.path.isdir(path):  # no error for a name that no file can have
         files = [one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")]
@@ -47,6 +48,8 @@ def tars_of(name: str) -> list[Path]:
     Raises:
         DataError: none is there, one of a range is missing, or they are compressed.
     """
+    if is_remote(name) and not name.lower().endswith(_PACKED):
+        return [path for one in _expanded(name) for path in fetched(one)]
     path = Path(name).expanduser()
     if path.is_dir():
         return sorted(path.glob("*.tar"))

@@ -15,6 +15,7 @@ from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.data.checking.usable import assert_contrast, equal_responses, undecodable
 from coalign.data.convert import CONVERSIONS, converted
 from coalign.data.files.hub import TAKEN
+from coalign.data.files.remote import is_remote
 from coalign.data.media.tars import is_tar
 from coalign.data.prepared.kept import contents, in_turn, kept_folder, key_of, read_plain, write_plain
 from coalign.data.prepared.many import OnDisk, RecordStore
@@ -157,7 +158,9 @@ def assert_apart(sources: Sequence[DataSource], split: str) -> None:
 def _is_there(path: str) -> bool:
     """Whether a source is a path; what is wrong with it is told when it is read."""
     try:
-        return path != "-" and (os.path.exists(os.path.expanduser(path)) or any(one in path for one in "*?["))
+        return is_remote(path) or (
+            path != "-" and (os.path.exists(os.path.expanduser(path)) or any(one in path for one in "*?["))
+        )
     except (OSError, ValueError):
         return False
 
