@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import zstandard
 
 from coalign.core.files import read_rows
+from coalign.core.progress import PlainProgress
 from coalign.data.files.written import write_shards
 from coalign.data.rows import iter_rows
 from coalign.evaluation import modalities
@@ -94,6 +96,38 @@ def test_the_page_of_a_corpus_has_the_means_of_its_rows(tmp_path: Path, coalign:
     assert coalign("score", "amg", str(data), "--out", str(out), "--html", str(page)).code == 0
     mean = sum(one["score"] for one in read_rows(out)) / len(ANSWERS)
     assert f"150 answers, {mean:.3g} of 10 in the mean." in page.read_text(encoding="utf-8")
+
+
+def test_urls_are_read_as_files(tmp_path: Path, coalign: Callable, scored: bytes) -> None:
+    memory = fsspec.filesystem("memory")
+    try:
+        for number, start in enumerate(range(0, len(ANSWERS), 60)):
+            write_shards(tmp_path / "part.parquet", ANSWERS[start : start + 60], 60)
+            memory.pipe_file(f"/data/{number}.parquet", (tmp_path / "part.parquet").read_bytes())
+        out = tmp_path / "scores.jsonl"
+        found = coalign("score", "amg", "memory://data/*.parquet", "--out", str(out))
+        assert found.code == 0, found.err
+        assert out.read_bytes() == scored
+        memory.pipe_file("/prompts/a.jsonl", b'{"prompt": "say it", "completion": "it"}\n')
+        checked = coalign("data", "check", "memory://prompts/a.jsonl")
+        assert checked.code == 0, checked.err
+        missing = coalign("data", "check", "memory://prompts/*.csv")
+        assert missing.code == 1
+        assert "memory://prompts/*.csv: no file matches" in missing.err
+    finally:
+        memory.store.clear()
+
+
+def test_reading_and_writing_show_their_progress(
+    tmp_path: Path, coalign: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PlainProgress.__init__.__kwdefaults__, "interval", 0.0)
+    data = str(write(tmp_path / "answers.jsonl", ANSWERS))
+    said = coalign("score", "amg", data, "--out", str(tmp_path / "out.tar")).err
+    for line in ("Reading answers.jsonl: 150 rows", "Scoring: 150/150 rows", "Writing: 150/150 rows"):
+        assert line in said
+    prompts = str(write(tmp_path / "prompts.jsonl", [{"prompt": "a", "completion": "b"}] * 300))
+    assert "Reading prompts.jsonl: 300 rows" in coalign("data", "check", prompts).err
 
 
 def test_rows_of_a_file_without_room_for_it_are_refused(tmp_path: Path, coalign: Callable) -> None:

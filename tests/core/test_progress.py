@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from coalign.core.progress import PlainProgress, duration, progress, rate
+from coalign.core.progress import PlainProgress, counted, duration, progress, rate, silent
 
 
 class Clock:
@@ -82,6 +82,24 @@ def test_the_display_is_free_again_after_an_error(monkeypatch):
     with pytest.raises(KeyError), progress(1, "Work"):
         raise KeyError
     assert module._live is None
+
+
+@pytest.mark.parametrize("total", [None, 3, 600])
+def test_a_loop_is_counted_to_its_last_item(monkeypatch, capsys, total):
+    monkeypatch.setitem(PlainProgress.__init__.__kwdefaults__, "interval", 0.0)
+    count = total or 600
+    assert list(counted(range(count), "Reading", total=total)) == list(range(count))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"Reading: {count}{f'/{count}' if total else ''} rows")
+
+
+def test_parts_of_work_with_a_bar_show_none(monkeypatch, capsys):
+    monkeypatch.setitem(PlainProgress.__init__.__kwdefaults__, "interval", 0.0)
+    with silent():
+        assert list(counted(range(3), "Reading")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    list(counted(range(3), "Reading"))
+    assert "Reading: 3 rows" in capsys.readouterr().err
 
 
 def test_rates_and_durations_are_readable():

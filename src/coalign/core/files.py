@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import decimal
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from coalign.core.errors import CoalignError, ConfigError, RunError
+from coalign.core.progress import progress
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -24,6 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk or quota."""
 DEEPEST = 100
 """Levels of lists and mappings in each other that JSON from outside may have."""
+_PART = 1 << 20
 _LONGEST_PREFIX = 40
 """Characters of a file's name in that of its temporary folder, which must not be longer than the system allows either."""
 
@@ -226,6 +229,16 @@ def _is_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content; of a large one with its progress."""
+    made, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file, progress(size // _PART, f"Reading {path.name}", "megabyte") as bar:
+        while part := file.read(_PART):
+            made.update(part)
+            bar.advance(len(part) // _PART)
+    return made.hexdigest()
 
 
 def read_rows(source: Path, *, repair: bool = False) -> list[Any]:

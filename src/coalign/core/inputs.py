@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coalign.core.errors import DataError, RunError
+from coalign.core.files import file_sha256
 from coalign.core.names import near_path
 
 NAMES = re.compile(r"(^|_)(data|prompts|seeds|tasks|documents|include_path)$")
@@ -52,7 +53,9 @@ def assert_there(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         for given in _given(value) if NAMES.search(name) else ():
             path = os.path.expanduser(given)
-            is_path = given.startswith((os.sep, "/", ".", "~")) or _SUFFIX.search(given)
+            is_path = given.startswith((os.sep, "/", ".", "~")) or (
+                _SUFFIX.search(given) and "://" not in given
+            )
             if is_path and not os.path.exists(path) and not _has_magic(path):
                 raise DataError(
                     f"{given}: no such file.", hint=f"`{name}` names it. {near_path(given)}".strip()
@@ -142,8 +145,7 @@ def file_digest(path: str | Path) -> str:
     known = _KNOWN.get(os.path.abspath(path))
     if known is not None and known[0] == state:
         return known[1]
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(Path(path))
     _KNOWN[os.path.abspath(path)] = (state, found)
     return found
 

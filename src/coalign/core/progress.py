@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +25,10 @@ SHARE = 0.1
 """Of the work, between plain lines: a log of hours is ten lines long."""
 SILENCE = 600.0
 """Most seconds between plain lines while something is done."""
+
+_MANY, _TOGETHER = 10_000, 256
+"""Items from which on `counted` counts so many at a time: a display takes longer than many an item."""
+T = TypeVar("T")
 
 _live: RichProgress | None = None  # the display on the terminal; work inside other work adds its bar to it
 _silent = False
@@ -71,6 +75,18 @@ def progress(total: int | None, label: str, unit: str = "row") -> Iterator[Progr
         lines = PlainProgress(total, label, unit)
         yield lines
         lines.close()
+
+
+def counted(items: Iterable[T], label: str, unit: str = "row", total: int | None = None) -> Iterator[T]:
+    """The items with their progress, for loops that go through all of them: the display ends with the last item."""
+    step = 1 if total is not None and total < _MANY else _TOGETHER
+    with progress(total, label, unit) as bar:
+        done = 0
+        for done, item in enumerate(items, start=1):
+            yield item
+            if done % step == 0:
+                bar.advance(step)
+        bar.advance(done % step)
 
 
 class _Silent:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import write_rows
+from coalign.core.progress import counted
 from coalign.data.checking.usable import template_marks, written_with_template
 from coalign.data.columns import Layout, recognise
 from coalign.data.parse import parse_row
@@ -147,7 +148,8 @@ def scan_records(
     found = Findings()
     records = together.records(found) if together is not None and limit is None else None
     if records is None:
-        usable = _parsing(layout, name, tag, text_alone, pictures)(rows, found)
+        shown = counted(rows, f"Reading {Path(name).name}")
+        usable = _parsing(layout, name, tag, text_alone, pictures)(shown, found)
         records = gathered(usable) if many else list(usable)
     written = rejects if found.bad else None
     if written is not None:

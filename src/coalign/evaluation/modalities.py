@@ -18,12 +18,14 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.limits import is_number
 from coalign.core.options import Count, OptionGroup, option
+from coalign.core.progress import counted
 from coalign.data.rows import iter_rows
 from coalign.measures.media.modalities import PAIRS, all_modality_terms
 from coalign.report import model as doc
@@ -71,7 +73,7 @@ def read(source: str, options: ScoringOptions) -> Answers:
 
 
 def _usable(source: str, split: str, problems: list[RecordProblem]) -> Iterator[dict[str, Any]]:
-    for row in iter_rows(source, split):
+    for row in counted(iter_rows(source, split), f"Reading {Path(source).name}"):
         problem = row.problem
         if row.value is not None:
             named = {**row.value, "id": str(row.value.get("id", row.index))}

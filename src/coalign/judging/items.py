@@ -18,6 +18,7 @@ from typing import Any, Literal
 from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem, rows_with
 from coalign.core.files import write_rows
+from coalign.core.progress import counted
 from coalign.data.checking.usable import undecodable
 from coalign.data.columns import PARTS, Layout, are_single, recognise, usual_columns
 from coalign.data.media.conversations import showing
@@ -127,7 +128,7 @@ def read_items(
     said: set[str] = set()
 
     def usable() -> Iterator[_Judged]:
-        for row in itertools.chain(first, rows):
+        for row in counted(itertools.chain(first, rows), f"Reading {Path(source).name}"):
             said.update(_number_text((row.value or {}).get(name)) for name in columns.labels)
             found = [row.problem] if row.problem else _read(row, columns, source, label_zero)
             if isinstance(found, tuple):

@@ -12,6 +12,7 @@ from typing import Any
 from coalign.core.engines.spool import Spool
 from coalign.core.errors import DataError, in_one_line
 from coalign.core.files import atomic_path, json_bytes, write_rows
+from coalign.core.progress import counted
 
 Row = dict[str, Any]
 GROUP = 4096
@@ -33,6 +34,7 @@ def write_shards(out: Path, rows: Iterable[Row], count: int, per_file: int | Non
         DataError: a column of a Parquet file with values of different types.
         CoalignError: the disk is full; shards before stay.
     """
+    rows = counted(rows, "Writing", total=count)
     if per_file is None:
         _write(out, rows, 0)
         return [out]

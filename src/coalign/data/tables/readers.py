@@ -19,6 +19,7 @@ from typing import Any, Literal
 from coalign.core.engines.spool import Spool
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
+from coalign.core.progress import counted
 from coalign.data.messages import FieldError
 from coalign.data.rows import iter_rows
 from coalign.data.tables.html_tables import cells_of_html
@@ -80,7 +81,7 @@ def read_tables(
     notes: Counter[str] = Counter()
 
     def usable() -> Iterator[Table]:
-        for table in _found(source, split, problems):
+        for table in counted(_found(source, split, problems), f"Reading {Path(source).name}", "table"):
             if table.n_rows * table.n_columns > MOST_PLACES:
                 found = f"{table.n_rows} rows and {table.n_columns} columns"
                 problems.append(

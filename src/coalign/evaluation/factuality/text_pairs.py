@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal
 
 from coalign.core.engines.spool import Spool, View
 from coalign.core.errors import DataError, RecordProblem, rows_with
+from coalign.core.progress import counted
 from coalign.data.messages import FieldError, describe
 from coalign.data.rows import Row, assert_unique, iter_rows, parse_each
 
@@ -79,7 +81,8 @@ def read_pairs(
         known.update(row.value or ())
         return row
 
-    rows = Spool(map(noted, itertools.islice(iter_rows(source, split), limit)))
+    given = counted(itertools.islice(iter_rows(source, split), limit), f"Reading {Path(name).name}")
+    rows = Spool(map(noted, given))
     columns = (
         _column(name, known, "context", context, CONTEXT_NAMES),
         _column(name, known, "claim", claim, CLAIM_NAMES),

@@ -19,6 +19,7 @@ from typing import Any
 
 from coalign.core.errors import ModelError
 from coalign.core.extras import require
+from coalign.core.progress import counted
 
 TOKENIZER_SHA256 = "9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c"
 """Of `tokenizer.json` in HuggingFaceTB/SmolLM2-135M-Instruct."""
@@ -90,7 +91,7 @@ def _write_weights(reader: Any, fields: dict[str, Any], target: Path) -> None:
     )
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     weights = {}
-    for tensor in reader.tensors:
+    for tensor in counted(reader.tensors, "Unpacking", "tensor", len(reader.tensors)):
         values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         kind = tensor.name.split(".")[-2]
         if kind in heads:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from coalign.core.cache import cache_root
-from coalign.core.files import write_json
+from coalign.core.files import file_sha256, write_json
 from coalign.models.files.places import Location, base_of, locate
 from coalign.models.files.stored import cached_path
 from coalign.models.options import ModelOptions
@@ -75,7 +75,6 @@ def _content(path: Path) -> str:
             return noted["sha256"]
     except (OSError, ValueError, LookupError, TypeError):
         pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     write_json(note, {**known, "sha256": digest})
     return digest

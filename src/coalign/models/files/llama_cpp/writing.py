@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from coalign.core.errors import ConfigError, ModelError
 from coalign.core.extras import require
 from coalign.core.files import atomic_path
+from coalign.core.progress import counted
 from coalign.models.files.defaults import disk_errors
 from coalign.models.files.llama_cpp import families, tokens
 from coalign.models.files.llama_cpp.families import Family, Field, family_of
@@ -240,7 +241,7 @@ def _write(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for one in entries:
+            for one in counted(entries, "Writing", "tensor", len(entries)):
                 writer.write_tensor_data(_stored(one))
         finally:
             writer.close()
