@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -161,6 +162,69 @@ def test_rows_that_a_format_cannot_hold_go_on_in_another(
     assert coalign("score", "amg", data, "--out", str(tmp_path / "out.jsonl")).code == 0
     assert asked == []
     assert len(read_rows(tmp_path / "out.jsonl")) == len(ANSWERS)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 kilobytes, which `mount -o remount,size=` enlarges."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_in_a_shard_loses_nothing(
+    tmp_path: Path, coalign: Callable, scored: bytes, small_disk: Path
+) -> None:
+    args = (
+        "score",
+        "amg",
+        str(tmp_path / "plain.jsonl"),
+        "--out",
+        str(small_disk / "out.tar"),
+        "--shard-rows",
+        "40",
+    )
+    found = coalign(*args)
+    assert found.code == 1
+    assert "No space left on the disk while writing" in found.err
+    assert "-of-00004.tar" in found.err
+    whole = list(small_disk.glob("*.tar"))
+    assert len(whole) == 1
+    assert len(values(whole[0])) == 40
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    again = coalign(*args)
+    assert again.code == 0, again.err
+    assert "Continuing: 150 of 150 rows are done" in again.err
+    assert values(again.out.strip()) == [json.loads(line) for line in scored.splitlines()]
+    assert coalign(*args).code == 2  # now it is there
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("mix", "files of several formats: JSON Lines (p.jsonl) and WebDataset (p.tar)"),
+        ("mix/*", "files of several formats: JSON Lines (p.jsonl) and WebDataset (p.tar)"),
+        ("cut", "p-00001-of-00003.tar: cut off within 000000079.json"),
+        ("cut/p-*", "p-00001-of-00003.tar: cut off within 000000079.json"),
+    ],
+)
+def test_what_is_no_corpus_is_said_before_anything_is_made(
+    tmp_path: Path, coalign: Callable, source: str, said: str
+) -> None:
+    for suffix in (".jsonl", ".tar"):
+        write_shards(tmp_path / f"mix/p{suffix}", ANSWERS, len(ANSWERS))
+    shard = write_shards(tmp_path / "cut/p.tar", ANSWERS, len(ANSWERS), 60)[1]
+    shard.write_bytes(shard.read_bytes()[:20_000])
+    found = coalign("score", "amg", str(tmp_path / source), "--out", str(tmp_path / "out.jsonl"))
+    assert found.code == 1
+    assert said in found.err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 # -- memory -----------------------------------------------------------------------------------------------------

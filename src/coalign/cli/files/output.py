@@ -33,17 +33,22 @@ class Output:
     """
 
     def __init__(self, out: Path | None, shard_rows: int | None, overwrite: bool) -> None:
-        from coalign.data.files.written import shards_of
-
         if out is None and shard_rows is not None:
             raise ConfigError("--shard-rows has no effect without --out.")
         self.out, self._shard_rows = out, shard_rows
-        there = next(iter(shards_of(out)), out) if out and shard_rows else out
-        assert_new(overwrite, out=there)
         self._folder = None if out else tempfile.TemporaryDirectory()
         self.partial = out.with_name(f"{out.name}.partial") if out else Path(str(self._folder.name)) / "rows"  # type: ignore[union-attr]
+        self._assert_new(overwrite)
         self._lock = hold_file(self.partial, hint="Wait for it, or give another --out.")
-        assert_new(overwrite, out=there)  # the other process may just have finished
+        self._assert_new(overwrite)  # the other process may just have finished
+
+    def _assert_new(self, overwrite: bool) -> None:
+        """Shards of which some are missing, beside rows that wait, are of a command that goes on."""
+        from coalign.data.files.written import are_all, shards_of
+
+        shards = shards_of(self.out) if self.out and self._shard_rows else []
+        if are_all(shards) or not self.partial.exists():
+            assert_new(overwrite, out=next(iter(shards), self.out))
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start the waiting rows, or find that they were started with the same settings (see `begin`)."""

@@ -78,6 +78,8 @@ def shards_of_folder(folder: Path, split: str) -> list[Path]:
     )
     found = [path for path in visible if suffix_of(path)]
     other = next((path for path in visible if path.suffix.lower() in _OTHER_DATA), None)
+    if found and other is not None and other.suffix.lower() == ".tar":
+        _assert_one_format([found[0], other], str(folder))
     if found and other is not None:
         raise DataError(
             f"{folder}: {other.relative_to(folder)} has no format that can be read, {found[0].relative_to(folder)} has.",
@@ -133,7 +135,7 @@ def assert_shards(found: Sequence[Path], pattern: str) -> None:
     Raises:
         DataError: one has no known format, or they are of several formats or splits.
     """
-    unknown = [path for path in found if not suffix_of(path)]
+    unknown = [path for path in found if not _format_of(path)]
     if unknown:
         raise DataError(
             f"{pattern}: {unknown[0]} has no format that can be read.",
@@ -147,14 +149,19 @@ def assert_shards(found: Sequence[Path], pattern: str) -> None:
         )
 
 
+def _format_of(path: Path) -> str:
+    """The format that a name tells; empty where it tells none."""
+    return "WebDataset" if path.suffix.lower() == ".tar" else _FORMATS.get(suffix_of(path), "")
+
+
 def _assert_one_format(files: Sequence[Path], name: str) -> None:
-    formats = {_FORMATS[suffix_of(path)]: path for path in files}
+    formats = {_format_of(path): path for path in files}
     if len(formats) > 1:
         told = " and ".join(f"{kind} ({path.name})" for kind, path in formats.items())
         raise DataError(
             f"{name}: files of several formats: {told}.",
             hint=f"Name those that are meant with a glob, for example {Path(name).parent if is_glob(name) else name}/*"
-            f"{suffix_of(files[0])}.",
+            f"{suffix_of(files[0]) or files[0].suffix}.",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ def shards_of(out: Path) -> list[Path]:
     """The shards of `write_shards` that are there, whatever their number."""
     digits = "[0-9]" * 5
     return sorted(out.parent.glob(f"{out.stem}-{digits}-of-{digits}{out.suffix}"))
+
+
+def are_all(shards: Sequence[Path]) -> bool:
+    """Whether shards are as many as their names say; also where there is none."""
+    return not shards or len(shards) == int(shards[0].stem[-5:])
 
 
 def write_parquet(path: Path, rows: Iterable[Row]) -> None:

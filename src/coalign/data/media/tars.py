@@ -6,6 +6,7 @@ raises, where others stop without a word.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -39,6 +40,9 @@ def is_tar(name: str) -> bool:
             and any(one.suffix == ".tar" for one in files)
             and all(one.suffix in (".tar", ".json", ".md", ".idx") for one in files)
         )
+    if is_glob(name) and not is_remote(name) and not path.suffix:
+        found = _matching(path)
+        return bool(found) and all(one.suffix == ".tar" for one in found)
     return name.lower().endswith((".tar", *_PACKED))
 
 
@@ -60,11 +64,15 @@ def tars_of(name: str) -> list[Path]:
         )
     found = [Path(one).expanduser() for one in _expanded(name)]
     if is_glob(name) and not path.exists():
-        found = sorted(path.parent.glob(path.name))
+        found = _matching(path)
     missing = next((one for one in found if not one.is_file()), None)
     if missing is not None or not found:
         raise DataError(f"{missing or name}: no such file.")
     return found
+
+
+def _matching(path: Path) -> list[Path]:
+    return sorted(one for one in map(Path, glob.glob(str(path), recursive=True)) if one.is_file())
 
 
 def _expanded(name: str) -> list[str]:
