@@ -17,7 +17,7 @@ def test_the_command_shows_trims_and_clears(root, coalign):
     assert "default models in Hugging Face's layout" in shown
     whole = json.loads(coalign("cache", "--json").out)
     assert {one["name"]: one["bytes"] for one in whole["entries"]} == {
-        "records": 3000, "tokens": 2000, "reference": 0, "engines": 0, "remote": 0, "models": 10,
+        "records": 3000, "tokens": 2000, "reference": 0, "engines": 0, "fetched": 0, "models": 10,
     }  # fmt: skip
     use(root / "tokens" / "b")
     assert "tokens/b" in (each := coalign("cache", "tokens").out)

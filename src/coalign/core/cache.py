@@ -22,7 +22,7 @@ PREPARED = {
     "tokens": "token ids of such records",
     "reference": "their log-probabilities under a reference",
     "engines": "rows that a command works on",
-    "remote": "files of the hub and of remote file systems",
+    "fetched": "files of the hub and of remote file systems",
 }
 """Folder of the cache to what was prepared there for later starts of a training, and to what waits for workers."""
 LIMIT = "COALIGN_CACHE_LIMIT"

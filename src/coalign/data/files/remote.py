@@ -23,7 +23,7 @@ from coalign.data.files.shards import assert_shards, is_glob, suffix_of
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _MEGABYTE = 1 << 20
-KIND = "remote"
+KIND = "fetched"
 """Folder of the cache."""
 
 
