@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,3 +168,19 @@ def test_gathered_pages_keep_what_they_hold() -> None:
     one = torch.arange(3 << 20)
     gather_pages([(one.data_ptr(), one.data_ptr() + one.nbytes), (one.data_ptr(), one.data_ptr() + 1)])
     assert torch.equal(one, torch.arange(3 << 20))
+
+
+def test_waiting_for_the_compiler_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kernel = SimpleNamespace(
+        stats=SimpleNamespace(cache_path=str(tmp_path)), py_func=kernels.advance.py_func, __name__="advance"
+    )
+    step._tell_of_compiling(kernel)
+    assert f"kept in {tmp_path}" in caplog.text
+    caplog.clear()
+    kernels._float_product(
+        np.zeros((1, 1, 1, kernels.LANES), np.float32),
+        np.zeros(1, np.float32),
+        np.zeros(kernels.LANES, np.float32),
+    )
+    step._tell_of_compiling(kernels._float_product)  # by the name that numba gives its file
+    assert not caplog.text

@@ -153,4 +153,10 @@ def base_of(place: Location) -> Location:
     try:
         return locate(name, config.get("revision"), as_base=True)
     except ModelError as error:
-        raise ModelError(f"{place.name} adapts another model: {error.message}", hint=error.hint) from error
+        hint = error.hint
+        if not Path(name).exists():
+            hint = (
+                f"Put it there, or write where it is as base_model_name_or_path in {Path(place.path) / 'adapter_config.json'}. "
+                "To take a model along in one folder: `coalign export RUN --out FOLDER`, where its base is."
+            )
+        raise ModelError(f"{place.name} adapts another model: {error.message}", hint=hint) from error

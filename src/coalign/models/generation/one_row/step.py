@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, proxy
 
@@ -41,6 +42,7 @@ class OneRow:
         from coalign.models.generation.one_row import kernels
 
         self._kernels: Any = kernels
+        _tell_of_compiling(kernels.advance)
         self._head = head
         self._decoder: Any = proxy(decoder)  # which lives as long as what is remembered of it
         self._gain, self._eps = decoder.gain.numpy(), np.float32(decoder.eps)
@@ -101,6 +103,20 @@ def _make(decoder: FusedDecoder) -> OneRow | None:
     except RuntimeError as error:  # numba finds no place to keep what it has compiled
         logger.debug("One row is decoded by PyTorch's operations: %s", error)
         return None
+
+
+def _tell_of_compiling(kernel: Any) -> None:
+    """Say that the first answer waits, where numba has not kept the kernel: beside its file, or, where that cannot be
+    written, in the user's cache.
+    """
+    place, name = (
+        Path(kernel.stats.cache_path),
+        f"{Path(kernel.py_func.__code__.co_filename).stem}.{kernel.__name__}",
+    )
+    if not any(place.glob(f"{name}-*.nbi")):
+        logger.warning(
+            "Kernels for one answer at a time are compiled once, which takes some seconds; kept in %s.", place
+        )
 
 
 def _parts(layer: Any) -> tuple[PackedLinear, ...]:
