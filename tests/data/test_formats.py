@@ -18,6 +18,7 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 import pytest
 
+from coalign.core.errors import DataError
 from coalign.core.files import append_rows, read_rows
 from coalign.data.readers import read_records, scan_records
 from coalign.data.records import Demonstration, Preference, Ranking, Record
@@ -267,3 +268,19 @@ def test_a_time_that_python_does_not_have_is_a_bad_record(tmp_path: Path) -> Non
         found = scan_records(tmp_path / name)
         assert [len(found), found.n_bad, found.problems[0].index] == [2, 1, 1]
         assert f"{name}[1]: {field}: " in str(found.problems[0])
+
+
+def test_texts_that_look_like_dates_stay_texts(tmp_path: Path) -> None:
+    """Where every text of a column is a date, datasets 5.2.0 makes times of them (findings/)."""
+    row = {"prompt": "1999-12-31", "completion": "2024-05-06"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (record,) = read_records(tmp_path / "a.jsonl").records
+    assert isinstance(record, Demonstration)
+    assert (record.prompt[0]["content"], record.completion) == ("1999-12-31", "2024-05-06")
+    loaded: Any = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "a.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded[0]["completion"] == datetime.datetime(2024, 5, 6)
+    loaded.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match="a datetime, expected text"):
+        read_records(tmp_path / "saved")

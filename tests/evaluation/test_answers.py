@@ -135,6 +135,8 @@ SAME = [
     ("Paris", "paris.", True),
     ("Paris", "4", False),
     ("5/0", "5/0", True),
+    (r"1.5\mathrm{e}{-3}", "0.0015", True),
+    (r"2\text{E}5", "2", False),
 ]
 
 
@@ -157,6 +159,16 @@ def test_answers_are_compared_whole(one: str, other: str, same: bool | None) -> 
         ("2x + 1", "1 + 2x", True),
         ("[0, 1)", "[0, 1]", False),
         ("2*3", "6", True),
+        # numbers as programs print them, where math-verify 0.9.0 reads Euler's number (findings/)
+        (r"1.5e-3\pi", r"0.0015\pi", True),
+        (r"\sqrt{2E4}", r"100\sqrt{2}", True),
+        ("x > 2e5", "x > 200000", True),
+        (r"6.02e+23\pi", r"6.02\cdot 10^{23}\pi", True),
+        ("[0, 1e3)", "[0, 1000)", True),
+        (r"2e5\pi", r"10e\pi", False),
+        # and where it is Euler's number
+        ("3e - 2", "e + 2e - 2", True),
+        ("2e^5", r"2\cdot e^{5}", True),
     ],
 )
 def test_formulas_are_compared_by_value(one: str, other: str, same: bool) -> None:

@@ -42,6 +42,7 @@ _NUMBER = re.compile(
     rf"(?:\s*\*\s*(?P<base>10)\s*(?:\^|\*\*)\s*\{{?(?P<power>[-+]?\d{{1,3}})\}}?)?{_SCALE}"
 )
 _POWER = re.compile(r"(?P<sign>-?)(?P<base>\d{1,9})(?:\^|\*\*)\{?(?P<power>[-+]?\d{1,3})\}?")
+_EXPONENT = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]\+?(-?\d{1,3})(?![\w.])")
 _STRONG = re.compile(r"####|\\f?boxed\s*(?=[{\d\w])")
 _PHRASE = re.compile(r"\bA:|\banswer\s*(?:is\b|:|=)", re.IGNORECASE)
 _EDGES = " \t\n\"'`*_.,:;!?"
@@ -174,7 +175,8 @@ def parse_answer(text: str) -> Answer | None:
         if found is not None:
             return found
     if _is_mathematics(plain):
-        return Answer("expression", "".join(plain.split()))
+        # `2e5` would be read as a multiple of Euler's number
+        return Answer("expression", "".join(_EXPONENT.sub(r"(\1*10^{\2})", plain).split()))
     numbers = numbers_in(plain)
     return (
         numbers[0]
@@ -235,6 +237,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"\\[()\[\]]|\*\*|\\(?:left|right|displaystyle)\b", "", _characters(text))
     text = re.sub(r"\$([^$]+)\$", r"\1", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\[,!;: ])(?=\d{3})", ",", text).replace("{,}", ",")
+    text = re.sub(r"(?<=\d)\\(?:text|mathrm)\{[eE]\}\{?([-+]?\d{1,3})\}?", r"e\1", text)
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|operatorname|mbox|textit)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\\[,!;: ]|~", " ", text)
     text = re.sub(r"\\(?:cdot|times)(?![a-z])|×|·", "*", text).replace(r"\%", "%")
