@@ -94,6 +94,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--keep-activations", action="store_true", help="coalign keeps what it could make again"
     )
+    parser.add_argument("--keep-freed", action="store_true", help="coalign returns no freed memory meanwhile")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=["coalign", "trl"], help="run one side and print its peak memory")
@@ -181,6 +182,7 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
     from coalign.models.adapters import disabled_adapter
     from coalign.models.scoring.products import fast_products
     from coalign.models.scoring.recomputed import recomputed_activations
+    from coalign.models.scoring.returned import returned_memory
     from coalign.training.batches import Example, collate
     from coalign.training.objective import all_objectives
     from coalign.training.reference import with_reference
@@ -222,8 +224,9 @@ def make_coalign(arguments: argparse.Namespace, pairs: list[Pair]) -> tuple[Step
         count, loss = torch.tensor(float(len(batch))), 0.0
         for start in range(0, len(batch), micro):
             inputs = collate([examples[id(pair)] for pair in batch[start : start + micro]])
-            fast = fast_products(not arguments.plain_products)  # these two as a training has them
-            with fast, recomputed_activations(model, not arguments.keep_activations):
+            fast = fast_products(not arguments.plain_products)  # these three as a training has them
+            recomputed = recomputed_activations(model, not arguments.keep_activations)
+            with fast, recomputed, returned_memory(model, not arguments.keep_freed):
                 loss += float(trainer.training_step(model, inputs, count))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -326,9 +329,11 @@ def run_one(arguments: argparse.Namespace, batches: list[list[Pair]]) -> None:
     make = {"coalign": make_coalign, "trl": make_trl}[arguments.only]
     step, model = make(arguments, [pair for batch in batches for pair in batch])
     loaded = resident_mb()
+    started = time.process_time()
     with measure() as spent:
         for batch in batches:
             step(batch)
+    print(f"{arguments.only}: {time.process_time() - started:.1f} processor seconds in {len(batches)} steps")
     if torch.cuda.is_available() and next(model.parameters()).is_cuda:
         peak = torch.cuda.max_memory_allocated() / 2**20
         print(f"{arguments.only}: peak GPU memory {peak:.0f} MB")

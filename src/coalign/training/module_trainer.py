@@ -30,6 +30,7 @@ from coalign.models.quiet import no_weight_bars
 from coalign.models.scoring.embedding_noise import embedding_noise
 from coalign.models.scoring.products import fast_products
 from coalign.models.scoring.recomputed import recomputed_activations
+from coalign.models.scoring.returned import returned_memory
 from coalign.training.checkpoints import WholeCheckpoints
 from coalign.training.distributed.even import COUNTED, Evenly, WithFillers, without_fillers
 from coalign.training.distributed.trainer_part import OverProcesses
@@ -133,8 +134,9 @@ class ModuleTrainer(WholeCheckpoints, OverProcesses, Trainer):
         """
         noise = embedding_noise(cast(nn.Module, self.model), self.args.neftune_noise_alpha)
         try:
-            lean = recomputed_activations(cast(nn.Module, self.model), spares_activations(self.args))
-            with self.in_parts(), noise, lean, fast_products(not self.args.torch_compile):
+            model, spared = cast(nn.Module, self.model), spares_activations(self.args)
+            lean, returned = recomputed_activations(model, spared), returned_memory(model, spared)
+            with self.in_parts(), noise, lean, returned, fast_products(not self.args.torch_compile):
                 self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 rows, last = self.state.log_history, self.state.global_step
                 if self.eval_dataset is not None and not any(
