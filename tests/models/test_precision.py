@@ -16,12 +16,14 @@ from coalign.models.backends import open as module
 from coalign.models.backends.open import describe_generator, identity_of, open_transformers
 from coalign.models.backends.options import BackendOptions
 from coalign.models.files.file_pages import frugal, release_file_pages, unwritten_files
+from coalign.models.generation import fused_decoder
 from coalign.models.generation.fused_decoder import FusedDecoder
 from coalign.models.generation.fused_model import FusedModel
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.generator import TransformersGenerator
 from coalign.models.generation.incremental import Rows
-from coalign.models.generation.packed_linear import BLOCK, FEW, BlockLinear, can_quantize
+from coalign.models.generation.one_row.lanes import blocks_of_lanes
+from coalign.models.generation.packed_linear import BLOCK, FEW, BlockLinear, Rooms, can_quantize
 from coalign.models.generation.precision import Exactness, measure_exactness
 from coalign.models.options import ModelOptions
 from coalign.models.types import Sampling
@@ -67,6 +69,77 @@ def test_weights_that_are_blocks_are_multiplied_exactly(rows: int, bias: bool) -
     torch.testing.assert_close(linear.swish(x).double(), torch.nn.functional.silu(plain), **near)
     torch.testing.assert_close(linear.times(x, linear(x)).double(), plain**2, rtol=3e-2, atol=0.1)
     torch.testing.assert_close(linear.added_to(torch.ones(rows, 48), x).double(), plain + 1, **near)
+
+
+def with_rooms() -> Rooms:
+    rooms = Rooms()
+    if not rooms.fit(48, 64):
+        pytest.skip("no numba, or oneDNN lays weights out otherwise on this processor")
+    return rooms
+
+
+@quantizes
+@pytest.mark.parametrize("rows", [1, 2, FEW - 1, FEW, FEW + 1, 20])
+@pytest.mark.parametrize("bias", [True, False])
+def test_blocks_made_wide_for_each_product_are_the_same_numbers(rows: int, bias: bool) -> None:
+    """Two weights of one size share a place, and a third has another."""
+    rooms = with_rooms()
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, 64, generator=draw).bfloat16()
+    added = torch.arange(48.0) if bias else None
+    weights = [in_blocks(48, 64), in_blocks(48, 64, seed=1), torch.randn(80, 64, generator=draw)]
+    linears = [BlockLinear(one, added if len(one) == 48 else None, rooms) for one in weights]
+    near: Any = {"rtol": 1e-2, "atol": 2e-2}
+    for weight, linear in zip(weights[:2], linears[:2], strict=True):
+        plain = x.double() @ weight.double().T + (0 if added is None else added.double())
+        torch.testing.assert_close(linear(x).double(), plain, **near)
+        torch.testing.assert_close(linear.swish(x).double(), torch.nn.functional.silu(plain), **near)
+        torch.testing.assert_close(linear.times(x, linear(x)).double(), plain**2, rtol=3e-2, atol=0.1)
+        torch.testing.assert_close(linear.added_to(torch.ones(rows, 48), x).double(), plain + 1, **near)
+    exact = numbers_of(linears[2], 80)
+    torch.testing.assert_close(linears[2](x).double(), x.double() @ exact.T, rtol=1e-2, atol=5e-2)
+
+
+def numbers_of(linear: BlockLinear, outputs: int) -> torch.Tensor:
+    numbers, scale, low = blocks_of_lanes(linear.lanes() or (), outputs)
+    return (numbers.double() * scale.double()[..., None] + low.double()[..., None]).flatten(1)
+
+
+@quantizes
+def test_what_a_block_becomes_in_bfloat16_is_rounded_once() -> None:
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(2))
+    linear = BlockLinear(weight, None, with_rooms())
+    exact = numbers_of(linear, 48)
+    wide = linear(torch.eye(64).bfloat16()).double().T
+    assert ((wide - exact).abs() <= exact.abs() * 2.0**-8 * 1.001).all()
+
+
+@quantizes
+def test_a_decoder_of_blocks_keeps_nothing_wide_where_few_threads_work() -> None:
+    with_rooms()
+    model, before = model_in_blocks(), torch.get_num_threads()
+    prompt = torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)
+    logits, held = {}, {}
+    try:
+        for threads in (1, fused_decoder.MOST_THREADS + 1):
+            torch.set_num_threads(threads)
+            decoder = FusedDecoder(model, torch.bfloat16, blocks=True)
+            logits[threads] = FusedRows(decoder).start(*prompt)
+            held[threads] = hasattr(decoder.layers[0].gate, "_kept")
+    finally:
+        torch.set_num_threads(before)
+    few, many = logits.values()
+    assert list(held.values()) == [False, True]
+    torch.testing.assert_close(few, many, rtol=2e-2, atol=2e-2 * float(many.std()))
+
+
+@torch.inference_mode()
+def test_layers_made_for_every_pass_give_the_same() -> None:
+    model = model_in_blocks()
+    prompt = torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)
+    kept, passing = (FusedRows(FusedDecoder(model, torch.float32, passing=one)) for one in (False, True))
+    for _ in range(2):
+        assert torch.equal(kept.start(*prompt), passing.start(*prompt))
 
 
 @quantizes
@@ -208,13 +281,14 @@ def test_the_precision_is_part_of_what_answers(folder: str) -> None:
 def test_pages_of_files_are_given_back_and_read_again(tmp_path: Path) -> None:
     save_file({"a": torch.arange(2.0**18), "b": torch.ones(2**18)}, tmp_path / "w.safetensors")
     whole = load_file(tmp_path / "w.safetensors")
-    ranges = unwritten_files()
+    ranges = unwritten_files(whole.values())
     given_back = release_file_pages(whole.values(), ranges)
     assert given_back in (0, *range(2**20, 2**21 + 1))  # 0: not mapped here
     assert torch.equal(whole["a"], torch.arange(2.0**18))
     assert release_file_pages([torch.ones(2**18)], ranges) == 0
     whole["b"].mul_(3)  # a copy of this process from now on
-    release_file_pages(whole.values(), unwritten_files())
+    assert unwritten_files(whole.values()) == []
+    release_file_pages(whole.values(), unwritten_files(whole.values()))
     assert torch.equal(whole["b"], torch.full((2**18,), 3.0))
 
 
@@ -235,7 +309,7 @@ def test_a_frugal_model_computes_the_same_and_gives_its_pages_back(
         assert not given
         with frugal(model):
             assert torch.equal(model(input_ids=ids).logits, plain)
-        assert bool(given) == bool(unwritten_files())
+        assert bool(given) == bool(unwritten_files(model.parameters()))
         count = len(given)
         model(input_ids=ids)
         assert len(given) == count

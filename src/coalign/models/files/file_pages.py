@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import mmap
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_SMAPS = Path("/proc/self/smaps")
+_MAPS, _PAGEMAP = Path("/proc/self/maps"), Path("/proc/self/pagemap")
+_PAGE_ENTRY = 8
+_FILES_OWN = bytes(kind for kind in range(256) if kind & 0b0010_0000 or not kind & 0b1100_0000)
+"""Highest bytes of entries of pages that are the file's, or not there: present 128, swapped out 64, the file's 32."""
 _LARGE = 2**21
 _WORTH = 2**24
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # Linux's numbers; the second from 6.1 on
@@ -46,7 +50,7 @@ def release_file_pages(tensors: Iterable[Tensor], files: Ranges) -> int:
 @contextlib.contextmanager
 def frugal(model: nn.Module) -> Iterator[None]:
     """Inside the block every module of `model` gives the pages of its own weights back once it has computed."""
-    files = unwritten_files()
+    files = unwritten_files(model.parameters())
 
     def give_back(module: nn.Module, *_: Any) -> None:
         release_file_pages(module.parameters(recurse=False), files)
@@ -59,32 +63,56 @@ def frugal(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def files_worth_releasing(model: nn.Module) -> Ranges:
-    """`unwritten_files`; none for a model below 16 MiB, which has less to give back than the search takes."""
-    held = sum(one.numel() * one.element_size() for one in model.parameters())
-    return unwritten_files() if held >= _WORTH else []
+def files_worth_releasing(tensors: Iterable[Tensor]) -> Ranges:
+    """`unwritten_files`; none for less than 16 MiB of tensors, which have less to give back than the search takes."""
+    tensors = list(tensors)
+    held = sum(one.numel() * one.element_size() for one in tensors)
+    return unwritten_files(tensors) if held >= _WORTH else []
 
 
-def unwritten_files() -> Ranges:
-    """Addresses of mapped files no page of which is a copy of this process: giving such a copy back would lose it. Empty
-    where the system does not say what is mapped (elsewhere than on Linux).
+def unwritten_files(tensors: Iterable[Tensor]) -> Ranges:
+    """Addresses of those mapped files in which tensors lie, as long as no page of them is a copy of this process: giving such
+    a copy back would lose it. Empty where the system does not say what is mapped (elsewhere than on Linux).
     """
-    found: Ranges = []
+    places = sorted({one.data_ptr() for one in tensors})
     try:
-        lines = _SMAPS.read_text().splitlines()
+        with _PAGEMAP.open("rb") as pages:
+            return [one for one in _files() if _holds(one, places) and not _is_written(pages, *one)]
     except (OSError, UnicodeDecodeError):
-        return found
-    place: tuple[int, int] | None = None
-    for line in lines:
-        name, *values = line.split(maxsplit=5)
-        if name.endswith(":"):
-            if name == "Anonymous:" and place is not None and values[0] == "0":
-                found.append(place)
-        else:
-            start, _, end = name.partition("-")
-            in_file = len(values) == 5 and values[4].startswith("/") and not values[4].endswith("(deleted)")
-            place = (int(start, 16), int(end, 16)) if in_file and "x" not in values[0] else None
-    return found
+        return []
+
+
+def lies_in(tensor: Tensor, files: Ranges) -> bool:
+    """Whether a tensor is mapped from one of these files."""
+    return any(start <= tensor.data_ptr() < end for start, end in files)
+
+
+def _files() -> Iterator[tuple[int, int]]:
+    for line in _MAPS.read_text(encoding="utf-8").splitlines():
+        place, rights, *rest = line.split(maxsplit=5)
+        if (
+            len(rest) == 4
+            and rest[3].startswith("/")
+            and not rest[3].endswith("(deleted)")
+            and "x" not in rights
+        ):
+            start, _, end = place.partition("-")
+            yield int(start, 16), int(end, 16)
+
+
+def _holds(place: tuple[int, int], addresses: list[int]) -> bool:
+    start, end = place
+    at = bisect.bisect_left(addresses, start)
+    return at < len(addresses) and addresses[at] < end
+
+
+def _is_written(pages: BinaryIO, start: int, end: int) -> bool:
+    """Whether a page is there, in memory or swapped out, that is not the file's."""
+    pages.seek(start // mmap.PAGESIZE * _PAGE_ENTRY)
+    size = (end - start) // mmap.PAGESIZE * _PAGE_ENTRY
+    entries = pages.read(size)
+    kinds = memoryview(entries)[_PAGE_ENTRY - 1 :: _PAGE_ENTRY].tobytes()  # the highest byte of each
+    return len(entries) < size or bool(kinds.translate(None, _FILES_OWN))
 
 
 def gather_pages(ranges: Ranges) -> None:
@@ -101,6 +129,15 @@ def gather_pages(ranges: Ranges) -> None:
         first, last = -(-start // _LARGE) * _LARGE, end // _LARGE * _LARGE
         if first < last and _advise(first, last - first, _MADV_HUGEPAGE):
             _advise(first, last - first, _MADV_COLLAPSE)
+
+
+def return_freed_memory() -> None:
+    """Give the system what this process has freed but glibc keeps, which is most of what large tensors leave behind in between
+    smaller ones. Takes some milliseconds; does nothing with another C library.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _advise(address: int, length: int, advice: int) -> bool:

@@ -7,7 +7,7 @@ model's own modules give, up to rounding; `coalign.models.generation.fused_rows`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,15 @@ from transformers import DynamicCache
 from transformers.activations import SiLUActivation
 from transformers.cache_utils import DynamicLayer
 
-from coalign.models.files.file_pages import files_worth_releasing, release_file_pages
+from coalign.models.files.file_pages import (
+    Ranges,
+    files_worth_releasing,
+    release_file_pages,
+    return_freed_memory,
+)
 from coalign.models.files.quantized import is_packed
-from coalign.models.generation.packed_linear import BlockLinear, PackedLinear
+from coalign.models.generation.one_row.step import MOST_THREADS
+from coalign.models.generation.packed_linear import BlockLinear, PackedLinear, Rooms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +39,8 @@ _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
+_HEAD_PART = 4096
+"""Rows of the output layer that are read at a time."""
 _SILU = (nn.SiLU, SiLUActivation)
 _STATIC_TURNS = {"default", "linear", "llama3", "yarn"}
 
@@ -66,6 +74,7 @@ class FusedDecoder:
         model: one for which `is_llama_like` holds.
         dtype: of the weights; what flows between layers is float32 at least.
         blocks: the layers' weights in blocks of 4-bit numbers (`BlockLinear`), where they can be cut into blocks.
+        passing: layers are made for every pass anew and not kept, for a few passes in little memory.
 
     Attributes:
         heads, kv_heads, head_size: of attention.
@@ -75,7 +84,9 @@ class FusedDecoder:
         eps: of all norms.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, blocks: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, *, blocks: bool = False, passing: bool = False
+    ) -> None:
         bare: Any = model
         trunk, first = bare.model, bare.model.layers[0].self_attn
         self.head_size = int(first.head_dim)
@@ -88,16 +99,17 @@ class FusedDecoder:
         self._rotary = trunk.rotary_emb
         self._turns = torch.empty(0, self.head_size // 2, dtype=torch.complex64)
         self._embedding = trunk.embed_tokens.weight.detach()
-        files = files_worth_releasing(bare)
+        files = files_worth_releasing(bare.parameters())
+        self._rooms = Rooms() if blocks and torch.get_num_threads() <= MOST_THREADS else None
         release_file_pages(bare.parameters(), files)
         self.gain = _gain(trunk.norm)
-        weight, self.head_bias = _parts(bare.lm_head)  # the largest first, while little else is there
+        weight, self.head_bias = _in_format(
+            bare.lm_head, dtype, files
+        )  # the largest first, while little else is there
         self.head = PackedLinear(weight, _or_none(self.head_bias), dtype)
-        release_file_pages([bare.lm_head.weight], files)
-        self.layers: list[_Layer] = []
-        for one in trunk.layers:
-            self.layers.append(self._layer(one))
-            release_file_pages(one.parameters(), files)
+        del weight
+        made = _Made(trunk.layers, self._layer, files)
+        self.layers: Sequence[_Layer] = made if passing else list(made)
         self._shift = 0.0
 
     def run(self, ids: Tensor, places: Tensor, attend: Attend, last: Tensor | None = None) -> Tensor:
@@ -197,8 +209,31 @@ class FusedDecoder:
 
     def _packed(self, weight: Tensor, bias: Tensor) -> PackedLinear:
         if self._blocks and BlockLinear.fits(weight):
-            return BlockLinear(weight, _or_none(bias))
+            return BlockLinear(weight, _or_none(bias), self._rooms)
         return PackedLinear(weight, _or_none(bias), self.dtype)
+
+
+class _Made(Sequence[_Layer]):
+    """Layers, each made when it is come to; what the model's own took of memory meanwhile is given back.
+
+    Args:
+        make: from a layer of the model.
+        files: that weights are mapped from.
+    """
+
+    def __init__(self, layers: Any, make: Callable[[Any], _Layer], files: Ranges) -> None:
+        self._layers, self._make, self._files = layers, make, files
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, place: Any) -> Any:
+        layer = self._layers[place]
+        made = self._make(layer)
+        if self._files:
+            release_file_pages(layer.parameters(), self._files)
+            return_freed_memory()
+        return made
 
 
 def is_llama_like(model: nn.Module) -> bool:
@@ -241,6 +276,19 @@ def _is_known(layer: Any) -> bool:
     parts = [getattr(attention, name) for name in _ATTENTION]
     parts += [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     return all(type(one) is nn.Linear for one in parts) and isinstance(mlp.act_fn, _SILU)
+
+
+def _in_format(linear: nn.Linear, dtype: torch.dtype, files: Ranges) -> tuple[Tensor, Tensor]:
+    """As `_parts`, with the weight in `dtype`, and little of what lies in a file in memory at a time."""
+    own = linear.weight.detach()
+    bias = own.new_zeros(len(own), dtype=_wide(own[:0]).dtype) if linear.bias is None else _wide(linear.bias)
+    if own.dtype == dtype:
+        return own, bias
+    weight = torch.empty_like(own, dtype=dtype)
+    for one, part in zip(weight.split(_HEAD_PART), own.split(_HEAD_PART), strict=True):
+        one.copy_(part)
+        release_file_pages([part], files)
+    return weight, bias
 
 
 def _parts(linear: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from psutil import virtual_memory
 
-from coalign.models.files.file_pages import frugal
+from coalign.models.files.file_pages import frugal, return_freed_memory
 from coalign.models.generation.fused_decoder import FusedDecoder, is_llama_like
 from coalign.models.generation.fused_rows import FusedRows
 from coalign.models.generation.incremental import PlainRows, probe_logits
@@ -84,10 +84,12 @@ class FusedModel:
         return needed <= _SHARE * virtual_memory().total
 
     @torch.inference_mode()
-    def _make(self, *, blocks: bool) -> FusedDecoder:
-        decoder = FusedDecoder(self._model, self._dtype, blocks=blocks)
-        if self._dtype == torch.bfloat16:
+    def _make(self, *, blocks: bool, passing: bool = False) -> FusedDecoder:
+        decoder = FusedDecoder(self._model, self._dtype, blocks=blocks, passing=passing)
+        if self._dtype == torch.bfloat16 and not passing:
             decoder.centre(_usual_top(decoder))
+        if blocks:
+            return_freed_memory()
         return decoder
 
     def _agrees(self) -> bool:
@@ -98,7 +100,7 @@ class FusedModel:
 
             def rows() -> FusedRows:
                 if not made:
-                    made.append(self._make(blocks=False))
+                    made.append(self._make(blocks=False, passing=self._blocks))
                 return FusedRows(made[0], shared_tokens=1)
 
             with torch.inference_mode():

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 
-from coalign.models.files.file_pages import frugal
+from coalign.models.files.file_pages import (
+    frugal,
+    release_file_pages,
+    return_freed_memory,
+    unwritten_files,
+)
 from coalign.models.generation.batching import left_padded
 from coalign.models.modules import evaluation
 
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16", "int4"]
 PLACES, LONGEST = 64, 512
 """Tokens whose distributions are compared, and the longest text that is."""
+_HEAD_PART = 4096
 FAR = 0.01
 """Nats of divergence from which on it is worth a warning."""
 
@@ -53,7 +60,8 @@ def measure_exactness(
     """Compare on prompts and what was answered, as tokens, up to `PLACES` of them.
 
     Args:
-        model: computes with its own modules, in the format of its weights.
+        model: computes with its own modules, in the format of its weights; one for which
+            `coalign.models.generation.fused_decoder.is_llama_like` holds.
         open_rows: rows on the cheaper path.
 
     Returns:
@@ -63,7 +71,7 @@ def measure_exactness(
     same: list[Tensor] = []
     left = PLACES
     device = next(model.parameters()).device
-    forward: Any = model
+    bare: Any = model
     for prompt, answer in answers:
         said = answer[: min(left, LONGEST - len(prompt))]
         if not said or left <= 0:
@@ -71,14 +79,29 @@ def measure_exactness(
         left -= len(said)
         with evaluation(model), frugal(model):
             ids = torch.tensor([[*prompt, *said]], device=device)
-            own = forward(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            hidden = bare.model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
+            own = _head_in_parts(bare.lm_head, hidden)
         rows = open_rows()
         found = [rows.start(*left_padded([prompt], device))]
         found += [rows.step(torch.tensor([token], device=device)) for token in said[:-1]]
-        wanted, cheaper = own.double().log_softmax(-1), torch.cat(found).double().log_softmax(-1)
-        divergences.append((wanted.exp() * (wanted - cheaper)).sum(-1))
-        same.append(wanted.argmax(-1) == cheaper.argmax(-1))
+        for one, other in zip(own, torch.cat(found), strict=True):
+            wanted, cheaper = one.double().log_softmax(-1), other.double().log_softmax(-1)
+            divergences.append((wanted.exp() * (wanted - cheaper)).sum())
+            same.append(one.argmax() == other.argmax())
+    return_freed_memory()
     if not same:
         return None
-    agreement = torch.cat(same).double().mean()
-    return Exactness(float(torch.cat(divergences).mean()), float(agreement), PLACES - left)
+    agreement = torch.stack(same).double().mean()
+    return Exactness(float(torch.stack(divergences).mean()), float(agreement), PLACES - left)
+
+
+def _head_in_parts(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """What the output layer makes of hidden states, with few of its numbers, which may lie in a file, in memory at a time."""
+    files = unwritten_files([head.weight])
+    parts = []
+    for start in range(0, head.out_features, _HEAD_PART):
+        weight = head.weight[start : start + _HEAD_PART]
+        bias = None if head.bias is None else head.bias[start : start + _HEAD_PART]
+        parts.append(F.linear(hidden, weight, bias))
+        release_file_pages([weight], files)
+    return torch.cat(parts, -1)

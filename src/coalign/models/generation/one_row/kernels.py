@@ -65,8 +65,49 @@ def _code_of_as_float(typing_context, bits):  # type: ignore[no-untyped-def]
     return types.float32(types.uint32), code
 
 
+def _code_of_lower(typing_context, byte):  # type: ignore[no-untyped-def]
+    """The lower four bits of a byte as a number. In Python they would become 64 bits wide first, which takes twice as long."""
+    del typing_context, byte
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        del context, signature
+        whole = builder.zext(arguments[0], ir.IntType(32))
+        return builder.sitofp(builder.and_(whole, ir.IntType(32)(15)), ir.FloatType())
+
+    return types.float32(types.uint8), code
+
+
+def _code_of_upper(typing_context, byte):  # type: ignore[no-untyped-def]
+    """The upper four bits of a byte as a number."""
+    del typing_context, byte
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        del context, signature
+        whole = builder.zext(arguments[0], ir.IntType(32))
+        return builder.sitofp(builder.lshr(whole, ir.IntType(32)(4)), ir.FloatType())
+
+    return types.float32(types.uint8), code
+
+
+def _code_of_halves(typing_context, even, odd):  # type: ignore[no-untyped-def]
+    """Two float32 numbers in bfloat16, rounded to the nearest, ties away from zero, the first in the lower half."""
+    del typing_context, even, odd
+
+    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        del context, signature
+        number = ir.IntType(32)
+        rounded = [builder.add(builder.bitcast(one, number), number(0x8000)) for one in arguments]
+        upper = builder.and_(rounded[1], number(0xFFFF0000))
+        return builder.or_(builder.lshr(rounded[0], number(16)), upper)
+
+    return types.uint32(types.float32, types.float32), code
+
+
 _fetch: Any = intrinsic(_code_of_fetch)
 _as_float: Any = intrinsic(_code_of_as_float)
+_lower: Any = intrinsic(_code_of_lower)
+_upper: Any = intrinsic(_code_of_upper)
+_halves: Any = intrinsic(_code_of_halves)
 
 
 @njit(**_HOW)
@@ -119,20 +160,77 @@ def _block_product(weight, x, out):  # type: ignore[no-untyped-def]
                 whole += (x0 + x1) + (x2 + x3)
                 for j in range(_HALF):
                     part[j] += (
-                        x0 * np.float32(block[i, j] & 15)
-                        + x1 * np.float32(block[i + 1, j] & 15)
-                        + x2 * np.float32(block[i + 2, j] & 15)
-                        + x3 * np.float32(block[i + 3, j] & 15)
+                        x0 * _lower(block[i, j])
+                        + x1 * _lower(block[i + 1, j])
+                        + x2 * _lower(block[i + 2, j])
+                        + x3 * _lower(block[i + 3, j])
                     )
                 for j in range(_HALF):
                     part[_HALF + j] += (
-                        x0 * np.float32(block[i, j] >> 4)
-                        + x1 * np.float32(block[i + 1, j] >> 4)
-                        + x2 * np.float32(block[i + 2, j] >> 4)
-                        + x3 * np.float32(block[i + 3, j] >> 4)
+                        x0 * _upper(block[i, j])
+                        + x1 * _upper(block[i + 1, j])
+                        + x2 * _upper(block[i + 2, j])
+                        + x3 * _upper(block[i + 3, j])
                     )
             for j in range(LANES):
                 total[j] += scales[b, g, j] * part[j] + offsets[b, g, j] * whole
+
+
+@njit(**_HOW)
+def widen(weight, out):  # type: ignore[no-untyped-def]
+    """A weight of 4-bit numbers as one of bfloat16 [B, at least I / 2, LANES], rounded once."""
+    numbers, scales, offsets = weight
+    for b in range(len(numbers)):
+        for g in range(numbers.shape[1]):
+            scale, offset, block = scales[b, g], offsets[b, g], numbers[b, g]
+            for i in range(0, BLOCK, 2):
+                first, second, pair = block[i], block[i + 1], out[b, (g * BLOCK + i) // 2]
+                for j in range(_HALF):
+                    even = _lower(first[j]) * scale[j] + offset[j]
+                    pair[j] = _halves(even, _lower(second[j]) * scale[j] + offset[j])
+                for j in range(_HALF, LANES):
+                    even = _upper(first[j - _HALF]) * scale[j] + offset[j]
+                    pair[j] = _halves(even, _upper(second[j - _HALF]) * scale[j] + offset[j])
+
+
+@njit(**_HOW)
+def multiply_blocks(weight, x, out):  # type: ignore[no-untyped-def]
+    """`out` [N, B LANES] of x [N, I], for few rows and a weight of 4-bit numbers: two rows at a time."""
+    for row in range(0, len(x) - 1, 2):
+        _block_products(weight, x[row], x[row + 1], out[row], out[row + 1])
+    if len(x) % 2:
+        _block_product(weight, x[-1], out[-1])
+
+
+@njit(**_HOW)
+def _block_products(weight, x, y, out_x, out_y):  # type: ignore[no-untyped-def]
+    numbers, scales, offsets = weight
+    part_x, part_y = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for b in range(len(numbers)):
+        total_x, total_y = out_x[b * LANES : (b + 1) * LANES], out_y[b * LANES : (b + 1) * LANES]
+        total_x[:] = 0
+        total_y[:] = 0
+        for g in range(numbers.shape[1]):
+            part_x[:] = 0
+            part_y[:] = 0
+            whole_x, whole_y = np.float32(0), np.float32(0)
+            for i in range(0, BLOCK, 2):
+                k = g * BLOCK + i
+                first, second = numbers[b, g, i], numbers[b, g, i + 1]
+                x0, x1, y0, y1 = x[k], x[k + 1], y[k], y[k + 1]
+                whole_x += x0 + x1
+                whole_y += y0 + y1
+                for j in range(_HALF):
+                    one, other = _lower(first[j]), _lower(second[j])
+                    part_x[j] += x0 * one + x1 * other
+                    part_y[j] += y0 * one + y1 * other
+                for j in range(_HALF):
+                    one, other = _upper(first[j]), _upper(second[j])
+                    part_x[_HALF + j] += x0 * one + x1 * other
+                    part_y[_HALF + j] += y0 * one + y1 * other
+            for j in range(LANES):
+                total_x[j] += scales[b, g, j] * part_x[j] + offsets[b, g, j] * whole_x
+                total_y[j] += scales[b, g, j] * part_y[j] + offsets[b, g, j] * whole_y
 
 
 def _product(weight, x, out):  # type: ignore[no-untyped-def]

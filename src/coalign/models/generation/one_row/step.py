@@ -36,12 +36,13 @@ class OneRow:
         decoder: float32 between layers.
         head: its output layer.
         linears: those of the layers, as `_parts` orders them.
+        kernels: of `kernels_of_one_row`.
     """
 
-    def __init__(self, decoder: FusedDecoder, head: Any, linears: list[list[_Linear | None]]) -> None:
-        from coalign.models.generation.one_row import kernels
-
-        self._kernels: Any = kernels
+    def __init__(
+        self, decoder: FusedDecoder, head: Any, linears: list[list[_Linear | None]], kernels: Any
+    ) -> None:
+        self._kernels = kernels
         _tell_of_compiling(kernels.advance)
         self._head = head
         self._decoder: Any = proxy(decoder)  # which lives as long as what is remembered of it
@@ -79,6 +80,18 @@ class OneRow:
         return torch.from_numpy(kernels.logits(stream, self._gain, self._head, self._eps))[None]
 
 
+def kernels_of_one_row() -> Any:
+    """The module of kernels. None where numba is not installed, or finds no place to keep what it has compiled."""
+    if not is_installed("numba"):
+        return None
+    try:
+        from coalign.models.generation.one_row import kernels
+    except RuntimeError as error:
+        logger.debug("Rows are decoded by PyTorch's operations: %s", error)
+        return None
+    return kernels
+
+
 def one_row(decoder: FusedDecoder) -> OneRow | None:
     """What decodes on these weights, made when it is first asked for. None where numba is not installed, or weights do not lie
     as the kernels read them.
@@ -89,7 +102,8 @@ def one_row(decoder: FusedDecoder) -> OneRow | None:
 
 
 def _make(decoder: FusedDecoder) -> OneRow | None:
-    if decoder.wide != torch.float32 or not is_installed("numba"):
+    kernels = kernels_of_one_row() if decoder.wide == torch.float32 else None
+    if kernels is None:
         return None
     head = _linear(decoder.head, decoder.head_bias)
     linears = [[_linear(one, one.bias) for one in _parts(layer)] for layer in decoder.layers]
@@ -98,11 +112,7 @@ def _make(decoder: FusedDecoder) -> OneRow | None:
         return None
     arrays = [array for lanes, _, _ in known for array in lanes]
     gather_pages([(one.ctypes.data, one.ctypes.data + one.nbytes) for one in arrays])
-    try:
-        return OneRow(decoder, head, linears)
-    except RuntimeError as error:  # numba finds no place to keep what it has compiled
-        logger.debug("One row is decoded by PyTorch's operations: %s", error)
-        return None
+    return OneRow(decoder, head, linears, kernels)
 
 
 def _tell_of_compiling(kernel: Any) -> None:

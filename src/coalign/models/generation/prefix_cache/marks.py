@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from coalign.models.files.file_pages import files_worth_releasing, lies_in
 from coalign.models.files.quantized import stored_parts
 from coalign.models.modules import unwrap
 
@@ -19,14 +20,16 @@ _SAMPLED = 4
 
 def weights_mark(model: nn.Module) -> tuple[object, ...]:
     """What changes when weights do: where they lie, how often they were written, and, since not every write is counted,
-    some of their numbers.
+    some of their numbers. What lies in a file as it was read has not changed, and is left there.
     """
     parameters = [part for one in model.parameters() for part in stored_parts(one)]
     counted = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
-    if not parameters:
+    files = files_worth_releasing(parameters)
+    looked_at = [one for one in parameters if not lies_in(one, files)]
+    if not looked_at:
         return counted
-    home = parameters[0].device  # one transfer from it: each waits for the device
-    return (*counted, *torch.stack([_sampled(one.detach()).to(home) for one in parameters]).tolist())
+    home = looked_at[0].device  # one transfer from it: each waits for the device
+    return (*counted, *torch.stack([_sampled(one.detach()).to(home) for one in looked_at]).tolist())
 
 
 def adapters_mark(model: nn.Module) -> Hashable:
