@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from coalign.core.errors import ConfigError, ModelError
@@ -107,3 +108,21 @@ def test_tied_weights_are_untied_where_an_adapter_changes_one(targets, tmp_path)
         merged.save_pretrained(tmp_path)
         assert torch.allclose(LlamaForCausalLM.from_pretrained(tmp_path)(IDS).logits, expected, atol=1e-4)
     assert merged.config.tie_word_embeddings == (targets == ["q_proj"])
+
+
+def test_an_adapter_of_both_ends_is_merged_once_into_each():
+    """peft 0.21.2 merges it twice into the matrix that they share (findings/tied-adapters-are-merged-twice.sh)."""
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4,
+        target_modules=["embed_tokens"],
+        ensure_weight_tying=True,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    adapted = get_peft_model(llama(num_hidden_layers=1), config).eval()
+    with torch.no_grad():
+        expected = adapted(IDS).logits
+        merged = merge(adapted)
+        torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(merged.lm_head.weight, merged.model.embed_tokens.weight)
