@@ -33,10 +33,10 @@ OWN: dict[str, dict[str, Any]] = {
     },  # else they follow the queries of a process's share
 }
 OTHERS = ("i-sheep", "act", "cut over rounds", "cyclealign", "scir", "selfie", "self-specialization")
-SAMPLING = ("d2o", "ln-dpo as a study", "dpo-insights", "aft", "self-j", "janus", "dpa-rag", "dmoerm")
+SAMPLING = ("d2o", "ln-dpo as a study", "dpo-insights", "aft", "self-j", "janus", "dpa-rag")
 """Systems that sample, score and train in turns, once."""
-TOGETHER = ("reward-transform", "infalign")
-"""Systems whose processes each do their share, and none leads."""
+WHOLE = ("reward-transform", "infalign", "dmoerm")
+"""Systems that need the whole model in every process."""
 
 
 def furnish_for(folder: Path, *names: str) -> None:

@@ -56,14 +56,14 @@ def test_rounds_trained_by_deepspeed_are_those_of_one_process(
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copied")
-    led_in_processes.furnish_for(folder, *led_in_processes.TOGETHER)
-    ended = started("tests.loops.led_in_processes", folder, "ddp", ",".join(led_in_processes.TOGETHER))
+    led_in_processes.furnish_for(folder, *led_in_processes.WHOLE)
+    ended = started("tests.loops.led_in_processes", folder, "ddp", ",".join(led_in_processes.WHOLE))
     assert ended.returncode == 0, ended.stderr[-9000:]
     return folder
 
 
-@pytest.mark.parametrize("name", led_in_processes.TOGETHER)
-def test_processes_that_share_rollouts_make_those_of_one(copied: Path, name: str) -> None:
+@pytest.mark.parametrize("name", led_in_processes.WHOLE)
+def test_processes_with_the_whole_model_make_the_artefacts_of_one(copied: Path, name: str) -> None:
     run = assert_same_rounds(copied, name)
     assert {event["arrangement"] for event in run.events("processes")} == {
         "DDP over 2 processes, each with the whole model"

@@ -23,7 +23,9 @@ from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
 from coalign.training.distributed import sharding
+from coalign.training.modules import fit_module
 from coalign.training.processes import arrangement, assert_group, may_leave_unused
+from coalign.training.task import Task
 from tests.training import in_processes, objectives
 
 
@@ -266,3 +268,9 @@ def test_models_whose_steps_may_leave_weights_unused(config: Any, model: str, ma
         made = getattr(transformers, model)(config())
     assert may_leave_unused(made) is may
     assert may_leave_unused(nn.Linear(2, 2))
+
+
+def test_a_best_evaluation_is_not_kept_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="best evaluation needs the whole model"):
+        fit_module(nn.Linear(2, 2), Task(), [1], None, Run(tmp_path), load_best_model_at_end=True)

@@ -35,6 +35,7 @@ from coalign.rewards.mixture.phases import Phases, category_of, shares
 from coalign.rewards.mixture.report import finish_mixture
 from coalign.training.distributed.leading import led
 from coalign.training.material import announce, read_material
+from coalign.training.processes import assert_whole_models
 from coalign.training.reward_models.fit import RewardModelOptions
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def run(config: Config, run: Run) -> None:
         ConfigError: categories or points that the records or the file do not fit.
         DataError: a category or a point without records.
     """
+    assert_whole_models("dmoerm keeps the best evaluation of each training, and")
     points = read_points(config.points)
     material = read_material(config, "ranking", run)
     announce(material.notes, run)

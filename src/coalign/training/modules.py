@@ -62,17 +62,22 @@ def fit_module(
 
     Raises:
         DataError: there are fewer examples than processes.
-        ConfigError: a launcher started several processes that do not know of each other.
+        ConfigError: a launcher started several processes that do not know of each other, or asks for parts of a model whose best
+            evaluation is kept.
         DivergedError: the loss or a gradient became NaN or infinite; a checkpoint of the last good step is written first.
     """
     from transformers import set_seed
 
     from coalign.training.checkpoints import keep_step, resume_point
     from coalign.training.module_trainer import ModuleTrainer, training_arguments
-    from coalign.training.processes import assert_group
+    from coalign.training.processes import assert_group, assert_whole_models
     from coalign.training.watch.monitor import Monitor
     from coalign.training.watch.plan import module_plan, show_plan
 
+    if arguments.get("load_best_model_at_end"):
+        assert_whole_models(
+            "a training that ends with its best evaluation"
+        )  # Transformers waits for ever to read it in parts
     started = time.monotonic()
     set_seed(options.seed)
     folder = run.checkpoints / name
