@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,10 @@ from coalign.core.runs import Run
 from coalign.data.files.columnar import NoRowsError, Values, hub_values, parquet_values, saved_values
 from coalign.data.files.lines import text_lines, whole_text
 from coalign.data.files.remote import fetched, is_remote
+from coalign.data.files.row import Row
 from coalign.data.files.shards import is_glob, shards_of_folder, shards_of_glob, suffix_of
+from coalign.data.media.tars import is_tar, tar_records, tars_of
 from coalign.data.messages import FieldError, describe, half_pair
-from coalign.data.records import Source
 
 FORMATS = (
     ".jsonl, .ndjson, .json, .csv, .parquet (text files also with .gz or .zst), a folder or a glob of such files, .tar, .txt "
@@ -43,38 +44,6 @@ _SPACE = re.compile(r"\s*")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row as it was read.
-
-    Attributes:
-        value: the columns; None where the row could not be read, then `problem` says why.
-        line: 1-based first line; None where the source has no lines.
-        index: 0-based position in the whole source.
-        raw: the text of a row that could not be read.
-        file: the file of several that holds it; empty where the source is one.
-        before: rows of the files before that one.
-    """
-
-    value: dict[str, Any] | None
-    line: int | None
-    index: int
-    problem: RecordProblem | None = None
-    raw: str = ""
-    file: str = ""
-    before: int = 0
-
-    def source(self, name: str | Path, tag: str = "") -> Source:
-        """Where it is.
-
-        Args:
-            name: of the source, for messages.
-            tag: of the source in a mix.
-        """
-        whole = str(name) if self.file else ""
-        return Source(self.file or str(name), self.line, self.index, self.before, tag, whole)
-
-
 def iter_rows(
     source: str | Path, split: str = "train", lists: Collection[str] = _LIST_COLUMNS
 ) -> Iterator[Row]:
@@ -86,8 +55,6 @@ def iter_rows(
     Raises:
         DataError: absent, empty, of unknown format, damaged, or binary.
     """
-    from coalign.data.media.tars import is_tar, tar_records  # reads rows itself
-
     name = str(source)
     if name == "-":
         return _json_lines((line.rstrip(b"\n") for line in sys.stdin.buffer), "<stdin>")
@@ -119,8 +86,6 @@ def files_of(source: str | Path, split: str = "train") -> list[Path]:
     Raises:
         DataError: see `coalign.data.files.shards`; a folder without any.
     """
-    from coalign.data.media.tars import is_tar, tars_of  # reads rows itself
-
     name = str(source)
     path = Path(name).expanduser()
     if is_remote(name):

@@ -9,12 +9,9 @@ from typing import Any, Literal
 
 from coalign.core.errors import DataError, RecordProblem
 from coalign.data.files.shards import split_of, splits_named
+from coalign.data.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coalign.data.rows import Row, iter_rows
 
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2",
-)  # fmt: skip
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv")
 MEDIA_SUFFIXES = IMAGE_SUFFIXES + VIDEO_SUFFIXES
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _FILE_NAME = "file_name"

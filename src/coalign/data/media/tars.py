@@ -18,11 +18,10 @@ from typing import Any
 from coalign.core.errors import DataError, RecordProblem
 from coalign.core.files import parse_json
 from coalign.data.files.remote import fetched, is_remote
+from coalign.data.files.row import Row
 from coalign.data.files.shards import is_glob
-from coalign.data.media.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from coalign.data.media.sources import Stretch
+from coalign.data.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Stretch
 from coalign.data.messages import half_pair
-from coalign.data.rows import Row
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BLOCK = 512
