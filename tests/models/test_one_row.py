@@ -17,7 +17,7 @@ from coalign.models.files.file_pages import gather_pages
 from coalign.models.generation.fused_cache import RESERVE
 from coalign.models.generation.fused_decoder import FusedDecoder
 from coalign.models.generation.fused_rows import FusedRows
-from coalign.models.generation.one_row import step
+from coalign.models.generation.one_row import available, step
 from coalign.models.generation.one_row.lanes import blocks_in_lanes, blocks_of_lanes
 from coalign.models.generation.packed_linear import BLOCK, BlockLinear, PackedLinear, can_pack, can_quantize
 from tests.models.tiny import make_model
@@ -152,14 +152,14 @@ def test_one_text_on_few_threads_alone_goes_this_way(monkeypatch: pytest.MonkeyP
     assert not rows.is_alone(), "its beginning was shared"
     rows.start(torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.long))
     assert rows.is_alone()
-    torch.set_num_threads(step.MOST_THREADS + 1)
+    torch.set_num_threads(available.MOST_THREADS + 1)
     assert not rows.is_alone()
     assert (step.one_row(decoder) is not None) == IN_LANES
     held = weakref.ref(decoder)
     del decoder, rows
     gc.collect()
     assert held() is None, "what is remembered of weights goes with them"
-    monkeypatch.setattr(step, "is_installed", lambda _: False)
+    monkeypatch.setattr(available, "is_installed", lambda _: False)
     assert step.one_row(FusedDecoder(model_of("llama"), torch.float32)) is None
     assert step.one_row(FusedDecoder(model_of("llama").double(), torch.float64)) is None
 

@@ -118,7 +118,7 @@ def _assert_authors(config: Config, items: Sequence[JudgeItem]) -> None:
         )
 
 
-def _with_sheet(config: Config, run: Run, found: ItemSet) -> list[tuple[Choice, ...]]:
+def _with_sheet(config: Config, run: Run, found: ItemSet) -> Sequence[tuple[Choice, ...]]:
     """The labels of the file, with those of a filled sheet; the sheet is written where one is wanted."""
     if not config.sheet:
         return found.labels

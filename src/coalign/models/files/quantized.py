@@ -46,7 +46,10 @@ def _bitsandbytes(kind: str, dtype: torch.dtype) -> Any:
 
 def _torchao(kind: str, dtype: torch.dtype) -> Any:
     require("torchao", "torchao")
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+    from torchao.quantization import (  # pyright: ignore[reportMissingImports]
+        Float8WeightOnlyConfig,
+        Int8WeightOnlyConfig,
+    )
     from transformers import TorchAoConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig() if kind == "int8_weight_only" else Float8WeightOnlyConfig())

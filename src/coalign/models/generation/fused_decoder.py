@@ -25,7 +25,7 @@ from coalign.models.files.file_pages import (
     return_freed_memory,
 )
 from coalign.models.files.quantized import is_packed
-from coalign.models.generation.one_row.step import MOST_THREADS
+from coalign.models.generation.one_row.available import MOST_THREADS
 from coalign.models.generation.packed_linear import BlockLinear, PackedLinear, Rooms
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from coalign.models.generation import incremental
 from coalign.models.generation.fused_cache import KeptRows, Shape
 from coalign.models.generation.fused_decoder import FusedDecoder
 from coalign.models.generation.incremental import PREFILL_TOKENS, Rows, additive
-from coalign.models.generation.one_row.step import MOST_THREADS, one_row
+from coalign.models.generation.one_row.available import MOST_THREADS
+from coalign.models.generation.one_row.step import one_row
 from coalign.models.generation.prefix_cache.beginnings import (
     Beginning,
     found_beginnings,

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from coalign.core.machine.cores import keep_few_kernels
+from coalign.models.generation.one_row.available import kernels_of_one_row
 from coalign.models.generation.one_row.lanes import Lanes, blocks_in_lanes, blocks_of_lanes, lanes_of_packed
-from coalign.models.generation.one_row.step import kernels_of_one_row
 
 if TYPE_CHECKING:
     from torch import Tensor

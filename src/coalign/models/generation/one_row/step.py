@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary, proxy
 import numpy as np
 import torch
 
-from coalign.core.extras import is_installed
 from coalign.models.files.file_pages import gather_pages
+from coalign.models.generation.one_row.available import kernels_of_one_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 _Linear = tuple[tuple[np.ndarray, ...], np.ndarray, int]
 """Weight in lanes, bias [O] or an empty one, O."""
 logger = logging.getLogger(__name__)
-
-MOST_THREADS = 2
-"""The kernels work with one thread; where there are more than these, PyTorch's operations share the work among them."""
 
 
 class OneRow:
@@ -78,18 +75,6 @@ class OneRow:
                 out, second, gate, up, down, decoder.heads, self._eps,
             )  # fmt: skip
         return torch.from_numpy(kernels.logits(stream, self._gain, self._head, self._eps))[None]
-
-
-def kernels_of_one_row() -> Any:
-    """The module of kernels. None where numba is not installed, or finds no place to keep what it has compiled."""
-    if not is_installed("numba"):
-        return None
-    try:
-        from coalign.models.generation.one_row import kernels
-    except RuntimeError as error:
-        logger.debug("Rows are decoded by PyTorch's operations: %s", error)
-        return None
-    return kernels
 
 
 def one_row(decoder: FusedDecoder) -> OneRow | None:
