@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.measures import detection
+from coalign.measures import detection, statistics
 from coalign.measures.agreement import accuracy, cohen_kappa, fleiss_kappa, midranks, spearman
 from coalign.measures.statistics import (
     Interval,
     bootstrap_mean,
+    bootstrap_ratio,
     mcnemar,
     paired_bootstrap,
     sign_test,
@@ -127,6 +128,22 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
     whole = bootstrap_mean(values, n=500)
     monkeypatch.setattr("coalign.measures.statistics._CHUNK", 77)
     assert bootstrap_mean(values, n=500) == whole
+
+
+def test_many_items_have_the_interval_that_resampling_tends_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    counts = rng.integers(1, 40, 3000)
+    totals = counts * (0.02 + rng.exponential(1.0, 3000) - 1.0)
+    drawn = bootstrap_ratio(totals, counts)
+    monkeypatch.setattr(statistics, "MOST_RESAMPLED", 2999)
+    found = bootstrap_ratio(totals, counts)
+    assert (found.mean, found.n, found.confidence) == (drawn.mean, 3000, 0.95)
+    width = drawn.high - drawn.low
+    assert [found.low, found.high] == pytest.approx([drawn.low, drawn.high], abs=0.03 * width)
+    assert found.p_value == pytest.approx(drawn.p_value, abs=0.02)
+    assert bootstrap_mean(totals + 100.0).p_value == pytest.approx(2 / 10_001)
+    equal = bootstrap_mean(np.zeros(3000))
+    assert (equal.low, equal.high, equal.p_value) == (0.0, 0.0, 1.0)
 
 
 def test_wilson_by_hand() -> None:
