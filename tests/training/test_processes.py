@@ -22,6 +22,7 @@ from transformers import BertConfig, CLIPConfig, LlamaConfig, MixtralConfig
 from coalign.core.errors import ConfigError, DataError
 from coalign.core.files import read_rows
 from coalign.core.runs import Run
+from coalign.training import processes
 from coalign.training.distributed import sharding
 from coalign.training.modules import fit_module
 from coalign.training.processes import arrangement, assert_group, may_leave_unused
@@ -210,6 +211,16 @@ def test_fewer_records_than_processes_are_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DataError, match=rf"{records} records? to train on, .* each of the 3 processes"):
         assert_group(records)
     assert_group(3)
+
+
+def test_a_training_that_the_others_would_not_join_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "form_group", lambda: SimpleNamespace(num_processes=2))
+    with processes.alone():
+        with pytest.raises(ConfigError, match="by itself"):
+            assert_group(8)
+        with processes.together():
+            assert_group(8)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from coalign.core.options import Count, Fraction, option, options_of
 from coalign.core.runs import Run, is_main_process
 from coalign.curation.image_text.scorers import DEFAULT_ENCODER, By, reward_folder
 from coalign.curation.image_text.training import RewardTrainingOptions
-from coalign.training.distributed.leading import led
 
 if TYPE_CHECKING:
     from coalign.curation.image_text.corpus import PairCorpus
@@ -122,7 +121,6 @@ class Config(RewardTrainingOptions):
             raise ValueError("threshold: stored needs reward, beside which the quantiles of a corpus lie")
 
 
-@led
 def run(config: Config, run: Run) -> None:
     """Learn the reward, where there are annotations; score and cut the corpus, where there is one; report.
 

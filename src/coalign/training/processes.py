@@ -107,9 +107,14 @@ def assert_group(records: int) -> None:
 
     Raises:
         ConfigError: the launcher started several processes, and accelerate knows of one: each would train alone on all
-            records and write to the same folder.
+            records and write to the same folder; or this process is `alone`, and only here is the training begun.
         DataError: there are fewer records than processes.
     """
+    if _alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "The first process would begin this training by itself, and wait for ever for the others, which serve it.",
+            hint="Start it without a launcher.",
+        )
     started, known = process_count(), form_group().num_processes
     if started > 1 and known == 1:
         raise ConfigError(

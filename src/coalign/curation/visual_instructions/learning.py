@@ -12,6 +12,7 @@ from coalign.core.errors import DataError
 from coalign.core.files import write_json
 from coalign.core.runs import Run, is_main_process
 from coalign.curation.visual_instructions.annotations import Annotations, RankedTexts, augmented
+from coalign.training.processes import wait_for_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +60,7 @@ def learn_rewards(config: Any, run: Run, found: Annotations) -> dict[str, Any]:
         done = run.artefacts / f"{side}-reward.json"
         if not done.exists():
             _learn(config, run, side, groups, done)
+            wait_for_all()  # the first process alone writes
         told[side] = json.loads(done.read_text(encoding="utf-8"))
     return told
 
