@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from coalign.core.options import Count, Fraction, Positive, option, required
-from coalign.core.runs import Run
+from coalign.core.runs import Run, is_main_process
 from coalign.evaluation.regressions.report import write_compatibility_report
 from coalign.evaluation.regressions.tasks import Metric, answer_task, read_task
 from coalign.evaluation.regressions.training import CompatibilityOptions, train_compatible, version_options
@@ -154,6 +154,8 @@ def run(config: Config, run: Run) -> None:
     if config.train_data is not None:
         train_compatible(config, run, _loss_of(config), task.items)
         versions["compatible"] = str(run.model)
+    if not is_main_process():
+        return
     answers = {
         name: answer_task(
             task,

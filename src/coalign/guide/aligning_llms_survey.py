@@ -30,6 +30,7 @@ from coalign.judging.items import ItemSet
 from coalign.judging.options import JudgeOptions, make_judge
 from coalign.judging.protocol import Choice, JudgeItem, PairVerdict, check_failures
 from coalign.judging.run import ItemOptions, items_of, pair_results, verdict_row
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,7 @@ class Config(ItemOptions, JudgeOptions):
             raise ValueError(f"judge: {self.judge} sees neither order nor length: there is nothing to probe")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Judge every pair in both orders, probe the verdicts, write the sheet, compare with what people said, report.
 

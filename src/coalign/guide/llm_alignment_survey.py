@@ -34,6 +34,7 @@ from coalign.guide.risks.options import RiskOptions
 from coalign.guide.risks.suite import Risk, Row, Side
 from coalign.models.backends.options import is_address
 from coalign.models.options import ModelOptions
+from coalign.training.distributed.leading import led
 
 
 @dataclass(kw_only=True)
@@ -59,6 +60,7 @@ class Config(RiskOptions, ModelOptions):
             self.refuse(["judge_model"], "without the risk general")
 
 
+@led
 def run(config: Config, run: Run) -> None:
     """Evaluate every risk on every model, compare, report; what is done is not done again.
 

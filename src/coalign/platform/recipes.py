@@ -26,6 +26,7 @@ from coalign.models.options import TRAINING, ModelOptions
 from coalign.platform.methods import find
 from coalign.platform.pipeline.chain import ChainOptions, Step, plan, run_chain
 from coalign.platform.pipeline.description import Pipeline, pipeline_of
+from coalign.training.processes import assert_one_process
 
 OWN_FILES: Mapping[str, Any] = {"kind": None, "column": None, "limit": None, "split": "train"}
 """Options of a stage that reads what another one wrote: how the user's own files are read is not meant for these."""
@@ -75,9 +76,10 @@ def run_recipe(config: Any, run: Run, parts: Sequence[Part], *, name: str) -> li
         name: of the system, for messages.
 
     Raises:
-        ConfigError: no stage; an option that a stage does not have or cannot use.
+        ConfigError: no stage; an option that a stage does not have or cannot use; several processes.
         CoalignError: a stage failed; what the others made stays.
     """
+    assert_one_process(f"{name} runs its stages one after the other,")
     pipeline = recipe(config, parts, name)
     chain = ChainOptions(file=Path(name), skip=[*config.skip], keep_going=config.keep_going)
     run_chain(pipeline, chain, run, lambda text: run.log("recipe", text=text), start=_here)

@@ -36,6 +36,7 @@ from coalign.report.parts import curves
 from coalign.rewards.selection.best_answers import BestAnswerOptions, learn_best_answers
 from coalign.training.material import announce, read_material
 from coalign.training.objective import Losses
+from coalign.training.processes import assert_one_process
 from coalign.training.reward_models.fit import RewardModelOptions, held_out_rewards, train_reward_model
 from coalign.training.reward_models.groups import groups_of
 from coalign.training.reward_models.report import write_reward_report
@@ -210,7 +211,10 @@ def run(config: Config, run: Run) -> None:
 
     Raises:
         DataError: records that cannot be used, or of one data set only.
+        ConfigError: several processes and prompts for best answers.
     """
+    if config.prompts is not None:
+        assert_one_process("more samples best answers and learns from them")
     material = read_material(config, "ranking", run)
     announce(material.notes, run)
     result = train_reward_model(
