@@ -38,6 +38,7 @@ from coalign.core.files import append_rows, read_rows, write_rows
 from coalign.core.progress import progress
 from coalign.core.runs import Run
 from coalign.data.media.pictures import open_picture
+from coalign.training.processes import assert_one_process
 from coalign.vision.reference_sheets.inpainting import drawn_seed, open_inpainting
 from coalign.vision.reference_sheets.matching import PINNED, PLACES, Matched, match_references, normalised
 from coalign.vision.reference_sheets.options import SheetOptions
@@ -67,6 +68,7 @@ def run(config: Config, run: Run) -> None:
     """
     from coalign.vision.reference_sheets.report import write_report
 
+    assert_one_process("t-prompter works")
     scenes = read_scenes(
         config.data,
         elements=config.elements == "given" and config.selection != "none",
