@@ -33,9 +33,9 @@ OWN: dict[str, dict[str, Any]] = {
     },  # else they follow the queries of a process's share
 }
 OTHERS = ("i-sheep", "act", "cut over rounds", "cyclealign", "scir", "selfie", "self-specialization")
-SAMPLING = ("d2o", "ln-dpo as a study", "dpo-insights", "aft", "self-j", "janus", "dpa-rag")
+SAMPLING = ("d2o", "ln-dpo as a study", "dpo-insights", "aft", "self-j", "janus")
 """Systems that sample, score and train in turns, once."""
-WHOLE = ("reward-transform", "infalign", "dmoerm")
+WHOLE = ("reward-transform", "infalign", "dmoerm", "dpa-rag")
 """Systems that need the whole model in every process."""
 
 

@@ -54,6 +54,7 @@ from coalign.models.options import ADAPTER, ModelOptions
 from coalign.models.types import Generator, Sampling
 from coalign.training.distributed.leading import led
 from coalign.training.options import TrainingOptions
+from coalign.training.processes import assert_whole_models
 
 if TYPE_CHECKING:
     pass
@@ -154,7 +155,9 @@ def run(config: Config, run: Run) -> None:
 
     Raises:
         DataError: questions or passages that cannot be used, or passages of which none changes an answer.
+        ConfigError: parts of a model in each process.
     """
+    assert_whole_models("dpa-rag trains a reranker, which")
     questions = with_passages(config, read_questions(config.data, limit=config.limit))
     reading = Reading(*split_questions(questions, config.test_fraction))
     one = run_rounds(run, make_stages(config, reading))[0]
