@@ -59,9 +59,17 @@ def assert_same_rounds(folder: Path, name: str) -> Run:
     """All artefacts but the models are those of one process, numbers up to rounding."""
     alone, shared = led_in_processes.run_loop(name, folder, 1), Run(folder / f"{name}-2")
     expected, found = (
-        {path: lasting(value) for path, value in artefacts(run.path).items() if "/model/" not in path}
+        {
+            path: lasting(value)
+            for path, value in artefacts(run.path).items()
+            if "/model/" not in path and not path.endswith("adapter_config.json")  # its modules have no order
+        }
         for run in (alone, shared)
     )
+    if any("FSDP" in event["arrangement"] for event in shared.events("processes")):
+        expected = {
+            path: value for path, value in expected.items() if path in found or "/answers/" not in path
+        }  # which whole models alone give
     assert found.keys() == expected.keys()
     for path, value in expected.items():
         assert_close(found[path], value, path, rtol=1e-3, atol=1e-4)
