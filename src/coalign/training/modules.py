@@ -75,9 +75,8 @@ def fit_module(
     from coalign.training.watch.plan import module_plan, show_plan
 
     if arguments.get("load_best_model_at_end"):
-        assert_whole_models(
-            "a training that ends with its best evaluation"
-        )  # Transformers waits for ever to read it in parts
+        # Transformers waits for ever to read it in parts.
+        assert_whole_models("a training that ends with its best evaluation")
     started = time.monotonic()
     set_seed(options.seed)
     folder = run.checkpoints / name
